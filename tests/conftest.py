@@ -1,0 +1,28 @@
+"""Settings shared by all tests: hypothesis profiles and the switch for slow suites."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# CI runs a short form; `HYPOTHESIS_PROFILE=thorough pytest` is the long one.
+settings.register_profile("short", max_examples=60, deadline=None)
+settings.register_profile(
+    "thorough", max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: give --run-slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
