@@ -1,0 +1,424 @@
+"""AES-256-GCM, AES-256-CTR and SHA-256 by two engines that give the same bytes and the same errors.
+
+This is the one module of the package that names a crypto library. Two engines:
+
+* ``pycryptodome``: required by the project and enough for everything;
+* ``openssl``: the package `cryptography` (the extra ``fast``), used when it can be imported, because a call
+  of its AEAD costs a tenth and its AES runs at three times the speed.
+
+Both libraries are imported when their engine is first asked for, so that importing this module costs nothing.
+Rules kept here:
+
+* Refusals are one error. A tag that does not match and an input too short to hold one are both
+  `AuthenticationError`, in both engines, with the same text: a caller cannot come to depend on the
+  difference.
+* The engines themselves are only wrapped where they differ. Parameters are checked here, before the library
+  sees them, as the libraries disagree on what they refuse (nonce lengths) and on the class of error.
+* A failed `open_into` zeroes its output. Both libraries decrypt before they compare the tag, so that without
+  this the caller's buffer would hold content that nobody has vouched for.
+* No cipher object per call where the key is the same: making one costs up to 5 µs warm and ten times that in
+  a cold process. pycryptodome's GCM object serves one nonce only, so there it cannot be avoided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import AuthenticationError, BadParameter, EngineUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "KEY_BYTES",
+    "NONCE_BYTES",
+    "TAG_BYTES",
+    "Aead",
+    "CtrStream",
+    "Engine",
+    "ReadableBuffer",
+    "engine_names",
+    "equal",
+    "get_engine",
+    "hkdf_sha256",
+    "hmac_sha256",
+    "random_bytes",
+    "sha256",
+]
+
+ReadableBuffer = bytes | bytearray | memoryview
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+TAG_BYTES = 16
+COUNTER_BLOCK_BYTES = 16
+
+# `cryptography` refuses more in one call; pycryptodome would go on, and the engines must agree.
+MAX_AEAD_BYTES = 2**31 - 1 - TAG_BYTES
+
+_REFUSED = (
+    "the sealed bytes were refused: not written with this key, nonce and associated data, or changed since"
+)
+
+
+class CtrStream(Protocol):
+    """One AES-256-CTR keystream, used up as it is applied."""
+
+    def apply(self, view: memoryview) -> None:
+        """XOR the next `len(view)` bytes of keystream into `view`, in place."""
+        ...
+
+
+class Aead(Protocol):
+    """AES-256-GCM under one key. The caller never seals twice with one nonce.
+
+    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        """Write ciphertext and tag of `plaintext` to `out`.
+
+        Args:
+            nonce: 12 bytes.
+            plaintext: any length; may be the first bytes of `out` itself (then it is replaced in place), but
+                must not overlap `out` in any other way.
+            aad: associated data, authenticated but not written.
+            out: writable, exactly `len(plaintext) + 16` bytes.
+        Raises:
+            BadParameter: a length is wrong.
+        On error: `out` is untouched.
+        Source: NIST SP 800-38D.
+        """
+        ...
+
+    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        """Check `sealed` and write its plaintext to `out`.
+
+        Args:
+            nonce: 12 bytes.
+            sealed: ciphertext followed by the 16-byte tag.
+            aad: the associated data that was given when sealing.
+            out: writable, exactly `len(sealed) - 16` bytes; may be the first bytes of `sealed`, no other
+                overlap.
+        Raises:
+            AuthenticationError: any refusal, one text for all, shorter than a tag included.
+            BadParameter: the length of `nonce` or of `out` is wrong.
+        On error: `out` is zeroed (tag mismatch) or untouched (wrong lengths).
+        Source: NIST SP 800-38D.
+        """
+        ...
+
+    def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
+        """Return ciphertext and tag of `plaintext`: `seal_into` with a buffer of its own."""
+        ...
+
+    def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
+        """Return the plaintext of `sealed`: `open_into` with a buffer of its own."""
+        ...
+
+
+class Engine(Protocol):
+    """What a crypto library must offer to carry the layers."""
+
+    name: str
+
+    def aead(self, key: bytes) -> Aead:
+        """Prepare AES-256-GCM for one 32-byte key. Keep the result: preparing costs more than sealing a small
+        chunk."""
+        ...
+
+    def xor_keystream(self, key: bytes, view: memoryview) -> None:
+        """XOR the AES-256-CTR keystream of `key`, from counter block 0 on, into `view`, in place.
+
+        For keys that serve once (LIONESS derives a fresh one for each round): the counter always starts at
+        zero, so a second use of the same key repeats the keystream.
+
+        Args:
+            key: 32 bytes.
+            view: writable, contiguous bytes; may be empty.
+        Raises:
+            BadParameter: wrong key length or a read-only view.
+        """
+        ...
+
+    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
+        """Begin an AES-256-CTR keystream at `counter_block` (16 bytes, one big-endian number that wraps
+        around)."""
+        ...
+
+
+def _check_key(key: bytes) -> None:
+    if len(key) != KEY_BYTES:
+        raise BadParameter(f"key is {len(key)} bytes, expected {KEY_BYTES}")
+
+
+def _check_ctr(key: bytes, counter_block: bytes) -> None:
+    _check_key(key)
+    if len(counter_block) != COUNTER_BLOCK_BYTES:
+        raise BadParameter(f"counter block is {len(counter_block)} bytes, expected {COUNTER_BLOCK_BYTES}")
+
+
+def _refuse_read_only() -> BadParameter:
+    return BadParameter("the view is read-only, expected a writable one: the keystream is applied in place")
+
+
+class _AeadBase:
+    """Parameter checks and the allocating forms, common to both engines."""
+
+    __slots__ = ()
+
+    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        raise NotImplementedError
+
+    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        raise NotImplementedError
+
+    def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
+        out = bytearray(len(plaintext) + TAG_BYTES)
+        self.seal_into(nonce, plaintext, aad, memoryview(out))
+        return bytes(out)
+
+    def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
+        out = bytearray(max(0, len(sealed) - TAG_BYTES))
+        self.open_into(nonce, sealed, aad, memoryview(out))
+        return bytes(out)
+
+    @staticmethod
+    def _check(nonce: bytes, plaintext_bytes: int, out: memoryview, out_bytes: int) -> None:
+        if len(nonce) != NONCE_BYTES:
+            raise BadParameter(f"nonce is {len(nonce)} bytes, expected {NONCE_BYTES}")
+        if len(out) != out_bytes:
+            raise BadParameter(f"output is {len(out)} bytes, expected {out_bytes}")
+        if out.readonly:
+            raise BadParameter("the output is read-only, expected a writable view")
+        if plaintext_bytes > MAX_AEAD_BYTES:
+            raise BadParameter(f"{plaintext_bytes} bytes in one call, at most {MAX_AEAD_BYTES}")
+
+
+class _OpenSslAead(_AeadBase):
+    __slots__ = ("_decrypt_into", "_encrypt_into", "_invalid_tag")
+
+    def __init__(self, cipher: Any, invalid_tag: type[Exception]) -> None:
+        self._encrypt_into = cipher.encrypt_into
+        self._decrypt_into = cipher.decrypt_into
+        self._invalid_tag = invalid_tag
+
+    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        self._check(nonce, len(plaintext), out, len(plaintext) + TAG_BYTES)
+        self._encrypt_into(nonce, plaintext, aad, out)
+
+    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        plaintext_bytes = len(sealed) - TAG_BYTES
+        if plaintext_bytes < 0:
+            raise AuthenticationError(_REFUSED)
+        self._check(nonce, plaintext_bytes, out, plaintext_bytes)
+        try:
+            self._decrypt_into(nonce, sealed, aad, out)
+        except self._invalid_tag:
+            out[:] = bytes(plaintext_bytes)
+            raise AuthenticationError(_REFUSED) from None
+
+
+class _OpenSslCtr:
+    __slots__ = ("_update_into",)
+
+    def __init__(self, encryptor: Any) -> None:
+        self._update_into = encryptor.update_into
+
+    def apply(self, view: memoryview) -> None:
+        if view.readonly:
+            raise _refuse_read_only()
+        self._update_into(view, view)
+
+
+class _OpenSslEngine:
+    name = "openssl"
+
+    def __init__(self) -> None:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        if not hasattr(AESGCM, "encrypt_into"):
+            raise ImportError("this version of cryptography has no AESGCM.encrypt_into")
+        self._aesgcm = AESGCM
+        self._invalid_tag = InvalidTag
+        self._cipher = Cipher
+        self._aes = algorithms.AES
+        self._ctr_mode = modes.CTR
+        # The mode object holds no state of an encryption, so one serves all one-shot keystreams.
+        self._from_zero = modes.CTR(bytes(COUNTER_BLOCK_BYTES))
+
+    def aead(self, key: bytes) -> Aead:
+        _check_key(key)
+        return _OpenSslAead(self._aesgcm(key), self._invalid_tag)
+
+    def xor_keystream(self, key: bytes, view: memoryview) -> None:
+        if len(key) != KEY_BYTES:
+            _check_key(key)
+        if view.readonly:
+            raise _refuse_read_only()
+        self._cipher(self._aes(key), self._from_zero).encryptor().update_into(view, view)
+
+    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
+        _check_ctr(key, counter_block)
+        return _OpenSslCtr(self._cipher(self._aes(key), self._ctr_mode(counter_block)).encryptor())
+
+
+class _PycryptodomeAead(_AeadBase):
+    __slots__ = ("_key", "_mode", "_new")
+
+    def __init__(self, key: bytes, new: Callable[..., Any], mode: int) -> None:
+        self._key = bytes(key)
+        self._new = new
+        self._mode = mode
+
+    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        plaintext_bytes = len(plaintext)
+        self._check(nonce, plaintext_bytes, out, plaintext_bytes + TAG_BYTES)
+        cipher = self._new(self._key, self._mode, nonce=nonce)
+        cipher.update(aad)
+        cipher.encrypt(plaintext, output=out[:plaintext_bytes])
+        out[plaintext_bytes:] = cipher.digest()
+
+    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        plaintext_bytes = len(sealed) - TAG_BYTES
+        if plaintext_bytes < 0:
+            raise AuthenticationError(_REFUSED)
+        self._check(nonce, plaintext_bytes, out, plaintext_bytes)
+        view = memoryview(sealed)
+        cipher = self._new(self._key, self._mode, nonce=nonce)
+        cipher.update(aad)
+        cipher.decrypt(view[:plaintext_bytes], output=out)
+        try:
+            cipher.verify(view[plaintext_bytes:])
+        except ValueError:
+            out[:] = bytes(plaintext_bytes)
+            raise AuthenticationError(_REFUSED) from None
+
+
+class _PycryptodomeCtr:
+    __slots__ = ("_encrypt",)
+
+    def __init__(self, cipher: Any) -> None:
+        self._encrypt = cipher.encrypt
+
+    def apply(self, view: memoryview) -> None:
+        if view.readonly:
+            raise _refuse_read_only()
+        self._encrypt(view, output=view)
+
+
+class _PycryptodomeEngine:
+    name = "pycryptodome"
+
+    def __init__(self) -> None:
+        from Crypto.Cipher import AES
+
+        self._new: Callable[..., Any] = AES.new
+        self._gcm = AES.MODE_GCM
+        self._ctr = AES.MODE_CTR
+
+    def aead(self, key: bytes) -> Aead:
+        _check_key(key)
+        return _PycryptodomeAead(key, self._new, self._gcm)
+
+    def xor_keystream(self, key: bytes, view: memoryview) -> None:
+        if len(key) != KEY_BYTES:
+            _check_key(key)
+        if view.readonly:
+            raise _refuse_read_only()
+        self._new(key, self._ctr, nonce=b"", initial_value=0).encrypt(view, output=view)
+
+    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
+        _check_ctr(key, counter_block)
+        return _PycryptodomeCtr(self._new(key, self._ctr, nonce=b"", initial_value=bytes(counter_block)))
+
+
+# In order of preference: "auto" takes the first that can be imported.
+_ENGINES: dict[str, tuple[Callable[[], Engine], str]] = {
+    "openssl": (_OpenSslEngine, "pip install 'mydht-tunnel[fast]' (the package cryptography, 47 or newer)"),
+    "pycryptodome": (_PycryptodomeEngine, "pip install 'pycryptodome>=3.23'"),
+}
+
+
+@cache
+def get_engine(name: str = "auto") -> Engine:
+    """Return the engine called `name`, importing its library if nobody has yet.
+
+    Args:
+        name: "openssl", "pycryptodome", or "auto" for the first of them that is installed.
+    Returns:
+        The engine; the same object for the same name.
+    Raises:
+        EngineUnavailable: the library cannot be imported; the text says what to install.
+        BadParameter: no engine has that name.
+    """
+    if name == "auto":
+        available = engine_names()
+        if not available:
+            raise EngineUnavailable(f"no crypto library found; install one: {_ENGINES['pycryptodome'][1]}")
+        return get_engine(available[0])
+    if name not in _ENGINES:
+        raise BadParameter(f"unknown engine {name!r}, expected one of auto, {', '.join(_ENGINES)}")
+    make, hint = _ENGINES[name]
+    try:
+        return make()
+    except ImportError as error:
+        raise EngineUnavailable(f"engine {name!r} is not installed: {hint}") from error
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return the names of the engines that can be used here, the preferred one first."""
+    names = []
+    for name in _ENGINES:
+        try:
+            get_engine(name)
+        except EngineUnavailable:
+            continue
+        names.append(name)
+    return tuple(names)
+
+
+def sha256(*parts: ReadableBuffer) -> bytes:
+    """Return SHA-256 of the parts, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def hmac_sha256(key: bytes, *parts: ReadableBuffer) -> bytes:
+    """Return HMAC-SHA256 of the parts, one after the other, under `key` of any length."""
+    if len(parts) == 1:
+        return hmac.digest(key, parts[0], "sha256")
+    code = hmac.new(key, digestmod="sha256")
+    for part in parts:
+        code.update(part)
+    return code.digest()
+
+
+def hkdf_sha256(salt: bytes, secret: bytes, info: bytes, length: int) -> bytes:
+    """Derive `length` bytes (at most 8,160) from `secret`.
+
+    Source: RFC 5869, extract and expand; an empty salt means 32 zero bytes.
+    """
+    if not 0 < length <= 255 * 32:
+        raise BadParameter(f"{length} bytes asked of HKDF-SHA256, expected 1 to {255 * 32}")
+    pseudo_random_key = hmac.digest(salt or bytes(32), secret, "sha256")
+    block, output = b"", b""
+    for index in range(1, -(-length // 32) + 1):
+        block = hmac.digest(pseudo_random_key, block + info + bytes((index,)), "sha256")
+        output += block
+    return output[:length]
+
+
+def equal(left: ReadableBuffer, right: ReadableBuffer) -> bool:
+    """Compare in constant time (for equal lengths): for tags and MACs."""
+    return hmac.compare_digest(left, right)
+
+
+def random_bytes(count: int) -> bytes:
+    """Return `count` bytes from the operating system's generator."""
+    return os.urandom(count)
