@@ -74,7 +74,7 @@ class CtrStream(Protocol):
 
 
 class Aead(Protocol):
-    """AES-256-GCM under one key. The caller never seals twice with one nonce.
+    """AES-256-GCM under one key. Never seal twice with the same nonce."""
 
     def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
         """Write ciphertext and tag of `plaintext` to `out`.
