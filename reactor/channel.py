@@ -1,0 +1,167 @@
+"""A bounded queue between services of one thread.
+
+An item goes straight to a receiver that waits, without a stop in the queue; a sender that waits has its item
+moved into the queue by the receiver that makes room. So order is kept, among items and among waiters, and **a
+send or a receive has happened or it has not**: one that is cancelled or times out while it waits has sent or
+taken nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull
+from reactor.requests import Request, Service
+from reactor.task import PARKED
+
+if TYPE_CHECKING:
+    from reactor.task import Task
+
+__all__ = ["Channel", "ReceiveItem", "SendItem"]
+
+T = TypeVar("T")
+
+
+class ReceiveItem(Request):
+    """Resume with the next item. One per channel, made once."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, channel: Channel[Any]) -> None:
+        self._channel = channel
+
+    def begin(self, task: Task[Any]) -> object:
+        """Answer with an item, or park the task. For the runner."""
+        channel = self._channel
+        if channel._items or channel.is_closed:
+            return channel.receive_nowait()
+        channel._receivers.append(task)
+        task.wait = self
+        return PARKED
+
+    def undo(self, task: Task[Any]) -> None:
+        self._channel._receivers.remove(task)
+
+
+class SendItem(Request):
+    """Resume when the item has been taken. One per blocked send."""
+
+    __slots__ = ("_channel", "item", "task")
+
+    def __init__(self, channel: Channel[Any], item: Any) -> None:
+        self._channel = channel
+        self.item = item
+        self.task: Task[Any] | None = None
+
+    def begin(self, task: Task[Any]) -> object:
+        """Park the task. For the runner."""
+        self.task = task
+        self._channel._senders.append(self)
+        task.wait = self
+        return PARKED
+
+    def undo(self, task: Task[Any]) -> None:
+        self._channel._senders.remove(self)
+
+
+class Channel(Generic[T]):
+    """A queue of at most `capacity` items.
+
+    Any number of services may send and receive; each item goes to one of them.
+
+    Args:
+        capacity: items held before a sender waits, at least 1.
+        name: for messages.
+    """
+
+    __slots__ = ("_items", "_receive", "_receivers", "_senders", "capacity", "is_closed", "name")
+
+    def __init__(self, capacity: int, name: str | None = None) -> None:
+        if capacity < 1:
+            raise ValueError(f"a channel holds at least 1 item, got capacity {capacity}")
+        self.capacity = capacity
+        self.name = name if name is not None else "channel"
+        self.is_closed = False
+        self._items: deque[T] = deque()
+        self._receivers: deque[Task[Any]] = deque()
+        self._senders: deque[SendItem] = deque()
+        self._receive = ReceiveItem(self)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def send(self, item: T) -> Service[None]:
+        """Send an item, waiting for room: `yield from channel.send(item)`.
+
+        Raises:
+            ChannelClosed: closed before the item was taken; it was not sent.
+        """
+        if len(self._items) < self.capacity or self.is_closed:
+            self.send_nowait(item)
+        else:
+            yield SendItem(self, item)
+
+    def receive(self) -> Service[T]:
+        """Take the next item, waiting for one: `item = yield from channel.receive()`.
+
+        Raises:
+            ChannelClosed: closed, and all items have been taken.
+        """
+        if self._items or self.is_closed:
+            return self.receive_nowait()
+        return cast(T, (yield self._receive))
+
+    def send_nowait(self, item: T) -> None:
+        """Send an item without waiting.
+
+        Raises:
+            ChannelFull: there is no room.
+            ChannelClosed: the channel is closed.
+        """
+        if self.is_closed:
+            raise ChannelClosed(f"{self.name} is closed")
+        if self._receivers:
+            self._receivers.popleft().wake(item)
+        elif len(self._items) < self.capacity:
+            self._items.append(item)
+        else:
+            raise ChannelFull(f"{self.name} holds {self.capacity} items, its capacity")
+
+    def receive_nowait(self) -> T:
+        """Take the next item without waiting.
+
+        Raises:
+            ChannelEmpty: there is none.
+            ChannelClosed: there is none, and the channel is closed.
+        """
+        if not self._items:
+            if self.is_closed:
+                raise ChannelClosed(f"{self.name} is closed and drained")
+            raise ChannelEmpty(f"{self.name} is empty")
+        item = self._items.popleft()
+        if self._senders:
+            blocked = self._senders.popleft()
+            self._items.append(blocked.item)
+            assert blocked.task is not None
+            blocked.task.wake()
+        return item
+
+    def close(self) -> None:
+        """Close for both sides.
+
+        What is in the queue can still be received; who waits gets `ChannelClosed`. Done twice it does
+        nothing.
+        """
+        if self.is_closed:
+            return
+        self.is_closed = True
+        while self._receivers:
+            self._receivers.popleft().wake_error(ChannelClosed(f"{self.name} was closed"))
+        while self._senders:
+            task = self._senders.popleft().task
+            assert task is not None
+            task.wake_error(ChannelClosed(f"{self.name} was closed before the item was taken"))
+
+    def __repr__(self) -> str:
+        closed = " closed" if self.is_closed else ""
+        return f"<Channel {self.name!r} {len(self._items)} of {self.capacity}{closed}>"

@@ -1,0 +1,113 @@
+"""The errors of the package: one tree, named by whose doing it was.
+
+`Busy`: two users of one thing at once. `Closed`: we closed it. `Broken`: the outside did, and `__cause__`
+says what happened. A caller that only wants "this did not work" catches `ReactorError`.
+
+`Cancelled` stands outside the tree, and outside `Exception`, so that an `except Exception` in a service does
+not swallow its own end. Would-block answers are `BlockingIOError`, as everywhere else in Python;
+`ChannelFull` and `ChannelEmpty` are both."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadRequest",
+    "Broken",
+    "Busy",
+    "Cancelled",
+    "ChannelClosed",
+    "ChannelEmpty",
+    "ChannelFull",
+    "Closed",
+    "ConnectError",
+    "Deadlock",
+    "ReactorError",
+    "ServiceCancelled",
+    "TimedOut",
+    "UnexpectedEnd",
+]
+
+
+class ReactorError(Exception):
+    """Base of every error this package raises."""
+
+
+class Busy(ReactorError):
+    """Two users at once of something that takes one. The first one is not disturbed."""
+
+
+class Closed(ReactorError):
+    """We closed it (this side of the program did), and somebody went on using it."""
+
+
+class Broken(ReactorError):
+    """Something outside ended it.
+
+    The peer, the system, another service. `__cause__` says what happened, where known.
+    """
+
+
+class ConnectError(Broken):
+    """A connection could not be made.
+
+    Attributes:
+        host, port: where it should have gone.
+        errno: the system's number of the last address tried, or None.
+    """
+
+    def __init__(self, host: str, port: int, errno: int | None, text: str) -> None:
+        super().__init__(f"cannot connect to {host}:{port}: {text}")
+        self.host = host
+        self.port = port
+        self.errno = errno
+
+
+class ServiceCancelled(Broken):
+    """The service whose result was wanted had been cancelled.
+
+    Not `Cancelled` itself: that would end the one who asks as if it had been cancelled too.
+    """
+
+
+class UnexpectedEnd(ReactorError, EOFError):
+    """A stream ended inside a read of an exact length.
+
+    Attributes:
+        received_bytes: how many bytes came before the end.
+        expected_bytes: how many were wanted.
+    """
+
+    def __init__(self, received_bytes: int, expected_bytes: int) -> None:
+        super().__init__(f"stream ended after {received_bytes} of {expected_bytes} bytes")
+        self.received_bytes = received_bytes
+        self.expected_bytes = expected_bytes
+
+
+class TimedOut(ReactorError, TimeoutError):
+    """The time given to an operation is over. What it left behind is told by that operation."""
+
+
+class Deadlock(ReactorError):
+    """A blocked service waits for something that nobody is left to do."""
+
+
+class BadRequest(ReactorError):
+    """A service yielded something that is no request, or a request that cannot be answered here."""
+
+
+class ChannelClosed(Closed):
+    """The channel is closed (and, for a receiver, drained)."""
+
+
+class ChannelFull(ReactorError, BlockingIOError):
+    """`send_nowait` on a channel that holds its capacity."""
+
+
+class ChannelEmpty(ReactorError, BlockingIOError):
+    """`receive_nowait` on a channel that holds nothing."""
+
+
+class Cancelled(BaseException):
+    """Thrown into a service that is to end.
+
+    Clean up and let it pass; waiting during the cleanup is allowed.
+    """

@@ -1,0 +1,146 @@
+"""A handle: what everybody but the runner sees of a service that was started.
+
+The outcome is set once. Whoever wants to know of it is a *watcher*: a task that joins, or a function to be
+called. Handles belong to the thread of their runner; other threads use the future of `Reactor.submit`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from reactor.errors import Busy, Cancelled, ServiceCancelled
+from reactor.requests import Join, Service
+
+if TYPE_CHECKING:
+    from reactor.task import Task
+
+__all__ = ["Handle"]
+
+logger = logging.getLogger("reactor")
+
+T = TypeVar("T")
+
+
+class Handle(Generic[T]):
+    """A service that was started: its name, its outcome, and the means to wait for it or to end it."""
+
+    __slots__ = ("__weakref__", "_error", "_result", "_watchers", "is_finished", "name", "was_asked")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_finished = False
+        # True once somebody has taken notice of the outcome: then a failure need not be logged.
+        self.was_asked = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._watchers: list[Task[Any] | Callable[[Handle[T]], object]] | None = None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the service.
+
+        None while it runs and when it returned, `Cancelled` when it was cancelled.
+        """
+        self.was_asked = True
+        return self._error
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody waits for the outcome now."""
+        return bool(self._watchers)
+
+    def result(self) -> T:
+        """Give what the service returned.
+
+        Raises:
+            Busy: it has not ended yet.
+            ServiceCancelled: it was cancelled.
+            any other: the error it ended with.
+        """
+        if not self.is_finished:
+            raise Busy(f"service {self.name!r} has not ended, it has no result yet")
+        self.was_asked = True
+        if self._error is not None:
+            raise self.error_for_others()
+        return cast(T, self._result)
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Have `Cancelled` thrown into the service where it waits.
+
+        Returns whether this call did it (it is done once).
+        """
+        raise NotImplementedError
+
+    def join(self) -> Service[T]:
+        """Wait for the end: `result = yield from handle.join()`. Raises what `result` raises."""
+        return cast(T, (yield Join(self)))
+
+    def add_done_callback(self, function: Callable[[Handle[T]], object]) -> None:
+        """Have `function(handle)` called when the service has ended, at once if it has.
+
+        An error in it is logged.
+        """
+        if self.is_finished:
+            self.was_asked = True
+            self._call(function)
+        else:
+            self.add_watcher(function)
+
+    # What follows is for the runner.
+
+    def add_watcher(self, watcher: Task[Any] | Callable[[Handle[T]], object]) -> None:
+        if self._watchers is None:
+            self._watchers = [watcher]
+        else:
+            self._watchers.append(watcher)
+
+    def forget_watcher(self, watcher: Task[Any]) -> None:
+        if self._watchers is not None and watcher in self._watchers:
+            self._watchers.remove(watcher)
+
+    def error_for_others(self) -> BaseException:
+        """Give the error as others are to see it.
+
+        The `Cancelled` of one service must not pass for their own.
+        """
+        error = self._error
+        assert error is not None
+        if isinstance(error, Cancelled):
+            wrapped = ServiceCancelled(f"service {self.name!r} was cancelled")
+            wrapped.__cause__ = error
+            return wrapped
+        return error
+
+    def settle(self, result: T | None, error: BaseException | None) -> None:
+        """Set the outcome and tell the watchers."""
+        self.is_finished = True
+        self._result = result
+        self._error = error
+        watchers = self._watchers
+        if watchers is None:
+            return
+        self._watchers = None
+        self.was_asked = True
+        for watcher in watchers:
+            if callable(watcher):
+                self._call(watcher)
+            elif error is None:
+                watcher.wake(result)
+            else:
+                watcher.wake_error(self.error_for_others())
+
+    def _call(self, function: Callable[[Handle[T]], object]) -> None:
+        try:
+            function(self)
+        except Exception:
+            logger.exception("a done callback of service %r failed", self.name)
+
+    def __repr__(self) -> str:
+        if not self.is_finished:
+            state = "alive"
+        elif self._error is None:
+            state = "returned"
+        else:
+            state = "cancelled" if isinstance(self._error, Cancelled) else f"failed: {self._error!r}"
+        return f"<{type(self).__name__} {self.name!r} {state}>"

@@ -1,0 +1,596 @@
+"""The reactor: one loop that resumes services when what they wait for has come.
+
+How it works. `_step` resumes one service and answers its requests until one of them has to wait. `_run_pass`
+steps those that are ready at its start; what they make ready waits for the next pass, so nobody is starved.
+`_turn` polls, takes in what other threads posted, fires timers and runs passes. The poller is asked again
+after some 64 steps, not after each pass: when two services only talk to each other a pass is one step, and a
+system call per step would be most of its cost; when passes are long it makes no difference.
+
+Rules for changing this file:
+
+1. Handlers (`_on_...` and the functions beside them) take (request, task) and return the answer, or PARKED
+   after they have set `task.wait`. They raise `ReactorError` only, which is thrown into the service.
+2. Whatever wakes a task goes through `Task.wake`, `wake_error` or `interrupt`, or does just the same inline
+   (poller.py).
+3. Other threads touch `_inbox` (by `post`) and `_asleep`, nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
+
+from reactor.channel import ReceiveItem, SendItem
+from reactor.clock import Clock, MonotonicClock
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError
+from reactor.handle import Handle
+from reactor.poller import Poller, default_poller
+from reactor.requests import (
+    CurrentTime,
+    Join,
+    Pass,
+    RunInThread,
+    Service,
+    SetTimer,
+    Sleep,
+    Spawn,
+    WaitReadable,
+    WaitWritable,
+)
+from reactor.signal import Signal
+from reactor.task import PARKED, Task
+from reactor.timers import Deadline, SleepingTask, Timers
+from reactor.waker import Waker
+
+__all__ = ["Reactor"]
+
+logger = logging.getLogger("reactor")
+
+T = TypeVar("T")
+Handler = Callable[[Any, Task[Any]], Any]
+
+# One step answers so many requests at most; then the service goes to the end of the queue, its answer kept.
+_ANSWERS_PER_STEP: Final = range(64)
+# The poller is asked again after so many steps.
+_STEPS_PER_POLL: Final = 64
+# Threads for RunInThread: name lookups and small files, not a compute pool.
+_THREADS: Final = 4
+# How long close() waits for the cleanup of what it cancelled.
+_CLOSE_GRACE_S: Final = 1.0
+# A service that answers each GeneratorExit with another yield is given up after so many.
+_CLOSE_ATTEMPTS: Final = 16
+
+
+class Reactor:
+    """Runs services in the thread that calls `run`.
+
+    Args:
+        clock: `MonotonicClock()` unless given.
+        poller: the best one of this system unless given. It becomes the reactor's own.
+        seed: shuffle the order within each pass, reproducibly; for tests that look for hidden dependence on
+            the order.
+        slow_step_s: log a warning when a service keeps the loop for longer than this; None: do not measure.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        poller: Poller | None = None,
+        seed: int | None = None,
+        slow_step_s: float | None = 0.1,
+    ) -> None:
+        clock = MonotonicClock() if clock is None else clock
+        self.now: Callable[[], float] = clock.now
+        self.ready: deque[Task[Any]] = deque()
+        self._jump_to: Callable[[float], None] | None = getattr(clock, "jump_to", None)
+        self._poller = default_poller() if poller is None else poller
+        self._needs_arming = self._poller.needs_arming
+        self._timers = Timers()
+        self._random = None if seed is None else random.Random(seed)
+        self._slow_step_s = slow_step_s
+        # Living tasks, in the order they were made; a dict for want of an ordered set.
+        self._tasks: dict[Task[Any], None] = {}
+        self._unasked: list[Task[Any]] = []
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._asleep = False
+        self._waker = Waker(self._poller)
+        self._threads: ThreadPoolExecutor | None = None
+        self._calls_in_threads = 0
+        self._thread_id: int | None = None
+        self._stop_asked = False
+        self._is_closed = False
+        # The service that `run` runs to its end.
+        self._main: Task[Any] | None = None
+        self._deadlock_victim: Task[Any] | None = None
+        self._handlers: dict[type, Handler] = {
+            WaitReadable: self._on_wait_readable,
+            WaitWritable: self._on_wait_writable,
+            Signal: Signal.begin,
+            ReceiveItem: ReceiveItem.begin,
+            SendItem: SendItem.begin,
+            Pass: self._on_pass,
+            Sleep: self._on_sleep,
+            SetTimer: self._on_set_timer,
+            CurrentTime: self._on_current_time,
+            Spawn: self._on_spawn,
+            Join: self._on_join,
+            RunInThread: self._on_run_in_thread,
+        }
+
+    # What users call.
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
+        """Start a service; it first runs in the next pass.
+
+        Args:
+            service: a generator, not yet started.
+            name: for messages; the generator's own name unless given.
+        Raises:
+            Closed: the reactor is closed.
+            BadRequest: not a generator, or called from another thread while the loop runs (use `submit`).
+        """
+        if self._thread_id is not None and self._thread_id != threading.get_ident():
+            raise BadRequest("spawn is for the reactor's own thread, use submit")
+        return self._start(service, name)
+
+    def submit(self, service: Service[T], *, name: str | None = None) -> Future[T]:
+        """Start a service from any thread.
+
+        Returns:
+            A future of its result. `Future.cancel` cancels the service: the future is cancelled at once, the
+            service cleans up after.
+        Raises:
+            Closed: the reactor is closed.
+        """
+        future: Future[T] = Future()
+        self.post(self._start_submitted, service, name, future)
+        return future
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function(*args)` called by the loop, from any thread. It must neither block nor fail.
+
+        Raises:
+            Closed: the reactor is closed.
+        """
+        if self._is_closed:
+            raise Closed("the reactor is closed")
+        # The order matters. The loop says it is asleep and then looks into the inbox; we fill the inbox and
+        # then look whether it sleeps.
+        self._inbox.append((function, args))
+        if self._asleep:
+            self._asleep = False
+            self._waker.wake()
+
+    def run(self, service: Service[T] | None = None, name: str | None = None) -> T | None:
+        """Run the loop until a service ends, or `stop` is called.
+
+        Args:
+            service: started first; the loop ends with it. None: run until stopped.
+        Returns:
+            The service's result; None without a service or when stopped before its end.
+        Raises:
+            Busy: the loop runs already.
+            Closed: the reactor is closed.
+            any other: the service's error.
+        """
+        if self._thread_id is not None:
+            raise Busy("the reactor runs already")
+        self._check_open()
+        task = None if service is None else self._start(service, name)
+        self._loop(task)
+        return task.result() if task is not None and task.is_finished else None
+
+    def run_alone(self, service: Service[T], name: str | None = None) -> Handle[T]:
+        """Run the loop until a service ends, when nobody outside can help it. For `Blocker`.
+
+        Returns:
+            The finished handle. When the service waits for something that nothing can end, `Deadlock` is
+            thrown into it.
+        """
+        task = self._start(service, name)
+        self._deadlock_victim = task
+        self._loop(task)
+        return task
+
+    def stop(self) -> None:
+        """Make `run` return after the current pass; from any thread. The services stay as they are."""
+        self.post(self._ask_stop)
+
+    def close(self) -> None:
+        """Cancel what still lives, let it clean up (for a second at most), then let go of everything.
+
+        Done twice it does nothing.
+
+        Raises:
+            Busy: called while the loop runs.
+        """
+        if self._is_closed:
+            return
+        if self._thread_id is not None:
+            raise Busy("the reactor runs: stop it before closing it")
+        try:
+            self._cancel_all()
+        finally:
+            self._is_closed = True
+            self._drain_inbox()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+            self._report_unasked()
+            self._waker.close()
+            self._poller.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The loop.
+
+    def _loop(self, main: Task[Any] | None) -> None:
+        self._thread_id = threading.get_ident()
+        self._main = main
+        self._stop_asked = False
+        try:
+            while not self._stop_asked:
+                self._turn()
+        finally:
+            self._thread_id = self._main = self._deadlock_victim = None
+            self._report_unasked()
+
+    def _turn(self) -> None:
+        """Wait until something is ready, and run it."""
+        ready = self.ready
+        wait_s = 0 if ready or self._inbox else self._idle_s()
+        if wait_s == 0:
+            self._poller.poll(0, ready)
+        else:
+            self._asleep = True
+            # Somebody may have posted between the look above and this line, and not have known that we sleep.
+            self._poller.poll(0 if self._inbox else wait_s, ready)
+            self._asleep = False
+        if self._waker.was_woken():
+            self._waker.drain()
+        if self._inbox:
+            self._drain_inbox()
+        if len(self._timers):
+            if self._jump_to is not None and not ready and not self._calls_in_threads:
+                self._jump_to(cast(float, self._timers.next_deadline()))
+            self._timers.fire(self.now())
+        steps_left = _STEPS_PER_POLL
+        while ready and steps_left > 0 and not self._stop_asked:
+            steps_left -= len(ready)
+            self._run_pass()
+        if self._unasked:
+            self._report_unasked()
+
+    def _idle_s(self) -> float | None:
+        """Say how long to wait when nothing is ready: None is for ever."""
+        deadline_s = self._timers.next_deadline()
+        if deadline_s is not None:
+            if self._jump_to is not None and not self._calls_in_threads:
+                return 0
+            return max(0.0, deadline_s - self.now())
+        victim = self._deadlock_victim
+        if victim is not None and not self._calls_in_threads and not self._poller.has_waiters():
+            victim.interrupt(
+                Deadlock(f"service {victim.name!r} waits, and nothing is left that could wake it")
+            )
+            return 0
+        return None
+
+    def _run_pass(self) -> None:
+        """Step each task that is ready now, once."""
+        ready = self.ready
+        if self._random is not None:
+            shuffled = list(ready)
+            self._random.shuffle(shuffled)
+            ready.clear()
+            ready.extend(shuffled)
+        step, next_ready = self._step, ready.popleft
+        slow_step_s = self._slow_step_s
+        if slow_step_s is None:
+            for _ in range(len(ready)):
+                step(next_ready())
+            return
+        clock = time.monotonic
+        before_s = clock()
+        for _ in range(len(ready)):
+            task = next_ready()
+            step(task)
+            after_s = clock()
+            if after_s - before_s > slow_step_s:
+                logger.warning("service %r kept the loop for %.3f s", task.name, after_s - before_s)
+            before_s = after_s
+
+    def _step(self, task: Task[Any]) -> None:
+        """Resume a service and answer its requests until it has to wait or ends."""
+        send = task.send
+        value = task.value
+        if value is not None:
+            task.value = None
+        error = task.thrown
+        find_handler = self._handlers.get
+        for _ in _ANSWERS_PER_STEP:
+            try:
+                if error is None:
+                    request = send(value)
+                else:
+                    task.thrown = None
+                    request = cast(Service[Any], task.service).throw(error)
+                    error = None
+            except StopIteration as stop:
+                self._finish(task, stop.value, None)
+                return
+            except BaseException as failure:  # noqa: BLE001 - it goes to the handle, the scope or the log
+                self._finish(task, None, failure)
+                return
+            if task.pending:
+                error = task.pending.pop(0)
+                continue
+            handler = find_handler(request.__class__)
+            try:
+                value = handler(request, task) if handler is not None else self._learn(request)(request, task)
+            except ReactorError as refusal:
+                value, error = None, refusal
+                continue
+            if value is PARKED:
+                return
+        task.value = value
+        task.thrown = error
+        self.ready.append(task)
+
+    def _finish(self, task: Task[Any], result: Any, error: BaseException | None) -> None:
+        del self._tasks[task]
+        if task is self._main:
+            self._stop_asked = True
+        elif error is not None and not task.is_watched and not isinstance(error, Cancelled):
+            self._unasked.append(task)
+        task.settle(result, error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+
+    def _learn(self, request: object) -> Handler:
+        """Find the handler of a subclass of a known request, and keep it."""
+        kind = type(request)
+        for base in kind.__mro__:
+            handler = self._handlers.get(base)
+            if handler is not None:
+                self._handlers[kind] = handler
+                return handler
+        raise BadRequest(f"yielded {request!r}, which is no request that is known here")
+
+    def _drain_inbox(self) -> None:
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            function, args = inbox.popleft()
+            function(*args)
+
+    def _report_unasked(self) -> None:
+        unasked, self._unasked = self._unasked, []
+        for task in unasked:
+            if not task.was_asked:
+                logger.error("service %r failed and nobody waits for it", task.name, exc_info=task.error)
+
+    # Starting and ending.
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Closed("the reactor is closed")
+
+    def _start(self, service: Service[T], name: str | None) -> Task[T]:
+        if self._is_closed:
+            raise Closed("the reactor is closed")
+        task = Task(service, name, self)
+        self._tasks[task] = None
+        self.ready.append(task)
+        return task
+
+    def _start_submitted(self, service: Service[T], name: str | None, future: Future[T]) -> None:
+        if future.cancelled():
+            future.set_running_or_notify_cancel()
+            service.close()
+            return
+        try:
+            task = self._start(service, name)
+        except ReactorError as error:
+            _settle_future(future, None, error)
+            return
+
+        def cancel_service(future: Future[T]) -> None:
+            if future.cancelled() and not self._is_closed:
+                self.post(task.cancel)
+
+        future.add_done_callback(cancel_service)
+        task.add_done_callback(lambda done: _settle_future(future, done._result, done._error))
+
+    def _ask_stop(self) -> None:
+        self._stop_asked = True
+
+    def _cancel_all(self) -> None:
+        """Cancel all tasks and run until they have ended or the grace is over; then end them by force."""
+        until_s = time.monotonic() + _CLOSE_GRACE_S
+        for task in list(self._tasks):
+            task.cancel("the reactor is closed")
+        self._thread_id = threading.get_ident()
+        try:
+            while self._tasks and time.monotonic() < until_s:
+                # A timer of our own bounds the wait of the poller.
+                bound = self._timers.add(self.now() + _CLOSE_GRACE_S, lambda _: None)
+                self._stop_asked = False
+                self._turn()
+                self._timers.cancel(bound)
+                for task in list(self._tasks):
+                    task.cancel("the reactor is closed")
+        finally:
+            self._thread_id = None
+        for task in list(self._tasks):
+            logger.warning(
+                "service %r did not end within %.1f s of being cancelled", task.name, _CLOSE_GRACE_S
+            )
+            if task.wait is not None:
+                task.wait.undo(task)
+            _close_by_force(task)
+            del self._tasks[task]
+            task.settle(None, Cancelled("ended by force"))
+        self.ready.clear()
+
+    # Handlers: (request, task) -> answer, or PARKED with task.wait set.
+
+    def _on_wait_readable(self, request: WaitReadable, task: Task[Any]) -> object:
+        descriptor = request.descriptor
+        if descriptor.poller is not self._poller:
+            descriptor.adopt(self._poller)
+        if descriptor.read_ready:
+            descriptor.read_ready = False
+            return None
+        if descriptor.reader is not None:
+            raise Busy(f"{descriptor!r} is read by {descriptor.reader.name!r}, {task.name!r} cannot wait too")
+        descriptor.reader = task
+        if self._needs_arming:
+            self._poller.arm(descriptor)
+        task.wait = request
+        return PARKED
+
+    def _on_wait_writable(self, request: WaitWritable, task: Task[Any]) -> object:
+        descriptor = request.descriptor
+        if descriptor.poller is not self._poller:
+            descriptor.adopt(self._poller)
+        if descriptor.write_ready:
+            descriptor.write_ready = False
+            return None
+        if descriptor.writer is not None:
+            raise Busy(
+                f"{descriptor!r} is written by {descriptor.writer.name!r}, {task.name!r} cannot wait too"
+            )
+        descriptor.writer = task
+        if self._needs_arming:
+            self._poller.arm(descriptor)
+        task.wait = request
+        return PARKED
+
+    def _on_pass(self, request: Pass, task: Task[Any]) -> object:
+        self.ready.append(task)
+        return PARKED
+
+    def _on_sleep(self, request: Sleep, task: Task[Any]) -> object:
+        task.wait = SleepingTask(task, self._timers, self._deadline_s(request.seconds))
+        return PARKED
+
+    def _on_set_timer(self, request: SetTimer, task: Task[Any]) -> Deadline:
+        return Deadline(task, self._timers, self._deadline_s(request.seconds))
+
+    def _deadline_s(self, seconds: float) -> float:
+        if math.isnan(seconds):
+            raise BadRequest("a time to wait must be a number, got nan")
+        return self.now() + seconds
+
+    def _on_current_time(self, request: CurrentTime, task: Task[Any]) -> float:
+        return self.now()
+
+    def _on_spawn(self, request: Spawn, task: Task[Any]) -> Handle[Any]:
+        return self._start(request.service, request.name)
+
+    def _on_join(self, request: Join, task: Task[Any]) -> object:
+        handle = request.handle
+        if handle.is_finished:
+            handle.was_asked = True
+            if handle._error is None:
+                return handle._result
+            task.thrown = handle.error_for_others()
+            self.ready.append(task)
+            return PARKED
+        if not isinstance(handle, Task) or handle.runner is not self:
+            raise BadRequest(f"{handle!r} is run by another reactor, {task.name!r} cannot join it")
+        handle.add_watcher(task)
+        task.wait = request
+        return PARKED
+
+    def _on_run_in_thread(self, request: RunInThread, task: Task[Any]) -> object:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="reactor")
+        self._calls_in_threads += 1
+        task.wait = _CallInThread(self, task, self._threads.submit(request.function, *request.args))
+        return PARKED
+
+    def end_call_in_thread(self) -> None:
+        self._calls_in_threads -= 1
+
+
+class _CallInThread:
+    """What a task is parked on while a thread works for it. After `undo` the outcome finds nobody."""
+
+    __slots__ = ("_future", "_reactor", "_task")
+
+    def __init__(self, reactor: Reactor, task: Task[Any], future: Future[Any]) -> None:
+        self._reactor = reactor
+        self._task: Task[Any] | None = task
+        self._future = future
+        future.add_done_callback(self._post_done)
+
+    def undo(self, task: Task[Any]) -> None:
+        self._task = None
+        self._future.cancel()
+
+    def _post_done(self, future: Future[Any]) -> None:
+        """In the thread: hand over to the loop, unless it was closed without waiting for us."""
+        try:
+            self._reactor.post(self._done)
+        except Closed:
+            logger.debug("a call in a thread ended after its reactor was closed")
+
+    def _done(self) -> None:
+        self._reactor.end_call_in_thread()
+        task = self._task
+        if task is None:
+            return
+        error = self._future.exception()
+        if error is None:
+            task.wake(self._future.result())
+        else:
+            task.wake_error(error)
+
+
+def _settle_future(future: Future[T], result: Any, error: BaseException | None) -> None:
+    """Give a service's outcome to its future, whose user may cancel it in another thread at this moment."""
+    if isinstance(error, Cancelled):
+        future.cancel()
+    if future.cancelled():
+        future.set_running_or_notify_cancel()
+        return
+    try:
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        future.set_running_or_notify_cancel()
+
+
+def _close_by_force(task: Task[Any]) -> None:
+    service = cast(Service[Any], task.service)
+    for _ in range(_CLOSE_ATTEMPTS):
+        try:
+            service.close()
+        except RuntimeError as error:
+            # "generator ignored GeneratorExit": it yielded again, from another finally block perhaps.
+            if "ignored GeneratorExit" not in str(error):
+                logger.exception("service %r failed while it was ended by force", task.name)
+                return
+        except Exception:
+            logger.exception("service %r failed while it was ended by force", task.name)
+            return
+        else:
+            return
+    logger.error("service %r cannot be ended, it is left behind", task.name)

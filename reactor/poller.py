@@ -1,0 +1,336 @@
+"""Two pollers: what asks the system which descriptors are ready and hands the news to those who wait.
+
+`EpollPoller` is edge-triggered: one `epoll_ctl` when a descriptor is first waited on and none per wait, which
+is worth one microsecond of a request that costs seven. `SelectorPoller` is level-triggered over the standard
+`selectors` and works on any system; it keeps the set of
+wanted events in step with the waiters, lazily: interest is dropped only when an event comes and nobody waits.
+
+Some facts about epoll that the code rests on:
+
+* An event carries the whole readiness at that moment, not only what changed: so `EPOLLOUT` comes along with
+  most `EPOLLIN`. The flag it leaves (`write_ready`) may be stale when it is used. That costs one refused
+  call, never a hang, since a refused call is followed by a new wait.
+* Adding a descriptor that is ready already gives an event. So registering late, on the first wait, loses
+  nothing.
+* Data and end of stream may share one edge; only `EPOLLRDHUP` tells (see descriptor.py, `hang_up`).
+* Closing the last copy of a descriptor removes it. With another copy open (dup, fork) it stays, so it is
+  always removed by name before the close.
+* A batch of events is handed out whole before any service runs: no service can close a descriptor, and
+  another open one of the same number, between an event and its delivery.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reactor.errors import BadRequest, Busy, Closed
+
+if TYPE_CHECKING:
+    from reactor.descriptor import Descriptor
+    from reactor.task import Task
+
+try:
+    from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, epoll
+
+    HAS_EPOLL = True
+except ImportError:  # not Linux: SelectorPoller serves
+    HAS_EPOLL = False
+
+__all__ = ["HAS_EPOLL", "EpollPoller", "Poller", "SelectorPoller", "default_poller"]
+
+# How many events one call may bring. More gain nothing: the call is then a hundredth of the work that they
+# cause.
+_EVENTS_PER_POLL = 512
+
+
+class Poller(Protocol):
+    """What the loop needs of a poller."""
+
+    def register(self, descriptor: Descriptor) -> None:
+        """Take up a descriptor that is waited on for the first time."""
+
+    def unregister(self, descriptor: Descriptor) -> None:
+        """Forget a descriptor; it may have been closed behind our back."""
+
+    @property
+    def needs_arming(self) -> bool:
+        """Whether `arm` must be called whenever a task has been entered as a waiter."""
+
+    def arm(self, descriptor: Descriptor) -> None:
+        """Ask for the events that the descriptor's waiters wait for."""
+
+    def watch(self, descriptor: Descriptor) -> None:
+        """Have `read_ready` set once when there is something to read, though no task waits.
+
+        For the loop's own wake-up pipe.
+        """
+
+    def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
+        """Wait for events (None.
+
+        For ever), append the tasks they wake to `ready`, and keep what nobody waits for in flags.
+        """
+
+    def has_waiters(self) -> bool:
+        """Whether any service waits on any descriptor."""
+
+    def close(self) -> None:
+        """Let go of all descriptors and of the system's object. Done twice it does nothing."""
+
+
+class _Table:
+    """The descriptors a poller serves, by number."""
+
+    def __init__(self) -> None:
+        self._by_fd: dict[int, Descriptor] = {}
+
+    def has_waiters(self) -> bool:
+        return any(d.reader is not None or d.writer is not None for d in self._by_fd.values())
+
+    def _evict(self, descriptor: Descriptor) -> None:
+        """Make room for a descriptor whose number is taken.
+
+        Either the earlier one was closed without `close_notify` and the system has given its number out
+        again: its waiters will never see an event and are told. Or there are two objects for one open file:
+        that is fine while only one is waited on."""
+        fd = descriptor.fileno()
+        earlier = self._by_fd.get(fd)
+        if earlier is None or earlier is descriptor:
+            return
+        if self._is_known(fd) and (earlier.reader is not None or earlier.writer is not None):
+            raise Busy(f"descriptor {fd} is waited on through another Descriptor object")
+        if self._is_known(fd):
+            earlier.detach()
+        else:
+            earlier.close_notify()
+
+    def _is_known(self, fd: int) -> bool:
+        raise NotImplementedError
+
+    def _release_all(self) -> None:
+        for descriptor in self._by_fd.values():
+            descriptor.poller = None
+            descriptor.read_ready = descriptor.write_ready = False
+        self._by_fd.clear()
+
+
+if HAS_EPOLL:
+    _READ = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+    _WRITE = EPOLLOUT | EPOLLHUP | EPOLLERR
+    _HANG_UP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
+    _INTEREST = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+
+    class EpollPoller(_Table):
+        """Edge-triggered, both sides of a descriptor in one registration."""
+
+        needs_arming = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._epoll = epoll()
+
+        def register(self, descriptor: Descriptor) -> None:
+            """Take up a descriptor.
+
+            Raises:
+                Closed: there is no such descriptor.
+                BadRequest: it is a regular file or directory, which epoll refuses.
+                Busy: its number is waited on through another Descriptor object.
+            """
+            fd = descriptor.fileno()
+            self._evict(descriptor)
+            try:
+                self._epoll.register(fd, _INTEREST)
+            except PermissionError as error:
+                raise BadRequest(
+                    f"descriptor {fd} is a regular file: always ready, not to be waited on"
+                ) from error
+            except OSError as error:
+                raise Closed(f"descriptor {fd} cannot be waited on: {error.strerror}") from error
+            self._by_fd[fd] = descriptor
+
+        def unregister(self, descriptor: Descriptor) -> None:
+            fd = descriptor.fileno()
+            if self._by_fd.get(fd) is not descriptor:
+                return
+            del self._by_fd[fd]
+            if not self._epoll.closed:
+                self._drop(fd)
+
+        def _drop(self, fd: int) -> None:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                # Closed behind our back: the kernel has removed it already, which is what we want.
+                return
+
+        def _is_known(self, fd: int) -> bool:
+            try:
+                self._epoll.modify(fd, _INTEREST)
+            except OSError:
+                return False
+            return True
+
+        def arm(self, descriptor: Descriptor) -> None:
+            """Nothing to do: all events are asked for from the start."""
+
+        def watch(self, descriptor: Descriptor) -> None:
+            """Nothing to do, likewise."""
+
+        def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
+            by_fd = self._by_fd
+            for fd, events in self._epoll.poll(timeout_s, _EVENTS_PER_POLL):
+                descriptor = by_fd.get(fd)
+                if descriptor is None:
+                    # Closed without notice while a copy of it lives on: silence it.
+                    self._drop(fd)
+                    continue
+                if events & _HANG_UP:
+                    descriptor.hang_up = True
+                # The wakes are written out: a call for each would cost as much as the rest of this loop.
+                if events & _READ:
+                    task = descriptor.reader
+                    if task is None:
+                        descriptor.read_ready = True
+                    else:
+                        descriptor.reader = None
+                        task.wait = None
+                        ready.append(task)
+                if events & _WRITE:
+                    task = descriptor.writer
+                    if task is None:
+                        descriptor.write_ready = True
+                    else:
+                        descriptor.writer = None
+                        task.wait = None
+                        ready.append(task)
+
+        def close(self) -> None:
+            self._release_all()
+            self._epoll.close()
+
+
+def _identity_of(fd: int) -> tuple[int, int]:
+    """Tell open files of one number apart; selectors, other than epoll, cannot be asked."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+class SelectorPoller(_Table):
+    """Level-triggered, over `selectors`; for systems without epoll, and for `Blocker`."""
+
+    needs_arming = True
+
+    def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
+        super().__init__()
+        self._selector = selectors.DefaultSelector() if selector is None else selector
+        self._interest: dict[int, int] = {}
+        self._identity: dict[int, tuple[int, int]] = {}
+
+    def register(self, descriptor: Descriptor) -> None:
+        """Take up a descriptor; the system is asked about it only while somebody waits (see `arm`).
+
+        Raises:
+            Closed: there is no such descriptor.
+            Busy: its number is waited on through another Descriptor object.
+        """
+        fd = descriptor.fileno()
+        self._evict(descriptor)
+        try:
+            self._identity[fd] = _identity_of(fd)
+        except OSError as error:
+            raise Closed(f"descriptor {fd} cannot be waited on: {error.strerror}") from error
+        self._by_fd[fd] = descriptor
+
+    def unregister(self, descriptor: Descriptor) -> None:
+        fd = descriptor.fileno()
+        if self._by_fd.get(fd) is descriptor:
+            del self._by_fd[fd]
+            del self._identity[fd]
+            self._ask(fd, 0)
+
+    def arm(self, descriptor: Descriptor) -> None:
+        """Ask for the events that the descriptor's waiters wait for.
+
+        Raises:
+            Closed, BadRequest: the system refuses the descriptor. The waiter has been taken out again.
+        """
+        fd = descriptor.fileno()
+        interest = self._interest.get(fd, 0)
+        wanted = interest
+        if descriptor.reader is not None:
+            wanted |= selectors.EVENT_READ
+        if descriptor.writer is not None:
+            wanted |= selectors.EVENT_WRITE
+        if wanted == interest:
+            return
+        try:
+            self._ask(fd, wanted)
+        except (OSError, ValueError) as error:
+            if wanted & ~interest & selectors.EVENT_READ:
+                descriptor.reader = None
+            else:
+                descriptor.writer = None
+            if isinstance(error, PermissionError):
+                raise BadRequest(
+                    f"descriptor {fd} is a regular file: always ready, not to be waited on"
+                ) from error
+            raise Closed(f"descriptor {fd} cannot be waited on: {error}") from error
+
+    def watch(self, descriptor: Descriptor) -> None:
+        fd = descriptor.fileno()
+        self._ask(fd, self._interest.get(fd, 0) | selectors.EVENT_READ)
+
+    def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
+        for key, events in self._selector.select(timeout_s):
+            descriptor = self._by_fd[key.fd]
+            unwanted = 0
+            if events & selectors.EVENT_READ:
+                task = descriptor.reader
+                if task is None:
+                    descriptor.read_ready = True
+                    unwanted |= selectors.EVENT_READ
+                else:
+                    descriptor.reader = None
+                    task.wake()
+            if events & selectors.EVENT_WRITE:
+                task = descriptor.writer
+                if task is None:
+                    descriptor.write_ready = True
+                    unwanted |= selectors.EVENT_WRITE
+                else:
+                    descriptor.writer = None
+                    task.wake()
+            if unwanted:
+                self._ask(key.fd, self._interest[key.fd] & ~unwanted)
+
+    def _ask(self, fd: int, interest: int) -> None:
+        """Make `interest` what the system is asked about a descriptor."""
+        before = self._interest.get(fd, 0)
+        if interest == 0:
+            if before:
+                del self._interest[fd]
+                self._selector.unregister(fd)
+        elif before:
+            self._selector.modify(fd, interest)
+            self._interest[fd] = interest
+        else:
+            self._selector.register(fd, interest)
+            self._interest[fd] = interest
+
+    def _is_known(self, fd: int) -> bool:
+        return self._identity.get(fd) == _identity_of(fd)
+
+    def close(self) -> None:
+        self._release_all()
+        self._interest.clear()
+        self._identity.clear()
+        self._selector.close()
+
+
+def default_poller() -> Poller:
+    """Make the best poller of this system."""
+    return EpollPoller() if HAS_EPOLL else SelectorPoller()

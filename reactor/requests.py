@@ -1,0 +1,158 @@
+"""What a service may yield: the whole vocabulary between services and whoever runs them.
+
+A service is a generator. It yields a request and is resumed with the answer, or the request's error is thrown
+into it. It never holds the reactor, so any runner that answers these requests can run it. The runner picks
+the handler by the request's class.
+
+Rules for changing this file:
+
+1. Plain data. A request knows its arguments, and how to forget a waiter (`undo`), nothing else; the answers
+   are in the runner's handlers.
+2. A request that is waited on often is made once and yielded again and again (`descriptor.readable`,
+   `signal`, `PASS`): an object per yield costs half a microsecond, which is a tenth of serving a small
+   request.
+3. `undo(task)` is how a timeout or a cancellation takes a waiting task out of what it waits for. After it a
+   late wake finds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from reactor.descriptor import Descriptor
+    from reactor.handle import Handle
+    from reactor.task import Task
+
+__all__ = [
+    "PASS",
+    "CurrentTime",
+    "Join",
+    "Pass",
+    "Request",
+    "RunInThread",
+    "Service",
+    "SetTimer",
+    "Sleep",
+    "Spawn",
+    "WaitReadable",
+    "WaitWritable",
+]
+
+T = TypeVar("T")
+
+
+class Request:
+    """Base of everything a service may yield."""
+
+    __slots__ = ()
+
+    def undo(self, task: Task[Any]) -> None:
+        """Forget that `task` waits here. Only called while it does."""
+        raise NotImplementedError(f"{type(self).__name__} is never waited on")
+
+
+Service: TypeAlias = Generator[Request, Any, T]
+"""A service that ends with a T: `def echo(stream) -> Service[int]`."""
+
+
+class WaitReadable(Request):
+    """Resume when the descriptor can be read, has ended or has failed.
+
+    Spurious wakes are allowed: try, and wait again when refused.
+    """
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+
+    def undo(self, task: Task[Any]) -> None:
+        self.descriptor.reader = None
+
+
+class WaitWritable(Request):
+    """Resume when the descriptor can be written or has failed. Spurious wakes are allowed, as above."""
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+
+    def undo(self, task: Task[Any]) -> None:
+        self.descriptor.writer = None
+
+
+class Sleep(Request):
+    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Pass(Request):
+    """Let all others that are ready go first."""
+
+    __slots__ = ()
+
+
+PASS: Final = Pass()
+
+
+class CurrentTime(Request):
+    """Answered at once with the runner's clock: float seconds, monotonic, of no fixed origin."""
+
+    __slots__ = ()
+
+
+class Spawn(Request):
+    """Start a service beside this one. Answered at once with its `Handle`; it first runs in the next pass."""
+
+    __slots__ = ("name", "service")
+
+    def __init__(self, service: Service[Any], name: str | None = None) -> None:
+        self.service = service
+        self.name = name
+
+
+class Join(Request):
+    """Resume when a service has ended.
+
+    With its result, or its error is raised here (`ServiceCancelled` when it was cancelled).
+    """
+
+    __slots__ = ("handle",)
+
+    def __init__(self, handle: Handle[Any]) -> None:
+        self.handle = handle
+
+    def undo(self, task: Task[Any]) -> None:
+        self.handle.forget_watcher(task)
+
+
+class RunInThread(Request):
+    """Call `function(*args)` in a thread of the runner's small pool; resume with its result or its error.
+
+    For blocking calls such as name lookup. When the waiting service is cancelled, a call that has begun runs
+    on and its outcome is dropped."""
+
+    __slots__ = ("args", "function")
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.function = function
+        self.args = args
+
+
+class SetTimer(Request):
+    """Answered at once with a `Deadline`, which interrupts this service when its time is over.
+
+    Used by `timeout_after`; a service has no need of it.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds

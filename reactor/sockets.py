@@ -1,0 +1,338 @@
+"""TCP for services: a non-blocking stream, a way to connect, a way to listen."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from reactor.descriptor import Descriptor
+from reactor.errors import Broken, Closed, ConnectError
+from reactor.requests import PASS, RunInThread, Service, Sleep
+from reactor.timeout import timeout_after
+
+__all__ = ["SocketStream", "TcpListener", "connect_tcp"]
+
+logger = logging.getLogger("reactor")
+
+# After so many connections accepted in a row the others get their turn.
+_ACCEPTS_PER_PASS: Final = 16
+# Without free descriptors: how long until the next try. Others may close some; those who connect wait in the
+# backlog.
+_ACCEPT_BACKOFF_S: Final = 0.1
+_OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Errors of one connection that is gone before it was accepted (see accept(2)), none of the listener.
+_CONNECTION_GONE: Final = frozenset(
+    getattr(errno, name)
+    for name in [
+        "ECONNABORTED",
+        "EPROTO",
+        "ENETDOWN",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+        "EPERM",
+    ]
+    if hasattr(errno, name)
+)
+
+
+class SocketStream:
+    """A connected stream socket, non-blocking. It owns the socket.
+
+    Args:
+        sock: TCP, or one of a socketpair.
+        peername: the other side's address if known already; asked for on demand otherwise.
+
+    Attributes:
+        readable, writable: the requests to yield when a call was refused.
+        drained: the last read got less than it asked for and the other side has not hung up, so there will be
+            news of the next bytes: wait first. A hint for `ReadYield`.
+    """
+
+    __slots__ = (
+        "_descriptor",
+        "_peername",
+        "_recv_into",
+        "_send",
+        "_sock",
+        "drained",
+        "readable",
+        "writable",
+    )
+
+    def __init__(self, sock: socket.socket, peername: Any = None) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock = sock
+        self._recv_into = sock.recv_into
+        self._send = sock.send
+        self._peername = peername
+        self._descriptor = descriptor = Descriptor(sock)
+        self.readable = descriptor.readable
+        self.writable = descriptor.writable
+        self.drained = False
+
+    def fileno(self) -> int:
+        """Give the socket's descriptor, -1 after `close`."""
+        return self._sock.fileno()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._descriptor.is_closed
+
+    @property
+    def hang_up(self) -> bool:
+        """Whether the other side is known to have shut down or failed. There may still be bytes to read."""
+        return self._descriptor.hang_up
+
+    @property
+    def peername(self) -> Any:
+        """The other side's address.
+
+        Raises:
+            Closed, Broken: the connection is gone and nobody had asked before.
+        """
+        if self._peername is None:
+            try:
+                self._peername = self._sock.getpeername()
+            except OSError as error:
+                raise self._translate(error) from error
+        return self._peername
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Read what there is. Returns how many bytes; 0 is the end.
+
+        Raises:
+            BlockingIOError: nothing yet.
+            Broken: the connection was lost; `__cause__` says how.
+            Closed: `close` was called.
+        """
+        try:
+            count = self._recv_into(buffer)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._translate(error) from error
+        self.drained = 0 < count < len(buffer) and not self._descriptor.hang_up
+        return count
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Read up to a limit as new bytes; b"" is the end. Raises as `readinto`."""
+        try:
+            data = self._sock.recv(limit_bytes)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._translate(error) from error
+        self.drained = 0 < len(data) < limit_bytes and not self._descriptor.hang_up
+        return data
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write some of the bytes. Returns how many.
+
+        Raises:
+            BlockingIOError: none can be taken now.
+            Broken: the connection was lost; `__cause__` says how.
+            Closed: `close` was called.
+        """
+        try:
+            return self._send(data)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._translate(error) from error
+
+    def shutdown_write(self) -> None:
+        """Tell the other side that no more will come; reading goes on.
+
+        Raises:
+            Broken, Closed: as for `write`.
+        """
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._translate(error) from error
+
+    def close(self) -> None:
+        """Close the connection; a service that waits on it gets `Closed`. Done twice it does nothing."""
+        self._descriptor.close_notify()
+        self._sock.close()
+
+    def detach(self) -> None:
+        """Leave the reactor, so that another can use the stream. Raises Busy while a service waits on it."""
+        self._descriptor.detach()
+
+    def _translate(self, error: OSError) -> Broken | Closed:
+        if self._descriptor.is_closed:
+            return Closed("the stream is closed")
+        return Broken(f"connection lost: {error.strerror or error}")
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else f"fd {self.fileno()}"
+        return f"<SocketStream {state}>"
+
+
+def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
+    """Connect: `stream = yield from connect_tcp(host, port)`.
+
+    The addresses of a name are tried one after the other.
+
+    Args:
+        host: an address, or a name, which is looked up in a thread.
+        timeout_s: for all of it; None: what the system allows.
+    Raises:
+        ConnectError: no address answered, or the name is unknown.
+        TimedOut: the time is over.
+    On error or cancellation: no socket is left open.
+    """
+    return timeout_after(timeout_s, _connect(host, port))
+
+
+def _connect(host: str, port: int) -> Service[SocketStream]:
+    last: OSError | None = None
+    for family, kind, protocol, _, address in (yield from _look_up(host, port)):
+        try:
+            return (yield from _connect_address(family, kind, protocol, address))
+        except OSError as error:
+            last = error
+    text = "the name has no address" if last is None else f"{last.strerror or last}"
+    raise ConnectError(host, port, None if last is None else last.errno, text) from last
+
+
+def _look_up(host: str, port: int) -> Service[list[tuple[Any, ...]]]:
+    try:
+        # A numeric address needs no thread.
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass
+    try:
+        found: list[tuple[Any, ...]] = yield RunInThread(_getaddrinfo, host, port)
+    except (OSError, UnicodeError) as error:
+        raise ConnectError(host, port, getattr(error, "errno", None), f"{error}") from error
+    return found
+
+
+def _getaddrinfo(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[SocketStream]:
+    """Connect to one address. Raises OSError, which the caller turns into the error of the whole."""
+    sock = socket.socket(family, kind, protocol)
+    stream = None
+    try:
+        sock.setblocking(False)
+        status = sock.connect_ex(address)
+        if status not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR):
+            raise OSError(status, os.strerror(status))
+        stream = SocketStream(sock, address)
+        if status != 0:
+            yield from _wait_connected(stream, sock)
+    except BaseException:
+        if stream is not None:
+            stream.close()
+        sock.close()
+        raise
+    return stream
+
+
+def _wait_connected(stream: SocketStream, sock: socket.socket) -> Service[None]:
+    while True:
+        yield stream.writable
+        status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if status != 0:
+            raise OSError(status, os.strerror(status))
+        try:
+            sock.getpeername()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            # A spurious wake: still on its way.
+        else:
+            return
+
+
+class TcpListener:
+    """A listening TCP socket.
+
+    Args:
+        host, port: where; port 0: the system chooses, see `address`.
+        backlog: connections that may wait to be accepted.
+    Raises:
+        OSError: the address cannot be had.
+    """
+
+    __slots__ = ("_accept", "_descriptor", "_is_short_reported", "_sock", "_streak", "address")
+
+    def __init__(self, host: str, port: int, backlog: int = 128) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            sock.listen(backlog)
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+        self._sock = sock
+        self.address: tuple[Any, ...] = sock.getsockname()
+        self._descriptor = Descriptor(sock)
+        # Kept apart so that a test can put an accept of its own in its place.
+        self._accept: Callable[[], tuple[socket.socket, Any]] = sock.accept
+        self._is_short_reported = False
+        self._streak = 0
+
+    def accept(self) -> Service[SocketStream]:
+        """Wait for a connection: `stream = yield from listener.accept()`.
+
+        While the process has no descriptor to spare it says so in the log, once, and tries again a little
+        later.
+
+        Raises:
+            Closed: the listener is closed.
+            Broken: the listener's socket failed.
+        """
+        self._streak += 1
+        if self._streak > _ACCEPTS_PER_PASS:
+            self._streak = 0
+            yield PASS
+        while True:
+            try:
+                sock, peername = self._accept()
+            except BlockingIOError:
+                self._streak = 0
+                yield self._descriptor.readable
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    self._report_short(error)
+                    yield Sleep(_ACCEPT_BACKOFF_S)
+                elif error.errno not in _CONNECTION_GONE:
+                    raise self._translate(error) from error
+            else:
+                self._is_short_reported = False
+                return SocketStream(sock, peername)
+
+    def _report_short(self, error: OSError) -> None:
+        if not self._is_short_reported:
+            self._is_short_reported = True
+            logger.error("cannot accept at %s: %s; trying on", self.address, error.strerror)
+
+    def _translate(self, error: OSError) -> Broken | Closed:
+        if self._descriptor.is_closed:
+            return Closed(f"the listener at {self.address} is closed")
+        return Broken(f"cannot accept at {self.address}: {error.strerror or error}")
+
+    def close(self) -> None:
+        """Stop listening; a service that waits in `accept` gets `Closed`. Done twice it does nothing."""
+        self._descriptor.close_notify()
+        self._sock.close()

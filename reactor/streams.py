@@ -1,0 +1,227 @@
+"""Where "would block" becomes a wait: the only place.
+
+Whatever reads or writes a stream (a layer, a parser) is plain code that lets `BlockingIOError` through and
+can be called again. `ReadYield` and `WriteYield` call it, and when it is refused yield the stream's request
+and call it again. They hold no bytes, so making one is cheap and a stream is lent
+to another service by passing it: the other makes its own.
+
+Try first, wait when refused, with one exception. A read that got less than it asked for has emptied the
+kernel's buffer, so trying again would be refused; a socket stream says so in `drained`, and the next read
+waits first. The hint lives in the stream, not here, for another service may have read in between.
+
+A stream that is always ready never waits, and would keep everybody else from running. So after a number of
+calls that were not refused both yield `PASS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
+
+from reactor.errors import UnexpectedEnd
+from reactor.requests import PASS, Request, Service
+
+__all__ = ["ReadStream", "ReadYield", "WriteStream", "WriteYield"]
+
+T = TypeVar("T")
+
+# So many calls in a row that did not block; then the others get their turn.
+_CALLS_PER_PASS: Final = 16
+
+
+class ReadStream(Protocol):
+    """What `ReadYield` needs."""
+
+    @property
+    def readable(self) -> Request:
+        """The request that is answered when a refused read is worth another try."""
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read up to len(buffer) bytes.
+
+        0 at the end and only there; BlockingIOError when there is nothing yet.
+        """
+
+
+class WriteStream(Protocol):
+    """What `WriteYield` needs."""
+
+    @property
+    def writable(self) -> Request:
+        """The request that is answered when a refused write is worth another try."""
+
+    def write(self, data: Any, /) -> int:
+        """Write some of the bytes, and say how many; BlockingIOError when none can be taken now."""
+
+
+class _NeverDrained:
+    """Stands in for streams that give no hint."""
+
+    drained = False
+
+
+class ReadYield:
+    """The reading side of a stream, for services.
+
+    Cancellation: a call that is cancelled while it waits has taken nothing from the stream, except
+        `read_exactly`, which may have taken a part."""
+
+    __slots__ = ("_hint", "_streak", "stream")
+
+    def __init__(self, stream: ReadStream) -> None:
+        self.stream = stream
+        self._hint: Any = stream if hasattr(stream, "drained") else _NeverDrained
+        self._streak = 0
+
+    def call(self, method: Callable[..., T], *args: Any) -> Service[T]:
+        """Call `method(stream, *args)`, again whenever it was refused and the stream has become readable.
+
+        Raises:
+            whatever the method raises, except BlockingIOError.
+        """
+        stream = self.stream
+        self._streak += 1
+        if self._streak > _CALLS_PER_PASS:
+            self._streak = 0
+            yield PASS
+        while True:
+            try:
+                # No waiting first, whatever the hint: the method may have bytes of its own to give.
+                return method(stream, *args)
+            except BlockingIOError:
+                self._streak = 0
+            yield stream.readable
+
+    def readinto(self, buffer: bytearray | memoryview) -> Service[int]:
+        """Read what there is into the buffer. Returns how many bytes; 0 is the end (or an empty buffer)."""
+        stream = self.stream
+        if self._hint.drained:
+            self._streak = 0
+            yield stream.readable
+        else:
+            self._streak += 1
+            if self._streak > _CALLS_PER_PASS:
+                self._streak = 0
+                yield PASS
+        while True:
+            try:
+                return stream.readinto(buffer)
+            except BlockingIOError:
+                self._streak = 0
+            yield stream.readable
+
+    def read(self, limit_bytes: int = 65536) -> Service[bytes]:
+        """Read what there is, up to a limit, as new bytes; b"" is the end. For streams that have `read`.
+
+        A service that holds no buffer while it waits is small: this is for those that wait most of the time.
+        """
+        stream: Any = self.stream
+        if self._hint.drained:
+            self._streak = 0
+            yield stream.readable
+        else:
+            self._streak += 1
+            if self._streak > _CALLS_PER_PASS:
+                self._streak = 0
+                yield PASS
+        while True:
+            try:
+                data: bytes = stream.read(limit_bytes)
+            except BlockingIOError:
+                self._streak = 0
+            else:
+                return data
+            yield stream.readable
+
+    def read_exactly(self, buffer: bytearray | memoryview) -> Service[None]:
+        """Fill the buffer.
+
+        Raises:
+            UnexpectedEnd: the stream ended first. It says how many bytes came; they are at the buffer's
+                start.
+        """
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            count = yield from self.readinto(view[done:])
+            if count == 0:
+                raise UnexpectedEnd(done, len(view))
+            done += count
+
+    def read_into(self, buffer: bytearray | memoryview, ext: Any) -> Service[int]:
+        """Read a layer's content.
+
+        `ext.read_into(stream, buffer)` until it is not refused. 0 is the end of the layer's content.
+        """
+        return self.call(ext.read_into, buffer)
+
+
+class WriteYield:
+    """The writing side of a stream, for services.
+
+    Cancellation: `write` that is cancelled while it waits has written nothing; `write_all` some, all or none.
+    """
+
+    __slots__ = ("_streak", "stream")
+
+    def __init__(self, stream: WriteStream) -> None:
+        self.stream = stream
+        self._streak = 0
+
+    def call(self, method: Callable[..., T], *args: Any) -> Service[T]:
+        """Call `method(stream, *args)`, again whenever it was refused and the stream has become writable.
+
+        Raises:
+            whatever the method raises, except BlockingIOError.
+        """
+        stream = self.stream
+        self._streak += 1
+        if self._streak > _CALLS_PER_PASS:
+            self._streak = 0
+            yield PASS
+        while True:
+            try:
+                return method(stream, *args)
+            except BlockingIOError:
+                self._streak = 0
+            yield stream.writable
+
+    def write(self, data: bytes | bytearray | memoryview) -> Service[int]:
+        """Write some of the bytes. Returns how many, at least 1 of non-empty data."""
+        stream = self.stream
+        self._streak += 1
+        if self._streak > _CALLS_PER_PASS:
+            self._streak = 0
+            yield PASS
+        while True:
+            try:
+                return stream.write(data)
+            except BlockingIOError:
+                self._streak = 0
+            yield stream.writable
+
+    def write_all(self, data: bytes | bytearray | memoryview) -> Service[None]:
+        """Write all of the bytes. The data must not change until this is done."""
+        stream = self.stream
+        self._streak += 1
+        if self._streak > _CALLS_PER_PASS:
+            self._streak = 0
+            yield PASS
+        try:
+            done = stream.write(data)
+        except BlockingIOError:
+            done = 0
+        if done == len(data):
+            return
+        view = memoryview(data).cast("B")
+        while done < len(view):
+            try:
+                done += stream.write(view[done:])
+            except BlockingIOError:
+                self._streak = 0
+                yield stream.writable
+
+    def flush(self) -> Service[None]:
+        """Push out what the stream holds back; nothing for a stream without `flush`."""
+        flush = getattr(self.stream, "flush", None)
+        if flush is not None:
+            yield from self.call(lambda _: flush())

@@ -1,0 +1,122 @@
+"""A task: a service as its runner sees it, that is a generator and what it is to be resumed with.
+
+A living task is in exactly one of three places, and `wait` tells which:
+
+* waiting: `wait` is the thing it is parked on, whose `undo(task)` takes it out again;
+* ready: `wait` is None, the task is in the runner's queue, `value` or `thrown` is what it will be resumed
+  with;
+* running: `wait` is None, the runner is inside its generator.
+
+**The first wake wins.** Whatever takes a task out of its wait (the event, a timeout, a cancellation, a close)
+does so by clearing `wait`, and the others then find nothing to do. An interruption that comes when the task
+is already ready or running is not lost and does not overwrite the answer that is on its way (which might be a
+received item): it is kept in `pending` and thrown at the next yield. So a new task that is cancelled runs to
+its first yield, and the `finally` blocks around it hold."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from types import GeneratorType
+from typing import Any, Final, Protocol, TypeVar
+
+from reactor.errors import BadRequest, Cancelled
+from reactor.handle import Handle
+from reactor.requests import Service
+
+__all__ = ["PARKED", "Runner", "Task", "Undoable"]
+
+T = TypeVar("T")
+
+PARKED: Final = object()
+"""What a request's handler returns when there is no answer yet.
+
+It has set `task.wait`, or put the task into the queue.
+"""
+
+
+class Undoable(Protocol):
+    """What a task can be parked on."""
+
+    def undo(self, task: Task[Any]) -> None: ...
+
+
+class Runner(Protocol):
+    """What a task needs of whoever runs it: the queue of those to be resumed."""
+
+    ready: deque[Task[Any]]
+
+
+class Task(Handle[T]):
+    """A generator, its runner, and what the generator is to be resumed with."""
+
+    __slots__ = ("_cancel_asked", "pending", "runner", "send", "service", "thrown", "value", "wait")
+
+    def __init__(self, service: Service[T], name: str | None, runner: Runner) -> None:
+        if service.__class__ is not GeneratorType and not isinstance(service, Generator):
+            hint = ": call it first" if callable(service) else ""
+            raise BadRequest(f"a service is a generator, got {service!r}{hint}")
+        # Not through super().__init__: a task per connection is made here, and this is a third of its cost.
+        self.name = name if name is not None else getattr(service, "__name__", "service")
+        self.is_finished = False
+        self.was_asked = False
+        self._result = None
+        self._error = None
+        self._watchers = None
+        self.service: Service[T] | None = service
+        self.send = service.send
+        self.runner = runner
+        self.value: Any = None
+        self.thrown: BaseException | None = None
+        self.wait: Undoable | None = None
+        self.pending: list[BaseException] | None = None
+        self._cancel_asked = False
+
+    def wake(self, value: Any = None) -> None:
+        """Make a waiting task ready, with the answer to its request.
+
+        Its entry in what it waited for is the caller's to remove.
+        """
+        self.wait = None
+        self.value = value
+        self.runner.ready.append(self)
+
+    def wake_error(self, error: BaseException) -> None:
+        """Make a waiting task ready, with an error to be thrown into it."""
+        self.wait = None
+        self.thrown = error
+        self.runner.ready.append(self)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Throw an error into the service where it waits; at its next yield when it does not wait now."""
+        wait = self.wait
+        if wait is not None:
+            wait.undo(self)
+            self.wake_error(error)
+        elif not self.is_finished:
+            if self.pending is None:
+                self.pending = []
+            self.pending.append(error)
+
+    def take_back(self, error: BaseException) -> None:
+        """Forget an interruption that has not been thrown yet."""
+        if self.pending and error in self.pending:
+            self.pending.remove(error)
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Have `Cancelled` thrown into the service where it waits, or at its next yield.
+
+        Only the first call counts, so that a cleanup that waits is not interrupted by one scope after
+        another."""
+        if self.is_finished or self._cancel_asked:
+            return False
+        self._cancel_asked = True
+        self.interrupt(Cancelled(reason) if reason is not None else Cancelled())
+        return True
+
+    def settle(self, result: T | None, error: BaseException | None) -> None:
+        # The frame of a finished service may hold buffers; handles are kept for long.
+        self.service = None
+        del self.send
+        self.pending = None
+        super().settle(result, error)

@@ -1,0 +1,42 @@
+"""`timeout_after`: a service with a limit on its time."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+from reactor.errors import TimedOut
+from reactor.requests import Service, SetTimer
+from reactor.timers import Deadline, Expired
+
+__all__ = ["timeout_after"]
+
+T = TypeVar("T")
+
+
+def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
+    """Run a service within this one, for so many seconds: `x = yield from timeout_after(5, stream_reader())`.
+
+    When the time is over the inner service is interrupted where it waits, with an error that is no
+    `Exception`; it cleans up as for a cancellation (and may wait while it does). Timeouts nest: the error of
+    an outer one passes through the inner ones.
+
+    Args:
+        seconds: of the runner's clock; None: no limit.
+        service: runs in the caller's task.
+    Returns:
+        What the inner service returned, also when it did so at the very moment the time was over.
+    Raises:
+        TimedOut: the time is over.
+        any other: what the inner service raised.
+    """
+    if seconds is None:
+        return (yield from service)
+    deadline = cast(Deadline, (yield SetTimer(seconds)))
+    try:
+        return (yield from service)
+    except Expired as expired:
+        if expired is not deadline.error:
+            raise
+        raise TimedOut(f"not done within {seconds:g} s") from None
+    finally:
+        deadline.cancel()

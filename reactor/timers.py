@@ -1,0 +1,145 @@
+"""Timers: a heap with lazy cancellation.
+
+Most timers are timeouts that never fire. Cancelling one must therefore be cheap: the entry is emptied and
+stays in the heap, except when it is the last leaf, where dropping it keeps the heap a heap (the usual case of
+a timeout set and cleared before the next is set). When more than half of the
+entries are empty the heap is rebuilt without them, so that memory follows the number of living timers: each
+rebuild is paid for by as many cancellations.
+
+An entry is a plain list, compared by deadline and then by order of making: an object with `__lt__` makes each
+comparison a call into Python, and a tuple could not be emptied."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from reactor.errors import Cancelled
+
+if TYPE_CHECKING:
+    from reactor.task import Task
+
+__all__ = ["Deadline", "Expired", "SleepingTask", "Timer", "Timers"]
+
+Timer: TypeAlias = list[Any]
+"""[deadline_s, order, action or None when fired or cancelled, argument]: to others a token for `cancel`."""
+
+_ACTION: Final = 2
+_ARGUMENT: Final = 3
+# Below this many empty entries a rebuild is not worth its fixed cost.
+_MIN_DEAD: Final = 64
+
+
+class Timers:
+    """What is to happen when. The clock is the caller's: times are arguments."""
+
+    __slots__ = ("_dead", "_heap", "_next_order")
+
+    def __init__(self) -> None:
+        self._heap: list[Timer] = []
+        self._next_order = itertools.count().__next__
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self._heap) - self._dead
+
+    @property
+    def held_entries(self) -> int:
+        """How many entries are in memory, the cancelled ones included."""
+        return len(self._heap)
+
+    def add(self, deadline_s: float, action: Callable[[Any], object], argument: Any = None) -> Timer:
+        """Have `action(argument)` called by the first `fire` at or after the deadline.
+
+        Equal deadlines keep their order.
+        """
+        timer = [deadline_s, self._next_order(), action, argument]
+        heapq.heappush(self._heap, timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """See that it does not fire; nothing happens if it has, or was cancelled before."""
+        if timer[_ACTION] is None:
+            return
+        timer[_ACTION] = timer[_ARGUMENT] = None
+        heap = self._heap
+        if heap[-1] is timer:
+            heap.pop()
+            return
+        self._dead = dead = self._dead + 1
+        if dead > _MIN_DEAD and dead * 2 > len(heap):
+            self._heap = [entry for entry in heap if entry[_ACTION] is not None]
+            heapq.heapify(self._heap)
+            self._dead = 0
+
+    def next_deadline(self) -> float | None:
+        """Give the earliest deadline, or None when no timer lives."""
+        while self._heap:
+            first = self._heap[0]
+            if first[_ACTION] is not None:
+                deadline_s: float = first[0]
+                return deadline_s
+            heapq.heappop(self._heap)
+            self._dead -= 1
+        return None
+
+    def fire(self, now_s: float) -> int:
+        """Call the actions of all that are due, in order of deadline. Returns how many.
+
+        An action may cancel other timers; one that adds timers which are due already has them called too, so
+        it must not do so for ever."""
+        fired = 0
+        while self._heap and self._heap[0][0] <= now_s:
+            timer = heapq.heappop(self._heap)
+            action, argument = timer[_ACTION], timer[_ARGUMENT]
+            if action is None:
+                self._dead -= 1
+                continue
+            timer[_ACTION] = timer[_ARGUMENT] = None
+            fired += 1
+            action(argument)
+        return fired
+
+
+class Expired(Cancelled):
+    """Thrown into a service by its `Deadline`.
+
+    `timeout_after` turns its own into `TimedOut` and lets those of others pass.
+    """
+
+
+class Deadline:
+    """The timer of one `timeout_after`: interrupts its task, or does nothing any more once cancelled."""
+
+    __slots__ = ("_task", "_timer", "_timers", "error")
+
+    def __init__(self, task: Task[Any], timers: Timers, deadline_s: float) -> None:
+        self._task = task
+        self._timers = timers
+        self._timer = timers.add(deadline_s, Deadline._fire, self)
+        self.error: Expired | None = None
+
+    def _fire(self) -> None:
+        self.error = Expired()
+        self._task.interrupt(self.error)
+
+    def cancel(self) -> None:
+        """Stop the timer; if it fired and its error has not been thrown yet, it never will be."""
+        self._timers.cancel(self._timer)
+        if self.error is not None:
+            self._task.take_back(self.error)
+
+
+class SleepingTask:
+    """What a sleeping task is parked on."""
+
+    __slots__ = ("_timer", "_timers")
+
+    def __init__(self, task: Task[Any], timers: Timers, deadline_s: float) -> None:
+        self._timers = timers
+        self._timer = timers.add(deadline_s, task.wake)
+
+    def undo(self, task: Task[Any]) -> None:
+        self._timers.cancel(self._timer)
