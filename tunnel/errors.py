@@ -6,24 +6,69 @@ Rules for changing it:
   `RemoteTunnelError` (bytes from outside did). Every class below is one or the other.
 * A class exists only where a caller acts differently; detail for people goes in the text.
 * Text says what, expected, got, where. It goes to the log; a peer never sees it.
-* Refusals of cryptography say *that* bytes were refused and never why: the reason (short input, bad point, wrong
-  tag) would help only whoever is probing.
+* Refusals of cryptography say *that* bytes were refused and never why: the reason (short input, bad point,
+  wrong tag) would help only whoever is probing.
 
 `readwrite_comp.errors.LayerError` and `reactor`'s errors are trees of their own: each package stands alone.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 __all__ = [
+    "BadRoute",
     "BadSignature",
     "CryptoError",
+    "DescriptorError",
+    "Disconnected",
+    "ErrorCode",
+    "ExpiredHeader",
+    "FrameTruncated",
     "HandshakeError",
+    "HeaderError",
+    "IdleTimeout",
+    "KeyFileError",
+    "LinkError",
     "LocalTunnelError",
+    "MalformedMessage",
+    "NextRefused",
+    "PeerError",
+    "ProfileError",
+    "QueryFailed",
     "Refused",
     "RefusedKey",
     "RemoteTunnelError",
+    "ReplayedHeader",
+    "ServiceFailed",
+    "StreamReset",
+    "TableFull",
+    "TooManyFiles",
     "TunnelError",
+    "UnknownNext",
+    "UnknownQuery",
 ]
+
+
+class ErrorCode(IntEnum):
+    """The reason in a RESET: all that a peer learns of an error. Meaning and advice: docs/errors.md."""
+
+    PROTOCOL = 1
+    BAD_HEADER = 2
+    EXPIRED = 3
+    REPLAYED = 4
+    UNKNOWN_NEXT = 5
+    NEXT_REFUSED = 6
+    DISCONNECTED = 7
+    TIMEOUT = 8
+    TRUNCATED = 9
+    BAD_CONTENT = 10
+    UNSUPPORTED = 11
+    BUSY = 12
+    SERVICE_FAILED = 13
+    UNKNOWN_QUERY = 14
+    CANCELLED = 15
+    INTERNAL = 16
 
 
 class TunnelError(Exception):
@@ -56,3 +101,123 @@ class BadSignature(CryptoError):
 
 class HandshakeError(RemoteTunnelError):
     """A link handshake message was refused; the handshake stands where it stood before."""
+
+
+class DescriptorError(RemoteTunnelError):
+    """A node descriptor is malformed, expired, or not signed by the node that it names."""
+
+
+class BadRoute(LocalTunnelError):
+    """No such route can be built: too long, too few peers, a node twice, or an unknown node."""
+
+
+class KeyFileError(LocalTunnelError):
+    """A key or peer file cannot be read: damaged, of another version, or of something else."""
+
+
+class TooManyFiles(LocalTunnelError):
+    """The network needs more open files than this process may have; the text says how to raise the limit."""
+
+
+class PeerError(RemoteTunnelError):
+    """What a neighbour or a frame did wrong. `code` is what its sender is told, in a RESET."""
+
+    code: ErrorCode = ErrorCode.PROTOCOL
+
+
+class LinkError(PeerError):
+    """Bytes on a link that the record or frame layouts do not allow. Closes the link."""
+
+
+class ProfileError(PeerError):
+    """A profile that does not exist, or that cannot hold the route."""
+
+    code = ErrorCode.UNSUPPORTED
+
+
+class HeaderError(PeerError):
+    """An onion header that does not open here, or holds values that no sender writes."""
+
+    code = ErrorCode.BAD_HEADER
+
+
+class ExpiredHeader(PeerError):
+    """A header whose expiry is past, or too far ahead."""
+
+    code = ErrorCode.EXPIRED
+
+
+class ReplayedHeader(PeerError):
+    """A header that was accepted before."""
+
+    code = ErrorCode.REPLAYED
+
+
+class TableFull(PeerError):
+    """A table is at its limit; new work is refused until some of the old has gone."""
+
+    code = ErrorCode.BUSY
+
+
+class UnknownNext(PeerError):
+    """A slot names a next node that is not in this node's directory, or is no legal next node."""
+
+    code = ErrorCode.UNKNOWN_NEXT
+
+
+class NextRefused(PeerError):
+    """The next node could not be reached, or is not who it should be."""
+
+    code = ErrorCode.NEXT_REFUSED
+
+
+class Disconnected(PeerError):
+    """The connection to a neighbour broke before the frame was complete."""
+
+    code = ErrorCode.DISCONNECTED
+
+
+class IdleTimeout(PeerError):
+    """Nothing moved for longer than the limit."""
+
+    code = ErrorCode.TIMEOUT
+
+
+class FrameTruncated(PeerError):
+    """A frame ended (FIN) before its last chunk."""
+
+    code = ErrorCode.TRUNCATED
+
+
+class MalformedMessage(PeerError):
+    """Content that does not open, or that no sender writes: found by Bob, or by Alice in a reply."""
+
+    code = ErrorCode.BAD_CONTENT
+
+
+class ServiceFailed(PeerError):
+    """The inner service at this node raised an error while it handled a query."""
+
+    code = ErrorCode.SERVICE_FAILED
+
+
+class UnknownQuery(PeerError):
+    """A reply for a query that is not (or no longer) waited for."""
+
+    code = ErrorCode.UNKNOWN_QUERY
+
+
+class StreamReset(PeerError):
+    """The neighbour ended the stream with RESET. `code` is the reason it gave, passed on as it is."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(f"reset by the neighbour: {code.name}")
+        self.code = code
+
+
+class QueryFailed(RemoteTunnelError):
+    """A query ended without its result. The text says what is known; `code` is the reason, if one was given."""
+
+    def __init__(self, text: str, code: ErrorCode | None = None) -> None:
+        super().__init__(text)
+        self.code = code

@@ -1,0 +1,72 @@
+"""The peer list from a static file: one descriptor a line, in base64, each verified when it is read.
+
+Lines that begin with # are comments. Of two descriptors of one node the higher sequence number wins.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tunnel.descriptor import Descriptor
+from tunnel.errors import DescriptorError, KeyFileError
+from tunnel.primitives import TunnelEngine
+
+__all__ = ["StaticDirectory"]
+
+
+class StaticDirectory:
+    """Descriptors by node id.
+
+    Args:
+        descriptors: verified ones (made here, or by `Descriptor.parse`).
+    """
+
+    def __init__(self, descriptors: Iterable[Descriptor] = ()) -> None:
+        self._by_id: dict[bytes, Descriptor] = {}
+        for descriptor in descriptors:
+            self.publish(descriptor)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        return iter(self._by_id.values())
+
+    def publish(self, descriptor: Descriptor) -> None:
+        """Add a verified descriptor, unless a newer one of the same node is here."""
+        known = self._by_id.get(descriptor.node_id)
+        if known is None or descriptor.sequence >= known.sequence:
+            self._by_id[descriptor.node_id] = descriptor
+
+    def lookup(self, node_id: bytes) -> Descriptor | None:
+        """The descriptor of a node, or None when it is not known."""
+        return self._by_id.get(node_id)
+
+    def save(self, path: Path) -> None:
+        """Write all descriptors to `path`."""
+        lines = [base64.b64encode(descriptor.signed).decode("ascii") for descriptor in self]
+        path.write_text("# mtun peers, one signed descriptor a line\n" + "\n".join(lines) + "\n", encoding="ascii")
+
+    @classmethod
+    def load(cls, path: Path, engine: TunnelEngine) -> StaticDirectory:
+        """Read what `save` wrote and verify each signature.
+
+        Raises:
+            KeyFileError: unreadable, or a line that is no descriptor; names file and line.
+        """
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeyFileError(f"{path} is not a peer file: {error}") from error
+        directory = cls()
+        for number, line in enumerate(lines, start=1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            try:
+                directory.publish(Descriptor.parse(base64.b64decode(line, validate=True), engine))
+            except (binascii.Error, DescriptorError) as error:
+                raise KeyFileError(f"{path}, line {number}: {error}") from error
+        return directory

@@ -1,0 +1,120 @@
+"""A network of real nodes in this process: real TCP on loopback, real keys and ciphers, one reactor in one thread."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from reactor import ReactorThread, Scope, Service
+from tunnel.directory import StaticDirectory
+from tunnel.errors import TooManyFiles
+from tunnel.keys import NodeKeys
+from tunnel.node import FrameReport, Limits, Node
+from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.services import InnerService
+
+__all__ = ["LocalNetwork"]
+
+
+class LocalNetwork:
+    """A context manager that holds `peers` nodes which know each other.
+
+        with LocalNetwork(peers=25) as net:
+            print(net[0].query(net[24].id, b"ping", hops=23).result(timeout=30).read())
+
+    Args:
+        peers: how many nodes.
+        service: the inner service of every node; by default `Echo`.
+        engine: "auto", "openssl" or "pycryptodome".
+        limits: of every node.
+        observe: called, in the reactor's thread, with a FrameReport for each frame that a node has sent on.
+    Raises (on entry):
+        TooManyFiles: the longest route through all peers needs more open files than this process may have.
+        OSError: no socket can be opened.
+    """
+
+    def __init__(
+        self,
+        peers: int,
+        *,
+        service: InnerService | None = None,
+        engine: str = "auto",
+        limits: Limits | None = None,
+        observe: Callable[[FrameReport], None] | None = None,
+    ) -> None:
+        self._peers = peers
+        self._service = service
+        self._engine = tunnel_engine(engine)
+        self._limits = limits
+        self._observe = observe
+        self._thread: ReactorThread | None = None
+        self._nodes: list[Node] = []
+        self.directory = StaticDirectory()
+
+    @property
+    def engine(self) -> TunnelEngine:
+        return self._engine
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __getitem__(self, index: int) -> Node:
+        return self._nodes[index]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes)
+
+    def __enter__(self) -> LocalNetwork:
+        _check_open_files(self._peers)
+        self._thread = ReactorThread().start()
+        try:
+            for _ in range(self._peers):
+                node = Node(
+                    NodeKeys.generate(time.time()),
+                    self.directory,
+                    reactor=self._thread.reactor,
+                    service=self._service,
+                    engine=self._engine,
+                    limits=self._limits,
+                    observe=self._observe,
+                )
+                self._nodes.append(node)
+                self.directory.publish(node.descriptor)
+            self._thread.submit(self._serve_all(), name="local network")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _serve_all(self) -> Service[None]:
+        scope = Scope("local network", fail_together=False)
+        try:
+            for node in self._nodes:
+                yield from scope.spawn(node.serve(), name=f"node {node.id.hex()[:8]}")
+            yield from scope.join()
+        finally:
+            yield from scope.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all nodes and their thread. Queries under way are cancelled. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.close()
+
+
+def _check_open_files(peers: int) -> None:
+    """One query along all peers and its reply: a listener each, and two ends of each link, twice."""
+    needed = peers + 4 * peers + 64
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise TooManyFiles(
+            f"a network of {peers} peers in one process needs up to {needed} open files, the limit here is {limit}; "
+            f"raise it with: ulimit -n 4096"
+        )

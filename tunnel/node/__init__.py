@@ -1,0 +1,8 @@
+"""Nodes: the onion protocol joined to sockets by services of the reactor."""
+
+from tunnel.node.api_service import QueryResult
+from tunnel.node.context import FrameReport
+from tunnel.node.limits import Limits
+from tunnel.node.node import LOCAL_NETWORK_ID, Node
+
+__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "Limits", "Node", "QueryResult"]

@@ -1,0 +1,153 @@
+"""The api service: one per query of this node's user, from the first dial to the reply's last byte.
+
+One service sends and then waits for the reply; two guard it: the watch over the backward half (which says FIN, or
+RESET and why) and the idle watch. Whichever fails first ends the query with what it knows.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from reactor import ReadYield, Signal
+from tunnel.errors import (
+    MalformedMessage,
+    PeerError,
+    QueryFailed,
+    StreamReset,
+)
+from tunnel.geometry import Profile
+from tunnel.modes import MODES, ReplyMode
+from tunnel.node.context import NodeContext, Service, short
+from tunnel.node.frame_io import FrameWriter
+from tunnel.node.links import end_link
+from tunnel.node.pending import PendingQuery
+from tunnel.node.relay import guarded, idle_watch
+from tunnel.node.wire import LinkStream
+from tunnel.route import Route
+
+__all__ = ["Progress", "QueryResult", "query_service"]
+
+SPOOL_BYTES = 1024 * 1024  # a reply up to here stays in memory, a longer one goes to a temporary file
+_READ_BYTES = 64 * 1024
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class QueryResult:
+    """What came of a query.
+
+    Attributes:
+        route: the way that it took.
+        query_bytes, reply_bytes: content sent and received.
+        has_reply: False in mode `none`: then Bob has confirmed that he holds the whole query.
+        sink: the reply's content; positioned at its start if the node made it.
+    """
+
+    route: Route
+    mode: ReplyMode
+    profile: Profile
+    query_bytes: int
+    reply_bytes: int
+    sink: IO[bytes]
+
+    @property
+    def has_reply(self) -> bool:
+        return MODES[self.mode].has_reply
+
+    def read(self, size: int = -1) -> bytes:
+        """Read from the reply's content."""
+        return self.sink.read(size)
+
+
+def query_service(
+    node: NodeContext,
+    route: Route,
+    content: bytes | IO[bytes],
+    *,
+    mode: ReplyMode,
+    profile: Profile,
+    idle_s: float,
+    sink: IO[bytes] | None = None,
+    progress: Progress | None = None,
+) -> Service[QueryResult]:
+    """Send one query and wait for its result.
+
+    Args:
+        content: bytes, or a file that is read to its end.
+        idle_s: the query fails when nothing moves, in either direction, for this long.
+        sink: where the reply goes; by default a temporary file that stays in memory while it is small.
+        progress: called with (query bytes sent, reply bytes received) as they grow.
+    Raises:
+        BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is known.
+    """
+    if len(node.pending) >= node.limits.queries:
+        raise QueryFailed(f"{len(node.pending)} queries are waiting already, the limit of this node")
+    query = node.tunnel.query(route, mode, profile, now_s=node.wall_clock())
+    made_sink = sink is None
+    target = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) if sink is None else sink  # noqa: SIM115 — the result's
+    pending = PendingQuery(target)
+    if query.query_id is not None:
+        node.pending[query.query_id] = pending
+    writer = FrameWriter(node, query.frame)
+    delivered = Signal()
+    try:
+        link = yield from writer.start()
+        yield from guarded(
+            _exchange(writer, content, pending, delivered if query.query_id is None else pending.done, progress),
+            _watch_backward(link, delivered),
+            idle_watch([link, pending], idle_s),
+        )
+        if pending.error is not None:
+            raise pending.error
+    except PeerError as error:
+        raise _failure(error, writer, pending, route) from error
+    finally:
+        if query.query_id is not None:
+            del node.pending[query.query_id]
+        if writer.link is not None:
+            yield from end_link(node, writer.link)
+    if made_sink:
+        target.seek(0)
+    return QueryResult(route, mode, profile, writer.content_bytes, pending.content_in, target)
+
+
+def _exchange(
+    writer: FrameWriter,
+    content: bytes | IO[bytes],
+    pending: PendingQuery,
+    done: Signal,
+    progress: Progress | None,
+) -> Service[None]:
+    pending.on_progress = None if progress is None else lambda: progress(writer.content_bytes, pending.content_in)
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    while chunk := source.read(_READ_BYTES):
+        yield from writer.write(chunk)
+        pending.moved()
+    yield from writer.finish()
+    yield done
+
+
+def _watch_backward(link: LinkStream, delivered: Signal) -> Service[None]:
+    """Bob says FIN when he holds the whole query; a hop that fails says RESET. Nothing else comes this way."""
+    if (yield from ReadYield(link).readinto(memoryview(bytearray(1)))):
+        raise MalformedMessage("content on the backward half of a query that asked for none")
+    delivered.set()
+
+
+def _failure(error: PeerError, writer: FrameWriter, pending: PendingQuery, route: Route) -> QueryFailed:
+    """What is known of a failed query, for its user. Which hop failed is not known unless it is the first."""
+    if writer.link is None:
+        where = f"the first hop, {short(route.nodes[0])}"
+    elif pending.error is error:
+        where = "the reply"
+    elif isinstance(error, StreamReset):
+        where = "a hop that is not known (a reset passes through all before it)"
+    else:
+        where = f"the link to the first hop, {short(route.nodes[0])}"
+    sent = f"{writer.content_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
+    return QueryFailed(f"{error.code.name} at {where}: {error}; {sent}", error.code)

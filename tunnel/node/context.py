@@ -1,0 +1,77 @@
+"""What the services of one node share. Made by `Node`; services read it, and only the tables named here change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from reactor import Channel, Scope
+from tunnel.descriptor import Descriptor
+from tunnel.directory import Directory
+from tunnel.node.limits import Limits
+from tunnel.primitives import TunnelEngine, X25519Private
+from tunnel.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from tunnel.node.global_service import Forward
+    from tunnel.node.pending import PendingQuery
+    from tunnel.services import InnerService
+
+__all__ = ["FrameReport", "NodeContext", "Service", "short"]
+
+T = TypeVar("T")
+Service = Generator[Any, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReport:
+    """One direction of a frame has passed a node: for tables and tests on the node's own machine.
+
+    Attributes:
+        node, neighbour: who sent it on, and to whom (node ids).
+        frame_bytes: header and chunks as sent.
+        started_s, ended_s: on the reactor's clock: the first byte taken in hand, the last one sent.
+    """
+
+    node: bytes
+    neighbour: bytes
+    frame_bytes: int
+    started_s: float
+    ended_s: float
+
+
+@dataclass(slots=True)
+class NodeContext:
+    """Attributes:
+    scope: owns every service of the node; one that fails harms no other.
+    forwards: frames that read services hand over for proxying.
+    pending: queries of this node that wait for a reply, by query id.
+    observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
+    """
+
+    engine: TunnelEngine
+    network_id: bytes
+    link_private: X25519Private
+    descriptor: Descriptor
+    directory: Directory
+    tunnel: Tunnel
+    service: InnerService
+    limits: Limits
+    scope: Scope
+    forwards: Channel[Forward]
+    observe: Callable[[FrameReport], None] | None = None
+    wall_clock: Callable[[], float] = time.time
+    pending: dict[bytes, PendingQuery] = field(default_factory=dict)
+    connections: int = 0
+    half_open: int = 0
+
+    @property
+    def name(self) -> str:
+        """The node's id as the log shows it: its first four bytes in hex."""
+        return short(self.descriptor.node_id)
+
+
+def short(node_id: bytes) -> str:
+    return node_id.hex()[:8]

@@ -1,0 +1,132 @@
+"""Sending and receiving whole frames over links: used by Alice's queries and by Bob's replies alike."""
+
+from __future__ import annotations
+
+from readwrite_comp import ExtRead, LayerError, Truncated
+from reactor import CurrentTime, ReadYield, WriteYield
+from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, UnknownNext
+from tunnel.node.context import FrameReport, NodeContext, Service
+from tunnel.node.links import dial
+from tunnel.node.wire import LinkStream
+from tunnel.tunnel import OutgoingFrame
+
+__all__ = ["FrameReader", "FrameWriter"]
+
+
+class FrameWriter:
+    """Writes one frame: `start`, `write` any number of times, `finish`. The link is the caller's to end.
+
+    Attributes:
+        link: None until `start` has dialled.
+        content_bytes: content taken so far.
+    """
+
+    def __init__(self, node: NodeContext, frame: OutgoingFrame) -> None:
+        self._node = node
+        self._frame = frame
+        self._started_s = 0.0
+        self.link: LinkStream | None = None
+        self.content_bytes = 0
+
+    def start(self) -> Service[LinkStream]:
+        """Dial the first node and send the header.
+
+        Raises:
+            UnknownNext: the first node is not in the directory. NextRefused: it cannot be reached.
+        """
+        self._started_s = yield CurrentTime()
+        peer = self._node.directory.lookup(self._frame.first_id)
+        if peer is None:
+            raise UnknownNext(f"node {self._frame.first_id.hex()[:8]} is not in the directory")
+        link = yield from dial(self._node, peer)
+        self.link = link
+        link.open(self._frame.profile)
+        yield from WriteYield(link).call(self._frame.layer.write_header)
+        return link
+
+    def write(self, data: bytes | memoryview) -> Service[None]:
+        """Write content; returns when all is taken. Sealed chunks may wait in the link's buffer for `send`."""
+        assert self.link is not None
+        writer = WriteYield(self.link)
+        view = memoryview(data)
+        while view:
+            taken: int = yield from writer.call(self._frame.layer.write_into, view)
+            self.content_bytes += taken
+            view = view[taken:]
+
+    def send(self) -> Service[None]:
+        """Send the chunks that are sealed; a chunk that is not full stays."""
+        assert self.link is not None
+        yield from WriteYield(self.link).flush()
+
+    def flush(self) -> Service[None]:
+        """Seal the chunk under way, full or not, and send."""
+        assert self.link is not None
+        yield from WriteYield(self.link).call(self._frame.layer.flush_into)
+        yield from self.send()
+
+    def finish(self) -> Service[None]:
+        """End the message, pad it, send FIN and everything owed."""
+        assert self.link is not None
+        link = self.link
+        writer = WriteYield(link)
+        yield from writer.call(self._frame.layer.write_end)
+        link.finish()
+        yield from writer.flush()
+        if self._node.observe is not None:
+            ended_s = yield CurrentTime()
+            self._node.observe(
+                FrameReport(
+                    self._node.descriptor.node_id, link.peer_id, link.content_out, self._started_s, ended_s
+                )
+            )
+
+    def reset(self, code: ErrorCode) -> None:
+        """End the frame early with a reason; queued, sent when the link is ended."""
+        if self.link is not None:
+            self.link.reset(code)
+
+
+class FrameReader:
+    """Reads the content of one frame whose header is already read.
+
+    Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes, FrameTruncated
+    when the frame ends early, and whatever the link raises.
+    """
+
+    def __init__(self, link: LinkStream, layer: ExtRead) -> None:
+        self._reader = ReadYield(link)
+        self._layer = layer
+        self._ended = False
+        self.content_bytes = 0
+
+    def start(self) -> Service[None]:
+        """Read what precedes the content: the reply blocks."""
+        yield from self._call(self._layer.read_header)
+
+    def readinto(self, buffer: memoryview) -> Service[int]:
+        """Content into `buffer`; 0 at the end of the message, when everything to the frame's FIN was checked."""
+        if self._ended:
+            return 0
+        count: int = yield from self._call(self._layer.read_into, buffer)
+        self.content_bytes += count
+        if count == 0 and len(buffer):
+            yield from self._call(self._layer.read_end)
+            if (yield from self._reader.readinto(memoryview(bytearray(1)))):
+                raise MalformedMessage("a chunk follows the one marked last")
+            self._ended = True
+        return count
+
+    def drain(self) -> Service[None]:
+        """Read and check the rest of the message, and throw it away."""
+        scratch = memoryview(bytearray(16 * 1024))
+        while (yield from self.readinto(scratch)):
+            pass
+
+    def _call(self, method, *args):  # type: ignore[no-untyped-def]
+        try:
+            return (yield from self._reader.call(method, *args))
+        except Truncated as error:
+            raise FrameTruncated(str(error)) from error
+        except LayerError as error:
+            raise MalformedMessage(str(error)) from error

@@ -1,0 +1,36 @@
+"""The listener: accepts connections within the node's limits and gives each a read service."""
+
+from __future__ import annotations
+
+import logging
+
+from reactor import SocketStream, TcpListener
+from tunnel.node.context import NodeContext, Service
+from tunnel.node.read_service import read_service
+
+__all__ = ["listen_service"]
+
+log = logging.getLogger("tunnel.node")
+
+
+def listen_service(node: NodeContext, listener: TcpListener) -> Service[None]:
+    """Run for the node's life. A connection above a limit is closed at once: who is inside stays unharmed."""
+    while True:
+        socket = yield from listener.accept()
+        limits = node.limits
+        if node.connections >= limits.connections or node.half_open >= limits.half_open:
+            log.warning(
+                "node %s refused a connection: %d are open (limit %d), %d without handshake (limit %d)",
+                node.name, node.connections, limits.connections, node.half_open, limits.half_open,
+            )  # fmt: skip
+            socket.close()
+            continue
+        yield from node.scope.spawn(_counted(node, socket), name=f"{node.name} read")
+
+
+def _counted(node: NodeContext, socket: SocketStream) -> Service[None]:
+    node.connections += 1
+    try:
+        yield from read_service(node, socket)
+    finally:
+        node.connections -= 1

@@ -1,0 +1,151 @@
+"""The local service: frames that end at this node. One per message.
+
+DEST: the inner service reads the query and writes the reply. HOME: a reply of one of this node's own queries is
+read into its sink. DROP: consumed. The link is lent by the read service, which ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from reactor import ReadYield
+from tunnel.errors import ErrorCode, PeerError, ServiceFailed, UnknownQuery
+from tunnel.geometry import Profile
+from tunnel.node.context import NodeContext, Service
+from tunnel.node.frame_io import FrameReader, FrameWriter
+from tunnel.node.links import end_link
+from tunnel.node.wire import LinkStream
+from tunnel.onion.header import Slot
+from tunnel.onion.reply_block import ReplyBlock
+
+__all__ = ["drop_service", "home_service", "local_service"]
+
+log = logging.getLogger("tunnel.node")
+
+READ_BYTES = 16 * 1024
+
+
+class _Query:
+    """`tunnel.services.Query` over a frame reader."""
+
+    def __init__(self, frame: FrameReader) -> None:
+        self._frame = frame
+        self._buffer = memoryview(bytearray(READ_BYTES))
+
+    def read(self) -> Service[bytes]:
+        count = yield from self._frame.readinto(self._buffer)
+        return bytes(self._buffer[:count])
+
+
+class _Reply:
+    """`tunnel.services.Reply` along a reply block; the way back is dialled with the first byte, or at the end."""
+
+    def __init__(self, node: NodeContext, block: ReplyBlock | None) -> None:
+        self._node = node
+        self._block = block
+        self._writer: FrameWriter | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        return self._block is not None
+
+    def write(self, data: bytes) -> Service[None]:
+        if self._block is not None:
+            writer = self._writer or (yield from self._start(self._block))
+            yield from writer.write(data)
+            yield from writer.send()
+
+    def flush(self) -> Service[None]:
+        if self._writer is not None:
+            yield from self._writer.flush()
+
+    def finish(self) -> Service[None]:
+        if self._block is not None:
+            writer = self._writer or (yield from self._start(self._block))
+            yield from writer.finish()
+
+    def end(self, code: ErrorCode | None) -> Service[None]:
+        """End the way back: in order, or with a reset that carries `code`."""
+        writer = self._writer
+        if writer is None or writer.link is None:
+            return
+        if code is not None:
+            writer.reset(code)
+        yield from end_link(self._node, writer.link)
+
+    def _start(self, block: ReplyBlock) -> Service[FrameWriter]:
+        frame = self._node.tunnel.reply(block, now_s=self._node.wall_clock())
+        self._writer = FrameWriter(self._node, frame)
+        yield from self._writer.start()
+        return self._writer
+
+
+def local_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profile) -> Service[None]:
+    """Read one query, let the inner service answer it.
+
+    Raises:
+        PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else; logged.
+    """
+    layer = node.tunnel.destination_reader(slot, profile)
+    frame = FrameReader(link, layer)
+    yield from frame.start()
+    reply = _Reply(node, layer.reply_blocks[0] if layer.reply_blocks else None)
+    code: ErrorCode | None = ErrorCode.CANCELLED
+    try:
+        try:
+            yield from node.service.handle(_Query(frame), reply)
+        except PeerError:
+            raise
+        except Exception as error:
+            log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
+            yield from _announce_failure(reply)
+            raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
+        yield from frame.drain()
+        yield from reply.finish()
+        code = None
+    except PeerError as error:
+        code = error.code
+        raise
+    finally:
+        yield from reply.end(code)
+    link.finish()
+
+
+def _announce_failure(reply: _Reply) -> Service[None]:
+    """Open the way back, so that the reset has a stream to travel on; its own failure adds nothing."""
+    try:
+        yield from reply.write(b"")
+    except PeerError as error:
+        log.debug("way back of a failed query: %s", error)
+
+
+def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profile) -> Service[None]:
+    """Read a reply to one of this node's queries into its sink, and wake who waits for it.
+
+    Raises:
+        HeaderError: the ticket is not ours. UnknownQuery: nobody waits (any more), or the block served before.
+    """
+    ticket = node.tunnel.home_ticket(slot)
+    pending = node.pending.get(ticket.query_id)
+    if pending is None or not pending.claim():
+        raise UnknownQuery("a reply has come for a query that nobody waits for")
+    try:
+        frame = FrameReader(link, node.tunnel.home_reader(slot, ticket, profile))
+        yield from frame.start()
+        buffer = memoryview(bytearray(READ_BYTES))
+        while count := (yield from frame.readinto(buffer)):
+            pending.take(buffer[:count])
+    except PeerError as error:
+        pending.fail(error)
+        raise
+    pending.succeed()
+    link.finish()
+
+
+def drop_service(link: LinkStream, profile: Profile) -> Service[None]:
+    """Consume cover traffic to its FIN."""
+    reader = ReadYield(link)
+    scratch = memoryview(bytearray(profile.geometry.chunk_bytes))
+    while (yield from reader.readinto(scratch)):
+        pass
+    link.finish()

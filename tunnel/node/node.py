@@ -1,0 +1,197 @@
+"""A node: its keys, its listener and its services, and the query call for its user."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import IO
+
+from reactor import Channel, Reactor, Scope, TcpListener
+from tunnel.descriptor import Address, Descriptor
+from tunnel.directory import Directory
+from tunnel.geometry import Profile
+from tunnel.keys import NodeKeys
+from tunnel.modes import ReplyMode
+from tunnel.node.api_service import Progress, QueryResult, query_service
+from tunnel.node.context import FrameReport, NodeContext, Service
+from tunnel.node.global_service import global_service
+from tunnel.node.limits import Limits
+from tunnel.node.listener import listen_service
+from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.route import Route, choose_route
+from tunnel.services import Echo, InnerService
+from tunnel.tunnel import Tunnel
+
+__all__ = ["LOCAL_NETWORK_ID", "Node"]
+
+LOCAL_NETWORK_ID = b"mtun local net.."
+_FORWARD_QUEUE = 64  # frames handed over and not yet taken up; the global service takes each at once
+
+
+class Node:
+    """One peer: listens, relays, answers queries with its inner service, and asks queries of its own.
+
+    The listener is bound when the object is made, so that `descriptor` names the real port. `serve` is the service
+    that does everything else; it is to be run by the reactor given here.
+
+    Args:
+        keys: this node's secrets.
+        directory: the peers; shared and filled by the caller.
+        reactor: runs this node; queries may be asked from any thread.
+        service: answers queries that reach this node; by default `Echo`.
+        host, port: where to listen; port 0 lets the system choose.
+        observe: called with a FrameReport for each frame sent on; stays on this machine.
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        keys: NodeKeys,
+        directory: Directory,
+        *,
+        reactor: Reactor,
+        service: InnerService | None = None,
+        engine: TunnelEngine | None = None,
+        limits: Limits | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        network_id: bytes = LOCAL_NETWORK_ID,
+        observe: Callable[[FrameReport], None] | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        engine = engine or tunnel_engine()
+        limits = limits or Limits()
+        self._reactor = reactor
+        self._listener = TcpListener(host, port)
+        address = Address(host, self._listener.address[1])
+        descriptor = keys.descriptor((address,), wall_clock(), engine)
+        tunnel = Tunnel(keys=keys, directory=directory, engine=engine, replay_limit=limits.replay_tags)
+        self._context = NodeContext(
+            engine=engine,
+            network_id=network_id,
+            link_private=keys.link_private(engine),
+            descriptor=descriptor,
+            directory=directory,
+            tunnel=tunnel,
+            service=service or Echo(),
+            limits=limits,
+            # A read or write service that fails must not take the others with it.
+            scope=Scope(f"node {descriptor.node_id.hex()[:8]}", fail_together=False),
+            forwards=Channel(_FORWARD_QUEUE),
+            observe=observe,
+            wall_clock=wall_clock,
+        )
+
+    @property
+    def id(self) -> bytes:
+        """The node id, 32 bytes: the Ed25519 public key that signs the descriptor."""
+        return self._context.descriptor.node_id
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self._context.descriptor
+
+    @property
+    def address(self) -> Address:
+        return self._context.descriptor.addresses[0]
+
+    @property
+    def open_connections(self) -> int:
+        """Incoming connections now; 0 when nothing passes this node."""
+        return self._context.connections
+
+    def serve(self) -> Service[None]:
+        """Run the node until it is cancelled; then everything of it is ended."""
+        scope = self._context.scope
+        try:
+            yield from scope.spawn(global_service(self._context), name=f"{self._context.name} global")
+            yield from listen_service(self._context, self._listener)
+        finally:
+            self._listener.close()
+            yield from scope.close()
+
+    def query(
+        self,
+        destination: bytes,
+        content: bytes | IO[bytes],
+        *,
+        hops: int = 3,
+        route: Route | None = None,
+        mode: ReplyMode = ReplyMode.ROUTE,
+        profile: Profile | None = None,
+        idle_s: float | None = None,
+        sink: IO[bytes] | None = None,
+        progress: Progress | None = None,
+        rng: random.Random | None = None,
+    ) -> Future[QueryResult]:
+        """Send `content` to the node `destination` through `hops` proxies, from any thread.
+
+        Args:
+            content: bytes, or a binary file that is read to its end (in the reactor's thread: a regular file).
+            route: the proxies themselves, in place of `hops` chosen at random.
+            profile: by default the default profile, or `long` where the route needs it.
+            idle_s: fail when nothing moves for so long; by default the node's limit (60 s).
+            sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
+            progress: called in the reactor's thread with (query bytes sent, reply bytes received).
+            rng: for demonstrations whose route is to be the same each time.
+        Returns:
+            A future of QueryResult. Cancelling it cancels the query.
+        Raises (from the future):
+            BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through, and why.
+        """
+        service = self.query_service(
+            destination,
+            content,
+            hops=hops,
+            route=route,
+            mode=mode,
+            profile=profile,
+            idle_s=idle_s,
+            sink=sink,
+            progress=progress,
+            rng=rng,
+        )
+        return self._reactor.submit(service, name=f"{self._context.name} query")
+
+    def query_service(
+        self,
+        destination: bytes,
+        content: bytes | IO[bytes],
+        *,
+        hops: int = 3,
+        route: Route | None = None,
+        mode: ReplyMode = ReplyMode.ROUTE,
+        profile: Profile | None = None,
+        idle_s: float | None = None,
+        sink: IO[bytes] | None = None,
+        progress: Progress | None = None,
+        rng: random.Random | None = None,
+    ) -> Service[QueryResult]:
+        """The same as a service of the reactor: `result = yield from node.query_service(...)`."""
+        context = self._context
+        if profile is None:
+            profile = Profile.for_proxies(hops if route is None else len(route.proxies))
+        if route is None:
+            route = choose_route(
+                context.directory,
+                origin=self.id,
+                destination=destination,
+                hops=hops,
+                profile_byte=profile.byte,
+                rng=rng,
+            )
+        return (
+            yield from query_service(
+                context,
+                route,
+                content,
+                mode=mode,
+                profile=profile,
+                idle_s=context.limits.idle_s if idle_s is None else idle_s,
+                sink=sink,
+                progress=progress,
+            )
+        )

@@ -1,0 +1,55 @@
+"""A query of this node that waits for its reply: the meeting point of the api service and the reply's read service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import IO
+
+from reactor import Signal
+from tunnel.errors import TunnelError
+
+__all__ = ["PendingQuery"]
+
+
+class PendingQuery:
+    """One reply, claimed at most once, then complete or failed.
+
+    Attributes:
+        sink: where the reply's content goes.
+        content_in, content_out: movement, for the idle watch.
+        done: set when the reply is complete or has failed.
+    """
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self.sink = sink
+        self.content_in = 0
+        self.content_out = 0
+        self.done = Signal()
+        self.claimed = False
+        self.complete = False
+        self.error: TunnelError | None = None
+        self.on_progress: Callable[[], None] | None = None
+
+    def take(self, data: memoryview) -> None:
+        """Content of the reply has come."""
+        self.sink.write(data)
+        self.content_in += len(data)
+        self.moved()
+
+    def moved(self) -> None:
+        """Something was sent or received: tell whoever wants to know."""
+        if self.on_progress is not None:
+            self.on_progress()
+
+    def claim(self) -> bool:
+        """True for the first reply that comes for this query; a reply block serves once."""
+        first, self.claimed = not self.claimed, True
+        return first
+
+    def succeed(self) -> None:
+        self.complete = True
+        self.done.set()
+
+    def fail(self, error: TunnelError) -> None:
+        self.error = error
+        self.done.set()

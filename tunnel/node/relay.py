@@ -1,0 +1,111 @@
+"""The hot path: one direction of a proxied frame, chunk by chunk.
+
+Exactly C bytes are collected, permuted in place and sealed for the next link. What is sealed is sent only when
+nothing more can be had without the socket: all chunks of one receive leave in one `send`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
+
+from reactor import Handle, ReadYield, Request, Scope, Sleep, WriteYield
+from tunnel.errors import FrameTruncated, IdleTimeout
+
+__all__ = ["Counted", "Duplex", "guarded", "idle_watch", "relay"]
+
+
+class Counted(Protocol):
+    """Something whose movement can be watched."""
+
+    content_in: int
+    content_out: int
+
+
+class Duplex(Counted, Protocol):
+    """What a relay needs of a link stream (and of a multiplexed stream later)."""
+
+    @property
+    def has_data(self) -> bool: ...
+    @property
+    def readable(self) -> Request: ...
+    @property
+    def writable(self) -> Request: ...
+    def readinto(self, buffer: memoryview, /) -> int: ...
+    def write(self, data: bytes | memoryview, /) -> int: ...
+    def flush(self) -> None: ...
+    def finish(self) -> None: ...
+
+
+def relay(
+    source: Duplex, sink: Duplex, permute: Callable[[memoryview, int], None], chunk_bytes: int
+) -> Generator[Any, Any, int]:
+    """Move one direction of a frame from `source` to `sink` until its FIN.
+
+    Args:
+        permute: this hop's layer: (chunk in place, chunk number from 0).
+    Returns:
+        The number of chunks.
+    Raises:
+        FrameTruncated: FIN inside a chunk. Whatever the two streams raise.
+    """
+    reader, writer = ReadYield(source), WriteYield(sink)
+    chunk = memoryview(bytearray(chunk_bytes))
+    number = 0
+    while True:
+        have = 0
+        while have < chunk_bytes:
+            if not source.has_data:
+                yield from writer.flush()
+            count = yield from reader.readinto(chunk[have:])
+            if count == 0:
+                if have:
+                    raise FrameTruncated(f"FIN after {have} of {chunk_bytes} bytes of chunk {number}")
+                sink.finish()
+                yield from writer.flush()
+                return number
+            have += count
+        permute(chunk, number)
+        number += 1
+        yield from writer.write_all(chunk)
+
+
+def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, None]:
+    """End with IdleTimeout when nothing has moved on any of `streams` for `idle_s` to 1.5 × `idle_s`.
+
+    One timer per frame, not per read: it looks twice per limit whether the counters have moved.
+    """
+    last: list[int] = []
+    quiet = 0
+    while True:
+        now = [stream.content_in + stream.content_out for stream in streams]
+        quiet = quiet + 1 if now == last else 0
+        if quiet >= 2:
+            raise IdleTimeout(f"nothing moved for {idle_s:g} s")
+        last = now
+        yield Sleep(idle_s / 2)
+
+
+def guarded(main: Generator[Any, Any, None], *guards: Generator[Any, Any, None]) -> Generator[Any, Any, None]:
+    """Run `main` while `guards` run beside it.
+
+    A guard that fails cancels `main`, and its error is raised here; one that ends changes nothing. When `main` ends
+    the guards are cancelled. Nothing is left running in any case.
+    """
+    scope = Scope("guarded")
+    watching: list[Handle[None]] = []
+
+    def run() -> Generator[Any, Any, None]:
+        try:
+            yield from main
+        finally:
+            for handle in watching:
+                handle.cancel()
+
+    try:
+        for guard in guards:
+            watching.append((yield from scope.spawn(guard, name="guard")))
+        yield from scope.spawn(run(), name="guarded")
+        yield from scope.join()
+    finally:
+        yield from scope.close()

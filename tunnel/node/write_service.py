@@ -1,0 +1,68 @@
+"""The write service: one per forwarded frame. Dials the next node, sends the peeled header, relays both halves.
+
+It is lent the incoming link: its forward relay reads there and its backward relay writes there. It owns the outgoing
+link and ends it; the incoming one goes back to the read service.
+"""
+
+from __future__ import annotations
+
+from reactor import CurrentTime, Signal, Sleep, WriteYield
+from tunnel.errors import PeerError, UnknownNext
+from tunnel.geometry import Profile
+from tunnel.node.context import FrameReport, NodeContext, Service, short
+from tunnel.node.links import dial, end_link
+from tunnel.node.relay import guarded, idle_watch, relay
+from tunnel.node.wire import LinkStream
+from tunnel.onion.header import Opened
+
+__all__ = ["write_service"]
+
+
+def write_service(node: NodeContext, incoming: LinkStream, profile: Profile, opened: Opened) -> Service[None]:
+    """Forward one frame.
+
+    Raises:
+        UnknownNext: the next node is not in the directory. NextRefused: it cannot be reached.
+        PeerError: either side broke, was reset, or fell silent.
+    """
+    started_s: float = yield CurrentTime()
+    slot = opened.slot
+    peer = node.directory.lookup(slot.next_id)
+    if peer is None:
+        raise UnknownNext(f"the next node, {short(slot.next_id)}, is not in the directory")
+    if slot.delay_10ms:
+        yield Sleep(slot.delay_10ms / 100)
+    outgoing = yield from dial(node, peer)
+    try:
+        outgoing.open(profile)
+        yield from WriteYield(outgoing).write_all(opened.next_header)
+        yield from _relay_both(node, incoming, outgoing, profile, opened)
+    except PeerError as error:
+        outgoing.reset(error.code)
+        raise
+    finally:
+        yield from end_link(node, outgoing)
+    if node.observe is not None:
+        ended_s: float = yield CurrentTime()
+        node.observe(
+            FrameReport(node.descriptor.node_id, slot.next_id, outgoing.content_out, started_s, ended_s)
+        )
+
+
+def _relay_both(
+    node: NodeContext, incoming: LinkStream, outgoing: LinkStream, profile: Profile, opened: Opened
+) -> Service[None]:
+    """Both halves at once, until both have ended; the first error ends both."""
+    forward, backward = node.tunnel.relay_layers(opened.slot, profile)
+    chunk_bytes = profile.geometry.chunk_bytes
+    backward_ended = Signal()
+
+    def relay_forward() -> Service[None]:
+        yield from relay(incoming, outgoing, forward.decrypt, chunk_bytes)
+        yield backward_ended
+
+    def relay_backward() -> Service[None]:
+        yield from relay(outgoing, incoming, backward.decrypt, chunk_bytes)
+        backward_ended.set()
+
+    yield from guarded(relay_forward(), relay_backward(), idle_watch([incoming, outgoing], node.limits.idle_s))

@@ -1,0 +1,246 @@
+"""Messages in sealed chunks: the end-to-end layer between Alice and Bob. Limiter and cipher in one.
+
+A chunk is type 1 ‖ flags 1 ‖ sub-stream 2 ‖ length 2 ‖ data ‖ zero padding ‖ tag 16, C bytes in all, sealed with
+AES-256-GCM under a counter nonce. A message is its reply blocks and then its content, in MSG chunks and exactly one
+END chunk; PAD chunks follow until their number is a PADMÉ bucket, and the final chunk is marked LAST. A full chunk is
+held back until more content comes, so that the last one can say that it is the last.
+
+Both layers keep the contract of `readwrite_comp`. The counter goes on from message to message and is never reset: a
+nonce serves once. Source: docs/protocol.md, "Content chunk"; the hold-back follows age's STREAM (Filippo Valsorda).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+
+from readwrite_comp import ByteReader, ByteWriter, Ending, ExtRead, ExtWrite, Malformed
+from readwrite_comp.helpers import Take
+from tunnel.errors import MalformedMessage, ProfileError
+from tunnel.geometry import Profile, padme
+from tunnel.onion.reply_block import MAX_BLOCKS, MAX_BLOCKS_BYTES, ReplyBlock
+from tunnel.primitives import TunnelEngine
+
+__all__ = ["ChunkType", "MessageR", "MessageW"]
+
+_HEAD = struct.Struct(">BBHH")
+_TAG_BYTES = 16
+_LAST = 0x01
+_PREFIX = struct.Struct(">B3s")
+
+
+class ChunkType(IntEnum):
+    """Legal in this version; STATUS to REKEY (4 to 10) come with the modes that use them."""
+
+    MSG = 1
+    END = 2
+    PAD = 3
+
+
+def _nonce(counter: int) -> bytes:
+    return counter.to_bytes(12, "big")  # 4 zero bytes ‖ u64
+
+
+class MessageW(ExtWrite):
+    """Writes one-shot messages.
+
+    Args:
+        profile: gives C.
+        key: 32 bytes, for this direction only.
+        reply_blocks: at most 8; they precede the content of each message.
+    """
+
+    ends = Ending.EXACT
+
+    def __init__(
+        self, profile: Profile, key: bytes, *, engine: TunnelEngine, reply_blocks: Sequence[ReplyBlock] = ()
+    ) -> None:
+        super().__init__()
+        if len(reply_blocks) > MAX_BLOCKS:
+            raise MalformedMessage(f"{len(reply_blocks)} reply blocks, at most {MAX_BLOCKS} are allowed")
+        self._prefix = _PREFIX.pack(len(reply_blocks), bytes(3)) + b"".join(b.pack() for b in reply_blocks)
+        self._aead = engine.layers.aead(key)
+        self._capacity = profile.geometry.chunk_data_bytes
+        self._chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
+        self._counter = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._prefix_left = memoryview(self._prefix)
+        self._filled = 0
+        self._chunks = 0
+        self._pads = 0
+
+    def _start(self) -> None:
+        self._begin()
+
+    def _push_header(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
+        while self._prefix_left:
+            if self._filled == self._capacity:
+                self._seal(ChunkType.MSG)
+                self._owed.settle(w)
+            self._prefix_left = self._prefix_left[self._fill(self._prefix_left) :]
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        if self._filled == self._capacity:
+            self._seal(ChunkType.MSG)
+            self._owed.settle(w)
+        return self._fill(view)
+
+    def _flush(self) -> None:
+        if self._filled:
+            self._seal(ChunkType.MSG)
+
+    def _finish(self) -> None:
+        total = self._chunks + 1
+        self._pads = padme(total) - total
+        self._seal(ChunkType.END, last=not self._pads)
+
+    def _push_end(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
+        while self._pads:
+            self._pads -= 1
+            self._seal(ChunkType.PAD, last=not self._pads)
+            self._owed.settle(w)
+
+    def _fill(self, view: memoryview) -> int:
+        count = min(len(view), self._capacity - self._filled)
+        start = _HEAD.size + self._filled
+        self._chunk[start : start + count] = view[:count]
+        self._filled += count
+        return count
+
+    def _seal(self, chunk_type: ChunkType, *, last: bool = False) -> None:
+        """Seal what the chunk holds and owe it; the next byte goes into it only after it has left."""
+        chunk, filled = self._chunk, self._filled
+        _HEAD.pack_into(chunk, 0, chunk_type, _LAST if last else 0, 0, filled)
+        padding = self._capacity - filled
+        if padding:
+            chunk[_HEAD.size + filled : -_TAG_BYTES] = bytes(padding)
+        self._aead.seal_into(_nonce(self._counter), chunk[:-_TAG_BYTES], b"", chunk)
+        self._counter += 1
+        self._chunks += 1
+        self._filled = 0
+        self._owed.owe(chunk)
+
+
+class MessageR(ExtRead):
+    """Reads one-shot messages.
+
+    Attributes:
+        reply_blocks: those of the message whose header was read last.
+    Raises (all sticky): AuthenticationError, Malformed, Truncated of `readwrite_comp`.
+    """
+
+    ends = Ending.EXACT
+
+    def __init__(self, profile: Profile, key: bytes, *, engine: TunnelEngine) -> None:
+        super().__init__()
+        self._aead = engine.layers.aead(key)
+        self._capacity = profile.geometry.chunk_data_bytes
+        self._chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
+        self._taken = Take()
+        self._counter = 0
+        self.reply_blocks: tuple[ReplyBlock, ...] = ()
+        self._start()
+
+    def _start(self) -> None:
+        self._taken.begin(self._chunk)
+        self._prefix = bytearray()
+        self._content = memoryview(b"")
+        self._chunks = 0
+        self._expected_chunks = 0  # known with the END chunk
+        self._is_last = False
+
+    def _read_header(self, r: ByteReader) -> None:
+        while (missing := _prefix_bytes(self._prefix) - len(self._prefix)) > 0:
+            if not self._content:
+                if self._expected_chunks:
+                    raise Malformed("message ends inside its reply blocks")
+                self._next_chunk(r)
+            self._prefix += self._content[:missing]
+            self._content = self._content[missing:]
+        self.reply_blocks = _parse_prefix(bytes(self._prefix))
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        while not self._content:
+            if self._expected_chunks:
+                return 0
+            self._next_chunk(r)
+        count = min(len(view), len(self._content))
+        view[:count] = self._content[:count]
+        self._content = self._content[count:]
+        return count
+
+    def _skip(self, r: ByteReader) -> None:
+        while not self._is_last:
+            self._next_chunk(r)
+
+    def _next_chunk(self, r: ByteReader) -> None:
+        chunk = self._chunk
+        self._taken.fill(r, "a content chunk")
+        self._taken.begin(chunk)
+        plain = chunk[:-_TAG_BYTES]
+        self._aead.open_into(_nonce(self._counter), chunk, b"", plain)
+        self._counter += 1
+        self._chunks += 1
+        chunk_type, flags, sub_stream, length = _HEAD.unpack_from(plain)
+        end = _HEAD.size + length
+        if flags & ~_LAST or sub_stream or length > self._capacity:
+            raise Malformed(f"chunk has flags 0x{flags:02x}, sub-stream {sub_stream}, length {length}")
+        if plain[end:] != bytes(len(plain) - end):
+            raise Malformed("padding of a chunk is not zero")
+        self._content = plain[_HEAD.size : end]
+        self._advance(chunk_type, is_last=bool(flags))
+
+    def _advance(self, chunk_type: int, *, is_last: bool) -> None:
+        """What this chunk means after those before it: MSG* END PAD*, as many PAD as the bucket asks for."""
+        if chunk_type == ChunkType.END and not self._expected_chunks:
+            self._expected_chunks = padme(self._chunks)
+        elif chunk_type == ChunkType.PAD and self._expected_chunks:
+            if self._content:
+                raise Malformed("PAD chunk with content")
+        elif chunk_type != ChunkType.MSG or self._expected_chunks:
+            raise Malformed(
+                f"chunk type {chunk_type} {'after' if self._expected_chunks else 'before'} the END chunk"
+            )
+        if is_last != (self._chunks == self._expected_chunks):
+            raise Malformed(
+                f"chunk {self._chunks} {'is' if is_last else 'is not'} marked last, "
+                f"{self._expected_chunks or 'an unknown number'} were expected"
+            )
+        self._is_last = is_last
+
+
+def _prefix_bytes(prefix: bytearray) -> int:
+    """How long the prefix is, as far as the part that is here tells: count ‖ zero 3 ‖ blocks."""
+    if len(prefix) < _PREFIX.size:
+        return _PREFIX.size
+    count, zero = _PREFIX.unpack_from(prefix)
+    if count > MAX_BLOCKS or zero != bytes(3):
+        raise Malformed(f"message names {count} reply blocks, at most {MAX_BLOCKS} are allowed, and 3 zero bytes")
+    end = _PREFIX.size
+    for _ in range(count):
+        if len(prefix) <= end:
+            return end + 1
+        try:
+            end += Profile.from_byte(prefix[end]).geometry.reply_block_bytes
+        except ProfileError as error:
+            raise Malformed(f"reply block: {error}") from error
+        if end - _PREFIX.size > MAX_BLOCKS_BYTES:
+            raise Malformed(f"reply blocks of more than {MAX_BLOCKS_BYTES} bytes")
+    return end
+
+
+def _parse_prefix(prefix: bytes) -> tuple[ReplyBlock, ...]:
+    blocks, position = [], _PREFIX.size
+    while position < len(prefix):
+        end = position + Profile.from_byte(prefix[position]).geometry.reply_block_bytes
+        try:
+            blocks.append(ReplyBlock.unpack(prefix[position:end]))
+        except MalformedMessage as error:
+            raise Malformed(str(error)) from error
+        position = end
+    return tuple(blocks)

@@ -1,0 +1,141 @@
+"""Reply blocks: a sealed way back to Alice that she hands to Bob, and the ticket that tells her which query it was.
+
+Bob sends the prebuilt header unchanged, then his chunks under the end-to-end seed. Each proxy of the reply route
+adds a layer from a seed that Alice can derive again from one master seed, so she keeps nothing for a block: the
+master seed itself travels in the last slot (HOME), with the query id and a MAC under her home key.
+Source: docs/protocol.md, "Reply block".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from readwrite_comp.primitives import equal, hmac_sha256
+from tunnel.errors import HeaderError, MalformedMessage
+from tunnel.geometry import NODE_ID_BYTES, SEED_BYTES, Profile
+from tunnel.onion.header import NO_ADDRESS, Command, Hop, Seal, Slot, build_header
+from tunnel.onion.secrets import reply_end_to_end_seed, reply_hop_seed
+from tunnel.primitives import TunnelEngine
+
+__all__ = ["MAX_BLOCKS", "MAX_BLOCKS_BYTES", "HomeTicket", "ReplyBlock", "build_reply_block"]
+
+MAX_BLOCKS = 8  # more replies than anyone asked for; a bound on what Bob must hold before content
+MAX_BLOCKS_BYTES = 64 * 1024
+
+_FIXED = struct.Struct(">BBI32s18s16s")
+_TICKET = struct.Struct(">8sB7s16s")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyBlock:
+    """What Bob needs to send one frame to Alice.
+
+    Attributes:
+        expiry: seconds since 1970; after it no proxy forwards the frame.
+        first_id: the node to hand the frame to: the reply route's first proxy, or Alice herself.
+        end_to_end_seed: 16 bytes; Bob seals his chunks under its `e2e forward` key.
+        header: 128·N bytes, sent unchanged.
+    """
+
+    profile: Profile
+    expiry: int
+    first_id: bytes
+    first_address: bytes
+    end_to_end_seed: bytes
+    header: bytes
+
+    def pack(self) -> bytes:
+        fixed = _FIXED.pack(
+            self.profile.byte, 0, self.expiry, self.first_id, self.first_address, self.end_to_end_seed
+        )
+        return fixed + self.header
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ReplyBlock:
+        """Raises MalformedMessage (length, flags) or ProfileError (first byte)."""
+        if not data:
+            raise MalformedMessage("reply block is empty")
+        profile = Profile.from_byte(data[0])
+        expected = profile.geometry.reply_block_bytes
+        if len(data) != expected:
+            raise MalformedMessage(
+                f"reply block is {len(data)} bytes, profile {profile.name!r} has {expected}"
+            )
+        _, flags, expiry, first_id, address, seed = _FIXED.unpack_from(data)
+        if flags:
+            raise MalformedMessage(f"reply block flags are 0x{flags:02x}, expected 0")
+        return cls(profile, expiry, first_id, address, seed, data[_FIXED.size :])
+
+
+@dataclass(frozen=True, slots=True)
+class HomeTicket:
+    """The 32 bytes in a HOME slot's `next id`: query id 8 ‖ proxies 1 ‖ zero 7 ‖ MAC 16."""
+
+    query_id: bytes
+    proxies: int
+
+    def pack(self, home_key: bytes, master_seed: bytes) -> bytes:
+        mac = _ticket_mac(home_key, master_seed, self.query_id, self.proxies)
+        return _TICKET.pack(self.query_id, self.proxies, bytes(7), mac)
+
+    @classmethod
+    def unpack(cls, slot: Slot, home_key: bytes) -> HomeTicket:
+        """Check the ticket of an opened HOME slot.
+
+        Raises:
+            HeaderError: the MAC is not ours: somebody else sealed this slot. Reset the stream, BAD_HEADER.
+        """
+        query_id, proxies, zero, mac = _TICKET.unpack(slot.next_id)
+        if zero != bytes(7) or not equal(mac, _ticket_mac(home_key, slot.seed, query_id, proxies)):
+            raise HeaderError("HOME slot carries no ticket of this node: it was not made here")
+        return cls(query_id, proxies)
+
+
+def _ticket_mac(home_key: bytes, master_seed: bytes, query_id: bytes, proxies: int) -> bytes:
+    return hmac_sha256(home_key, master_seed, query_id, bytes([proxies]), bytes(7))[:16]
+
+
+def build_reply_block(
+    profile: Profile,
+    route: Sequence[tuple[bytes, Hop]],
+    home: tuple[bytes, Hop],
+    *,
+    query_id: bytes,
+    master_seed: bytes,
+    home_key: bytes,
+    draw_expiry: Callable[[], int],
+    engine: TunnelEngine,
+    random_bytes: Callable[[int], bytes],
+    seal_for_tests_only: Seal | None = None,
+) -> ReplyBlock:
+    """Build a reply block over `route` (in the order the reply travels) back to `home`.
+
+    Args:
+        route: (node id, keys) of each proxy, the first after Bob first; may be empty.
+        home: Alice's own node id and keys.
+        query_id: 8 bytes; master_seed: 16 bytes; home_key: 32 bytes.
+        draw_expiry: called once per slot, and once for the block.
+    Raises:
+        ProfileError: the route is longer than the profile holds.
+    """
+    assert len(query_id) == 8
+    assert len(master_seed) == SEED_BYTES
+    ids = [node_id for node_id, _ in route] + [home[0]]
+    assert all(len(node_id) == NODE_ID_BYTES for node_id in ids)
+    hops = [
+        (
+            hop,
+            Slot(Command.RELAY, draw_expiry(), reply_hop_seed(master_seed, i), next_id=ids[i + 1]),
+        )
+        for i, (_, hop) in enumerate(route)
+    ]
+    ticket = HomeTicket(query_id, len(route)).pack(home_key, master_seed)
+    hops.append((home[1], Slot(Command.HOME, draw_expiry(), master_seed, next_id=ticket)))
+    header = build_header(
+        profile, hops, engine=engine, random_bytes=random_bytes, seal_for_tests_only=seal_for_tests_only
+    )
+    return ReplyBlock(
+        profile, draw_expiry(), ids[0], NO_ADDRESS, reply_end_to_end_seed(master_seed), header
+    )

@@ -1,0 +1,63 @@
+"""The interface of an inner service: a generator that reads a query stream and may write a reply stream.
+
+Both streams have any length, and the reply may begin before the query has ended:
+
+    class Upper(InnerService):
+        def handle(self, query, reply):
+            while chunk := (yield from query.read()):
+                yield from reply.write(chunk.upper())
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from typing import Any, Protocol
+
+__all__ = ["InnerService", "Query", "Reply"]
+
+
+class Query(Protocol):
+    """The content of one query."""
+
+    def read(self) -> Generator[Any, Any, bytes]:
+        """The next bytes of the content, at least one; b"" at its end, and only there.
+
+        Raises:
+            PeerError: the frame broke off, was reset, or does not open. Let it through: the node reports it.
+        """
+        ...
+
+
+class Reply(Protocol):
+    """The answer to one query."""
+
+    @property
+    def is_possible(self) -> bool:
+        """False in mode `none`: what is written is counted and dropped."""
+        ...
+
+    def write(self, data: bytes) -> Generator[Any, Any, None]:
+        """Send bytes of the answer; waits while the way back is full. Bytes leave in whole chunks.
+
+        Raises:
+            PeerError: the way back broke. Let it through: the node reports it.
+        """
+        ...
+
+    def flush(self) -> Generator[Any, Any, None]:
+        """Send what is written so far, in a chunk that is padded where it is not full."""
+        ...
+
+
+class InnerService(ABC):
+    """Handles the queries of one node; one object serves them all, each in a service of its own."""
+
+    @abstractmethod
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        """Serve one query.
+
+        What is left of the query when this returns is read and thrown away; the reply is ended. An error that
+        leaves this generator ends the query at the other side with SERVICE_FAILED, and is logged here.
+        """
+        ...
