@@ -1,0 +1,275 @@
+"""`ExtWrite` and `ExtRead`: what every byte layer keeps, so that a new layer overrides only what it changes.
+
+A layer turns content into what goes over the stream below it, and back: a header before the content, the
+content, an end after it. It never owns the stream: it is handed one on every call, so a stream can be lent to
+another service between two calls.
+
+The contract, which `readwrite_comp.testing.check_ext_pair` checks:
+
+* Restartable. Every call may let `BlockingIOError` through; the layer has then lost nothing and repeated
+  nothing, and the same call made again goes on. `write_into` takes bytes *or* raises, never both.
+* Nothing is read ahead of what the structure demands: bytes after a message's end stay in the stream.
+* A layer holds at most one window or block of content or owed output.
+* 0 is the end of the content and only that. A stream that ends inside a structure is `Truncated`.
+* After a `RemoteLayerError` every call raises it again, until `reset()`.
+
+The public methods here keep phases and errors; the hooks (`_start`, `_take`, …) do a layer's work and know
+nothing of either. A hook may be left by `BlockingIOError` at any call of the stream, and is called again.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from .errors import RemoteLayerError
+from .helpers import ByteReader, ByteWriter, Owed, read_some, write_some
+from .phases import Event, Phase, next_phase
+
+__all__ = ["Ending", "ExtRead", "ExtWrite"]
+
+_CONTENT = Phase.CONTENT
+
+
+class Ending(Enum):
+    """How a reader learns that the content is over."""
+
+    EXACT = auto()
+    """Reading returns 0 after the exact content."""
+
+    PADDED = auto()
+    """Padding may follow the content and looks the same: the reader must know the length."""
+
+    NEVER = auto()
+    """Transparent: the content is over when the stream below is, or when the reader knows the length."""
+
+
+class _Phased:
+    """The phase of a layer, common to both directions."""
+
+    ends = Ending.NEVER
+
+    def __init__(self) -> None:
+        self._phase = Phase.NEW
+
+    @property
+    def phase(self) -> Phase:
+        """Where the layer is in its message."""
+        return self._phase
+
+    def reset(self) -> None:
+        """Drop the message under way, or the error, and be NEW again. What was owed or half read is
+        forgotten."""
+        self._phase = next_phase(self._phase, Event.RESET)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Hook: forget everything of the message."""
+
+
+class ExtWrite(_Phased):
+    """The writing half of a layer; as it stands, a transparent one.
+
+    A new layer overrides `_start` (owe the header), `_take` (accept content), `_flush` (owe what is held
+    back) and `_finish` (owe what follows the content), whichever it needs. What it adds to `self._owed` is
+    written before anything else.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owed = Owed()
+
+    def write_header(self, w: ByteWriter) -> None:
+        """Write what must precede the content.
+
+        Raises:
+            BlockingIOError: the stream took only a part; call again.
+            PhaseError: a message is under way.
+        """
+        phase = next_phase(self._phase, Event.HEADER)
+        if self._phase is Phase.NEW:
+            self._start()
+            self._phase = phase
+        self._push_header(w)
+        self._phase = next_phase(self._phase, Event.HEADER_DONE)
+
+    def write_into(self, w: ByteWriter, data: bytes | bytearray | memoryview) -> int:
+        """Take some content.
+
+        Args:
+            w: the stream below.
+            data: content, bytes of any buffer; used during the call only.
+        Returns:
+            How many bytes were taken, 1 to `len(data)`; 0 for empty data.
+        Raises:
+            BlockingIOError: no byte of `data` was taken. Offer it again, or other data, or write the end.
+            PhaseError: not between header and end.
+        """
+        if self._phase is not _CONTENT:
+            next_phase(self._phase, Event.CONTENT)
+        view = data if type(data) is memoryview else memoryview(data).cast("B")
+        if not view:
+            return 0
+        if self._owed:
+            self._owed.settle(w)
+        return self._take(w, view)
+
+    def flush_into(self, w: ByteWriter) -> None:
+        """Push out what is held back, as far as the format allows a short unit.
+
+        Raises:
+            BlockingIOError: call again.
+            PhaseError: not between header and end.
+        """
+        if self._phase is not _CONTENT:
+            next_phase(self._phase, Event.CONTENT)
+        self._push_flush(w)
+
+    def write_end(self, w: ByteWriter) -> None:
+        """Write what must follow the content; then the layer is NEW, ready for the next message.
+
+        Raises:
+            BlockingIOError: call again.
+            PhaseError: no message is under way, or its header is not complete.
+        """
+        phase = next_phase(self._phase, Event.END)
+        if self._phase is _CONTENT:
+            self._owed.settle(w)
+            self._finish()
+            self._phase = phase
+        self._push_end(w)
+        self._phase = next_phase(self._phase, Event.END_DONE)
+        self._clear()
+
+    # Hooks.
+
+    def _start(self) -> None:
+        """Begin a message: set its state, owe its header. Called once for each message."""
+
+    def _push_header(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        """Take content from `view` (not empty); nothing is owed when this is called."""
+        return write_some(w, view)
+
+    def _flush(self) -> None:
+        """Owe what is held back; nothing is owed when this is called."""
+
+    def _push_flush(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
+        self._flush()
+        self._owed.settle(w)
+
+    def _finish(self) -> None:
+        """Owe what follows the content. Called once for each message; nothing is owed when this is called."""
+
+    def _push_end(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
+
+    def _clear(self) -> None:
+        self._owed.clear()
+
+
+class ExtRead(_Phased):
+    """The reading half of a layer; as it stands, a transparent one.
+
+    A new layer overrides `_start`, `_read_header`, `_read` and `_skip`, whichever it needs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._failure: RemoteLayerError | None = None
+
+    def read_header(self, r: ByteReader) -> None:
+        """Read what precedes the content.
+
+        Raises:
+            BlockingIOError: call again.
+            RemoteLayerError: the bytes are not a header; sticky.
+            PhaseError: a message is under way.
+        """
+        phase = self._next(Event.HEADER)
+        if self._phase is Phase.NEW:
+            self._start()
+            self._phase = phase
+        try:
+            self._read_header(r)
+        except RemoteLayerError as error:
+            self._fail(error)
+            raise
+        self._phase = next_phase(self._phase, Event.HEADER_DONE)
+
+    def read_into(self, r: ByteReader, buffer: bytearray | memoryview) -> int:
+        """Read some content.
+
+        Args:
+            r: the stream below.
+            buffer: where it goes, at the front.
+        Returns:
+            How many bytes; 0 at the end of this layer's content (and for an empty buffer).
+        Raises:
+            BlockingIOError: nothing can be read now; call again.
+            RemoteLayerError: the bytes are not of this format; sticky. `buffer` may be overwritten, but holds
+                no content.
+            PhaseError: not between header and end.
+        """
+        if self._phase is not _CONTENT:
+            self._next(Event.CONTENT)
+        view = buffer if type(buffer) is memoryview else memoryview(buffer).cast("B")
+        if not view:
+            return 0
+        try:
+            return self._read(r, view)
+        except RemoteLayerError as error:
+            self._fail(error)
+            raise
+
+    def read_end(self, r: ByteReader) -> None:
+        """Read past the rest of the message (unread content where the format shows its end, padding), up to
+        its border; then the layer is NEW, ready for the next message.
+
+        Raises:
+            BlockingIOError: call again.
+            RemoteLayerError: the bytes are not of this format; sticky.
+            PhaseError: no message is under way, or its header is not complete.
+        """
+        phase = self._next(Event.END)
+        self._phase = phase
+        try:
+            self._skip(r)
+        except RemoteLayerError as error:
+            self._fail(error)
+            raise
+        self._phase = next_phase(self._phase, Event.END_DONE)
+        self._clear()
+
+    def reset(self) -> None:
+        super().reset()
+        self._failure = None
+
+    # Hooks.
+
+    def _start(self) -> None:
+        """Begin a message: set its state. Called once for each message."""
+
+    def _read_header(self, r: ByteReader) -> None:
+        """Read the header."""
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        """Read content into `view` (not empty); 0 at its end, as often as asked."""
+        return read_some(r, view)
+
+    def _skip(self, r: ByteReader) -> None:
+        """Read up to the border of the message."""
+
+    # Phases and errors.
+
+    def _next(self, event: Event) -> Phase:
+        if self._failure is not None:
+            # A fresh object: raising the kept one again would hang traceback upon traceback on it.
+            raise type(self._failure)(*self._failure.args)
+        return next_phase(self._phase, event)
+
+    def _fail(self, error: RemoteLayerError) -> None:
+        self._failure = type(error)(*error.args)
+        self._phase = next_phase(self._phase, Event.FAIL)

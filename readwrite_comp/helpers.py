@@ -1,0 +1,198 @@
+"""The two helpers that make layers restartable, and the two calls through which every layer meets its stream.
+
+A stream may handle fewer bytes than asked, or refuse (`BlockingIOError`) at any byte. What a layer has to
+remember across such a refusal is always one of two things, and both live here rather than in every layer
+anew:
+
+* `Take`: a structure of known length of which only a part has arrived;
+* `Owed`: bytes that are ready for the stream but that it has not taken yet.
+
+Both keep views, not copies: the layer's buffer must not be touched until the structure is whole or the debt
+is paid. Three outcomes stay apart everywhere: 0 (the stream ended), `BlockingIOError` (not now), `Truncated`
+(it ended too early).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Protocol
+
+from .errors import BadParameter, Malformed, Truncated
+
+__all__ = ["ByteReader", "ByteWriter", "Owed", "Take", "read_some", "skip_some", "would_block", "write_some"]
+
+_EMPTY = memoryview(b"")
+
+# At most this much is skipped in one call of the stream.
+_SCRATCH_BYTES = 16 * 1024
+
+
+class ByteReader(Protocol):
+    """A stream to read from: 0 at its end and only there."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read at most `len(buffer)` bytes; `None` (as raw files do) or `BlockingIOError` means "not now"."""
+        ...
+
+
+class ByteWriter(Protocol):
+    """A stream to write to."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Take some of `data`, at least one byte; `None` or `BlockingIOError` means "not now"."""
+        ...
+
+
+def would_block(what: str) -> BlockingIOError:
+    """Return the one error that says "not now"."""
+    return BlockingIOError(errno.EAGAIN, what)
+
+
+def read_some(r: ByteReader, view: memoryview) -> int:
+    """Read once from a stream into `view`, which is not empty.
+
+    Returns:
+        1 to `len(view)`, or 0 at the end of the stream.
+    Raises:
+        BlockingIOError: nothing can be read now.
+        BadParameter: the stream claims more bytes than there was room for.
+    """
+    count = r.readinto(view)
+    if count is None:
+        raise would_block("the stream has nothing to read now")
+    if count > len(view):
+        raise BadParameter(f"the stream says it read {count} bytes into {len(view)}")
+    return count
+
+
+def write_some(w: ByteWriter, view: memoryview) -> int:
+    """Write once to a stream; `view` is not empty.
+
+    Returns:
+        1 to `len(view)`.
+    Raises:
+        BlockingIOError: nothing can be written now. A stream that takes 0 bytes means the same.
+        BadParameter: the stream claims more bytes than it was offered.
+    """
+    count = w.write(view)
+    if not count:
+        raise would_block("the stream takes nothing now")
+    if count > len(view):
+        raise BadParameter(f"the stream says it took {count} of {len(view)} bytes")
+    return count
+
+
+def skip_some(r: ByteReader, count: int, what: str, *, must_be_zero: bool = False) -> int:
+    """Read up to `count` bytes (at least 1) and drop them; at most one call of the stream, so the caller
+    keeps count.
+
+    Returns:
+        How many were dropped, 1 to `count`.
+    Raises:
+        Truncated: the stream ended.
+        Malformed: `must_be_zero` and they are not.
+        BlockingIOError: nothing can be read now.
+    """
+    view = memoryview(bytearray(min(count, _SCRATCH_BYTES)))
+    done = read_some(r, view)
+    if done == 0:
+        raise Truncated(f"the stream ended with {count} bytes of {what} to come")
+    if must_be_zero and any(view[:done]):
+        raise Malformed(f"{what} holds bytes that are not zero")
+    return done
+
+
+class Owed:
+    """Bytes owed to the stream below, in order."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self) -> None:
+        self._view = _EMPTY
+
+    def __bool__(self) -> bool:
+        return len(self._view) > 0
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def owe(self, data: bytes | memoryview) -> None:
+        """Add bytes. They are not copied unless something is owed already: leave them alone until they are
+        gone."""
+        if self._view:
+            data = bytes(self._view) + bytes(data)
+        self._view = memoryview(data)
+
+    def settle(self, w: ByteWriter) -> None:
+        """Write until nothing is owed.
+
+        Raises:
+            BlockingIOError: the stream refused; the rest is still owed.
+        """
+        view = self._view
+        while view:
+            count = write_some(w, view)
+            # Stored at every step, so that whatever the next write raises finds the right rest.
+            self._view = view = view[count:]
+
+    def push(self, w: ByteWriter) -> None:
+        """Write what the stream takes now, for callers that have taken content already and so must not
+        raise."""
+        try:
+            self.settle(w)
+        except BlockingIOError:
+            # Nothing is lost: the rest is still owed, and the layer's next call begins with it.
+            return
+
+    def clear(self) -> None:
+        """Forget what is owed."""
+        self._view = _EMPTY
+
+
+class Take:
+    """A structure of known length that arrives in parts."""
+
+    __slots__ = ("_filled", "_view")
+
+    def __init__(self) -> None:
+        self._view = _EMPTY
+        self._filled = 0
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether some but not all bytes have come."""
+        return 0 < self._filled < len(self._view)
+
+    def begin(self, view: memoryview, filled: int = 0) -> None:
+        """Start over with the target `view`, of which the first `filled` bytes are there already."""
+        self._view = view
+        self._filled = filled
+
+    def fill(self, r: ByteReader, what: str, *, may_end: bool = False) -> bool:
+        """Read until the structure is whole, and never a byte more.
+
+        Args:
+            r: the stream.
+            what: the structure's name, for errors.
+            may_end: the stream may end before the first byte.
+        Returns:
+            True when it is whole; False when the stream ended before its first byte and `may_end` allows
+            that.
+        Raises:
+            Truncated: the stream ended inside, or at all without `may_end`.
+            BlockingIOError: not whole yet; call again.
+        """
+        view, size = self._view, len(self._view)
+        while self._filled < size:
+            count = read_some(r, view[self._filled :])
+            if count == 0:
+                if may_end and self._filled == 0:
+                    return False
+                raise Truncated(f"the stream ended after {self._filled} of {size} bytes of {what}")
+            self._filled += count
+        return True
+
+    def clear(self) -> None:
+        """Forget the structure."""
+        self._view = _EMPTY
+        self._filled = 0

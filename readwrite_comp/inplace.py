@@ -1,0 +1,241 @@
+"""Layers that keep the length of what they transform: any number of them works on one buffer, in place.
+
+A `Transform` is the part that differs (a keystream, a wide-block permutation); `InPlaceW` and `InPlaceR` are
+the ext layers around one or more of them. A stack of 25 such layers is then a loop over one buffer with no
+copy between the layers: `MultiWExt` and `MultiRExt` join neighbours of equal block size with `joined`. The
+bytes on the wire are those of separate layers.
+
+Order: transform 0 is next to the stream. Its header comes first on the wire, in the clear; the header of
+    transform 1 is transformed
+by 0, and so on. Content passes from the last to the first when written, the other way when read.
+
+* block_bytes = 1: any length at once (a keystream). Ends: NEVER.
+* block_bytes > 1: whole blocks only; the end pads with zero bytes to a whole block, before the transforms.
+  Ends: PADDED. A message without content is zero blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from .base import Ending, ExtRead, ExtWrite
+from .errors import BadParameter
+from .helpers import ByteReader, ByteWriter, Take, read_some
+
+__all__ = ["InPlaceR", "InPlaceW", "Transform"]
+
+# The most that one write of a keystream layer takes: a larger buffer makes the calls no cheaper and the
+# memory dearer.
+_STREAM_BYTES = 64 * 1024
+_EMPTY = memoryview(b"")
+
+
+class Transform(Protocol):
+    """One length-preserving transformation of one message at a time."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Length of the units it works on; 1: any."""
+        ...
+
+    @property
+    def header_bytes(self) -> int:
+        """Length of its header; 0 if `block_bytes` is more than 1."""
+        ...
+
+    def begin_write(self) -> bytes:
+        """Begin a message to be written and return its header."""
+        ...
+
+    def begin_read(self, header: bytes) -> None:
+        """Begin a message to be read with the header that came."""
+        ...
+
+    def apply(self, view: memoryview) -> None:
+        """Transform the next bytes (block_bytes = 1) or the next block of the message, in place."""
+        ...
+
+
+def _checked(transforms: Sequence[Transform]) -> int:
+    """Return the block size that all transforms share."""
+    sizes = {transform.block_bytes for transform in transforms}
+    if len(sizes) != 1:
+        raise BadParameter(f"transforms of block sizes {sorted(sizes)}, expected one size for all")
+    (block_bytes,) = sizes
+    if block_bytes > 1 and any(transform.header_bytes for transform in transforms):
+        raise BadParameter(
+            "a block transform with a header: blocks would not begin at multiples of their size"
+        )
+    return block_bytes
+
+
+class InPlaceW(ExtWrite):
+    """Writes content through transforms of one block size. Ends: NEVER (keystreams) or PADDED (blocks).
+
+    Args:
+        transforms: the first is next to the stream.
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        super().__init__()
+        self._block_bytes = _checked(transforms)
+        self._transforms = tuple(transforms)
+        self._in_order = tuple(reversed(self._transforms))
+        self._buffer = memoryview(bytearray(self._block_bytes if self._block_bytes > 1 else 0))
+        self._held = 0
+        self.ends = Ending.PADDED if self._block_bytes > 1 else Ending.NEVER
+
+    @property
+    def block_bytes(self) -> int:
+        """The block size of all its transforms; 1: any length."""
+        return self._block_bytes
+
+    @classmethod
+    def joined(cls, layers: Sequence[InPlaceW]) -> InPlaceW:
+        """Return one layer that does what `layers` (of equal block size, the first next to the stream) do one
+        after the other. It uses their transforms, so they must not be used any more."""
+        return InPlaceW([transform for layer in layers for transform in layer._transforms])
+
+    def _start(self) -> None:
+        self._held = 0
+        headers = b""
+        for transform in self._in_order:
+            header = transform.begin_write()
+            if headers:
+                inner = bytearray(headers)
+                transform.apply(memoryview(inner))
+                header += inner
+            headers = header
+        if headers:
+            self._owed.owe(headers)
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        if self._block_bytes == 1:
+            count = min(len(view), _STREAM_BYTES)
+            if count > len(self._buffer):
+                self._buffer = memoryview(bytearray(count))
+            block = self._buffer[:count]
+            block[:] = view[:count]
+            for transform in self._in_order:
+                transform.apply(block)
+            self._owed.owe(block)
+            self._owed.push(w)
+            return count
+        held = self._held
+        count = min(len(view), self._block_bytes - held)
+        self._buffer[held : held + count] = view[:count]
+        self._held = held + count
+        if self._held == self._block_bytes:
+            self._close_block()
+            self._owed.push(w)
+        return count
+
+    def _finish(self) -> None:
+        if self._held:
+            self._buffer[self._held :] = bytes(self._block_bytes - self._held)
+            self._close_block()
+
+    def _close_block(self) -> None:
+        self._held = 0
+        for transform in self._in_order:
+            transform.apply(self._buffer)
+        self._owed.owe(self._buffer)
+
+
+class InPlaceR(ExtRead):
+    """Reads what `InPlaceW` with the inverse transforms wrote. Ends: NEVER (keystreams) or PADDED (blocks).
+
+    A block goes straight into the caller's buffer and is transformed there, if there is room and all of it
+    has come at once.
+
+    Args:
+        transforms: the first is next to the stream.
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        super().__init__()
+        self._block_bytes = _checked(transforms)
+        self._transforms = tuple(transforms)
+        self._buffer = memoryview(bytearray(self._block_bytes if self._block_bytes > 1 else 0))
+        self._incoming = Take()
+        self.ends = Ending.PADDED if self._block_bytes > 1 else Ending.NEVER
+        self._clear()
+
+    @property
+    def block_bytes(self) -> int:
+        """The block size of all its transforms; 1: any length."""
+        return self._block_bytes
+
+    @classmethod
+    def joined(cls, layers: Sequence[InPlaceR]) -> InPlaceR:
+        """Return one layer that does what `layers` (of equal block size, the first next to the stream) do one
+        after the other. It uses their transforms, so they must not be used any more."""
+        return InPlaceR([transform for layer in layers for transform in layer._transforms])
+
+    def _clear(self) -> None:
+        self._opened = _EMPTY
+        self._begun = 0
+        self._header = memoryview(bytearray())
+        self._incoming.begin(self._buffer)
+
+    def _start(self) -> None:
+        self._expect_header()
+
+    def _expect_header(self) -> None:
+        if self._begun < len(self._transforms):
+            self._header = memoryview(bytearray(self._transforms[self._begun].header_bytes))
+            self._incoming.begin(self._header)
+
+    def _read_header(self, r: ByteReader) -> None:
+        while self._begun < len(self._transforms):
+            self._incoming.fill(r, "a header")
+            if self._header:
+                for outer in self._transforms[: self._begun]:
+                    outer.apply(self._header)
+            self._transforms[self._begun].begin_read(bytes(self._header))
+            self._begun += 1
+            self._expect_header()
+        self._incoming.begin(self._buffer)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        if self._block_bytes == 1:
+            count = read_some(r, view)
+            if count:
+                self._apply(view[:count])
+            return count
+        if not self._opened:
+            block_bytes = self._block_bytes
+            if len(view) >= block_bytes and not self._incoming.is_begun:
+                block = view[:block_bytes]
+                count = read_some(r, block)
+                if count == block_bytes:
+                    self._apply(block)
+                    return count
+                if count == 0:
+                    return 0
+                self._buffer[:count] = block[:count]
+                self._incoming.begin(self._buffer, count)
+            if not self._open_block(r, may_end=True):
+                return 0
+        count = min(len(view), len(self._opened))
+        view[:count] = self._opened[:count]
+        self._opened = self._opened[count:]
+        return count
+
+    def _skip(self, r: ByteReader) -> None:
+        if self._incoming.is_begun:
+            self._open_block(r, may_end=False)
+
+    def _open_block(self, r: ByteReader, *, may_end: bool) -> bool:
+        """Read a block into the own buffer and transform it; False when the stream ended before it."""
+        if not self._incoming.fill(r, "a block", may_end=may_end):
+            return False
+        self._incoming.begin(self._buffer)
+        self._apply(self._buffer)
+        self._opened = self._buffer
+        return True
+
+    def _apply(self, view: memoryview) -> None:
+        for transform in self._transforms:
+            transform.apply(view)

@@ -1,0 +1,221 @@
+"""`Sealed`: authenticated encryption of a stream of any length, chunk by chunk (the STREAM construction).
+
+Format: salt 32 random bytes ‖ chunk*, chunk = head u32 big-endian (last << 31 | length) ‖ ciphertext (length
+    bytes) ‖ tag 16.
+The key of a message is HKDF-SHA256(salt, key, info "readwrite_comp sealed 1"); AES-256-GCM with the head as
+associated data and the nonce counter (11 bytes, from 0) ‖ last (1 byte, 0 or 1). So no chunk can be changed,
+dropped, repeated, moved, or made the last.
+
+The chunk with the `last` bit ends the message (`Ending.EXACT`); it may be empty, any other holds at least one
+byte. A full chunk is held back until more content comes, as the last one has to say so. Nothing of a chunk is
+released before its tag is checked, so what a reader has released is always a prefix of what was written.
+
+Source: Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse
+    Misuse-Resistance" (2015), STREAM;
+age, internal/stream.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from .base import Ending, ExtRead, ExtWrite
+from .errors import AuthenticationError, BadParameter, Malformed
+from .helpers import ByteReader, ByteWriter, Take
+from .primitives import KEY_BYTES, TAG_BYTES, Aead, Engine, get_engine, hkdf_sha256, random_bytes
+
+__all__ = ["DEFAULT_CHUNK_BYTES", "SALT_BYTES", "SealedR", "SealedW"]
+
+SALT_BYTES = 32
+DEFAULT_CHUNK_BYTES = 16 * 1024
+# A reader allocates a chunk before it can check it: this bounds what a wrong setting can cost.
+MAX_CHUNK_BYTES = 2**24
+
+_HEAD = struct.Struct("!I")
+_LAST = 1 << 31
+_INFO = b"readwrite_comp sealed 1"
+# Writable, since an empty chunk is opened into it.
+_EMPTY = memoryview(bytearray())
+
+
+def _check(key: bytes, chunk_bytes: int) -> None:
+    if len(key) != KEY_BYTES:
+        raise BadParameter(f"key is {len(key)} bytes, expected {KEY_BYTES}")
+    if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
+        raise BadParameter(f"chunk of {chunk_bytes} bytes, expected 1 to {MAX_CHUNK_BYTES}")
+
+
+def _message_aead(engine: Engine, key: bytes, salt: bytes) -> Aead:
+    return engine.aead(hkdf_sha256(salt, key, _INFO, KEY_BYTES))
+
+
+def _nonce(counter: int, is_last: bool) -> bytes:
+    return counter.to_bytes(11, "big") + (b"\x01" if is_last else b"\x00")
+
+
+class SealedW(ExtWrite):
+    """Writes sealed chunks. Ends: EXACT. `flush_into` sends what is held as a chunk of its own.
+
+    Args:
+        key: 32 bytes; may serve any number of messages, as each derives its own from a random salt.
+        chunk_bytes: most content in a chunk.
+        engine: where AES-GCM comes from; by default the preferred one.
+    """
+
+    ends = Ending.EXACT
+
+    def __init__(
+        self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | None = None
+    ) -> None:
+        super().__init__()
+        _check(key, chunk_bytes)
+        self._key = bytes(key)
+        self._chunk_bytes = chunk_bytes
+        self._engine = engine or get_engine()
+        self._chunk = memoryview(bytearray(_HEAD.size + chunk_bytes + TAG_BYTES))
+        self._held = 0
+        self._counter = 0
+        self._aead: Aead | None = None
+
+    def _start(self) -> None:
+        salt = random_bytes(SALT_BYTES)
+        self._aead = _message_aead(self._engine, self._key, salt)
+        self._counter = 0
+        self._held = 0
+        self._owed.owe(salt)
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        chunk_bytes = self._chunk_bytes
+        if not self._held and len(view) > chunk_bytes:
+            # More follows, so this cannot be the last: sealed on its way into the chunk, without a copy.
+            self._seal(view[:chunk_bytes], is_last=False)
+            self._owed.push(w)
+            return chunk_bytes
+        if self._held == chunk_bytes:
+            self._seal_held(is_last=False)
+            self._owed.settle(w)
+        count = min(len(view), chunk_bytes - self._held)
+        start = _HEAD.size + self._held
+        self._chunk[start : start + count] = view[:count]
+        self._held += count
+        return count
+
+    def _flush(self) -> None:
+        if self._held:
+            self._seal_held(is_last=False)
+
+    def _finish(self) -> None:
+        self._seal_held(is_last=True)
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._aead = None
+        self._held = 0
+
+    def _seal_held(self, *, is_last: bool) -> None:
+        held, self._held = self._held, 0
+        self._seal(self._chunk[_HEAD.size : _HEAD.size + held], is_last=is_last)
+
+    def _seal(self, content: memoryview, *, is_last: bool) -> None:
+        assert self._aead is not None
+        length = len(content)
+        head = _HEAD.pack(length | _LAST if is_last else length)
+        end = _HEAD.size + length + TAG_BYTES
+        self._aead.seal_into(_nonce(self._counter, is_last), content, head, self._chunk[_HEAD.size : end])
+        self._counter += 1
+        self._chunk[: _HEAD.size] = head
+        self._owed.owe(self._chunk[:end])
+
+
+class SealedR(ExtRead):
+    """Reads what `SealedW` wrote. Ends: EXACT. `read_end` checks the tags of chunks that were not read, too.
+
+    Args:
+        key: as given to the writer.
+        chunk_bytes: a larger chunk is `Malformed`; at least what was given to the writer.
+        engine: where AES-GCM comes from; by default the preferred one.
+    """
+
+    ends = Ending.EXACT
+
+    def __init__(
+        self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | None = None
+    ) -> None:
+        super().__init__()
+        _check(key, chunk_bytes)
+        self._key = bytes(key)
+        self._chunk_bytes = chunk_bytes
+        self._engine = engine or get_engine()
+        self._chunk = memoryview(bytearray(_HEAD.size + chunk_bytes + TAG_BYTES))
+        self._head = self._chunk[: _HEAD.size]
+        self._salt = memoryview(bytearray(SALT_BYTES))
+        self._incoming = Take()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._aead: Aead | None = None
+        self._counter = 0
+        self._length = -1
+        self._is_last = False
+        self._opened = _EMPTY
+
+    def _start(self) -> None:
+        self._incoming.begin(self._salt)
+
+    def _read_header(self, r: ByteReader) -> None:
+        self._incoming.fill(r, "the salt")
+        self._aead = _message_aead(self._engine, self._key, bytes(self._salt))
+        self._incoming.begin(self._head)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        if not self._opened:
+            if self._is_last:
+                return 0
+            length = self._open_chunk(r, view)
+            if not self._opened:
+                return length
+        count = min(len(view), len(self._opened))
+        view[:count] = self._opened[:count]
+        self._opened = self._opened[count:]
+        return count
+
+    def _skip(self, r: ByteReader) -> None:
+        while not self._is_last:
+            self._open_chunk(r, _EMPTY)
+
+    def _open_chunk(self, r: ByteReader, view: memoryview) -> int:
+        """Read and check the next chunk; its content goes to `view` if there is room for all, else to
+        `_opened`.
+
+        Returns:
+            The length of the content.
+        """
+        assert self._aead is not None
+        incoming = self._incoming
+        if self._length < 0:
+            incoming.fill(r, "a chunk's head")
+            (head,) = _HEAD.unpack(self._head)
+            length = head & ~_LAST
+            if length > self._chunk_bytes:
+                raise Malformed(f"chunk {self._counter} of {length} bytes, at most {self._chunk_bytes}")
+            if not head & _LAST and not length:
+                raise Malformed(f"chunk {self._counter} is empty and not the last")
+            self._length = length
+            incoming.begin(self._chunk[_HEAD.size : _HEAD.size + length + TAG_BYTES])
+        incoming.fill(r, "a chunk")
+        length, self._length = self._length, -1
+        is_last = bool(self._head[0] & 0x80)
+        body = self._chunk[_HEAD.size : _HEAD.size + length + TAG_BYTES]
+        has_room = length <= len(view)
+        out = view[:length] if has_room else body[:length]
+        try:
+            self._aead.open_into(_nonce(self._counter, is_last), body, bytes(self._head), out)
+        except AuthenticationError:
+            raise AuthenticationError(
+                f"chunk {self._counter} was refused: changed, moved, or another key"
+            ) from None
+        self._opened = _EMPTY if has_room else out
+        self._counter += 1
+        self._is_last = is_last
+        incoming.begin(self._head)
+        return length

@@ -1,0 +1,216 @@
+"""`SizedWindows`: a limiter that pads a message to whole windows, so that its length shows only in steps.
+
+Windows follow each other, each of the size that `WindowSizes` gives; the last is padded. There is at least
+one, so an empty message looks like a short one. Nothing marks where content ends and padding begins
+(`Ending.PADDED`); `PaddedWindows` does that.
+
+Format: window*, window = [size u32 big-endian, if `size_written`] ‖ size bytes. With sizes written the reader
+    takes any size from
+1 to its maximum, so the writer may follow a plan of its own.
+
+Content is passed through, not copied, except for the first bytes of a window whose size is written: size and
+content must reach the stream as one, as a window may be announced only when content for it has been taken
+(else giving up after a refusal would leave a window that the reader does not expect).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from .base import Ending, ExtRead, ExtWrite
+from .errors import BadParameter, Malformed, Truncated
+from .helpers import ByteReader, ByteWriter, Take, read_some, skip_some, write_some
+from .primitives import random_bytes
+
+__all__ = ["Padding", "SizedWindowsR", "SizedWindowsW", "WindowSizes"]
+
+_SIZE = struct.Struct("!I")
+
+# The top bit of a written size is kept free, as PaddedWindows and Sealed use it for "last".
+MAX_WINDOW_BYTES = 2**31 - 1
+
+# How much content goes out together with a written size. More would only copy more.
+_FIRST_BYTES = 16 * 1024
+
+
+class Padding(Enum):
+    """What padding is made of."""
+
+    ZERO = auto()
+    """Zero bytes: cheap, and checked by readers that know it; for use inside a cipher."""
+
+    RANDOM = auto()
+    """Random bytes, ignored by the reader."""
+
+    def make(self, count: int) -> bytes:
+        """Return `count` bytes of padding."""
+        return bytes(count) if self is Padding.ZERO else random_bytes(count)
+
+
+@dataclass(frozen=True)
+class WindowSizes:
+    """The sizes of the windows of one message: `first_bytes`, then each the one before times `growth`, up to
+    `max_bytes`.
+
+    Args:
+        first_bytes: size of the first window, at least 1.
+        growth: (numerator, denominator), at least 1; whole numbers, so that both ends round alike (down).
+        max_bytes: no window is larger; by default `first_bytes`.
+    Raises:
+        BadParameter: sizes or growth out of range.
+    """
+
+    first_bytes: int
+    growth: tuple[int, int] = (1, 1)
+    max_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.max_bytes:
+            object.__setattr__(self, "max_bytes", self.first_bytes)
+        if not 1 <= self.first_bytes <= self.max_bytes <= MAX_WINDOW_BYTES:
+            raise BadParameter(
+                f"windows of {self.first_bytes} to {self.max_bytes} bytes, expected 1 <= first <= max < 2^31"
+            )
+        if not 1 <= self.growth[1] <= self.growth[0]:
+            raise BadParameter(f"growth {self.growth[0]}/{self.growth[1]}, expected at least 1/1")
+
+    def after(self, size: int) -> int:
+        """Return the size of the window that follows one of `size` bytes."""
+        return min(self.max_bytes, size * self.growth[0] // self.growth[1])
+
+
+class SizedWindowsW(ExtWrite):
+    """Writes content in windows, the last one padded. Ends: PADDED.
+
+    Args:
+        sizes: the plan, the same on both sides unless `size_written`.
+        size_written: precede each window by its size.
+        padding: what fills the last window.
+    """
+
+    ends = Ending.PADDED
+
+    def __init__(
+        self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding = Padding.RANDOM
+    ) -> None:
+        super().__init__()
+        self._sizes = sizes
+        self._size_written = size_written
+        self._padding = padding
+        self._next_bytes = sizes.first_bytes
+        self._left = 0
+        self._is_first = True
+
+    def _start(self) -> None:
+        self._next_bytes = self._sizes.first_bytes
+        self._left = 0
+        self._is_first = True
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        if self._left:
+            count = write_some(w, view if len(view) <= self._left else view[: self._left])
+            self._left -= count
+            return count
+        size = self._next_bytes
+        if self._size_written:
+            view = view[: min(size, _FIRST_BYTES)]
+            self._owed.owe(_SIZE.pack(size) + view)
+            self._owed.push(w)
+            count = len(view)
+        else:
+            count = write_some(w, view[:size])
+        # Only now is the window begun: a refusal above has left it the next one.
+        self._next_bytes = self._sizes.after(size)
+        self._is_first = False
+        self._left = size - count
+        return count
+
+    def _finish(self) -> None:
+        if self._is_first:
+            self._is_first = False
+            self._left = self._next_bytes
+            if self._size_written:
+                self._owed.owe(_SIZE.pack(self._left))
+        if self._left:
+            self._owed.owe(self._padding.make(self._left))
+            self._left = 0
+
+
+class SizedWindowsR(ExtRead):
+    """Reads what `SizedWindowsW` wrote. Ends: PADDED, so read as many bytes as the message is known to have,
+    then `read_end`.
+
+    Args:
+        sizes: as given to the writer; with `size_written` only its `max_bytes` counts, as a limit.
+        size_written: each window is preceded by its size.
+        padding: as given to the writer. ZERO is checked: other bytes are `Malformed`.
+    """
+
+    ends = Ending.PADDED
+
+    def __init__(
+        self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding = Padding.RANDOM
+    ) -> None:
+        super().__init__()
+        self._sizes = sizes
+        self._size_written = size_written
+        self._zero_padded = padding is Padding.ZERO
+        self._head = memoryview(bytearray(_SIZE.size))
+        self._incoming = Take()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._next_bytes = self._sizes.first_bytes
+        self._left = 0
+        self._is_first = True
+        self._incoming.begin(self._head)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        if not self._left:
+            if not self._size_written:
+                return self._read_first_of_window(r, view)
+            if not self._open_window(r, may_end=not self._is_first):
+                return 0
+        count = read_some(r, view if len(view) <= self._left else view[: self._left])
+        if count == 0:
+            raise Truncated(f"the stream ended with {self._left} bytes of a window to come")
+        self._left -= count
+        return count
+
+    def _read_first_of_window(self, r: ByteReader, view: memoryview) -> int:
+        # A window of implied size exists only once a byte of it has come.
+        size = self._next_bytes
+        count = read_some(r, view[:size])
+        if count == 0:
+            if self._is_first:
+                raise Truncated("the stream ended before the first window")
+            return 0
+        self._next_bytes = self._sizes.after(size)
+        self._is_first = False
+        self._left = size - count
+        return count
+
+    def _open_window(self, r: ByteReader, *, may_end: bool) -> bool:
+        """Read the size of the next window; False when the stream ended before it."""
+        if not self._incoming.fill(r, "a window's size", may_end=may_end):
+            return False
+        (size,) = _SIZE.unpack(self._head)
+        if not 1 <= size <= self._sizes.max_bytes:
+            raise Malformed(f"window of {size} bytes, expected 1 to {self._sizes.max_bytes}")
+        self._incoming.begin(self._head)
+        self._is_first = False
+        self._left = size
+        return True
+
+    def _skip(self, r: ByteReader) -> None:
+        if self._size_written:
+            if not self._left and (self._is_first or self._incoming.is_begun):
+                self._open_window(r, may_end=False)
+        elif self._is_first:
+            # An empty message has a window too.
+            self._left = self._next_bytes
+            self._is_first = False
+        while self._left:
+            self._left -= skip_some(r, self._left, "window padding", must_be_zero=self._zero_padded)

@@ -1,0 +1,306 @@
+"""`MultiWExt` / `MultiRExt`: any number of layers as one, by a loop and never by recursion, so that depth
+costs no Python stack.
+
+Layer 0 is next to the stream (its header is first on the wire, like an envelope), the last is next to the
+content. Between two neighbours lies a *stage*, a buffer that plays the stream for the layers on both sides.
+
+Writing pushes outwards: a layer writes into its stage, which never refuses, and the stage is emptied into the
+next layer before anything else is written into it. So a stage holds at most what one call of the layer above
+it can produce, and only layer 0 ever meets a stream that refuses.
+
+Reading pulls, and must not read ahead of what the structures demand: bytes after the message are not ours. So
+a stage is filled only with as many bytes as the layer above it has just asked for. Asked while empty it notes
+the wish and refuses; the loop sees the refusal, goes down to the layer below to fulfil the wish, and then
+repeats the call, which the contract of every layer allows. A refusal at layer 0 is the stream's own and goes
+to the caller.
+
+Neighbours that work in place on equal blocks are joined into one layer with a loop over one buffer (see
+`inplace`): no copy between them. Stacks within stacks are unpacked. Either way the bytes on the wire are the
+same.
+
+`CompExtW(outer, inner)` / `CompExtR` are the case of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from .base import Ending, ExtRead, ExtWrite
+from .errors import BadParameter, InUse
+from .helpers import ByteReader, ByteWriter, would_block
+from .inplace import InPlaceR, InPlaceW
+from .phases import Phase
+
+__all__ = ["CompExtR", "CompExtW", "MultiRExt", "MultiWExt"]
+
+# The most that is asked of a layer at once on behalf of the one above it: bounds a stage, whatever a wish
+# says.
+_STAGE_BYTES = 64 * 1024
+_EMPTY = memoryview(b"")
+
+T = TypeVar("T")
+
+
+def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> None:
+    if not layers:
+        raise BadParameter("a stack of no layers, expected at least one (Identity changes nothing)")
+    if len({id(layer) for layer in layers}) != len(layers):
+        raise InUse("a layer stands in the stack twice; each place needs an object of its own")
+    for index, layer in enumerate(layers):
+        if layer.phase is not Phase.NEW:
+            raise InUse(f"layer {index} is in phase {layer.phase.name}, expected NEW")
+
+
+def _stack_ending(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> Ending:
+    """How reading ends: as the layer next to the content says, or, where that is transparent, the next one
+    outwards."""
+    for layer in reversed(layers):
+        if layer.ends is not Ending.NEVER:
+            return layer.ends
+    return Ending.NEVER
+
+
+class _WriteStage:
+    """What a layer has written and the layer below it has not taken yet."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[memoryview] = []
+
+    def write(self, data: memoryview) -> int:
+        # A copy, since the layer above may use its buffer again as soon as this returns.
+        self._parts.append(memoryview(bytes(data)))
+        return len(data)
+
+    def empty_into(self, layer: ExtWrite, w: ByteWriter) -> None:
+        """Hand everything to `layer`; the rest stays here when that raises."""
+        parts = self._parts
+        while parts:
+            view = parts[0]
+            while view:
+                view = view[layer.write_into(w, view) :]
+                parts[0] = view
+            del parts[0]
+
+    def clear(self) -> None:
+        self._parts.clear()
+
+
+class _ReadStage:
+    """What a layer has read and the layer above it has not taken yet, and how much that one wishes for."""
+
+    __slots__ = ("_buffer", "_has_ended", "_rest", "_wish")
+
+    def __init__(self) -> None:
+        self._buffer = _EMPTY
+        self._rest = _EMPTY
+        self._wish = 0
+        self._has_ended = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        rest = self._rest
+        if rest:
+            count = min(len(buffer), len(rest))
+            buffer[:count] = rest[:count]
+            self._rest = rest[count:]
+            return count
+        if self._has_ended:
+            return 0
+        self._wish = min(len(buffer), _STAGE_BYTES)
+        raise would_block("the stage between two layers is empty")
+
+    def fill_from(self, layer: ExtRead, r: ByteReader) -> None:
+        """Read what was wished for, or a part of it, from `layer`."""
+        if len(self._buffer) < self._wish:
+            self._buffer = memoryview(bytearray(self._wish))
+        count = layer.read_into(r, self._buffer[: self._wish])
+        self._rest = self._buffer[:count]
+        self._has_ended = count == 0
+
+    def clear(self) -> None:
+        self._rest = _EMPTY
+        self._has_ended = False
+
+
+class MultiWExt(ExtWrite):
+    """Writes through several layers. Ends: as the innermost layer that is not NEVER.
+
+    Args:
+        layers: the first is next to the stream. They belong to the stack from now on.
+    Raises:
+        BadParameter: no layers.
+        InUse: a layer is in the middle of a message, or given twice.
+    """
+
+    def __init__(self, layers: Sequence[ExtWrite]) -> None:
+        super().__init__()
+        _check_free(layers)
+        self.ends = _stack_ending(layers)
+        flat: list[ExtWrite] = []
+        for layer in layers:
+            for part in layer._layers if isinstance(layer, MultiWExt) else (layer,):
+                below = flat[-1] if flat else None
+                if (
+                    isinstance(part, InPlaceW)
+                    and isinstance(below, InPlaceW)
+                    and part.block_bytes == below.block_bytes
+                ):
+                    flat[-1] = InPlaceW.joined([below, part])
+                else:
+                    flat.append(part)
+        self._layers: tuple[ExtWrite, ...] = tuple(flat)
+        # Stage i lies between layer i, which takes from it, and layer i + 1, which writes into it.
+        self._stages = tuple(_WriteStage() for _ in flat[1:])
+        # How many layers have written their header, or are still to write their end.
+        self._open_count = 0
+
+    def _start(self) -> None:
+        self._open_count = 0
+
+    def _below(self, index: int, w: ByteWriter) -> ByteWriter:
+        return self._stages[index - 1] if index else w
+
+    def _drain(self, w: ByteWriter) -> None:
+        """Empty all stages; on a refusal the rest is in stage 0."""
+        layers, stages = self._layers, self._stages
+        for index in range(len(stages) - 1, -1, -1):
+            stages[index].empty_into(layers[index], stages[index - 1] if index else w)
+
+    def _push_header(self, w: ByteWriter) -> None:
+        while self._open_count < len(self._layers):
+            # Stages are emptied first: the header of this layer is content of all those further out.
+            self._drain(w)
+            self._layers[self._open_count].write_header(self._below(self._open_count, w))
+            self._open_count += 1
+        self._drain(w)
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        self._drain(w)
+        last = len(self._layers) - 1
+        count = self._layers[last].write_into(self._below(last, w), view)
+        try:
+            self._drain(w)
+        except BlockingIOError:
+            # The content was taken; what could not go out waits in stage 0 and goes first in the next call.
+            return count
+        return count
+
+    def _push_flush(self, w: ByteWriter) -> None:
+        # On a second call after a refusal the layers further in hold nothing back any more, so repeating is
+        # harmless.
+        self._drain(w)
+        for index in range(len(self._layers) - 1, -1, -1):
+            self._layers[index].flush_into(self._below(index, w))
+            self._drain(w)
+
+    def _push_end(self, w: ByteWriter) -> None:
+        while self._open_count:
+            self._drain(w)
+            self._layers[self._open_count - 1].write_end(self._below(self._open_count - 1, w))
+            self._open_count -= 1
+
+    def _clear(self) -> None:
+        super()._clear()
+        for stage in self._stages:
+            stage.clear()
+
+    def reset(self) -> None:
+        super().reset()
+        for layer in self._layers:
+            layer.reset()
+
+
+class MultiRExt(ExtRead):
+    """Reads what `MultiWExt` with the matching layers wrote. Ends: as the innermost layer that is not NEVER.
+
+    Args:
+        layers: the first is next to the stream. They belong to the stack from now on.
+    Raises:
+        BadParameter: no layers.
+        InUse: a layer is in the middle of a message, or given twice.
+    """
+
+    def __init__(self, layers: Sequence[ExtRead]) -> None:
+        super().__init__()
+        _check_free(layers)
+        self.ends = _stack_ending(layers)
+        flat: list[ExtRead] = []
+        for layer in layers:
+            for part in layer._layers if isinstance(layer, MultiRExt) else (layer,):
+                below = flat[-1] if flat else None
+                if (
+                    isinstance(part, InPlaceR)
+                    and isinstance(below, InPlaceR)
+                    and part.block_bytes == below.block_bytes
+                ):
+                    flat[-1] = InPlaceR.joined([below, part])
+                else:
+                    flat.append(part)
+        self._layers: tuple[ExtRead, ...] = tuple(flat)
+        # Stage i lies between layer i, which fills it, and layer i + 1, which reads from it.
+        self._stages = tuple(_ReadStage() for _ in flat[1:])
+        # How many layers have read their header, or are still to read their end.
+        self._open_count = 0
+
+    def _start(self) -> None:
+        self._open_count = 0
+
+    def _run(self, top: int, call: Callable[[ByteReader], T], r: ByteReader) -> T:
+        """Make `call` of layer `top` on the stream below it, feeding it from the layers further out as it
+        asks."""
+        layers, stages = self._layers, self._stages
+        index = top
+        while True:
+            below = stages[index - 1] if index else r
+            try:
+                if index == top:
+                    return call(below)
+                stages[index].fill_from(layers[index], below)
+            except BlockingIOError:
+                if not index:
+                    raise
+                # Only its empty stage refuses a layer further in: see to the layer below, then come back.
+                index -= 1
+            else:
+                index += 1
+
+    def _read_header(self, r: ByteReader) -> None:
+        while self._open_count < len(self._layers):
+            self._run(self._open_count, self._layers[self._open_count].read_header, r)
+            self._open_count += 1
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        innermost = self._layers[-1]
+        if len(self._layers) == 1:
+            return innermost.read_into(r, view)
+        return self._run(len(self._layers) - 1, lambda below: innermost.read_into(below, view), r)
+
+    def _skip(self, r: ByteReader) -> None:
+        while self._open_count:
+            self._run(self._open_count - 1, self._layers[self._open_count - 1].read_end, r)
+            self._open_count -= 1
+
+    def _clear(self) -> None:
+        for stage in self._stages:
+            stage.clear()
+
+    def reset(self) -> None:
+        super().reset()
+        for layer in self._layers:
+            layer.reset()
+
+
+class CompExtW(MultiWExt):
+    """Two layers as one: `outer` next to the stream, `inner` next to the content."""
+
+    def __init__(self, outer: ExtWrite, inner: ExtWrite) -> None:
+        super().__init__([outer, inner])
+
+
+class CompExtR(MultiRExt):
+    """Two layers as one: `outer` next to the stream, `inner` next to the content."""
+
+    def __init__(self, outer: ExtRead, inner: ExtRead) -> None:
+        super().__init__([outer, inner])
