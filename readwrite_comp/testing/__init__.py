@@ -1,0 +1,44 @@
+"""The hostile-stream kit: puts any layer or stack through everything that a stream may do to it.
+
+Public, since users write layers too. `check_ext_pair(make_pair)` is the whole kit; the single checks are
+public as well, so that a property test can drive them with its own choices. It needs no test framework: a
+broken promise raises `KitFailure`, an `AssertionError` whose text says what was done.
+
+A *script* is how a stream misbehaves: one number for each call, the most bytes that this call handles; 0
+refuses the call (`BlockingIOError`). After its last number the stream behaves. An endless iterator is fine if
+it is not all zeros. *Splits* are the sizes of the pieces in which content is offered or asked for, used round
+and round.
+
+A hang is a failure, not a wait: streams and drivers count calls, and give up long after any correct layer
+would be done.
+"""
+
+from .checks import (
+    MakePair,
+    check_abandoned_write,
+    check_corruption,
+    check_early_end,
+    check_ext_pair,
+    check_misuse,
+    check_round_trip,
+    check_truncation,
+)
+from .drive import ReadResult, read_message, write_message
+from .streams import HostileReader, HostileWriter, KitFailure
+
+__all__ = [
+    "HostileReader",
+    "HostileWriter",
+    "KitFailure",
+    "MakePair",
+    "ReadResult",
+    "check_abandoned_write",
+    "check_corruption",
+    "check_early_end",
+    "check_ext_pair",
+    "check_misuse",
+    "check_round_trip",
+    "check_truncation",
+    "read_message",
+    "write_message",
+]

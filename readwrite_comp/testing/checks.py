@@ -1,0 +1,296 @@
+"""The checks: each carries one part of the contract out on a fresh pair of layers, and raises `KitFailure`
+where it is broken."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+from ..base import Ending, ExtRead, ExtWrite
+from ..errors import AuthenticationError, Malformed, PhaseError, Truncated
+from ..phases import Phase
+from .drive import read_message, write_message
+from .streams import HostileReader, HostileWriter, KitFailure, require
+
+__all__ = [
+    "MakePair",
+    "check_abandoned_write",
+    "check_corruption",
+    "check_early_end",
+    "check_ext_pair",
+    "check_misuse",
+    "check_round_trip",
+    "check_truncation",
+]
+
+MakePair = Callable[[], tuple[ExtWrite, ExtRead]]
+
+FOREIGN = b"these bytes belong to somebody else"
+
+
+def _length_for(reader: ExtRead, length: int) -> int | None:
+    """What a reader must be told of the length: nothing if it ends by itself."""
+    return None if reader.ends is Ending.EXACT else length
+
+
+def check_round_trip(
+    make_pair: MakePair,
+    contents: Sequence[bytes],
+    *,
+    write_script: Iterable[int] = (),
+    read_script: Iterable[int] = (),
+    write_splits: Sequence[int] = (1 << 20,),
+    read_splits: Sequence[int] = (1 << 16,),
+    flush_every: int = 0,
+) -> bytes:
+    """Messages in a row through one pair on one stream, foreign bytes behind them: the same content comes
+    out, each reader stops at its message's border, and the foreign bytes are untouched.
+
+    Returns:
+        What was on the wire, without the foreign bytes.
+    Raises:
+        KitFailure: it is not so.
+    """
+    writer, reader = make_pair()
+    require(writer.ends is reader.ends, f"the writer ends {writer.ends.name}, the reader {reader.ends.name}")
+    w = HostileWriter(write_script)
+    borders = []
+    for content in contents:
+        write_message(writer, w, content, write_splits, flush_every=flush_every)
+        borders.append(len(w.data))
+    r = HostileReader(bytes(w.data) + FOREIGN, read_script)
+    for index, (content, border) in enumerate(zip(contents, borders, strict=True)):
+        result = read_message(reader, r, _length_for(reader, len(content)), read_splits)
+        require(result.error is None, f"message {index} of {len(content)} bytes: {result.error!r}")
+        require(result.content == content, f"message {index} of {len(content)} bytes came out changed")
+        require(
+            r.position == border,
+            f"message {index}: the reader stands at {r.position}, its border is {border}",
+        )
+    return bytes(w.data)
+
+
+def check_abandoned_write(
+    make_pair: MakePair,
+    content: bytes,
+    *,
+    write_script: Iterable[int],
+    write_splits: Sequence[int] = (1 << 20,),
+) -> None:
+    """A writer whose user ends the message at the first refusal: exactly what was taken is in it, and nothing
+    more."""
+    writer, reader = make_pair()
+    w = HostileWriter(write_script)
+    taken = write_message(writer, w, content, write_splits, gives_up_when_refused=True)
+    r = HostileReader(bytes(w.data) + FOREIGN)
+    result = read_message(reader, r, _length_for(reader, len(taken)))
+    require(result.error is None, f"{len(taken)} bytes, then given up: {result.error!r}")
+    require(
+        result.content == taken, f"{len(taken)} bytes were taken, {len(result.content)} came out, or others"
+    )
+    require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+
+
+def check_early_end(
+    make_pair: MakePair, content: bytes, read_bytes: int, *, read_script: Iterable[int] = ()
+) -> None:
+    """`read_end` after a part of the content passes the rest, where the format shows its end; else it is not
+    tried."""
+    writer, reader = make_pair()
+    if reader.ends is not Ending.EXACT:
+        return
+    w = HostileWriter()
+    write_message(writer, w, content)
+    r = HostileReader(bytes(w.data) + FOREIGN, read_script)
+    result = read_message(reader, r, min(read_bytes, len(content)))
+    require(result.error is None, f"ended after {read_bytes} bytes: {result.error!r}")
+    require(content.startswith(result.content), "what was read is not a prefix of the content")
+    require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+
+
+def check_truncation(
+    make_pair: MakePair,
+    content: bytes,
+    cut: int,
+    *,
+    read_script: Iterable[int] = (),
+    read_splits: Sequence[int] = (64,),
+) -> None:
+    """A stream that ends after `cut` bytes of the message: a documented error, or, if the layer has no end
+    mark, an early end. What came out is a prefix of the content; after `reset()` the reader reads a whole
+    message."""
+    writer, reader = make_pair()
+    w = HostileWriter()
+    write_message(writer, w, content)
+    wire = bytes(w.data)
+    cut = min(cut, len(wire))
+    result = read_message(
+        reader, HostileReader(wire[:cut], read_script), _length_for(reader, len(content)), read_splits
+    )
+    where = f"cut after {cut} of {len(wire)} bytes"
+    require(content.startswith(result.content), f"{where}: what came out is not a prefix of the content")
+    if cut == len(wire):
+        require(result.error is None and result.content == content, f"{where}: {result.error!r}")
+    elif reader.ends is Ending.EXACT:
+        require(result.error is not None, f"{where}: not noticed, although the layer has an end mark")
+    _check_usable_again(writer, reader, content)
+
+
+def check_corruption(
+    make_pair: MakePair,
+    content: bytes,
+    position: int,
+    mask: int,
+    *,
+    authenticated: bool,
+    read_splits: Sequence[int] = (64,),
+) -> None:
+    """One changed byte on the wire (XOR `mask`, not 0).
+
+    With `authenticated` nothing wrong may come out: a prefix of the content and then `AuthenticationError`,
+    `Malformed` or `Truncated`, or all of the content where the byte was padding outside the seal. Without it,
+    documented errors or wrong content, no longer than the wire. After `reset()` the reader reads a whole
+    message.
+    """
+    writer, reader = make_pair()
+    w = HostileWriter()
+    write_message(writer, w, content)
+    wire = bytearray(w.data)
+    if not wire:
+        return
+    position %= len(wire)
+    wire[position] ^= mask
+    length = _length_for(reader, len(content))
+    result = read_message(reader, HostileReader(bytes(wire)), length, read_splits, most_bytes=len(wire))
+    where = f"byte {position} of {len(wire)} changed"
+    require(
+        result.error is None or isinstance(result.error, (AuthenticationError, Malformed, Truncated)),
+        f"{where}: undocumented {result.error!r}",
+    )
+    if authenticated:
+        require(content.startswith(result.content), f"{where}: content that was not written came out")
+        require(
+            result.error is not None or result.content == content,
+            f"{where}: content is missing, and no error",
+        )
+    _check_usable_again(writer, reader, content)
+
+
+def _check_usable_again(writer: ExtWrite, reader: ExtRead, content: bytes) -> None:
+    reader.reset()
+    require(reader.phase is Phase.NEW, f"after reset() the reader is {reader.phase.name}, expected NEW")
+    w = HostileWriter()
+    write_message(writer, w, content)
+    result = read_message(reader, HostileReader(bytes(w.data)), _length_for(reader, len(content)))
+    require(
+        result.error is None and result.content == content,
+        f"after reset() a good message fails: {result.error!r}",
+    )
+
+
+def check_misuse(make_pair: MakePair) -> None:
+    """Calls out of order are `PhaseError` and change nothing; `reset()` in the middle of a message makes a
+    layer NEW again."""
+    writer, reader = make_pair()
+    w = HostileWriter()
+    _refuses(lambda: writer.write_into(w, b"x"), "write_into before the header")
+    _refuses(lambda: writer.flush_into(w), "flush_into before the header")
+    _refuses(lambda: writer.write_end(w), "write_end before the header")
+    require(not w.data, "a refused call wrote something")
+    writer.write_header(w)
+    _refuses(lambda: writer.write_header(w), "a second header")
+    writer.write_into(w, b"left behind")
+    writer.reset()
+    w = HostileWriter()
+    write_message(writer, w, b"kept")
+    r = HostileReader(bytes(w.data) + FOREIGN)
+    _refuses(lambda: reader.read_into(r, bytearray(1)), "read_into before the header")
+    _refuses(lambda: reader.read_end(r), "read_end before the header")
+    require(r.position == 0, "a refused call read something")
+    reader.read_header(r)
+    _refuses(lambda: reader.read_header(r), "a second header")
+    reader.read_into(r, bytearray(2))
+    reader.reset()
+    r = HostileReader(bytes(w.data) + FOREIGN)
+    result = read_message(reader, r, _length_for(reader, 4))
+    require(result.error is None and result.content == b"kept", "after reset() a message does not come out")
+    require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+
+
+def _refuses(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except PhaseError:
+        return
+    raise KitFailure(f"{what} was not refused with PhaseError")
+
+
+def check_ext_pair(
+    make_pair: MakePair,
+    *,
+    authenticated: bool = False,
+    sizes: Sequence[int] = (0, 1, 2, 7, 16, 33, 100, 1_000),
+    samples: int = 60,
+    seed: int = 0,
+) -> None:
+    """Put a layer or stack through all checks of this module.
+
+    Args:
+        make_pair: returns a fresh writer and the reader that matches it.
+        authenticated: the layer promises that nothing comes out that was not written.
+        sizes: lengths of contents; name those around the edges of your windows or blocks.
+        samples: how many cuts and changed bytes to try; all of them, if the message is no longer.
+        seed: of the choices made here; the same seed makes the same ones.
+    Raises:
+        KitFailure: a promise is broken; the text says which.
+        Exception: whatever else the layer let through, which is a failure just as well.
+    """
+    rng = random.Random(seed)
+    check_misuse(make_pair)
+    for size in sizes:
+        content, second = rng.randbytes(size), rng.randbytes(rng.choice(sizes))
+        for write_script, read_script, splits in _scripts(rng):
+            check_round_trip(
+                make_pair,
+                [content, second],
+                write_script=write_script,
+                read_script=read_script,
+                write_splits=splits,
+                read_splits=splits[::-1],
+                flush_every=rng.choice((0, 0, 1, 3)),
+            )
+        refused = rng.randrange(1, 8)
+        check_abandoned_write(
+            make_pair,
+            content,
+            write_script=[1 << 20] * refused + [0] * 3,
+            write_splits=(rng.randrange(1, 40),),
+        )
+        check_early_end(make_pair, content, rng.randrange(size + 1), read_script=_random_script(rng, 200))
+    small = rng.randbytes(min(max(sizes), 100))
+    wire_bytes = len(check_round_trip(make_pair, [small]))
+    for cut in _sample(rng, wire_bytes + 1, samples):
+        check_truncation(
+            make_pair, small, cut, read_script=_random_script(rng, 50), read_splits=(rng.randrange(1, 80),)
+        )
+    for position in _sample(rng, wire_bytes, samples):
+        check_corruption(make_pair, small, position, rng.randrange(1, 256), authenticated=authenticated)
+
+
+def _random_script(rng: random.Random, length: int) -> list[int]:
+    return [rng.choice((0, 0, 1, 1, 2, 5, 30)) for _ in range(length)]
+
+
+def _scripts(rng: random.Random) -> list[tuple[Iterable[int], Iterable[int], Sequence[int]]]:
+    """Well-behaved, byte by byte, refusing before every byte, and at random."""
+    return [
+        ((), (), (1 << 16,)),
+        (itertools.repeat(1), itertools.repeat(1), (1, 2, 50)),
+        (itertools.cycle((0, 1)), itertools.cycle((0, 1)), (1 << 16,)),
+        (_random_script(rng, 300), _random_script(rng, 300), [rng.randrange(1, 60) for _ in range(5)]),
+    ]
+
+
+def _sample(rng: random.Random, count: int, most: int) -> list[int]:
+    return list(range(count)) if count <= most else sorted(rng.sample(range(count), most))

@@ -1,0 +1,147 @@
+"""Drivers: one message through one layer, each refused call made again.
+
+The reading driver also checks, at every error, that it is sticky.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..base import ExtRead, ExtWrite
+from ..errors import RemoteLayerError
+from ..phases import Phase
+from .streams import MAX_REFUSALS, HostileReader, HostileWriter, KitFailure, require
+
+__all__ = ["ReadResult", "read_message", "write_message"]
+
+T = TypeVar("T")
+
+
+def _until_done(call: Callable[[], T]) -> T:
+    for _ in range(MAX_REFUSALS):
+        try:
+            return call()
+        except BlockingIOError:
+            continue
+    raise KitFailure("the layer hangs: it refuses for ever although the stream does not")
+
+
+def write_message(
+    ext: ExtWrite,
+    w: HostileWriter,
+    content: bytes,
+    splits: Sequence[int] = (1 << 20,),
+    *,
+    flush_every: int = 0,
+    gives_up_when_refused: bool = False,
+) -> bytes:
+    """Write one message, making each refused call again.
+
+    Args:
+        ext: a layer in phase NEW.
+        w: where to.
+        content: what.
+        splits: sizes of the pieces offered; a refused piece is offered again with the next size.
+        flush_every: flush after so many pieces; 0: never.
+        gives_up_when_refused: end the message at the first refusal of content.
+    Returns:
+        The content that the layer took: all of `content` unless it gave up.
+    """
+    _until_done(lambda: ext.write_header(w))
+    require(ext.write_into(w, b"") == 0, "write_into of nothing did not return 0")
+    sizes = itertools.cycle(splits)
+    done, pieces, refusals = 0, 0, 0
+    while done < len(content):
+        piece = content[done : done + next(sizes)]
+        try:
+            count = ext.write_into(w, piece)
+        except BlockingIOError:
+            refusals += 1
+            require(refusals <= MAX_REFUSALS, "the layer hangs: it takes no content")
+            if gives_up_when_refused:
+                break
+            continue
+        require(1 <= count <= len(piece), f"write_into took {count} of {len(piece)} bytes")
+        done, pieces, refusals = done + count, pieces + 1, 0
+        if flush_every and pieces % flush_every == 0:
+            _until_done(lambda: ext.flush_into(w))
+    _until_done(lambda: ext.write_end(w))
+    require(ext.phase is Phase.NEW, f"after write_end the writer is {ext.phase.name}, expected NEW")
+    return content[:done]
+
+
+@dataclass
+class ReadResult:
+    """What came out of one message."""
+
+    content: bytes
+    error: RemoteLayerError | None
+
+
+def read_message(
+    ext: ExtRead,
+    r: HostileReader,
+    length: int | None,
+    splits: Sequence[int] = (1 << 16,),
+    *,
+    most_bytes: int = 1 << 24,
+) -> ReadResult:
+    """Read one message, making each refused call again.
+
+    Args:
+        ext: a layer in phase NEW.
+        r: where from.
+        length: read so many bytes and not on to the end; None: until the layer says 0.
+        splits: sizes of the buffers.
+        most_bytes: more content than this is a failure.
+    Returns:
+        The content up to the end or to the documented error. Any other error passes through.
+    """
+    content = bytearray()
+    try:
+        _until_done(lambda: ext.read_header(r))
+        require(ext.read_into(r, bytearray()) == 0, "read_into of no buffer did not return 0")
+        sizes, refusals = itertools.cycle(splits), 0
+        while length is None or len(content) < length:
+            size = next(sizes)
+            view = memoryview(bytearray(size if length is None else min(size, length - len(content))))
+            try:
+                count = ext.read_into(r, view)
+            except BlockingIOError:
+                refusals += 1
+                require(refusals <= MAX_REFUSALS, "the layer hangs: it gives no content")
+                continue
+            require(0 <= count <= len(view), f"read_into of {len(view)} bytes returned {count}")
+            if count == 0:
+                again = _until_done(lambda: ext.read_into(r, bytearray(1)))
+                require(again == 0, "read_into went on after it had returned 0")
+                break
+            refusals = 0
+            content += view[:count]
+            require(len(content) <= most_bytes, f"more than {most_bytes} bytes of content")
+        _until_done(lambda: ext.read_end(r))
+    except RemoteLayerError as error:
+        _check_sticky(ext, r, error)
+        return ReadResult(bytes(content), error)
+    require(ext.phase is Phase.NEW, f"after read_end the reader is {ext.phase.name}, expected NEW")
+    return ReadResult(bytes(content), None)
+
+
+def _check_sticky(ext: ExtRead, r: HostileReader, error: RemoteLayerError) -> None:
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: ext.read_into(r, bytearray(8)),
+        lambda: ext.read_end(r),
+        lambda: ext.read_header(r),
+    )
+    for call in calls:
+        try:
+            call()
+        except RemoteLayerError as again:
+            require(
+                type(again) is type(error), f"{type(again).__name__} after {type(error).__name__}: not sticky"
+            )
+        else:
+            raise KitFailure(f"a call went through after {type(error).__name__}: not sticky")
