@@ -329,10 +329,6 @@ class NoiseXK:
         self._state = state
         return payload
 
-    def split(self) -> LinkKeys:
-        """Return the transport keys of this side: `finish` under the name that section 5.3 gives it."""
-        return self.finish()
-
     def finish(self) -> LinkKeys:
         """Return the transport keys and end this object's life: any further call is refused.
 
@@ -362,7 +358,8 @@ class NoiseXK:
         return f"{call} by the {self.role} before message {self._state.turn + 1}, which the {writer} writes"
 
     def _make_ephemeral(self) -> X25519Private:
-        return self._engine.x25519_private(self._fixed_ephemeral or random_bytes(_KEY_BYTES))
+        fixed = self._fixed_ephemeral
+        return self._engine.x25519_private(random_bytes(_KEY_BYTES) if fixed is None else fixed)
 
     def _exchange(self, state: _State, token: _Token) -> bytes:
         """The DH that a two-letter token names: first letter the initiator's key, second the responder's."""

@@ -10,9 +10,10 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
-from reactor import ReadYield, Signal
+from reactor import ReadYield, RunInThread, Signal
 from tunnel.errors import (
     MalformedMessage,
     PeerError,
@@ -28,6 +29,7 @@ from tunnel.node.pending import PendingQuery
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.wire import LinkStream
 from tunnel.route import Route
+from tunnel.tunnel import OutgoingQuery
 
 __all__ = ["Progress", "QueryResult", "query_service"]
 
@@ -87,7 +89,10 @@ def query_service(
     """
     if len(node.pending) >= node.limits.queries:
         raise QueryFailed(f"{len(node.pending)} queries are waiting already, the limit of this node")
-    query = node.tunnel.query(route, mode, profile, now_s=node.wall_clock())
+    # Up to 254 public-key operations: a third of a second in which the node's loop goes on.
+    query: OutgoingQuery = yield RunInThread(
+        partial(node.tunnel.query, route, mode, profile, now_s=node.wall_clock())
+    )
     made_sink = sink is None
     target = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) if sink is None else sink  # noqa: SIM115 — the result's
     pending = PendingQuery(target)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reactor import Channel, Scope
+from reactor import Channel, CurrentTime, Scope
 from tunnel.descriptor import Descriptor
 from tunnel.directory import Directory
 from tunnel.node.limits import Limits
@@ -17,9 +17,10 @@ from tunnel.tunnel import Tunnel
 if TYPE_CHECKING:
     from tunnel.node.global_service import Forward
     from tunnel.node.pending import PendingQuery
+    from tunnel.node.wire import LinkStream
     from tunnel.services import InnerService
 
-__all__ = ["FrameReport", "NodeContext", "Service", "short"]
+__all__ = ["FrameReport", "NodeContext", "Service", "report_frame", "short"]
 
 T = TypeVar("T")
 Service = Generator[Any, Any, T]
@@ -31,13 +32,15 @@ class FrameReport:
 
     Attributes:
         node, neighbour: who sent it on, and to whom (node ids).
-        frame_bytes: header and chunks as sent.
+        bytes_in: header and chunks as received; 0 where the frame begins.
+        bytes_out: header and chunks as sent.
         started_s, ended_s: on the reactor's clock: the first byte taken in hand, the last one sent.
     """
 
     node: bytes
     neighbour: bytes
-    frame_bytes: int
+    bytes_in: int
+    bytes_out: int
     started_s: float
     ended_s: float
 
@@ -71,6 +74,17 @@ class NodeContext:
     def name(self) -> str:
         """The node's id as the log shows it: its first four bytes in hex."""
         return short(self.descriptor.node_id)
+
+
+def report_frame(node: NodeContext, link: LinkStream, started_s: float, *, content_in: int) -> Service[None]:
+    """Tell the observer, if there is one, that a frame has been sent on over `link`."""
+    if node.observe is not None:
+        ended_s: float = yield CurrentTime()
+        node.observe(
+            FrameReport(
+                node.descriptor.node_id, link.peer_id, content_in, link.content_out, started_s, ended_s
+            )
+        )
 
 
 def short(node_id: bytes) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from readwrite_comp import ExtRead, LayerError, Truncated
-from reactor import CurrentTime, ReadYield, WriteYield
+from reactor import PASS, CurrentTime, ReadYield, WriteYield
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, UnknownNext
-from tunnel.node.context import FrameReport, NodeContext, Service
+from tunnel.node.context import NodeContext, Service, report_frame
 from tunnel.node.links import dial
 from tunnel.node.wire import LinkStream
 from tunnel.tunnel import OutgoingFrame
@@ -53,6 +53,8 @@ class FrameWriter:
             taken: int = yield from writer.call(self._frame.layer.write_into, view)
             self.content_bytes += taken
             view = view[taken:]
+            # A chunk through 126 layers takes milliseconds: others get their turn after each.
+            yield PASS
 
     def send(self) -> Service[None]:
         """Send the chunks that are sealed; a chunk that is not full stays."""
@@ -73,13 +75,7 @@ class FrameWriter:
         yield from writer.call(self._frame.layer.write_end)
         link.finish()
         yield from writer.flush()
-        if self._node.observe is not None:
-            ended_s = yield CurrentTime()
-            self._node.observe(
-                FrameReport(
-                    self._node.descriptor.node_id, link.peer_id, link.content_out, self._started_s, ended_s
-                )
-            )
+        yield from report_frame(self._node, link, self._started_s, content_in=0)
 
     def reset(self, code: ErrorCode) -> None:
         """End the frame early with a reason; queued, sent when the link is ended."""
@@ -108,6 +104,7 @@ class FrameReader:
         """Content into `buffer`; 0 at the end of the message, when everything to the frame's FIN was checked."""
         if self._ended:
             return 0
+        yield PASS  # as in FrameWriter.write: opening one chunk can take milliseconds
         count: int = yield from self._call(self._layer.read_into, buffer)
         self.content_bytes += count
         if count == 0 and len(buffer):

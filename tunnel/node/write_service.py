@@ -9,7 +9,7 @@ from __future__ import annotations
 from reactor import CurrentTime, Signal, Sleep, WriteYield
 from tunnel.errors import PeerError, UnknownNext
 from tunnel.geometry import Profile
-from tunnel.node.context import FrameReport, NodeContext, Service, short
+from tunnel.node.context import NodeContext, Service, report_frame, short
 from tunnel.node.links import dial, end_link
 from tunnel.node.relay import guarded, idle_watch, relay
 from tunnel.node.wire import LinkStream
@@ -36,21 +36,21 @@ def write_service(node: NodeContext, incoming: LinkStream, profile: Profile, ope
     try:
         outgoing.open(profile)
         yield from WriteYield(outgoing).write_all(opened.next_header)
-        yield from _relay_both(node, incoming, outgoing, profile, opened)
+        yield from _relay_both(node, incoming, outgoing, profile, opened, started_s)
     except PeerError as error:
         outgoing.reset(error.code)
         raise
     finally:
         yield from end_link(node, outgoing)
-    if node.observe is not None:
-        ended_s: float = yield CurrentTime()
-        node.observe(
-            FrameReport(node.descriptor.node_id, slot.next_id, outgoing.content_out, started_s, ended_s)
-        )
 
 
 def _relay_both(
-    node: NodeContext, incoming: LinkStream, outgoing: LinkStream, profile: Profile, opened: Opened
+    node: NodeContext,
+    incoming: LinkStream,
+    outgoing: LinkStream,
+    profile: Profile,
+    opened: Opened,
+    started_s: float,
 ) -> Service[None]:
     """Both halves at once, until both have ended; the first error ends both."""
     forward, backward = node.tunnel.relay_layers(opened.slot, profile)
@@ -59,6 +59,7 @@ def _relay_both(
 
     def relay_forward() -> Service[None]:
         yield from relay(incoming, outgoing, forward.decrypt, chunk_bytes)
+        yield from report_frame(node, outgoing, started_s, content_in=incoming.content_in)
         yield backward_ended
 
     def relay_backward() -> Service[None]:

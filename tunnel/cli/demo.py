@@ -1,0 +1,316 @@
+"""`mtun demo`: a network of real nodes on loopback, one real query through them and its answer, and a table of it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import random
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from tunnel.cli.terminal import ProgressBar, parse_size, readable_size, table
+from tunnel.errors import BadRoute
+from tunnel.geometry import Profile
+from tunnel.local_network import LocalNetwork
+from tunnel.modes import MODES, ReplyMode
+from tunnel.node import FrameReport, QueryResult
+from tunnel.services import InnerService, Query, Reply
+
+__all__ = ["add_parser"]
+
+_EXAMPLE = """\
+example:
+  mtun demo                                  25 nodes, 23 proxies, a text of 300 KiB
+  mtun demo --peers 5 --file README.md       a file of yours through 3 proxies
+  mtun demo --peers 128 --mode none --json   the longest route, for machines
+"""
+_LINE = "the quick brown fox carries message %06d through peers that only Alice knows\n"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = commands.add_parser(
+        "demo",
+        help="send a file through a network of real nodes on this machine, and check what comes back",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--peers", type=int, default=25, help="nodes, Alice and Bob included (default 25)")
+    add("--hops", type=int, help="proxies between Alice and Bob (default: all the others)")
+    add("--size", type=parse_size, default=300 * 1024, help="bytes of the text that is made (default 300KiB)")
+    add("--file", type=Path, help="send this file in place of a made text")
+    add("--mode", type=ReplyMode, choices=list(ReplyMode), default=ReplyMode.ROUTE, help="reply mode")
+    add("--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)")
+    add("--engine", choices=("auto", "openssl", "pycryptodome"), default="auto", help="crypto library")
+    add("--seed", type=int, help="makes the choice of the route repeatable (keys are always fresh)")
+    add("--json", action="store_true", help="one JSON object on stdout, nothing else")
+    parser.set_defaults(run=run)
+
+
+@dataclass(slots=True)
+class Link:
+    """One step of the route, and the frame bytes that crossed it each way."""
+
+    source: str
+    target: str
+    query_frame_bytes: int
+    reply_frame_bytes: int
+
+    def as_json(self) -> dict[str, object]:
+        values = asdict(self)
+        return {"from": values.pop("source"), "to": values.pop("target"), **values}
+
+
+class _Digest:
+    """Counts and digests what passes."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, data: bytes | memoryview) -> None:
+        self.bytes += len(data)
+        self._hash.update(data)
+
+    @property
+    def hex(self) -> str:
+        return self._hash.hexdigest()
+
+
+class _Uppercase(InnerService):
+    """Bob: answers with the query in upper case, and digests both."""
+
+    def __init__(self) -> None:
+        self.received = _Digest()
+        self.sent = _Digest()
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        while chunk := (yield from query.read()):
+            self.received.add(chunk)
+            if reply.is_possible:
+                answer = chunk.upper()
+                self.sent.add(answer)
+                yield from reply.write(answer)
+
+
+class _DigestingSource(io.RawIOBase):
+    """Alice's file as it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = _Digest()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.add(data)
+        return data
+
+
+class _DigestingSink(io.RawIOBase):
+    """The reply as it arrives; kept nowhere."""
+
+    def __init__(self) -> None:
+        self.digest = _Digest()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.add(data)
+        return len(data)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The whole demonstration. Returns the exit status."""
+    if options.peers < 2:
+        raise BadRoute(f"--peers {options.peers}: Alice and Bob are two")
+    hops = options.peers - 2 if options.hops is None else options.hops
+    profile = Profile.for_proxies(hops) if options.profile is None else Profile.from_name(options.profile)
+    size = options.file.stat().st_size if options.file else options.size
+    bob_service = _Uppercase()
+    reports: list[FrameReport] = []
+    rng = random.Random(options.seed) if options.seed is not None else random.SystemRandom()
+    with (
+        _open_content(options.file, size) as file,
+        LocalNetwork(options.peers, service=bob_service, engine=options.engine, observe=reports.append) as net,
+    ):
+        if not options.json:
+            print(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {options.mode}, "
+                  f"profile {profile.name}, engine {net.engine.name}")  # fmt: skip
+        positions = rng.sample(range(len(net)), 2)
+        alice, bob = net[positions[0]], net[positions[1]]
+        route_rng = _PositionSampler(rng, net) if options.seed is not None else None
+        source, sink = _DigestingSource(file), _DigestingSink()
+        both_ways = 2 if MODES[options.mode].has_reply else 1
+        bar = ProgressBar(size * both_ways, enabled=not options.json)
+        started_s = time.monotonic()
+        with contextlib.closing(bar):
+            result = alice.query(
+                bob.id,
+                source,
+                hops=hops,
+                mode=options.mode,
+                profile=profile,
+                sink=sink,
+                rng=route_rng,
+                progress=lambda sent, received: bar.update(sent + received),
+            ).result()
+        seconds = time.monotonic() - started_s
+        ports = {node.id: node.address.port for node in net}
+        engine = net.engine.name
+    outcome = _outcome(options, hops, engine, result, alice.id, bob_service, source, sink, reports, seconds)
+    if options.json:
+        print(json.dumps(outcome, indent=1))
+    else:
+        _print_table(outcome, alice.id, result, reports, ports)
+    return 0 if outcome["ok"] else 1
+
+
+class _PositionSampler(random.Random):
+    """Draws by position in the network, since node ids are new each time: the same seed gives the same positions."""
+
+    def __init__(self, rng: random.Random, net: LocalNetwork) -> None:
+        super().__init__()
+        self._rng = rng
+        self._order = {node.id: i for i, node in enumerate(net)}
+
+    def sample(self, population: Any, k: int, *, counts: Any = None) -> list[Any]:
+        return self._rng.sample(sorted(population, key=self._order.__getitem__), k)
+
+
+def _open_content(path: Path | None, size: int) -> IO[bytes]:
+    if path is not None:
+        return path.open("rb")
+    line_bytes = len(_LINE % 0)
+    text = "".join(_LINE % number for number in range(size // line_bytes + 1)).encode("ascii")
+    return io.BytesIO(text[:size])
+
+
+def _outcome(
+    options: argparse.Namespace,
+    hops: int,
+    engine: str,
+    result: QueryResult,
+    alice: bytes,
+    bob: _Uppercase,
+    source: _DigestingSource,
+    sink: _DigestingSink,
+    reports: list[FrameReport],
+    seconds: float,
+) -> dict[str, Any]:
+    links = _links(alice, result, reports)
+    has_reply = result.has_reply
+    sizes_agree = len({link.query_frame_bytes for link in links}) == 1
+    sizes_agree &= len({link.reply_frame_bytes for link in links}) == 1
+    sizes_agree &= bool(links[0].query_frame_bytes) and bool(links[0].reply_frame_bytes) == has_reply
+    digests_agree = source.digest.hex == bob.received.hex and (not has_reply or bob.sent.hex == sink.digest.hex)
+    return {
+        "ok": sizes_agree and digests_agree,
+        "peers": options.peers,
+        "hops": hops,
+        "mode": str(options.mode),
+        "profile": result.profile.name,
+        "engine": engine,
+        "link_policy": "once",
+        "query_bytes": source.digest.bytes,
+        "reply_bytes": sink.digest.bytes,
+        "query_sha256_sent": source.digest.hex,
+        "query_sha256_received": bob.received.hex,
+        "reply_sha256_sent": bob.sent.hex if has_reply else None,
+        "reply_sha256_received": sink.digest.hex if has_reply else None,
+        "seconds": round(seconds, 4),
+        "links": [link.as_json() for link in links],
+    }
+
+
+def _links(alice: bytes, result: QueryResult, reports: list[FrameReport]) -> list[Link]:
+    sent = {(report.node, report.neighbour): report.bytes_out for report in reports}
+    nodes = (alice, *result.route.nodes)
+    return [
+        Link(a.hex(), b.hex(), sent.get((a, b), 0), sent.get((b, a), 0))
+        for a, b in zip(nodes, nodes[1:], strict=False)
+    ]
+
+
+def _print_table(
+    outcome: dict[str, Any],
+    alice: bytes,
+    result: QueryResult,
+    reports: list[FrameReport],
+    ports: dict[bytes, int],
+) -> None:
+    by_step = {(report.node, report.neighbour): report for report in reports}
+    nodes = (alice, *result.route.nodes)
+    start_s = min(report.started_s for report in reports)
+    rows = []
+    for i, node in enumerate(nodes):
+        role = "Alice" if i == 0 else "Bob" if i == len(nodes) - 1 else f"proxy {i}"
+        query = by_step.get((node, nodes[i + 1])) if i + 1 < len(nodes) else None
+        reply = by_step.get((node, nodes[i - 1])) if i else None
+        query_in = by_step[nodes[i - 1], node].bytes_out if i else None
+        reply_in = by_step.get((nodes[i + 1], node)) if i + 1 < len(nodes) else None
+        rows.append(
+            [
+                role,
+                node.hex()[:8],
+                f":{ports[node]}",
+                _count(query_in),
+                _count(query and query.bytes_out),
+                _milliseconds(query, start_s),
+                _count(reply_in and reply_in.bytes_out),
+                _count(reply and reply.bytes_out),
+                _milliseconds(reply, start_s),
+            ]
+        )
+    heads = ["node", "id", "port", "query in", "out", "left at", "reply in", "out", "left at"]
+    print(table(heads, rows))
+    print()
+    print(_summary(outcome))
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _milliseconds(report: FrameReport | None, start_s: float) -> str:
+    return "" if report is None else f"{(report.ended_s - start_s) * 1000:,.1f} ms"
+
+
+def _summary(outcome: dict[str, Any]) -> str:
+    query_frames = {link["query_frame_bytes"] for link in outcome["links"]}
+    lines = [
+        _verdict("query", outcome["query_bytes"], outcome["query_sha256_sent"], outcome["query_sha256_received"]),
+    ]
+    if outcome["reply_sha256_sent"] is not None:
+        lines.append(
+            _verdict("reply", outcome["reply_bytes"], outcome["reply_sha256_sent"], outcome["reply_sha256_received"])
+        )
+    if len(query_frames) == 1:
+        lines.append(f"every frame is as long on its last link as on its first: {query_frames.pop():,} bytes of query")
+    moved = outcome["query_bytes"] + outcome["reply_bytes"]
+    rate = moved / max(outcome["seconds"], 1e-9)
+    lines.append(
+        f"{outcome['seconds']:.3f} s, {readable_size(rate)}/s of content end to end, one link per message "
+        f"(policy `{outcome['link_policy']}`)"
+    )
+    lines.append("ok" if outcome["ok"] else "FAILED: digests or frame lengths differ")
+    return "\n".join(lines)
+
+
+def _verdict(name: str, count: int, sent: str, received: str) -> str:
+    if sent == received:
+        return f"{name}: {count:,} bytes arrived as they were sent, sha256 {sent[:16]}…"
+    return f"{name}: {count:,} bytes, DIFFERENT: sha256 {sent[:16]}… sent, {received[:16]}… received"
+
+

@@ -1,0 +1,53 @@
+"""`mtun`: the parser, and one place where errors become lines on stderr and an exit status.
+
+0 = done, 1 = failed, 2 = wrong use. An error is one line `error:` and, where something helps, lines `hint:`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from readwrite_comp import EngineUnavailable
+from tunnel.cli import demo
+from tunnel.errors import BadRoute, ProfileError, TooManyFiles, TunnelError
+
+__all__ = ["main"]
+
+_HINTS: dict[type[Exception], str] = {
+    BadRoute: "use more --peers, or fewer --hops",
+    ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
+    TooManyFiles: "or use fewer --peers",
+    EngineUnavailable: "--engine auto takes whichever is installed",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="mtun", description="Multi-hop tunnels: send content through peers that you chose, and get an answer."
+    )
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log more (-vv: everything)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo.add_parser(commands)
+    options = parser.parse_args(arguments)
+    level = [logging.ERROR, logging.INFO, logging.DEBUG][min(options.verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        status: int = options.run(options)
+    except (TunnelError, EngineUnavailable, OSError) as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 1
+    return status
+
+
+def _report(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    for kind, hint in _HINTS.items():
+        if isinstance(error, kind):
+            print(f"hint: {hint}", file=sys.stderr)
+    return 2 if isinstance(error, BadRoute | ProfileError | EngineUnavailable) else 1
