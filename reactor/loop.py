@@ -8,46 +8,34 @@ system call per step would be most of its cost; when passes are long it makes no
 
 Rules for changing this file:
 
-1. Handlers (`_on_...` and the functions beside them) take (request, task) and return the answer, or PARKED
-   after they have set `task.wait`. They raise `ReactorError` only, which is thrown into the service.
-2. Whatever wakes a task goes through `Task.wake`, `wake_error` or `interrupt`, or does just the same inline
+1. Whatever wakes a task goes through `Task.wake`, `wake_error` or `interrupt`, or does just the same inline
    (poller.py).
-3. Other threads touch `_inbox` (by `post`) and `_asleep`, nothing else.
+2. Other threads touch `_inbox` (by `post`) and `_asleep`, nothing else.
+3. What a request means is told in handlers.py, not here.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
-from reactor.channel import ReceiveItem, SendItem
 from reactor.clock import Clock, MonotonicClock
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError
 from reactor.handle import Handle
+from reactor.handlers import HANDLERS, find_by_base
 from reactor.poller import Poller, default_poller
-from reactor.requests import (
-    CurrentTime,
-    Join,
-    Pass,
-    RunInThread,
-    Service,
-    SetTimer,
-    Sleep,
-    Spawn,
-    WaitReadable,
-    WaitWritable,
-)
-from reactor.signal import Signal
+from reactor.requests import Service
+from reactor.submission import fail, tie
 from reactor.task import PARKED, Task
-from reactor.timers import Deadline, SleepingTask, Timers
+from reactor.thread_calls import ThreadCalls
+from reactor.timers import Timers
 from reactor.waker import Waker
 
 __all__ = ["Reactor"]
@@ -55,18 +43,13 @@ __all__ = ["Reactor"]
 logger = logging.getLogger("reactor")
 
 T = TypeVar("T")
-Handler = Callable[[Any, Task[Any]], Any]
 
 # One step answers so many requests at most; then the service goes to the end of the queue, its answer kept.
 _ANSWERS_PER_STEP: Final = range(64)
 # The poller is asked again after so many steps.
 _STEPS_PER_POLL: Final = 64
-# Threads for RunInThread: name lookups and small files, not a compute pool.
-_THREADS: Final = 4
 # How long close() waits for the cleanup of what it cancelled.
 _CLOSE_GRACE_S: Final = 1.0
-# A service that answers each GeneratorExit with another yield is given up after so many.
-_CLOSE_ATTEMPTS: Final = 16
 
 
 class Reactor:
@@ -92,9 +75,8 @@ class Reactor:
         self.now: Callable[[], float] = clock.now
         self.ready: deque[Task[Any]] = deque()
         self._jump_to: Callable[[float], None] | None = getattr(clock, "jump_to", None)
-        self._poller = default_poller() if poller is None else poller
-        self._needs_arming = self._poller.needs_arming
-        self._timers = Timers()
+        self.poller = default_poller() if poller is None else poller
+        self.timers = Timers()
         self._random = None if seed is None else random.Random(seed)
         self._slow_step_s = slow_step_s
         # Living tasks, in the order they were made; a dict for want of an ordered set.
@@ -102,29 +84,15 @@ class Reactor:
         self._unasked: list[Task[Any]] = []
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._asleep = False
-        self._waker = Waker(self._poller)
-        self._threads: ThreadPoolExecutor | None = None
-        self._calls_in_threads = 0
+        self._waker = Waker(self.poller)
+        self.threads = ThreadCalls(self.post)
         self._thread_id: int | None = None
         self._stop_asked = False
         self._is_closed = False
         # The service that `run` runs to its end.
         self._main: Task[Any] | None = None
         self._deadlock_victim: Task[Any] | None = None
-        self._handlers: dict[type, Handler] = {
-            WaitReadable: self._on_wait_readable,
-            WaitWritable: self._on_wait_writable,
-            Signal: Signal.begin,
-            ReceiveItem: ReceiveItem.begin,
-            SendItem: SendItem.begin,
-            Pass: self._on_pass,
-            Sleep: self._on_sleep,
-            SetTimer: self._on_set_timer,
-            CurrentTime: self._on_current_time,
-            Spawn: self._on_spawn,
-            Join: self._on_join,
-            RunInThread: self._on_run_in_thread,
-        }
+        self._handlers = dict(HANDLERS)
 
     # What users call.
 
@@ -140,7 +108,7 @@ class Reactor:
         """
         if self._thread_id is not None and self._thread_id != threading.get_ident():
             raise BadRequest("spawn is for the reactor's own thread, use submit")
-        return self._start(service, name)
+        return self.start(service, name)
 
     def submit(self, service: Service[T], *, name: str | None = None) -> Future[T]:
         """Start a service from any thread.
@@ -169,6 +137,9 @@ class Reactor:
         if self._asleep:
             self._asleep = False
             self._waker.wake()
+        elif self._is_closed:
+            # Closed meanwhile, and perhaps after its last look: see to it that a future in there is answered.
+            self._drain_inbox()
 
     def run(self, service: Service[T] | None = None, name: str | None = None) -> T | None:
         """Run the loop until a service ends, or `stop` is called.
@@ -184,8 +155,9 @@ class Reactor:
         """
         if self._thread_id is not None:
             raise Busy("the reactor runs already")
-        self._check_open()
-        task = None if service is None else self._start(service, name)
+        if self._is_closed:
+            raise Closed("the reactor is closed")
+        task = None if service is None else self.start(service, name)
         self._loop(task)
         return task.result() if task is not None and task.is_finished else None
 
@@ -196,7 +168,7 @@ class Reactor:
             The finished handle. When the service waits for something that nothing can end, `Deadlock` is
             thrown into it.
         """
-        task = self._start(service, name)
+        task = self.start(service, name)
         self._deadlock_victim = task
         self._loop(task)
         return task
@@ -221,12 +193,11 @@ class Reactor:
             self._cancel_all()
         finally:
             self._is_closed = True
+            self.threads.close()
             self._drain_inbox()
-            if self._threads is not None:
-                self._threads.shutdown(wait=False, cancel_futures=True)
             self._report_unasked()
             self._waker.close()
-            self._poller.close()
+            self.poller.close()
 
     def __enter__(self) -> Self:
         return self
@@ -254,20 +225,20 @@ class Reactor:
         ready = self.ready
         wait_s = 0 if ready or self._inbox else self._idle_s()
         if wait_s == 0:
-            self._poller.poll(0, ready)
+            self.poller.poll(0, ready)
         else:
             self._asleep = True
             # Somebody may have posted between the look above and this line, and not have known that we sleep.
-            self._poller.poll(0 if self._inbox else wait_s, ready)
+            self.poller.poll(0 if self._inbox else wait_s, ready)
             self._asleep = False
-        if self._waker.was_woken():
+        if self._waker.descriptor.read_ready:
             self._waker.drain()
         if self._inbox:
             self._drain_inbox()
-        if len(self._timers):
-            if self._jump_to is not None and not ready and not self._calls_in_threads:
-                self._jump_to(cast(float, self._timers.next_deadline()))
-            self._timers.fire(self.now())
+        if self.timers.held:
+            if self._jump_to is not None and not ready:
+                self._jump()
+            self.timers.fire(self.now())
         steps_left = _STEPS_PER_POLL
         while ready and steps_left > 0 and not self._stop_asked:
             steps_left -= len(ready)
@@ -275,15 +246,21 @@ class Reactor:
         if self._unasked:
             self._report_unasked()
 
+    def _jump(self) -> None:
+        """With a clock that is not waited for: all is idle, so go on to the next timer."""
+        deadline_s = self.timers.next_deadline()
+        if deadline_s is not None and self._jump_to is not None and not self.threads.running:
+            self._jump_to(deadline_s)
+
     def _idle_s(self) -> float | None:
         """Say how long to wait when nothing is ready: None is for ever."""
-        deadline_s = self._timers.next_deadline()
+        deadline_s = self.timers.next_deadline()
         if deadline_s is not None:
-            if self._jump_to is not None and not self._calls_in_threads:
+            if self._jump_to is not None and not self.threads.running:
                 return 0
             return max(0.0, deadline_s - self.now())
         victim = self._deadlock_victim
-        if victim is not None and not self._calls_in_threads and not self._poller.has_waiters():
+        if victim is not None and not self.threads.running and not self.poller.has_waiters():
             victim.interrupt(
                 Deadlock(f"service {victim.name!r} waits, and nothing is left that could wake it")
             )
@@ -321,7 +298,7 @@ class Reactor:
         if value is not None:
             task.value = None
         error = task.thrown
-        find_handler = self._handlers.get
+        handlers = self._handlers
         for _ in _ANSWERS_PER_STEP:
             try:
                 if error is None:
@@ -339,9 +316,9 @@ class Reactor:
             if task.pending:
                 error = task.pending.pop(0)
                 continue
-            handler = find_handler(request.__class__)
             try:
-                value = handler(request, task) if handler is not None else self._learn(request)(request, task)
+                handler = handlers.get(request.__class__) or find_by_base(request, handlers)
+                value = handler(request, task)
             except ReactorError as refusal:
                 value, error = None, refusal
                 continue
@@ -361,20 +338,14 @@ class Reactor:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
 
-    def _learn(self, request: object) -> Handler:
-        """Find the handler of a subclass of a known request, and keep it."""
-        kind = type(request)
-        for base in kind.__mro__:
-            handler = self._handlers.get(base)
-            if handler is not None:
-                self._handlers[kind] = handler
-                return handler
-        raise BadRequest(f"yielded {request!r}, which is no request that is known here")
-
     def _drain_inbox(self) -> None:
         inbox = self._inbox
         for _ in range(len(inbox)):
-            function, args = inbox.popleft()
+            try:
+                function, args = inbox.popleft()
+            except IndexError:
+                # The reactor is closed, and a thread that posts too late helps to empty it.
+                return
             function(*args)
 
     def _report_unasked(self) -> None:
@@ -385,11 +356,8 @@ class Reactor:
 
     # Starting and ending.
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise Closed("the reactor is closed")
-
-    def _start(self, service: Service[T], name: str | None) -> Task[T]:
+    def start(self, service: Service[T], name: str | None) -> Task[T]:
+        """Make a task and put it into the queue; `spawn` without the check of the thread."""
         if self._is_closed:
             raise Closed("the reactor is closed")
         task = Task(service, name, self)
@@ -400,20 +368,13 @@ class Reactor:
     def _start_submitted(self, service: Service[T], name: str | None, future: Future[T]) -> None:
         if future.cancelled():
             future.set_running_or_notify_cancel()
-            service.close()
             return
         try:
-            task = self._start(service, name)
+            task = self.start(service, name)
         except ReactorError as error:
-            _settle_future(future, None, error)
-            return
-
-        def cancel_service(future: Future[T]) -> None:
-            if future.cancelled() and not self._is_closed:
-                self.post(task.cancel)
-
-        future.add_done_callback(cancel_service)
-        task.add_done_callback(lambda done: _settle_future(future, done._result, done._error))
+            fail(future, error)
+        else:
+            tie(task, future, self.post)
 
     def _ask_stop(self) -> None:
         self._stop_asked = True
@@ -427,10 +388,10 @@ class Reactor:
         try:
             while self._tasks and time.monotonic() < until_s:
                 # A timer of our own bounds the wait of the poller.
-                bound = self._timers.add(self.now() + _CLOSE_GRACE_S, lambda _: None)
+                bound = self.timers.add(self.now() + _CLOSE_GRACE_S, lambda _: None)
                 self._stop_asked = False
                 self._turn()
-                self._timers.cancel(bound)
+                self.timers.cancel(bound)
                 for task in list(self._tasks):
                     task.cancel("the reactor is closed")
         finally:
@@ -439,158 +400,7 @@ class Reactor:
             logger.warning(
                 "service %r did not end within %.1f s of being cancelled", task.name, _CLOSE_GRACE_S
             )
-            if task.wait is not None:
-                task.wait.undo(task)
-            _close_by_force(task)
+            task.end_by_force()
             del self._tasks[task]
             task.settle(None, Cancelled("ended by force"))
         self.ready.clear()
-
-    # Handlers: (request, task) -> answer, or PARKED with task.wait set.
-
-    def _on_wait_readable(self, request: WaitReadable, task: Task[Any]) -> object:
-        descriptor = request.descriptor
-        if descriptor.poller is not self._poller:
-            descriptor.adopt(self._poller)
-        if descriptor.read_ready:
-            descriptor.read_ready = False
-            return None
-        if descriptor.reader is not None:
-            raise Busy(f"{descriptor!r} is read by {descriptor.reader.name!r}, {task.name!r} cannot wait too")
-        descriptor.reader = task
-        if self._needs_arming:
-            self._poller.arm(descriptor)
-        task.wait = request
-        return PARKED
-
-    def _on_wait_writable(self, request: WaitWritable, task: Task[Any]) -> object:
-        descriptor = request.descriptor
-        if descriptor.poller is not self._poller:
-            descriptor.adopt(self._poller)
-        if descriptor.write_ready:
-            descriptor.write_ready = False
-            return None
-        if descriptor.writer is not None:
-            raise Busy(
-                f"{descriptor!r} is written by {descriptor.writer.name!r}, {task.name!r} cannot wait too"
-            )
-        descriptor.writer = task
-        if self._needs_arming:
-            self._poller.arm(descriptor)
-        task.wait = request
-        return PARKED
-
-    def _on_pass(self, request: Pass, task: Task[Any]) -> object:
-        self.ready.append(task)
-        return PARKED
-
-    def _on_sleep(self, request: Sleep, task: Task[Any]) -> object:
-        task.wait = SleepingTask(task, self._timers, self._deadline_s(request.seconds))
-        return PARKED
-
-    def _on_set_timer(self, request: SetTimer, task: Task[Any]) -> Deadline:
-        return Deadline(task, self._timers, self._deadline_s(request.seconds))
-
-    def _deadline_s(self, seconds: float) -> float:
-        if math.isnan(seconds):
-            raise BadRequest("a time to wait must be a number, got nan")
-        return self.now() + seconds
-
-    def _on_current_time(self, request: CurrentTime, task: Task[Any]) -> float:
-        return self.now()
-
-    def _on_spawn(self, request: Spawn, task: Task[Any]) -> Handle[Any]:
-        return self._start(request.service, request.name)
-
-    def _on_join(self, request: Join, task: Task[Any]) -> object:
-        handle = request.handle
-        if handle.is_finished:
-            handle.was_asked = True
-            if handle._error is None:
-                return handle._result
-            task.thrown = handle.error_for_others()
-            self.ready.append(task)
-            return PARKED
-        if not isinstance(handle, Task) or handle.runner is not self:
-            raise BadRequest(f"{handle!r} is run by another reactor, {task.name!r} cannot join it")
-        handle.add_watcher(task)
-        task.wait = request
-        return PARKED
-
-    def _on_run_in_thread(self, request: RunInThread, task: Task[Any]) -> object:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="reactor")
-        self._calls_in_threads += 1
-        task.wait = _CallInThread(self, task, self._threads.submit(request.function, *request.args))
-        return PARKED
-
-    def end_call_in_thread(self) -> None:
-        self._calls_in_threads -= 1
-
-
-class _CallInThread:
-    """What a task is parked on while a thread works for it. After `undo` the outcome finds nobody."""
-
-    __slots__ = ("_future", "_reactor", "_task")
-
-    def __init__(self, reactor: Reactor, task: Task[Any], future: Future[Any]) -> None:
-        self._reactor = reactor
-        self._task: Task[Any] | None = task
-        self._future = future
-        future.add_done_callback(self._post_done)
-
-    def undo(self, task: Task[Any]) -> None:
-        self._task = None
-        self._future.cancel()
-
-    def _post_done(self, future: Future[Any]) -> None:
-        """In the thread: hand over to the loop, unless it was closed without waiting for us."""
-        try:
-            self._reactor.post(self._done)
-        except Closed:
-            logger.debug("a call in a thread ended after its reactor was closed")
-
-    def _done(self) -> None:
-        self._reactor.end_call_in_thread()
-        task = self._task
-        if task is None:
-            return
-        error = self._future.exception()
-        if error is None:
-            task.wake(self._future.result())
-        else:
-            task.wake_error(error)
-
-
-def _settle_future(future: Future[T], result: Any, error: BaseException | None) -> None:
-    """Give a service's outcome to its future, whose user may cancel it in another thread at this moment."""
-    if isinstance(error, Cancelled):
-        future.cancel()
-    if future.cancelled():
-        future.set_running_or_notify_cancel()
-        return
-    try:
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-    except InvalidStateError:
-        future.set_running_or_notify_cancel()
-
-
-def _close_by_force(task: Task[Any]) -> None:
-    service = cast(Service[Any], task.service)
-    for _ in range(_CLOSE_ATTEMPTS):
-        try:
-            service.close()
-        except RuntimeError as error:
-            # "generator ignored GeneratorExit": it yielded again, from another finally block perhaps.
-            if "ignored GeneratorExit" not in str(error):
-                logger.exception("service %r failed while it was ended by force", task.name)
-                return
-        except Exception:
-            logger.exception("service %r failed while it was ended by force", task.name)
-            return
-        else:
-            return
-    logger.error("service %r cannot be ended, it is left behind", task.name)

@@ -15,16 +15,24 @@ its first yield, and the `finally` blocks around it hold."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import GeneratorType
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from reactor.errors import BadRequest, Cancelled
 from reactor.handle import Handle
 from reactor.requests import Service
 
+if TYPE_CHECKING:
+    from reactor.poller import Poller
+    from reactor.thread_calls import ThreadCalls
+    from reactor.timers import Timers
+
 __all__ = ["PARKED", "Runner", "Task", "Undoable"]
+
+logger = logging.getLogger("reactor")
 
 T = TypeVar("T")
 
@@ -35,6 +43,10 @@ It has set `task.wait`, or put the task into the queue.
 """
 
 
+# A service that answers each GeneratorExit with another yield is given up after so many.
+_CLOSE_ATTEMPTS: Final = 16
+
+
 class Undoable(Protocol):
     """What a task can be parked on."""
 
@@ -42,9 +54,15 @@ class Undoable(Protocol):
 
 
 class Runner(Protocol):
-    """What a task needs of whoever runs it: the queue of those to be resumed."""
+    """What a task and the handlers of its requests need of whoever runs it."""
 
     ready: deque[Task[Any]]
+    poller: Poller
+    timers: Timers
+    threads: ThreadCalls
+    now: Callable[[], float]
+
+    def start(self, service: Service[Any], name: str | None) -> Task[Any]: ...
 
 
 class Task(Handle[T]):
@@ -114,9 +132,33 @@ class Task(Handle[T]):
         self.interrupt(Cancelled(reason) if reason is not None else Cancelled())
         return True
 
+    def end_by_force(self) -> None:
+        """Close the generator where it stands. What it yields in its cleanup is not answered any more."""
+        if self.wait is not None:
+            self.wait.undo(self)
+            self.wait = None
+        service = self.service
+        for _ in range(_CLOSE_ATTEMPTS):
+            if service is None or not _closes_with_yield(service, self.name):
+                return
+        logger.error("service %r goes on after each GeneratorExit, it is left behind", self.name)
+
     def settle(self, result: T | None, error: BaseException | None) -> None:
         # The frame of a finished service may hold buffers; handles are kept for long.
         self.service = None
         del self.send
         self.pending = None
         super().settle(result, error)
+
+
+def _closes_with_yield(service: Service[Any], name: str) -> bool:
+    """Close a generator. Returns whether it yielded once more instead of ending."""
+    try:
+        service.close()
+    except RuntimeError as error:
+        if "ignored GeneratorExit" in str(error):
+            return True
+        logger.exception("service %r failed while it was ended by force", name)
+    except Exception:
+        logger.exception("service %r failed while it was ended by force", name)
+    return False

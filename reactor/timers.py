@@ -33,22 +33,21 @@ _MIN_DEAD: Final = 64
 
 
 class Timers:
-    """What is to happen when. The clock is the caller's: times are arguments."""
+    """What is to happen when. The clock is the caller's: times are arguments.
 
-    __slots__ = ("_dead", "_heap", "_next_order")
+    Attributes:
+        held: the heap, cancelled entries included. Others may look whether there is anything in it.
+    """
+
+    __slots__ = ("_dead", "_next_order", "held")
 
     def __init__(self) -> None:
-        self._heap: list[Timer] = []
+        self.held: list[Timer] = []
         self._next_order = itertools.count().__next__
         self._dead = 0
 
     def __len__(self) -> int:
-        return len(self._heap) - self._dead
-
-    @property
-    def held_entries(self) -> int:
-        """How many entries are in memory, the cancelled ones included."""
-        return len(self._heap)
+        return len(self.held) - self._dead
 
     def add(self, deadline_s: float, action: Callable[[Any], object], argument: Any = None) -> Timer:
         """Have `action(argument)` called by the first `fire` at or after the deadline.
@@ -56,7 +55,7 @@ class Timers:
         Equal deadlines keep their order.
         """
         timer = [deadline_s, self._next_order(), action, argument]
-        heapq.heappush(self._heap, timer)
+        heapq.heappush(self.held, timer)
         return timer
 
     def cancel(self, timer: Timer) -> None:
@@ -64,24 +63,24 @@ class Timers:
         if timer[_ACTION] is None:
             return
         timer[_ACTION] = timer[_ARGUMENT] = None
-        heap = self._heap
+        heap = self.held
         if heap[-1] is timer:
             heap.pop()
             return
         self._dead = dead = self._dead + 1
         if dead > _MIN_DEAD and dead * 2 > len(heap):
-            self._heap = [entry for entry in heap if entry[_ACTION] is not None]
-            heapq.heapify(self._heap)
+            self.held = [entry for entry in heap if entry[_ACTION] is not None]
+            heapq.heapify(self.held)
             self._dead = 0
 
     def next_deadline(self) -> float | None:
         """Give the earliest deadline, or None when no timer lives."""
-        while self._heap:
-            first = self._heap[0]
+        while self.held:
+            first = self.held[0]
             if first[_ACTION] is not None:
                 deadline_s: float = first[0]
                 return deadline_s
-            heapq.heappop(self._heap)
+            heapq.heappop(self.held)
             self._dead -= 1
         return None
 
@@ -91,8 +90,8 @@ class Timers:
         An action may cancel other timers; one that adds timers which are due already has them called too, so
         it must not do so for ever."""
         fired = 0
-        while self._heap and self._heap[0][0] <= now_s:
-            timer = heapq.heappop(self._heap)
+        while self.held and self.held[0][0] <= now_s:
+            timer = heapq.heappop(self.held)
             action, argument = timer[_ACTION], timer[_ARGUMENT]
             if action is None:
                 self._dead -= 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from typing import Final
 
 from reactor.descriptor import Descriptor
@@ -14,40 +16,44 @@ _DRAIN_BYTES: Final = 4096
 
 
 class Waker:
-    """A pipe whose read end is in the poller. `wake` is for any thread, the rest for the loop's."""
+    """A pipe whose read end is in the poller. `wake` is for any thread, the rest for the loop's.
+
+    Attributes:
+        descriptor: of the read end; its `read_ready` tells that `drain` is due.
+    """
+
+    __slots__ = ("_is_closed", "_lock", "_poller", "_read_fd", "_write_fd", "descriptor")
 
     def __init__(self, poller: Poller) -> None:
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self._write_fd, False)
-        self._descriptor = Descriptor(self._read_fd)
-        self._descriptor.adopt(poller)
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._poller = poller
-        poller.watch(self._descriptor)
+        self.descriptor = Descriptor(self._read_fd)
+        self.descriptor.adopt(poller)
+        poller.watch(self.descriptor)
 
     def wake(self) -> None:
         """Make the poller return."""
-        try:
-            os.write(self._write_fd, b"\0")
-        except BlockingIOError:
-            # Full of earlier wakes: the loop will see those.
-            return
-
-    def was_woken(self) -> bool:
-        return self._descriptor.read_ready
+        # The lock keeps a late byte out of whatever file gets our number after `close`.
+        # Blocked: the pipe is full of earlier wakes, which the loop will see.
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._is_closed:
+                os.write(self._write_fd, b"\0")
 
     def drain(self) -> None:
         """Take out the bytes and be ready for the next wake."""
-        self._descriptor.read_ready = False
-        try:
+        self.descriptor.read_ready = False
+        # Blocked: the byte of this event was read together with those before it.
+        with contextlib.suppress(BlockingIOError):
             os.read(self._read_fd, _DRAIN_BYTES)
-        except BlockingIOError:
-            # A byte written between two polls and read with those before it.
-            return
-        finally:
-            self._poller.watch(self._descriptor)
+        self._poller.watch(self.descriptor)
 
     def close(self) -> None:
-        self._descriptor.close_notify()
-        os.close(self._read_fd)
-        os.close(self._write_fd)
+        with self._lock:
+            self._is_closed = True
+            self.descriptor.close_notify()
+            os.close(self._read_fd)
+            os.close(self._write_fd)
