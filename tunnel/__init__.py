@@ -1,4 +1,6 @@
-"""Multi-hop tunnels: Alice sends content of any length to Bob through peers that she chose, and gets his answer."""
+"""Multi-hop tunnels: Alice sends content of any length to Bob through peers that she chose, and gets his
+answer.
+"""
 
 from tunnel.errors import ErrorCode, QueryFailed, TunnelError
 from tunnel.geometry import Profile

@@ -1,7 +1,8 @@
 """Node descriptors: all that others need to know of a node, signed by it. Signed TLV.
 
-Layout: "mtun" ‖ version 1 ‖ fields ‖ Ed25519 signature 64 over everything before it. A field is type 1 ‖ length 2 ‖
-value; types ascend, each at most as often as its row in the table says. Source: docs/protocol.md, "Descriptor".
+Layout: "mtun" ‖ version 1 ‖ fields ‖ Ed25519 signature 64 over everything before it. A field is type 1 ‖
+length 2 ‖ value; types ascend, each at most as often as its row in the table says. Source: docs/protocol.md,
+"Descriptor".
 """
 
 from __future__ import annotations
@@ -134,7 +135,9 @@ class Descriptor:
             DescriptorError: malformed, or not signed by the node that it names.
         """
         if not len(_MAGIC) + _SIGNATURE_BYTES <= len(data) <= MAX_DESCRIPTOR_BYTES:
-            raise DescriptorError(f"descriptor is {len(data)} bytes, at most {MAX_DESCRIPTOR_BYTES} are allowed")
+            raise DescriptorError(
+                f"descriptor is {len(data)} bytes, at most {MAX_DESCRIPTOR_BYTES} are allowed"
+            )
         body = data[:-_SIGNATURE_BYTES]
         if not body.startswith(_MAGIC):
             raise DescriptorError(f"descriptor begins with {body[:5].hex()}, expected {_MAGIC.hex()}")
@@ -174,7 +177,9 @@ def _split_fields(body: bytes) -> dict[int, list[bytes]]:
             raise DescriptorError(f"descriptor field {kind} after field {previous}: unknown, or out of order")
         least, greatest, _, _ = _FIELDS[kind]
         if len(value) != length or not least <= length <= greatest:
-            raise DescriptorError(f"descriptor field {kind} has {length} bytes, expected {least} to {greatest}")
+            raise DescriptorError(
+                f"descriptor field {kind} has {length} bytes, expected {least} to {greatest}"
+            )
         fields[kind].append(value)
         previous = kind
     for kind, (_, _, fewest, most) in _FIELDS.items():

@@ -121,7 +121,9 @@ class NodeKeys:
         try:
             record = json.loads(path.read_text(encoding="ascii"))
             if record["mtun-keys"] != _FILE_VERSION:
-                raise KeyFileError(f"{path}: key file version {record['mtun-keys']}, expected {_FILE_VERSION}")
+                raise KeyFileError(
+                    f"{path}: key file version {record['mtun-keys']}, expected {_FILE_VERSION}"
+                )
             onion = OnionKey(int(record["onion"]["epoch"]), _secret(record["onion"]["private"]))
             names = ("identity", "link", "home", "table")
             identity, link, home, table = (_secret(record[name]) for name in names)

@@ -1,4 +1,6 @@
-"""A network of real nodes in this process: real TCP on loopback, real keys and ciphers, one reactor in one thread."""
+"""A network of real nodes in this process: real TCP on loopback, real keys and ciphers, one reactor in one
+thread.
+"""
 
 from __future__ import annotations
 
@@ -115,6 +117,6 @@ def _check_open_files(peers: int) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise TooManyFiles(
-            f"a network of {peers} peers in one process needs up to {needed} open files, the limit here is {limit}; "
-            f"raise it with: ulimit -n 4096"
+            f"a network of {peers} peers in one process needs up to {needed} open files, the limit here is "
+            f"{limit}; raise it with: ulimit -n 4096"
         )

@@ -1,6 +1,7 @@
 """Reply modes: how an answer gets back to Alice. One table for code, docs and tests.
 
-Source: docs/protocol.md, "Reply modes". Known dest, other route, reply on reply, cached and established follow.
+Source: docs/protocol.md, "Reply modes". Known dest, other route, reply on reply, cached and established
+follow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The facade over the onion protocol: frames to send, frames to open. Bytes only, no socket, no waiting.
 
-`TunnelReader` is what a service that reads frames needs: open a header with every check in its order, and make the
-layers for what the header says. It has no route provider and can build nothing. `Tunnel` adds what Alice and Bob
+`TunnelReader` is what a service that reads frames needs: open a header with every check in its order, and
+make the layers for what the header says. It has no route provider and can build nothing. `Tunnel` adds what
+Alice and Bob
 need to write: queries over a route, replies by block.
 Source: docs/protocol.md, "Order of checks" and "Building a query".
 """
@@ -94,7 +95,9 @@ class TunnelReader:
         opened = open_header(header, profile, self._keys, engine=self.engine)
         slot = opened.slot
         if slot.delay_10ms > MAX_DELAY_10MS:
-            raise HeaderError(f"slot asks for a delay of {slot.delay_10ms * 10} ms, at most 30,000 are allowed")
+            raise HeaderError(
+                f"slot asks for a delay of {slot.delay_10ms * 10} ms, at most 30,000 are allowed"
+            )
         if slot.command is Command.RELAY and slot.next_id in (self.node_id, neighbour):
             raise UnknownNext("slot names this node itself, or the neighbour that it came from, as the next")
         check_expiry(slot.expiry, now_s)
@@ -119,7 +122,9 @@ class TunnelReader:
     def home_reader(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> ExtRead:
         """Alice's reader of a reply by block: the layers of the reply route's last proxy come off first."""
         layers = [
-            WideBlockR(_permutation(reply_hop_seed(slot.seed, proxy), b"forward", profile, self.engine), inverse=True)
+            WideBlockR(
+                _permutation(reply_hop_seed(slot.seed, proxy), b"forward", profile, self.engine), inverse=True
+            )
             for proxy in range(ticket.proxies - 1, -1, -1)
         ]
         key = end_to_end_key(reply_end_to_end_seed(slot.seed), b"forward")
@@ -176,7 +181,9 @@ class Tunnel(TunnelReader):
             expiry = draw_expiry(now_s, self._random_bytes)
             last = i == len(seeds) - 1
             slots.append(
-                Slot(Command.DEST, expiry, seed) if last else Slot(Command.RELAY, expiry, seed, next_id=ids[i + 1])
+                Slot(Command.DEST, expiry, seed)
+                if last
+                else Slot(Command.RELAY, expiry, seed, next_id=ids[i + 1])
             )
         header = build_header(
             profile, list(zip(hops, slots, strict=True)), engine=self.engine, random_bytes=self._random_bytes
@@ -191,7 +198,9 @@ class Tunnel(TunnelReader):
     def reply(self, block: ReplyBlock, *, now_s: float) -> OutgoingFrame:
         """Bob's frame along a reply block. Raises ExpiredHeader when the block is too old to be of use."""
         check_expiry(block.expiry, now_s)
-        message = MessageW(block.profile, end_to_end_key(block.end_to_end_seed, b"forward"), engine=self.engine)
+        message = MessageW(
+            block.profile, end_to_end_key(block.end_to_end_seed, b"forward"), engine=self.engine
+        )
         return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message))
 
     def _hops(self, route: Route, profile: Profile, now_s: float) -> list[Hop]:
@@ -227,5 +236,3 @@ class Tunnel(TunnelReader):
             engine=self.engine,
             random_bytes=self._random_bytes,
         )
-
-

@@ -1,4 +1,6 @@
-"""`mtun demo`: a network of real nodes on loopback, one real query through them and its answer, and a table of it."""
+"""`mtun demo`: a network of real nodes on loopback, one real query through them and its answer, and a table
+of it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import random
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,7 +51,9 @@ def add_parser(commands: Any) -> None:
     add("--size", type=parse_size, default=300 * 1024, help="bytes of the text that is made (default 300KiB)")
     add("--file", type=Path, help="send this file in place of a made text")
     add("--mode", type=ReplyMode, choices=list(ReplyMode), default=ReplyMode.ROUTE, help="reply mode")
-    add("--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)")
+    add(
+        "--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)"
+    )
     add("--engine", choices=("auto", "openssl", "pycryptodome"), default="auto", help="crypto library")
     add("--seed", type=int, help="makes the choice of the route repeatable (keys are always fresh)")
     add("--json", action="store_true", help="one JSON object on stdout, nothing else")
@@ -101,34 +106,27 @@ class _Uppercase(InnerService):
                 yield from reply.write(answer)
 
 
-class _DigestingSource(io.RawIOBase):
+class _DigestingSource:
     """Alice's file as it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.digest = _Digest()
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self.digest.add(data)
         return data
 
 
-class _DigestingSink(io.RawIOBase):
+class _DigestingSink:
     """The reply as it arrives; kept nowhere."""
 
     def __init__(self) -> None:
         self.digest = _Digest()
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
+    def write(self, data: memoryview) -> None:
         self.digest.add(data)
-        return len(data)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -143,7 +141,9 @@ def run(options: argparse.Namespace) -> int:
     rng = random.Random(options.seed) if options.seed is not None else random.SystemRandom()
     with (
         _open_content(options.file, size) as file,
-        LocalNetwork(options.peers, service=bob_service, engine=options.engine, observe=reports.append) as net,
+        LocalNetwork(
+            options.peers, service=bob_service, engine=options.engine, observe=reports.append
+        ) as net,
     ):
         if not options.json:
             print(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {options.mode}, "
@@ -178,7 +178,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _PositionSampler(random.Random):
-    """Draws by position in the network, since node ids are new each time: the same seed gives the same positions."""
+    """Draws by position in the network, since node ids are new each time: the same seed gives the same
+    positions.
+    """
 
     def __init__(self, rng: random.Random, net: LocalNetwork) -> None:
         super().__init__()
@@ -214,7 +216,9 @@ def _outcome(
     sizes_agree = len({link.query_frame_bytes for link in links}) == 1
     sizes_agree &= len({link.reply_frame_bytes for link in links}) == 1
     sizes_agree &= bool(links[0].query_frame_bytes) and bool(links[0].reply_frame_bytes) == has_reply
-    digests_agree = source.digest.hex == bob.received.hex and (not has_reply or bob.sent.hex == sink.digest.hex)
+    digests_agree = source.digest.hex == bob.received.hex and (
+        not has_reply or bob.sent.hex == sink.digest.hex
+    )
     return {
         "ok": sizes_agree and digests_agree,
         "peers": options.peers,
@@ -237,10 +241,7 @@ def _outcome(
 def _links(alice: bytes, result: QueryResult, reports: list[FrameReport]) -> list[Link]:
     sent = {(report.node, report.neighbour): report.bytes_out for report in reports}
     nodes = (alice, *result.route.nodes)
-    return [
-        Link(a.hex(), b.hex(), sent.get((a, b), 0), sent.get((b, a), 0))
-        for a, b in zip(nodes, nodes[1:], strict=False)
-    ]
+    return [Link(a.hex(), b.hex(), sent.get((a, b), 0), sent.get((b, a), 0)) for a, b in pairwise(nodes)]
 
 
 def _print_table(
@@ -258,18 +259,18 @@ def _print_table(
         role = "Alice" if i == 0 else "Bob" if i == len(nodes) - 1 else f"proxy {i}"
         query = by_step.get((node, nodes[i + 1])) if i + 1 < len(nodes) else None
         reply = by_step.get((node, nodes[i - 1])) if i else None
-        query_in = by_step[nodes[i - 1], node].bytes_out if i else None
+        query_in = by_step.get((nodes[i - 1], node)) if i else None
         reply_in = by_step.get((nodes[i + 1], node)) if i + 1 < len(nodes) else None
         rows.append(
             [
                 role,
                 node.hex()[:8],
                 f":{ports[node]}",
-                _count(query_in),
-                _count(query and query.bytes_out),
+                _bytes_out(query_in),
+                _bytes_out(query),
                 _milliseconds(query, start_s),
-                _count(reply_in and reply_in.bytes_out),
-                _count(reply and reply.bytes_out),
+                _bytes_out(reply_in),
+                _bytes_out(reply),
                 _milliseconds(reply, start_s),
             ]
         )
@@ -279,8 +280,8 @@ def _print_table(
     print(_summary(outcome))
 
 
-def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
+def _bytes_out(report: FrameReport | None) -> str:
+    return "" if report is None else f"{report.bytes_out:,}"
 
 
 def _milliseconds(report: FrameReport | None, start_s: float) -> str:
@@ -290,14 +291,23 @@ def _milliseconds(report: FrameReport | None, start_s: float) -> str:
 def _summary(outcome: dict[str, Any]) -> str:
     query_frames = {link["query_frame_bytes"] for link in outcome["links"]}
     lines = [
-        _verdict("query", outcome["query_bytes"], outcome["query_sha256_sent"], outcome["query_sha256_received"]),
+        _verdict(
+            "query", outcome["query_bytes"], outcome["query_sha256_sent"], outcome["query_sha256_received"]
+        ),
     ]
     if outcome["reply_sha256_sent"] is not None:
         lines.append(
-            _verdict("reply", outcome["reply_bytes"], outcome["reply_sha256_sent"], outcome["reply_sha256_received"])
+            _verdict(
+                "reply",
+                outcome["reply_bytes"],
+                outcome["reply_sha256_sent"],
+                outcome["reply_sha256_received"],
+            )
         )
     if len(query_frames) == 1:
-        lines.append(f"every frame is as long on its last link as on its first: {query_frames.pop():,} bytes of query")
+        lines.append(
+            f"every frame is as long on its last link as on its first: {query_frames.pop():,} bytes of query"
+        )
     moved = outcome["query_bytes"] + outcome["reply_bytes"]
     rate = moved / max(outcome["seconds"], 1e-9)
     lines.append(
@@ -312,5 +322,3 @@ def _verdict(name: str, count: int, sent: str, received: str) -> str:
     if sent == received:
         return f"{name}: {count:,} bytes arrived as they were sent, sha256 {sent[:16]}…"
     return f"{name}: {count:,} bytes, DIFFERENT: sha256 {sent[:16]}… sent, {received[:16]}… received"
-
-

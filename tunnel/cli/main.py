@@ -27,7 +27,8 @@ _HINTS: dict[type[Exception], str] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="mtun", description="Multi-hop tunnels: send content through peers that you chose, and get an answer."
+        prog="mtun",
+        description="Multi-hop tunnels: send content through peers that you chose, and get an answer.",
     )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more (-vv: everything)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

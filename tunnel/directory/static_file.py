@@ -48,7 +48,9 @@ class StaticDirectory:
     def save(self, path: Path) -> None:
         """Write all descriptors to `path`."""
         lines = [base64.b64encode(descriptor.signed).decode("ascii") for descriptor in self]
-        path.write_text("# mtun peers, one signed descriptor a line\n" + "\n".join(lines) + "\n", encoding="ascii")
+        path.write_text(
+            "# mtun peers, one signed descriptor a line\n" + "\n".join(lines) + "\n", encoding="ascii"
+        )
 
     @classmethod
     def load(cls, path: Path, engine: TunnelEngine) -> StaticDirectory:

@@ -1,11 +1,12 @@
 """Link frames: what stands inside the records. Type 1 ‖ flags 1 ‖ length 2 ‖ stream 4 ‖ payload.
 
-Bytes only: `FrameSender` turns frames into sealed records in one outgoing buffer, `FrameReceiver` turns received
-bytes into events. Neither waits: a sender without room takes nothing, a receiver without a whole record says so.
+Bytes only: `FrameSender` turns frames into sealed records in one outgoing buffer, `FrameReceiver` turns
+received bytes into events. Neither waits: a sender without room takes nothing, a receiver without a whole
+record says so.
 
-Both buffers have a fixed size, allocated with the link: two of the largest records. Chunks of the default profile
-have eight places in it, so that all records of one receive are handled, and all that is owed is sent, with one
-system call each.
+Both buffers have a fixed size, allocated with the link: two of the largest records. Chunks of the default
+profile have eight places in it, so that all records of one receive are handled, and all that is owed is sent,
+with one system call each.
 
 This version carries one frame per link (policy `once`), on stream 1; the types CREDIT, STATUS, PING and
 PEER-EXCHANGE have their numbers but are not legal yet. Source: docs/protocol.md, "Link frames".
@@ -47,7 +48,8 @@ __all__ = [
 ]
 
 BUFFER_BYTES = 2 * MAX_RECORD_BYTES
-# Behind the room for content: one record each for OPEN, FIN, RESET and GOAWAY, so that ending never has to wait.
+# Behind the room for content: one record each for OPEN, FIN, RESET and GOAWAY, so that ending never has to
+# wait.
 _CONTROL_BYTES = 4 * UNIT_BYTES
 FRAME_HEAD_BYTES = 8
 STREAM = 1  # the only stream of a link under policy `once`
@@ -125,8 +127,9 @@ _PAYLOAD_BYTES = {
 class FrameSender:
     """Frames in, sealed records out, in one buffer of fixed size.
 
-    Records that were queued lie back to back from `_start` to `_end`; `pending` shows them, `sent` lets go of them.
-    Content may be refused for want of room; control frames, each at most once on a link, have room of their own.
+    Records that were queued lie back to back from `_start` to `_end`; `pending` shows them, `sent` lets go of
+    them. Content may be refused for want of room; control frames, each at most once on a link, have room of
+    their own.
     """
 
     def __init__(self, sealer: RecordSealer) -> None:
@@ -153,7 +156,8 @@ class FrameSender:
         """Queue content as one record.
 
         Returns:
-            How many bytes were taken: all, or the most that one record holds, or 0 where there is no room now.
+            How many bytes were taken: all, or the most that one record holds, or 0 where there is no room
+                now.
         """
         payload = payload[:_MAX_PAYLOAD]
         if self._end + record_bytes_for(FRAME_HEAD_BYTES + len(payload)) > BUFFER_BYTES:
@@ -237,7 +241,8 @@ class FrameReceiver:
         """The next event, or NEED_DATA.
 
         Raises:
-            LinkError: bytes that no record or frame allows. Close the link; the receiver is of no further use.
+            LinkError: bytes that no record or frame allows. Close the link; the receiver is of no further
+                use.
         """
         while True:
             if not self._frames and not self._open_record():
@@ -267,7 +272,9 @@ class FrameReceiver:
         frame_type, flags, length, stream = _FRAME.unpack_from(frames)
         end = FRAME_HEAD_BYTES + length
         if end > len(frames):
-            raise LinkError(f"frame of {length} bytes in a record that has {len(frames) - FRAME_HEAD_BYTES} left")
+            raise LinkError(
+                f"frame of {length} bytes in a record that has {len(frames) - FRAME_HEAD_BYTES} left"
+            )
         if flags or stream != STREAM:
             raise LinkError(f"frame has flags 0x{flags:02x} and stream {stream}, expected 0 and {STREAM}")
         payload = frames[FRAME_HEAD_BYTES:end]

@@ -1,9 +1,10 @@
 """The link handshake: Noise XK with settings and descriptors, as a state machine over bytes.
 
-M1: version 4 ‖ puzzle 12 ‖ e 32 ‖ tag 16.  M2: e 32 ‖ sealed settings ‖ tag.  M3: s 48 ‖ sealed settings and the
-initiator's signed descriptor, padded to 512 ‖ tag.  All three have one length each, so a reader knows what to
-collect before it believes a byte. The responder is proven by the key that the initiator knew before; the initiator
-by its static key, which its signed descriptor must name. Source: docs/protocol.md, "Link handshake".
+M1: version 4 ‖ puzzle 12 ‖ e 32 ‖ tag 16.  M2: e 32 ‖ sealed settings ‖ tag.  M3: s 48 ‖ sealed settings and
+the initiator's signed descriptor, padded to 512 ‖ tag.  All three have one length each, so a reader knows
+what to collect before it believes a byte. The responder is proven by the key that the initiator knew before;
+the initiator by its static key, which its signed descriptor must name. Source: docs/protocol.md, "Link
+handshake".
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ class Responder:
         """Take M3, return the initiator's verified descriptor.
 
         Raises:
-            HandshakeError: changed, or the descriptor is not of the node that holds the static key, or expired.
+            HandshakeError: changed, or the descriptor is not of the node that holds the static key, or
+                expired.
         """
         plain = self._noise.read_message(message)
         self.peer_settings = Settings.unpack(plain[: _SETTINGS.size])

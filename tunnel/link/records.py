@@ -1,8 +1,10 @@
-"""Link records: what an observer of a connection sees. Sizes are multiples of 1,024 bytes, contents are noise.
+"""Link records: what an observer of a connection sees. Sizes are multiples of 1,024 bytes, contents are
+noise.
 
-A record on the wire is `units` 2 ‖ zero 2 ‖ ciphertext units·1,024 − 20 ‖ tag 16; the first four bytes are the
-associated data. The nonce is a counter that never repeats under a key; after 2^14 records the key is replaced by
-its successor (Noise REKEY) and the counter goes on. Both classes work in place in the caller's buffer.
+A record on the wire is `units` 2 ‖ zero 2 ‖ ciphertext units·1,024 − 20 ‖ tag 16; the first four bytes are
+the associated data. The nonce is a counter that never repeats under a key; after 2^14 records the key is
+replaced by its successor (Noise REKEY) and the counter goes on. Both classes work in place in the caller's
+buffer.
 Source: docs/protocol.md, "Link record"; the Noise Protocol Framework, revision 34, sections 4.2 and 11.3.
 """
 
@@ -55,7 +57,7 @@ def record_bytes_of(head: bytes | memoryview) -> int:
     units, zero = _HEAD.unpack(head)
     if zero or not 1 <= units <= MAX_UNITS:
         raise LinkError(f"record head is {bytes(head).hex()}, expected 0001 to 003f and 0000")
-    return units * UNIT_BYTES
+    return int(units) * UNIT_BYTES
 
 
 class _Direction:
@@ -83,7 +85,8 @@ class RecordSealer(_Direction):
         """Seal one record where it lies.
 
         Args:
-            record: k·1,024 bytes; frames and padding stand at [4:-16]. Head, ciphertext and tag replace all of it.
+            record: k·1,024 bytes; frames and padding stand at [4:-16]. Head, ciphertext and tag replace all
+                of it.
         """
         head = _HEADS[len(record) // UNIT_BYTES]
         record[:HEAD_BYTES] = head
@@ -102,7 +105,8 @@ class RecordOpener(_Direction):
         Returns:
             A view of its frames and padding, in the caller's buffer.
         Raises:
-            LinkError: the tag does not match: changed, reordered, repeated or not from this peer. Close the link.
+            LinkError: the tag does not match: changed, reordered, repeated or not from this peer. Close the
+                link.
         """
         head = _HEADS[len(record) // UNIT_BYTES]
         sealed = record[HEAD_BYTES:]

@@ -1,7 +1,7 @@
 """The api service: one per query of this node's user, from the first dial to the reply's last byte.
 
-One service sends and then waits for the reply; two guard it: the watch over the backward half (which says FIN, or
-RESET and why) and the idle watch. Whichever fails first ends the query with what it knows.
+One service sends and then waits for the reply; two guard it: the watch over the backward half (which says
+FIN, or RESET and why) and the idle watch. Whichever fails first ends the query with what it knows.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import IO
+from typing import IO, Protocol, cast
 
 from reactor import ReadYield, RunInThread, Signal
 from tunnel.errors import (
+    LocalTunnelError,
     MalformedMessage,
     PeerError,
     QueryFailed,
@@ -31,12 +32,24 @@ from tunnel.node.wire import LinkStream
 from tunnel.route import Route
 from tunnel.tunnel import OutgoingQuery
 
-__all__ = ["Progress", "QueryResult", "query_service"]
+__all__ = ["Progress", "QueryResult", "Sink", "Source", "query_service"]
 
 SPOOL_BYTES = 1024 * 1024  # a reply up to here stays in memory, a longer one goes to a temporary file
 _READ_BYTES = 64 * 1024
 
 Progress = Callable[[int, int], None]
+
+
+class Source(Protocol):
+    """Where content comes from: any binary file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Sink(Protocol):
+    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only."""
+
+    def write(self, data: memoryview, /) -> object: ...
 
 
 @dataclass(slots=True)
@@ -47,7 +60,7 @@ class QueryResult:
         route: the way that it took.
         query_bytes, reply_bytes: content sent and received.
         has_reply: False in mode `none`: then Bob has confirmed that he holds the whole query.
-        sink: the reply's content; positioned at its start if the node made it.
+        content: the reply, to be read from its start; None where the caller gave a sink of its own.
     """
 
     route: Route
@@ -55,26 +68,32 @@ class QueryResult:
     profile: Profile
     query_bytes: int
     reply_bytes: int
-    sink: IO[bytes]
+    content: IO[bytes] | None
 
     @property
     def has_reply(self) -> bool:
         return MODES[self.mode].has_reply
 
     def read(self, size: int = -1) -> bytes:
-        """Read from the reply's content."""
-        return self.sink.read(size)
+        """Read from the reply.
+
+        Raises:
+            LocalTunnelError: it went to a sink of the caller's.
+        """
+        if self.content is None:
+            raise LocalTunnelError("the reply went to the sink that the query was given: read it there")
+        return self.content.read(size)
 
 
 def query_service(
     node: NodeContext,
     route: Route,
-    content: bytes | IO[bytes],
+    content: bytes | Source,
     *,
     mode: ReplyMode,
     profile: Profile,
     idle_s: float,
-    sink: IO[bytes] | None = None,
+    sink: Sink | None = None,
     progress: Progress | None = None,
 ) -> Service[QueryResult]:
     """Send one query and wait for its result.
@@ -85,7 +104,8 @@ def query_service(
         sink: where the reply goes; by default a temporary file that stays in memory while it is small.
         progress: called with (query bytes sent, reply bytes received) as they grow.
     Raises:
-        BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is known.
+        BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is
+            known.
     """
     if len(node.pending) >= node.limits.queries:
         raise QueryFailed(f"{len(node.pending)} queries are waiting already, the limit of this node")
@@ -93,9 +113,10 @@ def query_service(
     query: OutgoingQuery = yield RunInThread(
         partial(node.tunnel.query, route, mode, profile, now_s=node.wall_clock())
     )
-    made_sink = sink is None
-    target = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) if sink is None else sink  # noqa: SIM115 — the result's
-    pending = PendingQuery(target)
+    spool: IO[bytes] | None = None
+    if sink is None:
+        sink = spool = _spool()
+    pending = PendingQuery(sink)
     if query.query_id is not None:
         node.pending[query.query_id] = pending
     writer = FrameWriter(node, query.frame)
@@ -103,7 +124,9 @@ def query_service(
     try:
         link = yield from writer.start()
         yield from guarded(
-            _exchange(writer, content, pending, delivered if query.query_id is None else pending.done, progress),
+            _exchange(
+                writer, content, pending, delivered if query.query_id is None else pending.done, progress
+            ),
             _watch_backward(link, delivered),
             idle_watch([link, pending], idle_s),
         )
@@ -116,19 +139,25 @@ def query_service(
             del node.pending[query.query_id]
         if writer.link is not None:
             yield from end_link(node, writer.link)
-    if made_sink:
-        target.seek(0)
-    return QueryResult(route, mode, profile, writer.content_bytes, pending.content_in, target)
+    if spool is not None:
+        spool.seek(0)
+    return QueryResult(route, mode, profile, writer.content_bytes, pending.content_in, spool)
+
+
+def _spool() -> IO[bytes]:
+    return cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
 
 
 def _exchange(
     writer: FrameWriter,
-    content: bytes | IO[bytes],
+    content: bytes | Source,
     pending: PendingQuery,
     done: Signal,
     progress: Progress | None,
 ) -> Service[None]:
-    pending.on_progress = None if progress is None else lambda: progress(writer.content_bytes, pending.content_in)
+    pending.on_progress = (
+        None if progress is None else lambda: progress(writer.content_bytes, pending.content_in)
+    )
     source = io.BytesIO(content) if isinstance(content, bytes) else content
     while chunk := source.read(_READ_BYTES):
         yield from writer.write(chunk)

@@ -1,4 +1,6 @@
-"""What the services of one node share. Made by `Node`; services read it, and only the tables named here change."""
+"""What the services of one node share. Made by `Node`; services read it, and only the tables named here
+change.
+"""
 
 from __future__ import annotations
 

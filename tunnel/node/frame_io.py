@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from readwrite_comp import ExtRead, LayerError, Truncated
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from reactor import PASS, CurrentTime, ReadYield, WriteYield
+from readwrite_comp import ExtRead, LayerError, Truncated
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, UnknownNext
 from tunnel.node.context import NodeContext, Service, report_frame
 from tunnel.node.links import dial
@@ -11,6 +14,8 @@ from tunnel.node.wire import LinkStream
 from tunnel.tunnel import OutgoingFrame
 
 __all__ = ["FrameReader", "FrameWriter"]
+
+T = TypeVar("T")
 
 
 class FrameWriter:
@@ -86,8 +91,8 @@ class FrameWriter:
 class FrameReader:
     """Reads the content of one frame whose header is already read.
 
-    Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes, FrameTruncated
-    when the frame ends early, and whatever the link raises.
+    Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes,
+    FrameTruncated when the frame ends early, and whatever the link raises.
     """
 
     def __init__(self, link: LinkStream, layer: ExtRead) -> None:
@@ -105,7 +110,7 @@ class FrameReader:
         if self._ended:
             return 0
         yield PASS  # as in FrameWriter.write: opening one chunk can take milliseconds
-        count: int = yield from self._call(self._layer.read_into, buffer)
+        count = yield from self._call(self._layer.read_into, buffer)
         self.content_bytes += count
         if count == 0 and len(buffer):
             yield from self._call(self._layer.read_end)
@@ -120,7 +125,8 @@ class FrameReader:
         while (yield from self.readinto(scratch)):
             pass
 
-    def _call(self, method, *args):  # type: ignore[no-untyped-def]
+    def _call(self, method: Callable[..., T], *args: Any) -> Service[T]:
+        """Call the layer, with its errors turned into those of a frame."""
         try:
             return (yield from self._reader.call(method, *args))
         except Truncated as error:

@@ -1,8 +1,8 @@
 """Dialling, accepting and ending links: the handshake over a socket, as services.
 
-Under policy `once` a link carries one frame each way and is then ended in order: GOAWAY, half-close, read to the
-end, close. Closing with unread bytes in the receive buffer would make the kernel send RST, and the last records
-would be lost on their way to the peer.
+Under policy `once` a link carries one frame each way and is then ended in order: GOAWAY, half-close, read to
+the end, close. Closing with unread bytes in the receive buffer would make the kernel send RST, and the last
+records would be lost on their way to the peer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ import logging
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from reactor import Broken, ReadYield, SocketStream, TimedOut, UnexpectedEnd, WriteYield, connect_tcp, timeout_after
+from reactor import (
+    Broken,
+    ReadYield,
+    SocketStream,
+    TimedOut,
+    UnexpectedEnd,
+    WriteYield,
+    connect_tcp,
+    timeout_after,
+)
 from tunnel.descriptor import Descriptor
 from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused, PeerError
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
@@ -37,7 +46,11 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[LinkStream]:
     failure: Exception | None = None
     for address in peer.addresses:
         try:
-            return (yield from timeout_after(node.limits.dial_s, _dial_address(node, peer, address.host, address.port)))
+            return (
+                yield from timeout_after(
+                    node.limits.dial_s, _dial_address(node, peer, address.host, address.port)
+                )
+            )
         except (Broken, UnexpectedEnd, HandshakeError, TimedOut) as error:
             failure = error
     raise NextRefused(f"node {peer.node_id.hex()[:8]} could not be reached: {failure}") from failure
@@ -106,8 +119,8 @@ def _read(reader: ReadYield, count: int) -> Service[bytes]:
 def end_link(node: NodeContext, link: LinkStream) -> Service[None]:
     """End a link in order, within the linger limit; the connection is closed in every case.
 
-    A peer that is gone, or does not end its side in time, is no error here: what both sides owed each other was
-    settled before by FIN or RESET.
+    A peer that is gone, or does not end its side in time, is no error here: what both sides owed each other
+    was settled before by FIN or RESET.
     """
     try:
         link.go_away()

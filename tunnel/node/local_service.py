@@ -1,7 +1,7 @@
 """The local service: frames that end at this node. One per message.
 
-DEST: the inner service reads the query and writes the reply. HOME: a reply of one of this node's own queries is
-read into its sink. DROP: consumed. The link is lent by the read service, which ends it.
+DEST: the inner service reads the query and writes the reply. HOME: a reply of one of this node's own queries
+is read into its sink. DROP: consumed. The link is lent by the read service, which ends it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class _Query:
 
 
 class _Reply:
-    """`tunnel.services.Reply` along a reply block; the way back is dialled with the first byte, or at the end."""
+    """`tunnel.services.Reply` along a reply block; the way back is dialled with the first byte, or at the
+    end.
+    """
 
     def __init__(self, node: NodeContext, block: ReplyBlock | None) -> None:
         self._node = node
@@ -84,7 +86,8 @@ def local_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Prof
     """Read one query, let the inner service answer it.
 
     Raises:
-        PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else; logged.
+        PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
+            logged.
     """
     layer = node.tunnel.destination_reader(slot, profile)
     frame = FrameReader(link, layer)
@@ -123,7 +126,8 @@ def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profi
     """Read a reply to one of this node's queries into its sink, and wake who waits for it.
 
     Raises:
-        HeaderError: the ticket is not ours. UnknownQuery: nobody waits (any more), or the block served before.
+        HeaderError: the ticket is not ours. UnknownQuery: nobody waits (any more), or the block served
+            before.
     """
     ticket = node.tunnel.home_ticket(slot)
     pending = node.pending.get(ticket.query_id)

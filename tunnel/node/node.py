@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import IO
 
 from reactor import Channel, Reactor, Scope, TcpListener
 from tunnel.descriptor import Address, Descriptor
@@ -14,7 +13,7 @@ from tunnel.directory import Directory
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.modes import ReplyMode
-from tunnel.node.api_service import Progress, QueryResult, query_service
+from tunnel.node.api_service import Progress, QueryResult, Sink, Source, query_service
 from tunnel.node.context import FrameReport, NodeContext, Service
 from tunnel.node.global_service import global_service
 from tunnel.node.limits import Limits
@@ -33,8 +32,8 @@ _FORWARD_QUEUE = 64  # frames handed over and not yet taken up; the global servi
 class Node:
     """One peer: listens, relays, answers queries with its inner service, and asks queries of its own.
 
-    The listener is bound when the object is made, so that `descriptor` names the real port. `serve` is the service
-    that does everything else; it is to be run by the reactor given here.
+    The listener is bound when the object is made, so that `descriptor` names the real port. `serve` is the
+    service that does everything else; it is to be run by the reactor given here.
 
     Args:
         keys: this node's secrets.
@@ -116,21 +115,22 @@ class Node:
     def query(
         self,
         destination: bytes,
-        content: bytes | IO[bytes],
+        content: bytes | Source,
         *,
         hops: int = 3,
         route: Route | None = None,
         mode: ReplyMode = ReplyMode.ROUTE,
         profile: Profile | None = None,
         idle_s: float | None = None,
-        sink: IO[bytes] | None = None,
+        sink: Sink | None = None,
         progress: Progress | None = None,
         rng: random.Random | None = None,
     ) -> Future[QueryResult]:
         """Send `content` to the node `destination` through `hops` proxies, from any thread.
 
         Args:
-            content: bytes, or a binary file that is read to its end (in the reactor's thread: a regular file).
+            content: bytes, or a binary file that is read to its end (in the reactor's thread: a regular
+                file).
             route: the proxies themselves, in place of `hops` chosen at random.
             profile: by default the default profile, or `long` where the route needs it.
             idle_s: fail when nothing moves for so long; by default the node's limit (60 s).
@@ -159,14 +159,14 @@ class Node:
     def query_service(
         self,
         destination: bytes,
-        content: bytes | IO[bytes],
+        content: bytes | Source,
         *,
         hops: int = 3,
         route: Route | None = None,
         mode: ReplyMode = ReplyMode.ROUTE,
         profile: Profile | None = None,
         idle_s: float | None = None,
-        sink: IO[bytes] | None = None,
+        sink: Sink | None = None,
         progress: Progress | None = None,
         rng: random.Random | None = None,
     ) -> Service[QueryResult]:

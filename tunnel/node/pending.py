@@ -1,12 +1,17 @@
-"""A query of this node that waits for its reply: the meeting point of the api service and the reply's read service."""
+"""A query of this node that waits for its reply: the meeting point of the api service and the reply's read
+service.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import IO
+from typing import TYPE_CHECKING
 
 from reactor import Signal
 from tunnel.errors import TunnelError
+
+if TYPE_CHECKING:
+    from tunnel.node.api_service import Sink
 
 __all__ = ["PendingQuery"]
 
@@ -20,7 +25,7 @@ class PendingQuery:
         done: set when the reply is complete or has failed.
     """
 
-    def __init__(self, sink: IO[bytes]) -> None:
+    def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.content_in = 0
         self.content_out = 0

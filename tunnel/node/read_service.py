@@ -1,8 +1,8 @@
 """The read service: one per incoming link. Handshake, header, and then whoever the frame is for.
 
-A frame to be forwarded is handed to the global service, which lends the link to a write service; frames that end
-here are served by the local service. The read service owns the link all the time: it alone tells the neighbour of
-an error, in one place, and ends the link.
+A frame to be forwarded is handed to the global service, which lends the link to a write service; frames that
+end here are served by the local service. The read service owns the link all the time: it alone tells the
+neighbour of an error, in one place, and ends the link.
 """
 
 from __future__ import annotations

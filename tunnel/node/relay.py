@@ -1,7 +1,7 @@
 """The hot path: one direction of a proxied frame, chunk by chunk.
 
-Exactly C bytes are collected, permuted in place and sealed for the next link. What is sealed is sent only when
-nothing more can be had without the socket: all chunks of one receive leave in one `send`.
+Exactly C bytes are collected, permuted in place and sealed for the next link. What is sealed is sent only
+when nothing more can be had without the socket: all chunks of one receive leave in one `send`.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, Non
 def guarded(main: Generator[Any, Any, None], *guards: Generator[Any, Any, None]) -> Generator[Any, Any, None]:
     """Run `main` while `guards` run beside it.
 
-    A guard that fails cancels `main`, and its error is raised here; one that ends changes nothing. When `main` ends
-    the guards are cancelled. Nothing is left running in any case.
+    A guard that fails cancels `main`, and its error is raised here; one that ends changes nothing. When
+    `main` ends the guards are cancelled. Nothing is left running in any case.
     """
     scope = Scope("guarded")
     watching: list[Handle[None]] = []

@@ -1,11 +1,11 @@
 """A frame's two halves over one authenticated connection: where link bytes meet the socket.
 
 `LinkStream` is a stream in the sense of `readwrite_comp`: `readinto` and `write` give short counts and raise
-`BlockingIOError`, so ReadYield, WriteYield, layers and lending work on it as on a socket. Its read side belongs to
-one service and its write side to one service; lending a side is passing the object.
+`BlockingIOError`, so ReadYield, WriteYield, layers and lending work on it as on a socket. Its read side
+belongs to one service and its write side to one service; lending a side is passing the object.
 
-What `write` takes is sealed at once but sent only by `flush`, or when the buffer is full: a proxy handles all the
-chunks of one receive and then sends all that they became with one system call.
+What `write` takes is sealed at once but sent only by `flush`, or when the buffer is full: a proxy handles all
+the chunks of one receive and then sends all that they became with one system call.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class LinkStream:
         """What to wait for after `write` or `flush` raised BlockingIOError."""
         return self._socket.writable
 
-    # -- reading ------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------
 
     @property
     def has_data(self) -> bool:
@@ -70,7 +70,8 @@ class LinkStream:
         """The profile that the peer opens its frame with.
 
         Raises:
-            BlockingIOError: not here yet. LinkError: something else came first. ProfileError: unknown profile.
+            BlockingIOError: not here yet. LinkError: something else came first. ProfileError: unknown
+                profile.
         """
         event = self._next_event()
         if not isinstance(event, Open):
@@ -84,7 +85,8 @@ class LinkStream:
         Returns:
             Bytes written into `buffer`; 0 after FIN, and only then (or for an empty buffer).
         Raises:
-            BlockingIOError: nothing now. StreamReset: the peer ended it early. Disconnected: the connection broke,
+            BlockingIOError: nothing now. StreamReset: the peer ended it early. Disconnected: the connection
+                broke,
             or ended without FIN. LinkError: forbidden bytes. All but the first are sticky.
         """
         if not len(buffer):
@@ -153,7 +155,7 @@ class LinkStream:
         self._error = error
         return error
 
-    # -- writing ------------------------------------------------------------------------------------------------
+    # -- writing ------------------------------------------------------------------------------------
 
     def open(self, profile: Profile) -> None:
         """Begin the frame; queued, not sent."""
@@ -205,7 +207,7 @@ class LinkStream:
         except Broken as error:
             raise Disconnected(f"connection broke while writing: {error}") from error
 
-    # -- ending -------------------------------------------------------------------------------------------------
+    # -- ending -------------------------------------------------------------------------------------
 
     def shutdown_write(self) -> None:
         """Half-close: the peer reads to the end, we still read."""

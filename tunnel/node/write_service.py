@@ -1,7 +1,8 @@
-"""The write service: one per forwarded frame. Dials the next node, sends the peeled header, relays both halves.
+"""The write service: one per forwarded frame. Dials the next node, sends the peeled header, relays both
+halves.
 
-It is lent the incoming link: its forward relay reads there and its backward relay writes there. It owns the outgoing
-link and ends it; the incoming one goes back to the read service.
+It is lent the incoming link: its forward relay reads there and its backward relay writes there. It owns the
+outgoing link and ends it; the incoming one goes back to the read service.
 """
 
 from __future__ import annotations
@@ -66,4 +67,6 @@ def _relay_both(
         yield from relay(outgoing, incoming, backward.decrypt, chunk_bytes)
         backward_ended.set()
 
-    yield from guarded(relay_forward(), relay_backward(), idle_watch([incoming, outgoing], node.limits.idle_s))
+    yield from guarded(
+        relay_forward(), relay_backward(), idle_watch([incoming, outgoing], node.limits.idle_s)
+    )

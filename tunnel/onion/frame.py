@@ -11,7 +11,8 @@ __all__ = ["FrameW"]
 
 
 class FrameW(ExtWrite):
-    """Writes one frame: `write_header` the onion header and the reply blocks, then content, then end and padding.
+    """Writes one frame: `write_header` the onion header and the reply blocks, then content, then end and
+    padding.
 
     Args:
         header: 128·N bytes, written as it is.

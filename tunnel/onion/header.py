@@ -2,9 +2,9 @@
 
 A slot is an HPKE one-shot seal to the hop's onion key: enc 32 ‖ sealed fields 80 ‖ tag 16. What follows the
 first slot is bound through HPKE's `info`, so a header with any changed bit opens at no hop. A hop removes its
-slot, appends 128 zero bytes and XORs a keystream from its slot seed over the whole: the next hop sees a header
-that looks like every other. Alice knows all the keystreams, so she can compute beforehand what the zero bytes
-will have become (the filler) and seal over it.
+slot, appends 128 zero bytes and XORs a keystream from its slot seed over the whole: the next hop sees a
+header that looks like every other. Alice knows all the keystreams, so she can compute beforehand what the
+zero bytes will have become (the filler) and seal over it.
 
 Bytes only: the caller brings keys, time and randomness. Source: docs/protocol.md, "Onion header"; the
 construction follows Sphinx (Danezis, Goldberg 2009) with HPKE in place of the blinded group element.
@@ -23,7 +23,17 @@ from tunnel.geometry import ADDRESS_BYTES, NODE_ID_BYTES, PROTOCOL_VERSION, SEED
 from tunnel.onion.secrets import header_key
 from tunnel.primitives import HpkePrivate, TunnelEngine
 
-__all__ = ["NO_ADDRESS", "NO_ID", "Command", "Hop", "Opened", "OpeningKey", "Slot", "build_header", "open_header"]
+__all__ = [
+    "NO_ADDRESS",
+    "NO_ID",
+    "Command",
+    "Hop",
+    "Opened",
+    "OpeningKey",
+    "Slot",
+    "build_header",
+    "open_header",
+]
 
 NO_ID = bytes(NODE_ID_BYTES)
 NO_ADDRESS = bytes(ADDRESS_BYTES)
@@ -120,7 +130,7 @@ def _keystream(engine: TunnelEngine, seed: bytes, length: int) -> bytearray:
     return stream
 
 
-def _xor(left: bytes, right: bytes) -> bytes:
+def _xor(left: bytes, right: bytes | bytearray) -> bytes:
     number = int.from_bytes(left, "big") ^ int.from_bytes(right, "big")
     return number.to_bytes(len(left), "big")
 
@@ -170,7 +180,9 @@ def build_header(
     return header
 
 
-def open_header(header: bytes, profile: Profile, keys: Sequence[OpeningKey], *, engine: TunnelEngine) -> Opened:
+def open_header(
+    header: bytes, profile: Profile, keys: Sequence[OpeningKey], *, engine: TunnelEngine
+) -> Opened:
     """Open the first slot with the first of `keys` that fits, and make the header for the next hop.
 
     Args:

@@ -1,12 +1,13 @@
 """Messages in sealed chunks: the end-to-end layer between Alice and Bob. Limiter and cipher in one.
 
-A chunk is type 1 ‖ flags 1 ‖ sub-stream 2 ‖ length 2 ‖ data ‖ zero padding ‖ tag 16, C bytes in all, sealed with
-AES-256-GCM under a counter nonce. A message is its reply blocks and then its content, in MSG chunks and exactly one
-END chunk; PAD chunks follow until their number is a PADMÉ bucket, and the final chunk is marked LAST. A full chunk is
-held back until more content comes, so that the last one can say that it is the last.
+A chunk is type 1 ‖ flags 1 ‖ sub-stream 2 ‖ length 2 ‖ data ‖ zero padding ‖ tag 16, C bytes in all, sealed
+with AES-256-GCM under a counter nonce. A message is its reply blocks and then its content, in MSG chunks and
+exactly one END chunk; PAD chunks follow until their number is a PADMÉ bucket, and the final chunk is marked
+LAST. A full chunk is held back until more content comes, so that the last one can say that it is the last.
 
-Both layers keep the contract of `readwrite_comp`. The counter goes on from message to message and is never reset: a
-nonce serves once. Source: docs/protocol.md, "Content chunk"; the hold-back follows age's STREAM (Filippo Valsorda).
+Both layers keep the contract of `readwrite_comp`. The counter goes on from message to message and is never
+reset: a nonce serves once. Source: docs/protocol.md, "Content chunk"; the hold-back follows age's STREAM
+(Filippo Valsorda).
 """
 
 from __future__ import annotations
@@ -220,7 +221,9 @@ def _prefix_bytes(prefix: bytearray) -> int:
         return _PREFIX.size
     count, zero = _PREFIX.unpack_from(prefix)
     if count > MAX_BLOCKS or zero != bytes(3):
-        raise Malformed(f"message names {count} reply blocks, at most {MAX_BLOCKS} are allowed, and 3 zero bytes")
+        raise Malformed(
+            f"message names {count} reply blocks, at most {MAX_BLOCKS} are allowed, and 3 zero bytes"
+        )
     end = _PREFIX.size
     for _ in range(count):
         if len(prefix) <= end:

@@ -53,7 +53,9 @@ class ReplayTable:
         if tag in tags:
             raise ReplayedHeader("this header was accepted before")
         if self._count >= self._limit:
-            raise TableFull(f"replay table holds its limit of {self._limit} headers; refusing until some expire")
+            raise TableFull(
+                f"replay table holds its limit of {self._limit} headers; refusing until some expire"
+            )
         self._hours.setdefault(expiry, set()).add(tag)
         self._count += 1
 

@@ -1,8 +1,9 @@
-"""Reply blocks: a sealed way back to Alice that she hands to Bob, and the ticket that tells her which query it was.
+"""Reply blocks: a sealed way back to Alice that she hands to Bob, and the ticket that tells her which query
+it was.
 
-Bob sends the prebuilt header unchanged, then his chunks under the end-to-end seed. Each proxy of the reply route
-adds a layer from a seed that Alice can derive again from one master seed, so she keeps nothing for a block: the
-master seed itself travels in the last slot (HOME), with the query id and a MAC under her home key.
+Bob sends the prebuilt header unchanged, then his chunks under the end-to-end seed. Each proxy of the reply
+route adds a layer from a seed that Alice can derive again from one master seed, so she keeps nothing for a
+block: the master seed itself travels in the last slot (HOME), with the query id and a MAC under her home key.
 Source: docs/protocol.md, "Reply block".
 """
 
@@ -136,6 +137,4 @@ def build_reply_block(
     header = build_header(
         profile, hops, engine=engine, random_bytes=random_bytes, seal_for_tests_only=seal_for_tests_only
     )
-    return ReplyBlock(
-        profile, draw_expiry(), ids[0], NO_ADDRESS, reply_end_to_end_seed(master_seed), header
-    )
+    return ReplyBlock(profile, draw_expiry(), ids[0], NO_ADDRESS, reply_end_to_end_seed(master_seed), header)
