@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 from reactor.descriptor import Descriptor
 from reactor.errors import Broken, Closed, ConnectError
@@ -165,6 +166,14 @@ class SocketStream:
         """Close the connection; a service that waits on it gets `Closed`. Done twice it does nothing."""
         self._descriptor.close_notify()
         self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def detach(self) -> None:
         """Leave the reactor, so that another can use the stream. Raises Busy while a service waits on it."""
@@ -331,6 +340,14 @@ class TcpListener:
         if self._descriptor.is_closed:
             return Closed(f"the listener at {self.address} is closed")
         return Broken(f"cannot accept at {self.address}: {error.strerror or error}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Stop listening; a service that waits in `accept` gets `Closed`. Done twice it does nothing."""

@@ -1,0 +1,59 @@
+"""Fixtures.
+
+A reactor over each poller, pairs of streams, and a check that nothing was logged that the test did not
+expect.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from reactor import EpollPoller, FakeClock, Poller, Reactor, SelectorPoller, SocketStream
+
+POLLERS: dict[str, Callable[[], Poller]] = {"epoll": EpollPoller, "selector": SelectorPoller}
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test that leaves a warning in the reactor's log; one that expects it reads and clears it."""
+    caplog.set_level(logging.WARNING, logger="reactor")
+    yield
+    left = [record.getMessage() for record in caplog.records if record.name == "reactor"]
+    assert left == []
+
+
+@pytest.fixture(params=list(POLLERS))
+def poller(request: pytest.FixtureRequest) -> Poller:
+    return POLLERS[request.param]()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def reactor(poller: Poller, clock: FakeClock) -> Iterator[Reactor]:
+    """A reactor on a fake clock, over each poller in turn."""
+    with Reactor(clock=clock, poller=poller) as reactor:
+        yield reactor
+
+
+@pytest.fixture
+def fake(clock: FakeClock) -> Iterator[Reactor]:
+    """A reactor on a fake clock, for what has nothing to do with descriptors."""
+    with Reactor(clock=clock) as reactor:
+        yield reactor
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[SocketStream, SocketStream]]:
+    """Two connected streams."""
+    left, right = (SocketStream(sock) for sock in socket.socketpair())
+    yield left, right
+    left.close()
+    right.close()

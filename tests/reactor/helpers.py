@@ -1,0 +1,75 @@
+"""Small services and looks inside, shared by the tests of the reactor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+
+from reactor import PASS, Handle, Reactor, Service, Signal, SocketStream
+from reactor.task import Task
+
+__all__ = ["assert_clean", "errors_logged", "forever", "give", "passes", "pump", "run"]
+
+T = TypeVar("T")
+
+
+def run(reactor: Reactor, service: Service[T]) -> T:
+    """Run a service to its end and give its result."""
+    handle = reactor.spawn(service)
+    reactor.run(handle.join())
+    return handle.result()
+
+
+def forever() -> Service[None]:
+    """Wait for what never comes."""
+    yield Signal()
+
+
+def give(value: T) -> Service[T]:
+    """Return a value after one pass."""
+    yield PASS
+    return value
+
+
+def passes(count: int) -> Service[None]:
+    """Let everybody else go, so many times."""
+    for _ in range(count):
+        yield PASS
+
+
+def pump(reactor: Reactor, until: Callable[[], bool], limit: int = 1_000) -> None:
+    """Turn the loop until something holds."""
+
+    def wait() -> Service[None]:
+        for _ in range(limit):
+            if until():
+                return
+            yield PASS
+        raise AssertionError("it never came to hold")
+
+    reactor.run(wait())
+
+
+def task_of(handle: Handle[Any]) -> Task[Any]:
+    assert isinstance(handle, Task)
+    return handle
+
+
+def assert_clean(reactor: Reactor, *streams: SocketStream) -> None:
+    """Check that nothing waits any more: no timer, no task, no waiter on a descriptor."""
+    assert reactor.timers.next_deadline() is None
+    assert not reactor.poller.has_waiters()
+    assert not reactor._tasks
+    for stream in streams:
+        assert stream.readable.descriptor.reader is None
+        assert stream.writable.descriptor.writer is None
+
+
+def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Take what the reactor has logged."""
+    texts = [r.getMessage() for r in caplog.records if r.name == "reactor" and r.levelno >= logging.WARNING]
+    caplog.clear()
+    return texts
