@@ -10,19 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from noise.connection import Keypair, NoiseConnection
 
-from readwrite_comp.errors import AuthenticationError
 from tunnel.errors import HandshakeError, LocalTunnelError
-from tunnel.link.noise import (
-    MAX_MESSAGE_BYTES,
-    PROTOCOL_NAME,
-    CipherState,
-    LinkKeys,
-    NoiseXK,
-    Role,
-    SymmetricState,
-    nonce_of,
-    rekeyed,
-)
+from tunnel.link import noise as noise_module
+from tunnel.link.noise import MAX_MESSAGE_BYTES, PROTOCOL_NAME, CipherState, LinkKeys, NoiseXK, Role
 from tunnel.primitives import TunnelEngine, tunnel_engine
 
 ENGINES = {name: tunnel_engine(name) for name in ("openssl", "pycryptodome")}
@@ -327,6 +317,18 @@ def test_largest_message(index: int) -> None:
     assert reader.read_message(message) == bytes(room)
 
 
+@pytest.mark.parametrize("index", range(3))
+def test_longer_message_is_refused_with_a_right_tag(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, reader = advance(index, make("initiator"), make("responder"))
+    with monkeypatch.context() as patch:
+        patch.setattr(noise_module, "MAX_MESSAGE_BYTES", MAX_MESSAGE_BYTES + 1)
+        message = writer.write_message(bytes(MAX_MESSAGE_BYTES + 1 - OVERHEADS[index]))
+    before = snapshot(reader)
+    with pytest.raises(HandshakeError, match="was refused"):
+        reader.read_message(message)
+    assert snapshot(reader) == before
+
+
 def test_wrong_construction() -> None:
     with pytest.raises(LocalTunnelError, match="initiator must have it"):
         make("initiator", remote_static=None)
@@ -339,67 +341,6 @@ def test_wrong_construction() -> None:
     short = make("initiator", fixed_ephemeral_for_tests_only=b"")
     with pytest.raises(LocalTunnelError, match="0 bytes, expected 32"):
         short.write_message(b"")
-
-
-# --- cipher and symmetric state ----------------------------------------------------------------------------
-
-
-def test_nonce_is_big_endian() -> None:
-    assert nonce_of(1) == bytes(11) + b"\1"
-    assert nonce_of(0x0102) == bytes(10) + b"\1\2"
-    assert nonce_of(2**64 - 1) == bytes(4) + b"\xff" * 8
-
-
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
-def test_cipher_state_counts_on_success_only(engine: TunnelEngine) -> None:
-    key = bytes(range(32))
-    sender, receiver = CipherState(engine, key), CipherState(engine, key)
-    for number, text in enumerate((b"", b"one", b"two")):
-        sealed = sender.encrypt(b"ad", text)
-        assert sealed == engine.aead(key).seal(nonce_of(number), text, b"ad")
-        with pytest.raises(AuthenticationError):
-            receiver.decrypt(b"other", sealed)
-        assert receiver.nonce == number
-        assert receiver.decrypt(b"ad", sealed) == text
-    assert sender.nonce == receiver.nonce == 3
-
-
-def test_cipher_state_without_a_key_passes_text_on() -> None:
-    cipher = CipherState(ENGINE)
-    assert cipher.encrypt(b"ad", b"text") == cipher.decrypt(b"ad", b"text") == b"text"
-    assert cipher.nonce == 0
-    with pytest.raises(LocalTunnelError, match="no key"):
-        cipher.rekey()
-
-
-def test_the_last_nonce_is_never_used() -> None:
-    key = bytes(32)
-    cipher = CipherState(ENGINE, key, nonce=2**64 - 2)
-    sealed = cipher.encrypt(b"", b"last")
-    for call in (cipher.encrypt, cipher.decrypt):
-        with pytest.raises(LocalTunnelError, match="used up"):
-            call(b"", sealed)
-    assert cipher.nonce == 2**64 - 1
-
-
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
-def test_rekey_keeps_the_counter(engine: TunnelEngine) -> None:
-    key = bytes(range(32))
-    cipher = CipherState(engine, key, nonce=5)
-    cipher.rekey()
-    assert cipher.key == rekeyed(key, engine) == rekeyed(key, ENGINE)
-    assert cipher.nonce == 5
-    assert cipher.key == ENGINE.aead(key).seal(bytes(4) + b"\xff" * 8, bytes(32))[:32] != key
-
-
-def test_a_copy_of_the_symmetric_state_stands_alone() -> None:
-    state = SymmetricState.start(ENGINE)
-    state.mix_key(b"secret")
-    before = (state.chaining_key, state.handshake_hash, state.cipher.key, state.cipher.nonce)
-    tried = state.copy()
-    tried.encrypt_and_hash(b"text")
-    tried.mix_key(b"more")
-    assert before == (state.chaining_key, state.handshake_hash, state.cipher.key, state.cipher.nonce)
 
 
 # --- against an independent implementation -----------------------------------------------------------------
