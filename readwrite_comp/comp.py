@@ -94,7 +94,7 @@ class CompW(_Comp):
     def flush(self) -> None:
         """Push out what the layer holds back, as far as its format allows."""
         super().flush()
-        if self._has_header and not self._has_end and not self._is_abandoned:
+        if self._ext.phase is Phase.CONTENT and not self._is_abandoned:
             self._ext.flush_into(self._stream)
 
     def close(self) -> None:

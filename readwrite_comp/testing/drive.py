@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..base import ExtRead, ExtWrite
-from ..errors import RemoteLayerError
+from ..errors import LayerError, RemoteLayerError
 from ..phases import Phase
 from .streams import MAX_REFUSALS, HostileReader, HostileWriter, KitFailure, require
 
@@ -139,9 +139,10 @@ def _check_sticky(ext: ExtRead, r: HostileReader, error: RemoteLayerError) -> No
     for call in calls:
         try:
             call()
-        except RemoteLayerError as again:
+        except LayerError as again:
             require(
-                type(again) is type(error), f"{type(again).__name__} after {type(error).__name__}: not sticky"
+                type(again) is type(error),
+                f"{type(again).__name__} after {type(error).__name__}: the error is not sticky",
             )
         else:
-            raise KitFailure(f"a call went through after {type(error).__name__}: not sticky")
+            raise KitFailure(f"a call went through after {type(error).__name__}: the error is not sticky")

@@ -1,0 +1,194 @@
+"""`CompW` / `CompR`: file-like objects over a layer and a stream."""
+
+from __future__ import annotations
+
+import gc
+import io
+import itertools
+
+import pytest
+from hypothesis import given
+
+from readwrite_comp import (
+    AuthenticationError,
+    CompR,
+    CompW,
+    IdentityR,
+    IdentityW,
+    InUse,
+    MultiRExt,
+    MultiWExt,
+    PaddedWindowsR,
+    PaddedWindowsW,
+    Phase,
+    SealedR,
+    SealedW,
+    StreamCipherR,
+    StreamCipherW,
+    Truncated,
+)
+from readwrite_comp.testing import HostileReader, HostileWriter
+
+from .pairs import KEY, contents, scripts
+
+
+@given(content=contents)
+def test_as_files(content: bytes) -> None:
+    """With the standard library's buffers on top and `BytesIO` below; the stream stays open and stands at the
+    border."""
+    stream = io.BytesIO()
+    for _ in range(2):
+        with CompW(stream, SealedW(KEY, chunk_bytes=32)) as comp:
+            assert comp.writable()
+            with io.BufferedWriter(comp, 50) as buffered:
+                buffered.write(content)
+    stream.write(b"foreign")
+    stream.seek(0)
+    reader = SealedR(KEY, chunk_bytes=32)
+    for _ in range(2):
+        with CompR(stream, reader) as source:
+            assert source.readable()
+            assert source.read() == content
+    assert stream.read() == b"foreign"
+
+
+@given(content=contents, write_script=scripts, read_script=scripts)
+def test_refusals_pass_through(content: bytes, write_script: list[int], read_script: list[int]) -> None:
+    w = HostileWriter(write_script)
+    comp = CompW(w, MultiWExt([StreamCipherW(KEY), PaddedWindowsW(16)]))
+    done = 0
+    while not comp.closed:
+        try:
+            if done < len(content):
+                done += comp.write(content[done:])
+            else:
+                comp.flush()
+                comp.close()
+        except BlockingIOError:
+            continue
+    r = HostileReader(bytes(w.data) + b"foreign", read_script)
+    source = CompR(r, MultiRExt([StreamCipherR(KEY), PaddedWindowsR(16)]))
+    got, buffer, at_end = b"", bytearray(20), False
+    while not source.closed:
+        try:
+            if at_end:
+                source.close()
+            else:
+                count = source.readinto(buffer)
+                got += buffer[:count]
+                at_end = count == 0
+        except BlockingIOError:
+            continue
+    assert got == content
+    assert r.position == len(w.data)
+
+
+def test_nothing_written_is_an_empty_message() -> None:
+    stream = io.BytesIO()
+    CompW(stream, PaddedWindowsW(4)).close()
+    assert len(stream.getvalue()) == 8
+    stream.seek(0)
+    with CompR(stream, PaddedWindowsR(4)) as source:
+        assert source.read() == b""
+    stream.seek(0)
+    CompR(stream, PaddedWindowsR(4)).close()
+    assert stream.tell() == 8
+
+
+def test_closing_a_reader_passes_the_rest() -> None:
+    stream = io.BytesIO()
+    with CompW(stream, SealedW(KEY, chunk_bytes=4)) as comp:
+        comp.write(b"abc")
+    stream.write(b"next")
+    stream.seek(0)
+    with CompR(stream, SealedR(KEY, chunk_bytes=4)) as source:
+        assert source.read(1) == b"a"
+    assert stream.read() == b"next"
+
+
+def test_an_exception_leaves_a_truncated_message() -> None:
+    stream = io.BytesIO()
+    comp = CompW(stream, SealedW(KEY, chunk_bytes=4))
+
+    def leave_halfway() -> None:
+        with comp:
+            comp.write(b"abcdefgh")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        leave_halfway()
+    assert comp.closed
+    assert not stream.closed
+    stream.seek(0)
+    source = CompR(stream, SealedR(KEY, chunk_bytes=4))
+    with pytest.raises(Truncated):
+        source.read()
+    # It has said so; closing after that is quiet.
+    source.close()
+    assert source.closed
+
+
+def test_closing_reports_what_reading_has_not() -> None:
+    stream = io.BytesIO()
+    with CompW(stream, SealedW(KEY)) as comp:
+        comp.write(b"abc")
+    wire = bytearray(stream.getvalue())
+    wire[-1] ^= 1
+    source = CompR(io.BytesIO(bytes(wire)), SealedR(KEY))
+    with pytest.raises(AuthenticationError):
+        source.close()
+    assert source.closed
+
+
+def test_the_layer_is_free_again_after_closing() -> None:
+    stream, writer = io.BytesIO(), IdentityW()
+    comp = CompW(stream, writer)
+    comp.write(b"x")
+    with pytest.raises(InUse):
+        CompW(stream, writer)
+    comp.close()
+    comp.close()
+    assert writer.phase is Phase.NEW
+    for call in (lambda: comp.write(b"y"), comp.flush):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    with CompW(stream, writer) as comp:
+        comp.write(b"z")
+    assert stream.getvalue() == b"xz"
+    reader = IdentityR()
+    stream.seek(0)
+    source = CompR(stream, reader)
+    assert source.read(1) == b"x"
+    with pytest.raises(InUse):
+        CompR(stream, reader)
+    source.abandon()
+    with pytest.raises(ValueError, match="closed"):
+        source.read(1)
+    reader.reset()
+    CompR(stream, reader).close()
+
+
+def test_the_garbage_collector_writes_nothing() -> None:
+    w = HostileWriter()
+    kept = [CompW(w, PaddedWindowsW(4))]
+    kept[0].write(b"ab")
+    with pytest.warns(ResourceWarning, match="CompW dropped in the middle"):
+        kept.clear()
+    gc.collect()
+    assert w.data == b""
+    CompW(w, PaddedWindowsW(4))
+    gc.collect()
+    assert w.data == b""
+
+
+def test_closing_again_after_a_refusal() -> None:
+    w = HostileWriter(itertools.chain([0, 0, 3, 0], itertools.repeat(2)))
+    comp = CompW(w, PaddedWindowsW(4))
+    refused = 0
+    while not comp.closed:
+        try:
+            comp.close()
+        except BlockingIOError:
+            refused += 1
+    assert refused == 3
+    assert len(w.data) == 8

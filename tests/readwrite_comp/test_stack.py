@@ -1,0 +1,313 @@
+"""Stacks: mixed, nested, joined, and 128 deep."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from readwrite_comp import (
+    BadParameter,
+    CompExtW,
+    Ending,
+    ExtWrite,
+    IdentityR,
+    IdentityW,
+    InPlaceW,
+    InUse,
+    Lioness,
+    MultiRExt,
+    MultiWExt,
+    PaddedWindowsR,
+    PaddedWindowsW,
+    SealedR,
+    SealedW,
+    SizedWindowsR,
+    SizedWindowsW,
+    StreamCipherR,
+    StreamCipherW,
+    WideBlockR,
+    WideBlockW,
+    WindowSizes,
+)
+from readwrite_comp.testing import (
+    HostileReader,
+    HostileWriter,
+    MakePair,
+    check_abandoned_write,
+    check_corruption,
+    check_early_end,
+    check_ext_pair,
+    check_round_trip,
+    check_truncation,
+    read_message,
+    write_message,
+)
+
+from .pairs import KEY, Pair, contents, is_authenticated, lioness, scripts, splits, stack_of, stacks
+
+
+@given(
+    names=stacks,
+    nested=st.booleans(),
+    messages=st.lists(contents, min_size=2, max_size=2),
+    write_script=scripts,
+    read_script=scripts,
+    write_splits=splits,
+    read_splits=splits,
+    flush_every=st.integers(0, 3),
+)
+def test_round_trip(
+    names: list[str],
+    nested: bool,
+    messages: list[bytes],
+    write_script: list[int],
+    read_script: list[int],
+    write_splits: list[int],
+    read_splits: list[int],
+    flush_every: int,
+) -> None:
+    check_round_trip(
+        stack_of(names, nested=nested),
+        messages,
+        write_script=write_script,
+        read_script=read_script,
+        write_splits=write_splits,
+        read_splits=read_splits,
+        flush_every=flush_every,
+    )
+
+
+@given(names=stacks, content=contents, write_script=scripts, write_splits=splits)
+def test_giving_up(
+    names: list[str], content: bytes, write_script: list[int], write_splits: list[int]
+) -> None:
+    check_abandoned_write(stack_of(names), content, write_script=write_script, write_splits=write_splits)
+
+
+@given(names=stacks, content=contents, read_bytes=st.integers(0, 200), read_script=scripts)
+def test_early_end(names: list[str], content: bytes, read_bytes: int, read_script: list[int]) -> None:
+    check_early_end(stack_of(names), content, read_bytes, read_script=read_script)
+
+
+@given(names=stacks, content=contents, cut=st.integers(0, 600), read_script=scripts, read_splits=splits)
+def test_truncation(
+    names: list[str], content: bytes, cut: int, read_script: list[int], read_splits: list[int]
+) -> None:
+    check_truncation(stack_of(names), content, cut, read_script=read_script, read_splits=read_splits)
+
+
+@given(
+    names=stacks,
+    content=contents,
+    position=st.integers(0, 5_000),
+    mask=st.integers(1, 255),
+    read_splits=splits,
+)
+def test_corruption(
+    names: list[str], content: bytes, position: int, mask: int, read_splits: list[int]
+) -> None:
+    check_corruption(
+        stack_of(names),
+        content,
+        position,
+        mask,
+        authenticated=is_authenticated(names),
+        read_splits=read_splits,
+    )
+
+
+@given(names=stacks)
+def test_kit(names: list[str]) -> None:
+    check_ext_pair(
+        stack_of(names),
+        authenticated=is_authenticated(names),
+        sizes=(0, 1, 16, 41),
+        samples=3,
+        seed=len(names),
+    )
+
+
+DEPTH = 128
+
+
+def _deep_mixed() -> Pair:
+    """128 layers in turn, none of which can be joined with its neighbour. Windows are large against the
+    content, or the padding of each would grow the next without bound."""
+    makers: list[MakePair] = [
+        lambda: (StreamCipherW(KEY), StreamCipherR(KEY)),
+        lambda: (SizedWindowsW(WindowSizes(512)), SizedWindowsR(WindowSizes(512))),
+        lambda: (SealedW(KEY, chunk_bytes=4096), SealedR(KEY, chunk_bytes=4096)),
+        lambda: (IdentityW(), IdentityR()),
+        lambda: (PaddedWindowsW(8192), PaddedWindowsR(8192)),
+        lambda: (
+            SizedWindowsW(WindowSizes(64), size_written=True),
+            SizedWindowsR(WindowSizes(64), size_written=True),
+        ),
+        lambda: (WideBlockW(lioness(256)), WideBlockR(lioness(256))),
+        lambda: (PaddedWindowsW(4096), PaddedWindowsR(4096)),
+    ]
+    # The two windowed layers that multiply stand once in 16: elsewhere a transparent one takes their place.
+    pairs = []
+    for index in range(DEPTH):
+        kind = index % 8
+        if kind in (4, 7) and index > 8:
+            kind = 3
+        pairs.append(makers[kind]())
+    writers, readers = zip(*pairs, strict=True)
+    return MultiWExt(writers), MultiRExt(readers)
+
+
+def _deep_wide_blocks() -> Pair:
+    permutations = [Lioness(bytes([index]) * 128, 64) for index in range(DEPTH)]
+    return MultiWExt([WideBlockW(p) for p in permutations]), MultiRExt([WideBlockR(p) for p in permutations])
+
+
+def _deep_stream_ciphers() -> Pair:
+    return MultiWExt([StreamCipherW(KEY) for _ in range(DEPTH)]), MultiRExt(
+        [StreamCipherR(KEY) for _ in range(DEPTH)]
+    )
+
+
+@pytest.mark.parametrize("make_pair", [_deep_mixed, _deep_wide_blocks, _deep_stream_ciphers])
+def test_a_stack_of_128(make_pair: MakePair) -> None:
+    content = bytes(range(150))
+    refusing = [0, 1, 7, 0, 0, 500] * 40
+    check_round_trip(
+        make_pair,
+        [content, b""],
+        write_script=refusing,
+        read_script=refusing,
+        write_splits=(33, 5),
+        read_splits=(3, 200),
+    )
+    check_round_trip(make_pair, [content, content], flush_every=2)
+    check_abandoned_write(make_pair, content, write_script=[1 << 20] * 3 + [0] * 9, write_splits=(9,))
+    wire_bytes = len(check_round_trip(make_pair, [content]))
+    for part in range(1, 6):
+        check_truncation(make_pair, content, wire_bytes * part // 6)
+        check_corruption(
+            make_pair, content, wire_bytes * part // 6, 1, authenticated=make_pair is _deep_mixed
+        )
+
+
+@pytest.mark.parametrize("make_pair", [_deep_mixed, _deep_wide_blocks])
+def test_depth_costs_no_python_stack(make_pair: MakePair) -> None:
+    writer, reader = make_pair()
+    frame, depth = sys._getframe(), 0
+    while frame.f_back is not None:
+        frame, depth = frame.f_back, depth + 1
+    limit = sys.getrecursionlimit()
+    # Far less than one frame for each layer is left.
+    sys.setrecursionlimit(depth + 40)
+    try:
+        w = HostileWriter()
+        write_message(writer, w, b"deep")
+        result = read_message(reader, HostileReader(bytes(w.data)), 4)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert result.error is None
+    assert result.content == b"deep"
+
+
+def _written(layers: list[ExtWrite], content: bytes) -> bytes:
+    """The wire of separate layers, each writing all of its message before the next begins."""
+    for layer in reversed(layers):
+        w = HostileWriter()
+        write_message(layer, w, content)
+        content = bytes(w.data)
+    return content
+
+
+@given(content=contents, depth=st.integers(1, 6))
+def test_joined_layers_write_the_same_bytes(content: bytes, depth: int) -> None:
+    permutations = [Lioness(bytes([index]) * 128, 48) for index in range(depth)]
+    joined = MultiWExt([WideBlockW(p, first_tweak=i, inverse=i % 2 == 1) for i, p in enumerate(permutations)])
+    separate: list[ExtWrite] = [
+        WideBlockW(p, first_tweak=i, inverse=i % 2 == 1) for i, p in enumerate(permutations)
+    ]
+    assert _written([joined], content) == _written(separate, content)
+
+
+@given(content=contents, depth=st.integers(1, 5))
+def test_joined_stream_ciphers_are_read_by_separate_ones(content: bytes, depth: int) -> None:
+    keys = [bytes([index]) * 32 for index in range(depth)]
+    data = _written([MultiWExt([StreamCipherW(key) for key in keys])], content)
+    assert len(data) == len(content) + 16 * depth
+    for key in keys:
+        data = read_message(StreamCipherR(key), HostileReader(data), None).content
+    assert data == content
+    data = _written([StreamCipherW(key) for key in keys], content)
+    assert (
+        read_message(MultiRExt([StreamCipherR(key) for key in keys]), HostileReader(data), None).content
+        == content
+    )
+
+
+def test_neighbours_are_joined_and_stacks_unpacked() -> None:
+    inner = MultiWExt([WideBlockW(lioness(64)), IdentityW()])
+    stack = CompExtW(MultiWExt([WideBlockW(lioness(48)), WideBlockW(lioness(64))]), inner)
+    # 64 and 64 meet where the two stacks do.
+    assert [type(layer) for layer in stack._layers] == [WideBlockW, InPlaceW, IdentityW]
+
+
+def test_outer_layer_is_first_on_the_wire() -> None:
+    wire = _written([CompExtW(SizedWindowsW(WindowSizes(8), size_written=True), PaddedWindowsW(4))], b"ab")
+    assert wire[:4] == b"\0\0\0\x08"
+    assert wire[4:10] == b"\x80\0\0\2ab"
+
+
+@pytest.mark.parametrize(
+    ("names", "ends"),
+    [
+        (["identity"], Ending.NEVER),
+        (["identity", "stream_cipher"], Ending.NEVER),
+        (["sealed", "identity"], Ending.EXACT),
+        (["identity", "sealed"], Ending.EXACT),
+        (["sealed", "wide_block"], Ending.PADDED),
+        (["wide_block", "sealed"], Ending.EXACT),
+        (["sized", "stream_cipher", "identity"], Ending.PADDED),
+    ],
+)
+def test_how_a_stack_ends(names: list[str], ends: Ending) -> None:
+    for nested in (False, True):
+        if nested and len(names) == 1:
+            continue
+        writer, reader = stack_of(names, nested=nested)()
+        assert writer.ends is reader.ends is ends
+
+
+def test_what_cannot_be_stacked() -> None:
+    for kind in (MultiWExt, MultiRExt):
+        with pytest.raises(BadParameter):
+            kind([])
+    writer, reader = IdentityW(), IdentityR()
+    with pytest.raises(InUse, match="twice"):
+        MultiWExt([writer, writer])
+    with pytest.raises(InUse, match="twice"):
+        MultiRExt([reader, reader])
+    writer.write_header(HostileWriter())
+    reader.read_header(HostileReader(b""))
+    with pytest.raises(InUse, match="CONTENT"):
+        MultiWExt([IdentityW(), writer])
+    with pytest.raises(InUse, match="CONTENT"):
+        MultiRExt([reader])
+
+
+def test_a_stack_holds_little_when_refused() -> None:
+    """A stream that takes nothing: the stack takes a few windows and then refuses, instead of growing."""
+    writer = MultiWExt([SealedW(KEY, chunk_bytes=64), PaddedWindowsW(64), SealedW(KEY, chunk_bytes=64)])
+    w = HostileWriter(itertools.chain([1 << 20], itertools.repeat(0)))
+    writer.write_header(w)
+    taken = [0]
+
+    def write_on() -> None:
+        for _ in range(1_000):
+            taken[0] += writer.write_into(w, bytes(50))
+
+    with pytest.raises(BlockingIOError):
+        write_on()
+    assert 0 < taken[0] < 1_000
