@@ -216,7 +216,8 @@ class StreamReset(PeerError):
 
 
 class QueryFailed(RemoteTunnelError):
-    """A query ended without its result. The text says what is known; `code` is the reason, if one was given."""
+    """A query ended without its result. The text says what is known; `code` is the reason, if one was given.
+    """
 
     def __init__(self, text: str, code: ErrorCode | None = None) -> None:
         super().__init__(text)

@@ -7,7 +7,9 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import TracebackType
+from typing import TypeVar
 
 from reactor import ReactorThread, Scope, Service
 from tunnel.directory import StaticDirectory
@@ -18,6 +20,8 @@ from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.services import InnerService
 
 __all__ = ["LocalNetwork"]
+
+T = TypeVar("T")
 
 
 class LocalNetwork:
@@ -89,6 +93,11 @@ class LocalNetwork:
             self.close()
             raise
         return self
+
+    def submit(self, service: Service[T]) -> Future[T]:
+        """Run a service in the network's reactor."""
+        assert self._thread is not None
+        return self._thread.submit(service)
 
     def _serve_all(self) -> Service[None]:
         scope = Scope("local network", fail_together=False)

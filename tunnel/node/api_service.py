@@ -15,6 +15,7 @@ from typing import IO, Protocol, cast
 
 from reactor import ReadYield, RunInThread, Signal
 from tunnel.errors import (
+    ErrorCode,
     LocalTunnelError,
     MalformedMessage,
     PeerError,
@@ -32,7 +33,7 @@ from tunnel.node.wire import LinkStream
 from tunnel.route import Route
 from tunnel.tunnel import OutgoingQuery
 
-__all__ = ["Progress", "QueryResult", "Sink", "Source", "query_service"]
+__all__ = ["Progress", "QueryCall", "QueryResult", "Sink", "Source", "query_service"]
 
 SPOOL_BYTES = 1024 * 1024  # a reply up to here stays in memory, a longer one goes to a temporary file
 _READ_BYTES = 64 * 1024
@@ -85,80 +86,94 @@ class QueryResult:
         return self.content.read(size)
 
 
-def query_service(
-    node: NodeContext,
-    route: Route,
-    content: bytes | Source,
-    *,
-    mode: ReplyMode,
-    profile: Profile,
-    idle_s: float,
-    sink: Sink | None = None,
-    progress: Progress | None = None,
-) -> Service[QueryResult]:
-    """Send one query and wait for its result.
+@dataclass(frozen=True, slots=True)
+class QueryCall:
+    """What a user asks for.
 
-    Args:
+    Attributes:
         content: bytes, or a file that is read to its end.
         idle_s: the query fails when nothing moves, in either direction, for this long.
-        sink: where the reply goes; by default a temporary file that stays in memory while it is small.
+        sink: where the reply goes; None: a temporary file that stays in memory while it is small.
         progress: called with (query bytes sent, reply bytes received) as they grow.
+    """
+
+    route: Route
+    content: bytes | Source
+    mode: ReplyMode
+    profile: Profile
+    idle_s: float
+    sink: Sink | None = None
+    progress: Progress | None = None
+
+
+def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
+    """Send one query and wait for its result.
+
     Raises:
         BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is
-            known.
+            known. LocalTunnelError: the sink or the progress callback failed. OSError: reading the content
+            did.
     """
-    if len(node.pending) >= node.limits.queries:
-        raise QueryFailed(f"{len(node.pending)} queries are waiting already, the limit of this node")
+    if node.queries >= node.limits.queries:
+        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
+    node.queries += 1
+    spool = None if call.sink is not None else _spool()
+    try:
+        result = yield from _query(node, call, spool)
+    except BaseException:
+        if spool is not None:
+            spool.close()
+        raise
+    finally:
+        node.queries -= 1
+    return result
+
+
+def _query(node: NodeContext, call: QueryCall, spool: IO[bytes] | None) -> Service[QueryResult]:
     # Up to 254 public-key operations: a third of a second in which the node's loop goes on.
     query: OutgoingQuery = yield RunInThread(
-        partial(node.tunnel.query, route, mode, profile, now_s=node.wall_clock())
+        partial(node.tunnel.query, call.route, call.mode, call.profile, now_s=node.wall_clock())
     )
-    spool: IO[bytes] | None = None
-    if sink is None:
-        sink = spool = _spool()
+    sink = call.sink or spool
+    assert sink is not None
     pending = PendingQuery(sink)
     if query.query_id is not None:
         node.pending[query.query_id] = pending
     writer = FrameWriter(node, query.frame)
     delivered = Signal()
+    code = ErrorCode.CANCELLED
     try:
         link = yield from writer.start()
         yield from guarded(
-            _exchange(
-                writer, content, pending, delivered if query.query_id is None else pending.done, progress
-            ),
+            _exchange(writer, call, pending, delivered if query.query_id is None else pending.done),
             _watch_backward(link, delivered),
-            idle_watch([link, pending], idle_s),
+            idle_watch([link, pending], call.idle_s),
         )
         if pending.error is not None:
             raise pending.error
     except PeerError as error:
-        raise _failure(error, writer, pending, route) from error
+        code = error.code
+        raise _failure(error, writer, pending, call.route) from error
     finally:
         if query.query_id is not None:
             del node.pending[query.query_id]
         if writer.link is not None:
+            writer.link.reset(code)  # without effect when the query has ended in order
             yield from end_link(node, writer.link)
     if spool is not None:
         spool.seek(0)
-    return QueryResult(route, mode, profile, writer.content_bytes, pending.content_in, spool)
+    return QueryResult(call.route, call.mode, call.profile, writer.content_bytes, pending.content_in, spool)
 
 
 def _spool() -> IO[bytes]:
     return cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
 
 
-def _exchange(
-    writer: FrameWriter,
-    content: bytes | Source,
-    pending: PendingQuery,
-    done: Signal,
-    progress: Progress | None,
-) -> Service[None]:
-    pending.on_progress = (
-        None if progress is None else lambda: progress(writer.content_bytes, pending.content_in)
-    )
-    source = io.BytesIO(content) if isinstance(content, bytes) else content
+def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done: Signal) -> Service[None]:
+    progress = call.progress
+    if progress is not None:
+        pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
+    source = io.BytesIO(call.content) if isinstance(call.content, bytes) else call.content
     while chunk := source.read(_READ_BYTES):
         yield from writer.write(chunk)
         pending.moved()
@@ -167,7 +182,8 @@ def _exchange(
 
 
 def _watch_backward(link: LinkStream, delivered: Signal) -> Service[None]:
-    """Bob says FIN when he holds the whole query; a hop that fails says RESET. Nothing else comes this way."""
+    """Bob says FIN when he holds the whole query; a hop that fails says RESET. Nothing else comes this way.
+    """
     if (yield from ReadYield(link).readinto(memoryview(bytearray(1)))):
         raise MalformedMessage("content on the backward half of a query that asked for none")
     delivered.set()

@@ -53,6 +53,8 @@ class NodeContext:
     scope: owns every service of the node; one that fails harms no other.
     forwards: frames that read services hand over for proxying.
     pending: queries of this node that wait for a reply, by query id.
+    queries: queries of this node under way, in any mode.
+    connections, half_open: incoming ones, and those of them without a finished handshake.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
     """
 
@@ -69,6 +71,7 @@ class NodeContext:
     observe: Callable[[FrameReport], None] | None = None
     wall_clock: Callable[[], float] = time.time
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
+    queries: int = 0
     connections: int = 0
     half_open: int = 0
 

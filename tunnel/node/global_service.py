@@ -30,7 +30,8 @@ class Forward:
     returned: Signal = field(default_factory=Signal)
 
     def wait_returned(self) -> Service[None]:
-        """Wait until the write service gives the link back; raise what ended the frame, if it was an error."""
+        """Wait until the write service gives the link back; raise what ended the frame, if it was an error.
+        """
         yield self.returned
         if self.error is not None:
             raise self.error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from reactor import ReadYield
-from tunnel.errors import ErrorCode, PeerError, ServiceFailed, UnknownQuery
+from tunnel.errors import ErrorCode, PeerError, ServiceFailed, TunnelError, UnknownQuery
 from tunnel.geometry import Profile
 from tunnel.node.context import NodeContext, Service
 from tunnel.node.frame_io import FrameReader, FrameWriter
@@ -139,7 +139,7 @@ def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profi
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
             pending.take(buffer[:count])
-    except PeerError as error:
+    except TunnelError as error:
         pending.fail(error)
         raise
     pending.succeed()

@@ -13,7 +13,7 @@ from tunnel.directory import Directory
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.modes import ReplyMode
-from tunnel.node.api_service import Progress, QueryResult, Sink, Source, query_service
+from tunnel.node.api_service import Progress, QueryCall, QueryResult, Sink, Source, query_service
 from tunnel.node.context import FrameReport, NodeContext, Service
 from tunnel.node.global_service import global_service
 from tunnel.node.limits import Limits
@@ -102,6 +102,12 @@ class Node:
         """Incoming connections now; 0 when nothing passes this node."""
         return self._context.connections
 
+    @property
+    def is_idle(self) -> bool:
+        """No incoming connection, no frame on its way through, no query of its own."""
+        context = self._context
+        return not (context.connections or context.half_open or context.pending or context.queries)
+
     def serve(self) -> Service[None]:
         """Run the node until it is cancelled; then everything of it is ended."""
         scope = self._context.scope
@@ -139,59 +145,32 @@ class Node:
             rng: for demonstrations whose route is to be the same each time.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
-        Raises (from the future):
-            BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through, and why.
+        Raises:
+            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
+                QueryFailed: the query did not come through; says what is known.
         """
-        service = self.query_service(
-            destination,
-            content,
-            hops=hops,
-            route=route,
-            mode=mode,
-            profile=profile,
-            idle_s=idle_s,
-            sink=sink,
-            progress=progress,
-            rng=rng,
-        )
-        return self._reactor.submit(service, name=f"{self._context.name} query")
-
-    def query_service(
-        self,
-        destination: bytes,
-        content: bytes | Source,
-        *,
-        hops: int = 3,
-        route: Route | None = None,
-        mode: ReplyMode = ReplyMode.ROUTE,
-        profile: Profile | None = None,
-        idle_s: float | None = None,
-        sink: Sink | None = None,
-        progress: Progress | None = None,
-        rng: random.Random | None = None,
-    ) -> Service[QueryResult]:
-        """The same as a service of the reactor: `result = yield from node.query_service(...)`."""
-        context = self._context
         if profile is None:
             profile = Profile.for_proxies(hops if route is None else len(route.proxies))
         if route is None:
-            route = choose_route(
-                context.directory,
-                origin=self.id,
-                destination=destination,
-                hops=hops,
-                profile_byte=profile.byte,
-                rng=rng,
-            )
-        return (
-            yield from query_service(
-                context,
-                route,
-                content,
-                mode=mode,
-                profile=profile,
-                idle_s=context.limits.idle_s if idle_s is None else idle_s,
-                sink=sink,
-                progress=progress,
-            )
+            route = self.choose_route(destination, hops, profile, rng=rng)
+        if idle_s is None:
+            idle_s = self._context.limits.idle_s
+        call = QueryCall(route, content, mode, profile, idle_s, sink, progress)
+        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
+
+    def query_service(self, call: QueryCall) -> Service[QueryResult]:
+        """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
+        return query_service(self._context, call)
+
+    def choose_route(
+        self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
+    ) -> Route:
+        """Draw a route from the directory. Raises BadRoute."""
+        return choose_route(
+            self._context.directory,
+            origin=self.id,
+            destination=destination,
+            hops=hops,
+            profile_byte=profile.byte,
+            rng=rng,
         )

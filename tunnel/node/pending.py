@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reactor import Signal
-from tunnel.errors import TunnelError
+from tunnel.errors import LocalTunnelError, TunnelError
 
 if TYPE_CHECKING:
     from tunnel.node.api_service import Sink
@@ -36,15 +36,28 @@ class PendingQuery:
         self.on_progress: Callable[[], None] | None = None
 
     def take(self, data: memoryview) -> None:
-        """Content of the reply has come."""
-        self.sink.write(data)
+        """Content of the reply has come. Raises LocalTunnelError when the user's sink fails."""
+        try:
+            self.sink.write(data)
+        except Exception as error:
+            raise LocalTunnelError(
+                f"the sink of the reply failed: {type(error).__name__}: {error}"
+            ) from error
         self.content_in += len(data)
         self.moved()
 
     def moved(self) -> None:
-        """Something was sent or received: tell whoever wants to know."""
-        if self.on_progress is not None:
+        """Something was sent or received: tell whoever wants to know. Raises LocalTunnelError when that
+        fails.
+        """
+        if self.on_progress is None:
+            return
+        try:
             self.on_progress()
+        except Exception as error:
+            raise LocalTunnelError(
+                f"the progress callback failed: {type(error).__name__}: {error}"
+            ) from error
 
     def claim(self) -> bool:
         """True for the first reply that comes for this query; a reply block serves once."""

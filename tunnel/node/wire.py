@@ -190,7 +190,8 @@ class LinkStream:
             self._sender.fin()
 
     def reset(self, code: ErrorCode) -> None:
-        """End the stream early, both ways, with the reason; queued, not sent. After FIN or a reset: nothing."""
+        """End the stream early, both ways, with the reason; queued, not sent. After FIN or a reset: nothing.
+        """
         if not self._write_ended:
             self._write_ended = True
             self._sender.reset(code)
