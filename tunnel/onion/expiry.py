@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tunnel.errors import ExpiredHeader
 
-__all__ = ["CLOCK_SKEW_S", "LATEST_S", "check_expiry", "draw_expiry"]
+__all__ = ["CLOCK_SKEW_S", "HOUR_S", "LATEST_S", "check_expiry", "draw_expiry"]
 
 HOUR_S = 3600
 CLOCK_SKEW_S = 600  # clocks of nodes may differ by ten minutes
