@@ -27,6 +27,10 @@ class FrameW(ExtWrite):
         self._header = header
         self._inner: ExtWrite = CompExtW(MultiWExt(list(layers)), message) if layers else message
 
+    def reset(self) -> None:
+        super().reset()
+        self._inner.reset()
+
     def _start(self) -> None:
         self._owed.owe(self._header)
 
