@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 
 from tunnel.descriptor import Descriptor
-from tunnel.errors import DescriptorError, HandshakeError
+from tunnel.errors import DescriptorError, HandshakeError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION
 from tunnel.link.noise import LinkKeys, NoiseXK
 from tunnel.primitives import TunnelEngine, X25519Private
@@ -71,6 +71,11 @@ class Settings:
         return cls(clock, tuple(profiles.rstrip(b"\0")), streams, window, padding)
 
 
+def _check_length(message: bytes, expected: int, name: str) -> None:
+    if len(message) != expected:
+        raise HandshakeError(f"{name} is {len(message)} bytes, expected {expected}")
+
+
 def _prologue(network_id: bytes) -> bytes:
     return b"mtun1" + network_id
 
@@ -114,6 +119,7 @@ class Initiator:
 
     def reply(self, message: bytes) -> bytes:
         """Take M2, return M3. Raises HandshakeError: not from the node that was dialled, or changed."""
+        _check_length(message, M2_BYTES, "M2")
         self.peer_settings = Settings.unpack(self._noise.read_message(message))
         signed = self._descriptor.signed
         plain = self._settings.pack() + _LENGTH.pack(len(signed)) + signed
@@ -144,6 +150,7 @@ class Responder:
         )
         self._engine = engine
         self._settings = settings
+        self._has_accepted = False
         self.peer_settings: Settings | None = None
 
     def hello(self, message: bytes) -> bytes:
@@ -152,6 +159,7 @@ class Responder:
         Raises:
             HandshakeError: another protocol, another version, another network, or not meant for this node.
         """
+        _check_length(message, M1_BYTES, "M1")
         magic, version, puzzle = _HELLO.unpack_from(message)
         if magic != _MAGIC:
             raise HandshakeError(f"first bytes are {magic.hex()}, expected {_MAGIC.hex()}: not this protocol")
@@ -169,6 +177,7 @@ class Responder:
             HandshakeError: changed, or the descriptor is not of the node that holds the static key, or
                 expired.
         """
+        _check_length(message, M3_BYTES, "M3")
         plain = self._noise.read_message(message)
         self.peer_settings = Settings.unpack(plain[: _SETTINGS.size])
         (length,) = _LENGTH.unpack_from(plain, _SETTINGS.size)
@@ -184,9 +193,14 @@ class Responder:
             raise HandshakeError("initiator's static key is not the link key of the descriptor that it shows")
         if descriptor.expiry < now_s:
             raise HandshakeError(f"initiator's descriptor expired {int(now_s) - descriptor.expiry} s ago")
+        self._has_accepted = True
         return descriptor
 
     def finish(self) -> LinkKeys:
+        """The keys of the link. Raises LocalTunnelError: `final` has not accepted the initiator."""
+        # Noise is content once M3 has opened; whether its sender may have a link is decided after that.
+        if not self._has_accepted:
+            raise LocalTunnelError("finish before the initiator was accepted")
         return self._noise.finish()
 
 
