@@ -18,7 +18,7 @@ from enum import IntEnum
 
 from readwrite_comp import ByteReader, ByteWriter, Ending, ExtRead, ExtWrite, Malformed
 from readwrite_comp.helpers import Take
-from tunnel.errors import MalformedMessage, ProfileError
+from tunnel.errors import LocalTunnelError, MalformedMessage, ProfileError
 from tunnel.geometry import Profile, padme
 from tunnel.onion.reply_block import MAX_BLOCKS, MAX_BLOCKS_BYTES, ReplyBlock
 from tunnel.primitives import TunnelEngine
@@ -49,7 +49,9 @@ class MessageW(ExtWrite):
     Args:
         profile: gives C.
         key: 32 bytes, for this direction only.
-        reply_blocks: at most 8; they precede the content of each message.
+        reply_blocks: at most 8, and 64 KiB; they precede the content of each message.
+    Raises:
+        LocalTunnelError: more reply blocks than any reader takes.
     """
 
     ends = Ending.EXACT
@@ -58,9 +60,13 @@ class MessageW(ExtWrite):
         self, profile: Profile, key: bytes, *, engine: TunnelEngine, reply_blocks: Sequence[ReplyBlock] = ()
     ) -> None:
         super().__init__()
-        if len(reply_blocks) > MAX_BLOCKS:
-            raise MalformedMessage(f"{len(reply_blocks)} reply blocks, at most {MAX_BLOCKS} are allowed")
-        self._prefix = _PREFIX.pack(len(reply_blocks), bytes(3)) + b"".join(b.pack() for b in reply_blocks)
+        blocks = b"".join(block.pack() for block in reply_blocks)
+        if len(reply_blocks) > MAX_BLOCKS or len(blocks) > MAX_BLOCKS_BYTES:
+            raise LocalTunnelError(
+                f"{len(reply_blocks)} reply blocks of {len(blocks)} bytes, "
+                f"at most {MAX_BLOCKS} and {MAX_BLOCKS_BYTES} bytes are allowed"
+            )
+        self._prefix = _PREFIX.pack(len(reply_blocks), bytes(3)) + blocks
         self._aead = engine.layers.aead(key)
         self._capacity = profile.geometry.chunk_data_bytes
         self._chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
@@ -207,6 +213,9 @@ class MessageR(ExtRead):
             raise Malformed(
                 f"chunk type {chunk_type} {'after' if self._expected_chunks else 'before'} the END chunk"
             )
+        elif not self._content:
+            # A writer has no reason to send one, and a reader would go on to the next within the same call.
+            raise Malformed("MSG chunk without content")
         if is_last != (self._chunks == self._expected_chunks):
             raise Malformed(
                 f"chunk {self._chunks} {'is' if is_last else 'is not'} marked last, "
