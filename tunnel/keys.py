@@ -124,12 +124,19 @@ class NodeKeys:
                 raise KeyFileError(
                     f"{path}: key file version {record['mtun-keys']}, expected {_FILE_VERSION}"
                 )
-            onion = OnionKey(int(record["onion"]["epoch"]), _secret(record["onion"]["private"]))
+            onion = OnionKey(_epoch(record["onion"]["epoch"]), _secret(record["onion"]["private"]))
             names = ("identity", "link", "home", "table")
             identity, link, home, table = (_secret(record[name]) for name in names)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise KeyFileError(f"{path} is not a key file: {type(error).__name__}: {error}") from error
         return cls(identity, link, onion, home, table)
+
+
+def _epoch(value: object) -> int:
+    # bool is an int to isinstance; the wire has 4 bytes.
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"an epoch of {value!r}, expected seconds since 1970")
+    return value
 
 
 def _secret(text: str) -> bytes:
