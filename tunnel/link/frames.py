@@ -157,9 +157,11 @@ class FrameSender:
 
         Returns:
             How many bytes were taken: all, or the most that one record holds, or 0 where there is no room
-                now.
+                now. 0 for an empty payload too: a DATA frame without content is an error at the peer.
         """
         payload = payload[:_MAX_PAYLOAD]
+        if not len(payload):
+            return 0
         if self._end + record_bytes_for(FRAME_HEAD_BYTES + len(payload)) > BUFFER_BYTES:
             return 0
         self._queue(FrameType.DATA, payload)
