@@ -17,7 +17,7 @@ from readwrite_comp.primitives import random_bytes as system_random_bytes
 from readwrite_comp.wideblock import Lioness
 from tunnel.descriptor import Descriptor
 from tunnel.directory import Directory
-from tunnel.errors import BadRoute, HeaderError, UnknownNext
+from tunnel.errors import BadRoute, DescriptorError, HeaderError, RefusedKey, UnknownNext
 from tunnel.geometry import NODE_ID_BYTES, SEED_BYTES, Profile
 from tunnel.keys import NodeKeys
 from tunnel.modes import MODES, ReplyMode
@@ -165,9 +165,19 @@ class Tunnel(TunnelReader):
         """Build a query's frame over `route`.
 
         Raises:
-            BadRoute: a node that is unknown, visited twice, or does not offer the profile.
+            BadRoute: a node that is unknown, visited twice, does not offer the profile, or has no onion key
+                that can be sealed to now.
             ProfileError: the route is longer than the profile holds.
         """
+        try:
+            return self._build_query(route, mode, profile, now_s)
+        except RefusedKey as error:
+            # Its owner signed it, so it got into the directory; nothing else is wrong with the descriptor.
+            raise BadRoute(
+                "a node of the route has published an onion key that nobody can seal to"
+            ) from error
+
+    def _build_query(self, route: Route, mode: ReplyMode, profile: Profile, now_s: float) -> OutgoingQuery:
         hops = self._hops(route, profile, now_s)
         blocks = []
         query_id = None
@@ -207,7 +217,10 @@ class Tunnel(TunnelReader):
         ids = route.nodes
         if len({self.node_id, *ids}) != len(ids) + 1:
             raise BadRoute("a route visits no node twice, and not its origin")
-        return [self._descriptor(node_id, profile).hop(now_s) for node_id in ids]
+        try:
+            return [self._descriptor(node_id, profile).hop(now_s) for node_id in ids]
+        except DescriptorError as error:
+            raise BadRoute(f"no key for the route: {error}") from error
 
     def _descriptor(self, node_id: bytes, profile: Profile) -> Descriptor:
         assert len(node_id) == NODE_ID_BYTES
