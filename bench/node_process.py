@@ -1,0 +1,210 @@
+"""One node in a process of its own: `python -m bench.node_process KEYS PEERS`, told what to do over a pipe.
+
+Started by `bench.processes`. The node binds its port and reports its descriptor; the parent gathers the
+descriptors of all nodes into the file PEERS and says `go`; only then the node reads the file and serves.
+So no port is guessed and nobody has to wait for a moment.
+
+The reactor runs in a thread of its own, and the main thread reads the pipe; it sleeps in `read` while a
+transfer runs, and costs it nothing. Requests:
+
+    go                                       read PEERS and serve
+    query   destination, mode, profile, …    ask another node; see `_Child.query`
+    received                                 what the inner service has received since the last time
+    usage                                    processor time and memory
+    reset_peak                               let the peak of the memory begin anew
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, cast
+
+from bench.content import DIGESTS, DigestingSink, RepeatedContent
+from bench.control import ControlPipe, Message
+from bench.services import SERVICES, Sink, make_service
+from bench.usage import own_usage, reset_peak
+from reactor import ReactorThread
+from tunnel import Limits, Node, Profile, QueryResult, ReplyMode, Route
+from tunnel.directory import StaticDirectory
+from tunnel.keys import NodeKeys
+from tunnel.primitives import tunnel_engine
+
+__all__ = ["main"]
+
+log = logging.getLogger("bench.node")
+
+
+class _Child:
+    """The node of this process and the answers to the parent's requests."""
+
+    def __init__(self, options: argparse.Namespace, pipe: ControlPipe) -> None:
+        self._pipe = pipe
+        self._digest: str = options.digest
+        self._peers: Path = options.peers
+        self._engine = tunnel_engine(options.engine)
+        self._directory = StaticDirectory()
+        self._service = make_service(options.service, self._digest)
+        self._thread = ReactorThread()
+        self._node = Node(
+            NodeKeys.load(options.keys),
+            self._directory,
+            reactor=self._thread.reactor,
+            service=self._service,
+            engine=self._engine,
+            limits=Limits(idle_s=options.idle),
+            host=options.host,
+            port=options.port,
+        )
+        self._thread.start()
+        descriptor = base64.b64encode(self._node.descriptor.signed).decode("ascii")
+        pipe.result(0, {"descriptor": descriptor, "engine": self._engine.name})
+
+    def close(self) -> None:
+        self._thread.close()
+
+    def answer(self, message: Message) -> None:
+        """Do one request; what it cannot do is reported, and the process goes on."""
+        number = message["id"]
+        methods: dict[str, Callable[[Message], Message | None]] = {
+            "go": self.go,
+            "query": self.query,
+            "received": self.received,
+            "usage": lambda _: asdict(own_usage()),
+            "reset_peak": self.reset_peak,
+        }
+        try:
+            result = methods[message["do"]](message)
+        except Exception as error:  # noqa: BLE001 - the parent raises it where it was asked for
+            self._pipe.error(number, error)
+            return
+        if result is not None:
+            self._pipe.result(number, result)
+
+    def go(self, _: Message) -> Message:
+        for descriptor in StaticDirectory.load(self._peers, self._engine):
+            self._directory.publish(descriptor)
+        self._thread.submit(self._node.serve(), name="node").add_done_callback(_end_if_failed)
+        return {"peers": len(self._directory)}
+
+    def received(self, _: Message) -> Message:
+        queries = self._service.take_received() if isinstance(self._service, Sink) else []
+        return {"queries": queries}
+
+    def reset_peak(self, _: Message) -> Message:
+        reset_peak()
+        return {}
+
+    def query(self, message: Message) -> None:
+        """Ask; the answer follows when the query has ended.
+
+        Fields: destination and route (node ids in hex; or `hops`), mode, profile (name, or None for the
+            default),
+        content_bytes or path, idle_s, and `notify_bytes`: send one event `reached` when so much has been
+        sent.
+        """
+        number = message["id"]
+        route, profile = message["route"], message["profile"]
+        destination = bytes.fromhex(message["destination"])
+        sink = DigestingSink(self._digest)
+        notify_bytes = message["notify_bytes"]
+
+        def watch(sent: int, received: int) -> None:
+            nonlocal notify_bytes
+            if notify_bytes is not None and sent >= notify_bytes:
+                notify_bytes = None
+                self._pipe.event(number, "reached", {"sent": sent, "received": received})
+
+        content = _open_content(message)
+        started_s, cpu_before = time.perf_counter(), own_usage().cpu_s
+
+        def ended(future: Future[QueryResult]) -> None:
+            seconds, cpu_s = time.perf_counter() - started_s, own_usage().cpu_s - cpu_before
+            content.close()
+            error = future.exception()
+            if error is not None:
+                self._pipe.error(number, error)
+                return
+            result = future.result()
+            self._pipe.result(
+                number,
+                {
+                    "route": [node.hex() for node in result.route.nodes],
+                    "mode": result.mode.value,
+                    "profile": result.profile.name,
+                    "query_bytes": result.query_bytes,
+                    "reply_bytes": result.reply_bytes,
+                    "reply_digest": sink.hexdigest() if result.has_reply else "",
+                    "seconds": seconds,
+                    "cpu_s": cpu_s,
+                },
+            )
+
+        self._node.query(
+            destination,
+            content,
+            hops=message["hops"],
+            route=None if route is None else Route(tuple(map(bytes.fromhex, route)), destination),
+            mode=ReplyMode(message["mode"]),
+            profile=None if profile is None else Profile.from_name(profile),
+            idle_s=message["idle_s"],
+            sink=cast(IO[bytes], sink),
+            progress=None if notify_bytes is None else watch,
+        ).add_done_callback(ended)
+
+
+def _open_content(message: Message) -> IO[bytes]:
+    if message["path"] is not None:
+        return Path(message["path"]).open("rb")
+    return cast(IO[bytes], RepeatedContent(message["content_bytes"]))
+
+
+def _end_if_failed(serving: Future[None]) -> None:
+    """A node that does not serve any more must not look alive."""
+    if not serving.cancelled() and serving.exception() is not None:
+        log.critical("the node has failed", exc_info=serving.exception())
+        logging.shutdown()
+        os._exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.node_process", description=__doc__.splitlines()[0])
+    parser.add_argument("keys", type=Path, help="this node's key file")
+    parser.add_argument("peers", type=Path, help="the peer file; read when the parent says go")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: the system chooses")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--service", choices=SERVICES, default="echo")
+    parser.add_argument("--digest", choices=DIGESTS, default="sha256", help="of what the node receives")
+    parser.add_argument(
+        "--idle", type=float, default=60.0, help="seconds after which a silent frame is ended"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    # Control-C reaches the whole process group: the parent ends this process then, in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    pipe = ControlPipe()
+    child = _Child(options, pipe)
+    try:
+        for message in pipe.requests():
+            child.answer(message)
+    finally:
+        child.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

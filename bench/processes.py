@@ -1,0 +1,320 @@
+"""A network of one process per node on this machine, for benchmarks and for tests of whole processes.
+
+    with NodeProcesses(5, service="echo") as net:
+        report = net.query(0, 4, content_bytes=1_000_000, route=[1, 2, 3], mode="route")
+        assert report["reply_digest"] == report["query_digest"]
+        print(report["seconds"], net.usage(2).cpu_s, net.log(2))
+
+Nodes are named by their index. Content is made in the asking process as it is sent and digested where it
+arrives (`bench.content`), so a transfer of any length needs no memory and no disk. How the processes are
+told what to do is in `bench.control`, what they do in `bench.node_process`.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TypedDict, cast
+
+from bench.content import content_digest, file_digest
+from bench.control import (
+    CALL_TIMEOUT_S,
+    ControlledProcess,
+    Message,
+    ProcessError,
+    RequestRefused,
+    stop_processes,
+)
+from bench.services import Received
+from bench.usage import Usage
+from tunnel import ErrorCode, QueryFailed
+from tunnel.descriptor import Descriptor
+from tunnel.directory import StaticDirectory
+from tunnel.keys import NodeKeys
+from tunnel.primitives import tunnel_engine
+
+__all__ = ["NodeProcess", "NodeProcesses", "QueryReport", "RunningQuery"]
+
+QUERY_TIMEOUT_S = 600.0
+
+
+class QueryReport(TypedDict):
+    """What came of a query.
+
+    `query_digest` is that of the content as it must arrive; `reply_digest` that of the reply as it has
+    arrived ("" in mode `none`). `seconds` runs from the call to its result, connections and handshakes
+    included; `cpu_s` is what the asking process has used meanwhile.
+    """
+
+    route: list[str]
+    mode: str
+    profile: str
+    query_bytes: int
+    reply_bytes: int
+    query_digest: str
+    reply_digest: str
+    seconds: float
+    cpu_s: float
+
+
+class RunningQuery:
+    """A query under way.
+
+    Attributes:
+        reached: a future of (bytes sent, bytes of reply received), done when `notify_bytes` have been
+            sent; it fails with the query's error when that comes first, and is cancelled when the query
+            ends before.
+    """
+
+    def __init__(self, query_digest: str) -> None:
+        self.reached: Future[tuple[int, int]] = Future()
+        self._query_digest = query_digest
+        self._result: Future[Message] | None = None
+
+    def result(self, timeout_s: float = QUERY_TIMEOUT_S) -> QueryReport:
+        """Wait for the end of the query.
+
+        Raises:
+            QueryFailed: it did not come through, as Alice's node says. RequestRefused: it could not be built.
+            ProcessEnded: Alice's process is gone. TimeoutError: not ended in time.
+        """
+        assert self._result is not None
+        try:
+            fields = self._result.result(timeout_s)
+        except RequestRefused as error:
+            if error.kind != QueryFailed.__name__:
+                raise
+            raise QueryFailed(error.text, None if error.code is None else ErrorCode[error.code]) from error
+        return cast(QueryReport, {**fields, "query_digest": self._query_digest})
+
+    def _follow(self, result: Future[Message]) -> None:
+        self._result = result
+        result.add_done_callback(self._ended)
+
+    def _event(self, message: Message) -> None:
+        self.reached.set_result((message["sent"], message["received"]))
+
+    def _ended(self, result: Future[Message]) -> None:
+        if self.reached.done():
+            return
+        error = result.exception()
+        if error is None:
+            self.reached.cancel()
+        else:
+            self.reached.set_exception(error)
+
+
+class NodeProcess:
+    """One node of the network, as its parent sees it.
+
+    Attributes:
+        index: its number in the network.
+        descriptor: known once the process is up.
+    """
+
+    def __init__(self, index: int, process: ControlledProcess) -> None:
+        self.index = index
+        self.process = process
+        self.descriptor: Descriptor | None = None
+
+    @property
+    def id(self) -> bytes:
+        """The node id."""
+        assert self.descriptor is not None
+        return self.descriptor.node_id
+
+    @property
+    def pid(self) -> int:
+        """Of the operating system's process: for profilers."""
+        return self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.is_running
+
+    def kill(self) -> None:
+        """End the process at once (SIGKILL), as a crash would."""
+        self.process.kill()
+
+
+class NodeProcesses:
+    """A context manager that starts `count` nodes which know each other, and ends them.
+
+    Args:
+        count: how many.
+        engine: "auto", "openssl" or "pycryptodome".
+        service: what answers queries: "echo" (which only counts in mode `none`), "sink" or "ping".
+        directory: where key files, peer file and logs go; by default a temporary one that is removed at
+            the end.
+        digest: "sha256", or the cheaper "crc32" for benchmarks.
+        idle_s: a frame on which nothing moves for so long is ended.
+        start_timeout_s: for all nodes together to be up.
+    Raises (on entry):
+        ProcessError: a node did not start; the text has the end of its log. TimeoutError: not in time.
+    Raises (on exit):
+        ProcessError: a process did not end when told to, and was killed.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        engine: str = "auto",
+        service: str = "echo",
+        directory: Path | None = None,
+        digest: str = "sha256",
+        idle_s: float = 60.0,
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        self._count = count
+        self._directory = directory
+        self._digest = digest
+        self._options = ["--engine", engine, "--service", service, "--digest", digest, "--idle", str(idle_s)]
+        self._start_timeout_s = start_timeout_s
+        self._cleanup = ExitStack()
+        self.engine_name = ""
+        self.nodes: tuple[NodeProcess, ...] = ()
+
+    def __enter__(self) -> NodeProcesses:
+        if self._directory is None:
+            directory = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="mtun-bench-")))
+        else:
+            directory = self._directory
+        try:
+            self._start(directory, directory / "peers")
+        except BaseException:
+            stop_processes([node.process for node in self.nodes])
+            self._cleanup.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            killed = stop_processes([node.process for node in self.nodes])
+        finally:
+            self._cleanup.close()
+        if killed and error is None:
+            raise ProcessError(f"had to be killed, since they did not end: {', '.join(killed)}")
+
+    def _start(self, directory: Path, peers: Path) -> None:
+        for index in range(self._count):
+            keys = directory / f"node-{index}.keys"
+            NodeKeys.generate(time.time()).save(keys)
+            process = ControlledProcess(
+                "bench.node_process",
+                [str(keys), str(peers), *self._options],
+                name=f"node {index}",
+                log_path=directory / f"node-{index}.log",
+            )
+            self.nodes = (*self.nodes, NodeProcess(index, process))
+        until_s = time.monotonic() + self._start_timeout_s
+        engine = tunnel_engine()
+        known = StaticDirectory()
+        for node in self.nodes:
+            hello = node.process.hello.result(until_s - time.monotonic())
+            node.descriptor = Descriptor.parse(base64.b64decode(hello["descriptor"]), engine)
+            self.engine_name = hello["engine"]
+            known.publish(node.descriptor)
+        known.save(peers)
+        for answer in [node.process.request("go") for node in self.nodes]:
+            answer.result(until_s - time.monotonic())
+
+    # -- queries -------------------------------------------------------------------------------------------
+
+    def start_query(
+        self,
+        origin: int,
+        destination: int,
+        *,
+        content_bytes: int = 0,
+        path: Path | None = None,
+        hops: int = 3,
+        route: Sequence[int] | None = None,
+        mode: str = "route",
+        profile: str | None = None,
+        idle_s: float | None = None,
+        notify_bytes: int | None = None,
+    ) -> RunningQuery:
+        """Have node `origin` ask node `destination`, and return at once.
+
+        Args:
+            content_bytes: so much content is made as it is sent; path: or a file is sent.
+            route: the indices of the proxies, in place of `hops` chosen at random.
+            mode: "none" or "route". profile: its name; the default one for the route where None.
+            notify_bytes: `reached` is done when so much of the content has been sent.
+        Raises:
+            ProcessEnded: the asking process is gone.
+        """
+        digest = (
+            content_digest(content_bytes, self._digest) if path is None else file_digest(path, self._digest)
+        )
+        running = RunningQuery(digest)
+        fields = {
+            "destination": self.nodes[destination].id.hex(),
+            "content_bytes": content_bytes,
+            "path": None if path is None else str(path),
+            "hops": hops,
+            "route": None if route is None else [self.nodes[index].id.hex() for index in route],
+            "mode": mode,
+            "profile": profile,
+            "idle_s": idle_s,
+            "notify_bytes": notify_bytes,
+        }
+        running._follow(self.nodes[origin].process.request("query", fields, on_event=running._event))
+        return running
+
+    def query(
+        self,
+        origin: int,
+        destination: int,
+        *,
+        content_bytes: int = 0,
+        path: Path | None = None,
+        hops: int = 3,
+        route: Sequence[int] | None = None,
+        mode: str = "route",
+        profile: str | None = None,
+        idle_s: float | None = None,
+        timeout_s: float = QUERY_TIMEOUT_S,
+    ) -> QueryReport:
+        """The same, and wait for the result. Raises as `RunningQuery.result`."""
+        running = self.start_query(
+            origin,
+            destination,
+            content_bytes=content_bytes,
+            path=path,
+            hops=hops,
+            route=route,
+            mode=mode,
+            profile=profile,
+            idle_s=idle_s,
+        )
+        return running.result(timeout_s)
+
+    # -- what a node knows ---------------------------------------------------------------------------------
+
+    def usage(self, index: int) -> Usage:
+        """Processor time and memory of a node's process."""
+        return Usage(**self.nodes[index].process.call("usage"))
+
+    def reset_peak(self, index: int) -> None:
+        """Let `peak_rss_bytes` of a node begin anew at what it uses now."""
+        self.nodes[index].process.call("reset_peak")
+
+    def received(self, index: int, *, timeout_s: float = CALL_TIMEOUT_S) -> list[Received]:
+        """What a node's service ("sink" or "echo") has received whole since the last call."""
+        return cast(
+            list[Received], self.nodes[index].process.call("received", timeout_s=timeout_s)["queries"]
+        )
+
+    def log(self, index: int) -> str:
+        """The log of a node, also after its end."""
+        return self.nodes[index].process.log()

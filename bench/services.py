@@ -1,0 +1,72 @@
+"""Inner services for measured transfers: they count and digest what comes, and hold none of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import Any, TypedDict
+
+from bench.content import new_digest
+from tunnel.services import InnerService, Ping, Query, Reply
+
+__all__ = ["SERVICES", "CountedEcho", "Received", "Sink", "make_service"]
+
+# Of queries that nobody has asked about: the oldest are forgotten.
+_KEPT = 256
+
+
+class Received(TypedDict):
+    """What a service has received with one query."""
+
+    content_bytes: int
+    digest: str
+
+
+class Sink(InnerService):
+    """Counts and digests each query, and answers nothing.
+
+    Args:
+        digest: one of `bench.content.DIGESTS`.
+    """
+
+    def __init__(self, digest: str) -> None:
+        self._digest = digest
+        self._received: deque[Received] = deque(maxlen=_KEPT)
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        digest, count = new_digest(self._digest), 0
+        while chunk := (yield from query.read()):
+            digest.update(chunk)
+            count += len(chunk)
+            yield from self._answer(chunk, reply)
+        self._received.append({"content_bytes": count, "digest": digest.hexdigest()})
+
+    def _answer(self, chunk: bytes, reply: Reply) -> Generator[Any, Any, None]:
+        yield from ()
+
+    def take_received(self) -> list[Received]:
+        """The complete queries since the last call."""
+        received = list(self._received)
+        self._received.clear()
+        return received
+
+
+class CountedEcho(Sink):
+    """The same, and sends each query back as it came (in mode `none` there is no way back)."""
+
+    def _answer(self, chunk: bytes, reply: Reply) -> Generator[Any, Any, None]:
+        return reply.write(chunk)
+
+
+SERVICES = ("echo", "ping", "sink")
+
+
+def make_service(name: str, digest: str) -> InnerService:
+    """The service of a command-line name. Raises ValueError: not one of SERVICES."""
+    if name == "sink":
+        return Sink(digest)
+    if name == "echo":
+        return CountedEcho(digest)
+    if name == "ping":
+        return Ping()
+    raise ValueError(f"no service is called {name!r}; there are {', '.join(SERVICES)}")

@@ -1,0 +1,49 @@
+"""What a process has used: processor time and memory."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Usage", "own_usage", "reset_peak"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of one process, since its start.
+
+    Attributes:
+        cpu_s: processor seconds, user and system.
+        rss_bytes: memory in use now, without what is swapped out.
+        peak_rss_bytes: the most that it ever was, or since `reset_peak`.
+    """
+
+    cpu_s: float
+    rss_bytes: int
+    peak_rss_bytes: int
+
+
+def own_usage() -> Usage:
+    """What this process has used.
+
+    `ru_maxrss` is not it: a child inherits there the peak of the process that started it.
+    """
+    times = resource.getrusage(resource.RUSAGE_SELF)
+    fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
+    return Usage(times.ru_utime + times.ru_stime, _kibibytes(fields["VmRSS"]), _kibibytes(fields["VmHWM"]))
+
+
+def reset_peak() -> None:
+    """Let the peak begin anew at what is in use now. Source: proc(5), clear_refs."""
+    _CLEAR_REFS.write_text(_RESET_PEAK, encoding="ascii")
+
+
+def _kibibytes(field: str) -> int:
+    number, unit = field.split()
+    assert unit == "kB"
+    return int(number) * 1024
