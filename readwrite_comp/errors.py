@@ -39,8 +39,8 @@ class PhaseError(LocalLayerError):
 
 
 class InUse(LocalLayerError):
-    """The object is in the middle of something that excludes this call, such as a reset half-way through a
-    message."""
+    """A layer that is in the middle of a message, or has its place already, was given to a stack or a
+    file-like object."""
 
 
 class BadParameter(LocalLayerError, ValueError):

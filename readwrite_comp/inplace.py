@@ -16,7 +16,7 @@ by 0, and so on. Content passes from the last to the first when written, the oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .base import Ending, ExtRead, ExtWrite
@@ -52,8 +52,12 @@ class Transform(Protocol):
         """Begin a message to be read with the header that came."""
         ...
 
-    def apply(self, view: memoryview) -> None:
-        """Transform the next bytes (block_bytes = 1) or the next block of the message, in place."""
+    @property
+    def apply(self) -> Callable[[memoryview], None]:
+        """Transforms the next bytes (block_bytes = 1) or the next block of the message, in place.
+
+        A method, or an attribute that each `begin_…` sets anew: the layers look it up once for each message.
+        """
         ...
 
 
@@ -81,7 +85,7 @@ class InPlaceW(ExtWrite):
         super().__init__()
         self._block_bytes = _checked(transforms)
         self._transforms = tuple(transforms)
-        self._in_order = tuple(reversed(self._transforms))
+        self._applies: tuple[Callable[[memoryview], None], ...] = ()
         self._buffer = memoryview(bytearray(self._block_bytes if self._block_bytes > 1 else 0))
         self._held = 0
         self.ends = Ending.PADDED if self._block_bytes > 1 else Ending.NEVER
@@ -100,7 +104,7 @@ class InPlaceW(ExtWrite):
     def _start(self) -> None:
         self._held = 0
         headers = b""
-        for transform in self._in_order:
+        for transform in reversed(self._transforms):
             header = transform.begin_write()
             if headers:
                 inner = bytearray(headers)
@@ -109,6 +113,7 @@ class InPlaceW(ExtWrite):
             headers = header
         if headers:
             self._owed.owe(headers)
+        self._applies = tuple(transform.apply for transform in reversed(self._transforms))
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         if self._block_bytes == 1:
@@ -117,8 +122,8 @@ class InPlaceW(ExtWrite):
                 self._buffer = memoryview(bytearray(count))
             block = self._buffer[:count]
             block[:] = view[:count]
-            for transform in self._in_order:
-                transform.apply(block)
+            for apply in self._applies:
+                apply(block)
             self._owed.owe(block)
             self._owed.push(w)
             return count
@@ -138,8 +143,8 @@ class InPlaceW(ExtWrite):
 
     def _close_block(self) -> None:
         self._held = 0
-        for transform in self._in_order:
-            transform.apply(self._buffer)
+        for apply in self._applies:
+            apply(self._buffer)
         self._owed.owe(self._buffer)
 
 
@@ -158,6 +163,7 @@ class InPlaceR(ExtRead):
         self._block_bytes = _checked(transforms)
         self._transforms = tuple(transforms)
         self._buffer = memoryview(bytearray(self._block_bytes if self._block_bytes > 1 else 0))
+        self._applies: tuple[Callable[[memoryview], None], ...] = ()
         self._incoming = Take()
         self.ends = Ending.PADDED if self._block_bytes > 1 else Ending.NEVER
         self._clear()
@@ -197,6 +203,7 @@ class InPlaceR(ExtRead):
             self._begun += 1
             self._expect_header()
         self._incoming.begin(self._buffer)
+        self._applies = tuple(transform.apply for transform in self._transforms)
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
         if self._block_bytes == 1:
@@ -237,5 +244,5 @@ class InPlaceR(ExtRead):
         return True
 
     def _apply(self, view: memoryview) -> None:
-        for transform in self._transforms:
-            transform.apply(view)
+        for apply in self._applies:
+            apply(view)

@@ -177,6 +177,9 @@ class MultiWExt(ExtWrite):
         self._drain(w)
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
+        if not self._stages:
+            # All layers were joined into one, the usual case of a cipher stack.
+            return self._layers[0].write_into(w, view)
         self._drain(w)
         last = len(self._layers) - 1
         count = self._layers[last].write_into(self._below(last, w), view)

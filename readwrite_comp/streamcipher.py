@@ -10,6 +10,8 @@ Source: NIST SP 800-38A, CTR mode.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .errors import BadParameter
 from .inplace import InPlaceR, InPlaceW
 from .primitives import COUNTER_BLOCK_BYTES, KEY_BYTES, Engine, get_engine, random_bytes
@@ -36,10 +38,7 @@ class _Keystream:
         return iv
 
     def begin_read(self, header: bytes) -> None:
-        self._apply = self._engine.ctr(self._key, header).apply
-
-    def apply(self, view: memoryview) -> None:
-        self._apply(view)
+        self.apply: Callable[[memoryview], None] = self._engine.ctr(self._key, header).apply
 
 
 class StreamCipherW(InPlaceW):

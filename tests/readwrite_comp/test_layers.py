@@ -46,7 +46,18 @@ from readwrite_comp.testing import (
     write_message,
 )
 
-from .pairs import EDGES, KEY, LAYERS, contents, is_authenticated, layer_names, lioness, scripts, splits
+from .pairs import (
+    EDGES,
+    KEY,
+    LAYERS,
+    contents,
+    is_authenticated,
+    layer_names,
+    lioness,
+    scripts,
+    splits,
+    stack_of,
+)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -130,6 +141,40 @@ def test_noise_is_refused_or_read_but_nothing_else(name: str, noise: bytes, leng
         assert result.content == b""
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["identity"],
+        ["stream_cipher"],
+        ["padded"],
+        ["sealed"],
+        ["padded", "sealed"],
+        ["sealed", "padded", "stream_cipher"],
+    ],
+)
+def test_flushed_content_can_be_read(names: list[str]) -> None:
+    """Before the end is written, and again after more content; a second flush adds nothing."""
+    writer, reader = stack_of(names)()
+    w = HostileWriter()
+    writer.write_header(w)
+    content = b"said at once, and some more of it after that"
+    done = 0
+    for end in (1, 20, len(content)):
+        while done < end:
+            done += writer.write_into(w, content[done:end])
+        writer.flush_into(w)
+        size = len(w.data)
+        writer.flush_into(w)
+        assert len(w.data) == size
+        _, reader = stack_of(names)()
+        r, got = HostileReader(bytes(w.data)), b""
+        reader.read_header(r)
+        while len(got) < end:
+            buffer = bytearray(end - len(got))
+            got += buffer[: reader.read_into(r, buffer)]
+        assert got == content[:end]
+
+
 # Formats.
 
 
@@ -152,7 +197,7 @@ def test_window_sizes() -> None:
     assert WindowSizes(7).after(7) == 7
     for wrong in ((0,), (5, (1, 1), 4), (5, (2, 3), 9), (5, (1, 0), 9), (2**31,)):
         with pytest.raises(BadParameter):
-            WindowSizes(*wrong)  # type: ignore[arg-type]
+            WindowSizes(*wrong)
 
 
 @pytest.mark.parametrize(
