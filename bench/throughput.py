@@ -1,0 +1,342 @@
+"""How fast content moves through tunnels of one process per node: `python -m bench.throughput`.
+
+For each number of proxies a network of processes (`bench.processes`) and the blocking chain that does the
+same cipher work (`bench.reference_chain`) stand side by side and transfer the same content in turn. The
+machine may be shared, and its cores change their speed: so what counts is the ratio within a pair of
+neighbouring transfers, its median and its spread; and processor seconds, which a busy neighbour lengthens
+less than the time on the wall.
+
+A gigabyte is 10⁹ bytes of content, in mode `route` sent once and received once. Each time includes the
+connections, handshakes and headers of the tunnel.
+
+    python -m bench.throughput --proxies 0 1 3 --megabytes 128 --pairs 5 --json result.json --plot result.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.processes import NodeProcesses
+from bench.reference_chain import ReferenceChain
+from bench.report import Machine, Spread, machine, table, write_json
+from readwrite_comp import EngineUnavailable, engine_names, get_engine
+from tunnel.geometry import BULK, DEFAULT, INTERACTIVE
+
+__all__ = ["Case", "Settings", "Transfer", "main", "measure", "record", "text"]
+
+_DIGEST = "crc32"
+_WARM_UP_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        proxies: how many, one case each. megabytes: content of one transfer, 10⁶ bytes each.
+        pairs: transfers of each kind. engine: "auto", "openssl" or "pycryptodome".
+        profile, mode: of the tunnel.
+    """
+
+    proxies: tuple[int, ...] = (0, 1, 3, 10)
+    megabytes: float = 256
+    pairs: int = 3
+    engine: str = "auto"
+    profile: str = DEFAULT.name
+    mode: str = "none"
+
+    @classmethod
+    def short(cls) -> Settings:
+        """Enough to see that everything works; too little to measure by."""
+        return cls(proxies=(0, 3), megabytes=4, pairs=1)
+
+    @property
+    def content_bytes(self) -> int:
+        return int(self.megabytes * 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One kind of transfer in one case: MB/s of content, and processor seconds per gigabyte.
+
+    Attributes:
+        proxy_cpu_s_per_gb: mean over the proxies; None without any.
+    """
+
+    mb_per_s: Spread
+    alice_cpu_s_per_gb: Spread
+    proxy_cpu_s_per_gb: Spread | None
+    bob_cpu_s_per_gb: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One number of proxies.
+
+    Attributes:
+        speed_ratio: MB/s of the tunnel over MB/s of the chain, of each pair.
+        cpu_ratio: processor seconds of all nodes over those of all processes of the chain, of each pair.
+    """
+
+    proxies: int
+    tunnel: Transfer
+    chain: Transfer
+    speed_ratio: Spread
+    cpu_ratio: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    seconds: float
+    cpu_s: tuple[float, ...]
+
+
+def _transfer(runs: Sequence[_Run], content_bytes: int) -> Transfer:
+    def per_gb(seconds: Sequence[float]) -> Spread:
+        return Spread.of([value / content_bytes * 1e9 for value in seconds])
+
+    has_proxies = len(runs[0].cpu_s) > 2
+    return Transfer(
+        mb_per_s=Spread.of([content_bytes / run.seconds / 1e6 for run in runs]),
+        alice_cpu_s_per_gb=per_gb([run.cpu_s[0] for run in runs]),
+        proxy_cpu_s_per_gb=per_gb([statistics.mean(run.cpu_s[1:-1]) for run in runs])
+        if has_proxies
+        else None,
+        bob_cpu_s_per_gb=per_gb([run.cpu_s[-1] for run in runs]),
+    )
+
+
+def _run_tunnel(net: NodeProcesses, proxies: int, settings: Settings, content_bytes: int) -> _Run:
+    others = range(1, proxies + 2)
+    before = [net.usage(index).cpu_s for index in others]
+    report = net.query(
+        0,
+        proxies + 1,
+        content_bytes=content_bytes,
+        route=range(1, proxies + 1),
+        mode=settings.mode,
+        profile=settings.profile,
+    )
+    after = [net.usage(index).cpu_s for index in others]
+    digests = [received["digest"] for received in net.received(proxies + 1)]
+    if settings.mode != "none":
+        digests.append(report["reply_digest"])
+    if any(digest != report["query_digest"] for digest in digests) or not digests:
+        raise RuntimeError(f"content arrived with digests {digests}, expected {report['query_digest']}")
+    used = tuple(end - start for start, end in zip(before, after, strict=True))
+    return _Run(report["seconds"], (report["cpu_s"], *used))
+
+
+def _measure_case(proxies: int, settings: Settings, progress: Callable[[str], None]) -> Case:
+    size = settings.content_bytes
+    network = NodeProcesses(
+        proxies + 2,
+        engine=settings.engine,
+        service="sink" if settings.mode == "none" else "echo",
+        digest=_DIGEST,
+    )
+    reference = ReferenceChain(
+        proxies, engine=settings.engine, profile=settings.profile, mode=settings.mode, digest=_DIGEST
+    )
+    tunnel_runs, chain_runs = [], []
+    with network as net, reference as chain:
+        _run_tunnel(net, proxies, settings, min(size, _WARM_UP_BYTES))
+        chain.run(min(size, _WARM_UP_BYTES))
+        for pair in range(settings.pairs):
+            tunnel_runs.append(_run_tunnel(net, proxies, settings, size))
+            result = chain.run(size)
+            chain_runs.append(_Run(result.seconds, result.cpu_s))
+            progress(
+                f"{proxies} proxies, pair {pair + 1} of {settings.pairs}: "
+                f"{size / tunnel_runs[-1].seconds / 1e6:.1f} MB/s, chain {size / result.seconds / 1e6:.1f}"
+            )
+    pairs = list(zip(tunnel_runs, chain_runs, strict=True))
+    return Case(
+        proxies=proxies,
+        tunnel=_transfer(tunnel_runs, size),
+        chain=_transfer(chain_runs, size),
+        speed_ratio=Spread.of([theirs.seconds / ours.seconds for ours, theirs in pairs]),
+        cpu_ratio=Spread.of([sum(ours.cpu_s) / sum(theirs.cpu_s) for ours, theirs in pairs]),
+    )
+
+
+def measure(settings: Settings, progress: Callable[[str], None] = lambda line: None) -> list[Case]:
+    """Measure one case after the other.
+
+    Args:
+        progress: called with a line after each pair.
+    Raises:
+        ProcessError: a process failed. QueryFailed: a transfer did. RuntimeError: other content arrived.
+    """
+    return [_measure_case(proxies, settings, progress) for proxies in settings.proxies]
+
+
+def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
+    """The report for people."""
+    rows = []
+    for case in cases:
+        for name, transfer in (("tunnel", case.tunnel), ("chain", case.chain)):
+            is_tunnel = transfer is case.tunnel
+            proxy = transfer.proxy_cpu_s_per_gb
+            rows.append(
+                (
+                    f"{case.proxies} proxies, {name}",
+                    transfer.mb_per_s.text(),
+                    transfer.alice_cpu_s_per_gb.text(),
+                    "–" if proxy is None else proxy.text(),
+                    transfer.bob_cpu_s_per_gb.text(),
+                    case.speed_ratio.text(2) if is_tunnel else "",
+                    case.cpu_ratio.text(2) if is_tunnel else "",
+                )
+            )
+    title = (
+        f"Throughput: {settings.megabytes:g} MB of content, mode {settings.mode}, "
+        f"profile {settings.profile}, engine {_engine_name(settings)}, {settings.pairs} pairs; "
+        "median (lowest–highest)"
+    )
+    heads = ("", "MB/s", "CPU s/GB Alice", "one proxy", "Bob", "speed ÷ chain", "CPU ÷ chain")
+    return table(heads, rows, title=title) + f"\n{where.line()}"
+
+
+def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "benchmark": "throughput",
+        "machine": asdict(where),
+        "settings": {**asdict(settings), "engine": _engine_name(settings)},
+        "cases": [asdict(case) for case in cases],
+    }
+
+
+def _engine_name(settings: Settings) -> str:
+    return get_engine(settings.engine).name
+
+
+def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
+    # Here, so that nobody needs the extra `plot` for anything else.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    speed, cpu = figure.subplots(1, 2)
+    positions = range(len(cases))
+    labels = [str(case.proxies) for case in cases]
+    for offset, name in ((-0.2, "tunnel"), (0.2, "chain")):
+        spreads = [getattr(case, name).mb_per_s for case in cases]
+        errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+        places = [position + offset for position in positions]
+        speed.bar(places, [s.median for s in spreads], 0.4, yerr=errors, capsize=3, label=name)
+    speed.set(xlabel="proxies", ylabel="MB/s of content", yscale="log")
+    speed.set_xticks(list(positions), labels)
+    speed.legend()
+    for name in ("alice", "proxy", "bob"):
+        found = [getattr(case.tunnel, f"{name}_cpu_s_per_gb") for case in cases]
+        places = [position for position, spread in enumerate(found) if spread is not None]
+        cpu.plot(places, [spread.median for spread in found if spread is not None], marker="o", label=name)
+    cpu.set(xlabel="proxies", ylabel="processor seconds per GB (tunnel)", ylim=(0, None))
+    cpu.set_xticks(list(positions), labels)
+    cpu.legend()
+    figure.suptitle(where.line(), fontsize="small", wrap=True)
+    figure.savefig(path, dpi=120)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.throughput",
+        description="Throughput of tunnels, one process per node, beside a blocking chain that does the same "
+        "cipher work.",
+        epilog="example: python -m bench.throughput --proxies 1 3 --megabytes 64 --json -",
+    )
+    full, short = Settings(), Settings.short()
+    proxies = f"one case each (default {_list(full.proxies)})"
+    parser.add_argument("--proxies", type=_count, nargs="+", metavar="N", help=proxies)
+    megabytes = f"content of a transfer (default {full.megabytes})"
+    parser.add_argument("--megabytes", type=_positive, metavar="MB", help=megabytes)
+    pairs = f"transfers of each kind (default {full.pairs})"
+    parser.add_argument("--pairs", type=_positive_count, metavar="N", help=pairs)
+    parser.add_argument("--engine", choices=("auto", "openssl", "pycryptodome"), default=full.engine)
+    profiles = [geometry.name for geometry in (DEFAULT, BULK, INTERACTIVE)]
+    parser.add_argument("--profile", choices=profiles, default=full.profile)
+    parser.add_argument("--mode", choices=("none", "route"), default=full.mode)
+    json_help = "write JSON too; - for JSON alone, on standard output"
+    parser.add_argument("--json", metavar="FILE", help=json_help)
+    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help=f"other defaults: --proxies {_list(short.proxies)} --megabytes {short.megabytes} "
+        f"--pairs {short.pairs}",
+    )
+    return parser
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _count(value: str) -> int:
+    number = int(value)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is less than 0")
+    return number
+
+
+def _positive_count(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _positive(value: str) -> float:
+    number = float(value)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{number} is not more than 0")
+    return number
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    base = Settings.short() if options.short else Settings()
+    return Settings(
+        proxies=tuple(options.proxies or base.proxies),
+        megabytes=options.megabytes or base.megabytes,
+        pairs=options.pairs or base.pairs,
+        engine=options.engine,
+        profile=options.profile,
+        mode=options.mode,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    settings = _settings(options)
+    try:
+        get_engine(settings.engine)
+        if options.plot is not None:
+            import matplotlib  # noqa: F401 — before minutes of work, not after
+    except EngineUnavailable as error:
+        print(f"error: {error}\nhint: available here: {', '.join(engine_names())}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: {error}\nhint: pip install 'mydht-tunnel[plot]'", file=sys.stderr)
+        return 2
+    is_watched = sys.stderr.isatty()
+    where = machine()
+    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
+    if options.json != "-":
+        print(text(settings, cases, where))
+    if options.json is not None:
+        write_json(record(settings, cases, where), options.json)
+    if options.plot is not None:
+        _plot(cases, where, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
