@@ -10,7 +10,8 @@ kernel's buffer, so trying again would be refused; a socket stream says so in `d
 waits first. The hint lives in the stream, not here, for another service may have read in between.
 
 A stream that is always ready never waits, and would keep everybody else from running. So after a number of
-calls that were not refused both yield `PASS`."""
+calls that were not refused both yield `PASS`.
+"""
 
 from __future__ import annotations
 
@@ -62,13 +63,19 @@ class _NeverDrained:
 class ReadYield:
     """The reading side of a stream, for services.
 
+    Args:
+        before_wait: a service run before each wait: a relay sends what it has, rather than keep it while
+            nothing comes.
+
     Cancellation: a call that is cancelled while it waits has taken nothing from the stream, except
-        `read_exactly`, which may have taken a part."""
+    `read_exactly`, which may have taken a part.
+    """
 
-    __slots__ = ("_hint", "_streak", "stream")
+    __slots__ = ("_before_wait", "_hint", "_streak", "stream")
 
-    def __init__(self, stream: ReadStream) -> None:
+    def __init__(self, stream: ReadStream, *, before_wait: Callable[[], Service[None]] | None = None) -> None:
         self.stream = stream
+        self._before_wait = before_wait
         self._hint: Any = stream if hasattr(stream, "drained") else _NeverDrained
         self._streak = 0
 
@@ -89,6 +96,8 @@ class ReadYield:
                 return method(stream, *args)
             except BlockingIOError:
                 self._streak = 0
+            if self._before_wait is not None:
+                yield from self._before_wait()
             yield stream.readable
 
     def readinto(self, buffer: bytearray | memoryview) -> Service[int]:
@@ -96,6 +105,8 @@ class ReadYield:
         stream = self.stream
         if self._hint.drained:
             self._streak = 0
+            if self._before_wait is not None:
+                yield from self._before_wait()
             yield stream.readable
         else:
             self._streak += 1
@@ -107,6 +118,8 @@ class ReadYield:
                 return stream.readinto(buffer)
             except BlockingIOError:
                 self._streak = 0
+            if self._before_wait is not None:
+                yield from self._before_wait()
             yield stream.readable
 
     def read(self, limit_bytes: int = 65536) -> Service[bytes]:
@@ -117,6 +130,8 @@ class ReadYield:
         stream: Any = self.stream
         if self._hint.drained:
             self._streak = 0
+            if self._before_wait is not None:
+                yield from self._before_wait()
             yield stream.readable
         else:
             self._streak += 1
@@ -130,6 +145,8 @@ class ReadYield:
                 self._streak = 0
             else:
                 return data
+            if self._before_wait is not None:
+                yield from self._before_wait()
             yield stream.readable
 
     def read_exactly(self, buffer: bytearray | memoryview) -> Service[None]:

@@ -92,7 +92,7 @@ class Refused(CryptoError):
 
 
 class RefusedKey(CryptoError):
-    """An X25519 public key from outside is of low order: the shared secret would be all zero."""
+    """A public key from outside is refused: of low order, of wrong length, or (to seal to) not canonical."""
 
 
 class BadSignature(CryptoError):
@@ -216,8 +216,7 @@ class StreamReset(PeerError):
 
 
 class QueryFailed(RemoteTunnelError):
-    """A query ended without its result. The text says what is known; `code` is the reason, if one was given.
-    """
+    """A query ended without its result. The text says what is known; `code` is the reason, if known."""
 
     def __init__(self, text: str, code: ErrorCode | None = None) -> None:
         super().__init__(text)

@@ -42,6 +42,8 @@ class RawPeer:
         self._network_id = network_id
         address: Address = target.addresses[0]
         self._socket = socket.create_connection((address.host, address.port), timeout=_PATIENCE_S)
+        # Else the kernel holds small records back, and what is sent first is not what arrives first.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sender: FrameSender
         self._receiver: FrameReceiver
 

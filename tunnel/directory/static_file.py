@@ -41,6 +41,10 @@ class StaticDirectory:
         if known is None or descriptor.sequence >= known.sequence:
             self._by_id[descriptor.node_id] = descriptor
 
+    def forget(self, node_id: bytes) -> None:
+        """Remove a node, if it is here."""
+        self._by_id.pop(node_id, None)
+
     def lookup(self, node_id: bytes) -> Descriptor | None:
         """The descriptor of a node, or None when it is not known."""
         return self._by_id.get(node_id)

@@ -203,22 +203,6 @@ class FrameReceiver:
         self._start = self._end = 0
         self._frames = memoryview(b"")
 
-    @property
-    def has_record(self) -> bool:
-        """True while an event can be had without new bytes (or an error, which is as good)."""
-        if self._frames:
-            return True
-        have = self._end - self._start
-        if have < HEAD_BYTES:
-            return False
-        units = self._buffer[self._start] << 8 | self._buffer[self._start + 1]
-        return have >= units * 1024
-
-    @property
-    def is_between_records(self) -> bool:
-        """True when nothing is half received: the only place where a connection may end."""
-        return self._start == self._end and not self._frames
-
     def space(self) -> memoryview:
         """Where to receive into; never empty after NEED_DATA. Views of earlier events end with this call."""
         if self._start == self._end:

@@ -7,11 +7,11 @@ FIN, or RESET and why) and the idle watch. Whichever fails first ends the query 
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Protocol, cast
+from types import TracebackType
+from typing import Protocol, Self
 
 from reactor import ReadYield, RunInThread, Signal
 from tunnel.errors import (
@@ -29,13 +29,13 @@ from tunnel.node.frame_io import FrameWriter
 from tunnel.node.links import end_link
 from tunnel.node.pending import PendingQuery
 from tunnel.node.relay import guarded, idle_watch
+from tunnel.node.spool import Spool
 from tunnel.node.wire import LinkStream
 from tunnel.route import Route
 from tunnel.tunnel import OutgoingQuery
 
 __all__ = ["Progress", "QueryCall", "QueryResult", "Sink", "Source", "query_service"]
 
-SPOOL_BYTES = 1024 * 1024  # a reply up to here stays in memory, a longer one goes to a temporary file
 _READ_BYTES = 64 * 1024
 
 Progress = Callable[[int, int], None]
@@ -69,7 +69,7 @@ class QueryResult:
     profile: Profile
     query_bytes: int
     reply_bytes: int
-    content: IO[bytes] | None
+    content: Spool | None
 
     @property
     def has_reply(self) -> bool:
@@ -84,6 +84,19 @@ class QueryResult:
         if self.content is None:
             raise LocalTunnelError("the reply went to the sink that the query was given: read it there")
         return self.content.read(size)
+
+    def close(self) -> None:
+        """Give back what holds the reply: of use for replies of over 1 MiB, which lie on the disk."""
+        if self.content is not None:
+            self.content.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +130,7 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1
-    spool = None if call.sink is not None else _spool()
+    spool = None if call.sink is not None else Spool()
     try:
         result = yield from _query(node, call, spool)
     except BaseException:
@@ -129,7 +142,7 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     return result
 
 
-def _query(node: NodeContext, call: QueryCall, spool: IO[bytes] | None) -> Service[QueryResult]:
+def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[QueryResult]:
     # Up to 254 public-key operations: a third of a second in which the node's loop goes on.
     query: OutgoingQuery = yield RunInThread(
         partial(node.tunnel.query, call.route, call.mode, call.profile, now_s=node.wall_clock())
@@ -161,12 +174,8 @@ def _query(node: NodeContext, call: QueryCall, spool: IO[bytes] | None) -> Servi
             writer.link.reset(code)  # without effect when the query has ended in order
             yield from end_link(node, writer.link)
     if spool is not None:
-        spool.seek(0)
+        spool.rewind()
     return QueryResult(call.route, call.mode, call.profile, writer.content_bytes, pending.content_in, spool)
-
-
-def _spool() -> IO[bytes]:
-    return cast(IO[bytes], tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
 
 
 def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done: Signal) -> Service[None]:
@@ -182,8 +191,7 @@ def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done:
 
 
 def _watch_backward(link: LinkStream, delivered: Signal) -> Service[None]:
-    """Bob says FIN when he holds the whole query; a hop that fails says RESET. Nothing else comes this way.
-    """
+    """Bob says FIN when he holds the whole query; a hop that fails says RESET. Nothing else may come."""
     if (yield from ReadYield(link).readinto(memoryview(bytearray(1)))):
         raise MalformedMessage("content on the backward half of a query that asked for none")
     delivered.set()

@@ -50,8 +50,7 @@ class FrameWriter:
         return link
 
     def write(self, data: bytes | memoryview) -> Service[None]:
-        """Write content; returns when all is taken. Sealed chunks may wait in the link's buffer for `send`.
-        """
+        """Write content; returns when all is taken. Sealed chunks may wait in the link's buffer: `send`."""
         assert self.link is not None
         writer = WriteYield(self.link)
         view = memoryview(data)
@@ -107,8 +106,7 @@ class FrameReader:
         yield from self._call(self._layer.read_header)
 
     def readinto(self, buffer: memoryview) -> Service[int]:
-        """Content into `buffer`; 0 at the end of the message, when everything to the frame's FIN was checked.
-        """
+        """Content into `buffer`; 0 at the end, when everything up to the frame's FIN was checked."""
         if self._ended:
             return 0
         yield PASS  # as in FrameWriter.write: opening one chunk can take milliseconds

@@ -30,8 +30,7 @@ class Forward:
     returned: Signal = field(default_factory=Signal)
 
     def wait_returned(self) -> Service[None]:
-        """Wait until the write service gives the link back; raise what ended the frame, if it was an error.
-        """
+        """Wait until the write service gives the link back; raise the error that ended the frame, if any."""
         yield self.returned
         if self.error is not None:
             raise self.error

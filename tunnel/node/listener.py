@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from reactor import SocketStream, TcpListener
+from reactor import TcpListener
 from tunnel.node.context import NodeContext, Service
 from tunnel.node.read_service import read_service
 
@@ -25,12 +25,7 @@ def listen_service(node: NodeContext, listener: TcpListener) -> Service[None]:
             )  # fmt: skip
             socket.close()
             continue
-        yield from node.scope.spawn(_counted(node, socket), name=f"{node.name} read")
-
-
-def _counted(node: NodeContext, socket: SocketStream) -> Service[None]:
-    node.connections += 1
-    try:
-        yield from read_service(node, socket)
-    finally:
-        node.connections -= 1
+        # Counted here and not in the service: a crowd is accepted before the first of its services runs.
+        node.connections += 1
+        node.half_open += 1
+        yield from node.scope.spawn(read_service(node, socket), name=f"{node.name} read")

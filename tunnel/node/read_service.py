@@ -34,19 +34,33 @@ log = logging.getLogger("tunnel.node")
 
 
 def read_service(node: NodeContext, socket: SocketStream) -> Service[None]:
-    """Serve one incoming connection to its end. Errors of the peer end it, and are logged here."""
-    node.half_open += 1
+    """Serve one incoming connection to its end. Errors of the peer end it, and are logged here.
+
+    The listener has counted the connection, once as open and once as half open; both are taken back here.
+    """
     try:
-        link = yield from accept_link(node, socket)
+        link = yield from _accept(node, socket)
+        if link is not None:
+            yield from _serve_link(node, link)
+    finally:
+        node.connections -= 1
+
+
+def _accept(node: NodeContext, socket: SocketStream) -> Service[LinkStream | None]:
+    try:
+        return (yield from accept_link(node, socket))
     except (HandshakeError, PeerError) as error:
         log.warning("node %s refused a connection: %s: %s", node.name, type(error).__name__, error)
         socket.close()
-        return
+        return None
     except BaseException:
         socket.close()
         raise
     finally:
         node.half_open -= 1
+
+
+def _serve_link(node: NodeContext, link: LinkStream) -> Service[None]:
     try:
         yield from _serve(node, link)
     except PeerError as error:

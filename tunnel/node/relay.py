@@ -26,8 +26,6 @@ class Duplex(Counted, Protocol):
     """What a relay needs of a link stream (and of a multiplexed stream later)."""
 
     @property
-    def has_data(self) -> bool: ...
-    @property
     def readable(self) -> Request: ...
     @property
     def writable(self) -> Request: ...
@@ -49,14 +47,14 @@ def relay(
     Raises:
         FrameTruncated: FIN inside a chunk. Whatever the two streams raise.
     """
-    reader, writer = ReadYield(source), WriteYield(sink)
+    writer = WriteYield(sink)
+    # What is sealed leaves when nothing more comes: all chunks of one receive in one `send`, none kept.
+    reader = ReadYield(source, before_wait=writer.flush)
     chunk = memoryview(bytearray(chunk_bytes))
     number = 0
     while True:
         have = 0
         while have < chunk_bytes:
-            if not source.has_data:
-                yield from writer.flush()
             count = yield from reader.readinto(chunk[have:])
             if count == 0:
                 if have:

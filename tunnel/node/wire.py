@@ -61,11 +61,6 @@ class LinkStream:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    @property
-    def has_data(self) -> bool:
-        """True while `readinto` has an answer without asking the socket."""
-        return bool(self._payload) or self._receiver.has_record
-
     def read_open(self) -> Profile:
         """The profile that the peer opens its frame with.
 
@@ -190,8 +185,7 @@ class LinkStream:
             self._sender.fin()
 
     def reset(self, code: ErrorCode) -> None:
-        """End the stream early, both ways, with the reason; queued, not sent. After FIN or a reset: nothing.
-        """
+        """End the stream early, both ways, with the reason; queued, not sent. Not after FIN."""
         if not self._write_ended:
             self._write_ended = True
             self._sender.reset(code)

@@ -1,0 +1,201 @@
+"""Queries through real nodes on real sockets: sizes, routes, modes, engines, services."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
+from tunnel import InnerService, LocalNetwork, Ping, Profile, QueryFailed, ReplyMode, Route
+from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError
+from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, Geometry
+from tunnel.node import FrameReport
+from tunnel.services import Query, Reply
+
+EDGE = [-23, -22, -21, -1, 0, 1]
+
+
+@pytest.mark.parametrize("engine", ["openssl", "pycryptodome"])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=lambda geometry: geometry.name)
+def test_contents_around_every_edge(geometry: Geometry, engine: str) -> None:
+    reports: list[FrameReport] = []
+    with LocalNetwork(peers=4, engine=engine, observe=reports.append) as net:
+        for size in [0, 1, *(geometry.chunk_bytes + offset for offset in EDGE), 100_000]:
+            reports.clear()
+            content = os.urandom(size)
+            query = net[0].query(net[3].id, content, hops=2, profile=Profile(geometry))
+            result = query.result(timeout=PATIENCE_S)
+            assert result.read() == content
+            assert (result.query_bytes, result.reply_bytes) == (size, size)
+            nodes = [net[0].id, *result.route.nodes]
+            forward = {r.bytes_out for r in reports if nodes.index(r.neighbour) > nodes.index(r.node)}
+            backward = {r.bytes_out for r in reports if nodes.index(r.neighbour) < nodes.index(r.node)}
+            assert forward == {geometry.frame_bytes(size + 4 + geometry.reply_block_bytes)}
+            assert backward == {geometry.frame_bytes(size + 4)}
+            assert len(reports) == 6
+        wait_until_idle(net)
+
+
+@pytest.mark.parametrize("mode", list(ReplyMode))
+@pytest.mark.parametrize("hops", [0, 1, 5, 23])
+def test_route_lengths(hops: int, mode: ReplyMode) -> None:
+    with LocalNetwork(peers=hops + 2) as net:
+        content = os.urandom(1_000_000 if hops < 6 else 50_000)
+        with net[0].query(net[hops + 1].id, content, hops=hops, mode=mode).result(PATIENCE_S) as result:
+            assert len(result.route.proxies) == hops
+            assert result.has_reply == (mode is ReplyMode.ROUTE)
+            assert result.read() == (content if result.has_reply else b"")
+        wait_until_idle(net)
+
+
+def test_longest_route() -> None:
+    with LocalNetwork(peers=128) as net:
+        result = net[0].query(net[127].id, b"far away", hops=126).result(timeout=PATIENCE_S)
+        assert result.read() == b"far away"
+        assert result.profile.name == "long"
+        wait_until_idle(net)
+
+
+def test_many_queries_at_once() -> None:
+    with LocalNetwork(peers=6) as net:
+        contents = [os.urandom(1000 * i) for i in range(40)]
+        futures = [
+            net[i % 6].query(net[(i + 3) % 6].id, content, hops=2) for i, content in enumerate(contents)
+        ]
+        for future, content in zip(futures, contents, strict=True):
+            assert future.result(timeout=PATIENCE_S).read() == content
+        wait_until_idle(net)
+
+
+def test_files_in_and_out() -> None:
+    class Digest:
+        def __init__(self) -> None:
+            self.sha256 = hashlib.sha256()
+
+        def write(self, data: memoryview) -> None:
+            self.sha256.update(data)
+
+    content, sink, seen = os.urandom(5_000_000), Digest(), []
+    with LocalNetwork(peers=3) as net:
+        result = (
+            net[0]
+            .query(
+                net[2].id,
+                io.BytesIO(content),
+                hops=1,
+                sink=sink,
+                profile=Profile(BULK),
+                progress=lambda *counts: seen.append(counts),
+            )
+            .result(timeout=PATIENCE_S)
+        )
+    assert sink.sha256.digest() == hashlib.sha256(content).digest()
+    assert seen[-1] == (len(content), len(content))
+    assert seen == sorted(seen)
+    with pytest.raises(LocalTunnelError, match="the sink that the query was given"):
+        result.read()
+
+
+def test_ping_answers_when_the_query_is_whole() -> None:
+    with LocalNetwork(peers=3, service=Ping()) as net:
+        assert net[0].query(net[2].id, b"x" * 100_000, hops=1).result(timeout=PATIENCE_S).read() == b"pong"
+
+
+def test_service_that_answers_before_it_reads_and_leaves_the_rest_unread() -> None:
+    class Hasty(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            yield from reply.write(b"early")
+            yield from reply.flush()
+            yield from query.read()
+
+    with LocalNetwork(peers=3, service=Hasty()) as net:
+        assert (
+            net[0].query(net[2].id, os.urandom(500_000), hops=1).result(timeout=PATIENCE_S).read() == b"early"
+        )
+        wait_until_idle(net)
+
+
+@pytest.mark.parametrize("fails_after", [0, 1, 10])
+@pytest.mark.parametrize("mode", list(ReplyMode))
+def test_service_that_fails(fails_after: int, mode: ReplyMode, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            for _ in range(fails_after):
+                yield from reply.write((yield from query.read()))
+            raise ZeroDivisionError("a bug in a user's service")
+
+    with LocalNetwork(peers=4, service=Failing()) as net:
+        with pytest.raises(QueryFailed, match="SERVICE_FAILED") as caught:
+            net[0].query(net[3].id, os.urandom(300_000), hops=2, mode=mode).result(timeout=PATIENCE_S)
+        assert caught.value.code is ErrorCode.SERVICE_FAILED
+        wait_until_idle(net)
+    assert "inner service Failing failed" in caplog.text
+
+
+def test_sink_that_fails_is_the_users_error() -> None:
+    class Full:
+        def write(self, data: memoryview) -> None:
+            raise OSError("no space left")
+
+    with LocalNetwork(peers=3) as net:
+        with pytest.raises(LocalTunnelError, match="no space left"):
+            net[0].query(net[2].id, b"x" * 50_000, hops=1, sink=Full()).result(timeout=PATIENCE_S)
+        wait_until_idle(net)
+        assert_works(net)
+
+
+def test_source_that_fails_is_the_users_error() -> None:
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise OSError("disk on fire")
+
+    with LocalNetwork(peers=3) as net:
+        with pytest.raises(OSError, match="disk on fire"):
+            net[0].query(net[2].id, Broken(), hops=1).result(timeout=PATIENCE_S)
+        wait_until_idle(net)
+        assert_works(net)
+
+
+def test_routes_that_cannot_be() -> None:
+    with LocalNetwork(peers=4) as net:
+        with pytest.raises(BadRoute, match="needs as many peers"):
+            net[0].query(net[3].id, b"", hops=3)
+        long_route = Route(tuple(os.urandom(32) for _ in range(7)), net[3].id)
+        for node_id in long_route.proxies:
+            net.directory.publish(dataclasses.replace(net[1].descriptor, node_id=node_id))
+        too_long = net[0].query(net[3].id, b"", route=long_route, profile=Profile(INTERACTIVE))
+        with pytest.raises(ProfileError, match="holds 6"):
+            too_long.result(timeout=PATIENCE_S)
+        for route in [
+            Route((net[1].id, net[1].id), net[3].id),
+            Route((net[0].id,), net[3].id),
+            Route((os.urandom(32),), net[3].id),
+            Route((), net[0].id),
+        ]:
+            with pytest.raises(BadRoute):
+                net[0].query(route.destination, b"", route=route, profile=Profile(DEFAULT)).result(
+                    timeout=PATIENCE_S
+                )
+        wait_until_idle(net)
+
+
+def test_too_few_open_files_is_said_with_the_command_that_helps() -> None:
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "from tunnel.cli import main\n"
+        "raise SystemExit(main(['demo', '--peers', '128']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 1
+    assert "limit here is 256" in done.stderr
+    assert "ulimit -n 4096" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,175 @@
+"""One direction of a proxied frame, over in-memory streams with a fake clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from reactor import (
+    FakeClock,
+    MemoryReader,
+    MemoryWriter,
+    Reactor,
+    ReadYield,
+    Request,
+    Service,
+    Sleep,
+    memory_pipe,
+)
+from tunnel.errors import FrameTruncated, IdleTimeout, MalformedMessage
+from tunnel.node.relay import guarded, idle_watch, relay
+
+CHUNK = 8
+
+
+class Link:
+    """A stream that holds back what is written until `flush`, as a link does."""
+
+    def __init__(self, reader: MemoryReader, writer: MemoryWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._held = b""
+        self.content_in = self.content_out = 0
+        self.flushes = 0
+
+    @property
+    def readable(self) -> Request:
+        return self._reader.readable
+
+    @property
+    def writable(self) -> Request:
+        return self._writer.writable
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._reader.readinto(buffer)
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._held += bytes(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.flushes += bool(self._held)
+        while self._held:
+            self._held = self._held[self._writer.write(self._held) :]
+
+    def finish(self) -> None:
+        self._held += b"FIN"
+
+
+def _count_up(chunk: memoryview, number: int) -> None:
+    chunk[0] = number
+
+
+def _run(reactor: Reactor, content: bytes, *, capacity: int, flushes: list[int]) -> bytes:
+    to_relay, source_end = memory_pipe(capacity)
+    sink_end, from_relay = memory_pipe(capacity)
+    unused_reader, unused_writer = memory_pipe(1)
+    source = Link(to_relay, unused_writer)
+    sink = Link(unused_reader, from_relay)
+    out = bytearray()
+
+    def feed() -> Service[None]:
+        view = memoryview(content)
+        while view:
+            try:
+                view = view[source_end.write(view) :]
+            except BlockingIOError:
+                yield source_end.writable
+        source_end.close()
+
+    def collect() -> Service[None]:
+        buffer = memoryview(bytearray(100))
+        reader = ReadYield(sink_end)
+        while not out.endswith(b"FIN"):
+            count = yield from reader.readinto(buffer)
+            assert count
+            out.extend(buffer[:count])
+
+    reactor.spawn(feed())
+    collecting = reactor.spawn(collect())
+    number = reactor.run(relay(source, sink, _count_up, CHUNK))
+    assert number == len(content) // CHUNK
+    reactor.run(collecting.join())
+    flushes.append(sink.flushes)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("capacity", [1, 3, CHUNK, 1000])
+@pytest.mark.parametrize("chunks", [0, 1, 2, 40])
+def test_every_chunk_passes_once_and_in_order(capacity: int, chunks: int) -> None:
+    content = b"".join(bytes([255, i]) + bytes(CHUNK - 2) for i in range(chunks))
+    expected = b"".join(bytes([i, i]) + bytes(CHUNK - 2) for i in range(chunks)) + b"FIN"
+    with Reactor(clock=FakeClock()) as reactor:
+        assert _run(reactor, content, capacity=capacity, flushes=[]) == expected
+
+
+def test_chunks_that_came_together_leave_together() -> None:
+    flushes: list[int] = []
+    with Reactor(clock=FakeClock()) as reactor:
+        _run(reactor, bytes(40 * CHUNK), capacity=1000, flushes=flushes)
+    assert flushes[0] <= 4
+
+
+@pytest.mark.parametrize("extra", [1, CHUNK - 1])
+def test_fin_inside_a_chunk_is_truncation(extra: int) -> None:
+    with (
+        Reactor(clock=FakeClock()) as reactor,
+        pytest.raises(FrameTruncated, match=f"FIN after {extra} of 8"),
+    ):
+        _run(reactor, bytes(2 * CHUNK + extra), capacity=1000, flushes=[])
+
+
+class Counter:
+    content_in = content_out = 0
+
+
+def test_idle_watch_waits_while_something_moves_and_not_much_longer() -> None:
+    moving, still = Counter(), Counter()
+    clock = FakeClock()
+
+    def move() -> Service[None]:
+        for _ in range(20):
+            yield Sleep(3)
+            moving.content_in += 1
+
+    with Reactor(clock=clock) as reactor:
+        started_s = reactor.now()
+        reactor.spawn(move())
+        with pytest.raises(IdleTimeout, match="10 s"):
+            reactor.run(idle_watch([still, moving], 10))
+        assert 70 <= reactor.now() - started_s <= 75.1
+
+
+def _sleep(seconds: float, log: list[str]) -> Service[None]:
+    try:
+        yield Sleep(seconds)
+        log.append("ran to its end")
+    finally:
+        log.append("ended")
+
+
+def _fail(seconds: float) -> Service[None]:
+    yield Sleep(seconds)
+    raise MalformedMessage("guard")
+
+
+def test_guards_end_with_what_they_guard() -> None:
+    log: list[str] = []
+    with Reactor(clock=FakeClock()) as reactor:
+        reactor.run(guarded(_sleep(1, []), _sleep(100, log), _sleep(0.5, [])))
+        assert log == ["ended"]
+        assert reactor.now() < 50
+
+
+def test_guard_that_fails_ends_what_it_guards() -> None:
+    log: list[str] = []
+    with Reactor(clock=FakeClock()) as reactor:
+        with pytest.raises(MalformedMessage, match="guard"):
+            reactor.run(guarded(_sleep(10, log), _fail(1)))
+        assert log == ["ended"]
+
+
+def test_error_of_what_is_guarded_is_raised_and_the_guards_end() -> None:
+    log: list[str] = []
+    with Reactor(clock=FakeClock()) as reactor:
+        with pytest.raises(MalformedMessage, match="guard"):
+            reactor.run(guarded(_fail(1), _sleep(10, log)))
+        assert log == ["ended"]

@@ -1,0 +1,46 @@
+"""Where a reply waits for its reader: memory while it is small, an unnamed temporary file beyond.
+
+`tempfile.SpooledTemporaryFile` warns when it is dropped unclosed even while it is only memory, so that
+`query(...).result().read()` in a script would warn each time; here only a real file does.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from typing import IO
+
+__all__ = ["Spool"]
+
+MEMORY_BYTES = 1024 * 1024
+
+
+class Spool:
+    """Written once from start to end, then read."""
+
+    def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._memory_bytes = memory_bytes
+        self._file: IO[bytes] = io.BytesIO()
+
+    @property
+    def is_on_disk(self) -> bool:
+        return not isinstance(self._file, io.BytesIO)
+
+    def write(self, data: memoryview) -> int:
+        """Append. Raises OSError when the disk does not take it."""
+        file = self._file
+        if isinstance(file, io.BytesIO) and file.tell() + len(data) > self._memory_bytes:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+            self._file.write(file.getbuffer())
+        return self._file.write(data)
+
+    def rewind(self) -> None:
+        """Read from the start now."""
+        self._file.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def close(self) -> None:
+        """Give memory or disk back. Idempotent."""
+        self._file.close()
