@@ -3,7 +3,8 @@
 An item goes straight to a receiver that waits, without a stop in the queue; a sender that waits has its item
 moved into the queue by the receiver that makes room. So order is kept, among items and among waiters, and **a
 send or a receive has happened or it has not**: one that is cancelled or times out while it waits has sent or
-taken nothing."""
+taken nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Clocks. The loop asks no other module for the time, so a test can give it a clock of its own.
 
 `FakeClock` jumps to the next timer when all is idle: a test of an hour's timeouts takes no time and has no
-races with the real clock."""
+races with the real clock.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class Clock(Protocol):
     """Seconds that never go back, of no fixed origin.
 
     A clock that also has `jump_to(deadline_s)` is never waited for: when nothing is ready and no thread works
-    for the loop, the loop calls it with the deadline of the next timer instead."""
+    for the loop, the loop calls it with the deadline of the next timer instead.
+    """
 
     def now(self) -> float: ...
 

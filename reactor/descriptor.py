@@ -10,7 +10,8 @@ stream may share one edge; then no second edge will come for the end. So whoever
 that the kernel's buffer is empty must not do so after a hang-up.
 
 A descriptor is registered with a poller by the first wait, once for its life, and each wait costs no system
-call from then on."""
+call from then on.
+"""
 
 from __future__ import annotations
 

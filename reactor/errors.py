@@ -5,7 +5,8 @@ says what happened. A caller that only wants "this did not work" catches `Reacto
 
 `Cancelled` stands outside the tree, and outside `Exception`, so that an `except Exception` in a service does
 not swallow its own end. Would-block answers are `BlockingIOError`, as everywhere else in Python;
-`ChannelFull` and `ChannelEmpty` are both."""
+`ChannelFull` and `ChannelEmpty` are both.
+"""
 
 from __future__ import annotations
 

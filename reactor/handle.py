@@ -1,7 +1,8 @@
 """A handle: what everybody but the runner sees of a service that was started.
 
 The outcome is set once. Whoever wants to know of it is a *watcher*: a task that joins, or a function to be
-called. Handles belong to the thread of their runner; other threads use the future of `Reactor.submit`."""
+called. Handles belong to the thread of their runner; other threads use the future of `Reactor.submit`.
+"""
 
 from __future__ import annotations
 

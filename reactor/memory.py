@@ -1,7 +1,8 @@
 """A stream in memory: for tests, and for two services of one process that want bytes, not items.
 
 Same manners as a socket: bounded, partial reads and writes, `BlockingIOError` when nothing can be done, 0 at
-the end and only there."""
+the end and only there.
+"""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ class _Table:
 
         Either the earlier one was closed without `close_notify` and the system has given its number out
         again: its waiters will never see an event and are told. Or there are two objects for one open file:
-        that is fine while only one is waited on."""
+        that is fine while only one is waited on.
+        """
         fd = descriptor.fileno()
         earlier = self._by_fd.get(fd)
         if earlier is None or earlier is descriptor:

@@ -137,7 +137,8 @@ class RunInThread(Request):
     """Call `function(*args)` in a thread of the runner's small pool; resume with its result or its error.
 
     For blocking calls such as name lookup. When the waiting service is cancelled, a call that has begun runs
-    on and its outcome is dropped."""
+    on and its outcome is dropped.
+    """
 
     __slots__ = ("args", "function")
 

@@ -1,7 +1,8 @@
 """A scope owns the services started in it, so that none outlives its purpose and no failure gets lost.
 
 Precedents: trio's nurseries. Generators have no `async with`, so leaving a scope takes a word: `yield from
-scope.close()` in a `finally`, or `with scope:`, which cancels on the way out but cannot wait."""
+scope.close()` in a `finally`, or `with scope:`, which cancels on the way out but cannot wait.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A signal: a level flag for services of one thread, and the smallest thing one can wait for.
 
 The signal is itself the request, made once: `yield signal` returns when it is set, and clears it. One waiter;
-a second one is a mistake that would lose wakes, so it gets `Busy`."""
+a second one is a mistake that would lose wakes, so it gets `Busy`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The joint between a service and the `concurrent.futures.Future` that another thread holds of it.
 
 The future stays "pending" in the eyes of `concurrent.futures` while the service runs: a future that is
-"running" refuses to be cancelled."""
+"running" refuses to be cancelled.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ A living task is in exactly one of three places, and `wait` tells which:
 does so by clearing `wait`, and the others then find nothing to do. An interruption that comes when the task
 is already ready or running is not lost and does not overwrite the answer that is on its way (which might be a
 received item): it is kept in `pending` and thrown at the next yield. So a new task that is cancelled runs to
-its first yield, and the `finally` blocks around it hold."""
+its first yield, and the `finally` blocks around it hold.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +126,8 @@ class Task(Handle[T]):
         """Have `Cancelled` thrown into the service where it waits, or at its next yield.
 
         Only the first call counts, so that a cleanup that waits is not interrupted by one scope after
-        another."""
+        another.
+        """
         if self.is_finished or self._cancel_asked:
             return False
         self._cancel_asked = True

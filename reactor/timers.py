@@ -7,7 +7,8 @@ entries are empty the heap is rebuilt without them, so that memory follows the n
 rebuild is paid for by as many cancellations.
 
 An entry is a plain list, compared by deadline and then by order of making: an object with `__lt__` makes each
-comparison a call into Python, and a tuple could not be emptied."""
+comparison a call into Python, and a tuple could not be emptied.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ class Timers:
         """Call the actions of all that are due, in order of deadline. Returns how many.
 
         An action may cancel other timers; one that adds timers which are due already has them called too, so
-        it must not do so for ever."""
+        it must not do so for ever.
+        """
         fired = 0
         while self.held and self.held[0][0] <= now_s:
             timer = heapq.heappop(self.held)

@@ -1,0 +1,292 @@
+"""Connecting and listening on loopback, over both pollers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from reactor import (
+    Broken,
+    Closed,
+    ConnectError,
+    FakeClock,
+    Reactor,
+    ReadYield,
+    Scope,
+    Service,
+    SocketStream,
+    Spawn,
+    TcpListener,
+    TimedOut,
+    WriteYield,
+    connect_tcp,
+)
+from tests.reactor.helpers import assert_clean, errors_logged, passes, run
+
+
+@pytest.fixture
+def listener() -> Iterator[TcpListener]:
+    with TcpListener("127.0.0.1", 0) as listener:
+        yield listener
+
+
+def echo(stream: SocketStream) -> Service[None]:
+    reader, writer = ReadYield(stream), WriteYield(stream)
+    with stream:
+        while data := (yield from reader.read()):
+            yield from writer.write_all(data)
+
+
+def serve(listener: TcpListener, scope: Scope) -> Service[None]:
+    while True:
+        stream = yield from listener.accept()
+        yield from scope.spawn(echo(stream))
+
+
+def ask(listener: TcpListener, text: bytes) -> Service[bytes]:
+    stream = yield from connect_tcp(*listener.address)
+    with stream:
+        yield from WriteYield(stream).write_all(text)
+        buffer = bytearray(len(text))
+        yield from ReadYield(stream).read_exactly(buffer)
+    return bytes(buffer)
+
+
+def test_many_clients(reactor: Reactor, listener: TcpListener) -> None:
+    def service() -> Service[None]:
+        scope = Scope("connections")
+        server = yield Spawn(serve(listener, scope))
+        clients = []
+        for number in range(60):
+            clients.append((yield Spawn(ask(listener, b"text %d" % number))))
+        for number, client in enumerate(clients):
+            assert (yield from client.join()) == b"text %d" % number
+        yield from scope.join()
+        server.cancel()
+        yield from passes(2)
+
+    run(reactor, service())
+    assert_clean(reactor)
+
+
+def test_names_and_options(reactor: Reactor, listener: TcpListener) -> None:
+    def service() -> Service[None]:
+        near = yield from connect_tcp("localhost", listener.address[1])
+        far = yield from listener.accept()
+        with near, far:
+            assert far.peername[0] == "127.0.0.1"
+            assert near.peername[:2] == listener.address
+            for stream in (near, far):
+                assert os.get_blocking(stream.fileno()) is False
+                with socket.socket(fileno=socket.dup(stream.fileno())) as sock:
+                    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    run(reactor, service())
+
+
+def test_refused_names_the_place(reactor: Reactor, listener: TcpListener) -> None:
+    port = listener.address[1]
+    listener.close()
+
+    def service() -> Service[None]:
+        with pytest.raises(ConnectError, match=f"127.0.0.1:{port}") as caught:
+            yield from connect_tcp("127.0.0.1", port)
+        assert caught.value.errno == errno.ECONNREFUSED
+        assert isinstance(caught.value, Broken)
+        assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+    run(reactor, service())
+    assert_clean(reactor)
+
+
+def test_unknown_name(fake: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(host: str, *args: Any, **kwargs: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    def service() -> Service[None]:
+        with pytest.raises(ConnectError, match=r"nowhere\.invalid:80"):
+            yield from connect_tcp("nowhere.invalid", 80)
+
+    run(fake, service())
+
+
+def test_connecting_times_out_and_closes(fake: Reactor) -> None:
+    """A full backlog swallows connections without an answer; the fake clock makes the wait short."""
+    with TcpListener("127.0.0.1", 0, backlog=0) as listener:
+        fillers = []
+        for _ in range(4):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(listener.address)
+            fillers.append(sock)
+
+        def service() -> Service[None]:
+            with pytest.raises(TimedOut):
+                yield from connect_tcp(*listener.address, timeout_s=5)
+
+        run(fake, service())
+        for sock in fillers:
+            sock.close()
+    assert_clean(fake)
+
+
+def test_next_address_is_tried(fake: Reactor, listener: TcpListener, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = socket.socket()
+    dead.bind(("127.0.0.1", 0))
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    found = [(*entry, dead.getsockname()), (*entry, listener.address)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+
+    def service() -> Service[None]:
+        stream = yield from connect_tcp("two.addresses", 1)
+        assert stream.peername == listener.address
+        stream.close()
+
+    run(fake, service())
+    dead.close()
+
+
+def fail_with(number: int, times: int, then: Callable[[], Any]) -> tuple[Callable[[], Any], list[int]]:
+    """Make an accept function that fails so many times."""
+    calls = [0]
+
+    def accept() -> Any:
+        calls[0] += 1
+        if calls[0] <= times:
+            raise OSError(number, "as the test wants")
+        return then()
+
+    return accept, calls
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_out_of_descriptors_backs_off_and_reports_once(
+    fake: Reactor, clock: FakeClock, listener: TcpListener, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener._accept, calls = fail_with(number, 5, listener._accept)
+
+    def service() -> Service[None]:
+        near = yield from connect_tcp(*listener.address)
+        far = yield from listener.accept()
+        near.close()
+        far.close()
+
+    run(fake, service())
+    assert calls[0] == 6
+    assert clock.now() == pytest.approx(0.5)
+    assert len(errors_logged(caplog)) == 1
+
+
+def test_out_of_descriptors_for_real() -> None:
+    """In a process of its own, with a limit low enough: it goes on accepting once a descriptor is free."""
+    program = """
+        import logging, resource, socket
+        from reactor import *
+        logging.disable(logging.CRITICAL)
+        listener = TcpListener("127.0.0.1", 0)
+        accepted = []
+        def serve():
+            while True:
+                accepted.append((yield from listener.accept()))
+        def main():
+            yield Spawn(serve())
+            clients = []
+            for _ in range(3):
+                clients.append((yield from connect_tcp(*listener.address)))
+            while len(accepted) < 3:
+                yield PASS
+            late = socket.socket()
+            late.setblocking(False)
+            highest = max(s.fileno() for s in clients + accepted + [late])
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, highest + 1))
+            late.connect_ex(listener.address)
+            yield Sleep(1)
+            assert len(accepted) == 3, accepted
+            accepted[0].close()
+            yield Sleep(1)
+            assert len(accepted) == 4, accepted
+            return "went on"
+        with Reactor(clock=FakeClock()) as reactor:
+            print(reactor.run(main()))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("went on", "")
+
+
+def test_lost_connections_are_passed_over(fake: Reactor, listener: TcpListener) -> None:
+    listener._accept, calls = fail_with(errno.ECONNABORTED, 3, listener._accept)
+
+    def service() -> Service[None]:
+        near = yield from connect_tcp(*listener.address)
+        far = yield from listener.accept()
+        near.close()
+        far.close()
+
+    run(fake, service())
+    assert calls[0] == 4
+
+
+def test_failing_listener_is_broken(fake: Reactor, listener: TcpListener) -> None:
+    listener._accept, _ = fail_with(errno.EINVAL, 1, listener._accept)
+
+    def service() -> Service[None]:
+        with pytest.raises(Broken):
+            yield from listener.accept()
+
+    run(fake, service())
+
+
+def test_listener_closed_under_accept(reactor: Reactor, listener: TcpListener) -> None:
+    def one() -> Service[None]:
+        yield from listener.accept()
+
+    handle = reactor.spawn(one())
+    reactor.run(passes(3))
+    listener.close()
+    listener.close()
+    reactor.run(passes(2))
+    assert isinstance(handle.error, Closed)
+
+    def again() -> Service[None]:
+        with pytest.raises(Closed):
+            yield from listener.accept()
+
+    run(reactor, again())
+
+
+def test_taken_address_is_an_os_error(listener: TcpListener) -> None:
+    with pytest.raises(OSError, match="in use"):
+        TcpListener(*listener.address)
+
+
+def test_reset_is_broken(reactor: Reactor, listener: TcpListener) -> None:
+    def service() -> Service[None]:
+        near = yield from connect_tcp(*listener.address)
+        far = yield from listener.accept()
+        with near, far:
+            reading = yield Spawn(ReadYield(near).read())
+            yield from passes(2)
+            # Closing with data unread makes the system send a reset.
+            near.write(b"unread")
+            far.close()
+            with pytest.raises(Broken) as caught:
+                yield from reading.join()
+            assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+    run(reactor, service())

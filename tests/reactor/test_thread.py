@@ -1,0 +1,162 @@
+"""Other threads and the loop: submitting, cancelling, waking a loop that sleeps, closing."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, Future, wait
+from typing import Any
+
+import pytest
+
+from reactor import (
+    BadRequest,
+    Broken,
+    Closed,
+    Poller,
+    Reactor,
+    ReactorThread,
+    Service,
+    TimedOut,
+)
+from tests.reactor.helpers import forever, give, passes
+
+LIMIT_S = 10
+
+
+def fail() -> Service[None]:
+    yield from passes(1)
+    raise Broken("on purpose")
+
+
+def test_submit_gives_result_and_error(poller: Poller) -> None:
+    with ReactorThread(Reactor(poller=poller)) as thread:
+        assert thread.submit(give(5)).result(LIMIT_S) == 5
+        with pytest.raises(Broken, match="on purpose"):
+            thread.submit(fail()).result(LIMIT_S)
+
+
+def test_many_threads_submit(poller: Poller) -> None:
+    results: list[int] = []
+
+    def use(thread: ReactorThread, start: int) -> None:
+        futures = [thread.submit(give(number)) for number in range(start, start + 50)]
+        results.extend(future.result(LIMIT_S) for future in futures)
+
+    with ReactorThread(Reactor(poller=poller)) as thread:
+        users = [threading.Thread(target=use, args=(thread, start)) for start in (0, 50, 100, 150)]
+        for user in users:
+            user.start()
+        for user in users:
+            user.join(LIMIT_S)
+    assert sorted(results) == list(range(200))
+
+
+def test_one_at_a_time_wakes_a_sleeping_loop(poller: Poller) -> None:
+    """Each submit finds the loop asleep or on its way to sleep; a lost wake-up would hang here."""
+    with ReactorThread(Reactor(poller=poller)) as thread:
+        for number in range(300):
+            assert thread.submit(give(number)).result(LIMIT_S) == number
+
+
+def test_cancelling_the_future_cancels_the_service(poller: Poller) -> None:
+    started, cleaned = threading.Event(), threading.Event()
+
+    def service() -> Service[None]:
+        try:
+            started.set()
+            yield from forever()
+        finally:
+            cleaned.set()
+
+    with ReactorThread(Reactor(poller=poller)) as thread:
+        future = thread.submit(service())
+        assert started.wait(LIMIT_S)
+        assert future.cancel()
+        assert cleaned.wait(LIMIT_S)
+        with pytest.raises(CancelledError):
+            future.result(LIMIT_S)
+        assert wait([future], LIMIT_S).not_done == set()
+
+
+def test_a_future_cancelled_before_its_start() -> None:
+    ran: list[int] = []
+
+    def service() -> Service[None]:
+        ran.append(1)
+        yield from passes(1)
+
+    with Reactor() as reactor:
+        future = reactor.submit(service())
+        future.cancel()
+        reactor.run(passes(3))
+        assert ran == []
+        assert wait([future], 0).done == {future}
+
+
+def test_service_that_ends_cancelled_cancels_its_future() -> None:
+    futures: list[Future[Any]] = []
+    with Reactor() as reactor:
+        futures.append(reactor.submit(forever()))
+        reactor.run(passes(3))
+    assert futures[0].cancelled()
+
+
+def test_closing_answers_every_future(poller: Poller) -> None:
+    thread = ReactorThread(Reactor(poller=poller)).start()
+    futures: list[Future[None]] = [thread.submit(forever()) for _ in range(10)]
+    thread.close()
+    thread.close()
+    assert wait(futures, LIMIT_S).not_done == set()
+    with pytest.raises(Closed):
+        thread.submit(forever())
+
+
+def test_submitted_but_never_run() -> None:
+    reactor = Reactor()
+    future = reactor.submit(forever())
+    reactor.close()
+    assert future.done()
+
+
+def test_spawn_is_for_the_loops_thread() -> None:
+    with ReactorThread() as thread:
+        thread.submit(give(1)).result(LIMIT_S)
+        with pytest.raises(BadRequest, match="submit"):
+            thread.reactor.spawn(forever())
+
+
+def test_loop_kept_busy_times_out_on_close() -> None:
+    inside, gate = threading.Event(), threading.Event()
+
+    def blocking() -> Service[None]:
+        inside.set()
+        gate.wait(LIMIT_S)
+        yield from passes(1)
+
+    thread = ReactorThread(Reactor(slow_step_s=None)).start()
+    thread.submit(blocking())
+    assert inside.wait(LIMIT_S)
+    with pytest.raises(TimedOut):
+        thread.close(0.01)
+    gate.set()
+    thread.close(LIMIT_S)
+
+
+def test_failing_thread_tells_its_users() -> None:
+    def exit_now() -> Service[None]:
+        yield from passes(1)
+        raise SystemExit(3)
+
+    thread = ReactorThread().start()
+    with pytest.raises(SystemExit):
+        thread.submit(exit_now()).result(LIMIT_S)
+    with pytest.raises(Broken) as caught:
+        thread.close()
+    assert isinstance(caught.value.__cause__, SystemExit)
+
+
+def test_never_started_can_be_closed() -> None:
+    thread = ReactorThread()
+    thread.close()
+    with pytest.raises(Closed):
+        thread.submit(forever())
