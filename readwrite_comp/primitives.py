@@ -6,6 +6,8 @@ This is the one module of the package that names a crypto library. Two engines:
 * ``openssl``: the package `cryptography` (the extra ``fast``), used when it can be imported, because a call
   of its AEAD costs a tenth and its AES runs at three times the speed.
 
+Hashes, randomness and comparison come from the standard library (`hashes`) and are offered from here too.
+
 Both libraries are imported when their engine is first asked for, so that importing this module costs nothing.
 Rules kept here:
 
@@ -22,13 +24,11 @@ Rules kept here:
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import AuthenticationError, BadParameter, EngineUnavailable
+from .hashes import ReadableBuffer, equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +49,6 @@ __all__ = [
     "random_bytes",
     "sha256",
 ]
-
-ReadableBuffer = bytes | bytearray | memoryview
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -379,46 +377,3 @@ def engine_names() -> tuple[str, ...]:
             continue
         names.append(name)
     return tuple(names)
-
-
-def sha256(*parts: ReadableBuffer) -> bytes:
-    """Return SHA-256 of the parts, one after the other."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
-
-
-def hmac_sha256(key: bytes, *parts: ReadableBuffer) -> bytes:
-    """Return HMAC-SHA256 of the parts, one after the other, under `key` of any length."""
-    if len(parts) == 1:
-        return hmac.digest(key, parts[0], "sha256")
-    code = hmac.new(key, digestmod="sha256")
-    for part in parts:
-        code.update(part)
-    return code.digest()
-
-
-def hkdf_sha256(salt: bytes, secret: bytes, info: bytes, length: int) -> bytes:
-    """Derive `length` bytes (at most 8,160) from `secret`.
-
-    Source: RFC 5869, extract and expand; an empty salt means 32 zero bytes.
-    """
-    if not 0 < length <= 255 * 32:
-        raise BadParameter(f"{length} bytes asked of HKDF-SHA256, expected 1 to {255 * 32}")
-    pseudo_random_key = hmac.digest(salt or bytes(32), secret, "sha256")
-    block, output = b"", b""
-    for index in range(1, -(-length // 32) + 1):
-        block = hmac.digest(pseudo_random_key, block + info + bytes((index,)), "sha256")
-        output += block
-    return output[:length]
-
-
-def equal(left: ReadableBuffer, right: ReadableBuffer) -> bool:
-    """Compare in constant time (for equal lengths): for tags and MACs."""
-    return hmac.compare_digest(left, right)
-
-
-def random_bytes(count: int) -> bytes:
-    """Return `count` bytes from the operating system's generator."""
-    return os.urandom(count)

@@ -1,0 +1,60 @@
+"""SHA-256, HMAC, HKDF, random bytes and constant-time comparison: what the standard library has, in the form
+that layers use.
+
+The same with every engine, so it stands apart from them; `primitives` offers all of it as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+
+from .errors import BadParameter
+
+__all__ = ["ReadableBuffer", "equal", "hkdf_sha256", "hmac_sha256", "random_bytes", "sha256"]
+
+ReadableBuffer = bytes | bytearray | memoryview
+
+
+def sha256(*parts: ReadableBuffer) -> bytes:
+    """Return SHA-256 of the parts, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def hmac_sha256(key: bytes, *parts: ReadableBuffer) -> bytes:
+    """Return HMAC-SHA256 of the parts, one after the other, under `key` of any length."""
+    if len(parts) == 1:
+        return hmac.digest(key, parts[0], "sha256")
+    code = hmac.new(key, digestmod="sha256")
+    for part in parts:
+        code.update(part)
+    return code.digest()
+
+
+def hkdf_sha256(salt: bytes, secret: bytes, info: bytes, length: int) -> bytes:
+    """Derive `length` bytes (at most 8,160) from `secret`.
+
+    Source: RFC 5869, extract and expand; an empty salt means 32 zero bytes.
+    """
+    if not 0 < length <= 255 * 32:
+        raise BadParameter(f"{length} bytes asked of HKDF-SHA256, expected 1 to {255 * 32}")
+    pseudo_random_key = hmac.digest(salt or bytes(32), secret, "sha256")
+    block, output = b"", b""
+    for index in range(1, -(-length // 32) + 1):
+        block = hmac.digest(pseudo_random_key, block + info + bytes((index,)), "sha256")
+        output += block
+    return output[:length]
+
+
+def equal(left: ReadableBuffer, right: ReadableBuffer) -> bool:
+    """Compare in constant time (for equal lengths): for tags and MACs."""
+    return hmac.compare_digest(left, right)
+
+
+def random_bytes(count: int) -> bytes:
+    """Return `count` bytes from the operating system's generator."""
+    return os.urandom(count)
