@@ -58,7 +58,8 @@ class _Phased:
 
     def reset(self) -> None:
         """Drop the message under way, or the error, and be NEW again. What was owed or half read is
-        forgotten."""
+        forgotten.
+        """
         self._phase = next_phase(self._phase, Event.RESET)
         self._clear()
 

@@ -1,9 +1,8 @@
 """`WideBlock`: a layer that sends each block of its content through a wide-block permutation, in place.
 
 Format: block*, each of the permutation's `block_bytes`; the content is padded with zero bytes to whole
-    blocks, and block t of a
-message has the tweak `first_tweak` + t. No header, no end mark: the reader knows the length, or a layer
-inside does.
+blocks, and block t of a message has the tweak `first_tweak` + t. No header, no end mark: the reader knows the
+length, or a layer inside does.
 
 `inverse=True` applies the permutation's inverse when writing: a proxy takes a layer off a query and puts one
 onto a reply with the same operation, and the far end undoes it with the reader of the same setting.

@@ -34,7 +34,8 @@ class _Comp(io.RawIOBase):
 
     def abandon(self) -> None:
         """Close without writing or reading the end of the message. The layer stays as it is: `reset()` it to
-        use it again."""
+        use it again.
+        """
         self._is_abandoned = True
         self.close()
 

@@ -40,7 +40,8 @@ class PhaseError(LocalLayerError):
 
 class InUse(LocalLayerError):
     """A layer that is in the middle of a message, or has its place already, was given to a stack or a
-    file-like object."""
+    file-like object.
+    """
 
 
 class BadParameter(LocalLayerError, ValueError):
@@ -49,7 +50,8 @@ class BadParameter(LocalLayerError, ValueError):
 
 class EngineUnavailable(LocalLayerError):
     """The crypto library behind the named engine cannot be imported. The text names the package to
-    install."""
+    install.
+    """
 
 
 class RemoteLayerError(LayerError):

@@ -118,7 +118,8 @@ class Owed:
 
     def owe(self, data: bytes | memoryview) -> None:
         """Add bytes. They are not copied unless something is owed already: leave them alone until they are
-        gone."""
+        gone.
+        """
         if self._view:
             data = bytes(self._view) + bytes(data)
         self._view = memoryview(data)
@@ -137,7 +138,8 @@ class Owed:
 
     def push(self, w: ByteWriter) -> None:
         """Write what the stream takes now, for callers that have taken content already and so must not
-        raise."""
+        raise.
+        """
         try:
             self.settle(w)
         except BlockingIOError:

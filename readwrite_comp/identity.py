@@ -1,5 +1,6 @@
 """The layer that changes nothing: a placeholder in stacks whose depth is fixed, and the smallest example of a
-layer."""
+layer.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ copy between the layers: `MultiWExt` and `MultiRExt` join neighbours of equal bl
 bytes on the wire are those of separate layers.
 
 Order: transform 0 is next to the stream. Its header comes first on the wire, in the clear; the header of
-    transform 1 is transformed
-by 0, and so on. Content passes from the last to the first when written, the other way when read.
+transform 1 is transformed by 0, and so on. Content passes from the last to the first when written, the other
+way when read.
 
 * block_bytes = 1: any length at once (a keystream). Ends: NEVER.
 * block_bytes > 1: whole blocks only; the end pads with zero bytes to a whole block, before the transforms.
@@ -98,7 +98,8 @@ class InPlaceW(ExtWrite):
     @classmethod
     def joined(cls, layers: Sequence[InPlaceW]) -> InPlaceW:
         """Return one layer that does what `layers` (of equal block size, the first next to the stream) do one
-        after the other. It uses their transforms, so they must not be used any more."""
+        after the other. It uses their transforms, so they must not be used any more.
+        """
         return InPlaceW([transform for layer in layers for transform in layer._transforms])
 
     def _start(self) -> None:
@@ -176,7 +177,8 @@ class InPlaceR(ExtRead):
     @classmethod
     def joined(cls, layers: Sequence[InPlaceR]) -> InPlaceR:
         """Return one layer that does what `layers` (of equal block size, the first next to the stream) do one
-        after the other. It uses their transforms, so they must not be used any more."""
+        after the other. It uses their transforms, so they must not be used any more.
+        """
         return InPlaceR([transform for layer in layers for transform in layer._transforms])
 
     def _clear(self) -> None:

@@ -1,9 +1,9 @@
 """`PaddedWindows`: windows of one size on the wire that say how much of each is content.
 
 Format: window*, window = head u32 big-endian (last << 31 | content length) ‖ content ‖ padding; content and
-    padding together are
-always `window_bytes`. The window with the `last` bit ends the message (`Ending.EXACT`); it may be empty. Any
-other holds at least one byte of content, so that a reader's work is bounded by the content.
+padding together are always `window_bytes`. The window with the `last` bit ends the message (`Ending.EXACT`);
+it may be empty. Any other holds at least one byte of content, so that a reader's work is bounded by the
+content.
 
 A window is announced with its length, so the writer collects it first: one copy. One full window is held back
 until more content comes, as the last one has to say so.
@@ -131,7 +131,8 @@ class PaddedWindowsR(ExtRead):
 
     def _open_window(self, r: ByteReader) -> None:
         """Pass the padding of the window before and read the next head. No content is left when this is
-        called."""
+        called.
+        """
         self._skip_padding(r)
         self._incoming.fill(r, "a window's head")
         (head,) = _HEAD.unpack(self._head)

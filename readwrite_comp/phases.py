@@ -4,10 +4,10 @@ Two rules. An event that the table does not list for a phase is an error of the 
 phase stays as it was. Header and end may take several calls, since each may be refused by the stream half-way
 (`BlockingIOError`): so each of them is a phase, entered by the first call and left when all is done.
 
-    NEW ──HEADER──▶ HEADER ──HEADER_DONE──▶ CONTENT ──END──▶ END ──END_DONE──▶ NEW (ready for the next
-    message)
+    NEW ──HEADER──▶ HEADER ──HEADER_DONE──▶ CONTENT ──END──▶ END ──END_DONE──▶ NEW
 
-FAIL leads from any phase of a message to FAILED, and only RESET leads out of there.
+NEW again, the layer is ready for the next message. FAIL leads from any phase of a message to FAILED, and only
+RESET leads out of there.
 """
 
 from __future__ import annotations

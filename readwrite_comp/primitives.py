@@ -123,7 +123,8 @@ class Engine(Protocol):
 
     def aead(self, key: bytes) -> Aead:
         """Prepare AES-256-GCM for one 32-byte key. Keep the result: preparing costs more than sealing a small
-        chunk."""
+        chunk.
+        """
         ...
 
     def xor_keystream(self, key: bytes, view: memoryview) -> None:
@@ -142,7 +143,8 @@ class Engine(Protocol):
 
     def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
         """Begin an AES-256-CTR keystream at `counter_block` (16 bytes, one big-endian number that wraps
-        around)."""
+        around).
+        """
         ...
 
 

@@ -1,18 +1,16 @@
 """`Sealed`: authenticated encryption of a stream of any length, chunk by chunk (the STREAM construction).
 
 Format: salt 32 random bytes ‖ chunk*, chunk = head u32 big-endian (last << 31 | length) ‖ ciphertext (length
-    bytes) ‖ tag 16.
-The key of a message is HKDF-SHA256(salt, key, info "readwrite_comp sealed 1"); AES-256-GCM with the head as
-associated data and the nonce counter (11 bytes, from 0) ‖ last (1 byte, 0 or 1). So no chunk can be changed,
-dropped, repeated, moved, or made the last.
+bytes) ‖ tag 16. The key of a message is HKDF-SHA256(salt, key, info "readwrite_comp sealed 1"); AES-256-GCM
+with the head as associated data and the nonce counter (11 bytes, from 0) ‖ last (1 byte, 0 or 1). So no chunk
+can be changed, dropped, repeated, moved, or made the last.
 
 The chunk with the `last` bit ends the message (`Ending.EXACT`); it may be empty, any other holds at least one
 byte. A full chunk is held back until more content comes, as the last one has to say so. Nothing of a chunk is
 released before its tag is checked, so what a reader has released is always a prefix of what was written.
 
 Source: Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse
-    Misuse-Resistance" (2015), STREAM;
-age, internal/stream.
+Misuse-Resistance" (2015), STREAM; age, internal/stream.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ one, so an empty message looks like a short one. Nothing marks where content end
 (`Ending.PADDED`); `PaddedWindows` does that.
 
 Format: window*, window = [size u32 big-endian, if `size_written`] ‖ size bytes. With sizes written the reader
-    takes any size from
-1 to its maximum, so the writer may follow a plan of its own.
+takes any size from 1 to its maximum, so the writer may follow a plan of its own.
 
 Content is passed through, not copied, except for the first bytes of a window whose size is written: size and
 content must reach the stream as one, as a window may be announced only when content for it has been taken

@@ -54,7 +54,8 @@ def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> None:
 
 def _stack_ending(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> Ending:
     """How reading ends: as the layer next to the content says, or, where that is transparent, the next one
-    outwards."""
+    outwards.
+    """
     for layer in reversed(layers):
         if layer.ends is not Ending.NEVER:
             return layer.ends
@@ -252,7 +253,8 @@ class MultiRExt(ExtRead):
 
     def _run(self, top: int, call: Callable[[ByteReader], T], r: ByteReader) -> T:
         """Make `call` of layer `top` on the stream below it, feeding it from the layers further out as it
-        asks."""
+        asks.
+        """
         layers, stages = self._layers, self._stages
         index = top
         while True:

@@ -2,8 +2,8 @@
 authentication, no end mark.
 
 Format: IV 16 random bytes ‖ content XOR keystream; the IV is the first counter block (one big-endian number).
-    Who changes a bit on
-the wire changes that bit of the content: put `Sealed` inside, or use it in its place, wherever that matters.
+Who changes a bit on the wire changes that bit of the content: put `Sealed` inside, or use it in its place,
+wherever that matters.
 
 Source: NIST SP 800-38A, CTR mode.
 """

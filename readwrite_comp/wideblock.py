@@ -8,8 +8,8 @@ The tweak (the number of the block, u64 big-endian) goes into every round's hash
 the wire and a repeated or reordered block turns into noise.
 
 Rejected: the keys k ⊕ L of the original LIONESS. With AES as the stream cipher that is a related-key use;
-    here each round hashes
-key, tweak and half into a fresh AES key. It costs a hash of 72 bytes for each of the two cipher rounds.
+here each round hashes key, tweak and half into a fresh AES key. It costs a hash of 72 bytes for each of the
+two cipher rounds.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The checks: each carries one part of the contract out on a fresh pair of layers, and raises `KitFailure`
-where it is broken."""
+where it is broken.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def check_abandoned_write(
     write_splits: Sequence[int] = (1 << 20,),
 ) -> None:
     """A writer whose user ends the message at the first refusal: exactly what was taken is in it, and nothing
-    more."""
+    more.
+    """
     writer, reader = make_pair()
     w = HostileWriter(write_script)
     taken = write_message(writer, w, content, write_splits, gives_up_when_refused=True)
@@ -96,7 +98,8 @@ def check_early_end(
     make_pair: MakePair, content: bytes, read_bytes: int, *, read_script: Iterable[int] = ()
 ) -> None:
     """`read_end` after a part of the content passes the rest, where the format shows its end; else it is not
-    tried."""
+    tried.
+    """
     writer, reader = make_pair()
     if reader.ends is not Ending.EXACT:
         return
@@ -119,7 +122,8 @@ def check_truncation(
 ) -> None:
     """A stream that ends after `cut` bytes of the message: a documented error, or, if the layer has no end
     mark, an early end. What came out is a prefix of the content; after `reset()` the reader reads a whole
-    message."""
+    message.
+    """
     writer, reader = make_pair()
     w = HostileWriter()
     write_message(writer, w, content)
@@ -191,7 +195,8 @@ def _check_usable_again(writer: ExtWrite, reader: ExtRead, content: bytes) -> No
 
 def check_misuse(make_pair: MakePair) -> None:
     """Calls out of order are `PhaseError` and change nothing; `reset()` in the middle of a message makes a
-    layer NEW again."""
+    layer NEW again.
+    """
     writer, reader = make_pair()
     w = HostileWriter()
     _refuses(lambda: writer.write_into(w, b"x"), "write_into before the header")

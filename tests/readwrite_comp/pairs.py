@@ -1,5 +1,6 @@
 """Pairs of layers for the tests: every layer with small windows, so that short contents cross many borders,
-and random stacks."""
+and random stacks.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ def is_authenticated(names: list[str]) -> bool:
 
 def stack_of(names: list[str], *, nested: bool = False) -> MakePair:
     """Return a maker of the stack of the named layers, the first next to the stream; nested: by CompExt of
-    CompExt."""
+    CompExt.
+    """
 
     def make() -> Pair:
         writers, readers = zip(*(LAYERS[name]() for name in names), strict=True)

@@ -35,7 +35,8 @@ from .pairs import KEY, contents, scripts
 @given(content=contents)
 def test_as_files(content: bytes) -> None:
     """With the standard library's buffers on top and `BytesIO` below; the stream stays open and stands at the
-    border."""
+    border.
+    """
     stream = io.BytesIO()
     for _ in range(2):
         with CompW(stream, SealedW(KEY, chunk_bytes=32)) as comp:

@@ -1,5 +1,4 @@
-"""Every layer through the kit, by fixed choices and by hypothesis's, and what its format says byte by
-byte."""
+"""Every layer through the kit, by fixed and by drawn choices, and what its format says byte by byte."""
 
 from __future__ import annotations
 

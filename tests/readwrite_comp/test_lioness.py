@@ -94,7 +94,8 @@ def test_against_the_reference(data: st.DataObject, size: int, tweak: int, keys:
 
 def _looks_unrelated(a: bytes, b: bytes) -> bool:
     """No part agrees more than chance allows: about one byte in 256 is equal, here fewer than one in eight in
-    each half of 32+."""
+    each half of 32+.
+    """
     half = len(a) // 2
     return all(
         sum(x == y for x, y in zip(a[part], b[part], strict=True)) < half // 8
@@ -127,7 +128,8 @@ def test_tweaks_and_keys_separate() -> None:
 
 def test_the_last_round_key_acts_on_the_left_half() -> None:
     """k3 serves the last round only, which changes L alone: so it is with LIONESS, whose keys are drawn
-    together."""
+    together.
+    """
     block, keys = bytes(996), bytearray(KEYS)
     keys[100] ^= 1
     whole, other = encrypt(block), encrypt(block, 0, bytes(keys))

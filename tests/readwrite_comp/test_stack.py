@@ -136,7 +136,8 @@ DEPTH = 128
 
 def _deep_mixed() -> Pair:
     """128 layers in turn, none of which can be joined with its neighbour. Windows are large against the
-    content, or the padding of each would grow the next without bound."""
+    content, or the padding of each would grow the next without bound.
+    """
     makers: list[MakePair] = [
         lambda: (StreamCipherW(KEY), StreamCipherR(KEY)),
         lambda: (SizedWindowsW(WindowSizes(512)), SizedWindowsR(WindowSizes(512))),
