@@ -25,7 +25,7 @@ from tunnel.modes import MODES, ReplyMode
 from tunnel.node import FrameReport, QueryResult
 from tunnel.services import InnerService, Query, Reply
 
-__all__ = ["add_parser"]
+__all__ = ["PositionSampler", "add_parser"]
 
 _EXAMPLE = """\
 example:
@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
                   f"profile {profile.name}, engine {net.engine.name}")  # fmt: skip
         positions = rng.sample(range(len(net)), 2)
         alice, bob = net[positions[0]], net[positions[1]]
-        route_rng = _PositionSampler(rng, net) if options.seed is not None else None
+        route_rng = PositionSampler(rng, net) if options.seed is not None else None
         source, sink = _DigestingSource(file), _DigestingSink()
         both_ways = 2 if MODES[options.mode].has_reply else 1
         bar = ProgressBar(size * both_ways, enabled=not options.json)
@@ -177,7 +177,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if outcome["ok"] else 1
 
 
-class _PositionSampler(random.Random):
+class PositionSampler(random.Random):
     """Draws by position in the network, since node ids are new each time: the same seed gives the same
     positions.
     """

@@ -1,0 +1,207 @@
+"""`mtun` as a user runs it: the demonstration in every mode, profile and engine that fits, and its errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunnel import LocalNetwork
+from tunnel.cli import main
+from tunnel.cli.demo import PositionSampler
+from tunnel.cli.terminal import parse_size, readable_size, table
+from tunnel.geometry import GEOMETRIES, Geometry
+from tunnel.route import choose_route
+
+KEYS = {
+    "ok", "peers", "hops", "mode", "profile", "engine", "link_policy", "query_bytes", "reply_bytes",
+    "query_sha256_sent", "query_sha256_received", "reply_sha256_sent", "reply_sha256_received",
+    "seconds", "links",
+}  # fmt: skip
+LINK_KEYS = {"from", "to", "query_frame_bytes", "reply_frame_bytes"}
+
+
+def _demo(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> dict[str, Any]:
+    assert main(["demo", "--json", *arguments]) == status
+    outcome: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return outcome
+
+
+def _cases() -> list[Any]:
+    cases = []
+    for peers in (2, 3, 25, 128):
+        for geometry in GEOMETRIES.values():
+            if peers - 2 <= geometry.max_proxies:
+                cases += [
+                    pytest.param(peers, geometry, mode, engine, id=f"{peers}-{geometry.name}-{mode}-{engine}")
+                    for mode in ("none", "route")
+                    for engine in ("openssl", "pycryptodome")
+                ]
+    return cases
+
+
+@pytest.mark.parametrize(("peers", "geometry", "mode", "engine"), _cases())
+def test_demo(
+    capsys: pytest.CaptureFixture[str], peers: int, geometry: Geometry, mode: str, engine: str
+) -> None:
+    outcome = _demo(
+        capsys, "--peers", str(peers), "--profile", geometry.name, "--mode", mode, "--engine", engine,
+        "--size", "40KiB",
+    )  # fmt: skip
+    assert set(outcome) == KEYS
+    assert outcome["ok"] is True
+    assert (outcome["peers"], outcome["hops"]) == (peers, peers - 2)
+    assert (outcome["mode"], outcome["profile"], outcome["engine"]) == (mode, geometry.name, engine)
+    assert outcome["link_policy"] == "once"
+    assert outcome["query_bytes"] == 40 * 1024
+    assert outcome["query_sha256_sent"] == outcome["query_sha256_received"]
+    links = outcome["links"]
+    assert len(links) == peers - 1
+    assert all(set(link) == LINK_KEYS for link in links)
+    assert [link["to"] for link in links[:-1]] == [link["from"] for link in links[1:]]
+    (query_frame_bytes,) = {link["query_frame_bytes"] for link in links}
+    (reply_frame_bytes,) = {link["reply_frame_bytes"] for link in links}
+    block_bytes = geometry.reply_block_bytes if mode == "route" else 0
+    assert query_frame_bytes == geometry.frame_bytes(40 * 1024 + 4 + block_bytes)
+    if mode == "route":
+        assert outcome["reply_bytes"] == 40 * 1024
+        assert outcome["reply_sha256_sent"] == outcome["reply_sha256_received"] is not None
+        assert reply_frame_bytes == geometry.frame_bytes(40 * 1024 + 4)
+    else:
+        assert outcome["reply_bytes"] == reply_frame_bytes == 0
+        assert outcome["reply_sha256_sent"] is outcome["reply_sha256_received"] is None
+
+
+def test_demo_sends_a_file_of_the_users(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "binary"
+    file.write_bytes(os.urandom(123_456))
+    outcome = _demo(capsys, "--peers", "5", "--file", str(file))
+    assert outcome["query_sha256_sent"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert outcome["reply_sha256_sent"] == hashlib.sha256(file.read_bytes().upper()).hexdigest()
+
+
+def test_demo_of_an_empty_file(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = _demo(capsys, "--peers", "3", "--size", "0")
+    assert outcome["ok"]
+    assert outcome["query_bytes"] == outcome["reply_bytes"] == 0
+
+
+def test_demo_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--peers", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "4 nodes are listening" in shown
+    for word in ("Alice", "proxy 1", "proxy 2", "Bob", "arrived as they were sent"):
+        assert word in shown
+    assert shown.rstrip().endswith("ok")
+
+
+def test_seed_repeats_the_positions_of_the_route_and_not_the_keys() -> None:
+    drawn = []
+    for _ in range(2):
+        with LocalNetwork(peers=9) as net:
+            sampler = PositionSampler(random.Random(7), net)
+            route = choose_route(
+                net.directory, origin=net[0].id, destination=net[1].id, hops=5, profile_byte=2, rng=sampler
+            )
+            positions = {node.id: i for i, node in enumerate(net)}
+            drawn.append(([positions[node_id] for node_id in route.proxies], net[0].id))
+    assert drawn[0][0] == drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--peers", "1"], 2, ["error:", "Alice and Bob are two"]),
+        (["--peers", "5", "--hops", "4"], 2, ["error:", "needs as many peers", "hint:"]),
+        (["--peers", "25", "--profile", "interactive"], 2, ["error:", "holds 6", "hint:"]),
+        (["--profile", "huge"], 2, ["error:", "no profile is called 'huge'", "hint:"]),
+        (["--file", "no/such/file"], 1, ["error:", "no/such/file"]),
+    ],
+)
+def test_errors_are_said_in_two_lines(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: list[str]
+) -> None:
+    assert main(["demo", *arguments]) == status
+    shown = capsys.readouterr().err
+    for word in words:
+        assert word in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["demo", "--mode", "smoke"], ["demo", "--size", "big"]]
+)
+def test_wrong_use_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "--help"])
+    assert caught.value.code == 0
+    assert "mtun demo --peers" in capsys.readouterr().out
+
+
+def test_progress_bar_on_a_terminal() -> None:
+    """A real terminal, and enough content to take longer than a second."""
+    master, slave = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "tunnel",
+        "demo",
+        "--peers",
+        "4",
+        "--size",
+        "16MiB",
+        "--engine",
+        "pycryptodome",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    shown = b""
+    try:
+        while data := os.read(master, 4096):
+            shown += data
+    except OSError:
+        pass  # how a terminal says that its last writer has gone
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    assert "█".encode() in shown
+    assert shown.endswith(b"\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("17", 17), ("300KiB", 307_200), ("1m", 1 << 20), ("2 GiB", 2 << 30)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5M", "5 apples"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="not a size"):
+        parse_size(text)
+
+
+def test_readable_sizes() -> None:
+    assert [readable_size(n) for n in (0, 1023, 1536, 5 << 20, 3 << 30)] == [
+        "0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 GiB",
+    ]  # fmt: skip
+
+
+def test_table() -> None:
+    lines = table(["a", "b", "c", "number"], [["x", "yy", "z", "1"], ["xxx", "y", "z", "1,000"]]).splitlines()
+    assert lines == ["a    b   c  number", "───  ──  ─  ──────", "x    yy  z       1", "xxx  y   z   1,000"]

@@ -1,0 +1,5 @@
+"""`python -m tunnel` is `mtun`."""
+
+from tunnel.cli import main
+
+raise SystemExit(main())
