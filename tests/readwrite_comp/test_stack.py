@@ -6,7 +6,7 @@ import itertools
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readwrite_comp import (
@@ -120,6 +120,8 @@ def test_corruption(
     )
 
 
+# Each example is a whole run of the kit; the single checks above are the ones that the profile makes longer.
+@settings(max_examples=20)
 @given(names=stacks)
 def test_kit(names: list[str]) -> None:
     check_ext_pair(
