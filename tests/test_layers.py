@@ -1,6 +1,6 @@
 """The import rules of the architecture, read from the code itself.
 
-readwrite_comp knows no socket, clock or thread; reactor knows no tunnel and no cipher; inside tunnel everything
+readwrite_comp knows no socket, clock or thread; reactor knows no tunnel and no cipher; inside tunnel all
 that decides about bytes is free of sockets and clocks, and only tunnel/node joins it to the reactor. Crypto
 libraries are named in two modules.
 """

@@ -118,6 +118,8 @@ class LocalNetwork:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.close()
+            for node in self._nodes:
+                node.close()
 
 
 def _check_open_files(peers: int) -> None:

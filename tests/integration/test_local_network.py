@@ -187,6 +187,13 @@ def test_routes_that_cannot_be() -> None:
         wait_until_idle(net)
 
 
+def test_network_that_is_closed_before_its_nodes_serve_leaks_nothing() -> None:
+    """A failure at once (a wrong route, say): the nodes are cancelled before their first step."""
+    for _ in range(20):
+        with LocalNetwork(peers=3):
+            pass  # an unclosed socket is a ResourceWarning, which is an error here
+
+
 def test_too_few_open_files_is_said_with_the_command_that_helps() -> None:
     code = (
         "import resource\n"

@@ -118,6 +118,10 @@ class Node:
             self._listener.close()
             yield from scope.close()
 
+    def close(self) -> None:
+        """Stop listening. `serve` does so when it ends; this is for one that never came to serve."""
+        self._listener.close()
+
     def query(
         self,
         destination: bytes,
