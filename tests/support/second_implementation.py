@@ -1,7 +1,7 @@
 """A reader of the wire written from docs/protocol.md, with nothing of the packages under test.
 
-It exists to find what the document leaves out: every step of the worked example must come out of the document's words.
-Slow and plain on purpose. Section names below are those of the document.
+It exists to find what the document leaves out: every step of the worked example must come out of the
+document's words. Slow and plain on purpose. Section names below are those of the document.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-# -- Key schedule -----------------------------------------------------------------------------------------------
+# --- Key schedule ---
 
 
 def _hkdf(salt: bytes, secret: bytes, info: bytes, length: int) -> bytes:
@@ -63,7 +63,7 @@ def _xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
-# -- Onion header -----------------------------------------------------------------------------------------------
+# --- Onion header ---
 
 
 class Fields(NamedTuple):
@@ -95,7 +95,7 @@ def filler(seeds: list[bytes], header_bytes: int) -> bytes:
     return value
 
 
-# -- The wide-block layer, suite 0 ------------------------------------------------------------------------------
+# --- The wide-block layer, suite 0 ---
 
 
 def _rounds(keys: bytes, number: int) -> tuple[list[bytes], bytes]:
@@ -124,7 +124,7 @@ def layer_off(keys: bytes, chunk: bytes, number: int) -> bytes:
     return left + right
 
 
-# -- Content chunk and reply block ------------------------------------------------------------------------------
+# --- Content chunk and reply block ---
 
 
 def open_chunk(key: bytes, chunk: bytes, number: int) -> tuple[int, bool, bytes]:
@@ -141,7 +141,7 @@ def ticket_mac(home_key: bytes, master_seed: bytes, ticket_head: bytes) -> bytes
     return hmac.digest(home_key, master_seed + ticket_head, "sha256")[:16]
 
 
-# -- Link handshake and link record -----------------------------------------------------------------------------
+# --- Link handshake and link record ---
 
 
 class Link(NamedTuple):

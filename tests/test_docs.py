@@ -1,0 +1,185 @@
+"""The documents agree with the code: errors, lengths, limits, codes, and sections that docstrings name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import reactor.errors
+import readwrite_comp.errors
+import tunnel.errors
+from tunnel.descriptor import MAX_DESCRIPTOR_BYTES
+from tunnel.errors import ErrorCode
+from tunnel.geometry import GEOMETRIES, padme
+from tunnel.link.frames import FRAME_HEAD_BYTES, FrameType
+from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES
+from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
+from tunnel.modes import MODES
+from tunnel.node.limits import Limits
+from tunnel.onion.message import ChunkType
+from tunnel.onion.reply_block import MAX_BLOCKS, MAX_BLOCKS_BYTES
+
+ROOT = Path(__file__).parents[1]
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+PACKAGES = {"tunnel": tunnel.errors, "readwrite_comp": readwrite_comp.errors, "reactor": reactor.errors}
+
+
+def _section(document: str, title: str) -> str:
+    """The text from a heading to the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ |\Z)", document, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title!r}"
+    return found[1]
+
+
+def _rows(document: str, title: str, *first: str) -> list[dict[str, str]]:
+    """The rows of the table in a section whose first columns are named `first`, by column name."""
+    lines = iter(_section(document, title).splitlines())
+    start = "| " + " | ".join(first)
+    names = next(_cells(line) for line in lines if line.startswith(start))
+    assert set(next(lines)) <= set("|- ")
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append(dict(zip(names, _cells(line), strict=True)))
+    return rows
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().strip("`") for cell in line.strip()[1:-1].split("|")]
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _classes(package: str) -> dict[str, type[BaseException]]:
+    module = PACKAGES[package]
+    found = {name: getattr(module, name) for name in module.__all__}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_error_is_explained_and_no_other(package: str) -> None:
+    rows = {row["class"]: row for row in _rows(ERRORS, f"Package {package}", "class")}
+    classes = _classes(package)
+    assert rows.keys() == classes.keys()
+    for name, row in rows.items():
+        parents = [parent.strip().strip("`") for parent in row["is a"].split(",")]
+        assert parents == [parent.__name__ for parent in classes[name].__bases__], name
+        assert row["meaning"], name
+        code = getattr(classes[name], "code", None)
+        if isinstance(code, ErrorCode) and "code" in vars(classes[name]) and name != "PeerError":
+            assert row["meaning"].startswith(code.name), name
+
+
+def test_every_error_class_is_in_the_public_list() -> None:
+    for package, module in PACKAGES.items():
+        defined = {
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, BaseException) and not name.startswith("_")
+        }
+        assert defined == _classes(package).keys()
+
+
+@pytest.mark.parametrize(
+    ("document", "title"),
+    [(ERRORS, "Codes in a RESET"), (PROTOCOL, "Error codes")],
+    ids=["errors", "protocol"],
+)
+def test_every_code_is_explained(document: str, title: str) -> None:
+    rows = _rows(document, title, "code", "name")
+    assert [(_number(row["code"]), row["name"]) for row in rows] == [(code, code.name) for code in ErrorCode]
+    assert all(row["meaning"] for row in rows)
+
+
+def test_each_length_of_the_profile_table_is_what_the_geometry_says() -> None:
+    rows = _rows(PROTOCOL, "Profiles", "geometry")
+    assert len(rows) == len(GEOMETRIES)
+    for row in rows:
+        geometry = GEOMETRIES[_number(row["geometry"])]
+        assert row == {
+            "geometry": f"{geometry.code}",
+            "name": geometry.name,
+            "N": f"{geometry.slots:,}",
+            "C": f"{geometry.chunk_bytes:,}",
+            "header bytes": f"{geometry.header_bytes:,}",
+            "data bytes": f"{geometry.chunk_data_bytes:,}",
+            "chunk units": f"{record_bytes_for(FRAME_HEAD_BYTES + geometry.chunk_bytes) // 1024:,}",
+            "header units": f"{record_bytes_for(FRAME_HEAD_BYTES + geometry.header_bytes) // 1024:,}",
+            "reply block bytes": f"{geometry.reply_block_bytes:,}",
+            "max proxies": f"{geometry.max_proxies:,}",
+            "max reply blocks": f"{min(MAX_BLOCKS, MAX_BLOCKS_BYTES // geometry.reply_block_bytes):,}",
+        }
+        assert (geometry.chunk_bytes + FRAME_HEAD_BYTES + RECORD_OVERHEAD) % 1024 == 0
+
+
+def test_the_padme_rule_as_it_is_written() -> None:
+    for count in [*range(1, 3000), *(2**k + d for k in range(12, 60) for d in (-1, 0, 1))]:
+        exponent = count.bit_length() - 1
+        bits = exponent.bit_length()  # floor(log2 e) + 1, and 0 for 0
+        step = 2 ** (exponent - bits) if count > 1 else 1
+        assert padme(count) == -(-count // step) * step
+    assert [padme(n) for n in (8, 9, 100, 1_000)] == [8, 10, 104, 1_024]
+
+
+def test_the_other_lengths_that_the_text_names() -> None:
+    for title, text in [
+        ("Link handshake", f"responder, {M1_BYTES} bytes"),
+        ("Link handshake", f"initiator, {M2_BYTES} bytes"),
+        ("Link handshake", f"responder, {M3_BYTES} bytes"),
+        ("Descriptor", f"to {MAX_DESCRIPTOR_BYTES} bytes"),
+        ("Link record", f"record {REKEY_AFTER:,},"),
+        ("Link frames", f"1 to {MAX_RECORD_BYTES - RECORD_OVERHEAD - FRAME_HEAD_BYTES:,} bytes"),
+        ("Content chunk", f"at most {MAX_BLOCKS_BYTES:,} bytes together"),
+    ]:
+        assert text in _section(PROTOCOL, title), text
+
+
+def test_frame_and_chunk_types() -> None:
+    frames = {_number(row["type"]): row["name"] for row in _rows(PROTOCOL, "Link frames", "type", "name")}
+    reserved = {
+        int(number): name.replace("-", "_")
+        for number, name in re.findall(
+            r"(\d) ([A-Z-]+)", _section(PROTOCOL, "Link frames").split("Reserved:")[1]
+        )
+    }
+    assert frames | reserved == {int(frame): frame.name for frame in FrameType}
+    chunks = ", ".join(f"{int(chunk)} {chunk.name}" for chunk in ChunkType)
+    assert f"| {chunks}." in _section(PROTOCOL, "Content chunk")
+
+
+def test_the_limits_table_is_that_of_the_code() -> None:
+    limits = Limits()
+    rows = {row["limit"]: row["default"] for row in _rows(PROTOCOL, "Life of a link", "limit")}
+    assert {name: _number(value) for name, value in rows.items()} == {
+        name: getattr(limits, name) for name in limits.__slots__
+    }
+
+
+def test_the_reply_modes_are_those_of_the_table_in_the_code() -> None:
+    rows = {row["mode"]: row for row in _rows(PROTOCOL, "Reply modes", "mode")}
+    assert {name: (row["original's name"], _number(row["reply blocks"])) for name, row in rows.items()} == {
+        mode.value: (entry.original, entry.reply_blocks) for mode, entry in MODES.items()
+    }
+
+
+def test_each_section_that_a_docstring_names_is_there() -> None:
+    headings = set(re.findall(r"^#+ (.*)$", PROTOCOL, re.MULTILINE))
+    named = 0
+    for folder in PACKAGES:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+            for places in re.findall(r'docs/protocol\.md, ("[^"]+"(?: and "[^"]+")*)', text):
+                for title in re.findall(r'"([^"]+)"', places):
+                    assert title in headings, f"{path.name} names the section {title!r}"
+                    named += 1
+    assert named >= 15
