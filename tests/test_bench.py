@@ -1,0 +1,126 @@
+"""The benchmarks run, in their short form, and report well-formed figures; how fast does not matter here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import layers, throughput
+from bench.__main__ import main as run_all
+from bench.reference_chain import ReferenceChain
+from bench.report import Spread, machine, table
+from readwrite_comp import engine_names
+
+
+def check_spread(spread: dict[str, Any], count: int) -> None:
+    assert spread["count"] == count
+    assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+
+
+def check_machine(found: dict[str, Any]) -> None:
+    assert found["cores"] >= 1
+    assert found["cpu"]
+    assert set(found["libraries"]) == {"cryptography", "pycryptodome"}
+
+
+def check_throughput(found: dict[str, Any], proxies: list[int], pairs: int) -> None:
+    assert found["benchmark"] == "throughput"
+    check_machine(found["machine"])
+    assert [case["proxies"] for case in found["cases"]] == proxies
+    for case in found["cases"]:
+        for kind in ("tunnel", "chain"):
+            check_spread(case[kind]["mb_per_s"], pairs)
+            check_spread(case[kind]["alice_cpu_s_per_gb"], pairs)
+            check_spread(case[kind]["bob_cpu_s_per_gb"], pairs)
+            if case["proxies"]:
+                check_spread(case[kind]["proxy_cpu_s_per_gb"], pairs)
+            else:
+                assert case[kind]["proxy_cpu_s_per_gb"] is None
+        check_spread(case["speed_ratio"], pairs)
+        check_spread(case["cpu_ratio"], pairs)
+
+
+def check_layers(found: dict[str, Any]) -> None:
+    assert found["benchmark"] == "layers"
+    check_machine(found["machine"])
+    # Copy-through at two block sizes; for each engine and size Lioness and four depths.
+    assert len(found["cases"]) == 2 + len(engine_names()) * 2 * (1 + 4)
+    for case in found["cases"]:
+        for name in ("mb_per_s", "bound_mb_per_s", "ratio"):
+            check_spread(case[name], found["settings"]["rounds"])
+
+
+def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_all(["--json", "-"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["benchmarks"]
+    check_layers(first)
+    check_throughput(second, [0, 3], 1)
+
+
+def test_throughput_with_replies_as_table_and_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "result.json"
+    options = ["--proxies", "0", "1", "--megabytes", "0.3", "--pairs", "2", "--mode", "route"]
+    assert throughput.main([*options, "--engine", "pycryptodome", "--json", str(target)]) == 0
+    found = json.loads(target.read_text(encoding="utf-8"))
+    check_throughput(found, [0, 1], 2)
+    assert found["settings"]["engine"] == "pycryptodome"
+    printed = capsys.readouterr().out
+    assert "0 proxies, tunnel" in printed
+    assert "1 proxies, chain" in printed
+
+
+@pytest.mark.parametrize("profile", ["bulk", "interactive"])
+def test_throughput_of_other_profiles(profile: str) -> None:
+    settings = throughput.Settings(proxies=(1,), megabytes=0.2, pairs=1, profile=profile)
+    (case,) = throughput.measure(settings)
+    assert case.tunnel.mb_per_s.median > 0
+
+
+def test_throughput_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "result.png"
+    options = ["--proxies", "0", "1", "--megabytes", "0.1", "--pairs", "1", "--plot", str(target)]
+    assert throughput.main(options) == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "options", [["--proxies", "-1"], ["--pairs", "0"], ["--megabytes", "0"], ["--mode", "x"]]
+)
+def test_wrong_use_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        throughput.main(options)
+    assert refusal.value.code == 2
+    assert options[0] in capsys.readouterr().err
+
+
+def test_layers_as_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert layers.main(["--short"]) == 0
+    assert "25 wide-block layers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["none", "route"])
+def test_the_reference_chain_carries_content(mode: str) -> None:
+    with ReferenceChain(2, mode=mode) as chain:
+        for content_bytes in (0, 1, 16_334, 16_335, 300_000):
+            run = chain.run(content_bytes)  # raises when other content arrives
+            assert run.content_bytes == content_bytes
+            assert len(run.cpu_s) == 4
+            assert min(run.cpu_s) > 0
+
+
+def test_spread_and_table() -> None:
+    spread = Spread.of([3.0, 1.0, 2.0])
+    assert (spread.median, spread.low, spread.high, spread.count) == (2.0, 1.0, 3.0, 3)
+    assert spread.text() == "2.0 (1.0–3.0)"
+    assert Spread.of([1234.5]).text(0) == "1,234"
+    with pytest.raises(ValueError, match="no measurements"):
+        Spread.of([])
+    lines = table(("", "MB/s"), [("a", 1), ("long name", 22)], title="Title").split("\n")
+    assert lines == ["Title", "           MB/s", "---------  ----", "a             1", "long name    22"]
+    assert machine().line().count(",") >= 5
