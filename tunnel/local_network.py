@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TypeVar
 
-from reactor import ReactorThread, Scope, Service
+from reactor import Handle, ReactorThread, Scope, Service, Sleep
 from tunnel.directory import StaticDirectory
 from tunnel.errors import TooManyFiles
 from tunnel.keys import NodeKeys
@@ -57,6 +57,7 @@ class LocalNetwork:
         self._observe = observe
         self._thread: ReactorThread | None = None
         self._nodes: list[Node] = []
+        self._serving: dict[bytes, Handle[None]] = {}
         self.directory = StaticDirectory()
 
     @property
@@ -99,11 +100,23 @@ class LocalNetwork:
         assert self._thread is not None
         return self._thread.submit(service)
 
+    def stop(self, index: int) -> None:
+        """End one node as a crash would: its connections break, and nobody listens at its address any more."""
+
+        def stop_in_reactor() -> Service[None]:
+            handle = self._serving[self._nodes[index].id]
+            handle.cancel()
+            while not handle.is_finished:
+                yield Sleep(0.001)
+
+        self.submit(stop_in_reactor()).result(timeout=30)
+
     def _serve_all(self) -> Service[None]:
         scope = Scope("local network", fail_together=False)
         try:
             for node in self._nodes:
-                yield from scope.spawn(node.serve(), name=f"node {node.id.hex()[:8]}")
+                name = f"node {node.id.hex()[:8]}"
+                self._serving[node.id] = yield from scope.spawn(node.serve(), name=name)
             yield from scope.join()
         finally:
             yield from scope.close()

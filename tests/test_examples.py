@@ -1,0 +1,31 @@
+"""Every example runs as a user would run it, and prints what its text promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXPECTED = {
+    "first_query": "'ping' came back through 23 proxies",
+    "upper_service": "A QUIET VOICE",
+    "send_file": "refused, as it should be: NEXT_REFUSED",
+    "sealed_file": "length is hidden in windows\nbytes behind the message",
+    "two_services": "IS ANYBODY THERE?",
+}
+
+
+def test_every_example_is_listed() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_example(name: str) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr  # nodes may log what they refuse, and a busy machine is slow
+    assert EXPECTED[name] in done.stdout
