@@ -25,6 +25,7 @@ __all__ = [
     "filler",
     "layer_off",
     "layer_on",
+    "next_record_key",
     "open_chunk",
     "open_header",
     "open_record",
@@ -204,6 +205,11 @@ def accept_handshake(
     assert not any(plain[26 + length :])
     keys = _hkdf(chain, b"", b"", 64)
     return Link(keys[:32], keys[32:], plain[:24], plain[26 : 26 + length], digest, second)
+
+
+def next_record_key(key: bytes) -> bytes:
+    """The key before record 16,384, and before each multiple of it."""
+    return AESGCM(key).encrypt(bytes(4) + b"\xff" * 8, bytes(32), None)[:32]
 
 
 def open_record(key: bytes, record: bytes, number: int) -> bytes:

@@ -16,6 +16,7 @@ from tests.support.second_implementation import (
     filler,
     layer_off,
     layer_on,
+    next_record_key,
     open_chunk,
     open_header,
     open_record,
@@ -29,6 +30,7 @@ from tests.vectors.make_worked_example import (
     EXAMPLE,
     NETWORK_ID,
     NODES,
+    PADDED_BYTES,
     as_json,
     build,
     filled_in,
@@ -44,7 +46,7 @@ PROFILE = 1
 @pytest.fixture(scope="module")
 def example() -> dict[str, bytes]:
     values = json.loads(EXAMPLE.read_text(encoding="utf-8"))["values"]
-    assert len(values) == 100
+    assert len(values) == 107
     return {name: bytes.fromhex(value) for name, value in values.items()}
 
 
@@ -151,6 +153,25 @@ def test_a_second_implementation_carries_the_reply(example: dict[str, bytes]) ->
     assert _content(example, "reply", key, 1) == bytes(4) + b"pong"
 
 
+def test_a_second_implementation_reads_the_padded_message(example: dict[str, bytes]) -> None:
+    key = expand(secret("padded seed", 16), b"e2e forward", 32)
+    assert key == example["padded.e2e forward"]
+    chunks, message = example["padded.chunks"], b""
+    assert len(chunks) == 10 * 996
+    for number in range(10):
+        kind, is_last, data = open_chunk(key, chunks[number * 996 : number * 996 + 996], number)
+        assert (kind, is_last) == ((1, False) if number < 8 else (2, False) if number == 8 else (3, True))
+        assert len(data) == (974 if number < 8 else 4 + PADDED_BYTES - 8 * 974 if number == 8 else 0)
+        message += data
+    assert message == bytes(4) + secret("padded content", PADDED_BYTES)
+
+
+def test_the_keys_of_the_backward_halves(example: dict[str, bytes]) -> None:
+    for proxy in ("proxy1", "proxy2"):
+        seed = example[f"draw.query seed {proxy}"]
+        assert example[f"query.{proxy} backward"] == expand(seed, b"backward", 128)
+
+
 def test_a_second_implementation_accepts_the_link(example: dict[str, bytes]) -> None:
     link = accept_handshake(
         NETWORK_ID,
@@ -166,6 +187,9 @@ def test_a_second_implementation_accepts_the_link(example: dict[str, bytes]) -> 
     assert link.handshake_hash == example["link.handshake hash"]
     assert link.initiator_key == example["link.key alice-proxy1"]
     assert link.responder_key == example["link.key proxy1-alice"]
+
+    later = example["link.key alice-proxy1 from record 16384 on"]
+    assert later == next_record_key(link.initiator_key)
 
     records, frames = example["link.records"], b""
     assert records.startswith(example["link.record 0"])

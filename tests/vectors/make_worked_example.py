@@ -31,10 +31,11 @@ from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.keys import NodeKeys, OnionKey
 from tunnel.link.frames import FrameSender
 from tunnel.link.handshake import Initiator, Responder, Settings
-from tunnel.link.noise import LinkKeys
+from tunnel.link.noise import LinkKeys, rekeyed
 from tunnel.link.records import RecordOpener, RecordSealer
 from tunnel.modes import ReplyMode
 from tunnel.onion.header import Command, Opened
+from tunnel.onion.message import MessageW
 from tunnel.onion.secrets import (
     end_to_end_key,
     header_key,
@@ -54,6 +55,7 @@ __all__ = [
     "NETWORK_ID",
     "NODES",
     "NOW_S",
+    "PADDED_BYTES",
     "build",
     "secret",
     "shown",
@@ -68,6 +70,7 @@ NETWORK_ID = b"mtun local net.."
 NODES = ("alice", "proxy1", "proxy2", "bob")
 QUERY = b"ping"
 REPLY = b"pong"
+PADDED_BYTES = 8_000
 
 # In the order in which they are drawn, with the bytes of each.
 DRAWS = (
@@ -183,6 +186,7 @@ def build(engine: TunnelEngine) -> Values:
     seeds = [values[f"draw.query seed {name}"] for name in NODES[1:]]
     for name, seed in zip(NODES[1:3], seeds[:2], strict=True):
         _note_relay(values, f"query.{name}", seed)
+        values[f"query.{name} backward"] = layer_keys(seed, b"backward")
     key = values["query.bob e2e forward"] = end_to_end_key(seeds[2], b"forward")
     slot = _carry(values, "query", stream, ("alice", "proxy1", "proxy2", "bob"), tunnels, ids)
     assert slot.slot.command is Command.DEST
@@ -215,6 +219,7 @@ def build(engine: TunnelEngine) -> Values:
     values["reply.chunk 0 sealed"] = values["reply.chunk 0 bob-proxy2"]  # Bob adds no layer
     _open_chunks(values, "reply", key, engine)
 
+    _padded(values, profile, engine)
     _link(values, query.frame, keys, descriptors, engine)
     return values
 
@@ -273,6 +278,23 @@ def _open_chunks(values: Values, direction: str, key: bytes, engine: TunnelEngin
     return data
 
 
+def _padded(values: Values, profile: Profile, engine: TunnelEngine) -> None:
+    """A message long enough to be padded: 9 chunks, and the PAD chunk that makes them 10."""
+    message = MessageW(profile, end_to_end_key(secret("padded seed", 16), b"forward"), engine=engine)
+    sink = io.BytesIO()
+    message.write_header(sink)
+    content = memoryview(secret("padded content", PADDED_BYTES))
+    while content:
+        content = content[message.write_into(sink, content) :]
+    message.write_end(sink)
+    chunks = values["padded.chunks"] = sink.getvalue()
+    key = values["padded.e2e forward"] = end_to_end_key(secret("padded seed", 16), b"forward")
+    for number in (8, 9):
+        sealed = chunks[number * profile.geometry.chunk_bytes :][: profile.geometry.chunk_bytes]
+        plain = engine.layers.aead(key).open(number.to_bytes(12, "big"), sealed, b"")
+        values[f"padded.chunk {number} plain"] = plain
+
+
 def _link(
     values: Values,
     frame: OutgoingFrame,
@@ -308,6 +330,7 @@ def _link(
     values["link.handshake hash"] = mine.handshake_hash
     values["link.key alice-proxy1"] = mine.send_key
     values["link.key proxy1-alice"] = mine.receive_key
+    values["link.key alice-proxy1 from record 16384 on"] = rekeyed(mine.send_key, engine)
 
     sender = FrameSender(RecordSealer(mine.send_key, engine))
     sender.open(frame.profile)
