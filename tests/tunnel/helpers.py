@@ -1,0 +1,261 @@
+"""What the tests of the bytes-only part share: engines that change at every call, nodes with fixed keys, a
+seeded source of bytes, and the walk of a frame over a route of proxies without any socket."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from hypothesis import strategies as st
+
+from readwrite_comp import ExtRead, ExtWrite, LayerError
+from readwrite_comp.primitives import Aead, CtrStream, Engine, ReadableBuffer
+from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
+from tunnel.descriptor import Address
+from tunnel.directory import StaticDirectory
+from tunnel.engine import HpkePrivate, TunnelEngine, X25519Private
+from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, LONG, Profile
+from tunnel.keys import EPOCH_S, NodeKeys, OnionKey
+from tunnel.onion.header import Opened
+from tunnel.primitives import tunnel_engine
+from tunnel.tunnel import Tunnel
+
+__all__ = [
+    "ENGINES",
+    "NOW_S",
+    "OPENSSL",
+    "PROFILES",
+    "PYCRYPTODOME",
+    "SMALL",
+    "Peer",
+    "Relayed",
+    "chunks_of",
+    "cut_in_pieces",
+    "engines",
+    "make_keys",
+    "make_peers",
+    "mixed_engine",
+    "read_all",
+    "relay_frame",
+    "seeded_bytes",
+    "written",
+]
+
+OPENSSL, PYCRYPTODOME = tunnel_engine("openssl"), tunnel_engine("pycryptodome")
+ENGINES = (OPENSSL, PYCRYPTODOME)
+NOW_S = 1_800_000_123.5
+SMALL = Profile(INTERACTIVE)
+PROFILES = [Profile(geometry) for geometry in (INTERACTIVE, DEFAULT, LONG, BULK)]
+
+
+# --- engines -----------------------------------------------------------------------------------------------
+
+
+class _MixedAead:
+    """One key prepared in both engines; each call is made by either."""
+
+    def __init__(self, rng: random.Random, key: bytes) -> None:
+        self._rng = rng
+        self._both = [engine.layers.aead(key) for engine in ENGINES]
+
+    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        self._rng.choice(self._both).seal_into(nonce, plaintext, aad, out)
+
+    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        self._rng.choice(self._both).open_into(nonce, sealed, aad, out)
+
+    def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
+        return self._rng.choice(self._both).seal(nonce, plaintext, aad)
+
+    def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
+        return self._rng.choice(self._both).open(nonce, sealed, aad)
+
+
+class _MixedLayers:
+    name = "mixed"
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def aead(self, key: bytes) -> Aead:
+        return _MixedAead(self._rng, key)
+
+    def xor_keystream(self, key: bytes, view: memoryview) -> None:
+        self._rng.choice(ENGINES).layers.xor_keystream(key, view)
+
+    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
+        return self._rng.choice(ENGINES).layers.ctr(key, counter_block)
+
+
+class _MixedEngine(TunnelEngine):
+    """Each call goes to the engine that the generator picks: a network of unlike nodes in one object."""
+
+    name = "mixed"
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.layers: Engine = _MixedLayers(rng)
+
+    def _any(self) -> TunnelEngine:
+        return self._rng.choice(ENGINES)
+
+    def x25519_private(self, private: bytes) -> X25519Private:
+        return self._any().x25519_private(private)
+
+    def ed25519_public(self, seed: bytes) -> bytes:
+        return self._any().ed25519_public(seed)
+
+    def ed25519_sign(self, seed: bytes, message: bytes) -> bytes:
+        return self._any().ed25519_sign(seed, message)
+
+    def _verifies(self, public: bytes, message: bytes, signature: bytes) -> bool:
+        return self._any()._verifies(public, message, signature)
+
+    def hpke_private(self, private: bytes) -> HpkePrivate:
+        return self._any().hpke_private(private)
+
+    def _seal(self, public: bytes, info: bytes, plaintext: bytes) -> bytes | None:
+        return self._any()._seal(public, info, plaintext)
+
+
+def mixed_engine(seed: int) -> TunnelEngine:
+    """An engine whose every call is made by one of the two, drawn from `seed`."""
+    return _MixedEngine(random.Random(seed))
+
+
+engines = st.integers(0, 2**32 - 1).map(mixed_engine)
+
+
+def seeded_bytes(seed: int) -> Callable[[int], bytes]:
+    """A source of bytes that gives the same ones for the same seed."""
+    return random.Random(seed).randbytes
+
+
+# --- nodes -------------------------------------------------------------------------------------------------
+
+
+def make_keys(name: str, now_s: float = NOW_S) -> NodeKeys:
+    """The same keys for the same name."""
+
+    def secret(use: str) -> bytes:
+        return sha256(f"{name} {use}".encode()).digest()
+
+    onion = OnionKey(int(now_s) - 600, secret("onion"))
+    return NodeKeys(secret("identity"), secret("link"), onion, secret("home"), secret("table"))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A node without sockets."""
+
+    keys: NodeKeys
+    tunnel: Tunnel
+
+    @property
+    def id(self) -> bytes:
+        return self.tunnel.node_id
+
+
+def make_peers(count: int, *, engine: TunnelEngine = OPENSSL, random_seed: int | None = None) -> list[Peer]:
+    """Peers "0", "1", … that all know each other; with `random_seed`, their random choices are fixed."""
+    directory = StaticDirectory()
+    peers = []
+    for index in range(count):
+        keys = make_keys(str(index))
+        directory.publish(keys.descriptor((Address("127.0.0.1", 4000 + index),), NOW_S, engine))
+        if random_seed is None:
+            tunnel = Tunnel(keys=keys, directory=directory, engine=engine)
+        else:
+            source = seeded_bytes(random_seed * 1_000 + index)
+            tunnel = Tunnel(keys=keys, directory=directory, engine=engine, random_bytes=source)
+        peers.append(Peer(keys, tunnel))
+    return peers
+
+
+assert EPOCH_S > 600
+
+
+# --- bytes through layers ----------------------------------------------------------------------------------
+
+
+def written(
+    layer: ExtWrite, content: bytes, splits: Sequence[int] = (1 << 20,), *, flush_every: int = 0
+) -> bytes:
+    """What `layer` puts on the wire for one message."""
+    w = HostileWriter()
+    write_message(layer, w, content, splits, flush_every=flush_every)
+    return bytes(w.data)
+
+
+def read_all(layer: ExtRead, wire: bytes) -> tuple[bytes, LayerError | None, int]:
+    """One message from `wire`: content up to its end or the error, the error, how many bytes were read."""
+    r = HostileReader(wire)
+    result = read_message(layer, r, None)
+    return result.content, result.error, r.position
+
+
+def chunks_of(wire: bytes, profile: Profile) -> list[bytes]:
+    """The chunks in `wire`, which must be whole ones."""
+    size = profile.geometry.chunk_bytes
+    assert len(wire) % size == 0
+    return [wire[at : at + size] for at in range(0, len(wire), size)]
+
+
+def cut_in_pieces(data: bytes, sizes: Sequence[int]) -> list[bytes]:
+    """`data` in pieces of the given sizes, round and round."""
+    pieces, at, index = [], 0, 0
+    while at < len(data):
+        size = sizes[index % len(sizes)]
+        pieces.append(data[at : at + size])
+        at, index = at + size, index + 1
+    return pieces
+
+
+# --- a frame over proxies ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """A frame as it arrives at its last node.
+
+    Attributes:
+        opened: what that node made of the header. neighbour: whom it had the frame from.
+        body: the chunks as they arrive there.
+        links: the whole frame as it stood on each link, the first first.
+        proxied: what each proxy made of its header.
+    """
+
+    opened: Opened
+    neighbour: bytes
+    body: bytes
+    links: list[bytes]
+    proxied: list[Opened]
+
+
+def relay_frame(
+    frame: bytes, profile: Profile, peers: Sequence[Peer], *, origin: bytes, now_s: float = NOW_S
+) -> Relayed:
+    """Take `frame` from `origin` over `peers`; all but the last must be told to relay it to the next.
+
+    Each opens the header and applies `decrypt` of its forward layer chunk by chunk, as a proxy does.
+    """
+    header_bytes = profile.geometry.header_bytes
+    header, body = frame[:header_bytes], frame[header_bytes:]
+    links, proxied, neighbour = [frame], [], origin
+    for peer, following in itertools.pairwise(peers):
+        opened = peer.tunnel.open_frame(header, profile, neighbour=neighbour, now_s=now_s)
+        assert opened.slot.next_id == following.id
+        forward, _ = peer.tunnel.relay_layers(opened.slot, profile)
+        out = bytearray()
+        for number, chunk in enumerate(chunks_of(body, profile)):
+            work = bytearray(chunk)
+            forward.decrypt(memoryview(work), number)
+            out += work
+        header, body, neighbour = opened.next_header, bytes(out), peer.id
+        links.append(header + body)
+        proxied.append(opened)
+    opened = peers[-1].tunnel.open_frame(header, profile, neighbour=neighbour, now_s=now_s)
+    return Relayed(opened, neighbour, body, links, proxied)

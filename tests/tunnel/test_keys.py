@@ -1,0 +1,229 @@
+"""Key files: private, whole or not at all, and refused by name when they are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, make_keys
+from tunnel.descriptor import Address, Descriptor
+from tunnel.errors import KeyFileError
+from tunnel.geometry import GEOMETRIES
+from tunnel.keys import EPOCH_S, NodeKeys
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "node.keys"
+    make_keys("a").save(path)
+    return path
+
+
+def test_generated_keys_are_all_different() -> None:
+    every: list[bytes] = []
+    for _ in range(20):
+        keys = NodeKeys.generate(NOW_S)
+        every += [keys.identity, keys.link, keys.onion.private, keys.home, keys.table]
+        assert keys.onion.epoch == int(NOW_S) - 600
+    assert len(set(every)) == 100
+    assert {len(secret) for secret in every} == {32}
+
+
+def test_a_new_descriptor_is_valid_now_and_names_every_profile() -> None:
+    for engine in ENGINES:
+        keys = make_keys("a")
+        descriptor = keys.descriptor((Address("127.0.0.1", 1),), NOW_S, engine)
+        assert Descriptor.parse(descriptor.signed, engine) == descriptor
+        assert descriptor.hop(NOW_S).onion_public == keys.opening_key(engine).private.public
+        assert descriptor.hop(NOW_S).epoch == keys.opening_key(engine).epoch
+        assert descriptor.node_id == keys.node_id(engine)
+        assert descriptor.link_key == keys.link_private(engine).public
+        assert set(descriptor.profiles) == set(GEOMETRIES)
+        assert not descriptor.unlisted
+        assert descriptor.onion_keys[0].not_after - descriptor.onion_keys[0].not_before == EPOCH_S
+
+
+def test_a_node_without_an_address_is_unlisted() -> None:
+    assert make_keys("a").descriptor((), NOW_S, OPENSSL).unlisted
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    keys = NodeKeys.generate(NOW_S)
+    keys.save(tmp_path / "k")
+    assert NodeKeys.load(tmp_path / "k") == keys
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
+def test_only_the_owner_may_read(tmp_path: Path, umask: int) -> None:
+    old = os.umask(umask)
+    try:
+        make_keys("a").save(tmp_path / "k")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "k").stat().st_mode) & ~0o600 == 0
+
+
+def test_an_open_file_is_replaced_by_a_private_one(tmp_path: Path) -> None:
+    path = tmp_path / "k"
+    path.write_text("old")
+    path.chmod(0o666)
+    # What an attacker who may write into the directory could prepare: the temporary name, as a link or open.
+    (tmp_path / "k.new").write_text("prepared")
+    (tmp_path / "k.new").chmod(0o666)
+    make_keys("a").save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert NodeKeys.load(path) == make_keys("a")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["k"]
+
+
+def test_a_symbolic_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("innocent")
+    (tmp_path / "k.new").symlink_to(victim)
+    make_keys("a").save(tmp_path / "k")
+    assert victim.read_text() == "innocent"
+
+
+def test_a_crash_while_writing_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("tunnel.keys.os.fsync", crash)
+    with pytest.raises(OSError, match="disk full"):
+        make_keys("b").save(saved)
+    assert NodeKeys.load(saved) == make_keys("a")
+    monkeypatch.undo()
+    make_keys("b").save(saved)  # what the crash left behind is not in the way
+    assert NodeKeys.load(saved) == make_keys("b")
+
+
+def test_what_is_written_is_synced_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        seen.append((tmp_path / "k").exists())
+        fsync(descriptor)
+
+    monkeypatch.setattr("tunnel.keys.os.fsync", record)
+    make_keys("a").save(tmp_path / "k")
+    assert seen == [False]
+
+
+# --- damage ------------------------------------------------------------------------------------------------
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(KeyFileError) as caught:
+        NodeKeys.load(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    refused(tmp_path / "none")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"1",
+        b"{}",
+        b"\xff\xfe",
+        b'{"mtun-keys": 1}',
+        b"[" * 100_000,
+        b"NaN",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_other_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "k"
+    path.write_bytes(content)
+    refused(path)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_other_versions(saved: Path, version: object) -> None:
+    record = json.loads(saved.read_text())
+    record["mtun-keys"] = version
+    saved.write_text(json.dumps(record))
+    assert "version" in refused(saved)
+
+
+@pytest.mark.parametrize("name", ["identity", "link", "home", "table"])
+@pytest.mark.parametrize("value", ["", "00", "zz" * 32, "00" * 31, "00" * 33, None, 7, ["00" * 32], {}])
+def test_damaged_secrets(saved: Path, name: str, value: object) -> None:
+    record = json.loads(saved.read_text())
+    record[name] = value
+    saved.write_text(json.dumps(record))
+    refused(saved)
+    del record[name]
+    saved.write_text(json.dumps(record))
+    assert name in refused(saved)
+
+
+@pytest.mark.parametrize(
+    "epoch",
+    [float("inf"), float("nan"), -1, 2**32, 10**30, 1.5, True, "1", None, [], {}],
+    ids=repr,
+)
+def test_epochs_that_no_wire_field_holds(saved: Path, epoch: object) -> None:
+    """Infinity was an OverflowError; the others were taken, and failed when the first header was opened."""
+    record = json.loads(saved.read_text())
+    record["onion"]["epoch"] = epoch
+    saved.write_text(json.dumps(record))
+    refused(saved)
+
+
+@pytest.mark.parametrize("onion", [None, [], "x", {}, {"epoch": 1}, {"private": "00" * 32}])
+def test_damaged_onion_key(saved: Path, onion: Any) -> None:
+    record = json.loads(saved.read_text())
+    record["onion"] = onion
+    saved.write_text(json.dumps(record))
+    refused(saved)
+
+
+@given(st.data())
+def test_any_cut_or_changed_byte_is_refused_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """JSON has no checksum, so a changed digit is another key; anything else is a KeyFileError."""
+    path = tmp_path_factory.mktemp("keys") / "k"
+    make_keys("a").save(path)
+    whole = path.read_bytes()
+    position = data.draw(st.integers(0, len(whole) - 1))
+    path.write_bytes(whole[:position])
+    refused(path)
+    path.write_bytes(whole[:position] + bytes([data.draw(st.integers(0, 255))]) + whole[position + 1 :])
+    try:
+        keys = NodeKeys.load(path)
+    except KeyFileError:
+        refused(path)
+    else:
+        assert {len(keys.identity), len(keys.link), len(keys.onion.private), len(keys.home)} == {32}
+
+
+def test_errors_show_no_secret(saved: Path) -> None:
+    record = json.loads(saved.read_text())
+    secret = record["identity"]
+    record["link"] = "no hex"
+    saved.write_text(json.dumps(record))
+    assert secret not in refused(saved)

@@ -1,0 +1,754 @@
+"""Sealed messages: the hostile-stream kit over them, and every way in which chunks can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from readwrite_comp import (
+    AuthenticationError,
+    ByteReader,
+    CompExtR,
+    ExtRead,
+    ExtWrite,
+    LayerError,
+    Lioness,
+    Malformed,
+    MultiRExt,
+    Phase,
+    Truncated,
+    WideBlockR,
+    WideBlockW,
+)
+from readwrite_comp.helpers import Take
+from readwrite_comp.primitives import Aead, CtrStream, Engine, ReadableBuffer
+from readwrite_comp.testing import (
+    HostileReader,
+    HostileWriter,
+    check_abandoned_write,
+    check_early_end,
+    check_ext_pair,
+    check_round_trip,
+    read_message,
+    write_message,
+)
+from tests.tunnel.helpers import (
+    ENGINES,
+    OPENSSL,
+    PROFILES,
+    SMALL,
+    chunks_of,
+    engines,
+    mixed_engine,
+    read_all,
+    seeded_bytes,
+    written,
+)
+from tunnel.engine import HpkePrivate, TunnelEngine, X25519Private
+from tunnel.errors import LocalTunnelError
+from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, LONG, Profile, padme
+from tunnel.onion.frame import FrameW
+from tunnel.onion.message import ChunkType, MessageR, MessageW
+from tunnel.onion.reply_block import ReplyBlock
+
+KEY = bytes(range(32))
+SEEDS = [bytes([index]) * 128 for index in range(3)]
+HEADER = b"onion header" * 20
+PREFIX_BYTES = 4
+DATA = SMALL.geometry.chunk_data_bytes
+
+contents = st.integers(0, 2**32).flatmap(
+    lambda seed: st.one_of(st.integers(0, 40), st.integers(0, 12 * DATA)).map(
+        lambda size: seeded_bytes(seed)(size)
+    )
+)
+
+
+def block(number: int, profile: Profile = SMALL) -> ReplyBlock:
+    source = seeded_bytes(number)
+    header = source(profile.geometry.header_bytes)
+    return ReplyBlock(profile, number, source(32), source(18), source(16), header)
+
+
+def blocks(count: int, profile: Profile = SMALL) -> list[ReplyBlock]:
+    return [block(number, profile) for number in range(count)]
+
+
+def writer(
+    profile: Profile = SMALL, engine: TunnelEngine = OPENSSL, reply_blocks: Sequence[ReplyBlock] = ()
+) -> MessageW:
+    return MessageW(profile, KEY, engine=engine, reply_blocks=reply_blocks)
+
+
+def reader(profile: Profile = SMALL, engine: TunnelEngine = OPENSSL) -> MessageR:
+    return MessageR(profile, KEY, engine=engine)
+
+
+# --- the kit -----------------------------------------------------------------------------------------------
+
+
+class _FreshW(MessageW):
+    """Begins each message with nonce 0, as if under a new key: only then can the kit read one message twice,
+    or go on after a damaged one. Never outside of tests."""
+
+    def _start(self) -> None:
+        super()._start()
+        self._counter = 0
+
+
+class _FreshR(MessageR):
+    def _start(self) -> None:
+        super()._start()
+        self._counter = 0
+
+
+class _HeaderR(ExtRead):
+    """Reads the onion header that `FrameW` writes first, then the rest through the layers of Alice."""
+
+    ends = MessageR.ends
+
+    def __init__(self, header: bytes, inner: ExtRead) -> None:
+        super().__init__()
+        self._expected = header
+        self._header = bytearray(len(header))
+        self._take = Take()
+        self._inner = inner
+
+    def reset(self) -> None:
+        super().reset()
+        self._inner.reset()
+
+    def _start(self) -> None:
+        self._take.begin(memoryview(self._header))
+
+    def _read_header(self, r: ByteReader) -> None:
+        if self._inner.phase is Phase.NEW:
+            self._take.fill(r, "an onion header")
+            if self._header != self._expected:
+                raise AuthenticationError("the onion header was changed")
+        self._inner.read_header(r)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        return self._inner.read_into(r, view)
+
+    def _skip(self, r: ByteReader) -> None:
+        self._inner.read_end(r)
+
+
+def frame_pair(message_w: MessageW, message_r: MessageR, proxies: int) -> tuple[ExtWrite, ExtRead]:
+    """A frame through `proxies` layers, and what undoes them all."""
+    permutations = [Lioness(keys, SMALL.geometry.chunk_bytes, OPENSSL.layers) for keys in SEEDS[:proxies]]
+    frame = FrameW(HEADER, [WideBlockW(permutation) for permutation in permutations], message_w)
+    layers = [WideBlockR(permutation) for permutation in permutations]
+    return frame, _HeaderR(HEADER, CompExtR(MultiRExt(layers), message_r) if layers else message_r)
+
+
+SIZES = (0, 1, DATA - PREFIX_BYTES, DATA, 2 * DATA - PREFIX_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "count"), [(ENGINES[0], 0), (ENGINES[1], 0), (ENGINES[1], 2)], ids=lambda value: str(value)[:8]
+)
+def test_messages_pass_the_kit(engine: TunnelEngine, count: int) -> None:
+    check_ext_pair(
+        lambda: (
+            _FreshW(SMALL, KEY, engine=engine, reply_blocks=blocks(count)),
+            _FreshR(SMALL, KEY, engine=engine),
+        ),
+        authenticated=True,
+        sizes=SIZES if engine is not OPENSSL else (*SIZES, 9 * DATA),
+        samples=15,
+    )
+
+
+@pytest.mark.parametrize("proxies", [0, 1, 3])
+def test_frames_pass_the_kit(proxies: int) -> None:
+    check_ext_pair(
+        lambda: frame_pair(_FreshW(SMALL, KEY, engine=OPENSSL), _FreshR(SMALL, KEY, engine=OPENSSL), proxies),
+        authenticated=True,
+        sizes=(0, 1, DATA - PREFIX_BYTES, DATA - PREFIX_BYTES + 1),
+        samples=10,
+    )
+
+
+@given(
+    st.lists(contents, min_size=1, max_size=3),
+    st.lists(st.integers(0, 700), max_size=30),
+    st.lists(st.integers(0, 700), max_size=30),
+    st.lists(st.integers(1, 2_500), min_size=1, max_size=5),
+    st.lists(st.integers(1, 2_500), min_size=1, max_size=5),
+    st.integers(0, 3),
+    engines,
+)
+def test_messages_in_a_row_with_their_real_nonces(
+    messages: list[bytes],
+    write_script: list[int],
+    read_script: list[int],
+    write_splits: list[int],
+    read_splits: list[int],
+    flush_every: int,
+    engine: TunnelEngine,
+) -> None:
+    """Bytes after LAST stay unread, and the next message goes on where the nonces stand."""
+    check_round_trip(
+        lambda: (writer(engine=engine), reader(engine=engine)),
+        messages,
+        write_script=write_script,
+        read_script=read_script,
+        write_splits=write_splits,
+        read_splits=read_splits,
+        flush_every=flush_every,
+    )
+
+
+@given(
+    st.lists(contents, min_size=1, max_size=2),
+    st.lists(st.integers(0, 1_500), max_size=20),
+    st.lists(st.integers(0, 1_500), max_size=20),
+    st.integers(0, 3),
+)
+def test_frames_in_any_pieces(
+    messages: list[bytes], write_script: list[int], read_script: list[int], proxies: int
+) -> None:
+    check_round_trip(
+        lambda: frame_pair(writer(), reader(), proxies),
+        messages,
+        write_script=write_script,
+        read_script=read_script,
+        read_splits=(777,),
+    )
+
+
+@given(contents, st.lists(st.integers(0, 1_500), max_size=8), st.integers(0, 2))
+def test_a_writer_that_gives_up_at_a_refusal(content: bytes, script: list[int], proxies: int) -> None:
+    check_abandoned_write(lambda: (writer(), reader()), content, write_script=[*script, 0])
+    check_abandoned_write(lambda: frame_pair(writer(), reader(), proxies), content, write_script=[*script, 0])
+
+
+@given(contents, st.integers(0, 5_000))
+def test_a_reader_that_ends_early_checks_the_rest(content: bytes, read_bytes: int) -> None:
+    check_early_end(lambda: (writer(), reader()), content, read_bytes)
+
+
+def test_a_frame_can_be_reset_in_the_middle() -> None:
+    frame, behind = frame_pair(_FreshW(SMALL, KEY, engine=OPENSSL), _FreshR(SMALL, KEY, engine=OPENSSL), 2)
+    w = HostileWriter([100, 0])
+    with pytest.raises(BlockingIOError):
+        frame.write_header(w)
+    frame.reset()
+    w = HostileWriter()
+    frame.write_header(w)
+    frame.write_into(w, b"dropped")
+    frame.reset()
+    assert frame.phase is Phase.NEW
+    assert read_all(behind, written(frame, b"kept"))[:2] == (b"kept", None)
+
+
+# --- lengths -----------------------------------------------------------------------------------------------
+
+
+def edge_sizes(profile: Profile, used: int) -> list[int]:
+    """Around chunks, and around the first PADMÉ bucket that pads (9 chunks)."""
+    data = profile.geometry.chunk_data_bytes
+    around = {0, 1, 2}
+    for chunks in (1, 2, 3, 8, 9, 10, 11):
+        around |= {chunks * data - used + offset for offset in (-1, 0, 1)}
+    return sorted(size for size in around if size >= 0)
+
+
+@pytest.mark.parametrize(
+    "size", [*edge_sizes(SMALL, PREFIX_BYTES), DATA - 1, DATA, DATA + 1, 2 * DATA, 17_000]
+)
+def test_contents_around_every_edge(size: int) -> None:
+    content = seeded_bytes(size)(size)
+    wire = written(writer(engine=mixed_engine(size)), content)
+    assert len(wire) == SMALL.geometry.chunk_count(PREFIX_BYTES + size) * SMALL.geometry.chunk_bytes
+    assert read_all(reader(engine=mixed_engine(size + 1)), wire + b"foreign") == (content, None, len(wire))
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+@pytest.mark.parametrize("chunks", [1, 2, 9])
+def test_edges_in_every_profile(profile: Profile, chunks: int, offset: int) -> None:
+    size = chunks * profile.geometry.chunk_data_bytes - PREFIX_BYTES + offset
+    content = seeded_bytes(size)(size)
+    wire = written(writer(profile), content)
+    assert len(wire) == padme(chunks + (offset > 0)) * profile.geometry.chunk_bytes
+    assert read_all(reader(profile), wire) == (content, None, len(wire))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8])
+@pytest.mark.parametrize("size", [0, 1, 500])
+@pytest.mark.parametrize("proxies", [0, 2])
+def test_frame_bytes_are_what_the_geometry_says(count: int, size: int, proxies: int) -> None:
+    frame, behind = frame_pair(writer(reply_blocks=blocks(count)), reader(), proxies)
+    content = seeded_bytes(size)(size)
+    wire = written(frame, content)
+    used = PREFIX_BYTES + count * SMALL.geometry.reply_block_bytes + size
+    assert len(wire) - len(HEADER) == SMALL.geometry.frame_bytes(used) - SMALL.geometry.header_bytes
+    assert read_all(behind, wire) == (content, None, len(wire))
+
+
+@given(st.integers(0, 3 * DATA), st.lists(st.integers(1, 500), min_size=1, max_size=4), st.integers(1, 4))
+def test_flushing_costs_chunks_and_changes_nothing_else(size: int, splits: list[int], every: int) -> None:
+    content = seeded_bytes(size)(size)
+    wire = written(writer(), content, splits, flush_every=every)
+    assert len(wire) // SMALL.geometry.chunk_bytes == padme(len(wire) // SMALL.geometry.chunk_bytes)
+    assert read_all(reader(), wire) == (content, None, len(wire))
+
+
+def test_a_flush_lets_the_reader_have_everything_so_far() -> None:
+    message, w = writer(reply_blocks=blocks(1)), HostileWriter()
+    message.write_header(w)
+    message.write_into(w, b"question")
+    message.flush_into(w)
+    message.flush_into(w)  # again: nothing is held, so nothing is sent
+    behind, r = reader(), HostileReader(bytes(w.data) + b"", [])
+    behind.read_header(r)
+    buffer = bytearray(100)
+    assert behind.reply_blocks == (block(0),)
+    assert bytes(buffer[: behind.read_into(r, buffer)]) == b"question"
+    assert r.position == len(w.data)
+
+
+# --- reply blocks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 8])
+@pytest.mark.parametrize(
+    "profile", [Profile(INTERACTIVE), Profile(DEFAULT)], ids=lambda profile: profile.name
+)
+def test_reply_blocks_come_before_the_content(count: int, profile: Profile) -> None:
+    given_blocks = blocks(count)
+    wire = written(writer(profile, reply_blocks=given_blocks), b"content")
+    behind = reader(profile)
+    assert read_all(behind, wire)[:2] == (b"content", None)
+    assert behind.reply_blocks == tuple(given_blocks)
+
+
+def test_blocks_of_several_profiles() -> None:
+    mixed = [block(1, Profile(LONG)), block(2), block(3, Profile(BULK)), block(4, Profile(DEFAULT))]
+    behind = reader()
+    assert read_all(behind, written(writer(reply_blocks=mixed), b"x" * 3_000))[:2] == (b"x" * 3_000, None)
+    assert behind.reply_blocks == tuple(mixed)
+
+
+@pytest.mark.parametrize(
+    "many", [blocks(9), blocks(4, Profile(LONG))], ids=["nine blocks", "more than 64 KiB"]
+)
+def test_more_blocks_than_a_reader_takes_are_our_own_fault(many: list[ReplyBlock]) -> None:
+    with pytest.raises(LocalTunnelError, match="at most"):
+        writer(reply_blocks=many)
+
+
+def test_three_of_the_largest_blocks_pass() -> None:
+    behind = reader()
+    largest = blocks(3, Profile(LONG))
+    assert read_all(behind, written(writer(reply_blocks=largest), b""))[:2] == (b"", None)
+    assert behind.reply_blocks == tuple(largest)
+
+
+def test_blocks_come_again_with_each_message_of_a_layer() -> None:
+    front, behind = writer(reply_blocks=blocks(2)), reader()
+    for content in (b"one", b"two"):
+        assert read_all(behind, written(front, content))[0] == content
+        assert behind.reply_blocks == tuple(blocks(2))
+
+
+# --- chunks by hand ----------------------------------------------------------------------------------------
+
+
+def sealed(
+    chunk_type: int,
+    data: bytes = b"",
+    *,
+    last: bool = False,
+    number: int = 0,
+    flags: int | None = None,
+    sub_stream: int = 0,
+    length: int | None = None,
+    padding: bytes | None = None,
+) -> bytes:
+    """One chunk as a hostile Alice would make it, with the right key and any fields."""
+    head = bytes([chunk_type, int(last) if flags is None else flags])
+    head += sub_stream.to_bytes(2, "big") + (len(data) if length is None else length).to_bytes(2, "big")
+    rest = DATA - len(data)
+    plain = head + data + (bytes(rest) if padding is None else padding.ljust(rest, b"\0"))
+    return OPENSSL.layers.aead(KEY).seal(number.to_bytes(12, "big"), plain)
+
+
+MSG, END, PAD = (int(each) for each in (ChunkType.MSG, ChunkType.END, ChunkType.PAD))
+NO_BLOCKS = bytes(4)
+
+
+def message_of(*chunks: tuple[int, bytes, bool]) -> bytes:
+    return b"".join(
+        sealed(chunk_type, data, last=last, number=number)
+        for number, (chunk_type, data, last) in enumerate(chunks)
+    )
+
+
+def refusal(wire: bytes) -> LayerError:
+    content, error, _ = read_all(reader(), wire)
+    assert error is not None, f"accepted, with content {content!r}"
+    return error
+
+
+def test_chunks_made_by_hand_are_those_of_the_writer() -> None:
+    assert message_of((END, NO_BLOCKS + b"hello", True)) == written(writer(), b"hello")
+    first = NO_BLOCKS + b"x" * (DATA - 4)
+    assert message_of((MSG, first, False), (END, b"y", True)) == written(writer(), b"x" * (DATA - 4) + b"y")
+
+
+# name → (chunks, what is said)
+SEQUENCES: dict[str, tuple[list[tuple[int, bytes, bool]], str]] = {
+    "PAD before END": ([(PAD, b"", False), (END, NO_BLOCKS, True)], "before the END"),
+    "PAD after MSG": ([(MSG, NO_BLOCKS, False), (PAD, b"", True)], "before the END"),
+    "LAST on the first MSG": ([(MSG, NO_BLOCKS + b"x", True)], "marked last"),
+    "LAST on a MSG": ([(MSG, NO_BLOCKS + b"x", False), (MSG, b"y", True)], "marked last"),
+    "no LAST on END": ([(END, NO_BLOCKS, False), (PAD, b"", True)], "not marked last"),
+    "LAST too early": (
+        [(MSG, NO_BLOCKS + b"x", False)] + [(MSG, b"x", False)] * 7 + [(END, b"", True)],
+        "marked last",
+    ),
+    "LAST too late": (
+        [(MSG, NO_BLOCKS + b"x", False)]
+        + [(MSG, b"x", False)] * 7
+        + [(END, b"", False), (PAD, b"", False), (PAD, b"", True)],
+        "not marked last",
+    ),
+    "MSG after END": (
+        [(MSG, NO_BLOCKS + b"x", False)]
+        + [(MSG, b"x", False)] * 7
+        + [(END, b"", False), (MSG, b"more", True)],
+        "after the END",
+    ),
+    "a second END": (
+        [(MSG, NO_BLOCKS + b"x", False)] + [(MSG, b"x", False)] * 7 + [(END, b"", False), (END, b"", True)],
+        "after the END",
+    ),
+    "PAD with content": (
+        [(MSG, NO_BLOCKS + b"x", False)] + [(MSG, b"x", False)] * 7 + [(END, b"", False), (PAD, b"x", True)],
+        "PAD chunk with content",
+    ),
+    "MSG without content": (
+        [(MSG, NO_BLOCKS, False), (MSG, b"", False), (END, b"", True)],
+        "without content",
+    ),
+    "first MSG without content": ([(MSG, b"", False), (END, NO_BLOCKS, True)], "without content"),
+    "END inside the prefix": ([(END, b"\0\0\0", True)], "inside its reply blocks"),
+    "END before the prefix": ([(END, b"", True)], "inside its reply blocks"),
+    "END inside a block": ([(END, b"\x01\0\0\0" + block(0).pack()[:500], True)], "inside its reply blocks"),
+    "nine blocks": ([(END, b"\x09\0\0\0", True)], "9 reply blocks"),
+    "255 blocks": ([(END, b"\xff\0\0\0", True)], "255 reply blocks"),
+    "prefix not zero": ([(END, b"\0\0\0\1", True)], "3 zero bytes"),
+    "unknown profile in a block": ([(END, b"\x01\0\0\0\x99", True)], "profile byte 0x99"),
+    "four of the largest blocks": (
+        [
+            (
+                MSG,
+                (b"\x04\0\0\0" + b"".join(each.pack() for each in blocks(4, Profile(LONG))))[at : at + DATA],
+                False,
+            )
+            for at in range(0, 66_000, DATA)
+        ],
+        "more than 65536 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequences_that_no_writer_makes(name: str) -> None:
+    chunks, text = SEQUENCES[name]
+    error = refusal(message_of(*chunks))
+    assert isinstance(error, Malformed)
+    assert text in str(error)
+
+
+def test_a_block_with_flags_is_refused() -> None:
+    packed = bytearray(block(0).pack())
+    packed[1] = 1
+    prefix = b"\x01\0\0\0" + bytes(packed)
+    assert isinstance(refusal(message_of((MSG, prefix[:DATA], False), (END, prefix[DATA:], True))), Malformed)
+
+
+@pytest.mark.parametrize("chunk_type", [0, *range(4, 256)])
+def test_unknown_chunk_types(chunk_type: int) -> None:
+    assert isinstance(refusal(sealed(chunk_type, NO_BLOCKS, last=True)), Malformed)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        sealed(END, NO_BLOCKS, flags=0x03),
+        sealed(END, NO_BLOCKS, flags=0x80),
+        sealed(END, NO_BLOCKS, last=True, sub_stream=1),
+        sealed(END, NO_BLOCKS, last=True, length=DATA + 1),
+        sealed(END, NO_BLOCKS, last=True, length=0xFFFF),
+        sealed(END, NO_BLOCKS + b"x", last=True, length=4),
+        sealed(END, NO_BLOCKS, last=True, padding=b"\1"),
+        sealed(END, NO_BLOCKS, last=True, padding=bytes(DATA - 5) + b"\1"),
+    ],
+    ids=[
+        "flag 2",
+        "flag 0x80",
+        "sub-stream",
+        "length + 1",
+        "length 65535",
+        "cut data",
+        "padding",
+        "last byte",
+    ],
+)
+def test_fields_that_no_writer_makes(chunk: bytes) -> None:
+    assert isinstance(refusal(chunk), Malformed)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.binary(max_size=12), st.booleans()), max_size=12))
+def test_any_sealed_chunks_are_a_message_or_a_documented_error(chunks: list[tuple[int, bytes, bool]]) -> None:
+    """Whoever has the key may seal anything: out comes what the MSG and END chunks held, or an error."""
+    content, error, position = read_all(reader(), message_of(*chunks))
+    if error is None:
+        count = position // SMALL.geometry.chunk_bytes
+        assert [chunk[0] for chunk in chunks[:count]].count(END) == 1
+        assert content == b"".join(data for _, data, _ in chunks[:count])[4:]
+    else:
+        assert isinstance(error, (Malformed, Truncated))
+
+
+# --- damage ------------------------------------------------------------------------------------------------
+
+CONTENT = seeded_bytes(9)(8 * DATA)  # nine chunks and a PAD
+WIRE = written(writer(reply_blocks=()), CONTENT)
+
+
+def test_the_damaged_message_below_has_padding() -> None:
+    assert len(chunks_of(WIRE, SMALL)) == 10
+
+
+@given(st.integers(0, len(WIRE) - 1))
+def test_truncation_at_any_byte(cut: int) -> None:
+    content, error, position = read_all(reader(), WIRE[:cut])
+    assert isinstance(error, Truncated)
+    assert CONTENT.startswith(content)
+    assert position == cut
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_truncation_at_each_chunk(number: int) -> None:
+    """The end of the stream between two chunks is truncation as well: only LAST ends a message."""
+    content, error, _ = read_all(reader(), WIRE[: number * SMALL.geometry.chunk_bytes])
+    assert isinstance(error, Truncated)
+    assert content == CONTENT[: max(0, number * DATA - 4)]
+
+
+@given(st.integers(0, 8 * len(WIRE) - 1), st.sampled_from(ENGINES))
+def test_any_flipped_bit(bit: int, engine: TunnelEngine) -> None:
+    changed = bytearray(WIRE)
+    changed[bit // 8] ^= 1 << bit % 8
+    content, error, position = read_all(reader(engine=engine), bytes(changed))
+    assert isinstance(error, AuthenticationError)
+    number = bit // 8 // SMALL.geometry.chunk_bytes
+    assert content == CONTENT[: max(0, number * DATA - 4)], "what came before is released, nothing else"
+    assert position == (number + 1) * SMALL.geometry.chunk_bytes
+
+
+def rebuilt(change: Callable[[list[bytes]], list[bytes]]) -> LayerError:
+    return refusal(b"".join(change(chunks_of(WIRE, SMALL))))
+
+
+@given(st.permutations(range(10)))
+def test_chunks_in_another_order(order: list[int]) -> None:
+    if order != sorted(order):
+        error = rebuilt(lambda chunks: [chunks[number] for number in order])
+        assert isinstance(error, AuthenticationError)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_chunks_repeated_or_dropped(number: int) -> None:
+    if number < 9:
+        repeated = rebuilt(lambda chunks: chunks[: number + 1] + chunks[number:])
+        assert isinstance(repeated, AuthenticationError)
+    dropped = rebuilt(lambda chunks: chunks[:number] + chunks[number + 1 :])
+    assert isinstance(dropped, AuthenticationError if number < 9 else Truncated)
+
+
+def test_a_chunk_of_another_message_under_the_same_key() -> None:
+    front = writer()
+    first, second = written(front, b"one"), written(front, b"two")
+    assert isinstance(refusal(second), AuthenticationError)
+    behind = reader()
+    assert read_all(behind, first)[0] == b"one"
+    assert read_all(behind, second)[0] == b"two"
+    assert isinstance(read_all(behind, second)[1], AuthenticationError)
+
+
+def test_another_key_and_the_other_direction() -> None:
+    behind = MessageR(SMALL, KEY[::-1], engine=OPENSSL)
+    assert isinstance(read_all(behind, WIRE)[1], AuthenticationError)
+
+
+def test_nothing_of_a_refused_chunk_is_released_even_in_the_readers_own_buffer() -> None:
+    changed = bytearray(WIRE)
+    changed[SMALL.geometry.chunk_bytes - 1] ^= 1
+    behind, buffer = reader(), bytearray(DATA)
+    with pytest.raises(AuthenticationError):
+        behind.read_header(HostileReader(bytes(changed)))
+    with pytest.raises(AuthenticationError):
+        behind.read_into(HostileReader(WIRE), buffer)
+    assert not any(buffer)
+
+
+@given(st.binary(max_size=3 * 996))
+def test_random_bytes(wire: bytes) -> None:
+    content, error, _ = read_all(reader(), wire)
+    assert content == b""
+    assert isinstance(error, (AuthenticationError, Truncated))
+
+
+# --- blocked, ended, truncated -----------------------------------------------------------------------------
+
+
+def test_blocked_and_ended_are_never_mixed_up() -> None:
+    wire = written(writer(), b"abc")
+    behind, r, buffer = reader(), HostileReader(wire, [500, 0, 400, 0]), bytearray(10)
+    for _ in range(2):
+        with pytest.raises(BlockingIOError):
+            behind.read_header(r)
+    behind.read_header(r)
+    assert behind.read_into(r, bytearray()) == 0
+    assert behind.read_into(r, buffer) == 3
+    assert [behind.read_into(r, buffer) for _ in range(3)] == [0, 0, 0]
+    behind.read_end(r)
+    assert behind.phase is Phase.NEW
+
+
+def test_a_refused_end_goes_on_where_it_stopped() -> None:
+    """Nine chunks' worth: END and PAD are written one by one, each refused at first."""
+    front = writer()
+    w = HostileWriter([1, 0] * 2 * 10_000)
+    write_message(front, w, CONTENT)
+    assert bytes(w.data) == WIRE
+
+
+# --- nonces ------------------------------------------------------------------------------------------------
+
+
+class _RecordingAead:
+    def __init__(self, inner: Aead, nonces: list[bytes]) -> None:
+        self._inner = inner
+        self._nonces = nonces
+
+    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        self._nonces.append(nonce)
+        self._inner.seal_into(nonce, plaintext, aad, out)
+
+    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        self._inner.open_into(nonce, sealed, aad, out)
+
+    def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
+        self._nonces.append(nonce)
+        return self._inner.seal(nonce, plaintext, aad)
+
+    def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
+        return self._inner.open(nonce, sealed, aad)
+
+
+class _RecordingLayers:
+    name = "recording"
+
+    def __init__(self, inner: Engine, nonces: dict[bytes, list[bytes]]) -> None:
+        self._inner = inner
+        self._nonces = nonces
+
+    def aead(self, key: bytes) -> Aead:
+        return _RecordingAead(self._inner.aead(key), self._nonces.setdefault(key, []))
+
+    def xor_keystream(self, key: bytes, view: memoryview) -> None:
+        self._inner.xor_keystream(key, view)
+
+    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
+        return self._inner.ctr(key, counter_block)
+
+
+class _RecordingEngine(TunnelEngine):
+    """Keeps the nonces that were sealed with, by key. Nothing else of it is used here."""
+
+    name = "recording"
+
+    def __init__(self) -> None:
+        self.nonces: dict[bytes, list[bytes]] = {}
+        self.layers: Engine = _RecordingLayers(OPENSSL.layers, self.nonces)
+
+    def x25519_private(self, private: bytes) -> X25519Private:
+        return OPENSSL.x25519_private(private)
+
+    def ed25519_public(self, seed: bytes) -> bytes:
+        return OPENSSL.ed25519_public(seed)
+
+    def ed25519_sign(self, seed: bytes, message: bytes) -> bytes:
+        return OPENSSL.ed25519_sign(seed, message)
+
+    def _verifies(self, public: bytes, message: bytes, signature: bytes) -> bool:
+        return OPENSSL._verifies(public, message, signature)
+
+    def hpke_private(self, private: bytes) -> HpkePrivate:
+        return OPENSSL.hpke_private(private)
+
+    def _seal(self, public: bytes, info: bytes, plaintext: bytes) -> bytes | None:
+        return OPENSSL._seal(public, info, plaintext)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(0, 11 * DATA), st.integers(0, 2), st.booleans()), min_size=1, max_size=5),
+    st.lists(st.integers(0, 900), max_size=20),
+)
+def test_a_nonce_serves_once(messages: list[tuple[int, int, bool]], script: list[int]) -> None:
+    """Over messages that are ended, flushed, refused half-way or dropped by reset(): every seal has the next
+    nonce, whatever became of the chunk before."""
+    engine = _RecordingEngine()
+    front = MessageW(SMALL, KEY, engine=engine, reply_blocks=blocks(1))
+    for size, flush_every, is_dropped in messages:
+        w = HostileWriter(script)
+        if is_dropped:
+            try:
+                front.write_header(w)
+                front.write_into(w, bytes(size))
+                front.write_into(w, bytes(size))
+                front.write_end(w)
+            except BlockingIOError:
+                front.reset()
+        else:
+            write_message(front, w, bytes(size), (1_500,), flush_every=flush_every)
+    assert list(engine.nonces) == [KEY]
+    numbers = [int.from_bytes(nonce, "big") for nonce in engine.nonces[KEY]]
+    assert numbers == list(range(len(numbers)))
+    assert {len(nonce) for nonce in engine.nonces[KEY]} == {12}
+
+
+def test_reset_does_not_take_a_nonce_back() -> None:
+    front, w = writer(), HostileWriter()
+    front.write_header(w)
+    front.write_into(w, b"secret one")
+    front.flush_into(w)
+    front.reset()
+    again = written(front, b"secret two")
+    left, right = bytes(w.data), again
+    xored = bytes(a ^ b for a, b in zip(left[10:20], right[10:20], strict=True))
+    assert xored != bytes(a ^ b for a, b in zip(b"secret one", b"secret two", strict=True))
+
+
+def test_message_reader_may_be_read_without_content() -> None:
+    """read_end right after the header: the rest is checked and skipped."""
+    behind, r = reader(), HostileReader(WIRE + b"next")
+    behind.read_header(r)
+    behind.read_end(r)
+    assert r.position == len(WIRE)
+    result = read_message(behind, HostileReader(WIRE), None)
+    assert isinstance(result.error, AuthenticationError), (
+        "the nonces have moved on: a replayed message is refused"
+    )
