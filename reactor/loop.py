@@ -1,10 +1,11 @@
 """The reactor: one loop that resumes services when what they wait for has come.
 
-How it works. `_step` resumes one service and answers its requests until one of them has to wait. `_run_pass`
-steps those that are ready at its start; what they make ready waits for the next pass, so nobody is starved.
-`_turn` polls, takes in what other threads posted, fires timers and runs passes. The poller is asked again
-after some 64 steps, not after each pass: when two services only talk to each other a pass is one step, and a
-system call per step would be most of its cost; when passes are long it makes no difference.
+How it works. `_step` resumes one service and answers its requests until one of them has to wait.
+`_run_passes` steps those that are ready at a pass's start; what they make ready waits for the next pass,
+so nobody is starved. `_turn` polls, takes in what other threads posted, fires timers and runs passes. The
+poller is asked again after some 64 steps, not after each pass: when two services only talk to each other a
+pass is one step, and a system call per step would be most of its cost; when passes are long it makes no
+difference.
 
 Rules for changing this file:
 
@@ -239,10 +240,8 @@ class Reactor:
             if self._jump_to is not None and not ready:
                 self._jump()
             self.timers.fire(self.now())
-        steps_left = _STEPS_PER_POLL
-        while ready and steps_left > 0 and not self._stop_asked:
-            steps_left -= len(ready)
-            self._run_pass()
+        if ready:
+            self._run_passes()
         if self._unasked:
             self._report_unasked()
 
@@ -267,29 +266,32 @@ class Reactor:
             return 0
         return None
 
-    def _run_pass(self) -> None:
-        """Step each task that is ready now, once."""
-        ready = self.ready
-        if self._random is not None:
-            shuffled = list(ready)
-            self._random.shuffle(shuffled)
-            ready.clear()
-            ready.extend(shuffled)
-        step, next_ready = self._step, ready.popleft
-        slow_step_s = self._slow_step_s
-        if slow_step_s is None:
-            for _ in range(len(ready)):
-                step(next_ready())
-            return
-        clock = time.monotonic
+    def _run_passes(self) -> None:
+        """Step each task that is ready, once; then those that became ready meanwhile, for some 64 steps."""
+        ready, step = self.ready, self._step
+        next_ready = ready.popleft
+        slow_step_s, clock = self._slow_step_s, time.monotonic
         before_s = clock()
-        for _ in range(len(ready)):
-            task = next_ready()
-            step(task)
-            after_s = clock()
-            if after_s - before_s > slow_step_s:
-                logger.warning("service %r kept the loop for %.3f s", task.name, after_s - before_s)
-            before_s = after_s
+        steps_left = _STEPS_PER_POLL
+        while ready and steps_left > 0 and not self._stop_asked:
+            if self._random is not None:
+                self._shuffle(self._random)
+            steps = len(ready)
+            steps_left -= steps
+            for _ in range(steps):
+                task = next_ready()
+                step(task)
+                if slow_step_s is not None:
+                    after_s = clock()
+                    if after_s - before_s > slow_step_s:
+                        logger.warning("service %r kept the loop for %.3f s", task.name, after_s - before_s)
+                    before_s = after_s
+
+    def _shuffle(self, generator: random.Random) -> None:
+        shuffled = list(self.ready)
+        generator.shuffle(shuffled)
+        self.ready.clear()
+        self.ready.extend(shuffled)
 
     def _step(self, task: Task[Any]) -> None:
         """Resume a service and answer its requests until it has to wait or ends."""
