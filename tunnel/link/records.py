@@ -91,7 +91,8 @@ class RecordSealer(_Direction):
         head = _HEADS[len(record) // UNIT_BYTES]
         record[:HEAD_BYTES] = head
         sealed = record[HEAD_BYTES:]
-        self._aead.seal_into(self._next_nonce(), sealed[:-TAG_BYTES], head, sealed)
+        nonce = self._next_nonce()  # first: it may replace the key
+        self._aead.seal_into(nonce, sealed[:-TAG_BYTES], head, sealed)
 
 
 class RecordOpener(_Direction):
@@ -111,8 +112,9 @@ class RecordOpener(_Direction):
         head = _HEADS[len(record) // UNIT_BYTES]
         sealed = record[HEAD_BYTES:]
         frames = sealed[:-TAG_BYTES]
+        nonce = self._next_nonce()  # first: it may replace the key
         try:
-            self._aead.open_into(self._next_nonce(), sealed, head, frames)
+            self._aead.open_into(nonce, sealed, head, frames)
         except AuthenticationError as error:
             raise LinkError(f"link record {self._counter - 1} does not open") from error
         return frames
