@@ -6,6 +6,8 @@ machine may be shared, and its cores change their speed: so what counts is the r
 neighbouring transfers, its median and its spread; and processor seconds, which a busy neighbour lengthens
 less than the time on the wall.
 
+How much of the machine others had meanwhile is reported too.
+
 A gigabyte is 10⁹ bytes of content, in mode `route` sent once and received once. Each time includes the
 connections, handshakes and headers of the tunnel.
 
@@ -15,15 +17,18 @@ connections, handshakes and headers of the tunnel.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.content import content_digest
 from bench.processes import NodeProcesses
 from bench.reference_chain import ReferenceChain
 from bench.report import Machine, Spread, machine, table, write_json
+from bench.usage import machine_busy_s
 from readwrite_comp import EngineUnavailable, engine_names, get_engine
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE
 
@@ -66,12 +71,15 @@ class Transfer:
 
     Attributes:
         proxy_cpu_s_per_gb: mean over the proxies; None without any.
+        others_share: of all processor time meanwhile, the part that went to others on this machine or was
+            stolen from it, 0 to 1. Where it is not near 0, MB/s says little.
     """
 
     mb_per_s: Spread
     alice_cpu_s_per_gb: Spread
     proxy_cpu_s_per_gb: Spread | None
     bob_cpu_s_per_gb: Spread
+    others_share: Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,12 @@ class Case:
 class _Run:
     seconds: float
     cpu_s: tuple[float, ...]
+    others_share: float
+
+
+def _others_share(busy_s: float, seconds: float, cpu_s: Sequence[float]) -> float:
+    """What of the machine others had, from its busy time and our processes'; both are coarse."""
+    return min(1.0, max(0.0, (busy_s - sum(cpu_s)) / (seconds * (os.cpu_count() or 1))))
 
 
 def _transfer(runs: Sequence[_Run], content_bytes: int) -> Transfer:
@@ -108,12 +122,14 @@ def _transfer(runs: Sequence[_Run], content_bytes: int) -> Transfer:
         if has_proxies
         else None,
         bob_cpu_s_per_gb=per_gb([run.cpu_s[-1] for run in runs]),
+        others_share=Spread.of([run.others_share for run in runs]),
     )
 
 
 def _run_tunnel(net: NodeProcesses, proxies: int, settings: Settings, content_bytes: int) -> _Run:
     others = range(1, proxies + 2)
     before = [net.usage(index).cpu_s for index in others]
+    busy_before = machine_busy_s()
     report = net.query(
         0,
         proxies + 1,
@@ -122,14 +138,22 @@ def _run_tunnel(net: NodeProcesses, proxies: int, settings: Settings, content_by
         mode=settings.mode,
         profile=settings.profile,
     )
+    busy_s = machine_busy_s() - busy_before
     after = [net.usage(index).cpu_s for index in others]
     digests = [received["digest"] for received in net.received(proxies + 1)]
     if settings.mode != "none":
         digests.append(report["reply_digest"])
     if any(digest != report["query_digest"] for digest in digests) or not digests:
         raise RuntimeError(f"content arrived with digests {digests}, expected {report['query_digest']}")
-    used = tuple(end - start for start, end in zip(before, after, strict=True))
-    return _Run(report["seconds"], (report["cpu_s"], *used))
+    cpu_s = (report["cpu_s"], *(end - start for start, end in zip(before, after, strict=True)))
+    return _Run(report["seconds"], cpu_s, _others_share(busy_s, report["seconds"], cpu_s))
+
+
+def _run_chain(chain: ReferenceChain, content_bytes: int) -> _Run:
+    busy_before = machine_busy_s()
+    run = chain.run(content_bytes)
+    busy_s = machine_busy_s() - busy_before
+    return _Run(run.seconds, run.cpu_s, _others_share(busy_s, run.seconds, run.cpu_s))
 
 
 def _measure_case(proxies: int, settings: Settings, progress: Callable[[str], None]) -> Case:
@@ -146,22 +170,21 @@ def _measure_case(proxies: int, settings: Settings, progress: Callable[[str], No
     tunnel_runs, chain_runs = [], []
     with network as net, reference as chain:
         _run_tunnel(net, proxies, settings, min(size, _WARM_UP_BYTES))
-        chain.run(min(size, _WARM_UP_BYTES))
+        _run_chain(chain, min(size, _WARM_UP_BYTES))
+        content_digest(size, _DIGEST)  # known from here on, so that nobody computes it in the first transfer
         for pair in range(settings.pairs):
             tunnel_runs.append(_run_tunnel(net, proxies, settings, size))
-            result = chain.run(size)
-            chain_runs.append(_Run(result.seconds, result.cpu_s))
-            progress(
-                f"{proxies} proxies, pair {pair + 1} of {settings.pairs}: "
-                f"{size / tunnel_runs[-1].seconds / 1e6:.1f} MB/s, chain {size / result.seconds / 1e6:.1f}"
-            )
+            chain_runs.append(_run_chain(chain, size))
+            ours, theirs = (size / runs[-1].seconds / 1e6 for runs in (tunnel_runs, chain_runs))
+            number = f"pair {pair + 1} of {settings.pairs}"
+            progress(f"{proxies} proxies, {number}: {ours:.1f} MB/s, chain {theirs:.1f}")
     pairs = list(zip(tunnel_runs, chain_runs, strict=True))
     return Case(
         proxies=proxies,
         tunnel=_transfer(tunnel_runs, size),
         chain=_transfer(chain_runs, size),
-        speed_ratio=Spread.of([theirs.seconds / ours.seconds for ours, theirs in pairs]),
-        cpu_ratio=Spread.of([sum(ours.cpu_s) / sum(theirs.cpu_s) for ours, theirs in pairs]),
+        speed_ratio=Spread.of([reference.seconds / run.seconds for run, reference in pairs]),
+        cpu_ratio=Spread.of([sum(run.cpu_s) / sum(reference.cpu_s) for run, reference in pairs]),
     )
 
 
@@ -190,6 +213,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
                     transfer.alice_cpu_s_per_gb.text(),
                     "–" if proxy is None else proxy.text(),
                     transfer.bob_cpu_s_per_gb.text(),
+                    f"{transfer.others_share.median:.0%}",
                     case.speed_ratio.text(2) if is_tunnel else "",
                     case.cpu_ratio.text(2) if is_tunnel else "",
                 )
@@ -199,7 +223,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
         f"profile {settings.profile}, engine {_engine_name(settings)}, {settings.pairs} pairs; "
         "median (lowest–highest)"
     )
-    heads = ("", "MB/s", "CPU s/GB Alice", "one proxy", "Bob", "speed ÷ chain", "CPU ÷ chain")
+    heads = ("", "MB/s", "CPU s/GB Alice", "one proxy", "Bob", "others", "speed ÷ chain", "CPU ÷ chain")
     return table(heads, rows, title=title) + f"\n{where.line()}"
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Usage", "own_usage", "reset_peak"]
+__all__ = ["Usage", "machine_busy_s", "own_usage", "reset_peak"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
+_STAT = Path("/proc/stat")
+_IDLE_FIELDS = (3, 4)  # idle and iowait
+_FIELDS = 8  # what follows is guest time, which is in user time already
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,17 @@ def own_usage() -> Usage:
     times = resource.getrusage(resource.RUSAGE_SELF)
     fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
     return Usage(times.ru_utime + times.ru_stime, _kibibytes(fields["VmRSS"]), _kibibytes(fields["VmHWM"]))
+
+
+def machine_busy_s() -> float:
+    """Processor seconds that all cores were not idle since the machine was started, stolen time included.
+
+    Source: proc(5), /proc/stat.
+    """
+    first = _STAT.read_text(encoding="ascii").splitlines()[0]
+    ticks = [int(value) for value in first.split()[1 : 1 + _FIELDS]]
+    busy = sum(count for index, count in enumerate(ticks) if index not in _IDLE_FIELDS)
+    return busy / os.sysconf("SC_CLK_TCK")
 
 
 def reset_peak() -> None:

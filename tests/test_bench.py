@@ -35,6 +35,7 @@ def check_throughput(found: dict[str, Any], proxies: list[int], pairs: int) -> N
             check_spread(case[kind]["mb_per_s"], pairs)
             check_spread(case[kind]["alice_cpu_s_per_gb"], pairs)
             check_spread(case[kind]["bob_cpu_s_per_gb"], pairs)
+            assert 0 <= case[kind]["others_share"]["low"] <= case[kind]["others_share"]["high"] <= 1
             if case["proxies"]:
                 check_spread(case[kind]["proxy_cpu_s_per_gb"], pairs)
             else:
