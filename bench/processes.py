@@ -42,6 +42,7 @@ from tunnel.primitives import tunnel_engine
 __all__ = ["NodeProcess", "NodeProcesses", "QueryReport", "RunningQuery"]
 
 QUERY_TIMEOUT_S = 600.0
+_LOG_TAIL_CHARACTERS = 2_000
 
 
 class QueryReport(TypedDict):
@@ -199,10 +200,19 @@ class NodeProcesses:
     ) -> None:
         try:
             killed = stop_processes([node.process for node in self.nodes])
+            if error is not None:
+                self._note_logs(error)
         finally:
             self._cleanup.close()
         if killed and error is None:
             raise ProcessError(f"had to be killed, since they did not end: {', '.join(killed)}")
+
+    def _note_logs(self, error: BaseException) -> None:
+        """Keep what the nodes have to say about an error: their logs are removed with the network."""
+        for node in self.nodes:
+            tail = node.process.log()[-_LOG_TAIL_CHARACTERS:].strip()
+            if tail:
+                error.add_note(f"log of node {node.index} ends:\n{tail}")
 
     def _start(self, directory: Path, peers: Path) -> None:
         for index in range(self._count):

@@ -112,6 +112,19 @@ def test_a_node_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> 
         pass
 
 
+def test_a_node_that_fails_ends_its_process_and_an_error_has_its_log() -> None:
+    def fail() -> None:
+        with NodeProcesses(2) as network:
+            # Nobody says go twice: two services cannot accept from one listener.
+            network.nodes[1].process.call("go")
+            assert network.nodes[1].process.wait(TIMEOUT_S)
+            network.usage(1)
+
+    with pytest.raises(ProcessEnded) as failure:
+        fail()
+    assert "the node has failed" in "".join(failure.value.__notes__)
+
+
 def test_all_processes_end_with_the_network() -> None:
     with NodeProcesses(2) as network:
         nodes = network.nodes
