@@ -62,7 +62,7 @@ class Lioness:
     Raises:
         BadParameter: a length is out of range.
     Source: Anderson, Biham, "Two Practical and Provably Secure Block Ciphers: BEAR and LION" (1996); the
-        tweak and the key derivation as in docs/protocol.md, suite 0.
+        tweak and the key derivation as in docs/protocol.md, "Wide-block layer".
     """
 
     __slots__ = ("_keys", "_xor_keystream", "block_bytes")

@@ -76,7 +76,7 @@ class Geometry:
         return _BLOCK_FIXED + self.header_bytes
 
     def chunk_count(self, content_bytes: int) -> int:
-        """Chunks of a one-shot message of `content_bytes` (reply blocks included), padding included."""
+        """Chunks of a one-shot message: `content_bytes`, reply blocks and their count of 4 bytes included."""
         return padme(max(1, -(-content_bytes // self.chunk_data_bytes)))
 
     def frame_bytes(self, content_bytes: int) -> int:

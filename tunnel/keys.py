@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from readwrite_comp.primitives import random_bytes
@@ -57,6 +57,11 @@ class NodeKeys:
         """Fresh keys; the onion key's epoch begins ten minutes ago, so that slow clocks accept it."""
         onion = OnionKey(int(now_s) - 600, random_bytes(32))
         return cls(random_bytes(32), random_bytes(32), onion, random_bytes(32), random_bytes(32))
+
+    def rotated(self, now_s: float) -> NodeKeys:
+        """The same node with a fresh onion key and table key."""
+        onion = OnionKey(int(now_s) - 600, random_bytes(32))
+        return replace(self, onion=onion, table=random_bytes(32))
 
     def node_id(self, engine: TunnelEngine) -> bytes:
         return engine.ed25519_public(self.identity)

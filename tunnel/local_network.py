@@ -101,7 +101,7 @@ class LocalNetwork:
         return self._thread.submit(service)
 
     def stop(self, index: int) -> None:
-        """End one node as a crash would: its connections break, and nobody listens at its address any more."""
+        """End one node as a crash would: its connections break, and nobody listens at its address."""
 
         def stop_in_reactor() -> Service[None]:
             handle = self._serving[self._nodes[index].id]

@@ -2,8 +2,7 @@
 
 `TunnelReader` is what a service that reads frames needs: open a header with every check in its order, and
 make the layers for what the header says. It has no route provider and can build nothing. `Tunnel` adds what
-Alice and Bob
-need to write: queries over a route, replies by block.
+Alice and Bob need to write: queries over a route, replies by block.
 Source: docs/protocol.md, "Order of checks" and "Building a query".
 """
 
@@ -206,8 +205,14 @@ class Tunnel(TunnelReader):
         return OutgoingQuery(query_id, route, OutgoingFrame(ids[0], profile, FrameW(header, layers, message)))
 
     def reply(self, block: ReplyBlock, *, now_s: float) -> OutgoingFrame:
-        """Bob's frame along a reply block. Raises ExpiredHeader when the block is too old to be of use."""
+        """Bob's frame along a reply block.
+
+        Raises:
+            ExpiredHeader: the block is too old to be of use. UnknownNext: it begins at this node itself.
+        """
         check_expiry(block.expiry, now_s)
+        if block.first_id == self.node_id:
+            raise UnknownNext("reply block names this node itself as the first of the way back")
         message = MessageW(
             block.profile, end_to_end_key(block.end_to_end_seed, b"forward"), engine=self.engine
         )

@@ -28,7 +28,7 @@ from tunnel.primitives import tunnel_engine
 ENGINE = tunnel_engine()
 PROFILE = Profile(DEFAULT)
 # Short enough to be waited for, long enough for a busy machine's honest traffic.
-LIMITS = Limits(handshake_s=1.0, header_s=1.0, dial_s=5.0, idle_s=2.0, linger_s=1.0)
+LIMITS = Limits(handshake_s=1.0, header_s=1.0, dial_s=5.0, idle_s=2.0, answer_s=2.0, linger_s=1.0)
 
 
 @pytest.fixture
@@ -156,6 +156,18 @@ def test_record_of_an_impossible_size(net: LocalNetwork, refusals: Callable[[], 
         assert peer.reset_code() is ErrorCode.PROTOCOL
     wait_until_idle(net)
     assert f"record head is {head}" in refusals()
+
+
+def test_flood_of_records_without_content(net: LocalNetwork, refusals: Callable[[], str]) -> None:
+    """GOAWAY again and again would keep the node's one thread busy: the second one is the last."""
+    with _raw(net[1]).handshake() as peer:
+        for _ in range(20):
+            peer.sender.go_away()
+        peer.send()
+        assert peer.reset_code() is ErrorCode.PROTOCOL
+    wait_until_idle(net)
+    assert "second GOAWAY" in refusals()
+    assert_works(net)
 
 
 def test_content_before_open(net: LocalNetwork, refusals: Callable[[], str]) -> None:

@@ -8,13 +8,15 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from reactor import Sleep
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
-from tunnel import InnerService, LocalNetwork, Ping, Profile, QueryFailed, ReplyMode, Route
+from tunnel import InnerService, Limits, LocalNetwork, Ping, Profile, QueryFailed, ReplyMode, Route
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError
 from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, Geometry
 from tunnel.node import FrameReport
@@ -138,6 +140,54 @@ def test_service_that_fails(fails_after: int, mode: ReplyMode, caplog: pytest.Lo
         assert caught.value.code is ErrorCode.SERVICE_FAILED
         wait_until_idle(net)
     assert "inner service Failing failed" in caplog.text
+
+
+def test_reply_that_takes_longer_than_the_idle_limit() -> None:
+    """The query's streams are quiet meanwhile; they are let go before a proxy finds them idle."""
+
+    class Slow(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            while (yield from query.read()):
+                pass
+            for _ in range(40):
+                yield Sleep(0.05)
+                yield from reply.write(b"x" * 20_000)
+
+    with LocalNetwork(peers=4, service=Slow(), limits=Limits(idle_s=0.8)) as net:
+        result = net[0].query(net[3].id, b"go", hops=2).result(timeout=PATIENCE_S)
+        assert result.read() == b"x" * 800_000
+        wait_until_idle(net)
+
+
+def test_service_that_thinks_for_too_long() -> None:
+    class Thinker(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            yield Sleep(3600)
+
+    with LocalNetwork(peers=3, service=Thinker(), limits=Limits(answer_s=0.4)) as net:
+        with pytest.raises(QueryFailed, match="TIMEOUT"):
+            net[0].query(net[2].id, b"go", hops=1).result(timeout=PATIENCE_S)
+        wait_until_idle(net)
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+def test_way_back_that_fails_is_told_over_the_streams_of_the_query(hops: int) -> None:
+    """The last hop before Alice does not know her any more when Bob answers: she hears of it at once."""
+
+    class Forgetting(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            while (yield from query.read()):
+                pass
+            net.directory.forget(net[0].id)
+            yield from reply.write(b"you will never read this")
+
+    with LocalNetwork(peers=4, service=Forgetting()) as net:
+        started_s = time.monotonic()
+        query = net[0].query(net[3].id, b"go", hops=hops)
+        with pytest.raises(QueryFailed, match="UNKNOWN_NEXT"):
+            query.result(timeout=PATIENCE_S)
+        assert time.monotonic() - started_s < 10  # the idle limit is 60 s
+        wait_until_idle(net)
 
 
 def test_sink_that_fails_is_the_users_error() -> None:

@@ -181,10 +181,9 @@ def test_frames_that_fill_a_record_exactly() -> None:
     assert feed(receiver(), record(frame(2, b"y") + frame(2, payload))) == [b"y", payload]
 
 
-def test_a_record_of_padding_alone_is_no_event() -> None:
-    wire = b"".join(record(b"", counter=number) for number in range(5)) + record(frame(4), counter=5)
-    assert feed(receiver(), wire) == [Fin()]
-    assert feed(receiver(), wire, [1000]) == [Fin()]
+def test_a_record_of_padding_alone_is_refused() -> None:
+    with pytest.raises(LinkError, match="nothing but padding"):
+        feed(receiver(), record(b""))
 
 
 def test_across_the_change_of_keys() -> None:

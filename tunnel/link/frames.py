@@ -250,6 +250,9 @@ class FrameReceiver:
             return False
         self._frames = self._opener.open(self._buffer[self._start : self._start + size])
         self._start += size
+        if self._frames[0] == FrameType.PAD:
+            # Cover traffic comes with pooled links; here it would only be a way to keep a node busy.
+            raise LinkError("link record that holds nothing but padding")
         return True
 
     def _parse(self, frames: memoryview) -> Event:

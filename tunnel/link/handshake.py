@@ -66,9 +66,14 @@ class Settings:
     def unpack(cls, data: bytes) -> Settings:
         """Raises HandshakeError when a field holds what this version does not know."""
         streams, window, padding, zero, clock, profiles = _SETTINGS.unpack(data)
-        if padding or zero != bytes(3):
-            raise HandshakeError(f"settings name padding mode {padding}, expected 0 and zeros")
-        return cls(clock, tuple(profiles.rstrip(b"\0")), streams, window, padding)
+        if padding or zero != bytes(3) or (streams, window) != (1, 0):
+            raise HandshakeError(
+                f"settings name {streams} streams, window {window}, padding mode {padding}; expected 1, 0, 0"
+            )
+        known = profiles.rstrip(b"\0")
+        if not known or 0 in known:
+            raise HandshakeError(f"settings list the profiles {profiles.hex()}, expected some, then zeros")
+        return cls(clock, tuple(known), streams, window, padding)
 
 
 def _check_length(message: bytes, expected: int, name: str) -> None:

@@ -13,11 +13,10 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
-from reactor import ReadYield, RunInThread, Signal
+from reactor import RunInThread, Signal
 from tunnel.errors import (
     ErrorCode,
     LocalTunnelError,
-    MalformedMessage,
     PeerError,
     QueryFailed,
     StreamReset,
@@ -26,11 +25,10 @@ from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Service, short
 from tunnel.node.frame_io import FrameWriter
-from tunnel.node.links import end_link
+from tunnel.node.links import end_link_beside
 from tunnel.node.pending import PendingQuery
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.spool import Spool
-from tunnel.node.wire import LinkStream
 from tunnel.route import Route
 from tunnel.tunnel import OutgoingQuery
 
@@ -159,7 +157,7 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
         link = yield from writer.start()
         yield from guarded(
             _exchange(writer, call, pending, delivered if query.query_id is None else pending.done),
-            _watch_backward(link, delivered),
+            _watch_backward(writer, delivered),
             idle_watch([link, pending], call.idle_s),
         )
         if pending.error is not None:
@@ -172,7 +170,7 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
             del node.pending[query.query_id]
         if writer.link is not None:
             writer.link.reset(code)  # without effect when the query has ended in order
-            yield from end_link(node, writer.link)
+            yield from end_link_beside(node, writer.link)
     if spool is not None:
         spool.rewind()
     return QueryResult(call.route, call.mode, call.profile, writer.content_bytes, pending.content_in, spool)
@@ -190,10 +188,9 @@ def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done:
     yield done
 
 
-def _watch_backward(link: LinkStream, delivered: Signal) -> Service[None]:
-    """Bob says FIN when he holds the whole query; a hop that fails says RESET. Nothing else may come."""
-    if (yield from ReadYield(link).readinto(memoryview(bytearray(1)))):
-        raise MalformedMessage("content on the backward half of a query that asked for none")
+def _watch_backward(writer: FrameWriter, delivered: Signal) -> Service[None]:
+    """Bob says FIN when all is settled; a hop that fails says RESET."""
+    yield from writer.wait_taken()
     delivered.set()
 
 

@@ -55,6 +55,7 @@ class NodeContext:
     pending: queries of this node that wait for a reply, by query id.
     queries: queries of this node under way, in any mode.
     connections, half_open: incoming ones, and those of them without a finished handshake.
+    ending: links that this node dialled and that are being ended.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
     """
 
@@ -74,6 +75,7 @@ class NodeContext:
     queries: int = 0
     connections: int = 0
     half_open: int = 0
+    ending: int = 0
 
     @property
     def name(self) -> str:

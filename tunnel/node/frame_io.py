@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from reactor import PASS, CurrentTime, ReadYield, WriteYield
+from reactor import PASS, CurrentTime, ReadYield, Signal, WriteYield
 from readwrite_comp import ExtRead, LayerError, Truncated
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, UnknownNext
 from tunnel.node.context import NodeContext, Service, report_frame
@@ -82,6 +82,16 @@ class FrameWriter:
         yield from writer.flush()
         yield from report_frame(self._node, link, self._started_s, content_in=0)
 
+    def wait_taken(self) -> Service[None]:
+        """Wait for the FIN with which the last node says that it holds the whole frame.
+
+        Raises:
+            StreamReset: a hop failed; the code is its reason. MalformedMessage: content came back.
+        """
+        assert self.link is not None
+        if (yield from ReadYield(self.link).readinto(memoryview(bytearray(1)))):
+            raise MalformedMessage("content on the backward half of a frame that asked for none")
+
     def reset(self, code: ErrorCode) -> None:
         """End the frame early with a reason; queued, sent when the link is ended."""
         if self.link is not None:
@@ -91,6 +101,9 @@ class FrameWriter:
 class FrameReader:
     """Reads the content of one frame whose header is already read.
 
+    Attributes:
+        ended: set when the frame has been read to its FIN.
+
     Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes,
     FrameTruncated when the frame ends early, and whatever the link raises.
     """
@@ -98,7 +111,8 @@ class FrameReader:
     def __init__(self, link: LinkStream, layer: ExtRead) -> None:
         self._reader = ReadYield(link)
         self._layer = layer
-        self._ended = False
+        self._has_ended = False
+        self.ended = Signal()
         self.content_bytes = 0
 
     def start(self) -> Service[None]:
@@ -107,7 +121,7 @@ class FrameReader:
 
     def readinto(self, buffer: memoryview) -> Service[int]:
         """Content into `buffer`; 0 at the end, when everything up to the frame's FIN was checked."""
-        if self._ended:
+        if self._has_ended:
             return 0
         yield PASS  # as in FrameWriter.write: opening one chunk can take milliseconds
         count = yield from self._call(self._layer.read_into, buffer)
@@ -116,7 +130,8 @@ class FrameReader:
             yield from self._call(self._layer.read_end)
             if (yield from self._reader.readinto(memoryview(bytearray(1)))):
                 raise MalformedMessage("a chunk follows the one marked last")
-            self._ended = True
+            self._has_ended = True
+            self.ended.set()
         return count
 
     def drain(self) -> Service[None]:

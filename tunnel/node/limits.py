@@ -15,7 +15,8 @@ class Limits:
         handshake_s: a whole handshake; a slow peer holds a connection slot no longer.
         header_s: OPEN and the onion header, from the end of the handshake.
         dial_s: a connection attempt and its handshake; hops upstream wait for it.
-        idle_s: a frame on which nothing moves, in either direction, is ended.
+        idle_s: a frame under way on which nothing moves, in either direction, is ended.
+        answer_s: the longest that this node's inner service may think, without reading or writing.
         linger_s: how long the end of a link is waited for after GOAWAY.
         connections: incoming connections at once; each holds about 260 KiB while it carries a frame.
         half_open: of these, connections that have not finished their handshake.
@@ -27,6 +28,7 @@ class Limits:
     header_s: float = 10.0
     dial_s: float = 10.0
     idle_s: float = 60.0
+    answer_s: float = 300.0
     linger_s: float = 5.0
     connections: int = 1024
     half_open: int = 128

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from reactor import (
     Broken,
+    Closed,
     ReadYield,
     SocketStream,
     TimedOut,
@@ -27,7 +28,7 @@ from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Respo
 from tunnel.node.context import NodeContext
 from tunnel.node.wire import LinkStream
 
-__all__ = ["accept_link", "dial", "end_link"]
+__all__ = ["accept_link", "dial", "end_link", "end_link_beside"]
 
 T = TypeVar("T")
 Service = Generator[Any, Any, T]
@@ -41,6 +42,8 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[LinkStream]:
     Raises:
         NextRefused: no address answered in time, or what answered is not the peer. __cause__ says which.
     """
+    if peer.expiry < node.wall_clock():
+        raise NextRefused(f"the descriptor of node {peer.node_id.hex()[:8]} has expired")
     if not peer.addresses:
         raise NextRefused(f"node {peer.node_id.hex()[:8]} has no address to dial")
     failure: Exception | None = None
@@ -129,6 +132,25 @@ def end_link(node: NodeContext, link: LinkStream) -> Service[None]:
         log.debug("link did not end in order: %s", error)
     finally:
         link.close()
+
+
+def end_link_beside(node: NodeContext, link: LinkStream) -> Service[None]:
+    """End a link while the caller goes on: nobody's news waits for a slow neighbour's goodbye."""
+    try:
+        yield from node.scope.spawn(_end_counted(node, link), name=f"{node.name} end")
+    except Closed:
+        link.close()  # the node is being closed itself
+    except BaseException:
+        link.close()  # a cancellation that was on its way struck here
+        raise
+
+
+def _end_counted(node: NodeContext, link: LinkStream) -> Service[None]:
+    node.ending += 1
+    try:
+        yield from end_link(node, link)
+    finally:
+        node.ending -= 1
 
 
 def _settle(link: LinkStream) -> Service[None]:

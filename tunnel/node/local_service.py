@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 
-from reactor import ReadYield
+from reactor import ReadYield, Sleep, WriteYield
 from tunnel.errors import ErrorCode, PeerError, ServiceFailed, TunnelError, UnknownQuery
 from tunnel.geometry import Profile
 from tunnel.node.context import NodeContext, Service
 from tunnel.node.frame_io import FrameReader, FrameWriter
-from tunnel.node.links import end_link
+from tunnel.node.links import end_link_beside
+from tunnel.node.relay import Counted, guarded, idle_watch
 from tunnel.node.wire import LinkStream
 from tunnel.onion.header import Slot
+from tunnel.onion.message import MessageR
 from tunnel.onion.reply_block import ReplyBlock
 
 __all__ = ["drop_service", "home_service", "local_service"]
@@ -38,13 +40,16 @@ class _Query:
 
 
 class _Reply:
-    """`tunnel.services.Reply` along a reply block; the way back is dialled with the first byte, or at the
-    end.
+    """`tunnel.services.Reply` along a reply block; the way back is dialled with the first byte or at the end.
+
+    Args:
+        moving: gets the link of the way back, for the idle watch.
     """
 
-    def __init__(self, node: NodeContext, block: ReplyBlock | None) -> None:
+    def __init__(self, node: NodeContext, block: ReplyBlock | None, moving: list[Counted]) -> None:
         self._node = node
         self._block = block
+        self._moving = moving
         self._writer: FrameWriter | None = None
 
     @property
@@ -62,9 +67,11 @@ class _Reply:
             yield from self._writer.flush()
 
     def finish(self) -> Service[None]:
+        """End the answer and wait until Alice has it. Raises StreamReset when a hop on the way failed."""
         if self._block is not None:
             writer = self._writer or (yield from self._start(self._block))
             yield from writer.finish()
+            yield from writer.wait_taken()
 
     def end(self, code: ErrorCode | None) -> Service[None]:
         """End the way back: in order, or with a reset that carries `code`."""
@@ -73,26 +80,48 @@ class _Reply:
             return
         if code is not None:
             writer.reset(code)
-        yield from end_link(self._node, writer.link)
+        yield from end_link_beside(self._node, writer.link)
 
     def _start(self, block: ReplyBlock) -> Service[FrameWriter]:
         frame = self._node.tunnel.reply(block, now_s=self._node.wall_clock())
         self._writer = FrameWriter(self._node, frame)
-        yield from self._writer.start()
+        self._moving.append((yield from self._writer.start()))
         return self._writer
 
 
 def local_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profile) -> Service[None]:
     """Read one query, let the inner service answer it.
 
+    The backward half of the query stays open until Alice has the answer, so that she is told there of what
+    fails on the way back; but only for half of the time after which proxies would find it idle.
+
     Raises:
         PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
             logged.
     """
+    moving: list[Counted] = [link]
     layer = node.tunnel.destination_reader(slot, profile)
     frame = FrameReader(link, layer)
+    yield from guarded(
+        _answer(node, link, frame, layer, moving),
+        idle_watch(moving, node.limits.answer_s),
+        _let_go(link, frame, node.limits.idle_s / 2),
+    )
+
+
+def _let_go(link: LinkStream, frame: FrameReader, patience_s: float) -> Service[None]:
+    """Say FIN when the answer takes long: the query is here, and its streams are of no more use."""
+    yield frame.ended
+    yield Sleep(patience_s)
+    link.finish()
+    yield from WriteYield(link).flush()
+
+
+def _answer(
+    node: NodeContext, link: LinkStream, frame: FrameReader, layer: MessageR, moving: list[Counted]
+) -> Service[None]:
     yield from frame.start()
-    reply = _Reply(node, layer.reply_blocks[0] if layer.reply_blocks else None)
+    reply = _Reply(node, layer.reply_blocks[0] if layer.reply_blocks else None, moving)
     code: ErrorCode | None = ErrorCode.CANCELLED
     try:
         try:
@@ -134,7 +163,8 @@ def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profi
     if pending is None or not pending.claim():
         raise UnknownQuery("a reply has come for a query that nobody waits for")
     try:
-        frame = FrameReader(link, node.tunnel.home_reader(slot, ticket, profile))
+        layer = node.tunnel.home_reader(slot, ticket, profile)
+        frame = FrameReader(link, layer)
         yield from frame.start()
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):

@@ -36,7 +36,7 @@ class Node:
     service that does everything else; it is to be run by the reactor given here.
 
     Args:
-        keys: this node's secrets.
+        keys: this node's secrets; the onion key is made anew for each run.
         directory: the peers; shared and filled by the caller.
         reactor: runs this node; queries may be asked from any thread.
         service: answers queries that reach this node; by default `Echo`.
@@ -63,6 +63,9 @@ class Node:
     ) -> None:
         engine = engine or tunnel_engine()
         limits = limits or Limits()
+        # The replay table dies with the process, so what it guarded must too: a node that starts again has
+        # a new onion key, and frames recorded before open no more.
+        keys = keys.rotated(wall_clock())
         self._reactor = reactor
         self._listener = TcpListener(host, port)
         address = Address(host, self._listener.address[1])
@@ -106,7 +109,7 @@ class Node:
     def is_idle(self) -> bool:
         """No incoming connection, no frame on its way through, no query of its own."""
         context = self._context
-        return not (context.connections or context.half_open or context.pending or context.queries)
+        return not (context.connections or context.pending or context.queries or context.ending)
 
     def serve(self) -> Service[None]:
         """Run the node until it is cancelled; then everything of it is ended."""

@@ -17,6 +17,7 @@ from tunnel.errors import (
     IdleTimeout,
     LocalTunnelError,
     PeerError,
+    ProfileError,
     StreamReset,
 )
 from tunnel.geometry import Profile
@@ -90,32 +91,34 @@ def _serve(node: NodeContext, link: LinkStream) -> Service[None]:
         yield from node.forwards.send(forward)
         yield from forward.wait_returned()
         return
-    yield from guarded(_local(node, link, profile, opened), idle_watch([link], node.limits.idle_s))
+    yield from _local(node, link, profile, opened)
 
 
 def _local(node: NodeContext, link: LinkStream, profile: Profile, opened: Opened) -> Service[None]:
     slot = opened.slot
     if slot.command is Command.DEST:
         yield from local_service(node, link, slot, profile)
-    elif slot.command is Command.HOME:
-        yield from home_service(node, link, slot, profile)
-    else:
-        yield from drop_service(link, profile)
+        return
+    is_home = slot.command is Command.HOME
+    service = home_service(node, link, slot, profile) if is_home else drop_service(link, profile)
+    yield from guarded(service, idle_watch([link], node.limits.idle_s))
 
 
 def _read_header(node: NodeContext, link: LinkStream) -> Service[tuple[Profile, bytes]]:
     limit_s = node.limits.header_s
     try:
-        return (yield from timeout_after(limit_s, _collect_header(link)))
+        return (yield from timeout_after(limit_s, _collect_header(node, link)))
     except TimedOut as error:
         raise IdleTimeout(f"no header within {limit_s:g} s of the handshake") from error
     except UnexpectedEnd as error:
         raise FrameTruncated("FIN inside the onion header") from error
 
 
-def _collect_header(link: LinkStream) -> Service[tuple[Profile, bytes]]:
+def _collect_header(node: NodeContext, link: LinkStream) -> Service[tuple[Profile, bytes]]:
     reader = ReadYield(link)
     profile: Profile = yield from reader.call(LinkStream.read_open)
+    if not node.descriptor.offers(profile):
+        raise ProfileError(f"peer opens a frame of profile {profile.name!r}, which this node does not offer")
     header = bytearray(profile.geometry.header_bytes)
     yield from reader.read_exactly(memoryview(header))
     return profile, bytes(header)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
-from reactor import Handle, ReadYield, Request, Scope, Sleep, WriteYield
+from reactor import Handle, ReadYield, Request, Scope, Service, Sleep, WriteYield
 from tunnel.errors import FrameTruncated, IdleTimeout
 
 __all__ = ["Counted", "Duplex", "guarded", "idle_watch", "relay"]
@@ -84,7 +84,7 @@ def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, Non
         yield Sleep(idle_s / 2)
 
 
-def guarded(main: Generator[Any, Any, None], *guards: Generator[Any, Any, None]) -> Generator[Any, Any, None]:
+def guarded(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
     """Run `main` while `guards` run beside it.
 
     A guard that fails cancels `main`, and its error is raised here; one that ends changes nothing. When

@@ -44,6 +44,7 @@ class LinkStream:
         self._read_ended = False
         self._write_ended = False
         self._said_goodbye = False
+        self._peer_leaves = False
         self._error: TunnelError | None = None
         self.peer_id = peer_id
         self.content_in = 0
@@ -118,6 +119,10 @@ class LinkStream:
                 self._receive()
             elif type(event) is not GoAway:
                 return event
+            elif self._peer_leaves:
+                raise self._fail(LinkError("second GOAWAY"))
+            else:
+                self._peer_leaves = True
 
     def _receive(self) -> None:
         receiver = self._receiver
@@ -160,10 +165,12 @@ class LinkStream:
         """Seal content into the outgoing buffer; send when it is full.
 
         Returns:
-            Bytes taken, at least 1.
+            Bytes taken, at least 1; 0 of empty data.
         Raises:
             BlockingIOError: no room and the socket takes nothing now. Disconnected: the connection broke.
         """
+        if not len(data):
+            return 0
         while not (count := self._sender.data(data)):
             self._push()
         self.content_out += count

@@ -11,7 +11,7 @@ from reactor import CurrentTime, Signal, Sleep, WriteYield
 from tunnel.errors import PeerError, UnknownNext
 from tunnel.geometry import Profile
 from tunnel.node.context import NodeContext, Service, report_frame, short
-from tunnel.node.links import dial, end_link
+from tunnel.node.links import dial, end_link_beside
 from tunnel.node.relay import guarded, idle_watch, relay
 from tunnel.node.wire import LinkStream
 from tunnel.onion.header import Opened
@@ -42,7 +42,7 @@ def write_service(node: NodeContext, incoming: LinkStream, profile: Profile, ope
         outgoing.reset(error.code)
         raise
     finally:
-        yield from end_link(node, outgoing)
+        yield from end_link_beside(node, outgoing)
 
 
 def _relay_both(
