@@ -303,7 +303,10 @@ def _dead_node(net: LocalNetwork) -> bytes:
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("mode", list(ReplyMode))
-def test_query_over_a_hop_that_refuses(net: LocalNetwork, position: int, mode: ReplyMode) -> None:
+def test_query_over_a_hop_that_refuses(
+    net: LocalNetwork, position: int, mode: ReplyMode, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     dead = _dead_node(net)
     nodes = [net[1].id, net[2].id, net[3].id]
     nodes[position] = dead
@@ -315,6 +318,13 @@ def test_query_over_a_hop_that_refuses(net: LocalNetwork, position: int, mode: R
     assert caught.value.code is ErrorCode.NEXT_REFUSED
     assert ("the first hop" in str(caught.value)) == (position == 0)
     wait_until_idle(net)
+    # Who talks to whom is not for the log: a line names the node that writes it and no other, and no port.
+    ids = [node.id.hex()[:8] for node in net] + [dead.hex()[:8]]
+    assert caplog.records or position == 0
+    for record in caplog.records:
+        message = record.getMessage()
+        assert sum(node_id in message for node_id in ids) <= 1
+        assert "127.0.0.1" not in message
     net.directory.forget(dead)
     assert_works(net)
 

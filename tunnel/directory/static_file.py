@@ -33,7 +33,8 @@ class StaticDirectory:
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[Descriptor]:
-        return iter(self._by_id.values())
+        # A snapshot: routes are drawn in the caller's thread, while the reactor's may publish.
+        return iter(list(self._by_id.values()))
 
     def publish(self, descriptor: Descriptor) -> None:
         """Add a verified descriptor, unless a newer one of the same node is here."""

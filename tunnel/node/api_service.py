@@ -11,16 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 from reactor import RunInThread, Signal
-from tunnel.errors import (
-    ErrorCode,
-    LocalTunnelError,
-    PeerError,
-    QueryFailed,
-    StreamReset,
-)
+from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Service, short
@@ -32,11 +26,12 @@ from tunnel.node.spool import Spool
 from tunnel.route import Route
 from tunnel.tunnel import OutgoingQuery
 
-__all__ = ["Progress", "QueryCall", "QueryResult", "Sink", "Source", "query_service"]
+__all__ = ["Content", "Progress", "QueryCall", "QueryResult", "Sink", "Source", "query_service"]
 
 _READ_BYTES = 64 * 1024
 
 Progress = Callable[[int, int], None]
+Content: TypeAlias = "bytes | bytearray | memoryview | Source"
 
 
 class Source(Protocol):
@@ -109,7 +104,7 @@ class QueryCall:
     """
 
     route: Route
-    content: bytes | Source
+    content: Content
     mode: ReplyMode
     profile: Profile
     idle_s: float
@@ -180,7 +175,8 @@ def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done:
     progress = call.progress
     if progress is not None:
         pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
-    source = io.BytesIO(call.content) if isinstance(call.content, bytes) else call.content
+    content = call.content
+    source = io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
     while chunk := source.read(_READ_BYTES):
         yield from writer.write(chunk)
         pending.moved()

@@ -42,7 +42,7 @@ class FrameWriter:
         self._started_s = yield CurrentTime()
         peer = self._node.directory.lookup(self._frame.first_id)
         if peer is None:
-            raise UnknownNext(f"node {self._frame.first_id.hex()[:8]} is not in the directory")
+            raise UnknownNext("the first node of the way is not in the directory")
         link = yield from dial(self._node, peer)
         self.link = link
         link.open(self._frame.profile)

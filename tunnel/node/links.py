@@ -8,12 +8,12 @@ records would be lost on their way to the peer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
-from typing import Any, TypeVar
+import os
 
 from reactor import (
     Broken,
     Closed,
+    ConnectError,
     ReadYield,
     SocketStream,
     TimedOut,
@@ -25,13 +25,10 @@ from reactor import (
 from tunnel.descriptor import Descriptor
 from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused, PeerError
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
-from tunnel.node.context import NodeContext
+from tunnel.node.context import NodeContext, Service, short
 from tunnel.node.wire import LinkStream
 
 __all__ = ["accept_link", "dial", "end_link", "end_link_beside"]
-
-T = TypeVar("T")
-Service = Generator[Any, Any, T]
 
 log = logging.getLogger("tunnel.node")
 
@@ -42,10 +39,11 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[LinkStream]:
     Raises:
         NextRefused: no address answered in time, or what answered is not the peer. __cause__ says which.
     """
+    log.debug("node %s dials %s", node.name, short(peer.node_id))
     if peer.expiry < node.wall_clock():
-        raise NextRefused(f"the descriptor of node {peer.node_id.hex()[:8]} has expired")
+        raise NextRefused("the descriptor of the node to dial has expired")
     if not peer.addresses:
-        raise NextRefused(f"node {peer.node_id.hex()[:8]} has no address to dial")
+        raise NextRefused("the node to dial has no address")
     failure: Exception | None = None
     for address in peer.addresses:
         try:
@@ -56,7 +54,17 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[LinkStream]:
             )
         except (Broken, UnexpectedEnd, HandshakeError, TimedOut) as error:
             failure = error
-    raise NextRefused(f"node {peer.node_id.hex()[:8]} could not be reached: {failure}") from failure
+    log.debug("node %s could not reach %s: %s", node.name, short(peer.node_id), failure)
+    raise NextRefused(f"the node to dial could not be reached: {_reason(failure)}") from failure
+
+
+def _reason(failure: Exception | None) -> str:
+    """Why, without an address: who a node talks to is not for the log."""
+    if isinstance(failure, ConnectError) and failure.errno is not None:
+        return os.strerror(failure.errno)
+    if isinstance(failure, TimedOut):
+        return "no answer in time"
+    return type(failure).__name__
 
 
 def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> Service[LinkStream]:

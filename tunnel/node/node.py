@@ -13,7 +13,7 @@ from tunnel.directory import Directory
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.modes import ReplyMode
-from tunnel.node.api_service import Progress, QueryCall, QueryResult, Sink, Source, query_service
+from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
 from tunnel.node.context import FrameReport, NodeContext, Service
 from tunnel.node.global_service import global_service
 from tunnel.node.limits import Limits
@@ -128,7 +128,7 @@ class Node:
     def query(
         self,
         destination: bytes,
-        content: bytes | Source,
+        content: Content,
         *,
         hops: int = 3,
         route: Route | None = None,
@@ -146,7 +146,8 @@ class Node:
                 file).
             route: the proxies themselves, in place of `hops` chosen at random.
             profile: by default the default profile, or `long` where the route needs it.
-            idle_s: fail when nothing moves for so long; by default the node's limit (60 s).
+            idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
+                thinks for longer needs more.
             sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
             progress: called in the reactor's thread with (query bytes sent, reply bytes received).
             rng: for demonstrations whose route is to be the same each time.

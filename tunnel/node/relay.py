@@ -6,13 +6,16 @@ when nothing more can be had without the socket: all chunks of one receive leave
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
-from reactor import Handle, ReadYield, Request, Scope, Service, Sleep, WriteYield
+from reactor import ReadYield, Request, Scope, Service, Sleep, WriteYield
 from tunnel.errors import FrameTruncated, IdleTimeout
 
 __all__ = ["Counted", "Duplex", "guarded", "idle_watch", "relay"]
+
+log = logging.getLogger("tunnel.node")
 
 
 class Counted(Protocol):
@@ -87,23 +90,30 @@ def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, Non
 def guarded(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
     """Run `main` while `guards` run beside it.
 
-    A guard that fails cancels `main`, and its error is raised here; one that ends changes nothing. When
-    `main` ends the guards are cancelled. Nothing is left running in any case.
+    Whoever fails first ends all, and its error is raised here; a guard that ends changes nothing. When `main`
+    ends the guards are cancelled. Nothing is left running in any case.
     """
     scope = Scope("guarded")
-    watching: list[Handle[None]] = []
+    errors: list[Exception] = []
 
-    def run() -> Generator[Any, Any, None]:
+    def run(service: Generator[Any, Any, object], *, ends_all: bool) -> Service[None]:
         try:
-            yield from main
-        finally:
-            for handle in watching:
-                handle.cancel()
+            yield from service
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+            ends_all = True
+        if ends_all:
+            scope.cancel()
 
     try:
         for guard in guards:
-            watching.append((yield from scope.spawn(guard, name="guard")))
-        yield from scope.spawn(run(), name="guarded")
+            yield from scope.spawn(run(guard, ends_all=False), name="guard")
+        yield from scope.spawn(run(main, ends_all=True), name="guarded")
         yield from scope.join()
     finally:
         yield from scope.close()
+    for error in errors[1:]:
+        # One broken connection is news to everyone who uses it; the first to hear of it speaks for all.
+        log.debug("failed as well: %s: %s", type(error).__name__, error)
+    if errors:
+        raise errors[0]

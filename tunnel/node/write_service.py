@@ -10,7 +10,7 @@ from __future__ import annotations
 from reactor import CurrentTime, Signal, Sleep, WriteYield
 from tunnel.errors import PeerError, UnknownNext
 from tunnel.geometry import Profile
-from tunnel.node.context import NodeContext, Service, report_frame, short
+from tunnel.node.context import NodeContext, Service, report_frame
 from tunnel.node.links import dial, end_link_beside
 from tunnel.node.relay import guarded, idle_watch, relay
 from tunnel.node.wire import LinkStream
@@ -30,7 +30,7 @@ def write_service(node: NodeContext, incoming: LinkStream, profile: Profile, ope
     slot = opened.slot
     peer = node.directory.lookup(slot.next_id)
     if peer is None:
-        raise UnknownNext(f"the next node, {short(slot.next_id)}, is not in the directory")
+        raise UnknownNext("the next node is not in the directory")
     if slot.delay_10ms:
         yield Sleep(slot.delay_10ms / 100)
     outgoing = yield from dial(node, peer)
