@@ -2,8 +2,8 @@
 
 "Position by size": in the original a query got shorter and a reply fatter with each hop. "Query or reply": a
 frame along a reply block must look like a query. A proxy has the frame as it came, the slot that it opened,
-and the frame as it leaves; it knows neither Alice nor Bob. These tests take all of that, at every place of the
-route, for both kinds of frame, and ask for any difference.
+and the frame as it leaves; it knows neither Alice nor Bob. These tests take all of that, at every place of
+the route, for both kinds of frame, and ask for any difference.
 """
 
 from __future__ import annotations
