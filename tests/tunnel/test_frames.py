@@ -103,7 +103,7 @@ def feed(behind: FrameReceiver, wire: bytes, sizes: Sequence[int] = (1 << 20,)) 
         at, index = at + count, index + 1
 
 
-# --- there and back -
+# --- there and back
 
 payloads = st.one_of(
     st.integers(1, 60),
@@ -115,8 +115,9 @@ controls = st.sampled_from([Open(profile) for profile in PROFILES] + [Reset(code
 
 @given(
     st.lists(payloads, max_size=6),
-    st.lists(st.integers(1, 70_000), min_size=1, max_size=5),
-    st.lists(st.integers(1, 140_000), min_size=1, max_size=4),
+    # Not by single bytes, which have a test of their own: a failure here must shrink in seconds.
+    st.lists(st.integers(150, 70_000), min_size=1, max_size=5),
+    st.lists(st.integers(150, 140_000), min_size=1, max_size=4),
     st.sampled_from(PROFILES),
     st.integers(0, 2**32),
 )
@@ -196,7 +197,7 @@ def test_across_the_change_of_keys() -> None:
     assert front._sealer._key == behind._opener._key != KEY
 
 
-# --- room -
+# --- room
 
 
 def test_a_full_buffer_takes_no_content_but_every_end() -> None:
@@ -291,7 +292,7 @@ def test_discard_forgets_everything() -> None:
     assert len(behind.space()) == BUFFER_BYTES
 
 
-# --- what is refused -
+# --- what is refused
 
 
 def refused(frames: bytes, *, pad: bytes = b"") -> str:
@@ -438,7 +439,7 @@ def test_truncation_gives_no_event(cut: int) -> None:
     assert behind.next_event() is NEED_DATA
 
 
-# --- hostile mixtures -
+# --- hostile mixtures
 
 
 def survives(behind: FrameReceiver, wire: bytes, sizes: Sequence[int]) -> None:
