@@ -36,6 +36,14 @@ def test_generated_keys_are_all_different() -> None:
     assert {len(secret) for secret in every} == {32}
 
 
+def test_rotated_keys_are_the_same_node_with_another_epoch() -> None:
+    old = make_keys("a")
+    new = old.rotated(NOW_S + 86_400)
+    assert (new.identity, new.link, new.home) == (old.identity, old.link, old.home)
+    assert new.onion.epoch == old.onion.epoch + 86_400
+    assert len({old.onion.private, new.onion.private, old.table, new.table}) == 4
+
+
 def test_a_new_descriptor_is_valid_now_and_names_every_profile() -> None:
     for engine in ENGINES:
         keys = make_keys("a")
@@ -119,7 +127,7 @@ def test_what_is_written_is_synced_before_it_gets_its_name(
     assert seen == [False]
 
 
-# --- damage ------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------
 
 
 def refused(path: Path) -> str:

@@ -592,6 +592,13 @@ def test_an_old_block_is_not_answered() -> None:
             peers[-1].tunnel.reply(block, now_s=now_s)
 
 
+def test_a_block_that_begins_at_bob_himself_is_not_answered() -> None:
+    peers = plain_peers(3)
+    (block,) = send_query(peers, b"q", ReplyMode.ROUTE).blocks
+    with pytest.raises(UnknownNext):
+        peers[-1].tunnel.reply(replace(block, first_id=peers[-1].id), now_s=NOW_S)
+
+
 def test_a_block_of_another_profile_than_the_query() -> None:
     """Bob answers in the profile of the block, whatever the query came in."""
     peers = plain_peers(3)
