@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast, overload
 
 from reactor.clock import Clock, MonotonicClock
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError
@@ -142,16 +142,20 @@ class Reactor:
             # Closed meanwhile, and perhaps after its last look: see to it that a future in there is answered.
             self._drain_inbox()
 
+    @overload
+    def run(self, service: Service[T], name: str | None = None) -> T: ...
+    @overload
+    def run(self) -> None: ...
     def run(self, service: Service[T] | None = None, name: str | None = None) -> T | None:
         """Run the loop until a service ends, or `stop` is called.
 
         Args:
             service: started first; the loop ends with it. None: run until stopped.
         Returns:
-            The service's result; None without a service or when stopped before its end.
+            The service's result; None without a service.
         Raises:
             Busy: the loop runs already.
-            Closed: the reactor is closed.
+            Closed: the reactor is closed, or was stopped before the service ended (which lives on).
             any other: the service's error.
         """
         if self._thread_id is not None:
@@ -160,7 +164,11 @@ class Reactor:
             raise Closed("the reactor is closed")
         task = None if service is None else self.start(service, name)
         self._loop(task)
-        return task.result() if task is not None and task.is_finished else None
+        if task is None:
+            return None
+        if not task.is_finished:
+            raise Closed(f"the reactor was stopped before service {task.name!r} ended")
+        return task.result()
 
     def run_alone(self, service: Service[T], name: str | None = None) -> Handle[T]:
         """Run the loop until a service ends, when nobody outside can help it. For `Blocker`.

@@ -87,8 +87,10 @@ class Descriptor:
         """The onion key to seal to now.
 
         Raises:
-            DescriptorError: none is valid now.
+            DescriptorError: the descriptor has expired, or none of its keys is valid now.
         """
+        if now_s >= self.expiry:
+            raise DescriptorError(f"the descriptor of node {self.node_id.hex()[:8]} has expired")
         for key in self.onion_keys:
             if key.not_before <= now_s < key.not_after:
                 return Hop(key.public, key.not_before)
@@ -147,14 +149,20 @@ class Descriptor:
             engine.ed25519_verify(node_id, body, data[-_SIGNATURE_BYTES:])
         except BadSignature as error:
             raise DescriptorError(f"descriptor of node {node_id.hex()[:8]} is not signed by it") from error
+        onion_keys = tuple(OnionKeyInfo(*_ONION_KEY.unpack(value)) for value in fields[_ONION])
+        addresses = tuple(Address.unpack(value) for value in fields[_ADDRESS])
+        if any(key.not_before >= key.not_after for key in onion_keys) or any(not a.port for a in addresses):
+            raise DescriptorError(
+                "descriptor has an onion key that is never valid, or an address with port 0"
+            )
         flags, exit_policy = fields[_FLAGS][0][0], fields[_EXIT_POLICY][0][0]
         if flags & ~_UNLISTED or exit_policy:
             raise DescriptorError(f"descriptor has flags 0x{flags:02x} and exit policy {exit_policy}")
         return cls(
             node_id=node_id,
             link_key=fields[_LINK_KEY][0],
-            onion_keys=tuple(OnionKeyInfo(*_ONION_KEY.unpack(value)) for value in fields[_ONION]),
-            addresses=tuple(Address.unpack(value) for value in fields[_ADDRESS]),
+            onion_keys=onion_keys,
+            addresses=addresses,
             profiles=_known_profiles(fields[_PROFILES][0]),
             sequence=int.from_bytes(fields[_SEQUENCE][0], "big"),
             expiry=int.from_bytes(fields[_EXPIRY][0], "big"),

@@ -209,10 +209,12 @@ class Tunnel(TunnelReader):
 
         Raises:
             ExpiredHeader: the block is too old to be of use. UnknownNext: it begins at this node itself.
+            ReplayedHeader: it was used before; a second frame would be sealed with the nonces of the first.
         """
         check_expiry(block.expiry, now_s)
         if block.first_id == self.node_id:
             raise UnknownNext("reply block names this node itself as the first of the way back")
+        self._replay.insert(block.header, block.expiry, now_s=now_s)
         message = MessageW(
             block.profile, end_to_end_key(block.end_to_end_seed, b"forward"), engine=self.engine
         )

@@ -20,9 +20,10 @@ Field = tuple[int, bytes]
 
 ipv4 = st.ip_addresses(v=4).map(str)
 ipv6 = st.ip_addresses(v=6).filter(lambda address: getattr(address, "ipv4_mapped", None) is None).map(str)
-addresses = st.builds(Address, st.one_of(ipv4, ipv6), st.integers(0, 65_535))
+addresses = st.builds(Address, st.one_of(ipv4, ipv6), st.integers(1, 65_535))
 u32 = st.integers(0, 2**32 - 1)
-onion_keys = st.builds(OnionKeyInfo, u32, u32, st.binary(min_size=32, max_size=32))
+dates = st.lists(u32, min_size=2, max_size=2, unique=True).map(sorted)
+onion_keys = st.builds(lambda both, key: OnionKeyInfo(*both, key), dates, st.binary(min_size=32, max_size=32))
 descriptors = st.builds(
     Descriptor,
     node_id=st.just(NODE_ID),
@@ -74,6 +75,21 @@ def test_round_trip(descriptor: Descriptor, engine: TunnelEngine) -> None:
     done = descriptor.sign(SEED, engine)
     assert len(done.signed) <= MAX_DESCRIPTOR_BYTES
     assert Descriptor.parse(done.signed, engine) == done
+
+
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (2, struct.pack(">II32s", 20, 20, b"o" * 32)),
+        (2, struct.pack(">II32s", 20, 10, b"o" * 32)),
+        (3, Address("127.0.0.1", 0).pack()),
+    ],
+    ids=["dates equal", "dates reversed", "port 0"],
+)
+def test_fields_that_can_serve_nobody_are_refused(index: int, value: bytes) -> None:
+    fields = plain_fields()
+    fields[index] = (fields[index][0], value)
+    assert "never valid, or an address with port 0" in refused(signed(body_of(fields)))
 
 
 def test_bytes_are_where_the_protocol_says() -> None:

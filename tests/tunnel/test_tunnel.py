@@ -385,11 +385,21 @@ def test_a_replayed_header_is_refused_everywhere() -> None:
 
 
 def test_a_reply_block_serves_once() -> None:
+    """Bob himself refuses: a second frame would be sealed with the nonces of the first."""
     peers = plain_peers(3)
     exchange = send_query(peers, b"q", ReplyMode.ROUTE)
     send_reply(peers, exchange, b"first")
     with pytest.raises(ReplayedHeader):
-        send_reply(peers, exchange, b"second")
+        peers[-1].tunnel.reply(exchange.blocks[0], now_s=NOW_S)
+
+
+def test_a_reply_block_serves_once_even_if_bob_has_forgotten() -> None:
+    peers = make_peers(3)
+    exchange = send_query(peers, b"q", ReplyMode.ROUTE)
+    send_reply(peers, exchange, b"first")
+    forgetful = [*peers[:-1], make_peers(3)[-1]]
+    with pytest.raises(ReplayedHeader):
+        send_reply(forgetful, exchange, b"second")
 
 
 def test_a_header_for_another_node_is_refused() -> None:
@@ -584,7 +594,7 @@ def test_a_route_too_long_for_the_profile(profile: Profile, count: int) -> None:
 
 
 def test_an_old_block_is_not_answered() -> None:
-    peers = plain_peers(3)
+    peers = make_peers(3)
     (block,) = send_query(peers, b"q", ReplyMode.ROUTE).blocks
     peers[-1].tunnel.reply(block, now_s=block.expiry + 600)
     for now_s in (block.expiry + 601, block.expiry - 15_001):

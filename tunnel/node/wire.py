@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 
-from reactor import Broken, Request, SocketStream
+from reactor import PASS, Broken, Request, SocketStream
 from tunnel.errors import Disconnected, ErrorCode, LinkError, StreamReset, TunnelError
 from tunnel.geometry import Profile
 from tunnel.link.frames import NEED_DATA, Data, Event, Fin, FrameReceiver, FrameSender, GoAway, Open, Reset
@@ -21,6 +21,10 @@ from tunnel.link.records import RecordOpener, RecordSealer
 from tunnel.primitives import TunnelEngine
 
 __all__ = ["LinkStream"]
+
+# System calls of one direction that were not refused, in a row: about a MiB. A layer that skips padding, or
+# writes it, does so within one call; this is what keeps it from holding the node's thread.
+_CALLS_PER_TURN = 8
 
 
 class LinkStream:
@@ -45,6 +49,8 @@ class LinkStream:
         self._write_ended = False
         self._said_goodbye = False
         self._peer_leaves = False
+        self._receives = 0
+        self._sends = 0
         self._error: TunnelError | None = None
         self.peer_id = peer_id
         self.content_in = 0
@@ -52,12 +58,18 @@ class LinkStream:
 
     @property
     def readable(self) -> Request:
-        """What to wait for after `readinto` raised BlockingIOError."""
+        """What to wait for after `readinto` raised BlockingIOError: news, or only everybody else's turn."""
+        if self._receives >= _CALLS_PER_TURN:
+            self._receives = 0
+            return PASS
         return self._socket.readable
 
     @property
     def writable(self) -> Request:
-        """What to wait for after `write` or `flush` raised BlockingIOError."""
+        """What to wait for after `write` or `flush` raised BlockingIOError, as above."""
+        if self._sends >= _CALLS_PER_TURN:
+            self._sends = 0
+            return PASS
         return self._socket.writable
 
     # -- reading ------------------------------------------------------------------------------------
@@ -126,12 +138,19 @@ class LinkStream:
 
     def _receive(self) -> None:
         receiver = self._receiver
+        if self._receives >= _CALLS_PER_TURN:
+            raise BlockingIOError(errno.EAGAIN, "others get their turn")
         if self._socket.drained:
             # The last receive emptied the kernel's buffer: asking again at once would only be refused.
             self._socket.drained = False
+            self._receives = 0
             raise BlockingIOError(errno.EAGAIN, "nothing has come since the last receive")
+        self._receives += 1
         try:
             count = self._socket.readinto(receiver.space())
+        except BlockingIOError:
+            self._receives = 0
+            raise
         except Broken as error:
             raise self._fail(Disconnected(f"connection broke while reading: {error}")) from error
         if count == 0:
@@ -204,8 +223,14 @@ class LinkStream:
             self._sender.go_away()
 
     def _push(self) -> None:
+        if self._sends >= _CALLS_PER_TURN:
+            raise BlockingIOError(errno.EAGAIN, "others get their turn")
+        self._sends += 1
         try:
             self._sender.sent(self._socket.write(self._sender.pending))
+        except BlockingIOError:
+            self._sends = 0
+            raise
         except Broken as error:
             raise Disconnected(f"connection broke while writing: {error}") from error
 
