@@ -23,7 +23,9 @@ ipv6 = st.ip_addresses(v=6).filter(lambda address: getattr(address, "ipv4_mapped
 addresses = st.builds(Address, st.one_of(ipv4, ipv6), st.integers(1, 65_535))
 u32 = st.integers(0, 2**32 - 1)
 dates = st.lists(u32, min_size=2, max_size=2, unique=True).map(sorted)
-onion_keys = st.builds(lambda both, key: OnionKeyInfo(*both, key), dates, st.binary(min_size=32, max_size=32))
+onion_keys = st.builds(
+    lambda both, key: OnionKeyInfo(both[0], both[1], key), dates, st.binary(min_size=32, max_size=32)
+)
 descriptors = st.builds(
     Descriptor,
     node_id=st.just(NODE_ID),

@@ -13,14 +13,14 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
-from reactor import RunInThread, Signal
+from reactor import RunInThread, Service, Signal
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node.context import NodeContext, Service, short
+from tunnel.node.context import NodeContext, short
 from tunnel.node.frame_io import FrameWriter
 from tunnel.node.links import end_link_beside
-from tunnel.node.pending import PendingQuery
+from tunnel.node.pending import PendingQuery, Sink
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.spool import Spool
 from tunnel.route import Route
@@ -38,12 +38,6 @@ class Source(Protocol):
     """Where content comes from: any binary file."""
 
     def read(self, size: int, /) -> bytes: ...
-
-
-class Sink(Protocol):
-    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only."""
-
-    def write(self, data: memoryview, /) -> object: ...
 
 
 @dataclass(slots=True)

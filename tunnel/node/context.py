@@ -1,31 +1,23 @@
-"""What the services of one node share. Made by `Node`; services read it, and only the tables named here
-change.
-"""
+"""What the services of one node share: made by `Node`, read by all, and only the tables in it change."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
 
-from reactor import Channel, CurrentTime, Scope
+from reactor import Channel, CurrentTime, Scope, Service
 from tunnel.descriptor import Descriptor
 from tunnel.directory import Directory
+from tunnel.node.forward import Forward
 from tunnel.node.limits import Limits
+from tunnel.node.pending import PendingQuery
+from tunnel.node.wire import LinkStream
 from tunnel.primitives import TunnelEngine, X25519Private
+from tunnel.services import InnerService
 from tunnel.tunnel import Tunnel
 
-if TYPE_CHECKING:
-    from tunnel.node.global_service import Forward
-    from tunnel.node.pending import PendingQuery
-    from tunnel.node.wire import LinkStream
-    from tunnel.services import InnerService
-
-__all__ = ["FrameReport", "NodeContext", "Service", "report_frame", "short"]
-
-T = TypeVar("T")
-Service = Generator[Any, Any, T]
+__all__ = ["FrameReport", "NodeContext", "report_frame", "short"]
 
 
 @dataclass(frozen=True, slots=True)

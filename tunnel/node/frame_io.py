@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from reactor import PASS, CurrentTime, ReadYield, Signal, WriteYield
+from reactor import PASS, CurrentTime, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, LayerError, Truncated
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, UnknownNext
-from tunnel.node.context import NodeContext, Service, report_frame
+from tunnel.node.context import NodeContext, report_frame
 from tunnel.node.links import dial
 from tunnel.node.wire import LinkStream
 from tunnel.tunnel import OutgoingFrame

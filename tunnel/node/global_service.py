@@ -5,35 +5,13 @@ No content passes through it; it decides only whether a frame may go on and to w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from reactor import Signal
-from tunnel.errors import LocalTunnelError, TunnelError
-from tunnel.geometry import Profile
-from tunnel.node.context import NodeContext, Service
-from tunnel.node.wire import LinkStream
+from reactor import Service
+from tunnel.errors import TunnelError
+from tunnel.node.context import NodeContext
+from tunnel.node.forward import Forward
 from tunnel.node.write_service import write_service
-from tunnel.onion.header import Opened
 
-__all__ = ["Forward", "global_service"]
-
-
-@dataclass(slots=True)
-class Forward:
-    """A frame on its way through: the lent link, and how it comes back."""
-
-    link: LinkStream
-    profile: Profile
-    opened: Opened
-    # What ended the frame; until the write service says how it went, the worst is assumed.
-    error: TunnelError | None = field(default_factory=lambda: LocalTunnelError("write service ended early"))
-    returned: Signal = field(default_factory=Signal)
-
-    def wait_returned(self) -> Service[None]:
-        """Wait until the write service gives the link back; raise the error that ended the frame, if any."""
-        yield self.returned
-        if self.error is not None:
-            raise self.error
+__all__ = ["global_service"]
 
 
 def global_service(node: NodeContext) -> Service[None]:

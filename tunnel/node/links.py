@@ -15,6 +15,7 @@ from reactor import (
     Closed,
     ConnectError,
     ReadYield,
+    Service,
     SocketStream,
     TimedOut,
     UnexpectedEnd,
@@ -25,7 +26,7 @@ from reactor import (
 from tunnel.descriptor import Descriptor
 from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused, PeerError
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
-from tunnel.node.context import NodeContext, Service, short
+from tunnel.node.context import NodeContext, short
 from tunnel.node.wire import LinkStream
 
 __all__ = ["accept_link", "dial", "end_link", "end_link_beside"]

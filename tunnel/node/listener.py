@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from reactor import TcpListener
-from tunnel.node.context import NodeContext, Service
+from reactor import Service, TcpListener
+from tunnel.node.context import NodeContext
 from tunnel.node.read_service import read_service
 
 __all__ = ["listen_service"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 
-from reactor import ReadYield, Sleep, WriteYield
+from reactor import ReadYield, Service, Sleep, WriteYield
 from tunnel.errors import ErrorCode, PeerError, ServiceFailed, TunnelError, UnknownQuery
 from tunnel.geometry import Profile
-from tunnel.node.context import NodeContext, Service
+from tunnel.node.context import NodeContext
 from tunnel.node.frame_io import FrameReader, FrameWriter
 from tunnel.node.links import end_link_beside
 from tunnel.node.relay import Counted, guarded, idle_watch

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from reactor import Channel, Reactor, Scope, TcpListener
+from reactor import Channel, Reactor, Scope, Service, TcpListener
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import Directory
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.modes import ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
-from tunnel.node.context import FrameReport, NodeContext, Service
+from tunnel.node.context import FrameReport, NodeContext
 from tunnel.node.global_service import global_service
 from tunnel.node.limits import Limits
 from tunnel.node.listener import listen_service

@@ -5,15 +5,18 @@ service.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from reactor import Signal
 from tunnel.errors import LocalTunnelError, TunnelError
 
-if TYPE_CHECKING:
-    from tunnel.node.api_service import Sink
+__all__ = ["PendingQuery", "Sink"]
 
-__all__ = ["PendingQuery"]
+
+class Sink(Protocol):
+    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only."""
+
+    def write(self, data: memoryview, /) -> object: ...
 
 
 class PendingQuery:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from reactor import ReadYield, SocketStream, TimedOut, UnexpectedEnd, timeout_after
+from reactor import ReadYield, Service, SocketStream, TimedOut, UnexpectedEnd, timeout_after
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -21,8 +21,8 @@ from tunnel.errors import (
     StreamReset,
 )
 from tunnel.geometry import Profile
-from tunnel.node.context import NodeContext, Service, short
-from tunnel.node.global_service import Forward
+from tunnel.node.context import NodeContext, short
+from tunnel.node.forward import Forward
 from tunnel.node.links import accept_link, end_link
 from tunnel.node.local_service import drop_service, home_service, local_service
 from tunnel.node.relay import guarded, idle_watch

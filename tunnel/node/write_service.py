@@ -1,5 +1,4 @@
-"""The write service: one per forwarded frame. Dials the next node, sends the peeled header, relays both
-halves.
+"""The write service: one per forwarded frame. Dials the next node, sends the header on, relays both halves.
 
 It is lent the incoming link: its forward relay reads there and its backward relay writes there. It owns the
 outgoing link and ends it; the incoming one goes back to the read service.
@@ -7,10 +6,10 @@ outgoing link and ends it; the incoming one goes back to the read service.
 
 from __future__ import annotations
 
-from reactor import CurrentTime, Signal, Sleep, WriteYield
+from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
 from tunnel.errors import PeerError, UnknownNext
 from tunnel.geometry import Profile
-from tunnel.node.context import NodeContext, Service, report_frame
+from tunnel.node.context import NodeContext, report_frame
 from tunnel.node.links import dial, end_link_beside
 from tunnel.node.relay import guarded, idle_watch, relay
 from tunnel.node.wire import LinkStream

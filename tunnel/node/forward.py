@@ -1,0 +1,34 @@
+"""A frame on its way through a node: what the read service hands over, and how it gets it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reactor import Service, Signal
+from tunnel.errors import LocalTunnelError, TunnelError
+from tunnel.geometry import Profile
+from tunnel.node.wire import LinkStream
+from tunnel.onion.header import Opened
+
+__all__ = ["Forward"]
+
+
+@dataclass(slots=True)
+class Forward:
+    """The lent link, and what its header says.
+
+    Attributes:
+        error: what ended the frame; until the write service says how it went, the worst is assumed.
+    """
+
+    link: LinkStream
+    profile: Profile
+    opened: Opened
+    error: TunnelError | None = field(default_factory=lambda: LocalTunnelError("write service ended early"))
+    returned: Signal = field(default_factory=Signal)
+
+    def wait_returned(self) -> Service[None]:
+        """Wait until the write service gives the link back; raise the error that ended the frame, if any."""
+        yield self.returned
+        if self.error is not None:
+            raise self.error
