@@ -6,6 +6,7 @@ The contract that every layer keeps is in `readwrite_comp.base`; `readwrite_comp
 from .base import Ending, ExtRead, ExtWrite
 from .blocks import WideBlockR, WideBlockW
 from .comp import CompR, CompW
+from .endstream import EndStreamR, EndStreamW
 from .errors import (
     AuthenticationError,
     BadParameter,
@@ -18,6 +19,7 @@ from .errors import (
     RemoteLayerError,
     Truncated,
 )
+from .escapeterm import EscapeTermR, EscapeTermW
 from .helpers import ByteReader, ByteWriter, Owed, Take
 from .identity import IdentityR, IdentityW
 from .inplace import InPlaceR, InPlaceW, Transform
@@ -41,9 +43,13 @@ __all__ = [
     "CompR",
     "CompW",
     "CtrStream",
+    "EndStreamR",
+    "EndStreamW",
     "Ending",
     "Engine",
     "EngineUnavailable",
+    "EscapeTermR",
+    "EscapeTermW",
     "Event",
     "ExtRead",
     "ExtWrite",

@@ -36,6 +36,11 @@ class Ending(Enum):
     EXACT = auto()
     """Reading returns 0 after the exact content."""
 
+    MARKED = auto()
+    """Reading returns 0 after the content and padding that looks the same: the reader must know the length,
+    or pass the padding on.
+    """
+
     PADDED = auto()
     """Padding may follow the content and looks the same: the reader must know the length."""
 

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from readwrite_comp import (
     CompExtR,
     CompExtW,
+    EndStreamR,
+    EndStreamW,
     Engine,
+    EscapeTermR,
+    EscapeTermW,
     ExtRead,
     ExtWrite,
     IdentityR,
@@ -82,6 +86,10 @@ LAYERS: dict[str, MakePair] = {
         PaddedWindowsW(7, padding=Padding.ZERO),
         PaddedWindowsR(7, padding=Padding.ZERO),
     ),
+    "end_stream": lambda: (EndStreamW(15), EndStreamR(15)),
+    "end_stream_one": lambda: (EndStreamW(1, padding=Padding.ZERO), EndStreamR(1)),
+    "escape": lambda: (EscapeTermW(0), EscapeTermR(0)),
+    "escape_255": lambda: (EscapeTermW(255), EscapeTermR(255)),
     "stream_cipher": lambda: _stream_cipher("openssl"),
     "stream_cipher_pycryptodome": lambda: _stream_cipher("pycryptodome"),
     "sealed": lambda: _sealed("openssl"),
@@ -116,7 +124,7 @@ def stack_of(names: list[str], *, nested: bool = False) -> MakePair:
 
 
 layer_names = st.sampled_from(sorted(LAYERS))
-stacks = st.lists(layer_names, min_size=1, max_size=4)
+stacks = st.lists(layer_names, min_size=1, max_size=6)
 scripts = st.lists(st.one_of(st.just(0), st.integers(1, 3), st.integers(1, 100)), max_size=120)
 splits = st.lists(st.integers(1, 90), min_size=1, max_size=5)
 contents = st.one_of(

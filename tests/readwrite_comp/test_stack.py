@@ -47,7 +47,7 @@ from readwrite_comp.testing import (
     write_message,
 )
 
-from .pairs import KEY, Pair, contents, is_authenticated, lioness, scripts, splits, stack_of, stacks
+from .pairs import KEY, LAYERS, Pair, contents, is_authenticated, lioness, scripts, splits, stack_of, stacks
 
 
 @given(
@@ -131,6 +131,14 @@ def test_kit(names: list[str]) -> None:
         samples=3,
         seed=len(names),
     )
+
+
+# Both orders, and each layer over itself. Contents at the edges of a window or block of most of them.
+@pytest.mark.parametrize("outer", LAYERS)
+def test_every_pair(outer: str) -> None:
+    for inner in LAYERS:
+        names = [outer, inner]
+        check_ext_pair(stack_of(names), authenticated=is_authenticated(names), sizes=(0, 16, 41), samples=2)
 
 
 DEPTH = 128
