@@ -20,12 +20,13 @@ from .errors import (
     Truncated,
 )
 from .escapeterm import EscapeTermR, EscapeTermW
+from .hctr import Hctr
 from .helpers import ByteReader, ByteWriter, Owed, Take
 from .identity import IdentityR, IdentityW
 from .inplace import InPlaceR, InPlaceW, Transform
 from .paddedwindows import PaddedWindowsR, PaddedWindowsW
 from .phases import Event, Phase
-from .primitives import Aead, CtrStream, Engine, engine_names, get_engine
+from .primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
 from .sealed import SealedR, SealedW
 from .sizedwindows import Padding, SizedWindowsR, SizedWindowsW, WindowSizes
 from .stack import CompExtR, CompExtW, MultiRExt, MultiWExt
@@ -53,6 +54,7 @@ __all__ = [
     "Event",
     "ExtRead",
     "ExtWrite",
+    "Hctr",
     "IdentityR",
     "IdentityW",
     "InPlaceR",
@@ -82,6 +84,7 @@ __all__ = [
     "Truncated",
     "WideBlockR",
     "WideBlockW",
+    "WideEngine",
     "WidePermutation",
     "WindowSizes",
     "engine_names",

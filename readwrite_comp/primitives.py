@@ -6,7 +6,8 @@ This is the one module of the package that names a crypto library. Two engines:
 * ``openssl``: the package `cryptography` (the extra ``fast``), used when it can be imported, because a call
   of its AEAD costs a tenth and its AES runs at three times the speed.
 
-Hashes, randomness and comparison come from the standard library (`hashes`) and are offered from here too.
+What an engine offers is written down in `engines`. Hashes, randomness and comparison come from the standard
+library (`hashes`). Both are offered from here too.
 
 Both libraries are imported when their engine is first asked for, so that importing this module costs nothing.
 Rules kept here:
@@ -25,8 +26,9 @@ Rules kept here:
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from .engines import SPARE_BYTES, Aead, BlockCipher, CtrStream, Engine, WideEngine
 from .errors import AuthenticationError, BadParameter, EngineUnavailable
 from .hashes import ReadableBuffer, equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
 
@@ -36,11 +38,14 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY_BYTES",
     "NONCE_BYTES",
+    "SPARE_BYTES",
     "TAG_BYTES",
     "Aead",
+    "BlockCipher",
     "CtrStream",
     "Engine",
     "ReadableBuffer",
+    "WideEngine",
     "engine_names",
     "equal",
     "get_engine",
@@ -48,6 +53,7 @@ __all__ = [
     "hmac_sha256",
     "random_bytes",
     "sha256",
+    "xor_function",
 ]
 
 KEY_BYTES = 32
@@ -58,94 +64,10 @@ COUNTER_BLOCK_BYTES = 16
 # `cryptography` refuses more in one call; pycryptodome would go on, and the engines must agree.
 MAX_AEAD_BYTES = 2**31 - 1 - TAG_BYTES
 
+_ZERO_NONCE = bytes(NONCE_BYTES)
 _REFUSED = (
     "the sealed bytes were refused: not written with this key, nonce and associated data, or changed since"
 )
-
-
-class CtrStream(Protocol):
-    """One AES-256-CTR keystream, used up as it is applied."""
-
-    def apply(self, view: memoryview) -> None:
-        """XOR the next `len(view)` bytes of keystream into `view`, in place."""
-        ...
-
-
-class Aead(Protocol):
-    """AES-256-GCM under one key. Never seal twice with the same nonce."""
-
-    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
-        """Write ciphertext and tag of `plaintext` to `out`.
-
-        Args:
-            nonce: 12 bytes.
-            plaintext: any length; may be the first bytes of `out` itself (then it is replaced in place), but
-                must not overlap `out` in any other way.
-            aad: associated data, authenticated but not written.
-            out: writable, exactly `len(plaintext) + 16` bytes.
-        Raises:
-            BadParameter: a length is wrong.
-        On error: `out` is untouched.
-        Source: NIST SP 800-38D.
-        """
-        ...
-
-    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
-        """Check `sealed` and write its plaintext to `out`.
-
-        Args:
-            nonce: 12 bytes.
-            sealed: ciphertext followed by the 16-byte tag.
-            aad: the associated data that was given when sealing.
-            out: writable, exactly `len(sealed) - 16` bytes; may be the first bytes of `sealed`, no other
-                overlap.
-        Raises:
-            AuthenticationError: any refusal, one text for all, shorter than a tag included.
-            BadParameter: the length of `nonce` or of `out` is wrong.
-        On error: `out` is zeroed (tag mismatch) or untouched (wrong lengths).
-        Source: NIST SP 800-38D.
-        """
-        ...
-
-    def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
-        """Return ciphertext and tag of `plaintext`: `seal_into` with a buffer of its own."""
-        ...
-
-    def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
-        """Return the plaintext of `sealed`: `open_into` with a buffer of its own."""
-        ...
-
-
-class Engine(Protocol):
-    """What a crypto library must offer to carry the layers."""
-
-    name: str
-
-    def aead(self, key: bytes) -> Aead:
-        """Prepare AES-256-GCM for one 32-byte key. Keep the result: preparing costs more than sealing a small
-        chunk.
-        """
-        ...
-
-    def xor_keystream(self, key: bytes, view: memoryview) -> None:
-        """XOR the AES-256-CTR keystream of `key`, from counter block 0 on, into `view`, in place.
-
-        For keys that serve once (LIONESS derives a fresh one for each round): the counter always starts at
-        zero, so a second use of the same key repeats the keystream.
-
-        Args:
-            key: 32 bytes.
-            view: writable, contiguous bytes; may be empty.
-        Raises:
-            BadParameter: wrong key length or a read-only view.
-        """
-        ...
-
-    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
-        """Begin an AES-256-CTR keystream at `counter_block` (16 bytes, one big-endian number that wraps
-        around).
-        """
-        ...
 
 
 def _check_key(key: bytes) -> None:
@@ -232,6 +154,19 @@ class _OpenSslCtr:
         self._update_into(view, view)
 
 
+class _OpenSslBlocks:
+    __slots__ = ("_update_into", "decrypt", "encrypt")
+
+    def __init__(self, encryptor: Any, decryptor: Any) -> None:
+        # Between whole blocks a context of ECB holds nothing but the key.
+        self.encrypt: Callable[[bytes], bytes] = encryptor.update
+        self.decrypt: Callable[[bytes], bytes] = decryptor.update
+        self._update_into = encryptor.update_into
+
+    def encrypt_blocks(self, view: memoryview) -> None:
+        self._update_into(view[:-SPARE_BYTES], view)
+
+
 class _OpenSslEngine:
     name = "openssl"
 
@@ -247,6 +182,7 @@ class _OpenSslEngine:
         self._cipher = Cipher
         self._aes = algorithms.AES
         self._ctr_mode = modes.CTR
+        self._ecb = modes.ECB()
         # The mode object holds no state of an encryption, so one serves all one-shot keystreams.
         self._from_zero = modes.CTR(bytes(COUNTER_BLOCK_BYTES))
 
@@ -264,6 +200,16 @@ class _OpenSslEngine:
     def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
         _check_ctr(key, counter_block)
         return _OpenSslCtr(self._cipher(self._aes(key), self._ctr_mode(counter_block)).encryptor())
+
+    def block_cipher(self, key: bytes) -> BlockCipher:
+        _check_key(key)
+        cipher = self._cipher(self._aes(key), self._ecb)
+        return _OpenSslBlocks(cipher.encryptor(), cipher.decryptor())
+
+    def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
+        _check_key(key)
+        encrypt: Callable[[bytes, bytes, ReadableBuffer], bytes] = self._aesgcm(key).encrypt
+        return lambda text: encrypt(_ZERO_NONCE, b"", text)
 
 
 class _PycryptodomeAead(_AeadBase):
@@ -310,6 +256,19 @@ class _PycryptodomeCtr:
         self._encrypt(view, output=view)
 
 
+class _PycryptodomeBlocks:
+    __slots__ = ("_encrypt", "decrypt", "encrypt")
+
+    def __init__(self, cipher: Any, decipher: Any) -> None:
+        self.encrypt: Callable[[bytes], bytes] = cipher.encrypt
+        self.decrypt: Callable[[bytes], bytes] = decipher.decrypt
+        self._encrypt = cipher.encrypt
+
+    def encrypt_blocks(self, view: memoryview) -> None:
+        blocks = view[:-SPARE_BYTES]
+        self._encrypt(blocks, output=blocks)
+
+
 class _PycryptodomeEngine:
     name = "pycryptodome"
 
@@ -319,6 +278,7 @@ class _PycryptodomeEngine:
         self._new: Callable[..., Any] = AES.new
         self._gcm = AES.MODE_GCM
         self._ctr = AES.MODE_CTR
+        self._ecb = AES.MODE_ECB
 
     def aead(self, key: bytes) -> Aead:
         _check_key(key)
@@ -335,16 +295,31 @@ class _PycryptodomeEngine:
         _check_ctr(key, counter_block)
         return _PycryptodomeCtr(self._new(key, self._ctr, nonce=b"", initial_value=bytes(counter_block)))
 
+    def block_cipher(self, key: bytes) -> BlockCipher:
+        _check_key(key)
+        return _PycryptodomeBlocks(self._new(key, self._ecb), self._new(key, self._ecb))
+
+    def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
+        _check_key(key)
+
+        def tag(text: ReadableBuffer) -> bytes:
+            cipher = self._new(key, self._gcm, nonce=_ZERO_NONCE)
+            cipher.update(text)
+            digest: bytes = cipher.digest()
+            return digest
+
+        return tag
+
 
 # In order of preference: "auto" takes the first that can be imported.
-_ENGINES: dict[str, tuple[Callable[[], Engine], str]] = {
+_ENGINES: dict[str, tuple[Callable[[], WideEngine], str]] = {
     "openssl": (_OpenSslEngine, "pip install 'mydht-tunnel[fast]' (the package cryptography, 47 or newer)"),
     "pycryptodome": (_PycryptodomeEngine, "pip install 'pycryptodome>=3.23'"),
 }
 
 
 @cache
-def get_engine(name: str = "auto") -> Engine:
+def get_engine(name: str = "auto") -> WideEngine:
     """Return the engine called `name`, importing its library if nobody has yet.
 
     Args:
@@ -379,3 +354,21 @@ def engine_names() -> tuple[str, ...]:
             continue
         names.append(name)
     return tuple(names)
+
+
+@cache
+def xor_function() -> Callable[[ReadableBuffer, ReadableBuffer, memoryview], object]:
+    """Return the function (left, right, output) that XORs two buffers of one length into a third, which may
+    be one of them.
+
+    pycryptodome's with either engine: the project requires it, `cryptography` has none, and numbers of Python
+    take ten times as long (it converts them byte by byte).
+
+    Raises:
+        EngineUnavailable: pycryptodome cannot be imported.
+    """
+    try:
+        from Crypto.Util.strxor import strxor
+    except ImportError as error:
+        raise EngineUnavailable(f"no XOR of buffers: {_ENGINES['pycryptodome'][1]}") from error
+    return strxor

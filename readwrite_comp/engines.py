@@ -1,0 +1,150 @@
+"""What an engine is: AES-256 in the forms that the layers use, whatever library carries it out.
+
+`primitives` has the two engines. The descriptions stand apart from them, so that a layer, or an engine of
+somebody's own, depends on no library.
+
+* `Engine`: AEAD and keystreams, all that the layers and suite 0 of the wide blocks need.
+* `WideEngine`: also the block cipher and the polynomial hash that suite 1 (`hctr`) is built of.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .hashes import ReadableBuffer
+
+__all__ = ["SPARE_BYTES", "Aead", "BlockCipher", "CtrStream", "Engine", "WideEngine"]
+
+# What `cryptography` wants of the output of a block cipher beyond its input, though ECB never uses it.
+SPARE_BYTES = 15
+
+
+class CtrStream(Protocol):
+    """One AES-256-CTR keystream, used up as it is applied."""
+
+    def apply(self, view: memoryview) -> None:
+        """XOR the next `len(view)` bytes of keystream into `view`, in place."""
+        ...
+
+
+class Aead(Protocol):
+    """AES-256-GCM under one key. Never seal twice with the same nonce."""
+
+    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        """Write ciphertext and tag of `plaintext` to `out`.
+
+        Args:
+            nonce: 12 bytes.
+            plaintext: any length; may be the first bytes of `out` itself (then it is replaced in place), but
+                must not overlap `out` in any other way.
+            aad: associated data, authenticated but not written.
+            out: writable, exactly `len(plaintext) + 16` bytes.
+        Raises:
+            BadParameter: a length is wrong.
+        On error: `out` is untouched.
+        Source: NIST SP 800-38D.
+        """
+        ...
+
+    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        """Check `sealed` and write its plaintext to `out`.
+
+        Args:
+            nonce: 12 bytes.
+            sealed: ciphertext followed by the 16-byte tag.
+            aad: the associated data that was given when sealing.
+            out: writable, exactly `len(sealed) - 16` bytes; may be the first bytes of `sealed`, no other
+                overlap.
+        Raises:
+            AuthenticationError: any refusal, one text for all, shorter than a tag included.
+            BadParameter: the length of `nonce` or of `out` is wrong.
+        On error: `out` is zeroed (tag mismatch) or untouched (wrong lengths).
+        Source: NIST SP 800-38D.
+        """
+        ...
+
+    def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
+        """Return ciphertext and tag of `plaintext`: `seal_into` with a buffer of its own."""
+        ...
+
+    def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
+        """Return the plaintext of `sealed`: `open_into` with a buffer of its own."""
+        ...
+
+
+class Engine(Protocol):
+    """What a crypto library must offer to carry the layers."""
+
+    name: str
+
+    def aead(self, key: bytes) -> Aead:
+        """Prepare AES-256-GCM for one 32-byte key. Keep the result: preparing costs more than sealing a small
+        chunk.
+        """
+        ...
+
+    def xor_keystream(self, key: bytes, view: memoryview) -> None:
+        """XOR the AES-256-CTR keystream of `key`, from counter block 0 on, into `view`, in place.
+
+        For keys that serve once (LIONESS derives a fresh one for each round): the counter always starts at
+        zero, so a second use of the same key repeats the keystream.
+
+        Args:
+            key: 32 bytes.
+            view: writable, contiguous bytes; may be empty.
+        Raises:
+            BadParameter: wrong key length or a read-only view.
+        """
+        ...
+
+    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
+        """Begin an AES-256-CTR keystream at `counter_block` (16 bytes, one big-endian number that wraps
+        around).
+        """
+        ...
+
+
+class BlockCipher(Protocol):
+    """AES-256 itself, for modes that are built on it here. One thread at a time."""
+
+    def encrypt(self, block: bytes) -> bytes:
+        """Return one encrypted block of 16 bytes."""
+        ...
+
+    def decrypt(self, block: bytes) -> bytes:
+        """Undo `encrypt`."""
+        ...
+
+    def encrypt_blocks(self, view: memoryview) -> None:
+        """Encrypt each block of `view` by itself (ECB), in place.
+
+        Args:
+            view: writable; a multiple of 16 bytes, followed by `SPARE_BYTES` that stay as they are.
+        """
+        ...
+
+
+class WideEngine(Engine, Protocol):
+    """An engine that has what suite 1 of the wide blocks (`hctr`) is made of as well; `get_engine` gives one.
+
+    Apart from `Engine`, so that an engine of somebody's own needs no more than its layers use.
+    """
+
+    def block_cipher(self, key: bytes) -> BlockCipher:
+        """Prepare AES-256 for one 32-byte key. Raises BadParameter: wrong key length."""
+        ...
+
+    def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
+        """Return a function that gives the AES-256-GCM tag of a text as associated data, nonce zero.
+
+        It is a polynomial hash XOR a constant mask, and no MAC: as the nonce is always the same, two tags
+        give the key of the hash away. Whoever uses it keeps them to himself.
+
+        Raises:
+            BadParameter: wrong key length.
+        Source: NIST SP 800-38D.
+        """
+        ...
