@@ -5,6 +5,7 @@ The contract that every layer keeps is in `readwrite_comp.base`; `readwrite_comp
 
 from .base import Ending, ExtRead, ExtWrite
 from .blocks import WideBlockR, WideBlockW
+from .chain import ChainExtRead
 from .comp import CompR, CompW
 from .endstream import EndStreamR, EndStreamW
 from .errors import (
@@ -13,6 +14,7 @@ from .errors import (
     EngineUnavailable,
     InUse,
     LayerError,
+    LimitExceeded,
     LocalLayerError,
     Malformed,
     PhaseError,
@@ -20,6 +22,7 @@ from .errors import (
     Truncated,
 )
 from .escapeterm import EscapeTermR, EscapeTermW
+from .files import FileR, FileW
 from .hctr import Hctr
 from .helpers import ByteReader, ByteWriter, Owed, Take
 from .identity import IdentityR, IdentityW
@@ -28,9 +31,11 @@ from .paddedwindows import PaddedWindowsR, PaddedWindowsW
 from .phases import Event, Phase
 from .primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
 from .sealed import SealedR, SealedW
+from .shared import SharedR, SharedW
 from .sizedwindows import Padding, SizedWindowsR, SizedWindowsW, WindowSizes
 from .stack import CompExtR, CompExtW, MultiRExt, MultiWExt
 from .streamcipher import StreamCipherR, StreamCipherW
+from .whole import read_exact_from, read_to_end, write_all_into
 from .wideblock import Lioness, WidePermutation
 
 __all__ = [
@@ -39,6 +44,7 @@ __all__ = [
     "BadParameter",
     "ByteReader",
     "ByteWriter",
+    "ChainExtRead",
     "CompExtR",
     "CompExtW",
     "CompR",
@@ -54,6 +60,8 @@ __all__ = [
     "Event",
     "ExtRead",
     "ExtWrite",
+    "FileR",
+    "FileW",
     "Hctr",
     "IdentityR",
     "IdentityW",
@@ -61,6 +69,7 @@ __all__ = [
     "InPlaceW",
     "InUse",
     "LayerError",
+    "LimitExceeded",
     "Lioness",
     "LocalLayerError",
     "Malformed",
@@ -75,6 +84,8 @@ __all__ = [
     "RemoteLayerError",
     "SealedR",
     "SealedW",
+    "SharedR",
+    "SharedW",
     "SizedWindowsR",
     "SizedWindowsW",
     "StreamCipherR",
@@ -89,4 +100,7 @@ __all__ = [
     "WindowSizes",
     "engine_names",
     "get_engine",
+    "read_exact_from",
+    "read_to_end",
+    "write_all_into",
 ]

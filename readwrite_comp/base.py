@@ -130,6 +130,15 @@ class ExtWrite(_Phased):
             next_phase(self._phase, Event.CONTENT)
         self._push_flush(w)
 
+    def settle_into(self, w: ByteWriter) -> None:
+        """Write the output that is owed already and close nothing, so that the stream may be lent or changed:
+        no byte for the stream `w` is then left here. Allowed in any phase.
+
+        Raises:
+            BlockingIOError: call again.
+        """
+        self._push_owed(w)
+
     def write_end(self, w: ByteWriter) -> None:
         """Write what must follow the content; then the layer is NEW, ready for the next message.
 
@@ -150,6 +159,9 @@ class ExtWrite(_Phased):
 
     def _start(self) -> None:
         """Begin a message: set its state, owe its header. Called once for each message."""
+
+    def _push_owed(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
 
     def _push_header(self, w: ByteWriter) -> None:
         self._owed.settle(w)

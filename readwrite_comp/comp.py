@@ -5,6 +5,9 @@ The header is written or read on first use, the end on `close()`. The stream bel
 does not belong to a layer. `BlockingIOError` passes through as everywhere: make the same call again,
 `close()` included.
 
+`suspend()` lets go of the stream in the middle of a message, so that somebody else can use it, and `resume()`
+goes on, on the same stream or another one.
+
 Leaving a `with` block by an exception abandons the message instead of ending it, so that the other side sees
 a truncated message and not a short one that looks whole.
 """
@@ -17,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .base import ExtRead, ExtWrite
-from .errors import InUse
+from .errors import InUse, PhaseError
 from .helpers import ByteReader, ByteWriter
 from .phases import Phase
 
@@ -31,6 +34,14 @@ class _Comp(io.RawIOBase):
     """What both directions share: nothing happens behind the user's back."""
 
     _is_abandoned = False
+    _has_begun = False
+
+    def _begin(self, ext: ExtRead | ExtWrite) -> None:
+        """Before the header: the layer was free when this object was made, but is it still?"""
+        if not self._has_begun:
+            if ext.phase is not Phase.NEW:
+                raise InUse(f"another user of the layer has begun a message, phase {ext.phase.name}")
+            self._has_begun = True
 
     def abandon(self) -> None:
         """Close without writing or reading the end of the message. The layer stays as it is: `reset()` it to
@@ -42,10 +53,17 @@ class _Comp(io.RawIOBase):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        if kind is not None:
             self.abandon()
+            return
+        try:
+            self.close()
+        except BlockingIOError:
+            raise
+        except BaseException:
+            # Nobody will close it again behind the block that has failed.
+            self.abandon()
+            raise
 
     def __enter__(self) -> Self:
         return super().__enter__()
@@ -54,7 +72,8 @@ class _Comp(io.RawIOBase):
         # The base class would close here: write to a stream from the garbage collector, at any moment, in any
         # thread. (An attribute may be missing when __init__ refused its arguments.)
         ext = getattr(self, "_ext", None)
-        if ext is not None and not self.closed and ext.phase not in (Phase.NEW, Phase.FAILED):
+        is_under_way = ext is not None and self._has_begun and ext.phase not in (Phase.NEW, Phase.FAILED)
+        if is_under_way and not self.closed:
             warnings.warn(
                 f"{type(self).__name__} dropped in the middle of a message", ResourceWarning, stacklevel=2
             )
@@ -74,7 +93,7 @@ class CompW(_Comp):
         super().__init__()
         if ext.phase is not Phase.NEW:
             raise InUse(f"the layer is in phase {ext.phase.name}, expected NEW")
-        self._stream = stream
+        self._stream: ByteWriter | None = stream
         self._ext = ext
         self._has_header = False
         self._has_end = False
@@ -89,36 +108,73 @@ class CompW(_Comp):
             BlockingIOError: no byte of `data` was taken.
             ValueError: closed.
         """
-        self._open()
-        return self._ext.write_into(self._stream, data)
+        return self._ext.write_into(self._open(), data)
 
     def flush(self) -> None:
         """Push out what the layer holds back, as far as its format allows."""
         super().flush()
-        if self._ext.phase is Phase.CONTENT and not self._is_abandoned:
-            self._ext.flush_into(self._stream)
+        # The base class calls this when it closes, too: the layer may then be in another user's message.
+        is_mine = self._has_header and not self._has_end and not self._is_abandoned
+        if is_mine and self._ext.phase is Phase.CONTENT:
+            self._ext.flush_into(self._attached())
+
+    def suspend(self) -> ByteWriter:
+        """Let go of the stream, in the middle of the message or before it. Output that is owed goes out
+        first, so no byte for this stream is left here. Content that the layer holds back stays with it:
+        `flush()` before, if a reader shall have it.
+
+        Returns:
+            The stream; may be used, or lent, until `resume`.
+        Raises:
+            BlockingIOError: the stream has not taken all that is owed; not suspended, call again.
+            PhaseError: suspended already.
+        """
+        stream = self._attached()
+        # A layer that this object has not begun with belongs to another message.
+        if self._has_begun and not self._is_abandoned:
+            self._ext.settle_into(stream)
+        self._stream = None
+        return stream
+
+    def resume(self, stream: ByteWriter) -> None:
+        """Go on, on `stream`: the same one or another.
+
+        Raises:
+            PhaseError: not suspended.
+        """
+        if self._stream is not None:
+            raise PhaseError("not suspended: resume() would drop a stream")
+        self._stream = stream
 
     def close(self) -> None:
         """End the message (an empty one if nothing was written).
 
         Raises:
             BlockingIOError: not closed yet; call again.
+            PhaseError: suspended.
         On error: open still, so that closing can be tried again or the message abandoned.
         """
         if self.closed:
             return
         if not self._is_abandoned and not self._has_end:
-            self._open()
-            self._ext.write_end(self._stream)
+            self._ext.write_end(self._open())
             self._has_end = True
         super().close()
 
-    def _open(self) -> None:
+    def _open(self) -> ByteWriter:
         if self.closed:
             raise ValueError("I/O operation on a closed CompW")
+        stream = self._attached()
         if not self._has_header:
-            self._ext.write_header(self._stream)
+            self._begin(self._ext)
+            self._ext.write_header(stream)
             self._has_header = True
+        return stream
+
+    def _attached(self) -> ByteWriter:
+        if self._stream is None:
+            raise PhaseError("suspended; resume(stream) first")
+        return self._stream
 
 
 class CompR(_Comp):
@@ -135,7 +191,7 @@ class CompR(_Comp):
         super().__init__()
         if ext.phase is not Phase.NEW:
             raise InUse(f"the layer is in phase {ext.phase.name}, expected NEW")
-        self._stream = stream
+        self._stream: ByteReader | None = stream
         self._ext = ext
         self._has_header = False
 
@@ -150,23 +206,46 @@ class CompR(_Comp):
             RemoteLayerError: the bytes are not of the layer's format.
             ValueError: closed.
         """
-        self._open()
-        return self._ext.read_into(self._stream, buffer)
+        return self._ext.read_into(self._open(), buffer)
+
+    def suspend(self) -> ByteReader:
+        """Let go of the stream, in the middle of the message or before it. It stands where the layer needs
+        its next byte: nothing was read ahead.
+
+        Returns:
+            The stream; may be used, or lent, until `resume`.
+        Raises:
+            PhaseError: suspended already.
+        """
+        stream = self._attached()
+        self._stream = None
+        return stream
+
+    def resume(self, stream: ByteReader) -> None:
+        """Go on, on `stream`: the same one or another.
+
+        Raises:
+            PhaseError: not suspended.
+        """
+        if self._stream is not None:
+            raise PhaseError("not suspended: resume() would drop a stream")
+        self._stream = stream
 
     def close(self) -> None:
         """Read past the end of the message, so that the stream stands at what follows it.
 
         Raises:
             BlockingIOError: not closed yet; call again.
+            PhaseError: suspended; open still.
             RemoteLayerError: the rest of the message is not of the layer's format; closed nevertheless. A
                 layer that has failed before has said so then, and closes without a word.
         """
         if self.closed:
             return
         if not self._is_abandoned and self._ext.phase is not Phase.FAILED:
+            self._attached()
             try:
-                self._open()
-                self._ext.read_end(self._stream)
+                self._ext.read_end(self._open())
             except BlockingIOError:
                 raise
             except Exception:
@@ -174,9 +253,17 @@ class CompR(_Comp):
                 raise
         super().close()
 
-    def _open(self) -> None:
+    def _open(self) -> ByteReader:
         if self.closed:
             raise ValueError("I/O operation on a closed CompR")
+        stream = self._attached()
         if not self._has_header:
-            self._ext.read_header(self._stream)
+            self._begin(self._ext)
+            self._ext.read_header(stream)
             self._has_header = True
+        return stream
+
+    def _attached(self) -> ByteReader:
+        if self._stream is None:
+            raise PhaseError("suspended; resume(stream) first")
+        return self._stream

@@ -18,6 +18,7 @@ __all__ = [
     "EngineUnavailable",
     "InUse",
     "LayerError",
+    "LimitExceeded",
     "LocalLayerError",
     "Malformed",
     "PhaseError",
@@ -40,7 +41,7 @@ class PhaseError(LocalLayerError):
 
 class InUse(LocalLayerError):
     """A layer that is in the middle of a message, or has its place already, was given to a stack or a
-    file-like object.
+    file-like object; or a shared layer was used while another holder has it.
     """
 
 
@@ -64,6 +65,10 @@ class Truncated(RemoteLayerError):
 
 class Malformed(RemoteLayerError):
     """A field holds a value that the format forbids."""
+
+
+class LimitExceeded(RemoteLayerError):
+    """There is more content than the caller's limit allows. The layer itself has not failed: not sticky."""
 
 
 class AuthenticationError(RemoteLayerError):

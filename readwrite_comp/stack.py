@@ -169,6 +169,11 @@ class MultiWExt(ExtWrite):
         for index in range(len(stages) - 1, -1, -1):
             stages[index].empty_into(layers[index], stages[index - 1] if index else w)
 
+    def _push_owed(self, w: ByteWriter) -> None:
+        # Only layer 0 meets a stream that refuses: the others owe nothing between two calls.
+        self._drain(w)
+        self._layers[0].settle_into(w)
+
     def _push_header(self, w: ByteWriter) -> None:
         while self._open_count < len(self._layers):
             # Stages are emptied first: the header of this layer is content of all those further out.

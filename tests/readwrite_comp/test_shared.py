@@ -1,0 +1,176 @@
+"""`SharedW` / `SharedR`: one layer, several holders, one at a time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+
+from readwrite_comp import (
+    CompR,
+    CompW,
+    EscapeTermR,
+    EscapeTermW,
+    IdentityR,
+    IdentityW,
+    InUse,
+    MultiRExt,
+    MultiWExt,
+    PaddedWindowsR,
+    PaddedWindowsW,
+    Phase,
+    SealedR,
+    SealedW,
+    SharedR,
+    SharedW,
+)
+from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair, read_message, write_message
+
+from .pairs import KEY, LAYERS, Pair, is_authenticated
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_handle_is_a_layer(name: str) -> None:
+    def make_pair() -> Pair:
+        writer, reader = LAYERS[name]()
+        return SharedW(writer).share(), SharedR(reader).share()
+
+    check_ext_pair(make_pair, authenticated=is_authenticated([name]), sizes=(0, 1, 16, 41), samples=5)
+
+
+def test_handles_in_stacks() -> None:
+    writer, reader = SharedW(SealedW(KEY)), SharedR(SealedR(KEY))
+    w = HostileWriter()
+    for _ in range(2):
+        write_message(MultiWExt([writer.share(), PaddedWindowsW(8)]), w, b"content")
+    r = HostileReader(bytes(w.data))
+    for _ in range(2):
+        result = read_message(MultiRExt([reader.share(), PaddedWindowsR(8)]), r, None)
+        assert result.content == b"content"
+
+
+def test_the_other_holder_is_refused_until_the_end() -> None:
+    one, w = SharedW(EscapeTermW()), HostileWriter()
+    two = one.share()
+    one.write_header(w)
+    one.write_into(w, b"mine")
+    calls: list[Callable[[], object]] = [
+        lambda: two.write_header(w),
+        lambda: two.write_into(w, b"yours"),
+        lambda: two.flush_into(w),
+        lambda: two.settle_into(w),
+        lambda: two.write_end(w),
+        two.reset,
+        lambda: CompW(w, two),
+    ]
+    for call in calls:
+        with pytest.raises(InUse):
+            call()
+    two.release()
+    with pytest.raises(InUse, match="another holder has the layer, in phase CONTENT"):
+        two.write_end(w)
+    one.write_end(w)
+    assert one.phase is two.phase is Phase.NEW
+    write_message(two, w, b"yours")
+
+    r, buffer = HostileReader(bytes(w.data)), bytearray(9)
+    first = SharedR(EscapeTermR())
+    second = first.share()
+    first.read_header(r)
+    calls = [
+        lambda: second.read_header(r),
+        lambda: second.read_into(r, buffer),
+        lambda: second.read_end(r),
+        second.reset,
+        lambda: CompR(r, second),
+    ]
+    for call in calls:
+        with pytest.raises(InUse):
+            call()
+    assert first.read_into(r, buffer) == 4
+    first.read_end(r)
+    assert read_message(second, r, None).content == b"yours"
+
+
+def test_a_refused_call_keeps_the_layer() -> None:
+    """A header of which a part is written belongs to the one who began it."""
+    one, w = SharedW(SealedW(KEY)), HostileWriter([5, 0])
+    two = one.share()
+    with pytest.raises(BlockingIOError):
+        one.write_header(w)
+    with pytest.raises(InUse, match="HEADER"):
+        two.write_header(w)
+    one.write_header(w)
+    one.write_end(w)
+    write_message(two, w, b"next")
+
+
+def test_handing_a_message_over() -> None:
+    one, w = SharedW(EscapeTermW()), HostileWriter()
+    two = one.share()
+    one.write_header(w)
+    one.write_into(w, b"begun, ")
+    one.release()
+    two.write_into(w, b"and ended by another")
+    with pytest.raises(InUse):
+        one.write_end(w)
+    two.write_end(w)
+    r, first, buffer = HostileReader(bytes(w.data)), SharedR(EscapeTermR()), bytearray(99)
+    second = first.share()
+    first.read_header(r)
+    assert first.read_into(r, memoryview(buffer)[:3]) == 3
+    first.release()
+    assert bytes(buffer[: second.read_into(r, buffer)]) == b"un, and ended by another"
+    second.read_end(r)
+
+
+def test_a_reset_gives_it_back() -> None:
+    one = SharedR(EscapeTermR())
+    two = one.share()
+    assert read_message(one, HostileReader(b"\0\1"), None).error is not None
+    with pytest.raises(InUse, match="FAILED"):
+        two.reset()
+    one.reset()
+    assert read_message(two, HostileReader(b"a\0\xff"), None).content == b"a"
+
+
+def test_a_call_from_within_a_call() -> None:
+    """A stream below that uses the very layer that writes to it."""
+    shared = SharedW(IdentityW())
+
+    class Loop:
+        def write(self, data: memoryview, /) -> int:
+            return shared.write_into(HostileWriter(), data)
+
+    shared.write_header(HostileWriter())
+    with pytest.raises(InUse, match="within"):
+        shared.write_into(Loop(), b"x")
+    # Nothing is broken by that.
+    w = HostileWriter()
+    shared.write_into(w, b"y")
+    shared.write_end(w)
+    assert w.data == b"y"
+
+
+def test_two_file_like_objects_over_one_layer() -> None:
+    """Without handles: both were made while it was free, the second use is refused, and leaves no trace."""
+    stream, writer = io.BytesIO(), EscapeTermW()
+    one, two = CompW(stream, writer), CompW(stream, writer)
+    one.write(b"abc")
+    for call in (lambda: two.write(b"x"), two.close):
+        with pytest.raises(InUse, match="CONTENT"):
+            call()
+    two.flush()
+    two.abandon()
+    one.close()
+    assert stream.getvalue() == b"abc\0\xff"
+    stream.seek(0)
+    reader = IdentityR()
+    source, other = CompR(stream, reader), CompR(stream, reader)
+    assert source.read(1) == b"a"
+    with pytest.raises(InUse, match="CONTENT"):
+        other.read(1)
+    other.abandon()
+    source.close()
+    assert stream.tell() == 1
