@@ -35,9 +35,9 @@ Content: TypeAlias = "bytes | bytearray | memoryview | Source"
 
 
 class Source(Protocol):
-    """Where content comes from: any binary file."""
+    """Where content comes from: any binary file that blocks; None, "nothing now", is refused."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes | None: ...
 
 
 @dataclass(slots=True)
@@ -111,7 +111,8 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
 
     Raises:
         BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is
-            known. LocalTunnelError: the sink or the progress callback failed. OSError: reading the content
+            known. LocalTunnelError: the sink or the progress callback failed, or the
+            content's file does not block. OSError: reading the content
             did.
     """
     if node.queries >= node.limits.queries:
@@ -134,9 +135,13 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
     query: OutgoingQuery = yield RunInThread(
         partial(node.tunnel.query, call.route, call.mode, call.profile, now_s=node.wall_clock())
     )
-    sink = call.sink or spool
+    if node.scope.is_cancelled:
+        raise QueryFailed("this node was stopped")
+    # Not `or`: a sink with a length is false while it is empty.
+    sink = spool if call.sink is None else call.sink
     assert sink is not None
     pending = PendingQuery(sink)
+    node.own.add(pending)
     if query.query_id is not None:
         node.pending[query.query_id] = pending
     writer = FrameWriter(node, query.frame)
@@ -147,6 +152,7 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
         yield from guarded(
             _exchange(writer, call, pending, delivered if query.query_id is None else pending.done),
             _watch_backward(writer, delivered),
+            _watch_reply(pending),
             idle_watch([link, pending], call.idle_s),
         )
         if pending.error is not None:
@@ -155,6 +161,7 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
         code = error.code
         raise _failure(error, writer, pending, call.route) from error
     finally:
+        node.own.discard(pending)
         if query.query_id is not None:
             del node.pending[query.query_id]
         if writer.link is not None:
@@ -174,6 +181,9 @@ def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done:
     while chunk := source.read(_READ_BYTES):
         yield from writer.write(chunk)
         pending.moved()
+    if chunk is None:
+        # A non-blocking file that has nothing now: taken for the end it would cut the query short unseen.
+        raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
     yield from writer.finish()
     yield done
 
@@ -184,12 +194,19 @@ def _watch_backward(writer: FrameWriter, delivered: Signal) -> Service[None]:
     delivered.set()
 
 
+def _watch_reply(pending: PendingQuery) -> Service[None]:
+    """A reply that failed ends the query at once, also while it is still being sent."""
+    yield pending.failed
+    assert pending.error is not None
+    raise pending.error
+
+
 def _failure(error: PeerError, writer: FrameWriter, pending: PendingQuery, route: Route) -> QueryFailed:
     """What is known of a failed query, for its user. Which hop failed is not known unless it is the first."""
     if writer.link is None:
         where = f"the first hop, {short(route.nodes[0])}"
     elif pending.error is error:
-        where = "the reply"
+        where = "the reply" if pending.claimed else "this node"
     elif isinstance(error, StreamReset):
         where = "a hop that is not known (a reset passes through all before it)"
     else:

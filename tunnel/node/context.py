@@ -46,6 +46,7 @@ class NodeContext:
     forwards: frames that read services hand over for proxying.
     pending: queries of this node that wait for a reply, by query id.
     queries: queries of this node under way, in any mode.
+    own: those of them that have a first hop, or are about to: told when the node ends.
     connections, half_open: incoming ones, and those of them without a finished handshake.
     ending: links that this node dialled and that are being ended.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
@@ -65,6 +66,7 @@ class NodeContext:
     wall_clock: Callable[[], float] = time.time
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
     queries: int = 0
+    own: set[PendingQuery] = field(default_factory=set)
     connections: int = 0
     half_open: int = 0
     ending: int = 0

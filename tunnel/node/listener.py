@@ -28,4 +28,11 @@ def listen_service(node: NodeContext, listener: TcpListener) -> Service[None]:
         # Counted here and not in the service: a crowd is accepted before the first of its services runs.
         node.connections += 1
         node.half_open += 1
-        yield from node.scope.spawn(read_service(node, socket), name=f"{node.name} read")
+        try:
+            yield from node.scope.spawn(read_service(node, socket), name=f"{node.name} read")
+        except BaseException:
+            # A cancellation that was on its way struck here: no service has taken the connection.
+            node.connections -= 1
+            node.half_open -= 1
+            socket.close()
+            raise

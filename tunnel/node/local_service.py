@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from reactor import ReadYield, Service, Sleep, WriteYield
-from tunnel.errors import ErrorCode, PeerError, ServiceFailed, TunnelError, UnknownQuery
+from tunnel.errors import ErrorCode, IdleTimeout, PeerError, ServiceFailed, TunnelError, UnknownQuery
 from tunnel.geometry import Profile
 from tunnel.node.context import NodeContext
 from tunnel.node.frame_io import FrameReader, FrameWriter
@@ -51,6 +51,8 @@ class _Reply:
         self._block = block
         self._moving = moving
         self._writer: FrameWriter | None = None
+        # Why there is no way back; a service that goes on writing all the same is told again.
+        self._failure: PeerError | None = None
 
     @property
     def is_possible(self) -> bool:
@@ -58,18 +60,19 @@ class _Reply:
 
     def write(self, data: bytes) -> Service[None]:
         if self._block is not None:
-            writer = self._writer or (yield from self._start(self._block))
+            writer = yield from self._start(self._block)
             yield from writer.write(data)
             yield from writer.send()
 
     def flush(self) -> Service[None]:
-        if self._writer is not None:
-            yield from self._writer.flush()
+        if self._block is not None and (self._writer is not None or self._failure is not None):
+            writer = yield from self._start(self._block)
+            yield from writer.flush()
 
     def finish(self) -> Service[None]:
         """End the answer and wait until Alice has it. Raises StreamReset when a hop on the way failed."""
         if self._block is not None:
-            writer = self._writer or (yield from self._start(self._block))
+            writer = yield from self._start(self._block)
             yield from writer.finish()
             yield from writer.wait_taken()
 
@@ -83,9 +86,19 @@ class _Reply:
         yield from end_link_beside(self._node, writer.link)
 
     def _start(self, block: ReplyBlock) -> Service[FrameWriter]:
-        frame = self._node.tunnel.reply(block, now_s=self._node.wall_clock())
-        self._writer = FrameWriter(self._node, frame)
-        self._moving.append((yield from self._writer.start()))
+        """The way back: opened by the first call, the same one from then on."""
+        if self._failure is not None:
+            raise self._failure
+        if self._writer is None:
+            try:
+                frame = self._node.tunnel.reply(block, now_s=self._node.wall_clock())
+                self._writer = FrameWriter(self._node, frame)
+                self._moving.append((yield from self._writer.start()))
+            except PeerError as error:
+                self._failure = error
+                # The cause names the neighbour's address, and a service that wraps this is logged with
+                # its traceback. `dial` has told it to the DEBUG log.
+                raise error from None
         return self._writer
 
 
@@ -169,10 +182,14 @@ def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profi
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
             pending.take(buffer[:count])
+        pending.succeed()
     except TunnelError as error:
         pending.fail(error)
         raise
-    pending.succeed()
+    finally:
+        if not pending.has_ended:
+            # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
+            pending.fail(IdleTimeout("the reply was given up before its end"))
     link.finish()
 
 

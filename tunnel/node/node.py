@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from reactor import Channel, Reactor, Scope, Service, TcpListener
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import Directory
+from tunnel.errors import Disconnected
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.modes import ReplyMode
@@ -119,6 +120,8 @@ class Node:
             yield from listen_service(self._context, self._listener)
         finally:
             self._listener.close()
+            for query in self._context.own:
+                query.fail(Disconnected("the node that asked was stopped"))
             yield from scope.close()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ service.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,6 +27,7 @@ class PendingQuery:
         sink: where the reply's content goes.
         content_in, content_out: movement, for the idle watch.
         done: set when the reply is complete or has failed.
+        failed: set when it has failed; for another who waits.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -33,6 +35,7 @@ class PendingQuery:
         self.content_in = 0
         self.content_out = 0
         self.done = Signal()
+        self.failed = Signal()
         self.claimed = False
         self.complete = False
         self.error: TunnelError | None = None
@@ -41,13 +44,23 @@ class PendingQuery:
     def take(self, data: memoryview) -> None:
         """Content of the reply has come. Raises LocalTunnelError when the user's sink fails."""
         try:
-            self.sink.write(data)
+            self._write(data)
         except Exception as error:
             raise LocalTunnelError(
                 f"the sink of the reply failed: {type(error).__name__}: {error}"
             ) from error
         self.content_in += len(data)
         self.moved()
+
+    def _write(self, data: memoryview) -> None:
+        sink = self.sink
+        taken = sink.write(data)
+        if isinstance(sink, io.RawIOBase):  # the one kind of file that may take less than all
+            while taken != len(data):
+                if not isinstance(taken, int) or not taken:
+                    raise BlockingIOError("a non-blocking file takes nothing now")
+                data = data[taken:]
+                taken = sink.write(data)
 
     def moved(self) -> None:
         """Something was sent or received: tell whoever wants to know. Raises LocalTunnelError when that
@@ -67,10 +80,17 @@ class PendingQuery:
         first, self.claimed = not self.claimed, True
         return first
 
+    @property
+    def has_ended(self) -> bool:
+        return self.complete or self.error is not None
+
     def succeed(self) -> None:
         self.complete = True
         self.done.set()
 
     def fail(self, error: TunnelError) -> None:
-        self.error = error
-        self.done.set()
+        """The reply will not come. What ended it first stays the reason."""
+        if not self.has_ended:
+            self.error = error
+            self.done.set()
+            self.failed.set()
