@@ -6,6 +6,8 @@ seconds.
 
 * copy-through: content through a limiter into nothing; the bound is one copy of it.
 * Lioness: one block; the bound is its two AES-CTR passes and its two SHA-256 passes.
+* HCTR: one block; the bound is its two GMAC passes, its AES-ECB pass and its two XOR passes.
+* HCTR beside Lioness: the same block through either; the bound is Lioness here, and may be passed.
 * n layers: content through `MultiWExt` over n `WideBlockW`; the bound is n Lioness calls on one buffer.
 """
 
@@ -23,14 +25,18 @@ from bench.report import Machine, Spread, machine, table, write_json
 from readwrite_comp import (
     Engine,
     ExtWrite,
+    Hctr,
     Lioness,
     MultiWExt,
     SizedWindowsW,
     WideBlockW,
+    WideEngine,
     WindowSizes,
     engine_names,
     get_engine,
 )
+from readwrite_comp.hctr import HCTR_KEY_BYTES
+from readwrite_comp.primitives import SPARE_BYTES, xor_function
 from readwrite_comp.wideblock import LEFT_BYTES, LIONESS_KEY_BYTES
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
@@ -172,6 +178,39 @@ def _lioness(engine: Engine, block_bytes: int, settings: Settings) -> Case:
     )
 
 
+def _hctr_passes(engine: WideEngine, block_bytes: int) -> Callable[[int], None]:
+    gmac, cipher, xor = engine.gmac(bytes(range(32))), engine.block_cipher(bytes(range(32))), xor_function()
+    text = memoryview(bytearray(block_bytes - 8))
+    spacious = memoryview(bytearray(block_bytes - 16 + SPARE_BYTES))
+    rest, indices = spacious[:-SPARE_BYTES], bytes(block_bytes - 16)
+
+    def passes(_: int) -> None:
+        gmac(text)
+        xor(rest, indices, rest)
+        cipher.encrypt_blocks(spacious)
+        xor(rest, indices, rest)
+        gmac(text)
+
+    return passes
+
+
+def _hctr(engine: WideEngine, block_bytes: int, settings: Settings) -> list[Case]:
+    hctr = Hctr(_KEYS[:HCTR_KEY_BYTES], block_bytes, engine)
+    lioness = Lioness(_KEYS, block_bytes, engine)
+    block = memoryview(bytearray(block_bytes))
+
+    def work(number: int) -> None:
+        hctr.encrypt(block, number)
+
+    def other(number: int) -> None:
+        lioness.encrypt(block, number)
+
+    return [
+        _case("HCTR", engine.name, block_bytes, settings, work, _hctr_passes(engine, block_bytes)),
+        _case("HCTR beside Lioness", engine.name, block_bytes, settings, work, other),
+    ]
+
+
 def _layers(engine: Engine, depth: int, block_bytes: int, settings: Settings) -> Case:
     lioness = Lioness(_KEYS, block_bytes, engine)
     block = memoryview(bytearray(block_bytes))
@@ -191,6 +230,9 @@ def measure(settings: Settings) -> list[Case]:
     cases = [_copy_through(block_bytes, settings) for block_bytes in _BLOCKS]
     engines = [get_engine(name) for name in engine_names()]
     cases += [_lioness(engine, block_bytes, settings) for engine in engines for block_bytes in _BLOCKS]
+    for engine in engines:
+        for block_bytes in _BLOCKS:
+            cases += _hctr(engine, block_bytes, settings)
     cases += [
         _layers(engine, depth, block_bytes, settings)
         for engine in engines

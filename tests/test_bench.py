@@ -47,8 +47,8 @@ def check_throughput(found: dict[str, Any], proxies: list[int], pairs: int) -> N
 def check_layers(found: dict[str, Any]) -> None:
     assert found["benchmark"] == "layers"
     check_machine(found["machine"])
-    # Copy-through at two block sizes; for each engine and size Lioness and four depths.
-    assert len(found["cases"]) == 2 + len(engine_names()) * 2 * (1 + 4)
+    # Copy-through at two block sizes; for each engine and size Lioness, HCTR twice and four depths.
+    assert len(found["cases"]) == 2 + len(engine_names()) * 2 * (1 + 2 + 4)
     for case in found["cases"]:
         for name in ("mb_per_s", "bound_mb_per_s", "ratio"):
             check_spread(case[name], found["settings"]["rounds"])
