@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import pty
 import random
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 from tunnel import LocalNetwork
 from tunnel.cli import main
-from tunnel.cli.demo import PositionSampler
+from tunnel.cli.demo import _LINE, PositionSampler, _open_content
 from tunnel.cli.terminal import parse_size, readable_size, table
 from tunnel.geometry import GEOMETRIES, Geometry
 from tunnel.route import choose_route
@@ -121,6 +123,7 @@ def test_seed_repeats_the_positions_of_the_route_and_not_the_keys() -> None:
     ("arguments", "status", "words"),
     [
         (["--peers", "1"], 2, ["error:", "Alice and Bob are two"]),
+        (["--hops", "-1"], 2, ["error:", "--hops -1"]),
         (["--peers", "5", "--hops", "4"], 2, ["error:", "needs as many peers", "hint:"]),
         (["--peers", "25", "--profile", "interactive"], 2, ["error:", "holds 6", "hint:"]),
         (["--profile", "huge"], 2, ["error:", "no profile is called 'huge'", "hint:"]),
@@ -138,13 +141,41 @@ def test_errors_are_said_in_two_lines(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["demo", "--mode", "smoke"], ["demo", "--size", "big"]]
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["nonsense"], "choose from 'demo'"),
+        (["demo", "--mode", "smoke"], "choose from 'none', 'route'"),
+        (["demo", "--size", "big"], "not a size: 'big'; expected 17, 300KiB"),
+    ],
 )
-def test_wrong_use_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_wrong_use_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "usage:" in shown
+    assert words in shown
+
+
+@pytest.mark.parametrize("size", [0, 1, 76, 300_000])
+def test_made_text(size: int) -> None:
+    with _open_content(None, size) as file:
+        text = file.read()
+    whole = "".join(_LINE % number for number in range(size // 70 + 1)).encode("ascii")
+    assert text == whole[:size]
+
+
+def test_made_text_takes_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        with _open_content(None, 8 << 20) as file:
+            while file.read(65536):
+                pass
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 << 20
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +223,7 @@ def test_sizes(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5M", "5 apples"])
 def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="not a size"):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a size"):
         parse_size(text)
 
 

@@ -142,5 +142,5 @@ def _check_open_files(peers: int) -> None:
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise TooManyFiles(
             f"a network of {peers} peers in one process needs up to {needed} open files, the limit here is "
-            f"{limit}; raise it with: ulimit -n 4096"
+            f"{limit}; raise it with: ulimit -n {max(4096, needed)}"
         )

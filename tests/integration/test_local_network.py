@@ -244,15 +244,18 @@ def test_network_that_is_closed_before_its_nodes_serve_leaks_nothing() -> None:
             pass  # an unclosed socket is a ResourceWarning, which is an error here
 
 
-def test_too_few_open_files_is_said_with_the_command_that_helps() -> None:
+@pytest.mark.parametrize(("peers", "enough"), [(128, 4096), (1000, 5064)])
+def test_too_few_open_files_is_said_with_the_command_that_helps(peers: int, enough: int) -> None:
     code = (
-        "import resource\n"
+        "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
         "from tunnel.cli import main\n"
-        "raise SystemExit(main(['demo', '--peers', '128']))\n"
+        "raise SystemExit(main(['demo', '--hops', '2', '--peers', sys.argv[1]]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(peers)], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 1
     assert "limit here is 256" in done.stderr
-    assert "ulimit -n 4096" in done.stderr
+    assert f"ulimit -n {enough}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import random
 import time
@@ -50,7 +51,7 @@ def add_parser(commands: Any) -> None:
     add("--hops", type=int, help="proxies between Alice and Bob (default: all the others)")
     add("--size", type=parse_size, default=300 * 1024, help="bytes of the text that is made (default 300KiB)")
     add("--file", type=Path, help="send this file in place of a made text")
-    add("--mode", type=ReplyMode, choices=list(ReplyMode), default=ReplyMode.ROUTE, help="reply mode")
+    add("--mode", choices=[str(mode) for mode in ReplyMode], default=str(ReplyMode.ROUTE), help="reply mode")
     add(
         "--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)"
     )
@@ -134,6 +135,9 @@ def run(options: argparse.Namespace) -> int:
     if options.peers < 2:
         raise BadRoute(f"--peers {options.peers}: Alice and Bob are two")
     hops = options.peers - 2 if options.hops is None else options.hops
+    if hops < 0:
+        raise BadRoute(f"--hops {hops}: 0 is the fewest, a direct link")
+    mode = ReplyMode(options.mode)
     profile = Profile.for_proxies(hops) if options.profile is None else Profile.from_name(options.profile)
     size = options.file.stat().st_size if options.file else options.size
     bob_service = _Uppercase()
@@ -146,13 +150,13 @@ def run(options: argparse.Namespace) -> int:
         ) as net,
     ):
         if not options.json:
-            print(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {options.mode}, "
+            print(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {mode}, "
                   f"profile {profile.name}, engine {net.engine.name}")  # fmt: skip
         positions = rng.sample(range(len(net)), 2)
         alice, bob = net[positions[0]], net[positions[1]]
         route_rng = PositionSampler(rng, net) if options.seed is not None else None
         source, sink = _DigestingSource(file), _DigestingSink()
-        both_ways = 2 if MODES[options.mode].has_reply else 1
+        both_ways = 2 if MODES[mode].has_reply else 1
         bar = ProgressBar(size * both_ways, enabled=not options.json)
         started_s = time.monotonic()
         with contextlib.closing(bar):
@@ -160,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
                 bob.id,
                 source,
                 hops=hops,
-                mode=options.mode,
+                mode=mode,
                 profile=profile,
                 sink=sink,
                 rng=route_rng,
@@ -194,9 +198,29 @@ class PositionSampler(random.Random):
 def _open_content(path: Path | None, size: int) -> IO[bytes]:
     if path is not None:
         return path.open("rb")
-    line_bytes = len(_LINE % 0)
-    text = "".join(_LINE % number for number in range(size // line_bytes + 1)).encode("ascii")
-    return io.BytesIO(text[:size])
+    return io.BufferedReader(_MadeText(size))
+
+
+class _MadeText(io.RawIOBase):
+    """Numbered lines, made as they are read: a text of any size takes no memory."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._numbers = itertools.count()
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        if not self._rest:
+            numbers = itertools.islice(self._numbers, 1000)
+            self._rest = memoryview("".join(_LINE % number for number in numbers).encode("ascii"))
+        piece = self._rest[: min(len(buffer), self._left)]
+        buffer[: len(piece)] = piece
+        self._rest = self._rest[len(piece) :]
+        self._left -= len(piece)
+        return len(piece)
 
 
 def _outcome(
@@ -223,7 +247,7 @@ def _outcome(
         "ok": sizes_agree and digests_agree,
         "peers": options.peers,
         "hops": hops,
-        "mode": str(options.mode),
+        "mode": str(result.mode),
         "profile": result.profile.name,
         "engine": engine,
         "link_policy": "once",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import time
@@ -13,10 +14,14 @@ _UNITS = {"": 1, "B": 1, "K": 1024, "KIB": 1024, "M": 1024**2, "MIB": 1024**2, "
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "300KiB", "1MiB", "17". Raises ValueError (argparse shows it)."""
+    """Bytes of "300KiB", "1MiB", "17".
+
+    Raises:
+        argparse.ArgumentTypeError: no size; of a ValueError argparse would not show the text.
+    """
     match = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in _UNITS:
-        raise ValueError(f"not a size: {text!r}")
+        raise argparse.ArgumentTypeError(f"not a size: {text!r}; expected 17, 300KiB, 1MiB or 2GiB")
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
