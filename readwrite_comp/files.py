@@ -39,8 +39,9 @@ class FileW(io.BufferedWriter):
     """
 
     def __init__(self, stream: ByteWriter, ext: ExtWrite, *, buffer_bytes: int = _BUFFER_BYTES) -> None:
-        self._comp = CompW(stream, ext)
-        super().__init__(self._comp, buffer_bytes)
+        comp = CompW(stream, ext)
+        super().__init__(comp, buffer_bytes)
+        self._comp = comp
 
     def abandon(self) -> None:
         """Close without writing what is buffered or the end: the other side sees a truncated message. The
@@ -81,8 +82,9 @@ class FileR(io.BufferedReader):
     """
 
     def __init__(self, stream: ByteReader, ext: ExtRead, *, buffer_bytes: int = _BUFFER_BYTES) -> None:
-        self._comp = CompR(stream, ext)
-        super().__init__(self._comp, buffer_bytes)
+        comp = CompR(stream, ext)
+        super().__init__(comp, buffer_bytes)
+        self._comp = comp
 
     def abandon(self) -> None:
         """Close without reading the rest. The layer stays as it is: `reset()` it to use it again."""
