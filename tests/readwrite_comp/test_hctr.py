@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -264,7 +265,7 @@ def test_wrong_tweak_or_key_gives_noise() -> None:
     assert _looks_unrelated(decrypt(sealed, 7, KEYS[::-1]), block)
 
 
-def test_an_object_keeps_nothing_between_calls() -> None:
+def test_nothing_of_a_call_is_left_for_the_next() -> None:
     permutation = Hctr(KEYS, 100)
     for tweak in (0, 5, 0, 2**64 - 1):
         buffer = bytearray(b"\x11" * 100)
@@ -272,6 +273,23 @@ def test_an_object_keeps_nothing_between_calls() -> None:
         assert buffer == reference_encrypt(KEYS, b"\x11" * 100, tweak)
         permutation.decrypt(memoryview(buffer), tweak)
         assert buffer == b"\x11" * 100
+
+
+def test_objects_in_threads_do_not_meet() -> None:
+    """They share what they work in, and only that: each thread has keys of its own."""
+
+    def work(number: int) -> bool:
+        keys, block = bytes([number]) * HCTR_KEY_BYTES, bytes([number]) * 4_000
+        permutation, buffer = Hctr(keys, len(block)), bytearray(block)
+        for tweak in range(20):
+            permutation.encrypt(memoryview(buffer), tweak)
+        once = reference_encrypt(keys, block, 0)
+        for tweak in reversed(range(1, 20)):
+            permutation.decrypt(memoryview(buffer), tweak)
+        return buffer == once
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(8)))
 
 
 def test_refused_parameters_change_nothing() -> None:
