@@ -14,7 +14,7 @@ from pathlib import Path
 
 from readwrite_comp.primitives import random_bytes
 from tunnel.descriptor import Address, Descriptor, OnionKeyInfo
-from tunnel.errors import KeyFileError
+from tunnel.errors import KeyFileError, LocalTunnelError
 from tunnel.geometry import GEOMETRIES, Profile
 from tunnel.onion.header import OpeningKey
 from tunnel.primitives import TunnelEngine, X25519Private
@@ -23,6 +23,8 @@ __all__ = ["EPOCH_S", "NodeKeys", "OnionKey"]
 
 EPOCH_S = 24 * 3600  # life of an onion key
 DESCRIPTOR_LIFE_S = 7 * 24 * 3600
+_CLOCK_SLACK_S = 600  # an epoch begins so long before its key is made: slow clocks accept it
+_LAST_CLOCK_S = 2**32 - DESCRIPTOR_LIFE_S  # times on the wire are u32; in 2106
 _FILE_VERSION = 1
 
 
@@ -32,6 +34,12 @@ class OnionKey:
 
     epoch: int
     private: bytes
+
+
+def _new_onion_key(now_s: float) -> OnionKey:
+    if not _CLOCK_SLACK_S <= now_s < _LAST_CLOCK_S:  # also refuses NaN
+        raise LocalTunnelError(f"the clock shows {now_s} s since 1970, which no key can hold: set it first")
+    return OnionKey(int(now_s) - _CLOCK_SLACK_S, random_bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +62,17 @@ class NodeKeys:
 
     @classmethod
     def generate(cls, now_s: float) -> NodeKeys:
-        """Fresh keys; the onion key's epoch begins ten minutes ago, so that slow clocks accept it."""
-        onion = OnionKey(int(now_s) - 600, random_bytes(32))
+        """Fresh keys; the onion key's epoch begins ten minutes ago, so that slow clocks accept it.
+
+        Raises:
+            LocalTunnelError: the clock shows a time that the wire has no number for.
+        """
+        onion = _new_onion_key(now_s)
         return cls(random_bytes(32), random_bytes(32), onion, random_bytes(32), random_bytes(32))
 
     def rotated(self, now_s: float) -> NodeKeys:
-        """The same node with a fresh onion key and table key."""
-        onion = OnionKey(int(now_s) - 600, random_bytes(32))
+        """The same node with a fresh onion key and table key. Raises as `generate`."""
+        onion = _new_onion_key(now_s)
         return replace(self, onion=onion, table=random_bytes(32))
 
     def node_id(self, engine: TunnelEngine) -> bytes:

@@ -188,3 +188,21 @@ def test_content_that_pauses_is_not_taken_for_its_end(net: LocalNetwork, mode: R
     with pytest.raises(LocalTunnelError, match="non-blocking"):
         net[0].query(net[3].id, Pausing(), hops=1, mode=mode).result(timeout=PATIENCE_S)
     wait_until_idle(net)
+
+
+@pytest.mark.parametrize("clock_s", [0.0, -1e9, 2.0**32, float("nan")])
+def test_node_under_an_impossible_clock_says_so_and_leaves_nothing(clock_s: float) -> None:
+    keys = NodeKeys.generate(time.time())
+    with (
+        ReactorThread() as thread,
+        pytest.raises(LocalTunnelError, match="the clock shows"),
+    ):
+        Node(keys, StaticDirectory(), reactor=thread.reactor, wall_clock=lambda: clock_s)
+    with pytest.raises(LocalTunnelError, match="the clock shows"):
+        NodeKeys.generate(clock_s)
+
+
+def test_node_that_cannot_be_made_leaves_no_listener() -> None:
+    """An unclosed socket is a ResourceWarning, which is an error here."""
+    with ReactorThread() as thread, pytest.raises(ValueError, match="localhost"):
+        Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread.reactor, host="localhost")

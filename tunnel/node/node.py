@@ -44,7 +44,8 @@ class Node:
         host, port: where to listen; port 0 lets the system choose.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the address cannot be listened on. ValueError: `host` is a name, not an IP address.
+        LocalTunnelError: the wall clock shows a time that no key or descriptor can hold.
     """
 
     def __init__(
@@ -69,8 +70,12 @@ class Node:
         keys = keys.rotated(wall_clock())
         self._reactor = reactor
         self._listener = TcpListener(host, port)
-        address = Address(host, self._listener.address[1])
-        descriptor = keys.descriptor((address,), wall_clock(), engine)
+        try:
+            address = Address(host, self._listener.address[1])
+            descriptor = keys.descriptor((address,), wall_clock(), engine)
+        except BaseException:
+            self._listener.close()
+            raise
         tunnel = Tunnel(keys=keys, directory=directory, engine=engine, replay_limit=limits.replay_tags)
         self._context = NodeContext(
             engine=engine,
