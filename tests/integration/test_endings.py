@@ -137,6 +137,26 @@ def test_query_of_a_node_that_is_stopped_ends_at_once(beginning: bytes) -> None:
         wait_until_idle(net)
 
 
+def test_query_cancelled_while_its_reply_comes_is_no_fault_of_the_sink(
+    net: LocalNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved: list[int] = []
+
+    def watch() -> Generator[Any, Any, None]:
+        while not moved or not moved[-1]:
+            yield Sleep(0.002)
+
+    for _ in range(5):
+        moved.clear()
+        query = net[0].query(
+            net[3].id, bytes(5_000_000), hops=1, progress=lambda sent, got: moved.append(got)
+        )
+        net.submit(watch()).result(timeout=PATIENCE_S)
+        assert query.cancel()
+        wait_until_idle(net)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_sink_that_is_false_while_it_is_empty(net: LocalNetwork) -> None:
     class Pieces(list[bytes]):
         def write(self, data: memoryview) -> None:

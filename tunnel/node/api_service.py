@@ -162,6 +162,7 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
         raise _failure(error, writer, pending, call.route) from error
     finally:
         node.own.discard(pending)
+        pending.given_up = True
         if query.query_id is not None:
             del node.pending[query.query_id]
         if writer.link is not None:

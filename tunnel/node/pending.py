@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from reactor import Signal
-from tunnel.errors import LocalTunnelError, TunnelError
+from tunnel.errors import LocalTunnelError, TunnelError, UnknownQuery
 
 __all__ = ["PendingQuery", "Sink"]
 
@@ -26,6 +26,7 @@ class PendingQuery:
     Attributes:
         sink: where the reply's content goes.
         content_in, content_out: movement, for the idle watch.
+        given_up: the query has ended; a reply still under way has nowhere to go.
         done: set when the reply is complete or has failed.
         failed: set when it has failed; for another who waits.
     """
@@ -37,12 +38,20 @@ class PendingQuery:
         self.done = Signal()
         self.failed = Signal()
         self.claimed = False
+        self.given_up = False
         self.complete = False
         self.error: TunnelError | None = None
         self.on_progress: Callable[[], None] | None = None
 
     def take(self, data: memoryview) -> None:
-        """Content of the reply has come. Raises LocalTunnelError when the user's sink fails."""
+        """Content of the reply has come.
+
+        Raises:
+            LocalTunnelError: the user's sink fails. UnknownQuery: the query has ended, its sink is not to be
+                written to.
+        """
+        if self.given_up:
+            raise UnknownQuery("the query was given up while its reply came")
         try:
             self._write(data)
         except Exception as error:
