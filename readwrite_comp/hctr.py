@@ -19,7 +19,7 @@ The paper's hash of a text A = A1 ‖ … ‖ Ab (the last filled up with zero b
 H(A) = A1·h^(b+1) ⊕ … ⊕ Ab·h² ⊕ [|A|]·h in GF(2^128). **This is GHASH(h; no associated data, ciphertext A)**,
 whose last block is u64 zero ‖ u64 |A|, the same as [|A|]. Bits stand for polynomials as in GCM (the proofs
 hold for any such choice); so does another implementation, of HCTR with SM4 as GB/T 17964-2021 has it, whose
-example the tests compare.
+example the tests compare. docs/layers-suites.md says what else the definition was checked against.
 
 GMAC, which the libraries offer, hashes A as *associated data*: its last block is |A| ‖ zero, and a mask is
 added. `PolynomialHash` takes both differences away. They depend on the key and on the length alone, so they
