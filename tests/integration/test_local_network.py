@@ -125,6 +125,24 @@ def test_service_that_answers_before_it_reads_and_leaves_the_rest_unread() -> No
         wait_until_idle(net)
 
 
+def test_service_that_exits_ends_its_query_and_not_the_network(caplog: pytest.LogCaptureFixture) -> None:
+    class Exiting(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            if (yield from query.read()) == b"exit":
+                raise SystemExit(3)
+
+    with LocalNetwork(peers=3, service=Exiting()) as net:
+        with pytest.raises(QueryFailed, match="SERVICE_FAILED"):
+            net[0].query(net[2].id, b"exit", hops=1).result(timeout=PATIENCE_S)
+        assert net[0].query(net[2].id, b"stay", hops=1).result(timeout=PATIENCE_S).read() == b""
+    assert "inner service Exiting failed" in caplog.text
+
+
+def test_content_that_is_neither_bytes_nor_a_file() -> None:
+    with LocalNetwork(peers=2) as net, pytest.raises(TypeError, match="got str"):
+        net[0].query(net[1].id, "text", hops=0)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("fails_after", [0, 1, 10])
 @pytest.mark.parametrize("mode", list(ReplyMode))
 def test_service_that_fails(fails_after: int, mode: ReplyMode, caplog: pytest.LogCaptureFixture) -> None:

@@ -141,7 +141,7 @@ def _answer(
             yield from node.service.handle(_Query(frame), reply)
         except PeerError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
             log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
             yield from _announce_failure(reply)
             raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error

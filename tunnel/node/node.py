@@ -162,9 +162,12 @@ class Node:
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
+            TypeError: content is neither bytes nor a file.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: the query did not come through; says what is known.
         """
+        if not isinstance(content, bytes | bytearray | memoryview) and not hasattr(content, "read"):
+            raise TypeError(f"content is bytes or a binary file, got {type(content).__name__}")
         if profile is None:
             profile = Profile.for_proxies(hops if route is None else len(route.proxies))
         if route is None:

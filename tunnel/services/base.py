@@ -57,8 +57,9 @@ class InnerService(ABC):
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.
 
-        What is left of the query when this returns is read and thrown away; the reply is ended. A service
-        that neither reads nor writes for `Limits.answer_s` is ended by the node. An error that leaves this
-        generator ends the query at the other side with SERVICE_FAILED, and is logged here.
+        Read the query to its end before an answer that takes long: proxies end a query on which nothing moves
+        for `Limits.idle_s`. What is left of it when this returns is read and thrown away; the reply is ended.
+        A service that neither reads nor writes for `Limits.answer_s` is ended by the node. An error that
+        leaves this generator ends the query at the other side with SERVICE_FAILED, and is logged here.
         """
         ...
