@@ -16,6 +16,7 @@ from readwrite_comp import (
     EscapeTermW,
     ExtRead,
     ExtWrite,
+    Hctr,
     IdentityR,
     IdentityW,
     Lioness,
@@ -66,6 +67,11 @@ def _wide_block(engine: str, *, inverse: bool = False) -> Pair:
     )
 
 
+def _hctr() -> Pair:
+    permutation = Hctr(LIONESS_KEYS[:64], 40)
+    return WideBlockW(permutation), WideBlockR(permutation)
+
+
 LAYERS: dict[str, MakePair] = {
     "identity": lambda: (IdentityW(), IdentityR()),
     "sized": lambda: (SizedWindowsW(GROWING), SizedWindowsR(GROWING)),
@@ -95,6 +101,7 @@ LAYERS: dict[str, MakePair] = {
     "sealed": lambda: _sealed("openssl"),
     "sealed_pycryptodome": lambda: _sealed("pycryptodome"),
     "wide_block": lambda: _wide_block("openssl"),
+    "wide_block_hctr": _hctr,
     "wide_block_inverse": lambda: _wide_block("pycryptodome", inverse=True),
 }
 

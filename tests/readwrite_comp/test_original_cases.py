@@ -1,0 +1,355 @@
+"""The original's test cases of layers, limiters and their compositions, by the names that they have there
+(Rust crate *readwrite-comp*): the same sizes, depths and buffer lengths, and the bytes that its tests name.
+
+Its test cipher adds a key to every byte. Here that is `Shift`: a header byte (the key), blocks, and, where
+the cases of composed layers want to see it, a byte after the end (the key plus 3).
+"""
+
+from __future__ import annotations
+
+import io
+import random
+
+import pytest
+
+from readwrite_comp import (
+    ByteReader,
+    ByteWriter,
+    CompExtR,
+    CompExtW,
+    CompR,
+    CompW,
+    Ending,
+    EndStreamR,
+    EndStreamW,
+    EscapeTermR,
+    EscapeTermW,
+    ExtRead,
+    ExtWrite,
+    IdentityR,
+    IdentityW,
+    Malformed,
+    MultiRExt,
+    MultiWExt,
+    Padding,
+    SizedWindowsR,
+    SizedWindowsW,
+    Take,
+    WindowSizes,
+    read_exact_from,
+    read_to_end,
+    write_all_into,
+)
+from readwrite_comp.helpers import read_some, skip_some, write_some
+from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair
+
+MARKER = 123
+
+
+class ShiftW(ExtWrite):
+    """Adds `key` to each byte; pads to blocks."""
+
+    ends = Ending.PADDED
+
+    def __init__(self, key: int, block_bytes: int, *, has_end: bool = False) -> None:
+        super().__init__()
+        self.key, self.block_bytes, self.has_end = key, block_bytes, has_end
+
+    def _start(self) -> None:
+        self.count = 0
+        self._owed.owe(bytes([self.key]))
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        count = write_some(w, memoryview(bytes((byte + self.key) % 256 for byte in view)))
+        self.count += count
+        return count
+
+    def _finish(self) -> None:
+        self._owed.owe(bytes([self.key]) * (-self.count % self.block_bytes))
+        if self.has_end:
+            self._owed.owe(bytes([self.key + 3]))
+
+
+class ShiftR(ExtRead):
+    """Reads what `ShiftW` wrote."""
+
+    ends = Ending.PADDED
+
+    def __init__(self, key: int, block_bytes: int, *, has_end: bool = False) -> None:
+        super().__init__()
+        self.key, self.block_bytes, self.has_end = key, block_bytes, has_end
+
+    def _start(self) -> None:
+        self.count = 0
+        self.byte, self.incoming = memoryview(bytearray(1)), Take()
+        self.incoming.begin(self.byte)
+
+    def _read_header(self, r: ByteReader) -> None:
+        self._expect(r, self.key)
+        self.incoming.begin(self.byte)
+
+    def _expect(self, r: ByteReader, value: int) -> None:
+        self.incoming.fill(r, "a header or end")
+        if self.byte[0] != value:
+            raise Malformed(f"{self.byte[0]}, expected {value}")
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        count = read_some(r, view)
+        for index in range(count):
+            view[index] = (view[index] - self.key) % 256
+        self.count += count
+        return count
+
+    def _skip(self, r: ByteReader) -> None:
+        while self.count % self.block_bytes:
+            self.count += skip_some(r, -self.count % self.block_bytes, "padding")
+        if self.has_end:
+            self._expect(r, self.key + 3)
+
+
+def frames(
+    writer: ExtWrite,
+    reader: ExtRead,
+    *,
+    write_bytes: int = 32,
+    read_bytes: int = 23,
+    lengths: tuple[int, ...] = (123, 123),
+    by_itself: bool = False,
+) -> bytes:
+    """Frames in a row through the same objects, written and read with buffers of the original's lengths, and
+    a marker behind them.
+
+    Args:
+        by_itself: then read on after the content, to 0, as a reader that does not know the length does.
+    Returns:
+        What was on the stream.
+    """
+    rng, stream = random.Random(0), io.BytesIO()
+    contents = [rng.randbytes(length) for length in lengths]
+    for content in contents:
+        writer.write_header(stream)
+        for start in range(0, len(content), write_bytes):
+            write_all_into(writer, stream, content[start : start + write_bytes])
+        writer.flush_into(stream)
+        writer.write_end(stream)
+    stream.write(bytes([MARKER]))
+    wire = stream.getvalue()
+    stream.seek(0)
+    for content in contents:
+        reader.read_header(stream)
+        got = bytearray()
+        while len(got) < len(content):
+            buffer = bytearray(min(read_bytes, len(content) - len(got)))
+            got += buffer[: reader.read_into(stream, buffer)]
+        assert got == content
+        assert reader.read_into(stream, bytearray()) == 0
+        if by_itself:
+            read_to_end(reader, stream, got, limit_bytes=10 * len(content))
+            for _ in range(2):
+                assert reader.read_into(stream, bytearray(read_bytes)) == 0
+        reader.read_end(stream)
+    assert stream.read() == bytes([MARKER])
+    return wire
+
+
+@pytest.mark.parametrize(("key", "block_bytes"), [(4, 7), (0, 1), (255 - 3, 2)])
+def test_the_shift_cipher_is_a_layer(key: int, block_bytes: int) -> None:
+    for has_end in (False, True):
+        check_ext_pair(
+            lambda has_end=has_end: (  # type: ignore[misc]
+                ShiftW(key, block_bytes, has_end=has_end),
+                ShiftR(key, block_bytes, has_end=has_end),
+            )
+        )
+
+
+def test_void() -> None:
+    """test_void, test_void_enr."""
+    assert len(frames(IdentityW(), IdentityR())) == 2 * 123 + 1
+    frames(IdentityW(), IdentityR(), write_bytes=2, read_bytes=2)
+
+
+@pytest.mark.parametrize("block_bytes", [7, 2, 1])
+def test_ciph(block_bytes: int) -> None:
+    wire = frames(ShiftW(9, block_bytes), ShiftR(9, block_bytes))
+    frame_bytes = 1 + -(-123 // block_bytes) * block_bytes
+    assert len(wire) == 2 * frame_bytes + 1
+    assert wire[0] == wire[frame_bytes] == 9
+
+
+@pytest.mark.parametrize("window_bytes", [15, 2, 1])
+def test_endstream(window_bytes: int) -> None:
+    wire = frames(EndStreamW(window_bytes), EndStreamR(window_bytes), by_itself=True)
+    assert len(wire) == 2 * -(-123 // window_bytes) * (window_bytes + 1) + 1
+
+
+def test_enstremciph() -> None:
+    """EndStream over a cipher, through CompW within CompW instead of a stack."""
+    stream, content = io.BytesIO(), bytes(range(23))
+    with CompW(stream, ShiftW(1, 7)) as cipher, CompW(cipher, EndStreamW(15)) as comp:
+        done = 0
+        while done < len(content):
+            done += comp.write(content[done:])
+    assert len(stream.getvalue()) == 1 + 35
+    stream.write(bytes([MARKER]))
+    stream.seek(0)
+    with CompR(stream, ShiftR(1, 7)) as plain, CompR(plain, EndStreamR(15)) as source:
+        got = source.readall()
+        assert got.startswith(content)
+        assert len(got) == 30
+    assert stream.read() == bytes([MARKER])
+
+
+def _end_over_cipher(windows: tuple[int, ...], blocks: tuple[int, ...] | None) -> tuple[MultiWExt, MultiRExt]:
+    writers: list[ExtWrite] = []
+    readers: list[ExtRead] = []
+    for index, window_bytes in enumerate(windows):
+        writer: ExtWrite = EndStreamW(window_bytes)
+        reader: ExtRead = EndStreamR(window_bytes)
+        if blocks:
+            writer = CompExtW(ShiftW(index + 1, blocks[index]), writer)
+            reader = CompExtR(ShiftR(index + 1, blocks[index]), reader)
+        writers.append(writer)
+        readers.append(reader)
+    return MultiWExt(writers), MultiRExt(readers)
+
+
+@pytest.mark.parametrize(
+    ("windows", "blocks"),
+    [((5, 3, 4), (3, 2, 5)), ((4, 3, 2), None), ((2, 4, 7), None)],
+    ids=["ciph_end_mult", "multendstream_dec_windows", "multendstream_inc_windows"],
+)
+def test_three_layers(windows: tuple[int, ...], blocks: tuple[int, ...] | None) -> None:
+    writer, reader = _end_over_cipher(windows, blocks)
+    frames(writer, reader, lengths=(123, 25), by_itself=True)
+    frames(writer, reader, lengths=(123, 25))
+
+
+def test_suspend() -> None:
+    """test_suspend, test_suspend2: a writer lets go, a raw byte goes out, and it ends on the same stream."""
+    stream = io.BytesIO()
+    comp = CompW(stream, ShiftW(1, 1))
+    comp.write(b"ab")
+    lent = comp.suspend()
+    lent.write(memoryview(bytes([MARKER])))
+    comp.resume(lent)
+    comp.write(b"c")
+    comp.close()
+    assert stream.getvalue() == bytes([1, *b"bc", MARKER, *b"d"])
+
+
+def test_read_end_multi_pad() -> None:
+    w = HostileWriter()
+    with CompW(w, EndStreamW(2)) as comp:
+        assert comp.write(b"abc") == 2
+        assert comp.write(b"c") == 1
+    assert len(w.data) == 6
+    r, reader = HostileReader(bytes(w.data)), EndStreamR(2)
+    reader.read_header(r)
+    reader.read_end(r)
+    assert r.position == 6
+
+
+def test_constant_size() -> None:
+    """Copied by one who does not know the length into a second limiter: the size stays."""
+    content = b"abc"
+    for _ in range(3):
+        w = HostileWriter()
+        writer, reader = EndStreamW(2, padding=Padding.ZERO), EndStreamR(2)
+        writer.write_header(w)
+        write_all_into(writer, w, content)
+        writer.write_end(w)
+        assert len(w.data) == 6
+        copied, r = bytearray(), HostileReader(bytes(w.data))
+        reader.read_header(r)
+        read_to_end(reader, r, copied, limit_bytes=4)
+        reader.read_end(r)
+        content = bytes(copied)
+    assert content == b"abc\0"
+
+
+def _written(writer: ExtWrite, content: bytes) -> bytes:
+    w = HostileWriter()
+    writer.write_header(w)
+    write_all_into(writer, w, content)
+    writer.write_end(w)
+    return bytes(w.data)
+
+
+def _read_back(reader: ExtRead, wire: bytes, length: int) -> bytes:
+    r, buffer = HostileReader(wire + bytes([MARKER])), bytearray(length)
+    reader.read_header(r)
+    read_exact_from(reader, r, buffer)
+    reader.read_end(r)
+    assert r.position == len(wire)
+    return bytes(buffer)
+
+
+def test_multiciph() -> None:
+    """test_multiciph_w and _r: headers from the outside in, ends from the inside out."""
+    content = bytes([MARKER, 1, 2, 3, 4])
+    wire = _written(
+        MultiWExt([ShiftW(key, block, has_end=True) for key, block in ((1, 4), (2, 4), (3, 5))]), content
+    )
+    assert list(wire[:4]) == [1, 3, 6, 129]
+    assert (wire[8], wire[10], wire[13]) == (9, 6, 4)
+    assert len(wire) == 14
+    reader = MultiRExt([ShiftR(key, block, has_end=True) for key, block in ((1, 4), (2, 4), (3, 5))])
+    assert _read_back(reader, wire, 5) == content
+
+
+def test_compciph_and_compext() -> None:
+    """test_compciph_w and _r (by nesting), test_compext_w and _r (by CompExt): the same bytes."""
+    content = bytes([1, 2, 3])
+    wire = _written(CompExtW(ShiftW(2, 2, has_end=True), ShiftW(1, 3, has_end=True)), content)
+    assert list(wire[:3]) == [2, 3, 4]
+    assert (wire[5], wire[7]) == (6, 5)
+    reader = CompExtR(ShiftR(2, 2, has_end=True), ShiftR(1, 3, has_end=True))
+    assert _read_back(reader, wire, 3) == content
+    stream = io.BytesIO()
+    with (
+        CompW(stream, ShiftW(2, 2, has_end=True)) as outer,
+        CompW(outer, ShiftW(1, 3, has_end=True)) as inner,
+    ):
+        inner.write(content)
+    assert stream.getvalue() == wire
+    stream.seek(0)
+    with (
+        CompR(stream, ShiftR(2, 2, has_end=True)) as below,
+        CompR(below, ShiftR(1, 3, has_end=True)) as source,
+    ):
+        assert source.read(3) == content
+
+
+P1 = WindowSizes(20, (4, 3), 2048)
+P2 = WindowSizes(20)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size_written", "buffer_bytes"),
+    [(P1, False, 7), (P2, False, 15), (P2, False, 36), (P1, True, 200), (P2, True, 7)],
+)
+def test_windows(sizes: WindowSizes, size_written: bool, buffer_bytes: int) -> None:
+    """windows_test: one object for two frames; padding may be read over, the next byte is intact."""
+    writer = SizedWindowsW(sizes, size_written=size_written)
+    reader = SizedWindowsR(sizes, size_written=size_written)
+    frames(writer, reader, write_bytes=buffer_bytes, read_bytes=buffer_bytes, lengths=(150, 150))
+    # A reader that takes some of the padding for content, and then ends.
+    stream = io.BytesIO(_written(writer, bytes(150)) + bytes([MARKER]))
+    reader.read_header(stream)
+    read_exact_from(reader, stream, bytearray(155))
+    reader.read_end(stream)
+    assert stream.read() == bytes([MARKER])
+
+
+@pytest.mark.parametrize(("escape", "buffer_bytes"), [(0, 7), (1, 15), (3, 200)])
+def test_escape(escape: int, buffer_bytes: int) -> None:
+    """escape_test."""
+    frames(
+        EscapeTermW(escape),
+        EscapeTermR(escape),
+        write_bytes=buffer_bytes,
+        read_bytes=buffer_bytes,
+        lengths=(150, 150),
+        by_itself=True,
+    )

@@ -1,0 +1,284 @@
+"""A stack driven through anything, with a plain `bytearray` as the model (hypothesis, stateful).
+
+Writer and reader are file-like objects over one stack of up to 6 layers. The wire is a row of segments: a
+writer that is lent to another stream begins a new one, and the reader follows where a segment is over. Each
+message has its own model: what was written, and how much of it was read. Invariant: what is read is a prefix
+of what was written, unless somebody has changed the wire; then it is of bounded length, or an error that is
+documented. Only every third message may be changed, or hardly one would ever arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from readwrite_comp import (
+    AuthenticationError,
+    CompR,
+    CompW,
+    Ending,
+    ExtRead,
+    ExtWrite,
+    Malformed,
+    Phase,
+    RemoteLayerError,
+    Truncated,
+)
+from readwrite_comp.helpers import would_block
+
+from .pairs import is_authenticated, stack_of, stacks
+
+T = TypeVar("T")
+answers = st.lists(st.one_of(st.just(0), st.integers(1, 40)), max_size=6)
+MAX_CALLS = 20_000
+FOREIGN = b"not ours"
+
+
+class Segment:
+    """One stream: bytes in, bytes out, and a script of its answers. Where its bytes are over it refuses, or,
+    once `is_cut`, ends.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.position = 0
+        self.is_cut = False
+        self.script: list[int] = []
+
+    @property
+    def unread(self) -> int:
+        return len(self.data) - self.position
+
+    def _limit(self, asked: int) -> int:
+        step = self.script.pop(0) if self.script else asked
+        if step == 0:
+            raise would_block("the script refuses this call")
+        return min(asked, step)
+
+    def write(self, data: memoryview, /) -> int:
+        count = self._limit(len(data))
+        if not self.is_cut:
+            self.data += data[:count]
+        return count
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        count = min(len(buffer), self.unread)
+        if not count:
+            if self.is_cut:
+                return 0
+            raise would_block("nothing more is here")
+        count = self._limit(count)
+        buffer[:count] = self.data[self.position : self.position + count]
+        self.position += count
+        return count
+
+
+class Forbidden:
+    """A stream that nobody may write to."""
+
+    def write(self, data: memoryview, /) -> int:
+        raise AssertionError(f"{len(data)} bytes were left behind for a stream that was given back")
+
+
+class Stack(RuleBasedStateMachine):
+    """Rules: write, flush, end, read, cut, corrupt, lend."""
+
+    @initialize(names=stacks)
+    def make(self, names: list[str]) -> None:
+        self.names = names
+        self.authenticated = is_authenticated(names)
+        writer, reader = stack_of(names)()
+        self.writer: ExtWrite = writer
+        self.reader: ExtRead = reader
+        self.message_count = 0
+        self.open_message()
+
+    def open_message(self) -> None:
+        self.message_count += 1
+        self.segments = [Segment()]
+        self.read_from = 0
+        self.written = bytearray()
+        self.got = bytearray()
+        self.is_ended = False
+        self.is_changed = False
+        self.comp = CompW(self.segments[0], self.writer)
+        self.source = CompR(self.segments[0], self.reader)
+
+    # The ways of a caller.
+
+    def persist(self, call: Callable[[], T]) -> T:
+        """Repeat a writing call until it goes through: scripts are short, so it must."""
+        for _ in range(MAX_CALLS):
+            try:
+                return call()
+            except BlockingIOError:
+                continue
+        raise AssertionError("the writer hangs")
+
+    def try_read(self, call: Callable[[], T]) -> T | None:
+        """Make a reading call until it goes through; None when all that was written is read. Where a segment
+        is over the reader follows to the next one.
+        """
+        for _ in range(MAX_CALLS):
+            try:
+                return call()
+            except BlockingIOError:
+                segment = self.segments[self.read_from]
+                if segment.unread:
+                    continue
+                if segment.is_cut or self.read_from + 1 == len(self.segments):
+                    if segment.is_cut and segment.script:
+                        continue
+                    return None
+                assert self.source.suspend() is segment
+                self.read_from += 1
+                self.source.resume(self.segments[self.read_from])
+        raise AssertionError("the reader hangs")
+
+    # Rules.
+
+    @precondition(lambda self: not self.is_ended)
+    @rule(data=st.binary(min_size=1, max_size=90), script=answers)
+    def write(self, data: bytes, script: list[int]) -> None:
+        """One call: the model grows by what it took."""
+        self.segments[-1].script = script
+        try:
+            count = self.comp.write(data)
+        except BlockingIOError:
+            return
+        assert 1 <= count <= len(data)
+        self.written += data[:count]
+
+    @precondition(lambda self: not self.is_ended)
+    @rule(script=answers)
+    def flush(self, script: list[int]) -> None:
+        self.segments[-1].script = script
+        self.persist(self.comp.flush)
+
+    @precondition(lambda self: not self.is_ended)
+    @rule(script=answers)
+    def end(self, script: list[int]) -> None:
+        self.segments[-1].script = script
+        self.persist(self.comp.close)
+        assert self.writer.phase is Phase.NEW
+        self.is_ended = True
+        self.segments[-1].data += b"" if self.segments[-1].is_cut else FOREIGN
+
+    @precondition(lambda self: not self.is_ended and len(self.segments) < 5)
+    @rule(script=answers)
+    def lend(self, script: list[int]) -> None:
+        """The writer gives its stream back, with no byte for it left behind, and goes on on another one."""
+        self.segments[-1].script = script
+        lent = self.persist(self.comp.suspend)
+        assert lent is self.segments[-1]
+        self.writer.settle_into(Forbidden())
+        self.segments.append(Segment())
+        self.segments[-1].is_cut = self.segments[-2].is_cut
+        self.comp.resume(self.segments[-1])
+
+    @precondition(lambda self: self.message_count % 3 == 0)
+    @rule(position=st.integers(0, 10_000), mask=st.integers(1, 255))
+    def corrupt(self, position: int, mask: int) -> None:
+        """Change a byte that is under way."""
+        segment = self.segments[self.read_from]
+        if segment.unread:
+            segment.data[segment.position + position % segment.unread] ^= mask
+            self.is_changed = True
+
+    @precondition(lambda self: self.message_count % 3 == 0)
+    @rule(keep=st.integers(0, 10_000))
+    def cut(self, keep: int) -> None:
+        """The wire ends here: what is under way beyond is lost, and what is written from now on too."""
+        segment = self.segments[self.read_from]
+        del segment.data[segment.position + keep % (segment.unread + 1) :]
+        del self.segments[self.read_from + 1 :]
+        segment.is_cut = self.is_changed = True
+        if not self.is_ended:
+            stream = self.persist(self.comp.suspend)
+            self.comp.resume(segment if stream is not segment else stream)
+
+    @rule(size=st.integers(1, 90), script=answers)
+    def read(self, size: int, script: list[int]) -> None:
+        self.segments[self.read_from].script = script
+        size = size if self.reader.ends is Ending.EXACT else min(size, len(self.written) - len(self.got))
+        if size <= 0:
+            return
+        buffer = bytearray(size)
+        try:
+            count = self.try_read(lambda: self.source.readinto(buffer))
+        except RemoteLayerError as error:
+            self.check_error(error)
+            return
+        if count is None:
+            return
+        self.got += buffer[:count]
+        if count == 0 and not self.is_changed:
+            assert self.is_ended
+            assert self.got == self.written
+
+    @precondition(lambda self: self.is_ended)
+    @rule(script=answers)
+    def read_all(self, script: list[int]) -> None:
+        """Read what is left, and the end; all of it must have come. Then the next message begins."""
+        self.segments[self.read_from].script = script
+        limit = None if self.reader.ends is Ending.EXACT else len(self.written)
+        try:
+            while limit is None or len(self.got) < limit:
+                buffer = bytearray(50 if limit is None else min(50, limit - len(self.got)))
+                count = self.try_read(lambda buffer=buffer: self.source.readinto(buffer))  # type: ignore[misc]
+                if not count:
+                    break
+                self.got += buffer[:count]
+                self.prefix()
+            self.try_read(self.source.close)
+        except RemoteLayerError as error:
+            self.check_error(error)
+            return
+        if self.is_changed:
+            if self.authenticated and self.source.closed and self.reader.ends is Ending.EXACT:
+                assert self.got == self.written
+            self.start_over()
+            return
+        assert self.source.closed, "the reader waits for more than was written"
+        assert self.got == self.written
+        assert self.segments[-1].unread == len(FOREIGN), (
+            "foreign bytes were read, or some of the message left"
+        )
+        self.open_message()
+
+    def check_error(self, error: RemoteLayerError) -> None:
+        assert self.is_changed, f"{error!r} although nobody has touched the wire"
+        assert isinstance(error, (AuthenticationError, Malformed, Truncated))
+        self.prefix()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """After a spoilt message: both sides drop it, and are as new."""
+        if not self.comp.closed:
+            self.comp.abandon()
+        self.source.abandon()
+        self.writer.reset()
+        self.reader.reset()
+        self.open_message()
+
+    @invariant()
+    def prefix(self) -> None:
+        if not hasattr(self, "got"):
+            return
+        if not self.is_changed or self.authenticated:
+            assert self.written.startswith(self.got)
+        wire_bytes = sum(len(segment.data) for segment in self.segments)
+        assert len(self.got) <= max(wire_bytes, len(self.written))
+
+    def teardown(self) -> None:
+        if hasattr(self, "comp"):
+            self.comp.abandon()
+            self.source.abandon()
+
+
+TestStack = Stack.TestCase
+TestStack.settings = settings(settings(), stateful_step_count=40)
