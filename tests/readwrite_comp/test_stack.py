@@ -121,7 +121,7 @@ def test_corruption(
 
 
 # Each example is a whole run of the kit; the single checks above are the ones that the profile makes longer.
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(names=stacks)
 def test_kit(names: list[str]) -> None:
     check_ext_pair(
