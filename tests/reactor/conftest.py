@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from reactor import EpollPoller, FakeClock, Poller, Reactor, SelectorPoller, SocketStream
+from tests.reactor.helpers import errors_logged
 
 POLLERS: dict[str, Callable[[], Poller]] = {"epoll": EpollPoller, "selector": SelectorPoller}
 
@@ -22,8 +23,7 @@ def no_unexpected_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail a test that leaves a warning in the reactor's log; one that expects it reads and clears it."""
     caplog.set_level(logging.WARNING, logger="reactor")
     yield
-    left = [record.getMessage() for record in caplog.records if record.name == "reactor"]
-    assert left == []
+    assert errors_logged(caplog) == []
 
 
 @pytest.fixture(params=list(POLLERS))

