@@ -17,7 +17,7 @@ from tunnel.geometry import ADDRESS_BYTES, Profile
 from tunnel.onion.header import Hop
 from tunnel.primitives import TunnelEngine
 
-__all__ = ["MAX_DESCRIPTOR_BYTES", "Address", "Descriptor", "OnionKeyInfo"]
+__all__ = ["MAX_DESCRIPTOR_BYTES", "Address", "Descriptor", "OnionKeyInfo", "short"]
 
 MAX_DESCRIPTOR_BYTES = 486  # what a link handshake has room for
 _MAGIC = b"mtun\x01"
@@ -39,6 +39,11 @@ _FIELDS = {
     _SEQUENCE: (8, 8, 1, 1),
     _EXPIRY: (4, 4, 1, 1),
 }
+
+
+def short(node_id: bytes) -> str:
+    """A node id as people see it: its first four bytes in hex."""
+    return node_id.hex()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +95,11 @@ class Descriptor:
             DescriptorError: the descriptor has expired, or none of its keys is valid now.
         """
         if now_s >= self.expiry:
-            raise DescriptorError(f"the descriptor of node {self.node_id.hex()[:8]} has expired")
+            raise DescriptorError(f"the descriptor of node {short(self.node_id)} has expired")
         for key in self.onion_keys:
             if key.not_before <= now_s < key.not_after:
                 return Hop(key.public, key.not_before)
-        raise DescriptorError(f"node {self.node_id.hex()[:8]} has published no onion key for now")
+        raise DescriptorError(f"node {short(self.node_id)} has published no onion key for now")
 
     def offers(self, profile: Profile) -> bool:
         return profile.byte in self.profiles
@@ -148,7 +153,7 @@ class Descriptor:
         try:
             engine.ed25519_verify(node_id, body, data[-_SIGNATURE_BYTES:])
         except BadSignature as error:
-            raise DescriptorError(f"descriptor of node {node_id.hex()[:8]} is not signed by it") from error
+            raise DescriptorError(f"descriptor of node {short(node_id)} is not signed by it") from error
         onion_keys = tuple(OnionKeyInfo(*_ONION_KEY.unpack(value)) for value in fields[_ONION])
         addresses = tuple(Address.unpack(value) for value in fields[_ADDRESS])
         if any(key.not_before >= key.not_after for key in onion_keys) or any(not a.port for a in addresses):

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
+from tunnel.descriptor import short
 from tunnel.directory import StaticDirectory
 from tunnel.errors import TooManyFiles
 from tunnel.keys import NodeKeys
@@ -115,7 +116,7 @@ class LocalNetwork:
         scope = Scope("local network", fail_together=False)
         try:
             for node in self._nodes:
-                name = f"node {node.id.hex()[:8]}"
+                name = f"node {short(node.id)}"
                 self._serving[node.id] = yield from scope.spawn(node.serve(), name=name)
             yield from scope.join()
         finally:

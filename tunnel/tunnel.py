@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from readwrite_comp import CompExtR, ExtRead, MultiRExt, WideBlockR, WideBlockW
 from readwrite_comp.primitives import random_bytes as system_random_bytes
 from readwrite_comp.wideblock import Lioness
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute, DescriptorError, HeaderError, RefusedKey, UnknownNext
 from tunnel.geometry import NODE_ID_BYTES, SEED_BYTES, Profile
@@ -233,9 +233,9 @@ class Tunnel(TunnelReader):
         assert len(node_id) == NODE_ID_BYTES
         descriptor = self._directory.lookup(node_id)
         if descriptor is None:
-            raise BadRoute(f"node {node_id.hex()[:8]} of the route is not in the directory")
+            raise BadRoute(f"node {short(node_id)} of the route is not in the directory")
         if not descriptor.offers(profile):
-            raise BadRoute(f"node {node_id.hex()[:8]} of the route does not offer profile {profile.name!r}")
+            raise BadRoute(f"node {short(node_id)} of the route does not offer profile {profile.name!r}")
         return descriptor
 
     def _reply_block(
@@ -243,8 +243,8 @@ class Tunnel(TunnelReader):
     ) -> ReplyBlock:
         """The block of mode `route`: the same proxies in reverse."""
         way_back = list(zip(route.proxies, hops, strict=False))[::-1]
-        onion = self._keys_secret.onion
-        own = Hop(self.engine.x25519_private(onion.private).public, onion.epoch)
+        current = self._keys[0]
+        own = Hop(current.private.public, current.epoch)
         return build_reply_block(
             profile,
             way_back,

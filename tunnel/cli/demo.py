@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tunnel.cli.terminal import ProgressBar, parse_size, readable_size, table
+from tunnel.descriptor import short
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
@@ -288,7 +289,7 @@ def _print_table(
         rows.append(
             [
                 role,
-                node.hex()[:8],
+                short(node),
                 f":{ports[node]}",
                 _bytes_out(query_in),
                 _bytes_out(query),

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from reactor import RunInThread, Service, Signal
+from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node.context import NodeContext, short
+from tunnel.node.context import NodeContext
 from tunnel.node.frame_io import FrameWriter
 from tunnel.node.links import end_link_beside
 from tunnel.node.pending import PendingQuery, Sink

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from reactor import Channel, CurrentTime, Scope, Service
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.node.forward import Forward
 from tunnel.node.limits import Limits
@@ -17,7 +17,7 @@ from tunnel.primitives import TunnelEngine, X25519Private
 from tunnel.services import InnerService
 from tunnel.tunnel import Tunnel
 
-__all__ = ["FrameReport", "NodeContext", "report_frame", "short"]
+__all__ = ["FrameReport", "NodeContext", "report_frame"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,3 @@ def report_frame(node: NodeContext, link: LinkStream, started_s: float, *, conte
                 node.descriptor.node_id, link.peer_id, content_in, link.content_out, started_s, ended_s
             )
         )
-
-
-def short(node_id: bytes) -> str:
-    return node_id.hex()[:8]

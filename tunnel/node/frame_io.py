@@ -113,7 +113,6 @@ class FrameReader:
         self._layer = layer
         self._has_ended = False
         self.ended = Signal()
-        self.content_bytes = 0
 
     def start(self) -> Service[None]:
         """Read what precedes the content: the reply blocks."""
@@ -125,7 +124,6 @@ class FrameReader:
             return 0
         yield PASS  # as in FrameWriter.write: opening one chunk can take milliseconds
         count = yield from self._call(self._layer.read_into, buffer)
-        self.content_bytes += count
         if count == 0 and len(buffer):
             yield from self._call(self._layer.read_end)
             if (yield from self._reader.readinto(memoryview(bytearray(1)))):

@@ -23,10 +23,10 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Descriptor, short
 from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused, PeerError
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
-from tunnel.node.context import NodeContext, short
+from tunnel.node.context import NodeContext
 from tunnel.node.wire import LinkStream
 
 __all__ = ["accept_link", "dial", "end_link", "end_link_beside"]

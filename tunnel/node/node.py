@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from reactor import Channel, Reactor, Scope, Service, TcpListener
-from tunnel.descriptor import Address, Descriptor
+from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
 from tunnel.geometry import Profile
@@ -87,7 +87,7 @@ class Node:
             service=service or Echo(),
             limits=limits,
             # A read or write service that fails must not take the others with it.
-            scope=Scope(f"node {descriptor.node_id.hex()[:8]}", fail_together=False),
+            scope=Scope(f"node {short(descriptor.node_id)}", fail_together=False),
             forwards=Channel(_FORWARD_QUEUE),
             observe=observe,
             wall_clock=wall_clock,

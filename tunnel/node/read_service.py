@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from reactor import ReadYield, Service, SocketStream, TimedOut, UnexpectedEnd, timeout_after
+from tunnel.descriptor import short
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -21,7 +22,7 @@ from tunnel.errors import (
     StreamReset,
 )
 from tunnel.geometry import Profile
-from tunnel.node.context import NodeContext, short
+from tunnel.node.context import NodeContext
 from tunnel.node.forward import Forward
 from tunnel.node.links import accept_link, end_link
 from tunnel.node.local_service import drop_service, home_service, local_service

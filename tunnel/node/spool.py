@@ -22,10 +22,6 @@ class Spool:
         self._memory_bytes = memory_bytes
         self._file: IO[bytes] = io.BytesIO()
 
-    @property
-    def is_on_disk(self) -> bool:
-        return not isinstance(self._file, io.BytesIO)
-
     def write(self, data: memoryview) -> int:
         """Append. Raises OSError when the disk does not take it."""
         file = self._file
