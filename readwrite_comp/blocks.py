@@ -41,6 +41,10 @@ class _Blocks:
         self._permute(view, self._tweak)
         self._tweak += 1
 
+    def apply_into(self, source: memoryview, out: memoryview) -> None:
+        out[:] = source
+        self.apply(out)
+
 
 class WideBlockW(InPlaceW):
     """Writes content as permuted blocks. Ends: PADDED. A partial block cannot be flushed.

@@ -136,6 +136,21 @@ class Owed:
             # Stored at every step, so that whatever the next write raises finds the right rest.
             self._view = view = view[count:]
 
+    def send(self, w: ByteWriter, view: memoryview) -> None:
+        """Write `view` as far as the stream takes it now and owe the rest; nothing is owed before.
+
+        The same as `owe` and `push`, in one call of the stream where all goes well: the usual case, and a
+        microsecond of the three that a layer costs.
+        """
+        try:
+            count = write_some(w, view)
+        except BlockingIOError:
+            count = 0
+        if count != len(view):
+            self._view = view[count:]
+            if count:
+                self.push(w)
+
     def push(self, w: ByteWriter) -> None:
         """Write what the stream takes now, for callers that have taken content already and so must not
         raise.

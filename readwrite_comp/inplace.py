@@ -60,6 +60,14 @@ class Transform(Protocol):
         """
         ...
 
+    @property
+    def apply_into(self) -> Callable[[memoryview, memoryview], None]:
+        """Does the same from one view into another of equal length.
+
+        The first transform takes the caller's content so into the layer's own buffer: a copy less.
+        """
+        ...
+
 
 def _checked(transforms: Sequence[Transform]) -> int:
     """Return the block size that all transforms share."""
@@ -85,7 +93,8 @@ class InPlaceW(ExtWrite):
         super().__init__()
         self._block_bytes = _checked(transforms)
         self._transforms = tuple(transforms)
-        self._applies: tuple[Callable[[memoryview], None], ...] = ()
+        self._first = self._transforms[-1].apply_into
+        self._others: tuple[Callable[[memoryview], None], ...] = ()
         self._buffer = memoryview(bytearray(self._block_bytes if self._block_bytes > 1 else 0))
         self._held = 0
         self.ends = Ending.PADDED if self._block_bytes > 1 else Ending.NEVER
@@ -114,39 +123,46 @@ class InPlaceW(ExtWrite):
             headers = header
         if headers:
             self._owed.owe(headers)
-        self._applies = tuple(transform.apply for transform in reversed(self._transforms))
+        self._first = self._transforms[-1].apply_into
+        self._others = tuple(transform.apply for transform in reversed(self._transforms[:-1]))
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
-        if self._block_bytes == 1:
-            count = min(len(view), _STREAM_BYTES)
-            if count > len(self._buffer):
-                self._buffer = memoryview(bytearray(count))
-            block = self._buffer[:count]
-            block[:] = view[:count]
-            for apply in self._applies:
-                apply(block)
-            self._owed.owe(block)
-            self._owed.push(w)
-            return count
+        size = self._block_bytes
+        if size == 1:
+            size = min(len(view), _STREAM_BYTES)
+            if size > len(self._buffer):
+                self._buffer = memoryview(bytearray(size))
+        elif self._held or len(view) < size:
+            return self._collect(w, view)
+        block = self._buffer
+        if len(block) != size:
+            block = block[:size]
+        self._first(view if len(view) == size else view[:size], block)
+        for apply in self._others:
+            apply(block)
+        self._owed.send(w, block)
+        return size
+
+    def _collect(self, w: ByteWriter, view: memoryview) -> int:
+        """Take a part of a block."""
         held = self._held
         count = min(len(view), self._block_bytes - held)
         self._buffer[held : held + count] = view[:count]
         self._held = held + count
         if self._held == self._block_bytes:
-            self._close_block()
-            self._owed.push(w)
+            self._owed.send(w, self._close_block())
         return count
 
     def _finish(self) -> None:
         if self._held:
             self._buffer[self._held :] = bytes(self._block_bytes - self._held)
-            self._close_block()
+            self._owed.owe(self._close_block())
 
-    def _close_block(self) -> None:
+    def _close_block(self) -> memoryview:
         self._held = 0
-        for apply in self._applies:
-            apply(self._buffer)
-        self._owed.owe(self._buffer)
+        for transform in reversed(self._transforms):
+            transform.apply(self._buffer)
+        return self._buffer
 
 
 class InPlaceR(ExtRead):

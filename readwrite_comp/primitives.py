@@ -153,6 +153,9 @@ class _OpenSslCtr:
             raise _refuse_read_only()
         self._update_into(view, view)
 
+    def apply_into(self, source: ReadableBuffer, out: memoryview) -> None:
+        self._update_into(source, out)
+
 
 class _OpenSslBlocks:
     __slots__ = ("_update_into", "decrypt", "encrypt")
@@ -254,6 +257,9 @@ class _PycryptodomeCtr:
         if view.readonly:
             raise _refuse_read_only()
         self._encrypt(view, output=view)
+
+    def apply_into(self, source: ReadableBuffer, out: memoryview) -> None:
+        self._encrypt(source, output=out)
 
 
 class _PycryptodomeBlocks:

@@ -38,7 +38,9 @@ class _Keystream:
         return iv
 
     def begin_read(self, header: bytes) -> None:
-        self.apply: Callable[[memoryview], None] = self._engine.ctr(self._key, header).apply
+        stream = self._engine.ctr(self._key, header)
+        self.apply: Callable[[memoryview], None] = stream.apply
+        self.apply_into: Callable[[memoryview, memoryview], None] = stream.apply_into
 
 
 class StreamCipherW(InPlaceW):
