@@ -47,8 +47,11 @@ def check_throughput(found: dict[str, Any], proxies: list[int], pairs: int) -> N
 def check_layers(found: dict[str, Any]) -> None:
     assert found["benchmark"] == "layers"
     check_machine(found["machine"])
-    # Copy-through at two block sizes; for each engine and size Lioness, HCTR twice and four depths.
-    assert len(found["cases"]) == 2 + len(engine_names()) * 2 * (1 + 2 + 4)
+    names = [(case["name"], case["engine"], case["block_bytes"]) for case in found["cases"]]
+    assert len(set(names)) == len(names)
+    # Limiters both ways at two sizes; for each engine the two permutations at two sizes, and of each kind
+    # four depths at three sizes, one of them read at two.
+    assert len(names) == 4 * 2 * 2 + len(engine_names()) * (2 * 2 + 4 * (4 * 3 + 2))
     for case in found["cases"]:
         for name in ("mb_per_s", "bound_mb_per_s", "ratio"):
             check_spread(case[name], found["settings"]["rounds"])
@@ -102,7 +105,7 @@ def test_wrong_use_is_refused(options: list[str], capsys: pytest.CaptureFixture[
 
 def test_layers_as_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert layers.main(["--short"]) == 0
-    assert "25 wide-block layers" in capsys.readouterr().out
+    assert "25 × LIONESS write" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mode", ["none", "route"])

@@ -4,6 +4,9 @@ streams that are cut, corrupted or go on where no writer ends them.
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -175,3 +178,40 @@ def test_a_large_write_is_taken_in_bounded_parts(make_pair: MakePair) -> None:
     assert writer.write_into(w, bytes(1 << 20)) <= 16 * 1024
     with pytest.raises(BlockingIOError):
         writer.write_into(w, b"more")
+
+
+@given(
+    content=st.binary(max_size=300).map(lambda data: data.replace(b"\x01", b"\0")),
+    buffer_bytes=st.integers(1, 64),
+    read_bytes=st.integers(1, 40),
+)
+def test_escape_term_takes_no_more_than_its_message_from_a_stream_that_can_peek(
+    content: bytes, buffer_bytes: int, read_bytes: int
+) -> None:
+    stream = io.BytesIO()
+    stream.write(wire_of(EscapeTermW(0), content))
+    stream.write(b"foreign")
+    stream.seek(0)
+    peeking = io.BufferedReader(stream, buffer_bytes)
+    layer, found, buffer = EscapeTermR(0), b"", bytearray(read_bytes)
+    layer.read_header(peeking)
+    while count := layer.read_into(peeking, buffer):
+        found += buffer[:count]
+    layer.read_end(peeking)
+    assert found == content
+    assert peeking.read() == b"foreign"
+
+
+def test_escape_term_reads_in_pieces_where_it_can_peek() -> None:
+    class Counting(io.BufferedReader):
+        calls = 0
+
+        def readinto(self, buffer: Any) -> int:
+            self.calls += 1
+            return super().readinto(buffer)
+
+    stream = Counting(io.BytesIO(wire_of(EscapeTermW(0), b"x" * 10_000)), 4096)
+    layer, buffer = EscapeTermR(0), bytearray(10_000)
+    layer.read_header(stream)
+    assert layer.read_into(stream, buffer) == 10_000
+    assert stream.calls <= 10
