@@ -37,7 +37,7 @@ class Settings:
     """
 
     rounds: int = 7
-    megabytes: float = 32
+    megabytes: float = 8
     only: str = ""
 
     @classmethod

@@ -14,17 +14,16 @@ would be done.
 """
 
 from .checks import (
-    MakePair,
     check_abandoned_write,
-    check_corruption,
     check_early_end,
     check_ext_pair,
     check_misuse,
     check_round_trip,
-    check_truncation,
 )
-from .drive import ReadResult, read_message, write_message
+from .costs import check_memory, check_work
+from .drive import MakePair, ReadResult, read_message, write_message
 from .streams import HostileReader, HostileWriter, KitFailure
+from .tampering import check_corruption, check_extension, check_removal, check_runs, check_truncation
 
 __all__ = [
     "HostileReader",
@@ -36,9 +35,14 @@ __all__ = [
     "check_corruption",
     "check_early_end",
     "check_ext_pair",
+    "check_extension",
+    "check_memory",
     "check_misuse",
+    "check_removal",
     "check_round_trip",
+    "check_runs",
     "check_truncation",
+    "check_work",
     "read_message",
     "write_message",
 ]

@@ -8,34 +8,25 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
 
-from ..base import Ending, ExtRead, ExtWrite
-from ..errors import AuthenticationError, Malformed, PhaseError, Truncated
-from ..phases import Phase
-from .drive import read_message, write_message
+from ..base import Ending
+from ..errors import PhaseError
+from .costs import check_memory, check_work
+from .drive import MakePair, length_for, read_message, write_message
 from .streams import HostileReader, HostileWriter, KitFailure, require
+from .tampering import check_corruption, check_extension, check_removal, check_truncation
 
 __all__ = [
-    "MakePair",
     "check_abandoned_write",
-    "check_corruption",
     "check_early_end",
     "check_ext_pair",
     "check_misuse",
     "check_round_trip",
-    "check_truncation",
 ]
-
-MakePair = Callable[[], tuple[ExtWrite, ExtRead]]
 
 # Endings that the format shows: an early end of reading passes the rest, and a cut anywhere is noticed.
 SHOWN = (Ending.EXACT, Ending.MARKED)
 
 FOREIGN = b"these bytes belong to somebody else"
-
-
-def _length_for(reader: ExtRead, length: int) -> int | None:
-    """What a reader must be told of the length: nothing if it ends by itself."""
-    return None if reader.ends is Ending.EXACT else length
 
 
 def check_round_trip(
@@ -65,7 +56,7 @@ def check_round_trip(
         borders.append(len(w.data))
     r = HostileReader(bytes(w.data) + FOREIGN, read_script)
     for index, (content, border) in enumerate(zip(contents, borders, strict=True)):
-        result = read_message(reader, r, _length_for(reader, len(content)), read_splits)
+        result = read_message(reader, r, length_for(reader, len(content)), read_splits)
         require(result.error is None, f"message {index} of {len(content)} bytes: {result.error!r}")
         require(result.content == content, f"message {index} of {len(content)} bytes came out changed")
         require(
@@ -89,7 +80,7 @@ def check_abandoned_write(
     w = HostileWriter(write_script)
     taken = write_message(writer, w, content, write_splits, gives_up_when_refused=True)
     r = HostileReader(bytes(w.data) + FOREIGN)
-    result = read_message(reader, r, _length_for(reader, len(taken)))
+    result = read_message(reader, r, length_for(reader, len(taken)))
     require(result.error is None, f"{len(taken)} bytes, then given up: {result.error!r}")
     require(
         result.content == taken, f"{len(taken)} bytes were taken, {len(result.content)} came out, or others"
@@ -113,87 +104,6 @@ def check_early_end(
     require(result.error is None, f"ended after {read_bytes} bytes: {result.error!r}")
     require(content.startswith(result.content), "what was read is not a prefix of the content")
     require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
-
-
-def check_truncation(
-    make_pair: MakePair,
-    content: bytes,
-    cut: int,
-    *,
-    read_script: Iterable[int] = (),
-    read_splits: Sequence[int] = (64,),
-) -> None:
-    """A stream that ends after `cut` bytes of the message: a documented error, or, if the layer has no end
-    mark, an early end. What came out is a prefix of the content; after `reset()` the reader reads a whole
-    message.
-    """
-    writer, reader = make_pair()
-    w = HostileWriter()
-    write_message(writer, w, content)
-    wire = bytes(w.data)
-    cut = min(cut, len(wire))
-    result = read_message(
-        reader, HostileReader(wire[:cut], read_script), _length_for(reader, len(content)), read_splits
-    )
-    where = f"cut after {cut} of {len(wire)} bytes"
-    require(content.startswith(result.content), f"{where}: what came out is not a prefix of the content")
-    if cut == len(wire):
-        require(result.error is None and result.content == content, f"{where}: {result.error!r}")
-    elif reader.ends in SHOWN:
-        require(result.error is not None, f"{where}: not noticed, although the layer has an end mark")
-    _check_usable_again(writer, reader, content)
-
-
-def check_corruption(
-    make_pair: MakePair,
-    content: bytes,
-    position: int,
-    mask: int,
-    *,
-    authenticated: bool,
-    read_splits: Sequence[int] = (64,),
-) -> None:
-    """One changed byte on the wire (XOR `mask`, not 0).
-
-    With `authenticated` nothing wrong may come out: a prefix of the content and then `AuthenticationError`,
-    `Malformed` or `Truncated`, or all of the content where the byte was padding outside the seal. Without it,
-    documented errors or wrong content, no longer than the wire. After `reset()` the reader reads a whole
-    message.
-    """
-    writer, reader = make_pair()
-    w = HostileWriter()
-    write_message(writer, w, content)
-    wire = bytearray(w.data)
-    if not wire:
-        return
-    position %= len(wire)
-    wire[position] ^= mask
-    length = _length_for(reader, len(content))
-    result = read_message(reader, HostileReader(bytes(wire)), length, read_splits, most_bytes=len(wire))
-    where = f"byte {position} of {len(wire)} changed"
-    require(
-        result.error is None or isinstance(result.error, (AuthenticationError, Malformed, Truncated)),
-        f"{where}: undocumented {result.error!r}",
-    )
-    if authenticated:
-        require(content.startswith(result.content), f"{where}: content that was not written came out")
-        require(
-            result.error is not None or result.content == content,
-            f"{where}: content is missing, and no error",
-        )
-    _check_usable_again(writer, reader, content)
-
-
-def _check_usable_again(writer: ExtWrite, reader: ExtRead, content: bytes) -> None:
-    reader.reset()
-    require(reader.phase is Phase.NEW, f"after reset() the reader is {reader.phase.name}, expected NEW")
-    w = HostileWriter()
-    write_message(writer, w, content)
-    result = read_message(reader, HostileReader(bytes(w.data)), _length_for(reader, len(content)))
-    require(
-        result.error is None and result.content == content,
-        f"after reset() a good message fails: {result.error!r}",
-    )
 
 
 def check_misuse(make_pair: MakePair) -> None:
@@ -221,7 +131,7 @@ def check_misuse(make_pair: MakePair) -> None:
     _goes_through(lambda: reader.read_into(r, bytearray(2)))
     reader.reset()
     r = HostileReader(bytes(w.data) + FOREIGN)
-    result = read_message(reader, r, _length_for(reader, 4))
+    result = read_message(reader, r, length_for(reader, 4))
     require(result.error is None and result.content == b"kept", "after reset() a message does not come out")
     require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
 
@@ -248,15 +158,18 @@ def check_ext_pair(
     sizes: Sequence[int] = (0, 1, 2, 7, 16, 33, 100, 1_000),
     samples: int = 60,
     seed: int = 0,
+    long_bytes: int = 16_384,
 ) -> None:
-    """Put a layer or stack through all checks of this module.
+    """Put a layer or stack through all checks of the kit.
 
     Args:
         make_pair: returns a fresh writer and the reader that matches it.
         authenticated: the layer promises that nothing comes out that was not written.
         sizes: lengths of contents; name those around the edges of your windows or blocks.
-        samples: how many cuts and changed bytes to try; all of them, if the message is no longer.
+        samples: how many cuts, changed, inserted and lost bytes to try; all places, if the message is no
+            longer.
         seed: of the choices made here; the same seed makes the same ones.
+        long_bytes: length of the content that shows that memory and work are bounded; 0 leaves that out.
     Raises:
         KitFailure: a promise is broken; the text says which.
         Exception: whatever else the layer let through, which is a failure just as well.
@@ -291,6 +204,14 @@ def check_ext_pair(
         )
     for position in _sample(rng, wire_bytes, samples):
         check_corruption(make_pair, small, position, rng.randrange(1, 256), authenticated=authenticated)
+    for position in _sample(rng, wire_bytes, samples):
+        inserted = rng.randbytes(rng.choice((1, 1, 2, 16)))
+        check_extension(make_pair, small, position, inserted, authenticated=authenticated)
+    for position in _sample(rng, wire_bytes, samples):
+        check_removal(make_pair, small, position, rng.choice((1, 1, 2, 16)), authenticated=authenticated)
+    if long_bytes:
+        check_memory(make_pair, long_bytes)
+        check_work(make_pair, long_bytes)
 
 
 def _random_script(rng: random.Random, length: int) -> list[int]:

@@ -8,16 +8,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from ..base import ExtRead, ExtWrite
+from ..base import Ending, ExtRead, ExtWrite
 from ..errors import LayerError, RemoteLayerError
 from ..phases import Phase
 from .streams import MAX_REFUSALS, HostileReader, HostileWriter, KitFailure, require
 
-__all__ = ["ReadResult", "read_message", "write_message"]
+__all__ = ["MakePair", "ReadResult", "length_for", "read_message", "write_message"]
 
 T = TypeVar("T")
+
+MakePair: TypeAlias = Callable[[], tuple[ExtWrite, ExtRead]]
+"""Returns a fresh writer and the reader that matches it."""
+
+
+def length_for(reader: ExtRead, length: int) -> int | None:
+    """What a reader must be told of the length of a message: nothing if it ends by itself."""
+    return None if reader.ends is Ending.EXACT else length
 
 
 def _until_done(call: Callable[[], T]) -> T:

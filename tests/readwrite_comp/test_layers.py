@@ -61,7 +61,7 @@ from .pairs import (
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_kit(name: str) -> None:
-    check_ext_pair(LAYERS[name], authenticated=is_authenticated([name]), sizes=EDGES, samples=1_000)
+    check_ext_pair(LAYERS[name], authenticated=is_authenticated([name]), sizes=EDGES, samples=300)
 
 
 @given(

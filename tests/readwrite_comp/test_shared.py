@@ -36,7 +36,9 @@ def test_a_handle_is_a_layer(name: str) -> None:
         writer, reader = LAYERS[name]()
         return SharedW(writer).share(), SharedR(reader).share()
 
-    check_ext_pair(make_pair, authenticated=is_authenticated([name]), sizes=(0, 1, 16, 41), samples=5)
+    check_ext_pair(
+        make_pair, authenticated=is_authenticated([name]), sizes=(0, 1, 16, 41), samples=5, long_bytes=0
+    )
 
 
 def test_handles_in_stacks() -> None:

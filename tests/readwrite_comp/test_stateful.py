@@ -85,7 +85,7 @@ class Forbidden:
 
 
 class Stack(RuleBasedStateMachine):
-    """Rules: write, flush, end, read, cut, corrupt, lend."""
+    """Rules: write, flush, end, read, cut, corrupt, insert, remove, lend."""
 
     @initialize(names=stacks)
     def make(self, names: list[str]) -> None:
@@ -188,6 +188,24 @@ class Stack(RuleBasedStateMachine):
         if segment.unread:
             segment.data[segment.position + position % segment.unread] ^= mask
             self.is_changed = True
+
+    @precondition(lambda self: self.message_count % 3 == 0)
+    @rule(position=st.integers(0, 10_000), inserted=st.binary(min_size=1, max_size=20))
+    def insert(self, position: int, inserted: bytes) -> None:
+        """Put bytes among those that are under way."""
+        segment = self.segments[self.read_from]
+        at = segment.position + position % (segment.unread + 1)
+        segment.data[at:at] = inserted
+        self.is_changed = True
+
+    @precondition(lambda self: self.message_count % 3 == 0)
+    @rule(position=st.integers(0, 10_000), count=st.integers(1, 40))
+    def remove(self, position: int, count: int) -> None:
+        """Take bytes out of those that are under way."""
+        segment = self.segments[self.read_from]
+        at = segment.position + position % (segment.unread + 1)
+        del segment.data[at : at + count]
+        self.is_changed = True
 
     @precondition(lambda self: self.message_count % 3 == 0)
     @rule(keep=st.integers(0, 10_000))

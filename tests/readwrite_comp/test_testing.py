@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from readwrite_comp import (
     Ending,
+    EndStreamR,
+    EndStreamW,
     ExtRead,
     ExtWrite,
     IdentityR,
@@ -17,10 +20,17 @@ from readwrite_comp import (
     PaddedWindowsW,
     Phase,
     RemoteLayerError,
+    SealedR,
+    SealedW,
     Truncated,
+    WideBlockR,
+    WideBlockW,
 )
+from readwrite_comp.blocks import _Blocks
 from readwrite_comp.helpers import ByteReader, ByteWriter, read_some, write_some
-from readwrite_comp.testing import KitFailure, check_ext_pair, check_round_trip
+from readwrite_comp.testing import KitFailure, check_ext_pair, check_round_trip, check_runs
+
+from .pairs import KEY, lioness
 
 
 class LosesOnRefusal(ExtWrite):
@@ -135,9 +145,126 @@ class KeepsOldState(PaddedWindowsW):
         return
 
 
+class DropsOnFlush(PaddedWindowsW):
+    """Forgets what it holds."""
+
+    def _flush(self) -> None:
+        self._held = 0
+
+
+class SendsTwice(EndStreamW):
+    """Begins its window again where a refusal has interrupted it."""
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        count = super()._take(w, view)
+        if 0 < len(self._owed) < 15:
+            self._owed.clear()
+            self._owed.owe(self._unit[1:])
+        return count
+
+
+class TakesBeforeItRefuses(EndStreamW):
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        count = super()._take(w, view)
+        self._owed.settle(w)
+        return count
+
+
+class CountsPadding(PaddedWindowsR):
+    """Gives the padding out as content."""
+
+    def _open_window(self, r: ByteReader) -> None:
+        super()._open_window(r)
+        self._content_left += self._padding_left
+        self._padding_left = 0
+
+
+class NothingForSmallBuffers(PaddedWindowsR):
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        return super()._read(r, view) if len(view) > 1 else 0
+
+
+class KeepsItsTweak(WideBlockR):
+    """Goes on, in the second message, where the first one ended."""
+
+    def _read_header(self, r: ByteReader) -> None:
+        (blocks,) = self._transforms
+        assert isinstance(blocks, _Blocks)
+        tweak = blocks._tweak
+        super()._read_header(r)
+        blocks._tweak = tweak
+
+
+class CollectsAll(ExtWrite):
+    """Holds the whole message until its end."""
+
+    def _start(self) -> None:
+        self._all = b""
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        self._all += bytes(view)
+        return len(view)
+
+    def _flush(self) -> None:
+        self._owed.owe(self._all)
+        self._all = b""
+
+    def _finish(self) -> None:
+        self._flush()
+
+
+class KeepsWhatItRead(ExtRead):
+    def _start(self) -> None:
+        self._all = b""
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        count = read_some(r, view)
+        self._all += bytes(view[:count])
+        return count
+
+
+class WritesSmallerAndSmaller(ExtWrite):
+    """Ever more calls for the same bytes."""
+
+    def _start(self) -> None:
+        self._done = 0
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        count = write_some(w, view[: max(1, 1024 - self._done)])
+        self._done += count
+        return count
+
+
+def _with_nonce_of_chunk_0(kind: type[Any]) -> Callable[[], Any]:
+    class NeverCounts(kind):  # type: ignore[misc]
+        @property
+        def _counter(self) -> int:
+            return 0
+
+        @_counter.setter
+        def _counter(self, value: int) -> None: ...
+
+    return lambda: NeverCounts(KEY, chunk_bytes=16)
+
+
+def test_chunks_that_are_not_counted_are_found() -> None:
+    writer, reader = _with_nonce_of_chunk_0(SealedW), _with_nonce_of_chunk_0(SealedR)
+    with pytest.raises(KitFailure, match=r"repeated|swapped|taken out"):
+        check_runs(lambda: (writer(), reader()), bytes(range(50)), authenticated=True, lengths=(36,))
+
+
 @pytest.mark.parametrize(
     ("writer", "reader"),
     [
+        (lambda: DropsOnFlush(16), lambda: PaddedWindowsR(16)),
+        (lambda: SendsTwice(15), lambda: EndStreamR(15)),
+        (lambda: TakesBeforeItRefuses(15), lambda: EndStreamR(15)),
+        (lambda: PaddedWindowsW(16), lambda: CountsPadding(16)),
+        (lambda: PaddedWindowsW(16), lambda: NothingForSmallBuffers(16)),
+        (lambda: WideBlockW(lioness()), lambda: KeepsItsTweak(lioness())),
+        (CollectsAll, IdentityR),
+        (IdentityW, KeepsWhatItRead),
+        (WritesSmallerAndSmaller, IdentityR),
         (LosesOnRefusal, IdentityR),
         (RepeatsOnRefusal, IdentityR),
         (TakesTooMuch, IdentityR),
