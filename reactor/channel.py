@@ -73,6 +73,8 @@ class Channel(Generic[T]):
     Args:
         capacity: items held before a sender waits, at least 1.
         name: for messages.
+    Raises:
+        ValueError: `capacity` is less than 1.
     """
 
     __slots__ = ("_items", "_receive", "_receivers", "_senders", "capacity", "is_closed", "name")

@@ -19,7 +19,8 @@ class Clock(Protocol):
     for the loop, the loop calls it with the deadline of the next timer instead.
     """
 
-    def now(self) -> float: ...
+    def now(self) -> float:
+        """Give the time in seconds."""
 
 
 class MonotonicClock:
@@ -39,10 +40,15 @@ class FakeClock:
         self._now_s = start_s
 
     def now(self) -> float:
+        """Give the time in seconds."""
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Let time pass. To be called from a service or while the loop is not running."""
+        """Let time pass. To be called from a service or while the loop is not running.
+
+        Raises:
+            ValueError: `seconds` is negative.
+        """
         if seconds < 0:
             raise ValueError(f"a clock goes forward, got {seconds} s")
         self._now_s += seconds

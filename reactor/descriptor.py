@@ -43,6 +43,8 @@ class Descriptor:
             `Busy`.
         hang_up: see the module. Stays False with a level-triggered poller, which needs no such care.
         is_closed: after `close_notify`.
+    Raises:
+        Closed: the file or socket is closed.
     """
 
     __slots__ = (

@@ -91,12 +91,14 @@ class Handle(Generic[T]):
     # What follows is for the runner.
 
     def add_watcher(self, watcher: Task[Any] | Callable[[Handle[T]], object]) -> None:
+        """Have a task woken, or a function called, at the end. For the runner."""
         if self._watchers is None:
             self._watchers = [watcher]
         else:
             self._watchers.append(watcher)
 
     def forget_watcher(self, watcher: Task[Any]) -> None:
+        """Undo `add_watcher`. For the runner."""
         if self._watchers is not None and watcher in self._watchers:
             self._watchers.remove(watcher)
 

@@ -367,7 +367,11 @@ class Reactor:
     # Starting and ending.
 
     def start(self, service: Service[T], name: str | None) -> Task[T]:
-        """Make a task and put it into the queue; `spawn` without the check of the thread."""
+        """Make a task and put it into the queue; `spawn` without the check of the thread.
+
+        Raises:
+            Closed, BadRequest: as for `spawn`.
+        """
         if self._is_closed:
             raise Closed("the reactor is closed")
         task = Task(service, name, self)

@@ -111,7 +111,13 @@ class MemoryWriter:
 
 
 def memory_pipe(capacity: int) -> tuple[MemoryReader, MemoryWriter]:
-    """Make a pipe that holds up to `capacity` bytes. Returns (reader, writer)."""
+    """Make a pipe that holds up to `capacity` bytes.
+
+    Returns:
+        (reader, writer).
+    Raises:
+        ValueError: `capacity` is less than 1.
+    """
     if capacity < 1:
         raise ValueError(f"a pipe holds at least 1 byte, got capacity {capacity}")
     buffer = _Buffer(capacity)

@@ -69,9 +69,10 @@ class Poller(Protocol):
         """
 
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
-        """Wait for events (None.
+        """Wait for events, append the tasks they wake to `ready`, and keep what nobody waits for in flags.
 
-        For ever), append the tasks they wake to `ready`, and keep what nobody waits for in flags.
+        Args:
+            timeout_s: None: for ever.
         """
 
     def has_waiters(self) -> bool:
@@ -154,6 +155,7 @@ if HAS_EPOLL:
             self._by_fd[fd] = descriptor
 
         def unregister(self, descriptor: Descriptor) -> None:
+            """See `Poller`."""
             fd = descriptor.fileno()
             if self._by_fd.get(fd) is not descriptor:
                 return
@@ -182,6 +184,7 @@ if HAS_EPOLL:
             """Nothing to do, likewise."""
 
         def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
+            """See `Poller`."""
             by_fd = self._by_fd
             for fd, events in self._epoll.poll(timeout_s, _EVENTS_PER_POLL):
                 descriptor = by_fd.get(fd)
@@ -210,6 +213,7 @@ if HAS_EPOLL:
                         ready.append(task)
 
         def close(self) -> None:
+            """See `Poller`."""
             self._release_all()
             self._epoll.close()
 
@@ -247,6 +251,7 @@ class SelectorPoller(_Table):
         self._by_fd[fd] = descriptor
 
     def unregister(self, descriptor: Descriptor) -> None:
+        """See `Poller`."""
         fd = descriptor.fileno()
         if self._by_fd.get(fd) is descriptor:
             del self._by_fd[fd]
@@ -282,10 +287,12 @@ class SelectorPoller(_Table):
             raise Closed(f"descriptor {fd} cannot be waited on: {error}") from error
 
     def watch(self, descriptor: Descriptor) -> None:
+        """See `Poller`."""
         fd = descriptor.fileno()
         self._ask(fd, self._interest.get(fd, 0) | selectors.EVENT_READ)
 
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
+        """See `Poller`."""
         for key, events in self._selector.select(timeout_s):
             descriptor = self._by_fd[key.fd]
             unwanted = 0
@@ -326,6 +333,7 @@ class SelectorPoller(_Table):
         return self._identity.get(fd) == _identity_of(fd)
 
     def close(self) -> None:
+        """See `Poller`."""
         self._release_all()
         self._interest.clear()
         self._identity.clear()

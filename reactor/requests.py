@@ -49,7 +49,11 @@ class Request:
     __slots__ = ()
 
     def undo(self, task: Task[Any]) -> None:
-        """Forget that `task` waits here. Only called while it does."""
+        """Forget that `task` waits here. Only called while it does.
+
+        Raises:
+            NotImplementedError: nobody can wait for a request of this class.
+        """
         raise NotImplementedError(f"{type(self).__name__} is never waited on")
 
 

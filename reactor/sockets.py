@@ -87,6 +87,7 @@ class SocketStream:
 
     @property
     def is_closed(self) -> bool:
+        """Whether `close` was called."""
         return self._descriptor.is_closed
 
     @property

@@ -99,6 +99,7 @@ class CompW(_Comp):
         self._has_end = False
 
     def writable(self) -> bool:
+        """Say that it can be written to, as `io` asks."""
         return True
 
     def write(self, data: Any, /) -> int:
@@ -196,6 +197,7 @@ class CompR(_Comp):
         self._has_header = False
 
     def readable(self) -> bool:
+        """Say that it can be read from, as `io` asks."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:

@@ -102,10 +102,12 @@ class Profile:
 
     @property
     def byte(self) -> int:
+        """The profile as one byte on the wire: geometry + 16 × suite."""
         return self.geometry.code + 16 * self.suite
 
     @property
     def name(self) -> str:
+        """The name of its geometry, as the command line knows it."""
         return self.geometry.name
 
     @classmethod

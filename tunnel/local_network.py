@@ -63,6 +63,7 @@ class LocalNetwork:
 
     @property
     def engine(self) -> TunnelEngine:
+        """The engine that all nodes share."""
         return self._engine
 
     def __len__(self) -> int:

@@ -61,6 +61,7 @@ class QueryResult:
 
     @property
     def has_reply(self) -> bool:
+        """Whether this mode has a reply; see the class."""
         return MODES[self.mode].has_reply
 
     def read(self, size: int = -1) -> bytes:

@@ -100,10 +100,12 @@ class Node:
 
     @property
     def descriptor(self) -> Descriptor:
+        """What others know of this node: its keys, addresses and profiles, signed."""
         return self._context.descriptor
 
     @property
     def address(self) -> Address:
+        """Where it listens."""
         return self._context.descriptor.addresses[0]
 
     @property
