@@ -34,7 +34,7 @@ def names() -> dict[str, Any]:
 
 
 def test_the_blocks_were_found() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 5
     code = [line for line in BLOCKS[0].splitlines() if line.strip() and not line.strip().startswith("#")]
     assert len(code) <= 40
 
