@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import layers, throughput
+from bench import echo, layers, throughput
 from bench.report import machine, write_json
 
 __all__ = ["main"]
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="The short form of every benchmark: shows that all work, and roughly how fast. "
-        "To measure, run python -m bench.layers and python -m bench.throughput.",
+        "To measure, run python -m bench.layers, bench.echo and bench.throughput.",
     )
     parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
     options = parser.parse_args(arguments)
@@ -28,12 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     layer_cases = layers.measure(layer_settings)
     if options.json != "-":
         print(layers.text(layer_settings, layer_cases, where), end="\n\n", flush=True)
+    echo_settings = echo.Settings.short()
+    echo_cases, memory = echo.measure(echo_settings), echo.measure_memory(echo_settings)
+    if options.json != "-":
+        print(echo.text(echo_settings, echo_cases, memory, where), end="\n\n", flush=True)
     tunnel_cases = throughput.measure(tunnel_settings)
     if options.json != "-":
         print(throughput.text(tunnel_settings, tunnel_cases, where))
     if options.json is not None:
         benchmarks = [
             layers.record(layer_settings, layer_cases, where),
+            echo.record(echo_settings, echo_cases, memory, where),
             throughput.record(tunnel_settings, tunnel_cases, where),
         ]
         write_json({"benchmarks": benchmarks}, options.json)

@@ -6,8 +6,9 @@ with the head as associated data and the nonce counter (11 bytes, from 0) ‖ la
 can be changed, dropped, repeated, moved, or made the last.
 
 The chunk with the `last` bit ends the message (`Ending.EXACT`); it may be empty, any other holds at least one
-byte. A full chunk is held back until more content comes, as the last one has to say so. Nothing of a chunk is
-released before its tag is checked, so what a reader has released is always a prefix of what was written.
+byte. What fills a whole chunk at once goes out at once, sealed on its way, which is worth a fifth of the
+time; if it was the last, an empty chunk says so. Nothing of a chunk is released before its tag is checked, so
+what a reader has released is always a prefix of what was written.
 
 Source: Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse
 Misuse-Resistance" (2015), STREAM; age, internal/stream.
@@ -84,8 +85,8 @@ class SealedW(ExtWrite):
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         chunk_bytes = self._chunk_bytes
-        if not self._held and len(view) > chunk_bytes:
-            # More follows, so this cannot be the last: sealed on its way into the chunk, without a copy.
+        if not self._held and len(view) >= chunk_bytes:
+            # Sealed on its way into the chunk, without a copy. Were it the last, an empty one says so.
             self._seal(view[:chunk_bytes], is_last=False)
             self._owed.push(w)
             return chunk_bytes

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import layers, throughput
+from bench import echo, layers, throughput
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, table
@@ -57,11 +57,30 @@ def check_layers(found: dict[str, Any]) -> None:
             check_spread(case[name], found["settings"]["rounds"])
 
 
+def check_echo(found: dict[str, Any]) -> None:
+    assert found["benchmark"] == "echo"
+    check_machine(found["machine"])
+    kinds = [
+        kind for kind in found["settings"]["kinds"] if kind in echo.installed(found["settings"]["kinds"])
+    ]
+    # Without the extra there is at least the standard library to be compared with.
+    assert {"reactor", "reactor, time limits", "asyncio Protocol", "asyncio streams"} <= set(kinds)
+    loads = [tuple(load) for load in found["settings"]["loads"]]
+    assert [(case["connections"], case["request_bytes"], case["kind"]) for case in found["cases"]] == [
+        (*load, kind) for load in loads for kind in kinds
+    ]
+    for case in found["cases"]:
+        for name in ("per_s", "p50_ms", "p99_ms"):
+            check_spread(case[name], found["settings"]["rounds"])
+    assert [one["kind"] for one in found["memory"]] == kinds
+
+
 def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all(["--json", "-"]) == 0
-    first, second = json.loads(capsys.readouterr().out)["benchmarks"]
+    first, second, third = json.loads(capsys.readouterr().out)["benchmarks"]
     check_layers(first)
-    check_throughput(second, [0, 3], 1)
+    check_echo(second)
+    check_throughput(third, [0, 3], 1)
 
 
 def test_throughput_with_replies_as_table_and_file(

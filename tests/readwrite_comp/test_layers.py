@@ -351,7 +351,7 @@ def test_sealed_refuses_parameters() -> None:
 def test_refused_content_reaches_no_buffer() -> None:
     """The caller's buffer holds no plaintext of a chunk that was refused, although opening works in it."""
     wire = bytearray(wire_of(SealedW(KEY, chunk_bytes=16), b"a secret content"))
-    wire[-1] ^= 1
+    wire[40] ^= 1
     reader, r, buffer = SealedR(KEY, chunk_bytes=16), HostileReader(bytes(wire)), bytearray(16)
     reader.read_header(r)
     with pytest.raises(AuthenticationError):

@@ -1,0 +1,303 @@
+"""TCP echo on one core, our reactor beside its peers: `python -m bench.echo`.
+
+Every server runs in a process of its own, idle but for its turn; one load generator serves all. A round goes
+through all servers, so that a slow minute of the machine is shared. The figure that counts is the server's
+processor time for a request, by its own account, over the measured part alone: the load's speed and
+the other core do not come into it. Peers that are not installed (`pip install '.[peers]'`) are
+left out, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.echo_servers import KINDS
+from bench.report import Machine, Spread, machine, table, write_json
+
+__all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
+
+_OURS = "reactor"
+_MODULES = {"uvloop": "uvloop", "trio": "trio", "curio": "curio"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        rounds: turns of each server in each case.
+        requests: of one turn.
+        loads: (connections, bytes of a request).
+        idle: connections held open to measure memory; 0: not measured.
+        kinds: of the servers.
+    """
+
+    rounds: int = 5
+    requests: int = 20_000
+    loads: tuple[tuple[int, int], ...] = (
+        (1, 64),
+        (50, 64),
+        (1000, 64),
+        (1, 16_384),
+        (50, 16_384),
+        (1000, 16_384),
+    )
+    idle: int = 1000
+    kinds: tuple[str, ...] = tuple(KINDS)
+
+    @classmethod
+    def short(cls) -> Settings:
+        """Enough to see that everything works."""
+        return cls(rounds=1, requests=200, loads=((10, 64), (2, 16_384)), idle=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One server under one load.
+
+    Attributes:
+        cpu_us: processor microseconds of the server for each request.
+        ratio: that of ours over this, in the same round.
+        per_s: requests a second.
+        load_share: of the load's time, how much its processor was busy; near 1 it was the bottleneck.
+    """
+
+    kind: str
+    connections: int
+    request_bytes: int
+    cpu_us: Spread
+    ratio: Spread
+    per_s: Spread
+    p50_ms: Spread
+    p99_ms: Spread
+    load_share: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What an idle connection costs.
+
+    Attributes:
+        rss_bytes: resident memory of the server for each.
+    """
+
+    kind: str
+    connections: int
+    rss_bytes: float
+
+
+class _Process:
+    """A process that is spoken to in lines."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def say(self, line: str = "") -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def hear(self) -> Any:
+        """The next line, as JSON. Raises RuntimeError: there is none."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args!r} ended early")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+@contextmanager
+def _server(kind: str) -> Iterator[tuple[_Process, int]]:
+    process = _Process("bench.echo_servers", kind)
+    try:
+        yield process, int(process.hear())
+    finally:
+        process.close()
+
+
+def installed(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Leave out the servers whose library is missing."""
+    return tuple(
+        kind
+        for kind in kinds
+        if (module := _MODULES.get(kind.split()[0])) is None or importlib.util.find_spec(module) is not None
+    )
+
+
+def _usage(server: _Process) -> dict[str, float]:
+    server.say("usage")
+    found: dict[str, float] = server.hear()
+    return found
+
+
+def _turn(server: _Process, port: int, connections: int, size: int, requests: int) -> dict[str, float]:
+    load = _Process("bench.echo_load", str(port), str(connections), str(size), str(requests))
+    try:
+        load.hear()
+        before = _usage(server)
+        load.say("go")
+        figures: dict[str, float] = load.hear()
+        figures["requests"] = requests
+        figures["server_cpu_us"] = (_usage(server)["cpu_s"] - before["cpu_s"]) / requests * 1e6
+    finally:
+        load.close()
+    return figures
+
+
+def measure(settings: Settings) -> list[Case]:
+    """Measure all installed servers under all loads."""
+    cases: list[Case] = []
+    kinds = installed(settings.kinds)
+    for connections, size in settings.loads:
+        turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+        for _ in range(settings.rounds):
+            for kind in kinds:
+                with _server(kind) as (server, port):
+                    _turn(server, port, connections, size, max(connections, settings.requests // 20))
+                    turns[kind].append(
+                        _turn(server, port, connections, size, max(connections, settings.requests))
+                    )
+        for kind in kinds:
+            cases.append(_case(kind, connections, size, turns[kind], turns[_OURS]))
+    return cases
+
+
+def _case(
+    kind: str, connections: int, size: int, turns: list[dict[str, float]], ours: list[dict[str, float]]
+) -> Case:
+    requests_per_s = [turn["requests"] / turn["seconds"] for turn in turns]
+    pairs = zip(ours, turns, strict=True)
+    return Case(
+        kind=kind,
+        connections=connections,
+        request_bytes=size,
+        cpu_us=Spread.of([turn["server_cpu_us"] for turn in turns]),
+        ratio=Spread.of([mine["server_cpu_us"] / max(turn["server_cpu_us"], 1e-9) for mine, turn in pairs]),
+        per_s=Spread.of(requests_per_s),
+        p50_ms=Spread.of([turn["p50_ms"] for turn in turns]),
+        p99_ms=Spread.of([turn["p99_ms"] for turn in turns]),
+        load_share=Spread.of([turn["cpu_s"] / turn["seconds"] for turn in turns]),
+    )
+
+
+def measure_memory(settings: Settings) -> list[Memory]:
+    """Measure what idle connections cost each server."""
+    found = []
+    for kind in installed(settings.kinds):
+        with _server(kind) as (server, port):
+            # The first connections make the server import and allocate what it needs once.
+            _turn(server, port, 10, 64, 100)
+            before = _usage(server)["rss_bytes"]
+            load = _Process("bench.echo_load", str(port), str(settings.idle), "0", "0")
+            try:
+                load.hear()
+                # One echo after the others has been accepted after them.
+                _turn(server, port, 1, 64, 10)
+                grown = _usage(server)["rss_bytes"] - before
+            finally:
+                load.close()
+        found.append(Memory(kind, settings.idle, grown / settings.idle))
+    return found
+
+
+def text(settings: Settings, cases: Sequence[Case], memory: Sequence[Memory], where: Machine) -> str:
+    """The report for people."""
+    rows = [
+        (
+            case.kind,
+            case.connections,
+            f"{case.request_bytes:,} B",
+            case.cpu_us.text(1),
+            case.ratio.text(2),
+            f"{case.per_s.median / 1e3:,.1f}",
+            case.p50_ms.text(2),
+            case.p99_ms.text(2),
+            case.load_share.text(2),
+        )
+        for case in cases
+    ]
+    heads = (
+        "server", "connections", "request", "cpu µs/request", "ours ÷ this", "1000/s", "p50 ms", "p99 ms",
+        "load busy",
+    )  # fmt: skip
+    title = f"TCP echo, {settings.rounds} rounds of {settings.requests} requests; median (lowest–highest)"
+    parts = [table(heads, rows, title=title)]
+    if memory:
+        idle = [(one.kind, one.connections, f"{one.rss_bytes:,.0f}") for one in memory]
+        parts.append(table(("server", "connections", "bytes each"), idle, title="Memory of idle connections"))
+    missing = [kind for kind in settings.kinds if kind not in installed(settings.kinds)]
+    if missing:
+        parts.append(f"not installed: {', '.join(missing)}")
+    return "\n\n".join([*parts, where.line()])
+
+
+def record(
+    settings: Settings, cases: Sequence[Case], memory: Sequence[Memory], where: Machine
+) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "benchmark": "echo",
+        "machine": asdict(where),
+        "settings": asdict(settings),
+        "cases": [asdict(case) for case in cases],
+        "memory": [asdict(one) for one in memory],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.echo",
+        description="Processor time of a TCP echo server: our reactor beside asyncio, uvloop, trio, curio.",
+        epilog='example: python -m bench.echo --only reactor "asyncio Protocol" --connections 50 --bytes 64',
+    )
+    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    parser.add_argument("--short", action="store_true", help="one round with few requests")
+    parser.add_argument("--only", nargs="+", metavar="SERVER", choices=[*KINDS], help="these servers")
+    parser.add_argument("--connections", type=int, metavar="N", help="this load alone, with --bytes")
+    parser.add_argument("--bytes", type=int, metavar="N", default=64, help="size of a request")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each server")
+    parser.add_argument("--no-memory", action="store_true", help="leave out idle connections")
+    options = parser.parse_args(arguments)
+    settings = Settings.short() if options.short else Settings()
+    settings = Settings(
+        rounds=options.rounds or settings.rounds,
+        requests=settings.requests,
+        loads=settings.loads if options.connections is None else ((options.connections, options.bytes),),
+        idle=0 if options.no_memory else settings.idle,
+        kinds=tuple(options.only or settings.kinds),
+    )
+    if _OURS not in settings.kinds:
+        parser.error(f"--only must name {_OURS!r}: all others are compared with it")
+    where = machine()
+    cases = measure(settings)
+    memory = measure_memory(settings) if settings.idle else []
+    if options.json != "-":
+        print(text(settings, cases, memory, where))
+    if options.json is not None:
+        write_json(record(settings, cases, memory, where), options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
