@@ -20,10 +20,10 @@ from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext
 from tunnel.node.frame_io import FrameWriter
-from tunnel.node.links import end_link_beside
 from tunnel.node.pending import PendingQuery, Sink
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.spool import Spool
+from tunnel.node.statuses import settle_beside
 from tunnel.route import Route
 from tunnel.tunnel import OutgoingQuery
 
@@ -148,28 +148,28 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
         node.pending[query.query_id] = pending
     writer = FrameWriter(node, query.frame)
     delivered = Signal()
-    code = ErrorCode.CANCELLED
     try:
-        link = yield from writer.start()
+        stream = yield from writer.start()
         yield from guarded(
             _exchange(writer, call, pending, delivered if query.query_id is None else pending.done),
             _watch_backward(writer, delivered),
             _watch_reply(pending),
-            idle_watch([link, pending], call.idle_s),
+            idle_watch([stream, pending], call.idle_s),
         )
         if pending.error is not None:
             raise pending.error
+        yield from settle_beside(node, stream)
     except PeerError as error:
-        code = error.code
+        writer.reset(error.code)
         raise _failure(error, writer, pending, call.route) from error
+    except BaseException:
+        writer.reset(ErrorCode.CANCELLED)
+        raise
     finally:
         node.own.discard(pending)
         pending.given_up = True
         if query.query_id is not None:
             del node.pending[query.query_id]
-        if writer.link is not None:
-            writer.link.reset(code)  # without effect when the query has ended in order
-            yield from end_link_beside(node, writer.link)
     if spool is not None:
         spool.rewind()
     return QueryResult(call.route, call.mode, call.profile, writer.content_bytes, pending.content_in, spool)
@@ -192,7 +192,7 @@ def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done:
 
 
 def _watch_backward(writer: FrameWriter, delivered: Signal) -> Service[None]:
-    """Bob says FIN when all is settled; a hop that fails says RESET."""
+    """Bob ends the backward half when all is settled; a hop that fails says RESET."""
     yield from writer.wait_taken()
     delivered.set()
 
@@ -206,7 +206,7 @@ def _watch_reply(pending: PendingQuery) -> Service[None]:
 
 def _failure(error: PeerError, writer: FrameWriter, pending: PendingQuery, route: Route) -> QueryFailed:
     """What is known of a failed query, for its user. Which hop failed is not known unless it is the first."""
-    if writer.link is None:
+    if writer.stream is None:
         where = f"the first hop, {short(route.nodes[0])}"
     elif pending.error is error:
         where = "the reply" if pending.claimed else "this node"

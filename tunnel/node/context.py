@@ -10,9 +10,9 @@ from reactor import Channel, CurrentTime, Scope, Service
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.node.forward import Forward
+from tunnel.link.mux import Budget, MuxLimits, MuxStream
 from tunnel.node.limits import Limits
 from tunnel.node.pending import PendingQuery
-from tunnel.node.wire import LinkStream
 from tunnel.primitives import TunnelEngine, X25519Private
 from tunnel.services import InnerService
 from tunnel.tunnel import Tunnel
@@ -77,12 +77,14 @@ class NodeContext:
         return short(self.descriptor.node_id)
 
 
-def report_frame(node: NodeContext, link: LinkStream, started_s: float, *, content_in: int) -> Service[None]:
-    """Tell the observer, if there is one, that a frame has been sent on over `link`."""
+def report_frame(
+    node: NodeContext, stream: MuxStream, started_s: float, *, content_in: int
+) -> Service[None]:
+    """Tell the observer, if there is one, that a frame has been sent on over `stream`."""
     if node.observe is not None:
         ended_s: float = yield CurrentTime()
         node.observe(
             FrameReport(
-                node.descriptor.node_id, link.peer_id, content_in, link.content_out, started_s, ended_s
+                node.descriptor.node_id, stream.peer_id, content_in, stream.content_out, started_s, ended_s
             )
         )

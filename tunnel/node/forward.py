@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from reactor import Service, Signal
 from tunnel.errors import LocalTunnelError, TunnelError
-from tunnel.geometry import Profile
-from tunnel.node.wire import LinkStream
+from tunnel.link.mux import MuxStream
 from tunnel.onion.header import Opened
 
 __all__ = ["Forward"]
@@ -15,20 +14,19 @@ __all__ = ["Forward"]
 
 @dataclass(slots=True)
 class Forward:
-    """The lent link, and what its header says.
+    """The lent stream, and what its header says.
 
     Attributes:
         error: what ended the frame; until the write service says how it went, the worst is assumed.
     """
 
-    link: LinkStream
-    profile: Profile
+    stream: MuxStream
     opened: Opened
     error: TunnelError | None = field(default_factory=lambda: LocalTunnelError("write service ended early"))
     returned: Signal = field(default_factory=Signal)
 
     def wait_returned(self) -> Service[None]:
-        """Wait until the write service gives the link back; raise the error that ended the frame, if any."""
+        """Wait until the write service gives the stream back; raise the error that ended the frame, if any."""
         yield self.returned
         if self.error is not None:
             raise self.error

@@ -1,4 +1,4 @@
-"""Sending and receiving whole frames over links: used by Alice's queries and by Bob's replies alike."""
+"""Sending and receiving whole frames over streams: used by Alice's queries and by Bob's replies alike."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from reactor import PASS, CurrentTime, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, LayerError, Truncated
-from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, UnknownNext
+from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
+from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext, report_frame
-from tunnel.node.links import dial
-from tunnel.node.wire import LinkStream
+from tunnel.node.statuses import wait_status
 from tunnel.tunnel import OutgoingFrame
 
 __all__ = ["FrameReader", "FrameWriter"]
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 class FrameWriter:
-    """Writes one frame: `start`, `write` any number of times, `finish`. The link is the caller's to end.
+    """Writes one frame: `start`, `write` any number of times, `finish`. The stream is the caller's to end.
 
     Attributes:
-        link: None until `start` has dialled.
+        stream: None until `start` has opened it.
         content_bytes: content taken so far.
     """
 
@@ -30,29 +30,25 @@ class FrameWriter:
         self._node = node
         self._frame = frame
         self._started_s = 0.0
-        self.link: LinkStream | None = None
+        self.stream: MuxStream | None = None
         self.content_bytes = 0
 
-    def start(self) -> Service[LinkStream]:
-        """Dial the first node and send the header.
+    def start(self) -> Service[MuxStream]:
+        """Open a stream to the first node and send the header.
 
         Raises:
             UnknownNext: the first node is not in the directory. NextRefused: it cannot be reached.
         """
         self._started_s = yield CurrentTime()
-        peer = self._node.directory.lookup(self._frame.first_id)
-        if peer is None:
-            raise UnknownNext("the first node of the way is not in the directory")
-        link = yield from dial(self._node, peer)
-        self.link = link
-        link.open(self._frame.profile)
-        yield from WriteYield(link).call(self._frame.layer.write_header)
-        return link
+        stream = yield from self._node.links.open_stream(self._frame.first_id, self._frame.profile)
+        self.stream = stream
+        yield from WriteYield(stream).call(self._frame.layer.write_header)
+        return stream
 
     def write(self, data: bytes | memoryview) -> Service[None]:
-        """Write content; returns when all is taken. Sealed chunks may wait in the link's buffer: `send`."""
-        assert self.link is not None
-        writer = WriteYield(self.link)
+        """Write content; returns when all is taken. Chunks may wait in the link's buffer: `send`."""
+        assert self.stream is not None
+        writer = WriteYield(self.stream)
         view = memoryview(data)
         while view:
             taken: int = yield from writer.call(self._frame.layer.write_into, view)
@@ -63,39 +59,38 @@ class FrameWriter:
 
     def send(self) -> Service[None]:
         """Send the chunks that are sealed; a chunk that is not full stays."""
-        assert self.link is not None
-        yield from WriteYield(self.link).flush()
+        assert self.stream is not None
+        yield from WriteYield(self.stream).flush()
 
     def flush(self) -> Service[None]:
         """Seal the chunk under way, full or not, and send."""
-        assert self.link is not None
-        yield from WriteYield(self.link).call(self._frame.layer.flush_into)
+        assert self.stream is not None
+        yield from WriteYield(self.stream).call(self._frame.layer.flush_into)
         yield from self.send()
 
     def finish(self) -> Service[None]:
         """End the message, pad it, send FIN and everything owed."""
-        assert self.link is not None
-        link = self.link
-        writer = WriteYield(link)
+        assert self.stream is not None
+        stream = self.stream
+        writer = WriteYield(stream)
         yield from writer.call(self._frame.layer.write_end)
-        link.finish()
+        stream.finish()
         yield from writer.flush()
-        yield from report_frame(self._node, link, self._started_s, content_in=0)
+        yield from report_frame(self._node, stream, self._started_s, content_in=0)
 
     def wait_taken(self) -> Service[None]:
-        """Wait for the FIN with which the last node says that it holds the whole frame.
+        """Wait for the end of the backward half, with which the last node says that it holds the whole frame.
 
         Raises:
             StreamReset: a hop failed; the code is its reason. MalformedMessage: content came back.
         """
-        assert self.link is not None
-        if (yield from ReadYield(self.link).readinto(memoryview(bytearray(1)))):
-            raise MalformedMessage("content on the backward half of a frame that asked for none")
+        assert self.stream is not None
+        yield from wait_status(self.stream)
 
     def reset(self, code: ErrorCode) -> None:
-        """End the frame early with a reason; queued, sent when the link is ended."""
-        if self.link is not None:
-            self.link.reset(code)
+        """End the frame early with a reason; nothing happens when it has ended."""
+        if self.stream is not None:
+            self.stream.reset(code)
 
 
 class FrameReader:
@@ -108,8 +103,8 @@ class FrameReader:
     FrameTruncated when the frame ends early, and whatever the link raises.
     """
 
-    def __init__(self, link: LinkStream, layer: ExtRead) -> None:
-        self._reader = ReadYield(link)
+    def __init__(self, stream: MuxStream, layer: ExtRead) -> None:
+        self._reader = ReadYield(stream)
         self._layer = layer
         self._has_ended = False
         self.ended = Signal()

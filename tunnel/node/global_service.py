@@ -1,4 +1,4 @@
-"""The global service: takes frames to be forwarded and gives each a write service, which is lent the link.
+"""The global service: takes frames to be forwarded and gives each a write service, which is lent the stream.
 
 No content passes through it; it decides only whether a frame may go on and to whom.
 """
@@ -23,7 +23,7 @@ def global_service(node: NodeContext) -> Service[None]:
 
 def _forward(node: NodeContext, forward: Forward) -> Service[None]:
     try:
-        yield from write_service(node, forward.link, forward.profile, forward.opened)
+        yield from write_service(node, forward.stream, forward.opened)
         forward.error = None
     except TunnelError as error:
         forward.error = error

@@ -1,21 +1,20 @@
 """The local service: frames that end at this node. One per message.
 
 DEST: the inner service reads the query and writes the reply. HOME: a reply of one of this node's own queries
-is read into its sink. DROP: consumed. The link is lent by the read service, which ends it.
+is read into its sink. DROP: consumed. The stream is lent by the read service, which ends it.
 """
 
 from __future__ import annotations
 
 import logging
 
-from reactor import ReadYield, Service, Sleep, WriteYield
+from reactor import ReadYield, Service, Sleep
 from tunnel.errors import ErrorCode, IdleTimeout, PeerError, ServiceFailed, TunnelError, UnknownQuery
-from tunnel.geometry import Profile
+from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext
 from tunnel.node.frame_io import FrameReader, FrameWriter
-from tunnel.node.links import end_link_beside
 from tunnel.node.relay import Counted, guarded, idle_watch
-from tunnel.node.wire import LinkStream
+from tunnel.node.statuses import end_backward
 from tunnel.onion.header import Slot
 from tunnel.onion.message import MessageR
 from tunnel.onion.reply_block import ReplyBlock
@@ -40,10 +39,10 @@ class _Query:
 
 
 class _Reply:
-    """`tunnel.services.Reply` along a reply block; the way back is dialled with the first byte or at the end.
+    """`tunnel.services.Reply` along a reply block; the way back is opened with the first byte or at the end.
 
     Args:
-        moving: gets the link of the way back, for the idle watch.
+        moving: gets the stream of the way back, for the idle watch.
     """
 
     def __init__(self, node: NodeContext, block: ReplyBlock | None, moving: list[Counted]) -> None:
@@ -76,14 +75,10 @@ class _Reply:
             yield from writer.finish()
             yield from writer.wait_taken()
 
-    def end(self, code: ErrorCode | None) -> Service[None]:
-        """End the way back: in order, or with a reset that carries `code`."""
-        writer = self._writer
-        if writer is None or writer.link is None:
-            return
-        if code is not None:
-            writer.reset(code)
-        yield from end_link_beside(self._node, writer.link)
+    def end(self, code: ErrorCode) -> None:
+        """End the way back with a reset that carries `code`; nothing happens if it has ended in order."""
+        if self._writer is not None:
+            self._writer.reset(code)
 
     def _start(self, block: ReplyBlock) -> Service[FrameWriter]:
         """The way back: opened by the first call, the same one from then on."""
@@ -102,7 +97,7 @@ class _Reply:
         return self._writer
 
 
-def local_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profile) -> Service[None]:
+def local_service(node: NodeContext, stream: MuxStream, slot: Slot) -> Service[None]:
     """Read one query, let the inner service answer it.
 
     The backward half of the query stays open until Alice has the answer, so that she is told there of what
@@ -112,30 +107,29 @@ def local_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Prof
         PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
             logged.
     """
-    moving: list[Counted] = [link]
-    layer = node.tunnel.destination_reader(slot, profile)
-    frame = FrameReader(link, layer)
+    moving: list[Counted] = [stream]
+    layer = node.tunnel.destination_reader(slot, stream.profile)
+    frame = FrameReader(stream, layer)
     yield from guarded(
-        _answer(node, link, frame, layer, moving),
+        _answer(node, stream, frame, layer, moving),
         idle_watch(moving, node.limits.answer_s),
-        _let_go(link, frame, node.limits.idle_s / 2),
+        _let_go(stream, frame, node.limits.idle_s / 2),
     )
 
 
-def _let_go(link: LinkStream, frame: FrameReader, patience_s: float) -> Service[None]:
-    """Say FIN when the answer takes long: the query is here, and its streams are of no more use."""
+def _let_go(stream: MuxStream, frame: FrameReader, patience_s: float) -> Service[None]:
+    """End the backward half when the answer takes long: the query is here, its streams are of no more use."""
     yield frame.ended
     yield Sleep(patience_s)
-    link.finish()
-    yield from WriteYield(link).flush()
+    yield from end_backward(stream)
 
 
 def _answer(
-    node: NodeContext, link: LinkStream, frame: FrameReader, layer: MessageR, moving: list[Counted]
+    node: NodeContext, stream: MuxStream, frame: FrameReader, layer: MessageR, moving: list[Counted]
 ) -> Service[None]:
     yield from frame.start()
     reply = _Reply(node, layer.reply_blocks[0] if layer.reply_blocks else None, moving)
-    code: ErrorCode | None = ErrorCode.CANCELLED
+    code = ErrorCode.CANCELLED
     try:
         try:
             yield from node.service.handle(_Query(frame), reply)
@@ -147,13 +141,12 @@ def _answer(
             raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
         yield from frame.drain()
         yield from reply.finish()
-        code = None
     except PeerError as error:
         code = error.code
         raise
     finally:
-        yield from reply.end(code)
-    link.finish()
+        reply.end(code)
+    yield from end_backward(stream)
 
 
 def _announce_failure(reply: _Reply) -> Service[None]:
@@ -164,7 +157,7 @@ def _announce_failure(reply: _Reply) -> Service[None]:
         log.debug("way back of a failed query: %s", error)
 
 
-def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profile) -> Service[None]:
+def home_service(node: NodeContext, stream: MuxStream, slot: Slot) -> Service[None]:
     """Read a reply to one of this node's queries into its sink, and wake who waits for it.
 
     Raises:
@@ -176,8 +169,8 @@ def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profi
     if pending is None or not pending.claim():
         raise UnknownQuery("a reply has come for a query that nobody waits for")
     try:
-        layer = node.tunnel.home_reader(slot, ticket, profile)
-        frame = FrameReader(link, layer)
+        layer = node.tunnel.home_reader(slot, ticket, stream.profile)
+        frame = FrameReader(stream, layer)
         yield from frame.start()
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
@@ -190,13 +183,13 @@ def home_service(node: NodeContext, link: LinkStream, slot: Slot, profile: Profi
         if not pending.has_ended:
             # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
             pending.fail(IdleTimeout("the reply was given up before its end"))
-    link.finish()
+    yield from end_backward(stream)
 
 
-def drop_service(link: LinkStream, profile: Profile) -> Service[None]:
+def drop_service(stream: MuxStream) -> Service[None]:
     """Consume cover traffic to its FIN."""
-    reader = ReadYield(link)
-    scratch = memoryview(bytearray(profile.geometry.chunk_bytes))
+    reader = ReadYield(stream)
+    scratch = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
     while (yield from reader.readinto(scratch)):
         pass
-    link.finish()
+    yield from end_backward(stream)

@@ -1,58 +1,51 @@
-"""The write service: one per forwarded frame. Dials the next node, sends the header on, relays both halves.
+"""The write service: one per forwarded frame. Opens a stream to the next node, relays both halves, passes on
+the status.
 
-It is lent the incoming link: its forward relay reads there and its backward relay writes there. It owns the
-outgoing link and ends it; the incoming one goes back to the read service.
+It is lent the incoming stream: its forward relay reads there and its backward relay writes there. It owns the
+outgoing one and ends it; the incoming one goes back to the read service.
 """
 
 from __future__ import annotations
 
 from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
-from tunnel.errors import PeerError, UnknownNext
-from tunnel.geometry import Profile
+from tunnel.errors import ErrorCode, PeerError
+from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext, report_frame
-from tunnel.node.links import dial, end_link_beside
 from tunnel.node.relay import guarded, idle_watch, relay
-from tunnel.node.wire import LinkStream
+from tunnel.node.statuses import pass_status
 from tunnel.onion.header import Opened
 
 __all__ = ["write_service"]
 
 
-def write_service(node: NodeContext, incoming: LinkStream, profile: Profile, opened: Opened) -> Service[None]:
+def write_service(node: NodeContext, incoming: MuxStream, opened: Opened) -> Service[None]:
     """Forward one frame.
 
     Raises:
-        UnknownNext: the next node is not in the directory. NextRefused: it cannot be reached.
+        UnknownNext: the next node is neither linked nor in the directory. NextRefused: it cannot be reached.
         PeerError: either side broke, was reset, or fell silent.
     """
     started_s: float = yield CurrentTime()
     slot = opened.slot
-    peer = node.directory.lookup(slot.next_id)
-    if peer is None:
-        raise UnknownNext("the next node is not in the directory")
     if slot.delay_10ms:
         yield Sleep(slot.delay_10ms / 100)
-    outgoing = yield from dial(node, peer)
+    outgoing = yield from node.links.open_stream(slot.next_id, incoming.profile)
+    code = ErrorCode.CANCELLED
     try:
-        outgoing.open(profile)
         yield from WriteYield(outgoing).write_all(opened.next_header)
-        yield from _relay_both(node, incoming, outgoing, profile, opened, started_s)
+        yield from _relay_both(node, incoming, outgoing, opened, started_s)
     except PeerError as error:
-        outgoing.reset(error.code)
+        code = error.code
         raise
     finally:
-        yield from end_link_beside(node, outgoing)
+        outgoing.reset(code)  # without effect when it has ended in order
 
 
 def _relay_both(
-    node: NodeContext,
-    incoming: LinkStream,
-    outgoing: LinkStream,
-    profile: Profile,
-    opened: Opened,
-    started_s: float,
+    node: NodeContext, incoming: MuxStream, outgoing: MuxStream, opened: Opened, started_s: float
 ) -> Service[None]:
     """Both halves at once, until both have ended; the first error ends both."""
+    profile = incoming.profile
     forward, backward = node.tunnel.relay_layers(opened.slot, profile)
     chunk_bytes = profile.geometry.chunk_bytes
     backward_ended = Signal()
@@ -64,6 +57,7 @@ def _relay_both(
 
     def relay_backward() -> Service[None]:
         yield from relay(outgoing, incoming, backward.decrypt, chunk_bytes)
+        yield from pass_status(outgoing, incoming)
         backward_ended.set()
 
     yield from guarded(

@@ -1,0 +1,147 @@
+"""Dialling and accepting: the link handshake over a socket, as services.
+
+Both end with a `Shaken`: a connected socket, the keys of the link, and a peer that has proven who it is. Who
+uses it from then on is the link (link.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from reactor import (
+    Broken,
+    ConnectError,
+    ReadYield,
+    Service,
+    SocketStream,
+    TimedOut,
+    UnexpectedEnd,
+    WriteYield,
+    connect_tcp,
+    timeout_after,
+)
+from tunnel.descriptor import Descriptor, short
+from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused
+from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
+from tunnel.link.noise import LinkKeys
+from tunnel.node.context import NodeContext
+
+__all__ = ["Shaken", "accept_handshake", "dial"]
+
+log = logging.getLogger("tunnel.node")
+
+
+@dataclass(slots=True)
+class Shaken:
+    """A finished handshake.
+
+    Attributes:
+        peer: who is at the other end: its descriptor, signed, and proven to be its own by the handshake.
+        settings: what the peer says about itself.
+        is_dialler: whether this node dialled.
+    """
+
+    socket: SocketStream
+    keys: LinkKeys
+    peer: Descriptor
+    settings: Settings
+    is_dialler: bool
+
+
+def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
+    """Connect to `peer`: each of its addresses in turn, then the handshake.
+
+    Raises:
+        NextRefused: no address answered in time, or what answered is not the peer. __cause__ says which.
+    On error or cancellation: no socket is left open.
+    """
+    log.debug("node %s dials %s", node.name, short(peer.node_id))
+    if peer.expiry < node.wall_clock():
+        raise NextRefused("the descriptor of the node to dial has expired")
+    if not peer.addresses:
+        raise NextRefused("the node to dial has no address, and keeps no link to this one")
+    failure: Exception | None = None
+    for address in peer.addresses:
+        try:
+            return (
+                yield from timeout_after(
+                    node.limits.dial_s, _dial_address(node, peer, address.host, address.port)
+                )
+            )
+        except (Broken, UnexpectedEnd, HandshakeError, TimedOut) as error:
+            failure = error
+    log.debug("node %s could not reach %s: %s", node.name, short(peer.node_id), failure)
+    raise NextRefused(f"the node to dial could not be reached: {_reason(failure)}") from failure
+
+
+def _reason(failure: Exception | None) -> str:
+    """Why, without an address: who a node talks to is not for the log."""
+    if isinstance(failure, ConnectError) and failure.errno is not None:
+        return os.strerror(failure.errno)
+    if isinstance(failure, TimedOut):
+        return "no answer in time"
+    return type(failure).__name__
+
+
+def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> Service[Shaken]:
+    socket = yield from connect_tcp(host, port)
+    try:
+        initiator = Initiator(
+            network_id=node.network_id,
+            link_private=node.link_private,
+            remote_link_key=peer.link_key,
+            descriptor=node.descriptor,
+            settings=node.link_settings(),
+            engine=node.engine,
+        )
+        reader, writer = ReadYield(socket), WriteYield(socket)
+        yield from writer.write_all(initiator.hello())
+        answer = yield from _read(reader, M2_BYTES)
+        yield from writer.write_all(initiator.reply(answer))
+        assert initiator.peer_settings is not None
+        return Shaken(socket, initiator.finish(), peer, initiator.peer_settings, is_dialler=True)
+    except BaseException:
+        socket.close()
+        raise
+
+
+def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[Shaken]:
+    """The responder's side.
+
+    Raises:
+        HandshakeError: what came is no handshake of this network with this node. LinkError: it ended early.
+        Disconnected: the connection broke. IdleTimeout: it took longer than the limit.
+    On error: the socket is still the caller's to close.
+    """
+    try:
+        return (yield from timeout_after(node.limits.handshake_s, _accept(node, socket)))
+    except TimedOut as error:
+        raise IdleTimeout(f"no handshake within {node.limits.handshake_s:g} s") from error
+    except UnexpectedEnd as error:
+        raise LinkError(f"connection ended inside the handshake: {error}") from error
+    except Broken as error:
+        raise Disconnected(f"connection broke in the handshake: {error}") from error
+
+
+def _accept(node: NodeContext, socket: SocketStream) -> Service[Shaken]:
+    responder = Responder(
+        network_id=node.network_id,
+        link_private=node.link_private,
+        settings=node.link_settings(),
+        engine=node.engine,
+    )
+    reader, writer = ReadYield(socket), WriteYield(socket)
+    first = yield from _read(reader, M1_BYTES)
+    yield from writer.write_all(responder.hello(first))
+    last = yield from _read(reader, M3_BYTES)
+    peer = responder.final(last, now_s=node.wall_clock())
+    assert responder.peer_settings is not None
+    return Shaken(socket, responder.finish(), peer, responder.peer_settings, is_dialler=False)
+
+
+def _read(reader: ReadYield, count: int) -> Service[bytes]:
+    buffer = bytearray(count)
+    yield from reader.read_exactly(memoryview(buffer))
+    return bytes(buffer)

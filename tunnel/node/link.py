@@ -1,0 +1,188 @@
+"""A link: one connection to a neighbour, from its handshake to its end, and the services that run it.
+
+The multiplexer (tunnel/link/mux.py) decides about bytes. Here is what joins it to the socket: one service
+receives and hands over all records of one receive; one sends whatever is owed, with one system call for all
+that was sealed meanwhile; one gives each stream that the neighbour opens to the node; one looks after the
+link's age and life. They share one scope: when one of them fails the link is over, and each of its streams
+ends with that error.
+
+A link ends in order when both sides have said GOAWAY and no stream is left: everything owed is sent, then the
+connection is half-closed and read to its end. Closing with unread bytes in the receive buffer would make the
+kernel send RST, and the last records would be lost on their way to the neighbour.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from reactor import PASS, Broken, Closed, ReadYield, Service, Signal, Sleep, SocketStream, WriteYield
+from tunnel.errors import Disconnected, IdleTimeout, PeerError
+from tunnel.geometry import Profile
+from tunnel.link.mux import Multiplexer, MuxStream
+from tunnel.node.context import NodeContext
+from tunnel.node.handshakes import Shaken
+from tunnel.node.relay import guarded
+
+__all__ = ["Link", "Serve"]
+
+log = logging.getLogger("tunnel.node")
+
+Serve = Callable[[MuxStream], Service[None]]
+"""What a node does with a stream that a neighbour opened."""
+
+
+class Link:
+    """One authenticated connection and its streams.
+
+    Args:
+        shaken: of the finished handshake; the socket is the link's from here on.
+        serve: gets each stream that the neighbour opens, in a service of its own.
+
+    Attributes:
+        peer: the neighbour's descriptor.
+        is_dialler: whether this node dialled.
+        began_s, used_s: on the reactor's clock: when it began, and when a stream was opened last.
+        is_retired: it takes no new stream and ends when it has none left.
+    """
+
+    def __init__(self, node: NodeContext, shaken: Shaken, serve: Serve) -> None:
+        self._node = node
+        self._socket: SocketStream = shaken.socket
+        self._serve = serve
+        self.peer = shaken.peer
+        self.is_dialler = shaken.is_dialler
+        self.began_s = self.used_s = node.now_s()
+        self.is_retired = False
+        self.mux = Multiplexer(
+            shaken.keys,
+            is_dialler=shaken.is_dialler,
+            engine=node.engine,
+            limits=node.mux_limits(shaken.settings),
+            make_notifier=Signal,
+            budget=node.budget,
+            now_s=node.now_s,
+        )
+        self.mux.peer_id = shaken.peer.node_id
+
+    @property
+    def can_open(self) -> bool:
+        """Whether a new stream may be opened here now."""
+        return not self.is_retired and self.mux.can_open
+
+    def open(self, profile: Profile) -> MuxStream:
+        """Open a stream. Raises TableFull: the neighbour allows no more of them."""
+        self.used_s = self._node.now_s()
+        return self.mux.open(profile)
+
+    def retire(self) -> None:
+        """Open no more; the link ends when its last stream has."""
+        if not self.is_retired:
+            self.is_retired = True
+            self.mux.go_away()
+
+    def run(self) -> Service[None]:
+        """Live until the link has ended.
+
+        Raises:
+            PeerError: it did not end in order. Its streams have ended with that error.
+        """
+        failure: PeerError = Disconnected("the link was closed by this node")
+        try:
+            yield from guarded(self._receive(), self._send(), self._accept(), self._watch())
+        except PeerError as error:
+            failure = error
+            raise
+        finally:
+            self.is_retired = True
+            self.mux.fail(failure)
+            self._send_last_words()
+            self.mux.close()
+            self._socket.close()
+
+    # -- the services of a link ------------------------------------------------------------------------
+
+    def _receive(self) -> Service[None]:
+        """Take in what comes, to the end of the connection; the link's life."""
+        socket, mux = self._socket, self.mux
+        reader = ReadYield(socket)
+        while (yield from reader.call(self._receive_once)):
+            # One receive brings all that is there: let the streams have it before more comes.
+            yield socket.readable if socket.drained else PASS
+        if mux.streams or not mux.peer_leaves:
+            raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
+
+    def _receive_once(self, socket: SocketStream) -> int:
+        try:
+            count = socket.readinto(self.mux.space())
+        except BlockingIOError:
+            self.mux.received(0)  # gives the buffer back
+            raise
+        except Broken as error:
+            raise Disconnected(f"connection broke while reading: {error}") from error
+        self.mux.received(count)
+        if self.mux.peer_leaves:
+            self.retire()
+        return count
+
+    def _send(self) -> Service[None]:
+        """Send what is owed, whenever something is; half-close after the last of it."""
+        writer = WriteYield(self._socket)
+        mux = self.mux
+        while not mux.is_drained:
+            yield mux.output
+            while (yield from writer.call(self._send_once)):
+                pass
+        self._socket.shutdown_write()
+        # The rest is the neighbour's to do.
+        yield Sleep(self._node.limits.linger_s)
+        raise IdleTimeout("the neighbour did not end a link that both sides have left")
+
+    def _send_once(self, socket: SocketStream) -> int:
+        pending = self.mux.pending
+        if not pending:
+            return 0
+        try:
+            count = socket.write(pending)
+        except Broken as error:
+            raise Disconnected(f"connection broke while writing: {error}") from error
+        self.mux.sent(count)
+        return count
+
+    def _accept(self) -> Service[None]:
+        node, mux = self._node, self.mux
+        while True:
+            yield mux.incoming
+            while (stream := mux.accept_nowait()) is not None:
+                self.used_s = node.now_s()
+                yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
+
+    def _watch(self) -> Service[None]:
+        """Look now and then whether the neighbour still lives, and whether the link is due to end."""
+        node, mux, limits = self._node, self.mux, self._node.limits
+        partial_since_s: float | None = None
+        while True:
+            yield Sleep(limits.link_tick_s)
+            now_s = node.now_s()
+            if not mux.has_partial_record:
+                partial_since_s = None
+            elif partial_since_s is None:
+                partial_since_s = now_s
+            elif now_s - partial_since_s > limits.record_s:
+                raise IdleTimeout(f"a record was not complete within {limits.record_s:g} s")
+            asked_s = mux.ping_sent_s
+            if asked_s is not None and now_s - asked_s > limits.pong_s:
+                raise IdleTimeout(f"the neighbour answered no PING within {limits.pong_s:g} s")
+            if now_s - mux.last_received_s > limits.quiet_s:
+                mux.ping()
+            if mux.streams:
+                self.used_s = now_s
+            if now_s - self.used_s > limits.link_idle_s or now_s - self.began_s > limits.link_age_s:
+                self.retire()
+
+    def _send_last_words(self) -> None:
+        """One try to send what is sealed: it may tell the neighbour what it did wrong."""
+        try:
+            self._socket.write(self.mux.pending)
+        except (Broken, Closed, BlockingIOError) as error:
+            log.debug("last words of a link were not sent: %s", error)
