@@ -208,10 +208,10 @@ class UnknownQuery(PeerError):
 
 
 class StreamReset(PeerError):
-    """The neighbour ended the stream with RESET. `code` is the reason it gave, passed on as it is."""
+    """The stream was ended with RESET, by the neighbour or here. `code` is the reason, passed on as it is."""
 
-    def __init__(self, code: ErrorCode) -> None:
-        super().__init__(f"reset by the neighbour: {code.name}")
+    def __init__(self, code: ErrorCode, by: str = "by the neighbour") -> None:
+        super().__init__(f"reset {by}: {code.name}")
         self.code = code
 
 

@@ -75,6 +75,20 @@ class Geometry:
     def reply_block_bytes(self) -> int:
         return _BLOCK_FIXED + self.header_bytes
 
+    @property
+    def piece_bytes(self) -> int:
+        """The most that is sent as one DATA frame: a chunk, or the header where that is longer."""
+        return max(self.chunk_bytes, self.header_bytes)
+
+    @property
+    def window_bytes(self) -> int:
+        """First credit of each direction of a link stream: max(4·C, 128·N + C).
+
+        At least two pieces, so that a sender that waits for credit for a whole piece gets it from a reader
+        that reads on (docs/protocol.md, "Credit").
+        """
+        return max(4 * self.chunk_bytes, self.header_bytes + self.chunk_bytes)
+
     def chunk_count(self, content_bytes: int) -> int:
         """Chunks of a one-shot message: `content_bytes`, reply blocks and their count of 4 bytes included."""
         return padme(max(1, -(-content_bytes // self.chunk_data_bytes)))

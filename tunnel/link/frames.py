@@ -1,67 +1,91 @@
 """Link frames: what stands inside the records. Type 1 ‖ flags 1 ‖ length 2 ‖ stream 4 ‖ payload.
 
-Bytes only: `FrameSender` turns frames into sealed records in one outgoing buffer, `FrameReceiver` turns
-received bytes into events. Neither waits: a sender without room takes nothing, a receiver without a whole
-record says so.
-
-Both buffers have a fixed size, allocated with the link: two of the largest records. Chunks of the default
-profile have eight places in it, so that all records of one receive are handled, and all that is owed is sent,
-with one system call each.
-
-This version carries one frame per link (policy `once`), on stream 1; the types CREDIT, STATUS, PING and
-PEER-EXCHANGE have their numbers but are not legal yet. Source: docs/protocol.md, "Link frames".
+Layouts only: `FRAMES` holds one row for each type, with the lengths that its payload may have and whether it
+speaks of a stream or of the link. A frame that does not fit its row is refused here; whether it is legal
+*now* is asked of states.py. To add a type: a number in `FrameType`, a row in `FRAMES`, a function that packs
+it, and its line in docs/protocol.md. Source: docs/protocol.md, "Link frames".
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
 from enum import IntEnum
+from typing import NamedTuple
 
 from tunnel.errors import ErrorCode, LinkError
 from tunnel.geometry import PROTOCOL_VERSION, Profile
-from tunnel.link.records import (
-    HEAD_BYTES,
-    MAX_RECORD_BYTES,
-    RECORD_OVERHEAD,
-    TAG_BYTES,
-    UNIT_BYTES,
-    RecordOpener,
-    RecordSealer,
-    record_bytes_for,
-    record_bytes_of,
+from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD
+
+# Until tunnel/node carries every frame over multiplexed links.
+from tunnel.link.single import (
+    BUFFER_BYTES,
+    NEED_DATA,
+    Data,
+    Event,
+    Fin,
+    FrameReceiver,
+    FrameSender,
+    GoAway,
+    Open,
+    Reset,
 )
 
 __all__ = [
     "BUFFER_BYTES",
+    "FRAMES",
+    "FRAME_HEAD",
     "FRAME_HEAD_BYTES",
+    "MAX_CREDIT",
+    "MAX_EXCHANGE_BYTES",
+    "MAX_PAYLOAD_BYTES",
+    "MAX_STATUS_BYTES",
     "NEED_DATA",
+    "PING_TOKEN_BYTES",
     "Data",
     "Event",
     "Fin",
     "FrameReceiver",
+    "FrameRule",
     "FrameSender",
     "FrameType",
     "GoAway",
     "Open",
     "Reset",
+    "pack_credit",
+    "pack_fin",
+    "pack_go_away",
+    "pack_open",
+    "pack_peer_exchange",
+    "pack_ping",
+    "pack_reset",
+    "parse_credit",
+    "parse_open",
+    "parse_ping",
+    "parse_reset",
+    "split_frames",
 ]
 
-BUFFER_BYTES = 2 * MAX_RECORD_BYTES
-# Behind the room for content: one record each for OPEN, FIN, RESET and GOAWAY, so that ending never has to
-# wait.
-_CONTROL_BYTES = 4 * UNIT_BYTES
-FRAME_HEAD_BYTES = 8
-STREAM = 1  # the only stream of a link under policy `once`
+FRAME_HEAD = struct.Struct(">BBHI")
+FRAME_HEAD_BYTES = FRAME_HEAD.size
+MAX_PAYLOAD_BYTES = MAX_RECORD_BYTES - RECORD_OVERHEAD - FRAME_HEAD_BYTES
+# As in HTTP/2 (RFC 9113, 6.9.1): a sum of two credits never leaves 32 bits.
+MAX_CREDIT = (1 << 31) - 1
+# The longest status of any profile: that of 32 slots.
+MAX_STATUS_BYTES = 2_496
+# Eight of the longest descriptors and what counts them.
+MAX_EXCHANGE_BYTES = 4_096
+PING_TOKEN_BYTES = 7
 
-_FRAME = struct.Struct(">BBHI")
 _OPEN = struct.Struct(">BBI")
 _RESET = struct.Struct(">H")
-_MAX_PAYLOAD = MAX_RECORD_BYTES - RECORD_OVERHEAD - FRAME_HEAD_BYTES
+_CREDIT = struct.Struct(">I")
 _ZEROS = bytes(MAX_RECORD_BYTES)
 
 
 class FrameType(IntEnum):
+    """The first byte of a frame."""
+
     PAD = 0  # the rest of the record is zero
     OPEN = 1
     DATA = 2
@@ -74,227 +98,139 @@ class FrameType(IntEnum):
     PEER_EXCHANGE = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
-    """A new frame begins: its profile."""
+class FrameRule(NamedTuple):
+    """What every frame of a type obeys, whatever the state.
 
-    profile: Profile
-
-
-@dataclass(slots=True)
-class Data:
-    """Content: a view into the receiver's buffer, valid until its next call."""
-
-    payload: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Fin:
-    """This direction of the stream has ended in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """The stream was ended early, both ways, for this reason."""
-
-    code: ErrorCode
-
-
-@dataclass(frozen=True, slots=True)
-class GoAway:
-    """The peer opens nothing more on this link."""
-
-
-class _NeedData:
-    """More bytes are needed before there can be an event."""
-
-    def __repr__(self) -> str:
-        return "NEED_DATA"
-
-
-NEED_DATA = _NeedData()
-Event = Open | Data | Fin | Reset | GoAway | _NeedData
-
-# The length that a payload must have; DATA has its own rule.
-_PAYLOAD_BYTES = {
-    FrameType.OPEN: _OPEN.size,
-    FrameType.FIN: 0,
-    FrameType.RESET: _RESET.size,
-    FrameType.GOAWAY: 0,
-}
-
-
-class FrameSender:
-    """Frames in, sealed records out, in one buffer of fixed size.
-
-    Records that were queued lie back to back from `_start` to `_end`; `pending` shows them, `sent` lets go of
-    them. Content may be refused for want of room; control frames, each at most once on a link, have room of
-    their own.
+    Attributes:
+        name: for error texts.
+        min_bytes, max_bytes: of the payload.
+        of_stream, of_link: whether the stream field may name a stream, and whether it may be 0, the link.
     """
 
-    def __init__(self, sealer: RecordSealer) -> None:
-        self._sealer = sealer
-        self._buffer = memoryview(bytearray(BUFFER_BYTES + _CONTROL_BYTES))
-        self._start = self._end = 0
-
-    @property
-    def pending(self) -> memoryview:
-        """Sealed bytes that wait to be sent."""
-        return self._buffer[self._start : self._end]
-
-    @property
-    def is_empty(self) -> bool:
-        return self._start == self._end
-
-    def sent(self, count: int) -> None:
-        """The first `count` bytes of `pending` have left."""
-        self._start += count
-        if self._start == self._end:
-            self._start = self._end = 0
-
-    def data(self, payload: bytes | memoryview) -> int:
-        """Queue content as one record.
-
-        Returns:
-            How many bytes were taken: all, or the most that one record holds, or 0 where there is no room
-                now. 0 for an empty payload too: a DATA frame without content is an error at the peer.
-        """
-        payload = payload[:_MAX_PAYLOAD]
-        if not len(payload):
-            return 0
-        if self._end + record_bytes_for(FRAME_HEAD_BYTES + len(payload)) > BUFFER_BYTES:
-            return 0
-        self._queue(FrameType.DATA, payload)
-        return len(payload)
-
-    def open(self, profile: Profile) -> None:
-        self._queue(FrameType.OPEN, _OPEN.pack(PROTOCOL_VERSION, profile.byte, 0))
-
-    def fin(self) -> None:
-        self._queue(FrameType.FIN, b"")
-
-    def reset(self, code: ErrorCode) -> None:
-        self._queue(FrameType.RESET, _RESET.pack(code))
-
-    def go_away(self) -> None:
-        self._queue(FrameType.GOAWAY, b"")
-
-    def _queue(self, frame_type: FrameType, payload: bytes | memoryview) -> None:
-        count = len(payload)
-        size = record_bytes_for(FRAME_HEAD_BYTES + count)
-        record = self._buffer[self._end : self._end + size]
-        body = HEAD_BYTES + FRAME_HEAD_BYTES
-        _FRAME.pack_into(record, HEAD_BYTES, frame_type, 0, count, STREAM)
-        record[body : body + count] = payload
-        record[body + count : size - TAG_BYTES] = _ZEROS[: size - TAG_BYTES - body - count]
-        self._sealer.seal(record)
-        self._end += size
+    name: str
+    min_bytes: int
+    max_bytes: int
+    of_stream: bool
+    of_link: bool
 
 
-class FrameReceiver:
-    """Received bytes in, events out, in one buffer of fixed size.
+# Indexed by type; PAD has no frame.
+FRAMES: tuple[FrameRule | None, ...] = (
+    None,
+    FrameRule("OPEN", _OPEN.size, _OPEN.size, True, False),
+    FrameRule("DATA", 1, MAX_PAYLOAD_BYTES, True, False),
+    FrameRule("CREDIT", _CREDIT.size, _CREDIT.size, True, False),
+    FrameRule("FIN", 0, 0, True, False),
+    FrameRule("RESET", _RESET.size, _RESET.size, True, True),
+    FrameRule("STATUS", 1, MAX_STATUS_BYTES, True, False),
+    FrameRule("PING", 1 + PING_TOKEN_BYTES, 1 + PING_TOKEN_BYTES, False, True),
+    FrameRule("GOAWAY", 0, 0, False, True),
+    FrameRule("PEER-EXCHANGE", 1, MAX_EXCHANGE_BYTES, False, True),
+)
 
-    From `_start` to `_end` lie bytes not yet opened. `_frames` is what is left of the record opened last.
+
+def split_frames(plain: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """The frames of one record's plaintext, in order.
+
+    Yields:
+        (type, stream, payload): the payload is a view into `plain`.
+    Raises:
+        LinkError: a layout that no frame has, or padding that is not zero. Frames before it were yielded.
     """
-
-    def __init__(self, opener: RecordOpener) -> None:
-        self._opener = opener
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._start = self._end = 0
-        self._frames = memoryview(b"")
-
-    def space(self) -> memoryview:
-        """Where to receive into; never empty after NEED_DATA. Views of earlier events end with this call."""
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif BUFFER_BYTES - self._start < MAX_RECORD_BYTES:
-            # Too near the end for a whole record: move the partial one to the front.
-            have = self._end - self._start
-            self._buffer[:have] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, have
-        return self._buffer[self._end :]
-
-    def discard(self) -> None:
-        """Forget all that was received: of use only while a link is being ended."""
-        self._frames = memoryview(b"")
-        self._start = self._end = 0
-
-    def received(self, count: int) -> None:
-        """The first `count` bytes of `space()` were filled."""
-        self._end += count
-
-    def next_event(self) -> Event:
-        """The next event, or NEED_DATA.
-
-        Raises:
-            LinkError: bytes that no record or frame allows. Close the link; the receiver is of no further
-                use.
-        """
-        while True:
-            if not self._frames and not self._open_record():
-                return NEED_DATA
-            frames = self._frames
-            if frames[0] == FrameType.PAD:
-                self._frames = memoryview(b"")
-                if frames != _ZEROS[: len(frames)]:
-                    raise LinkError("padding of a link record is not zero")
-                continue
-            return self._parse(frames)
-
-    def _open_record(self) -> bool:
-        have = self._end - self._start
-        if have < HEAD_BYTES:
-            return False
-        size = record_bytes_of(self._buffer[self._start : self._start + HEAD_BYTES])
-        if have < size:
-            return False
-        self._frames = self._opener.open(self._buffer[self._start : self._start + size])
-        self._start += size
-        if self._frames[0] == FrameType.PAD:
-            # Cover traffic comes with pooled links; here it would only be a way to keep a node busy.
-            raise LinkError("link record that holds nothing but padding")
-        return True
-
-    def _parse(self, frames: memoryview) -> Event:
-        if len(frames) < FRAME_HEAD_BYTES:
-            raise LinkError(f"{len(frames)} bytes at a record's end, too few for a frame")
-        frame_type, flags, length, stream = _FRAME.unpack_from(frames)
-        end = FRAME_HEAD_BYTES + length
-        if end > len(frames):
+    at, end = 0, len(plain)
+    while at < end:
+        if not plain[at]:
+            if plain[at:].tobytes() != _ZEROS[: end - at]:
+                raise LinkError("padding of a link record is not zero")
+            return
+        if end - at < FRAME_HEAD_BYTES:
+            raise LinkError(f"{end - at} bytes at a record's end, too few for a frame")
+        kind, flags, length, stream = FRAME_HEAD.unpack_from(plain, at)
+        at += FRAME_HEAD_BYTES
+        rule = FRAMES[kind] if kind < len(FRAMES) else None
+        if rule is None:
+            raise LinkError(f"frame type {kind} is not known")
+        if flags:
+            raise LinkError(f"{rule.name} frame has flags 0x{flags:02x}, expected 0")
+        if length > end - at:
+            raise LinkError(f"{rule.name} frame of {length} bytes in a record that has {end - at} left")
+        if not rule.min_bytes <= length <= rule.max_bytes:
             raise LinkError(
-                f"frame of {length} bytes in a record that has {len(frames) - FRAME_HEAD_BYTES} left"
+                f"{rule.name} frame has {length} bytes, expected {rule.min_bytes} to {rule.max_bytes}"
             )
-        if flags or stream != STREAM:
-            raise LinkError(f"frame has flags 0x{flags:02x} and stream {stream}, expected 0 and {STREAM}")
-        payload = frames[FRAME_HEAD_BYTES:end]
-        self._frames = frames[end:]
-        if frame_type == FrameType.DATA:
-            if not length:
-                raise LinkError("DATA frame without payload")
-            return Data(payload)
-        expected = _PAYLOAD_BYTES.get(frame_type)
-        if expected is None:
-            raise LinkError(f"frame type {frame_type} is not legal in this version")
-        if length != expected:
-            raise LinkError(f"{FrameType(frame_type).name} frame has {length} bytes, expected {expected}")
-        if frame_type == FrameType.OPEN:
-            return _parse_open(payload)
-        if frame_type == FrameType.RESET:
-            return _parse_reset(payload)
-        return Fin() if frame_type == FrameType.FIN else GoAway()
+        if not (rule.of_stream if stream else rule.of_link):
+            raise LinkError(f"{rule.name} frame names stream {stream}")
+        yield kind, stream, plain[at : at + length]
+        at += length
 
 
-def _parse_open(payload: memoryview) -> Open:
+def _pack(kind: FrameType, stream: int, payload: bytes) -> bytes:
+    return FRAME_HEAD.pack(kind, 0, len(payload), stream) + payload
+
+
+def pack_open(stream: int, profile: Profile, extra_window: int) -> bytes:
+    """OPEN; `extra_window` is what the opener grants for the backward half beyond the profile's window."""
+    return _pack(FrameType.OPEN, stream, _OPEN.pack(PROTOCOL_VERSION, profile.byte, extra_window))
+
+
+def parse_open(payload: memoryview) -> tuple[int, int]:
+    """(profile byte, extra window). Raises LinkError: another version, or more credit than there may be."""
     version, profile, window = _OPEN.unpack(payload)
     if version != PROTOCOL_VERSION:
         raise LinkError(f"OPEN names protocol version {version}, this is {PROTOCOL_VERSION}")
-    if window:
-        raise LinkError(f"OPEN names a window of {window}, expected 0: this version has no credit")
-    return Open(Profile.from_byte(profile))
+    if window > MAX_CREDIT // 2:
+        raise LinkError(f"OPEN grants {window} bytes more, at most {MAX_CREDIT // 2} are legal")
+    return profile, window
 
 
-def _parse_reset(payload: memoryview) -> Reset:
+def pack_credit(stream: int, count: int) -> bytes:
+    """CREDIT: the peer may send `count` bytes of content more."""
+    return _pack(FrameType.CREDIT, stream, _CREDIT.pack(count))
+
+
+def parse_credit(payload: memoryview) -> int:
+    """The credit granted. Raises LinkError: none, or more than there may be."""
+    (count,) = _CREDIT.unpack(payload)
+    if not 0 < count <= MAX_CREDIT:
+        raise LinkError(f"CREDIT of {count} bytes, expected 1 to {MAX_CREDIT}")
+    return int(count)
+
+
+def pack_fin(stream: int) -> bytes:
+    """FIN: the sender's half has ended in order."""
+    return _pack(FrameType.FIN, stream, b"")
+
+
+def pack_reset(stream: int, code: ErrorCode) -> bytes:
+    """RESET of a stream both ways; stream 0: of the whole link."""
+    return _pack(FrameType.RESET, stream, _RESET.pack(code))
+
+
+def parse_reset(payload: memoryview) -> ErrorCode:
+    """The reason. Raises LinkError: a code that is not known."""
     (code,) = _RESET.unpack(payload)
     if code not in ErrorCode._value2member_map_:
         raise LinkError(f"RESET names the unknown code {code}")
-    return Reset(ErrorCode(code))
+    return ErrorCode(code)
+
+
+def pack_ping(token: bytes, *, is_answer: bool) -> bytes:
+    """PING: a request, or the answer with the request's token."""
+    return _pack(FrameType.PING, 0, bytes((is_answer,)) + token)
+
+
+def parse_ping(payload: memoryview) -> tuple[bool, bytes]:
+    """(is it an answer, its token). Raises LinkError: neither request nor answer."""
+    if payload[0] > 1:
+        raise LinkError(f"PING of kind {payload[0]}, expected 0 (request) or 1 (answer)")
+    return payload[0] == 1, bytes(payload[1:])
+
+
+def pack_go_away() -> bytes:
+    """GOAWAY: the sender opens nothing more."""
+    return _pack(FrameType.GOAWAY, 0, b"")
+
+
+def pack_peer_exchange(payload: bytes) -> bytes:
+    """PEER-EXCHANGE: 1 to `MAX_EXCHANGE_BYTES`, opaque here."""
+    return _pack(FrameType.PEER_EXCHANGE, 0, payload)

@@ -14,7 +14,17 @@ from tests.tunnel.helpers import OPENSSL, PROFILES, SMALL, cut_in_pieces, mixed_
 from tunnel.engine import TunnelEngine
 from tunnel.errors import ErrorCode, LinkError, ProfileError
 from tunnel.geometry import GEOMETRIES, Profile
-from tunnel.link.frames import (
+from tunnel.link.records import (
+    MAX_RECORD_BYTES,
+    RECORD_OVERHEAD,
+    REKEY_AFTER,
+    TAG_BYTES,
+    UNIT_BYTES,
+    RecordOpener,
+    RecordSealer,
+    record_bytes_for,
+)
+from tunnel.link.single import (
     BUFFER_BYTES,
     FRAME_HEAD_BYTES,
     NEED_DATA,
@@ -27,16 +37,6 @@ from tunnel.link.frames import (
     GoAway,
     Open,
     Reset,
-)
-from tunnel.link.records import (
-    MAX_RECORD_BYTES,
-    RECORD_OVERHEAD,
-    REKEY_AFTER,
-    TAG_BYTES,
-    UNIT_BYTES,
-    RecordOpener,
-    RecordSealer,
-    record_bytes_for,
 )
 
 KEY = bytes(range(32))

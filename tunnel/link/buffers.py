@@ -1,0 +1,203 @@
+"""The two buffers of a link: sealed records going out, received bytes coming in.
+
+Each is two of the largest records long, so that what one receive brought is handled, and all that it became
+is sent, with one system call each. A link that is quiet holds neither: both are borrowed from a pool for as
+long as there are bytes in them. So a node with a thousand idle links has a handful of buffers.
+
+What a borrowed buffer held before is still in it (ciphertext of others, or content that this node has read):
+whoever writes a record writes all of it, padding included.
+"""
+
+from __future__ import annotations
+
+from tunnel.link.records import (
+    HEAD_BYTES,
+    MAX_RECORD_BYTES,
+    TAG_BYTES,
+    RecordOpener,
+    RecordSealer,
+    record_bytes_for,
+    record_bytes_of,
+)
+
+__all__ = ["BUFFERS", "BUFFER_BYTES", "BufferPool", "Incoming", "Outgoing"]
+
+BUFFER_BYTES = 2 * MAX_RECORD_BYTES
+_ZEROS = memoryview(bytes(MAX_RECORD_BYTES))
+_NOTHING = memoryview(b"")
+
+
+class BufferPool:
+    """Buffers of `BUFFER_BYTES` that wait for their next use.
+
+    Args:
+        keep: how many are kept; more are left to the garbage collector.
+    Attributes:
+        borrowed: how many are out now.
+    """
+
+    def __init__(self, keep: int = 16) -> None:
+        self._keep = keep
+        # append and pop of a list are atomic, so reactors in several threads may share a pool.
+        self._free: list[memoryview] = []
+        self.borrowed = 0
+
+    def take(self) -> memoryview:
+        """A buffer with anything in it."""
+        self.borrowed += 1
+        try:
+            return self._free.pop()
+        except IndexError:
+            return memoryview(bytearray(BUFFER_BYTES))
+
+    def give(self, buffer: memoryview) -> None:
+        """Return a buffer; the caller keeps no view of it."""
+        self.borrowed -= 1
+        if len(self._free) < self._keep:
+            self._free.append(buffer)
+
+
+BUFFERS = BufferPool()
+
+
+class Outgoing:
+    """Sealed records back to back, from `_start` to `_end`; those before `_shown` may be sent.
+
+    Args:
+        sealer: of this direction.
+        pool: where the buffer comes from.
+        fixed_bytes: 0, or the one length that every record has. Then a record is shown only by `show_next`.
+    """
+
+    __slots__ = ("_buffer", "_end", "_pool", "_sealer", "_shown", "_start", "capacity", "fixed_bytes")
+
+    def __init__(self, sealer: RecordSealer, pool: BufferPool, fixed_bytes: int = 0) -> None:
+        self._sealer = sealer
+        self._pool = pool
+        self._buffer: memoryview | None = None
+        self._start = self._end = self._shown = 0
+        self.fixed_bytes = fixed_bytes
+        # At a constant rate the buffer is a delay: one record goes out while the next is filled.
+        self.capacity = 2 * fixed_bytes or BUFFER_BYTES
+
+    @property
+    def room(self) -> int:
+        """Bytes of records that can be added now."""
+        return self.capacity - self._end
+
+    @property
+    def pending(self) -> memoryview:
+        """Sealed bytes that may be sent now; valid until the next call."""
+        if self._buffer is None:
+            return _NOTHING
+        return self._buffer[self._start : self._shown if self.fixed_bytes else self._end]
+
+    @property
+    def is_empty(self) -> bool:
+        return self._start == self._end
+
+    @property
+    def hidden_bytes(self) -> int:
+        """Sealed, and not shown yet."""
+        return self._end - self._shown if self.fixed_bytes else 0
+
+    def size_for(self, frame_bytes: int) -> int:
+        """The length of the record that would hold so many bytes of frames."""
+        return self.fixed_bytes or record_bytes_for(frame_bytes)
+
+    def add(self, size: int, frames: bytes, payload: bytes | memoryview = b"") -> None:
+        """Seal one record of `size` bytes with `frames` and then `payload`; there must be room."""
+        buffer = self._buffer
+        if buffer is None:
+            buffer = self._buffer = self._pool.take()
+        start = self._end
+        self._end = end = start + size
+        record = buffer[start:end]
+        at = HEAD_BYTES + len(frames)
+        record[HEAD_BYTES:at] = frames
+        if payload:
+            record[at : at + len(payload)] = payload
+            at += len(payload)
+        blank = size - TAG_BYTES - at
+        if blank:
+            record[at : at + blank] = _ZEROS[:blank]
+        self._sealer.seal(record)
+
+    def show_next(self) -> None:
+        """Let one more record of the fixed length be sent."""
+        self._shown += self.fixed_bytes
+
+    def sent(self, count: int) -> None:
+        """The first `count` bytes of `pending` have left."""
+        self._start += count
+        if self._start == self._end:
+            self.clear()
+        elif 2 * self._start >= self.capacity and self._buffer is not None:
+            # The rest is at most half a buffer: cheaper moved than left in the way of what comes.
+            left = self._end - self._start
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._shown -= self._start
+            self._start, self._end = 0, left
+
+    def clear(self) -> None:
+        """Forget everything and give the buffer back."""
+        self._start = self._end = self._shown = 0
+        if self._buffer is not None:
+            self._pool.give(self._buffer)
+            self._buffer = None
+
+
+class Incoming:
+    """Received bytes, opened record by record where they lie; from `_start` to `_end` they are not opened."""
+
+    __slots__ = ("_buffer", "_end", "_opener", "_pool", "_start")
+
+    def __init__(self, opener: RecordOpener, pool: BufferPool) -> None:
+        self._opener = opener
+        self._pool = pool
+        self._buffer: memoryview | None = None
+        self._start = self._end = 0
+
+    @property
+    def partial_bytes(self) -> int:
+        """Bytes of a record that is not complete."""
+        return self._end - self._start
+
+    def space(self) -> memoryview:
+        """Where to receive into: never empty. Views of records end with this call."""
+        if self._buffer is None:
+            self._buffer = self._pool.take()
+        elif BUFFER_BYTES - self._start < MAX_RECORD_BYTES:
+            # Too near the end for a whole record: move the partial one to the front.
+            have = self._end - self._start
+            self._buffer[:have] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, have
+        return self._buffer[self._end :]
+
+    def received(self, count: int) -> None:
+        """The first `count` bytes of `space()` were filled."""
+        self._end += count
+
+    def next_record(self) -> memoryview | None:
+        """The plaintext of the next whole record, or None: then what is not needed was given back.
+
+        Raises:
+            LinkError: no record begins so, or it does not open. Of no further use.
+        """
+        start, buffer = self._start, self._buffer
+        have = self._end - start
+        if have >= HEAD_BYTES and buffer is not None:
+            size = record_bytes_of(buffer[start : start + HEAD_BYTES])
+            if have >= size:
+                self._start = start + size
+                return self._opener.open(buffer[start : start + size])
+        if not have:
+            self.clear()
+        return None
+
+    def clear(self) -> None:
+        """Forget everything and give the buffer back."""
+        self._start = self._end = 0
+        if self._buffer is not None:
+            self._pool.give(self._buffer)
+            self._buffer = None
