@@ -21,7 +21,7 @@ def assert_works(net: LocalNetwork, *, hops: int = 1) -> None:
 
 
 def wait_until_idle(net: LocalNetwork) -> None:
-    """Wait until no node holds a connection, a half-open handshake or a pending query."""
+    """Wait until no node holds a stream, a half-open handshake or a pending query."""
 
     def watch() -> Service[None]:
         while any(not node.is_idle for node in net):
@@ -31,5 +31,5 @@ def wait_until_idle(net: LocalNetwork) -> None:
     try:
         future.result(timeout=PATIENCE_S)
     except TimeoutError:
-        busy = {node.id.hex()[:8]: node.open_connections for node in net if not node.is_idle}
+        busy = {node.id.hex()[:8]: node.open_streams for node in net if not node.is_idle}
         raise AssertionError(f"still busy after {PATIENCE_S} s: {busy}") from None

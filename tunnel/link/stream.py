@@ -113,6 +113,11 @@ class MuxStream(Generic[N]):
         return self.error is not None or (self._send_half in ENDED and self._receive_half in ENDED)
 
     @property
+    def is_answered(self) -> bool:
+        """On the side that accepted: whether the status is sent."""
+        return self._send_half is Half.BACKWARD_ENDED
+
+    @property
     def unread_bytes(self) -> int:
         """Content that is here and was not read."""
         return self._queue.size
@@ -146,6 +151,18 @@ class MuxStream(Generic[N]):
         if self._receive_half not in MAY_SEND_DATA:
             return 0
         raise BlockingIOError(errno.EAGAIN, "nothing received that was not read")
+
+    def read_status(self) -> bytes:
+        """The status that ends the backward half; call it after `readinto` has given 0.
+
+        Raises:
+            BlockingIOError: not here yet; wait for `readable`. What ended the stream before it came.
+        """
+        if self.status is not None:
+            return self.status
+        if self.error is not None:
+            raise self.error
+        raise BlockingIOError(errno.EAGAIN, "no status received")
 
     # -- writing ------------------------------------------------------------------------------------
 

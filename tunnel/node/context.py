@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from reactor import Channel, CurrentTime, Scope, Service
+from reactor import Channel, CurrentTime, Scope, Service, Signal
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.node.forward import Forward
+from tunnel.link.handshake import Settings
 from tunnel.link.mux import Budget, MuxLimits, MuxStream
 from tunnel.node.limits import Limits
 from tunnel.node.pending import PendingQuery
@@ -17,7 +19,13 @@ from tunnel.primitives import TunnelEngine, X25519Private
 from tunnel.services import InnerService
 from tunnel.tunnel import Tunnel
 
-__all__ = ["FrameReport", "NodeContext", "report_frame"]
+if TYPE_CHECKING:
+    from tunnel.node.link_table import LinkTable
+
+__all__ = ["FrameReport", "NodeContext", "Stream", "report_frame"]
+
+Stream: TypeAlias = MuxStream[Signal]
+"""A stream of a link, as the services of a node see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,9 @@ class NodeContext:
     pending: queries of this node that wait for a reply, by query id.
     queries: queries of this node under way, in any mode.
     own: those of them that have a first hop, or are about to: told when the node ends.
-    connections, half_open: incoming ones, and those of them without a finished handshake.
-    ending: links that this node dialled and that are being ended.
+    half_open: incoming connections without a finished handshake.
+    budget: bounds the unread content of all links.
+    links: to neighbours; set by `Node`, since it is made from this context.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
     """
 
@@ -62,23 +71,32 @@ class NodeContext:
     limits: Limits
     scope: Scope
     forwards: Channel[Forward]
+    now_s: Callable[[], float]
+    budget: Budget
     observe: Callable[[FrameReport], None] | None = None
     wall_clock: Callable[[], float] = time.time
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
     queries: int = 0
     own: set[PendingQuery] = field(default_factory=set)
-    connections: int = 0
     half_open: int = 0
-    ending: int = 0
+    links: LinkTable = field(init=False)
 
     @property
     def name(self) -> str:
         """The node's id as the log shows it: its first four bytes in hex."""
         return short(self.descriptor.node_id)
 
+    def link_settings(self) -> Settings:
+        """What this node says of itself in a handshake."""
+        return Settings.make(self.wall_clock(), self.descriptor.profiles)
+
+    def mux_limits(self, peer: Settings) -> MuxLimits:
+        """What one link may use: this node's limits, and what the peer has said of its own."""
+        return MuxLimits()
+
 
 def report_frame(
-    node: NodeContext, stream: MuxStream, started_s: float, *, content_in: int
+    node: NodeContext, stream: Stream, started_s: float, *, content_in: int
 ) -> Service[None]:
     """Tell the observer, if there is one, that a frame has been sent on over `stream`."""
     if node.observe is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from reactor import Service, Signal
 from tunnel.errors import LocalTunnelError, TunnelError
-from tunnel.link.mux import MuxStream
 from tunnel.onion.header import Opened
+
+if TYPE_CHECKING:
+    from tunnel.node.context import Stream
 
 __all__ = ["Forward"]
 
@@ -20,7 +23,7 @@ class Forward:
         error: what ended the frame; until the write service says how it went, the worst is assumed.
     """
 
-    stream: MuxStream
+    stream: Stream
     opened: Opened
     error: TunnelError | None = field(default_factory=lambda: LocalTunnelError("write service ended early"))
     returned: Signal = field(default_factory=Signal)

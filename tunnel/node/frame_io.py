@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from reactor import PASS, CurrentTime, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, LayerError, Truncated
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
-from tunnel.link.mux import MuxStream
-from tunnel.node.context import NodeContext, report_frame
+from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.statuses import wait_status
 from tunnel.tunnel import OutgoingFrame
 
@@ -30,10 +29,10 @@ class FrameWriter:
         self._node = node
         self._frame = frame
         self._started_s = 0.0
-        self.stream: MuxStream | None = None
+        self.stream: Stream | None = None
         self.content_bytes = 0
 
-    def start(self) -> Service[MuxStream]:
+    def start(self) -> Service[Stream]:
         """Open a stream to the first node and send the header.
 
         Raises:
@@ -103,7 +102,7 @@ class FrameReader:
     FrameTruncated when the frame ends early, and whatever the link raises.
     """
 
-    def __init__(self, stream: MuxStream, layer: ExtRead) -> None:
+    def __init__(self, stream: Stream, layer: ExtRead) -> None:
         self._reader = ReadYield(stream)
         self._layer = layer
         self._has_ended = False

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from reactor import PASS, Broken, Closed, ReadYield, Service, Signal, Sleep, SocketStream, WriteYield
 from tunnel.errors import Disconnected, IdleTimeout, PeerError
 from tunnel.geometry import Profile
-from tunnel.link.mux import Multiplexer, MuxStream
-from tunnel.node.context import NodeContext
+from tunnel.link.mux import Multiplexer
+from tunnel.node.context import NodeContext, Stream
 from tunnel.node.handshakes import Shaken
 from tunnel.node.relay import guarded
 
@@ -28,7 +28,7 @@ __all__ = ["Link", "Serve"]
 
 log = logging.getLogger("tunnel.node")
 
-Serve = Callable[[MuxStream], Service[None]]
+Serve = Callable[[Stream], Service[None]]
 """What a node does with a stream that a neighbour opened."""
 
 
@@ -70,7 +70,7 @@ class Link:
         """Whether a new stream may be opened here now."""
         return not self.is_retired and self.mux.can_open
 
-    def open(self, profile: Profile) -> MuxStream:
+    def open(self, profile: Profile) -> Stream:
         """Open a stream. Raises TableFull: the neighbour allows no more of them."""
         self.used_s = self._node.now_s()
         return self.mux.open(profile)

@@ -1,12 +1,13 @@
-"""The listener: accepts connections within the node's limits and gives each a read service."""
+"""The listener: accepts connections within the node's limits and shakes hands; the link table has the rest."""
 
 from __future__ import annotations
 
 import logging
 
-from reactor import Service, TcpListener
+from reactor import Service, SocketStream, TcpListener
+from tunnel.errors import HandshakeError, PeerError
 from tunnel.node.context import NodeContext
-from tunnel.node.read_service import read_service
+from tunnel.node.handshakes import accept_handshake
 
 __all__ = ["listen_service"]
 
@@ -18,21 +19,34 @@ def listen_service(node: NodeContext, listener: TcpListener) -> Service[None]:
     while True:
         socket = yield from listener.accept()
         limits = node.limits
-        if node.connections >= limits.connections or node.half_open >= limits.half_open:
+        held = len(node.links) + node.half_open
+        if held >= limits.links or node.half_open >= limits.half_open:
             log.warning(
                 "node %s refused a connection: %d are open (limit %d), %d without handshake (limit %d)",
-                node.name, node.connections, limits.connections, node.half_open, limits.half_open,
+                node.name, held, limits.links, node.half_open, limits.half_open,
             )  # fmt: skip
             socket.close()
             continue
         # Counted here and not in the service: a crowd is accepted before the first of its services runs.
-        node.connections += 1
         node.half_open += 1
         try:
-            yield from node.scope.spawn(read_service(node, socket), name=f"{node.name} read")
+            yield from node.scope.spawn(_welcome(node, socket), name=f"{node.name} accept")
         except BaseException:
             # A cancellation that was on its way struck here: no service has taken the connection.
-            node.connections -= 1
             node.half_open -= 1
             socket.close()
             raise
+
+
+def _welcome(node: NodeContext, socket: SocketStream) -> Service[None]:
+    try:
+        shaken = yield from accept_handshake(node, socket)
+        yield from node.links.adopt(shaken)
+    except (HandshakeError, PeerError) as error:
+        log.warning("node %s refused a connection: %s: %s", node.name, type(error).__name__, error)
+        socket.close()
+    except BaseException:
+        socket.close()
+        raise
+    finally:
+        node.half_open -= 1

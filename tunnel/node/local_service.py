@@ -10,8 +10,7 @@ import logging
 
 from reactor import ReadYield, Service, Sleep
 from tunnel.errors import ErrorCode, IdleTimeout, PeerError, ServiceFailed, TunnelError, UnknownQuery
-from tunnel.link.mux import MuxStream
-from tunnel.node.context import NodeContext
+from tunnel.node.context import NodeContext, Stream
 from tunnel.node.frame_io import FrameReader, FrameWriter
 from tunnel.node.relay import Counted, guarded, idle_watch
 from tunnel.node.statuses import end_backward
@@ -97,7 +96,7 @@ class _Reply:
         return self._writer
 
 
-def local_service(node: NodeContext, stream: MuxStream, slot: Slot) -> Service[None]:
+def local_service(node: NodeContext, stream: Stream, slot: Slot) -> Service[None]:
     """Read one query, let the inner service answer it.
 
     The backward half of the query stays open until Alice has the answer, so that she is told there of what
@@ -117,7 +116,7 @@ def local_service(node: NodeContext, stream: MuxStream, slot: Slot) -> Service[N
     )
 
 
-def _let_go(stream: MuxStream, frame: FrameReader, patience_s: float) -> Service[None]:
+def _let_go(stream: Stream, frame: FrameReader, patience_s: float) -> Service[None]:
     """End the backward half when the answer takes long: the query is here, its streams are of no more use."""
     yield frame.ended
     yield Sleep(patience_s)
@@ -125,7 +124,7 @@ def _let_go(stream: MuxStream, frame: FrameReader, patience_s: float) -> Service
 
 
 def _answer(
-    node: NodeContext, stream: MuxStream, frame: FrameReader, layer: MessageR, moving: list[Counted]
+    node: NodeContext, stream: Stream, frame: FrameReader, layer: MessageR, moving: list[Counted]
 ) -> Service[None]:
     yield from frame.start()
     reply = _Reply(node, layer.reply_blocks[0] if layer.reply_blocks else None, moving)
@@ -157,7 +156,7 @@ def _announce_failure(reply: _Reply) -> Service[None]:
         log.debug("way back of a failed query: %s", error)
 
 
-def home_service(node: NodeContext, stream: MuxStream, slot: Slot) -> Service[None]:
+def home_service(node: NodeContext, stream: Stream, slot: Slot) -> Service[None]:
     """Read a reply to one of this node's queries into its sink, and wake who waits for it.
 
     Raises:
@@ -186,7 +185,7 @@ def home_service(node: NodeContext, stream: MuxStream, slot: Slot) -> Service[No
     yield from end_backward(stream)
 
 
-def drop_service(stream: MuxStream) -> Service[None]:
+def drop_service(stream: Stream) -> Service[None]:
     """Consume cover traffic to its FIN."""
     reader = ReadYield(stream)
     scratch = memoryview(bytearray(stream.profile.geometry.chunk_bytes))

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from reactor import Channel, Reactor, Scope, Service, TcpListener
 from tunnel.descriptor import Address, Descriptor, short
@@ -17,8 +18,11 @@ from tunnel.modes import ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
 from tunnel.node.context import FrameReport, NodeContext
 from tunnel.node.global_service import global_service
+from tunnel.link.mux import Budget
 from tunnel.node.limits import Limits
+from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
+from tunnel.node.read_service import read_service
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.route import Route, choose_route
 from tunnel.services import Echo, InnerService
@@ -89,9 +93,12 @@ class Node:
             # A read or write service that fails must not take the others with it.
             scope=Scope(f"node {short(descriptor.node_id)}", fail_together=False),
             forwards=Channel(_FORWARD_QUEUE),
+            now_s=reactor.now,
+            budget=Budget(limits.buffer_bytes),
             observe=observe,
             wall_clock=wall_clock,
         )
+        self._context.links = LinkTable(self._context, partial(read_service, self._context))
 
     @property
     def id(self) -> bytes:
@@ -109,15 +116,23 @@ class Node:
         return self._context.descriptor.addresses[0]
 
     @property
-    def open_connections(self) -> int:
-        """Incoming connections now; 0 when nothing passes this node."""
-        return self._context.connections
+    def open_links(self) -> int:
+        """Links to neighbours now; they stay between messages."""
+        return len(self._context.links)
+
+    @property
+    def open_streams(self) -> int:
+        """Frames on their way, in one direction or the other; 0 when nothing passes this node."""
+        return self._context.links.streams
 
     @property
     def is_idle(self) -> bool:
-        """No incoming connection, no frame on its way through, no query of its own."""
+        """No frame on its way through, no handshake under way, no query of its own."""
         context = self._context
-        return not (context.connections or context.pending or context.queries or context.ending)
+        links = context.links
+        return not (
+            links.streams or links.dialling or context.half_open or context.pending or context.queries
+        )
 
     def serve(self) -> Service[None]:
         """Run the node until it is cancelled; then everything of it is ended."""

@@ -20,8 +20,7 @@ from tunnel.errors import (
     ProfileError,
     StreamReset,
 )
-from tunnel.link.mux import MuxStream
-from tunnel.node.context import NodeContext
+from tunnel.node.context import NodeContext, Stream
 from tunnel.node.forward import Forward
 from tunnel.node.local_service import drop_service, home_service, local_service
 from tunnel.node.relay import guarded, idle_watch
@@ -32,7 +31,7 @@ __all__ = ["read_service"]
 log = logging.getLogger("tunnel.node")
 
 
-def read_service(node: NodeContext, stream: MuxStream) -> Service[None]:
+def read_service(node: NodeContext, stream: Stream) -> Service[None]:
     """Serve one stream to its end. Errors of the peer end it, and are logged here."""
     code = ErrorCode.CANCELLED
     try:
@@ -47,14 +46,14 @@ def read_service(node: NodeContext, stream: MuxStream) -> Service[None]:
         stream.reset(code)  # without effect when it has ended in order
 
 
-def _log(node: NodeContext, stream: MuxStream, error: PeerError) -> None:
+def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
     # Who talks to whom stays below INFO; that and why a node refused something does not.
     level = logging.INFO if isinstance(error, StreamReset) else logging.WARNING
     log.log(level, "node %s ended a frame: %s: %s", node.name, type(error).__name__, error)
     log.debug("node %s: that frame came from %s", node.name, short(stream.peer_id))
 
 
-def _serve(node: NodeContext, stream: MuxStream) -> Service[None]:
+def _serve(node: NodeContext, stream: Stream) -> Service[None]:
     profile = stream.profile
     header = yield from _read_header(node, stream)
     opened = node.tunnel.open_frame(header, profile, neighbour=stream.peer_id, now_s=node.wall_clock())
@@ -66,7 +65,7 @@ def _serve(node: NodeContext, stream: MuxStream) -> Service[None]:
     yield from _local(node, stream, opened)
 
 
-def _local(node: NodeContext, stream: MuxStream, opened: Opened) -> Service[None]:
+def _local(node: NodeContext, stream: Stream, opened: Opened) -> Service[None]:
     slot = opened.slot
     if slot.command is Command.DEST:
         yield from local_service(node, stream, slot)
@@ -76,7 +75,7 @@ def _local(node: NodeContext, stream: MuxStream, opened: Opened) -> Service[None
     yield from guarded(service, idle_watch([stream], node.limits.idle_s))
 
 
-def _read_header(node: NodeContext, stream: MuxStream) -> Service[bytes]:
+def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:
     if not node.descriptor.offers(stream.profile):
         raise ProfileError(
             f"peer opens a frame of profile {stream.profile.name!r}, which this node does not offer"

@@ -12,7 +12,7 @@ import os
 from reactor import ReadYield, Service, TimedOut, WriteYield, timeout_after
 from tunnel.errors import ErrorCode, MalformedMessage, PeerError
 from tunnel.link.mux import MuxStream
-from tunnel.node.context import NodeContext
+from tunnel.node.context import NodeContext, Stream
 
 __all__ = ["end_backward", "pass_status", "settle_beside", "wait_status"]
 
@@ -21,21 +21,21 @@ log = logging.getLogger("tunnel.node")
 STATUS_BYTES = 2_496
 
 
-def end_backward(stream: MuxStream) -> Service[None]:
+def end_backward(stream: Stream) -> Service[None]:
     """At the last node: end the backward half in order, with FIN and STATUS. Again: nothing."""
-    if stream.is_settled:
+    if stream.is_answered:
         return
     stream.finish()
     yield from WriteYield(stream).call(MuxStream.send_status, os.urandom(STATUS_BYTES))
 
 
-def pass_status(source: MuxStream, sink: MuxStream) -> Service[None]:
+def pass_status(source: Stream, sink: Stream) -> Service[None]:
     """At a proxy: the status of the next hop, passed on to the one before."""
     status = yield from wait_status(source)
     yield from WriteYield(sink).call(MuxStream.send_status, status)
 
 
-def wait_status(stream: MuxStream) -> Service[bytes]:
+def wait_status(stream: Stream) -> Service[bytes]:
     """Wait for the status that follows the FIN of the backward half.
 
     Raises:
@@ -46,7 +46,7 @@ def wait_status(stream: MuxStream) -> Service[bytes]:
     return (yield from ReadYield(stream).call(MuxStream.read_status))
 
 
-def settle_beside(node: NodeContext, stream: MuxStream) -> Service[None]:
+def settle_beside(node: NodeContext, stream: Stream) -> Service[None]:
     """Wait for the end of the backward half while the caller goes on; it is reset if it takes too long.
 
     A stream that is reset the moment its query is answered would make every proxy report a failure.
@@ -55,7 +55,7 @@ def settle_beside(node: NodeContext, stream: MuxStream) -> Service[None]:
         yield from node.scope.spawn(_settle(node, stream), name=f"{node.name} end")
 
 
-def _settle(node: NodeContext, stream: MuxStream) -> Service[None]:
+def _settle(node: NodeContext, stream: Stream) -> Service[None]:
     try:
         yield from timeout_after(node.limits.linger_s, wait_status(stream))
     except (PeerError, TimedOut) as error:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
 from tunnel.errors import ErrorCode, PeerError
-from tunnel.link.mux import MuxStream
-from tunnel.node.context import NodeContext, report_frame
+from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.relay import guarded, idle_watch, relay
 from tunnel.node.statuses import pass_status
 from tunnel.onion.header import Opened
@@ -18,7 +17,7 @@ from tunnel.onion.header import Opened
 __all__ = ["write_service"]
 
 
-def write_service(node: NodeContext, incoming: MuxStream, opened: Opened) -> Service[None]:
+def write_service(node: NodeContext, incoming: Stream, opened: Opened) -> Service[None]:
     """Forward one frame.
 
     Raises:
@@ -42,7 +41,7 @@ def write_service(node: NodeContext, incoming: MuxStream, opened: Opened) -> Ser
 
 
 def _relay_both(
-    node: NodeContext, incoming: MuxStream, outgoing: MuxStream, opened: Opened, started_s: float
+    node: NodeContext, incoming: Stream, outgoing: Stream, opened: Opened, started_s: float
 ) -> Service[None]:
     """Both halves at once, until both have ended; the first error ends both."""
     profile = incoming.profile
