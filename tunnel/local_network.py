@@ -138,8 +138,8 @@ class LocalNetwork:
 
 
 def _check_open_files(peers: int) -> None:
-    """One query along all peers and its reply: a listener each, and two ends of each link."""
-    needed = peers + 2 * peers + 64
+    """One query along all peers and its reply: a listener each, and two ends of each link, twice."""
+    needed = peers + 4 * peers + 64
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < needed:
         raise TooManyFiles(

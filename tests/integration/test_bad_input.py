@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,7 @@ from tunnel import ErrorCode, Limits, LocalNetwork, Node, Profile, QueryFailed, 
 from tunnel.descriptor import Address
 from tunnel.geometry import DEFAULT
 from tunnel.keys import NodeKeys
+from tunnel.link.frames import FrameType, pack_go_away
 from tunnel.link.handshake import M1_BYTES
 from tunnel.onion.header import Command, Slot, build_header
 from tunnel.primitives import tunnel_engine
@@ -133,17 +135,20 @@ def test_crowd_above_the_half_open_limit_is_turned_away(refusals: Callable[[], s
 # --- after the handshake ----------------------------------------------------------------------------------
 
 
-def test_peer_that_says_nothing_after_the_handshake(net: LocalNetwork, refusals: Callable[[], str]) -> None:
+def test_stream_that_is_opened_and_left_without_a_header(
+    net: LocalNetwork, refusals: Callable[[], str]
+) -> None:
     with _raw(net[1]).handshake() as peer:
+        peer.open(PROFILE, b"")
         assert peer.reset_code() is ErrorCode.TIMEOUT
     wait_until_idle(net)
-    assert "no header within 1 s" in refusals()
+    assert "no whole header within 1 s" in refusals()
 
 
 def test_record_of_random_bytes(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.send_bytes(b"\x00\x01\x00\x00" + os.urandom(1020))
-        assert peer.reset_code() is ErrorCode.PROTOCOL
+        assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
     wait_until_idle(net)
     assert "link record 0 does not open" in refusals()
     assert_works(net)
@@ -153,18 +158,16 @@ def test_record_of_random_bytes(net: LocalNetwork, refusals: Callable[[], str]) 
 def test_record_of_an_impossible_size(net: LocalNetwork, refusals: Callable[[], str], head: str) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.send_bytes(bytes.fromhex(head))
-        assert peer.reset_code() is ErrorCode.PROTOCOL
+        assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
     wait_until_idle(net)
     assert f"record head is {head}" in refusals()
 
 
-def test_flood_of_records_without_content(net: LocalNetwork, refusals: Callable[[], str]) -> None:
-    """GOAWAY again and again would keep the node's one thread busy: the second one is the last."""
+def test_second_go_away(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
-        for _ in range(20):
-            peer.sender.go_away()
-        peer.send()
-        assert peer.reset_code() is ErrorCode.PROTOCOL
+        peer.open(PROFILE, b"")  # a stream, so that the first one does not end the link
+        peer.send_frames(pack_go_away(), pack_go_away())
+        assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
     wait_until_idle(net)
     assert "second GOAWAY" in refusals()
     assert_works(net)
@@ -173,16 +176,42 @@ def test_flood_of_records_without_content(net: LocalNetwork, refusals: Callable[
 def test_content_before_open(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.send_content(b"hello")
-        assert peer.reset_code() is ErrorCode.PROTOCOL
+        assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
     wait_until_idle(net)
-    assert "Data before OPEN" in refusals()
+    assert "DATA for stream 1, which was never opened" in refusals()
+
+
+def test_content_beyond_the_credit(net: LocalNetwork, refusals: Callable[[], str]) -> None:
+    with _raw(net[1]).handshake() as peer:
+        peer.open(PROFILE, _header(net[1]) + bytes(DEFAULT.window_bytes))
+        assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
+    wait_until_idle(net)
+    assert "credit for" in refusals()
+    assert_works(net)
+
+
+def test_partial_record_ends_its_link(refusals: Callable[[], str]) -> None:
+    with LocalNetwork(peers=3, limits=replace(LIMITS, record_s=0.3, link_tick_s=0.05)) as net:
+        with _raw(net[1]).handshake() as peer:
+            peer.send_bytes(b"\x00\x01\x00\x00" + bytes(500))
+            assert peer.reset_code(stream=0) is None
+        wait_until_idle(net)
+        assert "a record was not complete within 0.3 s" in refusals()
+
+
+def test_peer_that_answers_no_ping_is_taken_for_dead(refusals: Callable[[], str]) -> None:
+    limits = replace(LIMITS, quiet_s=0.1, pong_s=0.2, link_tick_s=0.05)
+    with LocalNetwork(peers=3, limits=limits) as net:
+        with _raw(net[1]).handshake() as peer:
+            kinds = [kind for kind, _, _ in peer.frames()]
+        assert kinds.count(FrameType.PING) == 1
+        assert "answered no PING within 0.2 s" in refusals()
 
 
 def test_truncated_header(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1])[:-1])
-        peer.sender.fin()
-        peer.send()
+        peer.send_fin()
         assert peer.reset_code() is ErrorCode.TRUNCATED
     wait_until_idle(net)
     assert "FIN inside the onion header" in refusals()
@@ -215,8 +244,7 @@ def test_replayed_header(net: LocalNetwork, refusals: Callable[[], str]) -> None
         with _raw(net[1]).handshake() as second:
             second.open(PROFILE, header)
             assert second.reset_code() is ErrorCode.REPLAYED
-        first.sender.fin()
-        first.send()
+        first.send_fin()
         assert first.reset_code() is ErrorCode.TRUNCATED  # it was accepted, and had no content
     wait_until_idle(net)
     assert "accepted before" in refusals()
@@ -271,7 +299,7 @@ def test_peer_that_vanishes_in_mid_frame(net: LocalNetwork, refusals: Callable[[
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1]) + bytes(100))
     wait_until_idle(net)
-    assert "connection ended before FIN" in refusals()
+    assert "connection ended without GOAWAY, with 1 streams open" in refusals()
     assert_works(net)
 
 

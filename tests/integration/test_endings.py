@@ -23,8 +23,13 @@ from tunnel.descriptor import Address
 from tunnel.directory import StaticDirectory
 from tunnel.errors import LocalTunnelError, PeerError
 from tunnel.keys import NodeKeys
+from tunnel.node.limits import LinkPolicy
 from tunnel.node.listener import listen_service
 from tunnel.services import InnerService, Query, Reply
+
+
+# Links that do not outlive their message: so the way back has to be dialled.
+ONCE = Limits(link_policy=LinkPolicy.ONCE)
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ class _GoesOn(InnerService):
 def test_service_that_goes_on_without_a_way_back(how: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     service = _GoesOn(how)
-    with LocalNetwork(peers=2, service=service) as net:
+    with LocalNetwork(peers=2, service=service, limits=ONCE) as net:
         service.net = net
         with pytest.raises(QueryFailed) as caught:
             net[0].query(net[1].id, b"hello", hops=0).result(timeout=PATIENCE_S)

@@ -20,8 +20,11 @@ from tunnel import InnerService, Limits, LocalNetwork, Ping, Profile, QueryFaile
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError
 from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, Geometry
 from tunnel.node import FrameReport
+from tunnel.node.limits import LinkPolicy
 from tunnel.services import Query, Reply
 
+# Links that do not outlive their message: so the way back has to be dialled.
+ONCE = Limits(link_policy=LinkPolicy.ONCE)
 EDGE = [-23, -22, -21, -1, 0, 1]
 
 
@@ -199,7 +202,7 @@ def test_way_back_that_fails_is_told_over_the_streams_of_the_query(hops: int) ->
             net.directory.forget(net[0].id)
             yield from reply.write(b"you will never read this")
 
-    with LocalNetwork(peers=4, service=Forgetting()) as net:
+    with LocalNetwork(peers=4, service=Forgetting(), limits=ONCE) as net:
         started_s = time.monotonic()
         query = net[0].query(net[3].id, b"go", hops=hops)
         with pytest.raises(QueryFailed, match="UNKNOWN_NEXT"):

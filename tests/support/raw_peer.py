@@ -14,24 +14,30 @@ from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
-from tunnel.link.frames import NEED_DATA, Event, FrameReceiver, FrameSender, Reset
+from tunnel.link.frames import (
+    FRAME_HEAD,
+    MAX_PAYLOAD_BYTES,
+    FrameType,
+    pack_fin,
+    pack_open,
+    parse_reset,
+    split_frames,
+)
 from tunnel.link.handshake import M2_BYTES, Initiator, Settings
-from tunnel.link.records import RecordOpener, RecordSealer
+from tunnel.link.records import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.node import LOCAL_NETWORK_ID
 from tunnel.primitives import TunnelEngine
 
-__all__ = ["RawPeer"]
+__all__ = ["STREAM", "RawPeer"]
+
+STREAM = 1  # the first of the side that dials
 
 # Only reached when a node under test hangs: then the test fails here instead of hanging too.
 _PATIENCE_S = 20.0
 
 
 class RawPeer:
-    """A client with an identity of its own, connected to `target`.
-
-    Attributes:
-        sender: queues frames; `send` sends what is queued.
-    """
+    """A client with an identity of its own, connected to `target`."""
 
     def __init__(
         self, target: Descriptor, engine: TunnelEngine, *, network_id: bytes = LOCAL_NETWORK_ID
@@ -44,8 +50,8 @@ class RawPeer:
         self._socket = socket.create_connection((address.host, address.port), timeout=_PATIENCE_S)
         # Else the kernel holds small records back, and what is sent first is not what arrives first.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sender: FrameSender
-        self._receiver: FrameReceiver
+        self._sealer: RecordSealer
+        self._opener: RecordOpener
 
     @property
     def id(self) -> bytes:
@@ -63,31 +69,35 @@ class RawPeer:
         self.send_bytes(initiator.hello())
         self.send_bytes(initiator.reply(self.receive_exactly(M2_BYTES)))
         keys = initiator.finish()
-        self.sender = FrameSender(RecordSealer(keys.send_key, self.engine))
-        self._receiver = FrameReceiver(RecordOpener(keys.receive_key, self.engine))
+        self._sealer = RecordSealer(keys.send_key, self.engine)
+        self._opener = RecordOpener(keys.receive_key, self.engine)
         return self
 
     def send_bytes(self, data: bytes | memoryview) -> None:
         self._socket.sendall(data)
 
-    def send(self) -> None:
-        """Send the frames that are queued in `sender`."""
-        count = len(self.sender.pending)
-        self.send_bytes(self.sender.pending)
-        self.sender.sent(count)
+    def send_frames(self, *frames: bytes) -> None:
+        """Seal frames into one record, zero-padded, and send it."""
+        plain = b"".join(frames)
+        record = bytearray(record_bytes_for(len(plain)))
+        record[HEAD_BYTES : HEAD_BYTES + len(plain)] = plain
+        self._sealer.seal(memoryview(record))
+        self.send_bytes(record)
 
-    def send_content(self, data: bytes) -> None:
-        """Send DATA frames."""
-        view = memoryview(data)
-        while view:
-            view = view[self.sender.data(view) :]
-            self.send()
-
-    def open(self, profile: Profile, content: bytes) -> None:
+    def open(self, profile: Profile, content: bytes, *, stream: int = STREAM) -> None:
         """OPEN and content."""
-        self.sender.open(profile)
-        self.send()
-        self.send_content(content)
+        self.send_frames(pack_open(stream, profile, 0))
+        self.send_content(content, stream=stream)
+
+    def send_content(self, data: bytes, *, stream: int = STREAM) -> None:
+        """Send DATA frames."""
+        for start in range(0, len(data), MAX_PAYLOAD_BYTES):
+            piece = data[start : start + MAX_PAYLOAD_BYTES]
+            self.send_frames(FRAME_HEAD.pack(FrameType.DATA, 0, len(piece), stream) + piece)
+
+    def send_fin(self, *, stream: int = STREAM) -> None:
+        """End this side's half."""
+        self.send_frames(pack_fin(stream))
 
     def receive_exactly(self, count: int) -> bytes:
         data = b""
@@ -107,23 +117,21 @@ class RawPeer:
             return data
         return data
 
-    def events(self) -> Iterator[Event]:
-        """Frames from the node until the connection ends."""
-        while True:
-            event = self._receiver.next_event()
-            if event is not NEED_DATA:
-                yield event
-                continue
-            count = self._socket.recv_into(self._receiver.space())
-            if count == 0:
-                return
-            self._receiver.received(count)
+    def frames(self) -> Iterator[tuple[int, int, bytes]]:
+        """(type, stream, payload) of the frames from the node, until the connection ends."""
+        while head := self._socket.recv(HEAD_BYTES):
+            head += self.receive_exactly(HEAD_BYTES - len(head))
+            size = record_bytes_of(head)
+            record = bytearray(head + self.receive_exactly(size - HEAD_BYTES))
+            for kind, stream, payload in split_frames(self._opener.open(memoryview(record))):
+                yield kind, stream, bytes(payload)
 
-    def reset_code(self) -> ErrorCode | None:
-        """The code of the RESET that ends the stream, or None when it ends otherwise."""
-        codes = [event.code for event in self.events() if isinstance(event, Reset)]
-        assert len(codes) <= 1
-        return codes[0] if codes else None
+    def reset_code(self, *, stream: int = STREAM) -> ErrorCode | None:
+        """The code of the RESET that ends the stream, 0 for the link; None when the link ends without one."""
+        for kind, of_stream, payload in self.frames():
+            if kind == FrameType.RESET and of_stream == stream:
+                return parse_reset(memoryview(payload))
+        return None
 
     def shutdown_write(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
