@@ -18,7 +18,7 @@ Source: docs/protocol.md, "Link frames", "Streams" and "Credit".
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, Generic
 
@@ -26,7 +26,6 @@ from tunnel.errors import (
     Disconnected,
     ErrorCode,
     LinkError,
-    LocalTunnelError,
     ProfileError,
     StreamReset,
     TunnelError,
@@ -34,7 +33,6 @@ from tunnel.errors import (
 from tunnel.geometry import Profile
 from tunnel.link.buffers import BUFFERS, BufferPool, Incoming
 from tunnel.link.frames import (
-    MAX_EXCHANGE_BYTES,
     FrameType,
     pack_go_away,
     pack_open,
@@ -58,10 +56,8 @@ from tunnel.primitives import TunnelEngine
 
 __all__ = ["Multiplexer", "MuxLimits", "MuxStream"]
 
-# Refused OPENs whose RESET has not left: a peer that keeps to its limits never has so many.
-_MAX_REFUSALS: Final = 64
-# What a peer may have sent on a stream of a profile that is not known here.
-_UNKNOWN_WINDOW_BYTES: Final = 1 << 20
+_MAX_REFUSALS: Final = 64  # whose RESET has not left; a peer that keeps to its limits never has so many
+_UNKNOWN_WINDOW_BYTES: Final = 1 << 20  # what it may have sent on a stream of a profile unknown here
 
 
 class Multiplexer(Generic[N]):
@@ -114,7 +110,7 @@ class Multiplexer(Generic[N]):
         self._make_notifier = make_notifier
         self._now_s = now_s
         self._pinger = Pinger()
-        self._arrived: deque[MuxStream[N]] = deque()
+        self._arrived: OrderedDict[MuxStream[N], None] = OrderedDict()
         self._refusals: deque[int] = deque()
         self._has_left = False
         self._peer_has_left = False
@@ -228,10 +224,8 @@ class Multiplexer(Generic[N]):
         Raises:
             whatever the link failed with.
         """
-        while self._arrived:
-            stream = self._arrived.popleft()
-            if stream.error is None:
-                return stream
+        if self._arrived:
+            return self._arrived.popitem(last=False)[0]
         if self.error is not None:
             raise self.error
         return None
@@ -282,11 +276,10 @@ class Multiplexer(Generic[N]):
         Raises:
             LocalTunnelError: a payload of another length.
         """
-        if not 0 < len(payload) <= MAX_EXCHANGE_BYTES:
-            raise LocalTunnelError(f"a peer exchange has 1 to {MAX_EXCHANGE_BYTES} bytes, not {len(payload)}")
+        frame = pack_peer_exchange(payload)
         if self.error is not None or not self.sender.has_left(self._exchange_mark):
             return False
-        self._exchange_mark = self.sender.queue(pack_peer_exchange(payload))
+        self._exchange_mark = self.sender.queue(frame)
         return True
 
     def take_exchange(self) -> bytes | None:
@@ -299,14 +292,7 @@ class Multiplexer(Generic[N]):
         return self.error is None and self.sender.pad(units)
 
     def tick(self) -> None:
-        """With records of a fixed size: let exactly one more leave, of padding if there is nothing else.
-
-        A socket that takes less than it is given holds up the clock: with two records unsent nothing is
-        added.
-
-        Raises:
-            LocalTunnelError: `record_units` is 0.
-        """
+        """With records of a fixed size: let exactly one more leave (`Sender.tick`)."""
         if self.error is None:
             self.sender.tick()
 
@@ -322,10 +308,15 @@ class Multiplexer(Generic[N]):
         """Reset a stream both ways; `error` is what it fails with here."""
         self.table.abandon(stream)
         self.sender.queue(pack_reset(stream.id, code))
-        self.sender.forget(stream)
-        stream.fail(error or StreamReset(code, "here"), keep_complete=False)
+        self._drop(stream, error or StreamReset(code, "here"))
 
     # -- inside ---------------------------------------------------------------------------------------
+
+    def _drop(self, stream: MuxStream[N], error: TunnelError) -> None:
+        """What remains of a stream that has left the table early. One that nobody has accepted is gone."""
+        self.sender.forget(stream)
+        self._arrived.pop(stream, None)
+        stream.fail(error, keep_complete=False)
 
     def _add(self, stream_id: int, profile: Profile, *, is_opener: bool, extra_window: int) -> MuxStream[N]:
         """`extra_window` is what the opener grants beyond the profile's window."""
@@ -359,7 +350,8 @@ class Multiplexer(Generic[N]):
         if not self.table.admits(window):
             self._refuse_open(stream_id, ErrorCode.BUSY, window)
             return
-        self._arrived.append(self._add(stream_id, profile, is_opener=False, extra_window=extra))
+        stream = self._add(stream_id, profile, is_opener=False, extra_window=extra)
+        self._arrived[stream] = None
         self.incoming.set()
 
     def _refuse_open(self, stream_id: int, code: ErrorCode, window: int) -> None:
@@ -422,8 +414,7 @@ class Multiplexer(Generic[N]):
         stream = self.table.find(stream_id, FrameType.RESET)
         if stream is not None:
             self.table.remove(stream)
-            self.sender.forget(stream)
-            stream.fail(StreamReset(code), keep_complete=False)
+            self._drop(stream, StreamReset(code))
 
     def _on_ping(self, stream_id: int, payload: memoryview) -> None:
         is_answer, token = parse_ping(payload)
@@ -446,8 +437,7 @@ class Multiplexer(Generic[N]):
         self.exchange.set()
 
 
-_Handler = Callable[[Multiplexer[Any], int, memoryview], None]
-_HANDLERS: Final[dict[int, _Handler]] = {
+_HANDLERS: Final[dict[int, Callable[[Multiplexer[Any], int, memoryview], None]]] = {
     FrameType.OPEN: Multiplexer._on_open,
     FrameType.DATA: Multiplexer._on_data,
     FrameType.CREDIT: Multiplexer._on_credit,
