@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-from tunnel.errors import ErrorCode, LinkError
+from tunnel.errors import ErrorCode, LinkError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION, Profile
 from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD
 
@@ -232,5 +232,7 @@ def pack_go_away() -> bytes:
 
 
 def pack_peer_exchange(payload: bytes) -> bytes:
-    """PEER-EXCHANGE: 1 to `MAX_EXCHANGE_BYTES`, opaque here."""
+    """PEER-EXCHANGE. Raises LocalTunnelError: not 1 to `MAX_EXCHANGE_BYTES`."""
+    if not 0 < len(payload) <= MAX_EXCHANGE_BYTES:
+        raise LocalTunnelError(f"a peer exchange has 1 to {MAX_EXCHANGE_BYTES} bytes, not {len(payload)}")
     return _pack(FrameType.PEER_EXCHANGE, 0, payload)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
 from tunnel.geometry import Profile
-from tunnel.link.frames import MAX_CREDIT, FrameType
+from tunnel.link.frames import MAX_CREDIT, FrameType, pack_fin
 from tunnel.link.receive_queue import ReceiveQueue
 from tunnel.link.states import ENDED, MAY_SEND_DATA, TRANSITIONS, Half
 from tunnel.link.turns import Notifier
@@ -142,7 +142,7 @@ class MuxStream(Generic[N]):
             self._owed += count
             self._read_since += count
             if 2 * self._owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
-                self._mux.owe(self)
+                self._mux.sender.owe(self)
             return count
         if not len(buffer):
             return 0
@@ -186,13 +186,14 @@ class MuxStream(Generic[N]):
         if not len(data):
             return 0
         count = min(len(data), self._piece_bytes)
-        if self._mux.fixed_bytes:
+        sender = self._mux.sender
+        if sender.fixed_bytes:
             # Every record has one size whatever it holds: here content may be cut as credit and room have it.
-            count = min(count, self._credit, self._mux.fixed_room())
+            count = min(count, self._credit, sender.fixed_room())
         if not 0 < count <= self._credit:
-            self._mux.pass_turn(self)
+            sender.pass_turn(self)
             raise BlockingIOError(errno.EAGAIN, f"credit of {self._credit} bytes")
-        if not self._mux.emit(self, FrameType.DATA, data[:count]):
+        if not sender.emit(self, FrameType.DATA, data[:count]):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._credit -= count
         self.content_out += count
@@ -205,7 +206,9 @@ class MuxStream(Generic[N]):
         """End this side's half in order; queued. Again, or after the stream's end: nothing."""
         if self.error is None and self._send_half in MAY_SEND_DATA:
             self._send_half = TRANSITIONS[self._send_half][FrameType.FIN]
-            self._mux.half_finished(self)
+            self._mux.sender.queue_for(self, pack_fin(self.id))
+            self._mux.sender.pass_turn(self)
+            self._mux.settle(self)
 
     def send_status(self, status: bytes) -> None:
         """Say how the frame went; the last that the backward half carries, so after `finish`.
@@ -222,7 +225,7 @@ class MuxStream(Generic[N]):
         after = TRANSITIONS[self._send_half].get(FrameType.STATUS)
         if after is None:
             raise LocalTunnelError(f"no status can be sent now: {self._send_half.value}")
-        if not self._mux.emit(self, FrameType.STATUS, status):
+        if not self._mux.sender.emit(self, FrameType.STATUS, status):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._send_half = after
         self._mux.settle(self)
@@ -307,8 +310,7 @@ class MuxStream(Generic[N]):
             return 0
         growth = 0
         if self._read_since >= self.window_bytes:
-            growth = self._mux.growth(self)
-            self.window_bytes += growth
+            growth = self._mux.table.grow(self)
             self._read_since = 0
         count = self._owed + growth
         self._owed = 0

@@ -1,0 +1,216 @@
+"""What the tests of the multiplexer share: two of them joined in memory, and a peer that says anything."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tests.tunnel.helpers import OPENSSL
+from tunnel.engine import TunnelEngine
+from tunnel.link.buffers import BufferPool
+from tunnel.link.frames import split_frames
+from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
+from tunnel.link.noise import LinkKeys
+from tunnel.link.receive_queue import Budget
+from tunnel.link.records import RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
+
+__all__ = ["Clock", "Flag", "Link", "RawPeer", "Side", "frame", "pump", "read_all", "write_all"]
+
+KEY_1, KEY_2 = bytes(range(32)), bytes(range(32, 64))
+
+
+class Flag:
+    """A notifier that only remembers."""
+
+    __slots__ = ("is_set",)
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def set(self) -> None:
+        self.is_set = True
+
+    def take(self) -> bool:
+        was, self.is_set = self.is_set, False
+        return was
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+Side = Multiplexer[Flag]
+
+
+@dataclass
+class Link:
+    """Two multiplexers; `a` dialled. `sizes` records the units of all records, by direction."""
+
+    a: Side
+    b: Side
+    clock: Clock
+    buffers: BufferPool
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        limits: MuxLimits | None = None,
+        b_limits: MuxLimits | None = None,
+        budget: Budget | None = None,
+        record_units: int = 0,
+        engine: TunnelEngine = OPENSSL,
+        clock: Clock | None = None,
+    ) -> Link:
+        clock = clock or Clock()
+        buffers = BufferPool()
+        limits = limits or MuxLimits()
+
+        def side(keys: LinkKeys, limits: MuxLimits, *, is_dialler: bool, budget: Budget | None) -> Side:
+            return Multiplexer(
+                keys,
+                is_dialler=is_dialler,
+                engine=engine,
+                limits=limits,
+                make_notifier=Flag,
+                budget=budget,
+                now_s=clock,
+                record_units=record_units,
+                buffers=buffers,
+            )
+
+        return cls(
+            side(LinkKeys(KEY_1, KEY_2, b""), limits, is_dialler=True, budget=None),
+            side(LinkKeys(KEY_2, KEY_1, b""), b_limits or limits, is_dialler=False, budget=budget),
+            clock,
+            buffers,
+        )
+
+    def settle(self) -> None:
+        """Move bytes both ways until nothing is pending."""
+        while pump(self.a, self.b) + pump(self.b, self.a):
+            pass
+
+
+def pump(source: Side, sink: Side, *, at_most: int = 1 << 30, trace: list[int] | None = None) -> int:
+    """Move what is pending, up to `at_most`; returns how many bytes. `trace` gets the sizes of records."""
+    moved = 0
+    while moved < at_most and (pending := source.pending):
+        space = sink.space()
+        count = min(len(space), len(pending), at_most - moved)
+        if trace is not None:
+            trace += record_sizes(pending[:count])
+        space[:count] = pending[:count]
+        source.sent(count)
+        moved += count
+        sink.received(count)
+    return moved
+
+
+def record_sizes(wire: bytes | memoryview) -> list[int]:
+    """The units of the whole records that `wire` begins with."""
+    sizes, at = [], 0
+    while at < len(wire):
+        size = record_bytes_of(wire[at : at + 4])
+        sizes.append(size // 1024)
+        at += size
+    return sizes
+
+
+def frame(kind: int, stream: int, payload: bytes = b"", *, flags: int = 0, length: int | None = None) -> bytes:
+    """Any frame, legal or not."""
+    return struct.pack(">BBHI", kind, flags, len(payload) if length is None else length, stream) + payload
+
+
+@dataclass
+class RawPeer:
+    """A peer with the keys of a link that seals any bytes, and reads what it is sent."""
+
+    mux: Side
+    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def make(
+        cls, *, is_dialler: bool = False, limits: MuxLimits | None = None, budget: Budget | None = None
+    ) -> RawPeer:
+        """`is_dialler`: whether the multiplexer dialled; the peer's streams are even then."""
+        clock = Clock()
+        mux = Multiplexer(
+            LinkKeys(KEY_1, KEY_2, b""),
+            is_dialler=is_dialler,
+            engine=OPENSSL,
+            limits=limits or MuxLimits(),
+            make_notifier=Flag,
+            budget=budget,
+            now_s=clock,
+            buffers=BufferPool(),
+        )
+        return cls(mux, clock)
+
+    def __post_init__(self) -> None:
+        self._sealer = RecordSealer(KEY_2, OPENSSL)
+        self._opener = RecordOpener(KEY_1, OPENSSL)
+
+    def say(self, *frames: bytes, size: int = 0, padding: bytes = b"") -> None:
+        """One record with these frames."""
+        plain = b"".join(frames) + padding
+        record = bytearray(size or record_bytes_for(len(plain)))
+        record[4 : 4 + len(plain)] = plain
+        self._sealer.seal(memoryview(record))
+        self.say_bytes(bytes(record))
+
+    def say_bytes(self, wire: bytes) -> None:
+        """Anything at all."""
+        while wire:
+            space = self.mux.space()
+            count = min(len(space), len(wire))
+            space[:count] = wire[:count]
+            wire = wire[count:]
+            self.mux.received(count)
+
+    def hear(self) -> Iterator[tuple[int, int, bytes]]:
+        """All frames that the multiplexer has to send."""
+        while wire := bytearray(self.mux.pending):
+            self.mux.sent(len(wire))
+            view = memoryview(wire)
+            while view:
+                size = record_bytes_of(view[:4])
+                for kind, stream, payload in split_frames(self._opener.open(view[:size])):
+                    yield kind, stream, bytes(payload)
+                view = view[size:]
+
+    def heard(self) -> list[tuple[int, int, bytes]]:
+        return list(self.hear())
+
+
+def read_all(stream: MuxStream[Flag], limit: int = 1 << 30) -> bytes:
+    """All that can be read now."""
+    got = bytearray()
+    buffer = memoryview(bytearray(65_536))
+    while len(got) < limit:
+        try:
+            count = stream.readinto(buffer[: limit - len(got)])
+        except BlockingIOError:
+            break
+        if not count:
+            break
+        got += buffer[:count]
+    return bytes(got)
+
+
+def write_all(stream: MuxStream[Flag], data: bytes) -> int:
+    """Write until refused; returns how many bytes were taken."""
+    done = 0
+    while done < len(data):
+        try:
+            done += stream.write(memoryview(data)[done:])
+        except BlockingIOError:
+            break
+    return done
