@@ -67,7 +67,7 @@ class _GoesOn(InnerService):
             pass
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        keys = self.net[0]._context.tunnel._keys_secret
+        keys = self.net[0]._context.tunnel.ring.keys
         self.net.directory.publish(
             keys.descriptor((Address("127.0.0.1", port),), time.time() + 60, self.net.engine)
         )

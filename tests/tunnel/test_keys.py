@@ -30,7 +30,7 @@ def test_generated_keys_are_all_different() -> None:
     every: list[bytes] = []
     for _ in range(20):
         keys = NodeKeys.generate(NOW_S)
-        every += [keys.identity, keys.link, keys.onion.private, keys.home, keys.table]
+        every += [keys.identity, keys.link, keys.onion.private, keys.home, keys.onion.table]
         assert keys.onion.epoch == int(NOW_S) - 600
     assert len(set(every)) == 100
     assert {len(secret) for secret in every} == {32}
@@ -41,7 +41,7 @@ def test_rotated_keys_are_the_same_node_with_another_epoch() -> None:
     new = old.rotated(NOW_S + 86_400)
     assert (new.identity, new.link, new.home) == (old.identity, old.link, old.home)
     assert new.onion.epoch == old.onion.epoch + 86_400
-    assert len({old.onion.private, new.onion.private, old.table, new.table}) == 4
+    assert len({old.onion.private, new.onion.private, old.onion.table, new.onion.table}) == 4
 
 
 def test_a_new_descriptor_is_valid_now_and_names_every_profile() -> None:
