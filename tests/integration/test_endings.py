@@ -23,6 +23,7 @@ from tunnel.descriptor import Address
 from tunnel.directory import StaticDirectory
 from tunnel.errors import LocalTunnelError, PeerError
 from tunnel.keys import NodeKeys
+from tunnel.node.api_service import SERVED_MODES
 from tunnel.node.listener import listen_service
 from tunnel.services import InnerService, Query, Reply
 
@@ -199,7 +200,7 @@ def test_sink_that_fails_while_the_query_is_still_being_sent(net: LocalNetwork) 
     wait_until_idle(net)
 
 
-@pytest.mark.parametrize("mode", list(ReplyMode))
+@pytest.mark.parametrize("mode", SERVED_MODES)
 def test_content_that_pauses_is_not_taken_for_its_end(net: LocalNetwork, mode: ReplyMode) -> None:
     class Pausing:
         def read(self, size: int, /) -> bytes | None:
