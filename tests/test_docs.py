@@ -12,14 +12,13 @@ import readwrite_comp.errors
 import tunnel.errors
 from tunnel.descriptor import MAX_DESCRIPTOR_BYTES
 from tunnel.errors import ErrorCode
-from tunnel.geometry import GEOMETRIES, padme
+from tunnel.geometry import GEOMETRIES, MAX_BLOCKS, MAX_BLOCKS_BYTES, padme
 from tunnel.link.frames import FRAME_HEAD_BYTES, FrameType
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES
 from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
 from tunnel.modes import MODES
 from tunnel.node.limits import Limits
 from tunnel.onion.message import ChunkType
-from tunnel.onion.reply_block import MAX_BLOCKS, MAX_BLOCKS_BYTES
 
 ROOT = Path(__file__).parents[1]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

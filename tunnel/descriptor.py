@@ -17,11 +17,12 @@ from tunnel.geometry import ADDRESS_BYTES, Profile
 from tunnel.onion.header import Hop
 from tunnel.primitives import TunnelEngine
 
-__all__ = ["MAX_DESCRIPTOR_BYTES", "Address", "Descriptor", "OnionKeyInfo", "short"]
+__all__ = ["MAX_DESCRIPTOR_BYTES", "MIN_DESCRIPTOR_BYTES", "Address", "Descriptor", "OnionKeyInfo", "short"]
 
 MAX_DESCRIPTOR_BYTES = 486  # what a link handshake has room for
 _MAGIC = b"mtun\x01"
 _SIGNATURE_BYTES = 64
+MIN_DESCRIPTOR_BYTES = len(_MAGIC) + _SIGNATURE_BYTES
 _FIELD = struct.Struct(">BH")
 _ONION_KEY = struct.Struct(">II32s")
 _UNLISTED = 0x01
@@ -141,7 +142,7 @@ class Descriptor:
         Raises:
             DescriptorError: malformed, or not signed by the node that it names.
         """
-        if not len(_MAGIC) + _SIGNATURE_BYTES <= len(data) <= MAX_DESCRIPTOR_BYTES:
+        if not MIN_DESCRIPTOR_BYTES <= len(data) <= MAX_DESCRIPTOR_BYTES:
             raise DescriptorError(
                 f"descriptor is {len(data)} bytes, at most {MAX_DESCRIPTOR_BYTES} are allowed"
             )

@@ -24,7 +24,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from readwrite_comp.primitives import Aead, CtrStream, Engine, ReadableBuffer, hmac_sha256, random_bytes
+from readwrite_comp.primitives import (
+    Aead,
+    CtrStream,
+    ReadableBuffer,
+    WideEngine,
+    hmac_sha256,
+    random_bytes,
+)
 from tunnel.errors import BadSignature, LocalTunnelError, Refused, RefusedKey
 
 __all__ = [
@@ -128,10 +135,13 @@ class TunnelEngine(ABC):
     Attributes:
         name: "openssl" or "pycryptodome".
         layers: the layer engine of the same library; `aead`, `ctr` and `xor_keystream` pass on to it.
+        suites: those of the content layers that a node with this engine offers. It can open every one; what
+            it is slow at it leaves to others (HCTR by pycryptodome: a GCM object for each hash).
     """
 
     name: str
-    layers: Engine
+    layers: WideEngine
+    suites: tuple[int, ...] = (0,)
 
     # --- what a layer Engine has ---------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ __all__ = [
     "LinkError",
     "LocalTunnelError",
     "MalformedMessage",
+    "NeedsTunnel",
     "NextRefused",
     "PeerError",
     "ProfileError",
@@ -39,11 +40,13 @@ __all__ = [
     "Refused",
     "RefusedKey",
     "RemoteTunnelError",
+    "ReplayFileError",
     "ReplayedHeader",
     "ServiceFailed",
     "StreamReset",
     "TableFull",
     "TooManyFiles",
+    "TooManyHeaders",
     "TunnelError",
     "UnknownNext",
     "UnknownQuery",
@@ -115,6 +118,14 @@ class KeyFileError(LocalTunnelError):
     """A key or peer file cannot be read: damaged, of another version, or of something else."""
 
 
+class ReplayFileError(LocalTunnelError):
+    """A kept replay table cannot be used: damaged, or not that of the onion key. Make a new onion key."""
+
+
+class NeedsTunnel(LocalTunnelError):
+    """A light reader was asked for what needs a directory and keys: only the node's `Tunnel` can do it."""
+
+
 class TooManyFiles(LocalTunnelError):
     """The network needs more open files than this process may have; the text says how to raise the limit."""
 
@@ -155,6 +166,12 @@ class ReplayedHeader(PeerError):
 
 class TableFull(PeerError):
     """A table is at its limit; new work is refused until some of the old has gone."""
+
+    code = ErrorCode.BUSY
+
+
+class TooManyHeaders(PeerError):
+    """A neighbour sends headers faster than this node opens them for one neighbour."""
 
     code = ErrorCode.BUSY
 

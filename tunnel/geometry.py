@@ -17,15 +17,21 @@ from tunnel.errors import ProfileError
 
 __all__ = [
     "ADDRESS_BYTES",
+    "ALL_PROFILES",
     "BULK",
     "DEFAULT",
     "GEOMETRIES",
+    "HCTR_SUITE",
     "INTERACTIVE",
+    "LIONESS_SUITE",
     "LONG",
+    "MAX_BLOCKS",
+    "MAX_BLOCKS_BYTES",
     "NODE_ID_BYTES",
     "PROTOCOL_VERSION",
     "SEED_BYTES",
     "SLOT_BYTES",
+    "SUITES",
     "Geometry",
     "Profile",
     "padme",
@@ -36,6 +42,9 @@ NODE_ID_BYTES = 32
 ADDRESS_BYTES = 18
 SEED_BYTES = 16
 SLOT_BYTES = 128
+
+MAX_BLOCKS = 8  # more replies than anyone asked for; a bound on what Bob must hold before content
+MAX_BLOCKS_BYTES = 64 * 1024
 
 _CHUNK_OVERHEAD = 22  # type 1, flags 1, sub-stream 2, length 2, tag 16
 _BLOCK_FIXED = 72  # profile 1, flags 1, expiry 4, first id 32, first address 18, seed 16
@@ -89,6 +98,11 @@ class Geometry:
         """
         return max(4 * self.chunk_bytes, self.header_bytes + self.chunk_bytes)
 
+    @property
+    def max_reply_blocks(self) -> int:
+        """How many reply blocks a message may have: at most 8, and 64 KiB."""
+        return min(MAX_BLOCKS, MAX_BLOCKS_BYTES // self.reply_block_bytes)
+
     def chunk_count(self, content_bytes: int) -> int:
         """Chunks of a one-shot message: `content_bytes`, reply blocks and their count of 4 bytes included."""
         return padme(max(1, -(-content_bytes // self.chunk_data_bytes)))
@@ -104,7 +118,8 @@ LONG = Geometry(3, "long", 128, 16_356)
 BULK = Geometry(4, "bulk", 32, 64_484)
 
 GEOMETRIES = {geometry.code: geometry for geometry in (INTERACTIVE, DEFAULT, LONG, BULK)}
-_SUITES = (0,)  # 0 = LIONESS; 1 = HCTR comes with the second suite
+LIONESS_SUITE, HCTR_SUITE = 0, 1
+SUITES = {LIONESS_SUITE: "lioness", HCTR_SUITE: "hctr"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +136,8 @@ class Profile:
 
     @property
     def name(self) -> str:
-        """The name of its geometry, as the command line knows it."""
-        return self.geometry.name
+        """Its name on the command line: that of the geometry, with "-hctr" behind it for suite 1."""
+        return self.geometry.name if self.suite == LIONESS_SUITE else f"{self.geometry.name}-hctr"
 
     @classmethod
     def from_byte(cls, value: int) -> Profile:
@@ -133,24 +148,24 @@ class Profile:
         """
         suite, code = divmod(value, 16)
         geometry = GEOMETRIES.get(code)
-        if geometry is None or suite not in _SUITES:
+        if geometry is None or suite not in SUITES:
             raise ProfileError(
                 f"profile byte 0x{value:02x} names geometry {code}, suite {suite}; "
-                f"known are geometries {sorted(GEOMETRIES)}, suites {list(_SUITES)}"
+                f"known are geometries {sorted(GEOMETRIES)}, suites {list(SUITES)}"
             )
         return cls(geometry, suite)
 
     @classmethod
     def from_name(cls, name: str) -> Profile:
-        """The profile of a command-line name or number ("default", "2").
+        """The profile of a command-line name or number ("default", "2"; "bulk-hctr", "20").
 
         Raises:
             ProfileError: no such name; the message lists those that exist.
         """
-        for geometry in GEOMETRIES.values():
-            if name in (geometry.name, str(geometry.code)):
-                return cls(geometry)
-        names = ", ".join(f"{g.name} ({g.code})" for g in GEOMETRIES.values())
+        for profile in ALL_PROFILES:
+            if name in (profile.name, str(profile.byte)):
+                return profile
+        names = ", ".join(f"{profile.name} ({profile.byte})" for profile in ALL_PROFILES)
         raise ProfileError(f"no profile is called {name!r}; there are {names}")
 
     @classmethod
@@ -164,6 +179,10 @@ class Profile:
             if proxies <= geometry.max_proxies:
                 return cls(geometry)
         raise ProfileError(f"a route of {proxies} proxies fits no profile; the longest is {LONG.max_proxies}")
+
+
+ALL_PROFILES = tuple(Profile(geometry, suite) for suite in SUITES for geometry in GEOMETRIES.values())
+"""Each profile of this version: eight, as many as a descriptor and a link's settings have room for."""
 
 
 def padme(count: int) -> int:

@@ -1,7 +1,11 @@
-"""Reply modes: how an answer gets back to Alice. One table for code, docs and tests.
+"""Reply modes and error modes: one table each, for the code, the documents and the tests.
 
-Source: docs/protocol.md, "Reply modes". Known dest, other route, reply on reply, cached and established
-follow.
+A reply mode says how an answer gets back to Alice; an error mode, how she learns of a failure. Nothing else
+in the package decides by a mode's name: it asks the row. `docs/protocol.md`, "Reply modes" and "Error modes"
+show these tables, and `tests/test_docs.py` compares them.
+
+Rules for changing it: a new mode is a row here first. What a row says of a frame (blocks, backward content)
+must not be visible to a proxy, except where the row's `at_proxies` says what it sees.
 """
 
 from __future__ import annotations
@@ -9,34 +13,183 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["MODES", "ModeRow", "ReplyMode"]
+__all__ = ["ERROR_MODES", "MODES", "ErrorMode", "ErrorRow", "ModeRow", "ReplyMode"]
 
 
 class ReplyMode(StrEnum):
-    """The mode's name is its value, as on the command line."""
+    """How a reply comes back. The mode's name is its value, as on the command line."""
 
     NONE = "none"
+    KNOWN_DEST = "known-dest"
     ROUTE = "route"
+    OTHER_ROUTE = "other-route"
+    REPLY_ON_REPLY = "reply-on-reply"
+    CACHED = "cached"
+    ESTABLISHED = "established"
+
+
+class ErrorMode(StrEnum):
+    """How an error comes back. The mode's name is its value, as on the command line."""
+
+    STATUS = "status"
+    XOR = "xor"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class ModeRow:
-    """What a mode needs.
+    """What a reply mode needs.
 
     Attributes:
         original: the name in the Rust crate.
         has_reply: Bob can answer.
-        reply_blocks: how many reply blocks stand before the content.
+        reply_blocks: how many reply blocks stand before the content, at least.
+        backward_content: chunks travel on the backward half of the query's own streams.
+        names_alice: the message's head tells Bob who asks.
+        replies_carry_blocks: the reply's head has blocks of Bob's, along which Alice can go on.
+        opened_by: whose keys open the reply's chunks, and what comes off first.
+        at_proxies: what a proxy holds while a reply may come, or can see of it.
         meaning: one line for people.
     """
 
     original: str
     has_reply: bool
     reply_blocks: int
+    backward_content: bool
+    names_alice: bool
+    replies_carry_blocks: bool
+    opened_by: str
+    at_proxies: str
     meaning: str
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """What an error mode needs.
+
+    Attributes:
+        original: the name in the Rust crate.
+        proxy_flags, dest_flags: bits of the slots' flags (docs/protocol.md, "Onion header").
+        needs_reply_blocks: always 0: an error travels on the backward half of the stream that it is about.
+        opened_by: who can read it.
+        at_proxies: what a proxy does.
+        meaning: one line for people.
+    """
+
+    original: str
+    proxy_flags: int
+    dest_flags: int
+    needs_reply_blocks: int
+    opened_by: str
+    at_proxies: str
+    meaning: str
+
+
+_HOME = "Alice: the reply route's last proxy first, then the block's seed"
+_STREAM = "the stream"
+_TWO_STREAMS = "two streams, which the proxy is not told belong together"
+
 MODES = {
-    ReplyMode.NONE: ModeRow("NoHandling", False, 0, "no reply possible"),
-    ReplyMode.ROUTE: ModeRow("Route", True, 1, "reply block over the same hops in reverse"),
+    ReplyMode.NONE: ModeRow(
+        "NoHandling", False, 0, False, False, False, "nobody", _STREAM, "no reply possible"
+    ),
+    ReplyMode.KNOWN_DEST: ModeRow(
+        "KnownDest",
+        True,
+        0,
+        False,
+        True,
+        False,
+        "Alice: she is DEST of Bob's own query",
+        _STREAM,
+        "Alice names herself; Bob opens a tunnel of his own to her",
+    ),
+    ReplyMode.ROUTE: ModeRow(
+        "Route",
+        True,
+        1,
+        False,
+        False,
+        False,
+        _HOME,
+        _TWO_STREAMS,
+        "reply block over the same proxies in reverse",
+    ),
+    ReplyMode.OTHER_ROUTE: ModeRow(
+        "OtherRoute",
+        True,
+        1,
+        False,
+        False,
+        False,
+        _HOME,
+        _STREAM,
+        "reply block over other proxies",
+    ),
+    ReplyMode.REPLY_ON_REPLY: ModeRow(
+        "RouteReply",
+        True,
+        1,
+        False,
+        False,
+        True,
+        _HOME,
+        _STREAM,
+        "as other-route, and the reply has blocks along which Alice can go on",
+    ),
+    ReplyMode.CACHED: ModeRow(
+        "CachedRoute",
+        True,
+        0,
+        True,
+        False,
+        False,
+        "Alice: proxy 1 first, then the seed of the DEST slot",
+        "the stream, open until the reply has passed; data flows backward",
+        "reply runs back over the open streams",
+    ),
+    ReplyMode.ESTABLISHED: ModeRow(
+        "(none)",
+        True,
+        0,
+        True,
+        False,
+        False,
+        "both: proxy 1 first, then keys of the HELLO exchange",
+        "the stream, open as long as both want; data flows both ways",
+        "both directions for as long as both want",
+    ),
+}
+
+XORERR_FLAG = 0x02
+NOERR_FLAG = 0x04
+
+ERROR_MODES = {
+    ErrorMode.STATUS: ErrorRow(
+        "(none)",
+        0,
+        0,
+        0,
+        "Alice: each hop's pad and MACs",
+        "shifts, stamps and pads one STATUS of fixed size",
+        "names the hop that failed, or the two between which something was changed",
+    ),
+    ErrorMode.XOR: ErrorRow(
+        "CachedRoute",
+        XORERR_FLAG,
+        XORERR_FLAG,
+        0,
+        "Alice: XOR of the codes",
+        "XORs its code into the first 8 bytes",
+        "the original's codes: which hop, without authentication",
+    ),
+    ErrorMode.NONE: ErrorRow(
+        "NoHandling",
+        0,
+        NOERR_FLAG,
+        0,
+        "nobody",
+        "as for status; DEST fills it with random bytes",
+        "no error is told; looks like status to proxies",
+    ),
 }

@@ -88,6 +88,7 @@ class _OpenSslHpkePrivate(HpkePrivate):
 
 class _OpenSslEngine(TunnelEngine):
     name = "openssl"
+    suites = (0, 1)
 
     def __init__(self) -> None:
         from cryptography.exceptions import InvalidSignature, InvalidTag

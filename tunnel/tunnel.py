@@ -1,258 +1,316 @@
 """The facade over the onion protocol: frames to send, frames to open. Bytes only, no socket, no waiting.
 
-`TunnelReader` is what a service that reads frames needs: open a header with every check in its order, and
-make the layers for what the header says. It has no route provider and can build nothing. `Tunnel` adds what
-Alice and Bob need to write: queries over a route, replies by block.
-Source: docs/protocol.md, "Order of checks" and "Building a query".
+`TunnelReader` opens and reads (`tunnel.tunnel_reader`). `Tunnel` adds what needs routes, keys and randomness:
+queries in every mode, replies that carry blocks, answers to somebody who named herself, cover traffic. What a
+mode needs is read from its row in `tunnel.modes`.
+Source: docs/protocol.md, "Reply modes" and "Building a query".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from readwrite_comp import CompExtR, ExtRead, MultiRExt, WideBlockR, WideBlockW
 from readwrite_comp.primitives import random_bytes as system_random_bytes
-from readwrite_comp.wideblock import Lioness
-from tunnel.descriptor import Descriptor, short
+from tunnel.descriptor import Descriptor
 from tunnel.directory import Directory
-from tunnel.errors import BadRoute, DescriptorError, HeaderError, RefusedKey, UnknownNext
-from tunnel.geometry import NODE_ID_BYTES, SEED_BYTES, Profile
-from tunnel.keys import NodeKeys
-from tunnel.modes import MODES, ReplyMode
-from tunnel.onion.expiry import check_expiry, draw_expiry
-from tunnel.onion.frame import FrameW
-from tunnel.onion.header import Command, Hop, Opened, OpeningKey, Slot, build_header, open_header
+from tunnel.errors import BadRoute, LocalTunnelError
+from tunnel.geometry import Profile
+from tunnel.key_ring import KeyRing
+from tunnel.modes import MODES, ErrorMode, ReplyMode
+from tunnel.onion.frame import FrameR, FrameW
+from tunnel.onion.header import Command
+from tunnel.onion.header_rate import HeaderRate
 from tunnel.onion.message import MessageR, MessageW
-from tunnel.onion.replay import ReplayTable
-from tunnel.onion.reply_block import HomeTicket, ReplyBlock, build_reply_block
-from tunnel.onion.secrets import end_to_end_key, layer_keys, reply_end_to_end_seed, reply_hop_seed
-from tunnel.primitives import TunnelEngine
+from tunnel.onion.message_head import MessageHead, OriginClaim
+from tunnel.onion.origin import Origin, answer_ticket, claim_origin
+from tunnel.onion.reply_block import ReplyBlock
+from tunnel.onion.secrets import end_to_end_key
+from tunnel.outgoing import OutgoingFrame, OutgoingQuery, Way
 from tunnel.route import Route
+from tunnel.tunnel_reader import TunnelReader, UsedBlocks
+from tunnel.way_builder import WayBuilder
 
-__all__ = ["OutgoingFrame", "OutgoingQuery", "Tunnel", "TunnelReader"]
+__all__ = ["OutgoingFrame", "OutgoingQuery", "Tunnel", "TunnelReader", "Way"]
 
-MAX_DELAY_10MS = 3_000  # 30 s
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingFrame:
-    """A frame to send: to whom, in which shape, and the layer that writes it (header, content, end)."""
-
-    first_id: bytes
-    profile: Profile
-    layer: FrameW
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingQuery:
-    """A query's frame, and the id under which its reply will come home (None in mode `none`)."""
-
-    query_id: bytes | None
-    route: Route
-    frame: OutgoingFrame
-
-
-def _permutation(seed: bytes, direction: bytes, profile: Profile, engine: TunnelEngine) -> Lioness:
-    return Lioness(layer_keys(seed, direction), profile.geometry.chunk_bytes, engine.layers)
-
-
-class TunnelReader:
-    """What a read service needs to know what a frame is and to read it.
-
-    Args:
-        node_id: this node's own id.
-        keys: onion keys to try, current first.
-        home_key: checks the tickets of this node's own reply blocks.
-        replay: shared by all readers of this node.
-    """
-
-    def __init__(
-        self,
-        *,
-        node_id: bytes,
-        keys: Sequence[OpeningKey],
-        home_key: bytes,
-        replay: ReplayTable,
-        engine: TunnelEngine,
-    ) -> None:
-        self.node_id = node_id
-        self.engine = engine
-        self._keys = keys
-        self._home_key = home_key
-        self._replay = replay
-
-    def open_frame(self, header: bytes, profile: Profile, *, neighbour: bytes, now_s: float) -> Opened:
-        """Open and check a header, in the documented order; remember it.
-
-        Args:
-            header: 128·N bytes. neighbour: who it came from. now_s: seconds since 1970.
-        Raises:
-            HeaderError, UnknownNext, ExpiredHeader, ReplayedHeader, TableFull: each has the code for a RESET.
-        On error: nothing was remembered.
-        """
-        opened = open_header(header, profile, self._keys, engine=self.engine)
-        slot = opened.slot
-        if slot.delay_10ms > MAX_DELAY_10MS:
-            raise HeaderError(
-                f"slot asks for a delay of {slot.delay_10ms * 10} ms, at most 30,000 are allowed"
-            )
-        if slot.command is Command.RELAY and slot.next_id in (self.node_id, neighbour):
-            raise UnknownNext("slot names this node itself, or the neighbour that it came from, as the next")
-        check_expiry(slot.expiry, now_s)
-        self._replay.insert(header, slot.expiry, now_s=now_s)
-        return opened
-
-    def relay_layers(self, slot: Slot, profile: Profile) -> tuple[Lioness, Lioness]:
-        """The permutations of a proxy, (forward, backward); it applies their `decrypt` to each chunk."""
-        return (
-            _permutation(slot.seed, b"forward", profile, self.engine),
-            _permutation(slot.seed, b"backward", profile, self.engine),
-        )
-
-    def destination_reader(self, slot: Slot, profile: Profile) -> MessageR:
-        """Bob's reader of a query."""
-        return MessageR(profile, end_to_end_key(slot.seed, b"forward"), engine=self.engine)
-
-    def home_ticket(self, slot: Slot) -> HomeTicket:
-        """Whose reply this is. Raises HeaderError when the slot was not made here."""
-        return HomeTicket.unpack(slot, self._home_key)
-
-    def home_reader(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> ExtRead:
-        """Alice's reader of a reply by block: the layers of the reply route's last proxy come off first."""
-        layers = [
-            WideBlockR(
-                _permutation(reply_hop_seed(slot.seed, proxy), b"forward", profile, self.engine), inverse=True
-            )
-            for proxy in range(ticket.proxies - 1, -1, -1)
-        ]
-        key = end_to_end_key(reply_end_to_end_seed(slot.seed), b"forward")
-        message = MessageR(profile, key, engine=self.engine)
-        return CompExtR(MultiRExt(layers), message) if layers else message
+_QUERY_ID_BYTES = 8
+_USED_BLOCKS = 1_000_000
 
 
 class Tunnel(TunnelReader):
-    """A reader that can also write: for Alice, and for Bob's replies.
+    """A reader that can also write: for Alice, for Bob's replies, and for cover traffic.
 
     Args:
-        keys: this node's secrets.
+        ring: this node's keys.
         directory: where the descriptors of routes come from.
-        random_bytes: seeds, ids and padding; the operating system's generator unless a test fixes it.
+        header_rate: limit on headers that are opened for each neighbour; None: no limit.
+        random_bytes: seeds, ids, delays and padding; the operating system's generator unless a test fixes it.
     """
 
     def __init__(
         self,
         *,
-        keys: NodeKeys,
+        ring: KeyRing,
         directory: Directory,
-        engine: TunnelEngine,
-        replay_limit: int = 1_000_000,
+        header_rate: HeaderRate | None = None,
         random_bytes: Callable[[int], bytes] = system_random_bytes,
     ) -> None:
+        node_id = ring.keys.node_id(ring.engine)
         super().__init__(
-            node_id=keys.node_id(engine),
-            keys=[keys.opening_key(engine)],
-            home_key=keys.home,
-            replay=ReplayTable(keys.table, limit=replay_limit),
-            engine=engine,
+            node_id=node_id, ring=ring, used_blocks=UsedBlocks(_USED_BLOCKS), header_rate=header_rate
         )
-        self._keys_secret = keys
-        self._directory = directory
         self._random_bytes = random_bytes
+        self._builder = WayBuilder(node_id=node_id, ring=ring, directory=directory, random_bytes=random_bytes)
 
-    def query(self, route: Route, mode: ReplyMode, profile: Profile, *, now_s: float) -> OutgoingQuery:
-        """Build a query's frame over `route`.
+    # --- Alice ---------------------------------------------------------------------------------------------
 
+    def query(
+        self,
+        route: Route,
+        mode: ReplyMode,
+        profile: Profile,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        reply_routes: Sequence[Route] = (),
+        reply_profile: Profile | None = None,
+        blocks: int | None = None,
+        descriptor: Descriptor | None = None,
+        mean_delay_s: float = 0.0,
+    ) -> OutgoingQuery:
+        """Build a query's frame over `route`, in any mode but `established` (see `way`).
+
+        Args:
+            reply_routes: other-route and reply-on-reply: ways back, from Bob's first proxy to this node,
+                their destination. reply-on-reply takes the query's proxies in reverse if there are none.
+            reply_profile: of the reply blocks; by default the query's.
+            blocks: how many reply blocks, each for one reply; the ways back are used in turn. By default one
+                for each way.
+            descriptor: known-dest: this node's own, as it is now.
+            mean_delay_s: of the random delay at each proxy, there and back by block; 0: none.
         Raises:
             BadRoute: a node that is unknown, visited twice, does not offer the profile, or has no onion key
                 that can be sealed to now.
-            ProfileError: the route is longer than the profile holds.
+            ProfileError: a route is longer than its profile holds.
+            LocalTunnelError: arguments that the mode has no use for, or that it lacks.
         """
-        try:
-            return self._build_query(route, mode, profile, now_s)
-        except RefusedKey as error:
-            # Its owner signed it, so it got into the directory; nothing else is wrong with the descriptor.
-            raise BadRoute(
-                "a node of the route has published an onion key that nobody can seal to"
-            ) from error
-
-    def _build_query(self, route: Route, mode: ReplyMode, profile: Profile, now_s: float) -> OutgoingQuery:
-        hops = self._hops(route, profile, now_s)
-        blocks = []
-        query_id = None
-        if MODES[mode].reply_blocks:
-            query_id = self._random_bytes(8)
-            blocks.append(self._reply_block(route, hops, query_id, profile, now_s))
-        seeds = [self._random_bytes(SEED_BYTES) for _ in hops]
-        ids = route.nodes
-        slots = []
-        for i, seed in enumerate(seeds):
-            expiry = draw_expiry(now_s, self._random_bytes)
-            last = i == len(seeds) - 1
-            slots.append(
-                Slot(Command.DEST, expiry, seed)
-                if last
-                else Slot(Command.RELAY, expiry, seed, next_id=ids[i + 1])
+        row = MODES[mode]
+        if mode is ReplyMode.ESTABLISHED:
+            raise LocalTunnelError("an established tunnel is no message: build it on `Tunnel.way`")
+        if row.names_alice != (descriptor is not None):
+            raise LocalTunnelError(f"mode {mode}: `descriptor` is for known-dest, and is needed there")
+        ways_back = self._ways_back(route, mode, reply_routes)
+        query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
+        reply_blocks: tuple[ReplyBlock, ...] = ()
+        if query_id is not None and ways_back:
+            reply_blocks = self._reply_blocks(
+                ways_back,
+                reply_profile or profile,
+                user=route.destination,
+                query_id=query_id,
+                blocks=blocks,
+                now_s=now_s,
+                mean_delay_s=mean_delay_s,
             )
-        header = build_header(
-            profile, list(zip(hops, slots, strict=True)), engine=self.engine, random_bytes=self._random_bytes
+        way = self.way(route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s)
+        origin = None
+        if descriptor is not None and query_id is not None:
+            origin = self._claim(descriptor, route.destination, way, query_id)
+        head = MessageHead(
+            reply_blocks,
+            origin,
+            backward=row.backward_content,
+            wants_blocks=row.replies_carry_blocks,
         )
-        message = MessageW(
-            profile, end_to_end_key(seeds[-1], b"forward"), reply_blocks=blocks, engine=self.engine
+        return OutgoingQuery(
+            route,
+            self._frame(way, head, query_id),
+            mode,
+            error_mode,
+            way,
+            self._backward(way) if row.backward_content else None,
         )
-        # Layer 0 is next to the stream: proxy 1, whose inverse is applied first on the way.
-        layers = [WideBlockW(_permutation(seed, b"forward", profile, self.engine)) for seed in seeds[:-1]]
-        return OutgoingQuery(query_id, route, OutgoingFrame(ids[0], profile, FrameW(header, layers, message)))
 
-    def reply(self, block: ReplyBlock, *, now_s: float) -> OutgoingFrame:
-        """Bob's frame along a reply block.
+    def way(
+        self,
+        route: Route,
+        profile: Profile,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        mean_delay_s: float = 0.0,
+    ) -> Way:
+        """A header over `route` and its secrets, without a message: what an established tunnel begins with.
 
-        Raises:
-            ExpiredHeader: the block is too old to be of use. UnknownNext: it begins at this node itself.
-            ReplayedHeader: it was used before; a second frame would be sealed with the nonces of the first.
+        Raises BadRoute and ProfileError as `query`.
         """
-        check_expiry(block.expiry, now_s)
-        if block.first_id == self.node_id:
-            raise UnknownNext("reply block names this node itself as the first of the way back")
-        self._replay.insert(block.header, block.expiry, now_s=now_s)
-        message = MessageW(
-            block.profile, end_to_end_key(block.end_to_end_seed, b"forward"), engine=self.engine
+        return self._builder.way(
+            route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s
         )
-        return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message))
 
-    def _hops(self, route: Route, profile: Profile, now_s: float) -> list[Hop]:
-        ids = route.nodes
-        if len({self.node_id, *ids}) != len(ids) + 1:
-            raise BadRoute("a route visits no node twice, and not its origin")
-        try:
-            return [self._descriptor(node_id, profile).hop(now_s) for node_id in ids]
-        except DescriptorError as error:
-            raise BadRoute(f"no key for the route: {error}") from error
+    # --- Bob -----------------------------------------------------------------------------------------------
 
-    def _descriptor(self, node_id: bytes, profile: Profile) -> Descriptor:
-        assert len(node_id) == NODE_ID_BYTES
-        descriptor = self._directory.lookup(node_id)
-        if descriptor is None:
-            raise BadRoute(f"node {short(node_id)} of the route is not in the directory")
-        if not descriptor.offers(profile):
-            raise BadRoute(f"node {short(node_id)} of the route does not offer profile {profile.name!r}")
-        return descriptor
+    def reply(
+        self,
+        block: ReplyBlock,
+        *,
+        now_s: float,
+        reply_routes: Sequence[Route] = (),
+        reply_profile: Profile | None = None,
+        blocks: int | None = None,
+        mean_delay_s: float = 0.0,
+    ) -> OutgoingFrame:
+        """A frame along a reply block; with `reply_routes`, one that carries reply blocks itself.
 
-    def _reply_block(
-        self, route: Route, hops: Sequence[Hop], query_id: bytes, profile: Profile, now_s: float
-    ) -> ReplyBlock:
-        """The block of mode `route`: the same proxies in reverse."""
-        way_back = list(zip(route.proxies, hops, strict=False))[::-1]
-        current = self._keys[0]
-        own = Hop(current.private.public, current.epoch)
-        return build_reply_block(
-            profile,
-            way_back,
-            (self.node_id, own),
+        Args:
+            reply_routes: ways back to this node (reply-on-reply), the others as in `query`.
+        Returns:
+            The frame; its `query_id` is the one under which what Alice sends along those blocks comes home.
+        Raises:
+            Those of `TunnelReader.reply`, and of `query` for the blocks.
+        """
+        if not reply_routes:
+            return super().reply(block, now_s=now_s)
+        query_id = self._random_bytes(_QUERY_ID_BYTES)
+        # Who uses them is not known, only that she is not the first of the way to her unless it is direct.
+        reply_blocks = self._reply_blocks(
+            reply_routes,
+            reply_profile or block.profile,
+            user=None,
             query_id=query_id,
-            master_seed=self._random_bytes(SEED_BYTES),
-            home_key=self._keys_secret.home,
-            draw_expiry=lambda: draw_expiry(now_s, self._random_bytes),
-            engine=self.engine,
-            random_bytes=self._random_bytes,
+            blocks=blocks,
+            now_s=now_s,
+            mean_delay_s=mean_delay_s,
         )
+        return self._reply(block, MessageHead(reply_blocks), now_s, query_id)
+
+    def answer(
+        self,
+        origin: Origin,
+        route: Route,
+        profile: Profile,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        mean_delay_s: float = 0.0,
+    ) -> OutgoingQuery:
+        """Bob's own query to somebody who named herself (mode `known-dest`): it carries her ticket.
+
+        Args:
+            origin: checked, from `TunnelReader.origin`.
+            route: of this node's choice; its destination is the origin, who need not be in the directory here
+                (but in that of the last proxy, or linked to it).
+        Raises:
+            BadRoute, ProfileError: as `query`; also when the route leads to somebody else.
+        """
+        if route.destination != origin.descriptor.node_id:
+            raise BadRoute("the route of an answer ends at another node than the one that asked")
+        way = self._builder.way(
+            route,
+            profile,
+            now_s=now_s,
+            error_mode=error_mode,
+            mean_delay_s=mean_delay_s,
+            destination=origin.descriptor,
+        )
+        frame = self._frame(way, MessageHead(answer=origin.ticket), None)
+        return OutgoingQuery(route, frame, ReplyMode.NONE, error_mode, way)
+
+    # --- cover traffic -------------------------------------------------------------------------------------
+
+    def drop(
+        self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
+    ) -> OutgoingFrame:
+        """A frame that its last node throws away. Write any content into it, zeros for instance.
+
+        Raises BadRoute and ProfileError as `query`.
+        """
+        way = self._builder.way(route, profile, Command.DROP, now_s=now_s, mean_delay_s=mean_delay_s)
+        return self._frame(way, MessageHead(), None)
+
+    def loop(
+        self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
+    ) -> OutgoingFrame:
+        """A frame that comes back to this node: Alice uses a reply block of her own.
+
+        Args:
+            route: at least two proxies (one would be told to send it back where it came from), and this node.
+        Returns:
+            The frame; it comes home as a HOME frame with its `query_id`, unless somebody dropped it.
+        Raises:
+            BadRoute, ProfileError: as `query`.
+        """
+        if len(route.proxies) < 2:
+            raise BadRoute(f"a loop over {len(route.proxies)} proxies, expected at least 2")
+        query_id = self._random_bytes(_QUERY_ID_BYTES)
+        block = self._builder.reply_block(
+            route, profile, user=None, query_id=query_id, number=0, now_s=now_s, mean_delay_s=mean_delay_s
+        )
+        return self._reply(block, MessageHead(), now_s, query_id)
+
+    # --- parts ---------------------------------------------------------------------------------------------
+
+    def _ways_back(self, route: Route, mode: ReplyMode, reply_routes: Sequence[Route]) -> Sequence[Route]:
+        reverse = Route(route.proxies[::-1], self.node_id)
+        match mode:
+            case ReplyMode.ROUTE if not reply_routes:
+                return (reverse,)
+            case ReplyMode.OTHER_ROUTE if reply_routes:
+                return reply_routes
+            case ReplyMode.REPLY_ON_REPLY:
+                return reply_routes or (reverse,)
+            case ReplyMode.OTHER_ROUTE:
+                raise LocalTunnelError("mode other-route needs `reply_routes`")
+        if reply_routes:
+            raise LocalTunnelError(f"mode {mode} has no use for `reply_routes`")
+        return ()
+
+    def _reply_blocks(
+        self,
+        routes: Sequence[Route],
+        profile: Profile,
+        *,
+        user: bytes | None,
+        query_id: bytes,
+        blocks: int | None,
+        now_s: float,
+        mean_delay_s: float,
+    ) -> tuple[ReplyBlock, ...]:
+        count = len(routes) if blocks is None else blocks
+        if not 1 <= count <= profile.geometry.max_reply_blocks:
+            raise LocalTunnelError(
+                f"{count} reply blocks of profile {profile.name!r}, expected 1 to "
+                f"{profile.geometry.max_reply_blocks}"
+            )
+        return tuple(
+            self._builder.reply_block(
+                routes[number % len(routes)],
+                profile,
+                user=user,
+                query_id=query_id,
+                number=number,
+                now_s=now_s,
+                mean_delay_s=mean_delay_s,
+            )
+            for number in range(count)
+        )
+
+    def _claim(self, descriptor: Descriptor, destination: bytes, way: Way, query_id: bytes) -> OriginClaim:
+        keys = self.ring.keys
+        return claim_origin(
+            descriptor,
+            keys.identity,
+            ticket=answer_ticket(keys.home, query_id),
+            destination=destination,
+            dest_seed=way.end_to_end_seed,
+            engine=self.engine,
+        )
+
+    def _frame(self, way: Way, head: MessageHead, query_id: bytes | None) -> OutgoingFrame:
+        key = end_to_end_key(way.end_to_end_seed, b"forward")
+        message = MessageW(way.profile, key, engine=self.engine, head=head)
+        layer = FrameW(way.header, way.forward_layers(self.engine), message)
+        return OutgoingFrame(way.first_id, way.profile, layer, query_id)
+
+    def _backward(self, way: Way) -> FrameR:
+        key = end_to_end_key(way.end_to_end_seed, b"backward")
+        return FrameR(way.backward_layers(self.engine), MessageR(way.profile, key, engine=self.engine))

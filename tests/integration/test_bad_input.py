@@ -183,10 +183,11 @@ def test_content_before_open(net: LocalNetwork, refusals: Callable[[], str]) -> 
 
 def test_content_beyond_the_credit(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
-        peer.open(PROFILE, _header(net[1]) + bytes(DEFAULT.window_bytes))
+        # Whether the stream has ended before the last of it comes is a matter of time; the link ends anyhow.
+        peer.open(PROFILE, _header(net[1]) + bytes(3 * DEFAULT.window_bytes))
         assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
     wait_until_idle(net)
-    assert "credit for" in refusals()
+    assert "credit for" in refusals() or "beyond what was granted" in refusals()
     assert_works(net)
 
 
@@ -256,7 +257,7 @@ def test_next_hop_that_nobody_knows(net: LocalNetwork, refusals: Callable[[], st
         peer.open(PROFILE, _header(net[1], command=Command.RELAY, next_id=os.urandom(32)))
         assert peer.reset_code() is ErrorCode.UNKNOWN_NEXT
     wait_until_idle(net)
-    assert "is not in the directory" in refusals()
+    assert "neither linked nor in the directory" in refusals()
 
 
 def test_next_hop_that_is_the_node_itself_or_the_sender(net: LocalNetwork) -> None:

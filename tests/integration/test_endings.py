@@ -23,10 +23,10 @@ from tunnel.descriptor import Address
 from tunnel.directory import StaticDirectory
 from tunnel.errors import LocalTunnelError, PeerError
 from tunnel.keys import NodeKeys
+from tunnel.node.api_service import SERVED_MODES
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.listener import listen_service
 from tunnel.services import InnerService, Query, Reply
-
 
 # Links that do not outlive their message: so the way back has to be dialled.
 ONCE = Limits(link_policy=LinkPolicy.ONCE)
@@ -72,7 +72,7 @@ class _GoesOn(InnerService):
             pass
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        keys = self.net[0]._context.tunnel._keys_secret
+        keys = self.net[0]._context.tunnel.ring.keys
         self.net.directory.publish(
             keys.descriptor((Address("127.0.0.1", port),), time.time() + 60, self.net.engine)
         )
@@ -204,7 +204,7 @@ def test_sink_that_fails_while_the_query_is_still_being_sent(net: LocalNetwork) 
     wait_until_idle(net)
 
 
-@pytest.mark.parametrize("mode", list(ReplyMode))
+@pytest.mark.parametrize("mode", SERVED_MODES)
 def test_content_that_pauses_is_not_taken_for_its_end(net: LocalNetwork, mode: ReplyMode) -> None:
     class Pausing:
         def read(self, size: int, /) -> bytes | None:

@@ -20,6 +20,7 @@ from tunnel import InnerService, Limits, LocalNetwork, Ping, Profile, QueryFaile
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError
 from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, Geometry
 from tunnel.node import FrameReport
+from tunnel.node.api_service import SERVED_MODES
 from tunnel.node.limits import LinkPolicy
 from tunnel.services import Query, Reply
 
@@ -49,7 +50,7 @@ def test_contents_around_every_edge(geometry: Geometry, engine: str) -> None:
         wait_until_idle(net)
 
 
-@pytest.mark.parametrize("mode", list(ReplyMode))
+@pytest.mark.parametrize("mode", SERVED_MODES)
 @pytest.mark.parametrize("hops", [0, 1, 5, 23])
 def test_route_lengths(hops: int, mode: ReplyMode) -> None:
     with LocalNetwork(peers=hops + 2) as net:
@@ -147,7 +148,7 @@ def test_content_that_is_neither_bytes_nor_a_file() -> None:
 
 
 @pytest.mark.parametrize("fails_after", [0, 1, 10])
-@pytest.mark.parametrize("mode", list(ReplyMode))
+@pytest.mark.parametrize("mode", SERVED_MODES)
 def test_service_that_fails(fails_after: int, mode: ReplyMode, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(InnerService):
         def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:

@@ -82,7 +82,7 @@ class RawPeer:
         record = bytearray(record_bytes_for(len(plain)))
         record[HEAD_BYTES : HEAD_BYTES + len(plain)] = plain
         self._sealer.seal(memoryview(record))
-        self.send_bytes(record)
+        self.send_bytes(bytes(record))
 
     def open(self, profile: Profile, content: bytes, *, stream: int = STREAM) -> None:
         """OPEN and content."""

@@ -12,24 +12,28 @@ from hashlib import sha256
 from hypothesis import strategies as st
 
 from readwrite_comp import ExtRead, ExtWrite, LayerError
-from readwrite_comp.primitives import Aead, CtrStream, Engine, ReadableBuffer
+from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer, WideEngine
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
-from tunnel.descriptor import Address
+from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.engine import HpkePrivate, TunnelEngine, X25519Private
-from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, LONG, Profile
+from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Profile
+from tunnel.key_ring import KeyRing
 from tunnel.keys import EPOCH_S, NodeKeys, OnionKey
 from tunnel.onion.header import Opened
+from tunnel.onion.replay import DEFAULT_LIMIT
 from tunnel.primitives import tunnel_engine
 from tunnel.tunnel import Tunnel
 
 __all__ = [
+    "ALL_PROFILE_BYTES",
     "ENGINES",
     "NOW_S",
     "OPENSSL",
     "PROFILES",
     "PYCRYPTODOME",
     "SMALL",
+    "SMALL_HCTR",
     "Peer",
     "Relayed",
     "chunks_of",
@@ -48,7 +52,9 @@ OPENSSL, PYCRYPTODOME = tunnel_engine("openssl"), tunnel_engine("pycryptodome")
 ENGINES = (OPENSSL, PYCRYPTODOME)
 NOW_S = 1_800_000_123.5
 SMALL = Profile(INTERACTIVE)
+SMALL_HCTR = Profile(INTERACTIVE, HCTR_SUITE)
 PROFILES = [Profile(geometry) for geometry in (INTERACTIVE, DEFAULT, LONG, BULK)]
+ALL_PROFILE_BYTES = tuple(profile.byte for profile in ALL_PROFILES)
 
 
 # --- engines -----------------------------------------------------------------------------------------------
@@ -89,15 +95,22 @@ class _MixedLayers:
     def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
         return self._rng.choice(ENGINES).layers.ctr(key, counter_block)
 
+    def block_cipher(self, key: bytes) -> BlockCipher:
+        return self._rng.choice(ENGINES).layers.block_cipher(key)
+
+    def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
+        return self._rng.choice(ENGINES).layers.gmac(key)
+
 
 class _MixedEngine(TunnelEngine):
     """Each call goes to the engine that the generator picks: a network of unlike nodes in one object."""
 
     name = "mixed"
+    suites = (0, 1)
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self.layers: Engine = _MixedLayers(rng)
+        self.layers: WideEngine = _MixedLayers(rng)
 
     def _any(self) -> TunnelEngine:
         return self._rng.choice(ENGINES)
@@ -143,8 +156,9 @@ def make_keys(name: str, now_s: float = NOW_S) -> NodeKeys:
     def secret(use: str) -> bytes:
         return sha256(f"{name} {use}".encode()).digest()
 
-    onion = OnionKey(int(now_s) - 600, secret("onion"))
-    return NodeKeys(secret("identity"), secret("link"), onion, secret("home"), secret("table"))
+    epoch = int(now_s) - 600
+    onion = OnionKey(epoch, epoch + EPOCH_S, secret("onion"), secret("table"))
+    return NodeKeys(secret("identity"), secret("link"), onion, secret("home"))
 
 
 @dataclass(frozen=True)
@@ -153,6 +167,7 @@ class Peer:
 
     keys: NodeKeys
     tunnel: Tunnel
+    descriptor: Descriptor
 
     @property
     def id(self) -> bytes:
@@ -165,13 +180,17 @@ def make_peers(count: int, *, engine: TunnelEngine = OPENSSL, random_seed: int |
     peers = []
     for index in range(count):
         keys = make_keys(str(index))
-        directory.publish(keys.descriptor((Address("127.0.0.1", 4000 + index),), NOW_S, engine))
+        descriptor = keys.descriptor(
+            (Address("127.0.0.1", 4000 + index),), NOW_S, engine, profiles=ALL_PROFILE_BYTES
+        )
+        directory.publish(descriptor)
+        ring = KeyRing(keys, engine, share=DEFAULT_LIMIT)
         if random_seed is None:
-            tunnel = Tunnel(keys=keys, directory=directory, engine=engine)
+            tunnel = Tunnel(ring=ring, directory=directory)
         else:
             source = seeded_bytes(random_seed * 1_000 + index)
-            tunnel = Tunnel(keys=keys, directory=directory, engine=engine, random_bytes=source)
-        peers.append(Peer(keys, tunnel))
+            tunnel = Tunnel(ring=ring, directory=directory, random_bytes=source)
+        peers.append(Peer(keys, tunnel, descriptor))
     return peers
 
 

@@ -285,7 +285,7 @@ def test_the_longest_is_longer_than_any_good_one() -> None:
 
 
 def test_unknown_profiles_are_left_out() -> None:
-    fields = [(k, b"\x01\x11\x02\x05\xff" if k == 5 else value) for k, value in plain_fields()]
+    fields = [(k, b"\x01\x21\x02\x15\x05\xff" if k == 5 else value) for k, value in plain_fields()]
     parsed = Descriptor.parse(signed(body_of(fields)), OPENSSL)
     assert parsed.profiles == (1, 2)
     assert parsed.offers(Profile.from_byte(1))

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from tunnel.errors import ErrorCode, ProfileError
 from tunnel.geometry import (
+    ALL_PROFILES,
     BULK,
     DEFAULT,
     GEOMETRIES,
+    HCTR_SUITE,
     INTERACTIVE,
     LONG,
     SLOT_BYTES,
@@ -22,6 +24,7 @@ from tunnel.geometry import (
     padme,
 )
 from tunnel.link.frames import FRAME_HEAD_BYTES
+from tunnel.link.handshake import Settings
 from tunnel.link.records import MAX_UNITS, RECORD_OVERHEAD, UNIT_BYTES, record_bytes_for
 
 # The table of the protocol: geometry, slots, C, header bytes, data of a chunk, record units.
@@ -71,11 +74,13 @@ def test_geometry_codes_fit_the_low_half_of_a_profile_byte() -> None:
 
 @pytest.mark.parametrize("value", range(256))
 def test_every_profile_byte(value: int) -> None:
-    if value in GEOMETRIES:
+    suite, code = divmod(value, 16)
+    if code in GEOMETRIES and suite in (0, 1):
         profile = Profile.from_byte(value)
-        assert profile.geometry is GEOMETRIES[value]
-        assert profile.suite == 0
+        assert profile.geometry is GEOMETRIES[code]
+        assert profile.suite == suite
         assert profile.byte == value
+        assert profile in ALL_PROFILES
         return
     with pytest.raises(ProfileError, match=f"0x{value:02x}") as caught:
         Profile.from_byte(value)
@@ -86,9 +91,17 @@ def test_every_profile_byte(value: int) -> None:
 def test_names(geometry: Geometry) -> None:
     assert Profile.from_name(geometry.name) == Profile.from_name(str(geometry.code)) == Profile(geometry)
     assert Profile(geometry).name == geometry.name
+    second = Profile(geometry, HCTR_SUITE)
+    assert Profile.from_name(f"{geometry.name}-hctr") == Profile.from_name(str(16 + geometry.code)) == second
 
 
-@pytest.mark.parametrize("name", ["", "0", "5", "Default", "default ", "17", "02"])
+def test_a_descriptor_and_settings_have_room_for_all_profiles() -> None:
+    """Both carry eight bytes of profiles."""
+    assert len(ALL_PROFILES) == len({profile.byte for profile in ALL_PROFILES}) == 8
+    assert Settings.unpack(Settings.make(0, tuple(profile.byte for profile in ALL_PROFILES)).pack())
+
+
+@pytest.mark.parametrize("name", ["", "0", "5", "Default", "default ", "16", "02", "default-lioness"])
 def test_unknown_names_list_those_that_exist(name: str) -> None:
     with pytest.raises(ProfileError, match="interactive") as caught:
         Profile.from_name(name)

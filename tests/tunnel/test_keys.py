@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, make_keys
 from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import KeyFileError
-from tunnel.geometry import GEOMETRIES
+from tunnel.geometry import ALL_PROFILES
 from tunnel.keys import EPOCH_S, NodeKeys
 
 
@@ -30,7 +30,7 @@ def test_generated_keys_are_all_different() -> None:
     every: list[bytes] = []
     for _ in range(20):
         keys = NodeKeys.generate(NOW_S)
-        every += [keys.identity, keys.link, keys.onion.private, keys.home, keys.table]
+        every += [keys.identity, keys.link, keys.onion.private, keys.home, keys.onion.table]
         assert keys.onion.epoch == int(NOW_S) - 600
     assert len(set(every)) == 100
     assert {len(secret) for secret in every} == {32}
@@ -41,7 +41,7 @@ def test_rotated_keys_are_the_same_node_with_another_epoch() -> None:
     new = old.rotated(NOW_S + 86_400)
     assert (new.identity, new.link, new.home) == (old.identity, old.link, old.home)
     assert new.onion.epoch == old.onion.epoch + 86_400
-    assert len({old.onion.private, new.onion.private, old.table, new.table}) == 4
+    assert len({old.onion.private, new.onion.private, old.onion.table, new.onion.table}) == 4
 
 
 def test_a_new_descriptor_is_valid_now_and_names_every_profile() -> None:
@@ -53,7 +53,8 @@ def test_a_new_descriptor_is_valid_now_and_names_every_profile() -> None:
         assert descriptor.hop(NOW_S).epoch == keys.opening_key(engine).epoch
         assert descriptor.node_id == keys.node_id(engine)
         assert descriptor.link_key == keys.link_private(engine).public
-        assert set(descriptor.profiles) == set(GEOMETRIES)
+        assert set(descriptor.profiles) == {p.byte for p in ALL_PROFILES if p.suite in engine.suites}
+        assert len(descriptor.profiles) == (8 if engine is OPENSSL else 4)
         assert not descriptor.unlisted
         assert descriptor.onion_keys[0].not_after - descriptor.onion_keys[0].not_before == EPOCH_S
 
@@ -103,7 +104,7 @@ def test_a_crash_while_writing_leaves_the_old_file(saved: Path, monkeypatch: pyt
     def crash(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("tunnel.keys.os.fsync", crash)
+    monkeypatch.setattr("tunnel.private_file.os.fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         make_keys("b").save(saved)
     assert NodeKeys.load(saved) == make_keys("a")
@@ -122,9 +123,9 @@ def test_what_is_written_is_synced_before_it_gets_its_name(
         seen.append((tmp_path / "k").exists())
         fsync(descriptor)
 
-    monkeypatch.setattr("tunnel.keys.os.fsync", record)
+    monkeypatch.setattr("tunnel.private_file.os.fsync", record)
     make_keys("a").save(tmp_path / "k")
-    assert seen == [False]
+    assert seen == [False, True], "the file before it has its name, the folder afterwards"
 
 
 # --- damage -----------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def test_other_files(tmp_path: Path, content: bytes) -> None:
     refused(path)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, [2]])
 def test_other_versions(saved: Path, version: object) -> None:
     record = json.loads(saved.read_text())
     record["mtun-keys"] = version
@@ -176,7 +177,7 @@ def test_other_versions(saved: Path, version: object) -> None:
     assert "version" in refused(saved)
 
 
-@pytest.mark.parametrize("name", ["identity", "link", "home", "table"])
+@pytest.mark.parametrize("name", ["identity", "link", "home"])
 @pytest.mark.parametrize("value", ["", "00", "zz" * 32, "00" * 31, "00" * 33, None, 7, ["00" * 32], {}])
 def test_damaged_secrets(saved: Path, name: str, value: object) -> None:
     record = json.loads(saved.read_text())
@@ -201,10 +202,28 @@ def test_epochs_that_no_wire_field_holds(saved: Path, epoch: object) -> None:
     refused(saved)
 
 
-@pytest.mark.parametrize("onion", [None, [], "x", {}, {"epoch": 1}, {"private": "00" * 32}])
-def test_damaged_onion_key(saved: Path, onion: Any) -> None:
+GOOD = {"epoch": 1, "not-after": 2, "private": "00" * 32, "table": "00" * 32}
+
+
+@pytest.mark.parametrize("which", ["onion", "previous", "next"])
+@pytest.mark.parametrize(
+    "onion",
+    [
+        [],
+        "x",
+        {},
+        {"epoch": 1},
+        {"private": "00" * 32},
+        GOOD | {"not-after": 1},
+        GOOD | {"table": "00" * 31},
+        GOOD | {"private": None},
+        GOOD | {"not-after": True},
+    ],
+    ids=str,
+)
+def test_damaged_onion_key(saved: Path, which: str, onion: Any) -> None:
     record = json.loads(saved.read_text())
-    record["onion"] = onion
+    record[which] = onion
     saved.write_text(json.dumps(record))
     refused(saved)
 

@@ -24,7 +24,7 @@ from readwrite_comp import (
     WideBlockW,
 )
 from readwrite_comp.helpers import Take
-from readwrite_comp.primitives import Aead, CtrStream, Engine, ReadableBuffer
+from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer, WideEngine
 from readwrite_comp.testing import (
     HostileReader,
     HostileWriter,
@@ -52,6 +52,7 @@ from tunnel.errors import LocalTunnelError
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, LONG, Profile, padme
 from tunnel.onion.frame import FrameW
 from tunnel.onion.message import ChunkType, MessageR, MessageW
+from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reply_block import ReplyBlock
 
 KEY = bytes(range(32))
@@ -80,7 +81,7 @@ def blocks(count: int, profile: Profile = SMALL) -> list[ReplyBlock]:
 def writer(
     profile: Profile = SMALL, engine: TunnelEngine = OPENSSL, reply_blocks: Sequence[ReplyBlock] = ()
 ) -> MessageW:
-    return MessageW(profile, KEY, engine=engine, reply_blocks=reply_blocks)
+    return MessageW(profile, KEY, engine=engine, head=MessageHead(tuple(reply_blocks)))
 
 
 def reader(profile: Profile = SMALL, engine: TunnelEngine = OPENSSL) -> MessageR:
@@ -155,7 +156,7 @@ SIZES = (0, 1, DATA - PREFIX_BYTES, DATA, 2 * DATA - PREFIX_BYTES + 1)
 def test_messages_pass_the_kit(engine: TunnelEngine, count: int) -> None:
     check_ext_pair(
         lambda: (
-            _FreshW(SMALL, KEY, engine=engine, reply_blocks=blocks(count)),
+            _FreshW(SMALL, KEY, engine=engine, head=MessageHead(tuple(blocks(count)))),
             _FreshR(SMALL, KEY, engine=engine),
         ),
         authenticated=True,
@@ -439,12 +440,19 @@ SEQUENCES: dict[str, tuple[list[tuple[int, bytes, bool]], str]] = {
         "without content",
     ),
     "first MSG without content": ([(MSG, b"", False), (END, NO_BLOCKS, True)], "without content"),
-    "END inside the prefix": ([(END, b"\0\0\0", True)], "inside its reply blocks"),
-    "END before the prefix": ([(END, b"", True)], "inside its reply blocks"),
-    "END inside a block": ([(END, b"\x01\0\0\0" + block(0).pack()[:500], True)], "inside its reply blocks"),
+    "END inside the fixed part": ([(END, b"\0\0\0", True)], "inside its head"),
+    "END before the head": ([(END, b"", True)], "inside its head"),
+    "END inside a block": ([(END, b"\x01\0\0\0" + block(0).pack()[:500], True)], "inside its head"),
     "nine blocks": ([(END, b"\x09\0\0\0", True)], "9 reply blocks"),
     "255 blocks": ([(END, b"\xff\0\0\0", True)], "255 reply blocks"),
-    "prefix not zero": ([(END, b"\0\0\0\1", True)], "3 zero bytes"),
+    "head not zero": ([(END, b"\0\0\0\1", True)], "2 zero bytes"),
+    "unknown flags": ([(END, b"\0\x10\0\0", True)], "flags 0x10"),
+    "two ways back": ([(END, b"\0\x09\0\0", True)], "2 ways back"),
+    "wants blocks, has none": ([(END, b"\0\x04\0\0", True)], "wants blocks"),
+    "END inside an origin": ([(END, b"\0\x01\0\0" + bytes(20), True)], "inside its head"),
+    "END inside an answer": ([(END, b"\0\x02\0\0" + bytes(23), True)], "inside its head"),
+    "an origin too short": ([(END, b"\0\x01\0\0" + bytes(25) + b"\x44", True)], "68 bytes"),
+    "an origin too long": ([(END, b"\0\x01\0\0" + bytes(24) + b"\x01\xe7", True)], "487 bytes"),
     "unknown profile in a block": ([(END, b"\x01\0\0\0\x99", True)], "profile byte 0x99"),
     "four of the largest blocks": (
         [
@@ -660,7 +668,7 @@ class _RecordingAead:
 class _RecordingLayers:
     name = "recording"
 
-    def __init__(self, inner: Engine, nonces: dict[bytes, list[bytes]]) -> None:
+    def __init__(self, inner: WideEngine, nonces: dict[bytes, list[bytes]]) -> None:
         self._inner = inner
         self._nonces = nonces
 
@@ -673,6 +681,12 @@ class _RecordingLayers:
     def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
         return self._inner.ctr(key, counter_block)
 
+    def block_cipher(self, key: bytes) -> BlockCipher:
+        return self._inner.block_cipher(key)
+
+    def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
+        return self._inner.gmac(key)
+
 
 class _RecordingEngine(TunnelEngine):
     """Keeps the nonces that were sealed with, by key. Nothing else of it is used here."""
@@ -681,7 +695,7 @@ class _RecordingEngine(TunnelEngine):
 
     def __init__(self) -> None:
         self.nonces: dict[bytes, list[bytes]] = {}
-        self.layers: Engine = _RecordingLayers(OPENSSL.layers, self.nonces)
+        self.layers: WideEngine = _RecordingLayers(OPENSSL.layers, self.nonces)
 
     def x25519_private(self, private: bytes) -> X25519Private:
         return OPENSSL.x25519_private(private)
@@ -711,7 +725,7 @@ def test_a_nonce_serves_once(messages: list[tuple[int, int, bool]], script: list
     """Over messages that are ended, flushed, refused half-way or dropped by reset(): every seal has the next
     nonce, whatever became of the chunk before."""
     engine = _RecordingEngine()
-    front = MessageW(SMALL, KEY, engine=engine, reply_blocks=blocks(1))
+    front = MessageW(SMALL, KEY, engine=engine, head=MessageHead(tuple(blocks(1))))
     for size, flush_every, is_dropped in messages:
         w = HostileWriter(script)
         if is_dropped:

@@ -41,7 +41,7 @@ def test_only_the_first_slot_counts() -> None:
 
 
 def test_a_full_table_refuses_and_forgets_nothing() -> None:
-    table = ReplayTable(KEY, limit=2)
+    table = ReplayTable(KEY, limit=2, share=2)
     table.insert(header(1), T0 + HOUR, now_s=T0)
     table.insert(header(2), T0 + 2 * HOUR, now_s=T0)
     for number in range(3, 10):
@@ -111,7 +111,7 @@ def test_keys_give_different_tags() -> None:
     tables = [ReplayTable(bytes([number]) * 32) for number in (1, 2)]
     for table in tables:
         table.insert(header(1), T0 + HOUR, now_s=T0)
-    left, right = (set().union(*table._hours.values()) for table in tables)
+    left, right = (set[bytes]().union(*table._hours.values()) for table in tables)
     assert not left & right
     assert {len(tag) for tag in left | right} == {8}
 
@@ -125,7 +125,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = ReplayTable(KEY, limit=LIMIT)
+        self.table = ReplayTable(KEY, limit=LIMIT, share=LIMIT)
         self.now_s = float(T0)
         self.latest_s = float(T0)
         self.accepted: dict[tuple[int, int], int] = {}

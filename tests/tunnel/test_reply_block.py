@@ -6,10 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tunnel.helpers import ENGINES, OPENSSL, PROFILES, SMALL, engines, seeded_bytes
+from tests.tunnel.helpers import (
+    ALL_PROFILE_BYTES,
+    ENGINES,
+    OPENSSL,
+    PROFILES,
+    SMALL,
+    SMALL_HCTR,
+    engines,
+    seeded_bytes,
+)
 from tunnel.engine import TunnelEngine
 from tunnel.errors import ErrorCode, HeaderError, MalformedMessage, ProfileError
-from tunnel.geometry import GEOMETRIES, Profile
+from tunnel.geometry import Profile
 from tunnel.onion.header import Command, Hop, OpeningKey, Slot, open_header
 from tunnel.onion.reply_block import HomeTicket, ReplyBlock, build_reply_block
 from tunnel.onion.secrets import reply_end_to_end_seed, reply_hop_seed
@@ -78,9 +87,9 @@ def test_wrong_lengths_are_refused(block: ReplyBlock, data: st.DataObject) -> No
 @pytest.mark.parametrize("first", range(256))
 def test_every_first_byte(first: int) -> None:
     packed = bytes([first]) + build(0).pack()[1:]
-    if first == SMALL.byte:
+    if first in (SMALL.byte, SMALL_HCTR.byte):
         ReplyBlock.unpack(packed)
-    elif first in GEOMETRIES:
+    elif first in ALL_PROFILE_BYTES:
         with pytest.raises(MalformedMessage):
             ReplyBlock.unpack(packed)
     else:

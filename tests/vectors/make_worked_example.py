@@ -28,6 +28,7 @@ from pathlib import Path
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import INTERACTIVE, Profile
+from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys, OnionKey
 from tunnel.link.frames import FrameSender
 from tunnel.link.handshake import Initiator, Responder, Settings
@@ -71,6 +72,7 @@ NODES = ("alice", "proxy1", "proxy2", "bob")
 QUERY = b"ping"
 REPLY = b"pong"
 PADDED_BYTES = 8_000
+PROFILE_BYTES = (1, 2, 3, 4)  # whatever engine makes the descriptors
 
 # In the order in which they are drawn, with the bytes of each.
 DRAWS = (
@@ -146,9 +148,8 @@ def _keys(name: str) -> NodeKeys:
     return NodeKeys(
         identity=secret(f"{name} identity"),
         link=secret(f"{name} link"),
-        onion=OnionKey(EPOCH_S, secret(f"{name} onion")),
+        onion=OnionKey(EPOCH_S, EPOCH_S + 86_400, secret(f"{name} onion"), secret(f"{name} table")),
         home=secret(f"{name} home"),
-        table=secret(f"{name} table"),
     )
 
 
@@ -157,7 +158,9 @@ def build(engine: TunnelEngine) -> Values:
     values: Values = {"now": NOW_S.to_bytes(4, "big"), "epoch": EPOCH_S.to_bytes(4, "big")}
     keys = {name: _keys(name) for name in NODES}
     descriptors = {
-        name: keys[name].descriptor((Address("127.0.0.1", 4001 + number),), NOW_S, engine)
+        name: keys[name].descriptor(
+            (Address("127.0.0.1", 4001 + number),), NOW_S, engine, profiles=PROFILE_BYTES
+        )
         for number, name in enumerate(NODES)
     }
     for name in NODES:
@@ -174,7 +177,8 @@ def build(engine: TunnelEngine) -> Values:
     fixed = _engine_with_fixed_seals(engine, values)
     directory = StaticDirectory(descriptors.values())
     tunnels = {
-        name: Tunnel(keys=keys[name], directory=directory, engine=fixed, random_bytes=draws) for name in NODES
+        name: Tunnel(ring=KeyRing(keys[name], fixed), directory=directory, random_bytes=draws)
+        for name in NODES
     }
     ids = {name: descriptors[name].node_id for name in NODES}
     profile = Profile(INTERACTIVE)

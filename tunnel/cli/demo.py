@@ -25,6 +25,7 @@ from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node import FrameReport, QueryResult
+from tunnel.node.api_service import SERVED_MODES
 from tunnel.services import InnerService, Query, Reply
 
 __all__ = ["PositionSampler", "add_parser"]
@@ -52,7 +53,12 @@ def add_parser(commands: Any) -> None:
     add("--hops", type=int, help="proxies between Alice and Bob (default: all the others)")
     add("--size", type=parse_size, default=300 * 1024, help="bytes of the text that is made (default 300KiB)")
     add("--file", type=Path, help="send this file in place of a made text")
-    add("--mode", choices=[str(mode) for mode in ReplyMode], default=str(ReplyMode.ROUTE), help="reply mode")
+    add(
+        "--mode",
+        choices=[str(mode) for mode in SERVED_MODES],
+        default=str(ReplyMode.ROUTE),
+        help="reply mode",
+    )
     add(
         "--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)"
     )

@@ -27,9 +27,20 @@ from tunnel.node.statuses import settle_beside
 from tunnel.route import Route
 from tunnel.tunnel import OutgoingQuery
 
-__all__ = ["Content", "Progress", "QueryCall", "QueryResult", "Sink", "Source", "query_service"]
+__all__ = [
+    "SERVED_MODES",
+    "Content",
+    "Progress",
+    "QueryCall",
+    "QueryResult",
+    "Sink",
+    "Source",
+    "query_service",
+]
 
 _READ_BYTES = 64 * 1024
+SERVED_MODES = (ReplyMode.NONE, ReplyMode.ROUTE)
+"""The modes that nodes serve; `Tunnel` has all of `tunnel.modes`."""
 
 Progress = Callable[[int, int], None]
 Content: TypeAlias = "bytes | bytearray | memoryview | Source"
@@ -113,10 +124,11 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
 
     Raises:
         BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is
-            known. LocalTunnelError: the sink or the progress callback failed, or the
-            content's file does not block. OSError: reading the content
-            did.
+            known. LocalTunnelError: nodes do not serve the mode, the sink or the progress callback failed, or
+            the content's file does not block. OSError: reading the content did.
     """
+    if call.mode not in SERVED_MODES:
+        raise LocalTunnelError(f"nodes do not serve mode {call.mode} yet; they serve {list(SERVED_MODES)}")
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1

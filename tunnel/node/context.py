@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from reactor import Channel, CurrentTime, Scope, Service, Signal
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
-from tunnel.node.forward import Forward
 from tunnel.link.handshake import Settings
-from tunnel.link.mux import Budget, MuxLimits, MuxStream
+from tunnel.link.mux import MuxLimits, MuxStream
+from tunnel.link.receive_queue import Budget
+from tunnel.node.forward import Forward
 from tunnel.node.limits import Limits
 from tunnel.node.pending import PendingQuery
 from tunnel.primitives import TunnelEngine, X25519Private
@@ -95,9 +96,7 @@ class NodeContext:
         return MuxLimits()
 
 
-def report_frame(
-    node: NodeContext, stream: Stream, started_s: float, *, content_in: int
-) -> Service[None]:
+def report_frame(node: NodeContext, stream: Stream, started_s: float, *, content_in: int) -> Service[None]:
     """Tell the observer, if there is one, that a frame has been sent on over `stream`."""
     if node.observe is not None:
         ended_s: float = yield CurrentTime()

@@ -29,7 +29,7 @@ class Forward:
     returned: Signal = field(default_factory=Signal)
 
     def wait_returned(self) -> Service[None]:
-        """Wait until the write service gives the stream back; raise the error that ended the frame, if any."""
+        """Wait until the write service gives the stream back; raise what ended the frame, if anything."""
         yield self.returned
         if self.error is not None:
             raise self.error

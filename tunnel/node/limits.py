@@ -25,7 +25,8 @@ class Limits:
         dial_s: a connection attempt and its handshake; hops upstream wait for it.
         idle_s: a frame under way on which nothing moves, in either direction, is ended.
         answer_s: the longest that this node's inner service may think, without reading or writing.
-        linger_s: how long the end of a link is waited for after GOAWAY, and that of an answered query's stream.
+        linger_s: how long the end of a link is waited for after GOAWAY, and that of the stream of an answered
+            query.
         links: connections at once, incoming and dialled. One that idles costs a few KiB.
         half_open: incoming connections that have not finished their handshake.
         link_policy: see `LinkPolicy`.

@@ -13,16 +13,18 @@ from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
 from tunnel.geometry import Profile
+from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
+from tunnel.link.receive_queue import Budget
 from tunnel.modes import ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
 from tunnel.node.context import FrameReport, NodeContext
 from tunnel.node.global_service import global_service
-from tunnel.link.mux import Budget
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
 from tunnel.node.read_service import read_service
+from tunnel.onion.header_rate import HeaderRate
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.route import Route, choose_route
 from tunnel.services import Echo, InnerService
@@ -80,7 +82,8 @@ class Node:
         except BaseException:
             self._listener.close()
             raise
-        tunnel = Tunnel(keys=keys, directory=directory, engine=engine, replay_limit=limits.replay_tags)
+        ring = KeyRing(keys, engine, limit=limits.replay_tags)
+        tunnel = Tunnel(ring=ring, directory=directory, header_rate=HeaderRate())
         self._context = NodeContext(
             engine=engine,
             network_id=network_id,

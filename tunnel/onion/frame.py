@@ -1,13 +1,26 @@
-"""A whole frame as one layer: the onion header, then the message through one wide-block layer per proxy."""
+"""Whole frames as one layer: header, and the message through one wide-block layer per proxy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from readwrite_comp import ByteWriter, CompExtW, Ending, ExtWrite, MultiWExt, WideBlockW
-from tunnel.onion.message import MessageW
+from readwrite_comp import (
+    ByteReader,
+    ByteWriter,
+    CompExtR,
+    CompExtW,
+    Ending,
+    ExtRead,
+    ExtWrite,
+    MultiRExt,
+    MultiWExt,
+    WideBlockR,
+    WideBlockW,
+)
+from tunnel.onion.message import MessageR
+from tunnel.onion.message_head import MessageHead
 
-__all__ = ["FrameW"]
+__all__ = ["FrameR", "FrameW"]
 
 
 class FrameW(ExtWrite):
@@ -17,12 +30,12 @@ class FrameW(ExtWrite):
     Args:
         header: 128·N bytes, written as it is.
         layers: one for each proxy, the first proxy's first; none for Bob's replies.
-        message: the end-to-end layer.
+        message: the end-to-end layer: `MessageW`, or another that writes whole chunks.
     """
 
     ends = Ending.EXACT
 
-    def __init__(self, header: bytes, layers: Sequence[WideBlockW], message: MessageW) -> None:
+    def __init__(self, header: bytes, layers: Sequence[WideBlockW], message: ExtWrite) -> None:
         super().__init__()
         self._header = header
         self._inner: ExtWrite = CompExtW(MultiWExt(list(layers)), message) if layers else message
@@ -46,3 +59,38 @@ class FrameW(ExtWrite):
 
     def _push_end(self, w: ByteWriter) -> None:
         self._inner.write_end(w)
+
+
+class FrameR(ExtRead):
+    """Reads the chunks of a reply: takes the proxies' layers off, then reads the message.
+
+    Args:
+        layers: in the order in which they come off.
+        message: the end-to-end layer.
+    Raises (all sticky): those of `MessageR`.
+    """
+
+    ends = Ending.EXACT
+
+    def __init__(self, layers: Sequence[WideBlockR], message: MessageR) -> None:
+        super().__init__()
+        self._message = message
+        self._inner: ExtRead = CompExtR(MultiRExt(list(layers)), message) if layers else message
+
+    @property
+    def head(self) -> MessageHead:
+        """Of the message whose header was read last."""
+        return self._message.head
+
+    def reset(self) -> None:
+        super().reset()
+        self._inner.reset()
+
+    def _read_header(self, r: ByteReader) -> None:
+        self._inner.read_header(r)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        return self._inner.read_into(r, view)
+
+    def _skip(self, r: ByteReader) -> None:
+        self._inner.read_end(r)

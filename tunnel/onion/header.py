@@ -40,7 +40,7 @@ NO_ADDRESS = bytes(ADDRESS_BYTES)
 
 _FIELDS = struct.Struct(">BBHI32s18s16s6s")
 _INFO = struct.Struct(">12sBBI32s")
-_KNOWN_FLAGS = 0x03  # EXIT, XORERR
+_KNOWN_FLAGS = 0x07  # EXIT, XORERR, NOERR
 
 Seal = Callable[[bytes, bytes, bytes], bytes]
 
@@ -61,6 +61,7 @@ class Slot:
     Attributes:
         expiry: seconds since 1970, a whole hour.
         delay_10ms: wait before forwarding, in units of 10 ms.
+        flags: bit 0 EXIT (reserved), bit 1 XORERR and bit 2 NOERR: the error mode (see `tunnel.modes`).
         next_id: RELAY: the next node. HOME: the ticket (see `tunnel.onion.reply_block`). Else zero.
         seed: 16 bytes, the source of this hop's keys.
     """
@@ -114,10 +115,22 @@ class OpeningKey:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A slot, and the header for the next hop (meaningful for RELAY only)."""
+    """What a header says to the node that opens it.
+
+    Attributes:
+        slot: the fields of its first slot.
+        next_header: for the next hop; empty for any command but RELAY.
+        epoch: of the onion key that opened it.
+    """
 
     slot: Slot
     next_header: bytes
+    epoch: int = 0
+
+    @property
+    def delay_s(self) -> float:
+        """How long to wait before the first byte is forwarded, 0 to 30 seconds."""
+        return self.slot.delay_10ms / 100
 
 
 def _info(profile: Profile, epoch: int, rest: bytes) -> bytes:
@@ -205,7 +218,7 @@ def open_header(
         next_header = b""
         if slot.command is Command.RELAY:
             next_header = _xor(rest + bytes(SLOT_BYTES), _keystream(engine, slot.seed, length))
-        return Opened(slot, next_header)
+        return Opened(slot, next_header, key.epoch)
     raise HeaderError(
         f"the header's first slot opens with none of this node's {len(keys)} onion keys: it is for another "
         "node, for another epoch, or damaged"

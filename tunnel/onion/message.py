@@ -1,7 +1,7 @@
 """Messages in sealed chunks: the end-to-end layer between Alice and Bob. Limiter and cipher in one.
 
 A chunk is type 1 ‖ flags 1 ‖ sub-stream 2 ‖ length 2 ‖ data ‖ zero padding ‖ tag 16, C bytes in all, sealed
-with AES-256-GCM under a counter nonce. A message is its reply blocks and then its content, in MSG chunks and
+with AES-256-GCM under a counter nonce. A message is its head and then its content, in MSG chunks and
 exactly one END chunk; PAD chunks follow until their number is a PADMÉ bucket, and the final chunk is marked
 LAST. A full chunk is held back until more content comes, so that the last one can say that it is the last.
 
@@ -13,14 +13,14 @@ reset: a nonce serves once. Source: docs/protocol.md, "Content chunk"; the hold-
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from enum import IntEnum
 
 from readwrite_comp import ByteReader, ByteWriter, Ending, ExtRead, ExtWrite, Malformed
 from readwrite_comp.helpers import Take
-from tunnel.errors import LocalTunnelError, MalformedMessage, ProfileError
+from tunnel.errors import MalformedMessage
 from tunnel.geometry import Profile, padme
-from tunnel.onion.reply_block import MAX_BLOCKS, MAX_BLOCKS_BYTES, ReplyBlock
+from tunnel.onion.message_head import MessageHead, head_bytes
+from tunnel.onion.reply_block import ReplyBlock
 from tunnel.primitives import TunnelEngine
 
 __all__ = ["ChunkType", "MessageR", "MessageW"]
@@ -28,7 +28,7 @@ __all__ = ["ChunkType", "MessageR", "MessageW"]
 _HEAD = struct.Struct(">BBHH")
 _TAG_BYTES = 16
 _LAST = 0x01
-_PREFIX = struct.Struct(">B3s")
+_EMPTY_HEAD = MessageHead()
 
 
 class ChunkType(IntEnum):
@@ -49,24 +49,18 @@ class MessageW(ExtWrite):
     Args:
         profile: gives C.
         key: 32 bytes, for this direction only.
-        reply_blocks: at most 8, and 64 KiB; they precede the content of each message.
+        head: precedes the content of each message.
     Raises:
-        LocalTunnelError: more reply blocks than any reader takes.
+        LocalTunnelError: no reader takes this head.
     """
 
     ends = Ending.EXACT
 
     def __init__(
-        self, profile: Profile, key: bytes, *, engine: TunnelEngine, reply_blocks: Sequence[ReplyBlock] = ()
+        self, profile: Profile, key: bytes, *, engine: TunnelEngine, head: MessageHead = _EMPTY_HEAD
     ) -> None:
         super().__init__()
-        blocks = b"".join(block.pack() for block in reply_blocks)
-        if len(reply_blocks) > MAX_BLOCKS or len(blocks) > MAX_BLOCKS_BYTES:
-            raise LocalTunnelError(
-                f"{len(reply_blocks)} reply blocks of {len(blocks)} bytes, "
-                f"at most {MAX_BLOCKS} and {MAX_BLOCKS_BYTES} bytes are allowed"
-            )
-        self._prefix = _PREFIX.pack(len(reply_blocks), bytes(3)) + blocks
+        self._head = head.pack()
         self._aead = engine.layers.aead(key)
         self._capacity = profile.geometry.chunk_data_bytes
         self._chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
@@ -74,7 +68,7 @@ class MessageW(ExtWrite):
         self._begin()
 
     def _begin(self) -> None:
-        self._prefix_left = memoryview(self._prefix)
+        self._head_left = memoryview(self._head)
         self._filled = 0
         self._chunks = 0
         self._pads = 0
@@ -84,11 +78,11 @@ class MessageW(ExtWrite):
 
     def _push_header(self, w: ByteWriter) -> None:
         self._owed.settle(w)
-        while self._prefix_left:
+        while self._head_left:
             if self._filled == self._capacity:
                 self._seal(ChunkType.MSG)
                 self._owed.settle(w)
-            self._prefix_left = self._prefix_left[self._fill(self._prefix_left) :]
+            self._head_left = self._head_left[self._fill(self._head_left) :]
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         if self._filled == self._capacity:
@@ -137,7 +131,7 @@ class MessageR(ExtRead):
     """Reads one-shot messages.
 
     Attributes:
-        reply_blocks: those of the message whose header was read last.
+        head: of the message whose header was read last.
     Raises (all sticky): AuthenticationError, Malformed, Truncated of `readwrite_comp`.
     """
 
@@ -150,26 +144,34 @@ class MessageR(ExtRead):
         self._chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
         self._taken = Take()
         self._counter = 0
-        self.reply_blocks: tuple[ReplyBlock, ...] = ()
+        self.head = _EMPTY_HEAD
         self._start()
 
     def _start(self) -> None:
         self._taken.begin(self._chunk)
-        self._prefix = bytearray()
+        self._head = bytearray()
         self._content = memoryview(b"")
         self._chunks = 0
         self._expected_chunks = 0  # known with the END chunk
         self._is_last = False
 
     def _read_header(self, r: ByteReader) -> None:
-        while (missing := _prefix_bytes(self._prefix) - len(self._prefix)) > 0:
-            if not self._content:
-                if self._expected_chunks:
-                    raise Malformed("message ends inside its reply blocks")
-                self._next_chunk(r)
-            self._prefix += self._content[:missing]
-            self._content = self._content[missing:]
-        self.reply_blocks = _parse_prefix(bytes(self._prefix))
+        try:
+            while (missing := head_bytes(self._head) - len(self._head)) > 0:
+                if not self._content:
+                    if self._expected_chunks:
+                        raise Malformed("message ends inside its head")
+                    self._next_chunk(r)
+                self._head += self._content[:missing]
+                self._content = self._content[missing:]
+            self.head = MessageHead.parse(bytes(self._head))
+        except MalformedMessage as error:
+            raise Malformed(str(error)) from error
+
+    @property
+    def reply_blocks(self) -> tuple[ReplyBlock, ...]:
+        """Those in the head."""
+        return self.head.reply_blocks
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
         while not self._content:
@@ -222,37 +224,3 @@ class MessageR(ExtRead):
                 f"{self._expected_chunks or 'an unknown number'} were expected"
             )
         self._is_last = is_last
-
-
-def _prefix_bytes(prefix: bytearray) -> int:
-    """How long the prefix is, as far as the part that is here tells: count ‖ zero 3 ‖ blocks."""
-    if len(prefix) < _PREFIX.size:
-        return _PREFIX.size
-    count, zero = _PREFIX.unpack_from(prefix)
-    if count > MAX_BLOCKS or zero != bytes(3):
-        raise Malformed(
-            f"message names {count} reply blocks, at most {MAX_BLOCKS} are allowed, and 3 zero bytes"
-        )
-    end = _PREFIX.size
-    for _ in range(count):
-        if len(prefix) <= end:
-            return end + 1
-        try:
-            end += Profile.from_byte(prefix[end]).geometry.reply_block_bytes
-        except ProfileError as error:
-            raise Malformed(f"reply block: {error}") from error
-        if end - _PREFIX.size > MAX_BLOCKS_BYTES:
-            raise Malformed(f"reply blocks of more than {MAX_BLOCKS_BYTES} bytes")
-    return end
-
-
-def _parse_prefix(prefix: bytes) -> tuple[ReplyBlock, ...]:
-    blocks, position = [], _PREFIX.size
-    while position < len(prefix):
-        end = position + Profile.from_byte(prefix[position]).geometry.reply_block_bytes
-        try:
-            blocks.append(ReplyBlock.unpack(prefix[position:end]))
-        except MalformedMessage as error:
-            raise Malformed(str(error)) from error
-        position = end
-    return tuple(blocks)

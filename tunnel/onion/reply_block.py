@@ -20,13 +20,10 @@ from tunnel.onion.header import NO_ADDRESS, Command, Hop, Seal, Slot, build_head
 from tunnel.onion.secrets import reply_end_to_end_seed, reply_hop_seed
 from tunnel.primitives import TunnelEngine
 
-__all__ = ["MAX_BLOCKS", "MAX_BLOCKS_BYTES", "HomeTicket", "ReplyBlock", "build_reply_block"]
-
-MAX_BLOCKS = 8  # more replies than anyone asked for; a bound on what Bob must hold before content
-MAX_BLOCKS_BYTES = 64 * 1024
+__all__ = ["HomeTicket", "ReplyBlock", "build_reply_block"]
 
 _FIXED = struct.Struct(">BBI32s18s16s")
-_TICKET = struct.Struct(">8sB7s16s")
+_TICKET = struct.Struct(">8sBB6s16s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +69,21 @@ class ReplyBlock:
 
 @dataclass(frozen=True, slots=True)
 class HomeTicket:
-    """The 32 bytes in a HOME slot's `next id`: query id 8 ‖ proxies 1 ‖ zero 7 ‖ MAC 16."""
+    """The 32 bytes in a HOME slot's `next id`: query id 8 ‖ proxies 1 ‖ number 1 ‖ zero 6 ‖ MAC 16.
+
+    Attributes:
+        query_id: 8 bytes, of the query that the block went with.
+        proxies: of the reply route.
+        number: which of the query's blocks this is, from 0: each serves once, and one may be lost.
+    """
 
     query_id: bytes
     proxies: int
+    number: int = 0
 
     def pack(self, home_key: bytes, master_seed: bytes) -> bytes:
-        mac = _ticket_mac(home_key, master_seed, self.query_id, self.proxies)
-        return _TICKET.pack(self.query_id, self.proxies, bytes(7), mac)
+        mac = _ticket_mac(home_key, master_seed, self.query_id, self.proxies, self.number)
+        return _TICKET.pack(self.query_id, self.proxies, self.number, bytes(6), mac)
 
     @classmethod
     def unpack(cls, slot: Slot, home_key: bytes) -> HomeTicket:
@@ -88,14 +92,15 @@ class HomeTicket:
         Raises:
             HeaderError: the MAC is not ours: somebody else sealed this slot. Reset the stream, BAD_HEADER.
         """
-        query_id, proxies, zero, mac = _TICKET.unpack(slot.next_id)
-        if zero != bytes(7) or not equal(mac, _ticket_mac(home_key, slot.seed, query_id, proxies)):
+        query_id, proxies, number, zero, mac = _TICKET.unpack(slot.next_id)
+        expected = _ticket_mac(home_key, slot.seed, query_id, proxies, number)
+        if zero != bytes(6) or not equal(mac, expected):
             raise HeaderError("HOME slot carries no ticket of this node: it was not made here")
-        return cls(query_id, proxies)
+        return cls(query_id, proxies, number)
 
 
-def _ticket_mac(home_key: bytes, master_seed: bytes, query_id: bytes, proxies: int) -> bytes:
-    return hmac_sha256(home_key, master_seed, query_id, bytes([proxies]), bytes(7))[:16]
+def _ticket_mac(home_key: bytes, master_seed: bytes, query_id: bytes, proxies: int, number: int) -> bytes:
+    return hmac_sha256(home_key, master_seed, query_id, bytes([proxies, number]), bytes(6))[:16]
 
 
 def build_reply_block(
@@ -108,6 +113,8 @@ def build_reply_block(
     home_key: bytes,
     draw_expiry: Callable[[], int],
     engine: TunnelEngine,
+    number: int = 0,
+    draw_delay: Callable[[], int] = lambda: 0,
     random_bytes: Callable[[int], bytes],
     seal_for_tests_only: Seal | None = None,
 ) -> ReplyBlock:
@@ -118,6 +125,8 @@ def build_reply_block(
         home: Alice's own node id and keys.
         query_id: 8 bytes; master_seed: 16 bytes; home_key: 32 bytes.
         draw_expiry: called once per slot, and once for the block.
+        number: of this block among those of its query.
+        draw_delay: called once for each proxy, after its expiry is drawn: in units of 10 ms.
     Raises:
         ProfileError: the route is longer than the profile holds.
     """
@@ -128,11 +137,17 @@ def build_reply_block(
     hops = [
         (
             hop,
-            Slot(Command.RELAY, draw_expiry(), reply_hop_seed(master_seed, i), next_id=ids[i + 1]),
+            Slot(
+                Command.RELAY,
+                draw_expiry(),
+                reply_hop_seed(master_seed, i),
+                next_id=ids[i + 1],
+                delay_10ms=draw_delay(),
+            ),
         )
         for i, (_, hop) in enumerate(route)
     ]
-    ticket = HomeTicket(query_id, len(route)).pack(home_key, master_seed)
+    ticket = HomeTicket(query_id, len(route), number).pack(home_key, master_seed)
     hops.append((home[1], Slot(Command.HOME, draw_expiry(), master_seed, next_id=ticket)))
     header = build_header(
         profile, hops, engine=engine, random_bytes=random_bytes, seal_for_tests_only=seal_for_tests_only

@@ -13,6 +13,7 @@ __all__ = [
     "end_to_end_key",
     "header_key",
     "layer_keys",
+    "origin_binding",
     "reply_end_to_end_seed",
     "reply_hop_seed",
 ]
@@ -23,14 +24,22 @@ def header_key(slot_seed: bytes) -> bytes:
     return expand(slot_seed, b"header", 32)
 
 
-def layer_keys(slot_seed: bytes, direction: bytes) -> bytes:
-    """The four LIONESS keys of a relay (128 bytes) for `direction`, b"forward" or b"backward"."""
-    return expand(slot_seed, direction, 128)
+def layer_keys(slot_seed: bytes, direction: bytes, length: int = 128) -> bytes:
+    """The wide-block keys of a relay for `direction`, b"forward" or b"backward".
+
+    `length` is the suite's: 128 bytes for LIONESS, 64 for HCTR.
+    """
+    return expand(slot_seed, direction, length)
 
 
 def end_to_end_key(seed: bytes, direction: bytes) -> bytes:
     """AES-256-GCM key of chunks (32 bytes) for `direction`, b"forward" or b"backward"."""
     return expand(seed, b"e2e " + direction, 32)
+
+
+def origin_binding(seed: bytes) -> bytes:
+    """What ties Alice's signature in mode `known-dest` to one query, from the DEST seed (32 bytes)."""
+    return expand(seed, b"origin", 32)
 
 
 def reply_hop_seed(master_seed: bytes, proxy: int) -> bytes:

@@ -1,0 +1,232 @@
+"""Onion keys over time: made, published, used, erased; each with a replay table of its own.
+
+    next        published, not valid yet: opens frames of senders whose clock is fast, 600 s ahead
+    current     what senders seal to now
+    previous    what they sealed to before: its frames may be under way until they expire
+    (erased)    nothing sealed to it can be accepted any more, so nothing recorded can be opened either
+
+A key moves down one line at a time, by `advance`, which the node calls now and then (`next_change_s` says
+when something will happen). A pure state machine: the caller brings the time, and the clock it goes by never
+steps back. Rules for changing it: a key is published at least an epoch before it is needed; a table lives as
+long as its key and no longer; after a stop that was not clean there is no table, so there must be no key.
+Source: docs/protocol.md, "Onion key epochs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tunnel.errors import ReplayFileError
+from tunnel.keys import EPOCH_S, NodeKeys, OnionKey, new_onion_key
+from tunnel.onion.expiry import CLOCK_SKEW_S, LATEST_S
+from tunnel.onion.header import Hop, OpeningKey
+from tunnel.onion.replay import DEFAULT_LIMIT, ReplayTable
+from tunnel.primitives import TunnelEngine
+from tunnel.private_file import remove_file, write_private
+
+__all__ = ["EARLY_ROTATION_S", "KEEP_PREVIOUS_S", "Epoch", "KeyRing"]
+
+# A sender with a slow clock seals until 600 s after the key's end; the latest expiry that it may draw is
+# 4 hours and 600 s ahead of that; and headers are taken until 600 s after their expiry.
+KEEP_PREVIOUS_S = CLOCK_SKEW_S + LATEST_S + 2 * CLOCK_SKEW_S
+EARLY_ROTATION_S = 3_600  # at most one early change an hour: each makes others fetch the descriptor
+_NEXT_SERVES_S = EPOCH_S  # the next key serves so long after the current one
+_SIZE_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One onion key that can open, and the table that its headers go into."""
+
+    key: OpeningKey
+    table: ReplayTable
+
+
+class KeyRing:
+    """The onion keys of one node.
+
+    Args:
+        keys: as loaded or generated. Only current and, if they are there, previous and next are used.
+        limit: tags in each replay table; there are at most three.
+        share: of one neighbour in each; by default a quarter.
+
+    Attributes:
+        keys: as they are now; save them after each change.
+    """
+
+    def __init__(
+        self, keys: NodeKeys, engine: TunnelEngine, *, limit: int = DEFAULT_LIMIT, share: int | None = None
+    ) -> None:
+        self.keys = keys
+        self.engine = engine
+        self._limit = limit
+        self._share = share
+        self._latest_now_s = 0.0
+        self._epochs: dict[OnionKey, Epoch] = {}
+        self._prepare()
+
+    # --- opening -------------------------------------------------------------------------------------------
+
+    def opening(self, now_s: float) -> tuple[Epoch, ...]:
+        """The keys to try, in order: current, previous, and next if it begins within 600 s."""
+        now_s = self._clock(now_s)
+        keys = self.keys
+        found = [keys.onion]
+        if keys.previous is not None and now_s < keys.previous.not_after + KEEP_PREVIOUS_S:
+            found.append(keys.previous)
+        if keys.next is not None and keys.next.epoch - now_s <= CLOCK_SKEW_S:
+            found.append(keys.next)
+        return tuple(self._epochs[key] for key in found)
+
+    def own_hop(self) -> Hop:
+        """The current key as others see it: for the last slot of this node's own reply blocks."""
+        key = self._epochs[self.keys.onion].key
+        return Hop(key.private.public, key.epoch)
+
+    # --- time ----------------------------------------------------------------------------------------------
+
+    @property
+    def wants_rotation(self) -> bool:
+        """A replay table refused somebody for lack of room: call `rotate_early`."""
+        return self._epochs[self.keys.onion].table.wants_rotation
+
+    @property
+    def next_change_s(self) -> float:
+        """When `advance` will have something to do, in seconds since 1970."""
+        keys = self.keys
+        if keys.next is None:
+            return 0.0
+        times = [keys.next.epoch]
+        if keys.previous is not None:
+            times.append(keys.previous.not_after + KEEP_PREVIOUS_S)
+        return float(min(times))
+
+    def advance(self, now_s: float) -> bool:
+        """Do what is due: make a next key, move on to it, erase the previous one.
+
+        Returns:
+            Whether `keys` has changed: then save it, and publish a new descriptor. May be called at any time.
+        """
+        now_s = self._clock(now_s)
+        before = self.keys
+        if before.onion.not_after + _NEXT_SERVES_S <= now_s:
+            # Nobody has a key of this node that is valid now: it was off, or asleep. Begin anew.
+            self.keys = before.rotated(now_s)
+        # A clock that jumped ahead by hours: one step for each epoch, at most two after the check above.
+        self._make_next()
+        while self.keys.next is not None and self.keys.next.epoch <= now_s:
+            self.keys = replace(self.keys, previous=self.keys.onion, onion=self.keys.next, next=None)
+            self._make_next()
+        previous = self.keys.previous
+        if previous is not None and now_s >= previous.not_after + KEEP_PREVIOUS_S:
+            self.keys = replace(self.keys, previous=None)
+        self._prepare()
+        return self.keys != before
+
+    def rotate_early(self, now_s: float) -> bool:
+        """Replace the current key at once, with an empty table for the new one; at most once an hour.
+
+        The old one becomes the previous; whoever has not seen the new descriptor still seals to it, and is
+        still served from its table while there is room. The next key is made anew as well.
+
+        Returns:
+            Whether it was done: then save the keys, and publish a new descriptor.
+        """
+        now_s = self._clock(now_s)
+        current = self.keys.onion
+        if now_s < current.epoch + CLOCK_SKEW_S + EARLY_ROTATION_S:
+            return False
+        fresh = new_onion_key(int(now_s) - CLOCK_SKEW_S)
+        ended = replace(current, not_after=int(now_s))
+        self._epochs[ended] = self._epochs[current]
+        self.keys = replace(self.keys, previous=ended, onion=fresh, next=None)
+        self._make_next()
+        self._prepare()
+        return True
+
+    def _clock(self, now_s: float) -> float:
+        self._latest_now_s = max(self._latest_now_s, now_s)
+        return self._latest_now_s
+
+    def _make_next(self) -> None:
+        if self.keys.next is None:
+            self.keys = replace(self.keys, next=new_onion_key(self.keys.onion.not_after))
+
+    def _prepare(self) -> None:
+        """Epochs for exactly the keys that there are: what is not there any more is erased with its table."""
+        self._epochs = {
+            key: self._epochs.get(key)
+            or Epoch(
+                key.opening_key(self.engine), ReplayTable(key.table, limit=self._limit, share=self._share)
+            )
+            for key in self._present()
+        }
+
+    def _present(self) -> Iterator[OnionKey]:
+        for key in (self.keys.onion, self.keys.previous, self.keys.next):
+            if key is not None:
+                yield key
+
+    # --- over a restart ------------------------------------------------------------------------------------
+
+    def stop(self, key_path: Path, table_path: Path) -> None:
+        """Write keys and tables at a clean stop, for `resume`. Nothing may be opened afterwards.
+
+        Raises OSError; then the next start makes new onion keys.
+        """
+        parts = []
+        for key in self._present():
+            table = self._epochs[key].table.dump(key.epoch)
+            parts.append(len(table).to_bytes(_SIZE_BYTES, "big") + table)
+        self.keys.save(key_path)
+        write_private(table_path, b"".join(parts))
+
+    @classmethod
+    def resume(
+        cls,
+        key_path: Path,
+        table_path: Path,
+        engine: TunnelEngine,
+        *,
+        now_s: float,
+        limit: int = DEFAULT_LIMIT,
+        share: int | None = None,
+    ) -> KeyRing:
+        """The ring of the last run if that was stopped in order; else the same node with new onion keys.
+
+        The table's file is removed as it is read, before anything is opened: a crash from now on leaves none,
+        and the next start makes new onion keys. Publish a new descriptor in any case.
+
+        Raises:
+            KeyFileError: the keys cannot be read. ReplayFileError: there are tables, but damaged ones; says
+                what to do. OSError: a file cannot be written or removed.
+        """
+        keys = NodeKeys.load(key_path)
+        try:
+            data = table_path.read_bytes()
+        except FileNotFoundError:
+            ring = cls(keys.rotated(now_s), engine, limit=limit, share=share)
+        else:
+            ring = cls(keys, engine, limit=limit, share=share)
+            try:
+                ring._restore(data)
+            except ReplayFileError as error:
+                raise ReplayFileError(
+                    f"{table_path}: {error}. Delete the file: the node then starts with a new onion key, and "
+                    "its peers need its new descriptor"
+                ) from error
+            remove_file(table_path)
+        ring.advance(now_s)
+        ring.keys.save(key_path)
+        return ring
+
+    def _restore(self, data: bytes) -> None:
+        for key in self._present():
+            size = int.from_bytes(data[:_SIZE_BYTES], "big")
+            table, data = data[_SIZE_BYTES : _SIZE_BYTES + size], data[_SIZE_BYTES + size :]
+            restored = ReplayTable.restored(table, key.table, key.epoch, limit=self._limit, share=self._share)
+            self._epochs[key] = replace(self._epochs[key], table=restored)
+        if data:
+            raise ReplayFileError(f"{len(data)} bytes behind the last replay table")

@@ -1,0 +1,162 @@
+"""Building headers over routes: for queries, reply blocks and cover traffic. Needs a directory.
+
+The order of the random draws is part of the worked example (docs/protocol.md): change it there too.
+Source: docs/protocol.md, "Building a query" and "Reply block".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tunnel.descriptor import Descriptor, short
+from tunnel.directory import Directory
+from tunnel.errors import BadRoute, DescriptorError, RefusedKey
+from tunnel.geometry import SEED_BYTES, Profile
+from tunnel.key_ring import KeyRing
+from tunnel.modes import ERROR_MODES, ErrorMode
+from tunnel.onion.delay import draw_delay
+from tunnel.onion.expiry import draw_expiry
+from tunnel.onion.header import Command, Hop, Slot, build_header
+from tunnel.onion.reply_block import ReplyBlock, build_reply_block
+from tunnel.outgoing import Way
+from tunnel.route import Route
+
+__all__ = ["WayBuilder"]
+
+
+class WayBuilder:
+    """Seals headers to the nodes of a route.
+
+    Args:
+        node_id: the origin's own.
+        random_bytes: seeds, ids, delays and padding.
+    """
+
+    def __init__(
+        self, *, node_id: bytes, ring: KeyRing, directory: Directory, random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._node_id = node_id
+        self._ring = ring
+        self._directory = directory
+        self._random_bytes = random_bytes
+
+    def way(
+        self,
+        route: Route,
+        profile: Profile,
+        command: Command = Command.DEST,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        mean_delay_s: float = 0.0,
+        destination: Descriptor | None = None,
+    ) -> Way:
+        """A fresh header over `route`, ending with `command`.
+
+        Args:
+            destination: the last node's descriptor, where it need not be in the directory.
+        Raises:
+            BadRoute, ProfileError: see `Tunnel.query`.
+        """
+        hops = self._hops(route, profile, now_s, destination)
+        seeds = tuple(self._random_bytes(SEED_BYTES) for _ in hops)
+        ids, row = route.nodes, ERROR_MODES[error_mode]
+        slots = [
+            Slot(
+                Command.RELAY,
+                draw_expiry(now_s, self._random_bytes),
+                seed,
+                next_id=following,
+                flags=row.proxy_flags,
+                delay_10ms=draw_delay(mean_delay_s, self._random_bytes),
+            )
+            for seed, following in zip(seeds[:-1], ids[1:], strict=True)
+        ]
+        slots.append(Slot(command, draw_expiry(now_s, self._random_bytes), seeds[-1], flags=row.dest_flags))
+        try:
+            header = build_header(
+                profile,
+                list(zip(hops, slots, strict=True)),
+                engine=self._ring.engine,
+                random_bytes=self._random_bytes,
+            )
+        except RefusedKey as error:
+            raise _unsealable() from error
+        return Way(ids[0], profile, header, seeds)
+
+    def reply_block(
+        self,
+        route: Route,
+        profile: Profile,
+        *,
+        user: bytes | None,
+        query_id: bytes,
+        number: int,
+        now_s: float,
+        mean_delay_s: float = 0.0,
+    ) -> ReplyBlock:
+        """A block that leads over `route.proxies` back to this node.
+
+        Args:
+            route: in the order in which the reply travels; its destination is this node.
+            user: who is to use it, and so is no proxy of it; None: this node itself (a loop).
+        Raises:
+            BadRoute, ProfileError: see `Tunnel.query`.
+        """
+        if route.destination != self._node_id:
+            raise BadRoute(f"a reply route ends at {short(route.destination)}, expected this node itself")
+        ids = route.nodes if user is None else (*route.nodes, user)
+        if len(set(ids)) != len(ids):
+            raise BadRoute("a reply route visits no node twice, and neither its beginning nor its end")
+        found = [self._descriptor(node_id, profile) for node_id in route.proxies]
+        proxies = [(peer.node_id, self._hop(peer, now_s)) for peer in found]
+        try:
+            return build_reply_block(
+                profile,
+                proxies,
+                (self._node_id, self._ring.own_hop()),
+                query_id=query_id,
+                master_seed=self._random_bytes(SEED_BYTES),
+                home_key=self._ring.keys.home,
+                draw_expiry=lambda: draw_expiry(now_s, self._random_bytes),
+                engine=self._ring.engine,
+                number=number,
+                draw_delay=lambda: draw_delay(mean_delay_s, self._random_bytes),
+                random_bytes=self._random_bytes,
+            )
+        except RefusedKey as error:
+            raise _unsealable() from error
+
+    def _hops(
+        self, route: Route, profile: Profile, now_s: float, destination: Descriptor | None
+    ) -> list[Hop]:
+        ids: Sequence[bytes] = route.nodes
+        if len({self._node_id, *ids}) != len(ids) + 1:
+            raise BadRoute("a route visits no node twice, and not its origin")
+        hops = [self._hop(self._descriptor(node_id, profile), now_s) for node_id in route.proxies]
+        last = self._offering(destination, profile) if destination is not None else None
+        return [*hops, self._hop(last or self._descriptor(route.destination, profile), now_s)]
+
+    def _hop(self, descriptor: Descriptor, now_s: float) -> Hop:
+        try:
+            return descriptor.hop(now_s)
+        except DescriptorError as error:
+            raise BadRoute(f"no key for the route: {error}") from error
+
+    def _descriptor(self, node_id: bytes, profile: Profile) -> Descriptor:
+        descriptor = self._directory.lookup(node_id)
+        if descriptor is None:
+            raise BadRoute(f"node {short(node_id)} of the route is not in the directory")
+        return self._offering(descriptor, profile)
+
+    def _offering(self, descriptor: Descriptor, profile: Profile) -> Descriptor:
+        if not descriptor.offers(profile):
+            raise BadRoute(
+                f"node {short(descriptor.node_id)} of the route does not offer profile {profile.name!r}"
+            )
+        return descriptor
+
+
+def _unsealable() -> BadRoute:
+    # Its owner signed it, so it got into the directory; nothing else is wrong with the descriptor.
+    return BadRoute("a node of the route has published an onion key that nobody can seal to")
