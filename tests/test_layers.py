@@ -20,9 +20,11 @@ OUTSIDE = {"socket", "select", "selectors", "ssl", "asyncio", "threading", "conc
 # The parts of tunnel that turn bytes into bytes: time and randomness are arguments there.
 BYTES_ONLY = (
     "cover",
+    "codes",
     "descriptor",
     "engine",
     "errors",
+    "established",
     "geometry",
     "link",
     "modes",

@@ -44,6 +44,7 @@ __all__ = [
     "ReplayedHeader",
     "ServiceFailed",
     "StreamReset",
+    "SubStreamReset",
     "TableFull",
     "TooManyFiles",
     "TooManyHeaders",
@@ -54,7 +55,7 @@ __all__ = [
 
 
 class ErrorCode(IntEnum):
-    """The reason in a RESET: all that a peer learns of an error. Meaning and advice: docs/errors.md."""
+    """The reason in a RESET, a STATUS or a CLOSE. Meaning and advice: `tunnel.codes`, docs/errors.md."""
 
     PROTOCOL = 1
     BAD_HEADER = 2
@@ -72,6 +73,9 @@ class ErrorCode(IntEnum):
     UNKNOWN_QUERY = 14
     CANCELLED = 15
     INTERNAL = 16
+    TARGET_NOT_ALLOWED = 17
+    TARGET_UNREACHABLE = 18
+    TARGET_REFUSED = 19
 
 
 class TunnelError(Exception):
@@ -229,6 +233,14 @@ class StreamReset(PeerError):
 
     def __init__(self, code: ErrorCode, by: str = "by the neighbour") -> None:
         super().__init__(f"reset {by}: {code.name}")
+        self.code = code
+
+
+class SubStreamReset(PeerError):
+    """The far end gave up a sub-stream of an established tunnel, or the whole tunnel, because of `code`."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        super().__init__(f"given up by the far end: {code.name}")
         self.code = code
 
 

@@ -47,6 +47,8 @@ MAX_BLOCKS = 8  # more replies than anyone asked for; a bound on what Bob must h
 MAX_BLOCKS_BYTES = 64 * 1024
 
 _CHUNK_OVERHEAD = 22  # type 1, flags 1, sub-stream 2, length 2, tag 16
+_STATUS_FIXED = 256  # MAC 32, code 2, length 2, text 220
+_MOST_ATTRIBUTED_SLOTS = 32  # with 128 slots the attribution MACs alone would be 33,024 bytes
 _BLOCK_FIXED = 72  # profile 1, flags 1, expiry 4, first id 32, first address 18, seed 16
 
 
@@ -102,6 +104,18 @@ class Geometry:
     def max_reply_blocks(self) -> int:
         """How many reply blocks a message may have: at most 8, and 64 KiB."""
         return min(MAX_BLOCKS, MAX_BLOCKS_BYTES // self.reply_block_bytes)
+
+    @property
+    def attribution_bytes(self) -> int:
+        """MACs in a STATUS that say where it was changed: 4 bytes for each of N·(N + 1)/2, or none."""
+        if self.slots > _MOST_ATTRIBUTED_SLOTS:
+            return 0
+        return 4 * (self.slots * (self.slots + 1) // 2)
+
+    @property
+    def status_bytes(self) -> int:
+        """A STATUS: MAC, code and text, 4 bytes of hold time for each slot, attribution MACs."""
+        return _STATUS_FIXED + 4 * self.slots + self.attribution_bytes
 
     def chunk_count(self, content_bytes: int) -> int:
         """Chunks of a one-shot message: `content_bytes`, reply blocks and their count of 4 bytes included."""

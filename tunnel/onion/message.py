@@ -32,11 +32,18 @@ _EMPTY_HEAD = MessageHead()
 
 
 class ChunkType(IntEnum):
-    """Legal in this version; STATUS to REKEY (4 to 10) come with the modes that use them."""
+    """One-shot messages have the first three, established tunnels all but STATUS."""
 
     MSG = 1
     END = 2
     PAD = 3
+    STATUS = 4
+    HELLO = 5
+    OPEN = 6
+    OPENED = 7
+    CLOSE = 8
+    CREDIT = 9
+    REKEY = 10
 
 
 def _nonce(counter: int) -> bytes:

@@ -1,0 +1,146 @@
+"""What each error code means, where its cause usually is, and what the one who asked can do about it.
+
+One table for RESET, STATUS and CLOSE; docs/errors.md shows the same rows and a test compares them. Texts are
+for people: command line and log show them, no peer ever sees them. A new code gets the next number; numbers
+are never used again.
+
+Source: docs/protocol.md, "Error codes"; the locations follow arti's `ErrorKind`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tunnel.errors import ErrorCode
+
+__all__ = ["CODES", "CodeRow", "Location"]
+
+
+class Location(StrEnum):
+    """Where the cause of an error is to be looked for, seen from the one who asked."""
+
+    PROCESS = "this process"
+    HOST = "this host"
+    RELAY = "a relay"
+    FAR_END = "the far end"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRow:
+    """What is known of a code.
+
+    Attributes:
+        meaning: one line for people.
+        location: where the cause usually is; a code by itself proves nothing.
+        advice: what to do about it.
+    """
+
+    meaning: str
+    location: Location
+    advice: str
+
+
+CODES = {
+    ErrorCode.PROTOCOL: CodeRow(
+        "bytes on a link that records or frames do not allow",
+        Location.RELAY,
+        "a bug or an attack on that link; the log of the node that sent the code says which bytes. "
+        "Choose another route",
+    ),
+    ErrorCode.BAD_HEADER: CodeRow(
+        "the onion header does not open, or holds what no sender writes; at Alice: a HOME slot that she did "
+        "not make",
+        Location.RELAY,
+        "most often an onion key that its node has replaced: fetch its descriptor again. Once more over "
+        "another route",
+    ),
+    ErrorCode.EXPIRED: CodeRow(
+        "header or reply block too old, or further ahead than any sender draws",
+        Location.HOST,
+        "compare the clocks: Alice's, and that of the node whose log shows it. They may differ by 10 "
+        "minutes. A reply block serves 1 to 4 hours",
+    ),
+    ErrorCode.REPLAYED: CodeRow(
+        "the same header was accepted before",
+        Location.RELAY,
+        "nobody sends a frame twice: somebody recorded it. Ask again; the new query has new headers",
+    ),
+    ErrorCode.UNKNOWN_NEXT: CodeRow(
+        "the next node is not in the hop's directory, or is the hop itself or the one before",
+        Location.RELAY,
+        "the two peers' lists differ: give both the same peer file. Choose another route",
+    ),
+    ErrorCode.NEXT_REFUSED: CodeRow(
+        "the next node does not answer, or is not the one that it should be",
+        Location.RELAY,
+        "the node is down, its address is old, or it refused the connection (its log says why). Choose "
+        "another route",
+    ),
+    ErrorCode.DISCONNECTED: CodeRow(
+        "a connection broke, or ended before the frame did",
+        Location.RELAY,
+        "a node stopped, or the network did. Ask again",
+    ),
+    ErrorCode.TIMEOUT: CodeRow(
+        "no header in time, or nothing moved for the idle limit",
+        Location.RELAY,
+        "ask again; raise `Limits.idle_s` (all nodes) and `idle_s` (the query) for services that think long "
+        "or answer long",
+    ),
+    ErrorCode.TRUNCATED: CodeRow(
+        "FIN in the header, inside a chunk, or before the chunk marked last",
+        Location.RELAY,
+        "a node before it is faulty or hostile. Choose another route",
+    ),
+    ErrorCode.BAD_CONTENT: CodeRow(
+        "a chunk that does not open, or that no sender writes",
+        Location.RELAY,
+        "somebody on the way changed it. Choose another route",
+    ),
+    ErrorCode.UNSUPPORTED: CodeRow(
+        "an unknown profile",
+        Location.RELAY,
+        "nodes of different versions: use a profile that all descriptors of the route offer",
+    ),
+    ErrorCode.BUSY: CodeRow(
+        "a table is full",
+        Location.RELAY,
+        "wait, or choose another route; its owner can raise `Limits.replay_tags`",
+    ),
+    ErrorCode.SERVICE_FAILED: CodeRow(
+        "Bob's inner service raised an error",
+        Location.FAR_END,
+        "Bob's log has the traceback",
+    ),
+    ErrorCode.UNKNOWN_QUERY: CodeRow(
+        "a reply for which nobody waits, or a second one",
+        Location.PROCESS,
+        "the query had been given up; nothing to do",
+    ),
+    ErrorCode.CANCELLED: CodeRow(
+        "the node was told to give up: a cancelled query, a node that stops",
+        Location.PROCESS,
+        "nothing, or ask again",
+    ),
+    ErrorCode.INTERNAL: CodeRow(
+        "a fault in the node itself",
+        Location.RELAY,
+        "its log has the error; report it",
+    ),
+    ErrorCode.TARGET_NOT_ALLOWED: CodeRow(
+        "the target of a sub-stream is one that the exit's rules forbid",
+        Location.FAR_END,
+        "choose an exit whose rules allow that address and port",
+    ),
+    ErrorCode.TARGET_UNREACHABLE: CodeRow(
+        "the exit finds no way to the target, or no address for its name",
+        Location.FAR_END,
+        "is the name right? Try again through another exit",
+    ),
+    ErrorCode.TARGET_REFUSED: CodeRow(
+        "the target answered the exit and refused the connection",
+        Location.FAR_END,
+        "nothing listens on that port: correct the address or the port",
+    ),
+}
