@@ -15,6 +15,10 @@ Rules for changing it:
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunnel.reports import Report
 
 __all__ = [
     "BadRoute",
@@ -51,6 +55,7 @@ __all__ = [
     "TunnelError",
     "UnknownNext",
     "UnknownQuery",
+    "WayBackFailed",
 ]
 
 
@@ -222,6 +227,15 @@ class ServiceFailed(PeerError):
     code = ErrorCode.SERVICE_FAILED
 
 
+class WayBackFailed(PeerError):
+    """Bob could not send his answer, or the rest of it. `code` is that of the reason."""
+
+    def __init__(self, reason: TunnelError) -> None:
+        code = getattr(reason, "code", ErrorCode.INTERNAL)
+        super().__init__(f"the way back failed: {code.name}")
+        self.code = code
+
+
 class UnknownQuery(PeerError):
     """A reply for a query that is not (or no longer) waited for."""
 
@@ -245,8 +259,14 @@ class SubStreamReset(PeerError):
 
 
 class QueryFailed(RemoteTunnelError):
-    """A query ended without its result. The text says what is known; `code` is the reason, if known."""
+    """A query ended without its result. The text says what is known.
 
-    def __init__(self, text: str, code: ErrorCode | None = None) -> None:
+    Attributes:
+        code: the reason, if known.
+        report: what the nodes of the way have said of it (`tunnel.reports.Report`), if they have.
+    """
+
+    def __init__(self, text: str, code: ErrorCode | None = None, report: Report | None = None) -> None:
         super().__init__(text)
         self.code = code
+        self.report = report

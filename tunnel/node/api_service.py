@@ -1,7 +1,8 @@
 """The api service: one per query of this node's user, from the first dial to the reply's last byte.
 
-One service sends and then waits for the reply; two guard it: the watch over the backward half (which says
-FIN, or RESET and why) and the idle watch. Whichever fails first ends the query with what it knows.
+One service sends and then waits for the reply; three guard it: the watch over the backward half (which brings
+the status, and in mode `cached` the reply), the watch over a reply that comes by itself, and the idle watch.
+Whichever fails first ends the query with what it knows, and the status says where that was.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
-from reactor import RunInThread, Service, Signal
+from reactor import ReadYield, RunInThread, Service, Signal
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
-from tunnel.modes import MODES, ReplyMode
-from tunnel.node.context import NodeContext
-from tunnel.node.frame_io import FrameWriter
+from tunnel.link.mux import MuxStream
+from tunnel.modes import MODES, ErrorMode, ReplyMode
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
+from tunnel.node.local_service import receive_reply
 from tunnel.node.pending import PendingQuery, Sink
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.spool import Spool
-from tunnel.node.statuses import settle_beside
+from tunnel.node.statuses import settle_beside, wait_status
+from tunnel.onion.reply_block import ReplyBlock
+from tunnel.outgoing import OutgoingQuery
+from tunnel.reports import Report, read_report
 from tunnel.route import Route
-from tunnel.tunnel import OutgoingQuery
 
 __all__ = [
     "SERVED_MODES",
@@ -39,8 +44,8 @@ __all__ = [
 ]
 
 _READ_BYTES = 64 * 1024
-SERVED_MODES = (ReplyMode.NONE, ReplyMode.ROUTE)
-"""The modes that nodes serve; `Tunnel` has all of `tunnel.modes`."""
+# An established tunnel is no query.
+SERVED_MODES = tuple(mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED)
 
 Progress = Callable[[int, int], None]
 Content: TypeAlias = "bytes | bytearray | memoryview | Source"
@@ -61,6 +66,8 @@ class QueryResult:
         query_bytes, reply_bytes: content sent and received.
         has_reply: False in mode `none`: then Bob has confirmed that he holds the whole query.
         content: the reply, to be read from its start; None where the caller gave a sink of its own.
+        report: what the route says of the query, where it has come: how long each node held it.
+        reply_blocks: mode `reply-on-reply`: along which the answer can be answered, each once.
     """
 
     route: Route
@@ -69,6 +76,8 @@ class QueryResult:
     query_bytes: int
     reply_bytes: int
     content: Spool | None
+    report: Report | None = None
+    reply_blocks: tuple[ReplyBlock, ...] = ()
 
     @property
     def has_reply(self) -> bool:
@@ -108,6 +117,8 @@ class QueryCall:
         idle_s: the query fails when nothing moves, in either direction, for this long.
         sink: where the reply goes; None: a temporary file that stays in memory while it is small.
         progress: called with (query bytes sent, reply bytes received) as they grow.
+        reply_route: modes other-route and reply-on-reply: the way back, to this node.
+        mean_delay_s: of a random delay at each proxy, there and back by block.
     """
 
     route: Route
@@ -117,6 +128,9 @@ class QueryCall:
     idle_s: float
     sink: Sink | None = None
     progress: Progress | None = None
+    error_mode: ErrorMode = ErrorMode.STATUS
+    reply_route: Route | None = None
+    mean_delay_s: float = 0.0
 
 
 def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
@@ -124,11 +138,11 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
 
     Raises:
         BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is
-            known. LocalTunnelError: nodes do not serve the mode, the sink or the progress callback failed, or
-            the content's file does not block. OSError: reading the content did.
+            known. LocalTunnelError: the sink or the progress callback failed, or the content's file does not
+            block. OSError: reading the content did.
     """
     if call.mode not in SERVED_MODES:
-        raise LocalTunnelError(f"nodes do not serve mode {call.mode} yet; they serve {list(SERVED_MODES)}")
+        raise LocalTunnelError(f"mode {call.mode} is none of a query; those are {', '.join(SERVED_MODES)}")
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1
@@ -145,86 +159,171 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
 
 
 def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[QueryResult]:
-    # Up to 254 public-key operations: a third of a second in which the node's loop goes on.
-    query: OutgoingQuery = yield RunInThread(
-        partial(node.tunnel.query, call.route, call.mode, call.profile, now_s=node.wall_clock())
-    )
+    query: OutgoingQuery = yield RunInThread(partial(_build, node, call))
     if node.scope.is_cancelled:
         raise QueryFailed("this node was stopped")
     # Not `or`: a sink with a length is false while it is empty.
     sink = spool if call.sink is None else call.sink
     assert sink is not None
-    pending = PendingQuery(sink)
-    node.own.add(pending)
-    if query.query_id is not None:
-        node.pending[query.query_id] = pending
-    writer = FrameWriter(node, query.frame)
-    delivered = Signal()
-    try:
-        stream = yield from writer.start()
-        yield from guarded(
-            _exchange(writer, call, pending, delivered if query.query_id is None else pending.done),
-            _watch_backward(writer, delivered),
-            _watch_reply(pending),
-            idle_watch([stream, pending], call.idle_s),
-        )
-        if pending.error is not None:
-            raise pending.error
-        yield from settle_beside(node, stream)
-    except PeerError as error:
-        writer.reset(error.code)
-        raise _failure(error, writer, pending, call.route) from error
-    except BaseException:
-        writer.reset(ErrorCode.CANCELLED)
-        raise
-    finally:
-        node.own.discard(pending)
-        pending.given_up = True
-        if query.query_id is not None:
-            del node.pending[query.query_id]
+    asked = _Asked(node, call, query, PendingQuery(sink))
+    report = yield from asked.run()
     if spool is not None:
         spool.rewind()
-    return QueryResult(call.route, call.mode, call.profile, writer.content_bytes, pending.content_in, spool)
+    pending = asked.pending
+    return QueryResult(
+        call.route,
+        call.mode,
+        call.profile,
+        asked.sent_bytes,
+        pending.content_in,
+        spool,
+        report,
+        pending.reply_blocks,
+    )
 
 
-def _exchange(writer: FrameWriter, call: QueryCall, pending: PendingQuery, done: Signal) -> Service[None]:
-    progress = call.progress
-    if progress is not None:
-        pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
-    content = call.content
-    source = io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
-    while chunk := source.read(_READ_BYTES):
-        yield from writer.write(chunk)
-        pending.moved()
-    if chunk is None:
-        # A non-blocking file that has nothing now: taken for the end it would cut the query short unseen.
-        raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
-    yield from writer.finish()
-    yield done
+def _build(node: NodeContext, call: QueryCall) -> OutgoingQuery:
+    """Up to 254 public-key operations: a third of a second in which the node's loop goes on elsewhere."""
+    return node.tunnel.query(
+        call.route,
+        call.mode,
+        call.profile,
+        now_s=node.wall_clock(),
+        error_mode=call.error_mode,
+        reply_routes=() if call.reply_route is None else (call.reply_route,),
+        descriptor=node.descriptor if MODES[call.mode].names_alice else None,
+        mean_delay_s=call.mean_delay_s,
+    )
 
 
-def _watch_backward(writer: FrameWriter, delivered: Signal) -> Service[None]:
-    """Bob ends the backward half when all is settled; a hop that fails says RESET."""
-    yield from writer.wait_taken()
-    delivered.set()
+class _Asked:
+    """A query under way.
 
+    Attributes:
+        pending: where the reply is gathered, whichever way it comes.
+    """
 
-def _watch_reply(pending: PendingQuery) -> Service[None]:
-    """A reply that failed ends the query at once, also while it is still being sent."""
-    yield pending.failed
-    assert pending.error is not None
-    raise pending.error
+    def __init__(
+        self, node: NodeContext, call: QueryCall, query: OutgoingQuery, pending: PendingQuery
+    ) -> None:
+        self._node = node
+        self._call = call
+        self._query = query
+        self.pending = pending
+        self._writer: FrameWriter | None = None
+        self._delivered = Signal()
+        self._report: Report | None = None
 
+    @property
+    def sent_bytes(self) -> int:
+        """Content of the query that has left."""
+        return 0 if self._writer is None else self._writer.content_bytes
 
-def _failure(error: PeerError, writer: FrameWriter, pending: PendingQuery, route: Route) -> QueryFailed:
-    """What is known of a failed query, for its user. Which hop failed is not known unless it is the first."""
-    if writer.stream is None:
-        where = f"the first hop, {short(route.nodes[0])}"
-    elif pending.error is error:
-        where = "the reply" if pending.claimed else "this node"
-    elif isinstance(error, StreamReset):
-        where = "a hop that is not known (a reset passes through all before it)"
-    else:
-        where = f"the link to the first hop, {short(route.nodes[0])}"
-    sent = f"{writer.content_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
-    return QueryFailed(f"{error.code.name} at {where}: {error}; {sent}", error.code)
+    def run(self) -> Service[Report | None]:
+        """Send the query and wait for all that is to come.
+
+        Raises:
+            QueryFailed, LocalTunnelError, OSError: as `query_service`.
+        """
+        node, pending, query_id = self._node, self.pending, self._query.query_id
+        node.own.add(pending)
+        if query_id is not None:
+            node.pending[query_id] = pending
+        try:
+            self._writer = writer = yield from start_frame(node, self._query.frame)
+            yield from self._exchange(writer)
+        except PeerError as error:
+            raise self._failure(error) from error
+        finally:
+            node.own.discard(pending)
+            pending.given_up = True
+            if query_id is not None:
+                del node.pending[query_id]
+        return self._report
+
+    def _exchange(self, writer: FrameWriter) -> Service[None]:
+        stream, pending = writer.stream, self.pending
+        code = ErrorCode.CANCELLED
+        try:
+            yield from guarded(
+                self._send(writer),
+                self._watch_backward(stream),
+                self._watch_reply(),
+                idle_watch([stream, pending], self._call.idle_s),
+            )
+            if pending.error is not None:
+                raise pending.error
+            yield from settle_beside(self._node, stream)
+        except BaseException as error:
+            code = error.code if isinstance(error, PeerError) else code
+            stream.reset(code)
+            raise
+
+    def _send(self, writer: FrameWriter) -> Service[None]:
+        """Send the content, then wait for what this mode waits for."""
+        call, pending = self._call, self.pending
+        progress = call.progress
+        if progress is not None:
+            pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
+        content = call.content
+        source = io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
+        while chunk := source.read(_READ_BYTES):
+            yield from writer.write(chunk)
+            pending.moved()
+        if chunk is None:
+            # A non-blocking file that has nothing now: taken for the end it would cut the query short unseen.
+            raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
+        yield from writer.finish()
+        writer.stream.finish()
+        yield pending.done if MODES[call.mode].has_reply else self._delivered
+
+    def _watch_backward(self, stream: Stream) -> Service[None]:
+        """What comes back over the query's own streams: a cached reply, and the status."""
+        if self._query.backward is None:
+            status = yield from wait_status(stream)
+        else:
+            frame = FrameReader(stream, self._query.backward)
+            yield from frame.start()
+            yield from receive_reply(frame, self.pending, None)
+            status = yield from ReadYield(stream).call(MuxStream.read_status)
+        self._report = read_report(self._query, status, self._node.engine)
+        if self._report is not None and not self._report.succeeded:
+            raise StreamReset(self._report.code or ErrorCode.INTERNAL)
+        if self._report is None:
+            # Nobody says how it went. What can be seen is whether the stream ends with a reset.
+            while not stream.is_ended:
+                yield stream.readable
+            if stream.error is not None:
+                raise stream.error
+        self._delivered.set()
+
+    def _watch_reply(self) -> Service[None]:
+        """A reply that failed ends the query at once, also while it is still being sent."""
+        yield self.pending.failed
+        assert self.pending.error is not None
+        raise self.pending.error
+
+    def _failure(self, error: PeerError) -> QueryFailed:
+        """What is known of a failed query, for its user."""
+        report = self._report
+        stream = None if self._writer is None else self._writer.stream
+        if report is None and stream is not None and stream.status is not None:
+            report = read_report(self._query, stream.status, self._node.engine)
+        counts = (
+            f"{self.sent_bytes} bytes of the query were sent, {self.pending.content_in} of the reply received"
+        )
+        if report is not None and not report.succeeded:
+            code = report.code if report.code is not None else error.code
+            return QueryFailed(f"{report}; {counts}", code, report)
+        return QueryFailed(f"{error.code.name} at {self._where(error)}: {error}; {counts}", error.code)
+
+    def _where(self, error: PeerError) -> str:
+        """Where it failed, when no status says so."""
+        first = short(self._call.route.nodes[0])
+        if self._writer is None:
+            return f"the first hop, {first}"
+        if self.pending.error is error:
+            return "the reply" if self.pending.claimed else "this node"
+        if isinstance(error, StreamReset):
+            return f"a hop that is not known: the first one, {first}, or one behind it that could not say so"
+        return f"the link to the first hop, {first}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from reactor import Channel, CurrentTime, Scope, Service, Signal
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
+from tunnel.geometry import Profile
 from tunnel.link.handshake import Settings
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.receive_queue import Budget
@@ -17,13 +18,16 @@ from tunnel.node.forward import Forward
 from tunnel.node.limits import Limits
 from tunnel.node.pending import PendingQuery
 from tunnel.primitives import TunnelEngine, X25519Private
+from tunnel.route import Route, choose_route
 from tunnel.services import InnerService
 from tunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from tunnel.node.link_table import LinkTable
 
-__all__ = ["FrameReport", "NodeContext", "Stream", "report_frame"]
+__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "NodeContext", "Stream", "report_frame"]
+
+LOCAL_NETWORK_ID = b"mtun local net.."
 
 Stream: TypeAlias = MuxStream[Signal]
 """A stream of a link, as the services of a node see it."""
@@ -55,6 +59,7 @@ class NodeContext:
     forwards: frames that read services hand over for proxying.
     pending: queries of this node that wait for a reply, by query id.
     queries: queries of this node under way, in any mode.
+    invitations: query ids of reply blocks that this node has put into replies.
     own: those of them that have a first hop, or are about to: told when the node ends.
     half_open: incoming connections without a finished handshake.
     budget: bounds the unread content of all links.
@@ -80,12 +85,39 @@ class NodeContext:
     queries: int = 0
     own: set[PendingQuery] = field(default_factory=set)
     half_open: int = 0
+    invitations: dict[bytes, None] = field(default_factory=dict)
     links: LinkTable = field(init=False)
 
     @property
     def name(self) -> str:
         """The node's id as the log shows it: its first four bytes in hex."""
         return short(self.descriptor.node_id)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this network is declared local: one machine or one room, where times and addresses are no
+        secret."""
+        return self.network_id == LOCAL_NETWORK_ID
+
+    def choose_route(self, destination: bytes | None, profile: Profile) -> Route:
+        """Proxies for a frame of this node's own making. Raises BadRoute."""
+        return choose_route(
+            self.directory,
+            origin=self.descriptor.node_id,
+            destination=self.descriptor.node_id if destination is None else destination,
+            hops=self.limits.answer_hops,
+            profile_byte=profile.byte,
+        )
+
+    def invite(self, query_id: bytes) -> None:
+        """Take one frame that comes home under `query_id` for a query of its own."""
+        if len(self.invitations) >= self.limits.queries:
+            del self.invitations[next(iter(self.invitations))]  # the oldest: its blocks expire first
+        self.invitations[query_id] = None
+
+    def take_invitation(self, query_id: bytes) -> bool:
+        """Whether such a frame was invited; each is once."""
+        return query_id in self.invitations and self.invitations.pop(query_id) is None
 
     def link_settings(self) -> Settings:
         """What this node says of itself in a handshake."""

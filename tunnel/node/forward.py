@@ -11,13 +11,14 @@ from tunnel.onion.header import Opened
 
 if TYPE_CHECKING:
     from tunnel.node.context import Stream
+    from tunnel.node.statuses import Reporter
 
 __all__ = ["Forward"]
 
 
 @dataclass(slots=True)
 class Forward:
-    """The lent stream, and what its header says.
+    """The lent stream, what its header says, and who tells the neighbour how it went.
 
     Attributes:
         error: what ended the frame; until the write service says how it went, the worst is assumed.
@@ -25,6 +26,7 @@ class Forward:
 
     stream: Stream
     opened: Opened
+    reporter: Reporter
     error: TunnelError | None = field(default_factory=lambda: LocalTunnelError("write service ended early"))
     returned: Signal = field(default_factory=Signal)
 

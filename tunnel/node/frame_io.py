@@ -1,95 +1,75 @@
-"""Sending and receiving whole frames over streams: used by Alice's queries and by Bob's replies alike."""
+"""Sending and receiving the content of frames over streams: for Alice's queries and Bob's replies alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from reactor import PASS, CurrentTime, ReadYield, Service, Signal, WriteYield
-from readwrite_comp import ExtRead, LayerError, Truncated
+from reactor import PASS, ReadYield, Service, Signal, WriteYield
+from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.node.context import NodeContext, Stream, report_frame
-from tunnel.node.statuses import wait_status
 from tunnel.tunnel import OutgoingFrame
 
-__all__ = ["FrameReader", "FrameWriter"]
+__all__ = ["FrameReader", "FrameWriter", "start_frame"]
 
 T = TypeVar("T")
 
 
 class FrameWriter:
-    """Writes one frame: `start`, `write` any number of times, `finish`. The stream is the caller's to end.
+    """Writes the content and the end of one frame. The stream is the caller's to end.
+
+    Args:
+        layer: of the frame; its header is written.
 
     Attributes:
-        stream: None until `start` has opened it.
         content_bytes: content taken so far.
     """
 
-    def __init__(self, node: NodeContext, frame: OutgoingFrame) -> None:
+    def __init__(self, node: NodeContext, stream: Stream, layer: ExtWrite) -> None:
         self._node = node
-        self._frame = frame
-        self._started_s = 0.0
-        self.stream: Stream | None = None
+        self._layer = layer
+        self._writer = WriteYield(stream)
+        self._began_s = node.now_s()
+        self.stream = stream
         self.content_bytes = 0
 
-    def start(self) -> Service[Stream]:
-        """Open a stream to the first node and send the header.
-
-        Raises:
-            UnknownNext: the first node is not in the directory. NextRefused: it cannot be reached.
-        """
-        self._started_s = yield CurrentTime()
-        stream = yield from self._node.links.open_stream(self._frame.first_id, self._frame.profile)
-        self.stream = stream
-        yield from WriteYield(stream).call(self._frame.layer.write_header)
-        return stream
-
     def write(self, data: bytes | memoryview) -> Service[None]:
-        """Write content; returns when all is taken. Chunks may wait in the link's buffer: `send`."""
-        assert self.stream is not None
-        writer = WriteYield(self.stream)
+        """Write content; returns when all is taken. A chunk that is not full stays here: `flush`."""
         view = memoryview(data)
         while view:
-            taken: int = yield from writer.call(self._frame.layer.write_into, view)
+            taken: int = yield from self._writer.call(self._layer.write_into, view)
             self.content_bytes += taken
             view = view[taken:]
             # A chunk through 126 layers takes milliseconds: others get their turn after each.
             yield PASS
 
-    def send(self) -> Service[None]:
-        """Send the chunks that are sealed; a chunk that is not full stays."""
-        assert self.stream is not None
-        yield from WriteYield(self.stream).flush()
-
     def flush(self) -> Service[None]:
-        """Seal the chunk under way, full or not, and send."""
-        assert self.stream is not None
-        yield from WriteYield(self.stream).call(self._frame.layer.flush_into)
-        yield from self.send()
+        """Seal the chunk under way, full or not."""
+        yield from self._writer.call(self._layer.flush_into)
 
     def finish(self) -> Service[None]:
-        """End the message, pad it, send FIN and everything owed."""
-        assert self.stream is not None
-        stream = self.stream
-        writer = WriteYield(stream)
-        yield from writer.call(self._frame.layer.write_end)
-        stream.finish()
-        yield from writer.flush()
-        yield from report_frame(self._node, stream, self._started_s, content_in=0)
+        """End the message and pad it. FIN is the caller's, or more may follow."""
+        yield from self._writer.call(self._layer.write_end)
+        yield from report_frame(self._node, self.stream, self._began_s, content_in=0)
 
-    def wait_taken(self) -> Service[None]:
-        """Wait for the end of the backward half, with which the last node says that it holds the whole frame.
 
-        Raises:
-            StreamReset: a hop failed; the code is its reason. MalformedMessage: content came back.
-        """
-        assert self.stream is not None
-        yield from wait_status(self.stream)
+def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]:
+    """Open a stream to a frame's first node, and send the header.
 
-    def reset(self, code: ErrorCode) -> None:
-        """End the frame early with a reason; nothing happens when it has ended."""
-        if self.stream is not None:
-            self.stream.reset(code)
+    Raises:
+        UnknownNext: the node is neither linked nor in the directory. NextRefused: it cannot be reached.
+        PeerError: it could, and the stream broke.
+    On error: the stream has ended.
+    """
+    stream = yield from node.links.open_stream(frame.first_id, frame.profile)
+    try:
+        writer = FrameWriter(node, stream, frame.layer)
+        yield from WriteYield(stream).call(frame.layer.write_header)
+    except BaseException:
+        stream.reset(ErrorCode.CANCELLED)
+        raise
+    return writer
 
 
 class FrameReader:

@@ -23,7 +23,7 @@ def global_service(node: NodeContext) -> Service[None]:
 
 def _forward(node: NodeContext, forward: Forward) -> Service[None]:
     try:
-        yield from write_service(node, forward.stream, forward.opened)
+        yield from write_service(node, forward)
         forward.error = None
     except TunnelError as error:
         forward.error = error

@@ -40,6 +40,8 @@ class Limits:
             reset.
         replay_tags: size of the replay table; about 100 bytes each.
         queries: of this node's own that wait for their result.
+        answer_hops: proxies of the routes that this node chooses for answers (modes known-dest and
+            reply-on-reply).
     """
 
     handshake_s: float = 10.0
@@ -60,3 +62,4 @@ class Limits:
     buffer_bytes: int = 256 << 20
     replay_tags: int = 1_000_000
     queries: int = 1024
+    answer_hops: int = 1

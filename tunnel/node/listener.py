@@ -1,4 +1,4 @@
-"""The listener: accepts connections within the node's limits, shakes hands, and gives the link to the table."""
+"""The listener: accepts connections within the node's limits, shakes hands, hands links to the table."""
 
 from __future__ import annotations
 

@@ -1,176 +1,89 @@
 """The local service: frames that end at this node. One per message.
 
-DEST: the inner service reads the query and writes the reply. HOME: a reply of one of this node's own queries
-is read into its sink. DROP: consumed. The stream is lent by the read service, which ends it.
+DEST: a query for the inner service, or the answer of somebody to whom this node had named itself. HOME: what
+came along a reply block of this node: the reply to a query, or what follows a reply that carried blocks.
+DROP: consumed. The stream is lent by the read service.
 """
 
 from __future__ import annotations
 
-import logging
-
-from reactor import ReadYield, Service, Sleep
-from tunnel.errors import ErrorCode, IdleTimeout, PeerError, ServiceFailed, TunnelError, UnknownQuery
+from reactor import ReadYield, Service
+from tunnel.errors import IdleTimeout, TunnelError, UnknownQuery
+from tunnel.node.answers import READ_BYTES, Incoming, answer_service
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.frame_io import FrameReader, FrameWriter
-from tunnel.node.relay import Counted, guarded, idle_watch
-from tunnel.node.statuses import end_backward
-from tunnel.onion.header import Slot
-from tunnel.onion.message import MessageR
-from tunnel.onion.reply_block import ReplyBlock
+from tunnel.node.frame_io import FrameReader
+from tunnel.node.pending import PendingQuery
+from tunnel.node.relay import guarded, idle_watch
+from tunnel.node.statuses import Reporter
+from tunnel.onion.header import Command, Slot
 
-__all__ = ["drop_service", "home_service", "local_service"]
-
-log = logging.getLogger("tunnel.node")
-
-READ_BYTES = 16 * 1024
+__all__ = ["local_service", "receive_reply"]
 
 
-class _Query:
-    """`tunnel.services.Query` over a frame reader."""
-
-    def __init__(self, frame: FrameReader) -> None:
-        self._frame = frame
-        self._buffer = memoryview(bytearray(READ_BYTES))
-
-    def read(self) -> Service[bytes]:
-        count = yield from self._frame.readinto(self._buffer)
-        return bytes(self._buffer[:count])
-
-
-class _Reply:
-    """`tunnel.services.Reply` along a reply block; the way back is opened with the first byte or at the end.
-
-    Args:
-        moving: gets the stream of the way back, for the idle watch.
-    """
-
-    def __init__(self, node: NodeContext, block: ReplyBlock | None, moving: list[Counted]) -> None:
-        self._node = node
-        self._block = block
-        self._moving = moving
-        self._writer: FrameWriter | None = None
-        # Why there is no way back; a service that goes on writing all the same is told again.
-        self._failure: PeerError | None = None
-
-    @property
-    def is_possible(self) -> bool:
-        return self._block is not None
-
-    def write(self, data: bytes) -> Service[None]:
-        if self._block is not None:
-            writer = yield from self._start(self._block)
-            yield from writer.write(data)
-            yield from writer.send()
-
-    def flush(self) -> Service[None]:
-        if self._block is not None and (self._writer is not None or self._failure is not None):
-            writer = yield from self._start(self._block)
-            yield from writer.flush()
-
-    def finish(self) -> Service[None]:
-        """End the answer and wait until Alice has it. Raises StreamReset when a hop on the way failed."""
-        if self._block is not None:
-            writer = yield from self._start(self._block)
-            yield from writer.finish()
-            yield from writer.wait_taken()
-
-    def end(self, code: ErrorCode) -> None:
-        """End the way back with a reset that carries `code`; nothing happens if it has ended in order."""
-        if self._writer is not None:
-            self._writer.reset(code)
-
-    def _start(self, block: ReplyBlock) -> Service[FrameWriter]:
-        """The way back: opened by the first call, the same one from then on."""
-        if self._failure is not None:
-            raise self._failure
-        if self._writer is None:
-            try:
-                frame = self._node.tunnel.reply(block, now_s=self._node.wall_clock())
-                self._writer = FrameWriter(self._node, frame)
-                self._moving.append((yield from self._writer.start()))
-            except PeerError as error:
-                self._failure = error
-                # The cause names the neighbour's address, and a service that wraps this is logged with
-                # its traceback. `dial` has told it to the DEBUG log.
-                raise error from None
-        return self._writer
-
-
-def local_service(node: NodeContext, stream: Stream, slot: Slot) -> Service[None]:
-    """Read one query, let the inner service answer it.
-
-    The backward half of the query stays open until Alice has the answer, so that she is told there of what
-    fails on the way back; but only for half of the time after which proxies would find it idle.
+def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
+    """Serve one frame that ends here.
 
     Raises:
-        PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
-            logged.
+        PeerError: the frame, or the way back of its answer, broke. UnknownQuery: it answers a query that
+            nobody waits for (any more). HeaderError: a HOME slot that was not made here.
     """
-    moving: list[Counted] = [stream]
+    if slot.command is Command.DEST:
+        yield from _destination(node, stream, slot, reporter)
+    elif slot.command is Command.HOME:
+        yield from _home(node, stream, slot, reporter)
+    else:
+        yield from guarded(_drop(stream, reporter), idle_watch([stream], node.limits.idle_s))
+
+
+def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
     layer = node.tunnel.destination_reader(slot, stream.profile)
     frame = FrameReader(stream, layer)
-    yield from guarded(
-        _answer(node, stream, frame, layer, moving),
-        idle_watch(moving, node.limits.answer_s),
-        _let_go(stream, frame, node.limits.idle_s / 2),
-    )
+    yield from guarded(frame.start(), idle_watch([stream], node.limits.idle_s))
+    query_id = node.tunnel.answered_query(layer.head)
+    if query_id is None:
+        yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
+    else:
+        pending = _claim(node, query_id)
+        yield from guarded(receive_reply(frame, pending, reporter), idle_watch([stream], node.limits.idle_s))
 
 
-def _let_go(stream: Stream, frame: FrameReader, patience_s: float) -> Service[None]:
-    """End the backward half when the answer takes long: the query is here, its streams are of no more use."""
-    yield frame.ended
-    yield Sleep(patience_s)
-    yield from end_backward(stream)
-
-
-def _answer(
-    node: NodeContext, stream: Stream, frame: FrameReader, layer: MessageR, moving: list[Counted]
-) -> Service[None]:
-    yield from frame.start()
-    reply = _Reply(node, layer.reply_blocks[0] if layer.reply_blocks else None, moving)
-    code = ErrorCode.CANCELLED
-    try:
-        try:
-            yield from node.service.handle(_Query(frame), reply)
-        except PeerError:
-            raise
-        except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
-            log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
-            yield from _announce_failure(reply)
-            raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
-        yield from frame.drain()
-        yield from reply.finish()
-    except PeerError as error:
-        code = error.code
-        raise
-    finally:
-        reply.end(code)
-    yield from end_backward(stream)
-
-
-def _announce_failure(reply: _Reply) -> Service[None]:
-    """Open the way back, so that the reset has a stream to travel on; its own failure adds nothing."""
-    try:
-        yield from reply.write(b"")
-    except PeerError as error:
-        log.debug("way back of a failed query: %s", error)
-
-
-def home_service(node: NodeContext, stream: Stream, slot: Slot) -> Service[None]:
-    """Read a reply to one of this node's queries into its sink, and wake who waits for it.
-
-    Raises:
-        HeaderError: the ticket is not ours. UnknownQuery: nobody waits (any more), or the block served
-            before.
-    """
+def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
     ticket = node.tunnel.home_ticket(slot)
-    pending = node.pending.get(ticket.query_id)
+    layer = node.tunnel.home_reader(slot, ticket, stream.profile)
+    frame = FrameReader(stream, layer)
+    if node.take_invitation(ticket.query_id):
+        yield from guarded(frame.start(), idle_watch([stream], node.limits.idle_s))
+        yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
+        return
+    pending = _claim(node, ticket.query_id)
+
+    def receive() -> Service[None]:
+        try:
+            yield from frame.start()
+        except TunnelError as error:
+            pending.fail(error)
+            raise
+        pending.reply_blocks = layer.head.reply_blocks
+        yield from receive_reply(frame, pending, reporter)
+
+    yield from guarded(receive(), idle_watch([stream], node.limits.idle_s))
+
+
+def _claim(node: NodeContext, query_id: bytes) -> PendingQuery:
+    pending = node.pending.get(query_id)
     if pending is None or not pending.claim():
         raise UnknownQuery("a reply has come for a query that nobody waits for")
+    return pending
+
+
+def receive_reply(frame: FrameReader, pending: PendingQuery, reporter: Reporter | None) -> Service[None]:
+    """Read a reply to one of this node's queries into its sink, and wake who waits for it.
+
+    Args:
+        frame: at the start of the content.
+        reporter: tells Bob's way back that it is here; None where he needs no telling.
+    """
     try:
-        layer = node.tunnel.home_reader(slot, ticket, stream.profile)
-        frame = FrameReader(stream, layer)
-        yield from frame.start()
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
             pending.take(buffer[:count])
@@ -182,13 +95,14 @@ def home_service(node: NodeContext, stream: Stream, slot: Slot) -> Service[None]
         if not pending.has_ended:
             # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
             pending.fail(IdleTimeout("the reply was given up before its end"))
-    yield from end_backward(stream)
+    if reporter is not None:
+        yield from reporter.succeed()
 
 
-def drop_service(stream: Stream) -> Service[None]:
+def _drop(stream: Stream, reporter: Reporter) -> Service[None]:
     """Consume cover traffic to its FIN."""
     reader = ReadYield(stream)
-    scratch = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
+    scratch = memoryview(bytearray(READ_BYTES))
     while (yield from reader.readinto(scratch)):
         pass
-    yield from end_backward(stream)
+    yield from reporter.succeed()

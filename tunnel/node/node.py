@@ -16,9 +16,9 @@ from tunnel.geometry import Profile
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
-from tunnel.modes import ReplyMode
+from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
-from tunnel.node.context import FrameReport, NodeContext
+from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
 from tunnel.node.global_service import global_service
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
@@ -26,13 +26,12 @@ from tunnel.node.listener import listen_service
 from tunnel.node.read_service import read_service
 from tunnel.onion.header_rate import HeaderRate
 from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.route import Route, choose_route
+from tunnel.route import Route, choose_other_route, choose_route
 from tunnel.services import Echo, InnerService
 from tunnel.tunnel import Tunnel
 
 __all__ = ["LOCAL_NETWORK_ID", "Node"]
 
-LOCAL_NETWORK_ID = b"mtun local net.."
 _FORWARD_QUEUE = 64  # frames handed over and not yet taken up; the global service takes each at once
 
 
@@ -161,6 +160,8 @@ class Node:
         hops: int = 3,
         route: Route | None = None,
         mode: ReplyMode = ReplyMode.ROUTE,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        reply_route: Route | None = None,
         profile: Profile | None = None,
         idle_s: float | None = None,
         sink: Sink | None = None,
@@ -173,6 +174,9 @@ class Node:
             content: bytes, or a binary file that is read to its end (in the reactor's thread: a regular
                 file).
             route: the proxies themselves, in place of `hops` chosen at random.
+            error_mode: how failures come back: `status` says where, `xor` has the original's codes, `none`.
+            reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by
+                default as many other proxies, drawn at random (the same in reverse for `reply-on-reply`).
             profile: by default the default profile, or `long` where the route needs it.
             idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
                 thinks for longer needs more.
@@ -194,7 +198,19 @@ class Node:
             route = self.choose_route(destination, hops, profile, rng=rng)
         if idle_s is None:
             idle_s = self._context.limits.idle_s
-        call = QueryCall(route, content, mode, profile, idle_s, sink, progress)
+        if mode is ReplyMode.OTHER_ROUTE and reply_route is None:
+            reply_route = self._choose_other_route(route, profile, rng)
+        call = QueryCall(
+            route,
+            content,
+            mode,
+            profile,
+            idle_s,
+            sink,
+            progress,
+            error_mode=error_mode,
+            reply_route=reply_route,
+        )
         return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
@@ -210,6 +226,16 @@ class Node:
             origin=self.id,
             destination=destination,
             hops=hops,
+            profile_byte=profile.byte,
+            rng=rng,
+        )
+
+    def _choose_other_route(self, query: Route, profile: Profile, rng: random.Random | None) -> Route:
+        return choose_other_route(
+            self._context.directory,
+            query,
+            origin=self.id,
+            hops=len(query.proxies),
             profile_byte=profile.byte,
             rng=rng,
         )

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from reactor import Signal
 from tunnel.errors import LocalTunnelError, TunnelError, UnknownQuery
+from tunnel.onion.reply_block import ReplyBlock
 
 __all__ = ["PendingQuery", "Sink"]
 
@@ -29,6 +30,7 @@ class PendingQuery:
         given_up: the query has ended; a reply still under way has nowhere to go.
         done: set when the reply is complete or has failed.
         failed: set when it has failed; for another who waits.
+        reply_blocks: along which Bob can be answered again (mode `reply-on-reply`).
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -42,6 +44,7 @@ class PendingQuery:
         self.complete = False
         self.error: TunnelError | None = None
         self.on_progress: Callable[[], None] | None = None
+        self.reply_blocks: tuple[ReplyBlock, ...] = ()
 
     def take(self, data: memoryview) -> None:
         """Content of the reply has come.

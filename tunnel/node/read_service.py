@@ -22,9 +22,9 @@ from tunnel.errors import (
 )
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.forward import Forward
-from tunnel.node.local_service import drop_service, home_service, local_service
-from tunnel.node.relay import guarded, idle_watch
-from tunnel.onion.header import Command, Opened
+from tunnel.node.local_service import local_service
+from tunnel.node.statuses import Reporter
+from tunnel.onion.header import Command
 
 __all__ = ["read_service"]
 
@@ -54,25 +54,20 @@ def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
 
 
 def _serve(node: NodeContext, stream: Stream) -> Service[None]:
-    profile = stream.profile
     header = yield from _read_header(node, stream)
-    opened = node.tunnel.open_frame(header, profile, neighbour=stream.peer_id, now_s=node.wall_clock())
-    if opened.slot.command is Command.RELAY:
-        forward = Forward(stream, opened)
-        yield from node.forwards.send(forward)
-        yield from forward.wait_returned()
-        return
-    yield from _local(node, stream, opened)
-
-
-def _local(node: NodeContext, stream: Stream, opened: Opened) -> Service[None]:
-    slot = opened.slot
-    if slot.command is Command.DEST:
-        yield from local_service(node, stream, slot)
-        return
-    is_home = slot.command is Command.HOME
-    service = home_service(node, stream, slot) if is_home else drop_service(stream)
-    yield from guarded(service, idle_watch([stream], node.limits.idle_s))
+    opened = node.tunnel.open_frame(header, stream.profile, neighbour=stream.peer_id, now_s=node.wall_clock())
+    # From here on this node has keys of the frame, and can tell Alice what goes wrong with it.
+    reporter = Reporter(node, stream, opened.slot)
+    try:
+        if opened.slot.command is Command.RELAY:
+            forward = Forward(stream, opened, reporter)
+            yield from node.forwards.send(forward)
+            yield from forward.wait_returned()
+        else:
+            yield from local_service(node, stream, opened.slot, reporter)
+    except PeerError as error:
+        yield from reporter.fail(error)
+        raise
 
 
 def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:

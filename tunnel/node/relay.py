@@ -1,7 +1,7 @@
 """The hot path: one direction of a proxied frame, chunk by chunk.
 
-Exactly C bytes are collected, permuted in place and sealed for the next link. What is sealed is sent only
-when nothing more can be had without the socket: all chunks of one receive leave in one `send`.
+Exactly C bytes are collected, permuted in place and sealed for the next link. What is sealed leaves when the
+link's own service gets its turn: all chunks that one receive became leave in one `send`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Counted(Protocol):
 
 
 class Duplex(Counted, Protocol):
-    """What a relay needs of a link stream (and of a multiplexed stream later)."""
+    """What a relay needs of a stream."""
 
     @property
     def readable(self) -> Request: ...
@@ -34,14 +34,12 @@ class Duplex(Counted, Protocol):
     def writable(self) -> Request: ...
     def readinto(self, buffer: memoryview, /) -> int: ...
     def write(self, data: bytes | memoryview, /) -> int: ...
-    def flush(self) -> None: ...
-    def finish(self) -> None: ...
 
 
 def relay(
     source: Duplex, sink: Duplex, permute: Callable[[memoryview, int], None], chunk_bytes: int
 ) -> Generator[Any, Any, int]:
-    """Move one direction of a frame from `source` to `sink` until its FIN.
+    """Move the chunks of one direction of a frame from `source` to `sink`, until its FIN.
 
     Args:
         permute: this hop's layer: (chunk in place, chunk number from 0).
@@ -50,25 +48,26 @@ def relay(
     Raises:
         FrameTruncated: FIN inside a chunk. Whatever the two streams raise.
     """
-    writer = WriteYield(sink)
-    # What is sealed leaves when nothing more comes: all chunks of one receive in one `send`, none kept.
-    reader = ReadYield(source, before_wait=writer.flush)
+    reader, writer = ReadYield(source), WriteYield(sink)
+    # Many halves never carry a byte: the buffer is made when the first one comes.
+    first = bytearray(1)
+    if not (yield from reader.readinto(first)):
+        return 0
     chunk = memoryview(bytearray(chunk_bytes))
-    number = 0
+    chunk[:1] = first
+    have, number = 1, 0
     while True:
-        have = 0
         while have < chunk_bytes:
             count = yield from reader.readinto(chunk[have:])
             if count == 0:
                 if have:
                     raise FrameTruncated(f"FIN after {have} of {chunk_bytes} bytes of chunk {number}")
-                sink.finish()
-                yield from writer.flush()
                 return number
             have += count
         permute(chunk, number)
         number += 1
         yield from writer.write_all(chunk)
+        have = 0
 
 
 def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, None]:

@@ -2,22 +2,23 @@
 the status.
 
 It is lent the incoming stream: its forward relay reads there and its backward relay writes there. It owns the
-outgoing one and ends it; the incoming one goes back to the read service.
+outgoing one and ends it; the incoming one goes back to the read service. What goes wrong behind this node it
+tells itself, since only here is it known on which side that was.
 """
 
 from __future__ import annotations
 
 from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
-from tunnel.errors import ErrorCode, PeerError
+from tunnel.errors import ErrorCode, NextRefused, PeerError
 from tunnel.node.context import NodeContext, Stream, report_frame
+from tunnel.node.forward import Forward
 from tunnel.node.relay import guarded, idle_watch, relay
-from tunnel.node.statuses import pass_status
-from tunnel.onion.header import Opened
+from tunnel.node.statuses import wait_status
 
 __all__ = ["write_service"]
 
 
-def write_service(node: NodeContext, incoming: Stream, opened: Opened) -> Service[None]:
+def write_service(node: NodeContext, forward: Forward) -> Service[None]:
     """Forward one frame.
 
     Raises:
@@ -25,38 +26,50 @@ def write_service(node: NodeContext, incoming: Stream, opened: Opened) -> Servic
         PeerError: either side broke, was reset, or fell silent.
     """
     started_s: float = yield CurrentTime()
-    slot = opened.slot
+    slot = forward.opened.slot
     if slot.delay_10ms:
         yield Sleep(slot.delay_10ms / 100)
-    outgoing = yield from node.links.open_stream(slot.next_id, incoming.profile)
+    try:
+        outgoing = yield from node.links.open_stream(slot.next_id, forward.stream.profile)
+    except NextRefused as error:
+        yield from forward.reporter.fail(error, about_next=True)
+        raise
     code = ErrorCode.CANCELLED
     try:
-        yield from WriteYield(outgoing).write_all(opened.next_header)
-        yield from _relay_both(node, incoming, outgoing, opened, started_s)
+        yield from WriteYield(outgoing).write_all(forward.opened.next_header)
+        yield from _relay_both(node, forward, outgoing, started_s)
     except PeerError as error:
         code = error.code
+        yield from _tell(forward, outgoing, error)
         raise
     finally:
         outgoing.reset(code)  # without effect when it has ended in order
 
 
-def _relay_both(
-    node: NodeContext, incoming: Stream, outgoing: Stream, opened: Opened, started_s: float
-) -> Service[None]:
+def _tell(forward: Forward, outgoing: Stream, error: PeerError) -> Service[None]:
+    """What the node behind has said of itself goes first; else what became of the stream to it."""
+    if outgoing.status is not None:
+        yield from forward.reporter.pass_on(outgoing.status)
+    elif outgoing.error is not None:
+        yield from forward.reporter.fail(error, about_next=True)
+
+
+def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s: float) -> Service[None]:
     """Both halves at once, until both have ended; the first error ends both."""
-    profile = incoming.profile
-    forward, backward = node.tunnel.relay_layers(opened.slot, profile)
+    incoming, profile = forward.stream, forward.stream.profile
+    towards_bob, towards_alice = node.tunnel.relay_layers(forward.opened.slot, profile)
     chunk_bytes = profile.geometry.chunk_bytes
     backward_ended = Signal()
 
     def relay_forward() -> Service[None]:
-        yield from relay(incoming, outgoing, forward.decrypt, chunk_bytes)
+        yield from relay(incoming, outgoing, towards_bob.decrypt, chunk_bytes)
+        outgoing.finish()
         yield from report_frame(node, outgoing, started_s, content_in=incoming.content_in)
         yield backward_ended
 
     def relay_backward() -> Service[None]:
-        yield from relay(outgoing, incoming, backward.decrypt, chunk_bytes)
-        yield from pass_status(outgoing, incoming)
+        yield from relay(outgoing, incoming, towards_alice.decrypt, chunk_bytes)
+        yield from forward.reporter.pass_on((yield from wait_status(outgoing)))
         backward_ended.set()
 
     yield from guarded(

@@ -1,0 +1,206 @@
+"""Bob's side of a query: the inner service reads it and writes the answer, along the way back that its head
+names.
+
+The way back is opened with the first byte of the answer, or at its end. Until Alice has the answer the
+query's own streams stay open, so that she is told there of what fails on the way back; but only for half of
+the time after which proxies would find them idle.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from reactor import RunInThread, Service, Sleep, WriteYield
+from tunnel.errors import ErrorCode, PeerError, ServiceFailed, TunnelError, WayBackFailed
+from tunnel.modes import MODES, ReplyMode
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
+from tunnel.node.relay import Counted, guarded, idle_watch
+from tunnel.node.statuses import Reporter, wait_status
+from tunnel.onion.header import Command, Slot
+from tunnel.onion.message_head import MessageHead
+from tunnel.outgoing import OutgoingFrame
+from tunnel.route import Route
+
+__all__ = ["Incoming", "answer_service"]
+
+log = logging.getLogger("tunnel.node")
+
+READ_BYTES = 16 * 1024
+
+
+class Incoming:
+    """A query that has come in, its head read.
+
+    Attributes:
+        slot: of this node, from the header.
+        frame: reads the content.
+        head: says how to answer.
+        moving: streams of this exchange, for the idle watch; the way back joins them.
+    """
+
+    def __init__(self, stream: Stream, slot: Slot, frame: FrameReader, head: MessageHead) -> None:
+        self.stream = stream
+        self.slot = slot
+        self.frame = frame
+        self.head = head
+        self.moving: list[Counted] = [stream]
+
+    @property
+    def mode(self) -> ReplyMode:
+        """How it is to be answered. Along a reply block only by another block: that frame's backward half
+        ends at its sender, who did not build its layers."""
+        mode = self.head.mode
+        return ReplyMode.NONE if mode is ReplyMode.CACHED and self.slot.command is Command.HOME else mode
+
+
+def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
+    """Let the inner service answer one query, to the end of the answer.
+
+    Raises:
+        PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
+            logged.
+    """
+    yield from guarded(
+        _answer(node, query, reporter),
+        idle_watch(query.moving, node.limits.answer_s),
+        _let_go(node, query, reporter),
+    )
+
+
+def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
+    """End the backward half when the answer takes long: the query is here, its streams are of no more use."""
+    if not MODES[query.mode].backward_content:
+        yield query.frame.ended
+        yield Sleep(node.limits.idle_s / 2)
+        yield from reporter.succeed()
+
+
+def _answer(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
+    reply = _Reply(node, query)
+    code = ErrorCode.CANCELLED
+    try:
+        try:
+            yield from node.service.handle(_Query(query.frame), reply)
+        except PeerError:
+            raise
+        except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
+            log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
+            yield from _announce_failure(reply)
+            raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
+        yield from query.frame.drain()
+        yield from reply.finish()
+    except PeerError as error:
+        code = error.code
+        raise
+    finally:
+        reply.end(code)
+    yield from reporter.succeed()
+
+
+def _announce_failure(reply: _Reply) -> Service[None]:
+    """Open the way back, so that the reset has a stream to travel on; its own failure adds nothing."""
+    try:
+        yield from reply.write(b"")
+    except PeerError as error:
+        log.debug("way back of a failed query: %s", error)
+
+
+class _Query:
+    """`tunnel.services.Query` over a frame reader."""
+
+    def __init__(self, frame: FrameReader) -> None:
+        self._frame = frame
+        self._buffer = memoryview(bytearray(READ_BYTES))
+
+    def read(self) -> Service[bytes]:
+        count = yield from self._frame.readinto(self._buffer)
+        return bytes(self._buffer[:count])
+
+
+class _Reply:
+    """`tunnel.services.Reply` along the query's way back."""
+
+    def __init__(self, node: NodeContext, query: Incoming) -> None:
+        self._node = node
+        self._query = query
+        self._row = MODES[query.mode]
+        self._writer: FrameWriter | None = None
+        # Why there is no way back; a service that goes on writing all the same is told again.
+        self._failure: PeerError | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        return self._row.has_reply
+
+    def write(self, data: bytes) -> Service[None]:
+        if self.is_possible:
+            writer = yield from self._start()
+            yield from writer.write(data)
+
+    def flush(self) -> Service[None]:
+        if self.is_possible and (self._writer is not None or self._failure is not None):
+            writer = yield from self._start()
+            yield from writer.flush()
+
+    def finish(self) -> Service[None]:
+        """End the answer and wait until Alice has it. Raises PeerError when a hop on the way failed."""
+        if not self.is_possible:
+            return
+        writer = yield from self._start()
+        yield from writer.finish()
+        if not self._row.backward_content:
+            writer.stream.finish()
+            # Opaque here: only who built the way back can read it. That it comes says that she has it.
+            yield from wait_status(writer.stream)
+
+    def end(self, code: ErrorCode) -> None:
+        """End a way back of its own with a reset that carries `code`; nothing if it has ended in order."""
+        if self._writer is not None and not self._row.backward_content:
+            self._writer.stream.reset(code)
+
+    def _start(self) -> Service[FrameWriter]:
+        """The way back: opened by the first call, the same one from then on."""
+        if self._failure is not None:
+            raise self._failure
+        if self._writer is None:
+            try:
+                self._writer = yield from self._open()
+            except TunnelError as error:
+                self._failure = WayBackFailed(error)
+                # The cause names the neighbour's address, and a service that wraps this is logged with
+                # its traceback. The dialler has told it to the DEBUG log.
+                raise self._failure from None
+        return self._writer
+
+    def _open(self) -> Service[FrameWriter]:
+        node, query = self._node, self._query
+        if self._row.backward_content:
+            layer = node.tunnel.cached_reply(query.slot, query.stream.profile)
+            yield from WriteYield(query.stream).call(layer.write_header)
+            return FrameWriter(node, query.stream, layer)
+        frame = yield from self._frame()
+        writer = yield from start_frame(node, frame)
+        query.moving.append(writer.stream)
+        return writer
+
+    def _frame(self) -> Service[OutgoingFrame]:
+        """The frame that carries the answer. Routes of this node's own are built in a thread."""
+        node, query, now_s = self._node, self._query, self._node.wall_clock()
+        if query.mode is ReplyMode.ROUTE:
+            return node.tunnel.reply(query.head.reply_blocks[0], now_s=now_s)
+        if query.mode is ReplyMode.KNOWN_DEST:
+            origin = node.tunnel.origin(query.slot, query.head)
+            route = node.choose_route(origin.descriptor.node_id, query.stream.profile)
+            answer = yield RunInThread(
+                partial(node.tunnel.answer, origin, route, query.stream.profile, now_s=now_s)
+            )
+            frame: OutgoingFrame = answer.frame
+            return frame
+        block = query.head.reply_blocks[0]
+        way_back = Route(node.choose_route(None, block.profile).proxies, node.descriptor.node_id)
+        frame = yield RunInThread(partial(node.tunnel.reply, block, now_s=now_s, reply_routes=(way_back,)))
+        assert frame.query_id is not None
+        node.invite(frame.query_id)
+        return frame

@@ -1,0 +1,98 @@
+"""What Alice makes of a STATUS: how her frame went, and where it failed, by the nodes of her route."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunnel.codes import CODES
+from tunnel.descriptor import short
+from tunnel.errors import ErrorCode, MalformedMessage
+from tunnel.modes import ErrorMode
+from tunnel.onion.status import StatusKeys, read_status
+from tunnel.onion.xor_codes import read_xor_code
+from tunnel.outgoing import OutgoingQuery
+from tunnel.primitives import TunnelEngine
+
+__all__ = ["Report", "read_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a frame went, as its route tells.
+
+    Attributes:
+        route: the node ids that the frame was to pass, Bob last.
+        succeeded: Bob says that all is well.
+        hop: the index in `route` of the node that reports; None when nobody's word holds.
+        code: why it failed; None for success, or where no reason was given.
+        about_next: the node reports of the one behind it, which could not speak for itself.
+        text: what the node adds.
+        suspects: indices of the nodes between which the report was changed on its way; empty otherwise.
+        hold_ms: how long each node, from the first on, says that it held the frame.
+    """
+
+    route: tuple[bytes, ...]
+    succeeded: bool
+    hop: int | None
+    code: ErrorCode | None
+    about_next: bool = False
+    text: str = ""
+    suspects: tuple[int, ...] = ()
+    hold_ms: tuple[int, ...] = ()
+
+    @property
+    def blamed(self) -> tuple[int, ...]:
+        """Indices of the nodes of which one at least did not do its part: to be left out of a next route."""
+        if self.suspects or self.succeeded or self.hop is None:
+            return self.suspects
+        both = self.about_next and self.hop + 1 < len(self.route)
+        return (self.hop, self.hop + 1) if both else (self.hop,)
+
+    def __str__(self) -> str:
+        if self.succeeded:
+            return "delivered"
+        if self.suspects:
+            nodes = " and ".join(self._name(index) for index in self.suspects)
+            return f"the report of what happened was changed by, or between, {nodes}"
+        if self.hop is None:
+            return "nobody on the way says what happened"
+        reason = CODES[self.code].meaning if self.code is not None else "no reason given"
+        name = self.code.name if self.code is not None else "failed"
+        about = (
+            f" about {self._name(self.hop + 1)}" if self.about_next and self.hop + 1 < len(self.route) else ""
+        )
+        return f"{name} at {self._name(self.hop)}{about}: {self.text or reason}"
+
+    def _name(self, index: int) -> str:
+        count = len(self.route)
+        role = "the destination" if index == count - 1 else f"hop {index + 1} of {count}"
+        return f"{role} ({short(self.route[index])})"
+
+
+def read_report(query: OutgoingQuery, status: bytes, engine: TunnelEngine) -> Report | None:
+    """Read the STATUS that came back for a query.
+
+    Returns:
+        None in error mode `none`, unless a proxy tells a failure: there Bob's own word is random bytes.
+    """
+    route, seeds = query.route.nodes, query.way.seeds
+    try:
+        if query.error_mode is ErrorMode.XOR:
+            xor = read_xor_code(status, seeds)
+            return Report(route, xor.succeeded, xor.origin, None)
+        keys = [StatusKeys.derive(seed) for seed in seeds]
+        found = read_status(status, keys, geometry=query.frame.profile.geometry, engine=engine)
+    except MalformedMessage:
+        return Report(route, False, None, ErrorCode.BAD_CONTENT, suspects=(0,))
+    if query.error_mode is ErrorMode.NONE and found.origin is None:
+        return None
+    return Report(
+        route,
+        found.succeeded,
+        found.origin,
+        found.code,
+        found.about_next,
+        found.text,
+        found.suspects,
+        found.hold_ms,
+    )
