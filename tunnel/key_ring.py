@@ -225,7 +225,10 @@ class KeyRing:
     def _restore(self, data: bytes) -> None:
         for key in self._present():
             size = int.from_bytes(data[:_SIZE_BYTES], "big")
-            table, data = data[_SIZE_BYTES : _SIZE_BYTES + size], data[_SIZE_BYTES + size :]
+            end = _SIZE_BYTES + size
+            if len(data) < end:
+                raise ReplayFileError(f"the file ends {end - len(data)} bytes before its table does")
+            table, data = data[_SIZE_BYTES:end], data[end:]
             restored = ReplayTable.restored(table, key.table, key.epoch, limit=self._limit, share=self._share)
             self._epochs[key] = replace(self._epochs[key], table=restored)
         if data:

@@ -17,7 +17,7 @@ from tunnel.geometry import Profile
 from tunnel.key_ring import KeyRing
 from tunnel.modes import MODES, ReplyMode
 from tunnel.onion.delay import MAX_DELAY_10MS
-from tunnel.onion.expiry import check_expiry
+from tunnel.onion.expiry import LATEST_S, check_expiry
 from tunnel.onion.frame import FrameR, FrameW
 from tunnel.onion.header import Command, Opened, Slot, open_header
 from tunnel.onion.header_rate import HeaderRate
@@ -38,8 +38,10 @@ _OWN = b"own"
 class UsedBlocks:
     """Reply blocks that this node has used. A second frame along one would have the nonces of the first.
 
-    Apart from the replay tables of headers, so that answering fills nobody's share there. Not kept over a
-    restart: a block comes with a query, and no query is accepted twice.
+    Known by their seeds, from which the key comes, for as long as any block can be alive, whatever expiry it
+    names: whoever made it may write a later one into it. Apart from the replay tables of headers, so that
+    answering fills nobody's share there. Not kept over a restart: a block comes with a query, and no query is
+    accepted twice.
     """
 
     def __init__(self, limit: int) -> None:
@@ -47,7 +49,7 @@ class UsedBlocks:
 
     def use(self, block: ReplyBlock, *, now_s: float) -> None:
         """Raises ReplayedHeader, TableFull or ExpiredHeader as `ReplayTable.insert`."""
-        self._table.insert(block.header, block.expiry, now_s=now_s, neighbour=_OWN)
+        self._table.insert(block.end_to_end_seed, int(now_s) + LATEST_S, now_s=now_s, neighbour=_OWN)
 
 
 class TunnelReader:

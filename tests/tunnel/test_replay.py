@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tunnel.errors import ErrorCode, ExpiredHeader, ReplayedHeader, TableFull
+from tunnel.errors import ErrorCode, ExpiredHeader, ReplayedHeader, ReplayFileError, TableFull
 from tunnel.geometry import SLOT_BYTES
 from tunnel.onion.expiry import check_expiry
 from tunnel.onion.replay import ReplayTable
@@ -190,3 +190,56 @@ def test_with_a_steady_clock_exactly_the_repeats_are_refused(inserts: list[tuple
         else:
             assert (number, hours) not in seen
         seen.add((number, hours))
+
+
+# --- shares, and what is kept over a restart
+
+
+def test_a_neighbours_share_comes_back_with_its_hour() -> None:
+    table = ReplayTable(KEY, limit=100, share=2)
+    for number in (1, 2):
+        table.insert(header(number), T0 + HOUR, now_s=T0, neighbour=b"a")
+    with pytest.raises(TableFull, match="this neighbour"):
+        table.insert(header(3), T0 + 2 * HOUR, now_s=T0, neighbour=b"a")
+    assert table.wants_rotation
+    table.insert(header(3), T0 + 2 * HOUR, now_s=T0, neighbour=b"b")
+    later = T0 + HOUR + 601
+    table.insert(header(4), T0 + 2 * HOUR, now_s=later, neighbour=b"a")
+    assert (table.held_by(b"a"), table.held_by(b"b"), len(table)) == (1, 1, 2)
+
+
+def test_a_tag_is_known_again_under_any_expiry() -> None:
+    table = ReplayTable(KEY)
+    table.insert(header(1), T0 + HOUR, now_s=T0)
+    with pytest.raises(ReplayedHeader):
+        table.insert(header(1), T0 + 3 * HOUR, now_s=T0)
+
+
+inserts = st.lists(
+    st.tuples(st.integers(0, 30), st.integers(0, 4), st.sampled_from([b"a", b"b", b"c"])), max_size=40
+)
+
+
+@given(inserts, st.integers(0, 5 * HOUR), inserts)
+def test_a_restored_table_goes_on_as_the_kept_one_would(
+    before: list[tuple[int, int, bytes]], pause_s: int, after: list[tuple[int, int, bytes]]
+) -> None:
+    def put(table: ReplayTable, calls: list[tuple[int, int, bytes]], now_s: float) -> list[str]:
+        outcomes = []
+        for number, hours, neighbour in calls:
+            try:
+                expiry = T0 + hours * HOUR
+                table.insert(header(number), expiry, now_s=now_s, neighbour=neighbour)
+                outcomes.append("taken")
+            except (ReplayedHeader, TableFull, ExpiredHeader) as error:
+                outcomes.append(type(error).__name__)
+        return outcomes
+
+    kept = ReplayTable(KEY, limit=20, share=8)
+    put(kept, before, T0)
+    restored = ReplayTable.restored(kept.dump(7), KEY, 7, limit=20, share=8)
+    assert len(restored) == len(kept)
+    assert put(restored, after, T0 + pause_s) == put(kept, after, T0 + pause_s)
+    for key, epoch in ((b"x" * 32, 7), (KEY, 8)):
+        with pytest.raises(ReplayFileError):
+            ReplayTable.restored(kept.dump(7), key, epoch)

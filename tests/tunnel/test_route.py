@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tunnel.route
-from tunnel.descriptor import Descriptor
-from tunnel.errors import BadRoute
-from tunnel.route import Route, choose_route
+from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, PYCRYPTODOME, make_keys
+from tunnel.descriptor import Address, Descriptor
+from tunnel.errors import BadRoute, ProfileError
+from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, Profile
+from tunnel.keys import offered_profiles
+from tunnel.route import Route, best_profile, choose_other_route, choose_route
 
 ALICE, BOB = b"A" * 32, b"B" * 32
 
@@ -80,3 +83,89 @@ def test_every_peer_is_as_likely_at_every_place() -> None:
     for place in places:
         assert len(place) == 10
         assert all(130 < count < 270 for count in place.values()), "five standard deviations around 200"
+
+
+# --- ways back, and profiles
+
+
+def described(name: str, profiles: tuple[int, ...] = ALL_PROFILE_BYTES) -> Descriptor:
+    return make_keys(name).descriptor((Address("127.0.0.1", 1),), NOW_S, OPENSSL, profiles=profiles)
+
+
+CROWD = [described(str(number)) for number in range(12)]
+IDS = [peer.node_id for peer in CROWD]
+
+
+@given(st.integers(0, 6), st.integers(0, 2**32))
+def test_a_neighbour_is_put_last_in_a_way_back(hops: int, seed: int) -> None:
+    """Even one that the directory does not list, and that offers nothing: the client keeps a link to it."""
+    for last in (IDS[5], b"x" * 32):
+        route = choose_route(
+            CROWD, origin=IDS[1], destination=IDS[0], hops=hops, profile_byte=1, last=last,
+            rng=random.Random(seed),
+        )  # fmt: skip
+        assert len(route.proxies) == hops == len(set(route.proxies))
+        assert not {IDS[0], IDS[1]} & set(route.proxies)
+        if hops:
+            assert route.proxies[-1] == last
+            assert last not in route.proxies[:-1]
+
+
+@given(st.integers(0, 4), st.integers(0, 2**32))
+def test_another_route_shares_no_proxy_but_the_neighbour(hops: int, seed: int) -> None:
+    rng = random.Random(seed)
+    query = Route(tuple(IDS[2:6]), IDS[1])
+    for last in (None, IDS[2]):
+        back = choose_other_route(CROWD, query, origin=IDS[0], hops=hops, profile_byte=1, last=last, rng=rng)
+        assert back.destination == IDS[0]
+        assert set(back.proxies) & set(query.proxies) <= {last}
+        assert not {IDS[0], IDS[1]} & set(back.proxies)
+
+
+def test_ways_back_that_cannot_be_chosen() -> None:
+    query = Route(tuple(IDS[2:6]), IDS[1])
+    with pytest.raises(BadRoute):
+        choose_other_route(CROWD, query, origin=IDS[0], hops=7, profile_byte=1)
+    for last in (IDS[0], IDS[1]):
+        with pytest.raises(BadRoute):
+            choose_route(CROWD, origin=IDS[1], destination=IDS[0], hops=2, profile_byte=1, last=last)
+
+
+SUITE_0 = tuple(profile.byte for profile in ALL_PROFILES if profile.suite == 0)
+
+
+@pytest.mark.parametrize(
+    ("content_bytes", "proxies", "name"),
+    [
+        (None, 3, "default-hctr"),
+        (0, 3, "interactive-hctr"),
+        (3_896, 6, "interactive-hctr"),
+        (3_897, 6, "default-hctr"),
+        (100, 7, "default-hctr"),
+        ((1 << 20) - 1, 3, "default-hctr"),
+        (1 << 20, 3, "bulk-hctr"),
+        (1 << 20, 31, "long-hctr"),
+        (None, 126, "long-hctr"),
+    ],
+)
+def test_the_best_profile(content_bytes: int | None, proxies: int, name: str) -> None:
+    everyone = CROWD[:4]
+    assert best_profile(everyone, content_bytes, proxies).name == name
+    # One node without suite 1, such as one that has pycryptodome only, and the route does without.
+    slow = [*everyone[:3], described("slow", SUITE_0)]
+    assert best_profile(slow, content_bytes, proxies).name == name.removesuffix("-hctr")
+
+
+def test_the_best_profile_is_one_that_all_offer() -> None:
+    only_bulk = [described("bulk only", (4, 20)), described("bulk 0", (4,))]
+    assert best_profile(only_bulk, 10) == Profile(BULK)
+    assert best_profile(CROWD[:3]) == Profile(DEFAULT, HCTR_SUITE)
+    with pytest.raises(ProfileError, match="offered by all"):
+        best_profile([described("left", (1,)), described("right", (2,))])
+    with pytest.raises(ProfileError, match="127"):
+        best_profile(CROWD[:2], None, 127)
+
+
+def test_pycryptodome_alone_does_not_offer_what_it_is_slow_at() -> None:
+    assert offered_profiles(PYCRYPTODOME) == SUITE_0 == (1, 2, 3, 4)
+    assert offered_profiles(OPENSSL) == ALL_PROFILE_BYTES == (1, 2, 3, 4, 17, 18, 19, 20)

@@ -372,7 +372,7 @@ def test_open_with_a_window(window: int) -> None:
     assert "window" in refused(frame(1, struct.pack(">BBI", 1, 1, window)))
 
 
-@pytest.mark.parametrize("byte", [0, 5, 0x11, 0xFF])
+@pytest.mark.parametrize("byte", [0, 5, 0x15, 0x21, 0xFF])
 def test_open_with_an_unknown_profile(byte: int) -> None:
     with pytest.raises(ProfileError):
         feed(receiver(), record(frame(1, struct.pack(">BBI", 1, byte, 0))))

@@ -87,8 +87,7 @@ class ReplayTable:
         tag = self._tag(header[:SLOT_BYTES])
         # Rounded up here too, so that senders of odd expiries cannot make thousands of sets of one tag each.
         hour = -(-expiry // HOUR_S) * HOUR_S
-        tags = self._hours.get(hour, {})
-        if tag in tags:
+        if any(tag in tags for tags in self._hours.values()):
             raise ReplayedHeader("this header was accepted before")
         who = self._tag(neighbour)
         held = self._held[who]

@@ -1,0 +1,128 @@
+"""Threat: memory or processor time spent on what strangers send.
+
+Here: the replay table, the openings of headers, the head of a message, and reply blocks. The attacker is a
+neighbour with all the bandwidth that he likes. He gets his share and TableFull or TooManyHeaders (BUSY)
+beyond it; the others are served; nothing grows past its limit. The victim asks for a new key early.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from readwrite_comp import Malformed
+from readwrite_comp.testing import HostileReader
+from tests.tunnel.exchange import Cast, cast_of, receive, send
+from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, make_keys
+from tunnel.directory import StaticDirectory
+from tunnel.errors import ErrorCode, HeaderError, PeerError, TableFull, TooManyHeaders
+from tunnel.key_ring import EARLY_ROTATION_S, KeyRing
+from tunnel.modes import ReplyMode
+from tunnel.onion.header_rate import HeaderRate
+from tunnel.onion.message import MessageR, MessageW
+from tunnel.onion.message_head import MessageHead
+from tunnel.route import Route
+from tunnel.tunnel import Tunnel
+
+HOSTILE, HONEST = b"h" * 32, b"o" * 32
+
+
+def victim(*, limit: int = 1_000_000, rate: HeaderRate | None = None) -> Tunnel:
+    """Bob of `cast_of(2)`, with limits."""
+    return Tunnel(
+        ring=KeyRing(make_keys("1"), OPENSSL, limit=limit), directory=StaticDirectory(), header_rate=rate
+    )
+
+
+def fresh_header(cast: Cast) -> bytes:
+    frame = cast.alice.tunnel.query(cast.route, ReplyMode.NONE, SMALL, now_s=NOW_S).frame
+    return send(frame.layer, b"")[: SMALL.geometry.header_bytes]
+
+
+def outcome(bob: Tunnel, header: bytes, neighbour: bytes, now_s: float = NOW_S) -> type[PeerError] | None:
+    try:
+        bob.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
+    except PeerError as error:
+        return type(error)
+    return None
+
+
+def test_one_neighbour_cannot_fill_the_table_for_the_others() -> None:
+    cast, bob = cast_of(2), victim(limit=40)
+    found = [outcome(bob, fresh_header(cast), HOSTILE) for _ in range(60)]
+    assert found == [None] * 10 + [TableFull] * 50, "a quarter of the table"
+    assert [outcome(bob, fresh_header(cast), HONEST) for _ in range(10)] == [None] * 10
+    assert bob.ring.wants_rotation
+    assert TableFull.code is ErrorCode.BUSY
+    # With the new key everybody begins anew, the hostile one as well.
+    later = NOW_S + EARLY_ROTATION_S
+    assert bob.ring.rotate_early(later)
+    assert len(bob.ring.opening(later)[0].table) == 0
+
+
+def test_many_hostile_neighbours_close_the_door_and_do_not_open_it() -> None:
+    """Fail closed: a full table refuses the honest too, rather than forget and let replays in."""
+    cast, bob = cast_of(2), victim(limit=8)
+    seen = [fresh_header(cast) for _ in range(8)]
+    assert [outcome(bob, header, bytes([n]) * 32) for n, header in enumerate(seen)] == [None] * 8
+    assert outcome(bob, fresh_header(cast), HONEST) is TableFull
+    assert not any(outcome(bob, header, HONEST) is None for header in seen)
+
+
+def test_a_flood_of_garbage_costs_as_many_openings_as_the_rate_allows() -> None:
+    cast, bob = cast_of(2), victim(rate=HeaderRate(per_s=10, burst=20))
+    found = [outcome(bob, bytes(1_024), HOSTILE, NOW_S + n / 100) for n in range(300)]
+    assert found.count(HeaderError) == 20 + 3 * 10 - 1
+    assert set(found) == {HeaderError, TooManyHeaders}
+    assert outcome(bob, fresh_header(cast), HONEST, NOW_S + 3) is None
+
+
+def test_a_head_can_make_bob_hold_64_kib_and_no_more() -> None:
+    """Count 8 of the largest blocks: refused when the bytes so far cannot be a legal head any more."""
+    block = b"\x03" + bytes(16_455)
+    for count in (4, 8):
+        head = bytes([count, 0, 0, 0]) + block * count
+        error = after_head(head)
+        assert isinstance(error, Malformed)
+        assert "65536" in str(error)
+
+
+def after_head(head: bytes) -> Exception | None:
+    key = bytes(32)
+    front = MessageW(SMALL, key, engine=OPENSSL)
+    front._head = head
+    wire = send(front, b"")
+    reader = MessageR(SMALL, key, engine=OPENSSL)
+    try:
+        reader.read_header(HostileReader(wire))
+    except Malformed as error:
+        assert len(reader._head) <= 65_536 + 4 + 1
+        return error
+    return None
+
+
+def test_blocks_that_bob_used_fill_nobodys_share() -> None:
+    cast = cast_of(3)
+    bob = cast.bob.tunnel
+    before = [len(epoch.table) for epoch in bob.ring.opening(NOW_S)]
+    blocks = [
+        cast.alice.tunnel._builder.reply_block(
+            Route(cast.route.proxies, cast.alice.id), SMALL, user=cast.bob.id, query_id=bytes(8),
+            number=number, now_s=NOW_S,
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    for block in blocks:
+        bob.reply(block, now_s=NOW_S)
+    assert [len(epoch.table) for epoch in bob.ring.opening(NOW_S)] == before
+
+
+def test_a_head_is_read_in_pieces_of_any_size() -> None:
+    """A sender that gives one byte of the head a chunk costs a chunk for each, and gets no more memory."""
+    head = MessageHead(backward=True)
+    front = MessageW(SMALL, bytes(32), engine=OPENSSL, head=head)
+    assert receive(MessageR(SMALL, bytes(32), engine=OPENSSL), send(front, b"x")) == (b"x", None)
+
+
+@pytest.mark.parametrize("count", [9, 64, 255])
+def test_more_blocks_than_allowed(count: int) -> None:
+    assert isinstance(after_head(bytes([count, 0, 0, 0])), Malformed)

@@ -1,0 +1,120 @@
+"""Threat: replaying a recorded frame.
+
+The attacker recorded a frame on some link. He sends it again, as it is or with new content behind the old
+header, from the same neighbour or another, before and after the receiver forgot the hour; he restarts the
+receiver; he has Bob's block used twice. Nothing is forwarded a second time, so he learns nothing from what
+leaves. The victim sees ReplayedHeader (REPLAYED), ExpiredHeader (EXPIRED), or, once the key has changed,
+HeaderError (BAD_HEADER).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.tunnel.exchange import Cast, Exchange, cast_of, exchange, send
+from tests.tunnel.helpers import NOW_S, SMALL, Peer, make_peers, relay_frame
+from tunnel.errors import ErrorCode, ExpiredHeader, HeaderError, PeerError, ReplayedHeader
+from tunnel.key_ring import KEEP_PREVIOUS_S, KeyRing
+from tunnel.keys import EPOCH_S
+from tunnel.modes import ReplyMode
+from tunnel.onion.expiry import LATEST_S
+
+HEADER = SMALL.geometry.header_bytes
+MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.CACHED, ReplyMode.KNOWN_DEST]
+
+
+def recorded(cast: Cast, done: Exchange) -> list[tuple[Peer, bytes, bytes]]:
+    """Every frame that was on a link: the node that had it, its header, and the neighbour it came from."""
+    frames = [([cast.alice, *cast.way], done.relayed.links)]
+    for reply in done.replies:
+        if reply.relayed is not None:
+            back = list(cast.proxies[::-1]) if reply.relayed.opened.slot.command == 3 else list(cast.others)
+            frames.append(([cast.bob, *back, cast.alice], reply.links))
+    return [
+        (way[number + 1], link[:HEADER], way[number].id)
+        for way, links in frames
+        for number, link in enumerate(links)
+    ]
+
+
+def refused(peer: Peer, header: bytes, neighbour: bytes, now_s: float, error: type[PeerError]) -> None:
+    with pytest.raises(error) as caught:
+        peer.tunnel.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
+    assert caught.value.code is error.code
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_on_every_link_from_anybody_at_any_time(mode: ReplyMode) -> None:
+    """With whatever content behind it: the header alone is refused, before any chunk is looked at."""
+    cast = cast_of(4, random_seed=hash(str(mode)) % 1_000)
+    done = exchange(cast, mode, b"q", [b"a"] * (mode is not ReplyMode.NONE), profile=SMALL)
+    for peer, header, neighbour in recorded(cast, done):
+        for who in (neighbour, b"e" * 32):
+            for later_s in (0, 60, 3_000):
+                refused(peer, header, who, NOW_S + later_s, ReplayedHeader)
+    # Once the table has forgotten it, the expiry in the header refuses it.
+    for peer, header, neighbour in recorded(cast, done):
+        refused(peer, header, neighbour, NOW_S + LATEST_S + 601, ExpiredHeader)
+
+
+def test_a_used_block_is_refused_by_bob_and_by_each_hop() -> None:
+    cast = cast_of(4)
+    done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a"], profile=SMALL)
+    (block,) = done.head.reply_blocks
+    with pytest.raises(ReplayedHeader):
+        cast.bob.tunnel.reply(block, now_s=NOW_S)
+    # Another Bob, who forgets on purpose: the first hop refuses.
+    forgetful = make_peers(6)[3]
+    frame = forgetful.tunnel.reply(block, now_s=NOW_S)
+    wire = send(frame.layer, b"second")
+    with pytest.raises(ReplayedHeader):
+        relay_frame(wire, SMALL, [*cast.proxies[::-1], cast.alice], origin=cast.bob.id)
+
+
+def test_a_block_in_two_queries_serves_once() -> None:
+    """Alice herself names one block twice: Bob uses it for the first only, his nonces never repeat."""
+    cast = cast_of(3)
+    done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a"], profile=SMALL)
+    (block,) = done.head.reply_blocks
+    again = replace(block, expiry=block.expiry + 3_600)
+    with pytest.raises(ReplayedHeader):
+        cast.bob.tunnel.reply(again, now_s=NOW_S)
+
+
+def test_a_restart_opens_no_door(tmp_path: Path) -> None:
+    """After a crash there is no table, and so no key; after a clean stop there are both."""
+    cast = cast_of(2)
+    done = exchange(cast, ReplyMode.NONE, b"q", profile=SMALL)
+    header = done.relayed.links[0][:HEADER]
+    ring, keys, table = cast.bob.tunnel.ring, tmp_path / "k", tmp_path / "t"
+    ring.keys.save(keys)
+    crashed = KeyRing.resume(keys, table, ring.engine, now_s=NOW_S + 1)
+    ring.stop(keys, table)
+    clean = KeyRing.resume(keys, table, ring.engine, now_s=NOW_S + 1)
+    bob = make_peers(2)[1].tunnel
+    for again, error in ((crashed, HeaderError), (clean, ReplayedHeader)):
+        bob.ring = again
+        with pytest.raises(error):
+            bob.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S + 1)
+
+
+def test_a_change_of_keys_opens_no_door() -> None:
+    cast = cast_of(2, random_seed=5)
+    ring = cast.bob.tunnel.ring
+    ring.advance(NOW_S)
+    late_s = NOW_S + EPOCH_S - 700  # the last minutes of the epoch
+    header = send(cast.alice.tunnel.query(cast.route, ReplyMode.NONE, SMALL, now_s=late_s).frame.layer, b"")[
+        :HEADER
+    ]
+    cast.bob.tunnel.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=late_s)
+    ring.advance(late_s + 1_000)
+    refused(cast.bob, header, cast.alice.id, late_s + 1_000, ReplayedHeader)
+    ring.advance(late_s + 1_000 + KEEP_PREVIOUS_S)
+    refused(cast.bob, header, cast.alice.id, late_s + 1_000 + KEEP_PREVIOUS_S, HeaderError)
+
+
+def test_the_code_of_a_replay() -> None:
+    assert ReplayedHeader.code is ErrorCode.REPLAYED

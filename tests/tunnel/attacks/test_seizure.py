@@ -1,0 +1,68 @@
+"""Threat: reading recorded frames after a node was seized.
+
+The attacker recorded every link of a route, and later takes a node: its memory (the key ring) and its disk.
+While the epoch lasts he can open that node's slots, which the documents say. Once the key is erased he has
+nothing that opens a recorded header or chunk there. The victim is the node's past; it sees nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from readwrite_comp import AuthenticationError
+from tests.tunnel.exchange import cast_of, exchange, receive
+from tests.tunnel.helpers import NOW_S, SMALL
+from tunnel.errors import HeaderError
+from tunnel.key_ring import KEEP_PREVIOUS_S
+from tunnel.keys import EPOCH_S, NodeKeys
+from tunnel.modes import ReplyMode
+from tunnel.onion.header import OpeningKey, Slot, open_header
+
+HEADER = SMALL.geometry.header_bytes
+
+
+def all_keys(keys: NodeKeys) -> list[OpeningKey]:
+    """What a seized node gives: each private key that it has, tried under every epoch that was recorded."""
+    engine = cast_of(2).bob.tunnel.engine
+    own = [key for key in (keys.onion, keys.previous, keys.next) if key is not None]
+    privates = (
+        [key.private for key in own] + [keys.identity, keys.link, keys.home] + [key.table for key in own]
+    )
+    epochs = {key.epoch for key in own} | {int(NOW_S) - 600}
+    return [OpeningKey(engine.hpke_private(private), epoch) for private in privates for epoch in epochs]
+
+
+def test_erased_keys_open_nothing_that_was_recorded(tmp_path: Path) -> None:
+    cast = cast_of(4, random_seed=1)
+    done = exchange(cast, ReplyMode.CACHED, b"secret" * 500, [b"answer" * 500], profile=SMALL)
+    for number, peer in enumerate(cast.way):
+        ring, header = peer.tunnel.ring, done.relayed.links[number][:HEADER]
+        ring.advance(NOW_S)
+        ring.keys.save(tmp_path / "k")
+        # Seized at once: that node's slot opens, and no other's.
+        assert open_header(header, SMALL, all_keys(NodeKeys.load(tmp_path / "k")), engine=ring.engine)
+        for other, link in enumerate(done.relayed.links):
+            if other != number:
+                with pytest.raises(HeaderError):
+                    open_header(link[:HEADER], SMALL, all_keys(ring.keys), engine=ring.engine)
+        # Seized after the epoch.
+        ring.advance(NOW_S + EPOCH_S)
+        ring.advance(NOW_S + EPOCH_S + KEEP_PREVIOUS_S)
+        ring.keys.save(tmp_path / "k")
+        for keys in (ring.keys, NodeKeys.load(tmp_path / "k")):
+            with pytest.raises(HeaderError):
+                open_header(header, SMALL, all_keys(keys), engine=ring.engine)
+
+
+def test_a_seized_proxy_opens_no_content_even_at_once() -> None:
+    """Content is sealed end to end: what a proxy's seeds give is layers only."""
+    cast = cast_of(4)
+    done = exchange(cast, ReplyMode.ROUTE, b"secret" * 500, [b"answer"], profile=SMALL)
+    for peer, opened in zip(cast.proxies, done.relayed.proxied, strict=True):
+        for link in done.relayed.links:
+            slot = Slot(opened.slot.command, opened.slot.expiry, opened.slot.seed)
+            content, error = receive(peer.tunnel.destination_reader(slot, SMALL), link[HEADER:])
+            assert isinstance(error, AuthenticationError)
+            assert content == b""

@@ -1,0 +1,178 @@
+"""Threat: reading or changing content at a proxy, and knowing it again further on (tagging).
+
+The attacker sits on any link or at any proxy, knows the plaintext and the protocol, and has a colluding proxy
+downstream that looks at what arrives there. He flips bits, swaps, drops, repeats, cuts and adds chunks. He
+learns nothing downstream: the chunk is noise, as different from the right one as two random texts. The
+victim, who has the keys, sees the documented error: AuthenticationError (BAD_CONTENT), Truncated (TRUNCATED).
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from readwrite_comp import AuthenticationError, LayerError, Malformed, Truncated
+from tests.tunnel.exchange import Exchange, cast_of, exchange, receive, walk_back
+from tests.tunnel.helpers import SMALL, SMALL_HCTR, chunks_of
+from tunnel.geometry import Profile
+from tunnel.modes import ReplyMode
+
+PROXIES = 3
+CONTENT = b"known plaintext " * 250  # 4,000 bytes: five chunks
+PROFILES = [SMALL, SMALL_HCTR]
+
+
+def query(profile: Profile) -> Exchange:
+    return exchange(cast_of(PROXIES + 2), ReplyMode.CACHED, CONTENT, [CONTENT], profile=profile)
+
+
+def onward(done: Exchange, chunks: list[bytes], link: int) -> list[list[bytes]]:
+    """The query's chunks from `link` on, as they stand there and on each link after it."""
+    profile = done.query.frame.profile
+    found = [chunks]
+    cast = cast_of(PROXIES + 2)
+    for peer, opened in list(zip(cast.proxies, done.relayed.proxied, strict=True))[link:]:
+        forward, _ = peer.tunnel.relay_layers(opened.slot, profile)
+        out = []
+        for number, chunk in enumerate(found[-1]):
+            work = bytearray(chunk)
+            forward.decrypt(memoryview(work), number)
+            out.append(bytes(work))
+        found.append(out)
+    return found
+
+
+def on_link(done: Exchange, link: int) -> list[bytes]:
+    profile = done.query.frame.profile
+    return chunks_of(done.relayed.links[link][profile.geometry.header_bytes :], profile)
+
+
+def at_bob(done: Exchange, chunks: list[bytes]) -> tuple[bytes, LayerError | None]:
+    cast = cast_of(PROXIES + 2)
+    reader = cast.bob.tunnel.destination_reader(done.relayed.opened.slot, done.query.frame.profile)
+    return receive(reader, b"".join(chunks))
+
+
+def is_noise(left: bytes, right: bytes) -> bool:
+    """As different as two random texts: half of the bits, and no eight bytes in their old place."""
+    bits = 8 * len(left)
+    differing = (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).bit_count()
+    return abs(differing - bits / 2) < 5 * bits**0.5 and not any(
+        left[at : at + 8] == right[at : at + 8] for at in range(0, len(left) - 8, 8)
+    )
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(PROFILES), st.integers(0, PROXIES), st.data())
+def test_a_flipped_bit_is_noise_at_the_next_proxy_and_refused_by_bob(
+    profile: Profile, link: int, data: st.DataObject
+) -> None:
+    done = query(profile)
+    chunks = on_link(done, link)
+    number = data.draw(st.integers(0, len(chunks) - 1))
+    bit = data.draw(st.integers(0, 8 * len(chunks[0]) - 1))
+    changed = bytearray(chunks[number])
+    changed[bit // 8] ^= 1 << bit % 8
+    found = onward(done, [*chunks[:number], bytes(changed), *chunks[number + 1 :]], link)
+    for after, seen in enumerate(found[1:], start=link + 1):
+        assert is_noise(seen[number], on_link(done, after)[number])
+        assert seen[:number] == on_link(done, after)[:number], "the other chunks are as they were"
+    content, error = at_bob(done, found[-1])
+    assert isinstance(error, AuthenticationError)
+    assert CONTENT.startswith(content)
+    assert len(content) <= number * profile.geometry.chunk_data_bytes
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(PROFILES), st.integers(0, PROXIES), st.data())
+def test_a_flipped_bit_of_a_cached_reply(profile: Profile, link: int, data: st.DataObject) -> None:
+    """The same on the way back, where the layers are put on: Alice refuses it."""
+    cast, done = cast_of(PROXIES + 2), query(profile)
+    links = done.replies[0].links  # Bob's first
+    bit = data.draw(st.integers(0, 8 * len(links[0]) - 1))
+    changed = bytearray(links[link])
+    changed[bit // 8] ^= 1 << bit % 8
+    body = walk_back(cast, done, bytes(changed), PROXIES - 1 - link)[-1]
+    number = bit // 8 // profile.geometry.chunk_bytes
+    if link < PROXIES:
+        right = chunks_of(links[-1], profile)
+        assert is_noise(chunks_of(body, profile)[number], right[number])
+    content, error = receive(cast.alice.tunnel._backward(done.query.way), body)
+    assert isinstance(error, AuthenticationError)
+    assert CONTENT.startswith(content)
+
+
+ORDERS = {
+    "swapped": [1, 0, 2, 3, 4],
+    "last two swapped": [0, 1, 2, 4, 3],
+    "repeated": [0, 0, 1, 2, 3, 4],
+    "one repeated in place of another": [0, 1, 1, 3, 4],
+    "first dropped": [1, 2, 3, 4],
+    "one dropped": [0, 1, 3, 4],
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@pytest.mark.parametrize("link", range(PROXIES + 1))
+@pytest.mark.parametrize("order", ORDERS)
+def test_chunks_in_another_order(profile: Profile, link: int, order: str) -> None:
+    done = query(profile)
+    chunks = on_link(done, link)
+    assert len(chunks) == 5
+    found = onward(done, [chunks[index] for index in ORDERS[order]], link)
+    moved = [place for place, index in enumerate(ORDERS[order]) if place != index]
+    for after, seen in enumerate(found[1:], start=link + 1):
+        right = on_link(done, after)
+        for place in moved:
+            assert seen[place] not in right, "a moved chunk is no chunk that a colluding hop has seen"
+    content, error = at_bob(done, found[-1])
+    assert isinstance(error, AuthenticationError)
+    assert content == CONTENT[: moved[0] * profile.geometry.chunk_data_bytes - (4 if moved[0] else 0)]
+
+
+@pytest.mark.parametrize("link", range(PROXIES + 1))
+@pytest.mark.parametrize("kept", [0, 1, 4])
+def test_truncation_at_a_chunks_end(link: int, kept: int) -> None:
+    """The only cut that a proxy passes on: inside a chunk it resets the stream itself."""
+    done = query(SMALL)
+    content, error = at_bob(done, onward(done, on_link(done, link)[:kept], link)[-1])
+    assert isinstance(error, Truncated)
+    assert CONTENT.startswith(content)
+
+
+@pytest.mark.parametrize("link", range(PROXIES + 1))
+def test_chunks_added(link: int) -> None:
+    """Behind the last one: Bob has the whole message, and refuses what follows it (his node: BAD_CONTENT)."""
+    done = query(SMALL)
+    chunks = on_link(done, link)
+    for extra in (chunks[0], bytes(len(chunks[0])), random.Random(1).randbytes(len(chunks[0]))):
+        body = b"".join(onward(done, [*chunks, extra], link)[-1])
+        reader = cast_of(PROXIES + 2).bob.tunnel.destination_reader(done.relayed.opened.slot, SMALL)
+        with pytest.raises(AssertionError, match="bytes after the message"):
+            receive(reader, body)
+        # In the middle it is one chunk moved on: refused as any other.
+        inside = onward(done, [*chunks[:2], extra, *chunks[2:]], link)[-1]
+        assert isinstance(at_bob(done, inside)[1], AuthenticationError)
+
+
+def test_known_plaintext_gives_no_key_stream() -> None:
+    """He knows every byte of the content, and XORs it out of a chunk to put his own in."""
+    done = query(SMALL)
+    for link in range(PROXIES + 1):
+        chunks = on_link(done, link)
+        wanted = bytes(a ^ b ^ c for a, b, c in zip(chunks[1], CONTENT[970:], b"x" * 996, strict=False))
+        forged = wanted + chunks[1][len(wanted) :]
+        content, error = at_bob(done, onward(done, [chunks[0], forged, *chunks[2:]], link)[-1])
+        assert isinstance(error, AuthenticationError | Malformed)
+        assert CONTENT.startswith(content)
+
+
+def test_equal_plaintext_chunks_are_never_equal_on_a_link() -> None:
+    done = exchange(cast_of(PROXIES + 2), ReplyMode.CACHED, bytes(20_000), [bytes(20_000)], profile=SMALL)
+    links = [*done.relayed.links, *done.replies[0].links]
+    pieces = [link[at : at + 16] for link in links for at in range(0, len(link), 16)]
+    # The first link of one is not the last of the other: nothing at all comes twice.
+    assert len(set(pieces)) == len(pieces)

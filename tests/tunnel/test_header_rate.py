@@ -1,0 +1,103 @@
+"""Token buckets: each neighbour its own, with the time as an argument."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tunnel.exchange import cast_of, send
+from tests.tunnel.helpers import NOW_S, SMALL
+from tunnel.errors import ErrorCode, TooManyHeaders
+from tunnel.modes import ReplyMode
+from tunnel.onion.header_rate import HeaderRate
+from tunnel.tunnel import Tunnel
+
+A, B = b"a" * 32, b"b" * 32
+
+
+def test_a_burst_and_then_the_rate() -> None:
+    rate = HeaderRate(per_s=10, burst=3)
+    for _ in range(3):
+        rate.take(A, now_s=100.0)
+    with pytest.raises(TooManyHeaders) as caught:
+        rate.take(A, now_s=100.05)
+    assert caught.value.code is ErrorCode.BUSY
+    rate.take(B, now_s=100.05)  # the neighbour next door is not held up
+    rate.take(A, now_s=100.125)
+    with pytest.raises(TooManyHeaders):
+        rate.take(A, now_s=100.125)
+
+
+def test_what_is_refused_costs_nothing() -> None:
+    rate = HeaderRate(per_s=1, burst=1)
+    rate.take(A, now_s=0.0)
+    for _ in range(50):
+        with pytest.raises(TooManyHeaders):
+            rate.take(A, now_s=0.5)
+    rate.take(A, now_s=1.0)
+
+
+def test_clocks_that_jump() -> None:
+    rate = HeaderRate(per_s=1, burst=2)
+    for now_s in (1_000.0, 1_000.0):
+        rate.take(A, now_s=now_s)
+    with pytest.raises(TooManyHeaders):
+        rate.take(A, now_s=10.0)
+    rate.take(A, now_s=1e9)
+    rate.take(A, now_s=1e9)
+    with pytest.raises(TooManyHeaders):
+        rate.take(A, now_s=1e9)
+    rate = HeaderRate(per_s=1, burst=5)
+    rate.take(A, now_s=1_000.0)
+    rate.take(A, now_s=0.0)  # stepped back: nothing refilled, nothing lost
+    rate.take(A, now_s=1.0)
+
+
+def test_buckets_are_bounded_and_full_ones_go_first() -> None:
+    rate = HeaderRate(per_s=1, burst=2, neighbours=2)
+    rate.take(A, now_s=0.0)
+    rate.take(B, now_s=0.0)
+    with pytest.raises(TooManyHeaders, match="neighbours"):
+        rate.take(b"c", now_s=0.5)
+    assert len(rate) == 2
+    rate.take(b"c", now_s=1.0)  # the others are full again
+    assert len(rate) == 1
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([A, B]), st.floats(0, 3)), max_size=60),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_never_more_than_burst_and_rate_allow(
+    calls: list[tuple[bytes, float]], per_s: int, burst: int
+) -> None:
+    rate, now_s = HeaderRate(per_s=per_s, burst=burst), 0.0
+    taken: dict[bytes, int] = {A: 0, B: 0}
+    for who, step in calls:
+        now_s += step
+        try:
+            rate.take(who, now_s=now_s)
+        except TooManyHeaders:
+            continue
+        taken[who] += 1
+        assert taken[who] <= burst + now_s * per_s + 1e-6
+
+
+def test_the_limit_comes_before_any_opening() -> None:
+    cast = cast_of(2)
+    bob = Tunnel(
+        ring=cast.bob.tunnel.ring,
+        directory=cast.bob.tunnel._builder._directory,
+        header_rate=HeaderRate(per_s=1, burst=1),
+    )
+    headers = [
+        send(cast.alice.tunnel.query(cast.route, ReplyMode.NONE, SMALL, now_s=NOW_S).frame.layer, b"")[:1_024]
+        for _ in range(2)
+    ]
+    bob.open_frame(headers[0], SMALL, neighbour=cast.alice.id, now_s=NOW_S)
+    with pytest.raises(TooManyHeaders):
+        bob.open_frame(headers[1], SMALL, neighbour=cast.alice.id, now_s=NOW_S)
+    # It was not remembered: later it opens.
+    bob.open_frame(headers[1], SMALL, neighbour=cast.alice.id, now_s=NOW_S + 1)
