@@ -20,7 +20,7 @@ from tests.tunnel.mux_helpers import Flag, Link, Side, pump
 from tunnel.errors import ErrorCode, StreamReset
 from tunnel.link.mux import MuxLimits, MuxStream
 
-LIMITS = MuxLimits(max_streams=6, peer_max_streams=6, window_bytes=2 << 20)
+LIMITS = MuxLimits(max_streams=6, peer_max_streams=6, window_bytes=4 << 20)
 
 
 @dataclass
@@ -35,6 +35,8 @@ class End:
     saw_end: bool = False
     status: bytes | None = None
     was_reset: bool = False
+    write_waits: bool = False
+    read_waits: bool = False
 
     @property
     def is_reset(self) -> bool:
@@ -98,8 +100,9 @@ class TwoSides:
             self.ends.append(opener.other)
 
     def write(self, end: End) -> None:
-        if end.finished:
+        if end.finished or (end.write_waits and not end.stream.writable.take()):
             return
+        end.write_waits = False
         data = self.rng.randbytes(self.rng.choice([1, 30, 1_024, 4_096, 16_356, 70_000]))
         try:
             while True:
@@ -109,11 +112,14 @@ class TwoSides:
                 if self.rng.random() < 0.3:
                     return
         except BlockingIOError:
-            return
+            end.write_waits = True
         except StreamReset:
             assert end.is_reset
 
     def read(self, end: End) -> None:
+        if end.read_waits and not end.stream.readable.take():
+            return
+        end.read_waits = False
         buffer = memoryview(bytearray(self.rng.choice([1, 1_000, 16_356, 200_000])))
         try:
             while count := end.stream.readinto(buffer):
@@ -121,6 +127,7 @@ class TwoSides:
                 if self.rng.random() < 0.3:
                     return
         except BlockingIOError:
+            end.read_waits = True
             return
         except StreamReset:
             assert end.is_reset
@@ -148,7 +155,7 @@ class TwoSides:
         end.status = status
 
     def reset(self, end: End) -> None:
-        end.was_reset = end.was_reset or not end.stream.is_ended
+        end.was_reset = end.was_reset or not end.stream.is_ended or end.stream.unread_bytes > 0
         end.stream.reset(self.rng.choice(list(ErrorCode)))
 
     def check(self) -> None:
@@ -185,6 +192,7 @@ class TwoSides:
 
     def end(self) -> None:
         """Whatever happened: when everybody goes on, everything that was not reset arrives."""
+        goals = {id(end): len(end.sent) + 100_000 for end in self.ends if not end.finished}
         while True:
             self.link.settle()
             for side in (self.link.a, self.link.b):
@@ -196,7 +204,10 @@ class TwoSides:
                 if not end.is_reset and end.other is not None:
                     if not end.saw_end:
                         self.read(end)
-                    self.finish(end)
+                    if len(end.sent) < goals.get(id(end), 0):
+                        self.write(end)
+                    else:
+                        self.finish(end)
                     self.send_status(end)
             if before == self.progress():
                 break
@@ -219,8 +230,9 @@ class TwoSides:
             assert side.is_drained is self.has_left
         assert self.link.buffers.borrowed == 0
 
-    def progress(self) -> list[tuple[int, bool, bool, bool]]:
-        return [(len(end.got), end.finished, end.saw_end, end.status is None) for end in self.ends]
+    def progress(self) -> list[tuple[int, int, bool, bool]]:
+        """What changes while anything moves; a notification that was lost makes it stand still."""
+        return [(len(end.sent), len(end.got), end.saw_end, end.status is None) for end in self.ends]
 
 
 def simulate(seed: int, steps: int) -> None:
