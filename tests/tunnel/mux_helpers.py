@@ -124,7 +124,9 @@ def record_sizes(wire: bytes | memoryview) -> list[int]:
     return sizes
 
 
-def frame(kind: int, stream: int, payload: bytes = b"", *, flags: int = 0, length: int | None = None) -> bytes:
+def frame(
+    kind: int, stream: int, payload: bytes = b"", *, flags: int = 0, length: int | None = None
+) -> bytes:
     """Any frame, legal or not."""
     return struct.pack(">BBHI", kind, flags, len(payload) if length is None else length, stream) + payload
 

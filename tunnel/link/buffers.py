@@ -14,6 +14,7 @@ from tunnel.link.records import (
     HEAD_BYTES,
     MAX_RECORD_BYTES,
     TAG_BYTES,
+    UNIT_BYTES,
     RecordOpener,
     RecordSealer,
     record_bytes_for,
@@ -82,8 +83,8 @@ class Outgoing:
 
     @property
     def room(self) -> int:
-        """Bytes of records that can be added now."""
-        return self.capacity - self._end
+        """Bytes of records that can be added now: whole units, whatever a partial send has left over."""
+        return (self.capacity - self._end) // UNIT_BYTES * UNIT_BYTES
 
     @property
     def pending(self) -> memoryview:
