@@ -18,7 +18,19 @@ ROOT = Path(__file__).resolve().parent.parent
 CRYPTO = {"Crypto", "cryptography", "nacl", "OpenSSL", "ssl"}
 OUTSIDE = {"socket", "select", "selectors", "ssl", "asyncio", "threading", "concurrent", "time", "subprocess"}
 # The parts of tunnel that turn bytes into bytes: time and randomness are arguments there.
-BYTES_ONLY = ("onion", "established", "link", "codes", "geometry", "descriptor", "modes", "tunnel", "engine", "primitives", "errors")
+BYTES_ONLY = (
+    "onion",
+    "established",
+    "link",
+    "codes",
+    "geometry",
+    "descriptor",
+    "modes",
+    "tunnel",
+    "engine",
+    "primitives",
+    "errors",
+)
 # What joins bytes to sockets, clocks and threads.
 JOINS = ("node", "cli", "local_network", "services", "__init__", "__main__")
 MAY_NAME_CRYPTO = {"readwrite_comp/primitives.py", "tunnel/primitives.py"}
