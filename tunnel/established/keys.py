@@ -13,16 +13,20 @@ Source: docs/protocol.md, "Key schedule" and "Established tunnels".
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from readwrite_comp import AuthenticationError
 from readwrite_comp.primitives import sha256
+from tunnel.engine import PRIVATE_BYTES
 from tunnel.errors import MalformedMessage, RefusedKey
+from tunnel.established.layouts import Hello
 from tunnel.geometry import Geometry
 from tunnel.onion.message import ChunkType
+from tunnel.onion.secrets import end_to_end_key
 from tunnel.primitives import TunnelEngine, X25519Private, expand
 
-__all__ = ["MAX_KEY_CHUNKS", "Chunk", "ChunkOpener", "ChunkSealer", "tunnel_keys"]
+__all__ = ["MAX_KEY_CHUNKS", "Chunk", "ChunkOpener", "ChunkSealer", "TunnelKeys", "tunnel_keys"]
 
 MAX_KEY_CHUNKS = 2**24
 
@@ -135,3 +139,72 @@ class ChunkOpener(_Direction):
         if self.key_chunks == MAX_KEY_CHUNKS and kind != ChunkType.REKEY:
             raise MalformedMessage(f"{MAX_KEY_CHUNKS} chunks of the tunnel under one key, and no REKEY")
         return Chunk(ChunkType(kind), bool(flags), sub_stream, plain[_HEAD.size : end])
+
+
+class TunnelKeys:
+    """All keys of one end: what it seals and opens with now, and what the HELLOs have made ready.
+
+    Args:
+        seed: of the DEST slot, 16 bytes. is_alice: which end.
+        window, sub_streams: what this end's HELLO says.
+    Attributes:
+        hello: the data of this end's HELLO.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        geometry: Geometry,
+        *,
+        is_alice: bool,
+        window: int,
+        sub_streams: int,
+        engine: TunnelEngine,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        forward, backward = (end_to_end_key(seed, direction) for direction in (b"forward", b"backward"))
+        self.sealer = ChunkSealer(forward if is_alice else backward, geometry, engine)
+        self.opener = ChunkOpener(backward if is_alice else forward, geometry, engine)
+        self._is_alice = is_alice
+        self._seed = seed
+        self._ephemeral: X25519Private | None = engine.x25519_private(random_bytes(PRIVATE_BYTES))
+        self.hello = Hello(self._ephemeral.public, window, sub_streams).pack()
+        self._next_send: bytes | None = None
+        self._next_receive: bytes | None = None
+
+    @property
+    def can_switch_sending(self) -> bool:
+        """A key of the HELLOs is ready to seal with, and not yet in use."""
+        return self._next_send is not None
+
+    def exchange(self, hello: Hello, data: bytes) -> None:
+        """Make the keys that follow the HELLOs, and forget what they were made of.
+
+        Args:
+            hello, data: the other end's, parsed and as it came.
+        Raises:
+            MalformedMessage: its key is refused.
+        """
+        assert self._ephemeral is not None, "there is one HELLO in each direction"
+        hellos = (self.hello, data) if self._is_alice else (data, self.hello)
+        forward, backward = tunnel_keys(self._seed, self._ephemeral, hello.ephemeral, *hellos)
+        self._next_send, self._next_receive = (forward, backward) if self._is_alice else (backward, forward)
+        self._ephemeral = None
+        self._seed = b""
+
+    def switch_sending(self) -> None:
+        """Seal under the key of the HELLOs from now on."""
+        assert self._next_send is not None
+        self.sealer.use(self._next_send)
+        self._next_send = None
+
+    def switch_receiving(self) -> None:
+        """Open under the key of the HELLOs from now on."""
+        assert self._next_receive is not None
+        self.opener.use(self._next_receive)
+        self._next_receive = None
+
+    def forget(self) -> None:
+        """The tunnel has ended: drop what is not in use."""
+        self._ephemeral = self._next_send = self._next_receive = None
+        self._seed = b""

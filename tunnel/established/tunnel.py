@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Generic
 
 from readwrite_comp.primitives import random_bytes as system_random_bytes
-from tunnel.engine import PRIVATE_BYTES
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -30,7 +29,7 @@ from tunnel.errors import (
     SubStreamReset,
 )
 from tunnel.established.halves import IncomingMessages, N
-from tunnel.established.keys import Chunk, ChunkOpener, ChunkSealer, tunnel_keys
+from tunnel.established.keys import Chunk, TunnelKeys
 from tunnel.established.layouts import Hello, Target, unpack_close, unpack_credit
 from tunnel.established.limits import LEAST_SUB_STREAMS, LEAST_WINDOW_CHUNKS, End, TunnelLimits
 from tunnel.established.states import TUNNEL_TABLE, StreamEvent, TunnelState
@@ -38,7 +37,6 @@ from tunnel.established.streams import MessageWriter, SubStream
 from tunnel.established.table import StreamTable
 from tunnel.geometry import Geometry, padme
 from tunnel.onion.message import ChunkType
-from tunnel.onion.secrets import end_to_end_key
 from tunnel.primitives import TunnelEngine
 
 __all__ = ["EstablishedTunnel"]
@@ -69,21 +67,22 @@ class EstablishedTunnel(Generic[N]):
         limits: TunnelLimits | None = None,
         random_bytes: Callable[[int], bytes] = system_random_bytes,
     ) -> None:
-        self._seed: bytes = seed
         self._geometry = geometry
-        self._end = end
+        self._is_alice = end is End.ALICE
         self._limits = limits or TunnelLimits()
         self._error: PeerError | None = None
-        directions = (b"forward", b"backward") if end is End.ALICE else (b"backward", b"forward")
-        mine, theirs = (end_to_end_key(seed, direction) for direction in directions)
-        self._sealer = ChunkSealer(mine, geometry, engine)
-        self._opener = ChunkOpener(theirs, geometry, engine)
         capacity = geometry.chunk_data_bytes
         window = self._limits.window_chunks * capacity
-        self._ephemeral = engine.x25519_private(random_bytes(PRIVATE_BYTES))
-        self._hello = Hello(self._ephemeral.public, window, self._limits.sub_streams).pack()
-        self._next_send_key: bytes | None = None  # Alice's, until her first REKEY
-        self._next_receive_key: bytes | None = None  # Bob's, until then
+        self._keys = TunnelKeys(
+            seed,
+            geometry,
+            is_alice=self._is_alice,
+            window=window,
+            sub_streams=self._limits.sub_streams,
+            engine=engine,
+            random_bytes=random_bytes,
+        )
+        self._sealer, self._opener = self._keys.sealer, self._keys.opener
         self._hello_sent = False
         self._state = TunnelState.AWAIT_HELLO
         self._key_since_s: float | None = None
@@ -94,7 +93,7 @@ class EstablishedTunnel(Generic[N]):
             window=window,
             least_window=LEAST_WINDOW_CHUNKS * capacity,
             sub_streams=self._limits.sub_streams,
-            first_id=1 if end is End.ALICE else 2,
+            first_id=1 if self._is_alice else 2,
             make_notifier=make_notifier,
             on_due=self.sendable.set,
         )
@@ -112,7 +111,8 @@ class EstablishedTunnel(Generic[N]):
     @property
     def is_established(self) -> bool:
         """Both HELLOs are here and this end sends under keys that only these two ends know."""
-        return self._state is not TunnelState.AWAIT_HELLO and self._hello_sent and not self._next_send_key
+        has_switched = self._hello_sent and not self._keys.can_switch_sending
+        return has_switched and self._state is not TunnelState.AWAIT_HELLO
 
     @property
     def has_ended_sending(self) -> bool:
@@ -178,7 +178,7 @@ class EstablishedTunnel(Generic[N]):
         """End the tunnel: its link stream was reset, or this end broke it off. Wakes everybody."""
         if self._error is None:
             self._error = error
-            self._forget_keys()
+            self._keys.forget()
             self._fail_streams(error)
             self.sendable.set()
 
@@ -245,24 +245,19 @@ class EstablishedTunnel(Generic[N]):
     def _send_handshake(self, out: memoryview, now_s: float) -> bool:
         """HELLO, and Alice's first REKEY, as soon as they may be sent."""
         if not self._hello_sent:
-            if self._end is End.BOB and self._state is TunnelState.AWAIT_HELLO:
+            if not self._is_alice and self._state is TunnelState.AWAIT_HELLO:
                 return False
-            self._seal(out, ChunkType.HELLO, self._hello)
+            self._seal(out, ChunkType.HELLO, self._keys.hello)
             self._hello_sent = True
-            if self._end is End.BOB:
-                self._switch_sending(now_s)
-            return True
-        if self._end is End.ALICE and self._next_send_key is not None:
+            if self._is_alice:
+                return True
+        elif self._is_alice and self._keys.can_switch_sending:
             self._seal(out, ChunkType.REKEY)
-            self._switch_sending(now_s)
-            return True
-        return False
-
-    def _switch_sending(self, now_s: float) -> None:
-        assert self._next_send_key is not None
-        self._sealer.use(self._next_send_key)
-        self._next_send_key = None
+        else:
+            return False
+        self._keys.switch_sending()
         self._key_since_s = now_s
+        return True
 
     def _send_content(self, out: memoryview, now_s: float) -> bool:
         if not self._hello_sent:
@@ -330,17 +325,10 @@ class EstablishedTunnel(Generic[N]):
             least_window=self._table.least_window,
             least_sub_streams=LEAST_SUB_STREAMS,
         )
-        mine_first = self._end is End.ALICE
-        hellos = (self._hello, data) if mine_first else (data, self._hello)
-        forward, backward = tunnel_keys(self._seed, self._ephemeral, hello.ephemeral, *hellos)
-        if mine_first:
-            self._next_send_key = forward
-            self._opener.use(backward)
-            self._state = TunnelState.RUNNING
-        else:
-            self._next_send_key, self._next_receive_key = backward, forward
-            self._state = TunnelState.EARLY
-        self._forget_secrets()
+        self._keys.exchange(hello, data)
+        if self._is_alice:
+            self._keys.switch_receiving()
+        self._state = TunnelState.RUNNING if self._is_alice else TunnelState.EARLY
         self._table.other_end_allows(hello.window, hello.sub_streams)
         self.sendable.set()
 
@@ -348,10 +336,9 @@ class EstablishedTunnel(Generic[N]):
         if self._state is TunnelState.RUNNING:
             self._opener.step()
             return
-        if not self._hello_sent or self._next_receive_key is None:
+        if not self._hello_sent:
             raise MalformedMessage("REKEY before this end's HELLO, which it needs")
-        self._opener.use(self._next_receive_key)
-        self._next_receive_key = None
+        self._keys.switch_receiving()
         self._state = TunnelState.RUNNING
         self.sendable.set()
 
@@ -418,12 +405,3 @@ class EstablishedTunnel(Generic[N]):
         self.outgoing.fail(error)
         self.incoming.fail(error)
         self._table.fail(error)
-
-    def _forget_secrets(self) -> None:
-        """What recorded chunks could be opened with later."""
-        del self._ephemeral
-        self._seed = b""
-
-    def _forget_keys(self) -> None:
-        self._seed = b""
-        self._next_send_key = self._next_receive_key = None
