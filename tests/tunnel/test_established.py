@@ -436,7 +436,7 @@ def test_a_dead_link_ends_everything_with_its_error_and_wakes_who_waits() -> Non
     pair.alice.fail(error)
     pair.alice.fail(FrameTruncated("later"))
     assert all(flag.count > count for flag, count in counts)
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: sub.write(b"x"),
         lambda: sub.readinto(bytearray(1)),
         sub.check_opened,
@@ -453,8 +453,10 @@ def test_a_dead_link_ends_everything_with_its_error_and_wakes_who_waits() -> Non
     for call in calls:
         with pytest.raises(Disconnected):
             call()
-    for quiet in (sub.close, sub.give_up, pair.alice.close, pair.alice.give_up):
-        quiet()
+    sub.close()
+    sub.give_up()
+    pair.alice.close()
+    pair.alice.give_up()
     assert not pair.send(pair.alice)
 
 
