@@ -62,7 +62,8 @@ class StreamTable(Generic[N]):
         self._next_other_id = 3 - first_id
         self._streams: dict[int, Stream[N]] = {}
         self._handles: dict[int, SubStream[N]] = {}
-        self._waiting: deque[int] = deque()  # opened by the other end, not yet accepted by the user
+        self._open_counts = [0, 0]  # of even and of odd ids
+        self._waiting: dict[int, None] = {}  # opened by the other end, not yet accepted by the user, in order
         self._controls: deque[tuple[ChunkType, int, bytes]] = deque()
         # In the order in which their turn came; dictionaries, so that a stream that ends can leave.
         self._turns: dict[int, Stream[N]] = {}
@@ -101,7 +102,7 @@ class StreamTable(Generic[N]):
         """See `EstablishedTunnel.open`."""
         if self._next_id > LAST_ID:
             raise LocalTunnelError("all ids of sub-streams have been used: use a new tunnel")
-        if self._open_of(self._next_id) >= self._other_limit:
+        if self._open_counts[self._next_id % 2] >= self._other_limit:
             raise BlockingIOError(f"the other end allows {self._other_limit} sub-streams at once")
         stream = self._stream(self._next_id, StreamState.AWAIT_OPENED, eager=True)
         self._next_id += 2
@@ -112,7 +113,9 @@ class StreamTable(Generic[N]):
         """See `EstablishedTunnel.accept`."""
         if not self._waiting:
             raise BlockingIOError("no sub-stream waits to be accepted")
-        return self._handles[self._waiting.popleft()]
+        number = next(iter(self._waiting))
+        del self._waiting[number]
+        return self._handles[number]
 
     # --- for the tunnel: sending ----------------------------------------------------------------------------
 
@@ -185,7 +188,7 @@ class StreamTable(Generic[N]):
             raise MalformedMessage(f"OPEN of sub-stream {number}, the next is {self._next_other_id}")
         if self.messages.state is not StreamState.OPEN:
             raise MalformedMessage("OPEN after the other end closed the tunnel")
-        if self._open_of(number) >= self._limit:
+        if self._open_counts[number % 2] >= self._limit:
             raise MalformedMessage(f"OPEN of a sub-stream beyond the limit of {self._limit}")
         self._next_other_id += 2
         state = next_stream_state(StreamState.IDLE, StreamEvent.OPEN, number)
@@ -194,7 +197,7 @@ class StreamTable(Generic[N]):
         if self.refuse_opens:
             handle.give_up(ErrorCode.CANCELLED)
             return
-        self._waiting.append(number)
+        self._waiting[number] = None
         self.acceptable.set()
 
     def confirmed(self, number: int) -> None:
@@ -272,6 +275,7 @@ class StreamTable(Generic[N]):
     def _add(self, stream: Stream[N], target: Target, *, is_ours: bool) -> SubStream[N]:
         number = stream.number
         self._streams[number] = stream
+        self._open_counts[number % 2] += 1
         self._handles[number] = handle = SubStream(
             stream,
             target,
@@ -297,8 +301,7 @@ class StreamTable(Generic[N]):
         self._handles[number].fail(error)
         self._turns.pop(number, None)
         self._owing.pop(number, None)
-        if number in self._waiting:
-            self._waiting.remove(number)
+        self._waiting.pop(number, None)
 
     def _control(self, kind: ChunkType, number: int, data: bytes = b"") -> None:
         self._controls.append((kind, number, data))
@@ -318,13 +321,10 @@ class StreamTable(Generic[N]):
         if stream.is_gone and stream.number:
             del self._streams[stream.number]
             del self._handles[stream.number]
+            self._open_counts[stream.number % 2] -= 1
             self.openable.set()
 
     def _owe(self, stream: Stream[N]) -> None:
         if stream.number not in self._owing:
             self._owing[stream.number] = stream
             self._on_due()
-
-    def _open_of(self, number: int) -> int:
-        """How many sub-streams are open of the end that owns `number`."""
-        return sum(other % 2 == number % 2 for other in self._streams)
