@@ -10,6 +10,7 @@ import pytest
 import reactor.errors
 import readwrite_comp.errors
 import tunnel.errors
+from tunnel.codes import CODES
 from tunnel.descriptor import MAX_DESCRIPTOR_BYTES
 from tunnel.errors import ErrorCode
 from tunnel.geometry import GEOMETRIES, MAX_BLOCKS, MAX_BLOCKS_BYTES, padme
@@ -91,13 +92,39 @@ def test_every_error_class_is_in_the_public_list() -> None:
 
 @pytest.mark.parametrize(
     ("document", "title"),
-    [(ERRORS, "Codes in a RESET"), (PROTOCOL, "Error codes")],
+    [(ERRORS, "Codes"), (PROTOCOL, "Error codes")],
     ids=["errors", "protocol"],
 )
 def test_every_code_is_explained(document: str, title: str) -> None:
     rows = _rows(document, title, "code", "name")
     assert [(_number(row["code"]), row["name"]) for row in rows] == [(code, code.name) for code in ErrorCode]
     assert all(row["meaning"] for row in rows)
+
+
+def test_the_table_of_codes_is_that_of_the_code() -> None:
+    assert list(CODES) == list(ErrorCode)
+    for row, entry in zip(_rows(ERRORS, "Codes", "code", "name"), CODES.values(), strict=True):
+        assert (row["meaning"], row["where"], row["what to do"]) == (
+            entry.meaning,
+            entry.location.value,
+            entry.advice,
+        )
+        assert row["who sends it"]
+
+
+def test_the_lengths_of_a_status() -> None:
+    rows = {_number(row["N"]): row for row in _rows(PROTOCOL, "Status", "N")}
+    assert rows.keys() == {geometry.slots for geometry in GEOMETRIES.values()}
+    for geometry in GEOMETRIES.values():
+        row = {name: _number(value) for name, value in rows[geometry.slots].items()}
+        assert row["attribution MACs"] == geometry.attribution_bytes
+        assert row["STATUS bytes"] == geometry.status_bytes
+        assert row["body"] + row["hold times"] + row["attribution MACs"] == row["STATUS bytes"]
+
+
+def test_the_chunks_of_an_established_tunnel() -> None:
+    named = {row["chunk"] for row in _rows(PROTOCOL, "Established tunnels", "chunk")}
+    assert named == {kind.name for kind in ChunkType if kind is not ChunkType.STATUS}
 
 
 def test_each_length_of_the_profile_table_is_what_the_geometry_says() -> None:

@@ -31,6 +31,7 @@ BYTES_ONLY = (
     "onion",
     "outgoing",
     "primitives",
+    "reports",
     "tunnel",
     "tunnel_reader",
     "way_builder",

@@ -106,7 +106,7 @@ CODES = {
     ErrorCode.BUSY: CodeRow(
         "a table is full",
         Location.RELAY,
-        "wait, or choose another route; its owner can raise `Limits.replay_tags`",
+        "wait, or choose another route; `Limits.replay_tags` of its node can be raised",
     ),
     ErrorCode.SERVICE_FAILED: CodeRow(
         "Bob's inner service raised an error",

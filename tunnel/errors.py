@@ -251,10 +251,10 @@ class StreamReset(PeerError):
 
 
 class SubStreamReset(PeerError):
-    """The far end gave up a sub-stream of an established tunnel, or the whole tunnel, because of `code`."""
+    """One of both ends gave up a sub-stream of an established tunnel, or the tunnel, because of `code`."""
 
     def __init__(self, code: ErrorCode) -> None:
-        super().__init__(f"given up by the far end: {code.name}")
+        super().__init__(f"the stream was given up by one of its ends: {code.name}")
         self.code = code
 
 

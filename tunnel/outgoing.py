@@ -12,7 +12,7 @@ from tunnel.onion.suites import permutation
 from tunnel.primitives import TunnelEngine
 from tunnel.route import Route
 
-__all__ = ["OutgoingFrame", "OutgoingQuery", "Way"]
+__all__ = ["OutgoingFrame", "OutgoingQuery", "Way", "WayBack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,27 @@ class OutgoingFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class WayBack:
+    """A reply block's way, and what Alice needs to read what becomes of a frame on it.
+
+    Attributes:
+        route: in the order in which the reply travels, Alice last.
+        profile: of the block.
+    """
+
+    route: Route
+    profile: Profile
+    master_seed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OutgoingQuery:
     """A query's frame, and what Alice keeps until the answer is there.
 
     Attributes:
         backward: mode `cached`: reads the reply from the backward half; else None.
         way: the header and the secrets of its hops, for the error channel.
+        ways_back: of its reply blocks, in their order.
     """
 
     route: Route
@@ -83,6 +98,7 @@ class OutgoingQuery:
     error_mode: ErrorMode
     way: Way = field(repr=False)
     backward: FrameR | None = None
+    ways_back: tuple[WayBack, ...] = ()
 
     @property
     def query_id(self) -> bytes | None:

@@ -8,12 +8,14 @@ from tunnel.codes import CODES
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.modes import ErrorMode
-from tunnel.onion.status import StatusKeys, read_status
+from tunnel.onion.status import StatusKeys, StatusReport, block_status_keys, read_status
+from tunnel.onion.status_chunk import open_status_chunk
+from tunnel.onion.suites import permutation
 from tunnel.onion.xor_codes import read_xor_code
 from tunnel.outgoing import OutgoingQuery
 from tunnel.primitives import TunnelEngine
 
-__all__ = ["Report", "read_report"]
+__all__ = ["Report", "read_report", "read_way_back_report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Report:
         text: what the node adds.
         suspects: indices of the nodes between which the report was changed on its way; empty otherwise.
         hold_ms: how long each node, from the first on, says that it held the frame.
+        is_way_back: it is about the reply, on the route of a reply block; Alice is its last node.
     """
 
     route: tuple[bytes, ...]
@@ -39,6 +42,7 @@ class Report:
     text: str = ""
     suspects: tuple[int, ...] = ()
     hold_ms: tuple[int, ...] = ()
+    is_way_back: bool = False
 
     @property
     def blamed(self) -> tuple[int, ...]:
@@ -65,7 +69,9 @@ class Report:
 
     def _name(self, index: int) -> str:
         count = len(self.route)
-        role = "the destination" if index == count - 1 else f"hop {index + 1} of {count}"
+        last = "this node" if self.is_way_back else "the destination"
+        where = " of the way back" if self.is_way_back else ""
+        role = last if index == count - 1 else f"hop {index + 1} of {count}{where}"
         return f"{role} ({short(self.route[index])})"
 
 
@@ -86,6 +92,29 @@ def read_report(query: OutgoingQuery, status: bytes, engine: TunnelEngine) -> Re
         return Report(route, False, None, ErrorCode.BAD_CONTENT, suspects=(0,))
     if query.error_mode is ErrorMode.NONE and found.origin is None:
         return None
+    return _report(route, found)
+
+
+def read_way_back_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngine) -> Report:
+    """Read what Bob has handed on of the way of his reply.
+
+    Args:
+        chunk: C bytes, the only ones of the query's backward half, as they came from the first hop.
+    Raises:
+        MalformedMessage: the chunk does not open, or is none of Bob's.
+    """
+    way, way_back = query.way, query.ways_back[0]
+    buffer = bytearray(chunk)
+    for seed in way.proxy_seeds:
+        permutation(way.profile, seed, b"backward", engine).encrypt(memoryview(buffer), 0)
+    geometry = way_back.profile.geometry
+    status = open_status_chunk(bytes(buffer), way.end_to_end_seed, way.profile.geometry, geometry, engine)
+    route = way_back.route.nodes
+    keys = block_status_keys(way_back.master_seed, len(route) - 1)
+    return _report(route, read_status(status, keys, geometry=geometry, engine=engine), is_way_back=True)
+
+
+def _report(route: tuple[bytes, ...], found: StatusReport, *, is_way_back: bool = False) -> Report:
     return Report(
         route,
         found.succeeded,
@@ -95,4 +124,5 @@ def read_report(query: OutgoingQuery, status: bytes, engine: TunnelEngine) -> Re
         found.text,
         found.suspects,
         found.hold_ms,
+        is_way_back,
     )

@@ -14,7 +14,7 @@ from readwrite_comp.primitives import random_bytes as system_random_bytes
 from tunnel.descriptor import Descriptor
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute, LocalTunnelError
-from tunnel.geometry import Profile
+from tunnel.geometry import SEED_BYTES, Profile
 from tunnel.key_ring import KeyRing
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.frame import FrameR, FrameW
@@ -25,12 +25,12 @@ from tunnel.onion.message_head import MessageHead, OriginClaim
 from tunnel.onion.origin import Origin, answer_ticket, claim_origin
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.onion.secrets import end_to_end_key
-from tunnel.outgoing import OutgoingFrame, OutgoingQuery, Way
+from tunnel.outgoing import OutgoingFrame, OutgoingQuery, Way, WayBack
 from tunnel.route import Route
 from tunnel.tunnel_reader import TunnelReader, UsedBlocks
 from tunnel.way_builder import WayBuilder
 
-__all__ = ["OutgoingFrame", "OutgoingQuery", "Tunnel", "TunnelReader", "Way"]
+__all__ = ["OutgoingFrame", "OutgoingQuery", "Tunnel", "TunnelReader", "Way", "WayBack"]
 
 _QUERY_ID_BYTES = 8
 _USED_BLOCKS = 1_000_000
@@ -100,9 +100,9 @@ class Tunnel(TunnelReader):
             raise LocalTunnelError(f"mode {mode}: `descriptor` is for known-dest, and is needed there")
         ways_back = self._ways_back(route, mode, reply_routes)
         query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
-        reply_blocks: tuple[ReplyBlock, ...] = ()
+        blocks_and_ways: list[tuple[ReplyBlock, WayBack]] = []
         if query_id is not None and ways_back:
-            reply_blocks = self._reply_blocks(
+            blocks_and_ways = self._reply_blocks(
                 ways_back,
                 reply_profile or profile,
                 user=route.destination,
@@ -116,7 +116,7 @@ class Tunnel(TunnelReader):
         if descriptor is not None and query_id is not None:
             origin = self._claim(descriptor, route.destination, way, query_id)
         head = MessageHead(
-            reply_blocks,
+            tuple(block for block, _ in blocks_and_ways),
             origin,
             backward=row.backward_content,
             wants_blocks=row.replies_carry_blocks,
@@ -128,6 +128,7 @@ class Tunnel(TunnelReader):
             error_mode,
             way,
             self._backward(way) if row.backward_content else None,
+            tuple(way_back for _, way_back in blocks_and_ways),
         )
 
     def way(
@@ -181,7 +182,8 @@ class Tunnel(TunnelReader):
             now_s=now_s,
             mean_delay_s=mean_delay_s,
         )
-        return self._reply(block, MessageHead(reply_blocks), now_s, query_id)
+        head = MessageHead(tuple(own for own, _ in reply_blocks))
+        return self._reply(block, head, now_s, query_id)
 
     def answer(
         self,
@@ -243,7 +245,14 @@ class Tunnel(TunnelReader):
             raise BadRoute(f"a loop over {len(route.proxies)} proxies, expected at least 2")
         query_id = self._random_bytes(_QUERY_ID_BYTES)
         block = self._builder.reply_block(
-            route, profile, user=None, query_id=query_id, number=0, now_s=now_s, mean_delay_s=mean_delay_s
+            route,
+            profile,
+            user=None,
+            query_id=query_id,
+            number=0,
+            master_seed=self._random_bytes(SEED_BYTES),
+            now_s=now_s,
+            mean_delay_s=mean_delay_s,
         )
         return self._reply(block, MessageHead(), now_s, query_id)
 
@@ -274,25 +283,28 @@ class Tunnel(TunnelReader):
         blocks: int | None,
         now_s: float,
         mean_delay_s: float,
-    ) -> tuple[ReplyBlock, ...]:
+    ) -> list[tuple[ReplyBlock, WayBack]]:
         count = len(routes) if blocks is None else blocks
         if not 1 <= count <= profile.geometry.max_reply_blocks:
             raise LocalTunnelError(
                 f"{count} reply blocks of profile {profile.name!r}, expected 1 to "
                 f"{profile.geometry.max_reply_blocks}"
             )
-        return tuple(
-            self._builder.reply_block(
-                routes[number % len(routes)],
+        found = []
+        for number in range(count):
+            way_back = WayBack(routes[number % len(routes)], profile, self._random_bytes(SEED_BYTES))
+            block = self._builder.reply_block(
+                way_back.route,
                 profile,
                 user=user,
                 query_id=query_id,
                 number=number,
+                master_seed=way_back.master_seed,
                 now_s=now_s,
                 mean_delay_s=mean_delay_s,
             )
-            for number in range(count)
-        )
+            found.append((block, way_back))
+        return found
 
     def _claim(self, descriptor: Descriptor, destination: bytes, way: Way, query_id: bytes) -> OriginClaim:
         keys = self.ring.keys

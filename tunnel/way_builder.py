@@ -92,6 +92,7 @@ class WayBuilder:
         user: bytes | None,
         query_id: bytes,
         number: int,
+        master_seed: bytes,
         now_s: float,
         mean_delay_s: float = 0.0,
     ) -> ReplyBlock:
@@ -100,6 +101,7 @@ class WayBuilder:
         Args:
             route: in the order in which the reply travels; its destination is this node.
             user: who is to use it, and so is no proxy of it; None: this node itself (a loop).
+            master_seed: 16 fresh random bytes.
         Raises:
             BadRoute, ProfileError: see `Tunnel.query`.
         """
@@ -116,7 +118,7 @@ class WayBuilder:
                 proxies,
                 (self._node_id, self._ring.own_hop()),
                 query_id=query_id,
-                master_seed=self._random_bytes(SEED_BYTES),
+                master_seed=master_seed,
                 home_key=self._ring.keys.home,
                 draw_expiry=lambda: draw_expiry(now_s, self._random_bytes),
                 engine=self._ring.engine,

@@ -67,7 +67,13 @@ def test_loops_that_cannot_be() -> None:
         with pytest.raises(BadRoute):
             alice.tunnel.loop(route, SMALL, now_s=NOW_S)
     block = alice.tunnel._builder.reply_block(
-        Route((proxy.id,), alice.id), SMALL, user=None, query_id=bytes(8), number=0, now_s=NOW_S
+        Route((proxy.id,), alice.id),
+        SMALL,
+        user=None,
+        query_id=bytes(8),
+        number=0,
+        master_seed=bytes(16),
+        now_s=NOW_S,
     )
     with pytest.raises(UnknownNext):
         proxy.tunnel.open_frame(block.header, SMALL, neighbour=alice.id, now_s=NOW_S)

@@ -18,6 +18,7 @@ from tunnel.geometry import DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geometry
 from tunnel.onion import attribution
 from tunnel.onion import status as status_module
 from tunnel.onion.attribution import MAX_HOLD_MS, Trail
+from tunnel.onion.secrets import end_to_end_key
 from tunnel.onion.status import (
     STATUS_TEXT_BYTES,
     StatusKeys,
@@ -28,6 +29,7 @@ from tunnel.onion.status import (
     read_status,
     wrap_status,
 )
+from tunnel.onion.status_chunk import fits_status_chunk, open_status_chunk, seal_status_chunk
 from tunnel.primitives import TunnelEngine
 
 codes = st.sampled_from([None, *ErrorCode])
@@ -240,3 +242,38 @@ def test_keys_of_another_route_read_nothing() -> None:
         carry(keys_of(3), 2, INTERACTIVE)[-1], keys_of(3, "other"), geometry=INTERACTIVE, engine=OPENSSL
     )
     assert report == replace(report, origin=None, code=None, text="", suspects=(0,), hold_ms=())
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=lambda g: g.name)
+@pytest.mark.parametrize("block_geometry", GEOMETRIES.values(), ids=lambda g: g.name)
+def test_bob_passes_the_status_of_his_reply_on(geometry: Geometry, block_geometry: Geometry) -> None:
+    seed = b"s" * 16
+    keys = block_status_keys(b"m" * 16, 2)
+    status = carry(keys, 1, block_geometry, code=ErrorCode.DISCONNECTED)[-1]
+    if not fits_status_chunk(geometry, block_geometry):
+        assert (geometry, block_geometry.status_bytes) == (INTERACTIVE, 2_496)
+        with pytest.raises(LocalTunnelError, match="974"):
+            seal_status_chunk(status, seed, geometry, OPENSSL)
+        return
+    chunk, same = (seal_status_chunk(status, seed, geometry, engine) for engine in ENGINES)
+    assert chunk == same
+    assert len(chunk) == geometry.chunk_bytes
+    assert open_status_chunk(chunk, seed, geometry, block_geometry, OPENSSL) == status
+    report = read_status(status, keys, geometry=block_geometry, engine=OPENSSL)
+    assert (report.origin, report.code) == (1, ErrorCode.DISCONNECTED)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, 2), (1, 0), (3, 1), (5, 1), (-1, 1)],
+    ids=["type", "last", "sub", "length", "pad"],
+)
+def test_what_bob_does_not_write_is_refused(place: int, value: int) -> None:
+    seed = b"s" * 16
+    aead = OPENSSL.aead(end_to_end_key(seed, b"backward"))
+    plain = bytearray(aead.open(bytes(12), seal_status_chunk(bytes(432), seed, INTERACTIVE, OPENSSL)))
+    plain[place] = value
+    with pytest.raises(MalformedMessage, match="no STATUS"):
+        open_status_chunk(aead.seal(bytes(12), plain), seed, INTERACTIVE, INTERACTIVE, OPENSSL)
+    with pytest.raises(MalformedMessage, match="does not open"):
+        open_status_chunk(bytes(996), seed, INTERACTIVE, INTERACTIVE, OPENSSL)

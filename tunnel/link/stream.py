@@ -113,6 +113,11 @@ class MuxStream(Generic[N]):
         return self.error is not None or (self._send_half in ENDED and self._receive_half in ENDED)
 
     @property
+    def can_write(self) -> bool:
+        """Whether this side's half still takes content."""
+        return self.error is None and self._send_half in MAY_SEND_DATA
+
+    @property
     def is_answered(self) -> bool:
         """On the side that accepted: whether the status is sent."""
         return self._send_half is Half.BACKWARD_ENDED

@@ -20,6 +20,7 @@ from tunnel.node.relay import Counted, guarded, idle_watch
 from tunnel.node.statuses import Reporter, wait_status
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.message_head import MessageHead
+from tunnel.onion.status_chunk import fits_status_chunk, seal_status_chunk
 from tunnel.outgoing import OutgoingFrame
 from tunnel.route import Route
 
@@ -93,10 +94,26 @@ def _answer(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[N
         yield from reply.finish()
     except PeerError as error:
         code = error.code
+        yield from _hand_on(node, query, reply)
         raise
     finally:
         reply.end(code)
+    yield from _hand_on(node, query, reply)
     yield from reporter.succeed()
+
+
+def _hand_on(node: NodeContext, query: Incoming, reply: _Reply) -> Service[None]:
+    """Give Alice the status of the way back, which she alone can read, over the query's own streams.
+
+    Always, where there is one: it may tell of success or of failure, and this node cannot know.
+    """
+    stream, status = query.stream, reply.status
+    if status is None or query.slot.command is not Command.DEST or not stream.can_write:
+        return
+    geometry = stream.profile.geometry
+    if fits_status_chunk(geometry, query.head.reply_blocks[0].profile.geometry):
+        chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine)
+        yield from WriteYield(stream).write_all(chunk)
 
 
 def _announce_failure(reply: _Reply) -> Service[None]:
@@ -133,6 +150,11 @@ class _Reply:
     @property
     def is_possible(self) -> bool:
         return self._row.has_reply
+
+    @property
+    def status(self) -> bytes | None:
+        """What came back along a reply block's way."""
+        return self._writer.stream.status if self._writer is not None and self._row.reply_blocks else None
 
     def write(self, data: bytes) -> Service[None]:
         if self.is_possible:

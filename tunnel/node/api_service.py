@@ -18,7 +18,6 @@ from reactor import ReadYield, RunInThread, Service, Signal
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
-from tunnel.link.mux import MuxStream
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
@@ -29,7 +28,7 @@ from tunnel.node.spool import Spool
 from tunnel.node.statuses import settle_beside, wait_status
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.outgoing import OutgoingQuery
-from tunnel.reports import Report, read_report
+from tunnel.reports import Report, read_report, read_way_back_report
 from tunnel.route import Route
 
 __all__ = [
@@ -279,13 +278,13 @@ class _Asked:
 
     def _watch_backward(self, stream: Stream) -> Service[None]:
         """What comes back over the query's own streams: a cached reply, and the status."""
-        if self._query.backward is None:
-            status = yield from wait_status(stream)
-        else:
+        if self._query.backward is not None:
             frame = FrameReader(stream, self._query.backward)
             yield from frame.start()
             yield from receive_reply(frame, self.pending, None)
-            status = yield from ReadYield(stream).call(MuxStream.read_status)
+        elif self._query.ways_back:
+            yield from self._read_way_back(stream)
+        status = yield from wait_status(stream)
         self._report = read_report(self._query, status, self._node.engine)
         if self._report is not None and not self._report.succeeded:
             raise StreamReset(self._report.code or ErrorCode.INTERNAL)
@@ -296,6 +295,19 @@ class _Asked:
             if stream.error is not None:
                 raise stream.error
         self._delivered.set()
+
+    def _read_way_back(self, stream: Stream) -> Service[None]:
+        """The status of the reply's way, handed on by Bob; none when he has let go, or could not begin."""
+        reader = ReadYield(stream)
+        chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
+        count = yield from reader.readinto(chunk)
+        if not count:
+            return
+        yield from reader.read_exactly(chunk[count:])
+        report = read_way_back_report(self._query, bytes(chunk), self._node.engine)
+        if not report.succeeded:
+            self._report = report
+            raise StreamReset(report.code or ErrorCode.INTERNAL)
 
     def _watch_reply(self) -> Service[None]:
         """A reply that failed ends the query at once, also while it is still being sent."""

@@ -105,9 +105,14 @@ class NodeContext:
             self.directory,
             origin=self.descriptor.node_id,
             destination=self.descriptor.node_id if destination is None else destination,
-            hops=self.limits.answer_hops,
+            hops=self._answer_hops(),
             profile_byte=profile.byte,
         )
+
+    def _answer_hops(self) -> int:
+        """Where nothing is secret a network may be too small for proxies."""
+        hops = self.limits.answer_hops
+        return min(hops, max(0, len(self.directory) - 2)) if self.is_local else hops
 
     def invite(self, query_id: bytes) -> None:
         """Take one frame that comes home under `query_id` for a query of its own."""

@@ -107,7 +107,7 @@ def test_blocks_that_bob_used_fill_nobodys_share() -> None:
     blocks = [
         cast.alice.tunnel._builder.reply_block(
             Route(cast.route.proxies, cast.alice.id), SMALL, user=cast.bob.id, query_id=bytes(8),
-            number=number, now_s=NOW_S,
+            number=number, master_seed=bytes([number]) * 16, now_s=NOW_S,
         )
         for number in range(8)
     ]  # fmt: skip

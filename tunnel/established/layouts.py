@@ -1,0 +1,172 @@
+"""What the chunks of an established tunnel carry: HELLO, OPEN, CLOSE, CREDIT. Fixed layouts, both ways.
+
+Rules for changing it: every layout is a row of docs/protocol.md first; each `unpack` takes exactly what
+`pack` writes and refuses the rest; no length in a layout makes a receiver reserve memory.
+
+Source: docs/protocol.md, "Established tunnels"; address kinds are those of SOCKS5 (RFC 1928, section 5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
+
+__all__ = [
+    "CREDIT_ENTRY_BYTES",
+    "HELLO_BYTES",
+    "MAX_TARGET_BYTES",
+    "MAX_WINDOW_BYTES",
+    "Hello",
+    "Target",
+    "TargetKind",
+    "pack_close",
+    "pack_credit",
+    "unpack_close",
+    "unpack_credit",
+]
+
+_HELLO = struct.Struct(">32sIH")
+_CLOSE = struct.Struct(">H")
+_CREDIT = struct.Struct(">HI")
+_TARGET = struct.Struct(">BHB")
+HELLO_BYTES = _HELLO.size
+CREDIT_ENTRY_BYTES = _CREDIT.size
+MAX_TARGET_BYTES = _TARGET.size + 255
+MAX_WINDOW_BYTES = 2**30  # sums of credit stay far from the u32 that carries them
+
+_NAME_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first chunk of each end.
+
+    Attributes:
+        ephemeral: X25519 public key, 32 bytes.
+        window: bytes that the other end may send on each stream before it is granted more.
+        sub_streams: how many sub-streams the other end may have open at once.
+    """
+
+    ephemeral: bytes
+    window: int
+    sub_streams: int
+
+    def pack(self) -> bytes:
+        return _HELLO.pack(self.ephemeral, self.window, self.sub_streams)
+
+    @classmethod
+    def unpack(cls, data: bytes, *, least_window: int, least_sub_streams: int) -> Hello:
+        """Raises MalformedMessage: wrong length, or less than any end must offer."""
+        if len(data) != HELLO_BYTES:
+            raise MalformedMessage(f"HELLO has {len(data)} bytes, expected {HELLO_BYTES}")
+        hello = cls(*_HELLO.unpack(data))
+        if not least_window <= hello.window <= MAX_WINDOW_BYTES or hello.sub_streams < least_sub_streams:
+            raise MalformedMessage(
+                f"HELLO offers a window of {hello.window} bytes and {hello.sub_streams} sub-streams, "
+                f"expected {least_window} to {MAX_WINDOW_BYTES} and at least {least_sub_streams}"
+            )
+        return hello
+
+
+class TargetKind(IntEnum):
+    """What a sub-stream is to be connected to. 1, 3 and 4 are SOCKS5's address types."""
+
+    SERVICE = 0  # a service of the far end, by its name
+    IPV4 = 1
+    DOMAIN = 3
+    IPV6 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a sub-stream leads.
+
+    Args:
+        kind: what `address` is.
+        address: IPv4 4 bytes, IPv6 16; a domain or a service's name 1 to 255 of letters, digits, "-._".
+        port: 1 to 65,535; 0 for a service.
+    Raises:
+        LocalTunnelError: an address or a port that does not fit the kind.
+    """
+
+    kind: TargetKind
+    address: bytes
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        if problem := self._problem():
+            raise LocalTunnelError(problem)
+
+    def __str__(self) -> str:
+        match self.kind:
+            case TargetKind.IPV4 | TargetKind.IPV6:
+                host = str(ipaddress.ip_address(self.address))
+                return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+            case TargetKind.DOMAIN:
+                return f"{self.address.decode('ascii')}:{self.port}"
+            case _:
+                return self.address.decode("ascii")
+
+    def pack(self) -> bytes:
+        return _TARGET.pack(self.kind, self.port, len(self.address)) + self.address
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Target:
+        """Raises MalformedMessage: what `pack` does not write."""
+        if len(data) < _TARGET.size:
+            raise MalformedMessage(f"OPEN has {len(data)} bytes, expected at least {_TARGET.size}")
+        kind, port, length = _TARGET.unpack_from(data)
+        if len(data) != _TARGET.size + length:
+            raise MalformedMessage(f"OPEN has {len(data)} bytes and names an address of {length}")
+        if kind not in TargetKind._value2member_map_:
+            raise MalformedMessage(f"OPEN has the target kind {kind}, expected 0, 1, 3 or 4")
+        try:
+            return cls(TargetKind(kind), data[_TARGET.size :], port)
+        except LocalTunnelError as error:
+            raise MalformedMessage(f"OPEN: {error}") from error
+
+    def _problem(self) -> str | None:
+        length = len(self.address)
+        expected = {TargetKind.IPV4: 4, TargetKind.IPV6: 16}.get(self.kind)
+        if expected is not None and length != expected:
+            return f"an address of {length} bytes, expected {expected}"
+        if expected is None and not (1 <= length <= 255 and _NAME_BYTES.issuperset(self.address)):
+            return "a name that is not 1 to 255 letters, digits, '-', '.' or '_'"
+        if not (self.port == 0 if self.kind is TargetKind.SERVICE else 1 <= self.port <= 65_535):
+            return f"port {self.port}, expected 1 to 65535, or 0 for a service"
+        return None
+
+
+def pack_close(code: ErrorCode | None) -> bytes:
+    """None: the orderly end of what this end sends. Otherwise: given up, both ways, and why."""
+    return _CLOSE.pack(code or 0)
+
+
+def unpack_close(data: bytes) -> ErrorCode | None:
+    """Raises MalformedMessage: wrong length, or a code that no end sends."""
+    if len(data) != _CLOSE.size:
+        raise MalformedMessage(f"CLOSE has {len(data)} bytes, expected {_CLOSE.size}")
+    (code,) = _CLOSE.unpack(data)
+    if code and code not in ErrorCode._value2member_map_:
+        raise MalformedMessage(f"CLOSE has the unknown code {code}")
+    return ErrorCode(code) if code else None
+
+
+def pack_credit(grants: Sequence[tuple[int, int]]) -> bytes:
+    """(sub-stream, bytes granted) each."""
+    return b"".join(_CREDIT.pack(*grant) for grant in grants)
+
+
+def unpack_credit(data: bytes) -> list[tuple[int, int]]:
+    """Raises MalformedMessage: no entry, a part of one, or a grant of nothing."""
+    if not data or len(data) % _CREDIT.size:
+        raise MalformedMessage(f"CREDIT has {len(data)} bytes, expected entries of {_CREDIT.size}")
+    grants = list(_CREDIT.iter_unpack(data))
+    if not all(amount for _, amount in grants):
+        raise MalformedMessage("CREDIT grants nothing")
+    return grants

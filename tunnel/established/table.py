@@ -1,0 +1,330 @@
+"""The streams of one tunnel: which there are, whose turn it is, and what each chunk means to them.
+
+Ids: 0 is the messages. Alice opens 1, 3, 5, …, Bob 2, 4, 6, …, each the next one and each once, as in HTTP/2:
+a chunk that was on its way when a sub-stream ended can so never count for another. After 32,767 a new tunnel
+is needed. A sub-stream counts against the limit until both ends have closed it, and both ends agree on when
+that is: the one that opens next has seen the other's CLOSE, and its own CLOSE travels before its OPEN.
+
+Source: docs/protocol.md, "Established tunnels".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Generic
+
+from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage, PeerError, SubStreamReset
+from tunnel.established.halves import Incoming, IncomingMessages, N, Outgoing
+from tunnel.established.layouts import CREDIT_ENTRY_BYTES, Target, pack_close, pack_credit
+from tunnel.established.limits import LEAST_SUB_STREAMS
+from tunnel.established.states import StreamEvent, StreamState, next_stream_state
+from tunnel.established.streams import Stream, SubStream
+from tunnel.onion.message import ChunkType
+
+__all__ = ["LAST_ID", "StreamTable"]
+
+LAST_ID = 65_535
+
+
+class StreamTable(Generic[N]):
+    """All streams of a tunnel, this end's and the other's.
+
+    Args:
+        capacity: data bytes of a chunk.
+        window: of each stream, of what this end receives. least_window: what the other end allows for sure.
+        sub_streams: that the other end may have open at once.
+        first_id: of this end's sub-streams: 1 or 2.
+        on_due: called when something became due.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        window: int,
+        least_window: int,
+        sub_streams: int,
+        first_id: int,
+        make_notifier: Callable[[], N],
+        on_due: Callable[[], None],
+    ) -> None:
+        self.least_window = least_window
+        self._capacity = capacity
+        self._window = window
+        self._other_window = least_window
+        self._other_limit = LEAST_SUB_STREAMS  # what the other end allows this one
+        self._limit = sub_streams
+        self._make_notifier = make_notifier
+        self._on_due = on_due
+        self._next_id = first_id
+        self._next_other_id = 3 - first_id
+        self._streams: dict[int, Stream[N]] = {}
+        self._handles: dict[int, SubStream[N]] = {}
+        self._open_counts = [0, 0]  # of even and of odd ids
+        self._waiting: dict[int, None] = {}  # opened by the other end, not yet accepted by the user, in order
+        self._controls: deque[tuple[ChunkType, int, bytes]] = deque()
+        # In the order in which their turn came; dictionaries, so that a stream that ends can leave.
+        self._turns: dict[int, Stream[N]] = {}
+        self._owing: dict[int, Stream[N]] = {}
+        self.refuse_opens = False
+        self.acceptable = make_notifier()
+        self.openable = make_notifier()
+        self.messages_in: IncomingMessages[N] = IncomingMessages(
+            window, readable=make_notifier(), changed=lambda: self._owe(self.messages)
+        )
+        self.messages = self._stream(0, StreamState.OPEN, eager=False, incoming=self.messages_in)
+
+    @property
+    def held_bytes(self) -> int:
+        """What waits to be sent and to be read."""
+        streams = [self.messages, *self._streams.values()]
+        return sum(s.incoming.held_bytes + s.outgoing.held_bytes for s in streams)
+
+    @property
+    def is_over(self) -> bool:
+        """The other end has closed the messages, and no sub-stream is left."""
+        return self.messages.state is StreamState.ENDED and not self._streams
+
+    def other_end_allows(self, window: int, sub_streams: int) -> None:
+        """What its HELLO says; until then the least was assumed."""
+        more = window - self._other_window
+        self._other_window, self._other_limit = window, sub_streams
+        for stream in [self.messages, *self._streams.values()]:
+            if more:
+                stream.outgoing.grant(more, window)
+        self.openable.set()
+
+    # --- for the user ---------------------------------------------------------------------------------------
+
+    def open(self, target: Target) -> SubStream[N]:
+        """See `EstablishedTunnel.open`."""
+        if self._next_id > LAST_ID:
+            raise LocalTunnelError("all ids of sub-streams have been used: use a new tunnel")
+        if self._open_counts[self._next_id % 2] >= self._other_limit:
+            raise BlockingIOError(f"the other end allows {self._other_limit} sub-streams at once")
+        stream = self._stream(self._next_id, StreamState.AWAIT_OPENED, eager=True)
+        self._next_id += 2
+        self._control(ChunkType.OPEN, stream.number, target.pack())
+        return self._add(stream, target, is_ours=True)
+
+    def accept(self) -> SubStream[N]:
+        """See `EstablishedTunnel.accept`."""
+        if not self._waiting:
+            raise BlockingIOError("no sub-stream waits to be accepted")
+        number = next(iter(self._waiting))
+        del self._waiting[number]
+        return self._handles[number]
+
+    # --- for the tunnel: sending ----------------------------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """`fill` has something to put into a chunk."""
+        return bool(self._controls or self._owing or self._turns)
+
+    def fill(self, out: memoryview) -> tuple[ChunkType, int, int]:
+        """Put what is due first into a chunk's data: its type, its sub-stream, its length."""
+        if self._controls:
+            kind, number, data = self._controls.popleft()
+            if kind is ChunkType.CLOSE:
+                self._close_is_sent(number)
+            out[: len(data)] = data
+            return kind, number, len(data)
+        if self._owing:
+            return ChunkType.CREDIT, 0, self._fill_credit(out)
+        return self._fill_data(out)
+
+    def queue(self, stream: Stream[N]) -> None:
+        """Give the stream its turn if it has something due."""
+        if stream.is_due and stream.number not in self._turns:
+            self._turns[stream.number] = stream
+            self._on_due()
+
+    def give_up_all(self, code: ErrorCode | None) -> None:
+        """End everything but for one CLOSE on stream 0, with `code` or in answer to the other end's."""
+        self._controls.clear()
+        self._owing.clear()
+        self._turns.clear()
+        self._waiting.clear()
+        if code is not None or not self.messages.close_sent:
+            self._control_close(self.messages, code)
+
+    def fail(self, error: PeerError) -> None:
+        """Every sub-stream raises `error` from now on; who waits for one is woken."""
+        for handle in self._handles.values():
+            handle.fail(error)
+        self._streams.clear()
+        self._handles.clear()
+        self._turns.clear()
+        self._owing.clear()
+        self._waiting.clear()
+        self.acceptable.set()
+        self.openable.set()
+
+    def _fill_credit(self, out: memoryview) -> int:
+        numbers = list(self._owing)[: len(out) // CREDIT_ENTRY_BYTES]
+        data = pack_credit([(number, self._owing.pop(number).incoming.grant()) for number in numbers])
+        out[: len(data)] = data
+        return len(data)
+
+    def _fill_data(self, out: memoryview) -> tuple[ChunkType, int, int]:
+        stream = self._turns.pop(next(iter(self._turns)))
+        if stream.outgoing.is_due:
+            length, is_end = stream.outgoing.take(out)
+            self.queue(stream)
+            return ChunkType.END if is_end else ChunkType.MSG, stream.number, length
+        data = pack_close(None)
+        out[: len(data)] = data
+        self._close_is_sent(stream.number)
+        return ChunkType.CLOSE, stream.number, len(data)
+
+    # --- for the tunnel: receiving --------------------------------------------------------------------------
+
+    def opened_by_other_end(self, number: int, target: Target) -> None:
+        """OPEN. Raises MalformedMessage: not the next id, more than were allowed, or after its CLOSE."""
+        if number != self._next_other_id:
+            raise MalformedMessage(f"OPEN of sub-stream {number}, the next is {self._next_other_id}")
+        if self.messages.state is not StreamState.OPEN:
+            raise MalformedMessage("OPEN after the other end closed the tunnel")
+        if self._open_counts[number % 2] >= self._limit:
+            raise MalformedMessage(f"OPEN of a sub-stream beyond the limit of {self._limit}")
+        self._next_other_id += 2
+        state = next_stream_state(StreamState.IDLE, StreamEvent.OPEN, number)
+        stream = self._stream(number, state, eager=True)
+        handle = self._add(stream, target, is_ours=False)
+        if self.refuse_opens:
+            handle.give_up(ErrorCode.CANCELLED)
+            return
+        self._waiting[number] = None
+        self.acceptable.set()
+
+    def confirmed(self, number: int) -> None:
+        """OPENED."""
+        stream = self._advance(number, StreamEvent.OPENED)
+        if stream is not None:
+            stream.outgoing.writable.set()
+
+    def arrived(self, number: int, data: memoryview, *, is_end: bool) -> None:
+        """MSG, or END on stream 0."""
+        if not data and not is_end:
+            raise MalformedMessage("MSG without data")
+        if is_end and number:
+            raise MalformedMessage(f"END on sub-stream {number}")
+        stream = self._advance(number, StreamEvent.END if is_end else StreamEvent.MSG)
+        assert stream is not None, "no data is legal on a stream that is gone"
+        if stream.state is StreamState.DISCARDING:
+            stream.incoming.discard(data)
+        elif number:
+            stream.incoming.put(data)
+        else:
+            self.messages_in.put(data, is_end=is_end)
+
+    def granted(self, number: int, amount: int) -> None:
+        """One entry of CREDIT."""
+        stream = self._advance(number, StreamEvent.CREDIT)
+        if stream is not None:
+            stream.outgoing.grant(amount, self._other_window)
+
+    def closed(self, number: int, code: ErrorCode | None) -> None:
+        """CLOSE: of a half in order, or (sub-streams only here) given up with a code."""
+        stream = self._advance(number, StreamEvent.CLOSE if code is None else StreamEvent.GIVE_UP)
+        if stream is None:
+            return
+        self._owing.pop(number, None)
+        if code is None:
+            (stream.incoming if number else self.messages_in).finish()
+        else:
+            self._stop(stream, SubStreamReset(code))
+            if not stream.close_sent and not stream.close_queued:
+                self._control_close(stream, None)
+        self._drop_if_gone(stream)
+
+    def _advance(self, number: int, event: StreamEvent) -> Stream[N] | None:
+        """Let a chunk count for its stream; None when that is gone and the chunk may still come."""
+        stream = self._streams.get(number) if number else self.messages
+        if stream is not None:
+            stream.advance(event)
+            return stream
+        bound = self._next_id if number % 2 == self._next_id % 2 else self._next_other_id
+        state = StreamState.GONE if number < bound else StreamState.IDLE
+        next_stream_state(state, event, number)
+        return None
+
+    # --- common ---------------------------------------------------------------------------------------------
+
+    def _stream(
+        self, number: int, state: StreamState, *, eager: bool, incoming: Incoming[N] | None = None
+    ) -> Stream[N]:
+        stream: Stream[N]
+        outgoing = Outgoing(
+            self._capacity,
+            self._other_window,
+            eager=eager,
+            writable=self._make_notifier(),
+            changed=lambda: self.queue(stream),
+        )
+        if incoming is None:
+            incoming = Incoming(
+                self._window, readable=self._make_notifier(), changed=lambda: self._owe(stream)
+            )
+        stream = Stream(number, state, outgoing, incoming)
+        return stream
+
+    def _add(self, stream: Stream[N], target: Target, *, is_ours: bool) -> SubStream[N]:
+        number = stream.number
+        self._streams[number] = stream
+        self._open_counts[number % 2] += 1
+        self._handles[number] = handle = SubStream(
+            stream,
+            target,
+            is_ours=is_ours,
+            on_confirm=partial(self._control, ChunkType.OPENED, number),
+            on_close=partial(self.queue, stream),
+            on_give_up=partial(self._give_up, stream),
+        )
+        return handle
+
+    def _give_up(self, stream: Stream[N], code: ErrorCode) -> None:
+        """The user gives a sub-stream up. Nothing is told of one that both ends have closed."""
+        if stream.number not in self._streams:
+            return
+        self._stop(stream, SubStreamReset(code))
+        if stream.state is not StreamState.ENDED:
+            stream.state = StreamState.DISCARDING
+        self._control_close(stream, code)
+
+    def _stop(self, stream: Stream[N], error: PeerError) -> None:
+        """Neither half goes on; what is left is CLOSE, sent or received."""
+        number = stream.number
+        self._handles[number].fail(error)
+        self._turns.pop(number, None)
+        self._owing.pop(number, None)
+        self._waiting.pop(number, None)
+
+    def _control(self, kind: ChunkType, number: int, data: bytes = b"") -> None:
+        self._controls.append((kind, number, data))
+        self._on_due()
+
+    def _control_close(self, stream: Stream[N], code: ErrorCode | None) -> None:
+        stream.close_queued = True
+        self._control(ChunkType.CLOSE, stream.number, pack_close(code))
+
+    def _close_is_sent(self, number: int) -> None:
+        stream = self._streams.get(number) if number else self.messages
+        if stream is not None:
+            stream.close_sent = True
+            self._drop_if_gone(stream)
+
+    def _drop_if_gone(self, stream: Stream[N]) -> None:
+        if stream.is_gone and stream.number:
+            del self._streams[stream.number]
+            del self._handles[stream.number]
+            self._open_counts[stream.number % 2] -= 1
+            self.openable.set()
+
+    def _owe(self, stream: Stream[N]) -> None:
+        if stream.number not in self._owing:
+            self._owing[stream.number] = stream
+            self._on_due()

@@ -1,0 +1,407 @@
+"""One end of an established tunnel: chunks in, chunks out, and the streams that they carry.
+
+The node gives every chunk that came (proxies' layers taken off) to `received`, and fills every chunk that it
+can send with `next_chunk`; it knows neither keys nor streams. The user holds `incoming`, `outgoing` and
+sub-streams. Nothing here waits, and nothing here grows: what a stream holds is bounded by its window, and the
+number of streams by what this end said in its HELLO.
+
+Order of what is sent: HELLO; Alice's first REKEY; a REKEY that is due; OPEN, OPENED and CLOSE of those given
+up; CREDIT; then data, one chunk per stream and turn; a PAD that was asked for; at the end padding and LAST.
+
+An error that `received` raises ends the tunnel: every stream raises it from then on, and the node resets the
+link stream with its code. What was read before is authentic.
+
+Source: docs/protocol.md, "Established tunnels"; the sans-IO shape follows h11 and h2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic
+
+from readwrite_comp.primitives import random_bytes as system_random_bytes
+from tunnel.errors import (
+    ErrorCode,
+    FrameTruncated,
+    LocalTunnelError,
+    MalformedMessage,
+    PeerError,
+    SubStreamReset,
+)
+from tunnel.established.halves import IncomingMessages, N
+from tunnel.established.keys import Chunk, TunnelKeys
+from tunnel.established.layouts import Hello, Target, unpack_close, unpack_credit
+from tunnel.established.limits import LEAST_SUB_STREAMS, LEAST_WINDOW_CHUNKS, End, TunnelLimits
+from tunnel.established.states import TUNNEL_TABLE, StreamEvent, TunnelState
+from tunnel.established.streams import MessageWriter, SubStream
+from tunnel.established.table import StreamTable
+from tunnel.geometry import Geometry, padme
+from tunnel.onion.message import ChunkType
+from tunnel.primitives import TunnelEngine
+
+__all__ = ["EstablishedTunnel"]
+
+
+class EstablishedTunnel(Generic[N]):
+    """One end of a tunnel.
+
+    Args:
+        seed: of the DEST slot, 16 bytes.
+        geometry: gives C. end: Alice's or Bob's.
+        make_notifier: called for each notifier that is handed out, such as `reactor.Signal`.
+        random_bytes: source of the ephemeral key.
+    Attributes:
+        incoming, outgoing: the messages.
+        sendable: set when `next_chunk` is worth another try. acceptable: the same for `accept`.
+        openable: the same for `open`.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        geometry: Geometry,
+        end: End,
+        *,
+        engine: TunnelEngine,
+        make_notifier: Callable[[], N],
+        limits: TunnelLimits | None = None,
+        random_bytes: Callable[[int], bytes] = system_random_bytes,
+    ) -> None:
+        self._geometry = geometry
+        self._is_alice = end is End.ALICE
+        self._limits = limits or TunnelLimits()
+        self._error: PeerError | None = None
+        capacity = geometry.chunk_data_bytes
+        window = self._limits.window_chunks * capacity
+        self._keys = TunnelKeys(
+            seed,
+            geometry,
+            is_alice=self._is_alice,
+            window=window,
+            sub_streams=self._limits.sub_streams,
+            engine=engine,
+            random_bytes=random_bytes,
+        )
+        self._sealer, self._opener = self._keys.sealer, self._keys.opener
+        self._hello_sent = False
+        self._state = TunnelState.AWAIT_HELLO
+        self._key_since_s: float | None = None
+
+        self.sendable = make_notifier()
+        self._table: StreamTable[N] = StreamTable(
+            capacity,
+            window=window,
+            least_window=LEAST_WINDOW_CHUNKS * capacity,
+            sub_streams=self._limits.sub_streams,
+            first_id=1 if self._is_alice else 2,
+            make_notifier=make_notifier,
+            on_due=self.sendable.set,
+        )
+        self.acceptable = self._table.acceptable
+        self.openable = self._table.openable
+        self.incoming: IncomingMessages[N] = self._table.messages_in
+        self.outgoing: MessageWriter[N] = MessageWriter(self._table.messages)
+        self._pad_wanted = False
+        self._close_wanted = False
+        self._given_up = False  # by either end: what is left is padding
+        self._last_sent = False
+
+    # --- what the node does ---------------------------------------------------------------------------------
+
+    @property
+    def is_established(self) -> bool:
+        """Both HELLOs are here and this end sends under keys that only these two ends know."""
+        has_switched = self._hello_sent and not self._keys.can_switch_sending
+        return has_switched and self._state is not TunnelState.AWAIT_HELLO
+
+    @property
+    def has_ended_sending(self) -> bool:
+        """LAST has been made: the node sends FIN behind it."""
+        return self._last_sent
+
+    @property
+    def is_finished(self) -> bool:
+        """Both directions have ended in order."""
+        return self._last_sent and self._state is TunnelState.ENDED
+
+    @property
+    def held_bytes(self) -> int:
+        """What all streams hold now; for accounting."""
+        return self._table.held_bytes
+
+    def next_chunk(self, out: memoryview, now_s: float) -> bool:
+        """Fill the next chunk to send, if anything is due.
+
+        Args:
+            out: writable, C bytes; sealed when this returns True, else unchanged or noise.
+            now_s: monotonic; decides only whether a key is old.
+        Returns:
+            False: nothing is due; wait for `sendable`.
+        Raises:
+            LocalTunnelError: wrong length of `out`.
+        """
+        self._check_length(out)
+        if self._error is not None or self._last_sent:
+            return False
+        if self._key_since_s is None:
+            self._key_since_s = now_s
+        return self._send_handshake(out, now_s) or self._send_content(out, now_s)
+
+    def received(self, chunk: memoryview) -> None:
+        """Take a chunk that came, in order; it is opened in place.
+
+        Args:
+            chunk: writable, C bytes.
+        Raises:
+            LocalTunnelError: wrong length.
+            MalformedMessage: it does not open, or its sender may not send it now. Reset the link stream.
+            PeerError: the error that ended the tunnel before.
+        On error: the tunnel has ended, and all its streams raise the same error.
+        """
+        self._check_length(chunk)
+        if self._error is not None:
+            raise self._error
+        try:
+            self._receive(self._opener.open(chunk))
+        except PeerError as error:
+            self.fail(error)
+            raise
+
+    def received_fin(self) -> None:
+        """The link stream's half has ended. Raises FrameTruncated: before the chunk marked LAST."""
+        if self._state is not TunnelState.ENDED:
+            error = FrameTruncated("the tunnel's direction ended before its last chunk")
+            self.fail(error)
+            raise error
+
+    def fail(self, error: PeerError) -> None:
+        """End the tunnel: its link stream was reset, or this end broke it off. Wakes everybody."""
+        if self._error is None:
+            self._error = error
+            self._keys.forget()
+            self._fail_streams(error)
+            self.sendable.set()
+
+    def pad(self) -> None:
+        """Send one chunk that says nothing, so that no hop finds the tunnel idle."""
+        self._pad_wanted = True
+        self.sendable.set()
+
+    # --- what the user does ---------------------------------------------------------------------------------
+
+    def open(self, target: Target) -> SubStream[N]:
+        """Open a sub-stream to `target`; it can be written to at once.
+
+        Raises:
+            BlockingIOError: the other end allows no more now; wait for `openable`.
+            LocalTunnelError: after `close`, or no id is left (32,767 for each end): use a new tunnel.
+            PeerError: the tunnel ended.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._close_wanted:
+            raise LocalTunnelError("a sub-stream after the tunnel was closed")
+        return self._table.open(target)
+
+    def accept(self) -> SubStream[N]:
+        """The next sub-stream that the other end opened: `confirm` it, or `give_up` with a reason.
+
+        Raises:
+            BlockingIOError: there is none; wait for `acceptable`. PeerError: the tunnel ended.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._table.accept()
+
+    def close(self) -> None:
+        """This end begins no more messages and sub-streams; those that are open go on to their ends.
+
+        The direction ends (padding, LAST) when both ends have closed and all sub-streams are gone.
+
+        Raises:
+            LocalTunnelError: a message is not ended.
+        """
+        if self._error is not None or self._close_wanted or self._given_up:
+            return
+        messages = self._table.messages
+        if messages.outgoing.is_inside_message:
+            raise LocalTunnelError(
+                "the tunnel cannot be closed inside a message: end it, or give the tunnel up"
+            )
+        self._close_wanted = messages.close_wanted = True
+        self._table.refuse_opens = True
+        self._table.queue(messages)
+
+    def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
+        """End both directions now and tell the other end why; what was not sent is dropped."""
+        if self._error is not None or self._given_up:
+            return
+        self._given_up = True
+        self._table.give_up_all(code)
+        self._fail_streams(SubStreamReset(code))
+
+    # --- sending --------------------------------------------------------------------------------------------
+
+    def _send_handshake(self, out: memoryview, now_s: float) -> bool:
+        """HELLO, and Alice's first REKEY, as soon as they may be sent."""
+        if not self._hello_sent:
+            if not self._is_alice and self._state is TunnelState.AWAIT_HELLO:
+                return False
+            self._seal(out, ChunkType.HELLO, self._keys.hello)
+            self._hello_sent = True
+            if self._is_alice:
+                return True
+        elif self._is_alice and self._keys.can_switch_sending:
+            self._seal(out, ChunkType.REKEY)
+        else:
+            return False
+        self._keys.switch_sending()
+        self._key_since_s = now_s
+        return True
+
+    def _send_content(self, out: memoryview, now_s: float) -> bool:
+        if not self._hello_sent:
+            return False
+        if self._state is TunnelState.AWAIT_HELLO and not self._limits.early:
+            return False
+        closing = self._is_closing()
+        if not (closing or self._pad_wanted or self._table.is_due):
+            return False
+        self._pad_wanted = False  # whatever is sent now keeps the tunnel alive
+        if self._key_is_old(now_s):
+            self._seal(out, ChunkType.REKEY)
+            self._sealer.step()
+            self._key_since_s = now_s
+        elif self._table.is_due:
+            kind, sub_stream, length = self._table.fill(out[6:-16])
+            self._sealer.seal(out, kind, length, sub_stream=sub_stream)
+        else:
+            count = self._sealer.chunks + 1
+            self._last_sent = closing and padme(count) == count
+            self._sealer.seal(out, ChunkType.PAD, 0, is_last=self._last_sent)
+        return True
+
+    def _is_closing(self) -> bool:
+        """Nothing follows but padding: given up, or both ends have closed and no stream is left."""
+        if self._state is TunnelState.AWAIT_HELLO or not self._table.messages.close_sent:
+            return False  # without HELLO, Alice's LAST would be an early chunk, which proves nothing
+        return self._given_up or self._table.is_over
+
+    def _key_is_old(self, now_s: float) -> bool:
+        if self._state is TunnelState.AWAIT_HELLO:
+            return False  # Alice's early chunks: few, and the next key is not known yet
+        assert self._key_since_s is not None
+        return (
+            self._sealer.key_chunks >= self._limits.rekey_chunks - 1
+            or now_s - self._key_since_s >= self._limits.rekey_s
+        )
+
+    def _seal(self, out: memoryview, kind: ChunkType, data: bytes = b"") -> None:
+        out[6 : 6 + len(data)] = data
+        self._sealer.seal(out, kind, len(data))
+
+    # --- receiving ------------------------------------------------------------------------------------------
+
+    def _receive(self, chunk: Chunk) -> None:
+        kind = chunk.kind
+        if kind not in TUNNEL_TABLE[self._state]:
+            raise MalformedMessage(f"{kind.name} while the tunnel is {self._state.name}")
+        if chunk.is_last:
+            self._receive_last(chunk)
+        elif kind is ChunkType.HELLO:
+            self._check_bare(chunk)
+            self._receive_hello(bytes(chunk.data))
+        elif kind is ChunkType.REKEY:
+            self._check_bare(chunk, length=0)
+            self._receive_rekey()
+        elif kind is ChunkType.PAD:
+            self._check_bare(chunk, length=0)
+        else:
+            self._receive_content(chunk)
+
+    def _receive_hello(self, data: bytes) -> None:
+        hello = Hello.unpack(
+            data,
+            least_window=self._table.least_window,
+            least_sub_streams=LEAST_SUB_STREAMS,
+        )
+        self._keys.exchange(hello, data)
+        if self._is_alice:
+            self._keys.switch_receiving()
+        self._state = TunnelState.RUNNING if self._is_alice else TunnelState.EARLY
+        self._table.other_end_allows(hello.window, hello.sub_streams)
+        self.sendable.set()
+
+    def _receive_rekey(self) -> None:
+        if self._state is TunnelState.RUNNING:
+            self._opener.step()
+            return
+        if not self._hello_sent:
+            raise MalformedMessage("REKEY before this end's HELLO, which it needs")
+        self._keys.switch_receiving()
+        self._state = TunnelState.RUNNING
+        self.sendable.set()
+
+    def _receive_last(self, chunk: Chunk) -> None:
+        self._check_bare(chunk, length=0)
+        count = self._opener.chunks
+        if chunk.kind is not ChunkType.PAD or self._state is not TunnelState.RUNNING or padme(count) != count:
+            raise MalformedMessage(f"{chunk.kind.name} marked last as chunk {count} of a direction")
+        if not self._given_up and not (self._table.is_over and self._table.messages.close_sent):
+            raise MalformedMessage("the tunnel's direction ends before its streams have")
+        self._state = TunnelState.ENDED
+        self.sendable.set()
+
+    def _receive_content(self, chunk: Chunk) -> None:
+        """A chunk for the streams. After a tunnel was given up, what is still on its way counts no more."""
+        if self._given_up:
+            return
+        kind, number, data = chunk.kind, chunk.sub_stream, chunk.data
+        if kind is ChunkType.CREDIT:
+            self._check_bare(chunk)
+            for sub_stream, amount in unpack_credit(bytes(data)):
+                self._table.granted(sub_stream, amount)
+        elif kind is ChunkType.CLOSE:
+            code = unpack_close(bytes(data))
+            if code is not None and not number:
+                self._receive_give_up(code)
+            else:
+                self._table.closed(number, code)
+                self.sendable.set()
+        elif kind is ChunkType.OPEN:
+            self._table.opened_by_other_end(number, Target.unpack(bytes(data)))
+        elif kind is ChunkType.OPENED:
+            self._check_length_of(chunk, 0)
+            self._table.confirmed(number)
+        else:
+            self._table.arrived(number, data, is_end=kind is ChunkType.END)
+
+    def _receive_give_up(self, code: ErrorCode) -> None:
+        """The other end gave the tunnel up: this direction ends too, behind a CLOSE of its own."""
+        self._table.messages.advance(StreamEvent.GIVE_UP)
+        self._given_up = True
+        self._table.give_up_all(None)
+        self._fail_streams(SubStreamReset(code))
+
+    # --- common ---------------------------------------------------------------------------------------------
+
+    def _check_bare(self, chunk: Chunk, *, length: int | None = None) -> None:
+        """A chunk of the tunnel itself has no sub-stream."""
+        if chunk.sub_stream:
+            raise MalformedMessage(f"{chunk.kind.name} with the sub-stream {chunk.sub_stream}")
+        if length is not None:
+            self._check_length_of(chunk, length)
+
+    @staticmethod
+    def _check_length_of(chunk: Chunk, length: int) -> None:
+        if len(chunk.data) != length:
+            raise MalformedMessage(f"{chunk.kind.name} with {len(chunk.data)} bytes, expected {length}")
+
+    def _check_length(self, chunk: memoryview) -> None:
+        if len(chunk) != self._geometry.chunk_bytes:
+            raise LocalTunnelError(f"chunk of {len(chunk)} bytes, expected {self._geometry.chunk_bytes}")
+
+    def _fail_streams(self, error: PeerError) -> None:
+        self.outgoing.fail(error)
+        self.incoming.fail(error)
+        self._table.fail(error)
