@@ -133,6 +133,10 @@ class RawPeer:
                 return parse_reset(memoryview(payload))
         return None
 
+    def wait_for(self, kind: FrameType, *, stream: int = STREAM) -> bytes:
+        """The payload of the next frame of this kind on the stream."""
+        return next(payload for found, of, payload in self.frames() if (found, of) == (kind, stream))
+
     def shutdown_write(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
 
