@@ -371,7 +371,7 @@ def test_plain_bytes_made_by_hand_are_accepted() -> None:
 @pytest.mark.parametrize("place", [len(GOOD), 500, 511])
 def test_padding_that_is_not_zero(place: int) -> None:
     plain = bytearray(GOOD.ljust(512, b"\0"))
-    plain[place] = 1
+    plain[place] = 3
     with pytest.raises(HandshakeError, match="not zero"):
         final_with(bytes(plain))
 
@@ -387,7 +387,7 @@ def test_a_wrong_length_of_the_descriptor(length: int) -> None:
 @pytest.mark.parametrize("place", [8, 9, 10, 11])
 def test_settings_of_another_version(place: int) -> None:
     plain = bytearray(GOOD.ljust(512, b"\0"))
-    plain[place] = 1
+    plain[place] = 3
     with pytest.raises(HandshakeError, match="settings"):
         final_with(bytes(plain))
 
