@@ -87,16 +87,11 @@ class Geometry:
         return _BLOCK_FIXED + self.header_bytes
 
     @property
-    def piece_bytes(self) -> int:
-        """The most that is sent as one DATA frame: a chunk, or the header where that is longer."""
-        return max(self.chunk_bytes, self.header_bytes)
-
-    @property
     def window_bytes(self) -> int:
         """First credit of each direction of a link stream: max(4·C, 128·N + C).
 
-        At least two pieces, so that a sender that waits for credit for a whole piece gets it from a reader
-        that reads on (docs/protocol.md, "Credit").
+        At least twice a header or a chunk, so that a sender that waits for credit for a whole one gets it
+        from a reader that reads on (docs/protocol.md, "Credit").
         """
         return max(4 * self.chunk_bytes, self.header_bytes + self.chunk_bytes)
 

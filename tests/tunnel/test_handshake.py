@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,17 @@ from tunnel.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
 from tunnel.engine import TunnelEngine
 from tunnel.errors import HandshakeError, LocalTunnelError
 from tunnel.keys import NodeKeys
-from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
+from tunnel.link.handshake import (
+    M1_BYTES,
+    M2_BYTES,
+    M3_BYTES,
+    Initiator,
+    PaddingMode,
+    Responder,
+    Settings,
+)
 from tunnel.link.noise import LinkKeys, NoiseXK
+from tunnel.link.puzzle import MAX_BITS, Puzzle
 
 NETWORK = b"a network's name"
 ALICE, BOB, EVE = make_keys("alice"), make_keys("bob"), make_keys("eve")
@@ -54,8 +64,12 @@ def responder(
     settings: Settings = SETTINGS,
     engine: TunnelEngine = OPENSSL,
     ephemeral: bytes | None = None,
+    load: int = 0,
+    challenge: bytes | None = None,
 ) -> Responder:
     return Responder(
+        load=load,
+        challenge=challenge,
         network_id=network,
         link_private=keys.link_private(engine),
         settings=settings,
@@ -121,9 +135,18 @@ def test_the_longest_descriptor_fits() -> None:
 # --- settings -
 
 
-@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 255), min_size=1, max_size=8).map(tuple))
-def test_settings_round_trip(clock_s: int, profiles: tuple[int, ...]) -> None:
-    settings = Settings(clock_s, profiles)
+all_settings = st.builds(
+    Settings,
+    clock_s=st.integers(0, 2**32 - 1),
+    profiles=st.lists(st.integers(1, 255), min_size=1, max_size=8).map(tuple),
+    max_streams=st.integers(1, 65_536),
+    window_bytes=st.integers(0, 2**32 - 1),
+    padding=st.sampled_from(PaddingMode),
+)
+
+
+@given(all_settings)
+def test_settings_round_trip(settings: Settings) -> None:
     packed = settings.pack()
     assert len(packed) == 24
     assert Settings.unpack(packed) == settings
@@ -131,18 +154,22 @@ def test_settings_round_trip(clock_s: int, profiles: tuple[int, ...]) -> None:
 
 @given(
     st.tuples(
-        st.sampled_from([bytes(3) + b"\x01", bytes(4)]),
-        st.sampled_from([bytes(8), bytes(7) + b"\x01"]),
+        st.sampled_from([bytes(4), bytes(3) + b"\x01", b"\0\1\0\0", b"\0\1\0\1"]),
+        st.sampled_from([bytes(4), b"\xff" * 4]),
+        st.sampled_from([bytes(4), b"\2\0\0\0", b"\3\0\0\0", bytes(3) + b"\x01"]),
         st.binary(min_size=12, max_size=12),
     ).map(b"".join)
 )
 def test_any_settings_are_settings_or_a_handshake_error(data: bytes) -> None:
+    streams, padding = int.from_bytes(data[:4], "big"), data[8]
+    is_list = data[16:].rstrip(b"\0").count(0) == 0 and data[16:].strip(b"\0")
+    is_good = 1 <= streams <= 65_536 and padding <= 2 and data[9:12] == bytes(3) and is_list
     try:
         settings = Settings.unpack(data)
     except HandshakeError:
-        is_list = data[16:].rstrip(b"\0").count(0) == 0 and data[16:].strip(b"\0")
-        assert data[:12] != bytes(3) + b"\x01" + bytes(8) or not is_list
+        assert not is_good
     else:
+        assert is_good
         assert settings.pack() == data
 
 
@@ -371,7 +398,7 @@ def test_plain_bytes_made_by_hand_are_accepted() -> None:
 @pytest.mark.parametrize("place", [len(GOOD), 500, 511])
 def test_padding_that_is_not_zero(place: int) -> None:
     plain = bytearray(GOOD.ljust(512, b"\0"))
-    plain[place] = 1
+    plain[place] = 3
     with pytest.raises(HandshakeError, match="not zero"):
         final_with(bytes(plain))
 
@@ -387,7 +414,7 @@ def test_a_wrong_length_of_the_descriptor(length: int) -> None:
 @pytest.mark.parametrize("place", [8, 9, 10, 11])
 def test_settings_of_another_version(place: int) -> None:
     plain = bytearray(GOOD.ljust(512, b"\0"))
-    plain[place] = 1
+    plain[place] = 3
     with pytest.raises(HandshakeError, match="settings"):
         final_with(bytes(plain))
 
@@ -413,3 +440,124 @@ def test_calls_out_of_turn_are_our_own_fault() -> None:
     front.finish()
     with pytest.raises(LocalTunnelError):
         front.finish()
+
+
+# --- the puzzle ---
+
+
+def retried(front: Initiator, behind: Responder) -> tuple[Descriptor, LinkKeys, LinkKeys]:
+    """A handshake with a responder under load."""
+    answer = behind.hello(front.hello())
+    assert behind.awaits_hello
+    assert front.is_retry(answer)
+    puzzle = front.retry(answer)
+    while not puzzle.search(1_000):
+        pass
+    assert puzzle.answer is not None
+    answer = behind.hello(front.hello_again(puzzle.answer))
+    assert not behind.awaits_hello
+    assert not front.is_retry(answer)
+    peer = behind.final(front.reply(answer), now_s=NOW_S)
+    return peer, front.finish(), behind.finish()
+
+
+@pytest.mark.parametrize("bits", [1, 8, 12])
+def test_under_load_the_initiator_works_first(bits: int) -> None:
+    peer, front_keys, behind_keys = retried(initiator(), responder(load=bits))
+    assert peer == descriptor_of(ALICE)
+    assert front_keys.send_key == behind_keys.receive_key
+
+
+def test_a_retry_has_the_length_of_m2_and_costs_no_key_exchange() -> None:
+    behind = responder(load=12, challenge=b"c" * 16)
+    noise = b"anything at all, for nothing is opened before the answer"[:48].ljust(48)
+    answer = behind.hello(b"MT\x00\x01" + bytes(12) + noise)
+    assert answer == b"mtun1 retry".ljust(16, b"\0") + b"c" * 16 + bytes([12]) + bytes(39)
+    assert len(answer) == M2_BYTES
+
+
+def test_challenges_are_drawn_anew() -> None:
+    first = initiator().hello()
+    assert len({responder(load=4).hello(first) for _ in range(20)}) == 20
+
+
+def puzzle_of(behind: Responder, front: Initiator) -> Puzzle:
+    puzzle = front.retry(behind.hello(front.hello()))
+    while not puzzle.search(5_000):
+        pass
+    return puzzle
+
+
+def test_answers_that_are_none() -> None:
+    """Wrong, for another challenge, for another handshake, or with another M1 behind it."""
+    behind, front = responder(load=12), initiator()
+    puzzle = puzzle_of(behind, front)
+    assert puzzle.answer is not None
+    good = front.hello_again(puzzle.answer)
+    other_front, other_behind = initiator(), responder(load=12)
+    other = puzzle_of(other_behind, other_front)
+    assert other.answer is not None
+    wrong = [
+        good[:4] + bytes(12) + good[16:],
+        good[:4] + (int.from_bytes(puzzle.answer, "big") - 1).to_bytes(12, "big") + good[16:],
+        good[:4] + other.answer + good[16:],
+        other_front.hello_again(other.answer),
+        good[:16] + bytes([good[16] ^ 1]) + good[17:],
+        good[:63] + bytes([good[63] ^ 1]),
+    ]
+    for message in wrong:
+        with pytest.raises(HandshakeError, match="puzzle"):
+            behind.hello(message)
+    # Nothing has changed: the right answer is still taken.
+    assert behind.hello(good)
+
+
+@pytest.mark.parametrize(
+    "retry",
+    [
+        b"mtun1 retry".ljust(16, b"\0") + bytes(16) + bytes([0]) + bytes(39),
+        b"mtun1 retry".ljust(16, b"\0") + bytes(16) + bytes([MAX_BITS + 1]) + bytes(39),
+        b"mtun1 retry".ljust(16, b"\0") + bytes(16) + bytes([255]) + bytes(39),
+        b"mtun1 retry".ljust(16, b"\0") + bytes(16) + bytes([8]) + bytes(38) + b"\1",
+        b"mtun1 retrz".ljust(16, b"\0") + bytes(16) + bytes([8]) + bytes(39),
+    ],
+)
+def test_absurd_puzzles_are_refused(retry: bytes) -> None:
+    front = initiator()
+    front.hello()
+    with pytest.raises(HandshakeError):
+        front.retry(retry)
+
+
+def test_a_second_retry_is_refused() -> None:
+    front = initiator()
+    answer = responder(load=1).hello(front.hello())
+    puzzle = front.retry(answer)
+    assert puzzle.search(1_000)
+    assert puzzle.answer is not None
+    front.hello_again(puzzle.answer)
+    with pytest.raises(HandshakeError, match="RETRY"):
+        front.retry(answer)
+    with pytest.raises(HandshakeError):
+        front.reply(answer)  # nor is it M2
+
+
+@pytest.mark.parametrize("load", [-1, MAX_BITS + 1])
+def test_loads_that_nobody_would_answer(load: int) -> None:
+    with pytest.raises(LocalTunnelError):
+        responder(load=load)
+
+
+def test_a_puzzle_as_it_is_written() -> None:
+    puzzle = Puzzle(bytes(range(16)), bytes(range(32)), 9)
+    assert not puzzle.search(1)
+    while not puzzle.search(7):
+        pass
+    assert puzzle.search(1)
+    assert puzzle.answer is not None
+    digest = sha256(b"mtun1 puzzle" + bytes(range(16)) + bytes(range(32)) + puzzle.answer).digest()
+    assert digest[0] == 0
+    assert digest[1] < 128
+    assert puzzle.accepts(puzzle.answer)
+    for number in range(1, int.from_bytes(puzzle.answer, "big")):
+        assert not puzzle.accepts(number.to_bytes(12, "big"))

@@ -3,27 +3,34 @@
 M1: version 4 ‖ puzzle 12 ‖ e 32 ‖ tag 16.  M2: e 32 ‖ sealed settings ‖ tag.  M3: s 48 ‖ sealed settings and
 the initiator's signed descriptor, padded to 512 ‖ tag.  All three have one length each, so a reader knows
 what to collect before it believes a byte. The responder is proven by the key that the initiator knew before;
-the initiator by its static key, which its signed descriptor must name. Source: docs/protocol.md, "Link
-handshake".
+the initiator by its static key, which its signed descriptor must name.
+
+Under load a responder answers M1 with RETRY, as long as M2, before it has computed anything: the initiator
+solves the puzzle in it (puzzle.py) and says M1 again, answer included. What each side may see next is in
+`_INITIATOR` and `_RESPONDER`. Source: docs/protocol.md, "Link handshake".
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import Enum
 
+from readwrite_comp.primitives import random_bytes
 from tunnel.descriptor import Descriptor
 from tunnel.errors import DescriptorError, HandshakeError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION
 from tunnel.link.noise import LinkKeys, NoiseXK
+from tunnel.link.puzzle import ANSWER_BYTES, MAX_BITS, Puzzle
 from tunnel.primitives import TunnelEngine, X25519Private
 
-__all__ = ["M1_BYTES", "M2_BYTES", "M3_BYTES", "Initiator", "Responder", "Settings"]
+__all__ = ["M1_BYTES", "M2_BYTES", "M3_BYTES", "Initiator", "PaddingMode", "Responder", "Settings"]
 
 _MAGIC = b"MT"
 _HELLO = struct.Struct(">2sH12s")
 _SETTINGS = struct.Struct(">IIB3sI8s")
 _M3_PLAIN_BYTES = 512
+_CHALLENGE_BYTES = 16
 _LENGTH = struct.Struct(">H")
 
 M1_BYTES = _HELLO.size + 32 + 16
@@ -31,13 +38,53 @@ M2_BYTES = 32 + _SETTINGS.size + 16
 M3_BYTES = 48 + _M3_PLAIN_BYTES + 16
 
 
+class _Step(Enum):
+    """What a side expects next."""
+
+    HELLO = "M1"
+    HELLO_AGAIN = "M1 with the puzzle's answer"
+    ANSWER = "M2"
+    ANSWER_OR_RETRY = "M2 or RETRY"
+    FINAL = "M3"
+    DONE = "the end"
+
+
+# Step -> what may happen -> the step after it. Anything else is refused and changes nothing.
+_INITIATOR: dict[_Step, dict[str, _Step]] = {
+    _Step.HELLO: {"M1 written": _Step.ANSWER_OR_RETRY},
+    _Step.ANSWER_OR_RETRY: {"RETRY read": _Step.HELLO_AGAIN, "M2 read": _Step.DONE},
+    _Step.HELLO_AGAIN: {"M1 written": _Step.ANSWER},
+    _Step.ANSWER: {"M2 read": _Step.DONE},
+    _Step.DONE: {},
+}
+_RESPONDER: dict[_Step, dict[str, _Step]] = {
+    _Step.HELLO: {"M1 read": _Step.FINAL, "RETRY written": _Step.HELLO_AGAIN},
+    _Step.HELLO_AGAIN: {"M1 read": _Step.FINAL},
+    _Step.FINAL: {"M3 read": _Step.DONE},
+    _Step.DONE: {},
+}
+_RETRY_MAGIC = b"mtun1 retry".ljust(16, b"\0")  # no honest M2 begins so: it begins with a random key
+_RETRY = struct.Struct(">16s16sB39s")
+# A peer that allows more is believed in no more than this.
+_MAX_STREAMS = 65_536
+
+
+class PaddingMode(Enum):
+    """When a side sends records that it need not send."""
+
+    OFF = 0
+    POISSON = 1  # at random times
+    CONSTANT = 2  # records of one size at one rate, and no others
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a side tells about itself.
 
     Attributes:
-        max_streams: streams that the peer may open on this link; 1 under policy `once`.
-        window_bytes: initial credit of a stream; 0 = no credit (policy `once`).
+        max_streams: streams that the peer may open on this link at once, 1 to 65,536.
+        window_bytes: what all receive windows of this side may be together; 0 = not told.
+        padding: what this side does, so that the peer can do likewise.
         clock_s: the sender's clock, rounded to 60 s: lets the peer see a wrong clock, not identify it.
         profiles: profile bytes that it accepts, at most 8.
     """
@@ -46,17 +93,26 @@ class Settings:
     profiles: tuple[int, ...]
     max_streams: int = 1
     window_bytes: int = 0
-    padding_mode: int = 0
+    padding: PaddingMode = PaddingMode.OFF
 
     @classmethod
-    def make(cls, now_s: float, profiles: tuple[int, ...]) -> Settings:
-        return cls(round(now_s / 60) * 60, profiles)
+    def make(
+        cls,
+        now_s: float,
+        profiles: tuple[int, ...],
+        *,
+        max_streams: int = 1,
+        window_bytes: int = 0,
+        padding: PaddingMode = PaddingMode.OFF,
+    ) -> Settings:
+        """The settings to send at `now_s` (seconds since 1970)."""
+        return cls(round(now_s / 60) * 60, profiles, max_streams, window_bytes, padding)
 
     def pack(self) -> bytes:
         return _SETTINGS.pack(
             self.max_streams,
             self.window_bytes,
-            self.padding_mode,
+            self.padding.value,
             bytes(3),
             self.clock_s,
             bytes(self.profiles).ljust(8, b"\0"),
@@ -66,19 +122,29 @@ class Settings:
     def unpack(cls, data: bytes) -> Settings:
         """Raises HandshakeError when a field holds what this version does not know."""
         streams, window, padding, zero, clock, profiles = _SETTINGS.unpack(data)
-        if padding or zero != bytes(3) or (streams, window) != (1, 0):
+        if not 1 <= streams <= _MAX_STREAMS or padding not in PaddingMode._value2member_map_:
             raise HandshakeError(
-                f"settings name {streams} streams, window {window}, padding mode {padding}; expected 1, 0, 0"
+                f"settings name {streams} streams and padding mode {padding}; "
+                f"expected 1 to {_MAX_STREAMS} and 0 to {len(PaddingMode) - 1}"
             )
+        if zero != bytes(3):
+            raise HandshakeError(f"settings have {zero.hex()} where zeros are expected")
         known = profiles.rstrip(b"\0")
         if not known or 0 in known:
             raise HandshakeError(f"settings list the profiles {profiles.hex()}, expected some, then zeros")
-        return cls(clock, tuple(known), streams, window, padding)
+        return cls(clock, tuple(known), streams, window, PaddingMode(padding))
 
 
 def _check_length(message: bytes, expected: int, name: str) -> None:
     if len(message) != expected:
         raise HandshakeError(f"{name} is {len(message)} bytes, expected {expected}")
+
+
+def _next(table: dict[_Step, dict[str, _Step]], step: _Step, event: str) -> _Step:
+    after = table[step].get(event)
+    if after is None:
+        raise LocalTunnelError(f"{event} where {step.value} was expected")
+    return after
 
 
 def _prologue(network_id: bytes) -> bytes:
@@ -87,6 +153,9 @@ def _prologue(network_id: bytes) -> bytes:
 
 class Initiator:
     """The dialling side: `hello`, send it, give the answer to `reply`, send what it returns, then `finish`.
+
+    An answer that `is_retry` goes to `retry` instead: solve the puzzle that it returns, send `hello_again`,
+    and read one more answer.
 
     Args:
         network_id: 16 bytes; both sides must be of one network.
@@ -116,18 +185,48 @@ class Initiator:
         )
         self._descriptor = descriptor
         self._settings = settings
+        self._step = _Step.HELLO
+        self._first = b""
         self.peer_settings: Settings | None = None
 
     def hello(self) -> bytes:
         """M1."""
-        return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, bytes(12)) + self._noise.write_message(b"")
+        self._step = _next(_INITIATOR, self._step, "M1 written")
+        self._first = self._noise.write_message(b"")
+        return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, bytes(ANSWER_BYTES)) + self._first
+
+    def is_retry(self, message: bytes) -> bool:
+        """Whether an answer (of the length of M2) is RETRY: anybody can have made it."""
+        return message.startswith(_RETRY_MAGIC)
+
+    def retry(self, message: bytes) -> Puzzle:
+        """Take RETRY, return the puzzle to solve.
+
+        Raises:
+            HandshakeError: a second one, one that is malformed, or more work than any node may ask for.
+        """
+        _check_length(message, M2_BYTES, "RETRY")
+        magic, challenge, bits, zeros = _RETRY.unpack(message)
+        if self._step is not _Step.ANSWER_OR_RETRY or magic != _RETRY_MAGIC:
+            raise HandshakeError(f"no RETRY, or RETRY where {self._step.value} was expected")
+        if not 1 <= bits <= MAX_BITS or zeros.strip(b"\0"):
+            raise HandshakeError(f"puzzle of {bits} bits, expected 1 to {MAX_BITS}, and zeros behind it")
+        self._step = _next(_INITIATOR, self._step, "RETRY read")
+        return Puzzle(challenge, self._first[:32], bits)
+
+    def hello_again(self, answer: bytes) -> bytes:
+        """M1 once more, with the answer of the puzzle that `retry` returned."""
+        self._step = _next(_INITIATOR, self._step, "M1 written")
+        return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, answer) + self._first
 
     def reply(self, message: bytes) -> bytes:
         """Take M2, return M3. Raises HandshakeError: not from the node that was dialled, or changed."""
         _check_length(message, M2_BYTES, "M2")
+        after = _next(_INITIATOR, self._step, "M2 read")
         self.peer_settings = Settings.unpack(self._noise.read_message(message))
         signed = self._descriptor.signed
         plain = self._settings.pack() + _LENGTH.pack(len(signed)) + signed
+        self._step = after
         return self._noise.write_message(plain.ljust(_M3_PLAIN_BYTES, b"\0"))
 
     def finish(self) -> LinkKeys:
@@ -135,7 +234,13 @@ class Initiator:
 
 
 class Responder:
-    """The listening side: `hello` takes M1 and returns M2, `final` takes M3 and returns who dialled."""
+    """The listening side: `hello` takes M1 and returns M2, `final` takes M3 and returns who dialled.
+
+    Args:
+        network_id, link_private, settings, engine: as for `Initiator`.
+        load: 0, or the bits of a puzzle that the initiator has to solve first, 1 to MAX_BITS (puzzle.py).
+        challenge: 16 unpredictable bytes for that puzzle, of this connection only.
+    """
 
     def __init__(
         self,
@@ -144,8 +249,16 @@ class Responder:
         link_private: X25519Private,
         settings: Settings,
         engine: TunnelEngine,
+        load: int = 0,
+        challenge: bytes | None = None,
         fixed_ephemeral_for_tests_only: bytes | None = None,
     ) -> None:
+        if not 0 <= load <= MAX_BITS:
+            raise LocalTunnelError(f"load is {load} bits, expected 0 to {MAX_BITS}")
+        self._load = load
+        self._challenge = random_bytes(_CHALLENGE_BYTES) if challenge is None else challenge
+        self._step = _Step.HELLO
+        self._first = b""
         self._noise = NoiseXK(
             "responder",
             prologue=_prologue(network_id),
@@ -158,21 +271,38 @@ class Responder:
         self._has_accepted = False
         self.peer_settings: Settings | None = None
 
+    @property
+    def awaits_hello(self) -> bool:
+        """Whether M1 is to be read next: at first, and after `hello` has returned RETRY."""
+        return self._step in (_Step.HELLO, _Step.HELLO_AGAIN)
+
     def hello(self, message: bytes) -> bytes:
-        """Take M1, return M2.
+        """Take M1, return M2; or RETRY, as long, and then M1 must come once more, with the puzzle's answer.
 
         Raises:
-            HandshakeError: another protocol, another version, another network, or not meant for this node.
+            HandshakeError: another protocol, another version, another network, not meant for this node, a
+                wrong answer, or an answer where none was asked for.
         """
+        after = _next(_RESPONDER, self._step, "M1 read")
         _check_length(message, M1_BYTES, "M1")
         magic, version, puzzle = _HELLO.unpack_from(message)
         if magic != _MAGIC:
             raise HandshakeError(f"first bytes are {magic.hex()}, expected {_MAGIC.hex()}: not this protocol")
         if version != PROTOCOL_VERSION:
             raise HandshakeError(f"peer speaks protocol version {version}, this is {PROTOCOL_VERSION}")
-        if puzzle != bytes(12):
+        rest = message[_HELLO.size :]
+        if self._step is _Step.HELLO_AGAIN:
+            if rest != self._first or not Puzzle(self._challenge, rest[:32], self._load).accepts(puzzle):
+                raise HandshakeError("M1 does not answer the puzzle, or is not the one that was asked")
+        elif puzzle != bytes(ANSWER_BYTES):
             raise HandshakeError("puzzle answer where none was asked for")
-        self._noise.read_message(message[_HELLO.size :])
+        elif self._load:
+            # Before any computation with keys: that is what the puzzle protects.
+            self._first = rest
+            self._step = _next(_RESPONDER, self._step, "RETRY written")
+            return _RETRY.pack(_RETRY_MAGIC, self._challenge, self._load, b"")
+        self._noise.read_message(rest)
+        self._step = after
         return self._noise.write_message(self._settings.pack())
 
     def final(self, message: bytes, *, now_s: float) -> Descriptor:
@@ -183,6 +313,7 @@ class Responder:
                 expired.
         """
         _check_length(message, M3_BYTES, "M3")
+        after = _next(_RESPONDER, self._step, "M3 read")
         plain = self._noise.read_message(message)
         self.peer_settings = Settings.unpack(plain[: _SETTINGS.size])
         (length,) = _LENGTH.unpack_from(plain, _SETTINGS.size)
@@ -199,6 +330,7 @@ class Responder:
         if descriptor.expiry < now_s:
             raise HandshakeError(f"initiator's descriptor expired {int(now_s) - descriptor.expiry} s ago")
         self._has_accepted = True
+        self._step = after
         return descriptor
 
     def finish(self) -> LinkKeys:
@@ -210,3 +342,4 @@ class Responder:
 
 
 assert (M1_BYTES, M2_BYTES, M3_BYTES) == (64, 72, 576)
+assert _RETRY.size == M2_BYTES

@@ -71,7 +71,7 @@ class Liveness:
     dead_s: float = 20.0
 
     def look(
-        self, *, now_s: float, last_received_s: float, ping_sent_s: float | None
+        self, now_s: float, *, last_received_s: float, ping_sent_s: float | None
     ) -> tuple[Verdict, float]:
         """What to do now, and seconds until the next look.
 

@@ -49,7 +49,7 @@ class MuxStream(Generic[N]):
         "_granted",
         "_mux",
         "_owed",
-        "_piece_bytes",
+        "_piece_left",
         "_queue",
         "_read_error",
         "_read_since",
@@ -86,7 +86,8 @@ class MuxStream(Generic[N]):
         self.is_opener = is_opener
         self._send_half = Half.FORWARD_OPEN if is_opener else Half.BACKWARD_OPEN
         self._receive_half = Half.BACKWARD_OPEN if is_opener else Half.FORWARD_OPEN
-        self._piece_bytes = profile.geometry.piece_bytes
+        # Content is cut where the frame's shape has it, however it is written: records of a kind look alike.
+        self._piece_left = profile.geometry.header_bytes if is_opener else profile.geometry.chunk_bytes
         self._credit = credit  # what this side may send
         self._granted = window_bytes  # what the peer may send
         self.window_bytes = window_bytes
@@ -174,11 +175,12 @@ class MuxStream(Generic[N]):
     def write(self, data: bytes | memoryview) -> int:
         """Seal content into the link's outgoing buffer.
 
-        A piece (a chunk, or the header where that is longer) goes whole or not at all, so that the sizes of
-        records do not show how credit stood.
+        A call takes no more than the piece under way: the header that a forward half begins with, then
+        chunk by chunk. What it takes goes whole or not at all, so the sizes of records do not show how
+        credit stood.
 
         Returns:
-            Bytes taken: all, or the first piece; 0 of empty data.
+            Bytes taken: all, or up to the end of the piece; 0 of empty data.
         Raises:
             BlockingIOError: no credit, no room, or another stream's turn; wait for `writable`, then call
                 again (or end the stream: until then a turn is kept for it). LocalTunnelError: after
@@ -190,7 +192,7 @@ class MuxStream(Generic[N]):
             raise LocalTunnelError("write after finish")
         if not len(data):
             return 0
-        count = min(len(data), self._piece_bytes)
+        count = min(len(data), self._piece_left)
         sender = self._mux.sender
         if sender.fixed_bytes:
             # Every record has one size whatever it holds: here content may be cut as credit and room have it.
@@ -200,6 +202,7 @@ class MuxStream(Generic[N]):
             raise BlockingIOError(errno.EAGAIN, f"credit of {self._credit} bytes")
         if not sender.emit(self, FrameType.DATA, data[:count]):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
+        self._piece_left = self._piece_left - count or self.profile.geometry.chunk_bytes
         self._credit -= count
         self.content_out += count
         return count

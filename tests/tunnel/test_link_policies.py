@@ -1,0 +1,312 @@
+"""Pool, padding and liveness: pure policies, so every time and every draw is the test's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.errors import LinkError, LocalTunnelError
+from tunnel.link.handshake import PaddingMode
+from tunnel.link.padding import ConstantRate, NoPadding, PoissonPadding
+from tunnel.link.ping import Liveness, Pinger
+from tunnel.link.pool import ONCE, POOLED, NeighbourPool, PoolPolicy
+
+LOW, HIGH = b"\x01" * 32, b"\x02" * 32
+TWO = replace(POOLED, links=2)
+
+
+@dataclass(eq=False)
+class FakeLink:
+    streams: int = 0
+    can_open: bool = True
+
+
+class Middle:
+    """Draws the middle of every range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+    def expovariate(self, lambd: float) -> float:
+        return 1 / lambd
+
+    def choice(self, seq: Sequence[int], /) -> int:
+        return seq[0]
+
+
+def pool(policy: PoolPolicy = POOLED, *, own: bytes = LOW, peer: bytes = HIGH) -> NeighbourPool[FakeLink]:
+    return NeighbourPool(policy, own_id=own, peer_id=peer, rng=Middle())
+
+
+def dialled(links: NeighbourPool[FakeLink], now_s: float = 0.0) -> FakeLink:
+    link = FakeLink()
+    links.dial_begins()
+    links.add(link, now_s, is_dialler=True)
+    return link
+
+
+# --- pool --
+
+
+def test_a_wanted_neighbour_has_its_links_before_anybody_needs_them() -> None:
+    links = pool(TWO)
+    assert not links.wants_dial(0.0)
+    assert links.wants_dial(0.0, waiting=1)
+    links.is_wanted = True
+    for _ in range(2):
+        assert links.wants_dial(0.0)
+        links.dial_begins()
+    assert not links.wants_dial(0.0, waiting=50)
+    links.add(FakeLink(), 0.0, is_dialler=True)
+    assert links.dialling == 1
+    links.add(FakeLink(), 0.0, is_dialler=True)
+    assert not links.wants_dial(0.0, waiting=50)
+    assert links.retire(10_000_000.0) == links.links  # both too old
+    assert links.wants_dial(10_000_000.0)
+
+
+def test_a_stream_takes_the_link_with_the_fewest() -> None:
+    links = pool(TWO)
+    first, second = dialled(links), dialled(links)
+    first.streams = 3
+    assert links.choose() is second
+    second.can_open = False
+    assert links.choose() is first
+    first.can_open = False
+    assert links.choose() is None
+    assert links.wants_dial(0.0, waiting=1)
+
+
+def test_a_neighbour_without_an_address_is_not_dialled() -> None:
+    links = pool()
+    links.is_wanted, links.can_dial = True, False
+    assert not links.wants_dial(0.0, waiting=1)
+    its = FakeLink()
+    links.add(its, 0.0, is_dialler=False)
+    assert links.choose() is its
+
+
+def test_failures_are_waited_for_longer_each_time() -> None:
+    links = pool()
+    waits, now_s = [], 100.0
+    for _ in range(12):
+        assert links.wants_dial(now_s, waiting=1)
+        links.dial_begins()
+        links.dial_fails(now_s)
+        assert not links.wants_dial(now_s, waiting=1)
+        waits.append(links.retry_s - now_s)
+        now_s = links.retry_s
+    assert waits[:4] == [0.375, 0.75, 1.5, 3.0]
+    assert waits == sorted(waits)
+    assert waits[-1] == POOLED.max_backoff_s * 0.75
+
+
+def test_waits_are_spread() -> None:
+    rng = random.Random(1)
+    ends = []
+    for _ in range(200):
+        links: NeighbourPool[FakeLink] = NeighbourPool(POOLED, own_id=LOW, peer_id=HIGH, rng=rng)
+        links.dial_begins()
+        links.dial_fails(0.0)
+        ends.append(links.retry_s)
+    assert 0.25 <= min(ends) < 0.3
+    assert 0.45 < max(ends) <= 0.5
+
+
+def test_a_link_that_dies_young_and_unused_counts_as_a_failure() -> None:
+    links = pool()
+    links.remove(dialled(links, 0.0), 1.0)
+    assert links.retry_s > 1.0
+    lived = dialled(links, 2.0)
+    links.remove(lived, 2.0 + POOLED.stable_s)
+    links.dial_begins()
+    links.dial_fails(50.0)
+    assert links.retry_s == 50.0 + 0.375  # the count began anew
+    links.remove(FakeLink(), 60.0)  # one that is not ours: nothing
+
+
+def test_old_links_are_replaced_and_each_is_retired_once() -> None:
+    links = pool()
+    links.is_wanted = True
+    old = dialled(links)
+    old.streams = 5
+    assert links.retire(POOLED.max_age_s - 1) == []
+    assert not links.wants_dial(POOLED.max_age_s - 1)
+    assert links.retire(POOLED.max_age_s) == [old]
+    assert links.retire(POOLED.max_age_s + 1) == []
+    assert links.wants_dial(POOLED.max_age_s)
+    assert links.choose() is None
+    assert links.links == [old]
+    links.remove(old, POOLED.max_age_s + 2)
+    assert links.links == []
+
+
+def test_idle_links_beyond_those_kept_end() -> None:
+    links = pool(TWO)
+    first, second, third = (dialled(links) for _ in range(3))
+    links.is_wanted = True
+    second.streams = 1
+    assert links.retire(100.0) == []
+    second.streams = 0
+    assert links.retire(POOLED.idle_s) == [third]  # the second was idle for 200 s only
+    links.is_wanted = False
+    assert links.retire(POOLED.idle_s + 1) == [first]
+    assert links.retire(POOLED.idle_s + 100.0) == [second]
+
+
+@given(st.integers(1, 4), st.integers(0, 6), st.integers(0, 6))
+def test_links_dialled_at_once_come_to_the_same_ones_on_both_sides(k: int, low: int, high: int) -> None:
+    """Each side sees all links, in an order of its own, and both name the same for the end."""
+    policy = replace(POOLED, links=k)
+    names = [("low", number) for number in range(low)] + [("high", number) for number in range(high)]
+    at_low = pool(policy, own=LOW, peer=HIGH)
+    at_high = pool(policy, own=HIGH, peer=LOW)
+    by_link: dict[FakeLink, tuple[str, int]] = {}
+    for side, own in ((at_low, "low"), (at_high, "high")):
+        side.is_wanted = True
+        for name in names:
+            link = FakeLink(streams=1)
+            by_link[link] = name
+            if name[0] == own:
+                side.dial_begins()
+            side.add(link, 0.0, is_dialler=name[0] == own)
+    ends = [{by_link[link] for link in side.retire(1.0)} for side in (at_low, at_high)]
+    assert ends[0] == ends[1]
+    if low and high:
+        assert len(ends[0]) == min(high, max(0, low + high - k))
+        assert {name for name, _ in ends[0]} <= {"high"}
+    else:
+        assert not ends[0]
+
+
+def test_once_gives_each_stream_a_link_and_ends_it_with_the_stream() -> None:
+    links = pool(ONCE)
+    links.is_wanted = True
+    assert not links.wants_dial(0.0)
+    assert links.wants_dial(0.0, waiting=2)
+    links.dial_begins()
+    assert links.wants_dial(0.0, waiting=2)
+    link = FakeLink()
+    links.add(link, 0.0, is_dialler=True)
+    assert links.retire(5.0) == []
+    assert links.choose() is link
+    link.streams = 1
+    assert links.choose() is None
+    assert links.retire(6.0) == []
+    link.streams = 0
+    assert links.retire(7.0) == [link]
+
+
+def test_once_leaves_the_peers_links_to_the_peer() -> None:
+    links = pool(ONCE)
+    its = FakeLink()
+    links.add(its, 0.0, is_dialler=False)
+    assert links.choose() is None
+    assert links.retire(100.0) == []
+
+
+# --- padding --
+
+
+@dataclass
+class Trace:
+    """Something that can be padded."""
+
+    padded: list[int]
+    ticks: int = 0
+
+    def pad(self, units: int) -> bool:
+        self.padded.append(units)
+        return True
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+def test_no_padding() -> None:
+    link, policy = Trace([]), NoPadding()
+    policy.act(link, 1e9, Middle())
+    assert (link.padded, link.ticks, policy.next_s) == ([], 0, float("inf"))
+    assert policy.mode is PaddingMode.OFF
+
+
+def test_poisson_padding_comes_at_its_rate_and_in_its_sizes() -> None:
+    rng, link = random.Random(3), Trace([])
+    policy = PoissonPadding(2.0, [1, 5, 16, 16], now_s=0.0, rng=rng)
+    gaps, now_s = [], 0.0
+    for _ in range(4_000):
+        gaps.append(policy.next_s - now_s)
+        now_s = policy.next_s
+        policy.act(link, now_s, rng)
+    assert len(link.padded) == 4_000
+    assert sum(gaps) / 4_000 == pytest.approx(0.5, rel=0.05)
+    # Exponential: a third and a bit outlasts the mean.
+    assert sum(gap > 0.5 for gap in gaps) / 4_000 == pytest.approx(0.368, abs=0.03)
+    assert link.padded.count(16) == pytest.approx(2_000, rel=0.1)
+    assert set(link.padded) == {1, 5, 16}
+    assert policy.record_units == link.ticks == 0
+
+
+def test_padding_that_was_missed_is_not_made_up_for() -> None:
+    link = Trace([])
+    policy = PoissonPadding(1.0, [1], now_s=0.0, rng=Middle())
+    policy.act(link, 0.5, Middle())
+    assert link.padded == []
+    policy.act(link, 1_000.0, Middle())
+    assert link.padded == [1]
+    assert policy.next_s == 1_001.0
+
+
+def test_constant_rate_keeps_the_beat() -> None:
+    link, policy = Trace([]), ConstantRate(0.5, 16, now_s=10.0)
+    assert policy.record_units == 16
+    policy.act(link, 10.4, Middle())
+    assert link.ticks == 0
+    policy.act(link, 10.6, Middle())
+    assert (link.ticks, policy.next_s) == (1, 11.0)
+    policy.act(link, 13.2, Middle())
+    assert (link.ticks, policy.next_s) == (2, 13.5)
+
+
+def test_padding_that_cannot_be() -> None:
+    for rate, units in ((0.0, [1]), (-1.0, [1]), (1.0, []), (1.0, [0]), (1.0, [64])):
+        with pytest.raises(LocalTunnelError):
+            PoissonPadding(rate, units, now_s=0.0, rng=Middle())
+    with pytest.raises(LocalTunnelError):
+        ConstantRate(0.0, 16, now_s=0.0)
+
+
+# --- signs of life --
+
+
+def test_liveness_asks_and_then_gives_up() -> None:
+    policy = Liveness(quiet_s=25.0, dead_s=20.0)
+    assert policy.look(110.0, last_received_s=100.0, ping_sent_s=None) == ("wait", 15.0)
+    assert policy.look(125.0, last_received_s=100.0, ping_sent_s=None) == ("ping", 20.0)
+    assert policy.look(130.0, last_received_s=100.0, ping_sent_s=125.0) == ("wait", 15.0)
+    # Any byte counts: the answer may stand behind a long transfer.
+    assert policy.look(150.0, last_received_s=149.0, ping_sent_s=125.0) == ("wait", 19.0)
+    assert policy.look(145.0, last_received_s=100.0, ping_sent_s=125.0) == ("dead", 0.0)
+
+
+def test_one_ping_at_a_time_and_no_answer_without() -> None:
+    pinger = Pinger()
+    with pytest.raises(LinkError):
+        pinger.answered(b"", 1.0)
+    first = pinger.request(1.0)
+    assert first is not None
+    assert pinger.request(2.0) is None
+    with pytest.raises(LinkError):
+        pinger.answered(bytes(7), 2.0)
+    pinger.answered(first[-7:], 3.5)
+    assert pinger.round_trip_s == 2.5
+    with pytest.raises(LinkError):
+        pinger.answered(first[-7:], 4.0)
+    second = pinger.request(5.0)
+    assert second is not None
+    assert second != first

@@ -1,0 +1,228 @@
+"""Which links to a neighbour there are, which of them a stream takes, and when to dial, retire and wait.
+
+Pure policy: times and randomness are arguments; links are any objects that say how many streams they carry.
+Whoever has sockets asks `wants_dial`, reports what came of it, and sends GOAWAY on what `retire` returns.
+
+Under `pooled` a neighbour has k links, dialled ahead of need and replaced when they are old: so connections
+tell nothing about messages. Under `once` each stream has a link of its own, dialled when it is wanted and
+ended with it (the original's SendOnce): kept to compare with, for the route can be read from it.
+
+Both sides may dial at once. Then the links stay whose initiator has the smaller node id: both sides find the
+same ones without a word. Source: docs/protocol.md, "Life of a link".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["ONCE", "POOLED", "NeighbourPool", "PoolPolicy", "PooledLink", "Uniform"]
+
+
+class Uniform(Protocol):
+    """What a pool needs of `random.SystemRandom`, or of a seeded one in tests."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """A number between the two."""
+
+
+class PooledLink(Protocol):
+    """A link as the pool sees it: a multiplexer."""
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+
+    @property
+    def can_open(self) -> bool:
+        """Whether it takes one more."""
+
+
+L = TypeVar("L", bound=PooledLink)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPolicy:
+    """How links are used.
+
+    Attributes:
+        name: on the command line.
+        links: k, kept to each neighbour that is wanted; 0: dialled on demand only.
+        streams_per_link: that a link ever carries; 0 = any number.
+        idle_s: after so long without a stream a link beyond the k ends.
+        max_age_s: after about so long a link is replaced: fresh keys, and no connection that outlives all
+            others and so becomes a mark.
+        min_backoff_s, max_backoff_s: wait after the first failure and at most; doubled with each.
+        stable_s: a link that lives shorter counts as a failure.
+    """
+
+    name: str
+    links: int = 1
+    streams_per_link: int = 0
+    idle_s: float = 300.0
+    max_age_s: float = 3600.0
+    min_backoff_s: float = 0.5
+    max_backoff_s: float = 60.0
+    stable_s: float = 10.0
+
+
+POOLED = PoolPolicy("pooled")
+ONCE = PoolPolicy("once", links=0, streams_per_link=1, idle_s=0.0)
+
+# Ages and waits differ by up to this share, or all links that began together would end together.
+_SPREAD = 0.25
+
+
+@dataclass(slots=True)
+class _Entry(Generic[L]):
+    link: L
+    is_dialler: bool
+    since_s: float
+    expires_s: float
+    idle_since_s: float
+    used: int = 0
+    retired: bool = False
+
+
+class NeighbourPool(Generic[L]):
+    """All links with one neighbour.
+
+    Args:
+        policy: how they are used.
+        own_id, peer_id: node ids of both sides, for links dialled at once.
+        rng: for spreads.
+    Attributes:
+        is_wanted: whether k links are kept even when nobody needs them.
+        can_dial: False for a neighbour that has no address: it keeps its links to us.
+        dialling: how many dials are under way.
+    """
+
+    def __init__(self, policy: PoolPolicy, *, own_id: bytes, peer_id: bytes, rng: Uniform) -> None:
+        self._policy = policy
+        self._peers_links_stay = peer_id < own_id
+        self._rng = rng
+        self._entries: list[_Entry[L]] = []
+        self._failures = 0
+        self._retry_s = float("-inf")
+        self.is_wanted = False
+        self.can_dial = True
+        self.dialling = 0
+
+    @property
+    def links(self) -> list[L]:
+        """All that are open, those that are being retired included."""
+        return [entry.link for entry in self._entries]
+
+    # -- what there is --------------------------------------------------------------------------------
+
+    def choose(self) -> L | None:
+        """The link for a new stream, to be opened at once: of those that take one, that with the fewest.
+
+        Returns:
+            None where there is none: dial, or wait.
+        """
+        usable = [entry for entry in self._entries if self._is_usable(entry)]
+        if not usable:
+            return None
+        entry = min(usable, key=lambda entry: entry.link.streams)
+        entry.used += 1
+        return entry.link
+
+    def _is_usable(self, entry: _Entry[L]) -> bool:
+        if entry.retired or not entry.link.can_open:
+            return False
+        limit = self._policy.streams_per_link
+        if not limit:
+            return True
+        # A link that the peer dialled is for the peer's stream, unless there is no other way.
+        return entry.used < limit and (entry.is_dialler or not self.can_dial)
+
+    # -- dialling -------------------------------------------------------------------------------------
+
+    def wants_dial(self, now_s: float, *, waiting: int = 0) -> bool:
+        """Whether to dial now.
+
+        Args:
+            waiting: streams that wait for a link.
+        """
+        if not self.can_dial or now_s < self._retry_s:
+            return False
+        usable = sum(self._is_usable(entry) for entry in self._entries) + self.dialling
+        limit = self._policy.streams_per_link
+        # Any number of streams fits on one link, or each has to have its own.
+        needed = waiting if limit else min(waiting, 1)
+        return usable < max(needed, self._policy.links if self.is_wanted else 0)
+
+    @property
+    def retry_s(self) -> float:
+        """Before this time `wants_dial` says no, whatever is needed."""
+        return self._retry_s
+
+    def dial_begins(self) -> None:
+        """A dial is under way; `dial_fails` or `add` ends it."""
+        self.dialling += 1
+
+    def dial_fails(self, now_s: float) -> None:
+        """It came to nothing: wait, each time about twice as long, and never two nodes in step."""
+        self.dialling -= 1
+        self._back_off(now_s)
+
+    def _back_off(self, now_s: float) -> None:
+        policy = self._policy
+        wait_s = min(policy.max_backoff_s, policy.min_backoff_s * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        self._retry_s = now_s + self._rng.uniform(wait_s / 2, wait_s)
+
+    # -- links come and go ----------------------------------------------------------------------------
+
+    def add(self, link: L, now_s: float, *, is_dialler: bool) -> None:
+        """A handshake has ended well, ours (`is_dialler`) or the peer's."""
+        if is_dialler:
+            self.dialling -= 1
+        age_s = self._policy.max_age_s * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)
+        self._entries.append(_Entry(link, is_dialler, now_s, now_s + age_s, now_s))
+
+    def remove(self, link: L, now_s: float) -> None:
+        """The link has ended. One that was young, and that nobody had used or retired, counts as failure."""
+        for entry in self._entries:
+            if entry.link is link:
+                self._entries.remove(entry)
+                if entry.retired or now_s - entry.since_s >= self._policy.stable_s:
+                    self._failures = 0
+                elif entry.is_dialler and not entry.used:
+                    self._back_off(now_s)
+                return
+
+    def retire(self, now_s: float) -> list[L]:
+        """The links on which to send GOAWAY now; each is returned once, and takes no stream any more.
+
+        Old ones; those that have carried their share; idle ones beyond what is kept; and of links that both
+        sides dialled at once, those whose initiator has the larger node id.
+        """
+        policy = self._policy
+        kept = policy.links if self.is_wanted else 0
+        leaving: list[_Entry[L]] = []
+        live = [entry for entry in self._entries if not entry.retired]
+        for entry in live:
+            if entry.link.streams:
+                entry.idle_since_s = now_s
+            is_used_up = policy.streams_per_link and entry.used >= policy.streams_per_link
+            if now_s >= entry.expires_s or (is_used_up and not entry.link.streams):
+                leaving.append(entry)
+        live = [entry for entry in live if entry not in leaving]
+        most = max(1, policy.links)
+        for entry in reversed(live):
+            is_surplus = not policy.streams_per_link and entry.is_dialler is self._peers_links_stay
+            if len(live) > most and is_surplus and any(e.is_dialler is not entry.is_dialler for e in live):
+                live.remove(entry)
+                leaving.append(entry)
+        for entry in reversed(live):
+            idle_s = now_s - entry.idle_since_s
+            if len(live) > kept and not entry.link.streams and idle_s >= policy.idle_s:
+                if policy.streams_per_link and not entry.used:
+                    continue  # dialled for a stream that is about to take it
+                live.remove(entry)
+                leaving.append(entry)
+        for entry in leaving:
+            entry.retired = True
+        return [entry.link for entry in leaving]
