@@ -13,13 +13,18 @@ import tunnel.errors
 from tunnel.codes import CODES
 from tunnel.descriptor import MAX_DESCRIPTOR_BYTES
 from tunnel.errors import ErrorCode
-from tunnel.geometry import GEOMETRIES, MAX_BLOCKS, MAX_BLOCKS_BYTES, padme
+from tunnel.geometry import ALL_PROFILES, GEOMETRIES, INTERACTIVE, MAX_BLOCKS, MAX_BLOCKS_BYTES, padme
+from tunnel.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S
+from tunnel.keys import EPOCH_S
 from tunnel.link.frames import FRAME_HEAD_BYTES, FrameType
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES
 from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
-from tunnel.modes import MODES
+from tunnel.modes import ERROR_MODES, MODES
 from tunnel.node.limits import Limits
+from tunnel.onion.expiry import CLOCK_SKEW_S
+from tunnel.onion.header_rate import HeaderRate
 from tunnel.onion.message import ChunkType
+from tunnel.onion.message_head import HeadFlag
 
 ROOT = Path(__file__).parents[1]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -165,7 +170,7 @@ def test_the_other_lengths_that_the_text_names() -> None:
         ("Descriptor", f"to {MAX_DESCRIPTOR_BYTES} bytes"),
         ("Link record", f"record {REKEY_AFTER:,},"),
         ("Link frames", f"1 to {MAX_RECORD_BYTES - RECORD_OVERHEAD - FRAME_HEAD_BYTES:,} bytes"),
-        ("Content chunk", f"at most {MAX_BLOCKS_BYTES:,} bytes together"),
+        ("Message head", f"at most {MAX_BLOCKS_BYTES:,} bytes together"),
     ]:
         assert text in _section(PROTOCOL, title), text
 
@@ -191,11 +196,53 @@ def test_the_limits_table_is_that_of_the_code() -> None:
     }
 
 
-def test_the_reply_modes_are_those_of_the_table_in_the_code() -> None:
-    rows = {row["mode"]: row for row in _rows(PROTOCOL, "Reply modes", "mode")}
-    assert {name: (row["original's name"], _number(row["reply blocks"])) for name, row in rows.items()} == {
-        mode.value: (entry.original, entry.reply_blocks) for mode, entry in MODES.items()
-    }
+def test_the_modes_are_those_of_the_tables_in_the_code() -> None:
+    yes = {True: "yes", False: "no"}
+    assert _rows(PROTOCOL, "Reply modes", "mode") == [
+        {
+            "mode": mode.value,
+            "original's name": row.original,
+            "reply blocks": str(row.reply_blocks),
+            "backward content": yes[row.backward_content],
+            "names Alice": yes[row.names_alice],
+            "reply carries blocks": yes[row.replies_carry_blocks],
+            "what happens": row.meaning,
+            "opened by": row.opened_by,
+            "state at proxies": row.at_proxies,
+        }
+        for mode, row in MODES.items()
+    ]
+    assert _rows(PROTOCOL, "Error modes", "mode") == [
+        {
+            "mode": mode.value,
+            "original's name": row.original,
+            "proxies' flags": str(row.proxy_flags),
+            "last slot's flags": str(row.dest_flags),
+            "reply blocks": str(row.needs_reply_blocks),
+            "what Alice learns": row.meaning,
+            "opened by": row.opened_by,
+            "at proxies": row.at_proxies,
+        }
+        for mode, row in ERROR_MODES.items()
+    ]
+
+
+def test_the_flags_of_a_head_and_the_profiles_are_named() -> None:
+    section = _section(PROTOCOL, "Message head")
+    for flag in HeadFlag:
+        assert f"bit {flag.bit_length() - 1} {flag.name}" in section
+    assert [profile.byte for profile in ALL_PROFILES] == [1, 2, 3, 4, 17, 18, 19, 20]
+    assert "1 to 4 and 17 to 20" in _section(PROTOCOL, "Profiles")
+    assert f"{4 * INTERACTIVE.chunk_data_bytes:,}" in _section(PROTOCOL, "Profiles")
+
+
+def test_the_times_and_the_rate_of_the_text() -> None:
+    epochs = _section(PROTOCOL, "Onion key epochs")
+    for seconds in (EPOCH_S, KEEP_PREVIOUS_S, EARLY_ROTATION_S, CLOCK_SKEW_S):
+        assert f"{seconds:,} s" in epochs
+    assert (
+        f"a bucket of {HeaderRate()._burst:,.0f}, refilled with {HeaderRate()._per_s:g} a second" in PROTOCOL
+    )
 
 
 def test_each_section_that_a_docstring_names_is_there() -> None:

@@ -46,7 +46,7 @@ PROFILE = 1
 @pytest.fixture(scope="module")
 def example() -> dict[str, bytes]:
     values = json.loads(EXAMPLE.read_text(encoding="utf-8"))["values"]
-    assert len(values) == 107
+    assert len(values) == 112
     return {name: bytes.fromhex(value) for name, value in values.items()}
 
 
@@ -120,6 +120,21 @@ def _content(example: dict[str, bytes], direction: str, key: bytes, count: int) 
         assert (kind, is_last) == ((2, True) if number == count - 1 else (1, False))
         content += data
     return content
+
+
+def test_a_second_implementation_reads_the_cached_reply(example: dict[str, bytes]) -> None:
+    """Proxies take a layer off, as on every half; Alice puts them on again, hop 1 first."""
+    keys = [expand(example[f"draw.query seed proxy{number}"], b"backward", 128) for number in (1, 2)]
+    assert keys == [example["query.proxy1 backward"], example["query.proxy2 backward"]]
+    chunk = example["cached.chunk 0 bob-proxy2"]
+    for key, link in ((keys[1], "proxy2-proxy1"), (keys[0], "proxy1-alice")):
+        chunk = layer_off(key, chunk, 0)
+        assert chunk == example[f"cached.chunk 0 {link}"]
+    for key in keys:
+        chunk = layer_on(key, chunk, 0)
+    seal = expand(example["draw.query seed bob"], b"e2e backward", 32)
+    assert seal == example["cached.e2e backward"]
+    assert open_chunk(seal, chunk, 0) == (2, True, b"\0\0\0\0pong")
 
 
 def test_a_second_implementation_carries_the_query(example: dict[str, bytes]) -> None:

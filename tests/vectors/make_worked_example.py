@@ -35,7 +35,7 @@ from tunnel.link.handshake import Initiator, Responder, Settings
 from tunnel.link.noise import LinkKeys, rekeyed
 from tunnel.link.records import RecordOpener, RecordSealer
 from tunnel.modes import ReplyMode
-from tunnel.onion.header import Command, Opened
+from tunnel.onion.header import Command, Opened, Slot
 from tunnel.onion.message import MessageW
 from tunnel.onion.secrets import (
     end_to_end_key,
@@ -223,6 +223,7 @@ def build(engine: TunnelEngine) -> Values:
     values["reply.chunk 0 sealed"] = values["reply.chunk 0 bob-proxy2"]  # Bob adds no layer
     _open_chunks(values, "reply", key, engine)
 
+    _cached(values, tunnels, query.way.end_to_end_seed, engine)
     _padded(values, profile, engine)
     _link(values, query.frame, keys, descriptors, engine)
     return values
@@ -280,6 +281,25 @@ def _open_chunks(values: Values, direction: str, key: bytes, engine: TunnelEngin
         data += plain[6 : 6 + int.from_bytes(plain[4:6], "big")]
         number += 1
     return data
+
+
+def _cached(values: Values, tunnels: dict[str, Tunnel], dest_seed: bytes, engine: TunnelEngine) -> None:
+    """The same answer in mode `cached`: over the query's own streams, each proxy with its backward keys."""
+    profile = Profile(INTERACTIVE)
+    slots = {name: Slot(Command.RELAY, 0, values[f"draw.query seed {name}"]) for name in ("proxy1", "proxy2")}
+    message = tunnels["bob"].cached_reply(Slot(Command.DEST, 0, dest_seed), profile)
+    sink = io.BytesIO()
+    message.write_header(sink)
+    message.write_into(sink, REPLY)
+    message.write_end(sink)
+    key = values["cached.e2e backward"] = end_to_end_key(dest_seed, b"backward")
+    chunk = bytearray(sink.getvalue())
+    values["cached.chunk 0 plain"] = engine.layers.aead(key).open(bytes(12), bytes(chunk))
+    values["cached.chunk 0 bob-proxy2"] = bytes(chunk)
+    for name, link in (("proxy2", "proxy2-proxy1"), ("proxy1", "proxy1-alice")):
+        _, backward = tunnels[name].relay_layers(slots[name], profile)
+        backward.decrypt(memoryview(chunk), 0)
+        values[f"cached.chunk 0 {link}"] = bytes(chunk)
 
 
 def _padded(values: Values, profile: Profile, engine: TunnelEngine) -> None:
