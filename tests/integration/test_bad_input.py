@@ -130,7 +130,7 @@ def test_crowd_above_the_half_open_limit_is_turned_away(refusals: Callable[[], s
             sock.close()
         wait_until_idle(net)
         assert_works(net)
-    assert "3 without handshake (limit 3)" in refusals()
+    assert "3 are without handshake (limit 3)" in refusals()
 
 
 # --- after the handshake ----------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def net() -> Iterator[LocalNetwork]:
 
 def test_connection_accepted_when_the_cancellation_was_on_its_way_is_closed() -> None:
     ours, theirs = socket.socketpair()
-    stream = SocketStream(ours)
+    stream = SocketStream(ours, ("127.0.0.1", 1))
 
     class Listener:
         def accept(self) -> Generator[Any, Any, SocketStream]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from readwrite_comp.wideblock import Lioness
+from readwrite_comp.wideblock import Lioness, WidePermutation
 from tests.tunnel.helpers import NOW_S, OPENSSL, Peer, make_peers, seeded_bytes
 from tests.tunnel.tunnels import ECHO, Flag, Tunnel, read_some
 from tunnel.errors import ErrorCode, MalformedMessage
@@ -39,7 +39,7 @@ class Route:
             hops.append((descriptor.hop(NOW_S), slot))
         header = build_header(profile, hops, engine=OPENSSL, random_bytes=draw)
 
-        self.proxies: list[tuple[Lioness, Lioness]] = []
+        self.proxies: list[tuple[WidePermutation, WidePermutation]] = []
         for before, peer in zip(peers, peers[1:], strict=False):
             opened = peer.tunnel.open_frame(header, profile, neighbour=before.id, now_s=NOW_S)
             header = opened.next_header

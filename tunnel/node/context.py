@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from reactor import Channel, CurrentTime, Scope, Service, Signal
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.geometry import Profile
-from tunnel.link.handshake import Settings
+from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
+from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.link.receive_queue import Budget
 from tunnel.node.forward import Forward
-from tunnel.node.limits import Limits
+from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.pending import PendingQuery
 from tunnel.primitives import TunnelEngine, X25519Private
 from tunnel.route import Route, choose_route
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LOCAL_NETWORK_ID", "FrameReport", "NodeContext", "Stream", "report_frame"]
 
 LOCAL_NETWORK_ID = b"mtun local net.."
+_RANDOM = random.SystemRandom()
 
 Stream: TypeAlias = MuxStream[Signal]
 """A stream of a link, as the services of a node see it."""
@@ -61,7 +64,7 @@ class NodeContext:
     queries: queries of this node under way, in any mode.
     invitations: query ids of reply blocks that this node has put into replies.
     own: those of them that have a first hop, or are about to: told when the node ends.
-    half_open: incoming connections without a finished handshake.
+    half_open_hosts: where the incoming connections come from that have not finished their handshake.
     budget: bounds the unread content of all links.
     links: to neighbours; set by `Node`, since it is made from this context.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
@@ -84,7 +87,7 @@ class NodeContext:
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
     queries: int = 0
     own: set[PendingQuery] = field(default_factory=set)
-    half_open: int = 0
+    half_open_hosts: list[str] = field(default_factory=list)
     invitations: dict[bytes, None] = field(default_factory=dict)
     links: LinkTable = field(init=False)
 
@@ -92,6 +95,11 @@ class NodeContext:
     def name(self) -> str:
         """The node's id as the log shows it: its first four bytes in hex."""
         return short(self.descriptor.node_id)
+
+    @property
+    def half_open(self) -> int:
+        """Incoming connections without a finished handshake."""
+        return len(self.half_open_hosts)
 
     @property
     def is_local(self) -> bool:
@@ -126,11 +134,26 @@ class NodeContext:
 
     def link_settings(self) -> Settings:
         """What this node says of itself in a handshake."""
-        return Settings.make(self.wall_clock(), self.descriptor.profiles)
+        limits = self.limits
+        return Settings.make(
+            self.wall_clock(),
+            self.descriptor.profiles,
+            max_streams=1 if limits.link_policy is LinkPolicy.ONCE else limits.streams_per_link,
+            padding=limits.padding,
+        )
+
+    def padding_policy(self) -> PaddingPolicy:
+        """What a new link sends beside content."""
+        limits, now_s = self.limits, self.now_s()
+        if limits.padding is PaddingMode.POISSON:
+            return PoissonPadding(1 / limits.padding_gap_s, [limits.padding_units], now_s=now_s, rng=_RANDOM)
+        if limits.padding is PaddingMode.CONSTANT:
+            return ConstantRate(limits.padding_gap_s, limits.padding_units, now_s=now_s)
+        return NoPadding()
 
     def mux_limits(self, peer: Settings) -> MuxLimits:
         """What one link may use: this node's limits, and what the peer has said of its own."""
-        return MuxLimits()
+        return MuxLimits(max_streams=self.limits.streams_per_link, peer_max_streams=peer.max_streams)
 
 
 def report_frame(node: NodeContext, stream: Stream, started_s: float, *, content_in: int) -> Service[None]:

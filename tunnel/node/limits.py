@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from tunnel.link.handshake import PaddingMode
+from tunnel.link.pool import ONCE, POOLED, PoolPolicy
+
 __all__ = ["Limits", "LinkPolicy"]
+
+
+# A neighbour that was restarted is to be used again soon, not after a minute.
+_MOST_BACKOFF_S = 10.0
 
 
 class LinkPolicy(StrEnum):
@@ -27,12 +34,23 @@ class Limits:
         answer_s: the longest that this node's inner service may think, without reading or writing.
         linger_s: how long the end of a link is waited for after GOAWAY, and that of the stream of an answered
             query.
-        links: connections at once, incoming and dialled. One that idles costs a few KiB.
+        links: connections at once, incoming and dialled; at the limit an idle one makes room. One that idles
+            costs a few KiB.
+        links_per_address: incoming ones from one host, half-open ones included; a network declared local has
+            no such limit.
+        links_ahead: neighbours to which a link is kept whether there are messages or not; 0: links are
+            dialled when the first message wants them, and kept from then on.
+        streams_per_link: that a neighbour may open at once.
         half_open: incoming connections that have not finished their handshake.
         link_policy: see `LinkPolicy`.
-        link_idle_s: a link without streams for so long is ended. Longer than the pauses of people.
-        link_age_s: after so long a link takes no new streams and another is dialled: new keys, new counters.
-        link_tick_s: how often a link looks at the times below.
+        link_idle_s: a link without streams for so long is ended, unless it is kept ahead. Longer than the
+            pauses of people.
+        link_age_s: after about so long a link takes no new streams and another is dialled: fresh keys.
+        link_tick_s: how often links are looked after.
+        padding: what each link of this node sends beside content: nothing, records of padding at random
+            times, or records of one size at one rate and nothing else.
+        padding_gap_s: mean time between such records.
+        padding_units: their size in KiB; at a constant rate at least 5, and 16 carry a chunk whole.
         quiet_s: nothing has come for so long: PING.
         pong_s: a neighbour that has not answered a PING for so long is gone.
         record_s: a record that has begun to come must be whole after so long.
@@ -51,15 +69,30 @@ class Limits:
     answer_s: float = 300.0
     linger_s: float = 5.0
     links: int = 1024
+    links_per_address: int = 64
+    links_ahead: int = 0
+    streams_per_link: int = 1024
     half_open: int = 128
     link_policy: LinkPolicy = LinkPolicy.POOLED
     link_idle_s: float = 600.0
     link_age_s: float = 3600.0
     link_tick_s: float = 5.0
-    quiet_s: float = 30.0
-    pong_s: float = 30.0
+    padding: PaddingMode = PaddingMode.OFF
+    padding_gap_s: float = 1.0
+    padding_units: int = 16
+    quiet_s: float = 25.0
+    pong_s: float = 20.0
     record_s: float = 30.0
     buffer_bytes: int = 256 << 20
     replay_tags: int = 1_000_000
     queries: int = 1024
     answer_hops: int = 1
+
+    @property
+    def pool_policy(self) -> PoolPolicy:
+        """How the links to one neighbour are used."""
+        if self.link_policy is LinkPolicy.ONCE:
+            return ONCE
+        return replace(
+            POOLED, idle_s=self.link_idle_s, max_age_s=self.link_age_s, max_backoff_s=_MOST_BACKOFF_S
+        )

@@ -14,12 +14,16 @@ kernel send RST, and the last records would be lost on their way to the neighbou
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
+from typing import Final
 
 from reactor import PASS, Broken, Closed, ReadYield, Service, Signal, Sleep, SocketStream, WriteYield
 from tunnel.errors import Disconnected, IdleTimeout, PeerError
 from tunnel.geometry import Profile
+from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Multiplexer
+from tunnel.link.ping import Liveness
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.handshakes import Shaken
 from tunnel.node.relay import guarded
@@ -27,6 +31,8 @@ from tunnel.node.relay import guarded
 __all__ = ["Link", "Serve"]
 
 log = logging.getLogger("tunnel.node")
+
+_RANDOM: Final = random.SystemRandom()
 
 Serve = Callable[[Stream], Service[None]]
 """What a node does with a stream that a neighbour opened."""
@@ -42,6 +48,7 @@ class Link:
     Attributes:
         peer: the neighbour's descriptor.
         is_dialler: whether this node dialled.
+        host: where the connection came from; empty when this node dialled.
         began_s, used_s: on the reactor's clock: when it began, and when a stream was opened last.
         is_retired: it takes no new stream and ends when it has none left.
     """
@@ -52,8 +59,10 @@ class Link:
         self._serve = serve
         self.peer = shaken.peer
         self.is_dialler = shaken.is_dialler
+        self.host = "" if shaken.is_dialler else str(shaken.socket.peername[0])
         self.began_s = self.used_s = node.now_s()
         self.is_retired = False
+        self._padding = node.padding_policy()
         self.mux = Multiplexer(
             shaken.keys,
             is_dialler=shaken.is_dialler,
@@ -62,8 +71,14 @@ class Link:
             make_notifier=Signal,
             budget=node.budget,
             now_s=node.now_s,
+            record_units=self._padding.record_units,
         )
         self.mux.peer_id = shaken.peer.node_id
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return self.mux.streams
 
     @property
     def can_open(self) -> bool:
@@ -89,7 +104,7 @@ class Link:
         """
         failure: PeerError = Disconnected("the link was closed by this node")
         try:
-            yield from guarded(self._receive(), self._send(), self._accept(), self._watch())
+            yield from guarded(self._receive(), self._send(), self._accept(), self._watch(), self._pad())
         except PeerError as error:
             failure = error
             raise
@@ -158,8 +173,9 @@ class Link:
                 yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
 
     def _watch(self) -> Service[None]:
-        """Look now and then whether the neighbour still lives, and whether the link is due to end."""
+        """Look now and then whether the neighbour still lives."""
         node, mux, limits = self._node, self.mux, self._node.limits
+        liveness = Liveness(limits.quiet_s, limits.pong_s)
         partial_since_s: float | None = None
         while True:
             yield Sleep(limits.link_tick_s)
@@ -170,15 +186,20 @@ class Link:
                 partial_since_s = now_s
             elif now_s - partial_since_s > limits.record_s:
                 raise IdleTimeout(f"a record was not complete within {limits.record_s:g} s")
-            asked_s = mux.ping_sent_s
-            if asked_s is not None and now_s - asked_s > limits.pong_s:
+            verdict, _ = liveness.look(
+                now_s, last_received_s=mux.last_received_s, ping_sent_s=mux.ping_sent_s
+            )
+            if verdict == "dead":
                 raise IdleTimeout(f"the neighbour answered no PING within {limits.pong_s:g} s")
-            if now_s - mux.last_received_s > limits.quiet_s:
+            if verdict == "ping":
                 mux.ping()
-            if mux.streams:
-                self.used_s = now_s
-            if now_s - self.used_s > limits.link_idle_s or now_s - self.began_s > limits.link_age_s:
-                self.retire()
+
+    def _pad(self) -> Service[None]:
+        """Send what the padding policy says, when it says so."""
+        padding, now_s = self._padding, self._node.now_s
+        while padding.mode is not PaddingMode.OFF:
+            yield Sleep(padding.next_s - now_s())
+            padding.act(self.mux, now_s(), _RANDOM)
 
     def _send_last_words(self) -> None:
         """One try to send what is sealed: it may tell the neighbour what it did wrong."""

@@ -1,23 +1,26 @@
 """A node's links by neighbour, and the way to a new stream: over a link that lives, or one dialled for it.
 
 The table owns every link from the end of its handshake: it runs the link's services and takes the link out
-when it has ended.
+when it has ended. Which link a stream takes, when to dial again after a failure and when a link is old are
+decided by the neighbour's pool (tunnel/link/pool.py); here it is carried out.
 
-Under policy `pooled` links live on between messages, and those to some neighbours are opened ahead of need:
-an observer of connections sees no message begin or end. Under `once` each stream has a link of its own, as
-the Rust original had it: kept for comparison, since it draws the route.
+Under policy `pooled` links live on between messages, and those to some neighbours are kept whether there are
+messages or not (keeper.py): an observer of connections sees no message begin or end. Under `once` each stream
+has a link of its own, as the Rust original had it: kept for comparison, since it draws the route.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator
 from typing import Final
 
 from reactor import Handle, Service
 from tunnel.descriptor import Descriptor, short
-from tunnel.errors import NextRefused, PeerError, UnknownNext
+from tunnel.errors import NextRefused, PeerError, TableFull, UnknownNext
 from tunnel.geometry import Profile
+from tunnel.link.pool import NeighbourPool
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.handshakes import Shaken, dial
 from tunnel.node.limits import LinkPolicy
@@ -29,6 +32,7 @@ log = logging.getLogger("tunnel.node")
 
 # A link that was there a moment ago may be leaving: so often another one is looked for.
 _ATTEMPTS: Final = 3
+_RANDOM: Final = random.SystemRandom()
 
 
 class LinkTable:
@@ -41,31 +45,32 @@ class LinkTable:
     def __init__(self, node: NodeContext, serve: Serve) -> None:
         self._node = node
         self._serve = serve
-        self._by_peer: dict[bytes, list[Link]] = {}
+        self._pools: dict[bytes, NeighbourPool[Link]] = {}
         self._dialling: dict[bytes, Handle[Link | NextRefused]] = {}
         self._is_once = node.limits.link_policy is LinkPolicy.ONCE
 
     def __iter__(self) -> Iterator[Link]:
-        for links in self._by_peer.values():
-            yield from links
+        for pool in self._pools.values():
+            yield from pool.links
 
     def __len__(self) -> int:
         """Links that live."""
-        return sum(map(len, self._by_peer.values()))
+        return sum(len(pool.links) for pool in self._pools.values())
 
     @property
     def streams(self) -> int:
         """Streams that are open, on all links."""
-        return sum(link.mux.streams for link in self)
+        return sum(link.streams for link in self)
 
     @property
     def dialling(self) -> int:
         """Attempts under way."""
-        return len(self._dialling)
+        return sum(pool.dialling for pool in self._pools.values())
 
     def is_linked(self, peer_id: bytes) -> bool:
         """Whether a new stream to this neighbour needs no dialling."""
-        return self._choose(peer_id) is not None
+        pool = self._pools.get(peer_id)
+        return pool is not None and any(link.can_open for link in pool.links)
 
     # -- streams -------------------------------------------------------------------------------------
 
@@ -74,10 +79,11 @@ class LinkTable:
 
         Raises:
             UnknownNext: the node is neither linked nor in the directory. NextRefused: it cannot be reached.
-            TableFull: it takes no more streams.
+            TableFull: it, or this node, takes no more streams or links.
         """
         for _ in range(_ATTEMPTS):
-            link = None if self._is_once else self._choose(peer_id)
+            pool = self._pools.get(peer_id)
+            link = pool.choose() if pool is not None else None
             if link is None:
                 link = yield from self.dial(peer_id)
             if link.can_open:
@@ -87,26 +93,19 @@ class LinkTable:
                 return stream
         raise NextRefused("the links to the next node end as soon as they begin")
 
-    def _choose(self, peer_id: bytes) -> Link | None:
-        """The link that carries the fewest streams."""
-        links = [link for link in self._by_peer.get(peer_id, ()) if link.can_open]
-        return min(links, key=lambda link: link.mux.streams, default=None)
-
-    # -- links -----------------------------------------------------------------------------------------
+    # -- dialling --------------------------------------------------------------------------------------
 
     def dial(self, peer_id: bytes) -> Service[Link]:
         """A new link; those who want one to the same neighbour at the same time share it.
 
         Raises:
-            UnknownNext, NextRefused: as for `open_stream`.
+            UnknownNext, NextRefused, TableFull: as for `open_stream`.
         """
-        peer = self._node.directory.lookup(peer_id)
+        node = self._node
+        peer = node.directory.lookup(peer_id)
         if peer is None:
             raise UnknownNext("the next node is neither linked nor in the directory")
-        if self._is_once:
-            outcome = yield from self._connect(peer)
-        else:
-            outcome = yield from self._connect_shared(peer)
+        outcome = yield from self._connect(peer) if self._is_once else self._connect_shared(peer)
         if isinstance(outcome, NextRefused):
             # Anew for each who asked: one error raised in many services would gather their tracebacks.
             raise NextRefused(str(outcome))
@@ -115,6 +114,10 @@ class LinkTable:
     def _connect_shared(self, peer: Descriptor) -> Service[Link | NextRefused]:
         handle = self._dialling.get(peer.node_id)
         if handle is None:
+            now_s, pool = self._node.now_s(), self.pool(peer.node_id)
+            if not pool.wants_dial(now_s, waiting=1):
+                wait_s = pool.retry_s - now_s
+                raise NextRefused(f"the next node could not be reached; next try in {max(wait_s, 0):.1f} s")
             handle = yield from self._node.scope.spawn(self._connect(peer), name=f"{self._node.name} dial")
             self._dialling[peer.node_id] = handle
             handle.add_done_callback(lambda _: self._dialling.pop(peer.node_id, None))
@@ -122,40 +125,72 @@ class LinkTable:
 
     def _connect(self, peer: Descriptor) -> Service[Link | NextRefused]:
         """Dial, and run the link. A refusal is an outcome here: it is no failure of this service."""
+        node, pool = self._node, self.pool(peer.node_id)
+        self.make_room()
+        pool.dial_begins()
         try:
-            shaken = yield from dial(self._node, peer)
-        except NextRefused as error:
-            return error
+            shaken = yield from dial(node, peer)
+        except BaseException as error:
+            pool.dial_fails(node.now_s())
+            if isinstance(error, NextRefused):
+                return error
+            raise
         return (yield from self.adopt(shaken))
+
+    # -- links -----------------------------------------------------------------------------------------
+
+    def pool(self, peer_id: bytes) -> NeighbourPool[Link]:
+        """The links of one neighbour. Neighbours are in the directory, or have shaken hands."""
+        pool = self._pools.get(peer_id)
+        if pool is None:
+            policy, own_id = self._node.limits.pool_policy, self._node.descriptor.node_id
+            pool = NeighbourPool(policy, own_id=own_id, peer_id=peer_id, rng=_RANDOM)
+            self._pools[peer_id] = pool
+        return pool
 
     def adopt(self, shaken: Shaken) -> Service[Link]:
         """Run a link from the end of its handshake on, in a service of its own."""
-        node = self._node
+        node, peer_id = self._node, shaken.peer.node_id
         link = Link(node, shaken, self._serve)
-        links = self._by_peer.setdefault(shaken.peer.node_id, [])
-        links.append(link)
+        pool = self.pool(peer_id)
+        pool.can_dial = bool(shaken.peer.addresses)
+        pool.add(link, node.now_s(), is_dialler=shaken.is_dialler)
         try:
             yield from node.scope.spawn(self._run(link), name=f"{node.name} link")
         except BaseException:
             # Cancelled just here, or the node is being closed: nobody has taken the link.
-            self._forget(link)
+            pool.remove(link, node.now_s())
             shaken.socket.close()
             raise
-        if not self._is_once:
-            self._retire_twin(links)
+        self.retire(peer_id)
         return link
 
-    def _retire_twin(self, links: list[Link]) -> None:
-        """Of two links dialled at once, one by each side, the one of the smaller node id stays.
+    def retire(self, peer_id: bytes) -> None:
+        """Send GOAWAY on the links of a neighbour that are due to end; forget it when none is left."""
+        pool, now_s = self._pools[peer_id], self._node.now_s()
+        for link in pool.retire(now_s):
+            link.retire()
+        if not (pool.links or pool.dialling or pool.is_wanted or now_s < pool.retry_s):
+            del self._pools[peer_id]
 
-        Both sides come to the same choice. The other link carries the streams that it has to their end.
+    def retire_due(self) -> None:
+        """The same for every neighbour; the keeper calls it now and then."""
+        for peer_id in list(self._pools):
+            self.retire(peer_id)
+
+    def make_room(self) -> None:
+        """See that there may be one link more: at the limit, the idle one that was used longest ago ends.
+
+        Raises:
+            TableFull: all are in use.
         """
-        dialled = [link for link in links if link.is_dialler and not link.is_retired]
-        accepted = [link for link in links if not link.is_dialler and not link.is_retired]
-        if dialled and accepted:
-            ours_stay = self._node.descriptor.node_id < links[0].peer.node_id
-            for link in accepted if ours_stay else dialled:
-                link.retire()
+        node = self._node
+        if len(self) + node.half_open < node.limits.links:
+            return
+        idle = [link for link in self if not link.streams and not link.is_retired]
+        if not idle:
+            raise TableFull(f"all {node.limits.links} links of this node are in use")
+        min(idle, key=lambda link: link.used_s).retire()
 
     def _run(self, link: Link) -> Service[None]:
         node = self._node
@@ -165,11 +200,5 @@ class LinkTable:
             log.warning("node %s lost a link: %s: %s", node.name, type(error).__name__, error)
             log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
         finally:
-            self._forget(link)
-
-    def _forget(self, link: Link) -> None:
-        peer_id = link.peer.node_id
-        links = self._by_peer[peer_id]
-        links.remove(link)
-        if not links:
-            del self._by_peer[peer_id]
+            self._pools[link.peer.node_id].remove(link, node.now_s())
+            self.retire(link.peer.node_id)

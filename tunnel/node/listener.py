@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from reactor import Service, SocketStream, TcpListener
-from tunnel.errors import HandshakeError, PeerError
+from tunnel.errors import HandshakeError, PeerError, TableFull
 from tunnel.node.context import NodeContext
 from tunnel.node.handshakes import accept_handshake
 
@@ -18,27 +18,39 @@ def listen_service(node: NodeContext, listener: TcpListener) -> Service[None]:
     """Run for the node's life. A connection above a limit is closed at once: who is inside stays unharmed."""
     while True:
         socket = yield from listener.accept()
-        limits = node.limits
-        held = len(node.links) + node.half_open
-        if held >= limits.links or node.half_open >= limits.half_open:
-            log.warning(
-                "node %s refused a connection: %d are open (limit %d), %d without handshake (limit %d)",
-                node.name, held, limits.links, node.half_open, limits.half_open,
-            )  # fmt: skip
+        host = str(socket.peername[0])
+        if (reason := _refusal(node, host)) is not None:
+            log.warning("node %s refused a connection: %s", node.name, reason)
             socket.close()
             continue
         # Counted here and not in the service: a crowd is accepted before the first of its services runs.
-        node.half_open += 1
+        node.half_open_hosts.append(host)
         try:
-            yield from node.scope.spawn(_welcome(node, socket), name=f"{node.name} accept")
+            yield from node.scope.spawn(_welcome(node, socket, host), name=f"{node.name} accept")
         except BaseException:
             # A cancellation that was on its way struck here: no service has taken the connection.
-            node.half_open -= 1
+            node.half_open_hosts.remove(host)
             socket.close()
             raise
 
 
-def _welcome(node: NodeContext, socket: SocketStream) -> Service[None]:
+def _refusal(node: NodeContext, host: str) -> str | None:
+    """Why a connection from this host is not taken, or None."""
+    limits = node.limits
+    if node.half_open >= limits.half_open:
+        return f"{node.half_open} are without handshake (limit {limits.half_open})"
+    if not node.is_local:
+        held = node.half_open_hosts.count(host) + sum(link.host == host for link in node.links)
+        if held >= limits.links_per_address:
+            return f"{held} are open from its address (limit {limits.links_per_address})"
+    try:
+        node.links.make_room()
+    except TableFull as error:
+        return str(error)
+    return None
+
+
+def _welcome(node: NodeContext, socket: SocketStream, host: str) -> Service[None]:
     try:
         shaken = yield from accept_handshake(node, socket)
         yield from node.links.adopt(shaken)
@@ -49,4 +61,4 @@ def _welcome(node: NodeContext, socket: SocketStream) -> Service[None]:
         socket.close()
         raise
     finally:
-        node.half_open -= 1
+        node.half_open_hosts.remove(host)

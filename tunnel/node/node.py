@@ -20,6 +20,7 @@ from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
 from tunnel.node.global_service import global_service
+from tunnel.node.keeper import keep_links
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
@@ -141,6 +142,7 @@ class Node:
         scope = self._context.scope
         try:
             yield from scope.spawn(global_service(self._context), name=f"{self._context.name} global")
+            yield from scope.spawn(keep_links(self._context), name=f"{self._context.name} keeper")
             yield from listen_service(self._context, self._listener)
         finally:
             self._listener.close()
