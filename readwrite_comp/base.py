@@ -12,6 +12,8 @@ The contract, which `readwrite_comp.testing.check_ext_pair` checks:
 * A layer holds at most one window or block of content or owed output.
 * 0 is the end of the content and only that. A stream that ends inside a structure is `Truncated`.
 * After a `RemoteLayerError` every call raises it again, until `reset()`.
+* Whatever else the stream raises passes through. Where that leaves open whether content was taken, the writer
+  is FAILED until `reset()`: to go on could write it twice. Any other call may simply be made again.
 
 The public methods here keep phases and errors; the hooks (`_start`, `_take`, …) do a layer's work and know
 nothing of either. A hook may be left by `BlockingIOError` at any call of the stream, and is called again.
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .errors import RemoteLayerError
+from .errors import BadParameter, RemoteLayerError
 from .helpers import ByteReader, ByteWriter, Owed, read_some, write_some
 from .phases import Event, Phase, next_phase
 
@@ -109,15 +111,25 @@ class ExtWrite(_Phased):
         Raises:
             BlockingIOError: no byte of `data` was taken. Offer it again, or other data, or write the end.
             PhaseError: not between header and end.
+        On error: after any other error that the stream raises while it takes content, the message cannot go
+            on: FAILED.
         """
         if self._phase is not _CONTENT:
             next_phase(self._phase, Event.CONTENT)
-        view = data if type(data) is memoryview else memoryview(data).cast("B")
+        view = data if type(data) is memoryview and data.format == "B" else memoryview(data).cast("B")
         if not view:
             return 0
         if self._owed:
             self._owed.settle(w)
-        return self._take(w, view)
+        try:
+            return self._take(w, view)
+        except BlockingIOError:
+            raise
+        except BaseException:
+            # Was `view` taken? Nobody knows, and a caller who offers it again, as `io.BufferedWriter` does,
+            # could write it twice.
+            self._phase = next_phase(self._phase, Event.FAIL)
+            raise
 
     def flush_into(self, w: ByteWriter) -> None:
         """Push out what is held back, as far as the format allows a short unit.
@@ -230,10 +242,13 @@ class ExtRead(_Phased):
             RemoteLayerError: the bytes are not of this format; sticky. `buffer` may be overwritten, but holds
                 no content.
             PhaseError: not between header and end.
+            BadParameter: `buffer` is read-only.
         """
         if self._phase is not _CONTENT:
             self._next(Event.CONTENT)
-        view = buffer if type(buffer) is memoryview else memoryview(buffer).cast("B")
+        view = buffer if type(buffer) is memoryview and buffer.format == "B" else memoryview(buffer).cast("B")
+        if view.readonly:
+            raise BadParameter("the buffer is read-only, expected a writable one: content is read into it")
         if not view:
             return 0
         try:

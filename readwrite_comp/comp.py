@@ -111,6 +111,14 @@ class CompW(_Comp):
         """
         return self._ext.write_into(self._open(), data)
 
+    def writelines(self, lines: Any, /) -> None:
+        """Refused: `io` ignores how much each `write` has taken, and would lose the rest.
+
+        Raises:
+            io.UnsupportedOperation: always; `FileW` has it.
+        """
+        raise io.UnsupportedOperation("writelines: a CompW may take a part of each line; use FileW")
+
     def flush(self) -> None:
         """Push out what the layer holds back, as far as its format allows."""
         super().flush()
@@ -209,6 +217,23 @@ class CompR(_Comp):
             ValueError: closed.
         """
         return self._ext.read_into(self._open(), buffer)
+
+    def readall(self) -> bytes:
+        """Read content up to its end, or up to a refusal: then call again, until it returns b"".
+
+        Raises:
+            BlockingIOError: nothing can be read now. What came before a refusal is returned, not lost.
+            RemoteLayerError: the bytes are not of the layer's format.
+            ValueError: closed.
+        """
+        content, buffer = bytearray(), memoryview(bytearray(io.DEFAULT_BUFFER_SIZE))
+        try:
+            while count := self.readinto(buffer):
+                content += buffer[:count]
+        except BlockingIOError:
+            if not content:
+                raise
+        return bytes(content)
 
     def suspend(self) -> ByteReader:
         """Let go of the stream, in the middle of the message or before it. It stands where the layer needs

@@ -33,6 +33,9 @@ MAX_WINDOW_BYTES = 2**31 - 1
 # How much content goes out together with a written size. More would only copy more.
 _FIRST_BYTES = 16 * 1024
 
+# The most padding that is made at once.
+_PADDING_BYTES = 16 * 1024
+
 
 class Padding(Enum):
     """What padding is made of."""
@@ -132,9 +135,15 @@ class SizedWindowsW(ExtWrite):
             self._left = self._next_bytes
             if self._size_written:
                 self._owed.owe(_SIZE.pack(self._left))
-        if self._left:
-            self._owed.owe(self._padding.make(self._left))
-            self._left = 0
+
+    def _push_end(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
+        while self._left:
+            # In pieces: a window may be larger than what should lie in memory.
+            count = min(self._left, _PADDING_BYTES)
+            self._owed.owe(self._padding.make(count))
+            self._left -= count
+            self._owed.settle(w)
 
 
 class SizedWindowsR(ExtRead):

@@ -17,6 +17,7 @@ from .tampering import check_corruption, check_extension, check_removal, check_t
 
 __all__ = [
     "check_abandoned_write",
+    "check_broken_stream",
     "check_early_end",
     "check_ext_pair",
     "check_misuse",
@@ -86,6 +87,36 @@ def check_abandoned_write(
         result.content == taken, f"{len(taken)} bytes were taken, {len(result.content)} came out, or others"
     )
     require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+
+
+def check_broken_stream(
+    make_pair: MakePair, content: bytes, calls: int, *, write_splits: Sequence[int] = (1 << 20,)
+) -> None:
+    """A stream that raises an error of its own after some calls, once, and a caller who makes the broken call
+    again: the message comes out whole, or the writer has refused to go on and what it wrote is truncated;
+    never a message that lacks content, or has it twice, and looks whole. Reading loses nothing.
+
+    Args:
+        calls: of the stream, before the one that breaks.
+    """
+    writer, reader = make_pair()
+    w, where = HostileWriter([1 << 20] * calls + [-1]), f"broken after {calls} calls"
+    try:
+        write_message(writer, w, content, write_splits)
+    except PhaseError:
+        result = read_message(reader, HostileReader(bytes(w.data)), length_for(reader, len(content)))
+        require(content.startswith(result.content), f"{where}: the truncated message has other content")
+        if reader.ends in SHOWN:
+            require(result.error is not None, f"{where}: the message was given up, but looks whole")
+        writer.reset()
+        reader.reset()
+        w = HostileWriter()
+        write_message(writer, w, content, write_splits)
+    r = HostileReader(bytes(w.data) + FOREIGN, [5] * calls + [-1])
+    result = read_message(reader, r, length_for(reader, len(content)))
+    require(result.error is None, f"{where}: {result.error!r}")
+    require(result.content == content, f"{where}: the content came out changed")
+    require(r.position == len(w.data), f"{where}: the reader stands at {r.position}, not at {len(w.data)}")
 
 
 def check_early_end(
@@ -197,6 +228,8 @@ def check_ext_pair(
         )
         check_early_end(make_pair, content, rng.randrange(size + 1), read_script=_random_script(rng, 200))
     small = rng.randbytes(min(max(sizes), 100))
+    for calls in range(8):
+        check_broken_stream(make_pair, small, calls, write_splits=(rng.randrange(1, 40),))
     wire_bytes = len(check_round_trip(make_pair, [small]))
     for cut in _sample(rng, wire_bytes + 1, samples):
         check_truncation(
