@@ -13,6 +13,8 @@ shows what comes; it is read up to the terminator or to the end of what it shows
 
 from __future__ import annotations
 
+import re
+
 from .base import Ending, ExtRead, ExtWrite
 from .errors import BadParameter, Malformed, Truncated
 from .helpers import ByteReader, ByteWriter, read_some, write_some
@@ -69,8 +71,8 @@ class EscapeTermR(ExtRead):
         super().__init__()
         _check_escape(escape)
         self._escape = bytes([escape])
-        # Of the same length as a doubled escape byte, and without one.
-        self._stand_in = bytes([escape ^ 0xFF]) * 2
+        # Content, up to an escape byte that is not doubled, or not yet. Possessive: nothing to remember.
+        self._content = re.compile(b"(?:[^\\x%02x]++|\\x%02x{2})*+" % (escape, escape))
         self._incoming = memoryview(bytearray(_TERMINATOR_BYTES))
         self._clear()
 
@@ -95,25 +97,22 @@ class EscapeTermR(ExtRead):
         peek = getattr(r, "peek", None)
         if peek is None or self._is_escaped:
             return 0
-        ahead: bytes = peek(most)[:most]
-        # Content up to the first escape byte that is not doubled, or not yet.
-        alone = ahead.replace(self._escape * 2, self._stand_in).find(self._escape)
-        return len(ahead) if alone < 0 else alone
+        found = self._content.match(peek(most), 0, most)
+        return found.end() if found else 0
 
     def _read_content(self, r: ByteReader, view: memoryview) -> int:
         """Read what `_content_ahead` has seen into `view` and undo the doubling there."""
         count = read_some(r, view)
         if count == 0:
             raise Truncated("the stream ended before bytes that it has shown")
-        content = bytes(view[:count])
-        escapes = content.count(self._escape)
-        if escapes:
-            # The stream may have stopped between the two of a pair.
-            self._is_escaped = escapes % 2 == 1
-            if self._is_escaped:
-                content = content[:-1]
-            content = content.replace(self._escape * 2, self._escape)
-            view[: len(content)] = content
+        # Between the two of each pair lies an empty part. Where the stream has stopped inside the last pair,
+        # there is an even number of parts, and the last one is empty.
+        parts = bytes(view[:count]).split(self._escape)
+        if len(parts) == 1:
+            return count
+        self._is_escaped = len(parts) % 2 == 0
+        content = self._escape.join(parts[::2])
+        view[: len(content)] = content
         return len(content)
 
     def _read_pair(self, r: ByteReader, view: memoryview) -> int:
