@@ -257,6 +257,13 @@ class ExtRead(_Phased):
             self._fail(error)
             raise
 
+    @property
+    def at_hand(self) -> int:
+        """How many bytes of content are here already: reading so many calls no stream. A stack asks that of
+        its layers, to hand them on in one piece.
+        """
+        return 0
+
     def read_end(self, r: ByteReader) -> None:
         """Read past the rest of the message (unread content where the format shows its end, padding), up to
         its border; then the layer is NEW, ready for the next message.

@@ -129,7 +129,9 @@ class InPlaceW(ExtWrite):
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         size = self._block_bytes
         if size == 1:
-            size = min(len(view), _STREAM_BYTES)
+            size = len(view)
+            if size > _STREAM_BYTES:  # Not min(): the usual small write would feel it.
+                size = _STREAM_BYTES
             if size > len(self._buffer):
                 self._buffer = memoryview(bytearray(size))
         elif self._held or len(view) < size:
@@ -196,6 +198,10 @@ class InPlaceR(ExtRead):
         after the other. It uses their transforms, so they must not be used any more.
         """
         return InPlaceR([transform for layer in layers for transform in layer._transforms])
+
+    @property
+    def at_hand(self) -> int:
+        return len(self._opened)
 
     def _clear(self) -> None:
         self._opened = _EMPTY

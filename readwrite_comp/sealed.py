@@ -158,6 +158,10 @@ class SealedR(ExtRead):
         self._is_last = False
         self._opened = _EMPTY
 
+    @property
+    def at_hand(self) -> int:
+        return len(self._opened)
+
     def _start(self) -> None:
         self._incoming.begin(self._salt)
 

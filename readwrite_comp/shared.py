@@ -137,6 +137,10 @@ class SharedR(ExtRead):
         """Where the layer is in its message, whoever has it."""
         return self._ext.phase
 
+    @property
+    def at_hand(self) -> int:
+        return self._ext.at_hand
+
     def share(self) -> SharedR:
         """Return another handle of the same layer."""
         other = SharedR(self._ext)

@@ -9,7 +9,8 @@ next layer before anything else is written into it. So a stage holds at most wha
 it can produce, and only layer 0 ever meets a stream that refuses.
 
 Reading pulls, and must not read ahead of what the structures demand: bytes after the message are not ours. So
-a stage is filled only with as many bytes as the layer above it has just asked for. Asked while empty it notes
+a stage is filled only with as many bytes as the layer above it has just asked for, and what the layer below
+has *at hand* by then: the rest of a chunk or block that it had to open for them. Asked while empty it notes
 the wish and refuses; the loop sees the refusal, goes down to the layer below to fulfil the wish, and then
 repeats the call, which the contract of every layer allows. A refusal at layer 0 is the stream's own and goes
 to the caller.
@@ -112,13 +113,26 @@ class _ReadStage:
         self._wish = min(len(buffer), _STAGE_BYTES)
         raise would_block("the stage between two layers is empty")
 
+    def peek(self, size: int, /) -> bytes:
+        return bytes(self._rest[:size])
+
     def fill_from(self, layer: ExtRead, r: ByteReader) -> None:
-        """Read what was wished for, or a part of it, from `layer`."""
-        if len(self._buffer) < self._wish:
-            self._buffer = memoryview(bytearray(self._wish))
-        count = layer.read_into(r, self._buffer[: self._wish])
+        """Read what was wished for, or a part of it, from `layer`; and more only of what that has here."""
+        count = layer.read_into(r, self._with_room_for(self._wish)[: self._wish])
         self._rest = self._buffer[:count]
         self._has_ended = count == 0
+        more = min(layer.at_hand, _STAGE_BYTES - count)
+        if more:
+            buffer = self._with_room_for(count + more)
+            count += layer.read_into(r, buffer[count : count + more])
+            self._rest = buffer[:count]
+
+    def _with_room_for(self, size: int) -> memoryview:
+        if len(self._buffer) < size:
+            larger = memoryview(bytearray(size))
+            larger[: len(self._buffer)] = self._buffer
+            self._buffer = larger
+        return self._buffer
 
     def clear(self) -> None:
         self._rest = _EMPTY
@@ -257,6 +271,10 @@ class MultiRExt(ExtRead):
         if not self._stages:
             # As in MultiWExt: the checks of a public call are made once.
             self._read = flat[0]._read  # type: ignore[method-assign]
+
+    @property
+    def at_hand(self) -> int:
+        return self._layers[-1].at_hand
 
     def _start(self) -> None:
         self._open_count = 0

@@ -15,6 +15,7 @@ would be done.
 
 from .checks import (
     check_abandoned_write,
+    check_at_hand,
     check_broken_stream,
     check_early_end,
     check_ext_pair,
@@ -33,6 +34,7 @@ __all__ = [
     "MakePair",
     "ReadResult",
     "check_abandoned_write",
+    "check_at_hand",
     "check_broken_stream",
     "check_corruption",
     "check_early_end",

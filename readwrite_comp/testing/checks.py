@@ -17,6 +17,7 @@ from .tampering import check_corruption, check_extension, check_removal, check_t
 
 __all__ = [
     "check_abandoned_write",
+    "check_at_hand",
     "check_broken_stream",
     "check_early_end",
     "check_ext_pair",
@@ -137,6 +138,30 @@ def check_early_end(
     require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
 
 
+def check_at_hand(make_pair: MakePair, content: bytes) -> None:
+    """What a reader says it has at hand can be read without its stream."""
+    writer, reader = make_pair()
+    w = HostileWriter()
+    write_message(writer, w, content)
+    r, got = HostileReader(bytes(w.data)), bytearray()
+    reader.read_header(r)
+    while len(got) < len(content):
+        buffer = bytearray(1)
+        require(reader.read_into(r, buffer) == 1, f"no content after {len(got)} of {len(content)} bytes")
+        got += buffer
+        left, position = reader.at_hand, r.position
+        while left:
+            buffer = bytearray(left)
+            count = reader.read_into(r, buffer)
+            require(
+                0 < count <= left and r.position == position,
+                f"{left} bytes are said to be at hand, but the stream was asked for them",
+            )
+            got += buffer[:count]
+            left -= count
+    require(got.startswith(content), "what was at hand came out changed")
+
+
 def check_misuse(make_pair: MakePair) -> None:
     """Calls out of order are `PhaseError` and change nothing; `reset()` in the middle of a message makes a
     layer NEW again.
@@ -228,6 +253,7 @@ def check_ext_pair(
         )
         check_early_end(make_pair, content, rng.randrange(size + 1), read_script=_random_script(rng, 200))
     small = rng.randbytes(min(max(sizes), 100))
+    check_at_hand(make_pair, small)
     for calls in range(8):
         check_broken_stream(make_pair, small, calls, write_splits=(rng.randrange(1, 40),))
     wire_bytes = len(check_round_trip(make_pair, [small]))

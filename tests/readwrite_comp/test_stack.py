@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 
@@ -13,6 +14,8 @@ from readwrite_comp import (
     BadParameter,
     CompExtW,
     Ending,
+    EscapeTermR,
+    EscapeTermW,
     ExtWrite,
     IdentityR,
     IdentityW,
@@ -259,6 +262,21 @@ def test_joined_stream_ciphers_are_read_by_separate_ones(content: bytes, depth: 
         read_message(MultiRExt([StreamCipherR(key) for key in keys]), HostileReader(data), None).content
         == content
     )
+
+
+def test_what_an_outer_layer_has_opened_is_handed_on_in_one_piece() -> None:
+    """Else the two bytes that `EscapeTerm` is sure of would each cost a turn through the stack."""
+    content = bytes(range(256)) * 16
+    stream = io.BytesIO(_written([MultiWExt([SealedW(KEY, chunk_bytes=512), EscapeTermW()])], content))
+    reader, reads = MultiRExt([SealedR(KEY, chunk_bytes=512), EscapeTermR()]), 0
+    reader.read_header(stream)
+    buffer, got = bytearray(1000), b""
+    while count := reader.read_into(stream, buffer):
+        got, reads = got + buffer[:count], reads + 1
+    reader.read_end(stream)
+    assert got == content
+    # Two for each chunk: one that opens it, one for the rest of it.
+    assert reads <= 2 * (len(content) // 512 + 2)
 
 
 def test_neighbours_are_joined_and_stacks_unpacked() -> None:

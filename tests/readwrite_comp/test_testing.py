@@ -246,6 +246,12 @@ class GoesOnWhenBroken(SealedW):
             raise
 
 
+class SaysMoreThanItHas(PaddedWindowsR):
+    @property
+    def at_hand(self) -> int:
+        return self._content_left
+
+
 class ReadsOnUntilFull(ExtRead):
     """Calls the stream again after it has content, and loses that when this call breaks."""
 
@@ -291,6 +297,7 @@ def test_chunks_that_are_not_counted_are_found() -> None:
         (lambda: WideBlockW(lioness()), lambda: KeepsItsTweak(lioness())),
         (lambda: GoesOnWhenBroken(KEY, chunk_bytes=16), lambda: SealedR(KEY, chunk_bytes=16)),
         (IdentityW, ReadsOnUntilFull),
+        (lambda: PaddedWindowsW(16), lambda: SaysMoreThanItHas(16)),
         (CollectsAll, IdentityR),
         (IdentityW, KeepsWhatItRead),
         (WritesSmallerAndSmaller, IdentityR),
