@@ -199,6 +199,18 @@ class ExtWrite(_Phased):
     def _clear(self) -> None:
         self._owed.clear()
 
+    # What a stack makes of its layers.
+
+    def _stack_parts(self) -> tuple[ExtWrite, ...]:
+        """The layers that this one consists of."""
+        return (self,)
+
+    def _stack_joined(self, inner: ExtWrite) -> ExtWrite | None:
+        """One layer that does the work of this one and of `inner`, next to the content, if there is a cheaper
+        one than both. It takes their place: they must not be used any more.
+        """
+        return None
+
 
 class ExtRead(_Phased):
     """The reading half of a layer; as it stands, a transparent one.
@@ -301,6 +313,14 @@ class ExtRead(_Phased):
 
     def _skip(self, r: ByteReader) -> None:
         """Read up to the border of the message."""
+
+    # What a stack makes of its layers; as in ExtWrite.
+
+    def _stack_parts(self) -> tuple[ExtRead, ...]:
+        return (self,)
+
+    def _stack_joined(self, inner: ExtRead) -> ExtRead | None:
+        return None
 
     # Phases and errors.
 

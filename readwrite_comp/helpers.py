@@ -19,7 +19,17 @@ from typing import Protocol
 
 from .errors import BadParameter, Malformed, Truncated
 
-__all__ = ["ByteReader", "ByteWriter", "Owed", "Take", "read_some", "skip_some", "would_block", "write_some"]
+__all__ = [
+    "ByteReader",
+    "ByteWriter",
+    "Owed",
+    "Take",
+    "read_part",
+    "read_some",
+    "skip_some",
+    "would_block",
+    "write_some",
+]
 
 _EMPTY = memoryview(b"")
 
@@ -65,6 +75,21 @@ def read_some(r: ByteReader, view: memoryview) -> int:
     return count
 
 
+def read_part(r: ByteReader, view: memoryview, left: int, what: str) -> int:
+    """Read once into `view` from a structure of which `left` bytes (at least 1) are to come, and no further.
+
+    Returns:
+        1 to `left`.
+    Raises:
+        Truncated: the stream ended.
+        BlockingIOError: nothing can be read now.
+    """
+    count = read_some(r, view if len(view) <= left else view[:left])
+    if count == 0:
+        raise Truncated(f"the stream ended with {left} bytes of {what} to come")
+    return count
+
+
 def write_some(w: ByteWriter, view: memoryview) -> int:
     """Write once to a stream; `view` is not empty.
 
@@ -98,9 +123,7 @@ def skip_some(r: ByteReader, count: int, what: str, *, must_be_zero: bool = Fals
         BlockingIOError: nothing can be read now.
     """
     view = memoryview(bytearray(min(count, _SCRATCH_BYTES)))
-    done = read_some(r, view)
-    if done == 0:
-        raise Truncated(f"the stream ended with {count} bytes of {what} to come")
+    done = read_part(r, view, count, what)
     if must_be_zero and any(view[:done]):
         raise Malformed(f"{what} holds bytes that are not zero")
     return done

@@ -25,12 +25,11 @@ same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from .base import Ending, ExtRead, ExtWrite
+from .base import Ending, ExtRead, ExtWrite, _Phased
 from .errors import BadParameter, InUse
 from .helpers import ByteReader, ByteWriter, would_block
-from .inplace import InPlaceR, InPlaceW
 from .phases import Phase
 
 __all__ = ["CompExtR", "CompExtW", "MultiRExt", "MultiWExt"]
@@ -41,6 +40,7 @@ _STAGE_BYTES = 64 * 1024
 _EMPTY = memoryview(b"")
 
 T = TypeVar("T")
+L = TypeVar("L", ExtWrite, ExtRead)
 
 
 def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> None:
@@ -61,6 +61,42 @@ def _stack_ending(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> Ending:
         if layer.ends is not Ending.NEVER:
             return layer.ends
     return Ending.NEVER
+
+
+def _flattened(layers: Sequence[L]) -> tuple[L, ...]:
+    """Stacks unpacked, and neighbours joined that work on one buffer."""
+    flat: list[L] = []
+    for layer in layers:
+        for part in layer._stack_parts():
+            joined = flat[-1]._stack_joined(part) if flat else None
+            if joined is None:
+                flat.append(part)
+            else:
+                flat[-1] = joined
+    return tuple(flat)
+
+
+class _Stack(_Phased, Generic[L]):
+    """What both directions have."""
+
+    def __init__(self, layers: Sequence[L]) -> None:
+        super().__init__()
+        _check_free(layers)
+        self.ends = _stack_ending(layers)
+        self._layers: tuple[L, ...] = _flattened(layers)
+        # How many layers are between their header and their end.
+        self._open_count = 0
+
+    def _stack_parts(self) -> tuple[L, ...]:
+        return self._layers
+
+    def _start(self) -> None:
+        self._open_count = 0
+
+    def reset(self) -> None:
+        super().reset()
+        for layer in self._layers:
+            layer.reset()
 
 
 class _WriteStage:
@@ -139,7 +175,7 @@ class _ReadStage:
         self._has_ended = False
 
 
-class MultiWExt(ExtWrite):
+class MultiWExt(_Stack[ExtWrite], ExtWrite):
     """Writes through several layers. Ends: as the innermost layer that is not NEVER.
 
     Args:
@@ -150,34 +186,14 @@ class MultiWExt(ExtWrite):
     """
 
     def __init__(self, layers: Sequence[ExtWrite]) -> None:
-        super().__init__()
-        _check_free(layers)
-        self.ends = _stack_ending(layers)
-        flat: list[ExtWrite] = []
-        for layer in layers:
-            for part in layer._layers if isinstance(layer, MultiWExt) else (layer,):
-                below = flat[-1] if flat else None
-                if (
-                    isinstance(part, InPlaceW)
-                    and isinstance(below, InPlaceW)
-                    and part.block_bytes == below.block_bytes
-                ):
-                    flat[-1] = InPlaceW.joined([below, part])
-                else:
-                    flat.append(part)
-        self._layers: tuple[ExtWrite, ...] = tuple(flat)
+        super().__init__(layers)
         # Stage i lies between layer i, which takes from it, and layer i + 1, which writes into it.
-        self._stages = tuple(_WriteStage() for _ in flat[1:])
-        # How many layers have written their header, or are still to write their end.
-        self._open_count = 0
+        self._stages = tuple(_WriteStage() for _ in self._layers[1:])
         if not self._stages:
             # All layers were joined into one, the usual case of a cipher stack. Its debts are the stack's, so
             # the checks of a public call are made once: half of what a small write costs.
-            self._owed = flat[0]._owed
-            self._take = flat[0]._take  # type: ignore[method-assign]
-
-    def _start(self) -> None:
-        self._open_count = 0
+            self._owed = self._layers[0]._owed
+            self._take = self._layers[0]._take  # type: ignore[method-assign]
 
     def _below(self, index: int, w: ByteWriter) -> ByteWriter:
         return self._stages[index - 1] if index else w
@@ -231,13 +247,8 @@ class MultiWExt(ExtWrite):
         for stage in self._stages:
             stage.clear()
 
-    def reset(self) -> None:
-        super().reset()
-        for layer in self._layers:
-            layer.reset()
 
-
-class MultiRExt(ExtRead):
+class MultiRExt(_Stack[ExtRead], ExtRead):
     """Reads what `MultiWExt` with the matching layers wrote. Ends: as the innermost layer that is not NEVER.
 
     Args:
@@ -248,36 +259,16 @@ class MultiRExt(ExtRead):
     """
 
     def __init__(self, layers: Sequence[ExtRead]) -> None:
-        super().__init__()
-        _check_free(layers)
-        self.ends = _stack_ending(layers)
-        flat: list[ExtRead] = []
-        for layer in layers:
-            for part in layer._layers if isinstance(layer, MultiRExt) else (layer,):
-                below = flat[-1] if flat else None
-                if (
-                    isinstance(part, InPlaceR)
-                    and isinstance(below, InPlaceR)
-                    and part.block_bytes == below.block_bytes
-                ):
-                    flat[-1] = InPlaceR.joined([below, part])
-                else:
-                    flat.append(part)
-        self._layers: tuple[ExtRead, ...] = tuple(flat)
+        super().__init__(layers)
         # Stage i lies between layer i, which fills it, and layer i + 1, which reads from it.
-        self._stages = tuple(_ReadStage() for _ in flat[1:])
-        # How many layers have read their header, or are still to read their end.
-        self._open_count = 0
+        self._stages = tuple(_ReadStage() for _ in self._layers[1:])
         if not self._stages:
             # As in MultiWExt: the checks of a public call are made once.
-            self._read = flat[0]._read  # type: ignore[method-assign]
+            self._read = self._layers[0]._read  # type: ignore[method-assign]
 
     @property
     def at_hand(self) -> int:
         return self._layers[-1].at_hand
-
-    def _start(self) -> None:
-        self._open_count = 0
 
     def _run(self, top: int, call: Callable[[ByteReader], T], r: ByteReader) -> T:
         """Make `call` of layer `top` on the stream below it, feeding it from the layers further out as it
@@ -316,11 +307,6 @@ class MultiRExt(ExtRead):
     def _clear(self) -> None:
         for stage in self._stages:
             stage.clear()
-
-    def reset(self) -> None:
-        super().reset()
-        for layer in self._layers:
-            layer.reset()
 
 
 class CompExtW(MultiWExt):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -150,7 +152,7 @@ def test_a_call_from_within_a_call() -> None:
             return shared.write_into(HostileWriter(), data)
 
     shared.write_header(HostileWriter())
-    with pytest.raises(InUse, match="within"):
+    with pytest.raises(InUse, match="under way"):
         shared.write_into(Loop(), b"x")
     # The inner call has changed nothing; to the outer one its stream has broken.
     assert shared.phase is Phase.FAILED
@@ -158,6 +160,45 @@ def test_a_call_from_within_a_call() -> None:
     w = HostileWriter()
     write_message(shared.share(), w, b"y")
     assert w.data == b"y"
+
+
+def test_a_call_from_another_thread() -> None:
+    """Two threads, one handle: the second is told so at once, and the first is not disturbed."""
+    shared, w, refused = SharedW(EscapeTermW()), HostileWriter(), []
+
+    class Slow:
+        def write(self, data: memoryview, /) -> int:
+            other = threading.Thread(target=use)
+            other.start()
+            other.join()
+            return w.write(data)
+
+    def use() -> None:
+        try:
+            shared.write_into(w, b"y")
+        except InUse as error:
+            refused.append(error)
+
+    shared.write_header(w)
+    shared.write_into(Slow(), b"x")
+    shared.write_end(w)
+    assert len(refused) == 1
+    assert w.data == b"x\0\xff"
+
+
+def test_a_holder_that_is_gone_locks_nobody_out() -> None:
+    kept = SharedW(EscapeTermW())
+    gone = kept.share()
+    gone.write_header(HostileWriter())
+    gone.write_into(HostileWriter(), b"half a mess")
+    with pytest.raises(InUse):
+        kept.reset()
+    del gone
+    gc.collect()
+    kept.reset()
+    w = HostileWriter()
+    write_message(kept, w, b"whole")
+    assert w.data == b"whole\0\xff"
 
 
 def test_two_file_like_objects_over_one_layer() -> None:
