@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -164,8 +165,10 @@ def test_the_shift_cipher_is_a_layer(key: int, block_bytes: int) -> None:
 
 
 def test_void() -> None:
-    """test_void, test_void_enr."""
     assert len(frames(IdentityW(), IdentityR())) == 2 * 123 + 1
+
+
+def test_void_enr() -> None:
     frames(IdentityW(), IdentityR(), write_bytes=2, read_bytes=2)
 
 
@@ -214,19 +217,27 @@ def _end_over_cipher(windows: tuple[int, ...], blocks: tuple[int, ...] | None) -
     return MultiWExt(writers), MultiRExt(readers)
 
 
-@pytest.mark.parametrize(
-    ("windows", "blocks"),
-    [((5, 3, 4), (3, 2, 5)), ((4, 3, 2), None), ((2, 4, 7), None)],
-    ids=["ciph_end_mult", "multendstream_dec_windows", "multendstream_inc_windows"],
-)
-def test_three_layers(windows: tuple[int, ...], blocks: tuple[int, ...] | None) -> None:
+def three_layers(windows: tuple[int, ...], blocks: tuple[int, ...] | None = None) -> None:
+    """Reads 123 bytes, drains the padding, ends; then a frame of 25, and 0. The same without draining."""
     writer, reader = _end_over_cipher(windows, blocks)
     frames(writer, reader, lengths=(123, 25), by_itself=True)
     frames(writer, reader, lengths=(123, 25))
 
 
+def test_ciph_end_mult() -> None:
+    three_layers((5, 3, 4), (3, 2, 5))
+
+
+def test_multendstream_dec_windows() -> None:
+    three_layers((4, 3, 2))
+
+
+def test_multendstream_inc_windows() -> None:
+    three_layers((2, 4, 7))
+
+
 def test_suspend() -> None:
-    """test_suspend, test_suspend2: a writer lets go, a raw byte goes out, and it ends on the same stream."""
+    """A writer lets go, a raw byte goes out, and it ends on the same stream."""
     stream = io.BytesIO()
     comp = CompW(stream, ShiftW(1, 1))
     comp.write(b"ab")
@@ -236,6 +247,24 @@ def test_suspend() -> None:
     comp.write(b"c")
     comp.close()
     assert stream.getvalue() == bytes([1, *b"bc", MARKER, *b"d"])
+
+
+def test_suspend2() -> None:
+    """As above, of a stack, and read back the same way."""
+    stream = io.BytesIO()
+    comp = CompW(stream, CompExtW(ShiftW(1, 1), ShiftW(2, 1)))
+    comp.write(b"ab")
+    comp.suspend()
+    stream.write(bytes([MARKER]))
+    comp.resume(stream)
+    comp.close()
+    stream.seek(0)
+    source = CompR(stream, CompExtR(ShiftR(1, 1), ShiftR(2, 1)))
+    assert source.read(2) == b"ab"
+    source.suspend()
+    assert stream.read() == bytes([MARKER])
+    source.resume(stream)
+    source.close()
 
 
 def test_read_end_multi_pad() -> None:
@@ -285,40 +314,72 @@ def _read_back(reader: ExtRead, wire: bytes, length: int) -> bytes:
     return bytes(buffer)
 
 
-def test_multiciph() -> None:
-    """test_multiciph_w and _r: headers from the outside in, ends from the inside out."""
-    content = bytes([MARKER, 1, 2, 3, 4])
-    wire = _written(
-        MultiWExt([ShiftW(key, block, has_end=True) for key, block in ((1, 4), (2, 4), (3, 5))]), content
-    )
+MULTICIPH = ((1, 4), (2, 4), (3, 5))
+MULTICIPH_CONTENT = bytes([MARKER, 1, 2, 3, 4])
+
+
+def multiciph() -> MultiWExt:
+    return MultiWExt([ShiftW(key, block, has_end=True) for key, block in MULTICIPH])
+
+
+def test_multiciph_w() -> None:
+    """Headers from the outside in, ends from the inside out."""
+    wire = _written(multiciph(), MULTICIPH_CONTENT)
     assert list(wire[:4]) == [1, 3, 6, 129]
     assert (wire[8], wire[10], wire[13]) == (9, 6, 4)
     assert len(wire) == 14
-    reader = MultiRExt([ShiftR(key, block, has_end=True) for key, block in ((1, 4), (2, 4), (3, 5))])
-    assert _read_back(reader, wire, 5) == content
 
 
-def test_compciph_and_compext() -> None:
-    """test_compciph_w and _r (by nesting), test_compext_w and _r (by CompExt): the same bytes."""
-    content = bytes([1, 2, 3])
-    wire = _written(CompExtW(ShiftW(2, 2, has_end=True), ShiftW(1, 3, has_end=True)), content)
-    assert list(wire[:3]) == [2, 3, 4]
-    assert (wire[5], wire[7]) == (6, 5)
-    reader = CompExtR(ShiftR(2, 2, has_end=True), ShiftR(1, 3, has_end=True))
-    assert _read_back(reader, wire, 3) == content
+def test_multiciph_r() -> None:
+    reader = MultiRExt([ShiftR(key, block, has_end=True) for key, block in MULTICIPH])
+    wire = _written(multiciph(), MULTICIPH_CONTENT)
+    assert _read_back(reader, wire, 5) == MULTICIPH_CONTENT
+
+
+def nested_wire(content: bytes) -> bytes:
+    """Two layers by nesting."""
     stream = io.BytesIO()
     with (
         CompW(stream, ShiftW(2, 2, has_end=True)) as outer,
         CompW(outer, ShiftW(1, 3, has_end=True)) as inner,
     ):
         inner.write(content)
-    assert stream.getvalue() == wire
-    stream.seek(0)
+    return stream.getvalue()
+
+
+def composed_wire(content: bytes) -> bytes:
+    """The same by CompExt."""
+    return _written(CompExtW(ShiftW(2, 2, has_end=True), ShiftW(1, 3, has_end=True)), content)
+
+
+def check_composed(wire: bytes) -> None:
+    assert list(wire[:3]) == [2, 3, 4]
+    assert (wire[5], wire[7]) == (6, 5)
+
+
+def test_compciph_w() -> None:
+    check_composed(nested_wire(bytes([1, 2, 3])))
+
+
+def test_compext_w() -> None:
+    check_composed(composed_wire(bytes([1, 2, 3])))
+
+
+@pytest.mark.parametrize("wire_of", [nested_wire, composed_wire])
+def test_compciph_r(wire_of: Callable[[bytes], bytes]) -> None:
+    stream = io.BytesIO(wire_of(bytes([1, 2, 3])))
     with (
         CompR(stream, ShiftR(2, 2, has_end=True)) as below,
         CompR(below, ShiftR(1, 3, has_end=True)) as source,
     ):
-        assert source.read(3) == content
+        assert source.read(3) == bytes([1, 2, 3])
+    assert stream.read() == b""
+
+
+@pytest.mark.parametrize("wire_of", [nested_wire, composed_wire])
+def test_compext_r(wire_of: Callable[[bytes], bytes]) -> None:
+    reader = CompExtR(ShiftR(2, 2, has_end=True), ShiftR(1, 3, has_end=True))
+    assert _read_back(reader, wire_of(bytes([1, 2, 3])), 3) == bytes([1, 2, 3])
 
 
 P1 = WindowSizes(20, (4, 3), 2048)
@@ -329,8 +390,8 @@ P2 = WindowSizes(20)
     ("sizes", "size_written", "buffer_bytes"),
     [(P1, False, 7), (P2, False, 15), (P2, False, 36), (P1, True, 200), (P2, True, 7)],
 )
-def test_windows(sizes: WindowSizes, size_written: bool, buffer_bytes: int) -> None:
-    """windows_test: one object for two frames; padding may be read over, the next byte is intact."""
+def test_windows_test(sizes: WindowSizes, size_written: bool, buffer_bytes: int) -> None:
+    """One object for two frames; padding may be read over, the next byte is intact."""
     writer = SizedWindowsW(sizes, size_written=size_written)
     reader = SizedWindowsR(sizes, size_written=size_written)
     frames(writer, reader, write_bytes=buffer_bytes, read_bytes=buffer_bytes, lengths=(150, 150))
@@ -343,8 +404,7 @@ def test_windows(sizes: WindowSizes, size_written: bool, buffer_bytes: int) -> N
 
 
 @pytest.mark.parametrize(("escape", "buffer_bytes"), [(0, 7), (1, 15), (3, 200)])
-def test_escape(escape: int, buffer_bytes: int) -> None:
-    """escape_test."""
+def test_escape_test(escape: int, buffer_bytes: int) -> None:
     frames(
         EscapeTermW(escape),
         EscapeTermR(escape),
