@@ -13,7 +13,6 @@ from readwrite_comp import (
     BadParameter,
     Ending,
     ExtRead,
-    ExtWrite,
     Malformed,
     PaddedWindowsR,
     PaddedWindowsW,
@@ -42,7 +41,6 @@ from readwrite_comp.testing import (
     check_round_trip,
     check_truncation,
     read_message,
-    write_message,
 )
 
 from .pairs import (
@@ -56,6 +54,7 @@ from .pairs import (
     scripts,
     splits,
     stack_of,
+    wire_of,
 )
 
 
@@ -175,12 +174,6 @@ def test_flushed_content_can_be_read(names: list[str]) -> None:
 
 
 # Formats.
-
-
-def wire_of(writer: ExtWrite, content: bytes) -> bytes:
-    w = HostileWriter()
-    write_message(writer, w, content)
-    return bytes(w.data)
 
 
 def error_of(reader: ExtRead, wire: bytes) -> RemoteLayerError | None:

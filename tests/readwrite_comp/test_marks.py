@@ -17,7 +17,6 @@ from readwrite_comp import (
     EndStreamW,
     EscapeTermR,
     EscapeTermW,
-    ExtWrite,
     Malformed,
     Padding,
     Truncated,
@@ -29,17 +28,9 @@ from readwrite_comp.testing import (
     MakePair,
     check_round_trip,
     read_message,
-    write_message,
 )
 
-from .pairs import contents, splits
-
-
-def wire_of(writer: ExtWrite, content: bytes) -> bytes:
-    w = HostileWriter()
-    write_message(writer, w, content)
-    return bytes(w.data)
-
+from .pairs import contents, splits, wire_of
 
 # EndStream.
 

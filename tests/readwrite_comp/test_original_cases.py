@@ -1,8 +1,7 @@
 """The original's test cases of layers, limiters and their compositions, by the names that they have there
 (Rust crate *readwrite-comp*): the same sizes, depths and buffer lengths, and the bytes that its tests name.
 
-Its test cipher adds a key to every byte. Here that is `Shift`: a header byte (the key), blocks, and, where
-the cases of composed layers want to see it, a byte after the end (the key plus 3).
+Its test cipher, which adds a key to every byte, is in `shift`.
 """
 
 from __future__ import annotations
@@ -14,13 +13,10 @@ from collections.abc import Callable
 import pytest
 
 from readwrite_comp import (
-    ByteReader,
-    ByteWriter,
     CompExtR,
     CompExtW,
     CompR,
     CompW,
-    Ending,
     EndStreamR,
     EndStreamW,
     EscapeTermR,
@@ -29,83 +25,22 @@ from readwrite_comp import (
     ExtWrite,
     IdentityR,
     IdentityW,
-    Malformed,
     MultiRExt,
     MultiWExt,
     Padding,
     SizedWindowsR,
     SizedWindowsW,
-    Take,
     WindowSizes,
     read_exact_from,
     read_to_end,
     write_all_into,
 )
-from readwrite_comp.helpers import read_some, skip_some, write_some
 from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair
 
+from .pairs import wire_of
+from .shift import ShiftR, ShiftW
+
 MARKER = 123
-
-
-class ShiftW(ExtWrite):
-    """Adds `key` to each byte; pads to blocks."""
-
-    ends = Ending.PADDED
-
-    def __init__(self, key: int, block_bytes: int, *, has_end: bool = False) -> None:
-        super().__init__()
-        self.key, self.block_bytes, self.has_end = key, block_bytes, has_end
-
-    def _start(self) -> None:
-        self.count = 0
-        self._owed.owe(bytes([self.key]))
-
-    def _take(self, w: ByteWriter, view: memoryview) -> int:
-        count = write_some(w, memoryview(bytes((byte + self.key) % 256 for byte in view)))
-        self.count += count
-        return count
-
-    def _finish(self) -> None:
-        self._owed.owe(bytes([self.key]) * (-self.count % self.block_bytes))
-        if self.has_end:
-            self._owed.owe(bytes([self.key + 3]))
-
-
-class ShiftR(ExtRead):
-    """Reads what `ShiftW` wrote."""
-
-    ends = Ending.PADDED
-
-    def __init__(self, key: int, block_bytes: int, *, has_end: bool = False) -> None:
-        super().__init__()
-        self.key, self.block_bytes, self.has_end = key, block_bytes, has_end
-
-    def _start(self) -> None:
-        self.count = 0
-        self.byte, self.incoming = memoryview(bytearray(1)), Take()
-        self.incoming.begin(self.byte)
-
-    def _read_header(self, r: ByteReader) -> None:
-        self._expect(r, self.key)
-        self.incoming.begin(self.byte)
-
-    def _expect(self, r: ByteReader, value: int) -> None:
-        self.incoming.fill(r, "a header or end")
-        if self.byte[0] != value:
-            raise Malformed(f"{self.byte[0]}, expected {value}")
-
-    def _read(self, r: ByteReader, view: memoryview) -> int:
-        count = read_some(r, view)
-        for index in range(count):
-            view[index] = (view[index] - self.key) % 256
-        self.count += count
-        return count
-
-    def _skip(self, r: ByteReader) -> None:
-        while self.count % self.block_bytes:
-            self.count += skip_some(r, -self.count % self.block_bytes, "padding")
-        if self.has_end:
-            self._expect(r, self.key + 3)
 
 
 def frames(
@@ -297,14 +232,6 @@ def test_constant_size() -> None:
     assert content == b"abc\0"
 
 
-def _written(writer: ExtWrite, content: bytes) -> bytes:
-    w = HostileWriter()
-    writer.write_header(w)
-    write_all_into(writer, w, content)
-    writer.write_end(w)
-    return bytes(w.data)
-
-
 def _read_back(reader: ExtRead, wire: bytes, length: int) -> bytes:
     r, buffer = HostileReader(wire + bytes([MARKER])), bytearray(length)
     reader.read_header(r)
@@ -324,7 +251,7 @@ def multiciph() -> MultiWExt:
 
 def test_multiciph_w() -> None:
     """Headers from the outside in, ends from the inside out."""
-    wire = _written(multiciph(), MULTICIPH_CONTENT)
+    wire = wire_of(multiciph(), MULTICIPH_CONTENT)
     assert list(wire[:4]) == [1, 3, 6, 129]
     assert (wire[8], wire[10], wire[13]) == (9, 6, 4)
     assert len(wire) == 14
@@ -332,7 +259,7 @@ def test_multiciph_w() -> None:
 
 def test_multiciph_r() -> None:
     reader = MultiRExt([ShiftR(key, block, has_end=True) for key, block in MULTICIPH])
-    wire = _written(multiciph(), MULTICIPH_CONTENT)
+    wire = wire_of(multiciph(), MULTICIPH_CONTENT)
     assert _read_back(reader, wire, 5) == MULTICIPH_CONTENT
 
 
@@ -349,7 +276,7 @@ def nested_wire(content: bytes) -> bytes:
 
 def composed_wire(content: bytes) -> bytes:
     """The same by CompExt."""
-    return _written(CompExtW(ShiftW(2, 2, has_end=True), ShiftW(1, 3, has_end=True)), content)
+    return wire_of(CompExtW(ShiftW(2, 2, has_end=True), ShiftW(1, 3, has_end=True)), content)
 
 
 def check_composed(wire: bytes) -> None:
@@ -365,9 +292,9 @@ def test_compext_w() -> None:
     check_composed(composed_wire(bytes([1, 2, 3])))
 
 
-@pytest.mark.parametrize("wire_of", [nested_wire, composed_wire])
-def test_compciph_r(wire_of: Callable[[bytes], bytes]) -> None:
-    stream = io.BytesIO(wire_of(bytes([1, 2, 3])))
+@pytest.mark.parametrize("make_wire", [nested_wire, composed_wire])
+def test_compciph_r(make_wire: Callable[[bytes], bytes]) -> None:
+    stream = io.BytesIO(make_wire(bytes([1, 2, 3])))
     with (
         CompR(stream, ShiftR(2, 2, has_end=True)) as below,
         CompR(below, ShiftR(1, 3, has_end=True)) as source,
@@ -376,10 +303,10 @@ def test_compciph_r(wire_of: Callable[[bytes], bytes]) -> None:
     assert stream.read() == b""
 
 
-@pytest.mark.parametrize("wire_of", [nested_wire, composed_wire])
-def test_compext_r(wire_of: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize("make_wire", [nested_wire, composed_wire])
+def test_compext_r(make_wire: Callable[[bytes], bytes]) -> None:
     reader = CompExtR(ShiftR(2, 2, has_end=True), ShiftR(1, 3, has_end=True))
-    assert _read_back(reader, wire_of(bytes([1, 2, 3])), 3) == bytes([1, 2, 3])
+    assert _read_back(reader, make_wire(bytes([1, 2, 3])), 3) == bytes([1, 2, 3])
 
 
 P1 = WindowSizes(20, (4, 3), 2048)
@@ -396,7 +323,7 @@ def test_windows_test(sizes: WindowSizes, size_written: bool, buffer_bytes: int)
     reader = SizedWindowsR(sizes, size_written=size_written)
     frames(writer, reader, write_bytes=buffer_bytes, read_bytes=buffer_bytes, lengths=(150, 150))
     # A reader that takes some of the padding for content, and then ends.
-    stream = io.BytesIO(_written(writer, bytes(150)) + bytes([MARKER]))
+    stream = io.BytesIO(wire_of(writer, bytes(150)) + bytes([MARKER]))
     reader.read_header(stream)
     read_exact_from(reader, stream, bytearray(155))
     reader.read_end(stream)

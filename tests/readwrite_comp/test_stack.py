@@ -50,7 +50,19 @@ from readwrite_comp.testing import (
     write_message,
 )
 
-from .pairs import KEY, LAYERS, Pair, contents, is_authenticated, lioness, scripts, splits, stack_of, stacks
+from .pairs import (
+    KEY,
+    LAYERS,
+    Pair,
+    contents,
+    is_authenticated,
+    lioness,
+    scripts,
+    splits,
+    stack_of,
+    stacks,
+    wire_of,
+)
 
 
 @given(
@@ -233,9 +245,7 @@ def test_depth_costs_no_python_stack(make_pair: MakePair) -> None:
 def _written(layers: list[ExtWrite], content: bytes) -> bytes:
     """The wire of separate layers, each writing all of its message before the next begins."""
     for layer in reversed(layers):
-        w = HostileWriter()
-        write_message(layer, w, content)
-        content = bytes(w.data)
+        content = wire_of(layer, content)
     return content
 
 
