@@ -286,7 +286,7 @@ def _stack(kind: str, engine: WideEngine, depth: int, block_bytes: int) -> Itera
 
     work = _through(MultiWExt(writers), _Nowhere(), content)
     yield Pair(f"{name} write", engine.name, block_bytes, work, bound, depth, block_bytes)
-    if depth != DEPTHS[1] or block_bytes == BLOCKS[0]:
+    if depth not in DEPTHS[:2] or block_bytes == BLOCKS[0]:
         return
     if kind == "sealed":
         size = block_bytes * _MESSAGE_BLOCKS

@@ -12,8 +12,9 @@ The contract, which `readwrite_comp.testing.check_ext_pair` checks:
 * A layer holds at most one window or block of content or owed output.
 * 0 is the end of the content and only that. A stream that ends inside a structure is `Truncated`.
 * After a `RemoteLayerError` every call raises it again, until `reset()`.
-* Whatever else the stream raises passes through. Where that leaves open whether content was taken, the writer
-  is FAILED until `reset()`: to go on could write it twice. Any other call may simply be made again.
+* Whatever else the stream raises passes through, and the same call may be made again. Only where it is open
+  whether content was taken does the writer refuse to go on (FAILED, until `reset()`): it might write it
+  twice.
 
 The public methods here keep phases and errors; the hooks (`_start`, `_take`, …) do a layer's work and know
 nothing of either. A hook may be left by `BlockingIOError` at any call of the stream, and is called again.

@@ -49,7 +49,7 @@ def _message_aead(engine: Engine, key: bytes, salt: bytes) -> Aead:
 
 
 def _nonce(counter: int, is_last: bool) -> bytes:
-    return counter.to_bytes(11, "big") + (b"\x01" if is_last else b"\x00")
+    return (counter << 8 | is_last).to_bytes(12, "big")
 
 
 class SealedW(ExtWrite):
@@ -72,6 +72,7 @@ class SealedW(ExtWrite):
         self._chunk_bytes = chunk_bytes
         self._engine = engine or get_engine()
         self._chunk = memoryview(bytearray(_HEAD.size + chunk_bytes + TAG_BYTES))
+        self._head, self._body = self._chunk[: _HEAD.size], self._chunk[_HEAD.size :]
         self._held = 0
         self._counter = 0
         self._aead: Aead | None = None
@@ -87,15 +88,14 @@ class SealedW(ExtWrite):
         chunk_bytes = self._chunk_bytes
         if not self._held and len(view) >= chunk_bytes:
             # Sealed on its way into the chunk, without a copy. Were it the last, an empty one says so.
-            self._seal(view[:chunk_bytes], is_last=False)
-            self._owed.push(w)
+            content = view if len(view) == chunk_bytes else view[:chunk_bytes]
+            self._owed.send(w, self._sealed(content, is_last=False))
             return chunk_bytes
         if self._held == chunk_bytes:
             self._seal_held(is_last=False)
             self._owed.settle(w)
         count = min(len(view), chunk_bytes - self._held)
-        start = _HEAD.size + self._held
-        self._chunk[start : start + count] = view[:count]
+        self._body[self._held : self._held + count] = view[:count]
         self._held += count
         return count
 
@@ -113,17 +113,20 @@ class SealedW(ExtWrite):
 
     def _seal_held(self, *, is_last: bool) -> None:
         held, self._held = self._held, 0
-        self._seal(self._chunk[_HEAD.size : _HEAD.size + held], is_last=is_last)
+        self._owed.owe(self._sealed(self._body[:held], is_last=is_last))
 
-    def _seal(self, content: memoryview, *, is_last: bool) -> None:
+    def _sealed(self, content: memoryview, *, is_last: bool) -> memoryview:
+        """Seal one chunk into `_chunk` and return what goes out."""
         assert self._aead is not None
         length = len(content)
         head = _HEAD.pack(length | _LAST if is_last else length)
-        end = _HEAD.size + length + TAG_BYTES
-        self._aead.seal_into(_nonce(self._counter, is_last), content, head, self._chunk[_HEAD.size : end])
+        body, whole = self._body, self._chunk
+        if length < self._chunk_bytes:
+            body, whole = body[: length + TAG_BYTES], whole[: _HEAD.size + length + TAG_BYTES]
+        self._aead.seal_into(_nonce(self._counter, is_last), content, head, body)
         self._counter += 1
-        self._chunk[: _HEAD.size] = head
-        self._owed.owe(self._chunk[:end])
+        self._head[:] = head
+        return whole
 
 
 class SealedR(ExtRead):
