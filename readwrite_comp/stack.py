@@ -189,11 +189,13 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
         super().__init__(layers)
         # Stage i lies between layer i, which takes from it, and layer i + 1, which writes into it.
         self._stages = tuple(_WriteStage() for _ in self._layers[1:])
-        if not self._stages:
+        only = self._layers[0]
+        if not self._stages and type(only).write_into is ExtWrite.write_into:
             # All layers were joined into one, the usual case of a cipher stack. Its debts are the stack's, so
-            # the checks of a public call are made once: half of what a small write costs.
-            self._owed = self._layers[0]._owed
-            self._take = self._layers[0]._take  # type: ignore[method-assign]
+            # the checks of a public call are made once: half of what a small write costs. Not if they are
+            # its own, as those of a shared layer: its hook is not where it does its work.
+            self._owed = only._owed
+            self._take = only._take  # type: ignore[method-assign]
 
     def _below(self, index: int, w: ByteWriter) -> ByteWriter:
         return self._stages[index - 1] if index else w
@@ -262,9 +264,10 @@ class MultiRExt(_Stack[ExtRead], ExtRead):
         super().__init__(layers)
         # Stage i lies between layer i, which fills it, and layer i + 1, which reads from it.
         self._stages = tuple(_ReadStage() for _ in self._layers[1:])
-        if not self._stages:
+        only = self._layers[0]
+        if not self._stages and type(only).read_into is ExtRead.read_into:
             # As in MultiWExt: the checks of a public call are made once.
-            self._read = self._layers[0]._read  # type: ignore[method-assign]
+            self._read = only._read  # type: ignore[method-assign]
 
     @property
     def at_hand(self) -> int:

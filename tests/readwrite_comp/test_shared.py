@@ -30,6 +30,7 @@ from readwrite_comp import (
     read_to_end,
 )
 from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair, read_message, write_message
+from readwrite_comp.testing.drive import length_for
 
 from .pairs import KEY, LAYERS, Pair, is_authenticated
 
@@ -54,6 +55,23 @@ def test_handles_in_stacks() -> None:
     for _ in range(2):
         result = read_message(MultiRExt([reader.share(), PaddedWindowsR(8)]), r, None)
         assert result.content == b"content"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_handle_alone_in_a_stack_does_its_work(name: str) -> None:
+    """It once wrote its content as it was, and its reader agreed: so each side is met by the bare layer."""
+    content = b"attack at dawn" * 5
+    for shared_writes in (True, False):
+        writer, reader = LAYERS[name]()
+        if shared_writes:
+            writer = MultiWExt([SharedW(writer)])
+        else:
+            reader = MultiRExt([SharedR(reader)])
+        w = HostileWriter()
+        write_message(writer, w, content)
+        result = read_message(reader, HostileReader(bytes(w.data)), length_for(reader, len(content)))
+        assert result.error is None
+        assert result.content == content
 
 
 def test_the_other_holder_is_refused_until_the_end() -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from readwrite_comp import (
     BadParameter,
+    ByteReader,
+    ByteWriter,
     CompExtW,
     Ending,
     EscapeTermR,
@@ -287,6 +289,21 @@ def test_what_an_outer_layer_has_opened_is_handed_on_in_one_piece() -> None:
     assert got == content
     # Two for each chunk: one that opens it, one for the rest of it.
     assert reads <= 2 * (len(content) // 512 + 2)
+
+
+def test_a_layer_alone_that_overrides_the_public_calls() -> None:
+    class UpperW(IdentityW):
+        def write_into(self, w: ByteWriter, data: bytes | bytearray | memoryview) -> int:
+            return super().write_into(w, bytes(data).upper())
+
+    class LowerR(IdentityR):
+        def read_into(self, r: ByteReader, buffer: bytearray | memoryview) -> int:
+            count = super().read_into(r, buffer)
+            buffer[:count] = bytes(buffer[:count]).lower()
+            return count
+
+    assert wire_of(MultiWExt([UpperW()]), b"quiet") == b"QUIET"
+    assert read_message(MultiRExt([LowerR()]), HostileReader(b"QUIET"), None).content == b"quiet"
 
 
 def test_neighbours_are_joined_and_stacks_unpacked() -> None:
