@@ -69,6 +69,12 @@ class Transform(Protocol):
         ...
 
 
+def _is_plain(layer: object, base: type) -> bool:
+    """Whether the layer's class does nothing but make a `base`: joining would lose what it overrides."""
+    kinds = type(layer).__mro__
+    return all(name.startswith("__") for kind in kinds[: kinds.index(base)] for name in vars(kind))
+
+
 class _InPlace(_Phased):
     """What both directions have: transforms, and a buffer for a block.
 
@@ -107,6 +113,8 @@ class InPlaceW(_InPlace, ExtWrite):
 
     def _stack_joined(self, inner: ExtWrite) -> InPlaceW | None:
         if not isinstance(inner, InPlaceW) or inner.block_bytes != self.block_bytes:
+            return None
+        if not _is_plain(self, InPlaceW) or not _is_plain(inner, InPlaceW):
             return None
         return InPlaceW(self._transforms + inner._transforms)
 
@@ -184,6 +192,8 @@ class InPlaceR(_InPlace, ExtRead):
 
     def _stack_joined(self, inner: ExtRead) -> InPlaceR | None:
         if not isinstance(inner, InPlaceR) or inner.block_bytes != self.block_bytes:
+            return None
+        if not _is_plain(self, InPlaceR) or not _is_plain(inner, InPlaceR):
             return None
         return InPlaceR(self._transforms + inner._transforms)
 

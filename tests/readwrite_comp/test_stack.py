@@ -306,6 +306,21 @@ def test_a_layer_alone_that_overrides_the_public_calls() -> None:
     assert read_message(MultiRExt([LowerR()]), HostileReader(b"QUIET"), None).content == b"quiet"
 
 
+def test_a_layer_that_overrides_something_is_not_joined() -> None:
+    taken = []
+
+    class CountingW(StreamCipherW):
+        def _take(self, w: ByteWriter, view: memoryview) -> int:
+            count = super()._take(w, view)
+            taken.append(count)
+            return count
+
+    wire = wire_of(MultiWExt([StreamCipherW(KEY), CountingW(KEY), StreamCipherW(KEY)]), b"content")
+    assert taken == [16, 7]
+    reader = MultiRExt([StreamCipherR(KEY) for _ in range(3)])
+    assert read_message(reader, HostileReader(wire), None).content == b"content"
+
+
 def test_neighbours_are_joined_and_stacks_unpacked() -> None:
     inner = MultiWExt([WideBlockW(lioness(64)), IdentityW()])
     stack = CompExtW(MultiWExt([WideBlockW(lioness(48)), WideBlockW(lioness(64))]), inner)
