@@ -45,7 +45,7 @@ from readwrite_comp.hctr import HCTR_KEY_BYTES
 from readwrite_comp.primitives import SPARE_BYTES, TAG_BYTES, xor_function
 from readwrite_comp.wideblock import LEFT_BYTES, LIONESS_KEY_BYTES
 
-__all__ = ["BLOCKS", "DEPTHS", "KINDS", "LIMITERS", "Pair", "Work", "pairs"]
+__all__ = ["BLOCKS", "DEPTHS", "KINDS", "LIMITERS", "MIXED", "Pair", "Work", "pairs"]
 
 Work: TypeAlias = Callable[[int], None]
 
@@ -104,12 +104,14 @@ class _Copying:
 
 def pairs() -> Iterator[Pair]:
     """Give all cases, with each engine that is installed."""
-    for block_bytes in BLOCKS[1:]:
+    for block_bytes in BLOCKS:
         for name in LIMITERS:
             yield from _limiter(name, block_bytes)
     for engine in (get_engine(name) for name in engine_names()):
-        for block_bytes in BLOCKS[1:]:
+        for block_bytes in BLOCKS:
             yield from _permutations(engine, block_bytes)
+        for name in MIXED:
+            yield from _mixed(name, engine)
         for kind in KINDS:
             for block_bytes in BLOCKS:
                 for depth in DEPTHS:
@@ -189,6 +191,33 @@ def _limiter(name: str, block_bytes: int) -> Iterator[Pair]:
     yield Pair(f"{name} read", "–", block_bytes, work, read_raw, _MESSAGE_BLOCKS, size)
 
 
+# Limiters inside a seal, as one would use them: the bound is the seal of the content by itself.
+
+MIXED: dict[str, Callable[[], tuple[ExtWrite, ExtRead]]] = {
+    "EscapeTerm": lambda: (EscapeTermW(0xC0), EscapeTermR(0xC0)),
+    "PaddedWindows of 1 KiB": lambda: (PaddedWindowsW(1024), PaddedWindowsR(1024)),
+}
+
+
+def _mixed(name: str, engine: WideEngine) -> Iterator[Pair]:
+    block_bytes, size = BLOCKS[1], BLOCKS[1] * _MESSAGE_BLOCKS
+    title, content = f"{name} in Sealed", _text(block_bytes)
+    sealed, _, seal = _parts("sealed", engine, block_bytes, 1)
+    writer, _ = MIXED[name]()
+    work = _through(MultiWExt([*sealed, writer]), _Nowhere(), memoryview(content))
+    yield Pair(f"{title} write", engine.name, block_bytes, work, seal, 1, block_bytes)
+    sealed, opened, _ = _parts("sealed", engine, block_bytes, 1)
+    writer, reader = MIXED[name]()
+    wire = _written(MultiWExt([*sealed, writer]), content * _MESSAGE_BLOCKS)
+    work = _message_again(MultiRExt([*opened, reader]), wire, size)
+
+    def bound(number: int) -> None:
+        for _ in range(_MESSAGE_BLOCKS):
+            seal(number)
+
+    yield Pair(f"{title} read", engine.name, block_bytes, work, bound, _MESSAGE_BLOCKS, size)
+
+
 def _text(count: int) -> bytes:
     """Content with every byte value, as often as the others: EscapeTerm doubles one in 256."""
     return (bytes(range(256)) * (count // 256 + 1))[:count]
@@ -257,7 +286,7 @@ def _stack(kind: str, engine: WideEngine, depth: int, block_bytes: int) -> Itera
 
     work = _through(MultiWExt(writers), _Nowhere(), content)
     yield Pair(f"{name} write", engine.name, block_bytes, work, bound, depth, block_bytes)
-    if depth != DEPTHS[1] or block_bytes == BLOCKS[0]:
+    if depth not in DEPTHS[:2] or block_bytes == BLOCKS[0]:
         return
     if kind == "sealed":
         size = block_bytes * _MESSAGE_BLOCKS

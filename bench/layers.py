@@ -5,6 +5,7 @@ The ratio of the two is what our code costs. Everything runs in this one process
 seconds.
 
 * A limiter: content through it, written into a stream that copies, or read; the bound is one copy.
+* A limiter in Sealed; the bound is the raw seal of the content.
 * LIONESS itself, HCTR itself: one block; the bound is its own passes (two AES-CTR and two SHA-256; two GMAC,
   one AES-ECB and two XOR).
 * n × a cipher layer: content through `MultiWExt` or `MultiRExt` over n of them; the bound is n calls of the

@@ -28,11 +28,12 @@ from .helpers import ByteReader, ByteWriter, Owed, Take
 from .identity import IdentityR, IdentityW
 from .inplace import InPlaceR, InPlaceW, Transform
 from .paddedwindows import PaddedWindowsR, PaddedWindowsW
+from .padding import Padding
 from .phases import Event, Phase
 from .primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
 from .sealed import SealedR, SealedW
 from .shared import SharedR, SharedW
-from .sizedwindows import Padding, SizedWindowsR, SizedWindowsW, WindowSizes
+from .sizedwindows import SizedWindowsR, SizedWindowsW, WindowSizes
 from .stack import CompExtR, CompExtW, MultiRExt, MultiWExt
 from .streamcipher import StreamCipherR, StreamCipherW
 from .whole import read_exact_from, read_to_end, write_all_into

@@ -12,6 +12,9 @@ The contract, which `readwrite_comp.testing.check_ext_pair` checks:
 * A layer holds at most one window or block of content or owed output.
 * 0 is the end of the content and only that. A stream that ends inside a structure is `Truncated`.
 * After a `RemoteLayerError` every call raises it again, until `reset()`.
+* Whatever else the stream raises passes through, and the same call may be made again. Only where it is open
+  whether content was taken does the writer refuse to go on (FAILED, until `reset()`): it might write it
+  twice.
 
 The public methods here keep phases and errors; the hooks (`_start`, `_take`, …) do a layer's work and know
 nothing of either. A hook may be left by `BlockingIOError` at any call of the stream, and is called again.
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .errors import RemoteLayerError
+from .errors import BadParameter, RemoteLayerError
 from .helpers import ByteReader, ByteWriter, Owed, read_some, write_some
 from .phases import Event, Phase, next_phase
 
@@ -109,15 +112,25 @@ class ExtWrite(_Phased):
         Raises:
             BlockingIOError: no byte of `data` was taken. Offer it again, or other data, or write the end.
             PhaseError: not between header and end.
+        On error: after any other error that the stream raises while it takes content, the message cannot go
+            on: FAILED.
         """
         if self._phase is not _CONTENT:
             next_phase(self._phase, Event.CONTENT)
-        view = data if type(data) is memoryview else memoryview(data).cast("B")
+        view = data if type(data) is memoryview and data.format == "B" else memoryview(data).cast("B")
         if not view:
             return 0
         if self._owed:
             self._owed.settle(w)
-        return self._take(w, view)
+        try:
+            return self._take(w, view)
+        except BlockingIOError:
+            raise
+        except BaseException:
+            # Was `view` taken? Nobody knows, and a caller who offers it again, as `io.BufferedWriter` does,
+            # could write it twice.
+            self._phase = next_phase(self._phase, Event.FAIL)
+            raise
 
     def flush_into(self, w: ByteWriter) -> None:
         """Push out what is held back, as far as the format allows a short unit.
@@ -187,6 +200,18 @@ class ExtWrite(_Phased):
     def _clear(self) -> None:
         self._owed.clear()
 
+    # What a stack makes of its layers.
+
+    def _stack_parts(self) -> tuple[ExtWrite, ...]:
+        """The layers that this one consists of."""
+        return (self,)
+
+    def _stack_joined(self, inner: ExtWrite) -> ExtWrite | None:
+        """One layer that does the work of this one and of `inner`, next to the content, if there is a cheaper
+        one than both. It takes their place: they must not be used any more.
+        """
+        return None
+
 
 class ExtRead(_Phased):
     """The reading half of a layer; as it stands, a transparent one.
@@ -230,10 +255,13 @@ class ExtRead(_Phased):
             RemoteLayerError: the bytes are not of this format; sticky. `buffer` may be overwritten, but holds
                 no content.
             PhaseError: not between header and end.
+            BadParameter: `buffer` is read-only.
         """
         if self._phase is not _CONTENT:
             self._next(Event.CONTENT)
-        view = buffer if type(buffer) is memoryview else memoryview(buffer).cast("B")
+        view = buffer if type(buffer) is memoryview and buffer.format == "B" else memoryview(buffer).cast("B")
+        if view.readonly:
+            raise BadParameter("the buffer is read-only, expected a writable one: content is read into it")
         if not view:
             return 0
         try:
@@ -241,6 +269,13 @@ class ExtRead(_Phased):
         except RemoteLayerError as error:
             self._fail(error)
             raise
+
+    @property
+    def at_hand(self) -> int:
+        """How many bytes of content are here already: reading so many calls no stream. A stack asks that of
+        its layers, to hand them on in one piece.
+        """
+        return 0
 
     def read_end(self, r: ByteReader) -> None:
         """Read past the rest of the message (unread content where the format shows its end, padding), up to
@@ -279,6 +314,14 @@ class ExtRead(_Phased):
 
     def _skip(self, r: ByteReader) -> None:
         """Read up to the border of the message."""
+
+    # What a stack makes of its layers; as in ExtWrite.
+
+    def _stack_parts(self) -> tuple[ExtRead, ...]:
+        return (self,)
+
+    def _stack_joined(self, inner: ExtRead) -> ExtRead | None:
+        return None
 
     # Phases and errors.
 

@@ -50,6 +50,10 @@ class ChainExtRead(ExtRead):
         self._second = second
         self._is_first_over = False
 
+    @property
+    def at_hand(self) -> int:
+        return (self._second if self._is_first_over else self._first).at_hand
+
     def _start(self) -> None:
         self._is_first_over = False
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 import warnings
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .base import ExtRead, ExtWrite
 from .errors import InUse, PhaseError
@@ -29,19 +29,71 @@ if TYPE_CHECKING:
 
 __all__ = ["CompR", "CompW"]
 
+Stream = TypeVar("Stream", ByteReader, ByteWriter)
 
-class _Comp(io.RawIOBase):
-    """What both directions share: nothing happens behind the user's back."""
 
+class _Comp(io.RawIOBase, Generic[Stream]):
+    """What both directions share. Nothing happens behind the user's back.
+
+    The layer is looked at twice: it must be free when this object is made, and still be when it begins.
+    """
+
+    _stream: Stream | None
+    _ext: ExtRead | ExtWrite
     _is_abandoned = False
     _has_begun = False
+    _has_header = False
 
-    def _begin(self, ext: ExtRead | ExtWrite) -> None:
-        """Before the header: the layer was free when this object was made, but is it still?"""
-        if not self._has_begun:
-            if ext.phase is not Phase.NEW:
-                raise InUse(f"another user of the layer has begun a message, phase {ext.phase.name}")
+    def __init__(self, stream: Stream, ext: ExtRead | ExtWrite) -> None:
+        super().__init__()
+        if ext.phase is not Phase.NEW:
+            raise InUse(f"the layer is in phase {ext.phase.name}, expected NEW")
+        self._stream = stream
+
+    def _header(self, stream: Stream) -> None:
+        """Hook: write or read the header."""
+        raise NotImplementedError
+
+    def _open(self) -> Stream:
+        """Return the stream, with the header behind it."""
+        if self.closed:
+            raise ValueError(f"I/O operation on a closed {type(self).__name__}")
+        stream = self._attached()
+        if not self._has_header:
+            if not self._has_begun and self._ext.phase is not Phase.NEW:
+                raise InUse(f"another user of the layer has begun a message, phase {self._ext.phase.name}")
             self._has_begun = True
+            self._header(stream)
+            self._has_header = True
+        return stream
+
+    def _attached(self) -> Stream:
+        if self._stream is None:
+            raise PhaseError("suspended; resume(stream) first")
+        return self._stream
+
+    def suspend(self) -> Stream:
+        """Let go of the stream, in the middle of the message or before it. It stands where the layer needs
+        its next byte: nothing was read ahead.
+
+        Returns:
+            The stream; may be used, or lent, until `resume`.
+        Raises:
+            PhaseError: suspended already.
+        """
+        stream = self._attached()
+        self._stream = None
+        return stream
+
+    def resume(self, stream: Stream) -> None:
+        """Go on, on `stream`: the same one or another.
+
+        Raises:
+            PhaseError: not suspended.
+        """
+        if self._stream is not None:
+            raise PhaseError("not suspended: resume() would drop a stream")
+        self._stream = stream
 
     def abandon(self) -> None:
         """Close without writing or reading the end of the message. The layer stays as it is: `reset()` it to
@@ -79,7 +131,7 @@ class _Comp(io.RawIOBase):
             )
 
 
-class CompW(_Comp):
+class CompW(_Comp[ByteWriter]):
     """Writes to `stream` through `ext`.
 
     Args:
@@ -90,12 +142,8 @@ class CompW(_Comp):
     """
 
     def __init__(self, stream: ByteWriter, ext: ExtWrite) -> None:
-        super().__init__()
-        if ext.phase is not Phase.NEW:
-            raise InUse(f"the layer is in phase {ext.phase.name}, expected NEW")
-        self._stream: ByteWriter | None = stream
-        self._ext = ext
-        self._has_header = False
+        super().__init__(stream, ext)
+        self._ext: ExtWrite = ext
         self._has_end = False
 
     def writable(self) -> bool:
@@ -110,6 +158,14 @@ class CompW(_Comp):
             ValueError: closed.
         """
         return self._ext.write_into(self._open(), data)
+
+    def writelines(self, lines: Any, /) -> None:
+        """Refused: `io` ignores how much each `write` has taken, and would lose the rest.
+
+        Raises:
+            io.UnsupportedOperation: always; `FileW` has it.
+        """
+        raise io.UnsupportedOperation("writelines: a CompW may take a part of each line; use FileW")
 
     def flush(self) -> None:
         """Push out what the layer holds back, as far as its format allows."""
@@ -134,18 +190,7 @@ class CompW(_Comp):
         # A layer that this object has not begun with belongs to another message.
         if self._has_begun and not self._is_abandoned:
             self._ext.settle_into(stream)
-        self._stream = None
-        return stream
-
-    def resume(self, stream: ByteWriter) -> None:
-        """Go on, on `stream`: the same one or another.
-
-        Raises:
-            PhaseError: not suspended.
-        """
-        if self._stream is not None:
-            raise PhaseError("not suspended: resume() would drop a stream")
-        self._stream = stream
+        return super().suspend()
 
     def close(self) -> None:
         """End the message (an empty one if nothing was written).
@@ -162,23 +207,11 @@ class CompW(_Comp):
             self._has_end = True
         super().close()
 
-    def _open(self) -> ByteWriter:
-        if self.closed:
-            raise ValueError("I/O operation on a closed CompW")
-        stream = self._attached()
-        if not self._has_header:
-            self._begin(self._ext)
-            self._ext.write_header(stream)
-            self._has_header = True
-        return stream
-
-    def _attached(self) -> ByteWriter:
-        if self._stream is None:
-            raise PhaseError("suspended; resume(stream) first")
-        return self._stream
+    def _header(self, stream: ByteWriter) -> None:
+        self._ext.write_header(stream)
 
 
-class CompR(_Comp):
+class CompR(_Comp[ByteReader]):
     """Reads from `stream` through `ext`.
 
     Args:
@@ -189,12 +222,8 @@ class CompR(_Comp):
     """
 
     def __init__(self, stream: ByteReader, ext: ExtRead) -> None:
-        super().__init__()
-        if ext.phase is not Phase.NEW:
-            raise InUse(f"the layer is in phase {ext.phase.name}, expected NEW")
-        self._stream: ByteReader | None = stream
-        self._ext = ext
-        self._has_header = False
+        super().__init__(stream, ext)
+        self._ext: ExtRead = ext
 
     def readable(self) -> bool:
         """Say that it can be read from, as `io` asks."""
@@ -210,28 +239,22 @@ class CompR(_Comp):
         """
         return self._ext.read_into(self._open(), buffer)
 
-    def suspend(self) -> ByteReader:
-        """Let go of the stream, in the middle of the message or before it. It stands where the layer needs
-        its next byte: nothing was read ahead.
-
-        Returns:
-            The stream; may be used, or lent, until `resume`.
-        Raises:
-            PhaseError: suspended already.
-        """
-        stream = self._attached()
-        self._stream = None
-        return stream
-
-    def resume(self, stream: ByteReader) -> None:
-        """Go on, on `stream`: the same one or another.
+    def readall(self) -> bytes:
+        """Read content up to its end, or up to a refusal: then call again, until it returns b"".
 
         Raises:
-            PhaseError: not suspended.
+            BlockingIOError: nothing can be read now. What came before a refusal is returned, not lost.
+            RemoteLayerError: the bytes are not of the layer's format.
+            ValueError: closed.
         """
-        if self._stream is not None:
-            raise PhaseError("not suspended: resume() would drop a stream")
-        self._stream = stream
+        content, buffer = bytearray(), memoryview(bytearray(io.DEFAULT_BUFFER_SIZE))
+        try:
+            while count := self.readinto(buffer):
+                content += buffer[:count]
+        except BlockingIOError:
+            if not content:
+                raise
+        return bytes(content)
 
     def close(self) -> None:
         """Read past the end of the message, so that the stream stands at what follows it.
@@ -255,17 +278,5 @@ class CompR(_Comp):
                 raise
         super().close()
 
-    def _open(self) -> ByteReader:
-        if self.closed:
-            raise ValueError("I/O operation on a closed CompR")
-        stream = self._attached()
-        if not self._has_header:
-            self._begin(self._ext)
-            self._ext.read_header(stream)
-            self._has_header = True
-        return stream
-
-    def _attached(self) -> ByteReader:
-        if self._stream is None:
-            raise PhaseError("suspended; resume(stream) first")
-        return self._stream
+    def _header(self, stream: ByteReader) -> None:
+        self._ext.read_header(stream)

@@ -15,20 +15,15 @@ send a window for nothing.
 from __future__ import annotations
 
 from .base import Ending, ExtRead, ExtWrite
-from .errors import BadParameter, Malformed, Truncated
-from .helpers import ByteReader, ByteWriter, Take, read_some, skip_some
-from .sizedwindows import MAX_WINDOW_BYTES, Padding
+from .errors import Malformed
+from .helpers import ByteReader, ByteWriter, Take, read_part, skip_some
+from .padding import Padding, check_window
 
 __all__ = ["EndStreamR", "EndStreamW"]
 
 _MORE = 0
 _END = 1
 _MARK_BYTES = 1
-
-
-def _check_window(window_bytes: int) -> None:
-    if not 1 <= window_bytes <= MAX_WINDOW_BYTES:
-        raise BadParameter(f"window of {window_bytes} bytes, expected 1 to {MAX_WINDOW_BYTES}")
 
 
 class EndStreamW(ExtWrite):
@@ -44,7 +39,7 @@ class EndStreamW(ExtWrite):
 
     def __init__(self, window_bytes: int, *, padding: Padding = Padding.RANDOM) -> None:
         super().__init__()
-        _check_window(window_bytes)
+        check_window(window_bytes)
         self._padding = padding
         # The mark of the window before (always "another follows") and this window.
         self._unit = memoryview(bytearray(_MARK_BYTES + window_bytes))
@@ -89,7 +84,7 @@ class EndStreamR(ExtRead):
 
     def __init__(self, window_bytes: int) -> None:
         super().__init__()
-        _check_window(window_bytes)
+        check_window(window_bytes)
         self._window_bytes = window_bytes
         self._mark = memoryview(bytearray(_MARK_BYTES))
         self._incoming = Take()
@@ -103,9 +98,7 @@ class EndStreamR(ExtRead):
     def _read(self, r: ByteReader, view: memoryview) -> int:
         if not self._left and not self._open_window(r):
             return 0
-        count = read_some(r, view if len(view) <= self._left else view[: self._left])
-        if count == 0:
-            raise Truncated(f"the stream ended with {self._left} bytes of a window to come")
+        count = read_part(r, view, self._left, "a window")
         self._left -= count
         return count
 

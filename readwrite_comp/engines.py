@@ -29,7 +29,7 @@ class CtrStream(Protocol):
         """XOR the next `len(view)` bytes of keystream into `view`, in place."""
         ...
 
-    def apply_into(self, source: ReadableBuffer, out: memoryview) -> None:
+    def apply_into(self, source: ReadableBuffer, out: memoryview, /) -> None:
         """Write `source` XOR the next bytes of keystream to `out`, of the same length and elsewhere."""
         ...
 

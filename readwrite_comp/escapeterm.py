@@ -6,11 +6,14 @@ flipped bit turns content into an end). Any other byte after E is `Malformed`. R
 
 The price of an end that can be anywhere: only the two bytes of the terminator are sure to follow. A reader
 must not read ahead, so it takes at most two bytes in one call of the stream, which is a hundred times slower
-than any other layer. A stream with `peek`, as `io.BufferedReader` has it, shows what comes, and is read in
-pieces up to the next escape byte. Where there is none, use `PaddedWindows` instead.
+than any other layer. A stream with `peek`, as `io.BufferedReader` has it (and a socket with MSG_PEEK can),
+shows what comes; it is read up to the terminator or to the end of what it shows. Where there is none, use
+`PaddedWindows` instead.
 """
 
 from __future__ import annotations
+
+import re
 
 from .base import Ending, ExtRead, ExtWrite
 from .errors import BadParameter, Malformed, Truncated
@@ -67,69 +70,75 @@ class EscapeTermR(ExtRead):
     def __init__(self, escape: int = 0) -> None:
         super().__init__()
         _check_escape(escape)
-        self._escape = escape
-        self._end = escape ^ 0xFF
+        self._escape = bytes([escape])
+        # Content, up to an escape byte that is not doubled, or not yet. Possessive: nothing to remember.
+        self._content = re.compile(b"(?:[^\\x%02x]++|\\x%02x{2})*+" % (escape, escape))
         self._incoming = memoryview(bytearray(_TERMINATOR_BYTES))
-        self._scratch = memoryview(bytearray(512))
         self._clear()
 
     def _clear(self) -> None:
         self._is_escaped = False
         self._has_ended = False
-        self._wrong = -1
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
-        done = 0
-        while done < len(view) and not self._has_ended:
-            if self._wrong >= 0:
-                if done:
-                    break
-                raise Malformed(
-                    f"{self._wrong} after the escape byte {self._escape}, expected it again or {self._end}"
-                )
-            plain = 0 if self._is_escaped else self._plain_ahead(r, len(view) - done)
-            if plain:
-                done += read_some(r, view[done : done + plain])
-                continue
-            # Never more than is sure to come and has room: after an escape byte that is one byte.
-            most = 1 if self._is_escaped or len(view) - done == 1 else _TERMINATOR_BYTES
-            try:
-                count = read_some(r, self._incoming[:most])
-            except BlockingIOError:
-                if not done:
-                    raise
-                break
-            if count == 0:
-                if not done:
-                    raise Truncated("the stream ended before the terminator")
-                break
-            for byte in self._incoming[:count]:
-                if not self._is_escaped and byte != self._escape:
-                    view[done] = byte
-                    done += 1
-                elif not self._is_escaped:
-                    self._is_escaped = True
-                elif byte == self._escape:
-                    self._is_escaped = False
-                    view[done] = byte
-                    done += 1
-                elif byte == self._end:
-                    self._has_ended = True
-                else:
-                    self._wrong = byte
-        return done
+        # One call of the stream for each turn, and no turn after content has come: whatever the stream
+        # raises, nothing is lost.
+        while not self._has_ended:
+            sure = self._content_ahead(r, len(view))
+            done = self._read_content(r, view[:sure]) if sure else self._read_pair(r, view)
+            if done:
+                return done
+        return 0
 
-    def _plain_ahead(self, r: ByteReader, most: int) -> int:
-        """Return how many of the next bytes, at most `most`, are sure to be content; 0 if that cannot be
-        seen.
+    def _content_ahead(self, r: ByteReader, most: int) -> int:
+        """Return how many of the next bytes, at most `most`, are sure to belong to content; 0 if that cannot
+        be seen.
         """
         peek = getattr(r, "peek", None)
-        if peek is None:
+        if peek is None or self._is_escaped:
             return 0
-        ahead = peek(most)[:most]
-        found: int = ahead.find(self._escape)
-        return len(ahead) if found < 0 else found
+        found = self._content.match(peek(most), 0, most)
+        return found.end() if found else 0
+
+    def _read_content(self, r: ByteReader, view: memoryview) -> int:
+        """Read what `_content_ahead` has seen into `view` and undo the doubling there."""
+        count = read_some(r, view)
+        if count == 0:
+            raise Truncated("the stream ended before bytes that it has shown")
+        # Between the two of each pair lies an empty part. Where the stream has stopped inside the last pair,
+        # there is an even number of parts, and the last one is empty.
+        parts = bytes(view[:count]).split(self._escape)
+        if len(parts) == 1:
+            return count
+        self._is_escaped = len(parts) % 2 == 0
+        content = self._escape.join(parts[::2])
+        view[: len(content)] = content
+        return len(content)
+
+    def _read_pair(self, r: ByteReader, view: memoryview) -> int:
+        """Read as many bytes as are sure to come, two at most, and take from them what is content."""
+        most = 1 if self._is_escaped or len(view) == 1 else _TERMINATOR_BYTES
+        count = read_some(r, self._incoming[:most])
+        if count == 0:
+            raise Truncated("the stream ended before the terminator")
+        done, escape = 0, self._escape[0]
+        for byte in self._incoming[:count]:
+            if not self._is_escaped and byte == escape:
+                self._is_escaped = True
+                continue
+            if self._is_escaped and byte != escape:
+                if byte != escape ^ 0xFF:
+                    raise Malformed(
+                        f"{byte} after the escape byte {escape}, expected it again or {escape ^ 0xFF}"
+                    )
+                self._has_ended = True
+                break
+            self._is_escaped = False
+            view[done] = byte
+            done += 1
+        return done
 
     def _skip(self, r: ByteReader) -> None:
-        while self._read(r, self._scratch):
+        scratch = memoryview(bytearray(_MOST_BYTES))
+        while self._read(r, scratch):
             pass

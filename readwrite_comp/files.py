@@ -35,13 +35,37 @@ class FileW(io.BufferedWriter):
         buffer_bytes: content is collected up to this length.
     Raises:
         InUse: `ext` is in the middle of a message.
-    On error: a failed `close()` or `flush()` raises; the message is then not whole, and `abandon()` is left.
+    On error: a failed `write()`, `flush()` or `close()` raises, and the message is not ended: what the other
+        side has is truncated.
     """
 
     def __init__(self, stream: ByteWriter, ext: ExtWrite, *, buffer_bytes: int = _BUFFER_BYTES) -> None:
         comp = CompW(stream, ext)
         super().__init__(comp, buffer_bytes)
         self._comp = comp
+
+    def flush(self) -> None:
+        """Write what is buffered, and what the layer holds back, as far as its format allows.
+
+        A limiter then closes a window early. Closing does not do that, but `io.TextIOWrapper` flushes before
+        it closes.
+        """
+        super().flush()
+        self._comp.flush()
+
+    def close(self) -> None:
+        """End the message.
+
+        Raises:
+            OSError: whatever the stream raises.
+        On error: open still, and the message is not ended. Try again, or `abandon()`.
+        """
+        if not self.closed:
+            # One by one: the base class would end the message also when its buffer could not be written, and
+            # a message that lacks its last content would look whole.
+            super().flush()
+            self._comp.close()
+        super().close()
 
     def abandon(self) -> None:
         """Close without writing what is buffered or the end: the other side sees a truncated message. The

@@ -2,8 +2,8 @@
 
 A `Transform` is the part that differs (a keystream, a wide-block permutation); `InPlaceW` and `InPlaceR` are
 the ext layers around one or more of them. A stack of 25 such layers is then a loop over one buffer with no
-copy between the layers: `MultiWExt` and `MultiRExt` join neighbours of equal block size with `joined`. The
-bytes on the wire are those of separate layers.
+copy between the layers: `MultiWExt` and `MultiRExt` join neighbours of equal block size. The bytes on the
+wire are those of separate layers.
 
 Order: transform 0 is next to the stream. Its header comes first on the wire, in the clear; the header of
 transform 1 is transformed by 0, and so on. Content passes from the last to the first when written, the other
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .base import Ending, ExtRead, ExtWrite
+from .base import Ending, ExtRead, ExtWrite, _Phased
 from .errors import BadParameter
 from .helpers import ByteReader, ByteWriter, Take, read_some
 
@@ -69,20 +69,36 @@ class Transform(Protocol):
         ...
 
 
-def _checked(transforms: Sequence[Transform]) -> int:
-    """Return the block size that all transforms share."""
-    sizes = {transform.block_bytes for transform in transforms}
-    if len(sizes) != 1:
-        raise BadParameter(f"transforms of block sizes {sorted(sizes)}, expected one size for all")
-    (block_bytes,) = sizes
-    if block_bytes > 1 and any(transform.header_bytes for transform in transforms):
-        raise BadParameter(
-            "a block transform with a header: blocks would not begin at multiples of their size"
-        )
-    return block_bytes
+def _is_plain(layer: object, base: type) -> bool:
+    """Whether the layer's class does nothing but make a `base`: joining would lose what it overrides."""
+    kinds = type(layer).__mro__
+    return all(name.startswith("__") for kind in kinds[: kinds.index(base)] for name in vars(kind))
 
 
-class InPlaceW(ExtWrite):
+class _InPlace(_Phased):
+    """What both directions have: transforms, and a buffer for a block.
+
+    Attributes:
+        block_bytes: the block size of all transforms; 1: any length.
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        super().__init__()
+        sizes = {transform.block_bytes for transform in transforms}
+        if len(sizes) != 1:
+            raise BadParameter(f"transforms of block sizes {sorted(sizes)}, expected one size for all")
+        (self.block_bytes,) = sizes
+        is_stream = self.block_bytes == 1
+        if not is_stream and any(transform.header_bytes for transform in transforms):
+            raise BadParameter(
+                "a block transform with a header: blocks would not begin at multiples of their size"
+            )
+        self._transforms = tuple(transforms)
+        self._buffer = memoryview(bytearray(0 if is_stream else self.block_bytes))
+        self.ends = Ending.NEVER if is_stream else Ending.PADDED
+
+
+class InPlaceW(_InPlace, ExtWrite):
     """Writes content through transforms of one block size. Ends: NEVER (keystreams) or PADDED (blocks).
 
     Args:
@@ -90,26 +106,17 @@ class InPlaceW(ExtWrite):
     """
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
-        super().__init__()
-        self._block_bytes = _checked(transforms)
-        self._transforms = tuple(transforms)
+        super().__init__(transforms)
         self._first = self._transforms[-1].apply_into
         self._others: tuple[Callable[[memoryview], None], ...] = ()
-        self._buffer = memoryview(bytearray(self._block_bytes if self._block_bytes > 1 else 0))
         self._held = 0
-        self.ends = Ending.PADDED if self._block_bytes > 1 else Ending.NEVER
 
-    @property
-    def block_bytes(self) -> int:
-        """The block size of all its transforms; 1: any length."""
-        return self._block_bytes
-
-    @classmethod
-    def joined(cls, layers: Sequence[InPlaceW]) -> InPlaceW:
-        """Return one layer that does what `layers` (of equal block size, the first next to the stream) do one
-        after the other. It uses their transforms, so they must not be used any more.
-        """
-        return InPlaceW([transform for layer in layers for transform in layer._transforms])
+    def _stack_joined(self, inner: ExtWrite) -> InPlaceW | None:
+        if not isinstance(inner, InPlaceW) or inner.block_bytes != self.block_bytes:
+            return None
+        if not _is_plain(self, InPlaceW) or not _is_plain(inner, InPlaceW):
+            return None
+        return InPlaceW(self._transforms + inner._transforms)
 
     def _start(self) -> None:
         self._held = 0
@@ -127,9 +134,11 @@ class InPlaceW(ExtWrite):
         self._others = tuple(transform.apply for transform in reversed(self._transforms[:-1]))
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
-        size = self._block_bytes
+        size = self.block_bytes
         if size == 1:
-            size = min(len(view), _STREAM_BYTES)
+            size = len(view)
+            if size > _STREAM_BYTES:  # Not min(): the usual small write would feel it.
+                size = _STREAM_BYTES
             if size > len(self._buffer):
                 self._buffer = memoryview(bytearray(size))
         elif self._held or len(view) < size:
@@ -146,16 +155,16 @@ class InPlaceW(ExtWrite):
     def _collect(self, w: ByteWriter, view: memoryview) -> int:
         """Take a part of a block."""
         held = self._held
-        count = min(len(view), self._block_bytes - held)
+        count = min(len(view), self.block_bytes - held)
         self._buffer[held : held + count] = view[:count]
         self._held = held + count
-        if self._held == self._block_bytes:
+        if self._held == self.block_bytes:
             self._owed.send(w, self._close_block())
         return count
 
     def _finish(self) -> None:
         if self._held:
-            self._buffer[self._held :] = bytes(self._block_bytes - self._held)
+            self._buffer[self._held :] = bytes(self.block_bytes - self._held)
             self._owed.owe(self._close_block())
 
     def _close_block(self) -> memoryview:
@@ -165,7 +174,7 @@ class InPlaceW(ExtWrite):
         return self._buffer
 
 
-class InPlaceR(ExtRead):
+class InPlaceR(_InPlace, ExtRead):
     """Reads what `InPlaceW` with the inverse transforms wrote. Ends: NEVER (keystreams) or PADDED (blocks).
 
     A block goes straight into the caller's buffer and is transformed there, if there is room and all of it
@@ -176,26 +185,21 @@ class InPlaceR(ExtRead):
     """
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
-        super().__init__()
-        self._block_bytes = _checked(transforms)
-        self._transforms = tuple(transforms)
-        self._buffer = memoryview(bytearray(self._block_bytes if self._block_bytes > 1 else 0))
+        super().__init__(transforms)
         self._applies: tuple[Callable[[memoryview], None], ...] = ()
         self._incoming = Take()
-        self.ends = Ending.PADDED if self._block_bytes > 1 else Ending.NEVER
         self._clear()
 
-    @property
-    def block_bytes(self) -> int:
-        """The block size of all its transforms; 1: any length."""
-        return self._block_bytes
+    def _stack_joined(self, inner: ExtRead) -> InPlaceR | None:
+        if not isinstance(inner, InPlaceR) or inner.block_bytes != self.block_bytes:
+            return None
+        if not _is_plain(self, InPlaceR) or not _is_plain(inner, InPlaceR):
+            return None
+        return InPlaceR(self._transforms + inner._transforms)
 
-    @classmethod
-    def joined(cls, layers: Sequence[InPlaceR]) -> InPlaceR:
-        """Return one layer that does what `layers` (of equal block size, the first next to the stream) do one
-        after the other. It uses their transforms, so they must not be used any more.
-        """
-        return InPlaceR([transform for layer in layers for transform in layer._transforms])
+    @property
+    def at_hand(self) -> int:
+        return len(self._opened)
 
     def _clear(self) -> None:
         self._opened = _EMPTY
@@ -224,13 +228,13 @@ class InPlaceR(ExtRead):
         self._applies = tuple(transform.apply for transform in self._transforms)
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
-        if self._block_bytes == 1:
+        if self.block_bytes == 1:
             count = read_some(r, view)
             if count:
                 self._apply(view[:count])
             return count
         if not self._opened:
-            block_bytes = self._block_bytes
+            block_bytes = self.block_bytes
             if len(view) >= block_bytes and not self._incoming.is_begun:
                 block = view[:block_bytes]
                 count = read_some(r, block)

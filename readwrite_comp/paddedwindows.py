@@ -14,19 +14,14 @@ from __future__ import annotations
 import struct
 
 from .base import Ending, ExtRead, ExtWrite
-from .errors import BadParameter, Malformed, Truncated
-from .helpers import ByteReader, ByteWriter, Take, read_some, skip_some
-from .sizedwindows import MAX_WINDOW_BYTES, Padding
+from .errors import Malformed
+from .helpers import ByteReader, ByteWriter, Take, read_part, skip_some
+from .padding import Padding, check_window
 
 __all__ = ["PaddedWindowsR", "PaddedWindowsW"]
 
 _HEAD = struct.Struct("!I")
 _LAST = 1 << 31
-
-
-def _check_window(window_bytes: int) -> None:
-    if not 1 <= window_bytes <= MAX_WINDOW_BYTES:
-        raise BadParameter(f"window of {window_bytes} bytes, expected 1 to {MAX_WINDOW_BYTES}")
 
 
 class PaddedWindowsW(ExtWrite):
@@ -42,7 +37,7 @@ class PaddedWindowsW(ExtWrite):
 
     def __init__(self, window_bytes: int, *, padding: Padding = Padding.RANDOM) -> None:
         super().__init__()
-        _check_window(window_bytes)
+        check_window(window_bytes)
         self._window_bytes = window_bytes
         self._padding = padding
         self._window = memoryview(bytearray(_HEAD.size + window_bytes))
@@ -88,7 +83,7 @@ class PaddedWindowsR(ExtRead):
 
     def __init__(self, window_bytes: int, *, padding: Padding = Padding.RANDOM) -> None:
         super().__init__()
-        _check_window(window_bytes)
+        check_window(window_bytes)
         self._window_bytes = window_bytes
         self._zero_padded = padding is Padding.ZERO
         self._head = memoryview(bytearray(_HEAD.size))
@@ -108,9 +103,7 @@ class PaddedWindowsR(ExtRead):
             self._open_window(r)
             if not self._content_left:
                 return 0
-        count = read_some(r, view if len(view) <= self._content_left else view[: self._content_left])
-        if count == 0:
-            raise Truncated(f"the stream ended with {self._content_left} bytes of content to come")
+        count = read_part(r, view, self._content_left, "window content")
         self._content_left -= count
         return count
 

@@ -7,7 +7,7 @@ phase stays as it was. Header and end may take several calls, since each may be 
     NEW ──HEADER──▶ HEADER ──HEADER_DONE──▶ CONTENT ──END──▶ END ──END_DONE──▶ NEW
 
 NEW again, the layer is ready for the next message. FAIL leads from any phase of a message to FAILED, and only
-RESET leads out of there.
+RESET leads out of there. A reader fails by what it read, a writer when its stream breaks under content.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def _message_aead(engine: Engine, key: bytes, salt: bytes) -> Aead:
 
 
 def _nonce(counter: int, is_last: bool) -> bytes:
-    return counter.to_bytes(11, "big") + (b"\x01" if is_last else b"\x00")
+    return (counter << 8 | is_last).to_bytes(12, "big")
 
 
 class SealedW(ExtWrite):
@@ -72,6 +72,7 @@ class SealedW(ExtWrite):
         self._chunk_bytes = chunk_bytes
         self._engine = engine or get_engine()
         self._chunk = memoryview(bytearray(_HEAD.size + chunk_bytes + TAG_BYTES))
+        self._head, self._body = self._chunk[: _HEAD.size], self._chunk[_HEAD.size :]
         self._held = 0
         self._counter = 0
         self._aead: Aead | None = None
@@ -87,15 +88,14 @@ class SealedW(ExtWrite):
         chunk_bytes = self._chunk_bytes
         if not self._held and len(view) >= chunk_bytes:
             # Sealed on its way into the chunk, without a copy. Were it the last, an empty one says so.
-            self._seal(view[:chunk_bytes], is_last=False)
-            self._owed.push(w)
+            content = view if len(view) == chunk_bytes else view[:chunk_bytes]
+            self._owed.send(w, self._seal(content, is_last=False))
             return chunk_bytes
         if self._held == chunk_bytes:
             self._seal_held(is_last=False)
             self._owed.settle(w)
         count = min(len(view), chunk_bytes - self._held)
-        start = _HEAD.size + self._held
-        self._chunk[start : start + count] = view[:count]
+        self._body[self._held : self._held + count] = view[:count]
         self._held += count
         return count
 
@@ -113,17 +113,20 @@ class SealedW(ExtWrite):
 
     def _seal_held(self, *, is_last: bool) -> None:
         held, self._held = self._held, 0
-        self._seal(self._chunk[_HEAD.size : _HEAD.size + held], is_last=is_last)
+        self._owed.owe(self._seal(self._body[:held], is_last=is_last))
 
-    def _seal(self, content: memoryview, *, is_last: bool) -> None:
+    def _seal(self, content: memoryview, *, is_last: bool) -> memoryview:
+        """Seal one chunk into `_chunk` and return what goes out."""
         assert self._aead is not None
         length = len(content)
         head = _HEAD.pack(length | _LAST if is_last else length)
-        end = _HEAD.size + length + TAG_BYTES
-        self._aead.seal_into(_nonce(self._counter, is_last), content, head, self._chunk[_HEAD.size : end])
+        body, whole = self._body, self._chunk
+        if length < self._chunk_bytes:
+            body, whole = body[: length + TAG_BYTES], whole[: _HEAD.size + length + TAG_BYTES]
+        self._aead.seal_into(_nonce(self._counter, is_last), content, head, body)
         self._counter += 1
-        self._chunk[: _HEAD.size] = head
-        self._owed.owe(self._chunk[:end])
+        self._head[:] = head
+        return whole
 
 
 class SealedR(ExtRead):
@@ -145,8 +148,8 @@ class SealedR(ExtRead):
         self._key = bytes(key)
         self._chunk_bytes = chunk_bytes
         self._engine = engine or get_engine()
-        self._chunk = memoryview(bytearray(_HEAD.size + chunk_bytes + TAG_BYTES))
-        self._head = self._chunk[: _HEAD.size]
+        self._head = memoryview(bytearray(_HEAD.size))
+        self._body = memoryview(bytearray(chunk_bytes + TAG_BYTES))
         self._salt = memoryview(bytearray(SALT_BYTES))
         self._incoming = Take()
         self._clear()
@@ -154,9 +157,14 @@ class SealedR(ExtRead):
     def _clear(self) -> None:
         self._aead: Aead | None = None
         self._counter = 0
-        self._length = -1
+        # The chunk that is being read, once its head has come.
+        self._sealed = _EMPTY
         self._is_last = False
         self._opened = _EMPTY
+
+    @property
+    def at_hand(self) -> int:
+        return len(self._opened)
 
     def _start(self) -> None:
         self._incoming.begin(self._salt)
@@ -190,25 +198,17 @@ class SealedR(ExtRead):
             The length of the content.
         """
         assert self._aead is not None
-        incoming = self._incoming
-        if self._length < 0:
-            incoming.fill(r, "a chunk's head")
-            (head,) = _HEAD.unpack(self._head)
-            length = head & ~_LAST
-            if length > self._chunk_bytes:
-                raise Malformed(f"chunk {self._counter} of {length} bytes, at most {self._chunk_bytes}")
-            if not head & _LAST and not length:
-                raise Malformed(f"chunk {self._counter} is empty and not the last")
-            self._length = length
-            incoming.begin(self._chunk[_HEAD.size : _HEAD.size + length + TAG_BYTES])
-        incoming.fill(r, "a chunk")
-        length, self._length = self._length, -1
-        is_last = bool(self._head[0] & 0x80)
-        body = self._chunk[_HEAD.size : _HEAD.size + length + TAG_BYTES]
+        if not self._sealed:
+            self._read_head(r)
+        self._incoming.fill(r, "a chunk")
+        sealed, self._sealed = self._sealed, _EMPTY
+        length = len(sealed) - TAG_BYTES
         has_room = length <= len(view)
-        out = view[:length] if has_room else body[:length]
+        out = view[:length] if has_room else sealed[:length]
+        head = bytes(self._head)
+        is_last = head[0] >= 0x80
         try:
-            self._aead.open_into(_nonce(self._counter, is_last), body, bytes(self._head), out)
+            self._aead.open_into(_nonce(self._counter, is_last), sealed, head, out)
         except AuthenticationError:
             raise AuthenticationError(
                 f"chunk {self._counter} was refused: changed, moved, or another key"
@@ -216,5 +216,17 @@ class SealedR(ExtRead):
         self._opened = _EMPTY if has_room else out
         self._counter += 1
         self._is_last = is_last
-        incoming.begin(self._head)
+        self._incoming.begin(self._head)
         return length
+
+    def _read_head(self, r: ByteReader) -> None:
+        """Read the length of the next chunk, and expect so much."""
+        self._incoming.fill(r, "a chunk's head")
+        (head,) = _HEAD.unpack(self._head)
+        length = head & ~_LAST
+        if length > self._chunk_bytes:
+            raise Malformed(f"chunk {self._counter} of {length} bytes, at most {self._chunk_bytes}")
+        if not head & _LAST and not length:
+            raise Malformed(f"chunk {self._counter} is empty and not the last")
+        self._sealed = self._body[: length + TAG_BYTES]
+        self._incoming.begin(self._sealed)

@@ -4,17 +4,24 @@ Each handle is a layer like any other, with a twin from `share()` for the other 
 layer with its first call and gives it back when the message is over (`write_end` / `read_end` has returned),
 on `reset()`, or on `release()`, which hands a message over half-way: one service reads the header, another
 goes on. Between the two every call through another handle is `InUse` and changes nothing; so is a call made
-from within a call, by a stream that reads or writes through the same layer.
+during a call: by a stream that reads or writes through the same layer, or by another thread.
 
 Without this, two users of one object would take parts of each other's messages and find out late or never.
 """
 
 from __future__ import annotations
 
-from .base import Ending, ExtRead, ExtWrite
+from copy import copy
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from .base import ExtRead, ExtWrite, _Phased
 from .errors import InUse
 from .helpers import ByteReader, ByteWriter
 from .phases import Phase
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["SharedR", "SharedW"]
 
@@ -24,43 +31,81 @@ class _Lease:
     time by its own rule, so that it can be its own context manager.
     """
 
-    __slots__ = ("_ext", "_holder", "_is_inside")
+    __slots__ = ("_ext", "_holder", "_turn")
 
     def __init__(self, ext: ExtRead | ExtWrite) -> None:
         self._ext = ext
-        self._holder: object | None = None
-        self._is_inside = False
+        # Weak: a holder that is gone in the middle of a message must not lock all others out of a reset().
+        self._holder: ref[_Handle] | None = None
+        # Empty during a call. Taking its one element is atomic, so threads are told as well.
+        self._turn = [None]
 
-    def of(self, handle: object) -> _Lease:
+    def of(self, handle: _Handle) -> _Lease:
         """Take the layer for one call.
 
         Raises:
             InUse: another handle has it, or a call is under way.
         """
-        if self._is_inside:
-            raise InUse("a call of a shared layer from within a call of it")
-        if self._holder is not None and self._holder is not handle:
+        try:
+            self._turn.pop()
+        except IndexError:
+            raise InUse(
+                "a call of the shared layer is under way: around this one, or in another thread"
+            ) from None
+        holder = self._holder and self._holder()
+        if holder is not None and holder is not handle:
+            self._turn.append(None)
             raise InUse(
                 f"another holder has the layer, in phase {self._ext.phase.name}; it is free after the end of "
                 "the message, or after release()"
             )
-        self._holder = handle
+        self._holder = ref(handle)
         return self
 
     def __enter__(self) -> None:
-        self._is_inside = True
+        """The call begins; `of` has seen to it all."""
 
     def __exit__(self, *_: object) -> None:
-        self._is_inside = False
         if self._ext.phase is Phase.NEW:
             self._holder = None
+        self._turn.append(None)
 
-    def release(self, handle: object) -> None:
-        if self._holder is handle:
+    def release(self, handle: _Handle) -> None:
+        if self._holder and self._holder() is handle:
             self._holder = None
 
 
-class SharedW(ExtWrite):
+class _Handle(_Phased):
+    """What the handles of both directions have."""
+
+    _ext: ExtRead | ExtWrite
+
+    def __init__(self, ext: ExtRead | ExtWrite) -> None:
+        super().__init__()
+        self._lease = _Lease(ext)
+        self.ends = ext.ends
+
+    @property
+    def phase(self) -> Phase:
+        """Where the layer is in its message, whoever has it."""
+        return self._ext.phase
+
+    def share(self) -> Self:
+        """Return another handle of the same layer."""
+        return copy(self)
+
+    def release(self) -> None:
+        """Let another holder go on, in the middle of a message. Nothing happens if this one has not got the
+        layer.
+        """
+        self._lease.release(self)
+
+    def reset(self) -> None:
+        with self._lease.of(self):
+            self._ext.reset()
+
+
+class SharedW(_Handle, ExtWrite):
     """A handle of a writing layer that has several holders. Ends: as the layer.
 
     Args:
@@ -70,27 +115,8 @@ class SharedW(ExtWrite):
     """
 
     def __init__(self, ext: ExtWrite) -> None:
-        super().__init__()
-        self._ext = ext
-        self._lease = _Lease(ext)
-        self.ends: Ending = ext.ends
-
-    @property
-    def phase(self) -> Phase:
-        """Where the layer is in its message, whoever has it."""
-        return self._ext.phase
-
-    def share(self) -> SharedW:
-        """Return another handle of the same layer."""
-        other = SharedW(self._ext)
-        other._lease = self._lease
-        return other
-
-    def release(self) -> None:
-        """Let another holder go on, in the middle of a message. Nothing happens if this one has not got the
-        layer.
-        """
-        self._lease.release(self)
+        super().__init__(ext)
+        self._ext: ExtWrite = ext
 
     def write_header(self, w: ByteWriter) -> None:
         with self._lease.of(self):
@@ -112,12 +138,8 @@ class SharedW(ExtWrite):
         with self._lease.of(self):
             self._ext.write_end(w)
 
-    def reset(self) -> None:
-        with self._lease.of(self):
-            self._ext.reset()
 
-
-class SharedR(ExtRead):
+class SharedR(_Handle, ExtRead):
     """A handle of a reading layer that has several holders. Ends: as the layer.
 
     Args:
@@ -127,27 +149,12 @@ class SharedR(ExtRead):
     """
 
     def __init__(self, ext: ExtRead) -> None:
-        super().__init__()
-        self._ext = ext
-        self._lease = _Lease(ext)
-        self.ends: Ending = ext.ends
+        super().__init__(ext)
+        self._ext: ExtRead = ext
 
     @property
-    def phase(self) -> Phase:
-        """Where the layer is in its message, whoever has it."""
-        return self._ext.phase
-
-    def share(self) -> SharedR:
-        """Return another handle of the same layer."""
-        other = SharedR(self._ext)
-        other._lease = self._lease
-        return other
-
-    def release(self) -> None:
-        """Let another holder go on, in the middle of a message. Nothing happens if this one has not got the
-        layer.
-        """
-        self._lease.release(self)
+    def at_hand(self) -> int:
+        return self._ext.at_hand
 
     def read_header(self, r: ByteReader) -> None:
         with self._lease.of(self):
@@ -160,7 +167,3 @@ class SharedR(ExtRead):
     def read_end(self, r: ByteReader) -> None:
         with self._lease.of(self):
             self._ext.read_end(r)
-
-    def reset(self) -> None:
-        with self._lease.of(self):
-            self._ext.reset()

@@ -16,36 +16,21 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import Enum, auto
 
 from .base import Ending, ExtRead, ExtWrite
 from .errors import BadParameter, Malformed, Truncated
-from .helpers import ByteReader, ByteWriter, Take, read_some, skip_some, write_some
-from .primitives import random_bytes
+from .helpers import ByteReader, ByteWriter, Take, read_part, read_some, skip_some, write_some
+from .padding import MAX_WINDOW_BYTES, Padding
 
-__all__ = ["Padding", "SizedWindowsR", "SizedWindowsW", "WindowSizes"]
+__all__ = ["SizedWindowsR", "SizedWindowsW", "WindowSizes"]
 
 _SIZE = struct.Struct("!I")
-
-# The top bit of a written size is kept free, as PaddedWindows and Sealed use it for "last".
-MAX_WINDOW_BYTES = 2**31 - 1
 
 # How much content goes out together with a written size. More would only copy more.
 _FIRST_BYTES = 16 * 1024
 
-
-class Padding(Enum):
-    """What padding is made of."""
-
-    ZERO = auto()
-    """Zero bytes: cheap, and checked by readers that know it; for use inside a cipher."""
-
-    RANDOM = auto()
-    """Random bytes, ignored by the reader."""
-
-    def make(self, count: int) -> bytes:
-        """Return `count` bytes of padding."""
-        return bytes(count) if self is Padding.ZERO else random_bytes(count)
+# The most padding that is made at once.
+_PADDING_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -132,9 +117,15 @@ class SizedWindowsW(ExtWrite):
             self._left = self._next_bytes
             if self._size_written:
                 self._owed.owe(_SIZE.pack(self._left))
-        if self._left:
-            self._owed.owe(self._padding.make(self._left))
-            self._left = 0
+
+    def _push_end(self, w: ByteWriter) -> None:
+        self._owed.settle(w)
+        while self._left:
+            # In pieces: a window may be larger than what should lie in memory.
+            count = min(self._left, _PADDING_BYTES)
+            self._owed.owe(self._padding.make(count))
+            self._left -= count
+            self._owed.settle(w)
 
 
 class SizedWindowsR(ExtRead):
@@ -172,9 +163,7 @@ class SizedWindowsR(ExtRead):
                 return self._read_first_of_window(r, view)
             if not self._open_window(r, may_end=not self._is_first):
                 return 0
-        count = read_some(r, view if len(view) <= self._left else view[: self._left])
-        if count == 0:
-            raise Truncated(f"the stream ended with {self._left} bytes of a window to come")
+        count = read_part(r, view, self._left, "a window")
         self._left -= count
         return count
 

@@ -9,7 +9,8 @@ next layer before anything else is written into it. So a stage holds at most wha
 it can produce, and only layer 0 ever meets a stream that refuses.
 
 Reading pulls, and must not read ahead of what the structures demand: bytes after the message are not ours. So
-a stage is filled only with as many bytes as the layer above it has just asked for. Asked while empty it notes
+a stage is filled only with as many bytes as the layer above it has just asked for, and what the layer below
+has *at hand* by then: the rest of a chunk or block that it had to open for them. Asked while empty it notes
 the wish and refuses; the loop sees the refusal, goes down to the layer below to fulfil the wish, and then
 repeats the call, which the contract of every layer allows. A refusal at layer 0 is the stream's own and goes
 to the caller.
@@ -24,12 +25,11 @@ same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from .base import Ending, ExtRead, ExtWrite
+from .base import Ending, ExtRead, ExtWrite, _Phased
 from .errors import BadParameter, InUse
 from .helpers import ByteReader, ByteWriter, would_block
-from .inplace import InPlaceR, InPlaceW
 from .phases import Phase
 
 __all__ = ["CompExtR", "CompExtW", "MultiRExt", "MultiWExt"]
@@ -40,6 +40,7 @@ _STAGE_BYTES = 64 * 1024
 _EMPTY = memoryview(b"")
 
 T = TypeVar("T")
+L = TypeVar("L", ExtWrite, ExtRead)
 
 
 def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> None:
@@ -60,6 +61,42 @@ def _stack_ending(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> Ending:
         if layer.ends is not Ending.NEVER:
             return layer.ends
     return Ending.NEVER
+
+
+def _flattened(layers: Sequence[L]) -> tuple[L, ...]:
+    """Stacks unpacked, and neighbours joined that work on one buffer."""
+    flat: list[L] = []
+    for layer in layers:
+        for part in layer._stack_parts():
+            joined = flat[-1]._stack_joined(part) if flat else None
+            if joined is None:
+                flat.append(part)
+            else:
+                flat[-1] = joined
+    return tuple(flat)
+
+
+class _Stack(_Phased, Generic[L]):
+    """What both directions have."""
+
+    def __init__(self, layers: Sequence[L]) -> None:
+        super().__init__()
+        _check_free(layers)
+        self.ends = _stack_ending(layers)
+        self._layers: tuple[L, ...] = _flattened(layers)
+        # How many layers are between their header and their end.
+        self._open_count = 0
+
+    def _stack_parts(self) -> tuple[L, ...]:
+        return self._layers
+
+    def _start(self) -> None:
+        self._open_count = 0
+
+    def reset(self) -> None:
+        super().reset()
+        for layer in self._layers:
+            layer.reset()
 
 
 class _WriteStage:
@@ -112,20 +149,33 @@ class _ReadStage:
         self._wish = min(len(buffer), _STAGE_BYTES)
         raise would_block("the stage between two layers is empty")
 
+    def peek(self, size: int, /) -> bytes:
+        return bytes(self._rest[:size])
+
     def fill_from(self, layer: ExtRead, r: ByteReader) -> None:
-        """Read what was wished for, or a part of it, from `layer`."""
-        if len(self._buffer) < self._wish:
-            self._buffer = memoryview(bytearray(self._wish))
-        count = layer.read_into(r, self._buffer[: self._wish])
+        """Read what was wished for, or a part of it, from `layer`; and more only of what that has here."""
+        count = layer.read_into(r, self._with_room_for(self._wish)[: self._wish])
         self._rest = self._buffer[:count]
         self._has_ended = count == 0
+        more = min(layer.at_hand, _STAGE_BYTES - count)
+        if more:
+            buffer = self._with_room_for(count + more)
+            count += layer.read_into(r, buffer[count : count + more])
+            self._rest = buffer[:count]
+
+    def _with_room_for(self, size: int) -> memoryview:
+        if len(self._buffer) < size:
+            larger = memoryview(bytearray(size))
+            larger[: len(self._buffer)] = self._buffer
+            self._buffer = larger
+        return self._buffer
 
     def clear(self) -> None:
         self._rest = _EMPTY
         self._has_ended = False
 
 
-class MultiWExt(ExtWrite):
+class MultiWExt(_Stack[ExtWrite], ExtWrite):
     """Writes through several layers. Ends: as the innermost layer that is not NEVER.
 
     Args:
@@ -136,34 +186,16 @@ class MultiWExt(ExtWrite):
     """
 
     def __init__(self, layers: Sequence[ExtWrite]) -> None:
-        super().__init__()
-        _check_free(layers)
-        self.ends = _stack_ending(layers)
-        flat: list[ExtWrite] = []
-        for layer in layers:
-            for part in layer._layers if isinstance(layer, MultiWExt) else (layer,):
-                below = flat[-1] if flat else None
-                if (
-                    isinstance(part, InPlaceW)
-                    and isinstance(below, InPlaceW)
-                    and part.block_bytes == below.block_bytes
-                ):
-                    flat[-1] = InPlaceW.joined([below, part])
-                else:
-                    flat.append(part)
-        self._layers: tuple[ExtWrite, ...] = tuple(flat)
+        super().__init__(layers)
         # Stage i lies between layer i, which takes from it, and layer i + 1, which writes into it.
-        self._stages = tuple(_WriteStage() for _ in flat[1:])
-        # How many layers have written their header, or are still to write their end.
-        self._open_count = 0
-        if not self._stages:
+        self._stages = tuple(_WriteStage() for _ in self._layers[1:])
+        only = self._layers[0]
+        if not self._stages and type(only).write_into is ExtWrite.write_into:
             # All layers were joined into one, the usual case of a cipher stack. Its debts are the stack's, so
-            # the checks of a public call are made once: half of what a small write costs.
-            self._owed = flat[0]._owed
-            self._take = flat[0]._take  # type: ignore[method-assign]
-
-    def _start(self) -> None:
-        self._open_count = 0
+            # the checks of a public call are made once: half of what a small write costs. Not if they are
+            # its own, as those of a shared layer: its hook is not where it does its work.
+            self._owed = only._owed
+            self._take = only._take  # type: ignore[method-assign]
 
     def _below(self, index: int, w: ByteWriter) -> ByteWriter:
         return self._stages[index - 1] if index else w
@@ -217,13 +249,8 @@ class MultiWExt(ExtWrite):
         for stage in self._stages:
             stage.clear()
 
-    def reset(self) -> None:
-        super().reset()
-        for layer in self._layers:
-            layer.reset()
 
-
-class MultiRExt(ExtRead):
+class MultiRExt(_Stack[ExtRead], ExtRead):
     """Reads what `MultiWExt` with the matching layers wrote. Ends: as the innermost layer that is not NEVER.
 
     Args:
@@ -234,32 +261,17 @@ class MultiRExt(ExtRead):
     """
 
     def __init__(self, layers: Sequence[ExtRead]) -> None:
-        super().__init__()
-        _check_free(layers)
-        self.ends = _stack_ending(layers)
-        flat: list[ExtRead] = []
-        for layer in layers:
-            for part in layer._layers if isinstance(layer, MultiRExt) else (layer,):
-                below = flat[-1] if flat else None
-                if (
-                    isinstance(part, InPlaceR)
-                    and isinstance(below, InPlaceR)
-                    and part.block_bytes == below.block_bytes
-                ):
-                    flat[-1] = InPlaceR.joined([below, part])
-                else:
-                    flat.append(part)
-        self._layers: tuple[ExtRead, ...] = tuple(flat)
+        super().__init__(layers)
         # Stage i lies between layer i, which fills it, and layer i + 1, which reads from it.
-        self._stages = tuple(_ReadStage() for _ in flat[1:])
-        # How many layers have read their header, or are still to read their end.
-        self._open_count = 0
-        if not self._stages:
+        self._stages = tuple(_ReadStage() for _ in self._layers[1:])
+        only = self._layers[0]
+        if not self._stages and type(only).read_into is ExtRead.read_into:
             # As in MultiWExt: the checks of a public call are made once.
-            self._read = flat[0]._read  # type: ignore[method-assign]
+            self._read = only._read  # type: ignore[method-assign]
 
-    def _start(self) -> None:
-        self._open_count = 0
+    @property
+    def at_hand(self) -> int:
+        return self._layers[-1].at_hand
 
     def _run(self, top: int, call: Callable[[ByteReader], T], r: ByteReader) -> T:
         """Make `call` of layer `top` on the stream below it, feeding it from the layers further out as it
@@ -298,11 +310,6 @@ class MultiRExt(ExtRead):
     def _clear(self) -> None:
         for stage in self._stages:
             stage.clear()
-
-    def reset(self) -> None:
-        super().reset()
-        for layer in self._layers:
-            layer.reset()
 
 
 class CompExtW(MultiWExt):

@@ -49,9 +49,9 @@ def check_layers(found: dict[str, Any]) -> None:
     check_machine(found["machine"])
     names = [(case["name"], case["engine"], case["block_bytes"]) for case in found["cases"]]
     assert len(set(names)) == len(names)
-    # Limiters both ways at two sizes; for each engine the two permutations at two sizes, and of each kind
-    # four depths at three sizes, one of them read at two.
-    assert len(names) == 4 * 2 * 2 + len(engine_names()) * (2 * 2 + 4 * (4 * 3 + 2))
+    # Limiters both ways at three sizes; for each engine the two permutations at three sizes, two limiters in
+    # Sealed both ways, and of each kind four depths at three sizes, two of them read at two.
+    assert len(names) == 4 * 2 * 3 + len(engine_names()) * (2 * 3 + 2 * 2 + 4 * (4 * 3 + 4))
     for case in found["cases"]:
         for name in ("mb_per_s", "bound_mb_per_s", "ratio"):
             check_spread(case[name], found["settings"]["rounds"])

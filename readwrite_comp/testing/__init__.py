@@ -5,9 +5,9 @@ public as well, so that a property test can drive them with its own choices. It 
 broken promise raises `KitFailure`, an `AssertionError` whose text says what was done.
 
 A *script* is how a stream misbehaves: one number for each call, the most bytes that this call handles; 0
-refuses the call (`BlockingIOError`). After its last number the stream behaves. An endless iterator is fine if
-it is not all zeros. *Splits* are the sizes of the pieces in which content is offered or asked for, used round
-and round.
+refuses the call (`BlockingIOError`), -1 breaks it (an `OSError`). After its last number the stream behaves.
+An endless iterator is fine if it is not all zeros. *Splits* are the sizes of the pieces in which content is
+offered or asked for, used round and round.
 
 A hang is a failure, not a wait: streams and drivers count calls, and give up long after any correct layer
 would be done.
@@ -15,6 +15,8 @@ would be done.
 
 from .checks import (
     check_abandoned_write,
+    check_at_hand,
+    check_broken_stream,
     check_early_end,
     check_ext_pair,
     check_misuse,
@@ -32,6 +34,8 @@ __all__ = [
     "MakePair",
     "ReadResult",
     "check_abandoned_write",
+    "check_at_hand",
+    "check_broken_stream",
     "check_corruption",
     "check_early_end",
     "check_ext_pair",

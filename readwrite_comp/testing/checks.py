@@ -17,6 +17,8 @@ from .tampering import check_corruption, check_extension, check_removal, check_t
 
 __all__ = [
     "check_abandoned_write",
+    "check_at_hand",
+    "check_broken_stream",
     "check_early_end",
     "check_ext_pair",
     "check_misuse",
@@ -88,6 +90,36 @@ def check_abandoned_write(
     require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
 
 
+def check_broken_stream(
+    make_pair: MakePair, content: bytes, calls: int, *, write_splits: Sequence[int] = (1 << 20,)
+) -> None:
+    """A stream that raises an error of its own after some calls, once, and a caller who makes the broken call
+    again: the message comes out whole, or the writer has refused to go on and what it wrote is truncated;
+    never a message that lacks content, or has it twice, and looks whole. Reading loses nothing.
+
+    Args:
+        calls: of the stream, before the one that breaks.
+    """
+    writer, reader = make_pair()
+    w, where = HostileWriter([1 << 20] * calls + [-1]), f"broken after {calls} calls"
+    try:
+        write_message(writer, w, content, write_splits)
+    except PhaseError:
+        result = read_message(reader, HostileReader(bytes(w.data)), length_for(reader, len(content)))
+        require(content.startswith(result.content), f"{where}: the truncated message has other content")
+        if reader.ends in SHOWN:
+            require(result.error is not None, f"{where}: the message was given up, but looks whole")
+        writer.reset()
+        reader.reset()
+        w = HostileWriter()
+        write_message(writer, w, content, write_splits)
+    r = HostileReader(bytes(w.data) + FOREIGN, [5] * calls + [-1])
+    result = read_message(reader, r, length_for(reader, len(content)))
+    require(result.error is None, f"{where}: {result.error!r}")
+    require(result.content == content, f"{where}: the content came out changed")
+    require(r.position == len(w.data), f"{where}: the reader stands at {r.position}, not at {len(w.data)}")
+
+
 def check_early_end(
     make_pair: MakePair, content: bytes, read_bytes: int, *, read_script: Iterable[int] = ()
 ) -> None:
@@ -104,6 +136,30 @@ def check_early_end(
     require(result.error is None, f"ended after {read_bytes} bytes: {result.error!r}")
     require(content.startswith(result.content), "what was read is not a prefix of the content")
     require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+
+
+def check_at_hand(make_pair: MakePair, content: bytes) -> None:
+    """What a reader says it has at hand can be read without its stream."""
+    writer, reader = make_pair()
+    w = HostileWriter()
+    write_message(writer, w, content)
+    r, got = HostileReader(bytes(w.data)), bytearray()
+    reader.read_header(r)
+    while len(got) < len(content):
+        buffer = bytearray(1)
+        require(reader.read_into(r, buffer) == 1, f"no content after {len(got)} of {len(content)} bytes")
+        got += buffer
+        left, position = reader.at_hand, r.position
+        while left:
+            buffer = bytearray(left)
+            count = reader.read_into(r, buffer)
+            require(
+                0 < count <= left and r.position == position,
+                f"{left} bytes are said to be at hand, but the stream was asked for them",
+            )
+            got += buffer[:count]
+            left -= count
+    require(got.startswith(content), "what was at hand came out changed")
 
 
 def check_misuse(make_pair: MakePair) -> None:
@@ -197,6 +253,9 @@ def check_ext_pair(
         )
         check_early_end(make_pair, content, rng.randrange(size + 1), read_script=_random_script(rng, 200))
     small = rng.randbytes(min(max(sizes), 100))
+    check_at_hand(make_pair, small)
+    for calls in range(8):
+        check_broken_stream(make_pair, small, calls, write_splits=(rng.randrange(1, 40),))
     wire_bytes = len(check_round_trip(make_pair, [small]))
     for cut in _sample(rng, wire_bytes + 1, samples):
         check_truncation(

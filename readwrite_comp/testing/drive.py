@@ -1,4 +1,4 @@
-"""Drivers: one message through one layer, each refused call made again.
+"""Drivers: one message through one layer, each refused (or broken) call made again.
 
 The reading driver also checks, at every error, that it is sticky.
 """
@@ -13,11 +13,13 @@ from typing import TypeAlias, TypeVar
 from ..base import Ending, ExtRead, ExtWrite
 from ..errors import LayerError, RemoteLayerError
 from ..phases import Phase
-from .streams import MAX_REFUSALS, HostileReader, HostileWriter, KitFailure, require
+from .streams import MAX_REFUSALS, Broken, HostileReader, HostileWriter, KitFailure, require
 
 __all__ = ["MakePair", "ReadResult", "length_for", "read_message", "write_message"]
 
 T = TypeVar("T")
+
+_AGAIN = (BlockingIOError, Broken)
 
 MakePair: TypeAlias = Callable[[], tuple[ExtWrite, ExtRead]]
 """Returns a fresh writer and the reader that matches it."""
@@ -32,7 +34,7 @@ def _until_done(call: Callable[[], T]) -> T:
     for _ in range(MAX_REFUSALS):
         try:
             return call()
-        except BlockingIOError:
+        except _AGAIN:
             continue
     raise KitFailure("the layer hangs: it refuses for ever although the stream does not")
 
@@ -66,7 +68,7 @@ def write_message(
         piece = content[done : done + next(sizes)]
         try:
             count = ext.write_into(w, piece)
-        except BlockingIOError:
+        except _AGAIN:
             refusals += 1
             require(refusals <= MAX_REFUSALS, "the layer hangs: it takes no content")
             if gives_up_when_refused:
@@ -118,7 +120,7 @@ def read_message(
             view = memoryview(bytearray(size if length is None else min(size, length - len(content))))
             try:
                 count = ext.read_into(r, view)
-            except BlockingIOError:
+            except _AGAIN:
                 refusals += 1
                 require(refusals <= MAX_REFUSALS, "the layer hangs: it gives no content")
                 continue

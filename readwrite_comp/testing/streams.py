@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from ..helpers import would_block
 
-__all__ = ["MAX_REFUSALS", "HostileReader", "HostileWriter", "KitFailure", "require"]
+__all__ = ["MAX_REFUSALS", "Broken", "HostileReader", "HostileWriter", "KitFailure", "require"]
 
 # Calls of one stream, and refusals in a row of one layer, after which the kit speaks of a hang. Far above
 # what byte by byte transfer of the kit's contents takes.
@@ -21,6 +21,10 @@ _MAX_CALLS_AT_END = 10_000
 
 class KitFailure(AssertionError):
     """The layer broke a promise of the contract."""
+
+
+class Broken(OSError):
+    """What a stream of the kit raises where its script says -1: neither a refusal nor an end."""
 
 
 def require(condition: bool, text: str) -> None:
@@ -43,6 +47,8 @@ class _Script:
             return asked
         if step == 0:
             raise would_block("the script refuses this call")
+        if step < 0:
+            raise Broken("the script breaks this call")
         return min(asked, step)
 
 

@@ -36,13 +36,21 @@ from readwrite_comp import (
     WindowSizes,
     get_engine,
 )
-from readwrite_comp.testing import MakePair
+from readwrite_comp.testing import HostileWriter, MakePair, write_message
 
 KEY = bytes(range(32))
 LIONESS_KEYS = bytes(range(128))
 GROWING = WindowSizes(5, (4, 3), 40)
 
 Pair = tuple[ExtWrite, ExtRead]
+
+
+def wire_of(writer: ExtWrite, *contents: bytes) -> bytes:
+    """What the messages look like, one after the other, on a stream that behaves."""
+    w = HostileWriter()
+    for content in contents:
+        write_message(writer, w, content)
+    return bytes(w.data)
 
 
 def lioness(block_bytes: int = 40, engine: Engine | None = None, keys: bytes = LIONESS_KEYS) -> Lioness:

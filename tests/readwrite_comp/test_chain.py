@@ -26,6 +26,7 @@ from readwrite_comp import (
     SizedWindowsR,
     Truncated,
     WindowSizes,
+    read_exact_from,
 )
 from readwrite_comp.helpers import ByteWriter
 from readwrite_comp.testing import (
@@ -168,7 +169,7 @@ def test_a_first_that_is_initialised_and_half_read() -> None:
     write_message(SealedW(KEY), w, b"then more")
     r, first, word = HostileReader(bytes(w.data)), EscapeTermR(), bytearray(5)
     first.read_header(r)
-    assert first.read_into(r, word) == 5
+    read_exact_from(first, r, word)
     with CompR(r, ChainExtRead(first, SealedR(KEY))) as chain:
         assert chain.read() == b"and the rest, then more"
     assert first.phase is Phase.NEW

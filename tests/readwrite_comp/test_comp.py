@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import gc
 import io
 import itertools
@@ -11,6 +12,7 @@ from hypothesis import given
 
 from readwrite_comp import (
     AuthenticationError,
+    BadParameter,
     CompR,
     CompW,
     IdentityR,
@@ -193,3 +195,49 @@ def test_closing_again_after_a_refusal() -> None:
             refused += 1
     assert refused == 3
     assert len(w.data) == 8
+
+
+def test_reading_all_over_a_stream_that_refuses() -> None:
+    """The base class would drop what came before a refusal."""
+    w, content = HostileWriter(), bytes(range(100))
+    with CompW(w, SealedW(KEY, chunk_bytes=16)) as comp:
+        done = 0
+        while done < len(content):
+            done += comp.write(content[done:])
+        with pytest.raises(io.UnsupportedOperation, match="FileW"):
+            comp.writelines([b"a", b"b"])
+    source = CompR(HostileReader(bytes(w.data), [0, 0, 50, 0, 3] * 20), SealedR(KEY, chunk_bytes=16))
+    got, refusals = b"", 0
+    while True:
+        try:
+            piece = source.readall()
+        except BlockingIOError:
+            refusals += 1
+            continue
+        if not piece:
+            break
+        got += piece
+    assert got == content
+    assert refusals > 5
+    source.close()
+
+
+def test_views_of_other_formats_and_read_only_ones() -> None:
+    """Lengths are bytes, and a buffer that cannot be filled is refused before anything is read."""
+    w, numbers = HostileWriter(), array.array("I", [1, 2, 3])
+    comp, stack = CompW(w, PaddedWindowsW(16)), PaddedWindowsW(16)
+    for data in (numbers, memoryview(numbers), memoryview(numbers.tobytes()).cast("b")):
+        assert comp.write(data) == 12
+        comp.flush()
+    comp.close()
+    stack.write_header(w)
+    r, reader = HostileReader(bytes(w.data)), PaddedWindowsR(16)
+    reader.read_header(r)
+    with pytest.raises(BadParameter, match="read-only"):
+        reader.read_into(r, memoryview(bytes(12)))
+    assert r.position == 0
+    target = array.array("I", [0, 0, 0])
+    for view in (memoryview(target), memoryview(target).cast("B").cast("b")):
+        assert reader.read_into(r, view) == 12
+        assert target == numbers
+        target[:] = array.array("I", [0, 0, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import gzip
 import io
@@ -28,6 +29,7 @@ from readwrite_comp import (
     MultiWExt,
     PaddedWindowsR,
     PaddedWindowsW,
+    PhaseError,
     SealedR,
     SealedW,
     StreamCipherR,
@@ -193,6 +195,74 @@ def test_a_stream_that_breaks_at_close() -> None:
     with pytest.raises(BrokenPipeError):
         leave()
     assert out.closed
+
+
+class FailsOnce:
+    """A full disk that somebody makes room on: one call fails."""
+
+    def __init__(self, calls: int) -> None:
+        self.left, self.data = calls, bytearray()
+
+    def write(self, data: memoryview, /) -> int:
+        self.left -= 1
+        if self.left == -1:
+            raise OSError(errno.ENOSPC, "no space left")
+        self.data += data
+        return len(data)
+
+
+@pytest.mark.parametrize("calls", range(5))
+@pytest.mark.parametrize("try_again", [False, True])
+def test_a_failed_write_makes_no_message_that_looks_whole(calls: int, try_again: bool) -> None:
+    """`io.BufferedWriter` offers again what a failed write may have taken, and closes what is below it even
+    if its own content could not be written.
+    """
+    stream = FailsOnce(calls)
+    out = FileW(stream, SealedW(KEY, chunk_bytes=4))
+    out.write(b"abcdefghij")
+    failed = False
+    for _ in range(1 + try_again):
+        try:
+            out.close()
+        except (OSError, PhaseError):
+            failed = True
+            assert not out.closed
+    was_closed = out.closed
+    out.abandon()
+    assert failed == (calls <= 3)
+
+    def read_all() -> bytes:
+        with FileR(io.BytesIO(stream.data), SealedR(KEY, chunk_bytes=4)) as source:
+            return source.read()
+
+    if was_closed:
+        assert read_all() == b"abcdefghij"
+    else:
+        with pytest.raises(Truncated):
+            read_all()
+
+
+def test_flush_goes_through_the_layer() -> None:
+    """What is flushed can be read; and closing does not flush: it would close a window early."""
+    stream = io.BytesIO()
+    out = FileW(stream, PaddedWindowsW(100))
+    out.write(b"said at once")
+    assert stream.getvalue() == b""
+    out.flush()
+    layer = PaddedWindowsR(100)
+    sent = io.BytesIO(stream.getvalue())
+    layer.read_header(sent)
+    assert read_some_of(layer, sent) == b"said at once"
+    out.write(b"x")
+    out.close()
+    with pytest.raises(ValueError, match="closed"):
+        out.flush()
+    assert len(stream.getvalue()) == 2 * 104
+
+
+def read_some_of(layer: ExtRead, stream: io.BytesIO) -> bytes:
+    buffer = bytearray(100)
+    return bytes(buffer[: layer.read_into(stream, buffer)])
 
 
 def test_the_garbage_collector_ends_no_message() -> None:

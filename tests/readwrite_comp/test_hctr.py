@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from readwrite_comp import (
     BadParameter,
     EngineUnavailable,
-    ExtWrite,
     Hctr,
     InPlaceW,
     Lioness,
@@ -30,7 +29,9 @@ from readwrite_comp import (
 )
 from readwrite_comp.hctr import HCTR_KEY_BYTES, PolynomialHash, advantage_log2
 from readwrite_comp.primitives import SPARE_BYTES, xor_function
-from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair, read_message, write_message
+from readwrite_comp.testing import HostileReader, check_ext_pair, read_message
+
+from .pairs import wire_of
 
 ENGINES = ("openssl", "pycryptodome")
 KEYS = bytes(range(64))
@@ -354,12 +355,6 @@ def _permutations(depth: int) -> list[WidePermutation]:
     ]
 
 
-def _written(layer: ExtWrite, content: bytes) -> bytes:
-    stream = HostileWriter()
-    write_message(layer, stream, content)
-    return bytes(stream.data)
-
-
 @given(content=st.binary(max_size=200), depth=st.integers(1, 6))
 def test_joined_layers_are_the_permutations_one_after_the_other(content: bytes, depth: int) -> None:
     permutations = _permutations(depth)
@@ -371,7 +366,7 @@ def test_joined_layers_are_the_permutations_one_after_the_other(content: bytes, 
         block = memoryview(expected)[start : start + 48]
         for index, permutation in reversed(list(enumerate(permutations))):
             (permutation.decrypt if index % 2 else permutation.encrypt)(block, index + number)
-    data = _written(writer, content)
+    data = wire_of(writer, content)
     assert data == expected
     found = read_message(reader, HostileReader(data), None).content
     assert found[: len(content)] == content
@@ -383,7 +378,7 @@ def test_the_first_layer_of_a_message_is_the_reference() -> None:
     padded = content.ljust(120, b"\0")
     expected = b"".join(reference_encrypt(KEYS, padded[40 * t : 40 * t + 40], 3 + t) for t in range(3))
     for name in ENGINES:
-        assert _written(_pair(name)[0], content) == expected
+        assert wire_of(_pair(name)[0], content) == expected
 
 
 # The bound.

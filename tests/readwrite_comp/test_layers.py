@@ -13,7 +13,6 @@ from readwrite_comp import (
     BadParameter,
     Ending,
     ExtRead,
-    ExtWrite,
     Malformed,
     PaddedWindowsR,
     PaddedWindowsW,
@@ -42,7 +41,6 @@ from readwrite_comp.testing import (
     check_round_trip,
     check_truncation,
     read_message,
-    write_message,
 )
 
 from .pairs import (
@@ -56,6 +54,7 @@ from .pairs import (
     scripts,
     splits,
     stack_of,
+    wire_of,
 )
 
 
@@ -177,12 +176,6 @@ def test_flushed_content_can_be_read(names: list[str]) -> None:
 # Formats.
 
 
-def wire_of(writer: ExtWrite, content: bytes) -> bytes:
-    w = HostileWriter()
-    write_message(writer, w, content)
-    return bytes(w.data)
-
-
 def error_of(reader: ExtRead, wire: bytes) -> RemoteLayerError | None:
     return read_message(reader, HostileReader(wire), None).error
 
@@ -224,6 +217,38 @@ def test_sized_windows_wire_with_sizes() -> None:
     for size in (0, 10, 2**31, 2**32 - 1):
         reader = SizedWindowsR(WindowSizes(1, max_bytes=9), size_written=True)
         assert isinstance(error_of(reader, struct.pack("!I", size) + bytes(20)), Malformed)
+
+
+@pytest.mark.parametrize("size_written", [False, True])
+def test_a_huge_window_is_padded_in_pieces(size_written: bool) -> None:
+    """It need not fit into memory, on either side."""
+
+    class Counter:
+        largest = total = 0
+
+        def write(self, data: memoryview, /) -> int:
+            self.largest, self.total = max(self.largest, len(data)), self.total + len(data)
+            return len(data)
+
+        def readinto(self, buffer: memoryview, /) -> int:
+            self.largest = max(self.largest, len(buffer))
+            count = min(len(buffer), self.total)
+            buffer[:count] = bytes(count)
+            self.total -= count
+            return count
+
+    sizes, stream = WindowSizes(2**24), Counter()
+    writer = SizedWindowsW(sizes, size_written=size_written, padding=Padding.ZERO)
+    writer.write_header(stream)
+    writer.write_into(stream, b"x")
+    writer.write_end(stream)
+    assert stream.total == 2**24 + 4 * size_written
+    assert stream.largest <= 16 * 1024
+    reader, stream.total = SizedWindowsR(sizes, padding=Padding.ZERO), 2**24
+    reader.read_header(stream)
+    reader.read_end(stream)
+    assert stream.total == 0
+    assert stream.largest <= 16 * 1024
 
 
 def test_rewindowing_keeps_the_size() -> None:

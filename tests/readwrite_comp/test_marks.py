@@ -17,10 +17,10 @@ from readwrite_comp import (
     EndStreamW,
     EscapeTermR,
     EscapeTermW,
-    ExtWrite,
     Malformed,
     Padding,
     Truncated,
+    read_to_end,
 )
 from readwrite_comp.testing import (
     HostileReader,
@@ -28,17 +28,9 @@ from readwrite_comp.testing import (
     MakePair,
     check_round_trip,
     read_message,
-    write_message,
 )
 
-from .pairs import contents
-
-
-def wire_of(writer: ExtWrite, content: bytes) -> bytes:
-    w = HostileWriter()
-    write_message(writer, w, content)
-    return bytes(w.data)
-
+from .pairs import contents, splits, wire_of
 
 # EndStream.
 
@@ -210,8 +202,45 @@ def test_escape_term_reads_in_pieces_where_it_can_peek() -> None:
             self.calls += 1
             return super().readinto(buffer)
 
-    stream = Counting(io.BytesIO(wire_of(EscapeTermW(0), b"x" * 10_000)), 4096)
-    layer, buffer = EscapeTermR(0), bytearray(10_000)
+    content = bytes(range(256)) * 40
+    stream = Counting(io.BytesIO(wire_of(EscapeTermW(0), content)), 4096)
+    layer, found = EscapeTermR(0), bytearray()
     layer.read_header(stream)
-    assert layer.read_into(stream, buffer) == 10_000
+    read_to_end(layer, stream, found, limit_bytes=len(content))
+    layer.read_end(stream)
+    assert found == content
     assert stream.calls <= 10
+
+
+class Peeking(HostileReader):
+    """Shows what comes, and refuses, breaks or stops short when it is read all the same."""
+
+    def peek(self, size: int, /) -> bytes:
+        return self._data[self.position : self.position + size]
+
+
+@given(
+    content=st.lists(st.sampled_from([0, 1, 255]), max_size=40).map(bytes),
+    script=st.lists(st.integers(-1, 4), max_size=60),
+    read_splits=splits,
+)
+def test_a_stream_that_shows_more_than_it_gives(
+    content: bytes, script: list[int], read_splits: list[int]
+) -> None:
+    wire = wire_of(EscapeTermW(0), content)
+    r = Peeking(wire + b"foreign", script)
+    result = read_message(EscapeTermR(0), r, None, read_splits)
+    assert result.error is None
+    assert result.content == content
+    assert r.position == len(wire)
+
+
+@pytest.mark.parametrize(
+    ("wire", "kind"), [(b"ab\0\0c\0d", Malformed), (b"ab\0\0c\0", Truncated), (b"ab\0\0c", Truncated)]
+)
+def test_what_precedes_an_error_comes_out_of_a_stream_that_can_peek(
+    wire: bytes, kind: type[Exception]
+) -> None:
+    result = read_message(EscapeTermR(0), Peeking(wire), None)
+    assert result.content == b"ab\0c"
+    assert isinstance(result.error, kind)

@@ -1,25 +1,22 @@
 """The original's test cases of layers, limiters and their compositions, by the names that they have there
 (Rust crate *readwrite-comp*): the same sizes, depths and buffer lengths, and the bytes that its tests name.
 
-Its test cipher adds a key to every byte. Here that is `Shift`: a header byte (the key), blocks, and, where
-the cases of composed layers want to see it, a byte after the end (the key plus 3).
+Its test cipher, which adds a key to every byte, is in `shift`.
 """
 
 from __future__ import annotations
 
 import io
 import random
+from collections.abc import Callable
 
 import pytest
 
 from readwrite_comp import (
-    ByteReader,
-    ByteWriter,
     CompExtR,
     CompExtW,
     CompR,
     CompW,
-    Ending,
     EndStreamR,
     EndStreamW,
     EscapeTermR,
@@ -28,83 +25,22 @@ from readwrite_comp import (
     ExtWrite,
     IdentityR,
     IdentityW,
-    Malformed,
     MultiRExt,
     MultiWExt,
     Padding,
     SizedWindowsR,
     SizedWindowsW,
-    Take,
     WindowSizes,
     read_exact_from,
     read_to_end,
     write_all_into,
 )
-from readwrite_comp.helpers import read_some, skip_some, write_some
 from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair
 
+from .pairs import wire_of
+from .shift import ShiftR, ShiftW
+
 MARKER = 123
-
-
-class ShiftW(ExtWrite):
-    """Adds `key` to each byte; pads to blocks."""
-
-    ends = Ending.PADDED
-
-    def __init__(self, key: int, block_bytes: int, *, has_end: bool = False) -> None:
-        super().__init__()
-        self.key, self.block_bytes, self.has_end = key, block_bytes, has_end
-
-    def _start(self) -> None:
-        self.count = 0
-        self._owed.owe(bytes([self.key]))
-
-    def _take(self, w: ByteWriter, view: memoryview) -> int:
-        count = write_some(w, memoryview(bytes((byte + self.key) % 256 for byte in view)))
-        self.count += count
-        return count
-
-    def _finish(self) -> None:
-        self._owed.owe(bytes([self.key]) * (-self.count % self.block_bytes))
-        if self.has_end:
-            self._owed.owe(bytes([self.key + 3]))
-
-
-class ShiftR(ExtRead):
-    """Reads what `ShiftW` wrote."""
-
-    ends = Ending.PADDED
-
-    def __init__(self, key: int, block_bytes: int, *, has_end: bool = False) -> None:
-        super().__init__()
-        self.key, self.block_bytes, self.has_end = key, block_bytes, has_end
-
-    def _start(self) -> None:
-        self.count = 0
-        self.byte, self.incoming = memoryview(bytearray(1)), Take()
-        self.incoming.begin(self.byte)
-
-    def _read_header(self, r: ByteReader) -> None:
-        self._expect(r, self.key)
-        self.incoming.begin(self.byte)
-
-    def _expect(self, r: ByteReader, value: int) -> None:
-        self.incoming.fill(r, "a header or end")
-        if self.byte[0] != value:
-            raise Malformed(f"{self.byte[0]}, expected {value}")
-
-    def _read(self, r: ByteReader, view: memoryview) -> int:
-        count = read_some(r, view)
-        for index in range(count):
-            view[index] = (view[index] - self.key) % 256
-        self.count += count
-        return count
-
-    def _skip(self, r: ByteReader) -> None:
-        while self.count % self.block_bytes:
-            self.count += skip_some(r, -self.count % self.block_bytes, "padding")
-        if self.has_end:
-            self._expect(r, self.key + 3)
 
 
 def frames(
@@ -164,8 +100,10 @@ def test_the_shift_cipher_is_a_layer(key: int, block_bytes: int) -> None:
 
 
 def test_void() -> None:
-    """test_void, test_void_enr."""
     assert len(frames(IdentityW(), IdentityR())) == 2 * 123 + 1
+
+
+def test_void_enr() -> None:
     frames(IdentityW(), IdentityR(), write_bytes=2, read_bytes=2)
 
 
@@ -214,19 +152,27 @@ def _end_over_cipher(windows: tuple[int, ...], blocks: tuple[int, ...] | None) -
     return MultiWExt(writers), MultiRExt(readers)
 
 
-@pytest.mark.parametrize(
-    ("windows", "blocks"),
-    [((5, 3, 4), (3, 2, 5)), ((4, 3, 2), None), ((2, 4, 7), None)],
-    ids=["ciph_end_mult", "multendstream_dec_windows", "multendstream_inc_windows"],
-)
-def test_three_layers(windows: tuple[int, ...], blocks: tuple[int, ...] | None) -> None:
+def three_layers(windows: tuple[int, ...], blocks: tuple[int, ...] | None = None) -> None:
+    """Reads 123 bytes, drains the padding, ends; then a frame of 25, and 0. The same without draining."""
     writer, reader = _end_over_cipher(windows, blocks)
     frames(writer, reader, lengths=(123, 25), by_itself=True)
     frames(writer, reader, lengths=(123, 25))
 
 
+def test_ciph_end_mult() -> None:
+    three_layers((5, 3, 4), (3, 2, 5))
+
+
+def test_multendstream_dec_windows() -> None:
+    three_layers((4, 3, 2))
+
+
+def test_multendstream_inc_windows() -> None:
+    three_layers((2, 4, 7))
+
+
 def test_suspend() -> None:
-    """test_suspend, test_suspend2: a writer lets go, a raw byte goes out, and it ends on the same stream."""
+    """A writer lets go, a raw byte goes out, and it ends on the same stream."""
     stream = io.BytesIO()
     comp = CompW(stream, ShiftW(1, 1))
     comp.write(b"ab")
@@ -236,6 +182,24 @@ def test_suspend() -> None:
     comp.write(b"c")
     comp.close()
     assert stream.getvalue() == bytes([1, *b"bc", MARKER, *b"d"])
+
+
+def test_suspend2() -> None:
+    """As above, of a stack, and read back the same way."""
+    stream = io.BytesIO()
+    comp = CompW(stream, CompExtW(ShiftW(1, 1), ShiftW(2, 1)))
+    comp.write(b"ab")
+    comp.suspend()
+    stream.write(bytes([MARKER]))
+    comp.resume(stream)
+    comp.close()
+    stream.seek(0)
+    source = CompR(stream, CompExtR(ShiftR(1, 1), ShiftR(2, 1)))
+    assert source.read(2) == b"ab"
+    source.suspend()
+    assert stream.read() == bytes([MARKER])
+    source.resume(stream)
+    source.close()
 
 
 def test_read_end_multi_pad() -> None:
@@ -268,14 +232,6 @@ def test_constant_size() -> None:
     assert content == b"abc\0"
 
 
-def _written(writer: ExtWrite, content: bytes) -> bytes:
-    w = HostileWriter()
-    writer.write_header(w)
-    write_all_into(writer, w, content)
-    writer.write_end(w)
-    return bytes(w.data)
-
-
 def _read_back(reader: ExtRead, wire: bytes, length: int) -> bytes:
     r, buffer = HostileReader(wire + bytes([MARKER])), bytearray(length)
     reader.read_header(r)
@@ -285,40 +241,72 @@ def _read_back(reader: ExtRead, wire: bytes, length: int) -> bytes:
     return bytes(buffer)
 
 
-def test_multiciph() -> None:
-    """test_multiciph_w and _r: headers from the outside in, ends from the inside out."""
-    content = bytes([MARKER, 1, 2, 3, 4])
-    wire = _written(
-        MultiWExt([ShiftW(key, block, has_end=True) for key, block in ((1, 4), (2, 4), (3, 5))]), content
-    )
+MULTICIPH = ((1, 4), (2, 4), (3, 5))
+MULTICIPH_CONTENT = bytes([MARKER, 1, 2, 3, 4])
+
+
+def multiciph() -> MultiWExt:
+    return MultiWExt([ShiftW(key, block, has_end=True) for key, block in MULTICIPH])
+
+
+def test_multiciph_w() -> None:
+    """Headers from the outside in, ends from the inside out."""
+    wire = wire_of(multiciph(), MULTICIPH_CONTENT)
     assert list(wire[:4]) == [1, 3, 6, 129]
     assert (wire[8], wire[10], wire[13]) == (9, 6, 4)
     assert len(wire) == 14
-    reader = MultiRExt([ShiftR(key, block, has_end=True) for key, block in ((1, 4), (2, 4), (3, 5))])
-    assert _read_back(reader, wire, 5) == content
 
 
-def test_compciph_and_compext() -> None:
-    """test_compciph_w and _r (by nesting), test_compext_w and _r (by CompExt): the same bytes."""
-    content = bytes([1, 2, 3])
-    wire = _written(CompExtW(ShiftW(2, 2, has_end=True), ShiftW(1, 3, has_end=True)), content)
-    assert list(wire[:3]) == [2, 3, 4]
-    assert (wire[5], wire[7]) == (6, 5)
-    reader = CompExtR(ShiftR(2, 2, has_end=True), ShiftR(1, 3, has_end=True))
-    assert _read_back(reader, wire, 3) == content
+def test_multiciph_r() -> None:
+    reader = MultiRExt([ShiftR(key, block, has_end=True) for key, block in MULTICIPH])
+    wire = wire_of(multiciph(), MULTICIPH_CONTENT)
+    assert _read_back(reader, wire, 5) == MULTICIPH_CONTENT
+
+
+def nested_wire(content: bytes) -> bytes:
+    """Two layers by nesting."""
     stream = io.BytesIO()
     with (
         CompW(stream, ShiftW(2, 2, has_end=True)) as outer,
         CompW(outer, ShiftW(1, 3, has_end=True)) as inner,
     ):
         inner.write(content)
-    assert stream.getvalue() == wire
-    stream.seek(0)
+    return stream.getvalue()
+
+
+def composed_wire(content: bytes) -> bytes:
+    """The same by CompExt."""
+    return wire_of(CompExtW(ShiftW(2, 2, has_end=True), ShiftW(1, 3, has_end=True)), content)
+
+
+def check_composed(wire: bytes) -> None:
+    assert list(wire[:3]) == [2, 3, 4]
+    assert (wire[5], wire[7]) == (6, 5)
+
+
+def test_compciph_w() -> None:
+    check_composed(nested_wire(bytes([1, 2, 3])))
+
+
+def test_compext_w() -> None:
+    check_composed(composed_wire(bytes([1, 2, 3])))
+
+
+@pytest.mark.parametrize("make_wire", [nested_wire, composed_wire])
+def test_compciph_r(make_wire: Callable[[bytes], bytes]) -> None:
+    stream = io.BytesIO(make_wire(bytes([1, 2, 3])))
     with (
         CompR(stream, ShiftR(2, 2, has_end=True)) as below,
         CompR(below, ShiftR(1, 3, has_end=True)) as source,
     ):
-        assert source.read(3) == content
+        assert source.read(3) == bytes([1, 2, 3])
+    assert stream.read() == b""
+
+
+@pytest.mark.parametrize("make_wire", [nested_wire, composed_wire])
+def test_compext_r(make_wire: Callable[[bytes], bytes]) -> None:
+    reader = CompExtR(ShiftR(2, 2, has_end=True), ShiftR(1, 3, has_end=True))
+    assert _read_back(reader, make_wire(bytes([1, 2, 3])), 3) == bytes([1, 2, 3])
 
 
 P1 = WindowSizes(20, (4, 3), 2048)
@@ -329,13 +317,13 @@ P2 = WindowSizes(20)
     ("sizes", "size_written", "buffer_bytes"),
     [(P1, False, 7), (P2, False, 15), (P2, False, 36), (P1, True, 200), (P2, True, 7)],
 )
-def test_windows(sizes: WindowSizes, size_written: bool, buffer_bytes: int) -> None:
-    """windows_test: one object for two frames; padding may be read over, the next byte is intact."""
+def test_windows_test(sizes: WindowSizes, size_written: bool, buffer_bytes: int) -> None:
+    """One object for two frames; padding may be read over, the next byte is intact."""
     writer = SizedWindowsW(sizes, size_written=size_written)
     reader = SizedWindowsR(sizes, size_written=size_written)
     frames(writer, reader, write_bytes=buffer_bytes, read_bytes=buffer_bytes, lengths=(150, 150))
     # A reader that takes some of the padding for content, and then ends.
-    stream = io.BytesIO(_written(writer, bytes(150)) + bytes([MARKER]))
+    stream = io.BytesIO(wire_of(writer, bytes(150)) + bytes([MARKER]))
     reader.read_header(stream)
     read_exact_from(reader, stream, bytearray(155))
     reader.read_end(stream)
@@ -343,8 +331,7 @@ def test_windows(sizes: WindowSizes, size_written: bool, buffer_bytes: int) -> N
 
 
 @pytest.mark.parametrize(("escape", "buffer_bytes"), [(0, 7), (1, 15), (3, 200)])
-def test_escape(escape: int, buffer_bytes: int) -> None:
-    """escape_test."""
+def test_escape_test(escape: int, buffer_bytes: int) -> None:
     frames(
         EscapeTermW(escape),
         EscapeTermR(escape),

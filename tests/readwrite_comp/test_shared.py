@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -24,8 +26,11 @@ from readwrite_comp import (
     SealedW,
     SharedR,
     SharedW,
+    read_exact_from,
+    read_to_end,
 )
 from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair, read_message, write_message
+from readwrite_comp.testing.drive import length_for
 
 from .pairs import KEY, LAYERS, Pair, is_authenticated
 
@@ -50,6 +55,23 @@ def test_handles_in_stacks() -> None:
     for _ in range(2):
         result = read_message(MultiRExt([reader.share(), PaddedWindowsR(8)]), r, None)
         assert result.content == b"content"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_handle_alone_in_a_stack_does_its_work(name: str) -> None:
+    """It once wrote its content as it was, and its reader agreed: so each side is met by the bare layer."""
+    content = b"attack at dawn" * 5
+    for shared_writes in (True, False):
+        writer, reader = LAYERS[name]()
+        if shared_writes:
+            writer = MultiWExt([SharedW(writer)])
+        else:
+            reader = MultiRExt([SharedR(reader)])
+        w = HostileWriter()
+        write_message(writer, w, content)
+        result = read_message(reader, HostileReader(bytes(w.data)), length_for(reader, len(content)))
+        assert result.error is None
+        assert result.content == content
 
 
 def test_the_other_holder_is_refused_until_the_end() -> None:
@@ -90,7 +112,7 @@ def test_the_other_holder_is_refused_until_the_end() -> None:
     for call in calls:
         with pytest.raises(InUse):
             call()
-    assert first.read_into(r, buffer) == 4
+    read_exact_from(first, r, memoryview(buffer)[:4])
     first.read_end(r)
     assert read_message(second, r, None).content == b"yours"
 
@@ -121,10 +143,12 @@ def test_handing_a_message_over() -> None:
     r, first, buffer = HostileReader(bytes(w.data)), SharedR(EscapeTermR()), bytearray(99)
     second = first.share()
     first.read_header(r)
-    assert first.read_into(r, memoryview(buffer)[:3]) == 3
+    read_exact_from(first, r, memoryview(buffer)[:3])
     first.release()
-    assert bytes(buffer[: second.read_into(r, buffer)]) == b"un, and ended by another"
+    rest = bytearray()
+    read_to_end(second, r, rest, limit_bytes=99)
     second.read_end(r)
+    assert buffer[:3] + rest == b"begun, and ended by another"
 
 
 def test_a_reset_gives_it_back() -> None:
@@ -146,13 +170,53 @@ def test_a_call_from_within_a_call() -> None:
             return shared.write_into(HostileWriter(), data)
 
     shared.write_header(HostileWriter())
-    with pytest.raises(InUse, match="within"):
+    with pytest.raises(InUse, match="under way"):
         shared.write_into(Loop(), b"x")
-    # Nothing is broken by that.
+    # The inner call has changed nothing; to the outer one its stream has broken.
+    assert shared.phase is Phase.FAILED
+    shared.reset()
     w = HostileWriter()
-    shared.write_into(w, b"y")
-    shared.write_end(w)
+    write_message(shared.share(), w, b"y")
     assert w.data == b"y"
+
+
+def test_a_call_from_another_thread() -> None:
+    """Two threads, one handle: the second is told so at once, and the first is not disturbed."""
+    shared, w, refused = SharedW(EscapeTermW()), HostileWriter(), []
+
+    class Slow:
+        def write(self, data: memoryview, /) -> int:
+            other = threading.Thread(target=use)
+            other.start()
+            other.join()
+            return w.write(data)
+
+    def use() -> None:
+        try:
+            shared.write_into(w, b"y")
+        except InUse as error:
+            refused.append(error)
+
+    shared.write_header(w)
+    shared.write_into(Slow(), b"x")
+    shared.write_end(w)
+    assert len(refused) == 1
+    assert w.data == b"x\0\xff"
+
+
+def test_a_holder_that_is_gone_locks_nobody_out() -> None:
+    kept = SharedW(EscapeTermW())
+    gone = kept.share()
+    gone.write_header(HostileWriter())
+    gone.write_into(HostileWriter(), b"half a mess")
+    with pytest.raises(InUse):
+        kept.reset()
+    del gone
+    gc.collect()
+    kept.reset()
+    w = HostileWriter()
+    write_message(kept, w, b"whole")
+    assert w.data == b"whole\0\xff"
 
 
 def test_two_file_like_objects_over_one_layer() -> None:

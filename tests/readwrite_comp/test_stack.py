@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import sys
 
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 
 from readwrite_comp import (
     BadParameter,
+    ByteReader,
+    ByteWriter,
     CompExtW,
     Ending,
+    EscapeTermR,
+    EscapeTermW,
     ExtWrite,
     IdentityR,
     IdentityW,
@@ -47,7 +52,19 @@ from readwrite_comp.testing import (
     write_message,
 )
 
-from .pairs import KEY, LAYERS, Pair, contents, is_authenticated, lioness, scripts, splits, stack_of, stacks
+from .pairs import (
+    KEY,
+    LAYERS,
+    Pair,
+    contents,
+    is_authenticated,
+    lioness,
+    scripts,
+    splits,
+    stack_of,
+    stacks,
+    wire_of,
+)
 
 
 @given(
@@ -230,9 +247,7 @@ def test_depth_costs_no_python_stack(make_pair: MakePair) -> None:
 def _written(layers: list[ExtWrite], content: bytes) -> bytes:
     """The wire of separate layers, each writing all of its message before the next begins."""
     for layer in reversed(layers):
-        w = HostileWriter()
-        write_message(layer, w, content)
-        content = bytes(w.data)
+        content = wire_of(layer, content)
     return content
 
 
@@ -259,6 +274,51 @@ def test_joined_stream_ciphers_are_read_by_separate_ones(content: bytes, depth: 
         read_message(MultiRExt([StreamCipherR(key) for key in keys]), HostileReader(data), None).content
         == content
     )
+
+
+def test_what_an_outer_layer_has_opened_is_handed_on_in_one_piece() -> None:
+    """Else the two bytes that `EscapeTerm` is sure of would each cost a turn through the stack."""
+    content = bytes(range(256)) * 16
+    stream = io.BytesIO(_written([MultiWExt([SealedW(KEY, chunk_bytes=512), EscapeTermW()])], content))
+    reader, reads = MultiRExt([SealedR(KEY, chunk_bytes=512), EscapeTermR()]), 0
+    reader.read_header(stream)
+    buffer, got = bytearray(1000), b""
+    while count := reader.read_into(stream, buffer):
+        got, reads = got + buffer[:count], reads + 1
+    reader.read_end(stream)
+    assert got == content
+    # Two for each chunk: one that opens it, one for the rest of it.
+    assert reads <= 2 * (len(content) // 512 + 2)
+
+
+def test_a_layer_alone_that_overrides_the_public_calls() -> None:
+    class UpperW(IdentityW):
+        def write_into(self, w: ByteWriter, data: bytes | bytearray | memoryview) -> int:
+            return super().write_into(w, bytes(data).upper())
+
+    class LowerR(IdentityR):
+        def read_into(self, r: ByteReader, buffer: bytearray | memoryview) -> int:
+            count = super().read_into(r, buffer)
+            buffer[:count] = bytes(buffer[:count]).lower()
+            return count
+
+    assert wire_of(MultiWExt([UpperW()]), b"quiet") == b"QUIET"
+    assert read_message(MultiRExt([LowerR()]), HostileReader(b"QUIET"), None).content == b"quiet"
+
+
+def test_a_layer_that_overrides_something_is_not_joined() -> None:
+    taken = []
+
+    class CountingW(StreamCipherW):
+        def _take(self, w: ByteWriter, view: memoryview) -> int:
+            count = super()._take(w, view)
+            taken.append(count)
+            return count
+
+    wire = wire_of(MultiWExt([StreamCipherW(KEY), CountingW(KEY), StreamCipherW(KEY)]), b"content")
+    assert taken == [16, 7]
+    reader = MultiRExt([StreamCipherR(KEY) for _ in range(3)])
+    assert read_message(reader, HostileReader(wire), None).content == b"content"
 
 
 def test_neighbours_are_joined_and_stacks_unpacked() -> None:

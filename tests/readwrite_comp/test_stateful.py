@@ -25,6 +25,7 @@ from readwrite_comp import (
     ExtWrite,
     Malformed,
     Phase,
+    PhaseError,
     RemoteLayerError,
     Truncated,
 )
@@ -57,6 +58,8 @@ class Segment:
         step = self.script.pop(0) if self.script else asked
         if step == 0:
             raise would_block("the script refuses this call")
+        if step < 0:
+            raise OSError("the script breaks this call")
         return min(asked, step)
 
     def write(self, data: memoryview, /) -> int:
@@ -85,7 +88,7 @@ class Forbidden:
 
 
 class Stack(RuleBasedStateMachine):
-    """Rules: write, flush, end, read, cut, corrupt, insert, remove, lend."""
+    """Rules: write, flush, end, read, cut, corrupt, insert, remove, break, lend."""
 
     @initialize(names=stacks)
     def make(self, names: list[str]) -> None:
@@ -152,6 +155,49 @@ class Stack(RuleBasedStateMachine):
             return
         assert 1 <= count <= len(data)
         self.written += data[:count]
+
+    @precondition(lambda self: not self.is_ended)
+    @rule(data=st.binary(min_size=1, max_size=90), script=answers)
+    def break_stream(self, data: bytes, script: list[int]) -> None:
+        """An error of the stream's own. Either nothing was taken and the message goes on, or the writer
+        refuses to go on with it; what is on the wire by then is a beginning of what was written.
+        """
+        self.segments[-1].script = [*script, -1]
+        try:
+            self.written += data[: self.comp.write(data)]
+        except BlockingIOError:
+            self.segments[-1].script = []
+        except OSError:
+            self.segments[-1].script = []
+            try:
+                self.written += data[: self.persist(lambda: self.comp.write(data))]
+            except PhaseError:
+                self.given_up(data)
+        else:
+            self.segments[-1].script = []
+
+    def given_up(self, data: bytes) -> None:
+        """The reader finds what was written, maybe with the content that the break made doubtful, and that
+        the message is cut.
+        """
+        for segment in self.segments[self.read_from :]:
+            segment.script = []
+        self.written += data
+        try:
+            while len(self.got) < len(self.written):
+                buffer = bytearray(len(self.written) - len(self.got))
+                count = self.try_read(lambda buffer=buffer: self.source.readinto(buffer))  # type: ignore[misc]
+                if count is None:
+                    break
+                assert count or self.is_changed, "a message that was given up looks whole"
+                if not count:
+                    break
+                self.got += buffer[:count]
+                self.prefix()
+        except RemoteLayerError as error:
+            self.check_error(error)
+            return
+        self.start_over()
 
     @precondition(lambda self: not self.is_ended)
     @rule(script=answers)

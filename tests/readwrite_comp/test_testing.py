@@ -235,6 +235,39 @@ class WritesSmallerAndSmaller(ExtWrite):
         return count
 
 
+class GoesOnWhenBroken(SealedW):
+    """Has taken content when its stream breaks, and takes it again."""
+
+    def write_into(self, w: ByteWriter, data: bytes | bytearray | memoryview) -> int:
+        try:
+            return super().write_into(w, data)
+        except OSError:
+            self._phase = Phase.CONTENT
+            raise
+
+
+class SaysMoreThanItHas(PaddedWindowsR):
+    @property
+    def at_hand(self) -> int:
+        return self._content_left
+
+
+class ReadsOnUntilFull(ExtRead):
+    """Calls the stream again after it has content, and loses that when this call breaks."""
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        done = read_some(r, view)
+        while 0 < done < len(view):
+            try:
+                count = read_some(r, view[done:])
+            except BlockingIOError:
+                break
+            if not count:
+                break
+            done += count
+        return done
+
+
 def _with_nonce_of_chunk_0(kind: type[Any]) -> Callable[[], Any]:
     class NeverCounts(kind):  # type: ignore[misc]
         @property
@@ -262,6 +295,9 @@ def test_chunks_that_are_not_counted_are_found() -> None:
         (lambda: PaddedWindowsW(16), lambda: CountsPadding(16)),
         (lambda: PaddedWindowsW(16), lambda: NothingForSmallBuffers(16)),
         (lambda: WideBlockW(lioness()), lambda: KeepsItsTweak(lioness())),
+        (lambda: GoesOnWhenBroken(KEY, chunk_bytes=16), lambda: SealedR(KEY, chunk_bytes=16)),
+        (IdentityW, ReadsOnUntilFull),
+        (lambda: PaddedWindowsW(16), lambda: SaysMoreThanItHas(16)),
         (CollectsAll, IdentityR),
         (IdentityW, KeepsWhatItRead),
         (WritesSmallerAndSmaller, IdentityR),
