@@ -132,6 +132,15 @@ class NodeContext:
         """Whether such a frame was invited; each is once."""
         return query_id in self.invitations and self.invitations.pop(query_id) is None
 
+    def publish(self) -> None:
+        """Sign a descriptor with the onion keys of this moment, and give it to the directory."""
+        now_s, addresses = self.wall_clock(), self.descriptor.addresses
+        # The highest sequence number wins, and keys may change twice within a second.
+        sequence = max(int(now_s), self.descriptor.sequence + 1)
+        keys = self.tunnel.ring.keys
+        self.descriptor = keys.descriptor(addresses, now_s, self.engine, sequence=sequence)
+        self.directory.publish(self.descriptor)
+
     def link_settings(self) -> Settings:
         """What this node says of itself in a handshake."""
         limits = self.limits

@@ -58,6 +58,7 @@ class Limits:
             reset.
         replay_tags: size of the replay table; about 100 bytes each.
         queries: of this node's own that wait for their result.
+        key_tick_s: how often the onion keys are looked after; they change once a day.
         answer_hops: proxies of the routes that this node chooses for answers (modes known-dest and
             reply-on-reply).
     """
@@ -86,6 +87,7 @@ class Limits:
     buffer_bytes: int = 256 << 20
     replay_tags: int = 1_000_000
     queries: int = 1024
+    key_tick_s: float = 60.0
     answer_hops: int = 1
 
     @property

@@ -25,6 +25,7 @@ from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
 from tunnel.node.read_service import read_service
+from tunnel.node.rotation import rotate_keys
 from tunnel.onion.header_rate import HeaderRate
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.route import Route, choose_other_route, choose_route
@@ -77,12 +78,13 @@ class Node:
         self._reactor = reactor
         self._listener = TcpListener(host, port)
         try:
+            ring = KeyRing(keys, engine, limit=limits.replay_tags)
+            ring.advance(wall_clock())
             address = Address(host, self._listener.address[1])
-            descriptor = keys.descriptor((address,), wall_clock(), engine)
+            descriptor = ring.keys.descriptor((address,), wall_clock(), engine)
         except BaseException:
             self._listener.close()
             raise
-        ring = KeyRing(keys, engine, limit=limits.replay_tags)
         tunnel = Tunnel(ring=ring, directory=directory, header_rate=HeaderRate())
         self._context = NodeContext(
             engine=engine,
@@ -142,6 +144,7 @@ class Node:
         scope = self._context.scope
         try:
             yield from scope.spawn(global_service(self._context), name=f"{self._context.name} global")
+            yield from scope.spawn(rotate_keys(self._context), name=f"{self._context.name} keys")
             yield from scope.spawn(keep_links(self._context), name=f"{self._context.name} keeper")
             yield from listen_service(self._context, self._listener)
         finally:

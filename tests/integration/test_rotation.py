@@ -1,0 +1,110 @@
+"""Onion keys of running nodes: they change, are published, and what was sealed to old ones opens no more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+import pytest
+
+from reactor import ReactorThread, Service, Sleep
+from tests.support.network import PATIENCE_S
+from tunnel import Limits, Node, QueryResult, ReplyMode, Route
+from tunnel.directory import StaticDirectory
+from tunnel.errors import BadRoute, ErrorCode, QueryFailed
+from tunnel.keys import EPOCH_S, NodeKeys
+
+LIMITS = Limits(key_tick_s=0.01, link_tick_s=0.05)
+
+
+def _until(condition: Callable[[], bool]) -> Service[None]:
+    while not condition():
+        yield Sleep(0.002)
+
+
+def test_keys_change_with_the_days_and_old_descriptors_serve_a_while() -> None:
+    clock = [time.time()]
+    directories = [StaticDirectory(), StaticDirectory()]
+    with ReactorThread() as thread:
+        nodes = [
+            Node(
+                NodeKeys.generate(clock[0]),
+                directory,
+                reactor=thread.reactor,
+                limits=LIMITS,
+                wall_clock=lambda: clock[0],
+            )
+            for directory in directories
+        ]
+        alice, bob = nodes
+        for directory in directories:
+            for node in nodes:
+                directory.publish(node.descriptor)
+        for node in nodes:
+            thread.submit(node.serve())
+        try:
+            route = Route((), bob.id)
+            first = bob.descriptor
+            assert alice.query(bob.id, b"one", route=route).result(PATIENCE_S).read() == b"one"
+
+            clock[0] += EPOCH_S
+            thread.submit(_until(lambda: bob.descriptor is not first)).result(PATIENCE_S)
+            assert bob.descriptor.sequence > first.sequence
+            assert bob.descriptor.onion_keys[0] == first.onion_keys[1]  # it was published a day ahead
+            # Alice has Bob's descriptor of yesterday, with today's key as the next one.
+            assert directories[0].lookup(bob.id) == first
+            assert alice.query(bob.id, b"two", route=route).result(PATIENCE_S).read() == b"two"
+
+            clock[0] += EPOCH_S
+            second = bob.descriptor
+            thread.submit(_until(lambda: bob.descriptor is not second)).result(PATIENCE_S)
+            with pytest.raises(BadRoute, match="no key for the route"):
+                alice.query(bob.id, b"three", route=route).result(PATIENCE_S)
+
+            directories[0].publish(bob.descriptor)
+            assert alice.query(bob.id, b"four", route=route).result(PATIENCE_S).read() == b"four"
+        finally:
+            for node in nodes:
+                node.close()
+
+
+def test_a_full_replay_table_gets_a_new_key() -> None:
+    clock = [time.time()]
+    directory = StaticDirectory()
+    limits = replace(LIMITS, replay_tags=8)
+    with ReactorThread() as thread:
+        nodes = [
+            Node(
+                NodeKeys.generate(clock[0]),
+                directory,
+                reactor=thread.reactor,
+                limits=limits,
+                wall_clock=lambda: clock[0],
+            )
+            for _ in range(2)
+        ]
+        alice, bob = nodes
+        for node in nodes:
+            directory.publish(node.descriptor)
+            thread.submit(node.serve())
+        clock[0] += 2 * 3600  # a key is not changed twice within an hour
+        first = bob.descriptor
+
+        def ask() -> Future[QueryResult]:
+            return alice.query(bob.id, b"x", route=Route((), bob.id), mode=ReplyMode.CACHED)
+
+        try:
+            # Cached: so no reply needs a place in Alice's table. A neighbour has a quarter of Bob's.
+            for _ in range(2):
+                assert ask().result(PATIENCE_S).read() == b"x"
+            with pytest.raises(QueryFailed) as caught:
+                ask().result(PATIENCE_S)
+            assert caught.value.code is ErrorCode.BUSY
+            thread.submit(_until(lambda: bob.descriptor is not first)).result(PATIENCE_S)
+            assert bob.descriptor.onion_keys[0] not in first.onion_keys
+            assert ask().result(PATIENCE_S).read() == b"x"
+        finally:
+            for node in nodes:
+                node.close()
