@@ -9,7 +9,7 @@ Each case is one call, timed in microseconds of processor time and divided by th
   lengths; n = 1 is what it costs a proxy.
 * `seal` and `open`: one chunk of content end to end, at Alice and at Bob.
 
-Profile `default`, or `long` for more than 30 proxies. All nodes are in this process; nothing touches a socket.
+Profile `default`, or `long` for more than 30 proxies. All nodes are in this process; none has a socket.
 """
 
 from __future__ import annotations

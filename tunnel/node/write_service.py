@@ -30,8 +30,8 @@ def write_service(node: NodeContext, incoming: LinkStream, profile: Profile, ope
     peer = node.directory.lookup(slot.next_id)
     if peer is None:
         raise UnknownNext("the next node is not in the directory")
-    if slot.delay_10ms:
-        yield Sleep(slot.delay_10ms / 100)
+    if opened.delay_s:
+        yield Sleep(opened.delay_s)
     outgoing = yield from dial(node, peer)
     try:
         outgoing.open(profile)
