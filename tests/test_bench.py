@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import echo, layers, throughput
+from bench import echo, layers, onion, throughput
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, table
@@ -75,12 +75,32 @@ def check_echo(found: dict[str, Any]) -> None:
     assert [one["kind"] for one in found["memory"]] == kinds
 
 
+def check_onion(found: dict[str, Any], proxies: list[int]) -> None:
+    assert found["benchmark"] == "onion"
+    check_machine(found["machine"])
+    names = [(case["name"], case["engine"], case["proxies"]) for case in found["cases"]]
+    assert len(set(names)) == len(names)
+    # Four calls and four kinds of layers for each n, two more for n = 1.
+    assert len(names) == len(engine_names()) * (8 * len(proxies) + 2 * (1 in proxies))
+    assert {number for _, _, number in names} == set(proxies)
+    for case in found["cases"]:
+        check_spread(case["microseconds"], found["settings"]["rounds"])
+
+
+def test_onion_as_table_and_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    assert onion.main(["--proxies", "2", "--rounds", "2", "--seconds", "0", "--json", str(target)]) == 0
+    check_onion(json.loads(target.read_text(encoding="utf-8")), [2])
+    assert "query, with reply block" in capsys.readouterr().out
+
+
 def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all(["--json", "-"]) == 0
-    first, second, third = json.loads(capsys.readouterr().out)["benchmarks"]
+    first, second, third, fourth = json.loads(capsys.readouterr().out)["benchmarks"]
     check_layers(first)
     check_echo(second)
-    check_throughput(third, [0, 3], 1)
+    check_onion(third, [1, 3])
+    check_throughput(fourth, [0, 3], 1)
 
 
 def test_throughput_with_replies_as_table_and_file(

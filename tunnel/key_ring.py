@@ -14,7 +14,6 @@ Source: docs/protocol.md, "Onion key epochs".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,6 +43,26 @@ class Epoch:
     table: ReplayTable
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All that changes together. The epochs are those of the keys: current, previous, next."""
+
+    keys: NodeKeys
+    epochs: dict[OnionKey, Epoch]
+
+    @property
+    def current(self) -> Epoch:
+        return self.epochs[self.keys.onion]
+
+
+def _present(keys: NodeKeys) -> list[OnionKey]:
+    return [key for key in (keys.onion, keys.previous, keys.next) if key is not None]
+
+
+def _with_next(keys: NodeKeys) -> NodeKeys:
+    return keys if keys.next is not None else replace(keys, next=new_onion_key(keys.onion.not_after))
+
+
 class KeyRing:
     """The onion keys of one node.
 
@@ -52,37 +71,42 @@ class KeyRing:
         limit: tags in each replay table; there are at most three.
         share: of one neighbour in each; by default a quarter.
 
-    Attributes:
-        keys: as they are now; save them after each change.
+    A query may be built in another thread while this one changes: keys and epochs are replaced together, in
+    one step, and what reads both takes them once.
     """
 
     def __init__(
         self, keys: NodeKeys, engine: TunnelEngine, *, limit: int = DEFAULT_LIMIT, share: int | None = None
     ) -> None:
-        self.keys = keys
         self.engine = engine
         self._limit = limit
         self._share = share
         self._latest_now_s = 0.0
-        self._epochs: dict[OnionKey, Epoch] = {}
-        self._prepare()
+        self._state = _State(keys, {})
+        self._become(keys)
+
+    @property
+    def keys(self) -> NodeKeys:
+        """All keys of the node, as they are now; save them after each change."""
+        return self._state.keys
 
     # --- opening -------------------------------------------------------------------------------------------
 
     def opening(self, now_s: float) -> tuple[Epoch, ...]:
         """The keys to try, in order: current, previous, and next if it begins within 600 s."""
         now_s = self._clock(now_s)
-        keys = self.keys
+        state = self._state
+        keys, epochs = state.keys, state.epochs
         found = [keys.onion]
         if keys.previous is not None and now_s < keys.previous.not_after + KEEP_PREVIOUS_S:
             found.append(keys.previous)
         if keys.next is not None and keys.next.epoch - now_s <= CLOCK_SKEW_S:
             found.append(keys.next)
-        return tuple(self._epochs[key] for key in found)
+        return tuple(epochs[key] for key in found)
 
     def own_hop(self) -> Hop:
         """The current key as others see it: for the last slot of this node's own reply blocks."""
-        key = self._epochs[self.keys.onion].key
+        key = self._state.current.key
         return Hop(key.private.public, key.epoch)
 
     # --- time ----------------------------------------------------------------------------------------------
@@ -90,7 +114,7 @@ class KeyRing:
     @property
     def wants_rotation(self) -> bool:
         """A replay table refused somebody for lack of room: call `rotate_early`."""
-        return self._epochs[self.keys.onion].table.wants_rotation
+        return self._state.current.table.wants_rotation
 
     @property
     def next_change_s(self) -> float:
@@ -110,20 +134,18 @@ class KeyRing:
             Whether `keys` has changed: then save it, and publish a new descriptor. May be called at any time.
         """
         now_s = self._clock(now_s)
-        before = self.keys
-        if before.onion.not_after + _NEXT_SERVES_S <= now_s:
+        before = keys = self.keys
+        if keys.onion.not_after + _NEXT_SERVES_S <= now_s:
             # Nobody has a key of this node that is valid now: it was off, or asleep. Begin anew.
-            self.keys = before.rotated(now_s)
+            keys = keys.rotated(now_s)
+        keys = _with_next(keys)
         # A clock that jumped ahead by hours: one step for each epoch, at most two after the check above.
-        self._make_next()
-        while self.keys.next is not None and self.keys.next.epoch <= now_s:
-            self.keys = replace(self.keys, previous=self.keys.onion, onion=self.keys.next, next=None)
-            self._make_next()
-        previous = self.keys.previous
-        if previous is not None and now_s >= previous.not_after + KEEP_PREVIOUS_S:
-            self.keys = replace(self.keys, previous=None)
-        self._prepare()
-        return self.keys != before
+        while keys.next is not None and keys.next.epoch <= now_s:
+            keys = _with_next(replace(keys, previous=keys.onion, onion=keys.next, next=None))
+        if keys.previous is not None and now_s >= keys.previous.not_after + KEEP_PREVIOUS_S:
+            keys = replace(keys, previous=None)
+        self._become(keys)
+        return keys != before
 
     def rotate_early(self, now_s: float) -> bool:
         """Replace the current key at once, with an empty table for the new one; at most once an hour.
@@ -138,36 +160,24 @@ class KeyRing:
         current = self.keys.onion
         if now_s < current.epoch + CLOCK_SKEW_S + EARLY_ROTATION_S:
             return False
-        fresh = new_onion_key(int(now_s) - CLOCK_SKEW_S)
         ended = replace(current, not_after=int(now_s))
-        self._epochs[ended] = self._epochs[current]
-        self.keys = replace(self.keys, previous=ended, onion=fresh, next=None)
-        self._make_next()
-        self._prepare()
+        fresh = new_onion_key(int(now_s) - CLOCK_SKEW_S)
+        keys = _with_next(replace(self.keys, previous=ended, onion=fresh, next=None))
+        self._become(keys, {ended: self._state.current})
         return True
 
     def _clock(self, now_s: float) -> float:
         self._latest_now_s = max(self._latest_now_s, now_s)
         return self._latest_now_s
 
-    def _make_next(self) -> None:
-        if self.keys.next is None:
-            self.keys = replace(self.keys, next=new_onion_key(self.keys.onion.not_after))
-
-    def _prepare(self) -> None:
+    def _become(self, keys: NodeKeys, kept: dict[OnionKey, Epoch] | None = None) -> None:
         """Epochs for exactly the keys that there are: what is not there any more is erased with its table."""
-        self._epochs = {
-            key: self._epochs.get(key)
-            or Epoch(
-                key.opening_key(self.engine), ReplayTable(key.table, limit=self._limit, share=self._share)
-            )
-            for key in self._present()
-        }
+        known = self._state.epochs | (kept or {})
+        self._state = _State(keys, {key: known.get(key) or self._epoch(key) for key in _present(keys)})
 
-    def _present(self) -> Iterator[OnionKey]:
-        for key in (self.keys.onion, self.keys.previous, self.keys.next):
-            if key is not None:
-                yield key
+    def _epoch(self, key: OnionKey) -> Epoch:
+        table = ReplayTable(key.table, limit=self._limit, share=self._share)
+        return Epoch(key.opening_key(self.engine), table)
 
     # --- over a restart ------------------------------------------------------------------------------------
 
@@ -177,8 +187,8 @@ class KeyRing:
         Raises OSError; then the next start makes new onion keys.
         """
         parts = []
-        for key in self._present():
-            table = self._epochs[key].table.dump(key.epoch)
+        for key, epoch in self._state.epochs.items():
+            table = epoch.table.dump(key.epoch)
             parts.append(len(table).to_bytes(_SIZE_BYTES, "big") + table)
         self.keys.save(key_path)
         write_private(table_path, b"".join(parts))
@@ -223,13 +233,14 @@ class KeyRing:
         return ring
 
     def _restore(self, data: bytes) -> None:
-        for key in self._present():
+        epochs = self._state.epochs
+        for key in epochs:
             size = int.from_bytes(data[:_SIZE_BYTES], "big")
             end = _SIZE_BYTES + size
             if len(data) < end:
                 raise ReplayFileError(f"the file ends {end - len(data)} bytes before its table does")
             table, data = data[_SIZE_BYTES:end], data[end:]
             restored = ReplayTable.restored(table, key.table, key.epoch, limit=self._limit, share=self._share)
-            self._epochs[key] = replace(self._epochs[key], table=restored)
+            epochs[key] = replace(epochs[key], table=restored)
         if data:
             raise ReplayFileError(f"{len(data)} bytes behind the last replay table")

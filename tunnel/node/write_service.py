@@ -27,8 +27,8 @@ def write_service(node: NodeContext, forward: Forward) -> Service[None]:
     """
     started_s: float = yield CurrentTime()
     slot = forward.opened.slot
-    if slot.delay_10ms:
-        yield Sleep(slot.delay_10ms / 100)
+    if forward.opened.delay_s:
+        yield Sleep(forward.opened.delay_s)
     try:
         outgoing = yield from node.links.open_stream(slot.next_id, forward.stream.profile)
     except NextRefused as error:

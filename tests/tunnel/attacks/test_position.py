@@ -12,6 +12,8 @@ from collections import Counter
 from functools import cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.tunnel.attacks.classifier import View, accuracy, planted
 from tests.tunnel.exchange import Cast, cast_of, exchange, send
@@ -100,6 +102,16 @@ def test_all_kinds_have_the_same_shape_everywhere() -> None:
     assert len(by_size) == 3
     for found in by_size.values():
         assert found == {(kind, place) for kind in KINDS for place in range(PROXIES)}
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(KINDS), st.sampled_from([SMALL, SMALL_HCTR]), st.integers(0, 9_000))
+def test_a_frame_of_any_kind_has_the_length_of_its_bucket(kind: str, profile: Profile, size: int) -> None:
+    """Header and padded chunks, on every link; only the bucket of the message's length shows."""
+    size += 600
+    relayed = frames(cast_of(PROXIES + 2), profile, size)[kind]
+    message = size + 4 + BLOCK
+    assert {len(link) for link in relayed.links} == {profile.geometry.frame_bytes(message)}
 
 
 def test_error_modes_none_and_status_look_alike() -> None:
