@@ -13,12 +13,24 @@ import tunnel.errors
 from tunnel.codes import CODES
 from tunnel.descriptor import MAX_DESCRIPTOR_BYTES
 from tunnel.errors import ErrorCode
-from tunnel.geometry import ALL_PROFILES, GEOMETRIES, INTERACTIVE, MAX_BLOCKS, MAX_BLOCKS_BYTES, padme
+from tunnel.geometry import (
+    ALL_PROFILES,
+    DEFAULT,
+    GEOMETRIES,
+    INTERACTIVE,
+    MAX_BLOCKS,
+    MAX_BLOCKS_BYTES,
+    padme,
+)
 from tunnel.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S
 from tunnel.keys import EPOCH_S
-from tunnel.link.frames import FRAME_HEAD_BYTES, FrameType
+from tunnel.link.frames import FRAME_HEAD_BYTES, FRAMES, FrameType
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES
+from tunnel.link.puzzle import MAX_BITS
 from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
+from tunnel.link.sender import MIN_FIXED_UNITS
+from tunnel.link.states import TRANSITIONS, Half
+from tunnel.link.table import MuxLimits
 from tunnel.modes import ERROR_MODES, MODES
 from tunnel.node.limits import Limits
 from tunnel.onion.expiry import CLOCK_SKEW_S
@@ -177,15 +189,51 @@ def test_the_other_lengths_that_the_text_names() -> None:
 
 def test_frame_and_chunk_types() -> None:
     frames = {_number(row["type"]): row["name"] for row in _rows(PROTOCOL, "Link frames", "type", "name")}
-    reserved = {
-        int(number): name.replace("-", "_")
-        for number, name in re.findall(
-            r"(\d) ([A-Z-]+)", _section(PROTOCOL, "Link frames").split("Reserved:")[1]
-        )
-    }
-    assert frames | reserved == {int(frame): frame.name for frame in FrameType}
+    assert frames == {int(frame): frame.name.replace("_", "-") for frame in FrameType}
     chunks = ", ".join(f"{int(chunk)} {chunk.name}" for chunk in ChunkType)
     assert f"| {chunks}." in _section(PROTOCOL, "Content chunk")
+
+
+def test_the_link_frames_table_is_that_of_the_code() -> None:
+    rows = {_number(row["type"]): row for row in _rows(PROTOCOL, "Link frames", "type", "name")}
+    for number, rule in enumerate(FRAMES):
+        row = rows[number]
+        if rule is None:
+            continue
+        least = {(True, False): "≥ 1", (True, True): "≥ 0", (False, True): "0"}[rule.of_stream, rule.of_link]
+        assert row["stream"] == least, rule.name
+        if rule.min_bytes != rule.max_bytes:
+            assert row["payload"] == f"{rule.min_bytes} to {rule.max_bytes:,} bytes", rule.name
+
+
+def test_the_states_table_is_that_of_the_code() -> None:
+    rows = {(row["half"], row["state"]): row for row in _rows(PROTOCOL, "Streams", "half", "state")}
+    names = {
+        Half.FORWARD_OPEN: ("forward", "open"),
+        Half.FORWARD_ENDED: ("forward", "ended"),
+        Half.BACKWARD_OPEN: ("backward", "open"),
+        Half.BACKWARD_STATUS_DUE: ("backward", "status due"),
+        Half.BACKWARD_ENDED: ("backward", "ended"),
+    }
+    assert rows.keys() == set(names.values())
+    for half, name in names.items():
+        for kind in (FrameType.DATA, FrameType.FIN, FrameType.STATUS):
+            after = TRANSITIONS[half].get(kind)
+            word = "refused" if after is None else "stays" if after is half else names[after][1]
+            assert rows[name][kind.name] == word, (name, kind.name)
+
+
+def test_the_numbers_of_credit_and_puzzle() -> None:
+    limits = MuxLimits()
+    for title, text in [
+        ("Credit", f"up to {limits.max_window_bytes:,} bytes"),
+        ("Credit", f"(here {limits.window_bytes:,} bytes: {limits.max_streams:,} streams"),
+        ("Padding", f"one size, {MIN_FIXED_UNITS} to 63 units"),
+        ("Link handshake", f"d, 1 to {MAX_BITS}"),
+    ]:
+        assert text in " ".join(_section(PROTOCOL, title).split()), text
+    grown = 4 * (limits.max_window_bytes - DEFAULT.window_bytes)
+    assert limits.max_streams * DEFAULT.window_bytes + grown <= limits.window_bytes
 
 
 def test_the_limits_table_is_that_of_the_code() -> None:

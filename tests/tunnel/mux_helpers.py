@@ -94,9 +94,13 @@ class Link:
         )
 
     def settle(self) -> None:
-        """Move bytes both ways until nothing is pending."""
-        while pump(self.a, self.b) + pump(self.b, self.a):
-            pass
+        """Move bytes both ways until nothing is pending; at a constant rate, until nothing waits."""
+        while True:
+            for side in (self.a, self.b):
+                if side.sender.fixed_bytes and not side.sender.is_idle:
+                    side.tick()
+            if not pump(self.a, self.b) + pump(self.b, self.a):
+                return
 
 
 def pump(source: Side, sink: Side, *, at_most: int = 1 << 30, trace: list[int] | None = None) -> int:

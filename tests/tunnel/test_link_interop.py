@@ -145,10 +145,10 @@ def test_a_whole_link_with_noiseprotocol(join: Any, engine: TunnelEngine) -> Non
 
 def test_both_change_keys_at_the_same_record() -> None:
     mux, them = as_initiator(ENGINES[0])
-    for number in range(REKEY_AFTER + 3):
+    for _ in range(REKEY_AFTER + 3):
         say(mux, them.record(b""))
         assert mux.pad(1)
         assert them.open(bytes(mux.pending)) == []
         mux.sent(1024)
-    assert them.sent == them.opened == number + 1
+    assert them.sent == them.opened == REKEY_AFTER + 3
     assert mux.error is None

@@ -393,6 +393,7 @@ def test_resetting_what_has_ended_drops_the_rest_but_says_nothing() -> None:
     complete(stream, twin)
     link.settle()
     assert link.b.budget.used_bytes == 6
+    assert twin.is_ended
     twin.reset(ErrorCode.CANCELLED)
     assert link.b.budget.used_bytes == 0
     assert not link.b.pending
@@ -482,10 +483,25 @@ def test_streams_beyond_the_limit_are_refused_and_a_flood_of_them_ends_the_link(
     busy = ErrorCode.BUSY.to_bytes(2, "big")
     assert peer.heard() == [(T.RESET, 2 * number, busy) for number in range(4, 9)]
     assert peer.mux.streams == 3
-    for number in range(9, 9 + 64):
+    for number in range(9, 9 + 68):
         peer.say(open_frame(2 * number))  # and never listens
-    with pytest.raises(LinkError, match="beyond the limits"):
+    with pytest.raises(LinkError, match="have not left"):
         peer.say(open_frame(2 * 100))
+
+
+def test_streams_that_are_opened_only_to_be_reset_end_the_link() -> None:
+    """Each costs this side a RESET: a peer that never listens must not make it keep any number of them."""
+    peer = RawPeer.make(is_dialler=True, limits=MuxLimits(max_streams=100))
+    number = 0
+    for number in range(2, 2 + 2 * 165, 2):
+        peer.say(open_frame(number), frame(T.STATUS, number, b"out of order"))
+    with pytest.raises(LinkError, match="have not left"):
+        peer.say(open_frame(number + 2))
+    listens = RawPeer.make(is_dialler=True, limits=MuxLimits(max_streams=100))
+    for number in range(2, 2_000, 2):
+        listens.say(open_frame(number), frame(T.STATUS, number, b"out of order"))
+        assert len(listens.heard()) == 1
+    assert listens.mux.error is None
 
 
 def test_a_flood_of_control_frames_leaves_nothing_behind() -> None:

@@ -258,6 +258,9 @@ def test_calls_out_of_order_are_our_own_fault() -> None:
     with pytest.raises(LocalTunnelError, match="status"):
         accepted.send_status(b"x")
     accepted.finish()
+    for status in (b"", bytes(2_497)):
+        with pytest.raises(LocalTunnelError, match="bytes"):
+            accepted.send_status(status)
     accepted.send_status(b"x")
     with pytest.raises(LocalTunnelError, match="status"):
         accepted.send_status(b"x")

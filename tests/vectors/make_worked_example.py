@@ -22,6 +22,7 @@ import io
 import itertools
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,10 +31,10 @@ from tunnel.directory import StaticDirectory
 from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys, OnionKey
-from tunnel.link.frames import FrameSender
 from tunnel.link.handshake import Initiator, Responder, Settings
+from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.noise import LinkKeys, rekeyed
-from tunnel.link.records import RecordOpener, RecordSealer
+from tunnel.link.records import RecordOpener, record_bytes_of
 from tunnel.modes import ReplyMode
 from tunnel.onion.header import Command, Opened, Slot
 from tunnel.onion.message import MessageW
@@ -327,7 +328,13 @@ def _link(
     engine: TunnelEngine,
 ) -> None:
     """The link from Alice to proxy 1: handshake, and all records of her half."""
-    settings = Settings.make(NOW_S, descriptors["alice"].profiles)
+    limits = MuxLimits()
+    settings = Settings.make(
+        NOW_S,
+        descriptors["alice"].profiles,
+        max_streams=limits.max_streams,
+        window_bytes=limits.window_bytes,
+    )
     values["link.settings"] = settings.pack()
     initiator = Initiator(
         network_id=NETWORK_ID,
@@ -356,18 +363,25 @@ def _link(
     values["link.key proxy1-alice"] = mine.receive_key
     values["link.key alice-proxy1 from record 16384 on"] = rekeyed(mine.send_key, engine)
 
-    sender = FrameSender(RecordSealer(mine.send_key, engine))
-    sender.open(frame.profile)
-    record = values["link.record 0"] = bytes(sender.pending)
+    link = Multiplexer(
+        mine,
+        is_dialler=True,
+        engine=engine,
+        limits=limits,
+        make_notifier=threading.Event,
+        now_s=lambda: NOW_S,
+    )
+    stream = link.open(frame.profile)
+    for name in ("header alice-proxy1", "chunk 0 alice-proxy1", "chunk 1 alice-proxy1"):
+        content = values[f"query.{name}"]
+        assert stream.write(content) == len(content)
+    stream.finish()
+    link.go_away()
+    records = values["link.records"] = bytes(link.pending)
+    record = values["link.record 0"] = records[: record_bytes_of(records[:4])]
     values["link.record 0 plain"] = bytes(
         RecordOpener(theirs.receive_key, engine).open(memoryview(bytearray(record)))
     )
-    for name in ("header alice-proxy1", "chunk 0 alice-proxy1", "chunk 1 alice-proxy1"):
-        content = values[f"query.{name}"]
-        assert sender.data(content) == len(content)
-    sender.fin()
-    sender.go_away()
-    values["link.records"] = bytes(sender.pending)
 
 
 def shown(name: str, value: bytes) -> str:

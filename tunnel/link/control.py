@@ -3,8 +3,8 @@
 They wait here until the link has something to send or room to send it, so that all credits owed at one flush
 go out together, mostly in padding that would have been sent anyway. The queue is bounded by what it holds: of
 each stream at most OPEN, FIN and RESET and one CREDIT, of the link one GOAWAY, one answer to a PING, one
-PEER-EXCHANGE; and refusals of streams, which the multiplexer counts. Order is kept among frames that are
-queued; a credit may go later than they do.
+PEER-EXCHANGE; and RESETs of streams that have ended since, which the multiplexer counts. Order is kept
+among frames that are queued; a credit may go later than they do.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ from tunnel.primitives import TunnelEngine
 
 __all__ = ["Multiplexer", "MuxLimits", "MuxStream"]
 
-_MAX_REFUSALS: Final = 64  # whose RESET has not left; a peer that keeps to its limits never has so many
+_SPARE_RESETS: Final = 64  # that wait to leave, beyond one for each stream that the peer may have
 _UNKNOWN_WINDOW_BYTES: Final = 1 << 20  # what it may have sent on a stream of a profile unknown here
 
 
@@ -111,7 +111,8 @@ class Multiplexer(Generic[N]):
         self._now_s = now_s
         self._pinger = Pinger()
         self._arrived: OrderedDict[MuxStream[N], None] = OrderedDict()
-        self._refusals: deque[int] = deque()
+        self._max_resets = limits.max_streams + _SPARE_RESETS
+        self._resets: deque[int] = deque()  # marks of the RESETs of the peer's streams
         self._has_left = False
         self._peer_has_left = False
         self._exchange_in: bytes | None = None
@@ -307,10 +308,10 @@ class Multiplexer(Generic[N]):
     def reset(self, stream: MuxStream[N], code: ErrorCode, error: TunnelError | None = None) -> None:
         """Reset a stream both ways; `error` is what it fails with here."""
         self.table.abandon(stream)
-        self.sender.queue(pack_reset(stream.id, code))
+        mark = self.sender.queue(pack_reset(stream.id, code))
+        if not stream.is_opener:
+            self._resets.append(mark)
         self._drop(stream, error or StreamReset(code, "here"))
-
-    # -- inside ---------------------------------------------------------------------------------------
 
     def _drop(self, stream: MuxStream[N], error: TunnelError) -> None:
         """What remains of a stream that has left the table early. One that nobody has accepted is gone."""
@@ -341,6 +342,10 @@ class Multiplexer(Generic[N]):
         self.table.take_id(stream_id)
         if self._peer_has_left:
             raise LinkError("OPEN after GOAWAY")
+        while self._resets and self.sender.has_left(self._resets[0]):
+            self._resets.popleft()
+        if len(self._resets) > self._max_resets:
+            raise LinkError(f"OPEN while {len(self._resets)} RESETs of such streams have not left")
         try:
             profile = Profile.from_byte(profile_byte)
         except ProfileError as error:
@@ -355,12 +360,7 @@ class Multiplexer(Generic[N]):
         self.incoming.set()
 
     def _refuse_open(self, stream_id: int, code: ErrorCode, window: int) -> None:
-        refusals = self._refusals
-        while refusals and self.sender.has_left(refusals[0]):
-            refusals.popleft()
-        if len(refusals) >= _MAX_REFUSALS:
-            raise LinkError(f"{_MAX_REFUSALS} streams opened beyond the limits before the first was refused")
-        refusals.append(self.sender.queue(pack_reset(stream_id, code)))
+        self._resets.append(self.sender.queue(pack_reset(stream_id, code)))
         self.table.late_bytes += window
 
     def _on_data(self, stream_id: int, payload: memoryview) -> None:

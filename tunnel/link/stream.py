@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
 from tunnel.geometry import Profile
-from tunnel.link.frames import MAX_CREDIT, FrameType, pack_fin
+from tunnel.link.frames import MAX_CREDIT, MAX_STATUS_BYTES, FrameType, pack_fin
 from tunnel.link.receive_queue import ReceiveQueue
 from tunnel.link.states import ENDED, MAY_SEND_DATA, TRANSITIONS, Half
 from tunnel.link.turns import Notifier
@@ -200,7 +200,7 @@ class MuxStream(Generic[N]):
         if not 0 < count <= self._credit:
             sender.pass_turn(self)
             raise BlockingIOError(errno.EAGAIN, f"credit of {self._credit} bytes")
-        if not sender.emit(self, FrameType.DATA, data[:count]):
+        if not sender.emit(self, FrameType.DATA, memoryview(data)[:count]):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._piece_left = self._piece_left - count or self.profile.geometry.chunk_bytes
         self._credit -= count
@@ -225,14 +225,16 @@ class MuxStream(Generic[N]):
             status: 1 to MAX_STATUS_BYTES (frames.py), opaque here.
         Raises:
             BlockingIOError: no room, or another stream's turn; wait for `writable`. LocalTunnelError: not the
-                side that accepted, before `finish`, or a second one. StreamReset, Disconnected, LinkError,
-                TableFull: as for `readinto`.
+                side that accepted, before `finish`, a second one, or one of another length. StreamReset,
+                Disconnected, LinkError, TableFull: as for `readinto`.
         """
         if self.error is not None:
             raise self.error
         after = TRANSITIONS[self._send_half].get(FrameType.STATUS)
         if after is None:
             raise LocalTunnelError(f"no status can be sent now: {self._send_half.value}")
+        if not 0 < len(status) <= MAX_STATUS_BYTES:
+            raise LocalTunnelError(f"a status has 1 to {MAX_STATUS_BYTES} bytes, not {len(status)}")
         if not self._mux.sender.emit(self, FrameType.STATUS, status):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._send_half = after

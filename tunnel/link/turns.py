@@ -62,8 +62,6 @@ class Turns:
         waiting[stream] = size
         if has_turn:
             waiting.move_to_end(stream, last=False)
-        elif not granted:
-            self.wake(room)
         return False
 
     def wake(self, room: int) -> None:
