@@ -118,6 +118,7 @@ class _Nodes:
             user=self.route.destination,
             query_id=bytes(8),
             number=0,
+            master_seed=bytes(16),
             now_s=_NOW_S,
         )
 

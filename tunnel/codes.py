@@ -43,7 +43,7 @@ class CodeRow:
 
 CODES = {
     ErrorCode.PROTOCOL: CodeRow(
-        "bytes on a link that records or frames do not allow",
+        "bytes on a link that records or frames do not allow, or a frame that a stream's state does not",
         Location.RELAY,
         "a bug or an attack on that link; the log of the node that sent the code says which bytes. "
         "Choose another route",
@@ -104,9 +104,11 @@ CODES = {
         "nodes of different versions: use a profile that all descriptors of the route offer",
     ),
     ErrorCode.BUSY: CodeRow(
-        "a table is full",
+        "a table is full, or a neighbour's share of it; headers come too fast; a link carries as many "
+        "streams as it may; or the node holds too much unread content, and this stream's had waited longest",
         Location.RELAY,
-        "wait, or choose another route; `Limits.replay_tags` of its node can be raised",
+        "wait, or choose another route; its owner can raise `Limits.replay_tags`, `streams_per_link` or "
+        "`buffer_bytes`. If a reader stopped reading: let it read, or reset its stream",
     ),
     ErrorCode.SERVICE_FAILED: CodeRow(
         "Bob's inner service raised an error",
