@@ -18,12 +18,14 @@ from reactor.errors import (
     Closed,
     ConnectError,
     Deadlock,
+    Lent,
     ReactorError,
     ServiceCancelled,
     TimedOut,
     UnexpectedEnd,
 )
 from reactor.handle import Handle
+from reactor.lending import Loan, ReadSide
 from reactor.loop import Reactor
 from reactor.memory import MemoryReader, MemoryWriter, memory_pipe
 from reactor.poller import EpollPoller, Poller, SelectorPoller
@@ -71,6 +73,8 @@ __all__ = [
     "FakeClock",
     "Handle",
     "Join",
+    "Lent",
+    "Loan",
     "MemoryReader",
     "MemoryWriter",
     "MonotonicClock",
@@ -79,6 +83,7 @@ __all__ = [
     "Reactor",
     "ReactorError",
     "ReactorThread",
+    "ReadSide",
     "ReadStream",
     "ReadYield",
     "Request",

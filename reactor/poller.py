@@ -12,7 +12,8 @@ Some facts about epoll that the code rests on:
   call, never a hang, since a refused call is followed by a new wait.
 * Adding a descriptor that is ready already gives an event. So registering late, on the first wait, loses
   nothing.
-* Data and end of stream may share one edge; only `EPOLLRDHUP` tells (see descriptor.py, `hang_up`).
+* Data and end of stream may share one edge; only `EPOLLRDHUP` tells. A read stops at urgent data, which only
+  `EPOLLPRI` tells. Both make a short read say nothing (see descriptor.py).
 * Closing the last copy of a descriptor removes it. With another copy open (dup, fork) it stays, so it is
   always removed by name before the close.
 * A batch of events is handed out whole before any service runs: no service can close a descriptor, and
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from reactor.task import Task
 
 try:
-    from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, epoll
+    from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll
 
     HAS_EPOLL = True
 except ImportError:  # not Linux: SelectorPoller serves
@@ -123,7 +124,8 @@ if HAS_EPOLL:
     _READ = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
     _WRITE = EPOLLOUT | EPOLLHUP | EPOLLERR
     _HANG_UP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
-    _INTEREST = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    _SHORT_READS_LIE = _HANG_UP | EPOLLPRI
+    _INTEREST = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET
 
     class EpollPoller(_Table):
         """Edge-triggered, both sides of a descriptor in one registration."""
@@ -192,8 +194,10 @@ if HAS_EPOLL:
                     # Closed without notice while a copy of it lives on: silence it.
                     self._drop(fd)
                     continue
-                if events & _HANG_UP:
-                    descriptor.hang_up = True
+                if events & _SHORT_READS_LIE:
+                    descriptor.short_reads_lie = True
+                    if events & _HANG_UP:
+                        descriptor.hang_up = True
                 # The wakes are written out: a call for each would cost as much as the rest of this loop.
                 if events & _READ:
                     task = descriptor.reader

@@ -47,23 +47,29 @@ _CONNECTION_GONE: Final = frozenset(
 class SocketStream:
     """A connected stream socket, non-blocking. It owns the socket.
 
+    The four ways to end are told apart. The other side has shut down: reading gives 0, now and later, after
+    all that it sent. The connection was lost: `Broken`, now and later, also when the writing side heard of it
+    first. `close` was called: `Closed`. Only our half is shut down: reading goes on. Urgent bytes (MSG_OOB)
+    are bytes like all others, in their place (RFC 6093, section 6).
+
     Args:
         sock: TCP, or one of a socketpair.
         peername: the other side's address if known already; asked for on demand otherwise.
 
     Attributes:
         readable, writable: the requests to yield when a call was refused.
-        drained: the last read got less than it asked for and the other side has not hung up, so there will be
-            news of the next bytes: wait first. A hint for `ReadYield`.
+        hint: its `drained` says that a read would be refused now, and that there will be news of the next
+            bytes: wait first. For `ReadYield`; see descriptor.py.
     """
 
     __slots__ = (
         "_descriptor",
         "_peername",
+        "_recv",
         "_recv_into",
         "_send",
         "_sock",
-        "drained",
+        "hint",
         "readable",
         "writable",
     )
@@ -72,14 +78,16 @@ class SocketStream:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Otherwise the kernel would drop urgent bytes out of the stream.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._sock = sock
-        self._recv_into = sock.recv_into
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._recv_into: Callable[[bytearray | memoryview], int] = sock.recv_into
         self._send = sock.send
         self._peername = peername
-        self._descriptor = descriptor = Descriptor(sock)
+        self._descriptor = self.hint = descriptor = Descriptor(sock)
         self.readable = descriptor.readable
         self.writable = descriptor.writable
-        self.drained = False
 
     def fileno(self) -> int:
         """Give the socket's descriptor, -1 after `close`."""
@@ -94,6 +102,15 @@ class SocketStream:
     def hang_up(self) -> bool:
         """Whether the other side is known to have shut down or failed. There may still be bytes to read."""
         return self._descriptor.hang_up
+
+    @property
+    def drained(self) -> bool:
+        """Whether a read would be refused now, and there will be news of the next bytes. A hint."""
+        return self.hint.drained
+
+    @drained.setter
+    def drained(self, drained: bool) -> None:
+        self.hint.drained = drained
 
     @property
     def peername(self) -> Any:
@@ -114,7 +131,7 @@ class SocketStream:
 
         Raises:
             BlockingIOError: nothing yet.
-            Broken: the connection was lost; `__cause__` says how.
+            Broken: the connection was lost; `__cause__` says how. So from then on.
             Closed: `close` was called.
         """
         try:
@@ -122,19 +139,23 @@ class SocketStream:
         except BlockingIOError:
             raise
         except OSError as error:
+            self._remember_loss(error)
             raise self._translate(error) from error
-        self.drained = 0 < count < len(buffer) and not self._descriptor.hang_up
+        hint = self.hint
+        hint.drained = 0 < count < len(buffer) and not hint.short_reads_lie
         return count
 
     def read(self, limit_bytes: int) -> bytes:
         """Read up to a limit as new bytes; b"" is the end. Raises as `readinto`."""
         try:
-            data = self._sock.recv(limit_bytes)
+            data = self._recv(limit_bytes)
         except BlockingIOError:
             raise
         except OSError as error:
+            self._remember_loss(error)
             raise self._translate(error) from error
-        self.drained = 0 < len(data) < limit_bytes and not self._descriptor.hang_up
+        hint = self.hint
+        hint.drained = 0 < len(data) < limit_bytes and not hint.short_reads_lie
         return data
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -150,6 +171,9 @@ class SocketStream:
         except BlockingIOError:
             raise
         except OSError as error:
+            # EPIPE says no more than that writing is over: the other side had ended its half before.
+            if error.errno != errno.EPIPE:
+                self._remember_loss(error)
             raise self._translate(error) from error
 
     def shutdown_write(self) -> None:
@@ -179,6 +203,30 @@ class SocketStream:
     def detach(self) -> None:
         """Leave the reactor, so that another can use the stream. Raises Busy while a service waits on it."""
         self._descriptor.detach()
+
+    def _remember_loss(self, loss: OSError) -> None:
+        """See that a lost connection never reads as ended.
+
+        The kernel tells of a loss once, to whoever calls first, and says 0 to the next one who reads. What it
+        still holds can be read before.
+        """
+        if self._descriptor.is_closed:
+            return
+        recv, recv_into = self._sock.recv, self._sock.recv_into
+
+        def read_before_loss(limit_bytes: int) -> bytes:
+            data = recv(limit_bytes)
+            if not data and limit_bytes:
+                raise loss.with_traceback(None)
+            return data
+
+        def read_into_before_loss(buffer: bytearray | memoryview) -> int:
+            count = recv_into(buffer)
+            if not count and len(buffer):
+                raise loss.with_traceback(None)
+            return count
+
+        self._recv, self._recv_into = read_before_loss, read_into_before_loss
 
     def _translate(self, error: OSError) -> Broken | Closed:
         if self._descriptor.is_closed:
