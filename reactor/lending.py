@@ -40,7 +40,8 @@ class ReadSide:
 
     Args:
         stream: a `SocketStream`, a `MemoryReader`, or any whose `readable` is a `Signal` or a descriptor's.
-            From now on it is read through loans only.
+            From now on it is read through loans only; a service that waits on it directly when the first
+            loan is made gets `Lent` too.
 
     Attributes:
         loan: the one that is good, or None.
@@ -60,18 +61,21 @@ class ReadSide:
         Args:
             name: of the new holder, for the message that the old one gets.
         """
-        self.end_loan(f"the read side was lent to {name!r}")
+        self._move_on(f"the read side was lent to {name!r}")
         self.loan = Loan(self, name)
         return self.loan
 
     def end_loan(self, reason: str = "the read side was taken back") -> None:
         """End the loan, if there is one: its holder gets `Lent`. What comes now waits for the next holder."""
-        loan, self.loan = self.loan, None
-        if loan is None:
-            return
-        loan.reason = reason
-        request, self._moves_on = self._moves_on, None
-        # Without `pass_on` (such as PASS) nobody is parked there.
+        if self.loan is not None:
+            self._move_on(reason)
+
+    def _move_on(self, reason: str) -> None:
+        if self.loan is not None:
+            self.loan.reason = reason
+            self.loan = None
+        request, self._moves_on = self._moves_on or self.stream.readable, None
+        # A request without `pass_on` (such as PASS) has nobody parked on it.
         pass_on = getattr(request, "pass_on", None)
         if pass_on is not None:
             pass_on(Lent(reason))
