@@ -9,8 +9,8 @@ after it. The price is a spurious wake now and then: **a wait says "try", never 
 of the next bytes, and a reader may wait before it tries. That is false in two cases. Data and the end of the
 stream may share one edge; then no second edge will come for the end. And a read stops short at urgent data
 (MSG_OOB), with more behind it that has been told of already. So after a hang-up (`hang_up`) and after urgent
-data no read counts as short (`short_reads_lie`). A wait takes the hint down, for the news it stands for may be
-handed to one service and the reading be done by another.
+data no read counts as short (`short_reads_lie`). A wait takes the hint down, for the news it stands for may
+be handed to one service and the reading be done by another.
 
 A descriptor is registered with a poller by the first wait, once for its life, and each wait costs no system
 call from then on.
@@ -45,8 +45,8 @@ class Descriptor:
         readable, writable: the requests to yield. At most one service at a time per side; a second one gets
             `Busy`.
         drained: see the module. Set by who reads, taken down by each wait.
-        hang_up: the poller saw that the other side has shut down or failed. Stays False with a level-triggered
-            poller, which needs no such care.
+        hang_up: the poller saw that the other side has shut down or failed. Stays False with a
+            level-triggered poller, which needs no such care.
         short_reads_lie: see the module.
         is_closed: after `close_notify`.
     Raises:

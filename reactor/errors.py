@@ -89,7 +89,7 @@ class TimedOut(ReactorError, TimeoutError):
 
 
 class Lent(ReactorError):
-    """The read side that this service held on loan was lent on, or taken back. It has taken nothing from it."""
+    """The read side that this service held on loan was lent on, or taken back. Nothing was taken from it."""
 
 
 class Deadlock(ReactorError):

@@ -1,9 +1,9 @@
-"""Lending: the read side of a stream moves from one service to another, whatever the other side does meanwhile.
+"""Lending: the read side of a stream moves from one service to another, whatever happens to it meanwhile.
 
 A stream may be passed from hand to hand as it is, as long as each service stops reading before the next one
 starts. `ReadSide` is for the case where it is taken away: from a service that waits for bytes, or has just
-been woken for some and has not run yet. It hands out *loans*. A loan is a stream to read, and it is good until
-the next one is handed out:
+been woken for some and has not run yet. It hands out *loans*. A loan is a stream to read, and it is good
+until the next one is handed out:
 
 * Who waits through an old loan is woken with `Lent`, once. Who reads or waits through it later gets `Lent`.
   Neither has taken anything from the stream.

@@ -18,7 +18,6 @@ from reactor.poller import HAS_EPOLL
 from tests.reactor.helpers import errors_logged
 
 
-
 def _over(kind: type[selectors.BaseSelector]) -> Callable[[], Poller]:
     return lambda: SelectorPoller(kind())
 

@@ -119,7 +119,7 @@ def test_what_the_old_holder_was_woken_for_is_the_new_ones(reactor: Reactor, end
         return (yield from second.join())  # type: ignore[no-any-return]
 
     assert run(reactor, service()) == "end"
-    assert (got, second_got) == (b"", b"news")
+    assert (bytes(got), bytes(second_got)) == (b"", b"news")
 
 
 def test_the_first_wait_of_a_new_holder_is_answered(reactor: Reactor, ends: Ends) -> None:
@@ -200,7 +200,9 @@ def test_each_holder_learns_of_the_end_and_of_the_loss(reactor: Reactor) -> None
 class Lending(RuleBasedStateMachine):
     """Any order of writing, ending, lending, cancelling and running; the model is what was written."""
 
-    @initialize(kind=st.sampled_from(list(KINDS)), poller=st.sampled_from(list(POLLERS)), seed=st.integers(0, 9))
+    @initialize(
+        kind=st.sampled_from(list(KINDS)), poller=st.sampled_from(list(POLLERS)), seed=st.integers(0, 9)
+    )
     def make(self, kind: str, poller: str, seed: int) -> None:
         self.is_socket = kind == "socket"
         self.reader, self.writer = KINDS[kind]()
@@ -288,7 +290,7 @@ class Lending(RuleBasedStateMachine):
 
 
 def test_any_order() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Lending,
         settings=settings(
             max_examples=settings().max_examples,
