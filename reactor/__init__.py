@@ -25,6 +25,7 @@ from reactor.errors import (
     UnexpectedEnd,
 )
 from reactor.handle import Handle
+from reactor.inspection import describe, dump
 from reactor.lending import Loan, ReadSide
 from reactor.loop import Reactor
 from reactor.memory import MemoryReader, MemoryWriter, memory_pipe
@@ -50,6 +51,9 @@ from reactor.spawners import Blocker, Coroutine
 from reactor.streams import ReadStream, ReadYield, WriteStream, WriteYield
 from reactor.thread import ReactorThread
 from reactor.timeout import timeout_after
+from reactor.tracing import Tracer, add_tracer, remove_tracer
+from reactor.unix_signals import dump_on_signal, run_main
+from reactor.watchdog import Watchdog
 
 __all__ = [
     "PASS",
@@ -99,12 +103,20 @@ __all__ = [
     "Spawn",
     "TcpListener",
     "TimedOut",
+    "Tracer",
     "UnexpectedEnd",
     "WaitReadable",
     "WaitWritable",
+    "Watchdog",
     "WriteStream",
     "WriteYield",
+    "add_tracer",
     "connect_tcp",
+    "describe",
+    "dump",
+    "dump_on_signal",
     "memory_pipe",
+    "remove_tracer",
+    "run_main",
     "timeout_after",
 ]

@@ -409,12 +409,14 @@ class SelectorPoller(_Table):
         return bool(lost)
 
     def fileno(self) -> int:
-        """See `Poller`."""
+        """Give the selector's own descriptor.
+
+        Raises:
+            BadRequest: it has none; only epoll, kqueue and /dev/poll have.
+        """
         own = getattr(self._selector, "fileno", None)
         if own is None:
-            raise BadRequest(
-                f"{type(self._selector).__name__} has no descriptor of its own, use another thread"
-            )
+            raise BadRequest(f"{type(self._selector).__name__} has no descriptor of its own")
         number: int = own()
         return number
 
