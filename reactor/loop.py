@@ -213,7 +213,7 @@ class Reactor:
             raise Busy("the reactor runs already")
         if self._is_closed:
             raise Closed("the reactor is closed")
-        self._asleep = False
+        self._asleep = self._stop_asked = False
         self._thread_id = threading.get_ident()
         try:
             self._turn(may_wait=False)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -283,9 +283,17 @@ def test_a_signal_wakes_a_loop_that_is_about_to_sleep() -> None:
 def test_signals_are_for_the_main_thread() -> None:
     errors: list[str] = []
 
+    def enter(reactor: Reactor) -> None:
+        with dump_on_signal(reactor):
+            pass
+
     def main() -> None:
         with Reactor() as reactor:
-            for use in (lambda: run_main(reactor, forever()), lambda: dump_on_signal(reactor).__enter__()):
+            uses: list[Callable[[], object]] = [
+                lambda: run_main(reactor, forever()),
+                lambda: enter(reactor),
+            ]
+            for use in uses:
                 try:
                     use()
                 except BadRequest as error:
