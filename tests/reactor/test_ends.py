@@ -68,8 +68,8 @@ def read_to_end(
     stream: SocketStream, size: int = 100, got: bytearray | None = None
 ) -> Service[tuple[bytes, str]]:
     """Read until there is no more. Returns the bytes and how it ended, which is so twice."""
-    reader, got, outcomes = ReadYield(stream), bytearray() if got is None else got, []
-    buffer = bytearray(size)
+    reader, got, buffer = ReadYield(stream), bytearray() if got is None else got, bytearray(size)
+    outcomes: list[str] = []
     while len(outcomes) < 2:
         try:
             count = yield from reader.readinto(buffer)
@@ -272,4 +272,4 @@ def test_urgent_data_anywhere(
         reactor.run(passes(100))
         assert got == sent
         peer.close()
-        assert run(reactor, reading.join()) == (sent, "end")
+        assert run(reactor, reading.join()) == (bytes(sent), "end")
