@@ -53,6 +53,7 @@ class AsyncioBridge:
         self.reactor = reactor
         self._asyncio_loop: asyncio.AbstractEventLoop | None = None
         self._runs: set[_Run[Any]] = set()
+        self._closed_by: BaseException | None = None
 
     async def run(self, service: Service[T], *, name: str | None = None) -> T:
         """Run a service in the reactor and await its end.
@@ -61,12 +62,14 @@ class AsyncioBridge:
         service has ended; what the service returns then is dropped.
 
         Raises:
-            Closed: the reactor is closed; the service was not started.
+            Closed: the reactor or the bridge is closed; the service was not started.
+            BadRequest: the bridge is not open yet.
             ServiceCancelled: the service was cancelled, but not by who awaits it.
             Broken: the embedded reactor failed; `__cause__` says how.
             any other: the service's error, also one from its cleanup.
         """
         run = _Run[T](self, self._loop())
+        self._check_open()
         self._runs.add(run)
         try:
             self.reactor.post(run.start, service, name)
@@ -86,9 +89,10 @@ class AsyncioBridge:
         Raises:
             ServiceCancelled: the awaitable was cancelled, but not by this service.
             Closed: the asyncio loop is closed. A coroutine was not started.
+            BadRequest: the bridge is not open yet, or this is no awaitable.
             any other: the awaitable's error.
         """
-        wait = _Wait[T](self, awaitable)
+        wait = _Wait[T](self)
         self._call_asyncio(wait.start, awaitable)
         try:
             yield wait.ended
@@ -124,13 +128,19 @@ class AsyncioBridge:
                 raise
             raise Closed("the asyncio loop is closed") from error
 
+    def _check_open(self) -> None:
+        if self._closed_by is not None:
+            raise Closed("the bridge is closed") from self._closed_by
+
     async def __aenter__(self) -> Self:
         self._asyncio_loop = asyncio.get_running_loop()
+        self._closed_by = None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed_by = self._closed_by or Closed("its context was left")
         runs = list(self._runs)
         for run in runs:
             run.cancel()
@@ -188,6 +198,7 @@ class EmbeddedReactor(AsyncioBridge):
         try:
             wait_s = self.reactor.turn()
         except Exception as error:  # noqa: BLE001 - it goes to all who await a service
+            self._closed_by = error
             self._leave()
             for run in list(self._runs):
                 run.fail(error)
@@ -292,7 +303,7 @@ class _Wait(Generic[T]):
     `start`, `cancel` and `_on_end` are called in asyncio's thread.
     """
 
-    def __init__(self, bridge: AsyncioBridge, awaitable: Awaitable[T]) -> None:
+    def __init__(self, bridge: AsyncioBridge) -> None:
         self._bridge = bridge
         self._future: asyncio.Future[T] | None = None
         # The rest belongs to the reactor's thread.

@@ -25,6 +25,8 @@ from reactor.timers import SleepingTask
 
 __all__ = ["describe", "dump"]
 
+# Frames of who makes the dump.
+_LOOKING: Final = ("reactor/inspection.py:", "reactor/unix_signals.py:")
 # More services than a person reads; the rest are counted.
 _MOST_SERVICES: Final = 1_000
 
@@ -111,12 +113,15 @@ def _running_places(reactor: Reactor) -> Iterator[str]:
     frame = None if thread_id is None else sys._current_frames().get(thread_id)
     if frame is None:
         return
-    places = [_place(frame, line) for frame, line in traceback.walk_stack(frame)]
-    places.reverse()
-    own = "reactor/loop.py"
-    # From the last frame of the loop on: what came before is the way to `run`.
-    start = max((i + 1 for i, text in enumerate(places) if text.startswith(own)), default=0)
-    yield from places[start:]
+    # Innermost first: without those who look, and up to the loop; what is beyond is the way to `run`.
+    places: list[str] = []
+    for caller, line in traceback.walk_stack(frame):
+        text = _place(caller, line)
+        if text.startswith("reactor/loop.py:"):
+            break
+        if not text.startswith(_LOOKING):
+            places.append(text)
+    yield from reversed(places)
 
 
 def _place(frame: FrameType, line: int) -> str:

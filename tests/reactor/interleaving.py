@@ -36,7 +36,9 @@ from reactor import (
     Sleep,
     SocketStream,
     Spawn,
+    Tracer,
     WriteYield,
+    add_tracer,
     loop,
     memory_pipe,
     timeout_after,
@@ -177,6 +179,18 @@ class Play:
         assert self.side.loan.name == "last"
 
 
+class NoDoubles(Tracer):
+    """Notes a service that is resumed and stands in the queue once more: it was woken twice."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.found: list[str] = []
+        self._reactor = reactor
+
+    def service_resumed(self, service: Handle[Any]) -> None:
+        if service in self._reactor.ready:
+            self.found.append(service.name)
+
+
 def play(seed: int) -> None:
     """Run one play.
 
@@ -197,8 +211,10 @@ def play(seed: int) -> None:
         ) as reactor,
     ):
         try:
+            add_tracer(reactor, doubles := NoDoubles(reactor))
             reactor.run(timeout_after(1_000, case.main()))
             case.check()
+            assert not doubles.found
             assert not reactor._tasks
             assert not reactor.poller.has_waiters()
         except BaseException as error:

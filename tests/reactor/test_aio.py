@@ -308,14 +308,15 @@ def test_a_wake_from_a_coroutine_goes_by_post(open_bridge: Open) -> None:
     play(open_bridge, scene)
 
 
-def test_a_closed_reactor_refuses(open_bridge: Open) -> None:
+def test_a_closed_bridge_and_a_closed_reactor_refuse(open_bridge: Open) -> None:
     async def main() -> None:
         async with open_bridge() as bridge:
             pass
-        service = forever()
-        with pytest.raises(Closed):
-            await bridge.run(service)
-        assert service.gi_frame is None  # type: ignore[attr-defined]
+        with pytest.raises(Closed, match="bridge"):
+            await bridge.run(forever())
+        async with AsyncioBridge(bridge.reactor) as again:
+            with pytest.raises(Closed, match="reactor"):
+                await again.run(forever())
 
     asyncio.run(main())
 
@@ -446,6 +447,9 @@ def test_embedded_poller_that_fails_reaches_who_awaits() -> None:
                     await task
                 assert isinstance(caught.value.__cause__, OSError)
                 poller.fails = False
+                with pytest.raises(Closed) as refused:
+                    await bridge.run(give(1))
+                assert refused.value.__cause__ is caught.value.__cause__
 
     asyncio.run(main())
 
