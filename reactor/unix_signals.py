@@ -119,7 +119,8 @@ def dump_on_signal(reactor: Reactor, number: int | None = None, *, fd: int = _ST
     def print_dump(number: int, frame: FrameType | None) -> None:
         _write_all(fd, dump(reactor).encode("utf-8", "backslashreplace"))
 
-    with _handled(number, print_dump):
+    # Woken, a loop that was on its way to sleep gives the interpreter the chance to run the handler.
+    with _wake_on_signal(reactor), _handled(number, print_dump):
         yield
 
 

@@ -13,7 +13,6 @@ import argparse
 import random
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -22,16 +21,13 @@ from reactor import (
     Broken,
     Cancelled,
     Closed,
-    EpollPoller,
     FakeClock,
     Handle,
     Lent,
     Loan,
-    Poller,
     Reactor,
     ReadSide,
     ReadYield,
-    SelectorPoller,
     Service,
     Sleep,
     SocketStream,
@@ -43,10 +39,9 @@ from reactor import (
     memory_pipe,
     timeout_after,
 )
+from tests.reactor.conftest import POLLERS
 
 __all__ = ["play"]
-
-POLLERS: tuple[Callable[[], Poller], ...] = (EpollPoller, SelectorPoller)
 
 
 class Play:
@@ -206,7 +201,7 @@ def play(seed: int) -> None:
         Reactor(
             clock=FakeClock(),
             seed=seed,
-            poller=case.random.choice(POLLERS)(),
+            poller=case.random.choice(list(POLLERS.values()))(),
             slow_step_s=None,
         ) as reactor,
     ):
