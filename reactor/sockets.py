@@ -78,8 +78,8 @@ class SocketStream:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # Otherwise the kernel would drop urgent bytes out of the stream.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        # Otherwise the kernel would drop urgent bytes out of the stream; local sockets have them, too.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._sock = sock
         self._recv: Callable[[int], bytes] = sock.recv
         self._recv_into: Callable[[bytearray | memoryview], int] = sock.recv_into

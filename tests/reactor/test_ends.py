@@ -6,6 +6,7 @@ The other side is a plain blocking socket, so that each segment is sent when the
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import struct
@@ -247,6 +248,23 @@ def test_urgent_data_are_in_their_place_and_do_not_spin(reactor: Reactor, ends: 
     peer.send(b"ghi")
     peer.close()
     assert run(reactor, timeout_after(5, reading.join())) == (b"abc!def?ghi", "end")
+
+
+def test_urgent_data_of_a_local_socket(reactor: Reactor, pair: tuple[SocketStream, SocketStream]) -> None:
+    left, right = pair
+    got = bytearray()
+    parked(reactor, left, got)
+    with socket.socket(fileno=os.dup(right.fileno())) as peer:
+        try:
+            peer.send(b"abc!", socket.MSG_OOB)
+        except OSError as error:
+            pytest.skip(f"local sockets of this system have no urgent data: {error}")
+        peer.send(b"def")
+    reactor.run(passes(200))
+    assert got == b"abc!def"
+    # So that the reader does not outlive the test.
+    right.close()
+    reactor.run(passes(200))
 
 
 @pytest.mark.parametrize("kind", list(POLLERS))

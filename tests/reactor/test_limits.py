@@ -197,10 +197,12 @@ class Counted(float):
         return float(self) < float(other)
 
 
-@pytest.mark.parametrize("order", ["first to last", "last to first", "any"])
-def test_a_hundred_thousand_timers_and_their_cancelling(order: str) -> None:
+@pytest.mark.parametrize(
+    ("many", "order"), [(10_000, "first to last"), (10_000, "last to first"), (100_000, "any")]
+)
+def test_a_hundred_thousand_timers_and_their_cancelling(many: int, order: str) -> None:
     """Cancelling costs no comparison but those of a rebuild, which is paid for by as many cancellations."""
-    many, rng = 100_000, random.Random(1)
+    rng = random.Random(1)
     timers, fired = Timers(), [0]
 
     def fire(_: object) -> None:
@@ -229,7 +231,7 @@ def test_a_hundred_thousand_timers_and_their_cancelling(order: str) -> None:
 
 
 def test_many_sleepers_are_cancelled_without_a_trace(clock: FakeClock) -> None:
-    many = 20_000
+    many = 10_000
     with Reactor(clock=clock) as reactor, no_leaks(reactor):
         handles = [reactor.spawn(sleeper(number)) for number in range(many)]
 

@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 import threading
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -306,6 +307,30 @@ def test_a_dump_of_many_is_cut_and_of_none_is_short(fake: Reactor) -> None:
     text = dump(fake, limit=3)
     assert text.count("waits for a signal") == 3
     assert text.endswith("and 7 more\n")
+
+
+class HandMade(Generator[Any, Any, None]):
+    """A service that is no generator function's: it has no frame to show."""
+
+    def send(self, value: Any) -> Any:
+        return Sleep(1)
+
+    def throw(self, *error: Any) -> Any:
+        raise error[0]
+
+
+def test_a_service_without_frames_is_described_as_far_as_it_goes(fake: Reactor) -> None:
+    def outer() -> Service[None]:
+        yield from HandMade()
+
+    fake.spawn(HandMade(), name="bare")
+    fake.spawn(outer(), name="outer")
+    fake.run(passes(2))
+    text = dump(fake)
+    assert "'bare' waits 1.000 s more\n    in HandMade, which has no frame\n" in text
+    assert re.search(
+        r"'outer' waits 1.000 s more\n    .* in outer\n    in HandMade, which has no frame\n", text
+    )
 
 
 def test_a_description_of_what_has_ended_or_is_no_task(fake: Reactor) -> None:
