@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, Final, Self
 
 from reactor.descriptor import Descriptor
 from reactor.errors import Broken, Closed, ConnectError
-from reactor.requests import PASS, RunInThread, Service, Sleep
+from reactor.requests import PASS, CurrentTime, RunInThread, Service, Sleep
 from reactor.timeout import timeout_after
 
 __all__ = ["SocketStream", "TcpListener", "connect_tcp"]
@@ -24,6 +25,8 @@ _ACCEPTS_PER_PASS: Final = 16
 # Without free descriptors: how long until the next try. Others may close some; those who connect wait in the
 # backlog.
 _ACCEPT_BACKOFF_S: Final = 0.1
+# And how long until it is told of again: at its limit a server runs out anew with each connection that ends.
+_SHORT_REPORT_S: Final = 60.0
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Errors of one connection that is gone before it was accepted (see accept(2)), none of the listener.
 _CONNECTION_GONE: Final = frozenset(
@@ -328,7 +331,7 @@ class TcpListener:
         OSError: the address cannot be had.
     """
 
-    __slots__ = ("_accept", "_descriptor", "_is_short_reported", "_sock", "_streak", "address")
+    __slots__ = ("_accept", "_descriptor", "_next_report_s", "_sock", "_streak", "address")
 
     def __init__(self, host: str, port: int, backlog: int = 128) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -347,14 +350,14 @@ class TcpListener:
         self._descriptor = Descriptor(sock)
         # Kept apart so that a test can put an accept of its own in its place.
         self._accept: Callable[[], tuple[socket.socket, Any]] = sock.accept
-        self._is_short_reported = False
+        self._next_report_s = -math.inf
         self._streak = 0
 
     def accept(self) -> Service[SocketStream]:
         """Wait for a connection: `stream = yield from listener.accept()`.
 
-        While the process has no descriptor to spare it says so in the log, once, and tries again a little
-        later.
+        While the process has no descriptor to spare it says so in the log, once a minute at most, and tries
+        again a little later.
 
         Raises:
             Closed: the listener is closed.
@@ -372,17 +375,16 @@ class TcpListener:
                 yield self._descriptor.readable
             except OSError as error:
                 if error.errno in _OUT_OF_DESCRIPTORS:
-                    self._report_short(error)
+                    self._report_short(error, (yield CurrentTime()))
                     yield Sleep(_ACCEPT_BACKOFF_S)
                 elif error.errno not in _CONNECTION_GONE:
                     raise self._translate(error) from error
             else:
-                self._is_short_reported = False
                 return SocketStream(sock, peername)
 
-    def _report_short(self, error: OSError) -> None:
-        if not self._is_short_reported:
-            self._is_short_reported = True
+    def _report_short(self, error: OSError, now_s: float) -> None:
+        if now_s >= self._next_report_s:
+            self._next_report_s = now_s + _SHORT_REPORT_S
             logger.error("cannot accept at %s: %s; trying on", self.address, error.strerror)
 
     def _translate(self, error: OSError) -> Broken | Closed:

@@ -43,6 +43,18 @@ def wait_readable(descriptor: Descriptor) -> Service[str]:
     return "try"
 
 
+def pair_at(number: int) -> tuple[socket.socket, socket.socket]:
+    """A new pair, of which the first has this number, which is free."""
+    near, far = socket.socketpair()
+    if far.fileno() == number:
+        near, far = far, near
+    if near.fileno() != number:
+        moved = socket.socket(fileno=os.dup2(near.fileno(), number))
+        near.close()
+        near = moved
+    return near, far
+
+
 def parked(reactor: Reactor, descriptor: Descriptor) -> Handle[str]:
     handle = reactor.spawn(wait_readable(descriptor), name="waiting")
     reactor.run(passes(3))
@@ -59,10 +71,11 @@ def test_closed_without_notice_under_a_waiter(kind: str, caplog: pytest.LogCaptu
     with far, Reactor(poller=POLLERS[kind](), clock=FakeClock()) as reactor:
         descriptor = Descriptor(near)
         waiting = parked(reactor, descriptor)
+        number = near.fileno()
         near.close()
         reactor.run(passes(3))
         assert waiting.is_finished == (kind in ("PollSelector", "SelectSelector"))
-        left, right = (SocketStream(sock) for sock in socket.socketpair())
+        left, right = (SocketStream(sock) for sock in pair_at(number))
         with left, right:
             reading = reactor.spawn(ReadYield(left).read())
             reactor.run(passes(3))
