@@ -110,6 +110,8 @@ class Loan:
     def readable(self) -> Request:
         """The request that is answered when a refused read is worth another try.
 
+        To be yielded at once: kept, it would outlive the loan.
+
         Raises:
             Lent: the loan is over.
         """

@@ -491,3 +491,23 @@ def test_embedded_stream_that_waits_is_woken_by_its_peer() -> None:
             assert await task == b"news"
 
     play(embedded, scene)
+
+
+def test_embedded_in_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is no part of the test environment")
+
+    async def main() -> None:
+        data = bytes(range(256)) * 2_000
+        with TcpListener("127.0.0.1", 0) as listener, Reactor() as reactor:
+            async with asyncio.timeout(LIMIT_S), EmbeddedReactor(reactor) as bridge:
+                server = asyncio.ensure_future(bridge.run(echo(listener)))
+                reader, writer = await asyncio.open_connection(*listener.address)
+                writer.write(data)
+                assert await reader.readexactly(len(data)) == data
+                writer.close()
+                await writer.wait_closed()
+                await server
+                await bridge.run(sleep(0.001))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

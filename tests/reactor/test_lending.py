@@ -38,6 +38,7 @@ from reactor import (
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import assert_clean, passes, run
 from tests.reactor.interleaving import play
+from tests.support.leaks import no_leaks
 
 Ends = tuple[Any, Any]
 
@@ -79,8 +80,9 @@ def read_on(loan: Loan, into: bytearray) -> Service[str]:
 
 def test_plays() -> None:
     """The short form; `python -m tests.reactor.interleaving --seeds 10000` is the long one."""
-    for seed in range(300):
-        play(seed)
+    with no_leaks():
+        for seed in range(300):
+            play(seed)
 
 
 def test_a_waiting_holder_is_told_once_and_has_taken_nothing(reactor: Reactor, ends: Ends) -> None:
