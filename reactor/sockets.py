@@ -61,18 +61,14 @@ class SocketStream:
 
     Attributes:
         readable, writable: the requests to yield when a call was refused.
-        hint: its `drained` says that a read would be refused now, and that there will be news of the next
-            bytes: wait first. For `ReadYield`; see descriptor.py.
     """
 
     __slots__ = (
         "_descriptor",
         "_peername",
-        "_recv",
         "_recv_into",
         "_send",
         "_sock",
-        "hint",
         "readable",
         "writable",
     )
@@ -83,12 +79,11 @@ class SocketStream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Otherwise the kernel would drop urgent bytes out of the stream; local sockets have them, too.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        self._sock = sock
-        self._recv: Callable[[int], bytes] = sock.recv
+        self._sock: socket.socket | _LostSocket = sock
         self._recv_into: Callable[[bytearray | memoryview], int] = sock.recv_into
         self._send = sock.send
         self._peername = peername
-        self._descriptor = self.hint = descriptor = Descriptor(sock)
+        self._descriptor = descriptor = Descriptor(sock)
         self.readable = descriptor.readable
         self.writable = descriptor.writable
 
@@ -107,13 +102,18 @@ class SocketStream:
         return self._descriptor.hang_up
 
     @property
+    def hint(self) -> Descriptor:
+        """What has `drained`, for `ReadYield`; see descriptor.py."""
+        return self._descriptor
+
+    @property
     def drained(self) -> bool:
         """Whether a read would be refused now, and there will be news of the next bytes. A hint."""
-        return self.hint.drained
+        return self._descriptor.drained
 
     @drained.setter
     def drained(self, drained: bool) -> None:
-        self.hint.drained = drained
+        self._descriptor.drained = drained
 
     @property
     def peername(self) -> Any:
@@ -144,21 +144,21 @@ class SocketStream:
         except OSError as error:
             self._remember_loss(error)
             raise self._translate(error) from error
-        hint = self.hint
-        hint.drained = 0 < count < len(buffer) and not hint.short_reads_lie
+        descriptor = self._descriptor
+        descriptor.drained = 0 < count < len(buffer) and not descriptor.short_reads_lie
         return count
 
     def read(self, limit_bytes: int) -> bytes:
         """Read up to a limit as new bytes; b"" is the end. Raises as `readinto`."""
         try:
-            data = self._recv(limit_bytes)
+            data = self._sock.recv(limit_bytes)
         except BlockingIOError:
             raise
         except OSError as error:
             self._remember_loss(error)
             raise self._translate(error) from error
-        hint = self.hint
-        hint.drained = 0 < len(data) < limit_bytes and not hint.short_reads_lie
+        descriptor = self._descriptor
+        descriptor.drained = 0 < len(data) < limit_bytes and not descriptor.short_reads_lie
         return data
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -208,28 +208,11 @@ class SocketStream:
         self._descriptor.detach()
 
     def _remember_loss(self, loss: OSError) -> None:
-        """See that a lost connection never reads as ended.
-
-        The kernel tells of a loss once, to whoever calls first, and says 0 to the next one who reads. What it
-        still holds can be read before.
-        """
-        if self._descriptor.is_closed:
+        """See that a lost connection never reads as ended."""
+        if self._descriptor.is_closed or isinstance(self._sock, _LostSocket):
             return
-        recv, recv_into = self._sock.recv, self._sock.recv_into
-
-        def read_before_loss(limit_bytes: int) -> bytes:
-            data = recv(limit_bytes)
-            if not data and limit_bytes:
-                raise loss.with_traceback(None)
-            return data
-
-        def read_into_before_loss(buffer: bytearray | memoryview) -> int:
-            count = recv_into(buffer)
-            if not count and len(buffer):
-                raise loss.with_traceback(None)
-            return count
-
-        self._recv, self._recv_into = read_before_loss, read_into_before_loss
+        self._sock = lost = _LostSocket(self._sock, loss)
+        self._recv_into = lost.recv_into
 
     def _translate(self, error: OSError) -> Broken | Closed:
         if self._descriptor.is_closed:
@@ -239,6 +222,33 @@ class SocketStream:
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else f"fd {self.fileno()}"
         return f"<SocketStream {state}>"
+
+
+class _LostSocket:
+    """A socket whose connection was lost: reading tells so, after what had come before.
+
+    The kernel tells of a loss once, to whoever calls first, and says 0 to the next one who reads. Put in the
+    socket's place, this costs nothing before.
+    """
+
+    def __init__(self, sock: socket.socket, loss: OSError) -> None:
+        self._lost = sock
+        self._loss = loss
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lost, name)
+
+    def recv(self, limit_bytes: int) -> bytes:
+        data = self._lost.recv(limit_bytes)
+        if not data and limit_bytes:
+            raise self._loss.with_traceback(None)
+        return data
+
+    def recv_into(self, buffer: bytearray | memoryview) -> int:
+        count = self._lost.recv_into(buffer)
+        if not count and len(buffer):
+            raise self._loss.with_traceback(None)
+        return count
 
 
 def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
