@@ -18,12 +18,15 @@ from reactor.errors import (
     Closed,
     ConnectError,
     Deadlock,
+    Lent,
     ReactorError,
     ServiceCancelled,
     TimedOut,
     UnexpectedEnd,
 )
 from reactor.handle import Handle
+from reactor.inspection import describe, dump
+from reactor.lending import Loan, ReadSide
 from reactor.loop import Reactor
 from reactor.memory import MemoryReader, MemoryWriter, memory_pipe
 from reactor.poller import EpollPoller, Poller, SelectorPoller
@@ -48,6 +51,9 @@ from reactor.spawners import Blocker, Coroutine
 from reactor.streams import ReadStream, ReadYield, WriteStream, WriteYield
 from reactor.thread import ReactorThread
 from reactor.timeout import timeout_after
+from reactor.tracing import Tracer, add_tracer, remove_tracer
+from reactor.unix_signals import dump_on_signal, run_main
+from reactor.watchdog import Watchdog
 
 __all__ = [
     "PASS",
@@ -71,6 +77,8 @@ __all__ = [
     "FakeClock",
     "Handle",
     "Join",
+    "Lent",
+    "Loan",
     "MemoryReader",
     "MemoryWriter",
     "MonotonicClock",
@@ -79,6 +87,7 @@ __all__ = [
     "Reactor",
     "ReactorError",
     "ReactorThread",
+    "ReadSide",
     "ReadStream",
     "ReadYield",
     "Request",
@@ -94,12 +103,20 @@ __all__ = [
     "Spawn",
     "TcpListener",
     "TimedOut",
+    "Tracer",
     "UnexpectedEnd",
     "WaitReadable",
     "WaitWritable",
+    "Watchdog",
     "WriteStream",
     "WriteYield",
+    "add_tracer",
     "connect_tcp",
+    "describe",
+    "dump",
+    "dump_on_signal",
     "memory_pipe",
+    "remove_tracer",
+    "run_main",
     "timeout_after",
 ]

@@ -41,6 +41,7 @@ def _on_wait_readable(request: WaitReadable, task: Task[Any]) -> object:
     poller = task.runner.poller
     if descriptor.poller is not poller:
         descriptor.adopt(poller)
+    descriptor.drained = False
     if descriptor.read_ready:
         descriptor.read_ready = False
         return None

@@ -18,6 +18,7 @@ Rules for changing this file:
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -28,6 +29,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast, overload
 
 from reactor.clock import Clock, MonotonicClock
+from reactor.closing import cancel_all
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError
 from reactor.handle import Handle
 from reactor.handlers import HANDLERS, find_by_base
@@ -49,8 +51,6 @@ T = TypeVar("T")
 _ANSWERS_PER_STEP: Final = range(64)
 # The poller is asked again after so many steps.
 _STEPS_PER_POLL: Final = 64
-# How long close() waits for the cleanup of what it cancelled.
-_CLOSE_GRACE_S: Final = 1.0
 
 
 class Reactor:
@@ -90,6 +90,7 @@ class Reactor:
         self._thread_id: int | None = None
         self._stop_asked = False
         self._is_closed = False
+        self._pid = os.getpid()
         # The service that `run` runs to its end.
         self._main: Task[Any] | None = None
         self._deadlock_victim: Task[Any] | None = None
@@ -142,6 +143,19 @@ class Reactor:
             # Closed meanwhile, and perhaps after its last look: see to it that a future in there is answered.
             self._drain_inbox()
 
+    def post_from_signal(self, function: Callable[..., object], *args: Any) -> None:
+        """`post` for the handler of a system signal, which may have interrupted a `post`: it takes no lock.
+
+        Nor does it wake the loop. That does the byte of `signal.set_wakeup_fd(reactor.wake_fd)`, which the
+        interpreter writes at the moment of the signal (see unix_signals.py).
+        """
+        self._inbox.append((function, args))
+
+    @property
+    def wake_fd(self) -> int:
+        """The descriptor into which a byte is written to wake the loop; non-blocking."""
+        return self._waker.write_fd
+
     @overload
     def run(self, service: Service[T], name: str | None = None) -> T: ...
     @overload
@@ -156,12 +170,16 @@ class Reactor:
         Raises:
             Busy: the loop runs already.
             Closed: the reactor is closed, or was stopped before the service ended (which lives on).
+            BadRequest: the reactor was made before a fork, in the parent.
+            OSError: the poller failed. The services stay as they are.
             any other: the service's error.
         """
         if self._thread_id is not None:
             raise Busy("the reactor runs already")
         if self._is_closed:
             raise Closed("the reactor is closed")
+        if self._pid != os.getpid():
+            raise BadRequest("the reactor is of the process that made it: fork first, make the reactor then")
         task = None if service is None else self.start(service, name)
         self._loop(task)
         if task is None:
@@ -182,6 +200,29 @@ class Reactor:
         self._loop(task)
         return task
 
+    def turn(self) -> float | None:
+        """Run what is ready, without waiting: for another loop that runs this one (see aio.py).
+
+        Returns:
+            Seconds until the next turn is due: 0 there is more to do; None: when `poller.fileno()` becomes
+            readable, which a `post` sees to.
+        Raises:
+            Busy, Closed: as for `run`.
+        """
+        if self._thread_id is not None:
+            raise Busy("the reactor runs already")
+        if self._is_closed:
+            raise Closed("the reactor is closed")
+        self._asleep = self._stop_asked = False
+        self._thread_id = threading.get_ident()
+        try:
+            self._turn(may_wait=False)
+        finally:
+            self._thread_id = None
+            # From here on a post wakes us; what came before this line is seen below.
+            self._asleep = True
+        return 0 if self.ready or self._inbox else self._idle_s()
+
     def stop(self) -> None:
         """Make `run` return after the current pass; from any thread. The services stay as they are."""
         self.post(self._ask_stop)
@@ -199,14 +240,16 @@ class Reactor:
         if self._thread_id is not None:
             raise Busy("the reactor runs: stop it before closing it")
         try:
-            self._cancel_all()
+            # In the child of a fork the services are the parent's.
+            if self._pid == os.getpid():
+                cancel_all(self)
         finally:
             self._is_closed = True
             self.threads.close()
             self._drain_inbox()
             self._report_unasked()
-            self._waker.close()
             self.poller.close()
+            self._waker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -229,17 +272,19 @@ class Reactor:
             self._thread_id = self._main = self._deadlock_victim = None
             self._report_unasked()
 
-    def _turn(self) -> None:
+    def _turn(self, may_wait: bool = True) -> None:
         """Wait until something is ready, and run it."""
         ready = self.ready
-        wait_s = 0 if ready or self._inbox else self._idle_s()
+        wait_s = 0 if ready or self._inbox or not may_wait else self._idle_s()
         if wait_s == 0:
             self.poller.poll(0, ready)
         else:
             self._asleep = True
-            # Somebody may have posted between the look above and this line, and not have known that we sleep.
-            self.poller.poll(0 if self._inbox else wait_s, ready)
-            self._asleep = False
+            try:
+                # Somebody may have posted between the look above and this line, not knowing that we sleep.
+                self.poller.poll(0 if self._inbox else wait_s, ready)
+            finally:
+                self._asleep = False
         if self._waker.descriptor.read_ready:
             self._waker.drain()
         if self._inbox:
@@ -392,29 +437,3 @@ class Reactor:
 
     def _ask_stop(self) -> None:
         self._stop_asked = True
-
-    def _cancel_all(self) -> None:
-        """Cancel all tasks and run until they have ended or the grace is over; then end them by force."""
-        until_s = time.monotonic() + _CLOSE_GRACE_S
-        for task in list(self._tasks):
-            task.cancel("the reactor is closed")
-        self._thread_id = threading.get_ident()
-        try:
-            while self._tasks and time.monotonic() < until_s:
-                # A timer of our own bounds the wait of the poller.
-                bound = self.timers.add(self.now() + _CLOSE_GRACE_S, lambda _: None)
-                self._stop_asked = False
-                self._turn()
-                self.timers.cancel(bound)
-                for task in list(self._tasks):
-                    task.cancel("the reactor is closed")
-        finally:
-            self._thread_id = None
-        for task in list(self._tasks):
-            logger.warning(
-                "service %r did not end within %.1f s of being cancelled", task.name, _CLOSE_GRACE_S
-            )
-            task.end_by_force()
-            del self._tasks[task]
-            task.settle(None, Cancelled("ended by force"))
-        self.ready.clear()

@@ -75,6 +75,13 @@ class WaitReadable(Request):
     def undo(self, task: Task[Any]) -> None:
         self.descriptor.reader = None
 
+    def pass_on(self, error: BaseException) -> None:
+        """Throw an error into who waits, if anybody does, and answer the next wait at once. For lending."""
+        descriptor = self.descriptor
+        if descriptor.reader is not None:
+            descriptor.reader.interrupt(error)
+        descriptor.read_ready = True
+
 
 class WaitWritable(Request):
     """Resume when the descriptor can be written or has failed. Spurious wakes are allowed, as above."""

@@ -43,6 +43,12 @@ class Signal(Request):
     def undo(self, task: Task[Any]) -> None:
         self.waiter = None
 
+    def pass_on(self, error: BaseException) -> None:
+        """Throw an error into who waits, if anybody does, and set the flag for the next. For lending."""
+        if self.waiter is not None:
+            self.waiter.interrupt(error)
+        self.is_set = True
+
     def begin(self, task: Task[Any]) -> object:
         """Consume the flag, or park the task. For the runner.
 

@@ -142,5 +142,11 @@ class SleepingTask:
         self._timers = timers
         self._timer = timers.add(deadline_s, task.wake)
 
+    @property
+    def deadline_s(self) -> float:
+        """When it is to be woken, on the runner's clock."""
+        deadline_s: float = self._timer[0]
+        return deadline_s
+
     def undo(self, task: Task[Any]) -> None:
         self._timers.cancel(self._timer)
