@@ -34,9 +34,10 @@ from reactor.handlers import HANDLERS, find_by_base
 from reactor.poller import Poller, default_poller
 from reactor.requests import Service
 from reactor.submission import fail, tie
-from reactor.task import PARKED, Task
+from reactor.task import Task
 from reactor.thread_calls import ThreadCalls
 from reactor.timers import Timers
+from reactor.waiting import PARKED
 from reactor.waker import Waker
 
 __all__ = ["Reactor"]
@@ -158,10 +159,7 @@ class Reactor:
             Closed: the reactor is closed, or was stopped before the service ended (which lives on).
             any other: the service's error.
         """
-        if self._thread_id is not None:
-            raise Busy("the reactor runs already")
-        if self._is_closed:
-            raise Closed("the reactor is closed")
+        self._check_startable()
         task = None if service is None else self.start(service, name)
         self._loop(task)
         if task is None:
@@ -170,17 +168,27 @@ class Reactor:
             raise Closed(f"the reactor was stopped before service {task.name!r} ended")
         return task.result()
 
-    def run_alone(self, service: Service[T], name: str | None = None) -> Handle[T]:
-        """Run the loop until a service ends, when nobody outside can help it. For `Blocker`.
+    def run_until_ended(self, task: Task[Any]) -> None:
+        """Run the loop until a task of its own has ended, when nobody outside can help it. For spawners.
 
-        Returns:
-            The finished handle. When the service waits for something that nothing can end, `Deadlock` is
-            thrown into it.
+        When it waits for something that nothing can end, `Deadlock` is thrown into it.
+
+        Raises:
+            Busy, Closed: as for `run`.
         """
-        task = self.start(service, name)
-        self._deadlock_victim = task
-        self._loop(task)
-        return task
+        self._check_startable()
+        if not task.is_finished:
+            self._deadlock_victim = task
+            self._loop(task)
+
+    def run_ready(self) -> None:
+        """Run what can go on without waiting, then return. For spawners.
+
+        Raises:
+            Busy, Closed: as for `run`.
+        """
+        self._check_startable()
+        self._loop(None, may_wait=False)
 
     def stop(self) -> None:
         """Make `run` return after the current pass; from any thread. The services stay as they are."""
@@ -218,21 +226,29 @@ class Reactor:
 
     # The loop.
 
-    def _loop(self, main: Task[Any] | None) -> None:
+    def _check_startable(self) -> None:
+        if self._thread_id is not None:
+            raise Busy("the reactor runs already")
+        if self._is_closed:
+            raise Closed("the reactor is closed")
+
+    def _loop(self, main: Task[Any] | None, may_wait: bool = True) -> None:
         self._thread_id = threading.get_ident()
         self._main = main
         self._stop_asked = False
         try:
             while not self._stop_asked:
-                self._turn()
+                self._turn(may_wait)
+                if not (may_wait or self.ready or self._inbox):
+                    break
         finally:
             self._thread_id = self._main = self._deadlock_victim = None
             self._report_unasked()
 
-    def _turn(self) -> None:
+    def _turn(self, may_wait: bool = True) -> None:
         """Wait until something is ready, and run it."""
         ready = self.ready
-        wait_s = 0 if ready or self._inbox else self._idle_s()
+        wait_s = 0 if ready or self._inbox or not may_wait else self._idle_s()
         if wait_s == 0:
             self.poller.poll(0, ready)
         else:
@@ -245,7 +261,7 @@ class Reactor:
         if self._inbox:
             self._drain_inbox()
         if self.timers.held:
-            if self._jump_to is not None and not ready:
+            if self._jump_to is not None and not ready and may_wait:
                 self._jump()
             self.timers.fire(self.now())
         if ready:
@@ -267,12 +283,20 @@ class Reactor:
                 return 0
             return max(0.0, deadline_s - self.now())
         victim = self._deadlock_victim
-        if victim is not None and not self.threads.running and not self.poller.has_waiters():
+        if victim is not None and not self._awaits_outside():
             victim.interrupt(
                 Deadlock(f"service {victim.name!r} waits, and nothing is left that could wake it")
             )
             return 0
         return None
+
+    def _awaits_outside(self) -> bool:
+        """Whether a descriptor or another thread may wake anybody here."""
+        return (
+            self.threads.running > 0
+            or self.poller.has_waiters()
+            or any(getattr(task.wait, "is_from_outside", False) for task in self._tasks)
+        )
 
     def _run_passes(self) -> None:
         """Step each task that is ready, once; then those that became ready meanwhile, for some 64 steps."""
