@@ -23,12 +23,14 @@ from reactor.errors import (
     TimedOut,
     UnexpectedEnd,
 )
-from reactor.handle import Handle
+from reactor.handle import Handle, WeakHandle
 from reactor.loop import Reactor
 from reactor.memory import MemoryReader, MemoryWriter, memory_pipe
 from reactor.poller import EpollPoller, Poller, SelectorPoller
+from reactor.proxy_handle import ProxyHandle
 from reactor.requests import (
     PASS,
+    CurrentTask,
     CurrentTime,
     Join,
     Pass,
@@ -41,13 +43,18 @@ from reactor.requests import (
     WaitReadable,
     WaitWritable,
 )
-from reactor.scope import Scope
+from reactor.scope import Scope, in_scope
+from reactor.selection import Chosen, Select, Source
+from reactor.sender import Sender
+from reactor.serving import CommandService, Receiving, Sending, serve
+from reactor.shared_channel import SharedChannel
 from reactor.signal import Signal
 from reactor.sockets import SocketStream, TcpListener, connect_tcp
-from reactor.spawners import Blocker, Coroutine
+from reactor.spawners import Blocker, Coroutine, Restart, RestartHandle, Spawner
 from reactor.streams import ReadStream, ReadYield, WriteStream, WriteYield
 from reactor.thread import ReactorThread
-from reactor.timeout import timeout_after
+from reactor.thread_spawners import ThreadPark, ThreadPool
+from reactor.timeout import move_on_after, timeout_after
 
 __all__ = [
     "PASS",
@@ -60,10 +67,13 @@ __all__ = [
     "ChannelClosed",
     "ChannelEmpty",
     "ChannelFull",
+    "Chosen",
     "Clock",
     "Closed",
+    "CommandService",
     "ConnectError",
     "Coroutine",
+    "CurrentTask",
     "CurrentTime",
     "Deadlock",
     "Descriptor",
@@ -76,30 +86,46 @@ __all__ = [
     "MonotonicClock",
     "Pass",
     "Poller",
+    "ProxyHandle",
     "Reactor",
     "ReactorError",
     "ReactorThread",
     "ReadStream",
     "ReadYield",
+    "Receiving",
     "Request",
+    "Restart",
+    "RestartHandle",
     "RunInThread",
     "Scope",
+    "Select",
     "SelectorPoller",
+    "Sender",
+    "Sending",
     "Service",
     "ServiceCancelled",
     "SetTimer",
+    "SharedChannel",
     "Signal",
     "Sleep",
     "SocketStream",
+    "Source",
     "Spawn",
+    "Spawner",
     "TcpListener",
+    "ThreadPark",
+    "ThreadPool",
     "TimedOut",
     "UnexpectedEnd",
     "WaitReadable",
     "WaitWritable",
+    "WeakHandle",
     "WriteStream",
     "WriteYield",
     "connect_tcp",
+    "in_scope",
     "memory_pipe",
+    "move_on_after",
+    "serve",
     "timeout_after",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled
 from reactor.requests import Join, Service

@@ -1,7 +1,7 @@
 """`Select`: wait for whichever of several things comes first.
 
-Each of the things is waited for by a `_Case`, which looks to it like a task: so channels, signals, handles and
-timers know nothing of this. The first case that is woken takes the others out of their waits, so that
+Each of the things is waited for by a `_Case`, which looks to it like a task: so channels, signals, handles
+and timers know nothing of this. The first case that is woken takes the others out of their waits, so that
 nothing is left behind, and an item that comes to a case too late goes back where it came from.
 
 With sources that other threads answer, all cases share one claim (crossing.py): the thread that takes it
@@ -159,6 +159,7 @@ class Select(Request):
         return any(getattr(case.wait, "is_from_outside", False) for case in self._cases)
 
     def make_claim(self) -> Claim:
+        """Give the one claim of all cases of this wait. For the runner."""
         if self._claim is None:
             self._claim = Claim()
         return self._claim
