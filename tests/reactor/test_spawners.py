@@ -73,8 +73,8 @@ class Way:
     def finish(self, handle: Handle[T]) -> T:
         """Let the service come to its end, and give its result."""
         if isinstance(handle, ProxyHandle):
-            return handle.wait(PATIENCE_S)
-        if self.reactor is not None:
+            handle.wait(PATIENCE_S)
+        elif self.reactor is not None:
             self.reactor.run(ended(handle))
         assert handle.is_finished
         return handle.result()
@@ -631,8 +631,8 @@ def test_a_pool_goes_on_without_a_thread_that_was_ended() -> None:
         raise SystemExit(3)
 
     with ThreadPool(1) as pool:
-        gone = pool.spawn(leave())
         bystander = pool.spawn(forever())
+        gone = pool.spawn(leave())
         with pytest.raises(SystemExit):
             gone.wait(PATIENCE_S)
         with pytest.raises(ServiceCancelled):
