@@ -233,13 +233,13 @@ def test_cancelled_from_outside(later: Way) -> None:
 def test_unyield_from_outside(later: Way) -> None:
     """It ends a sleep of a million seconds, and does no harm at any other moment."""
     started, gate = threading.Event(), SharedChannel[int](1)
-    clock_stands = threading.Event()
+    woken = threading.Event()
 
     def service() -> Service[str]:
         yield from gate.receive()
         started.set()
         yield from forever_on(left)
-        clock_stands.set()
+        woken.set()
         return "woken"
 
     left, right = (SocketStream(sock) for sock in socket.socketpair())
@@ -250,7 +250,9 @@ def test_unyield_from_outside(later: Way) -> None:
         assert not started.is_set()
         gate.send_nowait(1)
         later.go_on(handle, started)
-        while not clock_stands.wait(0.001):
+        for _ in range(10_000):
+            if woken.wait(0.001):
+                break
             # The service may not have come to its wait yet; then there is nothing to wake.
             handle.unyield()
             if later.reactor is not None:
@@ -300,11 +302,10 @@ def fail() -> Service[None]:
 def test_a_failure_that_nobody_asked_for_is_logged(
     spawner: ThreadPark | Restart, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ended = threading.Event()
-    handle: Handle[None] | None = spawner.spawn(fail(), name="unlucky")
+    handle: ProxyHandle[None] | None = spawner.spawn(fail(), name="unlucky")
     assert handle is not None
-    while not handle.is_finished:
-        ended.wait(0.001)
+    # Not `wait`, which asks.
+    assert handle._ended.wait(PATIENCE_S)
     del handle
     gc.collect()
     texts = errors_logged(caplog)
