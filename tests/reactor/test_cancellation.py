@@ -28,6 +28,7 @@ from reactor import (
     Handle,
     ProxyHandle,
     Reactor,
+    ReactorError,
     ReadYield,
     RunInThread,
     Scope,
@@ -48,6 +49,7 @@ from reactor import (
 from reactor.timers import Expired
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import passes, task_of
+from tests.reactor.services import SERVICES
 
 BLOB = bytes(400_000)
 
@@ -183,7 +185,7 @@ def count_yields() -> int:
     return count
 
 
-def striking(service: Service[None], at: int | None, strike: Callable[[], object]) -> Service[None]:
+def striking(service: Service[Any], at: int | None, strike: Callable[[], object]) -> Service[None]:
     """Run a service, and call `strike` right before its yield of that number; None: before each."""
     answer: Any = None
     error: BaseException | None = None
@@ -240,6 +242,36 @@ def strike_at(number: int, when: str, way: str) -> None:
     assert struck
     assert world.cleaned
     world.assert_clean(reactor)
+
+
+@pytest.mark.parametrize("make", list(SERVICES), ids=lambda make: make.__name__)
+def test_each_service_struck_at_each_yield(make: Callable[[], Service[Any]]) -> None:
+    """Whatever they own is let go, and what they waited for has forgotten them."""
+    descriptors = count_descriptors()
+    for number in range(40):
+        if not cancelled_at(number, make()):
+            break
+    gc.collect()
+    assert count_descriptors() == descriptors
+
+
+def cancelled_at(number: int, service: Service[Any]) -> bool:
+    """Cancel a service when it is parked for the so-many-th time. Returns whether it came to that."""
+    struck = False
+
+    def hit() -> None:
+        nonlocal struck
+        struck = True
+        handle.cancel()
+
+    with Reactor(clock=FakeClock()) as reactor:
+        handle = reactor.spawn(striking(service, number, lambda: reactor.post(hit)))
+        wait_ended(reactor, handle)
+        assert isinstance(handle.error, ReactorError | Cancelled | None)
+    assert not reactor._tasks
+    assert not reactor.poller.has_waiters()
+    assert reactor.timers.next_deadline() is None
+    return struck
 
 
 def count_descriptors() -> int:
