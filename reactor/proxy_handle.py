@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from reactor.crossing import Crossing
-from reactor.errors import Busy, Cancelled, Closed, TimedOut
+from reactor.errors import Busy, Cancelled, Closed, ServiceCancelled, TimedOut
 from reactor.handle import Handle
+from reactor.requests import Service
 from reactor.task import Task
 from reactor.waiting import PARKED, Waiter
 
@@ -84,6 +85,20 @@ class ProxyHandle(Handle[T]):
         if task is not None:
             self._post(task.cancel, reason)
         return True
+
+    def as_service(self) -> Service[T]:
+        """Stand for the service in a reactor, so that a scope can own it: `scope.spawn(handle.as_service())`.
+
+        Returns:
+            Its result. Raises what `result` raises. Cancelled, it cancels the service and waits for its end.
+        """
+        try:
+            return (yield from self.join())
+        finally:
+            if not self.is_finished:
+                self.cancel()
+                with contextlib.suppress(ServiceCancelled):
+                    yield from self.join()
 
     def unyield(self) -> bool:
         """See `Handle`. Many calls before the service's thread comes to it cost as much as one."""

@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 from reactor.clock import Clock
 from reactor.errors import Broken, Busy, Closed
+from reactor.handle import Handle
 from reactor.loop import Reactor
 from reactor.proxy_handle import ProxyHandle
 from reactor.requests import Service
@@ -197,15 +198,19 @@ class _Member:
 
     def _start(self, service: Service[Any], handle: ProxyHandle[Any]) -> None:
         """In the thread."""
-        handle.add_done_callback(lambda _: self._count(-1))
         try:
             task = self.thread.reactor.start(service, handle.name)
         except Closed as error:
             service.close()
+            self._count(-1)
             handle.settle(None, error)
             return
         handle.bind(task)
-        task.add_done_callback(handle.settle_from)
+        task.add_done_callback(lambda task: self._end(task, handle))
+
+    def _end(self, task: Handle[Any], handle: ProxyHandle[Any]) -> None:
+        self._count(-1)
+        handle.settle_from(task)
 
     def _count(self, change: int) -> None:
         with self._lock:

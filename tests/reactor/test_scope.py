@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 
@@ -15,13 +16,15 @@ from reactor import (
     Reactor,
     Scope,
     Service,
+    SharedChannel,
     Sleep,
     Spawn,
+    ThreadPark,
     TimedOut,
     in_scope,
     timeout_after,
 )
-from tests.reactor.helpers import assert_clean, errors_logged, forever, passes, run
+from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
 
 
 def fail_after(seconds: float, text: str = "child") -> Service[None]:
@@ -430,16 +433,17 @@ def test_nested_in_scope_names_the_right_one(fake: Reactor) -> None:
     assert_clean(fake)
 
 
-def test_a_failure_comes_too_late_for_a_body_that_ends(fake: Reactor) -> None:
-    """Child and body end in one pass: nothing of the scope's stays behind in the task."""
+@pytest.mark.parametrize("count", range(6))
+def test_a_failure_comes_too_late_for_a_body_that_ends(fake: Reactor, count: int) -> None:
+    """Child and body end at about the same time: nothing of the scope's stays behind in the task."""
 
     def child() -> Service[None]:
-        yield PASS
+        yield from passes(2)
         raise Broken("child")
 
     def body(scope: Scope) -> Service[None]:
         yield from scope.spawn(child())
-        yield PASS
+        yield from passes(count)
 
     def service() -> Service[str]:
         for _ in range(3):
@@ -449,3 +453,29 @@ def test_a_failure_comes_too_late_for_a_body_that_ends(fake: Reactor) -> None:
         return "undisturbed"
 
     assert run(fake, service()) == "undisturbed"
+
+
+def test_a_scope_owns_services_in_threads(fake: Reactor) -> None:
+    """A failure in here cancels the service over there, and is raised when that has cleaned up."""
+    cleaned = threading.Event()
+    started: SharedChannel[int] = SharedChannel(1)
+
+    def far_away() -> Service[None]:
+        try:
+            yield from started.send(1)
+            yield from forever()
+        finally:
+            yield from passes(3)
+            cleaned.set()
+
+    def body(scope: Scope) -> Service[int]:
+        park = ThreadPark()
+        quick = yield from scope.spawn(park.spawn(give(5)).as_service())
+        assert (yield from quick.join()) == 5
+        yield from scope.spawn(park.spawn(far_away()).as_service())
+        yield from started.receive()
+        raise Broken("here")
+
+    with pytest.raises(Broken, match="here"):
+        run(fake, in_scope(body))
+    assert cleaned.is_set()

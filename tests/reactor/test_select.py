@@ -314,3 +314,43 @@ def test_a_failed_source_is_not_logged(fake: Reactor, caplog: pytest.LogCaptureF
     chosen = run(fake, wait_on(Select(handle)))
     assert isinstance(chosen.error, Broken)
     assert errors_logged(caplog) == []
+
+
+def test_an_answer_on_its_way_wins_over_a_cancellation(fake: Reactor) -> None:
+    """Another thread has given its item when the service is cancelled, and when its own channel gets one."""
+    shared: SharedChannel[int] = SharedChannel(1)
+    local: Channel[int] = Channel(1)
+    signal = Signal()
+    got: list[Chosen] = []
+
+    def service() -> Service[None]:
+        got.append((yield Select(shared, local, signal)))
+        yield from forever()
+
+    handle = fake.spawn(service())
+    fake.run(passes(2))
+    shared.send_nowait(1)
+    local.send_nowait(2)
+    signal.set()
+    assert handle.cancel()
+    fake.run(passes(3))
+    assert isinstance(handle.error, Cancelled)
+    assert [chosen.result() for chosen in got] == [1]
+    # The others have kept what is theirs.
+    assert local.receive_nowait() == 2
+    assert signal.is_set
+    assert not local._receivers
+
+
+def test_what_is_given_back_comes_first(fake: Reactor) -> None:
+    for channel in (Channel[int](2), SharedChannel[int](2)):
+        channel.send_nowait(1)
+        channel.send_nowait(2)
+        channel.receiving.give_back(channel.receive_nowait())
+        assert channel.receive_nowait() == 1
+        assert channel.receive_nowait() == 2
+        waiting = fake.spawn(channel.receive())
+        fake.run(passes(2))
+        channel.receiving.give_back(3)
+        fake.run(passes(2))
+        assert waiting.result() == 3

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import (
+    Cancelled,
     ChannelClosed,
     ChannelEmpty,
     ChannelFull,
@@ -32,7 +33,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.crossing import Claim, Crossing, ThreadWaiter
-from tests.reactor.helpers import passes
+from tests.reactor.helpers import passes, task_of
 
 PATIENCE_S = 20.0
 # (sender, number)
@@ -412,3 +413,28 @@ def test_a_sender_dropped_inside_the_lock() -> None:
     channel.send_nowait(1)
     assert channel.is_closed
     assert channel.receive_nowait() == 1
+
+
+def test_closed_between_two_looks() -> None:
+    """A receiver that found nothing, and then the channel closed, is not entered any more."""
+    channel: SharedChannel[int] = SharedChannel(1)
+    channel.close()
+    with pytest.raises(ChannelClosed):
+        channel._take(ThreadWaiter())
+    with pytest.raises(ChannelClosed):
+        channel._offer(1, ThreadWaiter())
+    assert not channel._receivers
+    assert not channel._senders
+
+
+def test_a_late_answer_to_a_service_that_was_ended_by_force(fake: Reactor) -> None:
+    channel: SharedChannel[int] = SharedChannel(1)
+    handle = fake.spawn(channel.receive())
+    fake.run(passes(2))
+    task = task_of(handle)
+    channel.send_nowait(1)
+    task.end_by_force()
+    task.settle(None, Cancelled("ended by force"))
+    del fake._tasks[task]
+    fake.run(passes(2))
+    assert not fake.ready

@@ -298,10 +298,11 @@ def fail() -> Service[None]:
     raise Broken("on purpose")
 
 
-@pytest.mark.parametrize("spawner", [ThreadPark(), Restart()], ids=["ThreadPark", "Restart"])
+@pytest.mark.parametrize("kind", [ThreadPark, ThreadPool, Restart])
 def test_a_failure_that_nobody_asked_for_is_logged(
-    spawner: ThreadPark | Restart, caplog: pytest.LogCaptureFixture
+    kind: type[ThreadPark | ThreadPool | Restart], caplog: pytest.LogCaptureFixture
 ) -> None:
+    spawner = kind()
     handle: ProxyHandle[None] | None = spawner.spawn(fail(), name="unlucky")
     assert handle is not None
     # Not `wait`, which asks.
@@ -311,7 +312,7 @@ def test_a_failure_that_nobody_asked_for_is_logged(
     texts = errors_logged(caplog)
     assert len(texts) == 1
     assert "unlucky" in texts[0]
-    if isinstance(spawner, Restart):
+    if not isinstance(spawner, ThreadPark):
         spawner.close()
 
 
@@ -655,3 +656,48 @@ def test_a_thread_does_not_wait_for_itself() -> None:
         handle.wait(PATIENCE_S)
     with pytest.raises(TimedOut):
         ThreadPark().spawn(forever()).wait(0)
+
+
+def test_a_pool_spreads_its_services() -> None:
+    """A new service goes where the fewest live, and the ended ones do not count."""
+    with ThreadPool(2) as pool:
+        handles = [pool.spawn(forever()) for _ in range(4)]
+        assert [member.living for member in pool._members] == [2, 2]
+        gone = threading.Event()
+        handles[1].add_done_callback(lambda _: gone.set())
+        handles[1].cancel()
+        assert gone.wait(PATIENCE_S)
+        assert [member.living for member in pool._members] == [2, 1]
+        pool.spawn(forever())
+        assert [member.living for member in pool._members] == [2, 2]
+
+
+def test_cancelled_before_its_thread_comes_to_it() -> None:
+    """It runs to its first yield, as any service that is cancelled early."""
+    hold, held = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def holding() -> Service[None]:
+        held.set()
+        hold.wait(PATIENCE_S)
+        yield PASS
+
+    def early() -> Service[None]:
+        seen.append("started")
+        try:
+            yield from forever()
+        finally:
+            seen.append("cleaned")
+
+    with ThreadPool(1) as pool:
+        pool.spawn(holding())
+        assert held.wait(PATIENCE_S)
+        handle = pool.spawn(early())
+        assert not handle.unyield()
+        assert handle.cancel("early")
+        hold.set()
+        with pytest.raises(ServiceCancelled):
+            handle.wait(PATIENCE_S)
+    assert isinstance(handle.error, Cancelled)
+    assert handle.error.args == ("early",)
+    assert seen == ["started", "cleaned"]
