@@ -340,6 +340,10 @@ def failing_with_cause() -> Service[None]:
         raise Broken("surface") from error
 
 
+def returning_nothing() -> Service[None]:
+    yield PASS
+
+
 def yielding_nonsense() -> Service[None]:
     yield 5  # type: ignore[misc]  # what it is about
 
@@ -399,5 +403,5 @@ SERVICES: dict[Callable[[], Service[Any]], Any] = {
     failing_with_cause: "Broken('surface')",
     yielding_nonsense: "BadRequest('yielded 5, which is no request that is known here')",
     two_on_one_signal: "refused",
-    lambda: give(None): None,
+    returning_nothing: None,
 }

@@ -661,6 +661,10 @@ def test_a_thread_does_not_wait_for_itself() -> None:
 def test_a_pool_spreads_its_services() -> None:
     """A new service goes where the fewest live, and the ended ones do not count."""
     with ThreadPool(2) as pool:
+        for _ in range(3):
+            pool.spawn(give(1)).wait(PATIENCE_S)
+        # One that has nothing to do is as good as a new one.
+        assert len(pool._members) == 1
         handles = [pool.spawn(forever()) for _ in range(4)]
         assert [member.living for member in pool._members] == [2, 2]
         gone = threading.Event()
