@@ -103,8 +103,10 @@ class ProxyHandle(Handle[T]):
     def unyield(self) -> bool:
         """See `Handle`. Many calls before the service's thread comes to it cost as much as one."""
         task = self._task
-        if task is None or self.is_finished or self._is_unyielding:
+        if task is None or self.is_finished:
             return False
+        if self._is_unyielding:
+            return True
         self._is_unyielding = True
         return self._post(self._unyield, task)
 
