@@ -29,7 +29,8 @@ class Waker:
         self._read_fd, self.write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self.write_fd, False)
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler or a destructor may wake us in the middle of `wake`.
+        self._lock = threading.RLock()
         self._is_closed = False
         self._poller = poller
         self.descriptor = Descriptor(self._read_fd)
