@@ -18,17 +18,22 @@ from reactor.errors import (
     Closed,
     ConnectError,
     Deadlock,
+    Lent,
     ReactorError,
     ServiceCancelled,
     TimedOut,
     UnexpectedEnd,
 )
-from reactor.handle import Handle
+from reactor.handle import Handle, WeakHandle
+from reactor.inspection import describe, dump
+from reactor.lending import Loan, ReadSide
 from reactor.loop import Reactor
 from reactor.memory import MemoryReader, MemoryWriter, memory_pipe
 from reactor.poller import EpollPoller, Poller, SelectorPoller
+from reactor.proxy_handle import ProxyHandle
 from reactor.requests import (
     PASS,
+    CurrentTask,
     CurrentTime,
     Join,
     Pass,
@@ -41,13 +46,21 @@ from reactor.requests import (
     WaitReadable,
     WaitWritable,
 )
-from reactor.scope import Scope
+from reactor.scope import Scope, in_scope
+from reactor.selection import Chosen, Select, Source
+from reactor.sender import Sender
+from reactor.serving import CommandService, Receiving, Sending, serve
+from reactor.shared_channel import SharedChannel
 from reactor.signal import Signal
 from reactor.sockets import SocketStream, TcpListener, connect_tcp
-from reactor.spawners import Blocker, Coroutine
+from reactor.spawners import Blocker, Coroutine, Restart, RestartHandle, Spawner
 from reactor.streams import ReadStream, ReadYield, WriteStream, WriteYield
 from reactor.thread import ReactorThread
-from reactor.timeout import timeout_after
+from reactor.thread_spawners import ThreadPark, ThreadPool
+from reactor.timeout import move_on_after, timeout_after
+from reactor.tracing import Tracer, add_tracer, remove_tracer
+from reactor.unix_signals import dump_on_signal, run_main
+from reactor.watchdog import Watchdog
 
 __all__ = [
     "PASS",
@@ -60,10 +73,13 @@ __all__ = [
     "ChannelClosed",
     "ChannelEmpty",
     "ChannelFull",
+    "Chosen",
     "Clock",
     "Closed",
+    "CommandService",
     "ConnectError",
     "Coroutine",
+    "CurrentTask",
     "CurrentTime",
     "Deadlock",
     "Descriptor",
@@ -71,35 +87,62 @@ __all__ = [
     "FakeClock",
     "Handle",
     "Join",
+    "Lent",
+    "Loan",
     "MemoryReader",
     "MemoryWriter",
     "MonotonicClock",
     "Pass",
     "Poller",
+    "ProxyHandle",
     "Reactor",
     "ReactorError",
     "ReactorThread",
+    "ReadSide",
     "ReadStream",
     "ReadYield",
+    "Receiving",
     "Request",
+    "Restart",
+    "RestartHandle",
     "RunInThread",
     "Scope",
+    "Select",
     "SelectorPoller",
+    "Sender",
+    "Sending",
     "Service",
     "ServiceCancelled",
     "SetTimer",
+    "SharedChannel",
     "Signal",
     "Sleep",
     "SocketStream",
+    "Source",
     "Spawn",
+    "Spawner",
     "TcpListener",
+    "ThreadPark",
+    "ThreadPool",
     "TimedOut",
+    "Tracer",
     "UnexpectedEnd",
     "WaitReadable",
     "WaitWritable",
+    "Watchdog",
+    "WeakHandle",
     "WriteStream",
     "WriteYield",
+    "add_tracer",
     "connect_tcp",
+    "describe",
+    "dump",
+    "dump_on_signal",
+    "in_scope",
     "memory_pipe",
+    "move_on_after",
+    "remove_tracer",
+    "run_main",
+    "serve",
     "timeout_after",
 ]

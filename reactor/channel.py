@@ -1,4 +1,4 @@
-"""A bounded queue between services of one thread.
+"""A bounded queue between services of one thread. Between threads: shared_channel.py.
 
 An item goes straight to a receiver that waits, without a stop in the queue; a sender that waits has its item
 moved into the queue by the receiver that makes room. So order is kept, among items and among waiters, and **a
@@ -8,17 +8,16 @@ taken nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull
+from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed
 from reactor.requests import Request, Service
-from reactor.task import PARKED
+from reactor.sender import Sender
+from reactor.waiting import PARKED, Waiter
 
-if TYPE_CHECKING:
-    from reactor.task import Task
-
-__all__ = ["Channel", "ReceiveItem", "SendItem"]
+__all__ = ["Channel", "ReceiveCounted", "ReceiveItem", "SendItem"]
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ class ReceiveItem(Request):
     def __init__(self, channel: Channel[Any]) -> None:
         self._channel = channel
 
-    def begin(self, task: Task[Any]) -> object:
+    def begin(self, task: Waiter) -> object:
         """Answer with an item, or park the task. For the runner."""
         channel = self._channel
         if channel._items or channel.is_closed:
@@ -40,8 +39,29 @@ class ReceiveItem(Request):
         task.wait = self
         return PARKED
 
-    def undo(self, task: Task[Any]) -> None:
+    def undo(self, task: Waiter) -> None:
         self._channel._receivers.remove(task)
+
+    def give_back(self, item: Any) -> None:
+        """Undo a receive whose item nobody wants, before anybody could have seen it missing."""
+        channel = self._channel
+        if channel._receivers:
+            channel._receivers.popleft().wake(item)
+        else:
+            channel._items.appendleft(item)
+
+
+class ReceiveCounted(ReceiveItem):
+    """The same for a channel whose senders count: a dropped one is noticed by whoever would wait."""
+
+    __slots__ = ()
+
+    def begin(self, task: Waiter) -> object:
+        answer = super().begin(task)
+        # After parking: whoever drops a sender looks for parked receivers after taking note of it.
+        if answer is PARKED and self._channel._lost:
+            self._channel._reap()
+        return answer
 
 
 class SendItem(Request):
@@ -52,16 +72,16 @@ class SendItem(Request):
     def __init__(self, channel: Channel[Any], item: Any) -> None:
         self._channel = channel
         self.item = item
-        self.task: Task[Any] | None = None
+        self.task: Waiter | None = None
 
-    def begin(self, task: Task[Any]) -> object:
+    def begin(self, task: Waiter) -> object:
         """Park the task. For the runner."""
         self.task = task
         self._channel._senders.append(self)
         task.wait = self
         return PARKED
 
-    def undo(self, task: Task[Any]) -> None:
+    def undo(self, task: Waiter) -> None:
         self._channel._senders.remove(self)
 
 
@@ -73,11 +93,24 @@ class Channel(Generic[T]):
     Args:
         capacity: items held before a sender waits, at least 1.
         name: for messages.
+
+    Attributes:
+        receiving: the request behind `receive`.
     Raises:
         ValueError: `capacity` is less than 1.
     """
 
-    __slots__ = ("_items", "_receive", "_receivers", "_senders", "capacity", "is_closed", "name")
+    __slots__ = (
+        "_items",
+        "_lost",
+        "_receivers",
+        "_sender_count",
+        "_senders",
+        "capacity",
+        "is_closed",
+        "name",
+        "receiving",
+    )
 
     def __init__(self, capacity: int, name: str | None = None) -> None:
         if capacity < 1:
@@ -86,9 +119,11 @@ class Channel(Generic[T]):
         self.name = name if name is not None else "channel"
         self.is_closed = False
         self._items: deque[T] = deque()
-        self._receivers: deque[Task[Any]] = deque()
+        self._receivers: deque[Waiter] = deque()
         self._senders: deque[SendItem] = deque()
-        self._receive = ReceiveItem(self)
+        self._sender_count = 0
+        self._lost: deque[None] = deque()
+        self.receiving = ReceiveItem(self)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -112,7 +147,7 @@ class Channel(Generic[T]):
         """
         if self._items or self.is_closed:
             return self.receive_nowait()
-        return cast(T, (yield self._receive))
+        return cast(T, (yield self.receiving))
 
     def send_nowait(self, item: T) -> None:
         """Send an item without waiting.
@@ -164,6 +199,37 @@ class Channel(Generic[T]):
             task = self._senders.popleft().task
             assert task is not None
             task.wake_error(ChannelClosed(f"{self.name} was closed before the item was taken"))
+
+    def sender(self) -> Sender[T]:
+        """Make a sender that keeps the channel open; it closes with the last of them. See `Sender`.
+
+        Raises:
+            ChannelClosed: it is closed.
+        """
+        if self.is_closed:
+            raise ChannelClosed(f"{self.name} is closed")
+        self._sender_count += 1
+        if not isinstance(self.receiving, ReceiveCounted):
+            self.receiving = ReceiveCounted(self)
+        return Sender(self)
+
+    def drop_sender(self) -> None:
+        """Count a sender that was closed. For `Sender`."""
+        self._sender_count -= 1
+        if self._sender_count == 0:
+            self.close()
+
+    def lose_sender(self) -> None:
+        """Take note of a sender that was dropped, at any line of any thread. For `Sender`."""
+        self._lost.append(None)
+        # IndexError: nobody waits, and who comes will look. Closed: who waited is being ended.
+        with contextlib.suppress(IndexError, Closed):
+            self._receivers[0].runner.post(self._reap)
+
+    def _reap(self) -> None:
+        while self._lost:
+            self._lost.popleft()
+            self.drop_sender()
 
     def __repr__(self) -> str:
         closed = " closed" if self.is_closed else ""

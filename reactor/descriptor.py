@@ -5,9 +5,12 @@ the news is kept in `read_ready` or `write_ready`, and the next wait on that sid
 wake-up is lost when a stream is lent from one service to another, nor between a refused call and the wait
 after it. The price is a spurious wake now and then: **a wait says "try", never "there is data"**.
 
-`hang_up` is True once the poller saw that the other side has shut down or failed. Data and the end of the
-stream may share one edge; then no second edge will come for the end. So whoever uses a short read as a hint
-that the kernel's buffer is empty must not do so after a hang-up.
+`drained` says that the last read got less than it asked for: the kernel's buffer is empty, there will be news
+of the next bytes, and a reader may wait before it tries. That is false in two cases. Data and the end of the
+stream may share one edge; then no second edge will come for the end. And a read stops short at urgent data
+(MSG_OOB), with more behind it that has been told of already. So after a hang-up (`hang_up`) and after urgent
+data no read counts as short (`short_reads_lie`). A wait takes the hint down, for the news it stands for may
+be handed to one service and the reading be done by another.
 
 A descriptor is registered with a poller by the first wait, once for its life, and each wait costs no system
 call from then on.
@@ -41,7 +44,10 @@ class Descriptor:
     Attributes:
         readable, writable: the requests to yield. At most one service at a time per side; a second one gets
             `Busy`.
-        hang_up: see the module. Stays False with a level-triggered poller, which needs no such care.
+        drained: see the module. Set by who reads, taken down by each wait.
+        hang_up: the poller saw that the other side has shut down or failed. Stays False with a
+            level-triggered poller, which needs no such care.
+        short_reads_lie: see the module.
         is_closed: after `close_notify`.
     Raises:
         Closed: the file or socket is closed.
@@ -49,12 +55,14 @@ class Descriptor:
 
     __slots__ = (
         "_fd",
+        "drained",
         "hang_up",
         "is_closed",
         "poller",
         "read_ready",
         "readable",
         "reader",
+        "short_reads_lie",
         "writable",
         "write_ready",
         "writer",
@@ -70,7 +78,9 @@ class Descriptor:
         self.writer: Task[Any] | None = None
         self.read_ready = False
         self.write_ready = False
+        self.drained = False
         self.hang_up = False
+        self.short_reads_lie = False
         self.is_closed = False
         self.poller: Poller | None = None
 

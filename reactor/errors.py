@@ -21,6 +21,7 @@ __all__ = [
     "Closed",
     "ConnectError",
     "Deadlock",
+    "Lent",
     "ReactorError",
     "ServiceCancelled",
     "TimedOut",
@@ -85,6 +86,10 @@ class UnexpectedEnd(ReactorError, EOFError):
 
 class TimedOut(ReactorError, TimeoutError):
     """The time given to an operation is over. What it left behind is told by that operation."""
+
+
+class Lent(ReactorError):
+    """The read side that this service held on loan was lent on, or taken back. Nothing was taken from it."""
 
 
 class Deadlock(ReactorError):

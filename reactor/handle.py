@@ -1,22 +1,25 @@
 """A handle: what everybody but the runner sees of a service that was started.
 
 The outcome is set once. Whoever wants to know of it is a *watcher*: a task that joins, or a function to be
-called. Handles belong to the thread of their runner; other threads use the future of `Reactor.submit`.
+called. These handles belong to the thread of their runner. Other threads use the future of `Reactor.submit`,
+or the handles of the spawners for threads (proxy_handle.py).
+
+Dropping a handle does not end its service: who is to end with whom is the business of scopes. A `WeakHandle`
+neither keeps the outcome alive nor the service.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
-from reactor.errors import Busy, Cancelled, ServiceCancelled
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled
 from reactor.requests import Join, Service
+from reactor.waiting import Waiter
 
-if TYPE_CHECKING:
-    from reactor.task import Task
-
-__all__ = ["Handle"]
+__all__ = ["Handle", "WeakHandle"]
 
 logger = logging.getLogger("reactor")
 
@@ -26,7 +29,16 @@ T = TypeVar("T")
 class Handle(Generic[T]):
     """A service that was started: its name, its outcome, and the means to wait for it or to end it."""
 
-    __slots__ = ("__weakref__", "_error", "_result", "_watchers", "is_finished", "name", "was_asked")
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_is_taken",
+        "_result",
+        "_watchers",
+        "is_finished",
+        "name",
+        "was_asked",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -35,7 +47,8 @@ class Handle(Generic[T]):
         self.was_asked = False
         self._result: T | None = None
         self._error: BaseException | None = None
-        self._watchers: list[Task[Any] | Callable[[Handle[T]], object]] | None = None
+        self._is_taken = False
+        self._watchers: list[Waiter | Callable[[Handle[T]], object]] | None = None
 
     @property
     def error(self) -> BaseException | None:
@@ -56,6 +69,7 @@ class Handle(Generic[T]):
 
         Raises:
             Busy: it has not ended yet.
+            Closed: the result was taken away by `take`.
             ServiceCancelled: it was cancelled.
             any other: the error it ended with.
         """
@@ -64,7 +78,34 @@ class Handle(Generic[T]):
         self.was_asked = True
         if self._error is not None:
             raise self.error_for_others()
+        if self._is_taken:
+            raise Closed(f"the result of service {self.name!r} was taken")
         return cast(T, self._result)
+
+    def take(self) -> T:
+        """Give the result and keep it no longer: the state of a service, to be started again.
+
+        Raises what `result` raises; Closed from the second time on.
+        """
+        result = self.result()
+        self._is_taken = True
+        self._result = None
+        return result
+
+    def weak(self) -> WeakHandle[T]:
+        """Make a reference that does not keep the outcome alive."""
+        return WeakHandle(self)
+
+    def unyield(self) -> bool:
+        """Wake the service early if it is parked where a wake is a hint: on readiness or in a `Sleep`.
+
+        It then looks for itself whether there is something to do. At any other moment (running, ready,
+        finished, waiting for an item or a signal) nothing happens, for there would be nothing to see.
+
+        Returns:
+            Whether the service was woken, or for one in another thread, may be.
+        """
+        raise NotImplementedError
 
     def cancel(self, reason: str | None = None) -> bool:
         """Have `Cancelled` thrown into the service where it waits.
@@ -90,17 +131,25 @@ class Handle(Generic[T]):
 
     # What follows is for the runner.
 
-    def add_watcher(self, watcher: Task[Any] | Callable[[Handle[T]], object]) -> None:
+    def add_watcher(self, watcher: Waiter | Callable[[Handle[T]], object]) -> None:
         """Have a task woken, or a function called, at the end. For the runner."""
         if self._watchers is None:
             self._watchers = [watcher]
         else:
             self._watchers.append(watcher)
 
-    def forget_watcher(self, watcher: Task[Any]) -> None:
+    def forget_watcher(self, watcher: Waiter) -> None:
         """Undo `add_watcher`. For the runner."""
         if self._watchers is not None and watcher in self._watchers:
             self._watchers.remove(watcher)
+
+    def join_from_outside(self, task: Waiter) -> object:
+        """Answer with the result, or park a task of another runner until it is there. For the runner.
+
+        Raises:
+            BadRequest: this handle is for its own runner only.
+        """
+        raise BadRequest(f"{self!r} is run by another reactor, {task.name!r} cannot join it")
 
     def error_for_others(self) -> BaseException:
         """Give the error as others are to see it.
@@ -147,3 +196,40 @@ class Handle(Generic[T]):
         else:
             state = "cancelled" if isinstance(self._error, Cancelled) else f"failed: {self._error!r}"
         return f"<{type(self).__name__} {self.name!r} {state}>"
+
+
+class WeakHandle(Generic[T]):
+    """Refers to a service without keeping its outcome: for tables, and for whoever only prods.
+
+    A service that runs is kept by its runner, so the reference holds as long as it runs or somebody has the
+    handle.
+    """
+
+    __slots__ = ("_reference", "name")
+
+    def __init__(self, handle: Handle[T]) -> None:
+        self.name = handle.name
+        self._reference = weakref.ref(handle)
+
+    def upgrade(self) -> Handle[T] | None:
+        """Give the handle; None when the service has ended and nobody kept its handle."""
+        return self._reference()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the service has ended."""
+        handle = self._reference()
+        return handle is None or handle.is_finished
+
+    def unyield(self) -> bool:
+        """See `Handle.unyield`; nothing happens when the handle is gone."""
+        handle = self._reference()
+        return handle is not None and handle.unyield()
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """See `Handle.cancel`; nothing happens when the handle is gone."""
+        handle = self._reference()
+        return handle is not None and handle.cancel(reason)
+
+    def __repr__(self) -> str:
+        return f"<WeakHandle {self.name!r} of {self._reference()!r}>"

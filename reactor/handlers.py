@@ -13,13 +13,15 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from reactor.channel import ReceiveItem, SendItem
+from reactor.channel import ReceiveCounted, ReceiveItem, SendItem
 from reactor.errors import BadRequest, Busy
 from reactor.handle import Handle
 from reactor.requests import (
+    CurrentTask,
     CurrentTime,
     Join,
     Pass,
+    Request,
     RunInThread,
     SetTimer,
     Sleep,
@@ -27,9 +29,12 @@ from reactor.requests import (
     WaitReadable,
     WaitWritable,
 )
+from reactor.selection import Select
+from reactor.shared_channel import ReceiveShared, SendShared
 from reactor.signal import Signal
-from reactor.task import PARKED, Task
+from reactor.task import Task
 from reactor.timers import Deadline, SleepingTask
+from reactor.waiting import PARKED
 
 __all__ = ["HANDLERS", "Handler", "find_by_base"]
 
@@ -41,6 +46,7 @@ def _on_wait_readable(request: WaitReadable, task: Task[Any]) -> object:
     poller = task.runner.poller
     if descriptor.poller is not poller:
         descriptor.adopt(poller)
+    descriptor.drained = False
     if descriptor.read_ready:
         descriptor.read_ready = False
         return None
@@ -91,6 +97,10 @@ def _deadline_s(seconds: float, task: Task[Any]) -> float:
     return task.runner.now() + seconds
 
 
+def _on_current_task(request: CurrentTask, task: Task[Any]) -> Handle[Any]:
+    return task
+
+
 def _on_current_time(request: CurrentTime, task: Task[Any]) -> float:
     return task.runner.now()
 
@@ -109,7 +119,7 @@ def _on_join(request: Join, task: Task[Any]) -> object:
         task.wake_error(handle.error_for_others())
         return PARKED
     if not isinstance(handle, Task) or handle.runner is not task.runner:
-        raise BadRequest(f"{handle!r} is run by another reactor, {task.name!r} cannot join it")
+        return handle.join_from_outside(task)
     handle.add_watcher(task)
     task.wait = request
     return PARKED
@@ -120,15 +130,28 @@ def _on_run_in_thread(request: RunInThread, task: Task[Any]) -> object:
     return PARKED
 
 
+def _on_select(request: Select, task: Task[Any]) -> object:
+    return request.begin(task, _handler_of)
+
+
+def _handler_of(request: Request) -> Handler:
+    return HANDLERS.get(type(request)) or find_by_base(request, HANDLERS)
+
+
 HANDLERS: Final[dict[type, Handler]] = {
     WaitReadable: _on_wait_readable,
     WaitWritable: _on_wait_writable,
     Signal: Signal.begin,
     ReceiveItem: ReceiveItem.begin,
     SendItem: SendItem.begin,
+    ReceiveCounted: ReceiveCounted.begin,
+    ReceiveShared: ReceiveShared.begin,
+    SendShared: SendShared.begin,
+    Select: _on_select,
     Pass: _on_pass,
     Sleep: _on_sleep,
     SetTimer: _on_set_timer,
+    CurrentTask: _on_current_task,
     CurrentTime: _on_current_time,
     Spawn: _on_spawn,
     Join: _on_join,

@@ -4,8 +4,7 @@ How it works. `_step` resumes one service and answers its requests until one of 
 `_run_passes` steps those that are ready at a pass's start; what they make ready waits for the next pass,
 so nobody is starved. `_turn` polls, takes in what other threads posted, fires timers and runs passes. The
 poller is asked again after some 64 steps, not after each pass: when two services only talk to each other a
-pass is one step, and a system call per step would be most of its cost; when passes are long it makes no
-difference.
+pass is one step, and a system call per step would be most of its cost.
 
 Rules for changing this file:
 
@@ -18,6 +17,7 @@ Rules for changing this file:
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -28,15 +28,18 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast, overload
 
 from reactor.clock import Clock, MonotonicClock
+from reactor.closing import cancel_all
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError
 from reactor.handle import Handle
 from reactor.handlers import HANDLERS, find_by_base
+from reactor.order import shuffle
 from reactor.poller import Poller, default_poller
 from reactor.requests import Service
 from reactor.submission import fail, tie
-from reactor.task import PARKED, Task
+from reactor.task import Task
 from reactor.thread_calls import ThreadCalls
 from reactor.timers import Timers
+from reactor.waiting import PARKED
 from reactor.waker import Waker
 
 __all__ = ["Reactor"]
@@ -49,8 +52,6 @@ T = TypeVar("T")
 _ANSWERS_PER_STEP: Final = range(64)
 # The poller is asked again after so many steps.
 _STEPS_PER_POLL: Final = 64
-# How long close() waits for the cleanup of what it cancelled.
-_CLOSE_GRACE_S: Final = 1.0
 
 
 class Reactor:
@@ -90,6 +91,7 @@ class Reactor:
         self._thread_id: int | None = None
         self._stop_asked = False
         self._is_closed = False
+        self._pid = os.getpid()
         # The service that `run` runs to its end.
         self._main: Task[Any] | None = None
         self._deadlock_victim: Task[Any] | None = None
@@ -142,6 +144,19 @@ class Reactor:
             # Closed meanwhile, and perhaps after its last look: see to it that a future in there is answered.
             self._drain_inbox()
 
+    def post_from_signal(self, function: Callable[..., object], *args: Any) -> None:
+        """`post` for the handler of a system signal, which may have interrupted a `post`: it takes no lock.
+
+        Nor does it wake the loop. That does the byte of `signal.set_wakeup_fd(reactor.wake_fd)`, which the
+        interpreter writes at the moment of the signal (see unix_signals.py).
+        """
+        self._inbox.append((function, args))
+
+    @property
+    def wake_fd(self) -> int:
+        """The descriptor into which a byte is written to wake the loop; non-blocking."""
+        return self._waker.write_fd
+
     @overload
     def run(self, service: Service[T], name: str | None = None) -> T: ...
     @overload
@@ -156,12 +171,11 @@ class Reactor:
         Raises:
             Busy: the loop runs already.
             Closed: the reactor is closed, or was stopped before the service ended (which lives on).
+            BadRequest: the reactor was made before a fork, in the parent.
+            OSError: the poller failed. The services stay as they are.
             any other: the service's error.
         """
-        if self._thread_id is not None:
-            raise Busy("the reactor runs already")
-        if self._is_closed:
-            raise Closed("the reactor is closed")
+        self._check_startable()
         task = None if service is None else self.start(service, name)
         self._loop(task)
         if task is None:
@@ -170,17 +184,40 @@ class Reactor:
             raise Closed(f"the reactor was stopped before service {task.name!r} ended")
         return task.result()
 
-    def run_alone(self, service: Service[T], name: str | None = None) -> Handle[T]:
-        """Run the loop until a service ends, when nobody outside can help it. For `Blocker`.
+    def run_until_ended(self, task: Task[Any]) -> None:
+        """Run the loop until a task of its own has ended, when nobody outside can help it. For spawners.
+
+        When it waits for something that nothing can end, `Deadlock` is thrown into it. Raises as `run`.
+        """
+        self._check_startable()
+        if not task.is_finished:
+            self._deadlock_victim = task
+            self._loop(task)
+
+    def run_ready(self) -> None:
+        """Run what can go on without waiting, then return. For spawners. Raises as `run`."""
+        self._check_startable()
+        self._loop(None, may_wait=False)
+
+    def turn(self) -> float | None:
+        """Run what is ready, without waiting: for another loop that runs this one (see aio.py).
 
         Returns:
-            The finished handle. When the service waits for something that nothing can end, `Deadlock` is
-            thrown into it.
+            Seconds until the next turn is due: 0 there is more to do; None: when `poller.fileno()` becomes
+            readable, which a `post` sees to.
+        Raises:
+            Busy, Closed, BadRequest: as for `run`.
         """
-        task = self.start(service, name)
-        self._deadlock_victim = task
-        self._loop(task)
-        return task
+        self._check_startable()
+        self._asleep = self._stop_asked = False
+        self._thread_id = threading.get_ident()
+        try:
+            self._turn(may_wait=False)
+        finally:
+            self._thread_id = None
+            # From here on a post wakes us; what came before this line is seen below.
+            self._asleep = True
+        return 0 if self.ready or self._inbox else self._idle_s()
 
     def stop(self) -> None:
         """Make `run` return after the current pass; from any thread. The services stay as they are."""
@@ -199,14 +236,16 @@ class Reactor:
         if self._thread_id is not None:
             raise Busy("the reactor runs: stop it before closing it")
         try:
-            self._cancel_all()
+            # In the child of a fork the services are the parent's.
+            if self._pid == os.getpid():
+                cancel_all(self)
         finally:
             self._is_closed = True
             self.threads.close()
             self._drain_inbox()
             self._report_unasked()
-            self._waker.close()
             self.poller.close()
+            self._waker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -218,34 +257,46 @@ class Reactor:
 
     # The loop.
 
-    def _loop(self, main: Task[Any] | None) -> None:
+    def _check_startable(self) -> None:
+        if self._thread_id is not None:
+            raise Busy("the reactor runs already")
+        if self._is_closed:
+            raise Closed("the reactor is closed")
+        if self._pid != os.getpid():
+            raise BadRequest("the reactor is of the process that made it: fork first, make the reactor then")
+
+    def _loop(self, main: Task[Any] | None, may_wait: bool = True) -> None:
         self._thread_id = threading.get_ident()
         self._main = main
         self._stop_asked = False
         try:
             while not self._stop_asked:
-                self._turn()
+                self._turn(may_wait, may_jump=may_wait)
+                if not (may_wait or self.ready or self._inbox):
+                    break
         finally:
             self._thread_id = self._main = self._deadlock_victim = None
             self._report_unasked()
 
-    def _turn(self) -> None:
+    def _turn(self, may_wait: bool = True, *, may_jump: bool = True) -> None:
         """Wait until something is ready, and run it."""
         ready = self.ready
-        wait_s = 0 if ready or self._inbox else self._idle_s()
+        wait_s = 0 if ready or self._inbox or not may_wait else self._idle_s()
         if wait_s == 0:
             self.poller.poll(0, ready)
         else:
             self._asleep = True
-            # Somebody may have posted between the look above and this line, and not have known that we sleep.
-            self.poller.poll(0 if self._inbox else wait_s, ready)
-            self._asleep = False
+            try:
+                # Somebody may have posted between the look above and this line, not knowing that we sleep.
+                self.poller.poll(0 if self._inbox else wait_s, ready)
+            finally:
+                self._asleep = False
         if self._waker.descriptor.read_ready:
             self._waker.drain()
         if self._inbox:
             self._drain_inbox()
         if self.timers.held:
-            if self._jump_to is not None and not ready:
+            if may_jump and self._jump_to is not None and not ready:
                 self._jump()
             self.timers.fire(self.now())
         if ready:
@@ -267,12 +318,20 @@ class Reactor:
                 return 0
             return max(0.0, deadline_s - self.now())
         victim = self._deadlock_victim
-        if victim is not None and not self.threads.running and not self.poller.has_waiters():
+        if victim is not None and not self._awaits_outside():
             victim.interrupt(
                 Deadlock(f"service {victim.name!r} waits, and nothing is left that could wake it")
             )
             return 0
         return None
+
+    def _awaits_outside(self) -> bool:
+        """Whether a descriptor or another thread may wake anybody here."""
+        return (
+            self.threads.running > 0
+            or self.poller.has_waiters()
+            or any(getattr(task.wait, "is_from_outside", False) for task in self._tasks)
+        )
 
     def _run_passes(self) -> None:
         """Step each task that is ready, once; then those that became ready meanwhile, for some 64 steps."""
@@ -283,7 +342,7 @@ class Reactor:
         steps_left = _STEPS_PER_POLL
         while ready and steps_left > 0 and not self._stop_asked:
             if self._random is not None:
-                self._shuffle(self._random)
+                shuffle(ready, self._random)
             steps = len(ready)
             steps_left -= steps
             for _ in range(steps):
@@ -294,12 +353,6 @@ class Reactor:
                     if after_s - before_s > slow_step_s:
                         logger.warning("service %r kept the loop for %.3f s", task.name, after_s - before_s)
                     before_s = after_s
-
-    def _shuffle(self, generator: random.Random) -> None:
-        shuffled = list(self.ready)
-        generator.shuffle(shuffled)
-        self.ready.clear()
-        self.ready.extend(shuffled)
 
     def _step(self, task: Task[Any]) -> None:
         """Resume a service and answer its requests until it has to wait or ends."""
@@ -392,29 +445,3 @@ class Reactor:
 
     def _ask_stop(self) -> None:
         self._stop_asked = True
-
-    def _cancel_all(self) -> None:
-        """Cancel all tasks and run until they have ended or the grace is over; then end them by force."""
-        until_s = time.monotonic() + _CLOSE_GRACE_S
-        for task in list(self._tasks):
-            task.cancel("the reactor is closed")
-        self._thread_id = threading.get_ident()
-        try:
-            while self._tasks and time.monotonic() < until_s:
-                # A timer of our own bounds the wait of the poller.
-                bound = self.timers.add(self.now() + _CLOSE_GRACE_S, lambda _: None)
-                self._stop_asked = False
-                self._turn()
-                self.timers.cancel(bound)
-                for task in list(self._tasks):
-                    task.cancel("the reactor is closed")
-        finally:
-            self._thread_id = None
-        for task in list(self._tasks):
-            logger.warning(
-                "service %r did not end within %.1f s of being cancelled", task.name, _CLOSE_GRACE_S
-            )
-            task.end_by_force()
-            del self._tasks[task]
-            task.settle(None, Cancelled("ended by force"))
-        self.ready.clear()

@@ -12,19 +12,24 @@ Some facts about epoll that the code rests on:
   call, never a hang, since a refused call is followed by a new wait.
 * Adding a descriptor that is ready already gives an event. So registering late, on the first wait, loses
   nothing.
-* Data and end of stream may share one edge; only `EPOLLRDHUP` tells (see descriptor.py, `hang_up`).
+* Data and end of stream may share one edge; only `EPOLLRDHUP` tells. A read stops at urgent data, which only
+  `EPOLLPRI` tells. Both make a short read say nothing (see descriptor.py).
 * Closing the last copy of a descriptor removes it. With another copy open (dup, fork) it stays, so it is
   always removed by name before the close.
+* After a fork the child's copy is the same object in the kernel: what the child registers, or takes out
+  because it closes a socket, changes the parent's. So the child's copies are closed at once.
 * A batch of events is handed out whole before any service runs: no service can close a descriptor, and
   another open one of the same number, between an event and its delivery.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from reactor.errors import BadRequest, Busy, Closed
 
@@ -33,13 +38,15 @@ if TYPE_CHECKING:
     from reactor.task import Task
 
 try:
-    from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, epoll
+    from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll
 
     HAS_EPOLL = True
 except ImportError:  # not Linux: SelectorPoller serves
     HAS_EPOLL = False
 
 __all__ = ["HAS_EPOLL", "EpollPoller", "Poller", "SelectorPoller", "default_poller"]
+
+logger = logging.getLogger("reactor")
 
 # How many events one call may bring. More gain nothing: the call is then a hundredth of the work that they
 # cause.
@@ -78,6 +85,13 @@ class Poller(Protocol):
     def has_waiters(self) -> bool:
         """Whether any service waits on any descriptor."""
 
+    def fileno(self) -> int:
+        """Give the poller's own descriptor, which is readable when there are events.
+
+        Raises:
+            BadRequest: it has none.
+        """
+
     def close(self) -> None:
         """Let go of all descriptors and of the system's object. Done twice it does nothing."""
 
@@ -87,6 +101,7 @@ class _Table:
 
     def __init__(self) -> None:
         self._by_fd: dict[int, Descriptor] = {}
+        _alive.add(self)
 
     def has_waiters(self) -> bool:
         return any(d.reader is not None or d.writer is not None for d in self._by_fd.values())
@@ -112,6 +127,9 @@ class _Table:
     def _is_known(self, fd: int) -> bool:
         raise NotImplementedError
 
+    def close(self) -> None:
+        raise NotImplementedError
+
     def _release_all(self) -> None:
         for descriptor in self._by_fd.values():
             descriptor.poller = None
@@ -119,11 +137,24 @@ class _Table:
         self._by_fd.clear()
 
 
+_alive: Final[weakref.WeakSet[_Table]] = weakref.WeakSet()
+
+
+def _close_after_fork() -> None:
+    for table in list(_alive):
+        table.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_after_fork)
+
+
 if HAS_EPOLL:
     _READ = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
     _WRITE = EPOLLOUT | EPOLLHUP | EPOLLERR
     _HANG_UP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
-    _INTEREST = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    _SHORT_READS_LIE = _HANG_UP | EPOLLPRI
+    _INTEREST = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET
 
     class EpollPoller(_Table):
         """Edge-triggered, both sides of a descriptor in one registration."""
@@ -192,8 +223,10 @@ if HAS_EPOLL:
                     # Closed without notice while a copy of it lives on: silence it.
                     self._drop(fd)
                     continue
-                if events & _HANG_UP:
-                    descriptor.hang_up = True
+                if events & _SHORT_READS_LIE:
+                    descriptor.short_reads_lie = True
+                    if events & _HANG_UP:
+                        descriptor.hang_up = True
                 # The wakes are written out: a call for each would cost as much as the rest of this loop.
                 if events & _READ:
                     task = descriptor.reader
@@ -212,6 +245,10 @@ if HAS_EPOLL:
                         task.wait = None
                         ready.append(task)
 
+        def fileno(self) -> int:
+            """See `Poller`."""
+            return self._epoll.fileno()
+
         def close(self) -> None:
             """See `Poller`."""
             self._release_all()
@@ -225,7 +262,11 @@ def _identity_of(fd: int) -> tuple[int, int]:
 
 
 class SelectorPoller(_Table):
-    """Level-triggered, over `selectors`; for systems without epoll, and for `Blocker`."""
+    """Level-triggered, over `selectors`; for systems without epoll, and for `Blocker`.
+
+    Args:
+        selector: `DefaultSelector()` unless given; one of the standard library's kinds.
+    """
 
     needs_arming = True
 
@@ -293,7 +334,14 @@ class SelectorPoller(_Table):
 
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
         """See `Poller`."""
-        for key, events in self._selector.select(timeout_s):
+        try:
+            news = self._selector.select(timeout_s)
+        except (OSError, ValueError):
+            # select() fails as a whole when one of its descriptors is closed.
+            if not self._renew():
+                raise
+            return
+        for key, events in news:
             descriptor = self._by_fd[key.fd]
             unwanted = 0
             if events & selectors.EVENT_READ:
@@ -313,7 +361,11 @@ class SelectorPoller(_Table):
                     descriptor.writer = None
                     task.wake()
             if unwanted:
-                self._ask(key.fd, self._interest[key.fd] & ~unwanted)
+                try:
+                    self._ask(key.fd, self._interest[key.fd] & ~unwanted)
+                except OSError:
+                    self._renew()
+                    return
 
     def _ask(self, fd: int, interest: int) -> None:
         """Make `interest` what the system is asked about a descriptor."""
@@ -330,7 +382,43 @@ class SelectorPoller(_Table):
             self._interest[fd] = interest
 
     def _is_known(self, fd: int) -> bool:
-        return self._identity.get(fd) == _identity_of(fd)
+        try:
+            return self._identity.get(fd) == _identity_of(fd)
+        except OSError:
+            return False
+
+    def _renew(self) -> bool:
+        """Make a new selector, without what was closed behind our back: a waiter there gets `Closed`.
+
+        The old one cannot be rid of such a descriptor while a copy of it is open elsewhere.
+
+        Returns:
+            Whether there was any. Events that were under way come again: we are level-triggered.
+        """
+        lost = [descriptor for fd, descriptor in self._by_fd.items() if not self._is_known(fd)]
+        interest, self._interest = self._interest, {}
+        self._selector.close()
+        self._selector = type(self._selector)()
+        numbers = {descriptor.fileno() for descriptor in lost}
+        for fd, wanted in interest.items():
+            if fd not in numbers:
+                self._ask(fd, wanted)
+        for descriptor in lost:
+            logger.warning("descriptor %d was closed without close_notify", descriptor.fileno())
+            descriptor.close_notify()
+        return bool(lost)
+
+    def fileno(self) -> int:
+        """Give the selector's own descriptor.
+
+        Raises:
+            BadRequest: it has none; only epoll, kqueue and /dev/poll have.
+        """
+        own = getattr(self._selector, "fileno", None)
+        if own is None:
+            raise BadRequest(f"{type(self._selector).__name__} has no descriptor of its own")
+        number: int = own()
+        return number
 
     def close(self) -> None:
         """See `Poller`."""

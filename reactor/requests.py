@@ -13,20 +13,24 @@ Rules for changing this file:
    request.
 3. `undo(task)` is how a timeout or a cancellation takes a waiting task out of what it waits for. After it a
    late wake finds nothing.
+4. What may be woken for no reason says so in `may_end_early`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
+
+from reactor.waiting import Waiter
 
 if TYPE_CHECKING:
+    # The two that a request is about; both make requests.
     from reactor.descriptor import Descriptor
     from reactor.handle import Handle
-    from reactor.task import Task
 
 __all__ = [
     "PASS",
+    "CurrentTask",
     "CurrentTime",
     "Join",
     "Pass",
@@ -44,12 +48,18 @@ T = TypeVar("T")
 
 
 class Request:
-    """Base of everything a service may yield."""
+    """Base of everything a service may yield.
+
+    Attributes:
+        may_end_early: whether `Handle.unyield` may wake a service that waits for it.
+    """
 
     __slots__ = ()
 
-    def undo(self, task: Task[Any]) -> None:
-        """Forget that `task` waits here. Only called while it does.
+    may_end_early: ClassVar[bool] = False
+
+    def undo(self, task: Waiter) -> bool | None:
+        """Forget that `task` waits here. Only called while it does. See `Undoable`.
 
         Raises:
             NotImplementedError: nobody can wait for a request of this class.
@@ -69,11 +79,20 @@ class WaitReadable(Request):
 
     __slots__ = ("descriptor",)
 
+    may_end_early = True
+
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
 
-    def undo(self, task: Task[Any]) -> None:
+    def undo(self, task: Waiter) -> None:
         self.descriptor.reader = None
+
+    def pass_on(self, error: BaseException) -> None:
+        """Throw an error into who waits, if anybody does, and answer the next wait at once. For lending."""
+        descriptor = self.descriptor
+        if descriptor.reader is not None:
+            descriptor.reader.interrupt(error)
+        descriptor.read_ready = True
 
 
 class WaitWritable(Request):
@@ -81,15 +100,20 @@ class WaitWritable(Request):
 
     __slots__ = ("descriptor",)
 
+    may_end_early = True
+
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
 
-    def undo(self, task: Task[Any]) -> None:
+    def undo(self, task: Waiter) -> None:
         self.descriptor.writer = None
 
 
 class Sleep(Request):
-    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass."""
+    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass.
+
+    Earlier when somebody calls `unyield` of the service's handle.
+    """
 
     __slots__ = ("seconds",)
 
@@ -104,6 +128,12 @@ class Pass(Request):
 
 
 PASS: Final = Pass()
+
+
+class CurrentTask(Request):
+    """Answered at once with the asking service's own handle."""
+
+    __slots__ = ()
 
 
 class CurrentTime(Request):
@@ -133,7 +163,7 @@ class Join(Request):
     def __init__(self, handle: Handle[Any]) -> None:
         self.handle = handle
 
-    def undo(self, task: Task[Any]) -> None:
+    def undo(self, task: Waiter) -> None:
         self.handle.forget_watcher(task)
 
 

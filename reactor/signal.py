@@ -6,14 +6,9 @@ a second one is a mistake that would lose wakes, so it gets `Busy`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from reactor.errors import Busy
 from reactor.requests import Request
-from reactor.task import PARKED
-
-if TYPE_CHECKING:
-    from reactor.task import Task
+from reactor.waiting import PARKED, Waiter
 
 __all__ = ["Signal"]
 
@@ -25,7 +20,7 @@ class Signal(Request):
 
     def __init__(self) -> None:
         self.is_set = False
-        self.waiter: Task[Any] | None = None
+        self.waiter: Waiter | None = None
 
     def set(self) -> None:
         """Set the flag; a service that waits is resumed and has thereby consumed it."""
@@ -40,10 +35,21 @@ class Signal(Request):
         """Unset the flag."""
         self.is_set = False
 
-    def undo(self, task: Task[Any]) -> None:
+    def undo(self, task: Waiter) -> None:
         self.waiter = None
 
-    def begin(self, task: Task[Any]) -> object:
+    def pass_on(self, error: BaseException) -> None:
+        """Throw an error into who waits, if anybody does, and set the flag for the next. For lending."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.wake_error(error)
+        self.is_set = True
+
+    def give_back(self, value: None) -> None:
+        """Undo a wait whose end nobody wants. For `Select`."""
+        self.set()
+
+    def begin(self, task: Waiter) -> object:
         """Consume the flag, or park the task. For the runner.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any, Final, Self
 
 from reactor.descriptor import Descriptor
 from reactor.errors import Broken, Closed, ConnectError
-from reactor.requests import PASS, RunInThread, Service, Sleep
+from reactor.requests import PASS, CurrentTime, RunInThread, Service, Sleep
 from reactor.timeout import timeout_after
 
 __all__ = ["SocketStream", "TcpListener", "connect_tcp"]
@@ -24,6 +25,8 @@ _ACCEPTS_PER_PASS: Final = 16
 # Without free descriptors: how long until the next try. Others may close some; those who connect wait in the
 # backlog.
 _ACCEPT_BACKOFF_S: Final = 0.1
+# And how long until it is told of again: at its limit a server runs out anew with each connection that ends.
+_SHORT_REPORT_S: Final = 60.0
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Errors of one connection that is gone before it was accepted (see accept(2)), none of the listener.
 _CONNECTION_GONE: Final = frozenset(
@@ -47,14 +50,17 @@ _CONNECTION_GONE: Final = frozenset(
 class SocketStream:
     """A connected stream socket, non-blocking. It owns the socket.
 
+    The four ways to end are told apart. The other side has shut down: reading gives 0, now and later, after
+    all that it sent. The connection was lost: `Broken`, now and later, also when the writing side heard of it
+    first. `close` was called: `Closed`. Only our half is shut down: reading goes on. Urgent bytes (MSG_OOB)
+    are bytes like all others, in their place (RFC 6093, section 6).
+
     Args:
         sock: TCP, or one of a socketpair.
         peername: the other side's address if known already; asked for on demand otherwise.
 
     Attributes:
         readable, writable: the requests to yield when a call was refused.
-        drained: the last read got less than it asked for and the other side has not hung up, so there will be
-            news of the next bytes: wait first. A hint for `ReadYield`.
     """
 
     __slots__ = (
@@ -63,7 +69,6 @@ class SocketStream:
         "_recv_into",
         "_send",
         "_sock",
-        "drained",
         "readable",
         "writable",
     )
@@ -72,14 +77,15 @@ class SocketStream:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock = sock
-        self._recv_into = sock.recv_into
+        # Otherwise the kernel would drop urgent bytes out of the stream; local sockets have them, too.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        self._sock: socket.socket | _LostSocket = sock
+        self._recv_into: Callable[[bytearray | memoryview], int] = sock.recv_into
         self._send = sock.send
         self._peername = peername
         self._descriptor = descriptor = Descriptor(sock)
         self.readable = descriptor.readable
         self.writable = descriptor.writable
-        self.drained = False
 
     def fileno(self) -> int:
         """Give the socket's descriptor, -1 after `close`."""
@@ -94,6 +100,20 @@ class SocketStream:
     def hang_up(self) -> bool:
         """Whether the other side is known to have shut down or failed. There may still be bytes to read."""
         return self._descriptor.hang_up
+
+    @property
+    def hint(self) -> Descriptor:
+        """What has `drained`, for `ReadYield`; see descriptor.py."""
+        return self._descriptor
+
+    @property
+    def drained(self) -> bool:
+        """Whether a read would be refused now, and there will be news of the next bytes. A hint."""
+        return self._descriptor.drained
+
+    @drained.setter
+    def drained(self, drained: bool) -> None:
+        self._descriptor.drained = drained
 
     @property
     def peername(self) -> Any:
@@ -114,7 +134,7 @@ class SocketStream:
 
         Raises:
             BlockingIOError: nothing yet.
-            Broken: the connection was lost; `__cause__` says how.
+            Broken: the connection was lost; `__cause__` says how. So from then on.
             Closed: `close` was called.
         """
         try:
@@ -122,8 +142,10 @@ class SocketStream:
         except BlockingIOError:
             raise
         except OSError as error:
+            self._remember_loss(error)
             raise self._translate(error) from error
-        self.drained = 0 < count < len(buffer) and not self._descriptor.hang_up
+        descriptor = self._descriptor
+        descriptor.drained = 0 < count < len(buffer) and not descriptor.short_reads_lie
         return count
 
     def read(self, limit_bytes: int) -> bytes:
@@ -133,8 +155,10 @@ class SocketStream:
         except BlockingIOError:
             raise
         except OSError as error:
+            self._remember_loss(error)
             raise self._translate(error) from error
-        self.drained = 0 < len(data) < limit_bytes and not self._descriptor.hang_up
+        descriptor = self._descriptor
+        descriptor.drained = 0 < len(data) < limit_bytes and not descriptor.short_reads_lie
         return data
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -150,6 +174,9 @@ class SocketStream:
         except BlockingIOError:
             raise
         except OSError as error:
+            # EPIPE says no more than that writing is over: the other side had ended its half before.
+            if error.errno != errno.EPIPE:
+                self._remember_loss(error)
             raise self._translate(error) from error
 
     def shutdown_write(self) -> None:
@@ -180,6 +207,13 @@ class SocketStream:
         """Leave the reactor, so that another can use the stream. Raises Busy while a service waits on it."""
         self._descriptor.detach()
 
+    def _remember_loss(self, loss: OSError) -> None:
+        """See that a lost connection never reads as ended."""
+        if self._descriptor.is_closed or isinstance(self._sock, _LostSocket):
+            return
+        self._sock = lost = _LostSocket(self._sock, loss)
+        self._recv_into = lost.recv_into
+
     def _translate(self, error: OSError) -> Broken | Closed:
         if self._descriptor.is_closed:
             return Closed("the stream is closed")
@@ -188,6 +222,33 @@ class SocketStream:
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else f"fd {self.fileno()}"
         return f"<SocketStream {state}>"
+
+
+class _LostSocket:
+    """A socket whose connection was lost: reading tells so, after what had come before.
+
+    The kernel tells of a loss once, to whoever calls first, and says 0 to the next one who reads. Put in the
+    socket's place, this costs nothing before.
+    """
+
+    def __init__(self, sock: socket.socket, loss: OSError) -> None:
+        self._lost = sock
+        self._loss = loss
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lost, name)
+
+    def recv(self, limit_bytes: int) -> bytes:
+        data = self._lost.recv(limit_bytes)
+        if not data and limit_bytes:
+            raise self._loss.with_traceback(None)
+        return data
+
+    def recv_into(self, buffer: bytearray | memoryview) -> int:
+        count = self._lost.recv_into(buffer)
+        if not count and len(buffer):
+            raise self._loss.with_traceback(None)
+        return count
 
 
 def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
@@ -280,7 +341,7 @@ class TcpListener:
         OSError: the address cannot be had.
     """
 
-    __slots__ = ("_accept", "_descriptor", "_is_short_reported", "_sock", "_streak", "address")
+    __slots__ = ("_accept", "_descriptor", "_next_report_s", "_sock", "_streak", "address")
 
     def __init__(self, host: str, port: int, backlog: int = 128) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -299,14 +360,14 @@ class TcpListener:
         self._descriptor = Descriptor(sock)
         # Kept apart so that a test can put an accept of its own in its place.
         self._accept: Callable[[], tuple[socket.socket, Any]] = sock.accept
-        self._is_short_reported = False
+        self._next_report_s = -math.inf
         self._streak = 0
 
     def accept(self) -> Service[SocketStream]:
         """Wait for a connection: `stream = yield from listener.accept()`.
 
-        While the process has no descriptor to spare it says so in the log, once, and tries again a little
-        later.
+        While the process has no descriptor to spare it says so in the log, once a minute at most, and tries
+        again a little later.
 
         Raises:
             Closed: the listener is closed.
@@ -324,17 +385,16 @@ class TcpListener:
                 yield self._descriptor.readable
             except OSError as error:
                 if error.errno in _OUT_OF_DESCRIPTORS:
-                    self._report_short(error)
+                    self._report_short(error, (yield CurrentTime()))
                     yield Sleep(_ACCEPT_BACKOFF_S)
                 elif error.errno not in _CONNECTION_GONE:
                     raise self._translate(error) from error
             else:
-                self._is_short_reported = False
                 return SocketStream(sock, peername)
 
-    def _report_short(self, error: OSError) -> None:
-        if not self._is_short_reported:
-            self._is_short_reported = True
+    def _report_short(self, error: OSError, now_s: float) -> None:
+        if now_s >= self._next_report_s:
+            self._next_report_s = now_s + _SHORT_REPORT_S
             logger.error("cannot accept at %s: %s; trying on", self.address, error.strerror)
 
     def _translate(self, error: OSError) -> Broken | Closed:

@@ -6,8 +6,9 @@ and call it again. They hold no bytes, so making one is cheap and a stream is le
 to another service by passing it: the other makes its own.
 
 Try first, wait when refused, with one exception. A read that got less than it asked for has emptied the
-kernel's buffer, so trying again would be refused; a socket stream says so in `drained`, and the next read
-waits first. The hint lives in the stream, not here, for another service may have read in between.
+kernel's buffer, so trying again would be refused; a socket stream says so in `hint.drained`, and the next
+read waits first. The hint lives in the descriptor, not here, for another service may have read in between, or
+have been given the news (see descriptor.py).
 
 A stream that is always ready never waits, and would keep everybody else from running. So after a number of
 calls that were not refused both yield `PASS`.
@@ -76,7 +77,7 @@ class ReadYield:
     def __init__(self, stream: ReadStream, *, before_wait: Callable[[], Service[None]] | None = None) -> None:
         self.stream = stream
         self._before_wait = before_wait
-        self._hint: Any = stream if hasattr(stream, "drained") else _NeverDrained
+        self._hint: Any = getattr(stream, "hint", _NeverDrained)
         self._streak = 0
 
     def call(self, method: Callable[..., T], *args: Any) -> Service[T]:

@@ -9,61 +9,54 @@ A living task is in exactly one of three places, and `wait` tells which:
 
 **The first wake wins.** Whatever takes a task out of its wait (the event, a timeout, a cancellation, a close)
 does so by clearing `wait`, and the others then find nothing to do. An interruption that comes when the task
-is already ready or running is not lost and does not overwrite the answer that is on its way (which might be a
-received item): it is kept in `pending` and thrown at the next yield. So a new task that is cancelled runs to
-its first yield, and the `finally` blocks around it hold.
+is already ready or running, or when another thread has answered (crossing.py), is not lost and does not
+overwrite the answer that is on its way (which might be a received item): it is kept in `pending` and thrown
+at the next yield. So a new task that is cancelled runs to its first yield, and the `finally` blocks around it
+hold.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
+from reactor.crossing import Claim
 from reactor.errors import BadRequest, Cancelled
 from reactor.handle import Handle
 from reactor.requests import Service
+from reactor.waiting import Runner, Undoable
 
-if TYPE_CHECKING:
-    from reactor.poller import Poller
-    from reactor.thread_calls import ThreadCalls
-    from reactor.timers import Timers
-
-__all__ = ["PARKED", "Runner", "Task", "Undoable"]
+__all__ = ["Task", "name_of"]
 
 logger = logging.getLogger("reactor")
 
 T = TypeVar("T")
 
-PARKED: Final = object()
-"""What a request's handler returns when there is no answer yet.
-
-It has set `task.wait`, or put the task into the queue.
-"""
-
-
 # A service that answers each GeneratorExit with another yield is given up after so many.
 _CLOSE_ATTEMPTS: Final = 16
 
 
-class Undoable(Protocol):
-    """What a task can be parked on."""
+def name_of(service: Service[Any], name: str | None) -> str:
+    """Give the name that a service goes by.
 
-    def undo(self, task: Task[Any]) -> None: ...
+    Raises:
+        BadRequest: it is no generator.
+    """
+    _check_service(service)
+    return name if name is not None else str(getattr(service, "__name__", "service"))
 
 
-class Runner(Protocol):
-    """What a task and the handlers of its requests need of whoever runs it."""
+def _check_service(service: object) -> None:
+    """Refuse what is no service.
 
-    ready: deque[Task[Any]]
-    poller: Poller
-    timers: Timers
-    threads: ThreadCalls
-    now: Callable[[], float]
-
-    def start(self, service: Service[Any], name: str | None) -> Task[Any]: ...
+    Raises:
+        BadRequest: it is no generator.
+    """
+    if not isinstance(service, Generator):
+        hint = ": call it first" if callable(service) else ""
+        raise BadRequest(f"a service is a generator, got {service!r}{hint}")
 
 
 class Task(Handle[T]):
@@ -72,15 +65,15 @@ class Task(Handle[T]):
     __slots__ = ("_cancel_asked", "pending", "runner", "send", "service", "thrown", "value", "wait")
 
     def __init__(self, service: Service[T], name: str | None, runner: Runner) -> None:
-        if service.__class__ is not GeneratorType and not isinstance(service, Generator):
-            hint = ": call it first" if callable(service) else ""
-            raise BadRequest(f"a service is a generator, got {service!r}{hint}")
+        if service.__class__ is not GeneratorType:
+            _check_service(service)
         # Not through super().__init__: a task per connection is made here, and this is a third of its cost.
         self.name = name if name is not None else getattr(service, "__name__", "service")
         self.is_finished = False
         self.was_asked = False
         self._result = None
         self._error = None
+        self._is_taken = False
         self._watchers = None
         self.service: Service[T] | None = service
         self.send = service.send
@@ -109,13 +102,25 @@ class Task(Handle[T]):
     def interrupt(self, error: BaseException) -> None:
         """Throw an error into the service where it waits; at its next yield when it does not wait now."""
         wait = self.wait
-        if wait is not None:
-            wait.undo(self)
+        if wait is not None and not wait.undo(self):
             self.wake_error(error)
         elif not self.is_finished:
             if self.pending is None:
                 self.pending = []
             self.pending.append(error)
+
+    def unyield(self) -> bool:
+        """See `Handle`."""
+        wait = self.wait
+        if wait is None or not getattr(wait, "may_end_early", False):
+            return False
+        wait.undo(self)
+        self.wake()
+        return True
+
+    def make_claim(self) -> Claim:
+        """See `Waiter`."""
+        return Claim()
 
     def take_back(self, error: BaseException) -> None:
         """Forget an interruption that has not been thrown yet."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from reactor.errors import Closed
 from reactor.requests import RunInThread
-from reactor.task import Task
+from reactor.waiting import Waiter
 
 __all__ = ["ThreadCalls"]
 
@@ -38,7 +38,7 @@ class ThreadCalls:
         self._pool: ThreadPoolExecutor | None = None
         self.running = 0
 
-    def begin(self, request: RunInThread, task: Task[Any]) -> None:
+    def begin(self, request: RunInThread, task: Waiter) -> None:
         """Hand a call to the pool and park the task on it."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="reactor")
@@ -69,11 +69,11 @@ class _Call:
 
     __slots__ = ("_task", "future")
 
-    def __init__(self, task: Task[Any], future: Future[Any]) -> None:
-        self._task: Task[Any] | None = task
+    def __init__(self, task: Waiter, future: Future[Any]) -> None:
+        self._task: Waiter | None = task
         self.future = future
 
-    def undo(self, task: Task[Any]) -> None:
+    def undo(self, task: Waiter) -> None:
         self._task = None
         self.future.cancel()
 

@@ -1,4 +1,8 @@
-"""`timeout_after`: a service with a limit on its time."""
+"""Limits on the time of a service: `timeout_after` fails when it is over, `move_on_after` goes on.
+
+Both run the service within the caller's task, and are thereby scopes in time: they nest, and what is inside
+cleans up before they return.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from reactor.errors import TimedOut
 from reactor.requests import Service, SetTimer
 from reactor.timers import Deadline, Expired
 
-__all__ = ["timeout_after"]
+__all__ = ["move_on_after", "timeout_after"]
 
 T = TypeVar("T")
 
@@ -18,7 +22,7 @@ def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
 
     When the time is over the inner service is interrupted where it waits, with an error that is no
     `Exception`; it cleans up as for a cancellation (and may wait while it does). Timeouts nest: the error of
-    an outer one passes through the inner ones.
+    an outer one passes through the inner ones. With `in_scope` inside, the time limits all its children.
 
     Args:
         seconds: of the runner's clock; None: no limit.
@@ -38,5 +42,27 @@ def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
         if expired is not deadline.error:
             raise
         raise TimedOut(f"not done within {seconds:g} s") from None
+    finally:
+        deadline.cancel()
+
+
+def move_on_after(seconds: float, service: Service[T]) -> Service[T | None]:
+    """Run a service within this one, and give it up without an error when its time is over.
+
+    Args:
+        seconds: of the runner's clock.
+        service: runs in the caller's task, and cleans up as for `timeout_after`.
+    Returns:
+        What the inner service returned; None when its time was over.
+    Raises:
+        any: what the inner service raised, a `TimedOut` of its own included.
+    """
+    deadline = cast(Deadline, (yield SetTimer(seconds)))
+    try:
+        return (yield from service)
+    except Expired as expired:
+        if expired is not deadline.error:
+            raise
+        return None
     finally:
         deadline.cancel()

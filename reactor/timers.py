@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from reactor.errors import Cancelled
+from reactor.waiting import Waiter
 
 if TYPE_CHECKING:
     from reactor.task import Task
@@ -138,9 +139,17 @@ class SleepingTask:
 
     __slots__ = ("_timer", "_timers")
 
-    def __init__(self, task: Task[Any], timers: Timers, deadline_s: float) -> None:
+    may_end_early = True
+
+    def __init__(self, task: Waiter, timers: Timers, deadline_s: float) -> None:
         self._timers = timers
         self._timer = timers.add(deadline_s, task.wake)
 
-    def undo(self, task: Task[Any]) -> None:
+    @property
+    def deadline_s(self) -> float:
+        """When it is to be woken, on the runner's clock."""
+        deadline_s: float = self._timer[0]
+        return deadline_s
+
+    def undo(self, task: Waiter) -> None:
         self._timers.cancel(self._timer)

@@ -20,15 +20,17 @@ class Waker:
 
     Attributes:
         descriptor: of the read end; its `read_ready` tells that `drain` is due.
+        write_fd: a byte written here wakes the loop; for `signal.set_wakeup_fd`.
     """
 
-    __slots__ = ("_is_closed", "_lock", "_poller", "_read_fd", "_write_fd", "descriptor")
+    __slots__ = ("_is_closed", "_lock", "_poller", "_read_fd", "descriptor", "write_fd")
 
     def __init__(self, poller: Poller) -> None:
-        self._read_fd, self._write_fd = os.pipe()
+        self._read_fd, self.write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
-        os.set_blocking(self._write_fd, False)
-        self._lock = threading.Lock()
+        os.set_blocking(self.write_fd, False)
+        # Reentrant: a signal handler or a destructor may wake us in the middle of `wake`.
+        self._lock = threading.RLock()
         self._is_closed = False
         self._poller = poller
         self.descriptor = Descriptor(self._read_fd)
@@ -41,7 +43,7 @@ class Waker:
         # Blocked: the pipe is full of earlier wakes, which the loop will see.
         with self._lock, contextlib.suppress(BlockingIOError):
             if not self._is_closed:
-                os.write(self._write_fd, b"\0")
+                os.write(self.write_fd, b"\0")
 
     def drain(self) -> None:
         """Take out the bytes and be ready for the next wake."""
@@ -56,4 +58,4 @@ class Waker:
             self._is_closed = True
             self.descriptor.close_notify()
             os.close(self._read_fd)
-            os.close(self._write_fd)
+            os.close(self.write_fd)

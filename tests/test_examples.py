@@ -10,7 +10,9 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXPECTED = {
+    "any_spawner": "Restart: 15 words",
     "chat": "Alice reads:  * Bob has left",
+    "echo_server": "echoed 1000005 bytes",
     "first_query": "'ping' came back through 23 proxies",
     "upper_service": "A QUIET VOICE",
     "send_file": "refused, as it should be: NEXT_REFUSED",

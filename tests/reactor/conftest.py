@@ -7,15 +7,27 @@ expect.
 from __future__ import annotations
 
 import logging
+import selectors
 import socket
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from reactor import EpollPoller, FakeClock, Poller, Reactor, SelectorPoller, SocketStream
+from reactor.poller import HAS_EPOLL
 from tests.reactor.helpers import errors_logged
 
-POLLERS: dict[str, Callable[[], Poller]] = {"epoll": EpollPoller, "selector": SelectorPoller}
+
+def _over(kind: type[selectors.BaseSelector]) -> Callable[[], Poller]:
+    return lambda: SelectorPoller(kind())
+
+
+# Ours, and ours over each selector that this system has (kqueue on BSD and macOS, /dev/poll on Solaris).
+POLLERS: dict[str, Callable[[], Poller]] = ({"epoll": EpollPoller} if HAS_EPOLL else {}) | {
+    name: _over(getattr(selectors, name))
+    for name in ("EpollSelector", "KqueueSelector", "DevpollSelector", "PollSelector", "SelectSelector")
+    if hasattr(selectors, name)
+}
 
 
 @pytest.fixture(autouse=True)

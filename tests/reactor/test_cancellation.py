@@ -6,9 +6,13 @@ that can wait.
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import socket
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,24 +22,34 @@ from reactor import (
     PASS,
     Cancelled,
     Channel,
+    CurrentTask,
     CurrentTime,
     FakeClock,
     Handle,
+    ProxyHandle,
     Reactor,
+    ReactorError,
     ReadYield,
     RunInThread,
     Scope,
+    Select,
     Service,
+    SharedChannel,
     Signal,
     Sleep,
     SocketStream,
     Spawn,
+    ThreadPark,
     TimedOut,
     WriteYield,
+    in_scope,
+    move_on_after,
     timeout_after,
 )
+from reactor.timers import Expired
 from tests.reactor.conftest import POLLERS
-from tests.reactor.helpers import passes
+from tests.reactor.helpers import passes, task_of
+from tests.reactor.services import SERVICES
 
 BLOB = bytes(400_000)
 
@@ -47,7 +61,12 @@ class World:
         self.left, self.right = (SocketStream(sock) for sock in socket.socketpair())
         self.full: Channel[int] = Channel(1)
         self.empty: Channel[int] = Channel(1)
+        self.shared_full: SharedChannel[int] = SharedChannel(1)
+        self.shared_empty: SharedChannel[int] = SharedChannel(1)
         self.signal = Signal()
+        self.other_signal = Signal()
+        self.gate: SharedChannel[int] = SharedChannel(1)
+        self.thread: ProxyHandle[int] | None = None
         self.scope = Scope("children", fail_together=False)
         self.child: Handle[None] | None = None
         self.cleaned = False
@@ -68,6 +87,19 @@ class World:
             assert (yield from self.empty.receive()) == 3
             yield from timeout_after(50, self.nested())
             assert (yield RunInThread(sum, [1, 2])) == 3
+            yield from self.shared_full.send(1)
+            yield from self.shared_full.send(2)
+            assert (yield from self.shared_empty.receive()) == 4
+            select = Select(self.empty, self.shared_empty, self.other_signal, self.child)
+            for _ in range(3):
+                chosen = yield select
+                assert chosen.source is not self.child
+            assert (yield from move_on_after(1, Channel[int](1).receive())) is None
+            yield from in_scope(self.in_scope)
+            self.thread = ThreadPark().spawn(self.gate.receive())
+            self.gate.send_nowait(6)
+            assert (yield from self.thread.join()) == 6
+            assert (yield CurrentTask()).name
             yield from self.child.join()
             self.ended = True
         finally:
@@ -79,6 +111,10 @@ class World:
     def nested(self) -> Service[None]:
         yield from timeout_after(20, passes(1))
         yield Sleep(2)
+
+    def in_scope(self, scope: Scope) -> Service[None]:
+        yield from scope.spawn(passes(2))
+        yield from scope.spawn(self.nested())
 
     def helper(self) -> Service[None]:
         """Do what the service waits for."""
@@ -95,12 +131,26 @@ class World:
         yield Sleep(1)
         self.empty.send_nowait(3)
         yield Sleep(5)
+        assert (yield from self.shared_full.receive()) == 1
+        yield Sleep(1)
+        self.shared_empty.send_nowait(4)
+        yield Sleep(1)
+        self.empty.send_nowait(5)
+        self.other_signal.set()
+        yield Sleep(1)
+        self.shared_empty.send_nowait(6)
+        yield Sleep(20)
 
     def assert_clean(self, reactor: Reactor) -> None:
+        self.gate.close()
         assert self.signal.waiter is None
-        for channel in (self.full, self.empty):
+        assert self.other_signal.waiter is None
+        for channel in (self.full, self.empty, self.shared_full, self.shared_empty):
             assert not channel._senders
             assert not channel._receivers
+        if self.thread is not None:
+            assert not self.thread.is_watched
+            assert self.thread._ended.wait(20)
         assert len(self.scope) == 0
         assert self.scope.failures == []
         for stream in (self.left, self.right):
@@ -120,8 +170,124 @@ def test_undisturbed() -> None:
     world.assert_clean(reactor)
 
 
+def count_yields() -> int:
+    world, count = World(), 0
+
+    def strike() -> None:
+        nonlocal count
+        # Not those of the cleanup: whoever is cancelled for the first time in there is not done with it.
+        count += not world.ended
+
+    with Reactor(clock=FakeClock()) as reactor:
+        reactor.run(striking(world.service(), None, strike))
+        assert world.ended
+    world.assert_clean(reactor)
+    return count
+
+
+def striking(service: Service[Any], at: int | None, strike: Callable[[], object]) -> Service[None]:
+    """Run a service, and call `strike` right before its yield of that number; None: before each."""
+    answer: Any = None
+    error: BaseException | None = None
+    number = 0
+    while True:
+        try:
+            request = service.send(answer) if error is None else service.throw(error)
+        except StopIteration:
+            return
+        error = None
+        if at is None or number == at:
+            strike()
+        number += 1
+        try:
+            answer = yield request
+        except BaseException as thrown:  # noqa: BLE001 - handed on
+            error = thrown
+
+
+@pytest.mark.parametrize("when", ["running", "parked"])
+@pytest.mark.parametrize("way", ["cancel", "expire"])
+def test_strike_at_each_yield(when: str, way: str) -> None:
+    """At every single yield: while the service still runs, and when it has been parked there."""
+    descriptors, yields = count_descriptors(), count_yields()
+    assert yields > 25
+    for number in range(yields):
+        strike_at(number, when, way)
+    gc.collect()
+    assert count_descriptors() == descriptors
+
+
+def strike_at(number: int, when: str, way: str) -> None:
+    world, struck = World(), []
+
+    def strike() -> None:
+        if when == "running":
+            hit()
+        else:
+            # Comes when the service has been parked, or has gone on already.
+            reactor.post(hit)
+
+    def hit() -> None:
+        struck.append(number)
+        if way == "cancel":
+            handle.cancel()
+        else:
+            task_of(handle).interrupt(Expired())
+
+    with Reactor(clock=FakeClock()) as reactor:
+        handle = reactor.spawn(striking(world.service(), number, strike))
+        wait_ended(reactor, handle)
+        assert world.ended or isinstance(handle.error, Cancelled)
+        assert world.child is None or world.child.is_finished
+    assert struck
+    assert world.cleaned
+    world.assert_clean(reactor)
+
+
+@pytest.mark.parametrize("make", list(SERVICES), ids=lambda make: make.__name__)
+def test_each_service_struck_at_each_yield(make: Callable[[], Service[Any]]) -> None:
+    """Whatever they own is let go, and what they waited for has forgotten them."""
+    descriptors = count_descriptors()
+    for number in range(40):
+        if not cancelled_at(number, make()):
+            break
+    gc.collect()
+    assert count_descriptors() == descriptors
+
+
+def cancelled_at(number: int, service: Service[Any]) -> bool:
+    """Cancel a service when it is parked for the so-many-th time. Returns whether it came to that."""
+    struck = False
+
+    def hit() -> None:
+        nonlocal struck
+        struck = True
+        handle.cancel()
+
+    with Reactor(clock=FakeClock()) as reactor:
+        handle = reactor.spawn(striking(service, number, lambda: reactor.post(hit)))
+        wait_ended(reactor, handle)
+        assert isinstance(handle.error, ReactorError | Cancelled | None)
+    assert not reactor._tasks
+    assert not reactor.poller.has_waiters()
+    assert reactor.timers.next_deadline() is None
+    return struck
+
+
+def count_descriptors() -> int:
+    return sum(1 for fd in range(256) if is_open(fd))
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("kind", list(POLLERS))
-@given(strike=st.integers(0, 45), seed=st.integers(0, 3), way=st.sampled_from(["cancel", "timeout", "close"]))
+@given(strike=st.integers(0, 70), seed=st.integers(0, 3), way=st.sampled_from(["cancel", "timeout", "close"]))
 def test_strike_anywhere(kind: str, strike: int, seed: int, way: str) -> None:
     world = World()
     reactor = Reactor(clock=FakeClock(), poller=POLLERS[kind](), seed=seed)

@@ -1,8 +1,14 @@
-"""Channels: against a model, and what a cancellation leaves."""
+"""Channels of both kinds: against a model, what a cancellation leaves, how they close.
+
+What is particular to threads is in test_shared_channel.py.
+"""
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections import deque
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -16,7 +22,10 @@ from reactor import (
     FakeClock,
     Handle,
     Reactor,
+    Sender,
     Service,
+    SharedChannel,
+    Sleep,
     TimedOut,
     timeout_after,
 )
@@ -25,6 +34,16 @@ from tests.reactor.helpers import assert_clean, forever, passes, run
 ACTIONS = ["send", "receive", "send_nowait", "receive_nowait", "turn", "cancel"]
 # The number says which of those before it is cancelled.
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30)), max_size=60)
+
+
+AnyChannel: TypeAlias = Channel[Any] | SharedChannel[Any]
+KINDS: list[type[AnyChannel]] = [Channel, SharedChannel]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> type[AnyChannel]:
+    found: type[AnyChannel] = request.param
+    return found
 
 
 class Model:
@@ -54,14 +73,14 @@ class Model:
             self.receivers.append(who)
 
 
-@given(capacity=st.integers(1, 3), steps=STEPS)
-def test_against_model(capacity: int, steps: list[tuple[str, int]]) -> None:
+@given(kind=st.sampled_from(KINDS), capacity=st.integers(1, 3), steps=STEPS)
+def test_against_model(kind: type[AnyChannel], capacity: int, steps: list[tuple[str, int]]) -> None:
     """Each step is done to the channel and to the model.
 
     Then every receiver has the item that the model says.
     """
     model, got = Model(capacity), dict[int, int]()
-    channel: Channel[int] = Channel(capacity)
+    channel = kind(capacity)
     handles: list[tuple[str, int, Handle[None]]] = []
 
     def receiver(who: int) -> Service[None]:
@@ -94,9 +113,9 @@ def test_against_model(capacity: int, steps: list[tuple[str, int]]) -> None:
             elif step == "turn":
                 reactor.run(passes(1))
             elif handles:
-                kind, label, handle = handles[which % len(handles)]
+                action, label, handle = handles[which % len(handles)]
                 handle.cancel()
-                queue = model.senders if kind == "send" else model.receivers
+                queue = model.senders if action == "send" else model.receivers
                 if label in queue:
                     queue.remove(label)
         reactor.run(passes(3))
@@ -107,13 +126,13 @@ def test_against_model(capacity: int, steps: list[tuple[str, int]]) -> None:
     assert_clean_channel(channel)
 
 
-def assert_clean_channel(channel: Channel[int]) -> None:
+def assert_clean_channel(channel: AnyChannel) -> None:
     assert not channel._senders
     assert not channel._receivers
 
 
-def test_closing_drains_receivers_and_refuses_senders(fake: Reactor) -> None:
-    channel: Channel[int] = Channel(1)
+def test_closing_drains_receivers_and_refuses_senders(fake: Reactor, kind: type[AnyChannel]) -> None:
+    channel = kind(1)
     outcomes: list[object] = []
 
     def sender(item: int) -> Service[None]:
@@ -126,7 +145,7 @@ def test_closing_drains_receivers_and_refuses_senders(fake: Reactor) -> None:
         yield from passes(2)
         channel.close()
         channel.close()
-        yield from passes(2)
+        yield Sleep(1)
         outcomes.append((yield from channel.receive()))
         with pytest.raises(ChannelClosed):
             yield from channel.receive()
@@ -143,8 +162,8 @@ def test_closing_drains_receivers_and_refuses_senders(fake: Reactor) -> None:
     assert outcomes == [("refused", 2), 1]
 
 
-def test_closing_ends_a_waiting_receiver(fake: Reactor) -> None:
-    channel: Channel[int] = Channel(1, "jobs")
+def test_closing_ends_a_waiting_receiver(fake: Reactor, kind: type[AnyChannel]) -> None:
+    channel = kind(1, "jobs")
     handle = fake.spawn(channel.receive())
     fake.run(passes(2))
     channel.close()
@@ -153,8 +172,8 @@ def test_closing_ends_a_waiting_receiver(fake: Reactor) -> None:
     assert "jobs" in str(handle.error)
 
 
-def test_an_item_on_its_way_is_not_lost_to_a_cancellation(fake: Reactor) -> None:
-    channel: Channel[int] = Channel(1)
+def test_an_item_on_its_way_is_not_lost_to_a_cancellation(fake: Reactor, kind: type[AnyChannel]) -> None:
+    channel = kind(1)
     got: list[int] = []
 
     def receiver() -> Service[None]:
@@ -170,8 +189,8 @@ def test_an_item_on_its_way_is_not_lost_to_a_cancellation(fake: Reactor) -> None
     assert handle.is_finished
 
 
-def test_timeouts_leave_no_waiters(fake: Reactor) -> None:
-    channel: Channel[int] = Channel(1)
+def test_timeouts_leave_no_waiters(fake: Reactor, kind: type[AnyChannel]) -> None:
+    channel = kind(1)
 
     def service() -> Service[None]:
         with pytest.raises(TimedOut):
@@ -188,8 +207,8 @@ def test_timeouts_leave_no_waiters(fake: Reactor) -> None:
     assert_clean_channel(channel)
 
 
-def test_full_and_empty_are_would_block() -> None:
-    channel: Channel[None] = Channel(1)
+def test_full_and_empty_are_would_block(kind: type[AnyChannel]) -> None:
+    channel = kind(1)
     with pytest.raises(BlockingIOError):
         channel.receive_nowait()
     channel.send_nowait(None)
@@ -197,4 +216,81 @@ def test_full_and_empty_are_would_block() -> None:
         channel.send_nowait(None)
     assert len(channel) == 1
     with pytest.raises(ValueError, match="at least 1"):
-        Channel(0)
+        kind(0)
+
+
+# Senders that count.
+
+
+def test_closes_with_the_last_sender(fake: Reactor, kind: type[AnyChannel]) -> None:
+    channel = kind(5)
+    first, second = channel.sender(), channel.sender()
+    receiver = fake.spawn(drain(channel))
+    fake.run(passes(2))
+    first.send_nowait(1)
+    first.close()
+    first.close()
+    with pytest.raises(ChannelClosed, match="this sender"):
+        first.send_nowait(2)
+    with pytest.raises(ChannelClosed, match="this sender"):
+        first.send(2)
+    # The channel itself is a weak sender: it can send, and does not keep the channel open.
+    channel.send_nowait(3)
+    with second:
+        fake.run(second.send(4))
+        assert not channel.is_closed
+    assert channel.is_closed
+    with pytest.raises(ChannelClosed):
+        channel.sender()
+    with pytest.raises(ChannelClosed):
+        channel.send_nowait(5)
+    fake.run(passes(3))
+    assert receiver.result() == [1, 3, 4]
+
+
+def drain(channel: AnyChannel) -> Service[list[Any]]:
+    got = []
+    try:
+        while True:
+            got.append((yield from channel.receive()))
+    except ChannelClosed:
+        return got
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+@pytest.mark.parametrize("in_cycle", [True, False])
+def test_a_dropped_sender_counts(
+    fake: Reactor, kind: type[AnyChannel], waiting: bool, in_cycle: bool
+) -> None:
+    """Whether the receiver waits already or comes later, and whether it is freed at once or collected."""
+    channel = kind(5)
+    sender: Sender[int] | None = channel.sender()
+    assert sender is not None
+    sender.send_nowait(1)
+    if in_cycle:
+        cycle: list[Any] = [sender]
+        cycle.append(cycle)
+        del cycle
+    if waiting:
+        receiver = fake.spawn(drain(channel))
+        fake.run(passes(3))
+    # In another thread, as the collector may do.
+    sender = None
+    thread = threading.Thread(target=gc.collect)
+    thread.start()
+    thread.join()
+    if not waiting:
+        receiver = fake.spawn(drain(channel))
+    fake.run(passes(4))
+    assert receiver.result() == [1]
+
+
+def test_a_channel_without_counted_senders_stays_open(fake: Reactor, kind: type[AnyChannel]) -> None:
+    channel = kind(1)
+    channel.send_nowait(1)
+    receiver = fake.spawn(drain(channel))
+    fake.run(passes(3))
+    assert not receiver.is_finished
+    channel.close()
+    fake.run(passes(3))
+    assert receiver.result() == [1]

@@ -392,3 +392,40 @@ def test_coroutine_spawner(fake: Reactor) -> None:
     handle = Coroutine(fake).spawn(give("x"), name="it")
     fake.run(handle.join())
     assert (handle.name, handle.result()) == ("it", "x")
+
+
+def test_a_turn_says_when_the_next_is_due(poller: Poller) -> None:
+    """For a loop that holds this one."""
+    seen: list[str] = []
+
+    def service() -> Service[None]:
+        seen.append("started")
+        with pytest.raises(Busy):
+            reactor.turn()
+        yield PASS
+        seen.append("passed")
+        yield Sleep(1_000)
+        seen.append("slept")
+
+    def busy() -> Service[None]:
+        while True:
+            yield PASS
+
+    with Reactor(poller=poller) as reactor:
+        assert reactor.turn() is None
+        handle = reactor.spawn(service())
+        wait_s = reactor.turn()
+        assert wait_s is not None
+        assert 990 < wait_s <= 1_000
+        assert seen == ["started", "passed"]
+        reactor.post(handle.cancel)
+        # The post woke the poller, which is readable though nobody asked for it.
+        assert reactor.turn() is None
+        assert handle.is_finished
+        reactor.spawn(busy())
+        assert reactor.turn() == 0
+        # Stopping is for `run`; here it ends no more than the turn.
+        reactor.stop()
+        assert reactor.turn() == 0
+    with pytest.raises(Closed):
+        reactor.turn()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+
 import pytest
 
 from reactor import (
@@ -13,10 +16,15 @@ from reactor import (
     Reactor,
     Scope,
     Service,
+    SharedChannel,
     Sleep,
     Spawn,
+    ThreadPark,
+    TimedOut,
+    in_scope,
+    timeout_after,
 )
-from tests.reactor.helpers import assert_clean, errors_logged, forever, passes, run
+from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
 
 
 def fail_after(seconds: float, text: str = "child") -> Service[None]:
@@ -197,3 +205,277 @@ def test_many_scopes_nested(fake: Reactor) -> None:
 
     run(fake, service())
     assert_clean(fake)
+
+
+# Each failure once.
+
+
+@pytest.mark.parametrize("leave", ["close", "with", "drop"])
+def test_a_failure_that_nobody_joined_for_is_logged_once(
+    fake: Reactor, caplog: pytest.LogCaptureFixture, leave: str
+) -> None:
+    def service() -> Service[None]:
+        scope: Scope | None = Scope("work")
+        assert scope is not None
+        yield from scope.spawn(fail_after(1), name="unlucky")
+        if leave == "with":
+            with scope:
+                yield Sleep(2)
+                assert errors_logged(caplog) == []
+        else:
+            yield Sleep(2)
+            assert errors_logged(caplog) == []
+            if leave == "close":
+                yield from scope.close()
+                yield from scope.close()
+        with pytest.raises(Closed) as caught:
+            yield from scope.spawn(passes(1))
+        assert isinstance(caught.value.__cause__, Broken)
+        if leave != "drop":
+            # It has been told.
+            yield from scope.join()
+
+    run(fake, service())
+    gc.collect()
+    texts = errors_logged(caplog)
+    assert len(texts) == 1
+    assert "unlucky" in texts[0]
+
+
+def test_a_failure_while_closing_is_logged(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
+    def service() -> Service[None]:
+        scope = Scope("work")
+        yield from scope.spawn(fail_in_cleanup("cleanup"), name="unlucky")
+        yield PASS
+        yield from scope.close()
+
+    run(fake, service())
+    texts = errors_logged(caplog)
+    assert len(texts) == 1
+    assert "unlucky" in texts[0]
+
+
+def fail_in_cleanup(text: str) -> Service[None]:
+    try:
+        yield from forever()
+    finally:
+        yield PASS
+        raise Broken(text)
+
+
+def test_a_failure_that_a_cancelled_joiner_missed_is_logged(
+    fake: Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The child fails, its sibling takes its time to end, and meanwhile the joiner is cancelled."""
+
+    def slow() -> Service[None]:
+        try:
+            yield from forever()
+        finally:
+            yield Sleep(10)
+
+    def service() -> Service[None]:
+        scope = Scope("work")
+        try:
+            yield from scope.spawn(slow())
+            yield from scope.spawn(fail_after(1), name="unlucky")
+            yield from scope.join()
+        finally:
+            yield from scope.close()
+
+    handle = fake.spawn(service())
+
+    def main() -> Service[None]:
+        yield Sleep(5)
+        handle.cancel()
+        yield Sleep(10)
+
+    run(fake, main())
+    assert isinstance(handle.error, Cancelled)
+    texts = errors_logged(caplog)
+    assert len(texts) == 1
+    assert "unlucky" in texts[0]
+
+
+# in_scope.
+
+
+def test_in_scope_waits_for_all(fake: Reactor) -> None:
+    ended: list[int] = []
+
+    def child(number: int) -> Service[None]:
+        yield Sleep(number)
+        ended.append(number)
+
+    def body(scope: Scope) -> Service[str]:
+        for number in (3, 1, 2):
+            yield from scope.spawn(child(number))
+        return "done"
+
+    assert run(fake, in_scope(body)) == "done"
+    assert ended == [1, 2, 3]
+
+
+@pytest.mark.parametrize("body_waits", [True, False])
+def test_in_scope_raises_a_child_failure_with_its_cause(fake: Reactor, body_waits: bool) -> None:
+    """Whether it finds the body waiting, or the body has ended and its other children are waited for."""
+    cleaned: list[str] = []
+
+    def unlucky() -> Service[None]:
+        yield Sleep(1)
+        raise Broken("child") from ValueError("deep")
+
+    def sibling() -> Service[None]:
+        try:
+            yield from forever()
+        finally:
+            yield Sleep(1)
+            cleaned.append("sibling")
+
+    def body(scope: Scope) -> Service[None]:
+        yield from scope.spawn(unlucky())
+        yield from scope.spawn(sibling())
+        if body_waits:
+            yield from forever()
+
+    with pytest.raises(Broken, match="child") as caught:
+        run(fake, in_scope(body))
+    assert isinstance(caught.value.__cause__, ValueError)
+    # Nothing of how the body was interrupted gets into the traceback.
+    assert caught.value.__context__ is None
+    assert cleaned == ["sibling"]
+    assert_clean(fake)
+
+
+def test_in_scope_when_the_body_fails(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
+    def body(scope: Scope) -> Service[None]:
+        yield from scope.spawn(fail_in_cleanup("child"), name="unlucky")
+        yield PASS
+        raise Broken("body")
+
+    with pytest.raises(Broken, match="body"):
+        run(fake, in_scope(body))
+    assert len(errors_logged(caplog)) == 1
+
+
+def test_in_scope_when_both_fail(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
+    """The body fails while it is cancelled for the child's sake: one is raised, the other logged."""
+
+    def body(scope: Scope) -> Service[None]:
+        yield from scope.spawn(fail_after(1), name="unlucky")
+        yield from fail_in_cleanup("body")
+
+    with pytest.raises(Broken, match="body"):
+        run(fake, in_scope(body))
+    texts = errors_logged(caplog)
+    assert len(texts) == 1
+    assert "unlucky" in texts[0]
+
+
+def test_in_scope_when_the_body_does_not_care(fake: Reactor) -> None:
+    """The failure is raised all the same, at the end."""
+
+    def body(scope: Scope) -> Service[int]:
+        yield from scope.spawn(fail_after(1))
+        try:
+            yield from forever()
+        except Cancelled:
+            yield Sleep(3)
+        return 5
+
+    with pytest.raises(Broken, match="child"):
+        run(fake, in_scope(body))
+    assert fake.now() == 4
+
+
+def test_in_scope_has_a_limit_on_its_time(fake: Reactor) -> None:
+    cleaned: list[str] = []
+
+    def child() -> Service[None]:
+        try:
+            yield from forever()
+        finally:
+            yield Sleep(1)
+            cleaned.append("child")
+
+    def body(scope: Scope) -> Service[None]:
+        yield from scope.spawn(child())
+        yield from forever()
+
+    with pytest.raises(TimedOut, match="5 s"):
+        run(fake, timeout_after(5, in_scope(body)))
+    assert cleaned == ["child"]
+    assert fake.now() == 6
+    assert_clean(fake)
+
+
+def test_nested_in_scope_names_the_right_one(fake: Reactor) -> None:
+    """A failure in the outer scope passes through the inner one, which does not take it for its own."""
+    seen: list[str] = []
+
+    def inner(scope: Scope) -> Service[None]:
+        yield from scope.spawn(forever())
+        try:
+            yield from forever()
+        finally:
+            seen.append("inner body cleaned")
+
+    def outer(scope: Scope) -> Service[None]:
+        yield from scope.spawn(fail_after(1, "outer child"))
+        try:
+            yield from in_scope(inner, name="inner")
+        finally:
+            seen.append("inner left")
+
+    with pytest.raises(Broken, match="outer child"):
+        run(fake, in_scope(outer, name="outer"))
+    assert seen == ["inner body cleaned", "inner left"]
+    assert_clean(fake)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_a_failure_comes_too_late_for_a_body_that_ends(fake: Reactor, count: int) -> None:
+    """Child and body end at about the same time: nothing of the scope's stays behind in the task."""
+
+    def child() -> Service[None]:
+        yield from passes(2)
+        raise Broken("child")
+
+    def body(scope: Scope) -> Service[None]:
+        yield from scope.spawn(child())
+        yield from passes(count)
+
+    def service() -> Service[str]:
+        for _ in range(3):
+            with pytest.raises(Broken, match="child"):
+                yield from in_scope(body)
+        yield from passes(3)
+        return "undisturbed"
+
+    assert run(fake, service()) == "undisturbed"
+
+
+def test_a_scope_owns_services_in_threads(fake: Reactor) -> None:
+    """A failure in here cancels the service over there, and is raised when that has cleaned up."""
+    cleaned = threading.Event()
+    started: SharedChannel[int] = SharedChannel(1)
+
+    def far_away() -> Service[None]:
+        try:
+            yield from started.send(1)
+            yield from forever()
+        finally:
+            yield from passes(3)
+            cleaned.set()
+
+    def body(scope: Scope) -> Service[int]:
+        park = ThreadPark()
+        quick = yield from scope.spawn(park.spawn(give(5)).as_service())
+        assert (yield from quick.join()) == 5
+        yield from scope.spawn(park.spawn(far_away()).as_service())
+        yield from started.receive()
+        raise Broken("here")
+
+    with pytest.raises(Broken, match="here"):
+        run(fake, in_scope(body))
+    assert cleaned.is_set()

@@ -187,6 +187,32 @@ def test_out_of_descriptors_backs_off_and_reports_once(
     assert len(errors_logged(caplog)) == 1
 
 
+def test_out_of_descriptors_again_and_again_is_reported_once_a_minute(
+    fake: Reactor, clock: FakeClock, listener: TcpListener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its limit: each connection that ends makes room for one more."""
+    plain, calls = listener._accept, [0]
+
+    def accept() -> Any:
+        calls[0] += 1
+        if calls[0] % 2:
+            raise OSError(errno.EMFILE, "as the test wants")
+        return plain()
+
+    listener._accept = accept
+
+    def service() -> Service[None]:
+        for _ in range(700):
+            near = yield from connect_tcp(*listener.address)
+            far = yield from listener.accept()
+            near.close()
+            far.close()
+
+    run(fake, service())
+    assert clock.now() == pytest.approx(70)
+    assert len(errors_logged(caplog)) == 2
+
+
 def test_out_of_descriptors_for_real() -> None:
     """In a process of its own, with a limit low enough: it goes on accepting once a descriptor is free."""
     program = """

@@ -1,111 +1,83 @@
-"""One service, two spawners, the same result; and what only the blocking one has to know: when to give up."""
+"""One service, any spawner, the same result; and what is particular to each spawner."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import socket
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
 from reactor import (
     PASS,
+    BadRequest,
     Blocker,
     Broken,
     Busy,
+    Cancelled,
     Channel,
-    CurrentTime,
+    ChannelEmpty,
+    Closed,
+    Coroutine,
     Deadlock,
     FakeClock,
     Handle,
+    ProxyHandle,
     Reactor,
+    ReactorError,
     ReadYield,
-    RunInThread,
-    Scope,
+    Restart,
+    RestartHandle,
     Service,
     ServiceCancelled,
+    SharedChannel,
     Signal,
     Sleep,
     SocketStream,
     Spawn,
-    TcpListener,
+    Spawner,
+    ThreadPark,
+    ThreadPool,
     TimedOut,
-    WriteYield,
-    connect_tcp,
-    timeout_after,
+    serve,
 )
-from tests.reactor.helpers import forever, give, passes
+from tests.reactor.helpers import errors_logged, forever, give, passes
+from tests.reactor.services import SERVICES, Counter, cancelling_itself
+
+T = TypeVar("T")
+
+PATIENCE_S = 20.0
 
 
-def over_sockets() -> Service[bytes]:
-    left, right = (SocketStream(sock) for sock in socket.socketpair())
+class Way:
+    """A spawner, and how to get on with what it has started."""
 
-    def sender() -> Service[None]:
-        yield from WriteYield(left).write_all(bytes(300_000))
-        left.close()
+    def __init__(self, spawner: Spawner, reactor: Reactor | None = None) -> None:
+        self.spawner = spawner
+        self.reactor = reactor
 
-    with left, right:
-        yield Spawn(sender())
-        got = bytearray()
-        while data := (yield from ReadYield(right).read()):
-            got += data
-    return bytes(got)
+    def spawn(self, service: Service[T]) -> Handle[T]:
+        return self.spawner.spawn(service, name="the service")
 
+    def go_on(self, handle: Handle[Any], until: threading.Event) -> None:
+        """Let the service run until it has set an event."""
+        if self.reactor is not None:
+            self.reactor.run(passes(5))
+        elif isinstance(handle, RestartHandle):
+            handle.unyield()
+        assert until.wait(PATIENCE_S)
 
-def over_tcp() -> Service[bytes]:
-    with TcpListener("127.0.0.1", 0) as listener:
-        near = yield from connect_tcp(*listener.address, timeout_s=5)
-        far = yield from listener.accept()
-        with near, far:
-            near.write(b"over tcp")
-            return (yield from ReadYield(far).read())
-
-
-def over_channel() -> Service[list[int]]:
-    channel: Channel[int] = Channel(2)
-    got: list[int] = []
-
-    def producer() -> Service[None]:
-        for number in range(7):
-            yield from channel.send(number)
-        channel.close()
-
-    scope = Scope("producer")
-    yield from scope.spawn(producer())
-    for _ in range(7):
-        got.append((yield from channel.receive()))
-    yield from scope.join()
-    return got
-
-
-def over_time() -> Service[list[float]]:
-    times = [(yield CurrentTime())]
-    yield Sleep(3)
-    times.append((yield CurrentTime()))
-    try:
-        yield from timeout_after(4, forever())
-    except TimedOut:
-        times.append((yield CurrentTime()))
-    return times
-
-
-def over_threads() -> Service[int]:
-    return (yield RunInThread(sum, range(5)))  # type: ignore[no-any-return]
-
-
-def failing() -> Service[None]:
-    yield PASS
-    raise Broken("on purpose")
-
-
-SERVICES: list[Callable[[], Service[Any]]] = [
-    over_sockets,
-    over_tcp,
-    over_channel,
-    over_time,
-    over_threads,
-    failing,
-]
+    def finish(self, handle: Handle[T]) -> T:
+        """Let the service come to its end, and give its result."""
+        if isinstance(handle, ProxyHandle):
+            handle.wait(PATIENCE_S)
+        elif self.reactor is not None:
+            self.reactor.run(ended(handle))
+        assert handle.is_finished
+        return handle.result()
 
 
 def ended(handle: Handle[Any]) -> Service[None]:
@@ -113,17 +85,283 @@ def ended(handle: Handle[Any]) -> Service[None]:
         yield Sleep(0.1)
 
 
-@pytest.mark.parametrize("make", SERVICES)
-def test_same_result_with_both(make: Callable[[], Service[Any]]) -> None:
-    blocked = Blocker(clock=FakeClock()).spawn(make(), name="blocked")
-    assert blocked.is_finished
-    with Reactor(clock=FakeClock()) as reactor:
-        handle = reactor.spawn(make())
-        reactor.run(ended(handle))
-        if blocked.error is None:
-            assert blocked.result() == handle.result()
-        else:
-            assert repr(blocked.error) == repr(handle.error)
+@contextlib.contextmanager
+def way_called(name: str) -> Iterator[Way]:
+    clock = FakeClock()
+    if name == "Blocker":
+        yield Way(Blocker(clock=clock))
+    elif name == "Coroutine":
+        with Reactor(clock=clock) as reactor:
+            yield Way(Coroutine(reactor), reactor)
+    elif name == "ThreadPark":
+        yield Way(ThreadPark(clock=clock))
+    elif name == "ThreadPool":
+        with ThreadPool(2, clock=clock) as pool:
+            yield Way(pool)
+    else:
+        with Restart(clock=clock) as restart:
+            yield Way(restart)
+
+
+LATER = ["Coroutine", "ThreadPark", "ThreadPool", "Restart"]
+
+
+@pytest.fixture(params=["Blocker", *LATER])
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    with way_called(request.param) as way:
+        yield way
+
+
+@pytest.fixture(params=LATER)
+def later(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """Those that do not end a service within `spawn`."""
+    with way_called(request.param) as way:
+        yield way
+
+
+@pytest.mark.parametrize("make", list(SERVICES), ids=lambda make: make.__name__)
+def test_same_result_with_all(way: Way, make: Callable[[], Service[Any]]) -> None:
+    handle = way.spawn(make())
+    result: Any
+    try:
+        result = way.finish(handle)
+    except ReactorError as error:
+        result = repr(error)
+    assert result == SERVICES[make]
+    if make is cancelling_itself:
+        assert isinstance(handle.error, Cancelled)
+        assert handle.error.args == ("enough",)
+    assert handle.is_finished
+    assert handle.name == "the service"
+    assert handle.cancel() is False
+    assert handle.unyield() is False
+
+
+def test_causes_are_kept(way: Way) -> None:
+    def service() -> Service[None]:
+        yield PASS
+        raise Broken("surface") from ValueError("deep")
+
+    with pytest.raises(Broken) as caught:
+        way.finish(way.spawn(service()))
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_state_is_taken_once_and_started_again(way: Way) -> None:
+    """Each spawner gives the state back, for any to go on with."""
+    commands: SharedChannel[int] = SharedChannel(10)
+    answers: SharedChannel[int] = SharedChannel(10)
+    counter = Counter()
+    for number in (1, 2, 3, 4):
+        commands.send_nowait(number)
+    handle = way.spawn(serve(counter, commands, answers, limit=2))
+    way.finish(handle)
+    taken = handle.take()
+    assert taken is counter
+    for ask in (handle.result, handle.take):
+        with pytest.raises(Closed, match="taken"):
+            ask()
+    commands.close()
+    assert way.finish(way.spawn(serve(taken, commands, answers))).total == 10
+    assert [answers.receive_nowait() for _ in range(4)] == [1, 3, 6, 10]
+
+
+def test_done_callbacks(way: Way) -> None:
+    ends: list[object] = []
+    called = threading.Event()
+
+    def tell(handle: Handle[int]) -> None:
+        ends.append(handle.result())
+        called.set()
+
+    handle = way.spawn(give(5))
+    handle.add_done_callback(tell)
+    way.finish(handle)
+    assert called.wait(PATIENCE_S)
+    handle.add_done_callback(tell)
+    assert ends == [5, 5]
+
+
+def test_what_is_no_service(way: Way) -> None:
+    with pytest.raises(BadRequest, match="call it first"):
+        way.spawn(forever)  # type: ignore[arg-type]
+
+
+def test_commands_one_by_one(later: Way) -> None:
+    """The loop of a command service: a command in, an answer out, again and again, then the end."""
+    commands: SharedChannel[int] = SharedChannel(1)
+    answers: SharedChannel[int] = SharedChannel(1)
+    handle = later.spawn(serve(Counter(), commands, answers))
+    total = 0
+    for number in range(5):
+        commands.send_blocking(number)
+        if later.reactor is not None:
+            later.reactor.run(passes(5))
+        handle.unyield()
+        total += number
+        assert answers.receive_blocking(PATIENCE_S) == total
+    commands.close()
+    assert later.finish(handle).total == total
+
+
+def test_cancelled_from_outside(later: Way) -> None:
+    started, cleaned = threading.Event(), threading.Event()
+
+    def service() -> Service[None]:
+        try:
+            started.set()
+            yield from forever()
+        finally:
+            yield Sleep(1)
+            yield from passes(2)
+            cleaned.set()
+
+    handle = later.spawn(service())
+    later.go_on(handle, started)
+    assert not handle.is_finished
+    with pytest.raises(Busy, match="has not ended"):
+        handle.result()
+    assert handle.cancel("enough")
+    assert not handle.cancel()
+    with pytest.raises(ServiceCancelled):
+        later.finish(handle)
+    assert cleaned.is_set()
+    assert isinstance(handle.error, Cancelled)
+    assert handle.error.args == ("enough",)
+
+
+def test_unyield_from_outside(later: Way) -> None:
+    """It ends a sleep of a million seconds, and does no harm at any other moment."""
+    started, gate = threading.Event(), SharedChannel[int](1)
+    woken = threading.Event()
+
+    def service() -> Service[str]:
+        yield from gate.receive()
+        started.set()
+        yield from forever_on(left)
+        woken.set()
+        return "woken"
+
+    left, right = (SocketStream(sock) for sock in socket.socketpair())
+    with left, right:
+        handle = later.spawn(service())
+        for _ in range(3):
+            handle.unyield()
+        assert not started.is_set()
+        gate.send_nowait(1)
+        later.go_on(handle, started)
+        for _ in range(10_000):
+            if woken.wait(0.001):
+                break
+            # The service may not have come to its wait yet; then there is nothing to wake.
+            handle.unyield()
+            if later.reactor is not None:
+                later.reactor.run(passes(3))
+        assert later.finish(handle) == "woken"
+    assert not handle.unyield()
+
+
+def forever_on(stream: SocketStream) -> Service[None]:
+    yield stream.readable
+
+
+def test_joined_from_another_reactor(fake: Reactor) -> None:
+    """The handles of threads are joined from anywhere: before and after the end, failed and cancelled."""
+    gate: SharedChannel[int] = SharedChannel(1)
+    park = ThreadPark()
+
+    def main() -> Service[list[Any]]:
+        seen: list[Any] = []
+        waiting = park.spawn(gate.receive())
+        stuck = park.spawn(forever())
+        joiner = yield Spawn(waiting.join())
+        other = yield Spawn(waiting.join())
+        yield PASS
+        other.cancel()
+        gate.send_nowait(7)
+        seen.append((yield from joiner.join()))
+        seen.append((yield from waiting.join()))
+        stuck.cancel()
+        for failing in (stuck, park.spawn(fail())):
+            for _ in range(2):
+                try:
+                    yield from failing.join()
+                except (ServiceCancelled, Broken) as error:
+                    seen.append(type(error).__name__)
+        return seen
+
+    assert fake.run(main()) == [7, 7, "ServiceCancelled", "ServiceCancelled", "Broken", "Broken"]
+
+
+def fail() -> Service[None]:
+    yield PASS
+    raise Broken("on purpose")
+
+
+@pytest.mark.parametrize("kind", [ThreadPark, ThreadPool, Restart])
+def test_a_failure_that_nobody_asked_for_is_logged(
+    kind: type[ThreadPark | ThreadPool | Restart], caplog: pytest.LogCaptureFixture
+) -> None:
+    spawner = kind()
+    handle: ProxyHandle[None] | None = spawner.spawn(fail(), name="unlucky")
+    assert handle is not None
+    # Not `wait`, which asks.
+    assert handle._ended.wait(PATIENCE_S)
+    del handle
+    gc.collect()
+    texts = errors_logged(caplog)
+    assert len(texts) == 1
+    assert "unlucky" in texts[0]
+    if not isinstance(spawner, ThreadPark):
+        spawner.close()
+
+
+# Weak handles.
+
+
+def test_weak_handles(way: Way) -> None:
+    handle: Handle[int] | None = way.spawn(give(5))
+    assert handle is not None
+    weak = handle.weak()
+    assert weak.upgrade() is handle
+    way.finish(handle)
+    assert weak.is_finished
+    assert weak.cancel() is False
+    assert "'the service'" in repr(weak)
+    del handle
+    gc.collect()
+    assert weak.upgrade() is None
+    assert weak.is_finished
+    assert weak.cancel() is False
+    assert weak.unyield() is False
+
+
+def test_a_service_without_a_handle_lives(later: Way) -> None:
+    """Dropping the handle ends nothing; the weak one still reaches the service."""
+    started, ended = threading.Event(), threading.Event()
+
+    def service() -> Service[None]:
+        try:
+            started.set()
+            yield from forever()
+        finally:
+            ended.set()
+
+    handle: Handle[None] | None = later.spawn(service())
+    assert handle is not None
+    later.go_on(handle, started)
+    weak = handle.weak()
+    del handle
+    gc.collect()
+    assert not weak.is_finished
+    assert weak.cancel()
+    weak.unyield()
+    if later.reactor is not None:
+        later.reactor.run(passes(3))
+    assert ended.wait(PATIENCE_S)
+
+
+# The blocking one has to know when to give up.
 
 
 @pytest.mark.parametrize("wait", [Signal(), Channel[int](1)])
@@ -147,6 +385,19 @@ def test_deadlock_is_thrown_where_the_service_waits(wait: Signal | Channel[int])
         handle.result()
 
 
+def test_what_another_thread_may_end_is_no_deadlock() -> None:
+    channel: SharedChannel[int] = SharedChannel(1)
+    waiting = ThreadPark().spawn(send_when_awaited(channel))
+    assert Blocker().spawn(channel.receive()).result() == 1
+    assert Blocker().spawn(waiting.join()).result() is None
+
+
+def send_when_awaited(channel: SharedChannel[int]) -> Service[None]:
+    while not channel._receivers:
+        yield PASS
+    yield from channel.send(1)
+
+
 def test_two_that_wait_for_each_other() -> None:
     def service() -> Service[None]:
         child = yield Spawn(forever())
@@ -155,7 +406,8 @@ def test_two_that_wait_for_each_other() -> None:
     assert isinstance(Blocker().spawn(service()).error, Deadlock)
 
 
-def test_children_left_behind_are_cancelled() -> None:
+@pytest.mark.parametrize("spawner", [Blocker(), ThreadPark()], ids=["Blocker", "ThreadPark"])
+def test_children_left_behind_are_cancelled(spawner: Blocker | ThreadPark) -> None:
     seen: list[str] = []
 
     def child() -> Service[None]:
@@ -169,7 +421,10 @@ def test_children_left_behind_are_cancelled() -> None:
         yield PASS
         return "done"
 
-    assert Blocker().spawn(service()).result() == "done"
+    handle = spawner.spawn(service())
+    if isinstance(handle, ProxyHandle):
+        handle.wait(PATIENCE_S)
+    assert handle.result() == "done"
     assert seen == ["cleaned"]
 
 
@@ -210,11 +465,243 @@ def test_blockers_nest() -> None:
     assert Blocker().spawn(outer()).result() == 6
 
 
-def test_cancelled_in_a_blocker() -> None:
-    def service() -> Service[None]:
-        child = yield Spawn(forever())
-        child.cancel()
-        yield from child.join()
+# Restart.
 
-    with pytest.raises(ServiceCancelled):
-        Blocker().spawn(service()).result()
+
+def test_restart_goes_on_only_when_told() -> None:
+    commands: Channel[int] = Channel(3)
+    answers: Channel[int] = Channel(3)
+    with Restart() as restart:
+        handle = restart.spawn(serve(Counter(), commands, answers))
+        commands.send_nowait(5)
+        with pytest.raises(ChannelEmpty):
+            answers.receive_nowait()
+        assert handle.unyield()
+        assert answers.receive_nowait() == 5
+        assert handle.unyield()
+        commands.send_nowait(6)
+        commands.close()
+        assert handle.wait().total == 11
+        assert answers.receive_nowait() == 11
+        assert not handle.unyield()
+
+
+def test_restart_leaves_the_clock_alone() -> None:
+    clock = FakeClock()
+
+    def service() -> Service[str]:
+        yield from passes(3)
+        waited = SharedChannel[int](1)
+        child = yield Spawn(sleep_then(2, waited))
+        yield from waited.receive()
+        yield from child.join()
+        return "slept"
+
+    with Restart(clock=clock) as restart:
+        handle = restart.spawn(service())
+        handle.unyield()
+        assert clock.now() == 0
+        assert not handle.is_finished
+        clock.advance(2)
+        handle.unyield()
+        assert handle.result() == "slept"
+
+
+def sleep_then(seconds: float, channel: SharedChannel[int]) -> Service[None]:
+    yield Sleep(seconds)
+    yield from channel.send(1)
+
+
+def test_restart_waits_no_longer_than_asked() -> None:
+    with Restart(clock=FakeClock()) as restart:
+        handle = restart.spawn(forever(), name="slow")
+        with pytest.raises(TimedOut, match="within 3 s"):
+            handle.wait(3)
+        assert not handle.is_finished
+        failing = restart.spawn(time_out_itself())
+        with pytest.raises(TimedOut, match="own"):
+            failing.wait(3)
+        with pytest.raises(Deadlock):
+            handle.wait()
+
+
+def time_out_itself() -> Service[None]:
+    yield Sleep(1)
+    raise TimedOut("its own")
+
+
+def test_restart_from_within() -> None:
+    """Called by the very service, or by another of the same spawner, `unyield` does nothing."""
+    seen: list[bool] = []
+    handles: list[Handle[None]] = []
+
+    def prod() -> Service[None]:
+        yield PASS
+        seen.append(handles[0].unyield())
+
+    with Restart() as restart:
+        handles.append(restart.spawn(forever()))
+        handle = restart.spawn(prod())
+        assert seen == [False]
+        assert handle.result() is None
+        with pytest.raises(Busy):
+            restart.spawn(spawn_with(restart)).result()
+    assert handles[0].is_finished
+    with pytest.raises(Closed):
+        restart.spawn(give(1))
+    assert not handles[0].unyield()
+
+
+def spawn_with(restart: Restart) -> Service[None]:
+    yield PASS
+    restart.spawn(give(1))
+
+
+# Threads.
+
+
+def test_thread_park_is_bounded() -> None:
+    park = ThreadPark(max_threads=2)
+    handles = [park.spawn(forever()) for _ in range(2)]
+    with pytest.raises(Busy, match="2 services"):
+        park.spawn(forever())
+    for handle in handles:
+        handle.cancel()
+        with pytest.raises(ServiceCancelled):
+            handle.wait(PATIENCE_S)
+    assert park.spawn(give(1)).wait(PATIENCE_S) == 1
+
+
+def test_thread_park_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    park = ThreadPark(max_threads=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Broken, match="can't start"):
+            park.spawn(give(1))
+    assert park.spawn(give(1)).wait(PATIENCE_S) == 1
+
+
+def test_each_in_its_thread() -> None:
+    def thread_id() -> Service[int]:
+        yield PASS
+        return threading.get_ident()
+
+    park = ThreadPark()
+    ids = {park.spawn(thread_id()).wait(PATIENCE_S), threading.get_ident()}
+    assert len(ids) == 2
+    with ThreadPool(2) as pool:
+        handles = [pool.spawn(thread_id()) for _ in range(10)]
+        ids = {handle.wait(PATIENCE_S) for handle in handles}
+        assert 1 <= len(ids) <= 2
+        assert threading.get_ident() not in ids
+
+
+def test_a_pool_may_hold_more_services_than_threads() -> None:
+    """They wait for each other in a ring, which would be stuck if a waiting service kept its thread."""
+    count = 20
+    ring = [SharedChannel[int](1) for _ in range(count)]
+
+    def link(number: int) -> Service[int]:
+        got = yield from ring[number].receive()
+        yield from ring[(number + 1) % count].send(got + 1)
+        return got
+
+    with ThreadPool(2) as pool:
+        handles = [pool.spawn(link(number)) for number in range(count)]
+        ring[0].send_nowait(0)
+        assert [handle.wait(PATIENCE_S) for handle in handles] == list(range(count))
+        assert len(pool._members) == 2
+
+
+def test_a_closed_pool() -> None:
+    with ThreadPool(1) as pool:
+        handle = pool.spawn(forever())
+    assert isinstance(handle.error, Cancelled)
+    with pytest.raises(Closed):
+        pool.spawn(forever())
+    pool.close()
+    with pytest.raises(ValueError, match="at least 1"):
+        ThreadPool(0)
+
+
+def test_a_pool_goes_on_without_a_thread_that_was_ended() -> None:
+    def leave() -> Service[None]:
+        yield PASS
+        raise SystemExit(3)
+
+    with ThreadPool(1) as pool:
+        bystander = pool.spawn(forever())
+        gone = pool.spawn(leave())
+        with pytest.raises(SystemExit):
+            gone.wait(PATIENCE_S)
+        with pytest.raises(ServiceCancelled):
+            bystander.wait(PATIENCE_S)
+        pool._members[0].thread._thread.join(PATIENCE_S)
+        assert pool.spawn(give(1)).wait(PATIENCE_S) == 1
+
+
+def test_a_thread_does_not_wait_for_itself() -> None:
+    handles: SharedChannel[ProxyHandle[None]] = SharedChannel(1)
+
+    def service() -> Service[None]:
+        own = yield from handles.receive()
+        own.wait()
+
+    handle = ThreadPark().spawn(service())
+    handles.send_nowait(handle)
+    with pytest.raises(Busy, match="very thread"):
+        handle.wait(PATIENCE_S)
+    with pytest.raises(TimedOut):
+        ThreadPark().spawn(forever()).wait(0)
+
+
+def test_a_pool_spreads_its_services() -> None:
+    """A new service goes where the fewest live, and the ended ones do not count."""
+    with ThreadPool(2) as pool:
+        for _ in range(3):
+            pool.spawn(give(1)).wait(PATIENCE_S)
+        # One that has nothing to do is as good as a new one.
+        assert len(pool._members) == 1
+        handles = [pool.spawn(forever()) for _ in range(4)]
+        assert [member.living for member in pool._members] == [2, 2]
+        gone = threading.Event()
+        handles[1].add_done_callback(lambda _: gone.set())
+        handles[1].cancel()
+        assert gone.wait(PATIENCE_S)
+        assert [member.living for member in pool._members] == [2, 1]
+        pool.spawn(forever())
+        assert [member.living for member in pool._members] == [2, 2]
+
+
+def test_cancelled_before_its_thread_comes_to_it() -> None:
+    """It runs to its first yield, as any service that is cancelled early."""
+    hold, held = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def holding() -> Service[None]:
+        held.set()
+        hold.wait(PATIENCE_S)
+        yield PASS
+
+    def early() -> Service[None]:
+        seen.append("started")
+        try:
+            yield from forever()
+        finally:
+            seen.append("cleaned")
+
+    with ThreadPool(1) as pool:
+        pool.spawn(holding())
+        assert held.wait(PATIENCE_S)
+        handle = pool.spawn(early())
+        assert not handle.unyield()
+        assert handle.cancel("early")
+        hold.set()
+        with pytest.raises(ServiceCancelled):
+            handle.wait(PATIENCE_S)
+    assert isinstance(handle.error, Cancelled)
+    assert handle.error.args == ("early",)
+    assert seen == ["started", "cleaned"]

@@ -15,6 +15,7 @@ from reactor import (
     Signal,
     Sleep,
     TimedOut,
+    move_on_after,
     timeout_after,
 )
 from tests.reactor.helpers import assert_clean, forever, give, run
@@ -192,3 +193,42 @@ def test_fake_clock_goes_forward_only() -> None:
     assert clock.now() == 6
     with pytest.raises(ValueError, match="forward"):
         clock.advance(-1)
+
+
+def test_move_on_after_gives_up_without_an_error(fake: Reactor) -> None:
+    cleaned: list[float] = []
+
+    def slow() -> Service[int]:
+        try:
+            yield from forever()
+        finally:
+            yield Sleep(1)
+            cleaned.append((yield CurrentTime()))
+        return 1
+
+    def service() -> Service[list[int | None]]:
+        return [
+            (yield from move_on_after(5, slow())),
+            (yield from move_on_after(5, give(2))),
+        ]
+
+    assert run(fake, service()) == [None, 2]
+    assert cleaned == [6.0]
+    assert_clean(fake)
+
+
+def test_move_on_after_lets_the_errors_of_others_pass(fake: Reactor) -> None:
+    def late() -> Service[None]:
+        yield Sleep(1)
+        raise TimedOut("its own")
+
+    def service() -> Service[None]:
+        with pytest.raises(TimedOut, match="its own"):
+            yield from move_on_after(5, late())
+        with pytest.raises(TimedOut, match="2 s"):
+            yield from timeout_after(2, move_on_after(5, forever()))
+        # The inner time is over first: the outer one hears nothing of it.
+        assert (yield from timeout_after(5, move_on_after(2, forever()))) is None  # type: ignore[func-returns-value]
+
+    run(fake, service())
+    assert_clean(fake)

@@ -1,0 +1,513 @@
+"""Beside asyncio: the same tests with the reactor inside the asyncio loop, and in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from reactor import (
+    PASS,
+    BadRequest,
+    Broken,
+    Closed,
+    EpollPoller,
+    FakeClock,
+    Reactor,
+    ReactorThread,
+    ReadYield,
+    SelectorPoller,
+    Service,
+    ServiceCancelled,
+    Signal,
+    Sleep,
+    SocketStream,
+    Spawn,
+    TcpListener,
+    TimedOut,
+    WriteYield,
+    timeout_after,
+)
+from reactor.aio import AsyncioBridge, EmbeddedReactor
+from reactor.poller import HAS_EPOLL
+from tests.reactor.conftest import POLLERS
+from tests.reactor.helpers import forever, give, passes
+from tests.support.leaks import no_leaks
+
+LIMIT_S = 10
+Open = Callable[[], AbstractAsyncContextManager[AsyncioBridge]]
+
+
+@asynccontextmanager
+async def embedded(poller: Any = SelectorPoller) -> AsyncIterator[AsyncioBridge]:
+    with Reactor(poller=poller()) as reactor:
+        async with EmbeddedReactor(reactor) as bridge:
+            yield bridge
+
+
+@asynccontextmanager
+async def in_thread() -> AsyncIterator[AsyncioBridge]:
+    with ReactorThread() as thread:
+        async with AsyncioBridge(thread.reactor) as bridge:
+            yield bridge
+
+
+KINDS: dict[str, Open] = {"embedded": embedded, "thread": in_thread}
+if HAS_EPOLL:
+    KINDS["embedded-epoll"] = lambda: embedded(EpollPoller)
+
+
+@pytest.fixture(params=list(KINDS))
+def open_bridge(request: pytest.FixtureRequest) -> Open:
+    return KINDS[request.param]
+
+
+def play(open_bridge: Open, scene: Callable[[AsyncioBridge], Awaitable[None]]) -> None:
+    """Run a scene with a bridge; nothing is left afterwards, and a scene that hangs fails."""
+
+    async def main() -> None:
+        async with asyncio.timeout(LIMIT_S), open_bridge() as bridge:
+            await scene(bridge)
+
+    with no_leaks():
+        asyncio.run(main())
+
+
+def fail() -> Service[None]:
+    yield PASS
+    raise Broken("on purpose")
+
+
+def test_awaiting_a_service(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        assert await bridge.run(give(5)) == 5
+        with pytest.raises(Broken, match="on purpose"):
+            await bridge.run(fail())
+        assert await asyncio.gather(*(bridge.run(give(n)) for n in range(50))) == list(range(50))
+
+    play(open_bridge, scene)
+
+
+async def coroutine(value: int) -> int:
+    await asyncio.sleep(0)
+    if value < 0:
+        raise ValueError("negative")
+    return value
+
+
+def test_waiting_for_an_awaitable(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def service() -> Service[int]:
+            assert (yield from bridge.wait(coroutine(3))) == 3
+            with pytest.raises(ValueError, match="negative"):
+                yield from bridge.wait(coroutine(-1))
+            with pytest.raises(BadRequest, match="int"):
+                yield from bridge.wait(5)  # type: ignore[arg-type]
+            return (yield from bridge.wait(future))
+
+        running = asyncio.ensure_future(bridge.run(service()))
+        await asyncio.sleep(0)
+        future.set_result(7)
+        assert await running == 7
+
+    play(open_bridge, scene)
+
+
+def test_there_and_back_again(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        async def down(depth: int) -> int:
+            return await bridge.run(up(depth)) if depth else 0
+
+        def up(depth: int) -> Service[int]:
+            return 1 + (yield from bridge.wait(down(depth - 1)))
+
+        assert await down(20) == 20
+
+    play(open_bridge, scene)
+
+
+def test_cancelling_the_coroutine_cancels_the_service_and_waits_for_its_cleanup(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        seen: list[str] = []
+        loop, started = asyncio.get_running_loop(), asyncio.Event()
+
+        def service() -> Service[None]:
+            try:
+                loop.call_soon_threadsafe(started.set)
+                yield from forever()
+            finally:
+                yield Sleep(0.01)
+                yield from bridge.wait(coroutine(1))
+                seen.append("cleaned up")
+
+        task = asyncio.ensure_future(bridge.run(service()))
+        await started.wait()
+        task.cancel("no longer wanted")
+        with pytest.raises(asyncio.CancelledError, match="no longer wanted"):
+            await task
+        assert seen == ["cleaned up"]
+        assert task.cancelled()
+
+    play(open_bridge, scene)
+
+
+def test_a_service_that_fails_in_its_cleanup_or_returns_after_all(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        def failing() -> Service[None]:
+            try:
+                yield from forever()
+            finally:
+                raise Broken("in the cleanup")
+
+        def stubborn() -> Service[str]:
+            with contextlib.suppress(BaseException):
+                yield from forever()
+            return "after all"
+
+        with pytest.raises(Broken, match="in the cleanup"):
+            async with asyncio.timeout(0.01):
+                await bridge.run(failing())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await bridge.run(stubborn())
+
+    play(open_bridge, scene)
+
+
+def test_cancelling_before_the_start(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        task = asyncio.ensure_future(bridge.run(forever()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        never = asyncio.ensure_future(bridge.run(service := forever()))
+        never.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await never
+        service.close()
+
+    play(open_bridge, scene)
+
+
+def test_cancelling_the_service_cancels_the_awaitable_and_waits_for_its_cleanup(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        seen: list[str] = []
+
+        async def slow() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                seen.append("cleaned up")
+
+        def service() -> Service[str]:
+            try:
+                yield from timeout_after(0.01, bridge.wait(slow()))
+            except TimedOut:
+                assert seen == ["cleaned up"]
+                return "timed out"
+            return "ended"
+
+        assert await bridge.run(service()) == "timed out"
+
+    play(open_bridge, scene)
+
+
+def test_each_side_keeps_its_own_cancellation(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        async def cancels_itself() -> None:
+            raise asyncio.CancelledError
+
+        def waits() -> Service[str]:
+            with pytest.raises(ServiceCancelled):
+                yield from bridge.wait(cancels_itself())
+            return "goes on"
+
+        def cancelled_within() -> Service[None]:
+            child = yield Spawn(forever())
+            child.cancel()
+            yield from child.join()
+
+        assert await bridge.run(waits()) == "goes on"
+        with pytest.raises(ServiceCancelled):
+            await bridge.run(cancelled_within())
+
+    play(open_bridge, scene)
+
+
+def test_leaving_cancels_what_was_started(open_bridge: Open) -> None:
+    async def main() -> None:
+        seen: list[str] = []
+        started = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def service() -> Service[None]:
+            try:
+                loop.call_soon_threadsafe(started.set)
+                yield from forever()
+            finally:
+                yield PASS
+                seen.append("cleaned up")
+
+        async with open_bridge() as bridge:
+            task = asyncio.ensure_future(bridge.run(service()))
+            await started.wait()
+        assert seen == ["cleaned up"]
+        with pytest.raises(ServiceCancelled):
+            await task
+
+    with no_leaks():
+        asyncio.run(main())
+
+
+def echo(listener: TcpListener) -> Service[None]:
+    stream = yield from listener.accept()
+    reader, writer = ReadYield(stream), WriteYield(stream)
+    with stream:
+        while data := (yield from reader.read()):
+            yield from writer.write_all(data)
+
+
+def test_sockets_of_both(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        data = bytes(range(256)) * 2_000
+        with TcpListener("127.0.0.1", 0) as listener:
+            server = asyncio.ensure_future(bridge.run(echo(listener)))
+            reader, writer = await asyncio.open_connection(*listener.address)
+            writer.write(data)
+            assert await reader.readexactly(len(data)) == data
+            writer.close()
+            await writer.wait_closed()
+            await server
+
+    play(open_bridge, scene)
+
+
+def test_a_wake_from_a_coroutine_goes_by_post(open_bridge: Open) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        signal = Signal()
+
+        def service() -> Service[str]:
+            yield signal
+            return "woken"
+
+        task = asyncio.ensure_future(bridge.run(service()))
+        while signal.waiter is None:
+            await asyncio.sleep(0)
+        bridge.reactor.post(signal.set)
+        assert await task == "woken"
+
+    play(open_bridge, scene)
+
+
+def test_a_closed_bridge_and_a_closed_reactor_refuse(open_bridge: Open) -> None:
+    async def main() -> None:
+        async with open_bridge() as bridge:
+            pass
+        with pytest.raises(Closed, match="bridge"):
+            await bridge.run(forever())
+        async with AsyncioBridge(bridge.reactor) as again:
+            with pytest.raises(Closed, match="reactor"):
+                await again.run(forever())
+
+    asyncio.run(main())
+
+
+def test_a_bridge_that_is_not_open_refuses() -> None:
+    async def main() -> None:
+        with Reactor() as reactor, pytest.raises(BadRequest, match="async with"):
+            await AsyncioBridge(reactor).run(forever())
+
+    asyncio.run(main())
+    with Reactor() as reactor, pytest.raises(BadRequest, match="async with"):
+        reactor.run(AsyncioBridge(reactor).wait(coroutine(1)))
+
+
+def test_waiting_when_asyncio_is_over() -> None:
+    async def main() -> AsyncioBridge:
+        async with AsyncioBridge(reactor) as bridge:
+            return bridge
+
+    with Reactor() as reactor:
+        bridge = asyncio.run(main())
+        with pytest.raises(Closed, match="asyncio"):
+            reactor.run(bridge.wait(coroutine(1)))
+
+
+# Inside the asyncio loop only.
+
+
+def test_embedded_timers_of_both_and_a_busy_service_let_each_other_run() -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        done = [False]
+
+        def busy() -> Service[int]:
+            turns = 0
+            while not done[0]:
+                turns += 1
+                yield PASS
+            return turns
+
+        task = asyncio.ensure_future(bridge.run(busy()))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.005)
+        await bridge.run(timeout_after(1, sleep(0.005)))
+        done[0] = True
+        assert await task > 50
+
+    play(embedded, scene)
+
+
+def sleep(seconds: float) -> Service[None]:
+    yield Sleep(seconds)
+
+
+def test_embedded_an_idle_reactor_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [0]
+    plain = Reactor.turn
+
+    def counted(reactor: Reactor) -> float | None:
+        turns[0] += 1
+        return plain(reactor)
+
+    monkeypatch.setattr(Reactor, "turn", counted)
+
+    async def scene(bridge: AsyncioBridge) -> None:
+        await bridge.run(give(1))
+        task = asyncio.ensure_future(bridge.run(forever()))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        before = turns[0]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert turns[0] == before
+        task.cancel()
+
+    play(embedded, scene)
+
+
+def test_embedded_spawn_starts_at_once_and_nobody_else_may_run_it() -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        assert isinstance(bridge, EmbeddedReactor)
+        done = asyncio.Event()
+
+        def service() -> Service[None]:
+            yield PASS
+            with pytest.raises(Exception, match="runs already"):
+                bridge.reactor.turn()
+            bridge.reactor.stop()
+            yield PASS
+            done.set()
+
+        handle = bridge.spawn(service())
+        await done.wait()
+        await bridge.run(passes(2))
+        assert handle.is_finished
+
+    play(embedded, scene)
+
+
+def test_embedded_over_a_poller_without_descriptor() -> None:
+    async def main() -> None:
+        for name in ("PollSelector", "SelectSelector"):
+            if name in POLLERS:
+                with Reactor(poller=POLLERS[name]()) as reactor, pytest.raises(BadRequest, match=name):
+                    await EmbeddedReactor(reactor).__aenter__()
+
+    asyncio.run(main())
+
+
+def test_embedded_poller_that_fails_reaches_who_awaits() -> None:
+    class Failing(SelectorPoller):
+        fails = False
+
+        def poll(self, timeout_s: float | None, ready: Any) -> None:
+            if self.fails:
+                raise OSError(5, "as the test wants")
+            super().poll(timeout_s, ready)
+
+    async def main() -> None:
+        poller = Failing()
+        with Reactor(poller=poller) as reactor:
+            async with EmbeddedReactor(reactor) as bridge:
+                task = asyncio.ensure_future(bridge.run(forever()))
+                await bridge.run(give(1))
+                poller.fails = True
+                reactor.post(lambda: None)
+                with pytest.raises(Broken) as caught:
+                    await task
+                assert isinstance(caught.value.__cause__, OSError)
+                poller.fails = False
+                with pytest.raises(Closed) as refused:
+                    await bridge.run(give(1))
+                assert refused.value.__cause__ is caught.value.__cause__
+
+    asyncio.run(main())
+
+
+def test_embedded_wish_to_exit_leaves_asyncio() -> None:
+    def service() -> Service[None]:
+        yield PASS
+        raise SystemExit(3)
+
+    async def main() -> None:
+        with Reactor() as reactor:
+            async with EmbeddedReactor(reactor) as bridge:
+                bridge.spawn(service())
+                await asyncio.Event().wait()
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+
+
+def test_embedded_on_a_fake_clock() -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        with Reactor(clock=clock) as reactor:
+            async with EmbeddedReactor(reactor) as bridge:
+                await bridge.run(sleep(3_600))
+        assert clock.now() == 3_600
+
+    asyncio.run(main())
+
+
+def test_embedded_stream_that_waits_is_woken_by_its_peer() -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        near, far = socket.socketpair()
+        with SocketStream(near) as stream, far:
+            task = asyncio.ensure_future(bridge.run(ReadYield(stream).read()))
+            while stream.readable.descriptor.reader is None:
+                await asyncio.sleep(0)
+            far.send(b"news")
+            assert await task == b"news"
+
+    play(embedded, scene)
+
+
+def test_embedded_in_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is no part of the test environment")
+
+    async def main() -> None:
+        data = bytes(range(256)) * 2_000
+        with TcpListener("127.0.0.1", 0) as listener, Reactor() as reactor:
+            async with asyncio.timeout(LIMIT_S), EmbeddedReactor(reactor) as bridge:
+                server = asyncio.ensure_future(bridge.run(echo(listener)))
+                reader, writer = await asyncio.open_connection(*listener.address)
+                writer.write(data)
+                assert await reader.readexactly(len(data)) == data
+                writer.close()
+                await writer.wait_closed()
+                await server
+                await bridge.run(sleep(0.001))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

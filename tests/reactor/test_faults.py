@@ -1,0 +1,285 @@
+"""When things break below or beside the loop: descriptors, pollers, signals, forks, nonsense."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reactor import (
+    BadRequest,
+    Closed,
+    Descriptor,
+    FakeClock,
+    Handle,
+    Poller,
+    Reactor,
+    ReadYield,
+    Service,
+    Sleep,
+    SocketStream,
+    Spawn,
+    timeout_after,
+)
+from tests.reactor.conftest import POLLERS
+from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
+from tests.support.leaks import no_leaks
+
+ROOT = Path(__file__).resolve().parents[2]
+Pair = tuple[SocketStream, SocketStream]
+
+
+def wait_readable(descriptor: Descriptor) -> Service[str]:
+    """Wait once, as somebody who holds a bare descriptor does."""
+    yield descriptor.readable
+    return "try"
+
+
+def pair_at(number: int) -> tuple[socket.socket, socket.socket]:
+    """A new pair, of which the first has this number, which is free."""
+    near, far = socket.socketpair()
+    if far.fileno() == number:
+        near, far = far, near
+    if near.fileno() != number:
+        moved = socket.socket(fileno=os.dup2(near.fileno(), number))
+        near.close()
+        near = moved
+    return near, far
+
+
+def parked(reactor: Reactor, descriptor: Descriptor) -> Handle[str]:
+    handle = reactor.spawn(wait_readable(descriptor), name="waiting")
+    reactor.run(passes(3))
+    return handle
+
+
+@pytest.mark.parametrize("kind", list(POLLERS))
+def test_closed_without_notice_under_a_waiter(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody else is disturbed. The waiter is woken or told: at once where the system says something.
+
+    epoll forgets such a descriptor without a word; there it is told when the number is used again.
+    """
+    near, far = socket.socketpair()
+    with far, Reactor(poller=POLLERS[kind](), clock=FakeClock()) as reactor:
+        descriptor = Descriptor(near)
+        waiting = parked(reactor, descriptor)
+        number = near.fileno()
+        near.close()
+        reactor.run(passes(3))
+        assert waiting.is_finished == (kind in ("PollSelector", "SelectSelector"))
+        left, right = (SocketStream(sock) for sock in pair_at(number))
+        with left, right:
+            reading = reactor.spawn(ReadYield(left).read())
+            reactor.run(passes(3))
+            right.write(b"not disturbed")
+            assert run(reactor, timeout_after(5, reading.join())) == b"not disturbed"
+        if kind == "PollSelector":
+            assert waiting.result() == "try"
+        else:
+            assert isinstance(waiting.error, Closed)
+        told = sum("without close_notify" in text for text in errors_logged(caplog))
+        assert told == (kind == "SelectSelector")
+        descriptor.close_notify()
+
+
+@pytest.mark.parametrize("kind", list(POLLERS))
+def test_closed_without_notice_while_a_copy_lives(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The system goes on telling of the copy under the old number. The loop must not spin on it."""
+    near, far = socket.socketpair()
+    with far, Reactor(poller=POLLERS[kind](), clock=FakeClock()) as reactor:
+        descriptor = Descriptor(near)
+        waiting = parked(reactor, descriptor)
+        with near.dup():
+            near.close()
+            far.send(b"news for nobody")
+            reactor.run(passes(3))
+            errors_logged(caplog)
+            assert waiting.is_finished
+            calls = [0]
+            plain = reactor.poller.poll
+
+            def counted(timeout_s: float | None, ready: Any) -> None:
+                calls[0] += 1
+                plain(timeout_s, ready)
+
+            # What is told for ever would make a poll return at once: then time does not pass.
+            reactor.poller.poll = counted  # type: ignore[method-assign]
+            run(reactor, sleep(5))
+            assert calls[0] <= 10
+            errors_logged(caplog)
+        assert not reactor.poller.has_waiters()
+
+
+def sleep(seconds: float) -> Service[None]:
+    yield Sleep(seconds)
+
+
+def test_a_poller_that_fails_reaches_run_and_the_services_live(fake: Reactor, pair: Pair) -> None:
+    left, right = pair
+    plain, error = fake.poller.poll, OSError(5, "as the test wants")
+    reading = fake.spawn(ReadYield(left).read())
+    fake.run(passes(2))
+
+    def fail(timeout_s: float | None, ready: Any) -> None:
+        raise error
+
+    fake.poller.poll = fail  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(OSError, match="as the test wants"):
+            fake.run()
+    fake.poller.poll = plain  # type: ignore[method-assign]
+    right.write(b"alive")
+    assert run(fake, reading.join()) == b"alive"
+    assert_clean(fake, left)
+
+
+def test_posts_after_a_failed_poll_still_arrive(poller: Poller) -> None:
+    """The loop must not be left thinking that it sleeps, nor that it is awake."""
+    plain = poller.poll
+
+    def fail(timeout_s: float | None, ready: Any) -> None:
+        raise OSError(5, "as the test wants")
+
+    with Reactor(poller=poller) as reactor:
+        poller.poll = fail  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="as the test wants"):
+            reactor.run()
+        poller.poll = plain  # type: ignore[method-assign]
+        reactor.stop()
+        reactor.run()
+
+
+def test_a_closed_poller_is_an_error_not_a_spin() -> None:
+    with Reactor() as reactor:
+        reactor.poller.close()
+        with pytest.raises((ValueError, OSError, RuntimeError)):
+            reactor.run()
+
+
+def test_nonsense_for_ever_does_not_starve_others(fake: Reactor) -> None:
+    def nonsense() -> Service[None]:
+        while True:
+            try:
+                yield None  # type: ignore[misc]
+            except BadRequest:
+                continue
+
+    handle = fake.spawn(nonsense())
+    assert run(fake, give(5)) == 5
+    assert not handle.is_finished
+
+
+def test_what_a_generator_object_raises_when_resumed_is_its_error(fake: Reactor) -> None:
+    def started() -> Service[None]:
+        yield Sleep(1)
+
+    twice = started()
+    first = fake.spawn(twice)
+    second = fake.spawn(twice)
+    fake.run(passes(3))
+    # The answer that it got was the other's; it ends, and nobody else is the worse for it.
+    assert first.is_finished or second.is_finished
+    assert run(fake, give(5)) == 5
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer that sends signals")
+def test_signals_do_not_shorten_or_break_a_wait(poller: Poller) -> None:
+    """PEP 475: an interrupted system call goes on with what is left of its time."""
+    came = [0]
+
+    def note(*_: Any) -> None:
+        came[0] += 1
+
+    def service() -> Service[float]:
+        start_s = time.monotonic()
+        while came[0] < 5:
+            yield Sleep(0.02)
+        yield Sleep(0.02)
+        return time.monotonic() - start_s
+
+    before = signal.signal(signal.SIGALRM, note)
+    try:
+        with Reactor(poller=poller) as reactor:
+            signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+            assert reactor.run(service()) >= 0.02
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["EpollPoller", "SelectorPoller"])
+def test_a_forked_child_cannot_disturb_its_parent(kind: str) -> None:
+    """The child closes the streams, the reactor and all; the parent's streams go on."""
+    program = f"""
+        import os, socket
+        from reactor import *
+
+        def answer(stream):
+            return (yield from ReadYield(stream).read())
+
+        left, right = (SocketStream(sock) for sock in socket.socketpair())
+        reactor = Reactor(poller={kind}())
+        reading = reactor.spawn(answer(left))
+        def settle():
+            yield PASS
+            yield PASS
+        reactor.run(settle())
+        child = os.fork()
+        if child == 0:
+            try:
+                reactor.run()
+            except BadRequest as error:
+                assert "fork" in str(error)
+                left.close()
+                reactor.close()
+                with Reactor() as own:
+                    own.run(settle())
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        right.write(b"not disturbed")
+        print(reactor.run(reading.join()).decode())
+        reactor.submit(settle())
+        reactor.run(settle())
+        left.close()
+        right.close()
+        reactor.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("not disturbed\n", "")
+
+
+@pytest.mark.parametrize("kind", list(POLLERS))
+def test_a_reactor_leaves_nothing_behind(kind: str) -> None:
+    def service(stream: SocketStream) -> Service[None]:
+        yield Spawn(ReadYield(stream).read())
+        yield Spawn(sleep(100))
+        yield Spawn(forever())
+        yield from passes(3)
+
+    with no_leaks():
+        reactor = Reactor(poller=POLLERS[kind](), clock=FakeClock())
+        left, right = (SocketStream(sock) for sock in socket.socketpair())
+        with left, right, no_leaks(reactor):
+            for _ in range(3):
+                reactor.run(service(left))
+                for task in list(reactor._tasks):
+                    task.cancel()
+                reactor.run(passes(3))
+        reactor.close()

@@ -1,0 +1,54 @@
+"""What is left behind: descriptors of the process, services and timers of a reactor, threads."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from reactor import Reactor
+
+__all__ = ["Held", "held", "no_leaks"]
+
+_FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+
+
+class Held(NamedTuple):
+    """How many of each there are now."""
+
+    descriptors: int
+    threads: int
+    services: int
+    timers: int
+    waiters: bool
+
+
+def held(*reactors: Reactor) -> Held:
+    """Count what the process, and these reactors, hold."""
+    # What is only garbage is no leak; collecting it may close descriptors.
+    gc.collect()
+    return Held(
+        len(os.listdir(_FD_FOLDER)),
+        threading.active_count(),
+        sum(len(reactor._tasks) for reactor in reactors),
+        sum(len(reactor.timers) for reactor in reactors),
+        any(reactor.poller.has_waiters() for reactor in reactors),
+    )
+
+
+@contextlib.contextmanager
+def no_leaks(*reactors: Reactor) -> Iterator[None]:
+    """Fail when more is held at the end than at the start.
+
+    Raises:
+        AssertionError: something was left behind.
+    """
+    before = held(*reactors)
+    yield
+    after = held(*reactors)
+    # Fewer are no leak: garbage of an earlier test may have been collected meanwhile.
+    more = any(now > then for now, then in zip(after, before, strict=True))
+    assert not more, f"left behind: {after}, before: {before}"
