@@ -53,6 +53,7 @@ __all__ = [
     "TooManyFiles",
     "TooManyHeaders",
     "TunnelError",
+    "TunnelStopped",
     "UnknownNext",
     "UnknownQuery",
     "WayBackFailed",
@@ -234,6 +235,12 @@ class WayBackFailed(PeerError):
         code = getattr(reason, "code", ErrorCode.INTERNAL)
         super().__init__(f"the way back failed: {code.name}")
         self.code = code
+
+
+class TunnelStopped(PeerError):
+    """An established tunnel was ended by this node: its user gave it up, or the node stops."""
+
+    code = ErrorCode.CANCELLED
 
 
 class UnknownQuery(PeerError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from tunnel.codes import CODES
 from tunnel.descriptor import short
@@ -12,10 +13,22 @@ from tunnel.onion.status import StatusKeys, StatusReport, block_status_keys, rea
 from tunnel.onion.status_chunk import open_status_chunk
 from tunnel.onion.suites import permutation
 from tunnel.onion.xor_codes import read_xor_code
-from tunnel.outgoing import OutgoingQuery
+from tunnel.outgoing import OutgoingQuery, Way
 from tunnel.primitives import TunnelEngine
+from tunnel.route import Route
 
-__all__ = ["Report", "read_report", "read_way_back_report"]
+__all__ = ["Report", "Reported", "read_report", "read_way_back_report"]
+
+
+class Reported(Protocol):
+    """A frame of Alice's whose status she can read: a query, or a tunnel."""
+
+    @property
+    def route(self) -> Route: ...
+    @property
+    def way(self) -> Way: ...
+    @property
+    def error_mode(self) -> ErrorMode: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +88,7 @@ class Report:
         return f"{role} ({short(self.route[index])})"
 
 
-def read_report(query: OutgoingQuery, status: bytes, engine: TunnelEngine) -> Report | None:
+def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report | None:
     """Read the STATUS that came back for a query.
 
     Returns:
@@ -87,7 +100,7 @@ def read_report(query: OutgoingQuery, status: bytes, engine: TunnelEngine) -> Re
             xor = read_xor_code(status, seeds)
             return Report(route, xor.succeeded, xor.origin, None)
         keys = [StatusKeys.derive(seed) for seed in seeds]
-        found = read_status(status, keys, geometry=query.frame.profile.geometry, engine=engine)
+        found = read_status(status, keys, geometry=query.way.profile.geometry, engine=engine)
     except MalformedMessage:
         return Report(route, False, None, ErrorCode.BAD_CONTENT, suspects=(0,))
     if query.error_mode is ErrorMode.NONE and found.origin is None:

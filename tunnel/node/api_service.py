@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from reactor import ReadYield, RunInThread, Service, Signal
-from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.node.context import NodeContext, Stream
+from tunnel.node.failures import explain
 from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
 from tunnel.node.local_service import receive_reply
 from tunnel.node.pending import PendingQuery, Sink
@@ -317,25 +317,10 @@ class _Asked:
 
     def _failure(self, error: PeerError) -> QueryFailed:
         """What is known of a failed query, for its user."""
-        report = self._report
+        pending = self.pending
         stream = None if self._writer is None else self._writer.stream
-        if report is None and stream is not None and stream.status is not None:
-            report = read_report(self._query, stream.status, self._node.engine)
-        counts = (
-            f"{self.sent_bytes} bytes of the query were sent, {self.pending.content_in} of the reply received"
-        )
-        if report is not None and not report.succeeded:
-            code = report.code if report.code is not None else error.code
-            return QueryFailed(f"{report}; {counts}", code, report)
-        return QueryFailed(f"{error.code.name} at {self._where(error)}: {error}; {counts}", error.code)
-
-    def _where(self, error: PeerError) -> str:
-        """Where it failed, when no status says so."""
-        first = short(self._call.route.nodes[0])
-        if self._writer is None:
-            return f"the first hop, {first}"
-        if self.pending.error is error:
-            return "the reply" if self.pending.claimed else "this node"
-        if isinstance(error, StreamReset):
-            return f"a hop that is not known: the first one, {first}, or one behind it that could not say so"
-        return f"the link to the first hop, {first}"
+        where = None
+        if pending.error is error:
+            where = "the reply" if pending.claimed else "this node"
+        counts = f"{self.sent_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
+        return explain(self._query, error, stream, self._node.engine, self._report, counts, where)

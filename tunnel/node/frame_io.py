@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from reactor import PASS, ReadYield, Service, Signal, WriteYield
+from reactor import PASS, ReadStream, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.node.context import NodeContext, Stream, report_frame
@@ -82,7 +82,7 @@ class FrameReader:
     FrameTruncated when the frame ends early, and whatever the link raises.
     """
 
-    def __init__(self, stream: Stream, layer: ExtRead) -> None:
+    def __init__(self, stream: ReadStream, layer: ExtRead) -> None:
         self._reader = ReadYield(stream)
         self._layer = layer
         self._has_ended = False

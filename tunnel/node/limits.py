@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from tunnel.established import TunnelLimits
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.pool import ONCE, POOLED, PoolPolicy
 
@@ -59,6 +60,7 @@ class Limits:
         replay_tags: size of the replay table; about 100 bytes each.
         queries: of this node's own that wait for their result.
         key_tick_s: how often the onion keys are looked after; they change once a day.
+        tunnel: windows, sub-streams and keys of established tunnels.
         answer_hops: proxies of the routes that this node chooses for answers (modes known-dest and
             reply-on-reply).
     """
@@ -89,6 +91,7 @@ class Limits:
     queries: int = 1024
     key_tick_s: float = 60.0
     answer_hops: int = 1
+    tunnel: TunnelLimits = field(default_factory=TunnelLimits)
 
     @property
     def pool_policy(self) -> PoolPolicy:

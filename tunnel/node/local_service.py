@@ -1,8 +1,8 @@
 """The local service: frames that end at this node. One per message.
 
-DEST: a query for the inner service, or the answer of somebody to whom this node had named itself. HOME: what
-came along a reply block of this node: the reply to a query, or what follows a reply that carried blocks.
-DROP: consumed. The stream is lent by the read service.
+DEST: a query or a tunnel for the inner service, or the answer of somebody to whom this node had named
+itself. HOME: what came along a reply block of this node: the reply to a query, or what follows a reply that
+carried blocks. DROP: consumed. The stream is lent by the read service.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from reactor import ReadYield, Service
 from tunnel.errors import IdleTimeout, TunnelError, UnknownQuery
 from tunnel.node.answers import READ_BYTES, Incoming, answer_service
 from tunnel.node.context import NodeContext, Stream
+from tunnel.node.first_chunk import Replayed, begins_tunnel, read_first_chunk
 from tunnel.node.frame_io import FrameReader
 from tunnel.node.pending import PendingQuery
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.statuses import Reporter
+from tunnel.node.tunnel_service import tunnel_service
 from tunnel.onion.header import Command, Slot
 
 __all__ = ["local_service", "receive_reply"]
@@ -37,14 +39,26 @@ def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Repor
 
 def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
     layer = node.tunnel.destination_reader(slot, stream.profile)
-    frame = FrameReader(stream, layer)
-    yield from guarded(frame.start(), idle_watch([stream], node.limits.idle_s))
+    first = memoryview(b"")
+    frame: FrameReader | None = None
+
+    def begin() -> Service[None]:
+        nonlocal frame, first
+        first = yield from read_first_chunk(stream)
+        if not begins_tunnel(node, slot, stream, first):
+            frame = FrameReader(Replayed(stream, first), layer)
+            yield from frame.start()
+
+    yield from guarded(begin(), idle_watch([stream], node.limits.idle_s))
+    if frame is None:
+        yield from tunnel_service(node, stream, slot, first, reporter)
+        return
     query_id = node.tunnel.answered_query(layer.head)
     if query_id is None:
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
-    else:
-        pending = _claim(node, query_id)
-        yield from guarded(receive_reply(frame, pending, reporter), idle_watch([stream], node.limits.idle_s))
+        return
+    pending = _claim(node, query_id)
+    yield from guarded(receive_reply(frame, pending, reporter), idle_watch([stream], node.limits.idle_s))
 
 
 def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:

@@ -12,7 +12,7 @@ from reactor import Channel, Reactor, Scope, Service, TcpListener
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
-from tunnel.geometry import Profile
+from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
@@ -26,8 +26,11 @@ from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
 from tunnel.node.read_service import read_service
 from tunnel.node.rotation import rotate_keys
+from tunnel.node.tunnel_call import with_tunnel
+from tunnel.node.tunnels import NodeTunnel
 from tunnel.onion.header_rate import HeaderRate
 from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.reports import Report
 from tunnel.route import Route, choose_other_route, choose_route
 from tunnel.services import Echo, InnerService
 from tunnel.tunnel import Tunnel
@@ -221,6 +224,37 @@ class Node:
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
         return query_service(self._context, call)
+
+    def tunnel(
+        self,
+        destination: bytes,
+        use: Callable[[NodeTunnel], Service[None]],
+        *,
+        hops: int = 3,
+        route: Route | None = None,
+        profile: Profile | None = None,
+    ) -> Future[Report | None]:
+        """Open an established tunnel to the node `destination`, from any thread, and let a service use it.
+
+        Args:
+            use: called with the tunnel in the reactor; a generator. The tunnel lives as long as it runs, and
+                is then closed in order.
+            hops, route: as for `query`.
+            profile: by default the interactive one where the route fits, whose chunks are of 1 KiB.
+        Returns:
+            A future of what the route says of the tunnel. Cancelling it gives the tunnel up.
+        Raises:
+            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
+                QueryFailed: it could not be opened, or broke. any other: what `use` has raised.
+        """
+        if profile is None:
+            proxies = hops if route is None else len(route.proxies)
+            small = Profile(INTERACTIVE)
+            profile = small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies)
+        if route is None:
+            route = self.choose_route(destination, hops, profile)
+        service = with_tunnel(self._context, route, profile, use)
+        return self._reactor.submit(service, name=f"{self._context.name} tunnel")
 
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None

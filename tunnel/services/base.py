@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Any, Protocol
 
-__all__ = ["InnerService", "Query", "Reply"]
+__all__ = ["InnerService", "Query", "Reply", "Tunnel"]
 
 
 class Query(Protocol):
@@ -50,6 +50,55 @@ class Reply(Protocol):
         ...
 
 
+class Tunnel(Protocol):
+    """An established tunnel, as a service sees it; see `tunnel.node.tunnels.NodeTunnel`."""
+
+    def next_message(self) -> Generator[Any, Any, bool]:
+        """Wait for the next message. False: the other end sends no more."""
+        ...
+
+    def read(self, limit_bytes: int = 65_536) -> Generator[Any, Any, bytes]:
+        """Read from the message; b"" at its end."""
+        ...
+
+    def write(self, data: bytes) -> Generator[Any, Any, None]:
+        """Send a part of a message."""
+        ...
+
+    def flush(self) -> Generator[Any, Any, None]:
+        """Let what was written leave now."""
+        ...
+
+    def end_message(self) -> Generator[Any, Any, None]:
+        """End the message."""
+        ...
+
+
+class _TunnelQuery:
+    """`Query` over one message of a tunnel."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+
+    def read(self) -> Generator[Any, Any, bytes]:
+        return (yield from self._tunnel.read())
+
+
+class _TunnelReply:
+    """`Reply` as one message of a tunnel."""
+
+    is_possible = True
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+
+    def write(self, data: bytes) -> Generator[Any, Any, None]:
+        yield from self._tunnel.write(data)
+
+    def flush(self) -> Generator[Any, Any, None]:
+        yield from self._tunnel.flush()
+
+
 class InnerService(ABC):
     """Handles the queries of one node; one object serves them all, each in a service of its own."""
 
@@ -63,3 +112,15 @@ class InnerService(ABC):
         leaves this generator ends the query at the other side with SERVICE_FAILED, and is logged here.
         """
         ...
+
+    def tunnel(self, tunnel: Tunnel) -> Generator[Any, Any, None]:
+        """Serve one established tunnel.
+
+        Unless a service does better: each message is a query for `handle`, and its answer a message, in the
+        same order. When this returns the tunnel is closed from this end.
+        """
+        while (yield from tunnel.next_message()):
+            yield from self.handle(_TunnelQuery(tunnel), _TunnelReply(tunnel))
+            while (yield from tunnel.read()):
+                pass  # what the service left unread
+            yield from tunnel.end_message()

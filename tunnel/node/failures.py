@@ -1,0 +1,50 @@
+"""What Alice's user is told of a query or tunnel that failed: the status, or else what was seen here."""
+
+from __future__ import annotations
+
+from tunnel.descriptor import short
+from tunnel.errors import PeerError, QueryFailed, StreamReset
+from tunnel.node.context import Stream
+from tunnel.primitives import TunnelEngine
+from tunnel.reports import Report, Reported, read_report
+
+__all__ = ["explain"]
+
+
+def explain(
+    frame: Reported,
+    error: PeerError,
+    stream: Stream | None,
+    engine: TunnelEngine,
+    report: Report | None = None,
+    counts: str = "",
+    where: str | None = None,
+) -> QueryFailed:
+    """The error for the user.
+
+    Args:
+        frame: what was sent.
+        error: what ended it here.
+        stream: to the first hop; None: there was none.
+        report: what the route has told, if it was read already.
+        counts: what had moved by then, for people.
+        where: the place, where that is known.
+    """
+    if report is None and stream is not None and stream.status is not None:
+        report = read_report(frame, stream.status, engine)
+    behind = f"; {counts}" if counts else ""
+    if report is not None and not report.succeeded:
+        code = report.code if report.code is not None else error.code
+        return QueryFailed(f"{report}{behind}", code, report)
+    if where is None:
+        where = _where(short(frame.route.nodes[0]), error, stream)
+    return QueryFailed(f"{error.code.name} at {where}: {error}{behind}", error.code)
+
+
+def _where(first: str, error: PeerError, stream: Stream | None) -> str:
+    """Where it failed, when no status says so."""
+    if stream is None:
+        return f"the first hop, {first}"
+    if isinstance(error, StreamReset):
+        return f"a hop that is not known: the first one, {first}, or one behind it that could not say so"
+    return f"the link to the first hop, {first}"

@@ -1,0 +1,134 @@
+"""Alice's end of an established tunnel: built, opened over the first link, and carried until it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from reactor import RunInThread, Service, Signal, WriteYield
+from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed
+from tunnel.established import End, EstablishedTunnel
+from tunnel.geometry import Profile
+from tunnel.modes import ErrorMode
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.failures import explain
+from tunnel.node.statuses import wait_status
+from tunnel.node.tunnels import NodeTunnel, carry
+from tunnel.onion.suites import permutation
+from tunnel.outgoing import Way
+from tunnel.reports import Report, read_report
+from tunnel.route import Route
+
+__all__ = ["with_tunnel"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the status of a tunnel is read with."""
+
+    route: Route
+    way: Way
+    error_mode: ErrorMode = ErrorMode.STATUS
+
+
+def with_tunnel(
+    node: NodeContext, route: Route, profile: Profile, use: Callable[[NodeTunnel], Service[None]]
+) -> Service[Report | None]:
+    """Open a tunnel, let `use` have it, and end it.
+
+    When `use` returns, the tunnel is closed in order: what was sent arrives, and what the other end still
+    sends may come. When it raises, the tunnel is given up.
+
+    Returns:
+        What the route says of the tunnel, where it has come.
+    Raises:
+        BadRoute, ProfileError: no such tunnel can be built. QueryFailed: it could not be opened, or it broke;
+            says where. any other: what `use` has raised.
+    """
+    if node.queries >= node.limits.queries:
+        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
+    node.queries += 1
+    try:
+        way: Way = yield RunInThread(partial(node.tunnel.way, route, profile, now_s=node.wall_clock()))
+        return (yield from _Tunnelled(node, _Sent(route, way)).run(use))
+    finally:
+        node.queries -= 1
+
+
+class _Tunnelled:
+    """A tunnel under way."""
+
+    def __init__(self, node: NodeContext, sent: _Sent) -> None:
+        self._node = node
+        self._sent = sent
+        self._stream: Stream | None = None
+
+    def run(self, use: Callable[[NodeTunnel], Service[None]]) -> Service[Report | None]:
+        node, way = self._node, self._sent.way
+        try:
+            self._stream = stream = yield from node.links.open_stream(way.first_id, way.profile)
+            try:
+                yield from WriteYield(stream).write_all(way.header)
+                status = yield from self._run(stream, use)
+            finally:
+                stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
+        except PeerError as error:
+            raise explain(self._sent, error, self._stream, node.engine) from error
+        return read_report(self._sent, status, node.engine)
+
+    def _run(self, stream: Stream, use: Callable[[NodeTunnel], Service[None]]) -> Service[bytes]:
+        node, way = self._node, self._sent.way
+        core = EstablishedTunnel(
+            way.end_to_end_seed,
+            way.profile.geometry,
+            End.ALICE,
+            engine=node.engine,
+            make_notifier=Signal,
+            limits=node.limits.tunnel,
+        )
+        tunnel = NodeTunnel(core)
+        handle = yield from node.scope.spawn(self._carry(stream, core, tunnel), name=f"{node.name} tunnel")
+        try:
+            yield from use(tunnel)
+            core.close()
+        except BaseException as error:
+            failure = tunnel.failure
+            core.give_up()
+            handle.cancel()
+            if isinstance(error, PeerError) and failure is not None:
+                raise failure from error
+            raise
+        yield from handle.join()
+        if tunnel.failure is not None:
+            raise tunnel.failure
+        return (yield from wait_status(stream))
+
+    def _carry(self, stream: Stream, core: EstablishedTunnel[Signal], tunnel: NodeTunnel) -> Service[None]:
+        engine, profile, seeds = self._node.engine, self._sent.way.profile, self._sent.way.proxy_seeds
+        outward = [permutation(profile, seed, b"forward", engine) for seed in reversed(seeds)]
+        homeward = [permutation(profile, seed, b"backward", engine) for seed in seeds]
+
+        def put_on(chunk: memoryview, number: int) -> None:
+            for layer in outward:
+                layer.encrypt(chunk, number)
+
+        def take_off(chunk: memoryview, number: int) -> None:
+            for layer in homeward:
+                layer.encrypt(chunk, number)
+
+        try:
+            yield from carry(self._node, stream, core, put_on=put_on, take_off=take_off)
+        except PeerError as error:
+            tunnel.failure = error
+        except LocalTunnelError as error:
+            tunnel.failure = _as_peer(error)
+        finally:
+            tunnel.ended.set()
+
+
+def _as_peer(error: LocalTunnelError) -> PeerError:
+    """A fault of this node's, told like the others."""
+    wrapped = PeerError(str(error))
+    wrapped.code = ErrorCode.INTERNAL
+    return wrapped

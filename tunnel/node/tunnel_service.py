@@ -1,0 +1,62 @@
+"""Bob's end of an established tunnel: its chunks are carried, and the inner service uses it."""
+
+from __future__ import annotations
+
+import logging
+
+from reactor import Service, Signal
+from tunnel.errors import ErrorCode, PeerError, ServiceFailed
+from tunnel.established import End, EstablishedTunnel
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.relay import guarded
+from tunnel.node.statuses import Reporter
+from tunnel.node.tunnels import NodeTunnel, carry
+from tunnel.onion.header import Slot
+
+__all__ = ["tunnel_service"]
+
+log = logging.getLogger("tunnel.node")
+
+
+def tunnel_service(
+    node: NodeContext, stream: Stream, slot: Slot, first: memoryview, reporter: Reporter
+) -> Service[None]:
+    """Serve one tunnel to its end.
+
+    Args:
+        first: its first chunk, the HELLO.
+    Raises:
+        PeerError: the stream broke, or what came is no tunnel. ServiceFailed: the inner service raised
+            something else; logged.
+    """
+    core = EstablishedTunnel(
+        slot.seed,
+        stream.profile.geometry,
+        End.BOB,
+        engine=node.engine,
+        make_notifier=Signal,
+        limits=node.limits.tunnel,
+    )
+    tunnel = NodeTunnel(core)
+    ended = Signal()
+
+    def use() -> Service[None]:
+        try:
+            yield from node.service.tunnel(tunnel)
+            core.close()
+        except PeerError as error:
+            core.give_up(error.code)
+            raise
+        except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
+            log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
+            core.give_up(ErrorCode.SERVICE_FAILED)
+            yield ended  # its end travels to Alice in the tunnel
+            raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
+
+    def carry_on() -> Service[None]:
+        yield from carry(node, stream, core, first=first)
+        ended.set()
+        tunnel.ended.set()
+
+    yield from guarded(carry_on(), use())
+    yield from reporter.succeed()

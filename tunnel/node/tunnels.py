@@ -1,0 +1,209 @@
+"""Established tunnels over the streams of a node: the user's view, and the services that move the chunks.
+
+The state machine decides about bytes (tunnel/established); here chunks go between it and a link stream, with
+the proxies' layers put on and taken off at Alice's end, and its users wait as services. One service sends,
+one receives, one keeps the tunnel alive; whichever fails ends the tunnel with what it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reactor import PASS, ReadYield, Service, Signal, Sleep, WriteYield
+from tunnel.errors import ErrorCode, FrameTruncated, PeerError, TunnelStopped
+from tunnel.established import EstablishedTunnel, SubStream, Target
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.relay import guarded
+
+__all__ = ["NodeTunnel", "carry"]
+
+_MOST_BYTES = 1 << 20
+
+Layers = Callable[[memoryview, int], None]
+"""What is done to each chunk in place: (chunk, its number from 0)."""
+
+
+class NodeTunnel:
+    """An established tunnel: messages each way, each of any length, and sub-streams. For services.
+
+    One service at a time reads messages, and one writes them; both at once is what it is for. Every method
+    but `give_up` is a service: `data = yield from tunnel.read()`.
+
+    Attributes:
+        failure: what has ended it early, once it has.
+
+    Raises, from each: PeerError when the tunnel has ended early. LocalTunnelError for a call out of order.
+    """
+
+    def __init__(self, core: EstablishedTunnel[Signal]) -> None:
+        self._core = core
+        self._reader = ReadYield(core.incoming)
+        self._writer = WriteYield(core.outgoing)
+        self.ended = Signal()
+        self.failure: PeerError | None = None
+
+    # -- messages ------------------------------------------------------------------------------------
+
+    def send(self, message: bytes) -> Service[None]:
+        """Send one whole message."""
+        yield from self.write(message)
+        self._core.outgoing.end()
+
+    def write(self, data: bytes) -> Service[None]:
+        """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
+        if data:
+            yield from self._writer.write_all(data)
+
+    def flush(self) -> Service[None]:
+        """Let what was written leave now."""
+        self._core.outgoing.flush()
+        yield PASS
+
+    def end_message(self) -> Service[None]:
+        """End the message; the next `write` begins another."""
+        self._core.outgoing.end()
+        yield PASS
+
+    def next_message(self) -> Service[bool]:
+        """Wait for the next message. False: the other end sends no more."""
+        return (yield from self._reader.call(lambda incoming: self._core.incoming.next_message()))
+
+    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
+        """Read from the message that `next_message` began; b"" at its end."""
+        buffer = bytearray(limit_bytes)
+        count = yield from self._reader.readinto(buffer)
+        return bytes(memoryview(buffer)[:count])
+
+    def receive(self, limit_bytes: int = _MOST_BYTES) -> Service[bytes | None]:
+        """Wait for one whole message. None: the other end sends no more.
+
+        Raises:
+            FrameTruncated: it is longer than the limit; read such messages in pieces.
+        """
+        if not (yield from self.next_message()):
+            return None
+        message = bytearray()
+        while piece := (yield from self.read()):
+            message += piece
+            if len(message) > limit_bytes:
+                raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
+        return bytes(message)
+
+    # -- sub-streams ---------------------------------------------------------------------------------
+
+    def open(self, target: Target) -> Service[SubStream[Signal]]:
+        """Open a sub-stream, and wait until the other end has accepted it."""
+        core = self._core
+        while True:
+            try:
+                stream = core.open(target)
+                break
+            except BlockingIOError:
+                yield core.openable
+        yield from WriteYield(stream).call(lambda _: stream.check_opened())
+        return stream
+
+    def accept(self) -> Service[SubStream[Signal]]:
+        """Wait for a sub-stream of the other end's: `confirm` it, or `give_up` with a reason."""
+        while True:
+            try:
+                return self._core.accept()
+            except BlockingIOError:
+                yield self._core.acceptable
+
+    # -- ends ----------------------------------------------------------------------------------------
+
+    def close(self) -> Service[None]:
+        """End in order: no more messages of this end; waits until the other end has closed too."""
+        self._core.close()
+        yield self.ended
+
+    def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
+        """End both directions now; what was not sent is dropped."""
+        self._core.give_up(code)
+
+
+def carry(
+    node: NodeContext,
+    stream: Stream,
+    core: EstablishedTunnel[Signal],
+    *,
+    first: memoryview | None = None,
+    put_on: Layers | None = None,
+    take_off: Layers | None = None,
+) -> Service[None]:
+    """Move a tunnel's chunks until both directions have ended in order.
+
+    Args:
+        first: a chunk that has been read from the stream already.
+        put_on: Alice's layers for what she sends. take_off: those of the proxies, for what comes.
+    Raises:
+        PeerError: the stream broke, or what came is no tunnel of this peer. The tunnel has failed with it.
+    """
+
+    received = Signal()
+
+    def send() -> Service[None]:
+        yield from _send(node, stream, core, put_on)
+        yield received
+
+    def receive() -> Service[None]:
+        yield from _receive(stream, core, first, take_off)
+        received.set()
+
+    try:
+        yield from guarded(send(), receive(), _keep_alive(node, core))
+    except PeerError as error:
+        core.fail(error)
+        raise
+    except BaseException:
+        core.fail(TunnelStopped("the tunnel was ended by its own node"))
+        raise
+
+
+def _send(
+    node: NodeContext, stream: Stream, core: EstablishedTunnel[Signal], put_on: Layers | None
+) -> Service[None]:
+    writer = WriteYield(stream)
+    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
+    number = 0
+    while not core.has_ended_sending:
+        if not core.next_chunk(chunk, node.now_s()):
+            yield core.sendable
+            continue
+        if put_on is not None:
+            put_on(chunk, number)
+        number += 1
+        yield from writer.write_all(chunk)
+    stream.finish()
+
+
+def _receive(
+    stream: Stream,
+    core: EstablishedTunnel[Signal],
+    first: memoryview | None,
+    take_off: Layers | None,
+) -> Service[None]:
+    reader = ReadYield(stream)
+    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes)) if first is None else first
+    number = 0
+    while True:
+        if first is None:
+            count = yield from reader.readinto(chunk)
+            if not count:
+                core.received_fin()
+                return
+            if count < len(chunk):
+                yield from reader.read_exactly(chunk[count:])
+        first = None
+        if take_off is not None:
+            take_off(chunk, number)
+        number += 1
+        core.received(chunk)
+
+
+def _keep_alive(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
+    """A chunk that says nothing, now and then: no hop is to find the tunnel idle."""
+    while True:
+        yield Sleep(node.limits.idle_s / 3)
+        core.pad()
