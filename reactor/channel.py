@@ -9,7 +9,7 @@ taken nothing.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull
 from reactor.requests import Request, Service
@@ -112,7 +112,8 @@ class Channel(Generic[T]):
         """
         if self._items or self.is_closed:
             return self.receive_nowait()
-        return cast(T, (yield self._receive))
+        item: T = yield self._receive
+        return item
 
     def send_nowait(self, item: T) -> None:
         """Send an item without waiting.

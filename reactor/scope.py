@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from reactor.errors import Cancelled, Closed
 from reactor.handle import Handle
@@ -69,7 +69,7 @@ class Scope:
         if self.is_cancelled:
             service.close()
             raise Closed(f"scope {self.name!r} was cancelled, it takes no more services")
-        handle = cast(Handle[T], (yield Spawn(service, name)))
+        handle: Handle[T] = yield Spawn(service, name)
         self._children[handle] = None
         handle.add_done_callback(self._child_ended)
         if self.is_cancelled:

@@ -150,7 +150,8 @@ class Task(Handle[T]):
         self.service = None
         del self.send
         self.pending = None
-        super().settle(result, error)
+        # Not super(), which makes an object: this is done once per task.
+        Handle.settle(self, result, error)
 
 
 def _closes_with_yield(service: Service[Any], name: str) -> bool:

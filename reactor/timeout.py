@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from reactor.errors import TimedOut
 from reactor.requests import Service, SetTimer
@@ -31,7 +31,7 @@ def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
     """
     if seconds is None:
         return (yield from service)
-    deadline = cast(Deadline, (yield SetTimer(seconds)))
+    deadline: Deadline = yield SetTimer(seconds)
     try:
         return (yield from service)
     except Expired as expired:
