@@ -60,8 +60,6 @@ class SocketStream:
     __slots__ = (
         "_descriptor",
         "_peername",
-        "_recv_into",
-        "_send",
         "_sock",
         "drained",
         "readable",
@@ -73,8 +71,6 @@ class SocketStream:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
-        self._recv_into = sock.recv_into
-        self._send = sock.send
         self._peername = peername
         self._descriptor = descriptor = Descriptor(sock)
         self.readable = descriptor.readable
@@ -118,7 +114,7 @@ class SocketStream:
             Closed: `close` was called.
         """
         try:
-            count = self._recv_into(buffer)
+            count = self._sock.recv_into(buffer)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -146,7 +142,7 @@ class SocketStream:
             Closed: `close` was called.
         """
         try:
-            return self._send(data)
+            return self._sock.send(data)
         except BlockingIOError:
             raise
         except OSError as error:
