@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast, overload
+from typing import Any, Final, Self, TypeVar, overload
 
 from reactor.clock import Clock, MonotonicClock
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError
@@ -303,7 +303,8 @@ class Reactor:
 
     def _step(self, task: Task[Any]) -> None:
         """Resume a service and answer its requests until it has to wait or ends."""
-        send = task.send
+        service = task.service
+        assert service is not None
         value = task.value
         if value is not None:
             task.value = None
@@ -312,10 +313,10 @@ class Reactor:
         for _ in _ANSWERS_PER_STEP:
             try:
                 if error is None:
-                    request = send(value)
+                    request = service.send(value)
                 else:
                     task.thrown = None
-                    request = cast(Service[Any], task.service).throw(error)
+                    request = service.throw(error)
                     error = None
             except StopIteration as stop:
                 self._finish(task, stop.value, None)

@@ -69,7 +69,7 @@ class Runner(Protocol):
 class Task(Handle[T]):
     """A generator, its runner, and what the generator is to be resumed with."""
 
-    __slots__ = ("_cancel_asked", "pending", "runner", "send", "service", "thrown", "value", "wait")
+    __slots__ = ("_cancel_asked", "pending", "runner", "service", "thrown", "value", "wait")
 
     def __init__(self, service: Service[T], name: str | None, runner: Runner) -> None:
         if service.__class__ is not GeneratorType and not isinstance(service, Generator):
@@ -83,7 +83,6 @@ class Task(Handle[T]):
         self._error = None
         self._watchers = None
         self.service: Service[T] | None = service
-        self.send = service.send
         self.runner = runner
         self.value: Any = None
         self.thrown: BaseException | None = None
@@ -148,7 +147,6 @@ class Task(Handle[T]):
     def settle(self, result: T | None, error: BaseException | None) -> None:
         # The frame of a finished service may hold buffers; handles are kept for long.
         self.service = None
-        del self.send
         self.pending = None
         # Not super(), which makes an object: this is done once per task.
         Handle.settle(self, result, error)
