@@ -326,7 +326,11 @@ class TcpListener:
                     raise self._translate(error) from error
             else:
                 self._is_short_reported = False
-                return SocketStream(sock, peername)
+                stream = SocketStream(sock, peername)
+                # Wait first: few have sent already, and the first wait tells when they have. A refused read
+                # costs a system call, and its traceback leaves a frame of 200 bytes in a waiting generator.
+                stream.drained = True
+                return stream
 
     def _report_short(self, error: OSError) -> None:
         if not self._is_short_reported:
