@@ -15,6 +15,8 @@ import socket
 import sys
 import time
 
+from bench.echo_servers import allow_many_descriptors
+
 __all__ = ["main"]
 
 # Every so-manieth request is timed: a clock call for each would slow the load down.
@@ -22,6 +24,7 @@ _TIMED_EVERY = 16
 
 
 def main() -> None:
+    allow_many_descriptors()
     port, connections, size, requests = map(int, sys.argv[1:5])
     if requests == 0:
         _hold(port, connections)
