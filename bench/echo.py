@@ -30,6 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 OURS = "reactor"
+_FLOOR = "epoll alone"
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -77,6 +78,7 @@ class Case:
     Attributes:
         cpu_us: processor microseconds of the server for each request.
         ratio: that of ours over this, in the same round.
+        floor: that of the system calls alone over this: no ratio can be less. None: they were not measured.
         per_s: requests a second.
         load_share: of the load's time, how much its processor was busy; near 1 it was the bottleneck.
     """
@@ -86,6 +88,7 @@ class Case:
     request_bytes: int
     cpu_us: Spread
     ratio: Spread
+    floor: Spread | None
     per_s: Spread
     p50_ms: Spread
     p99_ms: Spread
@@ -190,21 +193,25 @@ def measure(settings: Settings) -> list[Case]:
                         _turn(server, port, connections, size, max(connections, settings.requests))
                     )
         for kind in kinds:
-            cases.append(_case(kind, connections, size, turns[kind], turns[OURS]))
+            cases.append(_case(kind, connections, size, turns))
     return cases
 
 
-def _case(
-    kind: str, connections: int, size: int, turns: list[dict[str, float]], ours: list[dict[str, float]]
-) -> Case:
+def _case(kind: str, connections: int, size: int, all_turns: dict[str, list[dict[str, float]]]) -> Case:
+    turns = all_turns[kind]
     requests_per_s = [turn["requests"] / turn["seconds"] for turn in turns]
-    pairs = zip(ours, turns, strict=True)
+
+    def ratio_of(other: str) -> Spread:
+        pairs = zip(all_turns[other], turns, strict=True)
+        return Spread.of([mine["server_cpu_us"] / max(turn["server_cpu_us"], 1e-9) for mine, turn in pairs])
+
     return Case(
         kind=kind,
         connections=connections,
         request_bytes=size,
         cpu_us=Spread.of([turn["server_cpu_us"] for turn in turns]),
-        ratio=Spread.of([mine["server_cpu_us"] / max(turn["server_cpu_us"], 1e-9) for mine, turn in pairs]),
+        ratio=ratio_of(OURS),
+        floor=ratio_of(_FLOOR) if _FLOOR in all_turns else None,
         per_s=Spread.of(requests_per_s),
         p50_ms=Spread.of([turn["p50_ms"] for turn in turns]),
         p99_ms=Spread.of([turn["p99_ms"] for turn in turns]),
@@ -254,6 +261,7 @@ def text(
             case.cpu_us.text(1),
             case.ratio.text(2),
             f"{target:.2f}" if (target := TARGETS.get(case.kind)) is not None else "",
+            f"{case.floor.median:.2f}" if case.floor is not None else "",
             f"{case.per_s.median / 1e3:,.1f}",
             case.p50_ms.text(2),
             case.p99_ms.text(2),
@@ -262,8 +270,8 @@ def text(
         for case in cases
     ]
     heads = (
-        "server", "connections", "request", "cpu µs/request", "ours ÷ this", "target", "1000/s", "p50 ms",
-        "p99 ms", "load busy",
+        "server", "connections", "request", "cpu µs/request", "ours ÷ this", "target", "floor", "1000/s",
+        "p50 ms", "p99 ms", "load busy",
     )  # fmt: skip
     title = f"TCP echo, {settings.rounds} rounds of {settings.requests} requests; median (lowest–highest)"
     parts = [lay_out(heads, rows, title=title)]

@@ -8,6 +8,7 @@ no means for is left out.
 The cases:
 
 * timer set + cancel: a call-back in a minute, taken back at once, while a hundred others wait;
+* timer set + fire: a call-back in a millisecond, all set first, then all called;
 * time limit: one around a body that is done at once; what servers do with each request;
 * sleep: a hundred tasks that each sleep a millisecond, again and again: set, fire, resume;
 * thread → loop: another thread hands over functions to be called, as fast as it can;
@@ -37,6 +38,7 @@ __all__ = ["CASES", "KINDS", "main"]
 
 CASES: Final = (
     "timer set + cancel",
+    "timer set + fire",
     "time limit",
     "sleep",
     "thread → loop",
@@ -47,10 +49,10 @@ CASES: Final = (
 )
 # Operations of each at scale 1.
 _COUNT: Final = dict(
-    zip(CASES, (100_000, 50_000, 20_000, 100_000, 5_000, 20_000, 20_000, 50_000), strict=True)
+    zip(CASES, (100_000, 20_000, 50_000, 20_000, 100_000, 5_000, 20_000, 20_000, 50_000), strict=True)
 )
 _LONG_S: Final = 60.0
-_SLEEP_S: Final = 0.001
+_SHORT_S: Final = 0.001
 _GROUP: Final = 100
 
 
@@ -105,7 +107,7 @@ class _Countdown:
         self._left = count
         self._then = then
 
-    def __call__(self) -> None:
+    def __call__(self, _: Any = None) -> None:
         self._left -= 1
         if self._left == 0:
             self._then()
@@ -129,6 +131,12 @@ def _reactor_cases(reactor: Reactor, figures: Figures) -> Service[None]:
     with figures.timed("timer set + cancel") as count:
         for _ in range(count):
             timers.cancel(timers.add(reactor.now() + _LONG_S, _nothing))
+    finished = Signal()
+    with figures.timed("timer set + fire") as count:
+        last = _Countdown(count, finished.set)
+        for _ in range(count):
+            timers.add(reactor.now() + _SHORT_S, last)
+        yield finished
     with figures.timed("time limit") as count:
         for _ in range(count):
             yield from timeout_after(_LONG_S, _reactor_nothing())
@@ -138,7 +146,6 @@ def _reactor_cases(reactor: Reactor, figures: Figures) -> Service[None]:
     with figures.timed("sleep") as count:
         yield from _reactor_group(_reactor_sleeper, count // _GROUP)
 
-    finished = Signal()
     with figures.timed("thread → loop") as count:
         _flood(reactor.post, _Countdown(count, finished.set), count)
         yield finished
@@ -177,7 +184,7 @@ def _reactor_nothing() -> Service[None]:
 
 def _reactor_sleeper(count: int) -> Service[None]:
     for _ in range(count):
-        yield Sleep(_SLEEP_S)
+        yield Sleep(_SHORT_S)
 
 
 def _reactor_pong(there: Channel[int], back: Channel[int], count: int) -> Service[None]:
@@ -194,6 +201,13 @@ async def _asyncio(figures: Figures) -> None:
     with figures.timed("timer set + cancel") as count:
         for _ in range(count):
             loop.call_later(_LONG_S, _nothing).cancel()
+    finished = asyncio.Event()
+    with figures.timed("timer set + fire") as count:
+        last = _Countdown(count, finished.set)
+        for _ in range(count):
+            loop.call_later(_SHORT_S, last)
+        await finished.wait()
+    finished.clear()
     with figures.timed("time limit") as count:
         for _ in range(count):
             async with asyncio.timeout(_LONG_S):
@@ -204,7 +218,6 @@ async def _asyncio(figures: Figures) -> None:
     with figures.timed("sleep") as count:
         await _asyncio_group(_asyncio_sleeper, count // _GROUP)
 
-    finished = asyncio.Event()
     with figures.timed("thread → loop") as count:
         _flood(loop.call_soon_threadsafe, _Countdown(count, finished.set), count)
         await finished.wait()
@@ -241,7 +254,7 @@ async def _async_nothing() -> None:
 
 async def _asyncio_sleeper(count: int) -> None:
     for _ in range(count):
-        await asyncio.sleep(_SLEEP_S)
+        await asyncio.sleep(_SHORT_S)
 
 
 async def _asyncio_pong(there: asyncio.Queue[int], back: asyncio.Queue[int], count: int) -> None:
@@ -273,7 +286,7 @@ async def _trio(figures: Figures) -> None:
 
     async def sleeper(count: int) -> None:
         for _ in range(count):
-            await trio.sleep(_SLEEP_S)
+            await trio.sleep(_SHORT_S)
 
     with figures.timed("sleep") as count:
         await group(sleeper, count // _GROUP)
@@ -335,7 +348,7 @@ async def _curio(figures: Figures) -> None:
 
     async def sleeper(count: int) -> None:
         for _ in range(count):
-            await curio.sleep(_SLEEP_S)
+            await curio.sleep(_SHORT_S)
 
     with figures.timed("sleep") as count:
         await group(sleeper, count // _GROUP)

@@ -72,6 +72,8 @@ def check_echo(found: dict[str, Any]) -> None:
     for case in found["cases"]:
         for name in ("per_s", "p50_ms", "p99_ms"):
             check_spread(case[name], found["settings"]["rounds"])
+        # Processor time of so few requests may come out as 0.
+        assert case["ratio"]["count"] == case["floor"]["count"] == found["settings"]["rounds"]
     assert [(one["connections"], one["kind"]) for one in found["memory"]] == [
         (idle, kind) for idle in found["settings"]["idle"] for kind in kinds
     ]
@@ -86,7 +88,7 @@ def check_primitives(found: dict[str, Any]) -> None:
     for kind in echo.installed(found["settings"]["kinds"]):
         expected = set(primitive_cases.CASES)
         if kind in ("trio", "curio"):
-            expected.remove("timer set + cancel")
+            expected -= {"timer set + cancel", "timer set + fire"}
         assert {name for name, other in names if other == kind} == expected
     for case in found["cases"]:
         check_spread(case["cpu_us"], found["settings"]["rounds"])
