@@ -30,7 +30,7 @@ from reactor import (
     timeout_after,
 )
 
-__all__ = ["KINDS", "READ_BYTES", "allow_many_descriptors", "main"]
+__all__ = ["KINDS", "READ_BYTES", "SERVICES", "allow_many_descriptors", "main"]
 
 READ_BYTES = 64 * 1024
 _BACKLOG = 4096
@@ -66,6 +66,10 @@ def _echo_within_time(stream: SocketStream) -> Service[None]:
         while data := (yield from timeout_after(60, reader.read(READ_BYTES))):
             yield from timeout_after(60, writer.write_all(data))
             del data
+
+
+SERVICES = {"reactor": _echo, "reactor, time limits": _echo_within_time}
+"""Ours by its name in the tables."""
 
 
 # asyncio, with its own loop and with uvloop's.
@@ -168,8 +172,8 @@ def _epoll() -> None:
 
 
 KINDS: dict[str, Callable[[], None]] = {
-    "reactor": lambda: _reactor(_echo),
-    "reactor, time limits": lambda: _reactor(_echo_within_time),
+    "reactor": lambda: _reactor(SERVICES["reactor"]),
+    "reactor, time limits": lambda: _reactor(SERVICES["reactor, time limits"]),
     "asyncio Protocol": lambda: asyncio.run(_asyncio_protocol()),
     "asyncio streams": lambda: asyncio.run(_asyncio_streams()),
     "uvloop Protocol": lambda: _uvloop(_asyncio_protocol),

@@ -131,6 +131,8 @@ def _reactor_cases(reactor: Reactor, figures: Figures) -> Service[None]:
     with figures.timed("timer set + cancel") as count:
         for _ in range(count):
             timers.cancel(timers.add(reactor.now() + _LONG_S, _nothing))
+    # The cases around this one do not wait; together they would be reported as a slow step.
+    yield PASS
     finished = Signal()
     with figures.timed("timer set + fire") as count:
         last = _Countdown(count, finished.set)

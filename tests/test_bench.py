@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import echo, layers, primitive_cases, primitives, throughput
+from bench import echo, hot_path, layers, primitive_cases, primitives, throughput
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, markdown_table, table
@@ -158,6 +158,11 @@ def test_loops_are_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert "ping-pong" in capsys.readouterr().out
     for plot in (echo_plot, primitives_plot):
         assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_hot_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hot_path.main(["--connections", "3", "--requests", "60", "--rounds", "1"]) == 0
+    assert "reactor, time limits: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("benchmark", [echo, primitives])
