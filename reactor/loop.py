@@ -232,7 +232,12 @@ class Reactor:
     def _turn(self) -> None:
         """Wait until something is ready, and run it."""
         ready = self.ready
-        wait_s = 0 if ready or self._inbox else self._idle_s()
+        wait_s: float | None = None
+        if ready or self._inbox:
+            wait_s = 0
+        elif self.timers.held or self._deadlock_victim is not None:
+            # Not asked when there is nothing to ask for: with one busy connection each request is a turn.
+            wait_s = self._idle_s()
         if wait_s == 0:
             self.poller.poll(0, ready)
         else:
