@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import echo, layers, throughput
+from bench import echo, layers, primitives, throughput
 from bench.report import machine, write_json
 
 __all__ = ["main"]
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="The short form of every benchmark: shows that all work, and roughly how fast. "
-        "To measure, run python -m bench.layers, bench.echo and bench.throughput.",
+        "To measure, run python -m bench.layers, bench.echo, bench.primitives and bench.throughput.",
     )
     parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
     options = parser.parse_args(arguments)
@@ -32,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     echo_cases, memory = echo.measure(echo_settings), echo.measure_memory(echo_settings)
     if options.json != "-":
         print(echo.text(echo_settings, echo_cases, memory, where), end="\n\n", flush=True)
+    primitive_settings = primitives.Settings.short()
+    primitive_cases = primitives.measure(primitive_settings)
+    if options.json != "-":
+        print(primitives.text(primitive_settings, primitive_cases, where), end="\n\n", flush=True)
     tunnel_cases = throughput.measure(tunnel_settings)
     if options.json != "-":
         print(throughput.text(tunnel_settings, tunnel_cases, where))
@@ -39,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         benchmarks = [
             layers.record(layer_settings, layer_cases, where),
             echo.record(echo_settings, echo_cases, memory, where),
+            primitives.record(primitive_settings, primitive_cases, where),
             throughput.record(tunnel_settings, tunnel_cases, where),
         ]
         write_json({"benchmarks": benchmarks}, options.json)
