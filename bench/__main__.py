@@ -1,53 +1,55 @@
 """`python -m bench`: the short form of every benchmark, in a few seconds.
 
-It shows that all of them work. What it prints is no measurement: too little content, and one pair of each.
+It shows that all of them work, and roughly how fast things are. To measure, call one of them by its name. A new
+benchmark has `Settings.short`, `measure`, `text` and `record` like the others, and a line in `BENCHMARKS`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
-from bench import echo, layers, onion, throughput
+from bench import echo, layers, onion, primitives, throughput
 from bench.report import machine, write_json
 
-__all__ = ["main"]
+__all__ = ["BENCHMARKS", "main"]
+
+BENCHMARKS: tuple[ModuleType, ...] = (layers, echo, primitives, onion, throughput)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all short forms. Returns the exit status: 0, 2 wrong use."""
+    names = ", ".join(f"bench.{module.__name__.removeprefix('bench.')}" for module in BENCHMARKS)
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="The short form of every benchmark: shows that all work, and roughly how fast. "
-        "To measure, run python -m bench.layers, bench.echo, bench.onion and bench.throughput.",
+        f"To measure, run python -m with one of {names}.",
     )
     parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
     options = parser.parse_args(arguments)
     where = machine()
-    layer_settings, tunnel_settings = layers.Settings.short(), throughput.Settings.short()
-    layer_cases = layers.measure(layer_settings)
-    if options.json != "-":
-        print(layers.text(layer_settings, layer_cases, where), end="\n\n", flush=True)
-    echo_settings = echo.Settings.short()
-    echo_cases, memory = echo.measure(echo_settings), echo.measure_memory(echo_settings)
-    if options.json != "-":
-        print(echo.text(echo_settings, echo_cases, memory, where), end="\n\n", flush=True)
-    onion_settings = onion.Settings.short()
-    onion_cases = onion.measure(onion_settings)
-    if options.json != "-":
-        print(onion.text(onion_settings, onion_cases, where), end="\n\n", flush=True)
-    tunnel_cases = throughput.measure(tunnel_settings)
-    if options.json != "-":
-        print(throughput.text(tunnel_settings, tunnel_cases, where))
+    records = []
+    for module in BENCHMARKS:
+        text, record = _run(module, where)
+        records.append(record)
+        if options.json != "-":
+            print(text, end="\n\n", flush=True)
     if options.json is not None:
-        benchmarks = [
-            layers.record(layer_settings, layer_cases, where),
-            echo.record(echo_settings, echo_cases, memory, where),
-            onion.record(onion_settings, onion_cases, where),
-            throughput.record(tunnel_settings, tunnel_cases, where),
-        ]
-        write_json({"benchmarks": benchmarks}, options.json)
+        write_json({"benchmarks": records}, options.json)
     return 0
+
+
+def _run(module: ModuleType, where: Any) -> tuple[str, Any]:
+    """One short form, as text and as what is written to a file."""
+    settings = module.Settings.short()
+    found: tuple[Any, ...] = (module.measure(settings),)
+    more: Callable[[Any], Any] | None = getattr(module, "measure_memory", None)
+    if more is not None:
+        found = (*found, more(settings))
+    return module.text(settings, *found, where), module.record(settings, *found, where)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """TCP echo on one core, our reactor beside its peers: `python -m bench.echo`.
 
 Every server runs in a process of its own, idle but for its turn; one load generator serves all. A round goes
-through all servers, so that a slow minute of the machine is shared. The figure that counts is the server's
-processor time for a request, by its own account, over the measured part alone: the load's speed and
-the other core do not come into it. Peers that are not installed (`pip install '.[peers]'`) are
-left out, and named.
+through all servers, there and the next time back, so that a slow minute of the machine is shared. The figure
+that counts is the server's processor time for a request, by its own account, over the measured part alone:
+the load's speed and the other core do not come into it. Peers that are not installed
+(`pip install '.[peers]'`) are left out, and named.
 """
 
 from __future__ import annotations
@@ -14,17 +14,29 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
 from bench.echo_servers import KINDS
-from bench.report import Machine, Spread, machine, table, write_json
+from bench.plots import Panel, can_draw, draw_bars
+from bench.report import Machine, Spread, machine, markdown_table, table, write_json
 
-__all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
+__all__ = [
+    "OURS", "TARGETS", "Case", "Memory", "Settings", "installed", "main", "measure", "measure_memory",
+    "record", "text",
+]  # fmt: skip
 
-_OURS = "reactor"
+OURS = "reactor"
+_FLOOR = "epoll alone"
+T = TypeVar("T")
+K = TypeVar("K")
+
+TARGETS = {"asyncio Protocol": 1.0, "uvloop streams": 0.75, "asyncio streams": 0.6, "trio": 0.45}
+"""What ours may take at most of the processor time of a peer."""
+
 _MODULES = {"uvloop": "uvloop", "trio": "trio", "curio": "curio"}
 
 
@@ -36,7 +48,7 @@ class Settings:
         rounds: turns of each server in each case.
         requests: of one turn.
         loads: (connections, bytes of a request).
-        idle: connections held open to measure memory; 0: not measured.
+        idle: numbers of connections held open to measure memory.
         kinds: of the servers.
     """
 
@@ -50,13 +62,13 @@ class Settings:
         (50, 16_384),
         (1000, 16_384),
     )
-    idle: int = 1000
+    idle: tuple[int, ...] = (1000, 5000)
     kinds: tuple[str, ...] = tuple(KINDS)
 
     @classmethod
     def short(cls) -> Settings:
         """Enough to see that everything works."""
-        return cls(rounds=1, requests=200, loads=((10, 64), (2, 16_384)), idle=20)
+        return cls(rounds=1, requests=200, loads=((10, 64), (2, 16_384)), idle=(20,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,7 @@ class Case:
     Attributes:
         cpu_us: processor microseconds of the server for each request.
         ratio: that of ours over this, in the same round.
+        floor: that of the system calls alone over this: no ratio can be less. None: they were not measured.
         per_s: requests a second.
         load_share: of the load's time, how much its processor was busy; near 1 it was the bottleneck.
     """
@@ -75,6 +88,7 @@ class Case:
     request_bytes: int
     cpu_us: Spread
     ratio: Spread
+    floor: Spread | None
     per_s: Spread
     p50_ms: Spread
     p99_ms: Spread
@@ -171,29 +185,33 @@ def measure(settings: Settings) -> list[Case]:
     kinds = installed(settings.kinds)
     for connections, size in settings.loads:
         turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
-        for _ in range(settings.rounds):
-            for kind in kinds:
+        for number in range(settings.rounds):
+            for kind in kinds if number % 2 == 0 else kinds[::-1]:
                 with _server(kind) as (server, port):
                     _turn(server, port, connections, size, max(connections, settings.requests // 20))
                     turns[kind].append(
                         _turn(server, port, connections, size, max(connections, settings.requests))
                     )
         for kind in kinds:
-            cases.append(_case(kind, connections, size, turns[kind], turns[_OURS]))
+            cases.append(_case(kind, connections, size, turns))
     return cases
 
 
-def _case(
-    kind: str, connections: int, size: int, turns: list[dict[str, float]], ours: list[dict[str, float]]
-) -> Case:
+def _case(kind: str, connections: int, size: int, all_turns: dict[str, list[dict[str, float]]]) -> Case:
+    turns = all_turns[kind]
     requests_per_s = [turn["requests"] / turn["seconds"] for turn in turns]
-    pairs = zip(ours, turns, strict=True)
+
+    def ratio_of(other: str) -> Spread:
+        pairs = zip(all_turns[other], turns, strict=True)
+        return Spread.of([mine["server_cpu_us"] / max(turn["server_cpu_us"], 1e-9) for mine, turn in pairs])
+
     return Case(
         kind=kind,
         connections=connections,
         request_bytes=size,
         cpu_us=Spread.of([turn["server_cpu_us"] for turn in turns]),
-        ratio=Spread.of([mine["server_cpu_us"] / max(turn["server_cpu_us"], 1e-9) for mine, turn in pairs]),
+        ratio=ratio_of(OURS),
+        floor=ratio_of(_FLOOR) if _FLOOR in all_turns else None,
         per_s=Spread.of(requests_per_s),
         p50_ms=Spread.of([turn["p50_ms"] for turn in turns]),
         p99_ms=Spread.of([turn["p99_ms"] for turn in turns]),
@@ -202,27 +220,39 @@ def _case(
 
 
 def measure_memory(settings: Settings) -> list[Memory]:
-    """Measure what idle connections cost each server."""
-    found = []
-    for kind in installed(settings.kinds):
-        with _server(kind) as (server, port):
-            # The first connections make the server import and allocate what it needs once.
-            _turn(server, port, 10, 64, 100)
-            before = _usage(server)["rss_bytes"]
-            load = _Process("bench.echo_load", str(port), str(settings.idle), "0", "0")
-            try:
-                load.hear()
-                # One echo after the others has been accepted after them.
-                _turn(server, port, 1, 64, 10)
-                grown = _usage(server)["rss_bytes"] - before
-            finally:
-                load.close()
-        found.append(Memory(kind, settings.idle, grown / settings.idle))
-    return found
+    """Measure what idle connections cost each server, each time in a fresh process."""
+    kinds = installed(settings.kinds)
+    return [Memory(kind, idle, _idle_bytes(kind, idle)) for idle in settings.idle for kind in kinds]
 
 
-def text(settings: Settings, cases: Sequence[Case], memory: Sequence[Memory], where: Machine) -> str:
-    """The report for people."""
+def _idle_bytes(kind: str, connections: int) -> float:
+    with _server(kind) as (server, port):
+        # The first connections make the server import and allocate what it needs once.
+        _turn(server, port, 10, 64, 100)
+        before = _usage(server)["rss_bytes"]
+        load = _Process("bench.echo_load", str(port), str(connections), "0", "0")
+        try:
+            load.hear()
+            # One echo after the others has been accepted after them.
+            _turn(server, port, 1, 64, 10)
+            return (_usage(server)["rss_bytes"] - before) / connections
+        finally:
+            load.close()
+
+
+def text(
+    settings: Settings,
+    cases: Sequence[Case],
+    memory: Sequence[Memory],
+    where: Machine,
+    *,
+    lay_out: Callable[..., str] = table,
+) -> str:
+    """The report for people.
+
+    Args:
+        lay_out: `table` or `markdown_table`.
+    """
     rows = [
         (
             case.kind,
@@ -230,6 +260,8 @@ def text(settings: Settings, cases: Sequence[Case], memory: Sequence[Memory], wh
             f"{case.request_bytes:,} B",
             case.cpu_us.text(1),
             case.ratio.text(2),
+            f"{target:.2f}" if (target := TARGETS.get(case.kind)) is not None else "",
+            f"{case.floor.median:.2f}" if case.floor is not None else "",
             f"{case.per_s.median / 1e3:,.1f}",
             case.p50_ms.text(2),
             case.p99_ms.text(2),
@@ -238,14 +270,16 @@ def text(settings: Settings, cases: Sequence[Case], memory: Sequence[Memory], wh
         for case in cases
     ]
     heads = (
-        "server", "connections", "request", "cpu µs/request", "ours ÷ this", "1000/s", "p50 ms", "p99 ms",
-        "load busy",
+        "server", "connections", "request", "cpu µs/request", "ours ÷ this", "target", "floor", "1000/s",
+        "p50 ms", "p99 ms", "load busy",
     )  # fmt: skip
     title = f"TCP echo, {settings.rounds} rounds of {settings.requests} requests; median (lowest–highest)"
-    parts = [table(heads, rows, title=title)]
+    parts = [lay_out(heads, rows, title=title)]
     if memory:
         idle = [(one.kind, one.connections, f"{one.rss_bytes:,.0f}") for one in memory]
-        parts.append(table(("server", "connections", "bytes each"), idle, title="Memory of idle connections"))
+        parts.append(
+            lay_out(("server", "connections", "bytes each"), idle, title="Memory of idle connections")
+        )
     missing = [kind for kind in settings.kinds if kind not in installed(settings.kinds)]
     if missing:
         parts.append(f"not installed: {', '.join(missing)}")
@@ -272,6 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog='example: python -m bench.echo --only reactor "asyncio Protocol" --connections 50 --bytes 64',
     )
     parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    parser.add_argument("--markdown", action="store_true", help="tables for a document")
+    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
     parser.add_argument("--short", action="store_true", help="one round with few requests")
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=[*KINDS], help="these servers")
     parser.add_argument("--connections", type=int, metavar="N", help="this load alone, with --bytes")
@@ -284,19 +320,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rounds=options.rounds or settings.rounds,
         requests=settings.requests,
         loads=settings.loads if options.connections is None else ((options.connections, options.bytes),),
-        idle=0 if options.no_memory else settings.idle,
+        idle=() if options.no_memory else settings.idle,
         kinds=tuple(options.only or settings.kinds),
     )
-    if _OURS not in settings.kinds:
-        parser.error(f"--only must name {_OURS!r}: all others are compared with it")
+    if OURS not in settings.kinds:
+        parser.error(f"--only must name {OURS!r}: all others are compared with it")
+    if options.plot is not None and not can_draw():
+        return 1
     where = machine()
-    cases = measure(settings)
-    memory = measure_memory(settings) if settings.idle else []
+    cases, memory = measure(settings), measure_memory(settings)
     if options.json != "-":
-        print(text(settings, cases, memory, where))
+        print(text(settings, cases, memory, where, lay_out=markdown_table if options.markdown else table))
     if options.json is not None:
         write_json(record(settings, cases, memory, where), options.json)
+    if options.plot is not None:
+        _draw(cases, memory, where, options.plot)
     return 0
+
+
+def _draw(cases: Sequence[Case], memory: Sequence[Memory], where: Machine, path: str) -> None:
+    panels = [
+        Panel(f"{size:,} B, {connections} conn.", "processor µs a request", {c.kind: c.cpu_us for c in found})
+        for (connections, size), found in _by(cases, lambda case: (case.connections, case.request_bytes))
+    ]
+    panels += [
+        Panel(f"{idle} idle conn.", "bytes each", {one.kind: Spread.of([one.rss_bytes]) for one in found})
+        for idle, found in _by(memory, lambda one: one.connections)
+    ]
+    draw_bars(panels, ours=OURS, title=where.line(), path=path)
+
+
+def _by(items: Sequence[T], key: Callable[[T], K]) -> list[tuple[K, list[T]]]:
+    return [(value, list(group)) for value, group in groupby(items, key)]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Machine", "Spread", "machine", "table", "write_json"]
+__all__ = ["Machine", "Spread", "machine", "markdown_table", "table", "write_json"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _LIBRARIES = ("cryptography", "pycryptodome")
@@ -115,6 +115,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str 
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join([title, *lines] if title else lines)
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> str:
+    """Lay out the same for a document."""
+    lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in (heads, *rows)]
+    lines.insert(1, "| --- |" + " ---: |" * (len(heads) - 1))
+    return "\n".join([f"**{title}**", "", *lines] if title else lines)
 
 
 def write_json(record: dict[str, Any], target: str) -> None:

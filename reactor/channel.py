@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed
 from reactor.requests import Request, Service
@@ -147,7 +147,8 @@ class Channel(Generic[T]):
         """
         if self._items or self.is_closed:
             return self.receive_nowait()
-        return cast(T, (yield self.receiving))
+        item: T = yield self.receiving
+        return item
 
     def send_nowait(self, item: T) -> None:
         """Send an item without waiting.

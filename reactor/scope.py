@@ -83,7 +83,7 @@ class Scope:
             service.close()
             cause = self.failures[0] if self.fail_together and self.failures else None
             raise Closed(f"scope {self.name!r} was cancelled, it takes no more services") from cause
-        handle = cast(Handle[T], (yield Spawn(service, name)))
+        handle: Handle[T] = yield Spawn(service, name)
         self._children[handle] = None
         handle.add_done_callback(self._child_ended)
         if self.is_cancelled:

@@ -66,8 +66,6 @@ class SocketStream:
     __slots__ = (
         "_descriptor",
         "_peername",
-        "_recv_into",
-        "_send",
         "_sock",
         "readable",
         "writable",
@@ -80,8 +78,6 @@ class SocketStream:
         # Otherwise the kernel would drop urgent bytes out of the stream; local sockets have them, too.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._sock: socket.socket | _LostSocket = sock
-        self._recv_into: Callable[[bytearray | memoryview], int] = sock.recv_into
-        self._send = sock.send
         self._peername = peername
         self._descriptor = descriptor = Descriptor(sock)
         self.readable = descriptor.readable
@@ -138,7 +134,7 @@ class SocketStream:
             Closed: `close` was called.
         """
         try:
-            count = self._recv_into(buffer)
+            count = self._sock.recv_into(buffer)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -170,7 +166,7 @@ class SocketStream:
             Closed: `close` was called.
         """
         try:
-            return self._send(data)
+            return self._sock.send(data)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -211,8 +207,7 @@ class SocketStream:
         """See that a lost connection never reads as ended."""
         if self._descriptor.is_closed or isinstance(self._sock, _LostSocket):
             return
-        self._sock = lost = _LostSocket(self._sock, loss)
-        self._recv_into = lost.recv_into
+        self._sock = _LostSocket(self._sock, loss)
 
     def _translate(self, error: OSError) -> Broken | Closed:
         if self._descriptor.is_closed:
@@ -390,7 +385,11 @@ class TcpListener:
                 elif error.errno not in _CONNECTION_GONE:
                     raise self._translate(error) from error
             else:
-                return SocketStream(sock, peername)
+                stream = SocketStream(sock, peername)
+                # Wait first: few have sent already, and the first wait tells when they have. A refused read
+                # costs a system call, and its traceback leaves a frame of 200 bytes in a waiting generator.
+                stream.drained = True
+                return stream
 
     def _report_short(self, error: OSError, now_s: float) -> None:
         if now_s >= self._next_report_s:

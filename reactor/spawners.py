@@ -13,6 +13,7 @@ import selectors
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from reactor.by_hand import run_ready, run_until_ended
 from reactor.clock import Clock
 from reactor.errors import Busy, Closed
 from reactor.handle import Handle
@@ -78,7 +79,7 @@ class Blocker:
         """
         with Reactor(clock=self._clock, poller=poll_poller(), slow_step_s=None) as reactor:
             task = reactor.start(service, name)
-            reactor.run_until_ended(task)
+            run_until_ended(reactor, task)
             return task
 
 
@@ -110,7 +111,7 @@ class Restart:
         """
         task = self._reactor.start(service, name)
         handle = RestartHandle(task, self._reactor)
-        self._reactor.run_ready()
+        run_ready(self._reactor)
         return handle
 
     def close(self) -> None:
@@ -152,7 +153,7 @@ class RestartHandle(ProxyHandle[T]):
             return False
         self._own_task.unyield()
         try:
-            self._reactor.run_ready()
+            run_ready(self._reactor)
         except (Busy, Closed):
             return False
         return True
@@ -170,7 +171,7 @@ class RestartHandle(ProxyHandle[T]):
         """
         if not self.is_finished:
             if timeout_s is None:
-                self._reactor.run_until_ended(self._own_task)
+                run_until_ended(self._reactor, self._own_task)
             else:
                 self._reactor.run(_within(timeout_s, self._own_task))
         return self.result()

@@ -62,7 +62,7 @@ def _check_service(service: object) -> None:
 class Task(Handle[T]):
     """A generator, its runner, and what the generator is to be resumed with."""
 
-    __slots__ = ("_cancel_asked", "pending", "runner", "send", "service", "thrown", "value", "wait")
+    __slots__ = ("_cancel_asked", "pending", "runner", "service", "thrown", "value", "wait")
 
     def __init__(self, service: Service[T], name: str | None, runner: Runner) -> None:
         if service.__class__ is not GeneratorType:
@@ -76,7 +76,6 @@ class Task(Handle[T]):
         self._is_taken = False
         self._watchers = None
         self.service: Service[T] | None = service
-        self.send = service.send
         self.runner = runner
         self.value: Any = None
         self.thrown: BaseException | None = None
@@ -153,9 +152,9 @@ class Task(Handle[T]):
     def settle(self, result: T | None, error: BaseException | None) -> None:
         # The frame of a finished service may hold buffers; handles are kept for long.
         self.service = None
-        del self.send
         self.pending = None
-        super().settle(result, error)
+        # Not super(), which makes an object: this is done once per task.
+        Handle.settle(self, result, error)
 
 
 def _closes_with_yield(service: Service[Any], name: str) -> bool:

@@ -6,7 +6,7 @@ cleans up before they return.
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from reactor.errors import TimedOut
 from reactor.requests import Service, SetTimer
@@ -35,7 +35,7 @@ def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
     """
     if seconds is None:
         return (yield from service)
-    deadline = cast(Deadline, (yield SetTimer(seconds)))
+    deadline: Deadline = yield SetTimer(seconds)
     try:
         return (yield from service)
     except Expired as expired:
@@ -57,7 +57,7 @@ def move_on_after(seconds: float, service: Service[T]) -> Service[T | None]:
     Raises:
         any: what the inner service raised, a `TimedOut` of its own included.
     """
-    deadline = cast(Deadline, (yield SetTimer(seconds)))
+    deadline: Deadline = yield SetTimer(seconds)
     try:
         return (yield from service)
     except Expired as expired:

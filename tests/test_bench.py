@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bench import echo, layers, onion, throughput
+from bench import echo, hot_path, layers, onion, primitive_cases, primitives, throughput
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
-from bench.report import Spread, machine, table
+from bench.report import Spread, machine, markdown_table, table
 from readwrite_comp import engine_names
 
 
@@ -72,7 +72,27 @@ def check_echo(found: dict[str, Any]) -> None:
     for case in found["cases"]:
         for name in ("per_s", "p50_ms", "p99_ms"):
             check_spread(case[name], found["settings"]["rounds"])
-    assert [one["kind"] for one in found["memory"]] == kinds
+        # Processor time of so few requests may come out as 0.
+        assert case["ratio"]["count"] == case["floor"]["count"] == found["settings"]["rounds"]
+    assert [(one["connections"], one["kind"]) for one in found["memory"]] == [
+        (idle, kind) for idle in found["settings"]["idle"] for kind in kinds
+    ]
+
+
+def check_primitives(found: dict[str, Any]) -> None:
+    assert found["benchmark"] == "primitives"
+    check_machine(found["machine"])
+    names = {(case["name"], case["kind"]) for case in found["cases"]}
+    assert len(names) == len(found["cases"])
+    # The libraries with call-backs have all cases, the others all but the timers of call-backs.
+    for kind in echo.installed(found["settings"]["kinds"]):
+        expected = set(primitive_cases.CASES)
+        if kind in ("trio", "curio"):
+            expected -= {"timer set + cancel", "timer set + fire"}
+        assert {name for name, other in names if other == kind} == expected
+    for case in found["cases"]:
+        check_spread(case["cpu_us"], found["settings"]["rounds"])
+        check_spread(case["ratio"], found["settings"]["rounds"])
 
 
 def check_onion(found: dict[str, Any], proxies: list[int]) -> None:
@@ -96,11 +116,12 @@ def test_onion_as_table_and_file(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all(["--json", "-"]) == 0
-    first, second, third, fourth = json.loads(capsys.readouterr().out)["benchmarks"]
+    first, second, third, fourth, fifth = json.loads(capsys.readouterr().out)["benchmarks"]
     check_layers(first)
     check_echo(second)
-    check_onion(third, [1, 3])
-    check_throughput(fourth, [0, 3], 1)
+    check_primitives(third)
+    check_onion(fourth, [1, 3])
+    check_throughput(fifth, [0, 3], 1)
 
 
 def test_throughput_with_replies_as_table_and_file(
@@ -147,6 +168,31 @@ def test_layers_as_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "25 × LIONESS write" in capsys.readouterr().out
 
 
+def test_loops_are_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    echo_plot, primitives_plot = tmp_path / "echo.png", tmp_path / "primitives.png"
+    only = ["--only", "reactor", "asyncio Protocol", "--rounds", "2"]
+    assert echo.main(["--short", *only, "--markdown", "--plot", str(echo_plot)]) == 0
+    assert "| asyncio Protocol | 10 | 64 B |" in capsys.readouterr().out
+    assert primitives.main(["--short", "--only", "reactor", "--plot", str(primitives_plot)]) == 0
+    assert "ping-pong" in capsys.readouterr().out
+    for plot in (echo_plot, primitives_plot):
+        assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_hot_path(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hot_path.main(["--connections", "3", "--requests", "60", "--rounds", "1"]) == 0
+    assert "reactor, time limits: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("benchmark", [echo, primitives])
+def test_loops_are_compared_with_ours(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        benchmark.main(["--only", "trio"])
+    assert refusal.value.code == 2
+    assert "must name 'reactor'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode", ["none", "route"])
 def test_the_reference_chain_carries_content(mode: str) -> None:
     with ReferenceChain(2, mode=mode) as chain:
@@ -166,4 +212,6 @@ def test_spread_and_table() -> None:
         Spread.of([])
     lines = table(("", "MB/s"), [("a", 1), ("long name", 22)], title="Title").split("\n")
     assert lines == ["Title", "           MB/s", "---------  ----", "a             1", "long name    22"]
+    lines = markdown_table(("", "MB/s"), [("a", 1)], title="Title").split("\n")
+    assert lines == ["**Title**", "", "|  | MB/s |", "| --- | ---: |", "| a | 1 |"]
     assert machine().line().count(",") >= 5

@@ -77,6 +77,24 @@ def test_many_clients(reactor: Reactor, listener: TcpListener) -> None:
     assert_clean(reactor)
 
 
+@pytest.mark.parametrize("sent", [b"", b"all of it"])
+def test_what_came_before_accept_is_read(reactor: Reactor, listener: TcpListener, sent: bytes) -> None:
+    # The first read of an accepted connection waits first: data and end that are there already must wake it.
+    with socket.create_connection(listener.address) as client:
+        client.sendall(sent)
+
+    def service() -> Service[bytes]:
+        stream = yield from listener.accept()
+        with stream:
+            assert stream.drained
+            found = b""
+            while data := (yield from ReadYield(stream).read(4)):
+                found += data
+            return found
+
+    assert run(reactor, service()) == sent
+
+
 def test_names_and_options(reactor: Reactor, listener: TcpListener) -> None:
     def service() -> Service[None]:
         near = yield from connect_tcp("localhost", listener.address[1])

@@ -1,0 +1,174 @@
+"""What a loop does besides sockets, ours beside its peers: `python -m bench.primitives`.
+
+Timers, messages from another thread, tasks started and joined, channels: see primitive_cases.py for what
+each case is. A round runs each library once, in a process of its own, there and the next time back. The
+figure is processor time per operation; ratios are within a round.
+
+    python -m bench.primitives --rounds 7 --json result.json --plot result.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.echo import OURS, installed
+from bench.plots import Panel, can_draw, draw_bars
+from bench.primitive_cases import CASES, KINDS
+from bench.report import Machine, Spread, machine, markdown_table, table, write_json
+
+__all__ = ["Case", "Settings", "main", "measure", "record", "text"]
+
+# A case takes well below a second; this is for one that hangs.
+_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        rounds: turns of each library.
+        scale: of the number of operations; 1 is some tenths of a second for each library.
+        kinds: of libraries.
+    """
+
+    rounds: int = 7
+    scale: float = 1.0
+    kinds: tuple[str, ...] = tuple(KINDS)
+
+    @classmethod
+    def short(cls) -> Settings:
+        """Enough to see that everything works."""
+        return cls(rounds=1, scale=0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One operation of one library.
+
+    Attributes:
+        cpu_us: processor microseconds of an operation.
+        ratio: that of ours over this, in the same round.
+    """
+
+    name: str
+    kind: str
+    cpu_us: Spread
+    ratio: Spread
+
+
+def measure(settings: Settings) -> list[Case]:
+    """Measure all installed libraries.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    kinds = installed(settings.kinds)
+    turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for number in range(settings.rounds):
+        for kind in kinds if number % 2 == 0 else kinds[::-1]:
+            turns[kind].append(_turn(kind, settings.scale))
+    cases = []
+    for name in CASES:
+        ours = [turn[name] for turn in turns[OURS]]
+        for kind in kinds:
+            if name in turns[kind][0]:
+                theirs = [turn[name] for turn in turns[kind]]
+                ratios = [mine / this for mine, this in zip(ours, theirs, strict=True)]
+                cases.append(Case(name, kind, Spread.of(theirs), Spread.of(ratios)))
+    return cases
+
+
+def _turn(kind: str, scale: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "bench.primitive_cases", kind, str(scale)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the primitives of {kind} ended with status {done.returncode}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def text(
+    settings: Settings, cases: Sequence[Case], where: Machine, *, lay_out: Callable[..., str] = table
+) -> str:
+    """The report for people.
+
+    Args:
+        lay_out: `table` or `markdown_table`.
+    """
+    rows = [
+        (
+            case.name,
+            case.kind,
+            case.cpu_us.text(2),
+            f"{1e3 / case.cpu_us.median:,.0f}",
+            case.ratio.text(2),
+        )
+        for case in cases
+    ]
+    heads = ("operation", "library", "cpu µs", "1000 per cpu s", "ours ÷ this")
+    title = f"Primitives, {settings.rounds} rounds; median (lowest–highest)"
+    parts = [lay_out(heads, rows, title=title)]
+    missing = [kind for kind in settings.kinds if kind not in installed(settings.kinds)]
+    if missing:
+        parts.append(f"not installed: {', '.join(missing)}")
+    return "\n\n".join([*parts, where.line()])
+
+
+def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "benchmark": "primitives",
+        "machine": asdict(where),
+        "settings": asdict(settings),
+        "cases": [asdict(case) for case in cases],
+    }
+
+
+def _draw(cases: Sequence[Case], where: Machine, path: str) -> None:
+    panels = []
+    for name in CASES:
+        bars = {case.kind: case.cpu_us for case in cases if case.name == name}
+        panels.append(Panel(name, "processor µs an operation", bars))
+    draw_bars(panels, ours=OURS, title=where.line(), path=path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.primitives",
+        description="Processor time of timers, thread messages, tasks and channels: our reactor beside "
+        "asyncio, uvloop, trio, curio.",
+        epilog="example: python -m bench.primitives --only reactor uvloop --rounds 5",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    parser.add_argument("--markdown", action="store_true", help="tables for a document")
+    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    parser.add_argument("--short", action="store_true", help="one round with few operations")
+    parser.add_argument("--only", nargs="+", metavar="LIBRARY", choices=[*KINDS], help="these libraries")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each library")
+    options = parser.parse_args(arguments)
+    base = Settings.short() if options.short else Settings()
+    settings = Settings(options.rounds or base.rounds, base.scale, tuple(options.only or base.kinds))
+    if OURS not in settings.kinds:
+        parser.error(f"--only must name {OURS!r}: all others are compared with it")
+    if options.plot is not None and not can_draw():
+        return 1
+    where = machine()
+    cases = measure(settings)
+    if options.json != "-":
+        print(text(settings, cases, where, lay_out=markdown_table if options.markdown else table))
+    if options.json is not None:
+        write_json(record(settings, cases, where), options.json)
+    if options.plot is not None:
+        _draw(cases, where, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
