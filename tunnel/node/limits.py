@@ -20,7 +20,7 @@ class Limits:
         linger_s: how long the end of a link is waited for after GOAWAY.
         connections: incoming connections at once; each holds about 260 KiB while it carries a frame.
         half_open: of these, connections that have not finished their handshake.
-        replay_tags: size of the replay table; about 100 bytes each.
+        replay_tags: size of the replay table, of which a neighbour has a quarter; about 135 bytes each.
         queries: of this node's own that wait for their result.
     """
 
