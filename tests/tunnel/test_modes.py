@@ -392,6 +392,8 @@ def test_arguments_that_do_not_fit_the_mode() -> None:
         (ReplyMode.ROUTE, {"reply_routes": other}),
         (ReplyMode.NONE, {"reply_routes": other}),
         (ReplyMode.CACHED, {"reply_routes": other}),
+        (ReplyMode.CACHED, {"blocks": 1}),
+        (ReplyMode.OTHER_ROUTE, {"reply_routes": other, "blocks": 9}),
     ]
     for mode, arguments in wrong:
         with pytest.raises(LocalTunnelError):

@@ -1,5 +1,6 @@
-"""Attacks of docs/protocol.md, "Threat model", carried out with the bytes that an attacker has. One file a row.
+"""Attacks of docs/protocol.md, "Threat model", carried out with the bytes that an attacker has.
 
+One file a row.
 Each says who attacks and what he has, asserts what he learned (nothing, or what the document admits), and
 what the victim saw: the documented error.
 
