@@ -22,7 +22,7 @@ BENCHMARKS: tuple[ModuleType, ...] = (layers, echo, primitives, onion, throughpu
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all short forms. Returns the exit status: 0, 2 wrong use."""
-    names = ", ".join(f"bench.{module.__name__.removeprefix('bench.')}" for module in BENCHMARKS)
+    names = ", ".join(module.__name__ for module in BENCHMARKS)
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="The short form of every benchmark: shows that all work, and roughly how fast. "

@@ -27,9 +27,9 @@ from tunnel.private_file import remove_file, write_private
 
 __all__ = ["EARLY_ROTATION_S", "KEEP_PREVIOUS_S", "Epoch", "KeyRing"]
 
-# A sender with a slow clock seals until 600 s after the key's end; the latest expiry that it may draw is
-# 4 hours and 600 s ahead of that; and headers are taken until 600 s after their expiry.
-KEEP_PREVIOUS_S = CLOCK_SKEW_S + LATEST_S + 2 * CLOCK_SKEW_S
+# A sender with a slow clock seals until 600 s after the key's end; an expiry is accepted that is 4 hours and
+# 600 s ahead of that; and headers are taken until 600 s after their expiry.
+KEEP_PREVIOUS_S = CLOCK_SKEW_S + (LATEST_S + CLOCK_SKEW_S) + CLOCK_SKEW_S
 EARLY_ROTATION_S = 3_600  # at most one early change an hour: each makes others fetch the descriptor
 _NEXT_SERVES_S = EPOCH_S  # the next key serves so long after the current one
 _SIZE_BYTES = 4

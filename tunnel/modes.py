@@ -13,7 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["ERROR_MODES", "MODES", "ErrorMode", "ErrorRow", "ModeRow", "ReplyMode"]
+__all__ = [
+    "ERROR_MODES",
+    "MODES",
+    "NOERR_FLAG",
+    "XORERR_FLAG",
+    "ErrorMode",
+    "ErrorRow",
+    "ModeRow",
+    "ReplyMode",
+]
 
 
 class ReplyMode(StrEnum):

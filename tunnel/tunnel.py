@@ -98,6 +98,8 @@ class Tunnel(TunnelReader):
             raise LocalTunnelError("an established tunnel is no message: build it on `Tunnel.way`")
         if row.names_alice != (descriptor is not None):
             raise LocalTunnelError(f"mode {mode}: `descriptor` is for known-dest, and is needed there")
+        if blocks is not None and not row.reply_blocks:
+            raise LocalTunnelError(f"mode {mode} has no use for `blocks`")
         ways_back = self._ways_back(route, mode, reply_routes)
         query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
         blocks_and_ways: list[tuple[ReplyBlock, WayBack]] = []

@@ -41,7 +41,7 @@ class ReplayTable:
 
     Args:
         key: 32 random bytes, kept as long as the onion key.
-        limit: most tags held at once; each costs about 120 bytes of memory.
+        limit: most tags held at once; each costs about 135 bytes of memory.
         share: most tags of one neighbour; by default a quarter of `limit`, at least 1.
 
     Attributes:
