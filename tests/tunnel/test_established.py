@@ -25,6 +25,7 @@ from tunnel.errors import (
     SubStreamReset,
 )
 from tunnel.established import End, SubStream, Target, TargetKind, TunnelLimits
+from tunnel.established.halves import END_COST_BYTES
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, Geometry, padme
 from tunnel.onion.message import ChunkType
 from tunnel.onion.secrets import end_to_end_key
@@ -244,6 +245,50 @@ def test_credit_holds_a_writer_back_and_lets_it_go() -> None:
     pair.settle()
     assert sub.writable.count > woken
     sub.write(b"x")
+
+
+def test_what_credit_cut_in_two_leaves_when_more_comes() -> None:
+    pair = Pair(limits=TunnelLimits(window_chunks=4))
+    sub = pair.alice.open(ECHO)
+    pair.settle()
+    theirs = pair.bob.accept()
+    theirs.confirm()
+    for _ in range(5):
+        assert sub.write(bytes(900)) == 900
+        pair.settle()
+    assert pair.bob.held_bytes == 4 * DATA
+    assert len(read_some(theirs) or b"") == 4 * DATA
+    pair.settle()
+    assert len(read_some(theirs) or b"") == 5 * 900 - 4 * DATA
+
+
+def test_more_empty_messages_than_a_window_of_marks() -> None:
+    pair = Pair(limits=TunnelLimits(window_chunks=4))
+    for _ in range(4 * DATA // END_COST_BYTES + 100):
+        pair.alice.outgoing.end()
+        pair.settle()
+        assert message_at(pair.bob) == b""
+        with pytest.raises(BlockingIOError):
+            pair.bob.incoming.next_message()
+
+
+def test_no_credit_is_sent_to_a_half_that_ended_meanwhile() -> None:
+    pair = Pair(limits=TunnelLimits(window_chunks=4))
+    sub = pair.alice.open(ECHO)
+    pair.settle()
+    theirs = pair.bob.accept()
+    theirs.confirm()
+    for _ in range(3):
+        sub.write(bytes(DATA))
+        pair.settle()
+    sub.close()
+    assert pair.send(pair.alice)
+    assert len(read_some(theirs) or b"") == 3 * DATA  # credit is due
+    assert pair.deliver(pair.bob)  # CLOSE: no more
+    assert not pair.send(pair.bob)
+    theirs.close()
+    pair.settle()
+    assert pair.alice.open(ECHO)
 
 
 def test_credit_comes_for_many_streams_in_one_chunk() -> None:

@@ -5,6 +5,8 @@ What a node does at Alice, at a proxy and at Bob, call by call, without sockets.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from readwrite_comp.wideblock import Lioness, WidePermutation
@@ -40,7 +42,7 @@ class Route:
         header = build_header(profile, hops, engine=OPENSSL, random_bytes=draw)
 
         self.proxies: list[tuple[WidePermutation, WidePermutation]] = []
-        for before, peer in zip(peers, peers[1:], strict=False):
+        for before, peer in itertools.pairwise(peers):
             opened = peer.tunnel.open_frame(header, profile, neighbour=before.id, now_s=NOW_S)
             header = opened.next_header
             if opened.slot.command is Command.RELAY:

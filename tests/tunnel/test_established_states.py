@@ -140,6 +140,22 @@ def test_last_is_on_pad_only(end: End, kind: ChunkType) -> None:
     assert isinstance(hand.refused(kind, data_for(kind, hand)[0], flags=1), MalformedMessage)
 
 
+@pytest.mark.parametrize("flags", [2, 3, 0x81])
+def test_unknown_flags_beside_last(flags: int) -> None:
+    hand = raw(End.ALICE)
+    hand.other.close()
+    hand.send(ChunkType.CLOSE, pack_close(None))
+    hand.take_all()
+    assert padme(hand.sent + 1) == hand.sent + 1
+    assert hand.refused(ChunkType.PAD, flags=flags)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_end_of_message_on_a_sub_stream(end: End) -> None:
+    hand, number = stream_in(StreamState.OPEN, end)
+    assert hand.refused(ChunkType.END, b"x", sub_stream=number)
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_last_before_everything_has_ended(end: End) -> None:
     def closed_by_us(hand: RawEnd) -> None:
@@ -373,19 +389,17 @@ def test_more_than_the_window_is_an_error(number: int) -> None:
 
 def test_a_flood_of_empty_messages_is_bounded_by_credit() -> None:
     hand = raw(End.ALICE, limits=TunnelLimits(window_chunks=4))
-    count = 0
-    while hand.refused(ChunkType.END) is None:
-        count += 1
-    assert count == 4 * DATA // 16
+    for _ in range(4 * DATA // 16):
+        hand.send(ChunkType.END)
+    assert hand.refused(ChunkType.END)
 
 
 def test_a_stream_that_was_given_up_still_has_a_window() -> None:
     hand, number = stream_in(StreamState.DISCARDING, End.ALICE)
-    sent = 0
-    while hand.refused(ChunkType.MSG, bytes(DATA), sub_stream=number) is None:
-        sent += 1
+    for _ in range(16):
+        hand.send(ChunkType.MSG, bytes(DATA), sub_stream=number)
         assert hand.other.held_bytes == 0
-    assert sent == 16
+    assert hand.refused(ChunkType.MSG, b"x", sub_stream=number)
 
 
 def test_a_flood_of_sub_streams_is_an_error() -> None:

@@ -135,7 +135,7 @@ def written_by_hand(keys: StatusKeys, content: bytes) -> bytes:
     [
         b"\x00\xff\x00\x00" + bytes(220),  # unknown code
         b"\x01\x00\x00\x00" + bytes(220),  # success about the next
-        b"\x02\x01\x00\x00" + bytes(220),  # unknown high byte
+        b"\x02\x08\x00\x00" + bytes(220),  # unknown high byte
         b"\x00\x01\x00\xdd" + bytes(220),  # length 221
         b"\x00\x01\x00\x01" + b"ab" + bytes(218),  # padding not zero
     ],
