@@ -93,11 +93,9 @@ class Sender:
         out = self._out
         if not self.fixed_bytes:
             raise LocalTunnelError("tick on a link without a fixed record size")
-        if len(out.pending) >= 2 * self.fixed_bytes:
-            return
         if not out.hidden_bytes:
             if out.room < self.fixed_bytes:
-                return
+                return  # two records are unsent
             out.add(self.fixed_bytes, self._control.take(self.fixed_bytes - RECORD_OVERHEAD))
         out.show_next()
         self._output.set()
