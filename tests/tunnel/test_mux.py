@@ -271,6 +271,33 @@ def test_a_turn_that_is_not_taken_goes_on() -> None:
     assert not len(link.a.sender._turns)
 
 
+def test_a_turn_without_credit_goes_on() -> None:
+    link = Link.make()
+    first, _ = joined(link, MIDDLE)
+    assert write_all(first, bytes(53_164)) == 4_096 + 3 * 16_356
+    link.settle()
+    while link.a.pad(63):
+        pass
+    assert not write_all(first, bytes(5_000))  # it has credit for that, but there is no room
+    assert len(link.a.sender._turns) == 1
+    link.settle()
+    assert first.writable.take()
+    assert not write_all(first, bytes(16_356))  # and none for that
+    assert len(link.a.sender._turns) == 0
+
+
+def test_windows_grow_only_as_far_as_the_link_has_it() -> None:
+    window = MIDDLE.geometry.window_bytes
+    for budget, expected in ((2 * window - 1, window), (2 * window, 2 * window)):
+        link = Link.make(limits=MuxLimits(window_bytes=budget))
+        reader, writer = joined(link, MIDDLE)
+        for _ in range(20):
+            write_all(writer, bytes(400_000))
+            link.settle()
+            read_all(reader)
+        assert reader.window_bytes == expected == link.a.table.window_bytes
+
+
 def test_a_turn_that_nobody_takes_ends_when_the_buffer_has_run_empty_twice() -> None:
     link = Link.make()
     pairs = [joined(link, Profile(GEOMETRIES[4])) for _ in range(4)]
@@ -428,6 +455,29 @@ def test_a_lost_connection_ends_streams_but_not_what_had_come_whole() -> None:
     assert not link.b.ping()
     assert not link.b.pad(1)
     assert not link.b.can_open
+
+
+def test_what_nobody_had_accepted_goes_with_the_link() -> None:
+    link = Link.make()
+    stream = link.a.open(SMALL)
+    write_all(stream, b"a whole message")
+    stream.finish()
+    link.settle()
+    assert link.b.budget.used_bytes == 15
+    link.b.fail(Disconnected("the cable"))
+    assert link.b.budget.used_bytes == 0
+
+
+def test_no_credit_is_granted_to_who_has_finished() -> None:
+    link = Link.make()
+    stream, twin = joined(link)
+    write_all(stream, bytes(3_000))
+    stream.finish()
+    link.settle()
+    link.b.output.take()
+    assert len(read_all(twin)) == stream.content_out >= 2_020
+    assert not link.b.output.is_set
+    assert not link.b.pending
 
 
 def test_go_away_loses_no_stream() -> None:

@@ -9,7 +9,6 @@ among frames that are queued; a credit may go later than they do.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Protocol
 
 from tunnel.link.frames import FRAME_HEAD_BYTES, pack_credit
@@ -39,7 +38,7 @@ class ControlQueue:
     __slots__ = ("_answer", "_bytes", "_frames", "_owing", "queued", "taken")
 
     def __init__(self) -> None:
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []  # a deque takes 700 bytes of each idle link
         self._owing: dict[Creditor, None] = {}
         self._answer = b""
         self._bytes = 0
@@ -73,12 +72,14 @@ class ControlQueue:
     def take(self, limit: int) -> bytes:
         """Frames of at most `limit` bytes together, which leave the queue; may be empty."""
         parts: list[bytes] = []
-        while self._frames and len(self._frames[0]) <= limit:
-            frame = self._frames.popleft()
-            self._bytes -= len(frame)
-            self.taken += 1
+        for frame in self._frames:
+            if len(frame) > limit:
+                break
             limit -= len(frame)
+            self._bytes -= len(frame)
             parts.append(frame)
+        del self._frames[: len(parts)]
+        self.taken += len(parts)
         if self._answer and len(self._answer) <= limit:
             limit -= len(self._answer)
             parts.append(self._answer)

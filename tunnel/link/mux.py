@@ -18,7 +18,7 @@ Source: docs/protocol.md, "Link frames", "Streams" and "Credit".
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Generic
 
@@ -112,7 +112,7 @@ class Multiplexer(Generic[N]):
         self._pinger = Pinger()
         self._arrived: OrderedDict[MuxStream[N], None] = OrderedDict()
         self._max_resets = limits.max_streams + _SPARE_RESETS
-        self._resets: deque[int] = deque()  # marks of the RESETs of the peer's streams
+        self._resets: list[int] = []  # marks of the RESETs of the peer's streams
         self._has_left = False
         self._peer_has_left = False
         self._exchange_in: bytes | None = None
@@ -342,8 +342,8 @@ class Multiplexer(Generic[N]):
         self.table.take_id(stream_id)
         if self._peer_has_left:
             raise LinkError("OPEN after GOAWAY")
-        while self._resets and self.sender.has_left(self._resets[0]):
-            self._resets.popleft()
+        if self._resets and self.sender.has_left(self._resets[0]):
+            self._resets = [mark for mark in self._resets if not self.sender.has_left(mark)]
         if len(self._resets) > self._max_resets:
             raise LinkError(f"OPEN while {len(self._resets)} RESETs of such streams have not left")
         try:

@@ -93,11 +93,9 @@ class Sender:
         out = self._out
         if not self.fixed_bytes:
             raise LocalTunnelError("tick on a link without a fixed record size")
-        if len(out.pending) >= 2 * self.fixed_bytes:
-            return
         if not out.hidden_bytes:
             if out.room < self.fixed_bytes:
-                return
+                return  # two records are unsent
             out.add(self.fixed_bytes, self._control.take(self.fixed_bytes - RECORD_OVERHEAD))
         out.show_next()
         self._output.set()
@@ -147,21 +145,16 @@ class Sender:
         """
         out, control = self._out, self._control
         frame_bytes = FRAME_HEAD_BYTES + len(payload)
-        size = need = out.size_for(frame_bytes)
+        size = out.size_for(frame_bytes)
         spare = size - RECORD_OVERHEAD - frame_bytes
-        waits = control.size
-        if waits > spare and stream.control_mark > control.taken:
-            need += out.size_for(min(waits, MAX_RECORD_BYTES - RECORD_OVERHEAD))
-            need = min(need, out.capacity)
-        if not self._turns.admits(stream, need, out.room):
-            return False
-        if need > size:
+        room = out.room
+        if control.size > spare and stream.control_mark > control.taken:
             self._flush_control()
-            if stream.control_mark > control.taken or out.room < size:
-                # More control frames than one record holds: once more, when those have left.
-                self._turns.admits(stream, need, 0)
-                return False
-        front = control.take(spare) if waits else b""
+            # Where they do not all fit now, the content waits until some have left.
+            room = out.room if stream.control_mark <= control.taken else 0
+        if not self._turns.admits(stream, size, room):
+            return False
+        front = control.take(spare) if control.size else b""
         out.add(size, front + FRAME_HEAD.pack(kind, 0, len(payload), stream.id), payload)
         self._output.set()
         return True
