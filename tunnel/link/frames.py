@@ -17,22 +17,7 @@ from tunnel.errors import ErrorCode, LinkError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION, Profile
 from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD
 
-# Until tunnel/node carries every frame over multiplexed links.
-from tunnel.link.single import (
-    BUFFER_BYTES,
-    NEED_DATA,
-    Data,
-    Event,
-    Fin,
-    FrameReceiver,
-    FrameSender,
-    GoAway,
-    Open,
-    Reset,
-)
-
 __all__ = [
-    "BUFFER_BYTES",
     "FRAMES",
     "FRAME_HEAD",
     "FRAME_HEAD_BYTES",
@@ -40,18 +25,9 @@ __all__ = [
     "MAX_EXCHANGE_BYTES",
     "MAX_PAYLOAD_BYTES",
     "MAX_STATUS_BYTES",
-    "NEED_DATA",
     "PING_TOKEN_BYTES",
-    "Data",
-    "Event",
-    "Fin",
-    "FrameReceiver",
     "FrameRule",
-    "FrameSender",
     "FrameType",
-    "GoAway",
-    "Open",
-    "Reset",
     "pack_credit",
     "pack_fin",
     "pack_go_away",
