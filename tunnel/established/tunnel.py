@@ -382,6 +382,7 @@ class EstablishedTunnel(Generic[N]):
         self._given_up = True
         self._table.give_up_all(None)
         self._fail_streams(SubStreamReset(code))
+        self.sendable.set()  # for the padding, when this end's CLOSE has left already
 
     # --- common ---------------------------------------------------------------------------------------------
 
