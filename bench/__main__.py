@@ -1,7 +1,7 @@
 """`python -m bench`: the short form of every benchmark, in a few seconds.
 
-It shows that all of them work, and roughly how fast things are. To measure, call one of them by its name. A new
-benchmark has `Settings.short`, `measure`, `text` and `record` like the others, and a line in `BENCHMARKS`.
+It shows that all of them work, and roughly how fast things are. To measure, call one of them by its name. A
+new one has `Settings.short`, `measure`, `text` and `record` like the others, and a line in `BENCHMARKS`.
 """
 
 from __future__ import annotations

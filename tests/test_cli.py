@@ -145,7 +145,7 @@ def test_errors_are_said_in_two_lines(
     [
         ([], "COMMAND"),
         (["nonsense"], "choose from 'demo'"),
-        (["demo", "--mode", "smoke"], "choose from 'none', 'route'"),
+        (["demo", "--mode", "smoke"], "choose from 'none', 'known-dest', 'route'"),
         (["demo", "--size", "big"], "not a size: 'big'; expected 17, 300KiB"),
     ],
 )

@@ -188,7 +188,7 @@ FORBIDDEN = {
     "CREDIT of nothing": [OPEN_2, frame(T.CREDIT, 2, bytes(4))],
     "CREDIT of too much": [OPEN_2, frame(T.CREDIT, 2, (MAX_CREDIT + 1).to_bytes(4, "big"))],
     "RESET with code 0": [OPEN_2, frame(T.RESET, 2, bytes(2))],
-    "RESET with an unknown code": [OPEN_2, frame(T.RESET, 2, (17).to_bytes(2, "big"))],
+    "RESET with an unknown code": [OPEN_2, frame(T.RESET, 2, (999).to_bytes(2, "big"))],
     "RESET of the link": [frame(T.RESET, 0, RESET)],
     "an answer to no PING": [frame(T.PING, 0, bytes([1]) + bytes(7))],
     "a PING of kind 2": [frame(T.PING, 0, bytes([2]) + bytes(7))],
