@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from reactor import Broken, ConnectError, ReadYield, Scope, Service, SocketStream, TcpListener, connect_tcp
+from reactor import (
+    Broken,
+    ConnectError,
+    ReadYield,
+    Scope,
+    Service,
+    Sleep,
+    SocketStream,
+    TcpListener,
+    connect_tcp,
+)
 from tunnel.descriptor import Address
 
 __all__ = ["TcpProxy", "Watcher"]
 
 _BUFFER_BYTES = 64 * 1024
+_STALL_LOOK_S = 0.005
 
 
 class Watcher(Protocol):
@@ -41,6 +52,7 @@ class TcpProxy:
         target: where to; may be set later.
     Attributes:
         open: connections that live.
+        is_stalled: while true nothing is read, so that the kernel's buffers fill.
     """
 
     def __init__(self, watch: Callable[[], Watcher], target: Address | None = None) -> None:
@@ -48,6 +60,7 @@ class TcpProxy:
         self._listener = TcpListener("127.0.0.1", 0)
         self.target = target
         self.open = 0
+        self.is_stalled = False
 
     @property
     def address(self) -> Address:
@@ -77,8 +90,8 @@ class TcpProxy:
         try:
             assert self.target is not None
             far = yield from connect_tcp(self.target.host, self.target.port)
-            yield from scope.spawn(_pump(near, far, watcher, scope, outward=True))
-            yield from scope.spawn(_pump(far, near, watcher, scope, outward=False))
+            yield from scope.spawn(self._pump(near, far, watcher, scope, outward=True))
+            yield from scope.spawn(self._pump(far, near, watcher, scope, outward=False))
             yield from scope.join()
         except ConnectError:
             pass  # the one who dialled sees it in the end of its connection
@@ -90,25 +103,26 @@ class TcpProxy:
             self.open -= 1
             watcher.ended()
 
-
-def _pump(
-    source: SocketStream, sink: SocketStream, watcher: Watcher, scope: Scope, *, outward: bool
-) -> Service[None]:
-    """One direction, to its end; a break or a cut ends both."""
-    buffer = memoryview(bytearray(_BUFFER_BYTES))
-    reader = ReadYield(source)
-    try:
-        while count := (yield from reader.readinto(buffer)):
-            passed = watcher.passes(buffer[:count], outward=outward)
-            done = 0
-            while done < passed:
-                try:
-                    done += sink.write(buffer[done:passed])
-                except BlockingIOError:
-                    yield sink.writable
-            if passed < count:
-                scope.cancel()
-                return
-        sink.shutdown_write()
-    except Broken:
-        scope.cancel()
+    def _pump(
+        self, source: SocketStream, sink: SocketStream, watcher: Watcher, scope: Scope, *, outward: bool
+    ) -> Service[None]:
+        """One direction, to its end; a break or a cut ends both."""
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        reader = ReadYield(source)
+        try:
+            while count := (yield from reader.readinto(buffer)):
+                while self.is_stalled:
+                    yield Sleep(_STALL_LOOK_S)
+                passed = watcher.passes(buffer[:count], outward=outward)
+                done = 0
+                while done < passed:
+                    try:
+                        done += sink.write(buffer[done:passed])
+                    except BlockingIOError:
+                        yield sink.writable
+                if passed < count:
+                    scope.cancel()
+                    return
+            sink.shutdown_write()
+        except Broken:
+            scope.cancel()

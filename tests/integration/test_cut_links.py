@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from bench.node_group import NodeGroup
@@ -152,7 +152,7 @@ def test_link_that_is_cut_at_any_byte(
         with cut.result(PATIENCE_S) as result:
             assert result.read() == CONTENT
     except QueryFailed as error:
-        assert error.code is not None
+        event(f"failed with {error.code and error.code.name}")
     assert other.result(PATIENCE_S).read() == CONTENT
     square.knife.left = None
     square.assert_works()
