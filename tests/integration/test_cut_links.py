@@ -11,7 +11,9 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, event, given, settings
@@ -23,6 +25,7 @@ from tests.support.network import PATIENCE_S
 from tunnel import Limits, Node, QueryFailed, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.link.buffers import BUFFERS
+from tunnel.node import QueryResult
 
 LIMITS = Limits(dial_s=5.0, idle_s=5.0, linger_s=1.0, link_tick_s=0.05, redial_s=0.02)
 CONTENT = os.urandom(40_000)
@@ -66,13 +69,13 @@ class Square:
         self.proxy.target = self.relays[0].listens_at
         self.nodes = [self.alice, self.bob, *self.relays]
 
-    def _add(self, **options: object) -> Node:
+    def _add(self, **options: Any) -> Node:
         node = self.group.add(self.directory, limits=LIMITS, **options)
         self.directory.publish(node.descriptor)
         self.group.start(node)
         return node
 
-    def ask(self, relay: int, mode: ReplyMode) -> object:
+    def ask(self, relay: int, mode: ReplyMode) -> Future[QueryResult]:
         route = Route((self.relays[relay].id,), self.bob.id)
         return self.alice.query(self.bob.id, CONTENT, route=route, mode=mode)
 
