@@ -82,6 +82,15 @@ class NodeGroup:
         """The same, and wait for its end."""
         return self.submit(service).result(_PATIENCE_S)
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in the reactor's thread."""
+
+        def service() -> Service[None]:
+            function()
+            yield from ()
+
+        self.run(service())
+
     def wait_until(self, condition: Callable[[], object], patience_s: float = _PATIENCE_S) -> None:
         """Wait until a condition, looked at in the reactor's thread, holds. Raises TimeoutError."""
 

@@ -176,7 +176,8 @@ class Watched:
             yield from self.ask(route, content_bytes)
 
         def now() -> Generator[Any, Any, float]:
-            return (yield CurrentTime())
+            time_s: float = yield CurrentTime()
+            return time_s
 
         began_s = self.group.run(now())
         futures = [self.group.submit(one(at_s, route)) for at_s, route in schedule]

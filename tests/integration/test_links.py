@@ -16,10 +16,10 @@ import pytest
 
 from bench.node_group import NodeGroup
 from bench.tcp_proxy import TcpProxy
-from reactor import Signal
+from tests.support.held import Held
 from tests.support.network import PATIENCE_S
 from tests.support.raw_peer import RawPeer
-from tunnel import ErrorCode, InnerService, Limits, Node, Profile, QueryFailed, ReplyMode, Route
+from tunnel import ErrorCode, Limits, Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute
 from tunnel.geometry import BULK, DEFAULT
@@ -27,7 +27,6 @@ from tunnel.keys import NodeKeys
 from tunnel.link.frames import FrameType
 from tunnel.node.handshakes import _puzzle_bits
 from tunnel.node.limits import LinkPolicy
-from tunnel.services import Query, Reply
 
 LIMITS = Limits(dial_s=5.0, linger_s=1.0, link_tick_s=0.02, redial_s=0.02)
 ELSEWHERE = b"another network."
@@ -63,31 +62,6 @@ def ask(alice: Node, bob: Node, *proxies: Node, content: bytes = b"here", **opti
 
 def links_of(node: Node) -> list[Any]:
     return list(node._context.links)
-
-
-class Held(InnerService):
-    """Echoes when it is let."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Signal] = []
-        self._is_let = False
-
-    @property
-    def asked(self) -> int:
-        return len(self._waiting)
-
-    def let(self) -> None:
-        self._is_let = True
-        for signal in self._waiting:
-            signal.set()
-
-    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
-        signal = Signal()
-        self._waiting.append(signal)
-        if not self._is_let:
-            yield signal
-        while chunk := (yield from query.read()):
-            yield from reply.write(chunk)
 
 
 # --- which links there are --------------------------------------------------------------------------------
@@ -126,7 +100,7 @@ def test_a_link_that_breaks_is_kept_again(group: NodeGroup) -> None:
     nodes = start(group, StaticDirectory(), 2, limits=replace(LIMITS, links_ahead=1))
     group.wait_until(lambda: all(node.open_links == 1 for node in nodes))
     (old,) = links_of(nodes[0])
-    group.run(_call(old._socket.shutdown_write))
+    group.call(old._socket.shutdown_write)
     group.wait_until(lambda: [link for link in links_of(nodes[0]) if link is not old and link.can_open])
     assert ask(nodes[0], nodes[1]) == b"here"
 
@@ -206,7 +180,7 @@ def test_restart_of_a_relay_loses_no_stream(group: NodeGroup, warnings: Callable
         ask(alice, bob, relay)
     assert ask(alice, other) == b"here"
     assert not left.done()
-    group.run(_call(held.let))
+    group.call(held.let)
     for query in queries:
         assert query.result(PATIENCE_S).read() == content
     left.result(PATIENCE_S)
@@ -221,11 +195,6 @@ def test_restart_of_a_relay_loses_no_stream(group: NodeGroup, warnings: Callable
     group.start(again)
     group.wait_until(lambda: not alice._context.links._pools.get(relay.id))  # its patience for another try
     assert ask(alice, bob, again) == b"here"
-
-
-def _call(function: Callable[[], object]) -> Generator[Any, Any, None]:
-    function()
-    yield from ()
 
 
 def test_node_without_work_leaves_at_once(group: NodeGroup) -> None:
@@ -381,7 +350,7 @@ def test_node_whose_links_are_all_in_use_dials_no_more(
     with pytest.raises(QueryFailed, match="all 1 links of this node are in use") as caught:
         ask(alice, carol)
     assert caught.value.code is ErrorCode.BUSY
-    group.run(_call(held.let))
+    group.call(held.let)
     assert query.result(PATIENCE_S).read() == b"wait"
     assert ask(alice, carol) == b"here"
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
