@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import echo, layers, throughput
+from bench import echo, layers, links, observer, throughput
 from bench.report import machine, write_json
 
 __all__ = ["main"]
@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="The short form of every benchmark: shows that all work, and roughly how fast. "
-        "To measure, run python -m bench.layers, bench.echo and bench.throughput.",
+        "To measure, run python -m bench.layers, bench.echo, bench.throughput, bench.links and "
+        "bench.observer.",
     )
     parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
     options = parser.parse_args(arguments)
@@ -34,12 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(echo.text(echo_settings, echo_cases, memory, where), end="\n\n", flush=True)
     tunnel_cases = throughput.measure(tunnel_settings)
     if options.json != "-":
-        print(throughput.text(tunnel_settings, tunnel_cases, where))
+        print(throughput.text(tunnel_settings, tunnel_cases, where), end="\n\n", flush=True)
+    link_settings, seen_settings = links.Settings.short(), observer.Settings.short()
+    link_cases, held = links.measure(link_settings), links.measure_memory(link_settings)
+    if options.json != "-":
+        print(links.text(link_settings, link_cases, held, where), end="\n\n", flush=True)
+    seen_cases = observer.measure(seen_settings)
+    if options.json != "-":
+        print(observer.text(seen_settings, seen_cases, where))
     if options.json is not None:
         benchmarks = [
             layers.record(layer_settings, layer_cases, where),
             echo.record(echo_settings, echo_cases, memory, where),
             throughput.record(tunnel_settings, tunnel_cases, where),
+            links.record(link_settings, link_cases, held, where),
+            observer.record(seen_settings, seen_cases, where),
         ]
         write_json({"benchmarks": benchmarks}, options.json)
     return 0

@@ -165,7 +165,6 @@ def measure(settings: Settings, progress: Callable[[str], None] = lambda line: N
 def measure_memory(settings: Settings) -> Memory:
     """Hold tunnels open through one proxy. Raises as `measure`, and TimeoutError: not all came to Bob."""
     with NodeProcesses(3, service="hold", idle_s=3600.0, digest=_DIGEST) as net:
-        net.query(0, 1, content_bytes=_SMALL_BYTES, hops=0, mode="none")  # the proxy has done its first work
         before = _open_streams(net, 20)  # what is allocated once, at the first of them
         after = _open_streams(net, settings.streams)
         return Memory(settings.streams, 2, before, after)
@@ -246,7 +245,7 @@ def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.links",
-        description="Latency, rate and throughput over links that are kept, beside links for one message each.",
+        description="Latency, rate and throughput over links that are kept, beside one link for each.",
         epilog="example: python -m bench.links --proxies 1 3 --pairs 3 --json -",
     )
     full = Settings()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import echo, layers, throughput
+from bench import echo, layers, links, observer, throughput
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, table
@@ -75,12 +75,43 @@ def check_echo(found: dict[str, Any]) -> None:
     assert [one["kind"] for one in found["memory"]] == kinds
 
 
+def check_links(found: dict[str, Any], proxies: list[int]) -> None:
+    assert found["benchmark"] == "links"
+    check_machine(found["machine"])
+    assert [case["proxies"] for case in found["cases"]] == proxies
+    for case in found["cases"]:
+        for policy in ("pooled", "once"):
+            for name in ("first_byte_ms", "queries_per_s", "mb_per_s"):
+                check_spread(case[policy][name], found["settings"]["pairs"])
+    memory = found["memory"]
+    assert memory["tunnels"] == found["settings"]["streams"]
+    assert 0 < memory["rss_bytes_before"] <= memory["rss_bytes_after"]
+
+
+def check_observer(found: dict[str, Any]) -> None:
+    assert found["benchmark"] == "observer"
+    check_machine(found["machine"])
+    once, pooled, constant = found["cases"]
+    queries, links_each = found["settings"]["queries"], found["settings"]["hops"] + 1
+    assert once["connections"] == once["connections_meanwhile"] == queries * links_each
+    for case in (pooled, constant):
+        assert case["connections_meanwhile"] == 0
+        assert case["by_connections"] == 0
+    for case in found["cases"]:
+        assert case["strange"] == 0
+        assert set(case["record_sizes"]) <= set(found["allowed_sizes"])
+        assert case["records"] > 0
+    assert len(constant["record_sizes"]) == 1
+
+
 def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all(["--json", "-"]) == 0
-    first, second, third = json.loads(capsys.readouterr().out)["benchmarks"]
+    first, second, third, fourth, fifth = json.loads(capsys.readouterr().out)["benchmarks"]
     check_layers(first)
     check_echo(second)
     check_throughput(third, [0, 3], 1)
+    check_links(fourth, [1])
+    check_observer(fifth)
 
 
 def test_throughput_with_replies_as_table_and_file(
@@ -110,6 +141,31 @@ def test_throughput_is_drawn(tmp_path: Path) -> None:
     options = ["--proxies", "0", "1", "--megabytes", "0.1", "--pairs", "1", "--plot", str(target)]
     assert throughput.main(options) == 0
     assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_links_and_observer_are_told_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for bench, words in ((links, "1 proxies, pooled"), (observer, "pooled, constant rate")):
+        target = tmp_path / f"{bench.__name__}.png"
+        assert bench.main(["--short", "--plot", str(target)]) == 0
+        assert words in capsys.readouterr().out
+        assert target.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("bench", "options"),
+    [
+        (links, ["--proxies", "-1"]),
+        (links, ["--megabytes", "0"]),
+        (links, ["--streams", "0"]),
+        (observer, ["--hops", "9"]),
+        (observer, ["--queries", "0"]),
+    ],
+)
+def test_wrong_use_of_the_others(bench: Any, options: list[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        bench.main(options)
+    assert refusal.value.code == 2
 
 
 @pytest.mark.parametrize(

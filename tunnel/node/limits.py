@@ -11,7 +11,6 @@ from tunnel.link.pool import ONCE, POOLED, PoolPolicy
 __all__ = ["Limits", "LinkPolicy"]
 
 
-
 class LinkPolicy(StrEnum):
     """How links relate to messages."""
 
