@@ -35,6 +35,7 @@ _DIGEST = "crc32"
 _SMALL_BYTES = 64
 _POLICIES = ("pooled", "once")
 _MEMORY_TIMEOUT_S = 120.0
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,19 @@ def measure_memory(settings: Settings) -> Memory:
 
 def _open_streams(net: NodeProcesses, count: int) -> int:
     """Open so many more; returns the proxy's memory when Bob holds all of them."""
-    for _ in range(count):
+    opened = [
         net.start_query(0, 2, content_bytes=_SMALL_BYTES, route=[1], mode="cached", profile="default")
+        for _ in range(count)
+    ]
     until_s = time.monotonic() + _MEMORY_TIMEOUT_S
     held = 0
     while held < count:
+        for query in opened:
+            if query.has_ended:
+                query.result()  # raises: none of them is answered
         if time.monotonic() > until_s:
             raise TimeoutError(f"{held} of {count} tunnels are open")
+        time.sleep(_LOOK_S)
         held += len(net.received(2))
     return net.usage(1).rss_bytes
 

@@ -78,6 +78,11 @@ class RunningQuery:
         self._query_digest = query_digest
         self._result: Future[Message] | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+        return self._result is not None and self._result.done()
+
     def result(self, timeout_s: float = QUERY_TIMEOUT_S) -> QueryReport:
         """Wait for the end of the query.
 

@@ -13,7 +13,7 @@ from tunnel.services import InnerService, Ping, Query, Reply
 __all__ = ["SERVICES", "CountedEcho", "Hold", "Received", "Sink", "make_service"]
 
 # Of queries that nobody has asked about: the oldest are forgotten.
-_KEPT = 256
+_KEPT = 4_096
 
 
 class Received(TypedDict):
