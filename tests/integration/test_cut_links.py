@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from bench.node_group import NodeGroup
 from bench.tcp_proxy import TcpProxy
+from tests.support.held import Held
 from tests.support.network import PATIENCE_S
-from tunnel import Limits, Node, QueryFailed, ReplyMode, Route
+from tunnel import ErrorCode, InnerService, Limits, Node, QueryFailed, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.link.buffers import BUFFERS
 from tunnel.node import QueryResult
@@ -57,14 +58,14 @@ class Knife:
 class Square:
     """Alice, two relays, Bob; who dials relay 1 comes by the knife."""
 
-    def __init__(self, group: NodeGroup) -> None:
+    def __init__(self, group: NodeGroup, service: InnerService | None = None) -> None:
         self.group = group
         self.knife = Knife()
         self.directory = StaticDirectory()
         self.proxy = TcpProxy(lambda: self.knife)
         group.submit(self.proxy.serve())
         self.alice = self._add()
-        self.bob = self._add()
+        self.bob = self._add(service=service)
         self.relays = [self._add(addresses=(self.proxy.address,)), self._add()]
         self.proxy.target = self.relays[0].listens_at
         self.nodes = [self.alice, self.bob, *self.relays]
@@ -127,6 +128,22 @@ class Square:
 def square() -> Iterator[Square]:
     with NodeGroup() as group:
         yield Square(group)
+
+
+def test_streams_on_a_cut_link_end_and_others_live() -> None:
+    with NodeGroup() as group:
+        held = Held()
+        square = Square(group, service=held)
+        cut, other = square.ask(0, ReplyMode.CACHED), square.ask(1, ReplyMode.CACHED)
+        group.wait_until(lambda: held.asked == 2)
+        square.knife.arm(0, outward=False)
+        group.call(held.let)  # the answer is what is cut
+        with pytest.raises(QueryFailed) as caught:
+            cut.result(PATIENCE_S)
+        assert caught.value.code is ErrorCode.DISCONNECTED
+        assert other.result(PATIENCE_S).read() == CONTENT
+        square.assert_works()
+        square.wait_quiet()
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -40,8 +40,11 @@ def group() -> Iterator[NodeGroup]:
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """What nodes have logged, all of it; the reactor may say that this machine is busy."""
     caplog.set_level(logging.WARNING)
-    return lambda: "\n".join(record.getMessage() for record in caplog.records)
+    return lambda: "\n".join(
+        record.getMessage() for record in caplog.records if record.name.startswith("tunnel")
+    )
 
 
 def start(group: NodeGroup, directory: StaticDirectory, count: int, **options: Any) -> list[Node]:
@@ -112,6 +115,38 @@ def test_policy_once_leaves_no_link(group: NodeGroup) -> None:
         assert reply == (b"" if mode is ReplyMode.NONE else b"here")
     group.wait_until(lambda: not any(node.open_links for node in nodes))
     group.wait_until(lambda: all(node.is_idle for node in nodes))
+
+
+def test_an_old_link_is_replaced_and_loses_no_stream(group: NodeGroup, warnings: Callable[[], str]) -> None:
+    held = Held()
+    limits = replace(LIMITS, links_ahead=1, link_age_s=0.4)
+    alice, bob = start(group, StaticDirectory(), 2, limits=limits, service=held)
+    group.wait_until(lambda: alice.open_links == bob.open_links == 1)
+    (old,) = links_of(alice)
+    content = os.urandom(300_000)
+    query = alice.query(bob.id, content, hops=0, mode=ReplyMode.CACHED)
+    group.wait_until(lambda: held.asked == 1)
+    group.wait_until(lambda: any(link.can_open for link in links_of(alice) if link is not old))
+    assert old.is_retired
+    assert old.streams == 1
+    group.call(held.let)
+    assert query.result(PATIENCE_S).read() == content
+    group.wait_until(lambda: old not in links_of(alice))
+    assert not warnings()
+
+
+def test_node_at_another_ones_address_is_not_taken_for_it(
+    group: NodeGroup, warnings: Callable[[], str]
+) -> None:
+    directory = StaticDirectory()
+    alice, bob, mallory = start(group, directory, 3)
+    directory.publish(replace(bob.descriptor, addresses=mallory.descriptor.addresses))
+    with pytest.raises(QueryFailed) as caught:
+        ask(alice, bob)
+    assert caught.value.code is ErrorCode.NEXT_REFUSED
+    group.wait_until(lambda: not mallory._context.half_open)
+    assert not mallory.open_links
+    assert bob.id.hex()[:8] not in warnings()
 
 
 # --- nodes that cannot be dialled -------------------------------------------------------------------------

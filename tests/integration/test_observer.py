@@ -11,6 +11,7 @@ from dataclasses import replace
 from bench.observer import Settings, Watched, limits_of
 from bench.routes_seen import Event, connections_as_events, guess_routes, records_as_events
 from bench.wire_records import Connection
+from tunnel.link.handshake import PaddingMode
 from tunnel.link.records import MAX_UNITS, UNIT_BYTES
 
 SETTINGS = Settings(nodes=5, hops=2, padding_gap_s=0.05)
@@ -73,6 +74,15 @@ def test_at_a_constant_rate_records_do_not_depend_on_content() -> None:
             for count, time_s in enumerate(times_s, start=1):
                 # Content adds none: the nth beat is n gaps after the beginning, and is never early.
                 assert time_s >= connection.began_s + count * limits.padding_gap_s
+
+
+def test_padding_at_random_times_needs_no_message() -> None:
+    limits = replace(LIMITS["pooled"], padding=PaddingMode.POISSON, padding_gap_s=0.01, padding_units=16)
+    with Watched(3, replace(limits, links_ahead=2)) as watched:
+        watched.group.wait_until(lambda: all(len(found.records) > 10 for found in watched.connections))
+        assert sizes(watched.connections) == {16 * UNIT_BYTES}
+        ask(watched, (0, 1, 2))
+        assert sizes(watched.connections) <= ALLOWED
 
 
 def test_records_are_counted_however_the_bytes_come() -> None:
