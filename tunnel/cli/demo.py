@@ -24,9 +24,8 @@ from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node import FrameReport, Limits, QueryResult
+from tunnel.node import FrameReport, Limits, LinkPolicy, QueryResult
 from tunnel.node.api_service import SERVED_MODES
-from tunnel.node.limits import LinkPolicy
 from tunnel.services import InnerService, Query, Reply
 
 __all__ = ["PositionSampler", "add_parser"]
