@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from bench import echo, layers, onion, primitives, throughput
+from bench import echo, layers, links, observer, onion, primitives, throughput
 from bench.report import machine, write_json
 
 __all__ = ["BENCHMARKS", "main"]
 
-BENCHMARKS: tuple[ModuleType, ...] = (layers, echo, primitives, onion, throughput)
+BENCHMARKS: tuple[ModuleType, ...] = (layers, echo, primitives, onion, throughput, links, observer)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -37,6 +37,7 @@ from reactor import ReactorThread
 from tunnel import Limits, Node, Profile, QueryResult, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.keys import NodeKeys
+from tunnel.node.limits import LinkPolicy
 from tunnel.primitives import tunnel_engine
 
 __all__ = ["main"]
@@ -61,7 +62,7 @@ class _Child:
             reactor=self._thread.reactor,
             service=self._service,
             engine=self._engine,
-            limits=Limits(idle_s=options.idle),
+            limits=Limits(idle_s=options.idle, link_policy=LinkPolicy(options.links), queries=4096),
             host=options.host,
             port=options.port,
         )
@@ -188,6 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--idle", type=float, default=60.0, help="seconds after which a silent frame is ended"
     )
+    policies = [policy.value for policy in LinkPolicy]
+    parser.add_argument("--links", choices=policies, default=LinkPolicy.POOLED.value, help="link policy")
     return parser
 
 

@@ -78,6 +78,11 @@ class RunningQuery:
         self._query_digest = query_digest
         self._result: Future[Message] | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether `result` returns, or raises, at once."""
+        return self._result is not None and self._result.done()
+
     def result(self, timeout_s: float = QUERY_TIMEOUT_S) -> QueryReport:
         """Wait for the end of the query.
 
@@ -150,11 +155,13 @@ class NodeProcesses:
     Args:
         count: how many.
         engine: "auto", "openssl" or "pycryptodome".
-        service: what answers queries: "echo" (which only counts in mode `none`), "sink" or "ping".
+        service: what answers queries: "echo" (which only counts in mode `none`), "sink", "ping", or "hold",
+            which never does.
         directory: where key files, peer file and logs go; by default a temporary one that is removed at
             the end.
         digest: "sha256", or the cheaper "crc32" for benchmarks.
         idle_s: a frame on which nothing moves for so long is ended.
+        links: the link policy, "pooled" or "once".
         start_timeout_s: for all nodes together to be up.
     Raises (on entry):
         ProcessError: a node did not start; the text has the end of its log. TimeoutError: not in time.
@@ -171,12 +178,14 @@ class NodeProcesses:
         directory: Path | None = None,
         digest: str = "sha256",
         idle_s: float = 60.0,
+        links: str = "pooled",
         start_timeout_s: float = 60.0,
     ) -> None:
         self._count = count
         self._directory = directory
         self._digest = digest
         self._options = ["--engine", engine, "--service", service, "--digest", digest, "--idle", str(idle_s)]
+        self._options += ["--links", links]
         self._start_timeout_s = start_timeout_s
         self._cleanup = ExitStack()
         self.engine_name = ""

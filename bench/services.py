@@ -7,12 +7,13 @@ from collections.abc import Generator
 from typing import Any, TypedDict
 
 from bench.content import new_digest
+from reactor import Signal
 from tunnel.services import InnerService, Ping, Query, Reply
 
-__all__ = ["SERVICES", "CountedEcho", "Received", "Sink", "make_service"]
+__all__ = ["SERVICES", "CountedEcho", "Hold", "Received", "Sink", "make_service"]
 
 # Of queries that nobody has asked about: the oldest are forgotten.
-_KEPT = 256
+_KEPT = 4_096
 
 
 class Received(TypedDict):
@@ -58,7 +59,15 @@ class CountedEcho(Sink):
         return reply.write(chunk)
 
 
-SERVICES = ("echo", "ping", "sink")
+class Hold(Sink):
+    """Reads each query and then keeps it, without an answer, until it is given up."""
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        yield from super().handle(query, reply)
+        yield Signal()
+
+
+SERVICES = ("echo", "hold", "ping", "sink")
 
 
 def make_service(name: str, digest: str) -> InnerService:
@@ -67,6 +76,8 @@ def make_service(name: str, digest: str) -> InnerService:
         return Sink(digest)
     if name == "echo":
         return CountedEcho(digest)
+    if name == "hold":
+        return Hold(digest)
     if name == "ping":
         return Ping()
     raise ValueError(f"no service is called {name!r}; there are {', '.join(SERVICES)}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench import echo, hot_path, layers, onion, primitive_cases, primitives, throughput
+from bench import echo, hot_path, layers, links, observer, onion, primitive_cases, primitives, throughput
+from bench.__main__ import BENCHMARKS
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, markdown_table, table
@@ -114,14 +115,46 @@ def test_onion_as_table_and_file(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "query, with reply block" in capsys.readouterr().out
 
 
+def check_links(found: dict[str, Any], proxies: list[int]) -> None:
+    assert found["benchmark"] == "links"
+    check_machine(found["machine"])
+    assert [case["proxies"] for case in found["cases"]] == proxies
+    for case in found["cases"]:
+        for policy in ("pooled", "once"):
+            for name in ("first_byte_ms", "queries_per_s", "mb_per_s"):
+                check_spread(case[policy][name], found["settings"]["pairs"])
+    memory = found["memory"]
+    assert memory["tunnels"] == found["settings"]["streams"]
+    assert 0 < memory["rss_bytes_before"] <= memory["rss_bytes_after"]
+
+
+def check_observer(found: dict[str, Any]) -> None:
+    assert found["benchmark"] == "observer"
+    check_machine(found["machine"])
+    once, pooled, constant = found["cases"]
+    queries, links_each = found["settings"]["queries"], found["settings"]["hops"] + 1
+    assert once["connections"] == once["connections_meanwhile"] == queries * links_each
+    for case in (pooled, constant):
+        assert case["connections_meanwhile"] == 0
+        assert case["by_connections"] == 0
+    for case in found["cases"]:
+        assert case["strange"] == 0
+        assert set(case["record_sizes"]) <= set(found["allowed_sizes"])
+        assert case["records"] > 0
+    assert len(constant["record_sizes"]) == 1
+
+
 def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all(["--json", "-"]) == 0
-    first, second, third, fourth, fifth = json.loads(capsys.readouterr().out)["benchmarks"]
-    check_layers(first)
-    check_echo(second)
-    check_primitives(third)
-    check_onion(fourth, [1, 3])
-    check_throughput(fifth, [0, 3], 1)
+    found = {one["benchmark"]: one for one in json.loads(capsys.readouterr().out)["benchmarks"]}
+    assert len(found) == len(BENCHMARKS)
+    check_layers(found["layers"])
+    check_echo(found["echo"])
+    check_primitives(found["primitives"])
+    check_onion(found["onion"], [1, 3])
+    check_throughput(found["throughput"], [0, 3], 1)
+    check_links(found["links"], [1])
+    check_observer(found["observer"])
 
 
 def test_throughput_with_replies_as_table_and_file(
@@ -151,6 +184,31 @@ def test_throughput_is_drawn(tmp_path: Path) -> None:
     options = ["--proxies", "0", "1", "--megabytes", "0.1", "--pairs", "1", "--plot", str(target)]
     assert throughput.main(options) == 0
     assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_links_and_observer_are_told_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for bench, words in ((links, "1 proxies, pooled"), (observer, "pooled, constant rate")):
+        target = tmp_path / f"{bench.__name__}.png"
+        assert bench.main(["--short", "--plot", str(target)]) == 0
+        assert words in capsys.readouterr().out
+        assert target.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("bench", "options"),
+    [
+        (links, ["--proxies", "-1"]),
+        (links, ["--megabytes", "0"]),
+        (links, ["--streams", "0"]),
+        (observer, ["--hops", "9"]),
+        (observer, ["--queries", "0"]),
+    ],
+)
+def test_wrong_use_of_the_others(bench: Any, options: list[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        bench.main(options)
+    assert refusal.value.code == 2
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_demo(
     assert outcome["ok"] is True
     assert (outcome["peers"], outcome["hops"]) == (peers, peers - 2)
     assert (outcome["mode"], outcome["profile"], outcome["engine"]) == (mode, geometry.name, engine)
-    assert outcome["link_policy"] == "once"
+    assert outcome["link_policy"] == "pooled"
     assert outcome["query_bytes"] == 40 * 1024
     assert outcome["query_sha256_sent"] == outcome["query_sha256_received"]
     links = outcome["links"]
@@ -96,12 +96,20 @@ def test_demo_of_an_empty_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome["query_bytes"] == outcome["reply_bytes"] == 0
 
 
+def test_demo_with_one_link_for_each_message(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = _demo(capsys, "--peers", "4", "--links", "once")
+    assert outcome["ok"]
+    assert outcome["link_policy"] == "once"
+
+
 def test_demo_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--peers", "4"]) == 0
     shown = capsys.readouterr().out
     assert "4 nodes are listening" in shown
     for word in ("Alice", "proxy 1", "proxy 2", "Bob", "arrived as they were sent"):
         assert word in shown
+    assert "4 nodes are listening on 127.0.0.1, 2 proxies, mode route, profile default" in shown
+    assert "over links that carry many messages (policy `pooled`)" in shown
     assert shown.rstrip().endswith("ok")
 
 
@@ -145,6 +153,7 @@ def test_errors_are_said_in_two_lines(
     [
         ([], "COMMAND"),
         (["nonsense"], "choose from 'demo'"),
+        (["demo", "--links", "twice"], "choose from 'pooled', 'once'"),
         (["demo", "--mode", "smoke"], "choose from 'none', 'known-dest', 'route'"),
         (["demo", "--size", "big"], "not a size: 'big'; expected 17, 300KiB"),
     ],

@@ -24,7 +24,7 @@ from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node import FrameReport, QueryResult
+from tunnel.node import FrameReport, Limits, LinkPolicy, QueryResult
 from tunnel.node.api_service import SERVED_MODES
 from tunnel.services import InnerService, Query, Reply
 
@@ -36,6 +36,7 @@ example:
   mtun demo --peers 5 --file README.md       a file of yours through 3 proxies
   mtun demo --peers 128 --mode none --json   the longest route, for machines
 """
+_LINKS = {"pooled": "links that carry many messages", "once": "one link per message"}
 _LINE = "the quick brown fox carries message %06d through peers that only Alice knows\n"
 
 
@@ -63,6 +64,12 @@ def add_parser(commands: Any) -> None:
         "--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)"
     )
     add("--engine", choices=("auto", "openssl", "pycryptodome"), default="auto", help="crypto library")
+    add(
+        "--links",
+        choices=[policy.value for policy in LinkPolicy],
+        default=LinkPolicy.POOLED.value,
+        help="links that live on and carry many messages, or one for each message (default pooled)",
+    )
     add("--seed", type=int, help="makes the choice of the route repeatable (keys are always fresh)")
     add("--json", action="store_true", help="one JSON object on stdout, nothing else")
     parser.set_defaults(run=run)
@@ -153,12 +160,16 @@ def run(options: argparse.Namespace) -> int:
     with (
         _open_content(options.file, size) as file,
         LocalNetwork(
-            options.peers, service=bob_service, engine=options.engine, observe=reports.append
+            options.peers,
+            service=bob_service,
+            engine=options.engine,
+            limits=Limits(link_policy=LinkPolicy(options.links)),
+            observe=reports.append,
         ) as net,
     ):
         if not options.json:
             print(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {mode}, "
-                  f"profile {profile.name}, engine {net.engine.name}")  # fmt: skip
+                  f"profile {profile.name}, engine {net.engine.name}, {options.links} links")  # fmt: skip
         positions = rng.sample(range(len(net)), 2)
         alice, bob = net[positions[0]], net[positions[1]]
         route_rng = PositionSampler(rng, net) if options.seed is not None else None
@@ -257,7 +268,7 @@ def _outcome(
         "mode": str(result.mode),
         "profile": result.profile.name,
         "engine": engine,
-        "link_policy": "once",
+        "link_policy": options.links,
         "query_bytes": source.digest.bytes,
         "reply_bytes": sink.digest.bytes,
         "query_sha256_sent": source.digest.hex,
@@ -342,8 +353,8 @@ def _summary(outcome: dict[str, Any]) -> str:
     moved = outcome["query_bytes"] + outcome["reply_bytes"]
     rate = moved / max(outcome["seconds"], 1e-9)
     lines.append(
-        f"{outcome['seconds']:.3f} s, {readable_size(rate)}/s of content end to end, one link per message "
-        f"(policy `{outcome['link_policy']}`)"
+        f"{outcome['seconds']:.3f} s, {readable_size(rate)}/s of content end to end, over "
+        f"{_LINKS[outcome['link_policy']]} (policy `{outcome['link_policy']}`)"
     )
     lines.append("ok" if outcome["ok"] else "FAILED: digests or frame lengths differ")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from tunnel.node.api_service import QueryResult
 from tunnel.node.context import FrameReport
-from tunnel.node.limits import Limits
+from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.node import LOCAL_NETWORK_ID, Node
 
-__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "Limits", "Node", "QueryResult"]
+__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "Limits", "LinkPolicy", "Node", "QueryResult"]

@@ -12,10 +12,6 @@ from tunnel.link.pool import ONCE, POOLED, PoolPolicy
 __all__ = ["Limits", "LinkPolicy"]
 
 
-# A neighbour that was restarted is to be used again soon, not after a minute.
-_MOST_BACKOFF_S = 10.0
-
-
 class LinkPolicy(StrEnum):
     """How links relate to messages."""
 
@@ -48,6 +44,8 @@ class Limits:
             pauses of people.
         link_age_s: after about so long a link takes no new streams and another is dialled: fresh keys.
         link_tick_s: how often links are looked after.
+        redial_s: the longest wait before a neighbour that could not be reached is dialled again: one that was
+            restarted is to be used again soon.
         padding: what each link of this node sends beside content: nothing, records of padding at random
             times, or records of one size at one rate and nothing else.
         padding_gap_s: mean time between such records.
@@ -80,6 +78,7 @@ class Limits:
     link_idle_s: float = 600.0
     link_age_s: float = 3600.0
     link_tick_s: float = 5.0
+    redial_s: float = 10.0
     padding: PaddingMode = PaddingMode.OFF
     padding_gap_s: float = 1.0
     padding_units: int = 16
@@ -99,5 +98,5 @@ class Limits:
         if self.link_policy is LinkPolicy.ONCE:
             return ONCE
         return replace(
-            POOLED, idle_s=self.link_idle_s, max_age_s=self.link_age_s, max_backoff_s=_MOST_BACKOFF_S
+            POOLED, idle_s=self.link_idle_s, max_age_s=self.link_age_s, max_backoff_s=self.redial_s
         )

@@ -1,0 +1,376 @@
+"""What an observer of all wires learns: `python -m bench.observer`.
+
+Between every two nodes stands a recording proxy. The same schedule of queries runs with one link per message
+(policy `once`), over links that are kept anyhow (`pooled`), and over such links with padding at a constant
+rate. Then the observer, who sees connections, and times, directions and sizes of records, guesses the routes
+(`bench.routes_seen`), and is told how many it has right.
+
+* Under `once` connections draw the routes.
+* Under `pooled` connections tell nothing: there are the same ones with and without messages. Who looks at
+  records instead still sees what moves when, as long as nothing else does.
+* At a constant rate records tell nothing either: every direction shows records of one size, at one rate.
+
+Every record has one of the sizes that the protocol allows, whatever is in it: that is counted, too.
+
+    python -m bench.observer --nodes 8 --queries 60 --json result.json --plot result.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bench.node_group import NodeGroup
+from bench.report import Machine, machine, table, write_json
+from bench.routes_seen import connections_as_events, guess_routes, records_as_events
+from bench.tcp_proxy import TcpProxy
+from bench.wire_records import Connection
+from reactor import CurrentTime, Sleep
+from tunnel.directory import StaticDirectory
+from tunnel.geometry import DEFAULT, Profile
+from tunnel.link.handshake import PaddingMode
+from tunnel.link.records import MAX_UNITS, UNIT_BYTES
+from tunnel.modes import ReplyMode
+from tunnel.node import Limits, Node
+from tunnel.node.api_service import QueryCall
+from tunnel.node.limits import LinkPolicy
+from tunnel.route import Route
+
+__all__ = ["Case", "Settings", "Watched", "main", "measure", "record", "text"]
+
+# So long a node may hold a frame in the observer's guess; and a silence that a record breaks. The observer
+# knows what it looks at: of 0.02 to 0.25 s and 5 to 50 ms these found the most routes.
+_HELD_S = 0.04
+_SILENCE_S = 0.005
+_KEPT = Limits(link_tick_s=0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is watched.
+
+    Attributes:
+        nodes: of the network. queries: how many. hops: proxies of each route. gap_s: mean time from one query
+            to the next, drawn exponentially. content_bytes: of each. seed: of the schedule.
+        padding_gap_s: from record to record at the constant rate.
+    """
+
+    nodes: int = 8
+    queries: int = 60
+    hops: int = 3
+    gap_s: float = 0.15
+    content_bytes: int = 2_000
+    seed: int = 1
+    padding_gap_s: float = 0.1
+
+    @classmethod
+    def short(cls) -> Settings:
+        """Enough to see that everything works."""
+        return cls(nodes=5, queries=6, hops=2, gap_s=0.05)
+
+    def schedule(self) -> list[tuple[float, tuple[int, ...]]]:
+        """When each query begins, and its route, Alice and Bob included."""
+        rng = random.Random(self.seed)
+        found, time_s = [], 0.0
+        for _ in range(self.queries):
+            time_s += rng.expovariate(1 / self.gap_s)
+            found.append((time_s, tuple(rng.sample(range(self.nodes), self.hops + 2))))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What was seen under one policy.
+
+    Attributes:
+        connections, connections_meanwhile: opened in all, and after the first query began.
+        records, record_sizes: how many, and of how many different sizes; strange: connections with bytes that
+            are no record of an allowed size.
+        by_connections, by_records: shares of the routes that the observer found, 0 to 1; guesses_…: of how
+            many chains that it thinks are routes.
+        trace: for the plot: (time, source, target, bytes) of each record, and of each connection with 0.
+    """
+
+    name: str
+    queries: int
+    connections: int
+    connections_meanwhile: int
+    records: int
+    record_sizes: tuple[int, ...]
+    strange: int
+    by_connections: float
+    guesses_by_connections: int
+    by_records: float
+    guesses_by_records: int
+    trace: tuple[tuple[float, int, int, int], ...]
+
+
+class Watched:
+    """A context manager: nodes, and a recording proxy on the way from each to each other.
+
+    Args:
+        limits: of every node.
+    Attributes:
+        connections: all that were seen.
+    """
+
+    def __init__(self, count: int, limits: Limits) -> None:
+        self.group = NodeGroup()
+        self.connections: list[Connection] = []
+        self.nodes: list[Node] = []
+        self._count = count
+        self._limits = limits
+        self._directories = [StaticDirectory() for _ in range(count)]
+
+    def __enter__(self) -> Watched:
+        self.group.__enter__()
+        try:
+            self.nodes = [self.group.add(known, limits=self._limits) for known in self._directories]
+            for source in range(self._count):
+                for target in range(self._count):
+                    self._introduce(source, target)
+            for node in self.nodes:
+                self.group.start(node)
+            if self._limits.links_ahead:
+                self.group.wait_until(lambda: all(node.open_links == self._count - 1 for node in self.nodes))
+        except BaseException:
+            self.group.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self.group.__exit__(*reason)
+
+    def _introduce(self, source: int, target: int) -> None:
+        """Let a node know another one, by the address of the proxy between them."""
+        descriptor = self.nodes[target].descriptor
+        if source != target:
+
+            def watch() -> Connection:
+                self.connections.append(Connection(source, target, self.group.reactor.now))
+                return self.connections[-1]
+
+            proxy = TcpProxy(watch, self.nodes[target].listens_at)
+            self.group.submit(proxy.serve())
+            descriptor = replace(descriptor, addresses=(proxy.address,))
+        self._directories[source].publish(descriptor)
+
+    def ask(self, route: tuple[int, ...], content_bytes: int) -> Generator[Any, Any, None]:
+        """A query in mode `none`, so that its route is passed once. Raises QueryFailed."""
+        ids = [self.nodes[index].id for index in route]
+        call = QueryCall(
+            Route(tuple(ids[1:-1]), ids[-1]), bytes(content_bytes), ReplyMode.NONE, Profile(DEFAULT), 60.0
+        )
+        result = yield from self.nodes[route[0]].query_service(call)
+        result.close()
+
+    def run(self, schedule: Sequence[tuple[float, tuple[int, ...]]], content_bytes: int) -> float:
+        """Run a schedule to its end; returns the time at which it began."""
+
+        def one(at_s: float, route: tuple[int, ...]) -> Generator[Any, Any, None]:
+            yield Sleep(at_s)
+            yield from self.ask(route, content_bytes)
+
+        def now() -> Generator[Any, Any, float]:
+            time_s: float = yield CurrentTime()
+            return time_s
+
+        began_s = self.group.run(now())
+        futures = [self.group.submit(one(at_s, route)) for at_s, route in schedule]
+        for future in futures:
+            future.result(600.0)
+        self.group.wait_until(lambda: all(node.is_idle for node in self.nodes))
+        return began_s
+
+
+def limits_of(settings: Settings) -> dict[str, Limits]:
+    """The cases: what every node's limits are in each."""
+    pooled = replace(_KEPT, links_ahead=settings.nodes - 1)
+    return {
+        "once": replace(_KEPT, link_policy=LinkPolicy.ONCE),
+        "pooled": pooled,
+        "pooled, constant rate": replace(
+            pooled, padding=PaddingMode.CONSTANT, padding_gap_s=settings.padding_gap_s, padding_units=5
+        ),
+    }
+
+
+def _measure_case(name: str, settings: Settings, limits: Limits) -> Case:
+    schedule = settings.schedule()
+    with Watched(settings.nodes, limits) as watched:
+        began_s = watched.run(schedule, settings.content_bytes)
+        found = list(watched.connections)
+    routes = [route for _, route in schedule]
+    # Only what happens while queries run is of use to the observer, and it may know when that is.
+    lately = [event for event in connections_as_events(found) if event.time_s >= began_s]
+    by_connections = _whole(guess_routes(lately, _HELD_S), settings)
+    events = [event for event in records_as_events(found, _SILENCE_S) if event.time_s >= began_s]
+    by_records = _whole(guess_routes(events, _HELD_S), settings)
+    sizes = sorted({record.size for connection in found for record in connection.records})
+    return Case(
+        name=name,
+        queries=len(routes),
+        connections=len(found),
+        connections_meanwhile=len(lately),
+        records=sum(len(connection.records) for connection in found),
+        record_sizes=tuple(sizes),
+        strange=sum(connection.has_strange_bytes for connection in found),
+        by_connections=_share_found(routes, by_connections),
+        guesses_by_connections=len(by_connections),
+        by_records=_share_found(routes, by_records),
+        guesses_by_records=len(by_records),
+        trace=tuple(_trace(found, began_s)),
+    )
+
+
+def _whole(guesses: Sequence[tuple[int, ...]], settings: Settings) -> list[tuple[int, ...]]:
+    """The observer knows how long routes are."""
+    return [guess for guess in guesses if len(guess) == settings.hops + 2]
+
+
+def _share_found(routes: Sequence[tuple[int, ...]], guesses: Sequence[tuple[int, ...]]) -> float:
+    left = list(guesses)
+    found = 0
+    for route in routes:
+        if route in left:
+            left.remove(route)
+            found += 1
+    return found / len(routes)
+
+
+def _trace(found: Sequence[Connection], began_s: float) -> list[tuple[float, int, int, int]]:
+    rows = [(connection.began_s - began_s, connection.source, connection.target, 0) for connection in found]
+    for connection in found:
+        ends = (connection.source, connection.target)
+        for passed in connection.records:
+            source, target = ends if passed.is_outward else ends[::-1]
+            rows.append((passed.time_s - began_s, source, target, passed.size))
+    return sorted(rows)
+
+
+def measure(settings: Settings, progress: Callable[[str], None] = lambda line: None) -> list[Case]:
+    """Watch one case after the other. Raises QueryFailed: a query of the schedule did not come through."""
+    cases = []
+    for name, limits in limits_of(settings).items():
+        cases.append(_measure_case(name, settings, limits))
+        progress(
+            f"{name}: {cases[-1].by_connections:.0%} by connections, {cases[-1].by_records:.0%} by records"
+        )
+    return cases
+
+
+def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
+    """The report for people."""
+    rows = [
+        (
+            case.name,
+            case.connections,
+            case.connections_meanwhile,
+            case.records,
+            len(case.record_sizes),
+            case.strange,
+            f"{case.by_connections:.0%} ({case.guesses_by_connections})",
+            f"{case.by_records:.0%} ({case.guesses_by_records})",
+        )
+        for case in cases
+    ]
+    title = (
+        f"Observer of all wires: {settings.queries} queries over {settings.hops} of {settings.nodes - 2} "
+        f"others, one each {settings.gap_s * 1000:g} ms; share of routes found (chains taken for routes)"
+    )
+    heads = (
+        "", "connections", "during queries", "records", "sizes", "strange", "by connections", "by records",
+    )  # fmt: skip
+    return table(heads, rows, title=title) + f"\n{where.line()}"
+
+
+def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "benchmark": "observer",
+        "machine": asdict(where),
+        "settings": asdict(settings),
+        "allowed_sizes": [units * UNIT_BYTES for units in range(1, MAX_UNITS + 1)],
+        "cases": [asdict(case) for case in cases],
+    }
+
+
+def _plot(settings: Settings, cases: Sequence[Case], path: str) -> None:
+    # Here, so that nobody needs the extra `plot` for anything else.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3 * len(cases)), layout="constrained")
+    FigureCanvasAgg(figure)
+    last_s = settings.schedule()[-1][0] + 0.5
+    for case, axes in zip(cases, figure.subplots(len(cases), 1, sharex=True), strict=True):
+        lanes = [source * settings.nodes + target for _, source, target, _ in case.trace]
+        times = [time_s for time_s, _, _, _ in case.trace]
+        for is_opening, marker, colour, name in (
+            (False, ".", "tab:grey", "record"),
+            (True, "|", "tab:red", "connection opened"),
+        ):
+            chosen = [i for i, row in enumerate(case.trace) if (row[3] == 0) is is_opening and row[0] > -0.5]
+            places = [times[i] for i in chosen], [lanes[i] for i in chosen]
+            axes.scatter(*places, s=60 if is_opening else 2, marker=marker, color=colour, label=name)
+        axes.set(title=f"{case.name}: {case.by_connections:.0%} of routes found by connections, "
+                 f"{case.by_records:.0%} by records", ylabel="from, to", xlim=(-0.5, last_s))  # fmt: skip
+        axes.set_yticks([])
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    axes.set_xlabel("seconds since the first query was due")
+    figure.savefig(path, dpi=110)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.observer",
+        description="What an observer of all wires learns of routes, by link policy.",
+        epilog="example: python -m bench.observer --queries 60 --plot observer.png",
+    )
+    full = Settings()
+    parser.add_argument("--nodes", type=int, help=f"of the network (default {full.nodes})")
+    parser.add_argument("--queries", type=int, help=f"how many (default {full.queries})")
+    parser.add_argument("--hops", type=int, help=f"proxies of each (default {full.hops})")
+    parser.add_argument("--gap", type=float, dest="gap_s", help=f"seconds between (default {full.gap_s})")
+    parser.add_argument("--seed", type=int, help="another schedule")
+    parser.add_argument("--short", action="store_true", help="other defaults: a few queries, a few nodes")
+    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    given = {
+        name: value
+        for name in ("nodes", "queries", "hops", "gap_s", "seed")
+        if (value := getattr(options, name)) is not None
+    }
+    settings = replace(Settings.short() if options.short else Settings(), **given)
+    if settings.queries < 1 or not settings.gap_s > 0 or not 0 <= settings.hops <= settings.nodes - 2:
+        parser.error("at least one query and two nodes, a gap above 0, and at most as many hops as others")
+    if options.plot is not None:
+        try:
+            import matplotlib  # noqa: F401 — before the work, not after
+        except ImportError as error:
+            print(f"error: {error}\nhint: pip install 'mydht-tunnel[plot]'", file=sys.stderr)
+            return 2
+    where = machine()
+    is_watched = sys.stderr.isatty()
+    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
+    if options.json != "-":
+        print(text(settings, cases, where))
+    if options.json is not None:
+        write_json(record(settings, cases, where), options.json)
+    if options.plot is not None:
+        _plot(settings, cases, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

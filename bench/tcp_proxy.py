@@ -1,0 +1,128 @@
+"""A TCP proxy as a service of the reactor: whoever stands on the wire between two nodes.
+
+It sees and may cut what passes; it knows no key. A `Watcher` is made for each connection and is told what
+comes by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from reactor import (
+    Broken,
+    ConnectError,
+    ReadYield,
+    Scope,
+    Service,
+    Sleep,
+    SocketStream,
+    TcpListener,
+    connect_tcp,
+)
+from tunnel.descriptor import Address
+
+__all__ = ["TcpProxy", "Watcher"]
+
+_BUFFER_BYTES = 64 * 1024
+_STALL_LOOK_S = 0.005
+
+
+class Watcher(Protocol):
+    """What looks at one connection."""
+
+    def passes(self, data: memoryview, *, outward: bool) -> int:
+        """Bytes have come; outward are those of the side that dialled.
+
+        Returns:
+            How many of them go on. Fewer than all: the connection is cut behind them, both ways.
+        """
+        ...
+
+    def ended(self) -> None:
+        """The connection is over."""
+        ...
+
+
+class TcpProxy:
+    """Listens from the start; `serve` carries connections to `target`.
+
+    Args:
+        watch: makes the watcher of each connection.
+        target: where to; may be set later.
+    Attributes:
+        open: connections that live.
+        is_stalled: while true nothing is read, so that the kernel's buffers fill.
+    """
+
+    def __init__(self, watch: Callable[[], Watcher], target: Address | None = None) -> None:
+        self._watch = watch
+        self._listener = TcpListener("127.0.0.1", 0)
+        self.target = target
+        self.open = 0
+        self.is_stalled = False
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return Address("127.0.0.1", self._listener.address[1])
+
+    def close(self) -> None:
+        """Stop listening; for one that never came to serve."""
+        self._listener.close()
+
+    def serve(self) -> Service[None]:
+        """Run until cancelled."""
+        scope = Scope("proxy", fail_together=False)
+        try:
+            while True:
+                near = yield from self._listener.accept()
+                yield from scope.spawn(self._carry(near), name="proxied connection")
+        finally:
+            self._listener.close()
+            yield from scope.close()
+
+    def _carry(self, near: SocketStream) -> Service[None]:
+        watcher = self._watch()
+        self.open += 1
+        far = None
+        scope = Scope("connection", fail_together=False)
+        try:
+            assert self.target is not None
+            far = yield from connect_tcp(self.target.host, self.target.port)
+            yield from scope.spawn(self._pump(near, far, watcher, scope, outward=True))
+            yield from scope.spawn(self._pump(far, near, watcher, scope, outward=False))
+            yield from scope.join()
+        except ConnectError:
+            pass  # the one who dialled sees it in the end of its connection
+        finally:
+            yield from scope.close()
+            near.close()
+            if far is not None:
+                far.close()
+            self.open -= 1
+            watcher.ended()
+
+    def _pump(
+        self, source: SocketStream, sink: SocketStream, watcher: Watcher, scope: Scope, *, outward: bool
+    ) -> Service[None]:
+        """One direction, to its end; a break or a cut ends both."""
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        reader = ReadYield(source)
+        try:
+            while count := (yield from reader.readinto(buffer)):
+                while self.is_stalled:
+                    yield Sleep(_STALL_LOOK_S)
+                passed = watcher.passes(buffer[:count], outward=outward)
+                done = 0
+                while done < passed:
+                    try:
+                        done += sink.write(buffer[done:passed])
+                    except BlockingIOError:
+                        yield sink.writable
+                if passed < count:
+                    scope.cancel()
+                    return
+            sink.shutdown_write()
+        except Broken:
+            scope.cancel()
