@@ -84,9 +84,18 @@ class ControlledProcess:
         module, arguments: what to run; the module answers with a `ControlPipe`.
         name: for messages.
         log_path: where the child's standard error goes.
+        prefix: a command that runs the child, such as `ip netns exec NAME`.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], *, name: str, log_path: Path) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        name: str,
+        log_path: Path,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self._log_path = log_path
         self._numbers = itertools.count(1)
@@ -99,7 +108,7 @@ class ControlledProcess:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), *([path] if path else [])])}
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*prefix, sys.executable, "-m", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

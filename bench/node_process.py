@@ -8,6 +8,7 @@ The reactor runs in a thread of its own, and the main thread reads the pipe; it 
 transfer runs, and costs it nothing. Requests:
 
     go                                       read PEERS and serve
+    peers                                    read PEERS again
     query   destination, mode, profile, …    ask another node; see `_Child.query`
     received                                 what the inner service has received since the last time
     usage                                    processor time and memory
@@ -78,6 +79,7 @@ class _Child:
         number = message["id"]
         methods: dict[str, Callable[[Message], Message | None]] = {
             "go": self.go,
+            "peers": self.read_peers,
             "query": self.query,
             "received": self.received,
             "usage": lambda _: asdict(own_usage()),
@@ -91,10 +93,14 @@ class _Child:
         if result is not None:
             self._pipe.result(number, result)
 
-    def go(self, _: Message) -> Message:
+    def go(self, message: Message) -> Message:
+        found = self.read_peers(message)
+        self._thread.submit(self._node.serve(), name="node").add_done_callback(_end_if_failed)
+        return found
+
+    def read_peers(self, _: Message) -> Message:
         for descriptor in StaticDirectory.load(self._peers, self._engine):
             self._directory.publish(descriptor)
-        self._thread.submit(self._node.serve(), name="node").add_done_callback(_end_if_failed)
         return {"peers": len(self._directory)}
 
     def received(self, _: Message) -> Message:

@@ -162,6 +162,8 @@ class NodeProcesses:
         digest: "sha256", or the cheaper "crc32" for benchmarks.
         idle_s: a frame on which nothing moves for so long is ended.
         links: the link policy, "pooled" or "once".
+        hosts: where each node listens; on loopback unless given.
+        prefixes: for each node a command that runs it, such as `ip netns exec NAME`.
         start_timeout_s: for all nodes together to be up.
     Raises (on entry):
         ProcessError: a node did not start; the text has the end of its log. TimeoutError: not in time.
@@ -179,6 +181,8 @@ class NodeProcesses:
         digest: str = "sha256",
         idle_s: float = 60.0,
         links: str = "pooled",
+        hosts: Sequence[str] | None = None,
+        prefixes: Sequence[Sequence[str]] | None = None,
         start_timeout_s: float = 60.0,
     ) -> None:
         self._count = count
@@ -186,6 +190,9 @@ class NodeProcesses:
         self._digest = digest
         self._options = ["--engine", engine, "--service", service, "--digest", digest, "--idle", str(idle_s)]
         self._options += ["--links", links]
+        self._hosts = ["127.0.0.1"] * count if hosts is None else hosts
+        self._prefixes: Sequence[Sequence[str]] = [()] * count if prefixes is None else prefixes
+        self._peers = Path()
         self._start_timeout_s = start_timeout_s
         self._cleanup = ExitStack()
         self.engine_name = ""
@@ -197,7 +204,8 @@ class NodeProcesses:
         else:
             directory = self._directory
         try:
-            self._start(directory, directory / "peers")
+            self._peers = directory / "peers"
+            self._start(directory)
         except BaseException:
             stop_processes([node.process for node in self.nodes])
             self._cleanup.close()
@@ -223,27 +231,53 @@ class NodeProcesses:
             if tail:
                 error.add_note(f"log of node {node.index} ends:\n{tail}")
 
-    def _start(self, directory: Path, peers: Path) -> None:
+    def _start(self, directory: Path) -> None:
         for index in range(self._count):
-            keys = directory / f"node-{index}.keys"
-            NodeKeys.generate(time.time()).save(keys)
-            process = ControlledProcess(
-                "bench.node_process",
-                [str(keys), str(peers), *self._options],
-                name=f"node {index}",
-                log_path=directory / f"node-{index}.log",
-            )
-            self.nodes = (*self.nodes, NodeProcess(index, process))
+            NodeKeys.generate(time.time()).save(directory / f"node-{index}.keys")
+            self.nodes = (*self.nodes, self._start_node(index, directory, port=0))
         until_s = time.monotonic() + self._start_timeout_s
-        engine = tunnel_engine()
-        known = StaticDirectory()
         for node in self.nodes:
-            hello = node.process.hello.result(until_s - time.monotonic())
-            node.descriptor = Descriptor.parse(base64.b64decode(hello["descriptor"]), engine)
-            self.engine_name = hello["engine"]
-            known.publish(node.descriptor)
-        known.save(peers)
+            self._meet(node, until_s)
+        self._save_peers()
         for answer in [node.process.request("go") for node in self.nodes]:
+            answer.result(until_s - time.monotonic())
+
+    def _start_node(self, index: int, directory: Path, *, port: int) -> NodeProcess:
+        arguments = [str(directory / f"node-{index}.keys"), str(self._peers), *self._options]
+        process = ControlledProcess(
+            "bench.node_process",
+            [*arguments, "--host", self._hosts[index], "--port", str(port)],
+            name=f"node {index}",
+            log_path=directory / f"node-{index}.log",
+            prefix=self._prefixes[index],
+        )
+        return NodeProcess(index, process)
+
+    def _meet(self, node: NodeProcess, until_s: float) -> None:
+        hello = node.process.hello.result(until_s - time.monotonic())
+        node.descriptor = Descriptor.parse(base64.b64decode(hello["descriptor"]), tunnel_engine())
+        self.engine_name = hello["engine"]
+
+    def _save_peers(self) -> None:
+        StaticDirectory(node.descriptor for node in self.nodes if node.descriptor is not None).save(
+            self._peers
+        )
+
+    def restart(self, index: int) -> None:
+        """Start a node again that was killed: the same keys and port, a new onion key; all others learn it."""
+        dead = self.nodes[index]
+        assert dead.descriptor is not None
+        assert not dead.is_running
+        dead.process.release()
+        port = dead.descriptor.addresses[0].port
+        until_s = time.monotonic() + self._start_timeout_s
+        node = self._start_node(index, self._peers.parent, port=port)
+        self.nodes = (*self.nodes[:index], node, *self.nodes[index + 1 :])
+        self._meet(node, until_s)
+        self._save_peers()
+        requests = ["go" if other is node else "peers" for other in self.nodes if other.is_running]
+        alive = [other for other in self.nodes if other.is_running]
+        for answer in [other.process.request(do) for other, do in zip(alive, requests, strict=True)]:
             answer.result(until_s - time.monotonic())
 
     # -- queries -------------------------------------------------------------------------------------------
