@@ -264,7 +264,7 @@ class NodeProcesses:
         )
 
     def restart(self, index: int) -> None:
-        """Start a node again that was killed: the same keys and port, a new onion key; all others learn it."""
+        """Start a node again that was killed: same keys and port, a new onion key, which all others learn."""
         dead = self.nodes[index]
         assert dead.descriptor is not None
         assert not dead.is_running
