@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import echo, hot_path, layers, onion, primitive_cases, primitives, proxy_path, throughput
+from bench import echo, hot_path, layers, onion, primitive_cases, primitives, throughput
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, markdown_table, table
