@@ -155,6 +155,7 @@ class NodeProcesses:
             the end.
         digest: "sha256", or the cheaper "crc32" for benchmarks.
         idle_s: a frame on which nothing moves for so long is ended.
+        links: "pooled", or "once" for links that are dialled for each message.
         start_timeout_s: for all nodes together to be up.
     Raises (on entry):
         ProcessError: a node did not start; the text has the end of its log. TimeoutError: not in time.
@@ -171,12 +172,16 @@ class NodeProcesses:
         directory: Path | None = None,
         digest: str = "sha256",
         idle_s: float = 60.0,
+        links: str = "pooled",
         start_timeout_s: float = 60.0,
     ) -> None:
         self._count = count
         self._directory = directory
         self._digest = digest
-        self._options = ["--engine", engine, "--service", service, "--digest", digest, "--idle", str(idle_s)]
+        self._options = [
+            *("--engine", engine, "--service", service, "--digest", digest),
+            *("--idle", str(idle_s), "--links", links),
+        ]
         self._start_timeout_s = start_timeout_s
         self._cleanup = ExitStack()
         self.engine_name = ""
@@ -308,6 +313,38 @@ class NodeProcesses:
             idle_s=idle_s,
         )
         return running.result(timeout_s)
+
+    def round_trips(
+        self, route: Sequence[int], kind: str, *, count: int, content_bytes: int = 64
+    ) -> list[float]:
+        """Have the first node of `route` ask the last one, again and again; returns seconds, of each.
+
+        Args:
+            route: all nodes of the way, both ends included. kind: one of `bench.round_trips.KINDS`.
+        """
+        fields = {**self._way(route), "kind": kind, "count": count, "content_bytes": content_bytes}
+        origin = self.nodes[route[0]].process
+        return cast(list[float], origin.call("round_trips", fields, timeout_s=QUERY_TIMEOUT_S)["seconds"])
+
+    def open_tunnels(self, route: Sequence[int], count: int, *, profile: str) -> None:
+        """Have the first node of `route` open `count` established tunnels to the last one."""
+        fields = {**self._way(route), "count": count, "profile": profile}
+        self.nodes[route[0]].process.call("open_tunnels", fields, timeout_s=QUERY_TIMEOUT_S)
+
+    def move(self, origin: int, content_bytes: int) -> float:
+        """Send so much through the tunnels of `origin`, in equal parts; returns seconds."""
+        answer = self.nodes[origin].process.call(
+            "move", {"content_bytes": content_bytes}, timeout_s=QUERY_TIMEOUT_S
+        )
+        return cast(float, answer["seconds"])
+
+    def close_tunnels(self, origin: int) -> None:
+        """End the tunnels of `origin`."""
+        self.nodes[origin].process.call("close_tunnels", timeout_s=QUERY_TIMEOUT_S)
+
+    def _way(self, route: Sequence[int]) -> Message:
+        ids = [self.nodes[index].id.hex() for index in route]
+        return {"route": ids[1:-1], "destination": ids[-1]}
 
     # -- what a node knows ---------------------------------------------------------------------------------
 
