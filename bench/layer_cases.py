@@ -42,7 +42,7 @@ from readwrite_comp import (
     get_engine,
 )
 from readwrite_comp.hctr import HCTR_KEY_BYTES
-from readwrite_comp.primitives import SPARE_BYTES, TAG_BYTES, xor_function
+from readwrite_comp.primitives import SPARE_BYTES, TAG_BYTES, bound_xor
 from readwrite_comp.wideblock import LEFT_BYTES, LIONESS_KEY_BYTES
 
 __all__ = ["BLOCKS", "DEPTHS", "KINDS", "LIMITERS", "MIXED", "Pair", "Work", "pairs"]
@@ -257,16 +257,16 @@ def _lioness_passes(engine: Engine, block: memoryview) -> Work:
 
 
 def _hctr_passes(engine: WideEngine, block_bytes: int) -> Work:
-    gmac, cipher, xor = engine.gmac(_KEY), engine.block_cipher(_KEY), xor_function()
+    gmac, cipher = engine.gmac(_KEY), engine.block_cipher(_KEY)
     text = memoryview(bytearray(block_bytes - 8))
     spacious = memoryview(bytearray(block_bytes - 16 + SPARE_BYTES))
-    rest, indices = spacious[:-SPARE_BYTES], bytes(block_bytes - 16)
+    xor = bound_xor(spacious[:-SPARE_BYTES], memoryview(bytes(block_bytes - 16)))
 
     def passes(_: int) -> None:
         gmac(text)
-        xor(rest, indices, rest)
+        xor()
         cipher.encrypt_blocks(spacious)
-        xor(rest, indices, rest)
+        xor()
         gmac(text)
 
     return passes

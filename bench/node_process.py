@@ -11,6 +11,8 @@ transfer runs, and costs it nothing. Requests:
     peers                                    read PEERS again
     query   destination, mode, profile, …    ask another node; see `_Child.query`
     received                                 what the inner service has received since the last time
+    round_trips  kind, count, …              ask again and again, and time it (`bench.round_trips`)
+    open_tunnels, move, close_tunnels        many established tunnels (`bench.round_trips.ManyTunnels`)
     usage                                    processor time and memory
     reset_peak                               let the peak of the memory begin anew
 """
@@ -32,6 +34,7 @@ from typing import IO, cast
 
 from bench.content import DIGESTS, DigestingSink, RepeatedContent
 from bench.control import ControlPipe, Message
+from bench.round_trips import ManyTunnels, round_trips
 from bench.services import SERVICES, Sink, make_service
 from bench.usage import own_usage, reset_peak
 from reactor import ReactorThread
@@ -45,6 +48,8 @@ __all__ = ["main"]
 
 log = logging.getLogger("bench.node")
 
+_MOST_S = 600.0
+
 
 class _Child:
     """The node of this process and the answers to the parent's requests."""
@@ -56,6 +61,7 @@ class _Child:
         self._engine = tunnel_engine(options.engine)
         self._directory = StaticDirectory()
         self._service = make_service(options.service, self._digest)
+        self._tunnels: ManyTunnels | None = None
         self._thread = ReactorThread()
         self._node = Node(
             NodeKeys.load(options.keys),
@@ -82,6 +88,10 @@ class _Child:
             "peers": self.read_peers,
             "query": self.query,
             "received": self.received,
+            "round_trips": self.round_trips,
+            "open_tunnels": self.open_tunnels,
+            "move": self.move,
+            "close_tunnels": self.close_tunnels,
             "usage": lambda _: asdict(own_usage()),
             "reset_peak": self.reset_peak,
         }
@@ -111,6 +121,32 @@ class _Child:
         reset_peak()
         return {}
 
+    def round_trips(self, message: Message) -> Message:
+        times = round_trips(
+            self._node,
+            _route(message),
+            message["kind"],
+            count=message["count"],
+            content_bytes=message["content_bytes"],
+        )
+        return {"seconds": self._thread.submit(times).result(_MOST_S)}
+
+    def open_tunnels(self, message: Message) -> Message:
+        """Fields: destination, route, profile, count."""
+        self._tunnels = ManyTunnels(self._node, _route(message), Profile.from_name(message["profile"]))
+        self._thread.submit(self._tunnels.open(message["count"])).result(_MOST_S)
+        return {}
+
+    def move(self, message: Message) -> Message:
+        """Field: content_bytes, of all tunnels together."""
+        assert self._tunnels is not None
+        return {"seconds": self._thread.submit(self._tunnels.move(message["content_bytes"])).result(_MOST_S)}
+
+    def close_tunnels(self, _: Message) -> Message:
+        assert self._tunnels is not None
+        self._thread.submit(self._tunnels.close()).result(_MOST_S)
+        return {}
+
     def query(self, message: Message) -> None:
         """Ask; the answer follows when the query has ended.
 
@@ -120,8 +156,7 @@ class _Child:
         sent.
         """
         number = message["id"]
-        route, profile = message["route"], message["profile"]
-        destination = bytes.fromhex(message["destination"])
+        profile = message["profile"]
         sink = DigestingSink(self._digest)
         notify_bytes = message["notify_bytes"]
 
@@ -157,16 +192,20 @@ class _Child:
             )
 
         self._node.query(
-            destination,
+            bytes.fromhex(message["destination"]),
             content,
             hops=message["hops"],
-            route=None if route is None else Route(tuple(map(bytes.fromhex, route)), destination),
+            route=None if message["route"] is None else _route(message),
             mode=ReplyMode(message["mode"]),
             profile=None if profile is None else Profile.from_name(profile),
             idle_s=message["idle_s"],
             sink=cast(IO[bytes], sink),
             progress=None if notify_bytes is None else watch,
         ).add_done_callback(ended)
+
+
+def _route(message: Message) -> Route:
+    return Route(tuple(map(bytes.fromhex, message["route"])), bytes.fromhex(message["destination"]))
 
 
 def _open_content(message: Message) -> IO[bytes]:
@@ -190,6 +229,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: the system chooses")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument(
+        "--links", choices=list(LinkPolicy), default="pooled", help="once: each message dials"
+    )
     parser.add_argument("--service", choices=SERVICES, default="echo")
     parser.add_argument("--digest", choices=DIGESTS, default="sha256", help="of what the node receives")
     parser.add_argument(

@@ -352,6 +352,38 @@ class NodeProcesses:
         )
         return running.result(timeout_s)
 
+    def round_trips(
+        self, route: Sequence[int], kind: str, *, count: int, content_bytes: int = 64
+    ) -> list[float]:
+        """Have the first node of `route` ask the last one, again and again; returns seconds, of each.
+
+        Args:
+            route: all nodes of the way, both ends included. kind: one of `bench.round_trips.KINDS`.
+        """
+        fields = {**self._way(route), "kind": kind, "count": count, "content_bytes": content_bytes}
+        origin = self.nodes[route[0]].process
+        return cast(list[float], origin.call("round_trips", fields, timeout_s=QUERY_TIMEOUT_S)["seconds"])
+
+    def open_tunnels(self, route: Sequence[int], count: int, *, profile: str) -> None:
+        """Have the first node of `route` open `count` established tunnels to the last one."""
+        fields = {**self._way(route), "count": count, "profile": profile}
+        self.nodes[route[0]].process.call("open_tunnels", fields, timeout_s=QUERY_TIMEOUT_S)
+
+    def move(self, origin: int, content_bytes: int) -> float:
+        """Send so much through the tunnels of `origin`, in equal parts; returns seconds."""
+        answer = self.nodes[origin].process.call(
+            "move", {"content_bytes": content_bytes}, timeout_s=QUERY_TIMEOUT_S
+        )
+        return cast(float, answer["seconds"])
+
+    def close_tunnels(self, origin: int) -> None:
+        """End the tunnels of `origin`."""
+        self.nodes[origin].process.call("close_tunnels", timeout_s=QUERY_TIMEOUT_S)
+
+    def _way(self, route: Sequence[int]) -> Message:
+        ids = [self.nodes[index].id.hex() for index in route]
+        return {"route": ids[1:-1], "destination": ids[-1]}
+
     # -- what a node knows ---------------------------------------------------------------------------------
 
     def usage(self, index: int) -> Usage:

@@ -37,10 +37,12 @@ from types import TracebackType
 from bench.content import DIGESTS, RepeatedContent, content_digest, new_digest
 from bench.control import ControlledProcess, ControlPipe, Message, ProcessError, stop_processes
 from bench.usage import own_usage
-from readwrite_comp import Aead, Engine, Lioness, get_engine
+from readwrite_comp import Aead
 from tunnel.geometry import Profile
 from tunnel.link.frames import FRAME_HEAD_BYTES
 from tunnel.link.records import HEAD_BYTES, TAG_BYTES, record_bytes_for
+from tunnel.onion.suites import permutation
+from tunnel.primitives import TunnelEngine, tunnel_engine
 
 __all__ = ["ChainRun", "ReferenceChain"]
 
@@ -70,8 +72,8 @@ def _key(label: str, number: int, size: int = 32) -> bytes:
 class _Link:
     """The record layer of one connection: which one, and how many records have passed."""
 
-    def __init__(self, number: int, record_bytes: int, engine: Engine) -> None:
-        self._aead: Aead = engine.aead(_key("link", number))
+    def __init__(self, number: int, record_bytes: int, engine: TunnelEngine) -> None:
+        self._aead: Aead = engine.layers.aead(_key("link", number))
         self._head = record_bytes.to_bytes(HEAD_BYTES, "big")
         self._count = 0
 
@@ -92,7 +94,7 @@ class _Station:
     """The work of one process: `steps`, done in order with each record."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._engine = get_engine(options.engine)
+        self._engine = tunnel_engine(options.engine)
         self._profile = Profile.from_name(options.profile)
         geometry = self._profile.geometry
         self._capacity = geometry.chunk_data_bytes
@@ -167,18 +169,18 @@ class _Station:
         return steps
 
     def _layer(self, hop: int, *, is_encrypting: bool) -> Callable[[memoryview, memoryview, int], None]:
-        lioness = Lioness(_key("hop", hop, 128), self._profile.geometry.chunk_bytes, self._engine)
-        permute = lioness.encrypt if is_encrypting else lioness.decrypt
+        layer = permutation(self._profile, _key("hop", hop, 16), b"forward", self._engine)
+        permute = layer.encrypt if is_encrypting else layer.decrypt
         return lambda record, chunk, number: permute(chunk, number)
 
     def _seal_content(self, label: str) -> Callable[[memoryview, memoryview, int], None]:
-        aead = self._engine.aead(_key(label, 0))
+        aead = self._engine.layers.aead(_key(label, 0))
         return lambda record, chunk, number: aead.seal_into(
             number.to_bytes(12, "big"), chunk[:-TAG_BYTES], b"", chunk
         )
 
     def _open_content(self, label: str) -> Callable[[memoryview, memoryview, int], None]:
-        aead = self._engine.aead(_key(label, 0))
+        aead = self._engine.layers.aead(_key(label, 0))
         return lambda record, chunk, number: aead.open_into(
             number.to_bytes(12, "big"), chunk, b"", chunk[:-TAG_BYTES]
         )

@@ -30,12 +30,13 @@ from bench.reference_chain import ReferenceChain
 from bench.report import Machine, Spread, machine, table, write_json
 from bench.usage import machine_busy_s
 from readwrite_comp import EngineUnavailable, engine_names, get_engine
-from tunnel.geometry import BULK, DEFAULT, INTERACTIVE
+from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, SUITES, Profile
 
 __all__ = ["Case", "Settings", "Transfer", "main", "measure", "record", "text"]
 
 _DIGEST = "crc32"
 _WARM_UP_BYTES = 1_000_000
+_GEOMETRIES = {geometry.name: geometry for geometry in (DEFAULT, BULK, INTERACTIVE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Settings:
     Attributes:
         proxies: how many, one case each. megabytes: content of one transfer, 10⁶ bytes each.
         pairs: transfers of each kind. engine: "auto", "openssl" or "pycryptodome".
-        profile, mode: of the tunnel.
+        profile, mode: of the tunnel; the profile names geometry and suite ("default", "bulk-hctr").
     """
 
     proxies: tuple[int, ...] = (0, 1, 3, 10)
@@ -285,8 +286,9 @@ def _parser() -> argparse.ArgumentParser:
     pairs = f"transfers of each kind (default {full.pairs})"
     parser.add_argument("--pairs", type=_positive_count, metavar="N", help=pairs)
     parser.add_argument("--engine", choices=("auto", "openssl", "pycryptodome"), default=full.engine)
-    profiles = [geometry.name for geometry in (DEFAULT, BULK, INTERACTIVE)]
-    parser.add_argument("--profile", choices=profiles, default=full.profile)
+    parser.add_argument("--profile", choices=list(_GEOMETRIES), default=DEFAULT.name)
+    suites = ", ".join(f"{number}: {name}" for number, name in SUITES.items())
+    parser.add_argument("--suite", type=int, choices=list(SUITES), default=0, help=suites)
     parser.add_argument("--mode", choices=("none", "route"), default=full.mode)
     json_help = "write JSON too; - for JSON alone, on standard output"
     parser.add_argument("--json", metavar="FILE", help=json_help)
@@ -332,7 +334,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         megabytes=options.megabytes or base.megabytes,
         pairs=options.pairs or base.pairs,
         engine=options.engine,
-        profile=options.profile,
+        profile=Profile(_GEOMETRIES[options.profile], options.suite).name,
         mode=options.mode,
     )
 

@@ -76,6 +76,7 @@ from .primitives import (
     TAG_BYTES,
     ReadableBuffer,
     WideEngine,
+    bound_xor,
     get_engine,
     xor_function,
 )
@@ -136,18 +137,20 @@ def _indices(count: int) -> bytes:
 
 class _Scratch:
     """Where one call works: the rest of the block with the tweak behind it (GMAC takes one buffer only), and
-    the blocks that become the keystream. The views are made once.
+    the blocks that become the keystream. The views, and the XORs of them, are made once.
     """
 
-    __slots__ = ("blocks", "rest", "spacious", "stream", "text", "tweak")
+    __slots__ = ("add_indices", "add_stream", "blocks", "rest", "spacious", "text", "tweak")
 
     def __init__(self, rest_bytes: int) -> None:
         self.text = memoryview(bytearray(rest_bytes + TWEAK_BYTES))
         self.rest = self.text[:rest_bytes]
         self.tweak = self.text[rest_bytes:]
-        self.spacious = memoryview(bytearray(_count(rest_bytes) * BLOCK_BYTES + SPARE_BYTES))
+        count = _count(rest_bytes)
+        self.spacious = memoryview(bytearray(count * BLOCK_BYTES + SPARE_BYTES))
         self.blocks = self.spacious[:-SPARE_BYTES]
-        self.stream = self.spacious[:rest_bytes]
+        self.add_indices = bound_xor(self.blocks, memoryview(_indices(count)))
+        self.add_stream = bound_xor(self.rest, self.spacious[:rest_bytes])
 
 
 @lru_cache(maxsize=8)
@@ -184,9 +187,7 @@ class Hctr:
         "_encrypt",
         "_encrypt_blocks",
         "_hash",
-        "_indices",
         "_scratches",
-        "_xor",
         "block_bytes",
     )
 
@@ -206,9 +207,8 @@ class Hctr:
         )
         self._hash = PolynomialHash(keys[32:], rest_bytes + TWEAK_BYTES, engine).of
         self._count = _count(rest_bytes)
-        self._indices = _indices(self._count)
         self._scratches = _scratches(rest_bytes)
-        self._xor = xor_function()
+        xor_function()  # so that it is missing here and not at the first block
 
     def encrypt(self, view: memoryview, tweak: int) -> None:
         """Permute one block in place.
@@ -247,9 +247,10 @@ class Hctr:
         inner = int.from_bytes(first, "big") ^ self._hash(scratch.text)
         outer = int.from_bytes(cipher(inner.to_bytes(BLOCK_BYTES, "big")), "big")
         seed = (inner ^ outer).to_bytes(BLOCK_BYTES, "big")
-        self._xor(seed * self._count, self._indices, scratch.blocks)
+        scratch.blocks[:] = seed * self._count
+        scratch.add_indices()
         self._encrypt_blocks(scratch.spacious)
-        self._xor(scratch.rest, scratch.stream, scratch.rest)
+        scratch.add_stream()
         first[:] = (outer ^ self._hash(scratch.text)).to_bytes(BLOCK_BYTES, "big")
         rest[:] = scratch.rest
         self._scratches.append(scratch)

@@ -171,7 +171,7 @@ def test_throughput_with_replies_as_table_and_file(
     assert "1 proxies, chain" in printed
 
 
-@pytest.mark.parametrize("profile", ["bulk", "interactive"])
+@pytest.mark.parametrize("profile", ["bulk", "interactive", "default-hctr", "bulk-hctr"])
 def test_throughput_of_other_profiles(profile: str) -> None:
     settings = throughput.Settings(proxies=(1,), megabytes=0.2, pairs=1, profile=profile)
     (case,) = throughput.measure(settings)
@@ -251,9 +251,9 @@ def test_loops_are_compared_with_ours(benchmark: Any, capsys: pytest.CaptureFixt
     assert "must name 'reactor'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["none", "route"])
-def test_the_reference_chain_carries_content(mode: str) -> None:
-    with ReferenceChain(2, mode=mode) as chain:
+@pytest.mark.parametrize(("mode", "profile"), [("none", "default"), ("route", "default-hctr")])
+def test_the_reference_chain_carries_content(mode: str, profile: str) -> None:
+    with ReferenceChain(2, mode=mode, profile=profile) as chain:
         for content_bytes in (0, 1, 16_334, 16_335, 300_000):
             run = chain.run(content_bytes)  # raises when other content arrives
             assert run.content_bytes == content_bytes

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -26,9 +27,10 @@ from readwrite_comp import (
     WideBlockW,
     WidePermutation,
     get_engine,
+    primitives,
 )
 from readwrite_comp.hctr import HCTR_KEY_BYTES, PolynomialHash, advantage_log2
-from readwrite_comp.primitives import SPARE_BYTES, xor_function
+from readwrite_comp.primitives import SPARE_BYTES, bound_xor, xor_function
 from readwrite_comp.testing import HostileReader, check_ext_pair, read_message
 
 from .pairs import wire_of
@@ -221,6 +223,39 @@ def test_xor_works_in_place() -> None:
     left, right = bytearray(range(40)), bytes(range(40, 80))
     xor_function()(left, right, memoryview(left))
     assert left == _xor(bytes(range(40)), right)
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_a_bound_xor_takes_its_buffers_as_they_are(is_raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_raw:
+        monkeypatch.setattr(primitives, "_raw_xor", lambda: None)
+    target, source = bytearray(50), bytearray(40)
+    work = bound_xor(memoryview(target)[5:45], memoryview(source))
+    target[:], source[:] = bytes(range(50)), bytes(range(100, 140))
+    work()
+    assert target[5:45] == _xor(bytes(range(5, 45)), bytes(source))
+    assert target[:5] + target[45:] == bytes([0, 1, 2, 3, 4, 45, 46, 47, 48, 49])
+    work()
+    assert target == bytes(range(50))
+    with pytest.raises(BufferError):
+        target.append(0)  # it would be written to where it was
+
+
+@pytest.mark.parametrize(("target", "source"), [(bytearray(3), bytes(4)), (bytes(3), bytes(3))])
+def test_a_bound_xor_checks_its_buffers(target: bytes | bytearray, source: bytes) -> None:
+    with pytest.raises(BadParameter):
+        bound_xor(memoryview(target), memoryview(source))
+
+
+def test_the_function_below_xor_is_used_only_if_it_does_what_is_known_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from Crypto.Util import strxor
+
+    monkeypatch.setattr(strxor, "_raw_strxor", SimpleNamespace(strxor=lambda *_: None))
+    assert primitives._raw_xor.__wrapped__() is None
+    monkeypatch.delattr(strxor, "_raw_strxor")
+    assert primitives._raw_xor.__wrapped__() is None
 
 
 def _looks_unrelated(a: bytes, b: bytes) -> bool:

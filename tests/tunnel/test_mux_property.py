@@ -125,6 +125,10 @@ class TwoSides:
             return
         end.read_waits = False
         buffer = memoryview(bytearray(self.rng.choice([1, 1_000, 16_356, 200_000])))
+        if self.rng.random() < 0.5 and (piece := end.stream.take_piece(len(buffer))) is not None:
+            assert len(piece) == len(buffer)
+            end.got += piece
+            piece[:] = bytes(len(piece))  # it is ours alone
         try:
             while count := end.stream.readinto(buffer):
                 end.got += buffer[:count]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from reactor import (
@@ -23,10 +25,15 @@ CHUNK = 8
 
 
 class Stream:
-    """A stream of a link, as far as a relay sees it."""
+    """A stream of a link, as far as a relay sees it.
 
-    def __init__(self, reader: MemoryReader, writer: MemoryWriter) -> None:
+    Args:
+        pieces: chunks that lie in a buffer of their own, before what the reader gives.
+    """
+
+    def __init__(self, reader: MemoryReader, writer: MemoryWriter, pieces: Sequence[bytes] = ()) -> None:
         self._reader, self._writer = reader, writer
+        self._pieces = [bytearray(piece) for piece in pieces]
         self.content_in = self.content_out = 0
 
     @property
@@ -36,6 +43,12 @@ class Stream:
     @property
     def writable(self) -> Request:
         return self._writer.writable
+
+    def take_piece(self, size: int) -> bytearray | None:
+        if not self._pieces:
+            return None
+        assert len(self._pieces[0]) == size
+        return self._pieces.pop(0)
 
     def readinto(self, buffer: memoryview) -> int:
         return self._reader.readinto(buffer)
@@ -48,16 +61,18 @@ def _count_up(chunk: memoryview, number: int) -> None:
     chunk[0] = number
 
 
-def _run(reactor: Reactor, content: bytes, *, capacity: int) -> bytes:
+def _run(reactor: Reactor, content: bytes, *, capacity: int, whole: int = 0) -> bytes:
+    """Relay `content`, the first `whole` chunks of it in pieces of their own."""
     to_relay, source_end = memory_pipe(capacity)
     sink_end, from_relay = memory_pipe(capacity)
     unused_reader, unused_writer = memory_pipe(1)
-    source = Stream(to_relay, unused_writer)
+    pieces = [content[at : at + CHUNK] for at in range(0, whole * CHUNK, CHUNK)]
+    source = Stream(to_relay, unused_writer, pieces)
     sink = Stream(unused_reader, from_relay)
     out = bytearray()
 
     def feed() -> Service[None]:
-        yield from WriteYield(source_end).write_all(content)
+        yield from WriteYield(source_end).write_all(content[whole * CHUNK :])
         source_end.close()
 
     def collect() -> Service[None]:
@@ -82,6 +97,14 @@ def test_every_chunk_passes_once_and_in_order(capacity: int, chunks: int) -> Non
     expected = b"".join(bytes([i, i]) + bytes(CHUNK - 2) for i in range(chunks))
     with Reactor(clock=FakeClock()) as reactor:
         assert _run(reactor, content, capacity=capacity) == expected
+
+
+@pytest.mark.parametrize("whole", [1, 39, 40])
+def test_chunks_in_one_piece_and_cut_ones_follow_each_other(whole: int) -> None:
+    content = b"".join(bytes([255, i]) + bytes(CHUNK - 2) for i in range(40))
+    expected = b"".join(bytes([i, i]) + bytes(CHUNK - 2) for i in range(40))
+    with Reactor(clock=FakeClock()) as reactor:
+        assert _run(reactor, content, capacity=3, whole=whole) == expected
 
 
 @pytest.mark.parametrize("extra", [1, CHUNK - 1])

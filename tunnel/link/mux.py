@@ -162,6 +162,11 @@ class Multiplexer(Generic[N]):
         """Sealed bytes to send, control frames that waited included; valid until the next call."""
         return self.sender.pending
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `pending` would have something, or will once the socket has taken what is there."""
+        return not self.sender.is_idle
+
     def sent(self, count: int) -> None:
         """The first `count` bytes of `pending` have left."""
         self.sender.sent(count)

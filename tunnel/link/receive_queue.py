@@ -1,8 +1,9 @@
 """What a stream has received and nobody has read yet, and the node's budget for all of it.
 
-A queue keeps content in the pieces in which it came, each copied once out of the link's buffer and once into
-the reader's. Small pieces are joined, or a peer that sends single bytes would make each cost fifty. A queue
-never refuses: what may come is bounded by the credit that was granted, which the multiplexer checks.
+A queue keeps content in the pieces in which it came, each copied once out of the link's buffer. A reader gets
+a copy in its own buffer, or, if it wants just so many bytes, the piece itself (`take_piece`). Small pieces
+are joined, or a peer that sends single bytes would make each cost fifty. A queue never refuses: what may come
+is bounded by the credit that was granted, which the multiplexer checks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ReceiveQueue:
     __slots__ = ("_at", "_blocks", "_times", "size")
 
     def __init__(self) -> None:
-        self._blocks: list[bytes | bytearray] | None = None
+        self._blocks: list[bytearray] | None = None
         self._times: list[float] = []
         self._at = 0
         self.size = 0
@@ -41,17 +42,27 @@ class ReceiveQueue:
         self.size += len(payload)
         blocks = self._blocks
         if blocks is None:
-            self._blocks = [bytes(payload)]
+            self._blocks = [bytearray(payload)]
             self._times = [now_s]
             return
         if len(blocks[-1]) + len(payload) <= _JOIN_BYTES:
-            last = blocks[-1]
-            if isinstance(last, bytes):
-                blocks[-1] = last = bytearray(last)
-            last += payload
+            blocks[-1] += payload
             return
-        blocks.append(bytes(payload))
+        blocks.append(bytearray(payload))
         self._times.append(now_s)
+
+    def take_piece(self, size: int) -> bytearray | None:
+        """The first piece, which is the caller's from now on, if `size` bytes are just what it has."""
+        blocks = self._blocks
+        if not blocks or len(blocks[0]) != size or self._at:
+            return None
+        piece = blocks[0]
+        if len(blocks) == 1:
+            self._blocks, self._times = None, []
+        else:
+            del blocks[0], self._times[0]
+        self.size -= size
+        return piece
 
     def readinto(self, buffer: memoryview) -> int:
         """Move what fits into `buffer`; returns how much, 0 where one of the two is empty."""

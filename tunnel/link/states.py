@@ -11,15 +11,15 @@ To change: only here, and in docs/protocol.md, "Streams". tests/tunnel/test_mux_
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from tunnel.link.frames import FrameType
 
 __all__ = ["ENDED", "MAY_SEND_DATA", "TRANSITIONS", "Half"]
 
 
-class Half(Enum):
-    """Where one half of a stream stands."""
+class Half(StrEnum):
+    """Where one half of a stream stands. Strings, whose hash costs no call of Python for each frame."""
 
     FORWARD_OPEN = "forward, open"
     FORWARD_ENDED = "forward, ended by FIN"

@@ -143,12 +143,7 @@ class MuxStream(Generic[N]):
         queue = self._queue
         if queue.size:
             count = queue.readinto(buffer)
-            self.content_in += count
-            self._mux.budget.free(self, count, is_empty=not queue.size)
-            self._owed += count
-            self._read_since += count
-            if 2 * self._owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
-                self._mux.sender.owe(self)
+            self._was_read(count)
             return count
         if not len(buffer):
             return 0
@@ -157,6 +152,26 @@ class MuxStream(Generic[N]):
         if self._receive_half not in MAY_SEND_DATA:
             return 0
         raise BlockingIOError(errno.EAGAIN, "nothing received that was not read")
+
+    def take_piece(self, size: int) -> bytearray | None:
+        """The next `size` bytes in a buffer that is the caller's from now on, where they lie so: uncopied.
+
+        Returns:
+            None: they do not, or have not come, or never will; `readinto` says which.
+        """
+        piece = self._queue.take_piece(size)
+        if piece is not None:
+            self._was_read(size)
+        return piece
+
+    def _was_read(self, count: int) -> None:
+        """So much has left the queue: owed to the peer as credit, which goes once it is worth a frame."""
+        self.content_in += count
+        self._mux.budget.free(self, count, is_empty=not self._queue.size)
+        self._owed += count
+        self._read_since += count
+        if 2 * self._owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
+            self._mux.sender.owe(self)
 
     def read_status(self) -> bytes:
         """The status that ends the backward half; call it after `readinto` has given 0.

@@ -31,13 +31,14 @@ class MuxLimits:
         peer_max_streams: the same of the peer's settings, for those that this side opens.
         window_bytes: all receive windows together: 1,024 streams of the default profile, and four that have
             grown.
-        max_window_bytes: to which the window of one stream grows while few share the link.
+        max_window_bytes: to which the window of one stream grows while few share the link: two buffers of the
+            link (buffers.py), so that one is filled while the other is emptied.
     """
 
     max_streams: int = 1024
     peer_max_streams: int = 1024
     window_bytes: int = 66 << 20
-    max_window_bytes: int = 256 << 10
+    max_window_bytes: int = 512 << 10
 
 
 class TableStream(Protocol):

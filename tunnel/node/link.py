@@ -149,7 +149,7 @@ class Link:
         mux = self.mux
         while not mux.is_drained:
             yield mux.output
-            while (yield from writer.call(self._send_once)):
+            while (yield from writer.call(self._send_some)):
                 pass
         try:
             self._socket.shutdown_write()
@@ -159,16 +159,18 @@ class Link:
         yield Sleep(self._node.limits.linger_s)
         raise IdleTimeout("the neighbour did not end a link that both sides have left")
 
-    def _send_once(self, socket: SocketStream) -> int:
-        pending = self.mux.pending
+    def _send_some(self, socket: SocketStream) -> bool:
+        """Send what the socket takes of what is owed. Returns whether more is owed now."""
+        mux = self.mux
+        pending = mux.pending
         if not pending:
-            return 0
+            return False
         try:
             count = socket.write(pending)
         except Broken as error:
             raise Disconnected(f"connection broke while writing: {error}") from error
-        self.mux.sent(count)
-        return count
+        mux.sent(count)
+        return mux.has_unsent
 
     def _accept(self) -> Service[None]:
         node, mux = self._node, self.mux

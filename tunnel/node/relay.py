@@ -1,7 +1,9 @@
 """The hot path: one direction of a proxied frame, chunk by chunk.
 
-Exactly C bytes are collected, permuted in place and sealed for the next link. What is sealed leaves when the
-link's own service gets its turn: all chunks that one receive became leave in one `send`.
+Exactly C bytes are taken, permuted in place and sealed for the next link. A chunk that came in one record, as
+our nodes send them, lies in a piece of its own and is permuted there; what comes cut otherwise is collected
+first. What is sealed leaves when the link's own service gets its turn: all chunks that one receive became
+leave in one `send`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Duplex(Counted, Protocol):
     def readable(self) -> Request: ...
     @property
     def writable(self) -> Request: ...
+    def take_piece(self, size: int, /) -> bytearray | None: ...
     def readinto(self, buffer: memoryview, /) -> int: ...
     def write(self, data: bytes | memoryview, /) -> int: ...
 
@@ -49,25 +52,43 @@ def relay(
         FrameTruncated: FIN inside a chunk. Whatever the two streams raise.
     """
     reader, writer = ReadYield(source), WriteYield(sink)
-    # Many halves never carry a byte: the buffer is made when the first one comes.
-    first = bytearray(1)
-    if not (yield from reader.readinto(first)):
-        return 0
-    chunk = memoryview(bytearray(chunk_bytes))
-    chunk[:1] = first
-    have, number = 1, 0
+    number = 0
     while True:
-        while have < chunk_bytes:
-            count = yield from reader.readinto(chunk[have:])
-            if count == 0:
-                if have:
-                    raise FrameTruncated(f"FIN after {have} of {chunk_bytes} bytes of chunk {number}")
+        chunk = source.take_piece(chunk_bytes)
+        if chunk is None:
+            chunk = yield from _collect(source, reader, chunk_bytes, number)
+            if chunk is None:
                 return number
-            have += count
-        permute(chunk, number)
+        view = memoryview(chunk)
+        permute(view, number)
         number += 1
-        yield from writer.write_all(chunk)
-        have = 0
+        yield from writer.write_all(view)
+
+
+def _collect(
+    source: Duplex, reader: ReadYield, chunk_bytes: int, number: int
+) -> Generator[Any, Any, bytearray | None]:
+    """Wait for a chunk, and put it together if it is not in one piece. None: FIN came instead."""
+    # Many halves never carry a byte, and most chunks come whole: no buffer before it is needed.
+    first = bytearray(1)
+    while True:
+        chunk = source.take_piece(chunk_bytes)
+        if chunk is not None:
+            return chunk
+        try:
+            if not source.readinto(memoryview(first)):
+                return None
+            break
+        except BlockingIOError:
+            yield source.readable
+    chunk = first + bytes(chunk_bytes - 1)
+    view, have = memoryview(chunk), 1
+    while have < chunk_bytes:
+        count = yield from reader.readinto(view[have:])
+        if not count:
+            raise FrameTruncated(f"FIN after {have} of {chunk_bytes} bytes of chunk {number}")
+        have += count
+    return chunk
 
 
 def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, None]:

@@ -1,0 +1,260 @@
+"""What many tunnels at once cost: `python -m bench.concurrency`.
+
+One process for each node: Alice, three proxies and Bob. For each number of tunnels she opens so many over the
+same route, profile `default`, and then moves the same content through all of them together, in equal parts.
+Counted is what all five processes use from the moment when all are open until all has arrived: bytes per
+processor second, beside those of one tunnel in the same round. The rounds alternate, so that a machine whose
+speed changes is fair to all.
+
+Memory, as the growth of the resident size:
+
+* of an open stream: of a proxy, by the tunnels that are open and quiet, of which each is two streams there;
+* of an idle link: of a node of its own, by the neighbours that have asked it once and stay connected.
+
+A process grows by pages and keeps what it was given, so these are upper bounds, and rough where few are open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.plots import can_draw
+from bench.processes import NodeProcesses
+from bench.report import Machine, Spread, machine, table, write_json
+from tunnel import LocalNetwork, ReplyMode, Route
+
+__all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
+
+_ROUTE = (0, 1, 2, 3, 4)
+_PROXY = 2
+_PROFILE = "default"
+_STREAMS_OF_A_PROXIED_TUNNEL = 2
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        tunnels: at once, one case each; the first is what the others are compared with.
+        megabytes: of content, 10⁶ bytes each, for all tunnels of a case together.
+        rounds: of all cases, one after the other.
+        links: idle ones at one node.
+    """
+
+    tunnels: tuple[int, ...] = (1, 10, 100, 1_000)
+    megabytes: float = 128
+    rounds: int = 3
+    links: int = 200
+
+    @classmethod
+    def short(cls) -> Settings:
+        """Enough to see that everything works."""
+        return cls(tunnels=(1, 4), megabytes=1, rounds=1, links=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One number of tunnels.
+
+    Attributes:
+        mb_per_cpu_s: content over the processor seconds of all five processes. mb_per_s: over the time.
+        ratio: `mb_per_cpu_s` over that of the first case, of each round.
+        stream_kib: memory of one open, quiet stream at a proxy; the first round's, since later ones use
+            again what that one had.
+    """
+
+    tunnels: int
+    mb_per_cpu_s: Spread
+    mb_per_s: Spread
+    ratio: Spread
+    stream_kib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of idle links: how many, and KiB for each."""
+
+    links: int
+    link_kib: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    mb_per_cpu_s: float
+    mb_per_s: float
+    stream_kib: float
+
+
+def _round(tunnels: int, settings: Settings) -> _Round:
+    """A network of its own, since a process does not give memory back."""
+    content_bytes = int(settings.megabytes * 1_000_000) // tunnels * tunnels
+    with NodeProcesses(len(_ROUTE), service="sink", digest="crc32") as net:
+        net.query(0, _ROUTE[-1], content_bytes=1_000_000, route=_ROUTE[1:-1], mode="none", profile=_PROFILE)
+        before = net.usage(_PROXY).rss_bytes
+        net.open_tunnels(_ROUTE, tunnels, profile=_PROFILE)
+        grown = net.usage(_PROXY).rss_bytes - before
+        cpu_before = [net.usage(index).cpu_s for index in _ROUTE]
+        seconds = net.move(0, content_bytes)
+        cpu_s = sum(net.usage(index).cpu_s for index in _ROUTE) - sum(cpu_before)
+        net.close_tunnels(0)
+    return _Round(
+        mb_per_cpu_s=content_bytes / cpu_s / 1e6,
+        mb_per_s=content_bytes / seconds / 1e6,
+        stream_kib=grown / tunnels / _STREAMS_OF_A_PROXIED_TUNNEL / 1024,
+    )
+
+
+def measure(settings: Settings, progress: Callable[[str], None] = lambda line: None) -> list[Case]:
+    """Measure all rounds.
+
+    Args:
+        progress: called with a line after each case of a round.
+    Raises:
+        ProcessError: a process failed. QueryFailed: a tunnel did.
+    """
+    rounds: dict[int, list[_Round]] = {tunnels: [] for tunnels in settings.tunnels}
+    for number in range(settings.rounds):
+        for tunnels, found in rounds.items():
+            found.append(_round(tunnels, settings))
+            progress(f"round {number + 1}, {tunnels} tunnels: {found[-1].mb_per_cpu_s:.1f} MB per CPU s")
+    first = rounds[settings.tunnels[0]]
+    return [
+        Case(
+            tunnels=tunnels,
+            mb_per_cpu_s=Spread.of([one.mb_per_cpu_s for one in found]),
+            mb_per_s=Spread.of([one.mb_per_s for one in found]),
+            ratio=Spread.of(
+                [ours.mb_per_cpu_s / base.mb_per_cpu_s for ours, base in zip(found, first, strict=True)]
+            ),
+            stream_kib=statistics.median(one.stream_kib for one in found),
+        )
+        for tunnels, found in rounds.items()
+    ]
+
+
+def measure_memory(settings: Settings) -> Memory:
+    """Measure what an idle link takes.
+
+    Raises:
+        ProcessError: the process failed. QueryFailed: a neighbour could not ask.
+    """
+    with NodeProcesses(2, service="sink") as net, LocalNetwork(settings.links + 1) as neighbours:
+        target = net.nodes[1].descriptor
+        assert target is not None
+        neighbours.directory.publish(target)
+        route = Route((), target.node_id)
+
+        def ask(index: int) -> None:
+            asked = neighbours[index].query(target.node_id, b"hello", route=route, mode=ReplyMode.NONE)
+            asked.result(_TIMEOUT_S).close()
+
+        ask(0)  # what a first message makes once and for all
+        before = net.usage(1).rss_bytes
+        for index in range(1, settings.links + 1):
+            ask(index)
+        grown = net.usage(1).rss_bytes - before
+    return Memory(settings.links, grown / settings.links / 1024)
+
+
+def text(settings: Settings, cases: Sequence[Case], memory: Memory, where: Machine) -> str:
+    """The report for people."""
+    rows = [
+        (
+            f"{case.tunnels:,}",
+            case.mb_per_cpu_s.text(),
+            case.ratio.text(2),
+            case.mb_per_s.text(),
+            f"{case.stream_kib:.1f}",
+        )
+        for case in cases
+    ]
+    heads = (
+        "tunnels",
+        "MB per CPU second",
+        f"÷ that of {settings.tunnels[0]}",
+        "MB/s",
+        "KiB per open stream",
+    )
+    title = (
+        f"Concurrency: {settings.megabytes:g} MB through 3 proxies, profile {_PROFILE}, "
+        f"{settings.rounds} rounds; median (lowest–highest)"
+    )
+    idle = f"one of {memory.links} idle links: {memory.link_kib:.1f} KiB"
+    return table(heads, rows, title=title) + f"\n{idle}\n{where.line()}"
+
+
+def record(settings: Settings, cases: Sequence[Case], memory: Memory, where: Machine) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "benchmark": "concurrency",
+        "machine": asdict(where),
+        "settings": asdict(settings),
+        "cases": [asdict(case) for case in cases],
+        "memory": asdict(memory),
+    }
+
+
+def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
+    # Here, so that nobody needs the extra `plot` for anything else.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    speed, memory = figure.subplots(1, 2)
+    tunnels = [case.tunnels for case in cases]
+    spreads = [case.mb_per_cpu_s for case in cases]
+    errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+    speed.errorbar(tunnels, [s.median for s in spreads], yerr=errors, marker="o", capsize=3)
+    speed.set(xlabel="tunnels at once", ylabel="MB per processor second", xscale="log", ylim=(0, None))
+    memory.plot(tunnels, [case.stream_kib for case in cases], marker="o")
+    memory.set(xlabel="tunnels at once", ylabel="KiB per open stream", xscale="log", ylim=(0, None))
+    figure.suptitle(where.line(), fontsize="small", wrap=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    full, short = Settings(), Settings.short()
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.concurrency", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--tunnels", type=int, nargs="+", metavar="N", help=f"default {full.tunnels}")
+    parser.add_argument("--megabytes", type=float, metavar="MB", help=f"together (default {full.megabytes})")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"default {full.rounds}")
+    parser.add_argument("--links", type=int, metavar="N", help=f"idle ones (default {full.links})")
+    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    parser.add_argument("--short", action="store_true", help=f"other defaults: {short}")
+    options = parser.parse_args(arguments)
+    base = short if options.short else full
+    settings = Settings(
+        tuple(options.tunnels or base.tunnels),
+        options.megabytes or base.megabytes,
+        options.rounds or base.rounds,
+        options.links or base.links,
+    )
+    if options.plot is not None and not can_draw():
+        return 2
+    where = machine()
+    is_watched = sys.stderr.isatty()
+    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
+    memory = measure_memory(settings)
+    if options.json != "-":
+        print(text(settings, cases, memory, where))
+    if options.json is not None:
+        write_json(record(settings, cases, memory, where), options.json)
+    if options.plot is not None:
+        _plot(cases, where, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""How long an answer takes, by the number of proxies: `python -m bench.latency`.
+
+* `one-shot route`, `one-shot cached`: a query with a header of its own and its echo, one after the other, on
+  links that are up. Each is the first query on its route for all that the protocol knows, so this is also the
+  *first query on warm links*. In mode `route` the reply has headers of its own, in mode `cached` it does not.
+* `cold links`: the same in mode `route` where every node dials for each message (`LinkPolicy.ONCE`), so
+  that connection and handshake of each hop are in the time, there and back.
+* `established`: a message and its echo over one tunnel that is open.
+
+Content is 64 bytes. Two layouts: `processes`, one for each node, all sharing this machine's cores; and
+`one process`, all nodes in one reactor, where no process has to be woken and nothing runs at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.plots import can_draw
+from bench.processes import NodeProcesses
+from bench.report import Machine, machine, table, write_json
+from bench.round_trips import KINDS, round_trips
+from tunnel import Limits, LocalNetwork, Route
+from tunnel.node.limits import LinkPolicy
+
+__all__ = ["Case", "Latency", "Settings", "main", "measure", "record", "text"]
+
+LAYOUTS = ("processes", "one process")
+_COLD = "cold links"
+_NAMES = {"route": "one-shot route", "cached": "one-shot cached", "established": "established"}
+_WARM_UP = 3
+_TIMEOUT_S = 600.0
+
+Measured = Callable[[Sequence[int], str, int], list[float]]
+"""Round trips over these nodes, of this kind, so many: seconds of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        hops: numbers of proxies, one column each.
+        count: round trips of each case on warm links. cold: on cold ones.
+        content_bytes: each way.
+    """
+
+    hops: tuple[int, ...] = (0, 1, 3, 10, 23, 25)
+    count: int = 200
+    cold: int = 20
+    content_bytes: int = 64
+
+    @classmethod
+    def short(cls) -> Settings:
+        """Enough to see that everything works."""
+        return cls(hops=(0, 2), count=3, cold=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Of several round trips, in milliseconds. With fewer than 100 of them p99 is the longest."""
+
+    p50_ms: float
+    p99_ms: float
+    low_ms: float
+    count: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Latency:
+        """Raises ValueError: no values."""
+        if not seconds:
+            raise ValueError("no measurements")
+        ordered = sorted(seconds)
+        p99 = ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+        return cls(statistics.median(ordered) * 1e3, p99 * 1e3, ordered[0] * 1e3, len(ordered))
+
+    def text(self) -> str:
+        """ "p50 / p99"."""
+        return f"{self.p50_ms:.3g} / {self.p99_ms:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind, one layout, one number of proxies."""
+
+    kind: str
+    layout: str
+    hops: int
+    latency: Latency
+
+
+@contextmanager
+def _processes(nodes: int, settings: Settings, links: LinkPolicy) -> Iterator[Measured]:
+    with NodeProcesses(nodes, service="echo", digest="crc32", links=links) as net:
+        yield lambda route, kind, count: net.round_trips(
+            route, kind, count=count, content_bytes=settings.content_bytes
+        )
+
+
+@contextmanager
+def _one_process(nodes: int, settings: Settings, links: LinkPolicy) -> Iterator[Measured]:
+    with LocalNetwork(nodes, limits=Limits(link_policy=links)) as net:
+
+        def measured(indices: Sequence[int], kind: str, count: int) -> list[float]:
+            origin, *proxies, destination = (net[index] for index in indices)
+            route = Route(tuple(node.id for node in proxies), destination.id)
+            times = round_trips(origin, route, kind, count=count, content_bytes=settings.content_bytes)
+            return net.submit(times).result(_TIMEOUT_S)
+
+        yield measured
+
+
+def _cases(settings: Settings, layout: str) -> Iterator[Case]:
+    network = _processes if layout == "processes" else _one_process
+    nodes = max(settings.hops) + 2
+    routes = {hops: range(hops + 2) for hops in settings.hops}
+    with network(nodes, settings, LinkPolicy.POOLED) as measured:
+        for hops, route in routes.items():
+            for kind in KINDS:
+                measured(route, kind, _WARM_UP)
+                yield Case(_NAMES[kind], layout, hops, Latency.of(measured(route, kind, settings.count)))
+    with network(nodes, settings, LinkPolicy.ONCE) as measured:
+        for hops, route in routes.items():
+            measured(route, "route", 1)
+            yield Case(_COLD, layout, hops, Latency.of(measured(route, "route", settings.cold)))
+
+
+def measure(settings: Settings, progress: Callable[[str], None] = lambda line: None) -> list[Case]:
+    """Measure one case after the other.
+
+    Args:
+        progress: called with a line after each.
+    Raises:
+        ProcessError: a process failed. QueryFailed: a query did.
+    """
+    cases = []
+    for layout in LAYOUTS:
+        for case in _cases(settings, layout):
+            cases.append(case)
+            progress(f"{case.layout}, {case.kind}, {case.hops} proxies: {case.latency.text()} ms")
+    return cases
+
+
+def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
+    """The report for people: a row for each kind and layout, a column for each number of proxies."""
+    found = {(case.kind, case.layout, case.hops): case.latency.text() for case in cases}
+    rows = [
+        [f"{kind}, {layout}", *(found[kind, layout, hops] for hops in settings.hops)]
+        for kind, layout in dict.fromkeys((case.kind, case.layout) for case in cases)
+    ]
+    heads = ["p50 / p99 in ms", *(f"{hops} proxies" for hops in settings.hops)]
+    title = (
+        f"Latency: {settings.content_bytes} bytes and their echo, {settings.count} times, "
+        f"{settings.cold} on cold links"
+    )
+    return table(heads, rows, title=title) + f"\n{where.line()}"
+
+
+def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        "benchmark": "latency",
+        "machine": asdict(where),
+        "settings": asdict(settings),
+        "cases": [asdict(case) for case in cases],
+    }
+
+
+def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
+    # Here, so that nobody needs the extra `plot` for anything else.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for panel, layout in zip(figure.subplots(1, 2, sharey=True), LAYOUTS, strict=True):
+        for kind in dict.fromkeys(case.kind for case in cases):
+            line = [case for case in cases if (case.kind, case.layout) == (kind, layout)]
+            hops = [case.hops for case in line]
+            panel.plot(hops, [case.latency.p50_ms for case in line], marker="o", label=kind)
+            panel.fill_between(
+                hops,
+                [case.latency.p50_ms for case in line],
+                [case.latency.p99_ms for case in line],
+                alpha=0.15,
+            )
+        panel.set(title=layout, xlabel="proxies", ylabel="ms, p50 (shaded: to p99)", yscale="log")
+        panel.legend(fontsize="small")
+    figure.suptitle(where.line(), fontsize="small", wrap=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    full, short = Settings(), Settings.short()
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.latency", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--hops", type=int, nargs="+", metavar="N", help=f"proxies (default {full.hops})")
+    parser.add_argument("--count", type=int, metavar="N", help=f"round trips (default {full.count})")
+    parser.add_argument("--cold", type=int, metavar="N", help=f"on cold links (default {full.cold})")
+    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    parser.add_argument("--short", action="store_true", help=f"other defaults: {short}")
+    options = parser.parse_args(arguments)
+    base = short if options.short else full
+    settings = Settings(
+        tuple(options.hops or base.hops), options.count or base.count, options.cold or base.cold
+    )
+    if options.plot is not None and not can_draw():
+        return 2
+    where = machine()
+    is_watched = sys.stderr.isatty()
+    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
+    if options.json != "-":
+        print(text(settings, cases, where))
+    if options.json is not None:
+        write_json(record(settings, cases, where), options.json)
+    if options.plot is not None:
+        _plot(cases, where, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

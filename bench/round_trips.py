@@ -1,0 +1,179 @@
+"""Services that measure: one node asks another again and again, in the node's own reactor.
+
+They run where the node runs, in a process of its own (`bench.node_process`) or beside all others, so that
+what is measured is the network and not the way to it. All times are in seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final
+
+from reactor import Service, Signal
+from tunnel import Node, Profile, QueryFailed, ReplyMode, Route
+from tunnel.geometry import INTERACTIVE
+from tunnel.node.api_service import QueryCall
+from tunnel.node.tunnels import NodeTunnel
+
+__all__ = ["ESTABLISHED", "KINDS", "ManyTunnels", "round_trips"]
+
+ESTABLISHED: Final = "established"
+KINDS: Final = ("route", "cached", ESTABLISHED)
+"""Two modes of one-shot queries, and messages of one established tunnel."""
+
+_IDLE_S = 60.0
+_PIECE_BYTES = 64 * 1024
+
+
+def round_trips(
+    node: Node, route: Route, kind: str, *, count: int, content_bytes: int
+) -> Service[list[float]]:
+    """Ask the route's destination, which echoes, `count` times, one after the other.
+
+    Args:
+        kind: one of KINDS. The profile is what the node's own calls take for it.
+    Returns:
+        The time of each. Of an established tunnel its opening is not counted.
+    Raises:
+        QueryFailed: it did not come through, or something else came back.
+    """
+    content = bytes(content_bytes)
+    if kind != ESTABLISHED:
+        return (yield from _queries(node, route, ReplyMode(kind), content, count))
+    times: list[float] = []
+    ended = Signal()
+
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        yield from _messages(tunnel, content, 1)
+        times.extend((yield from _messages(tunnel, content, count)))
+
+    small = len(route.proxies) <= INTERACTIVE.max_proxies
+    profile = Profile(INTERACTIVE) if small else Profile.for_proxies(len(route.proxies))
+    future = node.tunnel(route.destination, use, route=route, profile=profile)
+    future.add_done_callback(lambda _: ended.set())
+    yield ended
+    future.result()
+    return times
+
+
+def _queries(node: Node, route: Route, mode: ReplyMode, content: bytes, count: int) -> Service[list[float]]:
+    times = []
+    call = QueryCall(route, content, mode, Profile.for_proxies(len(route.proxies)), _IDLE_S)
+    for _ in range(count):
+        started_s = time.perf_counter()
+        result = yield from node.query_service(call)
+        times.append(time.perf_counter() - started_s)
+        with result:
+            _check(result.read(), content)
+    return times
+
+
+def _messages(tunnel: NodeTunnel, content: bytes, count: int) -> Service[list[float]]:
+    times = []
+    for _ in range(count):
+        started_s = time.perf_counter()
+        yield from tunnel.send(content)
+        answer = yield from tunnel.receive()
+        times.append(time.perf_counter() - started_s)
+        _check(answer, content)
+    return times
+
+
+def _check(answer: bytes | None, content: bytes) -> None:
+    if answer != content:
+        raise QueryFailed(f"{len(content)} bytes were sent, and something else came back")
+
+
+class ManyTunnels:
+    """Established tunnels of one node along one route, open side by side. Its methods are services.
+
+    Args:
+        profile: of all of them.
+    """
+
+    def __init__(self, node: Node, route: Route, profile: Profile) -> None:
+        self._node = node
+        self._route = route
+        self._profile = profile
+        self._begin: list[Signal] = []
+        self._piece_bytes = 0  # what each sends next; 0: it closes
+        self._left = 0
+        self._all_done = Signal()
+        self._failure: BaseException | None = None
+
+    def open(self, count: int) -> Service[None]:
+        """Open `count` tunnels; returns when a message has gone each way in each of them."""
+        for _ in range(count):
+            begin = Signal()
+            self._begin.append(begin)
+            self._left = 1
+            future = self._node.tunnel(
+                self._route.destination, self._user(begin), route=self._route, profile=self._profile
+            )
+            future.add_done_callback(self._ended)
+            yield self._all_done
+            self._raise_failure()
+
+    def move(self, content_bytes: int) -> Service[float]:
+        """Send `content_bytes` through all tunnels together, in equal parts; returns how long it took."""
+        self._piece_bytes = content_bytes // len(self._begin)
+        started_s = time.perf_counter()
+        yield from self._all_go()
+        return time.perf_counter() - started_s
+
+    def close(self) -> Service[None]:
+        """Let all tunnels end in order."""
+        self._piece_bytes = 0
+        yield from self._all_go()
+        self._begin.clear()
+
+    def _all_go(self) -> Service[None]:
+        self._left = len(self._begin)
+        for begin in self._begin:
+            begin.set()
+        yield self._all_done
+        self._raise_failure()
+
+    def _user(self, begin: Signal) -> Callable[[NodeTunnel], Service[None]]:
+        def use(tunnel: NodeTunnel) -> Service[None]:
+            yield from self._send(tunnel, 1)
+            self._done()
+            while True:
+                yield begin
+                if not self._piece_bytes:
+                    return
+                yield from self._send(tunnel, self._piece_bytes)
+                self._done()
+
+        return use
+
+    def _send(self, tunnel: NodeTunnel, content_bytes: int) -> Service[None]:
+        """One message, and the empty one that says that all of it has come."""
+        content = memoryview(bytes(min(content_bytes, _PIECE_BYTES)))
+        while content_bytes:
+            part = content[:content_bytes]
+            yield from tunnel.write(bytes(part))
+            content_bytes -= len(part)
+        yield from tunnel.end_message()
+        if (yield from tunnel.receive()) != b"":
+            raise QueryFailed("the sink answered with content")
+
+    def _done(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._all_done.set()
+
+    def _ended(self, future: Future[Any]) -> None:
+        """A tunnel has ended: as `close` has asked, or with an error, which ends everything."""
+        error = future.exception()
+        if error is None:
+            self._done()
+        else:
+            self._failure = self._failure or error
+            self._all_done.set()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
