@@ -116,12 +116,20 @@ def read_way_back_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngin
     Raises:
         MalformedMessage: the chunk does not open, or is none of Bob's.
     """
-    way, way_back = query.way, query.ways_back[0]
+    way, ways_back = query.way, query.ways_back
     buffer = bytearray(chunk)
     for seed in way.proxy_seeds:
         permutation(way.profile, seed, b"backward", engine).encrypt(memoryview(buffer), 0)
-    geometry = way_back.profile.geometry
-    status = open_status_chunk(bytes(buffer), way.end_to_end_seed, way.profile.geometry, geometry, engine)
+    geometry = ways_back[0].profile.geometry  # all blocks of a query have one profile
+    number, status = open_status_chunk(
+        bytes(buffer),
+        way.end_to_end_seed,
+        way.profile.geometry,
+        geometry,
+        engine,
+        blocks=len(ways_back),
+    )
+    way_back = ways_back[number]
     route = way_back.route.nodes
     keys = block_status_keys(way_back.master_seed, len(route) - 1)
     return _report(route, read_status(status, keys, geometry=geometry, engine=engine), is_way_back=True)

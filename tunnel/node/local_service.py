@@ -17,6 +17,7 @@ from tunnel.node.pending import PendingQuery
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.statuses import Reporter
 from tunnel.node.tunnel_service import tunnel_service
+from tunnel.onion.frame import FrameR
 from tunnel.onion.header import Command, Slot
 
 __all__ = ["local_service", "receive_reply"]
@@ -57,7 +58,7 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
     if query_id is None:
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
         return
-    pending = _claim(node, query_id)
+    pending = _claim(node, query_id, 0)
     yield from guarded(receive_reply(frame, pending, reporter), idle_watch([stream], node.limits.idle_s))
 
 
@@ -69,44 +70,52 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
         yield from guarded(frame.start(), idle_watch([stream], node.limits.idle_s))
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
         return
-    pending = _claim(node, ticket.query_id)
+    pending = _claim(node, ticket.query_id, ticket.number)
 
     def receive() -> Service[None]:
-        try:
-            yield from frame.start()
-        except TunnelError as error:
-            pending.fail(error)
-            raise
-        pending.reply_blocks = layer.head.reply_blocks
-        yield from receive_reply(frame, pending, reporter)
+        yield from receive_reply(frame, pending, reporter, number=ticket.number, layer=layer)
 
     yield from guarded(receive(), idle_watch([stream], node.limits.idle_s))
 
 
-def _claim(node: NodeContext, query_id: bytes) -> PendingQuery:
+def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
     pending = node.pending.get(query_id)
-    if pending is None or not pending.claim():
+    if pending is None or not pending.claim(number):
         raise UnknownQuery("a reply has come for a query that nobody waits for")
     return pending
 
 
-def receive_reply(frame: FrameReader, pending: PendingQuery, reporter: Reporter | None) -> Service[None]:
+def receive_reply(
+    frame: FrameReader,
+    pending: PendingQuery,
+    reporter: Reporter | None,
+    *,
+    number: int = 0,
+    layer: FrameR | None = None,
+) -> Service[None]:
     """Read a reply to one of this node's queries into its sink, and wake who waits for it.
 
     Args:
-        frame: at the start of the content.
+        frame: at the start of the message, or of the content.
         reporter: tells Bob's way back that it is here; None where he needs no telling.
+        number: which of the query's replies this is.
+        layer: knows the message's head, whose reply blocks are kept.
     """
+    is_whole = False
     try:
+        yield from frame.start()
+        if layer is not None:
+            pending.reply_blocks += layer.head.reply_blocks
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
-            pending.take(buffer[:count])
-        pending.succeed()
+            pending.take(buffer[:count], number)
+        is_whole = True
+        pending.succeed(number)
     except TunnelError as error:
         pending.fail(error)
         raise
     finally:
-        if not pending.has_ended:
+        if not is_whole:
             # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
             pending.fail(IdleTimeout("the reply was given up before its end"))
     if reporter is not None:
