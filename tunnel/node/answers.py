@@ -35,7 +35,6 @@ from tunnel.onion.message_head import MessageHead
 from tunnel.onion.status_chunk import fits_status_chunk, seal_status_chunk
 from tunnel.outgoing import OutgoingFrame, OutgoingQuery
 from tunnel.reports import read_report
-from tunnel.route import Route
 
 __all__ = ["Incoming", "answer_service"]
 
@@ -265,9 +264,9 @@ class _Replies:
             self._own = own
             return own.frame
         block = query.head.reply_blocks[self.number]
-        way_back = Route(node.choose_route(None, block.profile).proxies, node.descriptor.node_id)
+        ways = node.ways_home(block.profile)
         frame: OutgoingFrame = yield RunInThread(
-            partial(node.tunnel.reply, block, now_s=now_s, reply_routes=(way_back,))
+            partial(node.tunnel.reply, block, now_s=now_s, reply_routes=ways)
         )
         assert frame.query_id is not None
         node.invite(frame.query_id)

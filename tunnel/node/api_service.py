@@ -66,7 +66,8 @@ class QueryResult:
         replies: the contents of all replies, in the order in which the other end sent them; `content` is the
             first. Empty where the caller gave sinks.
         report: what the route says of the query, where it has come: how long each node held it.
-        reply_blocks: mode `reply-on-reply`: along which the answer can be answered, each once.
+        reply_blocks: mode `reply-on-reply`: one of each reply, along which it can be answered, once
+            (`Node.follow_up`).
     """
 
     route: Route

@@ -131,11 +131,12 @@ def _send(
         node.own.add(pending)
         if query_id is not None:
             node.pending[query_id] = pending
-        writer = yield from start_frame(node, frame)
-        yield from _exchange(node, writer, content, pending, idle_s)
+        try:
+            writer = yield from start_frame(node, frame)
+            yield from _exchange(node, writer, content, pending, idle_s)
+        except PeerError as error:
+            raise QueryFailed(f"{error.code.name}: {error}; nobody can say where", error.code) from error
         return writer.content_bytes
-    except PeerError as error:
-        raise QueryFailed(f"{error.code.name}: {error}; nobody can say where", error.code) from error
     finally:
         node.queries -= 1
         node.own.discard(pending)

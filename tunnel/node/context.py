@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from reactor import Channel, CurrentTime, Scope, Service, Signal
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
+from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
@@ -107,7 +108,9 @@ class NodeContext:
         secret."""
         return self.network_id == LOCAL_NETWORK_ID
 
-    def choose_route(self, destination: bytes | None, profile: Profile) -> Route:
+    def choose_route(
+        self, destination: bytes | None, profile: Profile, *, avoid: Collection[bytes] = ()
+    ) -> Route:
         """Proxies for a frame of this node's own making. Raises BadRoute."""
         return choose_route(
             self.directory,
@@ -115,7 +118,20 @@ class NodeContext:
             destination=self.descriptor.node_id if destination is None else destination,
             hops=self._answer_hops(),
             profile_byte=profile.byte,
+            avoid=avoid,
         )
+
+    def ways_home(self, profile: Profile) -> tuple[Route, ...]:
+        """Two ways to this node for somebody who is not known, that begin at different nodes: she may be one
+        of the two, and cannot use that way. One, where there are too few nodes. Raises BadRoute.
+        """
+        first = self.choose_route(None, profile)
+        if not first.proxies:
+            return (first,)
+        try:
+            return first, self.choose_route(None, profile, avoid=first.proxies[:1])
+        except BadRoute:
+            return (first,)
 
     def _answer_hops(self) -> int:
         """Where nothing is secret a network may be too small for proxies."""

@@ -19,6 +19,8 @@ from tunnel.node.statuses import Reporter
 from tunnel.node.tunnel_service import tunnel_service
 from tunnel.onion.frame import FrameR
 from tunnel.onion.header import Command, Slot
+from tunnel.onion.message_head import MessageHead
+from tunnel.onion.reply_block import ReplyBlock
 
 __all__ = ["local_service", "receive_reply"]
 
@@ -73,7 +75,9 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
     pending = _claim(node, ticket.query_id, ticket.number)
 
     def receive() -> Service[None]:
-        yield from receive_reply(frame, pending, reporter, number=ticket.number, layer=layer)
+        yield from receive_reply(
+            frame, pending, reporter, number=ticket.number, layer=layer, node_id=node.descriptor.node_id
+        )
 
     yield from guarded(receive(), idle_watch([stream], node.limits.idle_s))
 
@@ -92,6 +96,7 @@ def receive_reply(
     *,
     number: int = 0,
     layer: FrameR | None = None,
+    node_id: bytes = b"",
 ) -> Service[None]:
     """Read a reply to one of this node's queries into its sink, and wake who waits for it.
 
@@ -99,13 +104,13 @@ def receive_reply(
         frame: at the start of the message, or of the content.
         reporter: tells Bob's way back that it is here; None where he needs no telling.
         number: which of the query's replies this is.
-        layer: knows the message's head, whose reply blocks are kept.
+        layer: knows the message's head; a reply block of it that this node (`node_id`) can use is kept.
     """
     is_whole = False
     try:
         yield from frame.start()
         if layer is not None:
-            pending.reply_blocks += layer.head.reply_blocks
+            pending.reply_blocks += _way_on(node_id, layer.head)
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
             pending.take(buffer[:count], number)
@@ -120,6 +125,13 @@ def receive_reply(
             pending.fail(IdleTimeout("the reply was given up before its end"))
     if reporter is not None:
         yield from reporter.succeed()
+
+
+def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
+    """The first of a reply's blocks that can be used: each leads to the same end, and their maker, who does not
+    know for whom they are, may have put this very node at the beginning of one.
+    """
+    return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]
 
 
 def _drop(stream: Stream, reporter: Reporter) -> Service[None]:
