@@ -95,12 +95,15 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
         None in error mode `none`, unless a proxy tells a failure: there Bob's own word is random bytes.
     """
     route, seeds = query.route.nodes, query.way.seeds
+    geometry = query.way.profile.geometry
     try:
         if query.error_mode is ErrorMode.XOR:
+            if len(status) != geometry.status_bytes:
+                raise MalformedMessage(f"STATUS of {len(status)} bytes, expected {geometry.status_bytes}")
             xor = read_xor_code(status, seeds)
             return Report(route, xor.succeeded, xor.origin, None)
         keys = [StatusKeys.derive(seed) for seed in seeds]
-        found = read_status(status, keys, geometry=query.way.profile.geometry, engine=engine)
+        found = read_status(status, keys, geometry=geometry, engine=engine)
     except MalformedMessage:
         return Report(route, False, None, ErrorCode.BAD_CONTENT, suspects=(0,))
     if query.error_mode is ErrorMode.NONE and found.origin is None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from reactor import RunInThread, Service, Sleep, WriteYield
+from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield
 from tunnel.errors import (
     ErrorCode,
     LocalTunnelError,
@@ -88,7 +88,9 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
     except PeerError as error:
         code = error.code
         try:
-            yield from _hand_on(node, query, replies)
+            if (yield from _hand_on(node, query, replies)):
+                yield from reporter.fail(error)
+                yield from _wait_heard(node, query)
         except PeerError as further:
             log.debug("the status of a way back was not handed on: %s", further)
         raise
@@ -118,19 +120,35 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
     yield from replies.finish()
 
 
-def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[None]:
+def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[bool]:
     """Give Alice the status of the last way back, which she alone can read, over the query's own streams.
 
     Always, where there is one: it may tell of success or of failure, and this node cannot know.
+    Returns whether it was.
     """
     stream, status = query.stream, replies.status
     if status is None or query.slot.command is not Command.DEST or not stream.can_write:
-        return
+        return False
     geometry = stream.profile.geometry
-    if fits_status_chunk(geometry, query.head.reply_blocks[0].profile.geometry):
-        chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine, number=replies.number)
-        write = WriteYield(stream).write_all(chunk)
-        yield from within(node.limits.idle_s, write, "the link did not take the status of the way back")
+    if not fits_status_chunk(geometry, query.head.reply_blocks[0].profile.geometry):
+        return False
+    chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine, number=replies.number)
+    write = WriteYield(stream).write_all(chunk)
+    yield from within(node.limits.idle_s, write, "the link did not take the status of the way back")
+    return True
+
+
+def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
+    """Wait for Alice to end the query that has failed. A reset of this node's would overtake, at each proxy,
+    the chunk that tells her why.
+    """
+    reader, scratch = ReadYield(query.stream), memoryview(bytearray(READ_BYTES))
+
+    def drain() -> Service[None]:
+        while (yield from reader.readinto(scratch)):
+            pass
+
+    yield from within(node.limits.linger_s, drain(), "a failed query was not ended")
 
 
 def _announce_failure(reply: _Replies) -> Service[None]:

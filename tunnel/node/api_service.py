@@ -13,8 +13,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from reactor import ReadYield, RunInThread, Service, Signal
-from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
+from reactor import ReadYield, RunInThread, Service, Signal, Sleep
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.node.context import NodeContext, Stream
@@ -32,6 +32,7 @@ from tunnel.node.pending import PendingQuery, Sink
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.spool import Spool
 from tunnel.node.statuses import settle_beside, wait_status
+from tunnel.node.within import within
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.outgoing import OutgoingQuery
 from tunnel.reports import Report, read_report, read_way_back_report
@@ -270,13 +271,17 @@ class _Asked:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
         yield from write_content(writer, call.content, pending.moved)
         yield pending.done if MODES[call.mode].has_reply else self._delivered
+        if pending.error is not None:
+            yield Signal()  # the watch over the reply tells, when it has heard what there is to hear
 
     def _watch_backward(self, stream: Stream) -> Service[None]:
         """What comes back over the query's own streams: a cached reply, and the status."""
         if self._query.backward is not None:
             frame = FrameReader(stream, self._query.backward)
-            yield from frame.start()
-            yield from receive_reply(frame, self.pending, None)
+            try:
+                yield from receive_reply(frame, self.pending, None)
+            except FrameTruncated as error:
+                yield from self._hear_why(stream, error)
         elif self._query.ways_back:
             yield from self._read_way_back(stream)
         status = yield from wait_status(stream)
@@ -290,6 +295,14 @@ class _Asked:
             if stream.error is not None:
                 raise stream.error
         self._delivered.set()
+
+    def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
+        """A hop that fails ends the backward half early, and says why in its status, which comes next."""
+        status = yield from within(self._node.limits.linger_s, wait_status(stream), "no status")
+        self._report = read_report(self._query, status, self._node.engine)
+        if self._report is None or self._report.succeeded:
+            raise truncated
+        raise StreamReset(self._report.code or truncated.code) from truncated
 
     def _read_way_back(self, stream: Stream) -> Service[None]:
         """The status of the reply's way, handed on by Bob; none when he has let go, or could not begin."""
@@ -305,10 +318,17 @@ class _Asked:
             raise StreamReset(report.code or ErrorCode.INTERNAL)
 
     def _watch_reply(self) -> Service[None]:
-        """A reply that failed ends the query at once, also while it is still being sent."""
+        """A reply that failed ends the query, also while it is still being sent.
+
+        At once where the fault was found here. A reset on its way home says nothing of where; the status
+        does, but it goes to Bob, who hands it on: that takes a moment longer.
+        """
         yield self.pending.failed
-        assert self.pending.error is not None
-        raise self.pending.error
+        error = self.pending.error
+        assert error is not None
+        if isinstance(error, StreamReset | FrameTruncated) and self._query.backward is None:
+            yield Sleep(self._node.limits.linger_s)
+        raise error
 
     def _failure(self, error: PeerError) -> QueryFailed:
         """What is known of a failed query, for its user."""

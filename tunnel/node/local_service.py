@@ -128,7 +128,7 @@ def receive_reply(
 
 
 def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
-    """The first of a reply's blocks that can be used: each leads to the same end, and their maker, who does not
+    """The first block of a reply that can be used. All lead to the same end, and their maker, who does not
     know for whom they are, may have put this very node at the beginning of one.
     """
     return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]
