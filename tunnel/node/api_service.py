@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from reactor import ReadYield, RunInThread, Service, Signal, Sleep
+from reactor import ReadYield, RunInThread, Service, Signal, move_on_after
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
@@ -326,9 +326,13 @@ class _Asked:
         yield self.pending.failed
         error = self.pending.error
         assert error is not None
-        if isinstance(error, StreamReset | FrameTruncated) and self._query.backward is None:
-            yield Sleep(self._node.limits.linger_s)
+        is_heard_here = isinstance(error, StreamReset) and self._query.backward is not None
+        if isinstance(error, StreamReset | FrameTruncated) and not is_heard_here:
+            yield from move_on_after(self._node.limits.linger_s, self._wait_delivered())
         raise error
+
+    def _wait_delivered(self) -> Service[None]:
+        yield self._delivered
 
     def _failure(self, error: PeerError) -> QueryFailed:
         """What is known of a failed query, for its user."""

@@ -49,14 +49,20 @@ def write_service(node: NodeContext, forward: Forward) -> Service[None]:
 
 
 def _tell(forward: Forward, outgoing: Stream, error: PeerError) -> Service[None]:
-    """What the node behind has said of itself goes first; else what became of the stream to it."""
-    if outgoing.status is not None:
-        try:
+    """Tell of a failure behind this node: in the words of the next one, or what became of the stream to it.
+
+    A failure of this node's own is the read service's to tell, also where the next one has told of success
+    already.
+    """
+    if outgoing.error is None and not isinstance(error, MalformedMessage):
+        return
+    try:
+        if outgoing.status is not None:
             yield from forward.reporter.pass_on(outgoing.status)
-        except MalformedMessage as malformed:
-            yield from forward.reporter.fail(malformed, about_next=True)
-    elif outgoing.error is not None:
-        yield from forward.reporter.fail(error, about_next=True)
+            return
+    except MalformedMessage as malformed:
+        error = malformed
+    yield from forward.reporter.fail(error, about_next=True)
 
 
 def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s: float) -> Service[None]:
