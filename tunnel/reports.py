@@ -95,12 +95,15 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
         None in error mode `none`, unless a proxy tells a failure: there Bob's own word is random bytes.
     """
     route, seeds = query.route.nodes, query.way.seeds
+    geometry = query.way.profile.geometry
     try:
         if query.error_mode is ErrorMode.XOR:
+            if len(status) != geometry.status_bytes:
+                raise MalformedMessage(f"STATUS of {len(status)} bytes, expected {geometry.status_bytes}")
             xor = read_xor_code(status, seeds)
             return Report(route, xor.succeeded, xor.origin, None)
         keys = [StatusKeys.derive(seed) for seed in seeds]
-        found = read_status(status, keys, geometry=query.way.profile.geometry, engine=engine)
+        found = read_status(status, keys, geometry=geometry, engine=engine)
     except MalformedMessage:
         return Report(route, False, None, ErrorCode.BAD_CONTENT, suspects=(0,))
     if query.error_mode is ErrorMode.NONE and found.origin is None:
@@ -116,12 +119,20 @@ def read_way_back_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngin
     Raises:
         MalformedMessage: the chunk does not open, or is none of Bob's.
     """
-    way, way_back = query.way, query.ways_back[0]
+    way, ways_back = query.way, query.ways_back
     buffer = bytearray(chunk)
     for seed in way.proxy_seeds:
         permutation(way.profile, seed, b"backward", engine).encrypt(memoryview(buffer), 0)
-    geometry = way_back.profile.geometry
-    status = open_status_chunk(bytes(buffer), way.end_to_end_seed, way.profile.geometry, geometry, engine)
+    geometry = ways_back[0].profile.geometry  # all blocks of a query have one profile
+    number, status = open_status_chunk(
+        bytes(buffer),
+        way.end_to_end_seed,
+        way.profile.geometry,
+        geometry,
+        engine,
+        blocks=len(ways_back),
+    )
+    way_back = ways_back[number]
     route = way_back.route.nodes
     keys = block_status_keys(way_back.master_seed, len(route) - 1)
     return _report(route, read_status(status, keys, geometry=geometry, engine=engine), is_way_back=True)

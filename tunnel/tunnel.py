@@ -160,12 +160,14 @@ class Tunnel(TunnelReader):
         reply_routes: Sequence[Route] = (),
         reply_profile: Profile | None = None,
         blocks: int | None = None,
+        wants_blocks: bool = False,
         mean_delay_s: float = 0.0,
     ) -> OutgoingFrame:
         """A frame along a reply block; with `reply_routes`, one that carries reply blocks itself.
 
         Args:
             reply_routes: ways back to this node (reply-on-reply), the others as in `query`.
+            wants_blocks: with `reply_routes`: what comes back along them is to carry blocks again.
         Returns:
             The frame; its `query_id` is the one under which what Alice sends along those blocks comes home.
         Raises:
@@ -184,7 +186,7 @@ class Tunnel(TunnelReader):
             now_s=now_s,
             mean_delay_s=mean_delay_s,
         )
-        head = MessageHead(tuple(own for own, _ in reply_blocks))
+        head = MessageHead(tuple(own for own, _ in reply_blocks), wants_blocks=wants_blocks)
         return self._reply(block, head, now_s, query_id)
 
     def answer(

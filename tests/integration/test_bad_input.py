@@ -143,7 +143,7 @@ def test_stream_that_is_opened_and_left_without_a_header(
         peer.open(PROFILE, b"")
         assert peer.reset_code() is ErrorCode.TIMEOUT
     wait_until_idle(net)
-    assert "no whole header within 1 s" in refusals()
+    assert "no whole header after OPEN within 1 s" in refusals()
 
 
 def test_record_of_random_bytes(net: LocalNetwork, refusals: Callable[[], str]) -> None:

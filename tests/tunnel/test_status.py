@@ -258,7 +258,11 @@ def test_bob_passes_the_status_of_his_reply_on(geometry: Geometry, block_geometr
     chunk, same = (seal_status_chunk(status, seed, geometry, engine) for engine in ENGINES)
     assert chunk == same
     assert len(chunk) == geometry.chunk_bytes
-    assert open_status_chunk(chunk, seed, geometry, block_geometry, OPENSSL) == status
+    assert open_status_chunk(chunk, seed, geometry, block_geometry, OPENSSL) == (0, status)
+    third = seal_status_chunk(status, seed, geometry, OPENSSL, number=2)
+    assert open_status_chunk(third, seed, geometry, block_geometry, OPENSSL, blocks=3) == (2, status)
+    with pytest.raises(MalformedMessage, match="no STATUS"):
+        open_status_chunk(third, seed, geometry, block_geometry, OPENSSL, blocks=2)
     report = read_status(status, keys, geometry=block_geometry, engine=OPENSSL)
     assert (report.origin, report.code) == (1, ErrorCode.DISCONNECTED)
 

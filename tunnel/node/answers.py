@@ -4,6 +4,9 @@ names.
 The way back is opened with the first byte of the answer, or at its end. Until Alice has the answer the
 query's own streams stay open, so that she is told there of what fails on the way back; but only for half of
 the time after which proxies would find them idle.
+
+A query may carry several reply blocks, each for one reply. They go out one after the other, each when the one
+before has arrived; those that the service leaves unused go out empty.
 """
 
 from __future__ import annotations
@@ -11,18 +14,27 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from reactor import RunInThread, Service, Sleep, WriteYield
-from tunnel.errors import ErrorCode, PeerError, ServiceFailed, TunnelError, WayBackFailed
+from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield
+from tunnel.errors import (
+    ErrorCode,
+    LocalTunnelError,
+    PeerError,
+    ServiceFailed,
+    StreamReset,
+    TunnelError,
+    WayBackFailed,
+)
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
 from tunnel.node.relay import Counted, guarded, idle_watch
 from tunnel.node.statuses import Reporter, wait_status
+from tunnel.node.within import within
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.status_chunk import fits_status_chunk, seal_status_chunk
-from tunnel.outgoing import OutgoingFrame
-from tunnel.route import Route
+from tunnel.outgoing import OutgoingFrame, OutgoingQuery
+from tunnel.reports import read_report
 
 __all__ = ["Incoming", "answer_service"]
 
@@ -63,11 +75,28 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
         PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
             logged.
     """
-    yield from guarded(
-        _answer(node, query, reporter),
-        idle_watch(query.moving, node.limits.answer_s),
-        _let_go(node, query, reporter),
-    )
+    replies = _Replies(node, query)
+    code = ErrorCode.CANCELLED
+    try:
+        yield from guarded(
+            _answer(node, query, replies),
+            idle_watch(query.moving, node.limits.answer_s),
+            _let_go(node, query, reporter),
+        )
+        # From here on nobody else writes to the query's stream.
+        yield from _hand_on(node, query, replies)
+    except PeerError as error:
+        code = error.code
+        try:
+            if (yield from _hand_on(node, query, replies)):
+                yield from reporter.fail(error)
+                yield from _wait_heard(node, query)
+        except PeerError as further:
+            log.debug("the status of a way back was not handed on: %s", further)
+        raise
+    finally:
+        replies.end(code)
+    yield from reporter.succeed()
 
 
 def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
@@ -78,45 +107,51 @@ def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[N
         yield from reporter.succeed()
 
 
-def _answer(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
-    reply = _Reply(node, query)
-    code = ErrorCode.CANCELLED
+def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[None]:
     try:
-        try:
-            yield from node.service.handle(_Query(query.frame), reply)
-        except PeerError:
-            raise
-        except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
-            log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
-            yield from _announce_failure(reply)
-            raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
-        yield from query.frame.drain()
-        yield from reply.finish()
-    except PeerError as error:
-        code = error.code
-        yield from _hand_on(node, query, reply)
+        yield from node.service.handle(_Query(query.frame), replies)
+    except PeerError:
         raise
-    finally:
-        reply.end(code)
-    yield from _hand_on(node, query, reply)
-    yield from reporter.succeed()
+    except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
+        log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
+        yield from _announce_failure(replies)
+        raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
+    yield from query.frame.drain()
+    yield from replies.finish()
 
 
-def _hand_on(node: NodeContext, query: Incoming, reply: _Reply) -> Service[None]:
-    """Give Alice the status of the way back, which she alone can read, over the query's own streams.
+def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[bool]:
+    """Give Alice the status of the last way back, which she alone can read, over the query's own streams.
 
     Always, where there is one: it may tell of success or of failure, and this node cannot know.
+    Returns whether it was.
     """
-    stream, status = query.stream, reply.status
+    stream, status = query.stream, replies.status
     if status is None or query.slot.command is not Command.DEST or not stream.can_write:
-        return
+        return False
     geometry = stream.profile.geometry
-    if fits_status_chunk(geometry, query.head.reply_blocks[0].profile.geometry):
-        chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine)
-        yield from WriteYield(stream).write_all(chunk)
+    if not fits_status_chunk(geometry, query.head.reply_blocks[0].profile.geometry):
+        return False
+    chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine, number=replies.number)
+    write = WriteYield(stream).write_all(chunk)
+    yield from within(node.limits.idle_s, write, "the link did not take the status of the way back")
+    return True
 
 
-def _announce_failure(reply: _Reply) -> Service[None]:
+def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
+    """Wait for Alice to end the query that has failed. A reset of this node's would overtake, at each proxy,
+    the chunk that tells her why.
+    """
+    reader, scratch = ReadYield(query.stream), memoryview(bytearray(READ_BYTES))
+
+    def drain() -> Service[None]:
+        while (yield from reader.readinto(scratch)):
+            pass
+
+    yield from within(node.limits.linger_s, drain(), "a failed query was not ended")
+
+
+def _announce_failure(reply: _Replies) -> Service[None]:
     """Open the way back, so that the reset has a stream to travel on; its own failure adds nothing."""
     try:
         yield from reply.write(b"")
@@ -136,14 +171,20 @@ class _Query:
         return bytes(self._buffer[:count])
 
 
-class _Reply:
-    """`tunnel.services.Reply` along the query's way back."""
+class _Replies:
+    """`tunnel.services.Reply` along the query's ways back, one after the other.
+
+    Attributes:
+        number: of the reply under way, from 0: that of the reply block which it takes.
+    """
 
     def __init__(self, node: NodeContext, query: Incoming) -> None:
         self._node = node
         self._query = query
         self._row = MODES[query.mode]
+        self.number = 0
         self._writer: FrameWriter | None = None
+        self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
         # Why there is no way back; a service that goes on writing all the same is told again.
         self._failure: PeerError | None = None
 
@@ -166,16 +207,36 @@ class _Reply:
             writer = yield from self._start()
             yield from writer.flush()
 
+    @property
+    def remaining(self) -> int:
+        return max(0, len(self._query.head.reply_blocks) - 1 - self.number)
+
+    def next(self) -> Service[None]:
+        if not self.remaining:
+            raise LocalTunnelError(f"reply {self.number + 1} is the last that this query was sent for")
+        yield from self._finish_one()
+        self.number += 1
+        self._writer = None
+
     def finish(self) -> Service[None]:
         """End the answer and wait until Alice has it. Raises PeerError when a hop on the way failed."""
-        if not self.is_possible:
-            return
+        while self.remaining:
+            yield from self.next()
+        if self.is_possible:
+            yield from self._finish_one()
+
+    def _finish_one(self) -> Service[None]:
         writer = yield from self._start()
         yield from writer.finish()
         if not self._row.backward_content:
             writer.stream.finish()
-            # Opaque here: only who built the way back can read it. That it comes says that she has it.
-            yield from wait_status(writer.stream)
+            status = yield from wait_status(writer.stream)
+            # Of a reply block's way it is opaque here: Alice, who built it, gets it handed on.
+            if self._own is not None:
+                report = read_report(self._own, status, self._node.engine)
+                if report is not None and not report.succeeded:
+                    self._failure = WayBackFailed(StreamReset(report.code or ErrorCode.INTERNAL))
+                    raise self._failure
 
     def end(self, code: ErrorCode) -> None:
         """End a way back of its own with a reset that carries `code`; nothing if it has ended in order."""
@@ -211,18 +272,20 @@ class _Reply:
         """The frame that carries the answer. Routes of this node's own are built in a thread."""
         node, query, now_s = self._node, self._query, self._node.wall_clock()
         if query.mode is ReplyMode.ROUTE:
-            return node.tunnel.reply(query.head.reply_blocks[0], now_s=now_s)
+            return node.tunnel.reply(query.head.reply_blocks[self.number], now_s=now_s)
         if query.mode is ReplyMode.KNOWN_DEST:
             origin = node.tunnel.origin(query.slot, query.head)
             route = node.choose_route(origin.descriptor.node_id, query.stream.profile)
-            answer = yield RunInThread(
+            own: OutgoingQuery = yield RunInThread(
                 partial(node.tunnel.answer, origin, route, query.stream.profile, now_s=now_s)
             )
-            frame: OutgoingFrame = answer.frame
-            return frame
-        block = query.head.reply_blocks[0]
-        way_back = Route(node.choose_route(None, block.profile).proxies, node.descriptor.node_id)
-        frame = yield RunInThread(partial(node.tunnel.reply, block, now_s=now_s, reply_routes=(way_back,)))
+            self._own = own
+            return own.frame
+        block = query.head.reply_blocks[self.number]
+        ways = node.ways_home(block.profile)
+        frame: OutgoingFrame = yield RunInThread(
+            partial(node.tunnel.reply, block, now_s=now_s, reply_routes=ways)
+        )
         assert frame.query_id is not None
         node.invite(frame.query_id)
         return frame

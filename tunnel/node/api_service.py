@@ -7,25 +7,32 @@ Whichever fails first ends the query with what it knows, and the status says whe
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Self
 
-from reactor import ReadYield, RunInThread, Service, Signal
-from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
+from reactor import ReadYield, RunInThread, Service, Signal, move_on_after
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.failures import explain
-from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
+from tunnel.node.frame_io import (
+    Content,
+    FrameReader,
+    FrameWriter,
+    Source,
+    start_frame,
+    write_content,
+)
 from tunnel.node.local_service import receive_reply
 from tunnel.node.pending import PendingQuery, Sink
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.spool import Spool
 from tunnel.node.statuses import settle_beside, wait_status
+from tunnel.node.within import within
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.outgoing import OutgoingQuery
 from tunnel.reports import Report, read_report, read_way_back_report
@@ -42,18 +49,10 @@ __all__ = [
     "query_service",
 ]
 
-_READ_BYTES = 64 * 1024
 # An established tunnel is no query.
 SERVED_MODES = tuple(mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED)
 
 Progress = Callable[[int, int], None]
-Content: TypeAlias = "bytes | bytearray | memoryview | Source"
-
-
-class Source(Protocol):
-    """Where content comes from: any binary file that blocks; None, "nothing now", is refused."""
-
-    def read(self, size: int, /) -> bytes | None: ...
 
 
 @dataclass(slots=True)
@@ -65,8 +64,11 @@ class QueryResult:
         query_bytes, reply_bytes: content sent and received.
         has_reply: False in mode `none`: then Bob has confirmed that he holds the whole query.
         content: the reply, to be read from its start; None where the caller gave a sink of its own.
+        replies: the contents of all replies, in the order in which the other end sent them; `content` is the
+            first. Empty where the caller gave sinks.
         report: what the route says of the query, where it has come: how long each node held it.
-        reply_blocks: mode `reply-on-reply`: along which the answer can be answered, each once.
+        reply_blocks: mode `reply-on-reply`: one of each reply, along which it can be answered, once
+            (`Node.follow_up`).
     """
 
     route: Route
@@ -77,6 +79,7 @@ class QueryResult:
     content: Spool | None
     report: Report | None = None
     reply_blocks: tuple[ReplyBlock, ...] = ()
+    replies: tuple[Spool, ...] = ()
 
     @property
     def has_reply(self) -> bool:
@@ -95,8 +98,8 @@ class QueryResult:
 
     def close(self) -> None:
         """Give back what holds the reply: of use for replies of over 1 MiB, which lie on the disk."""
-        if self.content is not None:
-            self.content.close()
+        for content in self.replies:
+            content.close()
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +117,9 @@ class QueryCall:
     Attributes:
         content: bytes, or a file that is read to its end.
         idle_s: the query fails when nothing moves, in either direction, for this long.
-        sink: where the reply goes; None: a temporary file that stays in memory while it is small.
+        sinks: where the replies go, one for each; none: temporary files that stay in memory while they are
+            small.
+        replies: how many; more than one with reply blocks only.
         progress: called with (query bytes sent, reply bytes received) as they grow.
         reply_route: modes other-route and reply-on-reply: the way back, to this node.
         mean_delay_s: of a random delay at each proxy, there and back by block.
@@ -125,11 +130,12 @@ class QueryCall:
     mode: ReplyMode
     profile: Profile
     idle_s: float
-    sink: Sink | None = None
+    sinks: tuple[Sink, ...] = ()
     progress: Progress | None = None
     error_mode: ErrorMode = ErrorMode.STATUS
     reply_route: Route | None = None
     mean_delay_s: float = 0.0
+    replies: int = 1
 
 
 def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
@@ -145,11 +151,11 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1
-    spool = None if call.sink is not None else Spool()
+    spools = () if call.sinks else tuple(Spool() for _ in range(call.replies))
     try:
-        result = yield from _query(node, call, spool)
+        result = yield from _query(node, call, spools)
     except BaseException:
-        if spool is not None:
+        for spool in spools:
             spool.close()
         raise
     finally:
@@ -157,16 +163,13 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     return result
 
 
-def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[QueryResult]:
+def _query(node: NodeContext, call: QueryCall, spools: tuple[Spool, ...]) -> Service[QueryResult]:
     query: OutgoingQuery = yield RunInThread(partial(_build, node, call))
     if node.scope.is_cancelled:
         raise QueryFailed("this node was stopped")
-    # Not `or`: a sink with a length is false while it is empty.
-    sink = spool if call.sink is None else call.sink
-    assert sink is not None
-    asked = _Asked(node, call, query, PendingQuery(sink))
+    asked = _Asked(node, call, query, PendingQuery(*(call.sinks or spools)))
     report = yield from asked.run()
-    if spool is not None:
+    for spool in spools:
         spool.rewind()
     pending = asked.pending
     return QueryResult(
@@ -175,9 +178,10 @@ def _query(node: NodeContext, call: QueryCall, spool: Spool | None) -> Service[Q
         call.profile,
         asked.sent_bytes,
         pending.content_in,
-        spool,
+        spools[0] if spools else None,
         report,
         pending.reply_blocks,
+        spools,
     )
 
 
@@ -192,6 +196,7 @@ def _build(node: NodeContext, call: QueryCall) -> OutgoingQuery:
         reply_routes=() if call.reply_route is None else (call.reply_route,),
         descriptor=node.descriptor if MODES[call.mode].names_alice else None,
         mean_delay_s=call.mean_delay_s,
+        blocks=None if call.replies == 1 else call.replies,
     )
 
 
@@ -264,24 +269,19 @@ class _Asked:
         progress = call.progress
         if progress is not None:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
-        content = call.content
-        source = io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
-        while chunk := source.read(_READ_BYTES):
-            yield from writer.write(chunk)
-            pending.moved()
-        if chunk is None:
-            # A non-blocking file that has nothing now: taken for the end it would cut the query short unseen.
-            raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
-        yield from writer.finish()
-        writer.stream.finish()
+        yield from write_content(writer, call.content, pending.moved)
         yield pending.done if MODES[call.mode].has_reply else self._delivered
+        if pending.error is not None:
+            yield Signal()  # the watch over the reply tells, when it has heard what there is to hear
 
     def _watch_backward(self, stream: Stream) -> Service[None]:
         """What comes back over the query's own streams: a cached reply, and the status."""
         if self._query.backward is not None:
             frame = FrameReader(stream, self._query.backward)
-            yield from frame.start()
-            yield from receive_reply(frame, self.pending, None)
+            try:
+                yield from receive_reply(frame, self.pending, None)
+            except FrameTruncated as error:
+                yield from self._hear_why(stream, error)
         elif self._query.ways_back:
             yield from self._read_way_back(stream)
         status = yield from wait_status(stream)
@@ -295,6 +295,14 @@ class _Asked:
             if stream.error is not None:
                 raise stream.error
         self._delivered.set()
+
+    def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
+        """A hop that fails ends the backward half early, and says why in its status, which comes next."""
+        status = yield from within(self._node.limits.linger_s, wait_status(stream), "no status")
+        self._report = read_report(self._query, status, self._node.engine)
+        if self._report is None or self._report.succeeded:
+            raise truncated
+        raise StreamReset(self._report.code or truncated.code) from truncated
 
     def _read_way_back(self, stream: Stream) -> Service[None]:
         """The status of the reply's way, handed on by Bob; none when he has let go, or could not begin."""
@@ -310,10 +318,21 @@ class _Asked:
             raise StreamReset(report.code or ErrorCode.INTERNAL)
 
     def _watch_reply(self) -> Service[None]:
-        """A reply that failed ends the query at once, also while it is still being sent."""
+        """A reply that failed ends the query, also while it is still being sent.
+
+        At once where the fault was found here. A reset on its way home says nothing of where; the status
+        does, but it goes to Bob, who hands it on: that takes a moment longer.
+        """
         yield self.pending.failed
-        assert self.pending.error is not None
-        raise self.pending.error
+        error = self.pending.error
+        assert error is not None
+        is_heard_here = isinstance(error, StreamReset) and self._query.backward is not None
+        if isinstance(error, StreamReset | FrameTruncated) and not is_heard_here:
+            yield from move_on_after(self._node.limits.linger_s, self._wait_delivered())
+        raise error
+
+    def _wait_delivered(self) -> Service[None]:
+        yield self._delivered
 
     def _failure(self, error: PeerError) -> QueryFailed:
         """What is known of a failed query, for its user."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -108,7 +108,9 @@ class NodeContext:
         secret."""
         return self.network_id == LOCAL_NETWORK_ID
 
-    def choose_route(self, destination: bytes | None, profile: Profile) -> Route:
+    def choose_route(
+        self, destination: bytes | None, profile: Profile, *, avoid: Collection[bytes] = ()
+    ) -> Route:
         """Proxies for a frame of this node's own making. Raises BadRoute."""
         return choose_route(
             self.directory,
@@ -117,6 +119,7 @@ class NodeContext:
             hops=self._answer_hops(),
             profile_byte=profile.byte,
             last=self.home_neighbour(profile) if destination is None else None,
+            avoid=avoid,
         )
 
     def home_neighbour(self, profile: Profile, *avoid: bytes) -> bytes | None:
@@ -136,6 +139,18 @@ class NodeContext:
                 "this node has no address, and no link yet over which a reply could come: keep some ahead"
             )
         return _RANDOM.choice(usable)
+
+    def ways_home(self, profile: Profile) -> tuple[Route, ...]:
+        """Two ways to this node for somebody who is not known, that begin at different nodes: she may be one
+        of the two, and cannot use that way. One, where there are too few nodes. Raises BadRoute.
+        """
+        first = self.choose_route(None, profile)
+        if not first.proxies:
+            return (first,)
+        try:
+            return first, self.choose_route(None, profile, avoid=first.proxies[:1])
+        except BadRoute:
+            return (first,)
 
     def _answer_hops(self) -> int:
         """Where nothing is secret a network may be too small for proxies."""

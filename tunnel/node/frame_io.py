@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from reactor import PASS, ReadStream, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
-from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, MalformedMessage
 from tunnel.node.context import NodeContext, Stream, report_frame
+from tunnel.node.within import within
 from tunnel.tunnel import OutgoingFrame
 
-__all__ = ["FrameReader", "FrameWriter", "start_frame"]
+__all__ = ["Content", "FrameReader", "FrameWriter", "Source", "start_frame", "write_content"]
 
 T = TypeVar("T")
+_READ_BYTES = 64 * 1024
+
+Content: TypeAlias = "bytes | bytearray | memoryview | Source"
+
+
+class Source(Protocol):
+    """Where content comes from: any binary file that blocks; None, "nothing now", is refused."""
+
+    def read(self, size: int, /) -> bytes | None: ...
 
 
 class FrameWriter:
@@ -54,6 +65,25 @@ class FrameWriter:
         yield from report_frame(self._node, self.stream, self._began_s, content_in=0)
 
 
+def write_content(writer: FrameWriter, content: Content, moved: Callable[[], None]) -> Service[None]:
+    """Write all of a frame's content and its end.
+
+    Args:
+        moved: called when a piece has left.
+    Raises:
+        LocalTunnelError: the content's file does not block. Whatever the stream or the file raises.
+    """
+    source = io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
+    while chunk := source.read(_READ_BYTES):
+        yield from writer.write(chunk)
+        moved()
+    if chunk is None:
+        # A non-blocking file that has nothing now: taken for the end it would cut the query short unseen.
+        raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
+    yield from writer.finish()
+    writer.stream.finish()
+
+
 def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]:
     """Open a stream to a frame's first node, and send the header.
 
@@ -65,7 +95,8 @@ def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]
     stream = yield from node.links.open_stream(frame.first_id, frame.profile)
     try:
         writer = FrameWriter(node, stream, frame.layer)
-        yield from WriteYield(stream).call(frame.layer.write_header)
+        header = WriteYield(stream).call(frame.layer.write_header)
+        yield from within(node.limits.idle_s, header, "the first node did not take the header")
     except BaseException:
         stream.reset(ErrorCode.CANCELLED)
         raise
@@ -85,12 +116,15 @@ class FrameReader:
     def __init__(self, stream: ReadStream, layer: ExtRead) -> None:
         self._reader = ReadYield(stream)
         self._layer = layer
+        self._has_started = False
         self._has_ended = False
         self.ended = Signal()
 
     def start(self) -> Service[None]:
-        """Read what precedes the content: the reply blocks."""
-        yield from self._call(self._layer.read_header)
+        """Read what precedes the content: the message's head. Again: nothing."""
+        if not self._has_started:
+            yield from self._call(self._layer.read_header)
+            self._has_started = True
 
     def readinto(self, buffer: memoryview) -> Service[int]:
         """Content into `buffer`; 0 at the end, when everything up to the frame's FIN was checked."""

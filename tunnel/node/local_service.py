@@ -17,7 +17,10 @@ from tunnel.node.pending import PendingQuery
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.statuses import Reporter
 from tunnel.node.tunnel_service import tunnel_service
+from tunnel.onion.frame import FrameR
 from tunnel.onion.header import Command, Slot
+from tunnel.onion.message_head import MessageHead
+from tunnel.onion.reply_block import ReplyBlock
 
 __all__ = ["local_service", "receive_reply"]
 
@@ -57,7 +60,7 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
     if query_id is None:
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
         return
-    pending = _claim(node, query_id)
+    pending = _claim(node, query_id, 0)
     yield from guarded(receive_reply(frame, pending, reporter), idle_watch([stream], node.limits.idle_s))
 
 
@@ -69,48 +72,66 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
         yield from guarded(frame.start(), idle_watch([stream], node.limits.idle_s))
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
         return
-    pending = _claim(node, ticket.query_id)
+    pending = _claim(node, ticket.query_id, ticket.number)
 
     def receive() -> Service[None]:
-        try:
-            yield from frame.start()
-        except TunnelError as error:
-            pending.fail(error)
-            raise
-        pending.reply_blocks = layer.head.reply_blocks
-        yield from receive_reply(frame, pending, reporter)
+        yield from receive_reply(
+            frame, pending, reporter, number=ticket.number, layer=layer, node_id=node.descriptor.node_id
+        )
 
     yield from guarded(receive(), idle_watch([stream], node.limits.idle_s))
 
 
-def _claim(node: NodeContext, query_id: bytes) -> PendingQuery:
+def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
     pending = node.pending.get(query_id)
-    if pending is None or not pending.claim():
+    if pending is None or not pending.claim(number):
         raise UnknownQuery("a reply has come for a query that nobody waits for")
     return pending
 
 
-def receive_reply(frame: FrameReader, pending: PendingQuery, reporter: Reporter | None) -> Service[None]:
+def receive_reply(
+    frame: FrameReader,
+    pending: PendingQuery,
+    reporter: Reporter | None,
+    *,
+    number: int = 0,
+    layer: FrameR | None = None,
+    node_id: bytes = b"",
+) -> Service[None]:
     """Read a reply to one of this node's queries into its sink, and wake who waits for it.
 
     Args:
-        frame: at the start of the content.
+        frame: at the start of the message, or of the content.
         reporter: tells Bob's way back that it is here; None where he needs no telling.
+        number: which of the query's replies this is.
+        layer: knows the message's head; a reply block of it that this node (`node_id`) can use is kept.
     """
+    is_whole = False
     try:
+        yield from frame.start()
+        if layer is not None:
+            pending.reply_blocks += _way_on(node_id, layer.head)
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
-            pending.take(buffer[:count])
-        pending.succeed()
+            pending.take(buffer[:count], number)
+        is_whole = True
+        pending.succeed(number)
     except TunnelError as error:
         pending.fail(error)
         raise
     finally:
-        if not pending.has_ended:
+        if not is_whole:
             # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
             pending.fail(IdleTimeout("the reply was given up before its end"))
     if reporter is not None:
         yield from reporter.succeed()
+
+
+def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
+    """The first block of a reply that can be used. All lead to the same end, and their maker, who does not
+    know for whom they are, may have put this very node at the beginning of one.
+    """
+    return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]
 
 
 def _drop(stream: Stream, reporter: Reporter) -> Service[None]:

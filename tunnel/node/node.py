@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
 from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener
+from tunnel.cover import CoverPlan
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
-from tunnel.errors import BadRoute, Disconnected
+from tunnel.errors import BadRoute, Disconnected, LocalTunnelError
 from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
+from tunnel.node.blind_frames import FollowUp, cover_service, follow_up_service
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
 from tunnel.node.global_service import global_service
 from tunnel.node.keeper import keep_links
@@ -213,6 +215,8 @@ class Node:
         profile: Profile | None = None,
         idle_s: float | None = None,
         sink: Sink | None = None,
+        replies: int = 1,
+        sinks: Sequence[Sink] = (),
         progress: Progress | None = None,
         rng: random.Random | None = None,
     ) -> Future[QueryResult]:
@@ -229,17 +233,20 @@ class Node:
             idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
                 thinks for longer needs more.
             sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
+            replies: how many the other end may send, in the modes with reply blocks: at most 8, and 3 in
+                profile `long`. Those that its service does not send come empty.
+            sinks: one binary file for each reply, in place of `sink`.
             progress: called in the reactor's thread with (query bytes sent, reply bytes received).
             rng: for demonstrations whose route is to be the same each time.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
             TypeError: content is neither bytes nor a file.
+            LocalTunnelError: other than one sink for each reply.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: the query did not come through; says what is known.
         """
-        if not isinstance(content, bytes | bytearray | memoryview) and not hasattr(content, "read"):
-            raise TypeError(f"content is bytes or a binary file, got {type(content).__name__}")
+        own_sinks = _checked(content, replies, sink, sinks)
         if profile is None:
             profile = Profile.for_proxies(hops if route is None else len(route.proxies))
         if route is None:
@@ -256,16 +263,87 @@ class Node:
             mode,
             profile,
             idle_s,
-            sink,
+            own_sinks,
             progress,
             error_mode=error_mode,
             reply_route=reply_route,
+            replies=replies,
         )
         return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
         return query_service(self._context, call)
+
+    def follow_up(
+        self,
+        result: QueryResult,
+        content: Content,
+        *,
+        hops: int | None = 1,
+        wants_blocks: bool = False,
+        replies: int = 1,
+        sink: Sink | None = None,
+        sinks: Sequence[Sink] = (),
+        idle_s: float | None = None,
+    ) -> Future[QueryResult]:
+        """Go on from a reply that carried reply blocks (mode `reply-on-reply`), from any thread.
+
+        The content goes along the first block that is left in `result`, which is taken from it: over a way
+        that the other end chose, and of which this node knows nothing but the end.
+
+        Args:
+            hops: proxies of the way on which the answer comes, drawn at random; None: no answer is wanted.
+            wants_blocks: the answer is to carry blocks, so that one can go on from it again.
+            content, replies, sink, sinks, idle_s: as for `query`.
+        Returns:
+            A future of QueryResult. Without an answer it says that the content was sent, not that it arrived.
+        Raises:
+            TypeError: content is neither bytes nor a file.
+            LocalTunnelError: no block is left; other than one sink for each reply.
+            BadRoute: no such way back. From the future as well, and from there ExpiredHeader, UnknownNext:
+                the block is of no use (any more); QueryFailed: no answer has come.
+        """
+        own_sinks = _checked(content, replies, sink, sinks)
+        if not result.reply_blocks:
+            raise LocalTunnelError("no reply block is left in this result to go on along")
+        block, *left = result.reply_blocks
+        way_back = None
+        if hops is not None:
+            way_back = choose_route(
+                self._context.directory,
+                origin=result.route.destination,
+                destination=self.id,
+                hops=hops,
+                profile_byte=block.profile.byte,
+            )
+        result.reply_blocks = tuple(left)
+        call = FollowUp(
+            result.route.destination,
+            block,
+            content,
+            way_back,
+            self._context.limits.idle_s if idle_s is None else idle_s,
+            wants_blocks=wants_blocks,
+            sinks=own_sinks,
+            replies=replies,
+        )
+        service = follow_up_service(self._context, call)
+        return self._reactor.submit(service, name=f"{self._context.name} follow-up")
+
+    def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
+        """Send one frame that says nothing, from any thread: see `tunnel.cover.draw_cover`.
+
+        Args:
+            plan: a loop, or a DROP frame. When to send the next one is the caller's to decide.
+            mean_delay_s: of the random delay at each proxy.
+        Returns:
+            A future that ends when the frame has arrived: a loop at this node.
+        Raises:
+            From the future BadRoute, ProfileError: no such way; QueryFailed: it did not arrive.
+        """
+        service = cover_service(self._context, plan, mean_delay_s=mean_delay_s)
+        return self._reactor.submit(service, name=f"{self._context.name} cover")
 
     def tunnel(
         self,
@@ -329,3 +407,14 @@ def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]
         if condition():
             return
         yield Sleep(_LOOK_S)
+
+
+def _checked(content: Content, replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:
+    """The sinks of a query; none: temporary files."""
+    if not isinstance(content, bytes | bytearray | memoryview) and not hasattr(content, "read"):
+        raise TypeError(f"content is bytes or a binary file, got {type(content).__name__}")
+    # Not `or`: a sink with a length is false while it is empty.
+    own = tuple(sinks) if sink is None else (sink, *sinks)
+    if replies < 1 or (own and len(own) != replies):
+        raise LocalTunnelError(f"{replies} replies and {len(own)} sinks: at least one reply, a sink for each")
+    return own

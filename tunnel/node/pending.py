@@ -22,32 +22,34 @@ class Sink(Protocol):
 
 
 class PendingQuery:
-    """One reply, claimed at most once, then complete or failed.
+    """The replies of one query, each claimed at most once; all of them complete, or failed.
+
+    Args:
+        sinks: one for each reply, in their order: where its content goes.
 
     Attributes:
-        sink: where the reply's content goes.
         content_in, content_out: movement, for the idle watch.
         given_up: the query has ended; a reply still under way has nowhere to go.
-        done: set when the reply is complete or has failed.
-        failed: set when it has failed; for another who waits.
+        done: set when all replies are complete or one has failed.
+        failed: set when one has failed; for another who waits.
         reply_blocks: along which Bob can be answered again (mode `reply-on-reply`).
     """
 
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+        self._claimed: set[int] = set()
+        self._complete: set[int] = set()
         self.content_in = 0
         self.content_out = 0
         self.done = Signal()
         self.failed = Signal()
-        self.claimed = False
         self.given_up = False
-        self.complete = False
         self.error: TunnelError | None = None
         self.on_progress: Callable[[], None] | None = None
         self.reply_blocks: tuple[ReplyBlock, ...] = ()
 
-    def take(self, data: memoryview) -> None:
-        """Content of the reply has come.
+    def take(self, data: memoryview, number: int = 0) -> None:
+        """Content of a reply has come.
 
         Raises:
             LocalTunnelError: the user's sink fails. UnknownQuery: the query has ended, its sink is not to be
@@ -56,7 +58,7 @@ class PendingQuery:
         if self.given_up:
             raise UnknownQuery("the query was given up while its reply came")
         try:
-            self._write(data)
+            self._write(data, self._sinks[number])
         except Exception as error:
             raise LocalTunnelError(
                 f"the sink of the reply failed: {type(error).__name__}: {error}"
@@ -64,8 +66,7 @@ class PendingQuery:
         self.content_in += len(data)
         self.moved()
 
-    def _write(self, data: memoryview) -> None:
-        sink = self.sink
+    def _write(self, data: memoryview, sink: Sink) -> None:
         taken = sink.write(data)
         if isinstance(sink, io.RawIOBase):  # the one kind of file that may take less than all
             while taken != len(data):
@@ -87,18 +88,32 @@ class PendingQuery:
                 f"the progress callback failed: {type(error).__name__}: {error}"
             ) from error
 
-    def claim(self) -> bool:
-        """True for the first reply that comes for this query; a reply block serves once."""
-        first, self.claimed = not self.claimed, True
-        return first
+    def claim(self, number: int = 0) -> bool:
+        """True for the first frame that comes as this reply; a reply block serves once."""
+        if number in self._claimed or number >= len(self._sinks):
+            return False
+        self._claimed.add(number)
+        return True
+
+    @property
+    def claimed(self) -> bool:
+        """A reply has begun to come."""
+        return bool(self._claimed)
+
+    @property
+    def complete(self) -> bool:
+        """All replies are here."""
+        return len(self._complete) == len(self._sinks)
 
     @property
     def has_ended(self) -> bool:
         return self.complete or self.error is not None
 
-    def succeed(self) -> None:
-        self.complete = True
-        self.done.set()
+    def succeed(self, number: int = 0) -> None:
+        """One reply is here."""
+        self._complete.add(number)
+        if self.complete:
+            self.done.set()
 
     def fail(self, error: TunnelError) -> None:
         """The reply will not come. What ended it first stays the reason."""

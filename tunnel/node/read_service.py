@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 
-from reactor import ReadYield, Service, TimedOut, UnexpectedEnd, timeout_after
+from reactor import ReadYield, Service, UnexpectedEnd
 from tunnel.descriptor import short
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
-    IdleTimeout,
     LocalTunnelError,
     PeerError,
     ProfileError,
@@ -23,7 +22,8 @@ from tunnel.errors import (
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.forward import Forward
 from tunnel.node.local_service import local_service
-from tunnel.node.statuses import Reporter
+from tunnel.node.statuses import Reporter, fault_here
+from tunnel.node.within import within
 from tunnel.onion.header import Command
 
 __all__ = ["read_service"]
@@ -42,6 +42,9 @@ def read_service(node: NodeContext, stream: Stream) -> Service[None]:
     except LocalTunnelError as error:
         log.error("node %s: %s: %s", node.name, type(error).__name__, error)
         code = ErrorCode.INTERNAL
+    except Exception:
+        code = ErrorCode.INTERNAL
+        raise  # a fault of this node: the scope logs it
     finally:
         stream.reset(code)  # without effect when it has ended in order
 
@@ -68,6 +71,9 @@ def _serve(node: NodeContext, stream: Stream) -> Service[None]:
     except PeerError as error:
         yield from reporter.fail(error)
         raise
+    except Exception:
+        yield from reporter.fail(fault_here())
+        raise
 
 
 def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:
@@ -76,11 +82,9 @@ def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:
             f"peer opens a frame of profile {stream.profile.name!r}, which this node does not offer"
         )
     header = bytearray(stream.profile.geometry.header_bytes)
-    limit_s = node.limits.header_s
+    read = ReadYield(stream).read_exactly(memoryview(header))
     try:
-        yield from timeout_after(limit_s, ReadYield(stream).read_exactly(memoryview(header)))
-    except TimedOut as error:
-        raise IdleTimeout(f"no whole header within {limit_s:g} s of OPEN") from error
+        yield from within(node.limits.header_s, read, "no whole header after OPEN")
     except UnexpectedEnd as error:
         raise FrameTruncated("FIN inside the onion header") from error
     return bytes(header)

@@ -23,8 +23,10 @@ log = logging.getLogger("tunnel.node")
 class Counted(Protocol):
     """Something whose movement can be watched."""
 
-    content_in: int
-    content_out: int
+    @property
+    def content_in(self) -> int: ...
+    @property
+    def content_out(self) -> int: ...
 
 
 class Duplex(Counted, Protocol):

@@ -13,22 +13,28 @@ from __future__ import annotations
 import logging
 import os
 
-from reactor import ReadYield, Service, Sleep, TimedOut, WriteYield, timeout_after
+from reactor import ReadYield, Service, Sleep, WriteYield
 from tunnel.errors import Disconnected, ErrorCode, MalformedMessage, NextRefused, PeerError, StreamReset
 from tunnel.link.mux import MuxStream
-from tunnel.modes import NOERR_FLAG, XORERR_FLAG
 from tunnel.node.context import NodeContext, Stream
-from tunnel.onion.header import Command, Slot
-from tunnel.onion.status import StatusKeys, draw_status_wait_ms, originate_status, wrap_status
-from tunnel.onion.xor_codes import add_xor_code, raise_xor_code, random_status
+from tunnel.node.within import within
+from tunnel.onion.error_channel import originate, pass_on
+from tunnel.onion.header import Slot
+from tunnel.onion.status import draw_status_wait_ms
 
-__all__ = ["Reporter", "settle_beside", "wait_status"]
+__all__ = ["Reporter", "fault_here", "settle_beside", "wait_status"]
 
 log = logging.getLogger("tunnel.node")
+
+_READ_BYTES = 16 * 1024
 
 
 class Reporter:
     """Tells, once, how a frame went that came in over `stream`.
+
+    What is told first is what is told: its bytes are made once, since the keys of a slot serve for one
+    STATUS, and kept until they are sent. So a service that is cancelled while it waits to send them loses
+    nothing: whoever tells next sends them in its place. One service tells at a time.
 
     Args:
         slot: what this node opened of the frame's header: its seed and flags say how to tell.
@@ -39,75 +45,76 @@ class Reporter:
         self._stream = stream
         self._slot = slot
         self._began_s = node.now_s()
-        self._is_done = False
+        self._status: bytes | None = None
 
     def succeed(self) -> Service[None]:
         """At the last node: the frame is here, all is well. Ends the backward half. Again: nothing."""
-        if not self._is_done:
-            yield from self._send(self._originate(None, about_next=False, text=""))
+        if self._status is None:
+            self._status = self._originate(None)
+        yield from self._send(self._node.limits.idle_s)
 
     def fail(self, error: PeerError, *, about_next: bool = False) -> Service[None]:
         """Tell a failure, of this node's own or of the node behind it. Without effect once something is told.
 
         A neighbour that is gone, or does not listen, is not told: that is no further error.
         """
-        if self._is_done or self._stream.error is not None:
+        if self._stream.error is not None or self._stream.is_answered:
             return
         try:
-            if not self._node.is_local:
-                # Else the time alone would say how far away the failure was.
-                yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
-            status = self._originate(error.code, about_next=about_next, text=_text(error))
-            yield from timeout_after(self._node.limits.linger_s, self._send(status))
-        except (PeerError, TimedOut) as failure:
+            if self._status is None:
+                if not self._node.is_local:
+                    # Else the time alone would say how far away the failure was.
+                    yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
+                self._status = self._originate(error.code, about_next=about_next, text=_text(error))
+            yield from self._send(self._node.limits.linger_s)
+        except PeerError as failure:
             log.debug("a status was not sent: %s", failure)
 
     def pass_on(self, status: bytes) -> Service[None]:
-        """At a proxy: add this hop's own to the status of the next, and hand it to the one before."""
-        if not self._is_done:
-            yield from self._send(self._wrap(status))
+        """At a proxy: add this hop's own to the status of the next, and hand it to the one before.
 
-    def _send(self, status: bytes) -> Service[None]:
-        self._is_done = True
-        self._stream.finish()
-        yield from WriteYield(self._stream).call(MuxStream.send_status, status)
+        Raises:
+            MalformedMessage: it is none; nothing is told then.
+        """
+        if self._status is None:
+            geometry, node = self._stream.profile.geometry, self._node
+            self._status = pass_on(status, self._slot, geometry, hold_ms=self._hold_ms, engine=node.engine)
+        yield from self._send(self._node.limits.idle_s)
+
+    def _send(self, limit_s: float) -> Service[None]:
+        """Raises IdleTimeout when the link takes nothing."""
+        assert self._status is not None
+        if not self._stream.is_answered:
+            self._stream.finish()
+            send = WriteYield(self._stream).call(MuxStream.send_status, self._status)
+            yield from within(limit_s, send, "the link did not take the status")
 
     @property
     def _hold_ms(self) -> int:
         return int((self._node.now_s() - self._began_s) * 1000)
 
-    def _originate(self, code: ErrorCode | None, *, about_next: bool, text: str) -> bytes:
-        slot, geometry = self._slot, self._stream.profile.geometry
-        if slot.command is Command.DROP or slot.flags & NOERR_FLAG:
-            return random_status(geometry, os.urandom)
-        if slot.flags & XORERR_FLAG:
-            return raise_xor_code(slot.seed, geometry, os.urandom, success=code is None)
-        return originate_status(
-            StatusKeys.derive(slot.seed),
+    def _originate(self, code: ErrorCode | None, *, about_next: bool = False, text: str = "") -> bytes:
+        return originate(
+            self._slot,
+            self._stream.profile.geometry,
             code,
-            geometry=geometry,
             hold_ms=self._hold_ms,
             engine=self._node.engine,
             about_next=about_next,
             text=text,
         )
 
-    def _wrap(self, status: bytes) -> bytes:
-        slot, geometry = self._slot, self._stream.profile.geometry
-        if slot.flags & XORERR_FLAG:
-            return add_xor_code(status, slot.seed, geometry, os.urandom)
-        return wrap_status(
-            status,
-            StatusKeys.derive(slot.seed),
-            geometry=geometry,
-            hold_ms=self._hold_ms,
-            engine=self._node.engine,
-        )
-
 
 def _text(error: PeerError) -> str:
     """For Alice alone, so it may say what the log may; but a reset is told whole by its code."""
     return "" if isinstance(error, StreamReset | NextRefused | Disconnected) else str(error)
+
+
+def fault_here() -> PeerError:
+    """What Alice is told of a fault of this node's own: that, and nothing of its kind."""
+    fault = PeerError()
+    fault.code = ErrorCode.INTERNAL
+    return fault
 
 
 def wait_status(stream: Stream) -> Service[bytes]:
@@ -132,9 +139,18 @@ def settle_beside(node: NodeContext, stream: Stream) -> Service[None]:
 
 
 def _settle(node: NodeContext, stream: Stream) -> Service[None]:
+    limit_s = node.limits.linger_s
     try:
-        yield from timeout_after(node.limits.linger_s, wait_status(stream))
-    except (PeerError, TimedOut) as error:
+        yield from within(limit_s, _drain(stream), "the stream of an answered query did not end")
+    except PeerError as error:
         log.debug("stream of an answered query did not end in order: %s", error)
     finally:
         stream.reset(ErrorCode.CANCELLED)
+
+
+def _drain(stream: Stream) -> Service[None]:
+    """Read to the status. Content may come before it: what Bob was told of the way of his reply."""
+    reader, scratch = ReadYield(stream), memoryview(bytearray(_READ_BYTES))
+    while (yield from reader.readinto(scratch)):
+        pass
+    yield from reader.call(MuxStream.read_status)

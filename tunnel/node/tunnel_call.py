@@ -15,6 +15,7 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.failures import explain
 from tunnel.node.statuses import wait_status
 from tunnel.node.tunnels import NodeTunnel, carry
+from tunnel.node.within import within
 from tunnel.onion.suites import permutation
 from tunnel.outgoing import Way
 from tunnel.reports import Report, read_report
@@ -69,7 +70,8 @@ class _Tunnelled:
         try:
             self._stream = stream = yield from node.links.open_stream(way.first_id, way.profile)
             try:
-                yield from WriteYield(stream).write_all(way.header)
+                header = WriteYield(stream).write_all(way.header)
+                yield from within(node.limits.idle_s, header, "the first node did not take the header")
                 status = yield from self._run(stream, use)
             finally:
                 stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
@@ -102,7 +104,7 @@ class _Tunnelled:
         yield from handle.join()
         if tunnel.failure is not None:
             raise tunnel.failure
-        return (yield from wait_status(stream))
+        return (yield from within(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
 
     def _carry(self, stream: Stream, core: EstablishedTunnel[Signal], tunnel: NodeTunnel) -> Service[None]:
         engine, profile, seeds = self._node.engine, self._sent.way.profile, self._sent.way.proxy_seeds

@@ -38,7 +38,7 @@ def tunnel_service(
         limits=node.limits.tunnel,
     )
     tunnel = NodeTunnel(core)
-    ended = Signal()
+    failed: list[ServiceFailed] = []
 
     def use() -> Service[None]:
         try:
@@ -50,13 +50,14 @@ def tunnel_service(
         except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
             log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
             core.give_up(ErrorCode.SERVICE_FAILED)
-            yield ended  # its end travels to Alice in the tunnel
-            raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
+            # Its end travels to Alice in the tunnel; the status follows that.
+            failed.append(ServiceFailed(f"inner service failed: {type(error).__name__}"))
 
     def carry_on() -> Service[None]:
         yield from carry(node, stream, core, first=first)
-        ended.set()
         tunnel.ended.set()
 
     yield from guarded(carry_on(), use())
+    if failed:
+        raise failed[0]
     yield from reporter.succeed()

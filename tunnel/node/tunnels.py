@@ -13,7 +13,7 @@ from reactor import PASS, ReadYield, Service, Signal, Sleep, WriteYield
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError, TunnelStopped
 from tunnel.established import EstablishedTunnel, SubStream, Target
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.relay import guarded
+from tunnel.node.relay import guarded, idle_watch
 
 __all__ = ["NodeTunnel", "carry"]
 
@@ -152,7 +152,8 @@ def carry(
         received.set()
 
     try:
-        yield from guarded(send(), receive(), _keep_alive(node, core))
+        heard = idle_watch([_Heard(stream)], node.limits.idle_s)
+        yield from guarded(send(), receive(), _keep_alive(node, core), heard)
     except PeerError as error:
         core.fail(error)
         raise
@@ -200,6 +201,21 @@ def _receive(
             take_off(chunk, number)
         number += 1
         core.received(chunk)
+
+
+class _Heard:
+    """What has come over a stream, for the idle watch. Both ends keep a tunnel alive: one that is not heard
+    is gone, however much this end sends into the streams of the hops between.
+    """
+
+    content_out = 0
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    @property
+    def content_in(self) -> int:
+        return self._stream.content_in
 
 
 def _keep_alive(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:

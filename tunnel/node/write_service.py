@@ -9,11 +9,12 @@ tells itself, since only here is it known on which side that was.
 from __future__ import annotations
 
 from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
-from tunnel.errors import ErrorCode, NextRefused, PeerError
+from tunnel.errors import ErrorCode, MalformedMessage, NextRefused, PeerError
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.forward import Forward
 from tunnel.node.relay import guarded, idle_watch, relay
 from tunnel.node.statuses import wait_status
+from tunnel.node.within import within
 
 __all__ = ["write_service"]
 
@@ -36,7 +37,8 @@ def write_service(node: NodeContext, forward: Forward) -> Service[None]:
         raise
     code = ErrorCode.CANCELLED
     try:
-        yield from WriteYield(outgoing).write_all(forward.opened.next_header)
+        header = WriteYield(outgoing).write_all(forward.opened.next_header)
+        yield from within(node.limits.idle_s, header, "the next node did not take the header")
         yield from _relay_both(node, forward, outgoing, started_s)
     except PeerError as error:
         code = error.code
@@ -47,11 +49,20 @@ def write_service(node: NodeContext, forward: Forward) -> Service[None]:
 
 
 def _tell(forward: Forward, outgoing: Stream, error: PeerError) -> Service[None]:
-    """What the node behind has said of itself goes first; else what became of the stream to it."""
-    if outgoing.status is not None:
-        yield from forward.reporter.pass_on(outgoing.status)
-    elif outgoing.error is not None:
-        yield from forward.reporter.fail(error, about_next=True)
+    """Tell of a failure behind this node: in the words of the next one, or what became of the stream to it.
+
+    A failure of this node's own is the read service's to tell, also where the next one has told of success
+    already.
+    """
+    if outgoing.error is None and not isinstance(error, MalformedMessage):
+        return
+    try:
+        if outgoing.status is not None:
+            yield from forward.reporter.pass_on(outgoing.status)
+            return
+    except MalformedMessage as malformed:
+        error = malformed
+    yield from forward.reporter.fail(error, about_next=True)
 
 
 def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s: float) -> Service[None]:

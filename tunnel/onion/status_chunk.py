@@ -31,12 +31,15 @@ def fits_status_chunk(geometry: Geometry, block_geometry: Geometry) -> bool:
     return block_geometry.status_bytes <= geometry.chunk_data_bytes
 
 
-def seal_status_chunk(status: bytes, seed: bytes, geometry: Geometry, engine: TunnelEngine) -> bytes:
+def seal_status_chunk(
+    status: bytes, seed: bytes, geometry: Geometry, engine: TunnelEngine, *, number: int = 0
+) -> bytes:
     """Bob's chunk.
 
     Args:
         status: as it came on the reply's backward half.
         seed: of the query's DEST slot. geometry: the query's.
+        number: of the reply block, from 0, in the order of the query's head.
     Returns:
         C bytes: all content of the query's backward half; FIN and the query's own STATUS follow.
     Raises:
@@ -47,18 +50,27 @@ def seal_status_chunk(status: bytes, seed: bytes, geometry: Geometry, engine: Tu
             f"a STATUS of {len(status)} bytes, a chunk of geometry {geometry.name!r} carries "
             f"{geometry.chunk_data_bytes}"
         )
-    plain = _HEAD.pack(ChunkType.STATUS, _LAST, 0, len(status)) + status
+    plain = _HEAD.pack(ChunkType.STATUS, _LAST, number, len(status)) + status
     plain += bytes(geometry.chunk_bytes - 16 - len(plain))
     return engine.aead(end_to_end_key(seed, b"backward")).seal(_FIRST_NONCE, plain)
 
 
 def open_status_chunk(
-    chunk: bytes, seed: bytes, geometry: Geometry, block_geometry: Geometry, engine: TunnelEngine
-) -> bytes:
-    """What Alice reads: the STATUS of her reply, for `read_status` with `block_status_keys`.
+    chunk: bytes,
+    seed: bytes,
+    geometry: Geometry,
+    block_geometry: Geometry,
+    engine: TunnelEngine,
+    *,
+    blocks: int = 1,
+) -> tuple[int, bytes]:
+    """What Alice reads: the STATUS of one of her replies, for `read_status` with `block_status_keys`.
 
     Args:
-        chunk: C bytes, the backward layers taken off. block_geometry: of the block that she gave to Bob.
+        chunk: C bytes, the backward layers taken off. block_geometry: of the blocks that she gave to Bob.
+        blocks: how many.
+    Returns:
+        The block's number, and the STATUS.
     Raises:
         MalformedMessage: it does not open, or holds what Bob does not write.
     """
@@ -68,6 +80,8 @@ def open_status_chunk(
         raise MalformedMessage("the chunk on the query's backward half does not open") from error
     length = block_geometry.status_bytes
     end = _HEAD.size + length
-    if plain[: _HEAD.size] != _HEAD.pack(ChunkType.STATUS, _LAST, 0, length) or any(plain[end:]):
+    _, _, number, _ = _HEAD.unpack_from(plain)
+    head = _HEAD.pack(ChunkType.STATUS, _LAST, number, length)
+    if plain[: _HEAD.size] != head or number >= blocks or any(plain[end:]):
         raise MalformedMessage(f"the chunk on the query's backward half is no STATUS of {length} bytes")
-    return plain[_HEAD.size : end]
+    return number, plain[_HEAD.size : end]

@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Any, Protocol
 
+from tunnel.errors import LocalTunnelError
+
 __all__ = ["InnerService", "Query", "Reply", "Tunnel"]
 
 
@@ -47,6 +49,21 @@ class Reply(Protocol):
 
     def flush(self) -> Generator[Any, Any, None]:
         """Send what is written so far, in a chunk that is padded where it is not full."""
+        ...
+
+    @property
+    def remaining(self) -> int:
+        """How many replies may follow this one: the query was sent for so many (`Node.query`, `replies`)."""
+        ...
+
+    def next(self) -> Generator[Any, Any, None]:
+        """End this reply, wait until it has arrived, and begin the next one.
+
+        Those that a service does not begin are sent empty, so that the one who asked need not wait for them.
+
+        Raises:
+            LocalTunnelError: none remains. PeerError: the way back broke; let it through.
+        """
         ...
 
 
@@ -88,6 +105,7 @@ class _TunnelReply:
     """`Reply` as one message of a tunnel."""
 
     is_possible = True
+    remaining = 0  # a message has one answer
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
@@ -97,6 +115,10 @@ class _TunnelReply:
 
     def flush(self) -> Generator[Any, Any, None]:
         yield from self._tunnel.flush()
+
+    def next(self) -> Generator[Any, Any, None]:
+        yield from ()
+        raise LocalTunnelError("a message of a tunnel has one answer")
 
 
 class InnerService(ABC):
