@@ -237,8 +237,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--idle", type=float, default=60.0, help="seconds after which a silent frame is ended"
     )
-    policies = [policy.value for policy in LinkPolicy]
-    parser.add_argument("--links", choices=policies, default=LinkPolicy.POOLED.value, help="link policy")
     return parser
 
 

@@ -300,8 +300,9 @@ def test_frame_that_stops_in_the_middle(net: LocalNetwork, refusals: Callable[[]
 def test_peer_that_vanishes_in_mid_frame(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1]) + bytes(100))
+    words = "connection ended without GOAWAY, with 1 streams open"
+    net.submit(_until(lambda: words in refusals())).result(timeout=PATIENCE_S)
     wait_until_idle(net)
-    assert "connection ended without GOAWAY, with 1 streams open" in refusals()
     assert_works(net)
 
 

@@ -273,14 +273,8 @@ class Multiplexer(Generic[N]):
         return self._pinger.round_trip_s
 
     def send_exchange(self, payload: bytes) -> bool:
-        """Queue a PEER-EXCHANGE.
-
-        Args:
-            payload: 1 to MAX_EXCHANGE_BYTES (frames.py), opaque here.
-        Returns:
-            False where the last one has not left, or the link has failed: not taken.
-        Raises:
-            LocalTunnelError: a payload of another length.
+        """Queue a PEER-EXCHANGE of 1 to MAX_EXCHANGE_BYTES; else LocalTunnelError. False: it was not taken,
+        for the last one has not left, or the link has failed.
         """
         frame = pack_peer_exchange(payload)
         if self.error is not None or not self.sender.has_left(self._exchange_mark):
