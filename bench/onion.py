@@ -7,7 +7,8 @@ Each case is one call, timed in microseconds of processor time and divided by th
 * `query, with reply block`: all of what `Tunnel.query` does in mode `route`.
 * `n layers`: one chunk through the layers that Alice applies, in both suites and both of the large chunk
   lengths; n = 1 is what it costs a proxy.
-* `seal` and `open`: one chunk of content end to end, at Alice and at Bob.
+* `status originate`, `wrap`, `read`: by the node where the frame ended, each hop on the way, and Alice.
+* `seal` and `open`: one chunk of content end to end, at Alice and at Bob; and of an established tunnel.
 
 Profile `default`, or `long` for more than 30 proxies. All nodes are in this process; none has a socket.
 """
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from bench.onion_more_cases import status_cases, tunnel_cases
 from bench.report import Machine, Spread, machine, table, write_json
 from readwrite_comp import engine_names
 from tunnel.descriptor import Descriptor
@@ -139,7 +141,9 @@ def _cases(proxies: int, engine: TunnelEngine) -> Iterator[tuple[str, Callable[[
             profile = Profile(geometry, suite)
             name = f"{SUITES[suite]}, chunk of {geometry.chunk_bytes:,}"
             yield f"n layers, {name}", partial(_layers, profile, proxies, engine)
+    yield from status_cases(proxies, engine)
     if proxies == 1:
+        yield from tunnel_cases(engine)
         yield "seal, chunk of 16,356", lambda _: _sealing(Profile(DEFAULT), engine)
         yield "open, chunk of 16,356", lambda count: _opening(Profile(DEFAULT), engine, count)
 

@@ -101,8 +101,8 @@ def check_onion(found: dict[str, Any], proxies: list[int]) -> None:
     check_machine(found["machine"])
     names = [(case["name"], case["engine"], case["proxies"]) for case in found["cases"]]
     assert len(set(names)) == len(names)
-    # Four calls and four kinds of layers for each n, two more for n = 1.
-    assert len(names) == len(engine_names()) * (8 * len(proxies) + 2 * (1 in proxies))
+    # Four calls, four kinds of layers and three of statuses for each n, six kinds of chunks more for n = 1.
+    assert len(names) == len(engine_names()) * (11 * len(proxies) + 6 * (1 in proxies))
     assert {number for _, _, number in names} == set(proxies)
     for case in found["cases"]:
         check_spread(case["microseconds"], found["settings"]["rounds"])
