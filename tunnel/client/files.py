@@ -27,7 +27,7 @@ from typing import BinaryIO, Final, Unpack
 from reactor import RunInThread, Service, Sleep
 from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
 from tunnel.client.options import WayOptions
-from tunnel.errors import ErrorCode, FilesError, LocalTunnelError, MalformedMessage, QueryFailed
+from tunnel.errors import BadRoute, ErrorCode, FilesError, LocalTunnelError, MalformedMessage, QueryFailed
 from tunnel.geometry import BULK, Profile
 from tunnel.node.asking import IncomingReply
 from tunnel.node.node import Node
@@ -51,7 +51,10 @@ __all__ = ["Fetched", "FileProgress", "FilesClient", "Stored", "get", "list_file
 FileProgress = Callable[[int, int], None]
 """Called in the reactor's thread with (bytes done, bytes of the whole file)."""
 
-_BUSY_PAUSE_S: Final = 0.5
+# Three of them are longer than what the other end takes to see that an upload has stalled.
+_BUSY_PAUSE_S: Final = 1.0
+_FIRST_PAUSE_S: Final = 0.05
+_MOST_PAUSE_S: Final = 2.0
 # What another route, or another moment, does not change.
 _FINAL_CODES: Final = (ErrorCode.TARGET_NOT_ALLOWED, ErrorCode.SERVICE_FAILED)
 _PASSING: Final = (FileStatus.BUSY, FileStatus.CHANGED, FileStatus.DIGEST)
@@ -178,22 +181,26 @@ class FilesClient:
 
     def _try(self, attempt: Callable[[], Service[None]]) -> Service[None]:
         """Attempt until it succeeds, or fails for good."""
-        left = self._retries
-        while True:
+        for number in range(self._retries + 1):
+            is_last = number == self._retries
             try:
                 yield from attempt()
                 return
             except MalformedMessage as error:
                 raise QueryFailed(f"what answers there is no files service: {error}", error.code) from error
             except QueryFailed as error:
-                if not left or error.code in _FINAL_CODES:
+                if is_last or error.code in _FINAL_CODES:
                     raise
             except FilesError as error:
-                if not left or error.status not in _PASSING:
+                if is_last or error.status not in _PASSING:
                     raise
                 if error.status is FileStatus.BUSY:
                     yield Sleep(_BUSY_PAUSE_S)
-            left -= 1
+            except BadRoute:
+                # A node that left the directory after it was chosen.
+                if is_last or self._options.get("route") is not None:
+                    raise
+            yield Sleep(min(_FIRST_PAUSE_S * 2**number, _MOST_PAUSE_S))
 
     def _begin(
         self, request: FileRequest, more: Callable[[], Service[bytes]] | None = None

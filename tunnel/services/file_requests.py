@@ -50,20 +50,20 @@ class Operation(IntEnum):
 
 
 class FileStatus(IntEnum):
-    """How it went."""
+    """How it went. Never the first byte of a request: an echo is no files service."""
 
-    OK = 0
-    STORED = 1  # of an OFFER: the whole file is here
-    NOT_FOUND = 2
-    EXISTS = 3  # other content has that name, and is not replaced
-    FULL = 4  # quota, or number of files
-    NAME = 5  # the name is not allowed there
-    CHANGED = 6  # offset or digest do not fit what is here: begin anew
-    DIGEST = 7  # the content does not have the digest; it was thrown away
-    SIZE = 8  # less or more content than was said
-    BUSY = 9  # the same content is just being stored, or too much at once
-    DENIED = 10  # this operation is not offered
-    DISK = 11  # the disk failed
+    OK = 0x80
+    STORED = 0x81  # of an OFFER: the whole file is here
+    NOT_FOUND = 0x82
+    EXISTS = 0x83  # other content has that name, and is not replaced
+    FULL = 0x84  # quota, or number of files
+    NAME = 0x85  # the name is not allowed there
+    CHANGED = 0x86  # offset or digest do not fit what is here: begin anew
+    DIGEST = 0x87  # the content does not have the digest; it was thrown away
+    SIZE = 0x88  # less or more content than was said
+    BUSY = 0x89  # the same content is just being stored, or too much at once
+    DENIED = 0x8A  # this operation is not offered
+    DISK = 0x8B  # the disk failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,9 @@ class FileReply:
         """Args: data: REPLY_BYTES. Raises MalformedMessage: what `pack` does not write."""
         status, size, offset, digest = _REPLY.unpack(data)
         if status not in FileStatus._value2member_map_:
-            raise MalformedMessage(f"a reply with the status {status}, expected 0 to {max(FileStatus)}")
+            raise MalformedMessage(
+                f"a reply with the status {status}, expected {min(FileStatus)} to {max(FileStatus)}"
+            )
         reply = cls(FileStatus(status), size, offset, digest)
         is_good = reply.status in (FileStatus.OK, FileStatus.STORED)
         if size > MAX_FILE_BYTES or offset > size or not (is_good or reply == cls(reply.status)):

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tunnel.errors import LocalTunnelError
 from tunnel.services.file_requests import FileEntry, FileStatus
@@ -28,7 +28,14 @@ from tunnel.services.names import is_name
 from tunnel.services.partial_file import BLOCK_BYTES, PartialFile
 from tunnel.services.thread_file import ThreadFile
 
+T = TypeVar("T")
+
 __all__ = ["Download", "FileStore", "FilesSettings", "StoreRefused", "Upload"]
+
+_STALLED_S: Final = 2.0
+"""An upload on which nothing has moved for so long gives way to another of the same content: its sender may
+have
+lost the way here, and be back over another."""
 
 _PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
 
@@ -111,7 +118,7 @@ class FileStore:
             return min(here, size)
 
     def begin(self, name: str, size: int, digest: bytes, offset: int) -> Upload:
-        """Store a file, from `offset` on; whoever stored the same content until now is put off.
+        """Store a file, from `offset` on; who stores the same content and has stalled is put off.
 
         Raises:
             StoreRefused: NAME, FULL, CHANGED (there is less than `offset` here), BUSY.
@@ -119,7 +126,7 @@ class FileStore:
         with self._lock:
             self._check_name(name)
             before = self._uploads.get(digest)
-            if before is not None:
+            if before is not None and before.is_stalled:
                 before.close()
             if digest in self._uploads or len(self._uploads) >= self.settings.uploads:
                 raise StoreRefused(FileStatus.BUSY)
@@ -214,14 +221,15 @@ class Upload:
         self._store = store
         self._name = name
         self._offset = offset
+        self._moved_s = time.monotonic()
         self.token = token = object()
         # Not a method of its own: that would keep this object for as long as its file is open.
         self._file = PartialFile(store.part_path(digest), on_closed=lambda: store.forget(digest, token))
 
     @property
-    def is_put_off(self) -> bool:
-        """Another stores the same content now, or this was closed."""
-        return self._file.is_closed
+    def is_stalled(self) -> bool:
+        """Nothing has moved for a while."""
+        return time.monotonic() - self._moved_s > _STALLED_S
 
     @property
     def missing_bytes(self) -> int:
@@ -229,8 +237,8 @@ class Upload:
         return self.whole_bytes - self._file.size
 
     def prepare(self) -> bool:
-        """Hash a part of what is here already; again until True."""
-        return self._file.rehash(self._offset)
+        """Hash a part of what is here already; again until True. Raises StoreRefused: BUSY, put off."""
+        return self._checked(lambda: self._file.rehash(self._offset))
 
     def write(self, data: bytes) -> None:
         """Store what follows. Raises StoreRefused: SIZE, more than was said; BUSY, put off."""
@@ -273,9 +281,10 @@ class Upload:
         """Stop here; what came is kept, to be resumed. Never waits."""
         self._file.close()
 
-    def _checked(self, work: Callable[[], None]) -> None:
+    def _checked(self, work: Callable[[], T]) -> T:
+        self._moved_s = time.monotonic()
         try:
-            work()
+            return work()
         except LocalTunnelError as error:  # closed by who stores the same now
             raise StoreRefused(FileStatus.BUSY) from error
 
