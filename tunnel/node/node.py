@@ -26,6 +26,7 @@ from tunnel.node.keeper import keep_links
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
+from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
 from tunnel.node.read_service import read_service
 from tunnel.node.rotation import rotate_keys
 from tunnel.node.tunnel_call import with_tunnel
@@ -299,14 +300,34 @@ class Node:
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: it could not be opened, or broke. any other: what `use` has raised.
         """
+        route, profile = self._tunnel_way(destination, hops, route, profile)
+        service = with_tunnel(self._context, route, profile, use)
+        return self._reactor.submit(service, name=f"{self._context.name} tunnel")
+
+    def open_tunnel(
+        self,
+        destination: bytes,
+        *,
+        hops: int = 3,
+        route: Route | None = None,
+        profile: Profile | None = None,
+    ) -> Service[OpenTunnel]:
+        """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
+
+        Args and errors as for `tunnel`, but for `use`.
+        """
+        route, profile = self._tunnel_way(destination, hops, route, profile)
+        return (yield from open_tunnel(self._context, route, profile))
+
+    def _tunnel_way(
+        self, destination: bytes, hops: int, route: Route | None, profile: Profile | None
+    ) -> tuple[Route, Profile]:
+        """What was left open of a tunnel's way."""
         if profile is None:
             proxies = hops if route is None else len(route.proxies)
             small = Profile(INTERACTIVE)
             profile = small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies)
-        if route is None:
-            route = self.choose_route(destination, hops, profile)
-        service = with_tunnel(self._context, route, profile, use)
-        return self._reactor.submit(service, name=f"{self._context.name} tunnel")
+        return route or self.choose_route(destination, hops, profile), profile
 
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
