@@ -10,7 +10,7 @@ from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Progress
 from tunnel.route import Route
 
-__all__ = ["CallOptions", "WayOptions"]
+__all__ = ["CallOptions", "TunnelOptions", "WayOptions"]
 
 
 class WayOptions(TypedDict, total=False):
@@ -31,3 +31,11 @@ class CallOptions(WayOptions, total=False):
     """The same, and who is told how far it is."""
 
     progress: Progress | None
+
+
+class TunnelOptions(TypedDict, total=False):
+    """How a tunnel goes. As for `Node.open_tunnel`."""
+
+    hops: int
+    route: Route | None
+    profile: Profile | None
