@@ -41,6 +41,7 @@ __all__ = ["Incoming", "answer_service"]
 log = logging.getLogger("tunnel.node")
 
 READ_BYTES = 16 * 1024
+_LOOK_S = 0.5
 
 
 class Incoming:
@@ -82,6 +83,7 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
             _answer(node, query, replies),
             idle_watch(query.moving, node.limits.answer_s),
             _let_go(node, query, reporter),
+            _watch_for_reset(query),
         )
         # From here on nobody else writes to the query's stream.
         yield from _hand_on(node, query, replies)
@@ -105,6 +107,16 @@ def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[N
         yield query.frame.ended
         yield Sleep(node.limits.idle_s / 2)
         yield from reporter.succeed()
+
+
+def _watch_for_reset(query: Incoming) -> Service[None]:
+    """Alice has given the query up: nobody wants its answer, however long it takes.
+
+    By looking now and then: the service may not read, or not any more, and so nobody waits for the stream.
+    """
+    while query.stream.error is None:
+        yield Sleep(_LOOK_S)
+    raise query.stream.error
 
 
 def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[None]:

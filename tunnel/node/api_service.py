@@ -8,25 +8,19 @@ Whichever fails first ends the query with what it knows, and the status says whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
 
-from reactor import ReadYield, RunInThread, Service, Signal, move_on_after
+from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, move_on_after, timeout_after
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
+from tunnel.node.contents import Content, Source
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.failures import explain
-from tunnel.node.frame_io import (
-    Content,
-    FrameReader,
-    FrameWriter,
-    Source,
-    start_frame,
-    write_content,
-)
+from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame, write_content
 from tunnel.node.local_service import receive_reply
 from tunnel.node.pending import PendingQuery, Sink
 from tunnel.node.relay import guarded, idle_watch
@@ -115,7 +109,7 @@ class QueryCall:
     """What a user asks for.
 
     Attributes:
-        content: bytes, or a file that is read to its end.
+        content: see `tunnel.node.contents.Content`; read to its end.
         idle_s: the query fails when nothing moves, in either direction, for this long.
         sinks: where the replies go, one for each; none: temporary files that stay in memory while they are
             small.
@@ -123,6 +117,7 @@ class QueryCall:
         progress: called with (query bytes sent, reply bytes received) as they grow.
         reply_route: modes other-route and reply-on-reply: the way back, to this node.
         mean_delay_s: of a random delay at each proxy, there and back by block.
+        timeout_s: the query fails when it has not ended after so long; None: no limit but `idle_s`.
     """
 
     route: Route
@@ -136,6 +131,11 @@ class QueryCall:
     reply_route: Route | None = None
     mean_delay_s: float = 0.0
     replies: int = 1
+    timeout_s: float | None = None
+
+    def with_sink(self, sink: Sink) -> QueryCall:
+        """The same query with its one reply elsewhere."""
+        return replace(self, sinks=(sink,), replies=1)
 
 
 def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
@@ -153,7 +153,11 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     node.queries += 1
     spools = () if call.sinks else tuple(Spool() for _ in range(call.replies))
     try:
-        result = yield from _query(node, call, spools)
+        result = yield from timeout_after(call.timeout_s, _query(node, call, spools))
+    except TimedOut as error:
+        for spool in spools:
+            spool.close()
+        raise QueryFailed(f"the query was not done within {call.timeout_s} s", ErrorCode.TIMEOUT) from error
     except BaseException:
         for spool in spools:
             spool.close()

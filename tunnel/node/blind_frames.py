@@ -18,8 +18,9 @@ from tunnel.cover import CoverPlan
 from tunnel.errors import ErrorCode, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.node.api_service import QueryResult
+from tunnel.node.contents import Content
 from tunnel.node.context import NodeContext
-from tunnel.node.frame_io import Content, FrameWriter, start_frame, write_content
+from tunnel.node.frame_io import FrameWriter, start_frame, write_content
 from tunnel.node.pending import PendingQuery, Sink
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.spool import Spool

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from reactor import PASS, ReadStream, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
-from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, MalformedMessage
+from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
+from tunnel.node.contents import Content, content_reader
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.within import within
 from tunnel.tunnel import OutgoingFrame
 
-__all__ = ["Content", "FrameReader", "FrameWriter", "Source", "start_frame", "write_content"]
+__all__ = ["FrameReader", "FrameWriter", "start_frame", "write_content"]
 
 T = TypeVar("T")
-_READ_BYTES = 64 * 1024
-
-Content: TypeAlias = "bytes | bytearray | memoryview | Source"
-
-
-class Source(Protocol):
-    """Where content comes from: any binary file that blocks; None, "nothing now", is refused."""
-
-    def read(self, size: int, /) -> bytes | None: ...
 
 
 class FrameWriter:
@@ -71,15 +62,12 @@ def write_content(writer: FrameWriter, content: Content, moved: Callable[[], Non
     Args:
         moved: called when a piece has left.
     Raises:
-        LocalTunnelError: the content's file does not block. Whatever the stream or the file raises.
+        LocalTunnelError: the content's file does not block. Whatever the stream or the content raises.
     """
-    source = io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
-    while chunk := source.read(_READ_BYTES):
+    read = content_reader(content)
+    while chunk := (yield from read()):
         yield from writer.write(chunk)
         moved()
-    if chunk is None:
-        # A non-blocking file that has nothing now: taken for the end it would cut the query short unseen.
-        raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
     yield from writer.finish()
     writer.stream.finish()
 

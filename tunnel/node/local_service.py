@@ -114,6 +114,7 @@ def receive_reply(
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
             pending.take(buffer[:count], number)
+            yield from pending.wait_room(number)
         is_whole = True
         pending.succeed(number)
     except TunnelError as error:

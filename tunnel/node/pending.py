@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from typing import Protocol
 
-from reactor import Signal
+from reactor import Service, Signal
 from tunnel.errors import LocalTunnelError, TunnelError, UnknownQuery
 from tunnel.onion.reply_block import ReplyBlock
 
@@ -16,7 +16,10 @@ __all__ = ["PendingQuery", "Sink"]
 
 
 class Sink(Protocol):
-    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only."""
+    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only.
+
+    One that has a method `wait_room`, a service, is given nothing more until that returns.
+    """
 
     def write(self, data: memoryview, /) -> object: ...
 
@@ -65,6 +68,12 @@ class PendingQuery:
             ) from error
         self.content_in += len(data)
         self.moved()
+
+    def wait_room(self, number: int = 0) -> Service[None]:
+        """Wait until the sink takes more; most always do."""
+        wait: Callable[[], Service[None]] | None = getattr(self._sinks[number], "wait_room", None)
+        if wait is not None:
+            yield from wait()
 
     def _write(self, data: memoryview, sink: Sink) -> None:
         taken = sink.write(data)

@@ -70,12 +70,13 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
     incoming, profile = forward.stream, forward.stream.profile
     towards_bob, towards_alice = node.tunnel.relay_layers(forward.opened.slot, profile)
     chunk_bytes = profile.geometry.chunk_bytes
-    backward_ended = Signal()
+    backward_ended, forward_ended = Signal(), Signal()
 
     def relay_forward() -> Service[None]:
         yield from relay(incoming, outgoing, towards_bob.decrypt, chunk_bytes)
         outgoing.finish()
         yield from report_frame(node, outgoing, started_s, content_in=incoming.content_in)
+        forward_ended.set()
         yield backward_ended
 
     def relay_backward() -> Service[None]:
@@ -83,6 +84,12 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
         yield from forward.reporter.pass_on((yield from wait_status(outgoing)))
         backward_ended.set()
 
-    yield from guarded(
-        relay_forward(), relay_backward(), idle_watch([incoming, outgoing], node.limits.idle_s)
-    )
+    def watch_for_reset() -> Service[None]:
+        """Behind its FIN the sender may still give the frame up: who serves it is to hear of that."""
+        yield forward_ended
+        while incoming.error is None:
+            yield incoming.readable
+        raise incoming.error
+
+    watches = watch_for_reset(), idle_watch([incoming, outgoing], node.limits.idle_s)
+    yield from guarded(relay_forward(), relay_backward(), *watches)

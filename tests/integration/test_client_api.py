@@ -1,0 +1,552 @@
+"""The client API: the same scenarios by each kind of client, and what only one kind can do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from reactor import Service, Signal, Sleep, TimedOut, timeout_after
+from tests.integration.client_kinds import KINDS, Scenario, play
+from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
+from tunnel import Limits, LocalNetwork, QueryFailed, ReplyMode, Route
+from tunnel.client import Client
+from tunnel.client.aio import AsyncClient
+from tunnel.errors import ErrorCode, SubStreamReset
+from tunnel.established import Target, TargetKind
+from tunnel.services import Echo, Query, Reply, Services
+
+Steps = Generator[Any, Any, Any]
+BIG = os.urandom(3_000_000)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def upper(query: Query, reply: Reply) -> Service[None]:
+    while chunk := (yield from query.read()):
+        yield from reply.write(chunk.upper())
+        yield from reply.flush()
+
+
+def failing(query: Query, reply: Reply) -> Service[None]:
+    yield from query.read()
+    raise ZeroDivisionError("a bug in a user's service")
+
+
+def stuck(query: Query, reply: Reply) -> Service[None]:
+    yield from reply.write(b"begun")
+    yield from reply.flush()
+    yield Signal()  # nobody sets it
+
+
+SERVICES = Services({"upper": upper, "echo": Echo(), "failing": failing, "stuck": stuck})
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[LocalNetwork]:
+    with LocalNetwork(peers=5, service=SERVICES) as net:
+        yield net
+
+
+def run(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
+    result = play(kind, net, scenario)
+    wait_until_idle(net)
+    return result
+
+
+# -- queries ---------------------------------------------------------------------------------------------
+
+
+def test_query(kind: str, net: LocalNetwork) -> None:
+    seen = []
+
+    def scenario(client: Any) -> Steps:
+        result = yield lambda: client.query(
+            net[4].id, b"quiet", service="upper", hops=2, progress=lambda *counts: seen.append(counts)
+        )
+        return result.read(), result.mode
+
+    assert run(kind, net, scenario) == (b"QUIET", ReplyMode.ROUTE)
+    if kind != "asyncio":  # which is told through its loop, perhaps after the result
+        assert seen[-1] == (len(b"quiet") + 6, len(b"quiet"))
+
+
+@pytest.mark.parametrize("content", ["bytes", "file", "iterator", "service", "empty"])
+def test_a_reply_is_read_as_it_comes(kind: str, net: LocalNetwork, content: str, tmp_path: Any) -> None:
+    path = tmp_path / "content"
+    path.write_bytes(BIG)
+    pieces = [BIG[i : i + 70_001] for i in range(0, len(BIG), 70_001)]
+    left = list(pieces)
+
+    def service() -> Service[bytes]:
+        yield Sleep(0)
+        return left.pop(0) if left else b""
+
+    def scenario(client: Any) -> Steps:
+        given: Any = {
+            "bytes": BIG,
+            "file": path.open("rb"),
+            "iterator": iter(pieces),
+            "service": service,
+            "empty": iter([b"", b""]),
+        }
+        reply = yield lambda: client.ask(net[4].id, given[content], service="echo", hops=2)
+        got = []
+        while data := (yield lambda: reply.read()):
+            got.append(data)
+        result = yield lambda: reply.result()
+        given["file"].close()
+        return b"".join(got), result.query_bytes
+
+    expected = b"" if content == "empty" else BIG
+    assert run(kind, net, scenario) == (expected, len(expected) + 5)
+
+
+def test_a_part_of_the_reply_is_here_before_the_query_has_ended(kind: str, net: LocalNetwork) -> None:
+    """Each piece is sent when the answer to the one before has been read. A chunk's data, so that it leaves."""
+    answered = threading.Semaphore(0)
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 40_000
+            assert answered.acquire(timeout=PATIENCE_S)
+
+    def scenario(client: Any) -> Steps:
+        reply = yield lambda: client.ask(net[4].id, pieces(), service="upper", hops=1)
+        rounds = count = 0
+        while data := (yield lambda: reply.read()):
+            assert set(data) == {ord("X")}
+            count += len(data)
+            while count > rounds * 40_000:
+                rounds += 1
+                answered.release()
+        return count
+
+    assert run(kind, net, scenario) == 120_000
+
+
+def test_an_iterator_that_fails_is_the_users_error(kind: str, net: LocalNetwork) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise OSError("disk on fire")
+
+    def scenario(client: Any) -> Steps:
+        reply = yield lambda: client.ask(net[4].id, pieces(), service="echo", hops=1)
+        with pytest.raises(OSError, match="disk on fire"):
+            while (yield lambda: reply.read()):
+                pass
+        with pytest.raises(OSError, match="disk on fire"):
+            yield lambda: reply.result()
+
+    run(kind, net, scenario)
+
+
+def test_a_query_that_fails_says_so_where_it_is_read(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        reply = yield lambda: client.ask(net[4].id, b"x", service="failing", hops=1)
+        with pytest.raises(QueryFailed, match="SERVICE_FAILED") as caught:
+            yield lambda: reply.read()
+        with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED"):
+            yield lambda: client.query(net[4].id, b"x", service="unknown", hops=1)
+        with pytest.raises(QueryFailed, match="BAD_CONTENT"):
+            yield lambda: client.query(net[4].id, b"\0x", hops=1)
+        return caught.value.code
+
+    assert run(kind, net, scenario) is ErrorCode.SERVICE_FAILED
+
+
+@pytest.mark.parametrize("how", ["cancel", "leave"])
+def test_a_reply_that_is_cancelled(kind: str, net: LocalNetwork, how: str) -> None:
+    def scenario(client: Any) -> Steps:
+        reply = yield lambda: client.ask(net[4].id, b"", service="stuck", hops=2)
+        assert (yield lambda: reply.read()) == b"begun"
+        if how == "cancel":
+            reply.cancel()
+            with pytest.raises(QueryFailed) as caught:
+                yield lambda: reply.read()
+            assert caught.value.code is ErrorCode.CANCELLED
+        elif hasattr(reply, "__aexit__"):
+            yield lambda: reply.__aexit__(None, None, None)
+        else:
+            reply.__exit__(None, None, None)
+
+    run(kind, net, scenario)
+
+
+def test_a_query_that_takes_too_long(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        with pytest.raises(QueryFailed, match=r"within 0\.2 s") as caught:
+            yield lambda: client.query(net[4].id, b"", service="stuck", hops=1, timeout_s=0.2)
+        return caught.value.code
+
+    assert run(kind, net, scenario) is ErrorCode.TIMEOUT
+
+
+def test_a_reader_that_waits_holds_up_the_sender(kind: str) -> None:
+    """What is under way is bounded: the source is not read to its end while nobody reads the reply."""
+    given = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal given
+        for _ in range(400):
+            given += 1
+            yield bytes(65_536)
+
+    with LocalNetwork(peers=3) as net:
+
+        def scenario(client: Any) -> Steps:
+            reply = yield lambda: client.ask(net[2].id, pieces(), hops=1)
+            yield lambda: reply.read(1)
+            before = -1
+            while before != given:  # until nothing moves
+                before = given
+                with_pause = client_pause(kind)
+                yield lambda: with_pause
+            held = given
+            count = 1
+            while data := (yield lambda: reply.read()):
+                count += len(data)
+            return held, count
+
+        held, count = play(kind, net, scenario)
+    assert held < 200  # 13 MB: windows of two links, both ways, and what is held at the ends
+    assert count == 400 * 65_536
+
+
+def client_pause(kind: str) -> Any:
+    """A tenth of a second, in the way of the kind."""
+    if kind == "asyncio":
+        return asyncio.sleep(0.1)
+    if kind == "services":
+        return (lambda: (yield Sleep(0.1)))()
+    return threading.Event().wait(0.1)
+
+
+def test_content_that_is_none(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        for content in ("text", 5, None):
+            with pytest.raises(TypeError, match="content is bytes"):
+                yield lambda content=content: client.query(net[4].id, content, service="echo", hops=1)
+        with pytest.raises(TypeError, match="pieces of bytes, got str"):
+            yield lambda: client.query(net[4].id, iter(["text"]), service="echo", hops=1)
+
+    run(kind, net, scenario)
+
+
+# -- tunnels ---------------------------------------------------------------------------------------------
+
+
+def message(name: str, content: bytes) -> bytes:
+    return bytes([len(name)]) + name.encode() + content
+
+
+def test_messages_over_a_tunnel(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[4].id, hops=2)
+        answers = []
+        for name, content in [("upper", b"one"), ("echo", b""), ("echo", b"three")]:
+            yield lambda name=name, content=content: tunnel.send(message(name, content))
+            answers.append((yield lambda: tunnel.receive()))
+        yield lambda: tunnel.write(message("upper", b"in "))
+        yield lambda: tunnel.flush()
+        yield lambda: tunnel.write(b"pieces")
+        yield lambda: tunnel.end_message()
+        assert (yield lambda: tunnel.next_message())
+        piece = b""
+        while data := (yield lambda: tunnel.read(4)):
+            piece += data
+        report = yield lambda: tunnel.close()
+        return [*answers, piece], report.succeeded
+
+    assert run(kind, net, scenario) == ([b"ONE", b"", b"three", b"IN PIECES"], True)
+
+
+def test_ask_is_free_of_deadlock(kind: str, net: LocalNetwork) -> None:
+    """Far more than the windows hold, to a service that answers while it reads."""
+
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[4].id, hops=1)
+        answer = yield lambda: tunnel.ask(message("echo", BIG[:500_000]))
+        yield lambda: tunnel.close()
+        return answer == BIG[:500_000]
+
+    assert run(kind, net, scenario)
+
+
+def test_sub_streams_reach_named_services_and_nothing_else(kind: str, net: LocalNetwork) -> None:
+    refused = [
+        "nothing",
+        Target(TargetKind.IPV4, b"\x7f\0\0\1", 80),
+        Target(TargetKind.DOMAIN, b"example.org", 443),
+    ]
+
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[4].id, hops=2)
+        for target in refused:
+            with pytest.raises(SubStreamReset) as caught:
+                yield lambda target=target: tunnel.open(target)
+            assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
+        first = yield lambda: tunnel.open("upper")
+        second = yield lambda: tunnel.open("echo")
+        broken = yield lambda: tunnel.open("failing")
+        got = []
+        for stream in (first, second):
+            yield lambda stream=stream: stream.write(b"through a stream")
+            got.append((yield lambda stream=stream: stream.read()))
+            stream.close()
+            assert (yield lambda stream=stream: stream.read()) == b""
+        yield lambda: broken.write(b"x")
+        with pytest.raises(SubStreamReset) as caught:
+            yield lambda: broken.read()
+        assert caught.value.code is ErrorCode.SERVICE_FAILED
+        assert (yield lambda: tunnel.ask(message("echo", b"still here"))) == b"still here"
+        yield lambda: tunnel.close()
+        return got
+
+    assert run(kind, net, scenario) == [b"THROUGH A STREAM", b"through a stream"]
+
+
+def test_a_service_that_fails_gives_the_tunnel_up(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[4].id, hops=1)
+        with pytest.raises(QueryFailed, match="SERVICE_FAILED at the other end") as caught:
+            yield lambda: tunnel.ask(message("failing", b"x"))
+        assert caught.value.code is ErrorCode.SERVICE_FAILED
+        yield lambda: tunnel.close()
+
+    run(kind, net, scenario)
+
+
+def test_a_tunnel_that_breaks_names_the_hop(kind: str) -> None:
+    with LocalNetwork(peers=5) as net:
+        route = Route((net[1].id, net[2].id, net[3].id), net[4].id)
+
+        def stop() -> Any:
+            net._serving[net[2].id].cancel()
+
+        def scenario(client: Any) -> Steps:
+            tunnel = yield lambda: client.tunnel(net[4].id, route=route)
+            assert (yield lambda: tunnel.ask(b"x")) == b"x"
+            net._thread.reactor.post(stop)  # type: ignore[union-attr]
+            for _ in range(2):
+                with pytest.raises(QueryFailed, match=r"hop 2 of 4") as caught:
+                    yield lambda: tunnel.receive()
+            with pytest.raises(QueryFailed, match=r"hop 2 of 4"):
+                yield lambda: tunnel.close()
+            report = caught.value.report
+            return report.code, report.hop, report.about_next
+
+        assert play(kind, net, scenario) == (ErrorCode.DISCONNECTED, 0, True)
+
+
+def test_a_first_hop_that_is_not_there(kind: str) -> None:
+    with LocalNetwork(peers=3) as net:
+        net.stop(1)
+
+        def scenario(client: Any) -> Steps:
+            with pytest.raises(QueryFailed, match="first hop"):
+                yield lambda: client.tunnel(net[2].id, route=Route((net[1].id,), net[2].id))
+
+        play(kind, net, scenario)
+
+
+def test_a_tunnel_that_is_given_up(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[4].id, hops=1)
+        yield lambda: tunnel.send(message("stuck", b""))
+        tunnel.give_up()
+        with pytest.raises(QueryFailed) as caught:
+            while True:
+                yield lambda: tunnel.receive()
+        return caught.value.code
+
+    assert run(kind, net, scenario) is ErrorCode.CANCELLED
+
+
+def test_closing_a_tunnel_whose_other_end_still_sends(kind: str) -> None:
+    """What it sends is thrown away, or both would wait for ever."""
+
+    def talker(query: Query, reply: Reply) -> Service[None]:
+        while (yield from query.read()):
+            pass
+        yield from reply.write(BIG)
+
+    with LocalNetwork(peers=3, service=talker) as net:
+
+        def scenario(client: Any) -> Steps:
+            tunnel = yield lambda: client.tunnel(net[2].id, hops=1)
+            yield lambda: tunnel.send(b"go on")
+            assert (yield lambda: tunnel.next_message())
+            assert (yield lambda: tunnel.read(10)) == BIG[:10]
+            return (yield lambda: tunnel.close())
+
+        assert run(kind, net, scenario).succeeded
+
+
+def test_an_idle_tunnel_stays(kind: str) -> None:
+    """For several times the limit at which a hop ends a frame on which nothing moves."""
+    with LocalNetwork(peers=4, limits=Limits(idle_s=0.3)) as net:
+
+        def scenario(client: Any) -> Steps:
+            tunnel = yield lambda: client.tunnel(net[3].id, hops=2)
+            assert (yield lambda: tunnel.ask(b"before")) == b"before"
+            for _ in range(12):
+                yield lambda: client_pause(kind)
+            answer = yield lambda: tunnel.ask(b"after")
+            yield lambda: tunnel.close()
+            return answer
+
+        assert run(kind, net, scenario) == b"after"
+
+
+# -- what only one kind can do ---------------------------------------------------------------------------
+
+
+def test_threads_time_out_and_lose_nothing(net: LocalNetwork) -> None:
+    client = Client(net[0])
+    with client.tunnel(net[4].id, hops=1) as tunnel:
+        tunnel.write(message("upper", b"half a message"))
+        tunnel.flush()
+        with pytest.raises(TimedOut):
+            tunnel.receive(timeout_s=0.3)  # the half that has come is kept
+        tunnel.end_message()
+        assert tunnel.receive(timeout_s=PATIENCE_S) == b"HALF A MESSAGE"
+        with pytest.raises(TimeoutError):
+            tunnel.next_message(timeout_s=0.05)
+    with client.ask(net[4].id, b"", service="stuck", hops=1) as reply:
+        assert reply.read() == b"begun"
+        with pytest.raises(TimedOut):
+            reply.read(timeout_s=0.05)
+    wait_until_idle(net)
+
+
+def test_threads_iterate(net: LocalNetwork) -> None:
+    client = Client(net[0])
+    with client.ask(net[4].id, BIG, service="echo", hops=1) as reply:
+        assert b"".join(reply) == BIG
+
+    def parting(query: Query, reply: Reply) -> Service[None]:
+        raise AssertionError("messages go to `tunnel`")
+        yield
+
+    with client.tunnel(net[4].id, hops=1) as tunnel:
+        sender = threading.Thread(target=lambda: [tunnel.send(message("echo", b"%d" % i)) for i in range(50)])
+        sender.start()
+        got = []
+        for text in tunnel:
+            got.append(text)
+            if len(got) == 50:
+                break
+        sender.join()
+    assert got == [b"%d" % i for i in range(50)]
+    with pytest.raises(ZeroDivisionError), client.tunnel(net[4].id, hops=1):
+        raise ZeroDivisionError  # gives the tunnel up
+    wait_until_idle(net)
+
+
+def test_a_cancelled_future_cancels_the_query(net: LocalNetwork) -> None:
+    future = Client(net[0]).query(net[4].id, b"", service="stuck", hops=1)
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result()
+    wait_until_idle(net)
+
+
+def test_a_send_that_is_cut_in_the_middle_gives_the_tunnel_up(net: LocalNetwork) -> None:
+    with Client(net[0]).tunnel(net[4].id, hops=1) as tunnel:
+        with pytest.raises(TimedOut):
+            tunnel.send(message("stuck", BIG), timeout_s=0.3)
+        with pytest.raises(QueryFailed):
+            tunnel.send(b"more")
+    wait_until_idle(net)
+
+
+def test_asyncio_iterates_and_streams(net: LocalNetwork) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for i in range(0, len(BIG), 100_000):
+            await asyncio.sleep(0)
+            yield BIG[i : i + 100_000]
+            yield b""
+
+    async def main() -> None:
+        async with AsyncClient(net[0]) as client:
+            async with await client.ask(net[4].id, pieces(), service="echo", hops=1) as reply:
+                assert b"".join([data async for data in reply]) == BIG
+            result = await client.query(net[4].id, pieces(), service="echo", hops=1)
+            assert result.read() == BIG
+            result.close()
+            async with await client.tunnel(net[4].id, hops=1) as tunnel:
+
+                async def send() -> None:
+                    for number in range(50):
+                        await tunnel.send(message("echo", b"%d" % number))
+
+                sending = asyncio.create_task(send())
+                got = []
+                async for text in tunnel:
+                    got.append(text)
+                    if len(got) == 50:
+                        break
+                await sending
+                assert got == [b"%d" % i for i in range(50)]
+
+    asyncio.run(main())
+    wait_until_idle(net)
+
+
+def test_asyncio_times_out_and_cancels(net: LocalNetwork) -> None:
+    async def main() -> None:
+        async with AsyncClient(net[0]) as client:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await client.query(net[4].id, b"", service="stuck", hops=1)
+            async with await client.ask(net[4].id, b"", service="stuck", hops=1) as reply:
+                assert await reply.read() == b"begun"
+                task = asyncio.create_task(reply.read())
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+    asyncio.run(main())
+    wait_until_idle(net)
+
+
+def test_services_bound_a_wait(net: LocalNetwork) -> None:
+    def main() -> Service[None]:
+        call = net[0].call(net[4].id, message("stuck", b""), hops=1)
+        with (yield from net[0].ask(call)) as reply:
+            assert (yield from reply.read()) == b"begun"
+            with pytest.raises(TimedOut):
+                yield from timeout_after(0.1, reply.read())
+
+    net.submit(main()).result(PATIENCE_S)
+    wait_until_idle(net)
+
+
+def test_a_node_that_stops_tells_who_waits() -> None:
+    with LocalNetwork(peers=3, service=SERVICES) as net:
+        client = Client(net[0])
+        reply = client.ask(net[2].id, b"", service="stuck", hops=1)
+        tunnel = client.tunnel(net[2].id, hops=1)
+        assert reply.read() == b"begun"
+        net.stop(0)
+        with pytest.raises(QueryFailed):
+            reply.read(timeout_s=PATIENCE_S)
+        with pytest.raises(QueryFailed):
+            tunnel.receive(timeout_s=PATIENCE_S)
+
+
+def test_it_goes_on_working(net: LocalNetwork) -> None:
+    with LocalNetwork(peers=3) as plain:
+        assert_works(plain)
+    assert Client(net[0]).query(net[4].id, b"x", service="upper", hops=2).result(PATIENCE_S).read() == b"X"

@@ -1,0 +1,296 @@
+"""Queries and tunnels for asyncio.
+
+    async with AsyncClient(node) as client:
+        result = await client.query(bob_id, b"ping")
+        async with await client.ask(bob_id, pieces()) as reply:
+            async for data in reply:
+                ...
+        async with await client.tunnel(bob_id) as tunnel:
+            answer = await tunnel.ask(b"hello")
+
+The node's reactor runs in another thread, or within asyncio's loop (`reactor.aio.EmbeddedReactor`, to be
+given as `bridge`). Cancelling a task cancels what it awaits, and waits for its clean-up. For a limit on any
+wait: `asyncio.timeout(5)`.
+
+Not imported with the package: asyncio takes longer to import than all the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
+
+from reactor import Closed, Service, ServiceCancelled
+from reactor.aio import AsyncioBridge
+from tunnel.client.calls import READ_BYTES, Owned, make_call
+from tunnel.client.options import CallOptions, TunnelOptions
+from tunnel.errors import ErrorCode, QueryFailed
+from tunnel.established import Target
+from tunnel.node.api_service import QueryResult
+from tunnel.node.asking import IncomingReply
+from tunnel.node.contents import Content
+from tunnel.node.node import Node
+from tunnel.node.open_tunnel import OpenStream, OpenTunnel
+from tunnel.node.tunnels import MESSAGE_BYTES
+from tunnel.reports import Report
+
+__all__ = ["AsyncClient", "AsyncReply", "AsyncStream", "AsyncTunnel"]
+
+T = TypeVar("T")
+
+AsyncContent: TypeAlias = "Content | AsyncIterable[bytes]"
+
+
+class AsyncClient:
+    """To be used as a context, in one asyncio loop.
+
+    Args:
+        node: asks.
+        bridge: one that is open already, to the node's reactor; by default one of its own, for a reactor in
+        another
+            thread.
+    """
+
+    def __init__(self, node: Node, *, bridge: AsyncioBridge | None = None) -> None:
+        self._node = node
+        self._is_owner = bridge is None
+        self._bridge = AsyncioBridge(node.reactor) if bridge is None else bridge
+
+    async def query(
+        self,
+        destination: bytes,
+        content: AsyncContent = b"",
+        *,
+        service: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> QueryResult:
+        """Send a query, and give its result when the whole reply is here. Args and errors: `Node.query`.
+
+        Args:
+            content: also an asynchronous iterator of bytes.
+            service: the name of the service there, where several are.
+            progress (of the options): called in asyncio's thread.
+        """
+        call = make_call(self._node, destination, self._content(content), service, self._options(options))
+        return await _run(self._bridge, self._node.query_service(call))
+
+    async def ask(
+        self,
+        destination: bytes,
+        content: AsyncContent = b"",
+        *,
+        service: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncReply:
+        """Begin a query, and give its reply, to be read while it comes. Args: as for `query`.
+
+        Raises:
+            TypeError, BadRoute, ProfileError: as `Node.query`. What happens to the query is told by the
+            reply.
+        """
+        call = make_call(self._node, destination, self._content(content), service, self._options(options))
+        reply = await _run_owned(self._bridge, self._node.ask(call), IncomingReply.cancel)
+        return AsyncReply(self._bridge, reply)
+
+    async def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> AsyncTunnel:
+        """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
+        opening = self._node.open_tunnel(destination, **options)
+        return AsyncTunnel(self._bridge, await _run_owned(self._bridge, opening, OpenTunnel.give_up))
+
+    async def __aenter__(self) -> Self:
+        if self._is_owner:
+            await self._bridge.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_owner:
+            await self._bridge.__aexit__(kind, error, trace)
+
+    def _content(self, content: AsyncContent) -> Content:
+        if not isinstance(content, AsyncIterable):
+            return content
+        pieces = aiter(content)
+
+        async def next_piece() -> bytes:
+            async for piece in pieces:
+                if piece:
+                    return bytes(piece)
+            return b""
+
+        def read() -> Service[bytes]:
+            return (yield from self._bridge.wait(next_piece()))
+
+        return read
+
+    def _options(self, options: CallOptions) -> CallOptions:
+        """The same, with the progress told in asyncio's thread."""
+        progress = options.get("progress")
+        if progress is None:
+            return options
+        tell, loop = progress, asyncio.get_running_loop()
+
+        def hand_over(sent: int, received: int) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(tell, sent, received)
+
+        return CallOptions(**{**options, "progress": hand_over})
+
+
+class AsyncReply:
+    """`IncomingReply` for asyncio: an iterator over its pieces, and a context that cancels what is left.
+
+    Raises, from each method: what `IncomingReply` raises.
+    """
+
+    def __init__(self, bridge: AsyncioBridge, reply: IncomingReply) -> None:
+        self._bridge = bridge
+        self._reply = reply
+
+    async def read(self, limit_bytes: int = READ_BYTES) -> bytes:
+        """The next bytes, at least one; b"" when the whole query has succeeded, and only then."""
+        return await _run(self._bridge, self._reply.read(limit_bytes))
+
+    async def result(self) -> QueryResult:
+        """Wait for the end of the query; what is left of the reply is thrown away."""
+        return await _run(self._bridge, self._reply.result())
+
+    def cancel(self) -> None:
+        """End the query."""
+        _post(self._bridge, self._reply.cancel)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self.read():
+            yield data
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+class AsyncTunnel:
+    """`OpenTunnel` for asyncio: one task may send while another receives.
+
+    It is an iterator over the messages that come, and a context: left in order the tunnel is closed, left by
+    an error it is given up.
+
+    Raises, from each method: what `OpenTunnel` raises.
+    """
+
+    def __init__(self, bridge: AsyncioBridge, tunnel: OpenTunnel) -> None:
+        self._bridge = bridge
+        self._tunnel = tunnel
+
+    async def send(self, message: bytes) -> None:
+        """Send one whole message. Cancelled in the middle of it, the tunnel is given up."""
+        await _run(self._bridge, self._tunnel.send(message))
+
+    async def receive(self, limit_bytes: int = MESSAGE_BYTES) -> bytes | None:
+        """Wait for one whole message. None: the other end sends no more. Cancelled, nothing is lost."""
+        return await _run(self._bridge, self._tunnel.receive(limit_bytes))
+
+    async def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> bytes | None:
+        """Send a message and receive one, both at once."""
+        return await _run(self._bridge, self._tunnel.ask(message, limit_bytes))
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of a message."""
+        await _run(self._bridge, self._tunnel.write(data))
+
+    async def flush(self) -> None:
+        """Let what was written leave now."""
+        await _run(self._bridge, self._tunnel.flush())
+
+    async def end_message(self) -> None:
+        """End the message; the next `write` begins another."""
+        await _run(self._bridge, self._tunnel.end_message())
+
+    async def next_message(self) -> bool:
+        """Wait for the next message. False: the other end sends no more."""
+        return await _run(self._bridge, self._tunnel.next_message())
+
+    async def read(self, limit_bytes: int = 65_536) -> bytes:
+        """Read from the message that `next_message` began; b"" at its end."""
+        return await _run(self._bridge, self._tunnel.read(limit_bytes))
+
+    async def open(self, target: str | Target) -> AsyncStream:
+        """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
+        return AsyncStream(self._bridge, await _run(self._bridge, self._tunnel.open(target)))
+
+    async def close(self) -> Report | None:
+        """End in order. Cancelled, `give_up` is still to be called."""
+        return await _run(self._bridge, self._tunnel.close())
+
+    def give_up(self) -> None:
+        """End it now, both ways."""
+        _post(self._bridge, self._tunnel.give_up)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (message := await self.receive()) is not None:
+            yield message
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+        else:
+            self.give_up()
+
+
+class AsyncStream:
+    """`OpenStream` for asyncio."""
+
+    def __init__(self, bridge: AsyncioBridge, stream: OpenStream) -> None:
+        self._bridge = bridge
+        self._stream = stream
+
+    async def read(self, limit_bytes: int = 65_536) -> bytes:
+        """The next bytes; b"" when the other end has closed its half."""
+        return await _run(self._bridge, self._stream.read(limit_bytes))
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; they leave at once."""
+        await _run(self._bridge, self._stream.write(data))
+
+    def close(self) -> None:
+        """End this half, behind what was written; the other goes on."""
+        _post(self._bridge, self._stream.close)
+
+    def give_up(self) -> None:
+        """End both halves now."""
+        _post(self._bridge, self._stream.give_up)
+
+
+async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:
+    """Await a service."""
+    try:
+        return await bridge.run(service, name="client")
+    except ServiceCancelled as error:
+        raise QueryFailed("the node was stopped", ErrorCode.CANCELLED) from error
+
+
+async def _run_owned(bridge: AsyncioBridge, service: Service[T], release: Callable[[T], None]) -> T:
+    """Await a service whose result must not be lost: a cancellation may come just after it was made."""
+    made = Owned(service)
+    try:
+        return await _run(bridge, made.run())
+    except BaseException:
+        _post(bridge, lambda: made.release(release))
+        raise
+
+
+def _post(bridge: AsyncioBridge, function: Callable[[], Any]) -> None:
+    with contextlib.suppress(Closed):  # then all of it has ended
+        bridge.reactor.post(function)

@@ -1,0 +1,246 @@
+"""Queries and tunnels for threads: calls that wait, and futures.
+
+    client = Client(node)
+    result = client.query(bob_id, b"ping").result(timeout=5)
+    with client.ask(bob_id, pieces()) as reply:
+        for data in reply:
+            ...
+    with client.tunnel(bob_id) as tunnel:
+        answer = tunnel.ask(b"hello", timeout_s=5)
+
+Not for the thread that runs the node's reactor: there it would wait for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from reactor import Closed, Reactor, Service, timeout_after
+from tunnel.client.calls import READ_BYTES, Owned, make_call
+from tunnel.client.options import CallOptions, TunnelOptions
+from tunnel.errors import ErrorCode, QueryFailed
+from tunnel.established import Target
+from tunnel.node.api_service import QueryResult
+from tunnel.node.asking import IncomingReply
+from tunnel.node.contents import Content
+from tunnel.node.node import Node
+from tunnel.node.open_tunnel import OpenStream, OpenTunnel
+from tunnel.node.tunnels import MESSAGE_BYTES
+from tunnel.reports import Report
+
+__all__ = ["Client", "ThreadReply", "ThreadStream", "ThreadTunnel"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """Args: node: asks; any thread but its reactor's may use this."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def query(
+        self,
+        destination: bytes,
+        content: Content = b"",
+        *,
+        service: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Future[QueryResult]:
+        """Send a query; cancelling the future cancels it. Args and errors: `Node.query`.
+
+        Args:
+            service: the name of the service there, where several are.
+        """
+        call = make_call(self._node, destination, content, service, options)
+        return self._node.reactor.submit(self._node.query_service(call), name="client query")
+
+    def ask(
+        self,
+        destination: bytes,
+        content: Content = b"",
+        *,
+        service: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ThreadReply:
+        """Begin a query, and give its reply, to be read while it comes. Args: as for `query`.
+
+        Raises:
+            TypeError, BadRoute, ProfileError: as `Node.query`. What happens to the query is told by the
+            reply.
+        """
+        reactor = self._node.reactor
+        call = make_call(self._node, destination, content, service, options)
+        return ThreadReply(reactor, _run_owned(reactor, self._node.ask(call), IncomingReply.cancel))
+
+    def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> ThreadTunnel:
+        """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
+        reactor = self._node.reactor
+        opening = self._node.open_tunnel(destination, **options)
+        return ThreadTunnel(reactor, _run_owned(reactor, opening, OpenTunnel.give_up))
+
+
+class ThreadReply:
+    """`IncomingReply` for threads: an iterator over its pieces, and a context that cancels what is left.
+
+    Raises, from each method that has `timeout_s`: TimedOut, a TimeoutError; nothing is lost by that. What
+    `IncomingReply` raises.
+    """
+
+    def __init__(self, reactor: Reactor, reply: IncomingReply) -> None:
+        self._reactor = reactor
+        self._reply = reply
+
+    def read(self, limit_bytes: int = READ_BYTES, *, timeout_s: float | None = None) -> bytes:
+        """The next bytes, at least one; b"" when the whole query has succeeded, and only then."""
+        return _run(self._reactor, self._reply.read(limit_bytes), timeout_s)
+
+    def result(self, *, timeout_s: float | None = None) -> QueryResult:
+        """Wait for the end of the query; what is left of the reply is thrown away."""
+        return _run(self._reactor, self._reply.result(), timeout_s)
+
+    def cancel(self) -> None:
+        """End the query."""
+        _post(self._reactor, self._reply.cancel)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := self.read():
+            yield data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+class ThreadTunnel:
+    """`OpenTunnel` for threads: one thread may send while another receives.
+
+    It is an iterator over the messages that come, and a context: left in order the tunnel is closed, left by
+    an error it is given up.
+
+    Raises, from each method that has `timeout_s`: TimedOut, a TimeoutError. What `OpenTunnel` raises.
+    """
+
+    def __init__(self, reactor: Reactor, tunnel: OpenTunnel) -> None:
+        self._reactor = reactor
+        self._tunnel = tunnel
+
+    def send(self, message: bytes, *, timeout_s: float | None = None) -> None:
+        """Send one whole message. Timed out in the middle of it, the tunnel is given up."""
+        _run(self._reactor, self._tunnel.send(message), timeout_s)
+
+    def receive(self, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None) -> bytes | None:
+        """Wait for one whole message. None: the other end sends no more. Timed out, nothing is lost."""
+        return _run(self._reactor, self._tunnel.receive(limit_bytes), timeout_s)
+
+    def ask(
+        self, message: bytes, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None
+    ) -> bytes | None:
+        """Send a message and receive one, both at once."""
+        return _run(self._reactor, self._tunnel.ask(message, limit_bytes), timeout_s)
+
+    def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
+        """Send a part of a message."""
+        _run(self._reactor, self._tunnel.write(data), timeout_s)
+
+    def flush(self) -> None:
+        """Let what was written leave now."""
+        _run(self._reactor, self._tunnel.flush())
+
+    def end_message(self, *, timeout_s: float | None = None) -> None:
+        """End the message; the next `write` begins another."""
+        _run(self._reactor, self._tunnel.end_message(), timeout_s)
+
+    def next_message(self, *, timeout_s: float | None = None) -> bool:
+        """Wait for the next message. False: the other end sends no more."""
+        return _run(self._reactor, self._tunnel.next_message(), timeout_s)
+
+    def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
+        """Read from the message that `next_message` began; b"" at its end."""
+        return _run(self._reactor, self._tunnel.read(limit_bytes), timeout_s)
+
+    def open(self, target: str | Target, *, timeout_s: float | None = None) -> ThreadStream:
+        """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
+        return ThreadStream(self._reactor, _run(self._reactor, self._tunnel.open(target), timeout_s))
+
+    def close(self, *, timeout_s: float | None = None) -> Report | None:
+        """End in order. Timed out, `give_up` is still to be called."""
+        return _run(self._reactor, self._tunnel.close(), timeout_s)
+
+    def give_up(self) -> None:
+        """End it now, both ways."""
+        _post(self._reactor, self._tunnel.give_up)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (message := self.receive()) is not None:
+            yield message
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.give_up()
+
+
+class ThreadStream:
+    """`OpenStream` for threads. Raises TimedOut as well, from methods that have `timeout_s`."""
+
+    def __init__(self, reactor: Reactor, stream: OpenStream) -> None:
+        self._reactor = reactor
+        self._stream = stream
+
+    def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
+        """The next bytes; b"" when the other end has closed its half."""
+        return _run(self._reactor, self._stream.read(limit_bytes), timeout_s)
+
+    def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
+        """Send bytes; they leave at once."""
+        _run(self._reactor, self._stream.write(data), timeout_s)
+
+    def close(self) -> None:
+        """End this half, behind what was written; the other goes on."""
+        _post(self._reactor, self._stream.close)
+
+    def give_up(self) -> None:
+        """End both halves now."""
+        _post(self._reactor, self._stream.give_up)
+
+
+def _run(reactor: Reactor, service: Service[T], timeout_s: float | None = None) -> T:
+    """Run a service in the reactor, and wait for its end; interrupted, cancel it."""
+    future = reactor.submit(timeout_after(timeout_s, service), name="client")
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise QueryFailed("the node was stopped", ErrorCode.CANCELLED) from error
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _run_owned(reactor: Reactor, service: Service[T], release: Callable[[T], None]) -> T:
+    """Run a service whose result must not be lost: Ctrl-C may come just after it was made."""
+    made = Owned(service)
+    try:
+        return _run(reactor, made.run())
+    except BaseException:
+        _post(reactor, lambda: made.release(release))
+        raise
+
+
+def _post(reactor: Reactor, function: Callable[[], Any]) -> None:
+    with contextlib.suppress(Closed):  # then all of it has ended
+        reactor.post(function)

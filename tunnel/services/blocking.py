@@ -1,0 +1,224 @@
+"""Services that block: a plain function in a thread, with the query as a file to read and the reply as one to
+write.
+
+    @blocking
+    def count(query, reply):
+        reply.write(b"%d lines" % sum(1 for line in query))
+
+The thread is a few pieces ahead of the network at most, in both directions: whoever is faster waits. When the
+query breaks off, or takes too long, the function gets `BrokenPipeError` from its next read or write; a thread
+that blocks elsewhere cannot be ended, and keeps its place until it returns.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, Final, TypeAlias
+
+from reactor import ChannelClosed, Scope, Service, SharedChannel, in_scope
+from tunnel.errors import TableFull
+from tunnel.services.base import InnerService, Query, Reply
+
+__all__ = ["BlockingFunction", "BlockingQuery", "BlockingReply", "BlockingService", "blocking"]
+
+log = logging.getLogger("tunnel.services")
+
+_AHEAD: Final = 4
+# Of one crossing between the threads, which costs as much as copying this.
+_PIECE_BYTES: Final = 64 * 1024
+
+
+class BlockingQuery(io.BufferedReader):
+    """The content of one query, as a binary file; to be read once, by the thread that serves it."""
+
+
+class BlockingReply(io.BufferedWriter):
+    """The answer, as a binary file. What is written leaves in whole chunks, or at `flush`.
+
+    Attributes:
+        is_possible: False in mode `none`: what is written is dropped.
+    """
+
+    def __init__(self, raw: io.RawIOBase, *, is_possible: bool) -> None:
+        super().__init__(raw, _PIECE_BYTES)
+        self.is_possible = is_possible
+
+    def flush(self) -> None:
+        """Let what was written leave now, in a chunk that is padded where it is not full."""
+        self.flush_to_node()
+        self.raw.flush()
+
+    def flush_to_node(self) -> None:
+        """Hand over what is held here; it leaves when a chunk is full."""
+        super().flush()
+
+
+BlockingFunction: TypeAlias = Callable[[BlockingQuery, BlockingReply], object]
+"""Serves one query; its result is not used."""
+
+
+class BlockingService(InnerService):
+    """Runs a function that blocks, for each query in a thread.
+
+    Args:
+        function: called with the query and the reply; it may leave either as it is.
+        threads: of this service, at once.
+        waiting: queries that wait for a thread; more are refused with BUSY.
+    """
+
+    def __init__(self, function: BlockingFunction, *, threads: int = 16, waiting: int = 64) -> None:
+        self._function = function
+        self._most_waiting = waiting
+        self._waiting = 0
+        self._places: SharedChannel[None] = SharedChannel(threads, "threads of a blocking service")
+        for _ in range(threads):
+            self._places.send_nowait(None)
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        """Serve one query. Raises TableFull: all threads are taken, and enough queries wait for one."""
+        if self._waiting >= self._most_waiting:
+            raise TableFull(f"{self._waiting} queries wait for a thread already, the limit of this service")
+        self._waiting += 1
+        try:
+            yield from self._places.receive()
+        finally:
+            self._waiting -= 1
+        call = _Call(self._function, reply, give_back=lambda: self._places.send_nowait(None))
+        yield from in_scope(lambda scope: call.serve(scope, query), name="blocking service")
+
+
+def blocking(function: BlockingFunction) -> BlockingService:
+    """A service from a function that blocks: `Node(..., service=blocking(count))`, or as a decorator."""
+    return BlockingService(function)
+
+
+class _Flush:
+    """Stands in the stream of what a thread writes where it has flushed."""
+
+
+class _Call:
+    """One query and its thread.
+
+    The thread owns its place until it ends; the service owns the two channels, and closing them is how it
+    tells the thread that all is over.
+    """
+
+    def __init__(self, function: BlockingFunction, reply: Reply, give_back: Callable[[], None]) -> None:
+        self._function = function
+        self._reply = reply
+        self._give_back = give_back
+        self._to_thread: SharedChannel[bytes] = SharedChannel(_AHEAD, "query of a blocking service")
+        self._from_thread: SharedChannel[bytes | _Flush] = SharedChannel(
+            _AHEAD, "reply of a blocking service"
+        )
+        self._is_whole = False  # the query was read to its end, so its channel closes in order
+        self._error: BaseException | None = None
+
+    def serve(self, scope: Scope, query: Query) -> Service[None]:
+        try:
+            # Started first: from here on the thread gives the place back, whatever happens to the service.
+            threading.Thread(target=self._run, name="tunnel service", daemon=True).start()
+            feeding = yield from scope.spawn(self._feed(query), name="blocking service feed")
+            while True:
+                try:
+                    item = yield from self._from_thread.receive()
+                except ChannelClosed:
+                    break
+                if isinstance(item, _Flush):
+                    yield from self._reply.flush()
+                else:
+                    yield from self._reply.write(item)
+            feeding.cancel()  # what is left of the query is the node's
+        finally:
+            self._to_thread.close()
+            self._from_thread.close()
+        if self._error is not None:
+            raise self._error
+
+    def _feed(self, query: Query) -> Service[None]:
+        try:
+            while data := (yield from query.read()):
+                yield from self._to_thread.send(data)
+            self._is_whole = True
+            self._to_thread.close()
+        except ChannelClosed:
+            pass  # the function has returned
+
+    # In the thread.
+
+    def _run(self) -> None:
+        query = BlockingQuery(_RawQuery(self._receive), _PIECE_BYTES)
+        raw = _RawReply(self._send)
+        reply = BlockingReply(raw, is_possible=self._reply.is_possible)
+        try:
+            self._function(query, reply)
+            reply.flush_to_node()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by `serve`
+            self._error = error
+        finally:
+            # What is still held back is of a reply that has broken; files flush when they are dropped.
+            raw.is_over = True
+            reply.close()
+            query.close()
+            self._from_thread.close()
+            self._to_thread.close()
+            self._give_back()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._to_thread.receive_blocking()
+        except ChannelClosed:
+            if self._is_whole:
+                return b""
+            raise BrokenPipeError("the query was ended before it was whole") from None
+
+    def _send(self, item: bytes | _Flush) -> None:
+        try:
+            self._from_thread.send_blocking(item)
+        except ChannelClosed:
+            raise BrokenPipeError("the query was ended, nobody waits for the reply") from None
+
+
+class _RawQuery(io.RawIOBase):
+    """A raw file over a function that gives the next bytes."""
+
+    def __init__(self, receive: Callable[[], bytes]) -> None:
+        self._receive = receive
+        self._held = memoryview(b"")
+        self._has_ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._held and not self._has_ended:
+            self._held = memoryview(self._receive())
+            self._has_ended = not self._held
+        count = min(len(buffer), len(self._held))
+        buffer[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count
+
+
+class _RawReply(io.RawIOBase):
+    """A raw file over a function that takes bytes. Attributes: is_over: bytes are dropped from now on."""
+
+    def __init__(self, send: Callable[[bytes | _Flush], None]) -> None:
+        self._send = send
+        self.is_over = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        piece = bytes(memoryview(data)[:_PIECE_BYTES])
+        if piece and not self.is_over:
+            self._send(piece)
+        return len(piece)
+
+    def flush(self) -> None:
+        if not self.is_over and not self.closed:
+            self._send(_Flush())
