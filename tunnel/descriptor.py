@@ -154,7 +154,7 @@ class Descriptor:
         try:
             engine.ed25519_verify(node_id, body, data[-_SIGNATURE_BYTES:])
         except BadSignature as error:
-            raise DescriptorError(f"descriptor of node {short(node_id)} is not signed by it") from error
+            raise DescriptorError("descriptor is not signed by the node that it names") from error
         onion_keys = tuple(OnionKeyInfo(*_ONION_KEY.unpack(value)) for value in fields[_ONION])
         addresses = tuple(Address.unpack(value) for value in fields[_ADDRESS])
         if any(key.not_before >= key.not_after for key in onion_keys) or any(not a.port for a in addresses):

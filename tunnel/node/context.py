@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from reactor import Channel, CurrentTime, Scope, Service, Signal
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
+from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
@@ -115,7 +116,26 @@ class NodeContext:
             destination=self.descriptor.node_id if destination is None else destination,
             hops=self._answer_hops(),
             profile_byte=profile.byte,
+            last=self.home_neighbour(profile) if destination is None else None,
         )
+
+    def home_neighbour(self, profile: Profile, *avoid: bytes) -> bytes | None:
+        """For a node that nobody can dial: who comes last on a way to it, drawn from its linked neighbours.
+
+        Returns:
+            None for a node that has an address: anybody may.
+        Raises:
+            BadRoute: none is linked that is in the directory and offers the profile.
+        """
+        if self.descriptor.addresses:
+            return None
+        known = [self.directory.lookup(peer_id) for peer_id in self.links.linked if peer_id not in avoid]
+        usable = [peer.node_id for peer in known if peer and not peer.unlisted and peer.offers(profile)]
+        if not usable:
+            raise BadRoute(
+                "this node has no address, and no link yet over which a reply could come: keep some ahead"
+            )
+        return _RANDOM.choice(usable)
 
     def _answer_hops(self) -> int:
         """Where nothing is secret a network may be too small for proxies."""

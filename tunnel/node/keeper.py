@@ -30,9 +30,12 @@ def keep_links(node: NodeContext) -> Service[None]:
     while True:
         _choose(node, wanted)
         for peer_id, ticks in wanted.items():
+            if node.links.is_leaving:
+                return
             pool = node.links.pool(peer_id)
             pool.is_wanted = True
-            is_first = node.descriptor.node_id < peer_id
+            # A node without an address waits for nobody: it cannot be dialled.
+            is_first = node.descriptor.node_id < peer_id or not node.descriptor.addresses
             if (is_first or ticks >= _PATIENCE_TICKS) and pool.wants_dial(node.now_s()):
                 yield from node.scope.spawn(_dial(node, peer_id), name=f"{node.name} keep")
             wanted[peer_id] = ticks + 1

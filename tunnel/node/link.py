@@ -148,7 +148,10 @@ class Link:
             yield mux.output
             while (yield from writer.call(self._send_once)):
                 pass
-        self._socket.shutdown_write()
+        try:
+            self._socket.shutdown_write()
+        except Broken as error:
+            raise Disconnected(f"connection broke while it was ended: {error}") from error
         # The rest is the neighbour's to do.
         yield Sleep(self._node.limits.linger_s)
         raise IdleTimeout("the neighbour did not end a link that both sides have left")
@@ -177,9 +180,17 @@ class Link:
         node, mux, limits = self._node, self.mux, self._node.limits
         liveness = Liveness(limits.quiet_s, limits.pong_s)
         partial_since_s: float | None = None
+        left_since_s: float | None = None
         while True:
             yield Sleep(limits.link_tick_s)
             now_s = node.now_s()
+            # Else a neighbour that does not answer GOAWAY would hold its place for ever.
+            if not self.is_retired or mux.streams or mux.peer_leaves:
+                left_since_s = None
+            elif left_since_s is None:
+                left_since_s = now_s
+            elif now_s - left_since_s > limits.linger_s:
+                raise IdleTimeout(f"the neighbour did not answer GOAWAY within {limits.linger_s:g} s")
             if not mux.has_partial_record:
                 partial_since_s = None
             elif partial_since_s is None:

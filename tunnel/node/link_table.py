@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from reactor import Handle, Service
 from tunnel.descriptor import Descriptor, short
@@ -30,6 +30,9 @@ __all__ = ["LinkTable"]
 
 log = logging.getLogger("tunnel.node")
 
+Refusal: TypeAlias = NextRefused | TableFull | None
+"""Why there is no new link; None: there is."""
+
 # A link that was there a moment ago may be leaving: so often another one is looked for.
 _ATTEMPTS: Final = 3
 _RANDOM: Final = random.SystemRandom()
@@ -40,14 +43,17 @@ class LinkTable:
 
     Args:
         serve: gets each stream that a neighbour opens.
+    Attributes:
+        is_leaving: the node is about to stop: no link outlives its streams.
     """
 
     def __init__(self, node: NodeContext, serve: Serve) -> None:
         self._node = node
         self._serve = serve
         self._pools: dict[bytes, NeighbourPool[Link]] = {}
-        self._dialling: dict[bytes, Handle[Link | NextRefused]] = {}
+        self._dialling: dict[bytes, Handle[Refusal]] = {}
         self._is_once = node.limits.link_policy is LinkPolicy.ONCE
+        self.is_leaving = False
 
     def __iter__(self) -> Iterator[Link]:
         for pool in self._pools.values():
@@ -67,10 +73,14 @@ class LinkTable:
         """Attempts under way."""
         return sum(pool.dialling for pool in self._pools.values())
 
-    def is_linked(self, peer_id: bytes) -> bool:
-        """Whether a new stream to this neighbour needs no dialling."""
-        pool = self._pools.get(peer_id)
-        return pool is not None and any(link.can_open for link in pool.links)
+    @property
+    def linked(self) -> list[bytes]:
+        """The neighbours to which a new stream needs no dialling."""
+        return [
+            peer_id
+            for peer_id, pool in list(self._pools.items())
+            if any(link.can_open for link in pool.links)
+        ]
 
     # -- streams -------------------------------------------------------------------------------------
 
@@ -84,19 +94,18 @@ class LinkTable:
         for _ in range(_ATTEMPTS):
             pool = self._pools.get(peer_id)
             link = pool.choose() if pool is not None else None
-            if link is None:
-                link = yield from self.dial(peer_id)
-            if link.can_open:
+            if link is not None:
                 stream = link.open(profile)
-                if self._is_once:
+                if self._is_once or self.is_leaving:
                     link.retire()
                 return stream
+            yield from self.dial(peer_id)
         raise NextRefused("the links to the next node end as soon as they begin")
 
     # -- dialling --------------------------------------------------------------------------------------
 
-    def dial(self, peer_id: bytes) -> Service[Link]:
-        """A new link; those who want one to the same neighbour at the same time share it.
+    def dial(self, peer_id: bytes) -> Service[None]:
+        """See to a new link; those who want one to the same neighbour at the same time share it.
 
         Raises:
             UnknownNext, NextRefused, TableFull: as for `open_stream`.
@@ -106,12 +115,11 @@ class LinkTable:
         if peer is None:
             raise UnknownNext("the next node is neither linked nor in the directory")
         outcome = yield from self._connect(peer) if self._is_once else self._connect_shared(peer)
-        if isinstance(outcome, NextRefused):
+        if outcome is not None:
             # Anew for each who asked: one error raised in many services would gather their tracebacks.
-            raise NextRefused(str(outcome))
-        return outcome
+            raise type(outcome)(str(outcome))
 
-    def _connect_shared(self, peer: Descriptor) -> Service[Link | NextRefused]:
+    def _connect_shared(self, peer: Descriptor) -> Service[Refusal]:
         handle = self._dialling.get(peer.node_id)
         if handle is None:
             now_s, pool = self._node.now_s(), self.pool(peer.node_id)
@@ -123,10 +131,13 @@ class LinkTable:
             handle.add_done_callback(lambda _: self._dialling.pop(peer.node_id, None))
         return (yield from handle.join())
 
-    def _connect(self, peer: Descriptor) -> Service[Link | NextRefused]:
+    def _connect(self, peer: Descriptor) -> Service[Refusal]:
         """Dial, and run the link. A refusal is an outcome here: it is no failure of this service."""
         node, pool = self._node, self.pool(peer.node_id)
-        self.make_room()
+        try:
+            self.check_room()
+        except TableFull as error:
+            return error
         pool.dial_begins()
         try:
             shaken = yield from dial(node, peer)
@@ -135,7 +146,11 @@ class LinkTable:
             if isinstance(error, NextRefused):
                 return error
             raise
-        return (yield from self.adopt(shaken))
+        try:
+            yield from self.adopt(shaken)
+        except TableFull as error:
+            return error
+        return None
 
     # -- links -----------------------------------------------------------------------------------------
 
@@ -148,11 +163,23 @@ class LinkTable:
             self._pools[peer_id] = pool
         return pool
 
-    def adopt(self, shaken: Shaken) -> Service[Link]:
-        """Run a link from the end of its handshake on, in a service of its own."""
+    def adopt(self, shaken: Shaken) -> Service[None]:
+        """Run a link from the end of its handshake on, in a service of its own.
+
+        Raises:
+            TableFull: all links of this node are in use.
+        On error or cancellation: the socket is closed.
+        """
         node, peer_id = self._node, shaken.peer.node_id
-        link = Link(node, shaken, self._serve)
         pool = self.pool(peer_id)
+        try:
+            self._make_room()
+        except TableFull:
+            if shaken.is_dialler:
+                pool.dial_fails(node.now_s())
+            shaken.socket.close()
+            raise
+        link = Link(node, shaken, self._serve)
         pool.can_dial = bool(shaken.peer.addresses)
         pool.add(link, node.now_s(), is_dialler=shaken.is_dialler)
         try:
@@ -162,8 +189,9 @@ class LinkTable:
             pool.remove(link, node.now_s())
             shaken.socket.close()
             raise
+        if self.is_leaving and not shaken.is_dialler:
+            link.retire()
         self.retire(peer_id)
-        return link
 
     def retire(self, peer_id: bytes) -> None:
         """Send GOAWAY on the links of a neighbour that are due to end; forget it when none is left."""
@@ -178,19 +206,40 @@ class LinkTable:
         for peer_id in list(self._pools):
             self.retire(peer_id)
 
-    def make_room(self) -> None:
-        """See that there may be one link more: at the limit, the idle one that was used longest ago ends.
+    def leave(self) -> None:
+        """Send GOAWAY on all links: what is open goes on, and they end with it. Dialling stays possible, for
+        the streams that those still need."""
+        self.is_leaving = True
+        for link in self:
+            link.retire()
+
+    def check_room(self) -> None:
+        """See that one link more could be had: there is a place, or an idle link that would make one.
+
+        Nothing ends yet: whoever has not shown an identity must not be able to end the links of others.
 
         Raises:
             TableFull: all are in use.
         """
-        node = self._node
-        if len(self) + node.half_open < node.limits.links:
+        limits = self._node.limits
+        if len(self) + self._node.half_open < limits.links:
             return
-        idle = [link for link in self if not link.streams and not link.is_retired]
+        # More only by as many as are on their way out.
+        if not self._idle() or sum(link.is_retired for link in self) >= limits.half_open:
+            raise TableFull(f"all {limits.links} links of this node are in use")
+
+    def _make_room(self) -> None:
+        """At the limit, the idle link that was used longest ago ends. Raises TableFull: none is idle."""
+        limit = self._node.limits.links
+        if sum(not link.is_retired for link in self) < limit:
+            return
+        idle = self._idle()
         if not idle:
-            raise TableFull(f"all {node.limits.links} links of this node are in use")
+            raise TableFull(f"all {limit} links of this node are in use")
         min(idle, key=lambda link: link.used_s).retire()
+
+    def _idle(self) -> list[Link]:
+        return [link for link in self if not link.streams and not link.is_retired]
 
     def _run(self, link: Link) -> Service[None]:
         node = self._node

@@ -44,7 +44,7 @@ def _refusal(node: NodeContext, host: str) -> str | None:
         if held >= limits.links_per_address:
             return f"{held} are open from its address (limit {limits.links_per_address})"
     try:
-        node.links.make_room()
+        node.links.check_room()
     except TableFull as error:
         return str(error)
     return None

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from reactor import Channel, Reactor, Scope, Service, TcpListener
+from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
-from tunnel.errors import Disconnected
+from tunnel.errors import BadRoute, Disconnected
 from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
@@ -37,6 +37,7 @@ from tunnel.tunnel import Tunnel
 
 __all__ = ["LOCAL_NETWORK_ID", "Node"]
 
+_LOOK_S = 0.05
 _FORWARD_QUEUE = 64  # frames handed over and not yet taken up; the global service takes each at once
 
 
@@ -51,7 +52,10 @@ class Node:
         directory: the peers; shared and filled by the caller.
         reactor: runs this node; queries may be asked from any thread.
         service: answers queries that reach this node; by default `Echo`.
-        host, port: where to listen; port 0 lets the system choose.
+        host, port: where to listen; port 0 lets the system choose. None: nowhere. Such a node keeps links to
+            others (`Limits.links_ahead`), and gets its replies over them.
+        addresses: where others reach it; by default the listener's own address. Another one where a router
+            forwards a port.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
         OSError: the address cannot be listened on. ValueError: `host` is a name, not an IP address.
@@ -68,7 +72,8 @@ class Node:
         engine: TunnelEngine | None = None,
         limits: Limits | None = None,
         host: str = "127.0.0.1",
-        port: int = 0,
+        port: int | None = 0,
+        addresses: tuple[Address, ...] | None = None,
         network_id: bytes = LOCAL_NETWORK_ID,
         observe: Callable[[FrameReport], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -79,14 +84,16 @@ class Node:
         # a new onion key, and frames recorded before open no more.
         keys = keys.rotated(wall_clock())
         self._reactor = reactor
-        self._listener = TcpListener(host, port)
+        self._listener = None if port is None else TcpListener(host, port)
+        self._listens_at = None if self._listener is None else Address(host, self._listener.address[1])
+        if addresses is None:
+            addresses = () if self._listens_at is None else (self._listens_at,)
         try:
             ring = KeyRing(keys, engine, limit=limits.replay_tags)
             ring.advance(wall_clock())
-            address = Address(host, self._listener.address[1])
-            descriptor = ring.keys.descriptor((address,), wall_clock(), engine)
+            descriptor = ring.keys.descriptor(addresses, wall_clock(), engine)
         except BaseException:
-            self._listener.close()
+            self.close()
             raise
         tunnel = Tunnel(ring=ring, directory=directory, header_rate=HeaderRate())
         self._context = NodeContext(
@@ -107,6 +114,7 @@ class Node:
             wall_clock=wall_clock,
         )
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
+        self._has_left = Signal()
 
     @property
     def id(self) -> bytes:
@@ -120,8 +128,13 @@ class Node:
 
     @property
     def address(self) -> Address:
-        """Where it listens."""
+        """Where others reach it. Raises IndexError: a node without an address."""
         return self._context.descriptor.addresses[0]
+
+    @property
+    def listens_at(self) -> Address | None:
+        """Where its listener is; None without one."""
+        return self._listens_at
 
     @property
     def open_links(self) -> int:
@@ -149,16 +162,43 @@ class Node:
             yield from scope.spawn(global_service(self._context), name=f"{self._context.name} global")
             yield from scope.spawn(rotate_keys(self._context), name=f"{self._context.name} keys")
             yield from scope.spawn(keep_links(self._context), name=f"{self._context.name} keeper")
-            yield from listen_service(self._context, self._listener)
+            yield from self._listen()
         finally:
-            self._listener.close()
+            self.close()
             for query in self._context.own:
                 query.fail(Disconnected("the node that asked was stopped"))
             yield from scope.close()
 
     def close(self) -> None:
         """Stop listening. `serve` does so when it ends; this is for one that never came to serve."""
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    def leave(self, within_s: float = 60.0) -> Service[None]:
+        """Stop in order, for a restart: no stream is lost, here or at the neighbours; then `serve` ends.
+
+        Queries of this node's own come to their end first. Then its neighbours are told that its links take
+        nothing new, and what passes through it may end.
+
+        Args:
+            within_s: for each of the two; what has not ended by then is cut.
+        """
+        context = self._context
+        yield from _wait_until(lambda: not context.queries, within_s)
+        context.links.leave()
+        self.close()
+        yield from _wait_until(lambda: self.is_idle and not self.open_links, within_s)
+        self._has_left.set()
+
+    def _listen(self) -> Service[None]:
+        """Until `leave` is done."""
+        try:
+            if self._listener is not None:
+                yield from listen_service(self._context, self._listener)
+        except Closed:
+            if not self._context.links.is_leaving:
+                raise
+        yield self._has_left
 
     def query(
         self,
@@ -206,6 +246,8 @@ class Node:
             route = self.choose_route(destination, hops, profile, rng=rng)
         if idle_s is None:
             idle_s = self._context.limits.idle_s
+        if mode is ReplyMode.KNOWN_DEST and not self.descriptor.addresses:
+            raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
         if mode is ReplyMode.OTHER_ROUTE and reply_route is None:
             reply_route = self._choose_other_route(route, profile, rng)
         call = QueryCall(
@@ -276,5 +318,14 @@ class Node:
             origin=self.id,
             hops=len(query.proxies),
             profile_byte=profile.byte,
+            last=self._context.home_neighbour(profile, query.destination),
             rng=rng,
         )
+
+
+def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]:
+    """Look every now and then: what ends here ends in many places."""
+    for _ in range(max(1, round(within_s / _LOOK_S))):
+        if condition():
+            return
+        yield Sleep(_LOOK_S)
