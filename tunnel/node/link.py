@@ -138,6 +138,9 @@ class Link:
         self.mux.received(count)
         if self.mux.peer_leaves:
             self.retire()
+        if self.mux.is_drained:
+            # What came has ended the link and leaves nothing to send: the sender has to hear of it.
+            self.mux.output.set()
         return count
 
     def _send(self) -> Service[None]:
