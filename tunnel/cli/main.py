@@ -11,11 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from readwrite_comp import EngineUnavailable
-from tunnel.cli import demo
-from tunnel.errors import BadRoute, ProfileError, TooManyFiles, TunnelError
+from tunnel.cli import demo, keygen, network, node, up
+from tunnel.codes import CODES
+from tunnel.errors import BadRoute, ConfigError, ProfileError, QueryFailed, TooManyFiles, TunnelError
 
 __all__ = ["main"]
 
+_COMMANDS = (demo, network, up, keygen, node)
 _HINTS: dict[type[Exception], str] = {
     BadRoute: "use more --peers, or fewer --hops",
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
@@ -32,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more (-vv: everything)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo.add_parser(commands)
+    for module in _COMMANDS:
+        module.add_parser(commands)
     options = parser.parse_args(arguments)
     level = [logging.ERROR, logging.INFO, logging.DEBUG][min(options.verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         status: int = options.run(options)
     except (TunnelError, EngineUnavailable, OSError) as error:
@@ -47,8 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    for kind, hint in _HINTS.items():
-        if isinstance(error, kind):
-            print(f"hint: {hint}", file=sys.stderr)
-    return 2 if isinstance(error, BadRoute | ProfileError | EngineUnavailable) else 1
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    print(f"error: {text}", file=sys.stderr)
+    if hint := _hint(error):
+        print(f"hint: {hint}", file=sys.stderr)
+    return 2 if isinstance(error, BadRoute | ConfigError | ProfileError | EngineUnavailable) else 1
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, QueryFailed) and error.code is not None:
+        return CODES[error.code].advice
+    general = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
+    return getattr(error, "hint", "") or general
