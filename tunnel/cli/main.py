@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from readwrite_comp import EngineUnavailable
-from tunnel.cli import demo, keygen, network, node, up
+from tunnel.cli import demo, keygen, network, node, peers, ping, route, up
 from tunnel.codes import CODES
 from tunnel.errors import BadRoute, ConfigError, ProfileError, QueryFailed, TooManyFiles, TunnelError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, network, up, keygen, node)
+_COMMANDS = (demo, network, up, keygen, node, ping, peers, route)
 _HINTS: dict[type[Exception], str] = {
     BadRoute: "use more --peers, or fewer --hops",
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",

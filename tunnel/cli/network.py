@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
         "--port",
         type=count(1, 65_535),
         metavar="P",
-        help="ports P, P+1, …; by default free ones, chosen once",
+        help="ports P, P+1, … (default: free ones)",
     )
     add("--service", choices=SERVICES, default="echo", help="what nodes do with queries (default echo)")
     add_json(parser)
@@ -71,7 +71,10 @@ def run(options: argparse.Namespace) -> int:
     for index, port in enumerate(ports):
         name = f"node-{index}"
         made[name] = _make_node(folder, name, Address(_HOST, port), options.service, engine)
-    client = {"node": {"listen": "none", "network": "local"}, "peers": {"files": [PEERS_FOLDER]}}
+    client: dict[str, dict[str, Any]] = {
+        "node": {"listen": "none", "network": "local"},
+        "peers": {"files": [PEERS_FOLDER]},
+    }
     (folder / CLIENT_FILE).write_text(write_toml(client), encoding="utf-8")
     if options.json:
         print(json.dumps({"folder": str(folder), "nodes": made}, indent=1))
@@ -83,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
 def _make_node(
     folder: Path, name: str, address: Address, service: str, engine: TunnelEngine
 ) -> dict[str, object]:
-    place = f"{address.host}:{address.port}"
+    place = str(address)
     home = folder / name
     home.mkdir(mode=0o700)
     tables: dict[str, dict[str, Any]] = {

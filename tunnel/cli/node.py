@@ -21,7 +21,7 @@ from reactor import Reactor, Service, Spawn, run_main
 from tunnel.cli.options import add_json, command
 from tunnel.cli.running import ConfiguredNode
 from tunnel.config import load_config
-from tunnel.descriptor import Address, short
+from tunnel.descriptor import short
 
 __all__ = ["add_parser"]
 
@@ -84,13 +84,13 @@ def _watch_stdin() -> Service[None]:
 
 def _say_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
     node, peers = configured.node, len(configured.directory) - 1
-    place = _shown(node.listens_at)
+    place = None if node.listens_at is None else str(node.listens_at)
     if as_json:
         event = {
             "event": "ready",
             "id": node.id.hex(),
             "listen": place,
-            "addresses": [_shown(address) for address in node.descriptor.addresses],
+            "addresses": [str(address) for address in node.descriptor.addresses],
             "peers": peers,
             "pid": os.getpid(),
         }
@@ -98,9 +98,3 @@ def _say_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
     else:
         where = f"listens on {place}" if place else "listens nowhere"
         print(f"ready: node {short(node.id)} {where} and knows {peers} peers", flush=True)
-
-
-def _shown(address: Address | None) -> str | None:
-    if address is None:
-        return None
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"

@@ -39,7 +39,8 @@ class _Refuse(InnerService):
 
 def make_service(config: NodeConfig) -> InnerService:
     """The inner service that the configuration names."""
-    return {"echo": Echo, "ping": Ping, "none": _Refuse}[config.kind]()
+    services: dict[str, Callable[[], InnerService]] = {"echo": Echo, "ping": Ping, "none": _Refuse}
+    return services[config.kind]()
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[StaticDirectory, PeerFiles]:

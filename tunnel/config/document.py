@@ -21,8 +21,8 @@ Unknown names are refused, and so are values of a wrong type or range: `error:` 
 expected, `hint:` the name that is closest. Relative paths begin at the file's folder.
 
 Each setting can be overridden by an environment variable: `MTUN_`, table, `_`, key, in capitals
-(`MTUN_NODE_LISTEN=0.0.0.0:4000`). Text is written without quotes, lists with commas. An unknown variable that begins
-with `MTUN_` is refused too.
+(`MTUN_NODE_LISTEN=0.0.0.0:4000`). Text is written without quotes, lists with commas. An unknown variable
+that begins with `MTUN_` is refused too.
 
 ```toml
 [node]

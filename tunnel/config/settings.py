@@ -93,7 +93,7 @@ _OWN = [
         Place(or_none=True, least_port=0),
         "127.0.0.1:0",
         "",
-        'Where to listen. "none": nowhere; such a node relays nothing and gets its replies over its own links.',
+        'Where to listen. "none": nowhere; such a node relays nothing, and gets replies over its own links.',
     ),
     Setting(
         "node",
