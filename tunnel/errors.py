@@ -29,6 +29,7 @@ __all__ = [
     "Disconnected",
     "ErrorCode",
     "ExpiredHeader",
+    "FilesError",
     "FrameTruncated",
     "HandshakeError",
     "HeaderError",
@@ -52,6 +53,7 @@ __all__ = [
     "StreamReset",
     "SubStreamReset",
     "TableFull",
+    "TargetNotAllowed",
     "TooManyFiles",
     "TooManyHeaders",
     "TunnelError",
@@ -263,6 +265,12 @@ class WayBackFailed(PeerError):
         self.code = code
 
 
+class TargetNotAllowed(PeerError):
+    """A named service that is not here, or a target of a sub-stream that the rules of this node forbid."""
+
+    code = ErrorCode.TARGET_NOT_ALLOWED
+
+
 class TunnelStopped(PeerError):
     """An established tunnel was ended by this node: its user gave it up, or the node stops."""
 
@@ -303,3 +311,11 @@ class QueryFailed(RemoteTunnelError):
         super().__init__(text)
         self.code = code
         self.report = report
+
+
+class FilesError(RemoteTunnelError):
+    """A files service did not do what it was asked. `status` says why (`tunnel.services.FileStatus`)."""
+
+    def __init__(self, text: str, status: IntEnum) -> None:
+        super().__init__(f"{text}: {status.name}")
+        self.status = status

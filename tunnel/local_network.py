@@ -18,7 +18,7 @@ from tunnel.errors import TooManyFiles
 from tunnel.keys import NodeKeys
 from tunnel.node import FrameReport, Limits, Node
 from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.services import InnerService
+from tunnel.services import InnerService, ServiceFunction
 
 __all__ = ["LocalNetwork"]
 
@@ -46,7 +46,7 @@ class LocalNetwork:
         self,
         peers: int,
         *,
-        service: InnerService | None = None,
+        service: InnerService | ServiceFunction | None = None,
         engine: str = "auto",
         limits: Limits | None = None,
         observe: Callable[[FrameReport], None] | None = None,

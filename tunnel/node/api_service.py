@@ -7,17 +7,17 @@ Whichever fails first ends the query with what it knows, and the status says whe
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Self
 
-from reactor import ReadYield, RunInThread, Service, Signal
+from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, timeout_after
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
+from tunnel.node.contents import Content, Source, content_reader
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.failures import explain
 from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
@@ -42,18 +42,10 @@ __all__ = [
     "query_service",
 ]
 
-_READ_BYTES = 64 * 1024
 # An established tunnel is no query.
 SERVED_MODES = tuple(mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED)
 
 Progress = Callable[[int, int], None]
-Content: TypeAlias = "bytes | bytearray | memoryview | Source"
-
-
-class Source(Protocol):
-    """Where content comes from: any binary file that blocks; None, "nothing now", is refused."""
-
-    def read(self, size: int, /) -> bytes | None: ...
 
 
 @dataclass(slots=True)
@@ -112,12 +104,13 @@ class QueryCall:
     """What a user asks for.
 
     Attributes:
-        content: bytes, or a file that is read to its end.
+        content: see `tunnel.node.contents.Content`; read to its end.
         idle_s: the query fails when nothing moves, in either direction, for this long.
         sink: where the reply goes; None: a temporary file that stays in memory while it is small.
         progress: called with (query bytes sent, reply bytes received) as they grow.
         reply_route: modes other-route and reply-on-reply: the way back, to this node.
         mean_delay_s: of a random delay at each proxy, there and back by block.
+        timeout_s: the query fails when it has not ended after so long; None: no limit but `idle_s`.
     """
 
     route: Route
@@ -130,6 +123,11 @@ class QueryCall:
     error_mode: ErrorMode = ErrorMode.STATUS
     reply_route: Route | None = None
     mean_delay_s: float = 0.0
+    timeout_s: float | None = None
+
+    def with_sink(self, sink: Sink) -> QueryCall:
+        """The same query with its reply elsewhere."""
+        return replace(self, sink=sink)
 
 
 def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
@@ -147,7 +145,11 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     node.queries += 1
     spool = None if call.sink is not None else Spool()
     try:
-        result = yield from _query(node, call, spool)
+        result = yield from timeout_after(call.timeout_s, _query(node, call, spool))
+    except TimedOut as error:
+        if spool is not None:
+            spool.close()
+        raise QueryFailed(f"the query was not done within {call.timeout_s} s", ErrorCode.TIMEOUT) from error
     except BaseException:
         if spool is not None:
             spool.close()
@@ -264,14 +266,10 @@ class _Asked:
         progress = call.progress
         if progress is not None:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
-        content = call.content
-        source = io.BytesIO(content) if isinstance(content, bytes | bytearray | memoryview) else content
-        while chunk := source.read(_READ_BYTES):
+        read = content_reader(call.content)
+        while chunk := (yield from read()):
             yield from writer.write(chunk)
             pending.moved()
-        if chunk is None:
-            # A non-blocking file that has nothing now: taken for the end it would cut the query short unseen.
-            raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
         yield from writer.finish()
         writer.stream.finish()
         yield pending.done if MODES[call.mode].has_reply else self._delivered

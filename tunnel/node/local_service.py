@@ -101,6 +101,7 @@ def receive_reply(frame: FrameReader, pending: PendingQuery, reporter: Reporter 
         buffer = memoryview(bytearray(READ_BYTES))
         while count := (yield from frame.readinto(buffer)):
             pending.take(buffer[:count])
+            yield from pending.wait_room()
         pending.succeed()
     except TunnelError as error:
         pending.fail(error)

@@ -18,12 +18,15 @@ from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
+from tunnel.node.asking import IncomingReply, ask
+from tunnel.node.contents import check_content
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
 from tunnel.node.global_service import global_service
 from tunnel.node.keeper import keep_links
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
+from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
 from tunnel.node.read_service import read_service
 from tunnel.node.rotation import rotate_keys
 from tunnel.node.tunnel_call import with_tunnel
@@ -32,7 +35,8 @@ from tunnel.onion.header_rate import HeaderRate
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.reports import Report
 from tunnel.route import Route, choose_other_route, choose_route
-from tunnel.services import Echo, InnerService
+from tunnel.services import Echo, InnerService, ServiceFunction
+from tunnel.services.base import as_service
 from tunnel.tunnel import Tunnel
 
 __all__ = ["LOCAL_NETWORK_ID", "Node"]
@@ -52,7 +56,8 @@ class Node:
             tables (`KeyRing.resume`), whose keys go on; to be stopped by the caller when `serve` has ended.
         directory: the peers; shared and filled by the caller.
         reactor: runs this node; queries may be asked from any thread.
-        service: answers queries that reach this node; by default `Echo`.
+        service: answers queries that reach this node, an `InnerService` or a generator function; by default
+            `Echo`. For several: `tunnel.services.Services`.
         host, port: where to listen; port 0 lets the system choose. None: nowhere. Such a node keeps links to
             others (`Limits.links_ahead`), and gets its replies over them.
         addresses: where others reach it; by default the listener's own address. Another one where a router
@@ -71,7 +76,7 @@ class Node:
         directory: Directory,
         *,
         reactor: Reactor,
-        service: InnerService | None = None,
+        service: InnerService | ServiceFunction | None = None,
         engine: TunnelEngine | None = None,
         limits: Limits | None = None,
         host: str = "127.0.0.1",
@@ -109,7 +114,7 @@ class Node:
             descriptor=descriptor,
             directory=directory,
             tunnel=tunnel,
-            service=service or Echo(),
+            service=Echo() if service is None else as_service(service),
             limits=limits,
             # A read or write service that fails must not take the others with it.
             scope=Scope(f"node {short(descriptor.node_id)}", fail_together=False),
@@ -142,6 +147,11 @@ class Node:
     def listens_at(self) -> Address | None:
         """Where its listener is; None without one."""
         return self._listens_at
+
+    @property
+    def reactor(self) -> Reactor:
+        """What runs this node."""
+        return self._reactor
 
     @property
     def open_links(self) -> int:
@@ -219,6 +229,7 @@ class Node:
         reply_route: Route | None = None,
         profile: Profile | None = None,
         idle_s: float | None = None,
+        timeout_s: float | None = None,
         sink: Sink | None = None,
         progress: Progress | None = None,
         rng: random.Random | None = None,
@@ -226,8 +237,8 @@ class Node:
         """Send `content` to the node `destination` through `hops` proxies, from any thread.
 
         Args:
-            content: bytes, or a binary file that is read to its end (in the reactor's thread: a regular
-                file).
+            content: bytes; a binary file, read to its end in the reactor's thread (a regular file); an
+                iterator of bytes, read in a thread of its own; or a service that gives bytes, b"" at the end.
             route: the proxies themselves, in place of `hops` chosen at random.
             error_mode: how failures come back: `status` says where, `xor` has the original's codes, `none`.
             reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by
@@ -235,18 +246,53 @@ class Node:
             profile: by default the default profile, or `long` where the route needs it.
             idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
                 thinks for longer needs more.
+            timeout_s: fail when the query has not ended after so long; by default there is no such limit.
             sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
             progress: called in the reactor's thread with (query bytes sent, reply bytes received).
             rng: for demonstrations whose route is to be the same each time.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
-            TypeError: content is neither bytes nor a file.
+            TypeError: content is nothing of these.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: the query did not come through; says what is known.
         """
-        if not isinstance(content, bytes | bytearray | memoryview) and not hasattr(content, "read"):
-            raise TypeError(f"content is bytes or a binary file, got {type(content).__name__}")
+        call = self.call(
+            destination,
+            content,
+            hops=hops,
+            route=route,
+            mode=mode,
+            error_mode=error_mode,
+            reply_route=reply_route,
+            profile=profile,
+            idle_s=idle_s,
+            timeout_s=timeout_s,
+            sink=sink,
+            progress=progress,
+            rng=rng,
+        )
+        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
+
+    def call(
+        self,
+        destination: bytes,
+        content: Content = b"",
+        *,
+        hops: int = 3,
+        route: Route | None = None,
+        mode: ReplyMode = ReplyMode.ROUTE,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        reply_route: Route | None = None,
+        profile: Profile | None = None,
+        idle_s: float | None = None,
+        timeout_s: float | None = None,
+        sink: Sink | None = None,
+        progress: Progress | None = None,
+        rng: random.Random | None = None,
+    ) -> QueryCall:
+        """What `query` sends, with everything chosen that was left open. Args and errors: see there."""
+        check_content(content)
         if profile is None:
             profile = Profile.for_proxies(hops if route is None else len(route.proxies))
         if route is None:
@@ -257,7 +303,7 @@ class Node:
             raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
         if mode is ReplyMode.OTHER_ROUTE and reply_route is None:
             reply_route = self._choose_other_route(route, profile, rng)
-        call = QueryCall(
+        return QueryCall(
             route,
             content,
             mode,
@@ -267,12 +313,19 @@ class Node:
             progress,
             error_mode=error_mode,
             reply_route=reply_route,
+            timeout_s=timeout_s,
         )
-        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
         return query_service(self._context, call)
+
+    def ask(self, call: QueryCall) -> Service[IncomingReply]:
+        """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
+
+        Raises, when run: Closed, the node has been stopped.
+        """
+        return ask(self._context, call)
 
     def tunnel(
         self,
@@ -296,14 +349,34 @@ class Node:
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: it could not be opened, or broke. any other: what `use` has raised.
         """
+        route, profile = self._tunnel_way(destination, hops, route, profile)
+        service = with_tunnel(self._context, route, profile, use)
+        return self._reactor.submit(service, name=f"{self._context.name} tunnel")
+
+    def open_tunnel(
+        self,
+        destination: bytes,
+        *,
+        hops: int = 3,
+        route: Route | None = None,
+        profile: Profile | None = None,
+    ) -> Service[OpenTunnel]:
+        """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
+
+        Args and errors as for `tunnel`, but for `use`.
+        """
+        route, profile = self._tunnel_way(destination, hops, route, profile)
+        return (yield from open_tunnel(self._context, route, profile))
+
+    def _tunnel_way(
+        self, destination: bytes, hops: int, route: Route | None, profile: Profile | None
+    ) -> tuple[Route, Profile]:
+        """What was left open of a tunnel's way."""
         if profile is None:
             proxies = hops if route is None else len(route.proxies)
             small = Profile(INTERACTIVE)
             profile = small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies)
-        if route is None:
-            route = self.choose_route(destination, hops, profile)
-        service = with_tunnel(self._context, route, profile, use)
-        return self._reactor.submit(service, name=f"{self._context.name} tunnel")
+        return route or self.choose_route(destination, hops, profile), profile
 
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None

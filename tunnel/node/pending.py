@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from typing import Protocol
 
-from reactor import Signal
+from reactor import Service, Signal
 from tunnel.errors import LocalTunnelError, TunnelError, UnknownQuery
 from tunnel.onion.reply_block import ReplyBlock
 
@@ -16,7 +16,10 @@ __all__ = ["PendingQuery", "Sink"]
 
 
 class Sink(Protocol):
-    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only."""
+    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only.
+
+    One that has a method `wait_room`, a service, is given nothing more until that returns.
+    """
 
     def write(self, data: memoryview, /) -> object: ...
 
@@ -45,6 +48,7 @@ class PendingQuery:
         self.error: TunnelError | None = None
         self.on_progress: Callable[[], None] | None = None
         self.reply_blocks: tuple[ReplyBlock, ...] = ()
+        self._wait_room: Callable[[], Service[None]] | None = getattr(sink, "wait_room", None)
 
     def take(self, data: memoryview) -> None:
         """Content of the reply has come.
@@ -63,6 +67,11 @@ class PendingQuery:
             ) from error
         self.content_in += len(data)
         self.moved()
+
+    def wait_room(self) -> Service[None]:
+        """Wait until the sink takes more; most always do."""
+        if self._wait_room is not None:
+            yield from self._wait_room()
 
     def _write(self, data: memoryview) -> None:
         sink = self.sink

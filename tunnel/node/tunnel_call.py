@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,9 @@ from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.failures import explain
+from tunnel.node.relay import guarded
 from tunnel.node.statuses import wait_status
+from tunnel.node.sub_streams import refuse_stream, serve_streams
 from tunnel.node.tunnels import NodeTunnel, carry
 from tunnel.onion.suites import permutation
 from tunnel.outgoing import Way
@@ -92,6 +95,8 @@ class _Tunnelled:
         try:
             yield from use(tunnel)
             core.close()
+            with contextlib.suppress(PeerError):  # told below
+                yield from tunnel.drain()  # else an other end that still sends would wait for ever
         except BaseException as error:
             failure = tunnel.failure
             core.give_up()
@@ -117,14 +122,18 @@ class _Tunnelled:
             for layer in homeward:
                 layer.encrypt(chunk, number)
 
-        try:
-            yield from carry(self._node, stream, core, put_on=put_on, take_off=take_off)
-        except PeerError as error:
-            tunnel.failure = error
-        except LocalTunnelError as error:
-            tunnel.failure = _as_peer(error)
-        finally:
-            tunnel.ended.set()
+        def carry_on() -> Service[None]:
+            try:
+                yield from carry(self._node, stream, core, put_on=put_on, take_off=take_off)
+            except PeerError as error:
+                tunnel.failure = error
+            except LocalTunnelError as error:
+                tunnel.failure = _as_peer(error)
+            finally:
+                tunnel.ended.set()
+
+        with contextlib.suppress(PeerError):  # of the tunnel's end: it is told above
+            yield from guarded(carry_on(), serve_streams(tunnel.accept, refuse_stream))
 
 
 def _as_peer(error: LocalTunnelError) -> PeerError:

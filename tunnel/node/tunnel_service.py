@@ -10,6 +10,7 @@ from tunnel.established import End, EstablishedTunnel
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.relay import guarded
 from tunnel.node.statuses import Reporter
+from tunnel.node.sub_streams import serve_streams, service_handler
 from tunnel.node.tunnels import NodeTunnel, carry
 from tunnel.onion.header import Slot
 
@@ -58,5 +59,6 @@ def tunnel_service(
         ended.set()
         tunnel.ended.set()
 
-    yield from guarded(carry_on(), use())
+    streams = serve_streams(tunnel.accept, service_handler(node.service))
+    yield from guarded(carry_on(), use(), streams)
     yield from reporter.succeed()

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reactor import PASS, ReadYield, Service, Signal, Sleep, WriteYield
+from reactor import PASS, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError, TunnelStopped
-from tunnel.established import EstablishedTunnel, SubStream, Target
+from tunnel.established import EstablishedTunnel, Target
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.relay import guarded
+from tunnel.node.sub_streams import TunnelStream
 
-__all__ = ["NodeTunnel", "carry"]
+__all__ = ["MESSAGE_BYTES", "NodeTunnel", "carry"]
 
-_MOST_BYTES = 1 << 20
+MESSAGE_BYTES = 1 << 20
+"""The longest message that is taken whole unless the caller says otherwise."""
 
 Layers = Callable[[memoryview, int], None]
 """What is done to each chunk in place: (chunk, its number from 0)."""
@@ -39,15 +41,31 @@ class NodeTunnel:
         self._core = core
         self._reader = ReadYield(core.incoming)
         self._writer = WriteYield(core.outgoing)
+        self._is_reading = False  # within a message, its end not seen
+        self._received: bytearray | None = None  # of a message that `receive` has begun
         self.ended = Signal()
         self.failure: PeerError | None = None
 
     # -- messages ------------------------------------------------------------------------------------
 
     def send(self, message: bytes) -> Service[None]:
-        """Send one whole message."""
-        yield from self.write(message)
-        self._core.outgoing.end()
+        """Send one whole message.
+
+        Cancellation: nothing was sent; or, in the middle of the message, the tunnel is given up, since nobody
+        could end that message.
+        """
+        view = memoryview(message).cast("B")
+        begun = False
+        try:
+            while view:
+                taken = yield from self._writer.write(view)
+                view = view[taken:]
+                begun = True
+            yield from self._end()
+        except BaseException:
+            if begun:
+                self.give_up()
+            raise
 
     def write(self, data: bytes) -> Service[None]:
         """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
@@ -61,53 +79,90 @@ class NodeTunnel:
 
     def end_message(self) -> Service[None]:
         """End the message; the next `write` begins another."""
-        self._core.outgoing.end()
+        yield from self._end()
         yield PASS
 
     def next_message(self) -> Service[bool]:
         """Wait for the next message. False: the other end sends no more."""
-        return (yield from self._reader.call(lambda incoming: self._core.incoming.next_message()))
+        self._is_reading = yield from self._reader.call(lambda _: self._core.incoming.next_message())
+        return self._is_reading
 
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """Read from the message that `next_message` began; b"" at its end."""
         buffer = bytearray(limit_bytes)
         count = yield from self._reader.readinto(buffer)
+        self._is_reading = count > 0
         return bytes(memoryview(buffer)[:count])
 
-    def receive(self, limit_bytes: int = _MOST_BYTES) -> Service[bytes | None]:
+    def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
         """Wait for one whole message. None: the other end sends no more.
+
+        Cancellation: what has come of the message is kept for the next call.
 
         Raises:
             FrameTruncated: it is longer than the limit; read such messages in pieces.
         """
-        if not (yield from self.next_message()):
-            return None
-        message = bytearray()
+        if self._received is None:
+            if not (yield from self.next_message()):
+                return None
+            self._received = bytearray()
         while piece := (yield from self.read()):
-            message += piece
-            if len(message) > limit_bytes:
+            self._received += piece
+            if len(self._received) > limit_bytes:
                 raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
-        return bytes(message)
+        message, self._received = bytes(self._received), None
+        return message
+
+    def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
+        """Send a message and receive one, both at once.
+
+        One after the other would wait for ever, were both longer than what the two ends and the windows hold
+        and the other end one that answers while it reads.
+        """
+
+        def both(scope: Scope) -> Service[bytes | None]:
+            yield from scope.spawn(self.send(message), name="tunnel send")
+            return (yield from self.receive(limit_bytes))
+
+        return (yield from in_scope(both))
+
+    def drain(self) -> Service[None]:
+        """Read what comes, and throw it away, until the other end sends no more."""
+        self._received = None
+        while self._is_reading or (yield from self.next_message()):
+            yield from self.read()
+
+    def _end(self) -> Service[None]:
+        yield from self._writer.call(lambda _: self._core.outgoing.end())
 
     # -- sub-streams ---------------------------------------------------------------------------------
 
-    def open(self, target: Target) -> Service[SubStream[Signal]]:
-        """Open a sub-stream, and wait until the other end has accepted it."""
+    def open(self, target: Target) -> Service[TunnelStream]:
+        """Open a sub-stream, and wait until the other end has accepted it.
+
+        Raises:
+            SubStreamReset: it refused; the code says why.
+        Cancellation: the sub-stream is given up.
+        """
         core = self._core
         while True:
             try:
-                stream = core.open(target)
+                stream = TunnelStream(core.open(target))
                 break
             except BlockingIOError:
                 yield core.openable
-        yield from WriteYield(stream).call(lambda _: stream.check_opened())
+        try:
+            yield from stream.opened()
+        except BaseException:
+            stream.give_up()
+            raise
         return stream
 
-    def accept(self) -> Service[SubStream[Signal]]:
-        """Wait for a sub-stream of the other end's: `confirm` it, or `give_up` with a reason."""
+    def accept(self) -> Service[TunnelStream]:
+        """Wait for a sub-stream of the other end's. For the node, which serves them all: `serve_streams`."""
         while True:
             try:
-                return self._core.accept()
+                return TunnelStream(self._core.accept())
             except BlockingIOError:
                 yield self._core.acceptable
 

@@ -6,15 +6,19 @@ Both streams have any length, and the reply may begin before the query has ended
         def handle(self, query, reply):
             while chunk := (yield from query.read()):
                 yield from reply.write(chunk.upper())
+
+A plain function with the same two arguments will do as well: `Node(..., service=upper)`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from typing import Any, Protocol
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeAlias
 
-__all__ = ["InnerService", "Query", "Reply", "Tunnel"]
+from tunnel.errors import TargetNotAllowed
+
+__all__ = ["InnerService", "Query", "Reply", "ServiceFunction", "Tunnel", "as_service"]
 
 
 class Query(Protocol):
@@ -124,3 +128,41 @@ class InnerService(ABC):
             while (yield from tunnel.read()):
                 pass  # what the service left unread
             yield from tunnel.end_message()
+
+    def find(self, name: bytes) -> InnerService:
+        """The service for sub-streams of an established tunnel to a target of kind SERVICE.
+
+        It gets what the other end writes, to its end, as a query; its reply goes back on the same sub-stream.
+
+        Raises:
+            TargetNotAllowed: none has that name; unless a service does better, that is so of every name.
+        """
+        raise TargetNotAllowed("no service of that name is here")
+
+
+ServiceFunction: TypeAlias = Callable[[Query, Reply], Generator[Any, Any, None]]
+"""A service as a function: a generator, like `InnerService.handle`."""
+
+
+class _FunctionService(InnerService):
+    """A function as a service."""
+
+    def __init__(self, function: ServiceFunction) -> None:
+        self._function = function
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        serving = self._function(query, reply)
+        if not isinstance(serving, Generator):
+            raise TypeError(
+                f"{self._function!r} is no generator; one that blocks is made a service by `blocking`"
+            )
+        yield from serving
+
+
+def as_service(service: InnerService | ServiceFunction) -> InnerService:
+    """A service, from a service or from a function. Raises TypeError: neither."""
+    if isinstance(service, InnerService):
+        return service
+    if callable(service) and not isinstance(service, type):
+        return _FunctionService(service)
+    raise TypeError(f"a service is an InnerService or a generator function, got {service!r}")

@@ -1,0 +1,387 @@
+"""The files service over real nodes: put, get, list, resume, quota, and what hostile clients say."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.network import PATIENCE_S, wait_until_idle
+from tunnel import LocalNetwork, QueryFailed
+from tunnel.client import FilesClient, get, list_files, put
+from tunnel.errors import ErrorCode, FilesError, LocalTunnelError
+from tunnel.services import Echo, Files, FilesSettings, FileStatus, InnerService, Services, file_store
+from tunnel.services.file_requests import REPLY_BYTES, FileReply, FileRequest, Operation
+from tunnel.services.file_store import FileStore, StoreRefused
+from tunnel.services.partial_file import PartialFile
+
+CONTENT = os.urandom(1_500_000)
+DIGEST = hashlib.sha256(CONTENT).digest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def net(folder: Path) -> Iterator[LocalNetwork]:
+    with LocalNetwork(peers=4, service=Files(folder, FilesSettings(quota_bytes=4_000_000))) as net:
+        yield net
+
+
+def raw(net: LocalNetwork, request: FileRequest, content: bytes = b"") -> tuple[FileReply, bytes]:
+    """A request as a client of anybody's making sends it."""
+    reply = net[0].query(net[3].id, request.pack() + content, hops=1).result(PATIENCE_S).read()
+    return FileReply.unpack(reply[:REPLY_BYTES]), reply[REPLY_BYTES:]
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_144, 1_500_000])
+def test_a_file_goes_there_and_back(net: LocalNetwork, folder: Path, tmp_path: Path, size: int) -> None:
+    source = tmp_path / "report.bin"
+    source.write_bytes(CONTENT[:size])
+    seen: list[tuple[int, int]] = []
+    stored = put(net[0], net[3].id, source, hops=2, progress=lambda *counts: seen.append(counts)).result(
+        PATIENCE_S
+    )
+    assert (stored.name, stored.size, stored.sent_bytes, stored.attempts) == ("report.bin", size, size, 1)
+    assert seen[-1] == (size, size)
+    assert seen == sorted(seen)
+    assert [(e.name, e.size) for e in list_files(net[0], net[3].id, hops=1).result(PATIENCE_S)] == [
+        ("report.bin", size)
+    ]
+    fetched = get(net[1], net[3].id, "report.bin", tmp_path / "copy", hops=1).result(PATIENCE_S)
+    assert (fetched.size, fetched.digest) == (size, stored.digest)
+    assert (tmp_path / "copy").read_bytes() == (folder / "report.bin").read_bytes() == CONTENT[:size]
+    assert sorted(os.listdir(tmp_path)) == ["copy", "report.bin", "store"]
+    assert os.listdir(folder) == ["report.bin"]
+    wait_until_idle(net)
+
+
+def test_file_objects_both_ways_and_services(net: LocalNetwork) -> None:
+    client = FilesClient(net[0], net[3].id, hops=1)
+    sink = io.BytesIO()
+    stored = net.submit(client.put(io.BytesIO(CONTENT), "object")).result(PATIENCE_S)
+    fetched = net.submit(client.get("object", sink)).result(PATIENCE_S)
+    assert sink.getvalue() == CONTENT
+    assert stored.digest == fetched.digest == DIGEST
+    with pytest.raises(LocalTunnelError, match="no name to store it under"):
+        net.submit(client.put(io.BytesIO(b""))).result(PATIENCE_S)
+
+
+def test_what_is_there_already_is_not_sent_again(net: LocalNetwork, folder: Path) -> None:
+    for sent in (len(CONTENT), 0):
+        stored = put(net[0], net[3].id, io.BytesIO(CONTENT), "same", hops=1).result(PATIENCE_S)
+        assert stored.sent_bytes == sent
+    with pytest.raises(FilesError, match="EXISTS") as caught:
+        put(net[0], net[3].id, io.BytesIO(b"other"), "same", hops=1).result(PATIENCE_S)
+    assert caught.value.status is FileStatus.EXISTS
+    assert (folder / "same").read_bytes() == CONTENT
+
+
+def test_replacing_where_that_is_allowed(tmp_path: Path) -> None:
+    service = Files(tmp_path, FilesSettings(may_replace=True))
+    with LocalNetwork(peers=3, service=service) as net:
+        for content in (b"old", b"new and longer"):
+            put(net[0], net[2].id, io.BytesIO(content), "name", hops=1).result(PATIENCE_S)
+            assert (tmp_path / "name").read_bytes() == content
+            sink = io.BytesIO()
+            get(net[0], net[2].id, "name", sink, hops=1).result(PATIENCE_S)
+            assert sink.getvalue() == content
+
+
+def test_a_put_goes_on_where_it_broke_off(net: LocalNetwork, folder: Path) -> None:
+    half = len(CONTENT) // 2
+    request = FileRequest(Operation.PUT, "big", len(CONTENT), 0, DIGEST)
+    head, _ = raw(net, request, CONTENT[:half])
+    assert head.status is FileStatus.SIZE
+    assert os.listdir(folder) == [f".{DIGEST.hex()}.part"]
+    assert list_files(net[0], net[3].id, hops=1).result(PATIENCE_S) == []
+    stored = put(net[0], net[3].id, io.BytesIO(CONTENT), "big", hops=1).result(PATIENCE_S)
+    assert stored.sent_bytes == len(CONTENT) - half
+    assert (folder / "big").read_bytes() == CONTENT
+
+
+def test_a_put_whose_proxy_dies_goes_on_over_another_route(tmp_path: Path) -> None:
+    """The proxy in use ends in the middle of the file; the rest goes through another."""
+    content = os.urandom(12_000_000)
+    used = threading.Event()
+    with LocalNetwork(peers=4, service=Files(tmp_path)) as net:
+        ids = [node.id for node in net]
+
+        def progress(done: int, size: int) -> None:
+            if done > size // 3:
+                used.set()
+
+        stored = put(net[0], ids[3], io.BytesIO(content), "big", hops=1, progress=progress, retries=20)
+        assert used.wait(PATIENCE_S)
+        busy = next(index for index in (1, 2) if net[index].open_streams)
+        net.stop(busy)
+        net.directory.forget(ids[busy])
+        result = stored.result(PATIENCE_S)
+        assert result.attempts > 1
+        assert result.sent_bytes < 2 * len(content)
+        assert (tmp_path / "big").read_bytes() == content
+
+
+def test_a_get_goes_on_where_it_broke_off(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
+    (folder / "big").write_bytes(CONTENT)
+    part = tmp_path / f".copy.{DIGEST.hex()}.part"
+    part.write_bytes(CONTENT[:1_000_000])
+    fetched = get(net[0], net[3].id, "big", tmp_path / "copy", hops=1).result(PATIENCE_S)
+    assert fetched.received_bytes == len(CONTENT) - 1_000_000
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert not part.exists()
+
+
+def test_a_get_of_a_file_that_has_changed_meanwhile_begins_anew(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "big").write_bytes(CONTENT)
+    for name, version in (("longer", "ab" * 32), ("same", DIGEST.hex())):
+        # Of another version; or of this one, but damaged.
+        (tmp_path / f".{name}.{version}.part").write_bytes(b"other")
+        fetched = get(net[0], net[3].id, "big", tmp_path / name, hops=1).result(PATIENCE_S)
+        assert fetched.attempts == 2
+        assert (tmp_path / name).read_bytes() == CONTENT
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_cancelled_get_leaves_no_file_and_is_resumed(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    content = os.urandom(4_000_000)
+    (folder / "big").write_bytes(content)
+    begun = threading.Event()
+
+    def progress(done: int, size: int) -> None:
+        if done:
+            begun.set()
+
+    future = get(net[0], net[3].id, "big", tmp_path / "copy", hops=2, progress=progress)
+    assert begun.wait(PATIENCE_S)
+    future.cancel()
+    wait_until_idle(net)
+    if not (tmp_path / "copy").exists():  # it was not faster than the cancellation
+        assert len(list(tmp_path.glob(".copy.*.part"))) == 1
+        fetched = get(net[0], net[3].id, "big", tmp_path / "copy", hops=1).result(PATIENCE_S)
+        assert fetched.received_bytes < len(content)
+    assert (tmp_path / "copy").read_bytes() == content
+
+
+def test_an_existing_path_is_not_written_over_unless_asked(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "f").write_bytes(b"new")
+    (tmp_path / "f").write_bytes(b"old")
+    with pytest.raises(LocalTunnelError, match="exists"):
+        get(net[0], net[3].id, "f", tmp_path, hops=1).result(PATIENCE_S)
+    assert (tmp_path / "f").read_bytes() == b"old"
+    get(net[0], net[3].id, "f", tmp_path, hops=1, replace=True).result(PATIENCE_S)
+    assert (tmp_path / "f").read_bytes() == b"new"
+
+
+def test_a_lying_server_is_found_out(tmp_path: Path) -> None:
+    """The announced digest is another than that of the content."""
+
+    class Liar(InnerService):
+        def handle(self, query: Any, reply: Any) -> Any:
+            while (yield from query.read()):
+                pass
+            yield from reply.write(FileReply(FileStatus.OK, 4, 0, DIGEST).pack() + b"lies")
+
+    with LocalNetwork(peers=3, service=Liar()) as net:
+        with pytest.raises(FilesError, match="DIGEST"):
+            get(net[0], net[2].id, "f", tmp_path / "f", hops=1, retries=1).result(PATIENCE_S)
+        assert not (tmp_path / "f").exists()
+
+
+def test_what_is_no_files_service() -> None:
+    with LocalNetwork(peers=3, service=Echo()) as net:
+        with pytest.raises(QueryFailed, match="no files service") as caught:
+            list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
+        assert caught.value.code is ErrorCode.BAD_CONTENT
+
+
+def test_by_the_name_of_the_service(tmp_path: Path) -> None:
+    with LocalNetwork(peers=3, service=Services({"files": Files(tmp_path)})) as net:
+        put(net[0], net[2].id, io.BytesIO(b"x"), "x", service="files", hops=1).result(PATIENCE_S)
+        assert (tmp_path / "x").read_bytes() == b"x"
+        with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED") as caught:
+            list_files(net[0], net[2].id, service="other", hops=1).result(PATIENCE_S)
+        assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\0b", "ü", "x" * 121]
+)
+def test_names_that_are_none(net: LocalNetwork, folder: Path, name: str) -> None:
+    with pytest.raises(LocalTunnelError, match="is no name"):
+        put(net[0], net[3].id, io.BytesIO(b"x"), name, hops=1).result(PATIENCE_S)
+    encoded = name.encode()
+    if len(encoded) < 256 and encoded:
+        head = bytearray(FileRequest(Operation.PUT, "x", 1, 0, DIGEST).pack()[:-1])
+        head[1] = len(encoded)
+        with pytest.raises(QueryFailed, match="BAD_CONTENT"):
+            net[0].query(net[3].id, bytes(head) + encoded + b"x", hops=1).result(PATIENCE_S)
+    assert os.listdir(folder) == []
+
+
+def test_a_name_rule_of_the_node(tmp_path: Path) -> None:
+    service = Files(tmp_path, FilesSettings(is_name_allowed=lambda name: name.endswith(".txt")))
+    with LocalNetwork(peers=3, service=service) as net:
+        put(net[0], net[2].id, io.BytesIO(b"x"), "x.txt", hops=1).result(PATIENCE_S)
+        with pytest.raises(FilesError, match="NAME"):
+            put(net[0], net[2].id, io.BytesIO(b"x"), "x.exe", hops=1).result(PATIENCE_S)
+
+
+def test_content_that_does_not_have_the_digest_is_thrown_away(net: LocalNetwork, folder: Path) -> None:
+    request = FileRequest(Operation.PUT, "f", 5, 0, DIGEST)
+    assert raw(net, request, b"wrong")[0].status is FileStatus.DIGEST
+    assert raw(net, request, b"too long")[0].status is FileStatus.SIZE
+    assert os.listdir(folder) == []
+    # More than is here cannot be resumed.
+    assert raw(net, FileRequest(Operation.PUT, "f", 5, 3, DIGEST), b"xx")[0].status is FileStatus.CHANGED
+
+
+def test_a_part_that_somebody_has_poisoned_does_not_stop_the_file(net: LocalNetwork, folder: Path) -> None:
+    request = FileRequest(Operation.PUT, "mine", len(CONTENT), 0, DIGEST)
+    assert raw(net, request, b"poison")[0].status is FileStatus.SIZE
+    stored = put(net[0], net[3].id, io.BytesIO(CONTENT), "mine", hops=1).result(PATIENCE_S)
+    assert stored.attempts == 2
+    assert (folder / "mine").read_bytes() == CONTENT
+
+
+def test_quota_counts_parts_and_makes_room_for_files(net: LocalNetwork, folder: Path) -> None:
+    with pytest.raises(FilesError, match="FULL"):
+        put(net[0], net[3].id, io.BytesIO(bytes(4_000_001)), "huge", hops=1).result(PATIENCE_S)
+    # A part that nobody is writing gives way to a file.
+    request = FileRequest(Operation.PUT, "half", 3_000_000, 0, DIGEST)
+    assert raw(net, request, bytes(2_999_999))[0].status is FileStatus.SIZE
+    put(net[0], net[3].id, io.BytesIO(CONTENT), "whole", hops=1).result(PATIENCE_S)
+    assert os.listdir(folder) == ["whole"]
+    with pytest.raises(FilesError, match="FULL"):
+        put(net[0], net[3].id, io.BytesIO(bytes(3_000_000)), "more", hops=1).result(PATIENCE_S)
+
+
+def test_operations_that_are_not_offered(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    settings = FilesSettings(may_put=False, may_get=False, may_list=False)
+    with LocalNetwork(peers=3, service=Files(tmp_path, settings)) as net:
+        bob = net[2].id
+        for future in (
+            put(net[0], bob, io.BytesIO(b"x"), "x", hops=1),
+            get(net[0], bob, "f", io.BytesIO(), hops=1),
+            list_files(net[0], bob, hops=1),
+        ):
+            with pytest.raises(FilesError, match="DENIED"):
+                future.result(PATIENCE_S)
+
+
+def test_links_folders_and_strange_files_are_not_served(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    (folder / "link").symlink_to(secret)
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / f".{DIGEST.hex()}.part").symlink_to(secret)
+    assert list_files(net[0], net[3].id, hops=1).result(PATIENCE_S) == []
+    for name in ("link", "folder", "pipe", "nothing"):
+        with pytest.raises(FilesError, match="NOT_FOUND"):
+            get(net[0], net[3].id, name, io.BytesIO(), hops=1).result(PATIENCE_S)
+    # Nor is a link that lies where the part would be followed.
+    with pytest.raises(FilesError, match="DISK"):
+        put(net[0], net[3].id, io.BytesIO(CONTENT), "f", hops=1, retries=0).result(PATIENCE_S)
+    assert secret.read_bytes() == b"secret"
+
+
+def test_a_full_disk(net: LocalNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: PartialFile, data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(self.path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialFile, "write", full)
+        with pytest.raises(FilesError, match="DISK") as caught:
+            put(net[0], net[3].id, io.BytesIO(CONTENT), "f", hops=1).result(PATIENCE_S)
+    assert str(folder) not in str(caught.value)
+    assert os.listdir(folder) == []
+    put(net[0], net[3].id, io.BytesIO(CONTENT), "f", hops=1).result(PATIENCE_S)
+
+
+def test_a_full_disk_at_this_end(
+    net: LocalNetwork, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    (folder / "f").write_bytes(CONTENT)
+    with pytest.raises(OSError, match="No space left"):
+        get(net[0], net[3].id, "f", Full(), hops=1).result(PATIENCE_S)
+    wait_until_idle(net)
+
+
+def test_old_parts_are_removed(tmp_path: Path) -> None:
+    part = tmp_path / f".{'cd' * 32}.part"
+    part.write_bytes(b"x")
+    old_s = time.time() - 100_000
+    os.utime(part, (old_s, old_s))
+    with LocalNetwork(peers=3, service=Files(tmp_path)) as net:
+        put(net[0], net[2].id, io.BytesIO(b"x"), "x", hops=1).result(PATIENCE_S)
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_two_that_store_the_same_at_once(net: LocalNetwork, folder: Path) -> None:
+    """Both come to their end: one stores it, the other waits and finds it stored."""
+    both = [put(net[i], net[3].id, io.BytesIO(CONTENT), "same", hops=1, retries=20) for i in (0, 1)]
+    assert {future.result(PATIENCE_S).digest for future in both} == {DIGEST}
+    assert os.listdir(folder) == ["same"]
+    assert (folder / "same").read_bytes() == CONTENT
+
+
+def test_an_upload_that_has_stalled_gives_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(folder)
+    stalled = store.begin("f", 6, DIGEST, 0)
+    stalled.write(b"abc")
+    with pytest.raises(StoreRefused, match="BUSY"):
+        store.begin("f", 6, DIGEST, 0)
+    monkeypatch.setattr(file_store, "_STALLED_S", -1.0)
+    other = store.begin("f", 6, DIGEST, 3)
+    for late in (lambda: stalled.write(b"x"), stalled.prepare, lambda: stalled.write(b"def")):
+        with pytest.raises(StoreRefused, match="BUSY"):
+            late()
+    assert other.prepare()
+    other.write(b"def")
+    stalled.close()
+    with pytest.raises(StoreRefused, match="DIGEST"):
+        other.commit()
+    assert os.listdir(folder) == []
+
+
+def test_a_file_that_a_thread_works_in_is_closed_by_that_thread(tmp_path: Path) -> None:
+    closed = []
+    file = PartialFile(tmp_path / "part", on_closed=lambda: closed.append(True))
+    with file._file.using() as fd:
+        file.close()
+        assert not closed
+        os.fstat(fd)
+    assert closed == [True]
+    with pytest.raises(LocalTunnelError, match="closed"):
+        file.write(b"x")
+
+
+def test_an_upload_that_was_begun_for_nobody_is_forgotten(folder: Path) -> None:
+    store = FileStore(folder, FilesSettings(uploads=1))
+    for _ in range(3):
+        store.begin("f", 6, DIGEST, 0)  # whoever asked was cancelled while the thread opened it
+        gc.collect()

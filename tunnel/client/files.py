@@ -1,0 +1,393 @@
+"""Files of another node: put, get, list. For the files service at its end (`tunnel.services.Files`).
+
+    stored = put(node, bob_id, "report.pdf").result()
+    get(node, bob_id, "report.pdf", "copy.pdf", progress=print).result()
+    for entry in list_files(node, bob_id).result():
+        print(entry.name, entry.size)
+
+These three may be called from any thread and give futures; cancelling one ends what it does. `FilesClient`
+has the same three as services of the reactor: `stored = yield from FilesClient(node,
+bob_id).put("report.pdf")`.
+
+Both ends compute the SHA-256 of what they have, and it is compared at both; a file that is not whole is never
+seen under its name. What breaks off is gone on with from where it stands, over another route: within a call
+so many times as `retries` says, and by a later call for the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final, Unpack
+
+from reactor import RunInThread, Service, Sleep
+from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
+from tunnel.client.options import WayOptions
+from tunnel.errors import BadRoute, ErrorCode, FilesError, LocalTunnelError, MalformedMessage, QueryFailed
+from tunnel.geometry import BULK, Profile
+from tunnel.node.asking import IncomingReply
+from tunnel.node.node import Node
+from tunnel.services.byte_reader import ByteReader
+from tunnel.services.file_requests import (
+    ENTRY_HEAD_BYTES,
+    NO_DIGEST,
+    REPLY_BYTES,
+    FileEntry,
+    FileReply,
+    FileRequest,
+    FileStatus,
+    Operation,
+)
+from tunnel.services.files import BATCH_BYTES
+from tunnel.services.names import checked_name
+from tunnel.services.router import service_prefix
+
+__all__ = ["Fetched", "FileProgress", "FilesClient", "Stored", "get", "list_files", "put"]
+
+FileProgress = Callable[[int, int], None]
+"""Called in the reactor's thread with (bytes done, bytes of the whole file)."""
+
+# Three of them are longer than what the other end takes to see that an upload has stalled.
+_BUSY_PAUSE_S: Final = 1.0
+_FIRST_PAUSE_S: Final = 0.05
+_MOST_PAUSE_S: Final = 2.0
+# What another route, or another moment, does not change.
+_FINAL_CODES: Final = (ErrorCode.TARGET_NOT_ALLOWED, ErrorCode.SERVICE_FAILED)
+_PASSING: Final = (FileStatus.BUSY, FileStatus.CHANGED, FileStatus.DIGEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What came of a put.
+
+    Attributes:
+        sent_bytes: content that was sent in this call; less than `size` where some was there already.
+        attempts: queries that carried content, or would have.
+    """
+
+    name: str
+    size: int
+    digest: bytes
+    sent_bytes: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of a get. Attributes: received_bytes: in this call. attempts: queries that it took."""
+
+    name: str
+    size: int
+    digest: bytes
+    received_bytes: int
+    attempts: int
+
+
+class FilesClient:
+    """The files of one node, for services.
+
+    Args:
+        destination: the node's id.
+        service: the name of the files service there, where several are (`tunnel.services.Services`).
+        retries: how often an attempt that failed is followed by another.
+        options: of each query; `timeout_s` is the limit of an attempt.
+    Raises, from each method: FilesError: the other end refused; `status` says why. QueryFailed: the last
+    attempt
+        did not come through, or what answers there is no files service. LocalTunnelError: a wrong argument.
+        OSError: the disk here.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        destination: bytes,
+        *,
+        service: str | None = None,
+        retries: int = 3,
+        **options: Unpack[WayOptions],
+    ) -> None:
+        self._node = node
+        self._destination = destination
+        self._prefix = b"" if service is None else service_prefix(service)
+        self._retries = retries
+        self._options = options
+
+    def put(
+        self, source: str | Path | BinaryIO, name: str | None = None, *, progress: FileProgress | None = None
+    ) -> Service[Stored]:
+        """Store a file.
+
+        Args:
+            source: a path, or a binary file that can seek; it must not change meanwhile.
+            name: under which it is stored; by default that of the path. See `tunnel.services.safe_name`.
+        Cancellation: what was sent stays at the other end for a while, to be resumed.
+        """
+        if name is None:
+            if not isinstance(source, str | Path):
+                raise LocalTunnelError("a file object has no name to store it under: give one")
+            name = Path(source).name
+        checked_name(name)
+        with closing((yield RunInThread(SourceFile, source))) as file:
+            yield from _all(file.prepare)
+            put = _Put(self, file, name, progress)
+            yield from self._try(put.attempt)
+            return Stored(name, file.size, file.digest, put.sent_bytes, put.attempts)
+
+    def get(
+        self,
+        name: str,
+        target: str | Path | BinaryIO,
+        *,
+        progress: FileProgress | None = None,
+        replace: bool = False,
+    ) -> Service[Fetched]:
+        """Fetch a file.
+
+        Args:
+            target: a path, a folder (the file keeps its name), or a binary file to write to.
+            replace: whether a path where something is may be replaced.
+        Cancellation: at a path, what has come stays beside it, to be resumed.
+        """
+        checked_name(name)
+        with closing((yield RunInThread(_target, target, name, replace))) as file:
+            yield from _all(file.prepare)
+            get = _Get(self, file, name, progress)
+            yield from self._try(get.attempt)
+            return Fetched(name, file.size, file.digest, get.received_bytes, get.attempts)
+
+    def list_files(self) -> Service[list[FileEntry]]:
+        """The files that are there, by name."""
+        entries: list[FileEntry] = []
+
+        def attempt() -> Service[None]:
+            entries.clear()
+            after = FileRequest(Operation.LIST)
+            with (yield from self._begin(after)) as reply:
+                reader, head = yield from self._head(reply, after)
+                for _ in range(head.size):
+                    start = yield from reader.exactly(ENTRY_HEAD_BYTES)
+                    rest = yield from reader.exactly(FileEntry.name_bytes(start))
+                    entries.append(FileEntry.unpack(start + rest))
+                yield from reply.result()
+
+        yield from self._try(attempt)
+        return entries
+
+    # For the three above.
+
+    def _try(self, attempt: Callable[[], Service[None]]) -> Service[None]:
+        """Attempt until it succeeds, or fails for good."""
+        for number in range(self._retries + 1):
+            is_last = number == self._retries
+            try:
+                yield from attempt()
+                return
+            except MalformedMessage as error:
+                raise QueryFailed(f"what answers there is no files service: {error}", error.code) from error
+            except QueryFailed as error:
+                if is_last or error.code in _FINAL_CODES:
+                    raise
+            except FilesError as error:
+                if is_last or error.status not in _PASSING:
+                    raise
+                if error.status is FileStatus.BUSY:
+                    yield Sleep(_BUSY_PAUSE_S)
+            except BadRoute:
+                # A node that left the directory after it was chosen.
+                if is_last or self._options.get("route") is not None:
+                    raise
+            yield Sleep(min(_FIRST_PAUSE_S * 2**number, _MOST_PAUSE_S))
+
+    def _begin(
+        self, request: FileRequest, more: Callable[[], Service[bytes]] | None = None
+    ) -> Service[IncomingReply]:
+        """Begin a query with a request, and the content that follows it."""
+        first = self._prefix + request.pack()
+
+        def content() -> Service[bytes]:
+            nonlocal first
+            if first:
+                data, first = first, b""
+                return data
+            return b"" if more is None else (yield from more())
+
+        options = self._options
+        carries = request.operation is Operation.GET or request.size >= BATCH_BYTES
+        if options.get("profile") is None and carries:
+            options = WayOptions(**options)
+            options["profile"] = self._bulk_profile()
+        return (yield from self._node.ask(self._node.call(self._destination, content, **options)))
+
+    def _bulk_profile(self) -> Profile | None:
+        """The one for much content, where the route fits it."""
+        route = self._options.get("route")
+        proxies = self._options.get("hops", 3) if route is None else len(route.proxies)
+        return Profile(BULK) if proxies <= BULK.max_proxies else None
+
+    def _head(self, reply: IncomingReply, request: FileRequest) -> Service[tuple[ByteReader, FileReply]]:
+        """Read the head of a reply. Raises FilesError: it says that it did not work."""
+        reader = ByteReader(reply.read)
+        head = FileReply.unpack((yield from reader.exactly(REPLY_BYTES)))
+        if head.status not in (FileStatus.OK, FileStatus.STORED):
+            what = f"{request.operation.name.lower()} {request.name}".strip()
+            raise FilesError(f"{what} was refused", head.status)
+        return reader, head
+
+
+class _Put:
+    """A file on its way out, over as many attempts as it takes."""
+
+    def __init__(
+        self, client: FilesClient, file: SourceFile, name: str, progress: FileProgress | None
+    ) -> None:
+        self._client = client
+        self._file = file
+        self._name = name
+        self._progress = progress or _no_progress
+        self.sent_bytes = 0
+        self.attempts = 0
+
+    def attempt(self) -> Service[None]:
+        client, file = self._client, self._file
+        self.attempts += 1
+        offer = FileRequest(Operation.OFFER, self._name, file.size, 0, file.digest)
+        with (yield from client._begin(offer)) as reply:
+            _, head = yield from client._head(reply, offer)
+            yield from reply.result()
+        self._progress(head.offset, file.size)
+        if head.status is FileStatus.STORED:
+            return
+        file.start(head.offset)
+        request = FileRequest(Operation.PUT, self._name, file.size, head.offset, file.digest)
+        with (yield from client._begin(request, partial(self._next, [head.offset]))) as reply:
+            _, head = yield from client._head(reply, request)
+            yield from reply.result()
+        if head.digest != file.digest or head.offset != file.size:
+            raise FilesError(f"put {self._name}: other content was confirmed", FileStatus.DIGEST)
+
+    def _next(self, place: list[int]) -> Service[bytes]:
+        file = self._file
+        if place[0] == file.size:
+            return b""
+        data: bytes = yield RunInThread(file.read, min(BATCH_BYTES, file.size - place[0]))
+        place[0] += len(data)
+        self.sent_bytes += len(data)
+        self._progress(place[0], file.size)
+        return data
+
+
+class _Get:
+    """A file on its way in."""
+
+    def __init__(self, client: FilesClient, file: Target, name: str, progress: FileProgress | None) -> None:
+        self._client = client
+        self._file = file
+        self._name = name
+        self._progress = progress or _no_progress
+        self._must_restart = False
+        self.received_bytes = 0
+        self.attempts = 0
+
+    def attempt(self) -> Service[None]:
+        client, file = self._client, self._file
+        self.attempts += 1
+        version = None if self._must_restart else file.version
+        request = FileRequest(
+            Operation.GET, self._name, 0, 0 if version is None else file.size, version or NO_DIGEST
+        )
+        with (yield from client._begin(request)) as reply:
+            try:
+                reader, head = yield from client._head(reply, request)
+            except FilesError as error:
+                self._must_restart = error.status is FileStatus.CHANGED
+                raise
+            if version is None:
+                yield RunInThread(file.restart, head.digest)
+                self._must_restart = False
+            elif (head.digest, head.offset) != (version, request.offset):
+                raise MalformedMessage("the reply is of another part than was asked for")
+            yield from self._receive(reader, head)
+            yield from reply.result()
+        if file.size != head.size or file.digest != head.digest:
+            self._must_restart = True
+            raise FilesError(f"get {self._name}: the content is not what was announced", FileStatus.DIGEST)
+        yield RunInThread(file.commit)
+
+    def _receive(self, reader: ByteReader, head: FileReply) -> Service[None]:
+        file = self._file
+        self._progress(file.size, head.size)
+        batch = reader.batches(BATCH_BYTES)
+        while data := (yield from batch()):
+            if file.size + len(data) > head.size:
+                raise MalformedMessage("more content than was announced")
+            self.received_bytes += len(data)
+            yield RunInThread(file.write, data)
+            self._progress(file.size, head.size)
+
+
+def put(
+    node: Node,
+    destination: bytes,
+    source: str | Path | BinaryIO,
+    name: str | None = None,
+    *,
+    progress: FileProgress | None = None,
+    service: str | None = None,
+    retries: int = 3,
+    **options: Unpack[WayOptions],
+) -> Future[Stored]:
+    """Store a file at the node `destination`, from any thread. See `FilesClient`, also for errors."""
+    client = FilesClient(node, destination, service=service, retries=retries, **options)
+    return node.reactor.submit(client.put(source, name, progress=progress), name="files put")
+
+
+def get(
+    node: Node,
+    destination: bytes,
+    name: str,
+    target: str | Path | BinaryIO,
+    *,
+    progress: FileProgress | None = None,
+    replace: bool = False,
+    service: str | None = None,
+    retries: int = 3,
+    **options: Unpack[WayOptions],
+) -> Future[Fetched]:
+    """Fetch a file from the node `destination`, from any thread. See `FilesClient`, also for errors."""
+    client = FilesClient(node, destination, service=service, retries=retries, **options)
+    getting = client.get(name, target, progress=progress, replace=replace)
+    return node.reactor.submit(getting, name="files get")
+
+
+def list_files(
+    node: Node,
+    destination: bytes,
+    *,
+    service: str | None = None,
+    retries: int = 3,
+    **options: Unpack[WayOptions],
+) -> Future[list[FileEntry]]:
+    """List the files of the node `destination`, from any thread. See `FilesClient`, also for errors."""
+    client = FilesClient(node, destination, service=service, retries=retries, **options)
+    return node.reactor.submit(client.list_files(), name="files list")
+
+
+def _target(target: str | Path | BinaryIO, name: str, replace: bool) -> Target:
+    if not isinstance(target, str | Path):
+        return ObjectTarget(target)
+    path = Path(target)
+    return PathTarget(path / name if path.is_dir() else path, replace=replace)
+
+
+def _all(step: Callable[[], bool]) -> Service[None]:
+    """Call a blocking function in a thread until it says that it is done; others get their turn between."""
+    while not (yield RunInThread(step)):
+        pass
+
+
+def _no_progress(done: int, size: int) -> None:
+    pass

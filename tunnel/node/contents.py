@@ -1,0 +1,134 @@
+"""What may be the content of a query, and how it is read: as a service that gives the next bytes.
+
+A regular file is read where the query runs; whatever may keep its reader waiting is read by a thread of its
+own, which is a few pieces ahead at most. Bytes leave in whole chunks, so content is no way to hold a
+conversation: an established tunnel is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+from reactor import ChannelClosed, Service, SharedChannel
+from tunnel.errors import LocalTunnelError
+
+__all__ = ["Content", "Source", "check_content", "content_reader"]
+
+_READ_BYTES: Final = 64 * 1024
+# Pieces that the thread of an iterator is ahead: one in hand, one on its way.
+_AHEAD: Final = 2
+
+
+class Source(Protocol):
+    """Where content comes from: any binary file that blocks; None, "nothing now", is refused."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+Content: TypeAlias = (
+    "bytes | bytearray | memoryview | Source | Iterable[bytes] | Callable[[], Service[bytes]]"
+)
+"""Bytes; a binary file; an iterator of bytes (run in a thread of its own: it may block); or a function that
+is a service, called again and again for the next bytes, b"" at the end: the `read` of a `Query`, say."""
+
+
+def check_content(content: Content) -> None:
+    """Raises TypeError: nothing that can be content."""
+    is_text = isinstance(content, str)
+    if is_text or not (hasattr(content, "read") or callable(content) or isinstance(content, Iterable)):
+        raise TypeError(
+            "content is bytes, a binary file, an iterator of bytes or a service that gives bytes, "
+            f"got {type(content).__name__}"
+        )
+
+
+def content_reader(content: Content) -> Callable[[], Service[bytes]]:
+    """The service to call for the next bytes, b"" at the end. It may be closed half way.
+
+    Raises, when called: LocalTunnelError for a non-blocking file, TypeError for pieces that are no bytes; and
+    whatever the file, the iterator or the service raises.
+    """
+    if isinstance(content, bytes | bytearray | memoryview):
+        return _file_reader(io.BytesIO(content))
+    if hasattr(content, "read"):
+        return _file_reader(cast(Source, content))
+    if callable(content):
+        return content
+    return _IteratorReader(iter(content)).read
+
+
+def _file_reader(source: Source) -> Callable[[], Service[bytes]]:
+    def read() -> Service[bytes]:
+        data = source.read(_READ_BYTES)
+        if data is None:
+            # Taken for the end it would cut the query short unseen.
+            raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
+        return data
+        yield  # a service that never waits
+
+    return read
+
+
+class _IteratorReader:
+    """Pulls an iterator in a thread. The thread ends with it, or when nobody wants more."""
+
+    def __init__(self, iterator: Iterator[bytes]) -> None:
+        self._iterator = iterator
+        self._pieces: SharedChannel[bytes | BaseException] = SharedChannel(_AHEAD, "content")
+        self._thread: threading.Thread | None = None
+
+    def read(self) -> Service[bytes]:
+        if self._thread is None:
+            # Not a method: the thread would keep this object, and nobody could drop it.
+            pull = partial(_pull, self._iterator, self._pieces)
+            self._thread = threading.Thread(target=pull, name="tunnel content", daemon=True)
+            self._thread.start()
+        try:
+            piece = yield from self._pieces.receive()
+        except ChannelClosed:
+            return b""
+        except BaseException:
+            self._pieces.close()
+            raise
+        if isinstance(piece, BaseException):
+            raise piece
+        return piece
+
+    def __del__(self) -> None:
+        # A query that ended while it was not reading.
+        self._pieces.close()
+
+
+def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException]) -> None:
+    try:
+        for piece in iterator:
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                raise TypeError(f"content comes in pieces of bytes, got {type(piece).__name__}")
+            for data in _sliced(piece):
+                pieces.send_blocking(data)
+    except ChannelClosed:
+        pass  # the query has ended
+    except Exception as error:  # noqa: BLE001 - raised where the content is read
+        _tell(pieces, error)
+    finally:
+        close: Any = getattr(iterator, "close", None)
+        if close is not None:
+            close()  # a generator's clean-up runs in its own thread
+        pieces.close()
+
+
+def _sliced(piece: bytes) -> Iterator[bytes]:
+    """In pieces of bounded size; empty ones are left out, for they would be the end."""
+    view = memoryview(piece).cast("B")
+    for start in range(0, len(view), _READ_BYTES):
+        yield bytes(view[start : start + _READ_BYTES])
+
+
+def _tell(pieces: SharedChannel[bytes | BaseException], error: BaseException) -> None:
+    with contextlib.suppress(ChannelClosed):  # then nobody is left to be told
+        pieces.send_blocking(error)

@@ -1,0 +1,180 @@
+"""What the files service and its clients say to each other. Fixed layouts, both ways; bytes only.
+
+Rules for changing it: every layout is in docs/services.md first; each `unpack` takes exactly what `pack`
+writes and refuses the rest; no length in a layout makes a receiver reserve memory.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from tunnel.errors import MalformedMessage
+from tunnel.services.names import is_name
+
+__all__ = [
+    "DIGEST_BYTES",
+    "ENTRY_HEAD_BYTES",
+    "MAX_FILE_BYTES",
+    "NO_DIGEST",
+    "REPLY_BYTES",
+    "REQUEST_HEAD_BYTES",
+    "FileEntry",
+    "FileReply",
+    "FileRequest",
+    "FileStatus",
+    "Operation",
+]
+
+DIGEST_BYTES: Final = 32
+NO_DIGEST: Final = bytes(DIGEST_BYTES)
+MAX_FILE_BYTES: Final = 2**62  # far from what file systems and signed numbers cannot hold
+
+_REQUEST: Final = struct.Struct(">BBQQ32s")
+_REPLY: Final = struct.Struct(">BQQ32s")
+_ENTRY: Final = struct.Struct(">BQ")
+REQUEST_HEAD_BYTES: Final = _REQUEST.size
+REPLY_BYTES: Final = _REPLY.size
+ENTRY_HEAD_BYTES: Final = _ENTRY.size
+
+
+class Operation(IntEnum):
+    """What a request wants."""
+
+    PUT = 1  # store what follows
+    GET = 2  # send a file
+    LIST = 3  # say what there is
+    OFFER = 4  # how much of this file is here already?
+
+
+class FileStatus(IntEnum):
+    """How it went. Never the first byte of a request: an echo is no files service."""
+
+    OK = 0x80
+    STORED = 0x81  # of an OFFER: the whole file is here
+    NOT_FOUND = 0x82
+    EXISTS = 0x83  # other content has that name, and is not replaced
+    FULL = 0x84  # quota, or number of files
+    NAME = 0x85  # the name is not allowed there
+    CHANGED = 0x86  # offset or digest do not fit what is here: begin anew
+    DIGEST = 0x87  # the content does not have the digest; it was thrown away
+    SIZE = 0x88  # less or more content than was said
+    BUSY = 0x89  # the same content is just being stored, or too much at once
+    DENIED = 0x8A  # this operation is not offered
+    DISK = 0x8B  # the disk failed
+
+
+@dataclass(frozen=True, slots=True)
+class FileRequest:
+    """The head of a request; what an operation does not use is zero.
+
+    Attributes:
+        name: of the file; LIST: the last name that is known already, or "".
+        size, digest: PUT, OFFER: of the whole file. GET: the digest of the version that is resumed.
+        offset: PUT: the content that follows begins here. GET: the reply is to.
+    """
+
+    operation: Operation
+    name: str = ""
+    size: int = 0
+    offset: int = 0
+    digest: bytes = NO_DIGEST
+
+    def pack(self) -> bytes:
+        """As it is sent."""
+        raw = self.name.encode("ascii")
+        return _REQUEST.pack(self.operation, len(raw), self.size, self.offset, self.digest) + raw
+
+    @staticmethod
+    def name_bytes(head: bytes) -> int:
+        """How many bytes of name follow the head."""
+        return head[1]
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FileRequest:
+        """Args: data: the head and the name. Raises MalformedMessage: what `pack` does not write."""
+        kind, length, size, offset, digest = _REQUEST.unpack_from(data)
+        raw = data[_REQUEST.size :]
+        if kind not in Operation._value2member_map_ or length != len(raw):
+            raise MalformedMessage(f"a request of kind {kind} with {len(raw)} of {length} bytes of name")
+        operation = Operation(kind)
+        if not (is_name(raw) or (operation is Operation.LIST and not raw)):
+            raise MalformedMessage(f"a request with a name of {length} bytes that is none")
+        request = cls(operation, raw.decode("ascii"), size, offset, digest)
+        if not request._is_consistent:
+            raise MalformedMessage(f"{operation.name} of {size} bytes from {offset}, with a field too many")
+        return request
+
+    @property
+    def _is_consistent(self) -> bool:
+        match self.operation:
+            case Operation.PUT | Operation.OFFER:
+                has_offset = self.operation is Operation.PUT
+                return self.offset <= (self.size if has_offset else 0) and self.size <= MAX_FILE_BYTES
+            case Operation.GET:
+                is_resumed = self.digest != NO_DIGEST
+                return self.size == 0 and self.offset <= (MAX_FILE_BYTES if is_resumed else 0)
+            case _:
+                return self.size == self.offset == 0 and self.digest == NO_DIGEST
+
+
+@dataclass(frozen=True, slots=True)
+class FileReply:
+    """The head of a reply; all but the status is zero unless it is OK or STORED.
+
+    Attributes:
+        size, digest: of the whole file; LIST: `size` is the number of entries that follow.
+        offset: GET: where the content that follows begins. OFFER: how much is here. PUT: how much is stored.
+    """
+
+    status: FileStatus
+    size: int = 0
+    offset: int = 0
+    digest: bytes = NO_DIGEST
+
+    def pack(self) -> bytes:
+        """As it is sent."""
+        return _REPLY.pack(self.status, self.size, self.offset, self.digest)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FileReply:
+        """Args: data: REPLY_BYTES. Raises MalformedMessage: what `pack` does not write."""
+        status, size, offset, digest = _REPLY.unpack(data)
+        if status not in FileStatus._value2member_map_:
+            raise MalformedMessage(
+                f"a reply with the status {status}, expected {min(FileStatus)} to {max(FileStatus)}"
+            )
+        reply = cls(FileStatus(status), size, offset, digest)
+        is_good = reply.status in (FileStatus.OK, FileStatus.STORED)
+        if size > MAX_FILE_BYTES or offset > size or not (is_good or reply == cls(reply.status)):
+            raise MalformedMessage(f"{reply.status.name} with size {size} and offset {offset}")
+        return reply
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a list: its name, and its size in bytes."""
+
+    name: str
+    size: int
+
+    def pack(self) -> bytes:
+        """As it is sent."""
+        raw = self.name.encode("ascii")
+        return _ENTRY.pack(len(raw), self.size) + raw
+
+    @staticmethod
+    def name_bytes(head: bytes) -> int:
+        """How many bytes of name follow the head."""
+        return head[0]
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FileEntry:
+        """Args: data: head and name. Raises MalformedMessage: what `pack` does not write."""
+        length, size = _ENTRY.unpack_from(data)
+        raw = data[_ENTRY.size :]
+        if length != len(raw) or not is_name(raw) or size > MAX_FILE_BYTES:
+            raise MalformedMessage(f"a list entry of {size} bytes, with a name of {length} bytes")
+        return cls(raw.decode("ascii"), size)

@@ -1,0 +1,345 @@
+"""The folder behind the files service: what is in it, what may come in, and files that are not whole yet.
+
+Everything here blocks and is called in threads. Nothing outside the folder is touched: names are checked
+ones, links are not followed, and only regular files count. One process at a time uses a folder for storing.
+
+A file that is being stored is called `.<its digest>.part`: so the same content is resumed under whatever
+name, and what somebody else has sent for it cannot become part of a file, for the digest would not fit. Parts
+that nobody is writing are removed when they are old, or, oldest first, when their room is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tunnel.errors import LocalTunnelError
+from tunnel.services.file_requests import FileEntry, FileStatus
+from tunnel.services.names import is_name
+from tunnel.services.partial_file import BLOCK_BYTES, PartialFile
+from tunnel.services.thread_file import ThreadFile
+
+T = TypeVar("T")
+
+__all__ = ["Download", "FileStore", "FilesSettings", "StoreRefused", "Upload"]
+
+_STALLED_S: Final = 2.0
+"""An upload on which nothing has moved for so long gives way to another of the same content: its sender may
+have
+lost the way here, and be back over another."""
+
+_PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
+
+
+@dataclass(frozen=True, slots=True)
+class FilesSettings:
+    """What a files service allows.
+
+    Attributes:
+        quota_bytes: everything in the folder, with what is being stored.
+        files: how many whole files, and how many digests are remembered.
+        file_bytes: the largest file.
+        uploads: files that are being stored at once.
+        part_age_s: what was not stored to the end is kept for so long, to be resumed.
+        may_get, may_put, may_list: which operations there are.
+        may_replace: whether a name that has other content is given the new one.
+        is_name_allowed: a further rule beside `tunnel.services.names`.
+    """
+
+    quota_bytes: int = 1 << 30
+    files: int = 10_000
+    file_bytes: int = 1 << 30
+    uploads: int = 16
+    part_age_s: float = 86_400.0
+    may_get: bool = True
+    may_put: bool = True
+    may_list: bool = True
+    may_replace: bool = False
+    is_name_allowed: Callable[[str], bool] | None = None
+
+
+class StoreRefused(Exception):
+    """The store does not do that; `status` says why. For the files service alone: it becomes its reply."""
+
+    def __init__(self, status: FileStatus) -> None:
+        super().__init__(status.name)
+        self.status = status
+
+
+class FileStore:
+    """Args: folder: made if it is not there. Raises OSError, as every method does."""
+
+    def __init__(self, folder: Path, settings: FilesSettings | None = None) -> None:
+        self.folder = folder
+        self.settings = settings or FilesSettings()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        # Weak: one that was begun for a service that was cancelled meanwhile has no owner.
+        self._uploads: weakref.WeakValueDictionary[bytes, Upload] = weakref.WeakValueDictionary()
+        # Of files that were hashed: (size, time of change, inode) and digest, by name.
+        self._digests: dict[str, tuple[tuple[int, int, int], bytes]] = {}
+
+    def entries(self, after: str = "") -> list[FileEntry]:
+        """The whole files, by name."""
+        found = [FileEntry(name, size) for name, size, _ in self._scan() if is_name(os.fsencode(name))]
+        return sorted((entry for entry in found if entry.name > after), key=lambda entry: entry.name)
+
+    def open(self, name: str) -> Download:
+        """A file to be sent. Raises StoreRefused: NAME, NOT_FOUND."""
+        self._check_name(name)
+        try:
+            fd = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            raise StoreRefused(FileStatus.NOT_FOUND) from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise StoreRefused(FileStatus.NOT_FOUND)
+        return Download(self, name, fd)
+
+    def offered(self, name: str, size: int, digest: bytes) -> int:
+        """How much of a file is here already, which somebody wants to store, if he may.
+
+        Raises:
+            StoreRefused: NAME, FULL.
+        """
+        with self._lock:
+            self._check_name(name)
+            here = self._part_bytes(digest)
+            self._make_room(digest, size)
+            return min(here, size)
+
+    def begin(self, name: str, size: int, digest: bytes, offset: int) -> Upload:
+        """Store a file, from `offset` on; who stores the same content and has stalled is put off.
+
+        Raises:
+            StoreRefused: NAME, FULL, CHANGED (there is less than `offset` here), BUSY.
+        """
+        with self._lock:
+            self._check_name(name)
+            before = self._uploads.get(digest)
+            if before is not None and before.is_stalled:
+                before.close()
+            if digest in self._uploads or len(self._uploads) >= self.settings.uploads:
+                raise StoreRefused(FileStatus.BUSY)
+            if self._part_bytes(digest) < offset:
+                raise StoreRefused(FileStatus.CHANGED)
+            self._make_room(digest, size)
+            upload = Upload(self, name, size, digest, offset)
+            self._uploads[digest] = upload
+            return upload
+
+    def part_path(self, digest: bytes) -> Path:
+        """Where content of this digest is while it is not whole."""
+        return self.folder / f".{digest.hex()}.part"
+
+    def forget(self, digest: bytes, token: object) -> None:
+        """An upload has ended. Called with or without the lock, in any thread."""
+        upload = self._uploads.get(digest)
+        if upload is not None and upload.token is token:
+            self._uploads.pop(digest, None)
+
+    def known_digest(self, name: str, found: os.stat_result) -> bytes | None:
+        """The digest of a file that has not changed since it was hashed."""
+        key, digest = self._digests.get(name, (None, None))
+        return digest if key == _identity(found) else None
+
+    def remember_digest(self, name: str, found: os.stat_result, digest: bytes) -> None:
+        """A file was hashed, or stored."""
+        if len(self._digests) >= self.settings.files:
+            self._digests.clear()
+        self._digests[name] = (_identity(found), digest)
+
+    def _check_name(self, name: str) -> None:
+        allowed = self.settings.is_name_allowed
+        if not is_name(name.encode()) or (allowed is not None and not allowed(name)):
+            raise StoreRefused(FileStatus.NAME)
+
+    def _part_bytes(self, digest: bytes) -> int:
+        try:
+            return os.lstat(self.part_path(digest)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _make_room(self, digest: bytes, size: int) -> None:
+        """Room for a file of this digest, by removing parts that nobody writes. Raises StoreRefused: FULL."""
+        settings = self.settings
+        found = self._scan()
+        whole = sum(1 for name, _, _ in found if not _PART.fullmatch(name))
+        if size > settings.file_bytes or whole + len(self._uploads) >= settings.files:
+            raise StoreRefused(FileStatus.FULL)
+        own = {self.part_path(other).name for other in (*self._uploads, digest)}
+        # What is being stored counts with the size that it will have.
+        used = sum(bytes_ for name, bytes_, _ in found if name not in own)
+        used += sum(upload.whole_bytes for upload in self._uploads.values() if upload.digest != digest)
+        idle = sorted(
+            (changed_s, bytes_, name)
+            for name, bytes_, changed_s in found
+            if _PART.fullmatch(name) and name not in own
+        )
+        oldest_s = time.time() - settings.part_age_s
+        for changed_s, bytes_, name in idle:
+            if changed_s < oldest_s or used + size > settings.quota_bytes:
+                os.unlink(self.folder / name)
+                used -= bytes_
+        if used + size > settings.quota_bytes:
+            raise StoreRefused(FileStatus.FULL)
+
+    def _scan(self) -> list[tuple[str, int, float]]:
+        """(name, bytes, time of change) of the regular files."""
+        found = []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_file(follow_symlinks=False):
+                        status = entry.stat(follow_symlinks=False)
+                        found.append((entry.name, status.st_size, status.st_mtime))
+                except FileNotFoundError:
+                    continue  # just removed or renamed
+        return found
+
+
+class Upload:
+    """A file that is being stored. Made by `FileStore.begin`.
+
+    Attributes:
+        whole_bytes, digest: of the file that is to be.
+        token: tells it from another of the same content.
+    """
+
+    def __init__(self, store: FileStore, name: str, size: int, digest: bytes, offset: int) -> None:
+        self.whole_bytes = size
+        self.digest = digest
+        self._store = store
+        self._name = name
+        self._offset = offset
+        self._moved_s = time.monotonic()
+        self.token = token = object()
+        # Not a method of its own: that would keep this object for as long as its file is open.
+        self._file = PartialFile(store.part_path(digest), on_closed=lambda: store.forget(digest, token))
+
+    @property
+    def is_stalled(self) -> bool:
+        """Nothing has moved for a while."""
+        return time.monotonic() - self._moved_s > _STALLED_S
+
+    @property
+    def missing_bytes(self) -> int:
+        """What is still to come."""
+        return self.whole_bytes - self._file.size
+
+    def prepare(self) -> bool:
+        """Hash a part of what is here already; again until True. Raises StoreRefused: BUSY, put off."""
+        return self._checked(lambda: self._file.rehash(self._offset))
+
+    def write(self, data: bytes) -> None:
+        """Store what follows. Raises StoreRefused: SIZE, more than was said; BUSY, put off."""
+        if len(data) > self.missing_bytes:
+            self._file.discard()
+            raise StoreRefused(FileStatus.SIZE)
+        self._checked(lambda: self._file.write(data))
+
+    def commit(self) -> None:
+        """It is whole: give it its name.
+
+        Raises:
+            StoreRefused: SIZE: it is not (it is kept, to be resumed); DIGEST: it is thrown away; EXISTS;
+            BUSY.
+        """
+        file, store = self._file, self._store
+        if self.missing_bytes:
+            raise StoreRefused(FileStatus.SIZE)
+        if file.digest != self.digest:
+            file.discard()
+            raise StoreRefused(FileStatus.DIGEST)
+        target = store.folder / self._name
+        try:
+            self._checked(lambda: file.commit(target, replace=store.settings.may_replace))
+        except FileExistsError:
+            file.discard()
+            with store.open(self._name) as other:
+                while not other.prepare():
+                    pass
+                if other.digest != self.digest:
+                    raise StoreRefused(FileStatus.EXISTS) from None
+        else:
+            store.remember_digest(self._name, os.lstat(target), self.digest)
+
+    def discard(self) -> None:
+        """Throw it away."""
+        self._file.discard()
+
+    def close(self) -> None:
+        """Stop here; what came is kept, to be resumed. Never waits."""
+        self._file.close()
+
+    def _checked(self, work: Callable[[], T]) -> T:
+        self._moved_s = time.monotonic()
+        try:
+            return work()
+        except LocalTunnelError as error:  # closed by who stores the same now
+            raise StoreRefused(FileStatus.BUSY) from error
+
+
+class Download:
+    """A file that is being sent, as it was when it was opened. Made by `FileStore.open`; a context.
+
+    Attributes:
+        size: its bytes.
+        digest: once `prepare` has returned True.
+    """
+
+    def __init__(self, store: FileStore, name: str, fd: int) -> None:
+        self.digest = b""
+        self._store = store
+        self._name = name
+        self._file = ThreadFile(fd)
+        self._stat = os.fstat(fd)
+        self._place = 0
+        self.size = self._stat.st_size
+        self._sha256 = hashlib.sha256()
+
+    def prepare(self) -> bool:
+        """Hash a part of it, unless its digest is known; again until True, then from `start` on."""
+        known = self._store.known_digest(self._name, self._stat)
+        if known is None:
+            if data := self.read(BLOCK_BYTES):
+                self._sha256.update(data)
+                return False
+            known = self._sha256.digest()
+            self._store.remember_digest(self._name, self._stat, known)
+        self.digest = known
+        return True
+
+    def start(self, offset: int) -> None:
+        """Read from here on."""
+        self._place = offset
+
+    def read(self, limit_bytes: int) -> bytes:
+        """The next bytes; b"" at the end."""
+        with self._file.using() as fd:
+            data = os.pread(fd, limit_bytes, self._place)
+        self._place += len(data)
+        return data
+
+    def close(self) -> None:
+        """Close it. Never waits."""
+        self._file.close()
+
+    def __enter__(self) -> Download:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ino
