@@ -42,10 +42,12 @@ _MOST_HOPS = 126
 _LEAVE_S = 1.0  # a command that is done does not keep its user waiting
 
 
-def add_client_options(parser: argparse.ArgumentParser) -> None:
+def add_client_options(
+    parser: argparse.ArgumentParser, *, required: bool = True, timeout_s: float = 60.0
+) -> None:
     """Where the network is, how many proxies, how long to wait."""
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--network", type=Path, metavar="DIR", help="a network made by `mtun network`")
     source.add_argument(
         "--peers", type=Path, action="append", metavar="PATH", help="a peer file, or a folder of them"
@@ -57,7 +59,8 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"proxies (default {_DEFAULT_HOPS}, or as many as there are)",
     )
-    add("--timeout", type=seconds, default=60.0, metavar="S", help="give up after so long (default 60)")
+    shown = f"give up after so many seconds (default {timeout_s:,.0f})"
+    add("--timeout", type=seconds, default=timeout_s, metavar="S", help=shown)
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

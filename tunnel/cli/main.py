@@ -11,13 +11,28 @@ import sys
 from collections.abc import Sequence
 
 from readwrite_comp import EngineUnavailable
-from tunnel.cli import demo, keygen, network, node, peers, ping, route, up
+from tunnel.cli import bench, demo, files, keygen, network, node, peers, ping, route, up
 from tunnel.codes import CODES
-from tunnel.errors import BadRoute, ConfigError, ProfileError, QueryFailed, TooManyFiles, TunnelError
+from tunnel.errors import (
+    BadRoute,
+    ConfigError,
+    FilesError,
+    ProfileError,
+    QueryFailed,
+    TooManyFiles,
+    TunnelError,
+)
+from tunnel.services import FileStatus
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, network, up, keygen, node, ping, peers, route)
+_FILES_HINTS = {
+    FileStatus.NOT_FOUND: "without NAME, mtun get lists what is there",
+    FileStatus.EXISTS: "other content has that name there: give another --name",
+    FileStatus.FULL: "its owner can raise [files] quota_bytes",
+    FileStatus.DENIED: "its owner does not offer this: [files] may_get, may_put, may_list",
+}
+_COMMANDS = (demo, network, up, keygen, node, ping, files, peers, route, bench)
 _HINTS: dict[type[Exception], str] = {
     BadRoute: "use more --peers, or fewer --hops",
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
@@ -63,4 +78,6 @@ def _hint(error: Exception) -> str:
     if isinstance(error, QueryFailed) and error.code is not None:
         return CODES[error.code].advice
     general = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
+    if isinstance(error, FilesError):
+        return _FILES_HINTS.get(error.status, "")
     return getattr(error, "hint", "") or general

@@ -3,6 +3,7 @@
     DIR/peers/node-0            descriptor of node-0; each node writes its own, all read all
     DIR/node-0/node.toml        its configuration
     DIR/node-0/state/           its keys and replay tables
+    DIR/node-0/files/           what `mtun send` has sent there
     DIR/client.toml             for `mtun ping --network DIR` and the others
 
 `mtun up DIR` then runs it.
@@ -55,7 +56,6 @@ def add_parser(commands: Any) -> None:
         metavar="P",
         help="ports P, P+1, … (default: free ones)",
     )
-    add("--service", choices=SERVICES, default="echo", help="what nodes do with queries (default echo)")
     add_json(parser)
 
 
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     made = {}
     for index, port in enumerate(ports):
         name = f"node-{index}"
-        made[name] = _make_node(folder, name, Address(_HOST, port), options.service, engine)
+        made[name] = _make_node(folder, name, Address(_HOST, port), engine)
     client: dict[str, dict[str, Any]] = {
         "node": {"listen": "none", "network": "local"},
         "peers": {"files": [PEERS_FOLDER]},
@@ -83,16 +83,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _make_node(
-    folder: Path, name: str, address: Address, service: str, engine: TunnelEngine
-) -> dict[str, object]:
+def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) -> dict[str, object]:
     place = str(address)
     home = folder / name
     home.mkdir(mode=0o700)
     tables: dict[str, dict[str, Any]] = {
         "node": {"state": "state", "listen": place, "network": "local"},
         "peers": {"files": [f"../{PEERS_FOLDER}"], "publish": f"../{PEERS_FOLDER}/{name}"},
-        "service": {"kind": service},
+        "service": {"names": list(SERVICES)},
     }
     (home / NODE_FILE).write_text(write_toml(tables), encoding="utf-8")
     now_s = time.time()

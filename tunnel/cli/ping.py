@@ -1,7 +1,7 @@
 """`mtun ping`: is a node there, and how long does a round trip through proxies take?
 
 Each ping is a query over a route of its own, drawn at random. It counts as answered when the node itself has
-answered: with a reply, or by saying that its service refuses such queries.
+answered: with a reply, or by saying that it has no such service.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from tunnel.cli.client import Client, add_client_options, add_target, wait
 from tunnel.cli.options import add_json, command, count
 from tunnel.errors import QueryFailed
+from tunnel.services import service_prefix
 
 __all__ = ["add_parser"]
 
@@ -90,11 +91,10 @@ def run(options: argparse.Namespace) -> int:
 def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _Pinged:
     route = client.route(destination)
     hops = len(route.proxies)
+    content = service_prefix("ping") + secrets.token_bytes(options.size)
     started_s = time.perf_counter()
     try:
-        result = wait(
-            client.node.query(destination, secrets.token_bytes(options.size), route=route), options.timeout
-        )
+        result = wait(client.node.query(destination, content, route=route), options.timeout)
         answer_bytes, error = result.reply_bytes, None
         result.close()
     except QueryFailed as failure:

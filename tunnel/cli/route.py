@@ -1,4 +1,4 @@
-"""`mtun route`: draws a route to a node, sends an empty query along it and shows what each node says.
+"""`mtun route`: draws a route to a node, sends a small query along it and shows what each node says.
 
 What is shown is what the route's nodes report to the sender alone: how long each has held the query. A route
 is drawn anew for each query; this one is not used again.
@@ -10,13 +10,14 @@ import argparse
 import json
 from typing import Any
 
-from tunnel.cli.client import Client, PeerNames, add_client_options, add_target, wait
+from tunnel.cli.client import Client, add_client_options, add_target, wait
 from tunnel.cli.options import add_json, command
 from tunnel.cli.terminal import table
 from tunnel.errors import QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.reports import Report
 from tunnel.route import Route
+from tunnel.services import service_prefix
 
 __all__ = ["add_parser"]
 
@@ -44,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
         if not options.dry_run:
             try:
                 result = wait(
-                    client.node.query(route.destination, b"", route=route, mode=ReplyMode.NONE),
+                    client.node.query(
+                        route.destination, service_prefix("ping"), route=route, mode=ReplyMode.NONE
+                    ),
                     options.timeout,
                 )
                 report = result.report
@@ -63,31 +66,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _hops(client: Client, route: Route, report: Report | None) -> list[dict[str, Any]]:
     held = () if report is None else report.hold_ms
-    last = len(route.proxies)
-    return [
-        _hop(
-            client.names,
-            node_id,
-            "destination" if index == last else f"proxy {index + 1}",
-            client,
-            index,
-            held,
+    hops: list[dict[str, Any]] = []
+    for index, node_id in enumerate(route.nodes):
+        peer = client.directory.lookup(node_id)
+        hops.append(
+            {
+                "role": "destination" if index == len(route.proxies) else f"proxy {index + 1}",
+                "name": client.names.name(node_id),
+                "id": node_id.hex(),
+                "addresses": [] if peer is None else [str(address) for address in peer.addresses],
+                "held_ms": held[index] if index < len(held) else None,
+            }
         )
-        for index, node_id in enumerate(route.nodes)
-    ]
-
-
-def _hop(
-    names: PeerNames, node_id: bytes, role: str, client: Client, index: int, held: tuple[int, ...]
-) -> dict[str, Any]:
-    peer = client.directory.lookup(node_id)
-    return {
-        "role": role,
-        "name": names.name(node_id),
-        "id": node_id.hex(),
-        "addresses": [] if peer is None else [str(address) for address in peer.addresses],
-        "held_ms": held[index] if index < len(held) else None,
-    }
+    return hops
 
 
 def _print(hops: list[dict[str, Any]], report: Report | None) -> None:

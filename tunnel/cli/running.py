@@ -9,38 +9,38 @@ before anything can be opened; they are written after the last moment at which s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
 from tunnel.config import NodeConfig
 from tunnel.descriptor import Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.directory.peer_files import PeerFiles, write_descriptor
-from tunnel.errors import ConfigError, ServiceFailed
+from tunnel.errors import ConfigError
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.node import Node
 from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.services import Echo, InnerService, Ping, Query, Reply
+from tunnel.services import Echo, Files, InnerService, Ping, Services
 from tunnel.state_dir import StateDir, check_private
 
 __all__ = ["ConfiguredNode", "load_peers", "make_node", "make_service"]
 
 
-class _Refuse(InnerService):
-    """Answers nothing: a node that only relays."""
-
-    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
-        raise ServiceFailed("this node answers no queries, it only relays")
-        yield
-
-
 def make_service(config: NodeConfig) -> InnerService:
-    """The inner service that the configuration names."""
-    services: dict[str, Callable[[], InnerService]] = {"echo": Echo, "ping": Ping, "none": _Refuse}
-    return services[config.kind]()
+    """The inner services that the configuration names, behind one that tells queries apart.
+
+    Raises:
+        OSError: the folder of the files service cannot be made.
+    """
+    makers: dict[str, Callable[[], InnerService]] = {
+        "ping": Ping,
+        "echo": Echo,
+        "files": lambda: Files(config.folder, config.files_settings),
+    }
+    return Services({name: makers[name]() for name in config.names})
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[StaticDirectory, PeerFiles]:

@@ -34,7 +34,7 @@ files = ["peers"]
 publish = "peers/me"
 
 [service]
-kind = "ping"
+names = ["ping", "files"]
 ```
 """
 

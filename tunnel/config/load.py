@@ -23,6 +23,7 @@ from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.sender import MIN_FIXED_UNITS
 from tunnel.node import Limits
+from tunnel.services import FilesSettings
 
 __all__ = ["NodeConfig", "load_config", "make_config"]
 
@@ -34,7 +35,8 @@ class NodeConfig:
     """A configuration, checked. What each means: docs/configuration.md.
 
     Attributes:
-        state, keys, files, publish: whole paths. publish: None: nowhere.
+        files: peer files. folder: of the files service.
+        state, keys, files, folder, publish: whole paths. publish: None: nowhere.
         listen: None: nowhere. advertise: empty: where it listens.
         profiles: empty: all of the engine.
     """
@@ -50,9 +52,11 @@ class NodeConfig:
     files: tuple[Path, ...]
     publish: Path | None
     refresh_s: float
-    kind: str
+    names: tuple[str, ...]
+    folder: Path
     stop_s: float
     limits: Limits
+    files_settings: FilesSettings
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
@@ -92,7 +96,7 @@ def make_config(
         ConfigError: as `load_config`.
     """
     given = _known(tables, source) | _overrides(environment)
-    values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}}
+    values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}, "files": {}}
     for setting in SETTINGS:
         where, value = given.get((setting.table, setting.key), ("its default", setting.default))
         values[setting.owner][setting.key] = _checked(setting, value, where)
@@ -112,7 +116,7 @@ def make_config(
             f"{source}: [node] listen = {listen.host}: others cannot dial this address",
             "say in [node] advertise at which address they reach the node",
         )
-    return _resolved(values["node"], limits, folder.resolve())
+    return _resolved(values["node"], limits, FilesSettings(**values["files"]), folder.resolve())
 
 
 def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tuple[str, Any]]:
@@ -180,7 +184,9 @@ def _wrong(setting: Setting, value: Any, where: str) -> ConfigError:
     return ConfigError(f"{where} = {value!r}: expected {expected}")
 
 
-def _resolved(values: dict[str, Any], limits: Limits, folder: Path) -> NodeConfig:
+def _resolved(
+    values: dict[str, Any], limits: Limits, files_settings: FilesSettings, folder: Path
+) -> NodeConfig:
     state = folder / values["state"]
     keys, publish = values["keys"], values["publish"]
     return NodeConfig(
@@ -189,7 +195,9 @@ def _resolved(values: dict[str, Any], limits: Limits, folder: Path) -> NodeConfi
             "state": state,
             "keys": folder / keys if keys else state / "keys",
             "files": tuple(folder / name for name in values["files"]),
+            "folder": folder / values["folder"],
             "publish": folder / publish if publish else None,
         },
         limits=limits,
+        files_settings=files_settings,
     )

@@ -1,8 +1,8 @@
 """Every setting of a node: its table, key, kind, unit, default and meaning. One row each.
 
-Rules for changing it: what is a field of `Limits` or `TunnelLimits` has no row here; it is found by itself,
-with its default from the class, its unit from its name (`_s`, `_bytes`) and its meaning from the docstring,
-and only its table (`_TABLE_OF`) and an unusual range (`_KIND_OF`) are named. docs/configuration.md is made
+Rules for changing it: what is a field of `Limits`, `TunnelLimits` or `FilesSettings` has no row here; it is
+found by itself, with its default from the class, its unit from its name (`_s`, `_bytes`) and its meaning from
+the docstring, and only its table (`_TABLE_OF`) and an unusual range (`_KIND_OF`) are named. docs/configuration.md is made
 from this list (`python -m tunnel.config.document`), and a test keeps it equal.
 """
 
@@ -19,6 +19,7 @@ from tunnel.established import TunnelLimits
 from tunnel.geometry import ALL_PROFILES
 from tunnel.link.records import MAX_UNITS
 from tunnel.node import LOCAL_NETWORK_ID, Limits
+from tunnel.services import FilesSettings
 
 __all__ = ["ENVIRONMENT_PREFIX", "SERVICES", "SETTINGS", "TABLES", "Setting"]
 
@@ -32,7 +33,8 @@ _MOST_BYTES = 1 << 40
 TABLES = {
     "node": "Who the node is and where it listens.",
     "peers": "Where the other nodes' descriptors come from, and where this node's goes.",
-    "service": "What the node does with the queries that reach it.",
+    "service": "What the node does with the queries that reach it. Each query names its service.",
+    "files": "The files service: what it keeps, and for whom.",
     "timeouts": "How long what may take. Safe as they are for links of any quality that people use.",
     "links": "Connections to neighbours: how many, and how they are used.",
     "padding": "What links send beside content.",
@@ -40,7 +42,7 @@ TABLES = {
     "tunnels": "Established tunnels: windows, sub-streams and keys.",
 }
 
-SERVICES = ("echo", "ping", "none")
+SERVICES = ("ping", "echo", "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Setting:
         default: as TOML gives it.
         unit: of a number; "" where there is none.
         meaning: for the document.
-        owner: "node" for a field of `NodeConfig`, "limits" and "tunnel" for one of those classes.
+        owner: "node" for a field of `NodeConfig`, "limits", "tunnel" and "files" for one of those classes.
     """
 
     table: str
@@ -162,11 +164,19 @@ _OWN = [
     ),
     Setting(
         "service",
-        "kind",
-        Choice({name: name for name in SERVICES}),
-        "echo",
+        "names",
+        ListOf(Choice({name: name for name in SERVICES}), len(SERVICES)),
+        ["ping"],
         "",
-        "`echo` sends queries back, `ping` answers `pong`, `none` refuses each query (a pure relay).",
+        "`ping` answers `pong`, `echo` sends queries back, `files` keeps files. Empty: a pure relay.",
+    ),
+    Setting(
+        "files",
+        "folder",
+        Text("a path"),
+        "files",
+        "",
+        "The folder whose files the service serves, and nothing else; made where there is none.",
     ),
     Setting(
         "timeouts",
@@ -193,8 +203,13 @@ _KIND_OF: dict[str, Kind] = {
     "buffer_bytes": Integer(1 << 20, _MOST_BYTES),
     "window_chunks": Integer(4, 1024),
     "sub_streams": Integer(4, 32_767),
+    "quota_bytes": Integer(0, _MOST_BYTES),
+    "file_bytes": Integer(0, _MOST_BYTES),
     "rekey_chunks": Integer(2, 1 << 24),
 }
+
+
+_NO_SETTING = ("tunnel", "is_name_allowed")  # a class of settings of its own; a function
 
 
 def _meanings(owner: type) -> dict[str, str]:
@@ -202,13 +217,14 @@ def _meanings(owner: type) -> dict[str, str]:
     found: dict[str, str] = {}
     key = ""
     for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
-        if (start := re.match(r"    (\w+): (.*)", line)) is not None:
-            key, found[start[1]] = start[1], start[2]
+        if (start := re.match(r"    (\w+(?:, \w+)*): (.*)", line)) is not None:
+            key = start[1]
+            found[key] = start[2]
         elif line.startswith("        ") and key:
             found[key] += " " + line.strip()
         else:
             key = ""
-    return {key: text[:1].upper() + text[1:] for key, text in found.items()}
+    return {key: text[:1].upper() + text[1:] for keys, text in found.items() for key in keys.split(", ")}
 
 
 def _kind(name: str, default: Any) -> tuple[Kind, Any]:
@@ -229,7 +245,7 @@ def _limits(defaults: Any, owner: str, other_table: str) -> list[Setting]:
     tables = {name: table for table, names in _TABLE_OF.items() for name in names.split()}
     found = []
     for name in (field.name for field in fields(defaults)):
-        if isinstance(getattr(defaults, name), TunnelLimits):
+        if name in _NO_SETTING:
             continue
         kind, default = _kind(name, getattr(defaults, name))
         unit = "s" if name.endswith("_s") else "bytes" if name.endswith("_bytes") else ""
@@ -240,7 +256,12 @@ def _limits(defaults: Any, owner: str, other_table: str) -> list[Setting]:
 
 SETTINGS = tuple(
     sorted(
-        [*_OWN, *_limits(Limits(), "limits", "limits"), *_limits(TunnelLimits(), "tunnel", "tunnels")],
+        [
+            *_OWN,
+            *_limits(Limits(), "limits", "limits"),
+            *_limits(TunnelLimits(), "tunnel", "tunnels"),
+            *_limits(FilesSettings(), "files", "files"),
+        ],
         key=lambda setting: list(TABLES).index(setting.table),
     )
 )
