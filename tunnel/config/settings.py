@@ -2,8 +2,8 @@
 
 Rules for changing it: what is a field of `Limits`, `TunnelLimits` or `FilesSettings` has no row here; it is
 found by itself, with its default from the class, its unit from its name (`_s`, `_bytes`) and its meaning from
-the docstring, and only its table (`_TABLE_OF`) and an unusual range (`_KIND_OF`) are named. docs/configuration.md is made
-from this list (`python -m tunnel.config.document`), and a test keeps it equal.
+the docstring, and only its table (`_TABLE_OF`) and an unusual range (`_KIND_OF`) are named.
+docs/configuration.md is made from this list (`python -m tunnel.config.document`), and a test keeps it equal.
 """
 
 from __future__ import annotations
