@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import stat
 import tomllib
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli.client import PeerNames
-from tunnel.cli.main import main
+from tunnel.cli.main import main, make_parser
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
 from tunnel.directory.peer_files import list_peer_files
@@ -190,3 +192,28 @@ def test_bench_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_files_of_a_network_are_toml(net: Path) -> None:
     for path in [*net.glob("node-*/node.toml"), net / "client.toml"]:
         assert tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _examples() -> list[str]:
+    """Every `mtun` line of the document's blocks and of the help texts, without the words behind it."""
+    document = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", document, re.DOTALL)
+    helps = [path.read_text(encoding="utf-8") for path in Path(main.__code__.co_filename).parent.glob("*.py")]
+    helps = [example for text in helps for example in re.findall(r'"""\\\n(example:.*?)"""', text, re.DOTALL)]
+    lines = [line.strip() for text in blocks + helps for line in text.splitlines()]
+    return sorted({re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("mtun ")})
+
+
+def test_there_are_examples_of_every_command() -> None:
+    assert {line.split()[1] for line in _examples()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", _examples())
+def test_each_example_is_right_use(line: str) -> None:
+    options = make_parser().parse_args(shlex.split(line)[1:])
+    assert options.command == line.split()[1]
+
+
+def test_the_document_names_every_command() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `mtun (\w+)", document, re.MULTILINE) == COMMANDS

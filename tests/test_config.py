@@ -53,7 +53,7 @@ def test_every_limit_can_be_set() -> None:
         ("tunnel", TunnelLimits, set()),
         ("files", FilesSettings, {"is_name_allowed"}),
     ]:
-        names = {field.name for field in fields(kind)} - left_out  # type: ignore[arg-type]  # dataclasses
+        names = {field.name for field in fields(kind)} - left_out
         assert names == {key for found, key in known if found == owner}
 
 
@@ -208,7 +208,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_read_the_same(tmp_path: Path) -> None:
-    tables = {"node": {"state": 'a "quoted" \\ é', "listen": "none"}, "service": {"names": ["echo"]}}
+    tables: dict[str, dict[str, Any]] = {
+        "node": {"state": 'a "quoted" \\ é', "listen": "none"},
+        "service": {"names": ["echo"]},
+    }
     path = tmp_path / "node.toml"
     path.write_text(write_toml(tables), encoding="utf-8")
     assert tomllib.loads(path.read_text(encoding="utf-8")) == tables

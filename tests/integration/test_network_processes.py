@@ -23,6 +23,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 # Only reached when something hangs, so it is long: the machine may be busy.
 PATIENCE_S = 60.0
+TRANSFER_S = 900.0
 MIB = 1 << 20
 
 
@@ -30,13 +31,15 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(PROJECT)}
 
 
-def mtun(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+def mtun(
+    *arguments: str | Path, status: int = 0, patience_s: float = PATIENCE_S
+) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     done = subprocess.run(
         [sys.executable, "-m", "tunnel", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=patience_s,
         env=environment(),
         check=False,
     )
@@ -45,8 +48,9 @@ def mtun(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess
     return done
 
 
-def asked(*arguments: str | Path, status: int = 0) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads(mtun(*arguments, "--json", status=status).stdout)
+def asked(*arguments: str | Path, status: int = 0, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+    done = mtun(*arguments, "--json", status=status, patience_s=patience_s)
+    outcome: dict[str, Any] = json.loads(done.stdout)
     return outcome
 
 
@@ -112,6 +116,14 @@ def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    (line,) = (
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")
+    )
+    return int(line.split()[1]) * 1024
+
+
 @pytest.mark.parametrize(
     ("nodes", "hops", "megabytes"),
     [
@@ -136,20 +148,23 @@ def test_a_network_from_its_making_to_control_c(
         route = asked("route", ready[far]["id"][:12], *at)
         assert [hop["name"] for hop in route["hops"]][-1] == far
         assert len(route["hops"]) == hops + 1
-        sent = asked("send", content, far, *at)
+        sent = asked("send", content, far, *at, patience_s=TRANSFER_S)
         assert (sent["sha256"], sent["bytes"]) == (digest, content.stat().st_size)
         again = asked("send", content, far, *at)
         assert again["moved_bytes"] == 0  # it is there already
         files = asked("get", far, *at)["files"]
         assert files == [{"name": "content.bin", "size": content.stat().st_size}]
-        asked("get", far, "content.bin", *at, "--output", tmp_path / "back.bin")
+        output = ("--output", tmp_path / "back.bin")
+        asked("get", far, "content.bin", *at, *output, patience_s=TRANSFER_S)
         with (tmp_path / "back.bin").open("rb") as back:
             assert hashlib.file_digest(back, "sha256").hexdigest() == digest
         missing = mtun("get", far, "none.bin", *at, status=1)
         assert "NOT_FOUND" in missing.stderr
         assert "hint:" in missing.stderr
+        peaks = [peak_bytes(node["pid"]) for node in ready.values()]
         status, errors = up.stop()
         assert (status, errors) == (0, "")
+        assert max(peaks) < min(peaks) + 64 * MIB, "memory does not grow with what passes"
         assert all(is_gone(node["pid"]) for node in ready.values())
     for index in range(nodes):
         home = net / f"node-{index}"
@@ -240,4 +255,4 @@ def test_a_dump_of_a_running_node(tmp_path: Path) -> None:
         status, errors = node.stop(signal.SIGTERM)
         assert status == 0
         assert "'node process'" in errors
-        assert "keeper" in errors
+        assert "in serve" in errors

@@ -24,9 +24,9 @@ from tunnel.errors import (
 )
 from tunnel.services import FileStatus
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
-_FILES_HINTS = {
+_FILES_HINTS: dict[int, str] = {
     FileStatus.NOT_FOUND: "without NAME, mtun get lists what is there",
     FileStatus.EXISTS: "other content has that name there: give another --name",
     FileStatus.FULL: "its owner can raise [files] quota_bytes",
@@ -34,15 +34,15 @@ _FILES_HINTS = {
 }
 _COMMANDS = (demo, network, up, keygen, node, ping, files, peers, route, bench)
 _HINTS: dict[type[Exception], str] = {
-    BadRoute: "use more --peers, or fewer --hops",
+    BadRoute: "use fewer --hops, or a network of more nodes",
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
     TooManyFiles: "or use fewer --peers",
     EngineUnavailable: "--engine auto takes whichever is installed",
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="mtun",
         description="Multi-hop tunnels: send content through peers that you chose, and get an answer.",
@@ -51,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in _COMMANDS:
         module.add_parser(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit status."""
+    options = make_parser().parse_args(arguments)
     level = [logging.ERROR, logging.INFO, logging.DEBUG][min(options.verbose, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
