@@ -39,6 +39,7 @@ __all__ = [
     "LocalTunnelError",
     "MalformedMessage",
     "NeedsTunnel",
+    "NetworkFailed",
     "NextRefused",
     "PeerError",
     "ProfileError",
@@ -158,6 +159,10 @@ class StateError(LocalTunnelError):
     def __init__(self, text: str, hint: str) -> None:
         super().__init__(text)
         self.hint = hint
+
+
+class NetworkFailed(LocalTunnelError):
+    """A node of a network that is being started has ended, or is not ready in time. Names it and its log."""
 
 
 class NeedsTunnel(LocalTunnelError):

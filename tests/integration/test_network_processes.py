@@ -227,6 +227,54 @@ def test_two_nodes_on_one_state_folder_and_damaged_state_are_refused(tmp_path: P
         assert node.stop(signal.SIGINT)[0] == 0
 
 
+def test_a_client_with_a_configuration_of_its_own_and_one_with_a_peer_file(tmp_path: Path) -> None:
+    config, keys = tmp_path / "own.toml", tmp_path / "state" / "keys"
+    config.write_text('[node]\nlisten = "none"\n[peers]\nfiles = ["net/peers"]\n')
+    mtun("keygen", keys)
+    with network(tmp_path / "net", 3) as (up, ready):
+        for _ in range(2):
+            assert asked("ping", "node-2", "--config", config, "--hops", "2", "--count", "2")["ok"]
+            assert (keys.parent / "replay").exists()
+        peers = tmp_path / "net" / "peers"
+        assert asked("ping", ready["node-0"]["id"], "--peers", peers, "--hops", "1")["ok"]
+        assert up.stop()[0] == 0
+
+
+def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tmp_path / "net"
+    monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    with network(net, 2) as (up, _):
+        at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
+        assert asked(*at)["ok"]
+        monkeypatch.setenv("MTUN_NODE_NETWORK", "5b" * 16)
+        assert asked(*at, status=1)["answered"] == 0
+        assert up.stop()[0] == 0
+
+
+def test_a_node_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    mtun("network", tmp_path / "net", "--nodes", "2")
+    with running("up", tmp_path / "net", "--stop-timeout", "1") as up:
+        ready = up.event()["nodes"]
+        os.kill(ready["node-1"]["pid"], signal.SIGSTOP)
+        status, errors = up.stop()
+        assert status == 1
+        assert "error: node-1 did not stop in time and is killed" in errors
+        assert all(is_gone(node["pid"]) for node in ready.values())
+
+
+def test_a_second_control_c_does_not_wait(tmp_path: Path) -> None:
+    mtun("network", tmp_path / "net", "--nodes", "2")
+    with running("up", tmp_path / "net", "--stop-timeout", "600") as up:
+        ready = up.event()["nodes"]
+        os.kill(ready["node-1"]["pid"], signal.SIGSTOP)
+        first = os.pidfd_open(ready["node-0"]["pid"])
+        up.process.send_signal(signal.SIGINT)
+        _wait_for_end(first)  # so the first signal has been taken
+        status, errors = up.stop()
+        assert (status, "error: interrupted" in errors) == (1, True)
+        assert all(is_gone(node["pid"]) for node in ready.values())
+
+
 def test_nodes_end_with_whoever_started_them(tmp_path: Path) -> None:
     with network(tmp_path / "net", 2) as (up, ready):
         descriptors = [os.pidfd_open(node["pid"]) for node in ready.values()]

@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +25,10 @@ from tunnel.config import load_config
 from tunnel.descriptor import short
 
 __all__ = ["add_parser"]
+
+log = logging.getLogger("tunnel.cli")
+
+_OTHER_FILES = 128  # listener, poller, state, and the files that a files service has open
 
 _EXAMPLE = """\
 example:
@@ -47,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, os.environ)
     if not options.verbose:
         logging.getLogger().setLevel(config.log_level)
+    _allow_open_files(config.limits.links)
     # Left from the right: the reactor is closed, and only then the state is written.
     reactor = Reactor()
     with ConfiguredNode(config, reactor) as configured, reactor:
@@ -58,6 +64,17 @@ def run(options: argparse.Namespace) -> int:
         main = _with_watch(serve) if options.stop_at_eof else serve
         run_main(reactor, main, name="node process")
     return 0
+
+
+def _allow_open_files(links: int) -> None:
+    """As many as the node's own limit lets it use, where the system lets us have them."""
+    needed = links + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < needed:
+            log.warning("%d links need %d open files, the system allows %d", links, needed, most)
 
 
 def _with_watch(serve: Service[None]) -> Service[None]:

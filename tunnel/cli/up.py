@@ -21,7 +21,7 @@ from tunnel.cli.child import ChildNode
 from tunnel.cli.network import node_folders
 from tunnel.cli.options import add_json, command, seconds
 from tunnel.cli.terminal import ProgressBar
-from tunnel.errors import TunnelError
+from tunnel.errors import NetworkFailed
 
 __all__ = ["add_parser"]
 
@@ -32,10 +32,6 @@ example:
   mtun ping node-7 --network /tmp/net   in another terminal
 """
 log = logging.getLogger("tunnel.cli")
-
-
-class NetworkFailed(TunnelError):
-    """A node did not start. The text has the end of its log."""
 
 
 def add_parser(commands: Any) -> None:
