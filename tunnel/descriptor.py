@@ -54,6 +54,9 @@ class Address:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def pack(self) -> bytes:
         address = ipaddress.ip_address(self.host)
         raw = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed

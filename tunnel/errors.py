@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BadRoute",
     "BadSignature",
+    "ConfigError",
     "CryptoError",
     "DescriptorError",
     "Disconnected",
@@ -38,6 +39,7 @@ __all__ = [
     "LocalTunnelError",
     "MalformedMessage",
     "NeedsTunnel",
+    "NetworkFailed",
     "NextRefused",
     "PeerError",
     "ProfileError",
@@ -48,6 +50,7 @@ __all__ = [
     "ReplayFileError",
     "ReplayedHeader",
     "ServiceFailed",
+    "StateError",
     "StreamReset",
     "SubStreamReset",
     "TableFull",
@@ -132,6 +135,34 @@ class KeyFileError(LocalTunnelError):
 
 class ReplayFileError(LocalTunnelError):
     """A kept replay table cannot be used: damaged, or not that of the onion key. Make a new onion key."""
+
+
+class ConfigError(LocalTunnelError):
+    """A configuration, or a name on the command line, is refused: unknown, of a wrong type, out of range.
+
+    Attributes:
+        hint: what to do, for people; may be empty.
+    """
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class StateError(LocalTunnelError):
+    """What a node keeps on disk cannot be used: held by another node, damaged, foreign, or not private.
+
+    Attributes:
+        hint: what to do, for people.
+    """
+
+    def __init__(self, text: str, hint: str) -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class NetworkFailed(LocalTunnelError):
+    """A node of a network that is being started has ended, or is not ready in time. Names it and its log."""
 
 
 class NeedsTunnel(LocalTunnelError):

@@ -47,12 +47,18 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class ProgressBar:
-    """A bar on stderr, if that is a terminal and the work takes longer than a second."""
+    """A bar on stderr, if that is a terminal and the work takes longer than a second.
+
+    Args:
+        total: of what is counted: bytes, or what `unit` says.
+        unit: shown behind the count; None: bytes.
+    """
 
     _WIDTH = 40
 
-    def __init__(self, total: int, *, enabled: bool) -> None:
+    def __init__(self, total: int, *, enabled: bool, unit: str | None = None) -> None:
         self._total = max(1, total)
+        self._unit = unit
         self._enabled = enabled and sys.stderr.isatty()
         self._next_s = time.monotonic() + 1
         self._is_shown = False
@@ -66,7 +72,8 @@ class ProgressBar:
         self._is_shown = True
         part = min(1.0, done / self._total)
         bar = "█" * round(part * self._WIDTH)
-        sys.stderr.write(f"\r{bar.ljust(self._WIDTH, '░')} {part:4.0%} {readable_size(done)}  ")
+        count = readable_size(done) if self._unit is None else f"{done}{self._unit}"
+        sys.stderr.write(f"\r{bar.ljust(self._WIDTH, '░')} {part:4.0%} {count}  ")
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -68,6 +68,7 @@ class NodeContext:
     half_open_hosts: where the incoming connections come from that have not finished their handshake.
     budget: bounds the unread content of all links.
     links: to neighbours; set by `Node`, since it is made from this context.
+    on_publish: told of each new descriptor; None = nobody is.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
     """
 
@@ -83,6 +84,7 @@ class NodeContext:
     forwards: Channel[Forward]
     now_s: Callable[[], float]
     budget: Budget
+    on_publish: Callable[[Descriptor], None] | None = None
     observe: Callable[[FrameReport], None] | None = None
     wall_clock: Callable[[], float] = time.time
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
@@ -173,8 +175,11 @@ class NodeContext:
         # The highest sequence number wins, and keys may change twice within a second.
         sequence = max(int(now_s), self.descriptor.sequence + 1)
         keys = self.tunnel.ring.keys
-        self.descriptor = keys.descriptor(addresses, now_s, self.engine, sequence=sequence)
+        profiles = self.descriptor.profiles
+        self.descriptor = keys.descriptor(addresses, now_s, self.engine, profiles=profiles, sequence=sequence)
         self.directory.publish(self.descriptor)
+        if self.on_publish is not None:
+            self.on_publish(self.descriptor)
 
     def link_settings(self) -> Settings:
         """What this node says of itself in a handshake."""

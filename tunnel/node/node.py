@@ -54,7 +54,8 @@ class Node:
     service that does everything else; it is to be run by the reactor given here.
 
     Args:
-        keys: this node's secrets; the onion key is made anew for each run.
+        keys: this node's secrets; the onion key is then made anew. Or a ring that was resumed with its replay
+            tables (`KeyRing.resume`), whose keys go on; to be stopped by the caller when `serve` has ended.
         directory: the peers; shared and filled by the caller.
         reactor: runs this node; queries may be asked from any thread.
         service: answers queries that reach this node, an `InnerService` or a generator function; by default
@@ -63,6 +64,8 @@ class Node:
             others (`Limits.links_ahead`), and gets its replies over them.
         addresses: where others reach it; by default the listener's own address. Another one where a router
             forwards a port.
+        profiles: bytes of those to offer; by default all that suit the engine.
+        on_publish: called in the reactor with each new descriptor after the first one.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
         OSError: the address cannot be listened on. ValueError: `host` is a name, not an IP address.
@@ -71,7 +74,7 @@ class Node:
 
     def __init__(
         self,
-        keys: NodeKeys,
+        keys: NodeKeys | KeyRing,
         directory: Directory,
         *,
         reactor: Reactor,
@@ -82,23 +85,26 @@ class Node:
         port: int | None = 0,
         addresses: tuple[Address, ...] | None = None,
         network_id: bytes = LOCAL_NETWORK_ID,
+        profiles: tuple[int, ...] | None = None,
+        on_publish: Callable[[Descriptor], None] | None = None,
         observe: Callable[[FrameReport], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         engine = engine or tunnel_engine()
         limits = limits or Limits()
-        # The replay table dies with the process, so what it guarded must too: a node that starts again has
-        # a new onion key, and frames recorded before open no more.
-        keys = keys.rotated(wall_clock())
+        if isinstance(keys, NodeKeys):
+            # The last run's replay table is gone, so what it guarded must be too: with a new onion key frames
+            # recorded before open no more.
+            keys = KeyRing(keys.rotated(wall_clock()), engine, limit=limits.replay_tags)
+        ring = keys
         self._reactor = reactor
         self._listener = None if port is None else TcpListener(host, port)
         self._listens_at = None if self._listener is None else Address(host, self._listener.address[1])
         if addresses is None:
             addresses = () if self._listens_at is None else (self._listens_at,)
         try:
-            ring = KeyRing(keys, engine, limit=limits.replay_tags)
             ring.advance(wall_clock())
-            descriptor = ring.keys.descriptor(addresses, wall_clock(), engine)
+            descriptor = _first_descriptor(ring, addresses, directory, wall_clock(), profiles)
         except BaseException:
             self.close()
             raise
@@ -106,7 +112,7 @@ class Node:
         self._context = NodeContext(
             engine=engine,
             network_id=network_id,
-            link_private=keys.link_private(engine),
+            link_private=ring.keys.link_private(engine),
             descriptor=descriptor,
             directory=directory,
             tunnel=tunnel,
@@ -117,6 +123,7 @@ class Node:
             forwards=Channel(_FORWARD_QUEUE),
             now_s=reactor.now,
             budget=Budget(limits.buffer_bytes),
+            on_publish=on_publish,
             observe=observe,
             wall_clock=wall_clock,
         )
@@ -476,6 +483,19 @@ class Node:
             last=self._context.home_neighbour(profile, query.destination),
             rng=rng,
         )
+
+
+def _first_descriptor(
+    ring: KeyRing,
+    addresses: tuple[Address, ...],
+    directory: Directory,
+    now_s: float,
+    profiles: tuple[int, ...] | None,
+) -> Descriptor:
+    """That of a start. It replaces the last run's also where the clock was set back since."""
+    known = directory.lookup(ring.keys.node_id(ring.engine))
+    sequence = int(now_s) if known is None else max(int(now_s), known.sequence + 1)
+    return ring.keys.descriptor(addresses, now_s, ring.engine, profiles=profiles, sequence=sequence)
 
 
 def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]:

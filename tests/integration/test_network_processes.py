@@ -1,0 +1,306 @@
+"""A network as its users run it: `mtun network`, `up`, `ping`, `send`, `get`, in processes of their own.
+
+Nothing sleeps: each step waits for a line, for the end of a process, or for the end of a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+# Only reached when something hangs, so it is long: the machine may be busy.
+PATIENCE_S = 60.0
+TRANSFER_S = 900.0
+MIB = 1 << 20
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(PROJECT)}
+
+
+def mtun(
+    *arguments: str | Path, status: int = 0, patience_s: float = PATIENCE_S
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tunnel", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=patience_s,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def asked(*arguments: str | Path, status: int = 0, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+    done = mtun(*arguments, "--json", status=status, patience_s=patience_s)
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+class Running:
+    """A command that goes on: `up`, or `node`. Its events are JSON lines."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tunnel", *map(str, arguments), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+
+    def event(self) -> dict[str, Any]:
+        """The next line; a process that says nothing for long is ended, and the test with it."""
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(PATIENCE_S, self.process.kill)
+        watchdog.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        assert line, f"ended: {self.process.communicate()}"
+        event: dict[str, Any] = json.loads(line)
+        return event
+
+    def stop(self, number: int = signal.SIGINT) -> tuple[int, str]:
+        """Signal it and wait. Returns its status and what it has said on stderr."""
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, errors
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def running(*arguments: str | Path) -> Iterator[Running]:
+    command = Running(*arguments)
+    try:
+        yield command
+    finally:
+        command.close()
+
+
+@contextlib.contextmanager
+def network(folder: Path, nodes: int) -> Iterator[tuple[Running, dict[str, Any]]]:
+    """A network that is up, and what its nodes have said, by name."""
+    mtun("network", folder, "--nodes", str(nodes))
+    with running("up", folder) as up:
+        event = up.event()
+        assert event["event"] == "ready"
+        assert len(event["nodes"]) == nodes
+        yield up, event["nodes"]
+
+
+def is_gone(pid: int) -> bool:
+    """Neither running nor a zombie."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had."""
+    (line,) = (
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")
+    )
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize(
+    ("nodes", "hops", "megabytes"),
+    [
+        (5, 3, 2),
+        pytest.param(25, 3, 256, marks=pytest.mark.slow),
+        pytest.param(25, 10, 256, marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_from_its_making_to_control_c(
+    tmp_path: Path, nodes: int, hops: int, megabytes: int
+) -> None:
+    net, far = tmp_path / "net", f"node-{nodes - 1}"
+    content = tmp_path / "content.bin"
+    block = os.urandom(MIB)
+    content.write_bytes(b"".join(block + bytes([number]) for number in range(megabytes)))
+    digest = hashlib.sha256(content.read_bytes()).hexdigest()
+    at = ("--network", net, "--hops", str(hops))
+    with network(net, nodes) as (up, ready):
+        pinged = asked("ping", far, *at, "--count", "3")
+        assert (pinged["ok"], pinged["answered"], pinged["hops"]) == (True, 3, hops)
+        assert pinged["id"] == ready[far]["id"]
+        route = asked("route", ready[far]["id"][:12], *at)
+        assert [hop["name"] for hop in route["hops"]][-1] == far
+        assert len(route["hops"]) == hops + 1
+        sent = asked("send", content, far, *at, patience_s=TRANSFER_S)
+        assert (sent["sha256"], sent["bytes"]) == (digest, content.stat().st_size)
+        again = asked("send", content, far, *at)
+        assert again["moved_bytes"] == 0  # it is there already
+        files = asked("get", far, *at)["files"]
+        assert files == [{"name": "content.bin", "size": content.stat().st_size}]
+        output = ("--output", tmp_path / "back.bin")
+        asked("get", far, "content.bin", *at, *output, patience_s=TRANSFER_S)
+        with (tmp_path / "back.bin").open("rb") as back:
+            assert hashlib.file_digest(back, "sha256").hexdigest() == digest
+        missing = mtun("get", far, "none.bin", *at, status=1)
+        assert "NOT_FOUND" in missing.stderr
+        assert "hint:" in missing.stderr
+        peaks = [peak_bytes(node["pid"]) for node in ready.values()]
+        status, errors = up.stop()
+        assert (status, errors) == (0, "")
+        assert max(peaks) < min(peaks) + 64 * MIB, "memory does not grow with what passes"
+        assert all(is_gone(node["pid"]) for node in ready.values())
+    for index in range(nodes):
+        home = net / f"node-{index}"
+        assert (home / "state" / "replay").exists(), "each node has stopped in order"
+        assert "Traceback" not in (home / "log").read_text()
+    unreachable = mtun("ping", far, *at, "--count", "1", status=1)
+    assert "has not answered" in unreachable.stderr
+
+
+def test_a_node_that_dies_is_reported_and_is_used_again_when_it_is_back(tmp_path: Path) -> None:
+    net = tmp_path / "net"
+    # With four nodes a route of two proxies has room for one choice only: node-1 is on two of three of them.
+    at = ("--network", net, "--hops", "2")
+    with network(net, 4) as (up, ready):
+        assert asked("ping", "node-3", *at)["ok"]
+        os.kill(ready["node-1"]["pid"], signal.SIGKILL)
+        event = up.event()
+        assert (event["event"], event["name"], event["status"]) == ("ended", "node-1", -signal.SIGKILL)
+        assert "log_tail" in event
+        assert is_gone(ready["node-1"]["pid"])
+        for how in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+            failed = asked("ping", "node-1", "--network", net, "--hops", "0", "--count", "1", status=1)
+            assert failed["answered"] == 0
+            with running("node", "--config", net / "node-1" / "node.toml") as node:
+                again = node.event()
+                for key in ("event", "id", "listen", "peers"):
+                    assert again[key] == ready["node-1"][key]
+                for target in ("node-1", "node-3", "node-0"):
+                    assert asked("ping", target, *at, "--count", "6")["ok"], target
+                assert node.stop(how)[0] == (0 if how == signal.SIGTERM else -how)
+        status, errors = up.stop(signal.SIGTERM)
+        assert status == 1, "a node has died"
+        assert "error: node-1 has ended with status -9" in errors
+        assert "hint: start it again with: mtun node --config" in errors
+
+
+def test_two_nodes_on_one_state_folder_and_damaged_state_are_refused(tmp_path: Path) -> None:
+    net = tmp_path / "net"
+    mtun("network", net, "--nodes", "2")
+    config, state = net / "node-0" / "node.toml", net / "node-0" / "state"
+    with running("node", "--config", config) as node:
+        assert node.event()["event"] == "ready"
+        second = mtun("node", "--config", config, status=1)
+        assert f"error: {state} is in use by another node (process {node.process.pid})" in second.stderr
+        assert "hint: stop that one first" in second.stderr
+        assert node.stop(signal.SIGTERM)[0] == 0
+    good = (state / "replay").read_bytes()
+    (state / "replay").write_bytes(good[:-1])
+    damaged = mtun("node", "--config", config, status=1)
+    assert "Delete the file" in damaged.stderr
+    with running("up", net) as up:
+        up.process.wait(PATIENCE_S)
+        _, errors = up.process.communicate()
+        assert up.process.returncode == 1
+        assert "error: node-0 has ended with status 1; its log" in errors
+        assert "Delete the file" in errors
+    (state / "replay").write_bytes(good)
+    with running("node", "--config", config) as node:
+        assert node.event()["event"] == "ready"
+        assert node.stop(signal.SIGINT)[0] == 0
+
+
+def test_a_client_with_a_configuration_of_its_own_and_one_with_a_peer_file(tmp_path: Path) -> None:
+    config, keys = tmp_path / "own.toml", tmp_path / "state" / "keys"
+    config.write_text('[node]\nlisten = "none"\n[peers]\nfiles = ["net/peers"]\n')
+    mtun("keygen", keys)
+    with network(tmp_path / "net", 3) as (up, ready):
+        for _ in range(2):
+            assert asked("ping", "node-2", "--config", config, "--hops", "2", "--count", "2")["ok"]
+            assert (keys.parent / "replay").exists()
+        peers = tmp_path / "net" / "peers"
+        assert asked("ping", ready["node-0"]["id"], "--peers", peers, "--hops", "1")["ok"]
+        assert up.stop()[0] == 0
+
+
+def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tmp_path / "net"
+    monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    with network(net, 2) as (up, _):
+        at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
+        assert asked(*at)["ok"]
+        monkeypatch.setenv("MTUN_NODE_NETWORK", "5b" * 16)
+        assert asked(*at, status=1)["answered"] == 0
+        assert up.stop()[0] == 0
+
+
+def test_a_node_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    mtun("network", tmp_path / "net", "--nodes", "2")
+    with running("up", tmp_path / "net", "--stop-timeout", "1") as up:
+        ready = up.event()["nodes"]
+        os.kill(ready["node-1"]["pid"], signal.SIGSTOP)
+        status, errors = up.stop()
+        assert status == 1
+        assert "error: node-1 did not stop in time and is killed" in errors
+        assert all(is_gone(node["pid"]) for node in ready.values())
+
+
+def test_a_second_control_c_does_not_wait(tmp_path: Path) -> None:
+    mtun("network", tmp_path / "net", "--nodes", "2")
+    with running("up", tmp_path / "net", "--stop-timeout", "600") as up:
+        ready = up.event()["nodes"]
+        os.kill(ready["node-1"]["pid"], signal.SIGSTOP)
+        first = os.pidfd_open(ready["node-0"]["pid"])
+        up.process.send_signal(signal.SIGINT)
+        _wait_for_end(first)  # so the first signal has been taken
+        status, errors = up.stop()
+        assert (status, "error: interrupted" in errors) == (1, True)
+        assert all(is_gone(node["pid"]) for node in ready.values())
+
+
+def test_nodes_end_with_whoever_started_them(tmp_path: Path) -> None:
+    with network(tmp_path / "net", 2) as (up, ready):
+        descriptors = [os.pidfd_open(node["pid"]) for node in ready.values()]
+        up.process.kill()
+        up.process.wait(PATIENCE_S)
+        for descriptor in descriptors:
+            _wait_for_end(descriptor)
+    for index in range(2):
+        assert (tmp_path / "net" / f"node-{index}" / "state" / "replay").exists()
+
+
+def _wait_for_end(pidfd: int) -> None:
+    """A process that is none of ours: its descriptor becomes readable when it has ended."""
+    with contextlib.closing(os.fdopen(pidfd, "rb", buffering=0)):
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        assert poll.poll(PATIENCE_S * 1000), "still running"
+
+
+def test_a_dump_of_a_running_node(tmp_path: Path) -> None:
+    net = tmp_path / "net"
+    mtun("network", net, "--nodes", "1")
+    with running("node", "--config", net / "node-0" / "node.toml") as node:
+        assert node.event()["event"] == "ready"
+        node.process.send_signal(signal.SIGUSR1)
+        status, errors = node.stop(signal.SIGTERM)
+        assert status == 0
+        assert "'node process'" in errors
+        assert "in serve" in errors

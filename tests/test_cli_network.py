@@ -1,0 +1,219 @@
+"""The commands around networks: help, wrong use, and what they make. In this process; no node runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tunnel.helpers import OPENSSL
+from tunnel.cli.client import PeerNames
+from tunnel.cli.main import main, make_parser
+from tunnel.config import load_config
+from tunnel.directory import StaticDirectory
+from tunnel.directory.peer_files import list_peer_files
+from tunnel.errors import ConfigError
+from tunnel.keys import NodeKeys
+
+COMMANDS = [
+    "demo", "network", "up", "keygen", "node", "ping", "send", "get", "peers", "route", "bench",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("net")
+    assert main(["network", str(folder), "--nodes", "12"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "example:" in shown
+    assert f"mtun {command}" in shown.split("example:")[1]
+
+
+def test_the_commands_are_those(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"    {command} " in shown
+
+
+def test_a_network_is_whole(net: Path) -> None:
+    directory = StaticDirectory()
+    for path in list_peer_files([net / "peers"]):
+        for descriptor in StaticDirectory.load(path, OPENSSL):
+            directory.publish(descriptor)
+    assert len(directory) == 12
+    ports = set()
+    for index in range(12):
+        home = net / f"node-{index}"
+        config = load_config(home / "node.toml", {})
+        peer = directory.lookup(NodeKeys.load(config.keys).node_id(OPENSSL))
+        assert peer is not None
+        assert (config.listen,) == peer.addresses
+        assert config.publish is not None
+        assert config.publish.resolve() == net.resolve() / "peers" / f"node-{index}"
+        assert config.names == ("ping", "echo", "files")
+        assert stat.S_IMODE(config.state.stat().st_mode) == 0o700
+        assert stat.S_IMODE(config.keys.stat().st_mode) == 0o600
+        assert (config.state / "replay").exists()  # so that the first run has the published keys
+        ports.add(peer.addresses[0].port)
+    assert len(ports) == 12
+    assert load_config(net / "client.toml", {}).listen is None
+
+
+def test_peers(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["peers", "--network", str(net), "--json"]) == 0
+    peers: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["peers"]
+    assert [peer["name"] for peer in peers] == [f"node-{index}" for index in range(12)]
+    assert all(peer["usable"] for peer in peers)
+    assert main(["peers", "--peers", str(net / "peers" / "node-3")]) == 0
+    shown = capsys.readouterr().out
+    assert "node-3" in shown
+    assert "node-4" not in shown
+
+
+def test_names_ids_and_their_beginnings(net: Path) -> None:
+    directory = StaticDirectory()
+    files = tuple(list_peer_files([net / "peers"]))
+    for path in files:
+        for descriptor in StaticDirectory.load(path, OPENSSL):
+            directory.publish(descriptor)
+    names = PeerNames(directory, files, OPENSSL)
+    ids = [peer.node_id for peer in names]
+    for index, node_id in enumerate(ids):
+        assert names.name(node_id) == f"node-{index}"
+        assert names.resolve(f"node-{index}") == names.resolve(node_id.hex().upper()) == node_id
+        others = [other.hex() for other in ids if other != node_id]
+        shortest = next(n for n in range(1, 65) if not any(o.startswith(node_id.hex()[:n]) for o in others))
+        assert names.resolve(node_id.hex()[:shortest]) == node_id
+        if shortest > 1:
+            with pytest.raises(ConfigError, match="id that begins with") as caught:
+                names.resolve(node_id.hex()[: shortest - 1])
+            assert "say more" in caught.value.hint
+    for text in ("", "node-12", "xyz", "00" * 33):
+        with pytest.raises(ConfigError, match="no peer is called"):
+            names.resolve(text)
+    assert names.name(b"\x01" * 32) == "01010101"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["network", "{net}"], ["is not empty", "hint:"]),
+        (["network", "{net}/new", "--nodes", "3", "--port", "65534"], ["port 65536 is not free", "hint:"]),
+        (["keygen", "{net}/node-0/state/keys"], ["never overwritten", "hint:"]),
+        (["up", "{net}/peers"], ["holds no network", "hint: make one with: mtun network"]),
+        (["node", "--config", "{net}/none.toml"], ["none.toml: No such file", "hint:"]),
+        (["ping", "node-99", "--network", "{net}"], ["no peer is called 'node-99'", "hint:"]),
+        (["ping", "node-1", "--network", "{net}/peers"], ["holds no network", "hint:"]),
+        (["ping", "node-1", "--network", "{net}", "--hops", "50"], ["needs as many peers"]),
+        (["send", "{net}", "node-1", "--network", "{net}"], ["is no file", "hint:"]),
+        (["get", "node-1", "client.toml", "--network", "{net}", "--output", "{net}/client.toml"],
+         ["exists", "hint: --replace"]),
+        (["bench", "node-1"], ["belong together", "hint:"]),
+        (["bench", "--network", "{net}"], ["belong together", "hint:"]),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_said_in_two_lines(
+    net: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    assert main([argument.format(net=net) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    for word in words:
+        assert word in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["ping"],
+        ["ping", "node-1"],
+        ["ping", "node-1", "--network", "a", "--peers", "b"],
+        ["ping", "node-1", "--network", "a", "--count", "0"],
+        ["ping", "node-1", "--network", "a", "--hops", "127"],
+        ["ping", "node-1", "--network", "a", "--timeout", "0"],
+        ["network", "x", "--nodes", "0"],
+        ["node"],
+    ],
+    ids=" ".join,
+)
+def test_what_the_parser_refuses(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_wrong_variable_is_refused_by_every_command_that_reads_a_configuration(
+    net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTUN_NODE_LISTNE", "x")
+    for arguments in (
+        ["peers", "--network", str(net)],
+        ["node", "--config", str(net / "node-0" / "node.toml")],
+    ):
+        assert main(arguments) == 2
+        assert "hint: did you mean MTUN_NODE_LISTEN?" in capsys.readouterr().err
+
+
+def test_keygen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "state" / "keys"
+    assert main(["keygen", str(path), "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome == {"file": str(path), "id": NodeKeys.load(path).node_id(OPENSSL).hex()}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_bench_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--hops", "1", "--size", "100KiB", "--count", "2", "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["hops"], outcome["bytes"]) == (1, 102_400)
+    assert outcome["median_ms"] > 0
+
+
+def test_the_files_of_a_network_are_toml(net: Path) -> None:
+    for path in [*net.glob("node-*/node.toml"), net / "client.toml"]:
+        assert tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _examples() -> list[str]:
+    """Every `mtun` line of the document's blocks and of the help texts, without the words behind it."""
+    document = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", document, re.DOTALL)
+    helps = [path.read_text(encoding="utf-8") for path in Path(main.__code__.co_filename).parent.glob("*.py")]
+    helps = [example for text in helps for example in re.findall(r'"""\\\n(example:.*?)"""', text, re.DOTALL)]
+    lines = [line.strip() for text in blocks + helps for line in text.splitlines()]
+    return sorted({re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("mtun ")})
+
+
+def test_there_are_examples_of_every_command() -> None:
+    assert {line.split()[1] for line in _examples()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", _examples())
+def test_each_example_is_right_use(line: str) -> None:
+    options = make_parser().parse_args(shlex.split(line)[1:])
+    assert options.command == line.split()[1]
+
+
+def test_the_document_names_every_command() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `mtun (\w+)", document, re.MULTILINE) == COMMANDS

@@ -1,0 +1,243 @@
+"""Configuration: what is said is taken, what is not known is refused, and the document says the same."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_config
+from tunnel.config.document import document, write_toml
+from tunnel.config.settings import TABLES
+from tunnel.descriptor import Address
+from tunnel.errors import ConfigError
+from tunnel.established import TunnelLimits
+from tunnel.geometry import Profile
+from tunnel.link.handshake import PaddingMode
+from tunnel.node import LOCAL_NETWORK_ID, Limits
+from tunnel.node.limits import LinkPolicy
+from tunnel.services import FilesSettings
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "configuration.md"
+
+
+def make(text: str = "", **environment: str) -> NodeConfig:
+    return make_config(tomllib.loads(text), folder=Path("/x"), source="node.toml", environment=environment)
+
+
+def refused(text: str = "", **environment: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        make(text, **environment)
+    return caught.value
+
+
+def test_an_empty_file_has_the_defaults_of_the_classes() -> None:
+    config = make()
+    assert config.limits == Limits()
+    assert config.files_settings == FilesSettings()
+    assert config.network == LOCAL_NETWORK_ID
+    assert (config.state, config.keys) == (Path("/x/state"), Path("/x/state/keys"))
+    assert config.listen == Address("127.0.0.1", 0)
+    assert config.publish is None
+
+
+def test_every_limit_can_be_set() -> None:
+    known = {(setting.owner, setting.key) for setting in SETTINGS}
+    for owner, kind, left_out in [
+        ("limits", Limits, {"tunnel"}),
+        ("tunnel", TunnelLimits, set()),
+        ("files", FilesSettings, {"is_name_allowed"}),
+    ]:
+        names = {field.name for field in fields(kind)} - left_out
+        assert names == {key for found, key in known if found == owner}
+
+
+def test_every_setting_is_explained_and_has_a_default_of_its_kind() -> None:
+    assert {setting.table for setting in SETTINGS} == set(TABLES)
+    assert len({(setting.table, setting.key) for setting in SETTINGS}) == len(SETTINGS)
+    for setting in SETTINGS:
+        assert setting.meaning, setting.key
+        assert setting.kind.expected, setting.key
+        setting.kind.check(setting.default)
+
+
+def test_the_document_is_made_from_the_settings() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "python -m tunnel.config.document"
+
+
+def test_the_example_of_the_document_is_a_configuration() -> None:
+    example = document().split("```toml\n")[1].split("```")[0]
+    config = make(example)
+    assert config.listen == Address("192.0.2.7", 4000)
+    assert config.files == (Path("/x/peers"),)
+    assert len(config.network) == 16
+
+
+def test_values_of_each_kind() -> None:
+    config = make("""
+        [node]
+        state = "/var/s"
+        keys = "k"
+        listen = "[::1]:4000"
+        advertise = ["192.0.2.1:1", "[2001:db8::1]:2"]
+        profiles = ["bulk", "default-hctr"]
+        log_level = "debug"
+        [links]
+        links = 7
+        link_policy = "once"
+        [timeouts]
+        idle_s = 5
+        dial_s = 0.5
+        [padding]
+        padding = "constant"
+        padding_units = 5
+        [tunnels]
+        window_chunks = 4
+        early = true
+        [files]
+        may_put = false
+    """)
+    assert (config.state, config.keys) == (Path("/var/s"), Path("/x/k"))
+    assert config.listen == Address("::1", 4000)
+    assert config.advertise == (Address("192.0.2.1", 1), Address("2001:db8::1", 2))
+    assert config.profiles == (Profile.from_name("bulk"), Profile.from_name("default-hctr"))
+    assert config.log_level == "DEBUG"
+    assert config.limits == Limits(
+        links=7,
+        link_policy=LinkPolicy.ONCE,
+        idle_s=5.0,
+        dial_s=0.5,
+        padding=PaddingMode.CONSTANT,
+        padding_units=5,
+        tunnel=TunnelLimits(window_chunks=4, early=True),
+    )
+    assert config.files_settings == FilesSettings(may_put=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        ("[nod]\n", "there is no table [nod]", "did you mean [node]?"),
+        ("[zzzzzz]\n", "there is no table [zzzzzz]", "there are [node], "),
+        ("node = 1\n", "expected a table", "[node]"),
+        ("[node]\nlistne = 'x'\n", "[node] has no key 'listne'", "did you mean listen?"),
+        ("[node]\nidle_s = 1\n", "[node] has no key 'idle_s'", "idle_s belongs into [timeouts]"),
+        ("[service]\nqqq = 1\n", "[service] has no key 'qqq'", "[service] has names"),
+        ("[node]\nlisten = 4000\n", "[node] listen = 4000: expected an IP address and a port", ""),
+        ("[node]\nlisten = 'localhost:1'\n", "expected an IP address", ""),
+        ("[node]\nlisten = '::1:4000'\n", "expected an IP address", ""),
+        ("[node]\nlisten = '127.0.0.1:65536'\n", "expected an IP address", ""),
+        ("[node]\nlisten = '0.0.0.0:1'\n", "others cannot dial this address", "[node] advertise"),
+        ("[node]\nadvertise = ['127.0.0.1:0']\n", "[node] advertise", ""),
+        ("[node]\nnetwork = 'abc'\n", '"local", or 32 hex digits', ""),
+        ("[node]\nprofiles = ['huge']\n", 'one of "interactive"', ""),
+        ("[node]\nstate = 1\n", "[node] state = 1: expected a path", ""),
+        ("[links]\nlinks = true\n", "[links] links = True: expected a whole number", ""),
+        ("[links]\nlinks = 0\n", "a whole number, 1 to", ""),
+        ("[links]\nlinks = 1.0\n", "a whole number", ""),
+        ("[links]\nlink_policy = 'twice'\n", 'one of "pooled", "once"', ""),
+        ("[timeouts]\nidle_s = 0\n", "a number of seconds above 0", ""),
+        ("[timeouts]\nidle_s = nan\n", "a number of seconds above 0", ""),
+        ("[timeouts]\nidle_s = '1'\n", "[timeouts] idle_s = '1'", ""),
+        ("[limits]\nbuffer_bytes = 1\n", "a whole number of bytes, 1,048,576 to", ""),
+        ("[tunnels]\nearly = 1\n", "expected true or false", ""),
+        ("[padding]\npadding = 'constant'\npadding_units = 2\n", "padding_units = 2", ""),
+        ("[peers]\nfiles = 'peers'\n", "a list of at most 64", ""),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_key_and_what_is_expected(text: str, words: str, hint: str) -> None:
+    error = refused(text)
+    assert str(error).startswith("node.toml: ")
+    assert words in str(error)
+    assert hint in error.hint
+
+
+def test_the_environment_overrides_the_file() -> None:
+    text = "[node]\nlisten = '127.0.0.1:1'\n[links]\nlinks = 9\n"
+    config = make(
+        text,
+        MTUN_NODE_LISTEN="none",
+        MTUN_LINKS_LINK_POLICY="once",
+        MTUN_TIMEOUTS_IDLE_S="2.5",
+        MTUN_TUNNELS_EARLY="TRUE",
+        MTUN_PEERS_FILES="a, b",
+        HOME="/root",
+    )
+    assert config.listen is None
+    assert config.limits.links == 9
+    assert config.limits.link_policy is LinkPolicy.ONCE
+    assert config.limits.idle_s == 2.5
+    assert config.limits.tunnel.early
+    assert config.files == (Path("/x/a"), Path("/x/b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words", "hint"),
+    [
+        ("MTUN_NODE_LISTNE", "x", "there is no setting MTUN_NODE_LISTNE", "did you mean MTUN_NODE_LISTEN?"),
+        ("MTUN_LINKS_LINKS", "many", "environment: MTUN_LINKS_LINKS = 'many': expected a whole number", ""),
+        ("MTUN_TUNNELS_EARLY", "maybe", "expected true or false", ""),
+        ("MTUN_TIMEOUTS_IDLE_S", "inf", "expected a number", ""),
+    ],
+)
+def test_a_wrong_variable_is_refused(name: str, value: str, words: str, hint: str) -> None:
+    error = refused(**{name: value})
+    assert words in str(error)
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    "content", [b"[node", b"\xff\xfe", b"x" * ((1 << 20) + 1)], ids=["cut", "bytes", "long"]
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=str(path)):
+        load_config(path, {})
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file") as caught:
+        load_config(tmp_path / "node.toml", {})
+    assert caught.value.hint
+
+
+def test_what_is_written_is_read_the_same(tmp_path: Path) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "node": {"state": 'a "quoted" \\ é', "listen": "none"},
+        "service": {"names": ["echo"]},
+    }
+    path = tmp_path / "node.toml"
+    path.write_text(write_toml(tables), encoding="utf-8")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == tables
+    assert load_config(path, {}).names == ("echo",)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), st.lists, max_leaves=5
+)
+
+
+def outcome(tables: dict[str, Any], **environment: str) -> NodeConfig | ConfigError:
+    """Any other error is a failure of the test."""
+    try:
+        return make_config(tables, folder=Path("/x"), source="f", environment=environment)
+    except ConfigError as error:
+        return error
+
+
+@given(st.sampled_from(SETTINGS), VALUES)
+def test_any_value_is_taken_or_refused_as_documented(setting: Setting, value: Any) -> None:
+    result = outcome({setting.table: {setting.key: value}})
+    assert isinstance(result, NodeConfig) or setting.key in str(result)
+
+
+@given(st.sampled_from(SETTINGS), st.text(max_size=30))
+def test_any_variable_is_taken_or_refused_as_documented(setting: Setting, text: str) -> None:
+    result = outcome({}, **{setting.variable: text})
+    assert isinstance(result, NodeConfig) or setting.key.upper() in str(result).upper()

@@ -1,0 +1,213 @@
+"""What a node keeps on disk: private, locked, whole or refused; and what a restart goes on with."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from reactor import Reactor
+from tests.tunnel.helpers import OPENSSL
+from tunnel.cli.main import main
+from tunnel.cli.running import ConfiguredNode
+from tunnel.config import NodeConfig, make_config
+from tunnel.descriptor import Descriptor
+from tunnel.directory import StaticDirectory
+from tunnel.directory.peer_files import PeerFiles, list_peer_files, write_descriptor
+from tunnel.errors import ConfigError, KeyFileError, ReplayFileError, StateError, TunnelError
+from tunnel.state_dir import StateDir, check_private
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_and_is_private(state: Path) -> None:
+    with StateDir(state) as folder:
+        assert folder.read("guards", 1) is None
+        for body in (b"", b"\0\n" * 1000):
+            folder.write("guards", 1, body)
+            assert folder.read("guards", 1) == body
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert stat.S_IMODE((state / "guards").stat().st_mode) == 0o600
+    assert sorted(path.name for path in state.iterdir()) == ["guards", "lock"]
+
+
+def test_a_change_of_any_byte_is_refused_with_advice(state: Path) -> None:
+    with StateDir(state) as folder:
+        folder.write("guards", 1, b"some guards")
+        path = state / "guards"
+        good = path.read_bytes()
+        for at in range(len(good)):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+            with pytest.raises(StateError) as caught:
+                folder.read("guards", 1)
+            assert str(path) in str(caught.value)
+            assert f"move {path} away" in caught.value.hint
+        for bad in (good[:-1], good + b"x", b"", b"\x7fELF"):
+            path.write_bytes(bad)
+            with pytest.raises(StateError):
+                folder.read("guards", 1)
+
+
+def test_another_version_or_name_is_refused(state: Path) -> None:
+    with StateDir(state) as folder:
+        folder.write("guards", 2, b"")
+        with pytest.raises(StateError, match="has version 2, this program reads 1"):
+            folder.read("guards", 1)
+        (state / "guards").rename(state / "others")
+        with pytest.raises(StateError, match="no state file called 'others'"):
+            folder.read("others", 2)
+        for name in ("", "UP", "a/b", "a.b"):
+            with pytest.raises(ValueError, match="a state file called"):
+                folder.write(name, 1, b"")
+
+
+def test_what_others_may_read_is_refused(state: Path) -> None:
+    with StateDir(state) as folder:
+        folder.write("guards", 1, b"")
+        (state / "guards").chmod(0o640)
+        with pytest.raises(StateError, match="has mode 640") as caught:
+            folder.read("guards", 1)
+        assert caught.value.hint == f"chmod 600 {state / 'guards'}"
+    state.chmod(0o755)
+    with pytest.raises(StateError, match="has mode 755") as caught:
+        StateDir(state)
+    assert caught.value.hint == f"chmod 700 {state}"
+
+
+def test_links_are_not_followed(state: Path, tmp_path: Path) -> None:
+    with StateDir(state) as folder:
+        (tmp_path / "elsewhere").write_bytes(b"")
+        (state / "guards").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="symbolic"):
+            folder.read("guards", 1)
+
+
+def test_two_nodes_do_not_use_one_folder(state: Path) -> None:
+    with StateDir(state), pytest.raises(StateError, match=f"in use by another node .process {os.getpid()}"):
+        StateDir(state)
+    StateDir(state).close()
+
+
+def test_a_file_in_its_place(state: Path) -> None:
+    state.write_bytes(b"")
+    with pytest.raises(StateError, match="is not a folder"):
+        StateDir(state)
+
+
+# --- a node over restarts -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> NodeConfig:
+    (tmp_path / "peers").mkdir()
+    assert main(["keygen", str(tmp_path / "state" / "keys")]) == 0
+    tables = {"peers": {"files": ["peers"], "publish": "peers/me"}}
+    return make_config(tables, folder=tmp_path, source="test", environment={})
+
+
+def run_once(config: NodeConfig) -> Descriptor:
+    """Start and stop in order. Returns the descriptor."""
+    with ConfiguredNode(config, Reactor()) as configured:
+        descriptor = configured.node.descriptor
+        (published,) = StaticDirectory.load(config.files[0] / "me", OPENSSL)
+        assert published == descriptor
+        assert not (config.state / "replay").exists()
+    assert (config.state / "replay").exists()
+    return descriptor
+
+
+def test_a_clean_restart_goes_on_with_the_same_keys(config: NodeConfig) -> None:
+    first, second = run_once(config), run_once(config)
+    assert second.node_id == first.node_id
+    assert second.onion_keys == first.onion_keys
+    assert second.sequence > first.sequence
+
+
+def test_after_a_crash_the_node_is_the_same_and_its_onion_keys_are_new(config: NodeConfig) -> None:
+    first = run_once(config)
+    (config.state / "replay").unlink()  # as it is while a node runs
+    second = run_once(config)
+    assert second.node_id == first.node_id
+    assert second.link_key == first.link_key
+    assert not set(second.onion_keys) & set(first.onion_keys)
+
+
+def test_a_start_that_fails_costs_nothing(config: NodeConfig, tmp_path: Path) -> None:
+    first = run_once(config)
+    with ConfiguredNode(config, Reactor()) as running:
+        assert running.node.listens_at is not None
+        taken = str(running.node.listens_at)
+        tables = {"node": {"state": "other", "keys": "other/keys", "listen": taken}}
+        other = make_config(tables, folder=tmp_path, source="test", environment={})
+        assert main(["keygen", str(other.keys)]) == 0
+        with pytest.raises(ConfigError, match="cannot listen on") as caught:
+            ConfiguredNode(other, Reactor()).__enter__()
+        assert "[node] listen" in caught.value.hint
+        assert (other.state / "replay").exists()
+        StateDir(other.state).close()  # its lock was given back
+    assert run_once(config).onion_keys == first.onion_keys
+
+
+def refused(config: NodeConfig, kind: type[TunnelError]) -> str:
+    with pytest.raises(kind) as caught:
+        ConfiguredNode(config, Reactor()).__enter__()
+    StateDir(config.state).close()  # its lock was given back
+    return f"{caught.value} {getattr(caught.value, 'hint', '')}"
+
+
+def test_what_is_missing_or_damaged_is_refused_with_advice(config: NodeConfig) -> None:
+    run_once(config)
+    replay, keys = config.state / "replay", config.keys
+    table, secret = replay.read_bytes(), keys.read_bytes()
+    replay.write_bytes(table[:-1] + bytes([table[-1] ^ 1]))
+    assert "Delete the file" in refused(config, ReplayFileError)
+    replay.write_bytes(b"foreign")
+    assert str(replay) in refused(config, ReplayFileError)
+    replay.write_bytes(table)
+    keys.write_bytes(secret[:-9])
+    assert f"{keys} is not a key file" in refused(config, KeyFileError)
+    keys.write_bytes(secret)
+    keys.chmod(0o644)
+    assert f"chmod 600 {keys}" in refused(config, StateError)
+    keys.unlink()
+    assert f"mtun keygen {keys}" in refused(config, ConfigError)
+    (config.files[0] / "me").write_text("not base64")
+    assert "line 1" in refused(config, KeyFileError)
+
+
+# --- peer files -----------------------------------------------------------------------------------------
+
+
+def test_peer_files_are_read_again_when_they_change(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = config.files[0]
+    first = run_once(config)
+    directory = StaticDirectory()
+    files = PeerFiles(directory, [folder], OPENSSL)
+    files.load()
+    assert list(directory) == [first]
+    assert files.refresh() == []
+    second = run_once(config)
+    assert files.refresh() == [second]
+    assert files.refresh() == []
+    (folder / "bad").write_text("x")
+    (folder / ".half").write_text("x")
+    assert files.refresh() == []
+    assert "left as it was known" in caplog.text
+    write_descriptor(folder / "bad", first)
+    assert files.refresh() == [first]
+    assert [path.name for path in list_peer_files([folder, folder / "me"])] == ["bad", "me", "me"]
+
+
+def test_check_private_of_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        check_private(tmp_path / "none")

@@ -1,0 +1,130 @@
+"""`mtun bench`: how fast a network is: round trips through proxies, and content there and back.
+
+Without a node to ask it makes a network of its own in this process, on loopback, whose figures are bounded by
+one processor. The node that is asked must have the service `echo`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+from tunnel.cli.client import Client, add_client_options, wait
+from tunnel.cli.options import add_json, command, count
+from tunnel.cli.terminal import ProgressBar, parse_size, readable_size
+from tunnel.errors import ConfigError, QueryFailed
+from tunnel.geometry import Profile
+from tunnel.local_network import LocalNetwork
+from tunnel.node import Node
+from tunnel.route import Route
+from tunnel.services import Echo, Services, service_prefix
+
+__all__ = ["add_parser"]
+
+_EXAMPLE = """\
+example:
+  mtun bench                                       3 proxies, in this process
+  mtun bench node-7 --network /tmp/net --hops 10 --size 64MiB
+"""
+_PREFIX = service_prefix("echo")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = command(commands, "bench", "measure round trips and throughput", __doc__, _EXAMPLE, run)
+    add = parser.add_argument
+    add("id", metavar="ID", nargs="?", help="the node that is asked; without: a network of its own")
+    add("--count", type=count(1, 10_000), default=20, metavar="N", help="round trips (default 20)")
+    add("--size", type=parse_size, default=16 << 20, help="content that is echoed (default 16MiB)")
+    add_client_options(parser, required=False)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure. Returns the exit status."""
+    has_source = options.network or options.peers or options.config
+    if bool(options.id) != bool(has_source):
+        raise ConfigError(
+            "a node and a network belong together", "give ID and one of --network, --peers, --config; or none"
+        )
+    if options.id:
+        with Client(options) as client:
+            destination = client.names.resolve(options.id)
+            outcome = _measure(client.node, client.route(destination), options)
+    else:
+        hops = 3 if options.hops is None else options.hops
+        with LocalNetwork(hops + 2, service=Services({"echo": Echo()})) as net:
+            route = net[0].choose_route(net[1].id, hops, Profile.for_proxies(hops))
+            outcome = _measure(net[0], route, options)
+    if options.json:
+        print(json.dumps(outcome))
+    else:
+        print(
+            f"first query, links and handshakes included: {outcome['first_ms']:.1f} ms\n"
+            f"round trip on warm links: median {outcome['median_ms']:.1f} ms, "
+            f"least {outcome['least_ms']:.1f} ms ({options.count} times)\n"
+            f"{readable_size(options.size)} there and back: {outcome['seconds']:.2f} s, "
+            f"{outcome['mb_per_s']:.1f} MB/s each way, "
+            f"{outcome['hops']} proxies, profile {outcome['profile']}"
+        )
+    return 0
+
+
+def _measure(node: Node, route: Route, options: argparse.Namespace) -> dict[str, Any]:
+    def ask(content: Any, **more: Any) -> float:
+        started_s = time.perf_counter()
+        result = wait(node.query(route.destination, content, route=route, **more), options.timeout)
+        result.close()
+        return time.perf_counter() - started_s
+
+    first_s = ask(_PREFIX + bytes(64))
+    times_s = [ask(_PREFIX + bytes(64)) for _ in range(options.count)]
+    sink = _Counter()
+    bar = ProgressBar(2 * options.size, enabled=not options.json)
+    try:
+        seconds = ask(
+            _Content(options.size), sink=sink, progress=lambda sent, received: bar.update(sent + received)
+        )
+    finally:
+        bar.close()
+    if sink.count != options.size:
+        raise QueryFailed(f"{sink.count} bytes came back, {options.size} were sent")
+    return {
+        "hops": len(route.proxies),
+        "profile": Profile.for_proxies(len(route.proxies)).name,
+        "first_ms": round(first_s * 1000, 3),
+        "least_ms": round(min(times_s) * 1000, 3),
+        "median_ms": round(statistics.median(times_s) * 1000, 3),
+        "bytes": options.size,
+        "seconds": round(seconds, 4),
+        "mb_per_s": round(options.size / seconds / 1e6, 3),
+    }
+
+
+class _Content:
+    """The name of the service and then zeros, made as they are read."""
+
+    def __init__(self, size: int) -> None:
+        self._first = _PREFIX
+        self._left = size
+
+    def read(self, size: int, /) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        count = min(size, self._left)
+        self._left -= count
+        return bytes(count)
+
+
+class _Counter:
+    """A sink that keeps nothing."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def write(self, data: memoryview) -> None:
+        self.count += len(data)

@@ -1,0 +1,217 @@
+"""A client: a node of the command's own, which dials its first hops and gets its replies over those links.
+
+Where its peers come from: `--network DIR` (made by `mtun network`), `--peers FILE`, or `--config FILE`. With
+the first two the client is a new node each time, known to nobody; with `--config` it is the node of that
+configuration, with its keys and its state (and guards), which then must not be running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from reactor import ReactorThread
+from tunnel.cli.network import CLIENT_FILE
+from tunnel.cli.options import count, seconds
+from tunnel.cli.running import ConfiguredNode, load_peers, make_node
+from tunnel.config import NodeConfig, load_config, make_config
+from tunnel.descriptor import Descriptor, short
+from tunnel.directory import StaticDirectory
+from tunnel.directory.peer_files import list_peer_files
+from tunnel.errors import ConfigError, QueryFailed
+from tunnel.geometry import Profile
+from tunnel.keys import NodeKeys
+from tunnel.node import Node
+from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.route import Route
+
+__all__ = ["Client", "PeerNames", "add_client_options", "add_target", "wait"]
+
+T = TypeVar("T")
+
+_DEFAULT_HOPS = 3
+_MOST_HOPS = 126
+_LEAVE_S = 1.0  # a command that is done does not keep its user waiting
+
+
+def add_client_options(
+    parser: argparse.ArgumentParser, *, required: bool = True, timeout_s: float = 60.0
+) -> None:
+    """Where the network is, how many proxies, how long to wait."""
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=required)
+    source.add_argument("--network", type=Path, metavar="DIR", help="a network made by `mtun network`")
+    source.add_argument(
+        "--peers", type=Path, action="append", metavar="PATH", help="a peer file, or a folder of them"
+    )
+    source.add_argument("--config", type=Path, metavar="FILE", help="be the node of this configuration")
+    add(
+        "--hops",
+        type=count(0, _MOST_HOPS),
+        metavar="N",
+        help=f"proxies (default {_DEFAULT_HOPS}, or as many as there are)",
+    )
+    shown = f"give up after so many seconds (default {timeout_s:,.0f})"
+    add("--timeout", type=seconds, default=timeout_s, metavar="S", help=shown)
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The node that is asked."""
+    parser.add_argument("id", metavar="ID", help="a node: its name, its id, or the beginning of its id")
+
+
+def client_config(options: argparse.Namespace) -> NodeConfig:
+    """The configuration that the options name.
+
+    Raises:
+        ConfigError: as `load_config`; or the folder holds no network.
+    """
+    if options.config is not None:
+        return load_config(options.config, os.environ)
+    if options.network is not None:
+        path = options.network / CLIENT_FILE
+        if not path.exists():
+            raise ConfigError(
+                f"{options.network} holds no network", f"make one with: mtun network {options.network}"
+            )
+        return load_config(path, os.environ)
+    files = [str(path.resolve()) for path in options.peers]
+    tables = {"node": {"listen": "none"}, "peers": {"files": files}}
+    return make_config(tables, folder=Path(), source="--peers", environment=os.environ)
+
+
+class PeerNames:
+    """What people call nodes: a name where a peer file holds one node alone, else the beginning of its id.
+
+    Args:
+        paths: of the peer files, as in the configuration.
+    """
+
+    def __init__(self, directory: StaticDirectory, paths: tuple[Path, ...], engine: TunnelEngine) -> None:
+        self._directory = directory
+        self._ids: dict[str, bytes] = {}
+        for path in list_peer_files(paths):
+            held = list(StaticDirectory.load(path, engine))
+            if len(held) == 1:
+                self._ids[path.name] = held[0].node_id
+        self._names = {node_id: name for name, node_id in self._ids.items()}
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        """All peers, by name and then by id."""
+        names = self._names
+        return iter(
+            sorted(
+                self._directory,
+                key=lambda peer: (len(name := names.get(peer.node_id, "~" * 99)), name, peer.node_id),
+            )
+        )
+
+    def name(self, node_id: bytes) -> str:
+        """The name of a node; without one the first digits of its id."""
+        return self._names.get(node_id) or short(node_id)
+
+    def resolve(self, text: str) -> bytes:
+        """The node that somebody means.
+
+        Raises:
+            ConfigError: none, or more than one.
+        """
+        if text in self._ids:
+            return self._ids[text]
+        found = [peer.node_id for peer in self if text and peer.node_id.hex().startswith(text.lower())]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            shown = ", ".join(f"{node_id.hex()[:16]}…" for node_id in found[:4])
+            raise ConfigError(
+                f"{len(found)} nodes have an id that begins with {text!r}", f"say more: {shown}"
+            )
+        raise ConfigError(f"no peer is called {text!r}", "the peers are listed by: mtun peers")
+
+
+class Client:
+    """A running client node. A context manager.
+
+    Attributes:
+        node, names, directory: not before `with`.
+    Raises (on entry):
+        ConfigError, KeyFileError, StateError: as for `ConfiguredNode`.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._stack = ExitStack()
+        self._is_ready: Future[None] = Future()
+        self.node: Node
+        self.directory: StaticDirectory
+        self.names: PeerNames
+
+    def __enter__(self) -> Self:
+        options, config = self._options, client_config(self._options)
+        engine = tunnel_engine(config.engine)
+        with self._stack:
+            thread = ReactorThread(name="client")
+            if options.config is not None:
+                configured = self._stack.enter_context(ConfiguredNode(config, thread.reactor))
+                self.node, self.directory = configured.node, configured.directory
+            else:
+                self.directory, _ = load_peers(config, engine)
+                keys = NodeKeys.generate(time.time())
+                self.node = make_node(config, keys, self.directory, thread.reactor, engine)
+            self.names = PeerNames(self.directory, config.files, engine)
+            # Entered last, left first: nothing runs any more when the state is written.
+            self._stack.enter_context(thread)
+            serving = thread.submit(self.node.serve(), name="client node")
+            self._stack.callback(self._leave, thread, serving)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def _leave(self, thread: ReactorThread, serving: Future[None]) -> None:
+        thread.submit(self.node.leave(_LEAVE_S), name="leave").result()
+        serving.result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def hops(self, destination: bytes) -> int:
+        """How many proxies: as was asked for, or three where there are so many."""
+        if self._options.hops is not None:
+            return int(self._options.hops)
+        proxies = [
+            peer
+            for peer in self.directory
+            if not peer.unlisted and peer.node_id not in (destination, self.node.id)
+        ]
+        return min(_DEFAULT_HOPS, len(proxies))
+
+    def route(self, destination: bytes) -> Route:
+        """A route with so many proxies, drawn at random. Raises BadRoute."""
+        hops = self.hops(destination)
+        return self.node.choose_route(destination, hops, Profile.for_proxies(hops))
+
+
+def wait(future: Future[T], timeout_s: float, *, give_up: Callable[[], object] | None = None) -> T:
+    """A future's result.
+
+    Raises:
+        QueryFailed: not in time, or the node was stopped. Whatever the future raises.
+    """
+    try:
+        return future.result(timeout_s)
+    except FutureTimeout as error:
+        if future.done():
+            raise
+        future.cancel()
+        raise QueryFailed(f"no answer within {timeout_s:g} s (--timeout)") from error
+    except CancelledError as error:
+        raise QueryFailed("the query was cancelled") from error

@@ -1,0 +1,47 @@
+"""`mtun keygen`: the secret keys of one node, in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tunnel.cli.options import add_json, command
+from tunnel.errors import ConfigError
+from tunnel.keys import NodeKeys
+from tunnel.primitives import tunnel_engine
+
+__all__ = ["add_parser"]
+
+_EXAMPLE = """\
+example:
+  mtun keygen state/keys      where `mtun node` looks for them, unless [node] keys says otherwise
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = command(commands, "keygen", "make the secret keys of one node", __doc__, _EXAMPLE, run)
+    parser.add_argument("file", type=Path, metavar="FILE", help="where they go; must not exist yet")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make and write them. Returns the exit status."""
+    path: Path = options.file
+    if path.exists():
+        raise ConfigError(
+            f"{path} exists: keys are never overwritten",
+            "name another file, or move this one away; the node's id is lost with it",
+        )
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = NodeKeys.generate(time.time())
+    keys.save(path)
+    node_id = keys.node_id(tunnel_engine()).hex()
+    if options.json:
+        print(json.dumps({"file": str(path), "id": node_id}))
+    else:
+        print(f"keys of node {node_id} are in {path}")
+    return 0

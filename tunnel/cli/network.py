@@ -1,0 +1,145 @@
+"""`mtun network`: keys, descriptors and configurations of a ready network on this machine.
+
+    DIR/peers/node-0            descriptor of node-0; each node writes its own, all read all
+    DIR/node-0/node.toml        its configuration
+    DIR/node-0/state/           its keys and replay tables
+    DIR/node-0/files/           what `mtun send` has sent there
+    DIR/client.toml             for `mtun ping --network DIR` and the others
+
+`mtun up DIR` then runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from tunnel.cli.options import add_json, command, count
+from tunnel.config.document import write_toml
+from tunnel.config.settings import SERVICES
+from tunnel.descriptor import Address
+from tunnel.directory.peer_files import write_descriptor
+from tunnel.errors import ConfigError
+from tunnel.key_ring import KeyRing
+from tunnel.keys import NodeKeys
+from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.state_dir import StateDir
+
+__all__ = ["CLIENT_FILE", "NODE_FILE", "PEERS_FOLDER", "add_parser", "node_folders"]
+
+CLIENT_FILE, NODE_FILE, PEERS_FOLDER = "client.toml", "node.toml", "peers"
+_HOST = "127.0.0.1"
+# Below the ports that systems give to outgoing connections, which would take them while a node is down.
+_FIRST_PORT, _LAST_PORT = 10_000, 32_000
+_MOST_NODES = 1_000
+_EXAMPLE = """\
+example:
+  mtun network /tmp/net --nodes 25
+  mtun up /tmp/net
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = command(commands, "network", "make a ready network on this machine", __doc__, _EXAMPLE, run)
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="where it goes; must be empty or not exist yet")
+    add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="how many (default 5)")
+    add(
+        "--port",
+        type=count(1, 65_535),
+        metavar="P",
+        help="ports P, P+1, … (default: free ones)",
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make it. Returns the exit status."""
+    folder: Path = options.folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty", "name a folder that is empty or does not exist yet")
+    ports = _free_ports(options.nodes, options.port)
+    engine = tunnel_engine()
+    (folder / PEERS_FOLDER).mkdir(parents=True, exist_ok=True)
+    made = {}
+    for index, port in enumerate(ports):
+        name = f"node-{index}"
+        made[name] = _make_node(folder, name, Address(_HOST, port), engine)
+    client: dict[str, dict[str, Any]] = {
+        "node": {"listen": "none", "network": "local"},
+        "peers": {"files": [PEERS_FOLDER]},
+    }
+    (folder / CLIENT_FILE).write_text(write_toml(client), encoding="utf-8")
+    if options.json:
+        print(json.dumps({"folder": str(folder), "nodes": made}, indent=1))
+    else:
+        print(f"{len(ports)} nodes are in {folder}; run them with: mtun up {folder}")
+    return 0
+
+
+def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) -> dict[str, object]:
+    place = str(address)
+    home = folder / name
+    home.mkdir(mode=0o700)
+    tables: dict[str, dict[str, Any]] = {
+        "node": {"state": "state", "listen": place, "network": "local"},
+        "peers": {"files": [f"../{PEERS_FOLDER}"], "publish": f"../{PEERS_FOLDER}/{name}"},
+        "service": {"names": list(SERVICES)},
+    }
+    (home / NODE_FILE).write_text(write_toml(tables), encoding="utf-8")
+    now_s = time.time()
+    with StateDir(home / "state") as state:
+        ring = KeyRing(NodeKeys.generate(now_s), engine)
+        ring.advance(now_s)
+        # As after a clean stop: the first run goes on with the keys that are published here.
+        ring.stop(state.path / "keys", state.replay)
+    write_descriptor(folder / PEERS_FOLDER / name, ring.keys.descriptor((address,), now_s, engine))
+    return {"id": ring.keys.node_id(engine).hex(), "listen": place}
+
+
+def node_folders(folder: Path) -> list[Path]:
+    """The nodes of a network, by number.
+
+    Raises:
+        ConfigError: the folder holds no network.
+    """
+    found = [entry.parent for entry in folder.glob(f"node-*/{NODE_FILE}")]
+    if not found:
+        raise ConfigError(f"{folder} holds no network", f"make one with: mtun network {folder} --nodes 5")
+    return sorted(found, key=lambda entry: (len(entry.name), entry.name))
+
+
+def _free_ports(wanted: int, first: int | None) -> list[int]:
+    """Ports on which nobody listens now."""
+    if first is not None:
+        candidates = range(first, first + wanted)
+        taken = [port for port in candidates if port > 65_535 or not _is_free(port)]
+        if taken:
+            raise ConfigError(f"port {taken[0]} is not free", "choose another --port, or leave it away")
+        return list(candidates)
+    found: list[int] = []
+    candidates = range(_FIRST_PORT, _LAST_PORT)
+    for port in random.SystemRandom().sample(candidates, len(candidates)):
+        if len(found) == wanted:
+            break
+        if _is_free(port):
+            found.append(port)
+    if len(found) < wanted:
+        raise ConfigError(f"{_HOST} has {len(found)} free ports, {wanted} are needed", "use fewer --nodes")
+    return sorted(found)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return False
+        return True

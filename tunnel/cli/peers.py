@@ -1,0 +1,80 @@
+"""`mtun peers`: the nodes that are known, from their signed descriptors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tunnel.cli.client import PeerNames, client_config
+from tunnel.cli.options import add_json, command
+from tunnel.cli.running import load_peers
+from tunnel.cli.terminal import table
+from tunnel.descriptor import Descriptor
+from tunnel.errors import DescriptorError
+from tunnel.geometry import Profile
+from tunnel.primitives import tunnel_engine
+
+__all__ = ["add_parser"]
+
+_EXAMPLE = """\
+example:
+  mtun peers --network /tmp/net
+  mtun peers --peers peers.txt --json
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = command(commands, "peers", "list the nodes that are known", __doc__, _EXAMPLE, run)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--network", type=Path, metavar="DIR", help="a network made by `mtun network`")
+    source.add_argument(
+        "--peers", type=Path, action="append", metavar="PATH", help="a peer file, or a folder of them"
+    )
+    source.add_argument("--config", type=Path, metavar="FILE", help="the peers of this configuration")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """List them. Returns the exit status: 1 when none can be used now."""
+    config = client_config(options)
+    engine = tunnel_engine(config.engine)
+    directory, _ = load_peers(config, engine)
+    names = PeerNames(directory, config.files, engine)
+    now_s = time.time()
+    peers = [_described(names, peer, now_s) for peer in names]
+    if options.json:
+        print(json.dumps({"peers": peers}, indent=1))
+    else:
+        rows = [
+            [
+                peer["name"],
+                peer["id"][:16],
+                ", ".join(peer["addresses"]) or "–",
+                "yes" if peer["usable"] else "no",
+                f"{(peer['expires'] - now_s) / 86_400:.1f} days",
+            ]
+            for peer in peers
+        ]
+        print(table(["name", "id", "address", "usable", "expires in"], rows))
+    return 0 if any(peer["usable"] for peer in peers) else 1
+
+
+def _described(names: PeerNames, peer: Descriptor, now_s: float) -> dict[str, Any]:
+    try:
+        peer.hop(now_s)
+        usable = True
+    except DescriptorError:
+        usable = False
+    return {
+        "name": names.name(peer.node_id),
+        "id": peer.node_id.hex(),
+        "addresses": [str(address) for address in peer.addresses],
+        "profiles": [Profile.from_byte(byte).name for byte in peer.profiles],
+        "unlisted": peer.unlisted,
+        "usable": usable,
+        "expires": peer.expiry,
+    }

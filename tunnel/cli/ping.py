@@ -1,0 +1,115 @@
+"""`mtun ping`: is a node there, and how long does a round trip through proxies take?
+
+Each ping is a query over a route of its own, drawn at random. It counts as answered when the node itself has
+answered: with a reply, or by saying that it has no such service.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tunnel.cli.client import Client, add_client_options, add_target, wait
+from tunnel.cli.options import add_json, command, count
+from tunnel.errors import QueryFailed
+from tunnel.services import service_prefix
+
+__all__ = ["add_parser"]
+
+_EXAMPLE = """\
+example:
+  mtun ping node-7 --network /tmp/net
+  mtun ping 4307b306 --peers peers.txt --hops 5 --count 10 --json
+"""
+_MOST_BYTES = 1 << 20
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = command(commands, "ping", "ask a node for an answer, through proxies", __doc__, _EXAMPLE, run)
+    add_target(parser)
+    parser.add_argument(
+        "--count", type=count(1, 100_000), default=4, metavar="N", help="how often (default 4)"
+    )
+    parser.add_argument(
+        "--size", type=count(0, _MOST_BYTES), default=64, metavar="BYTES", help="content of each (default 64)"
+    )
+    add_client_options(parser)
+    add_json(parser)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pinged:
+    """One ping. `milliseconds` is None when the node has not answered; `error` says why."""
+
+    hops: int
+    milliseconds: float | None
+    answer_bytes: int = 0
+    error: str | None = None
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ping. Returns the exit status: 1 when one of them was not answered."""
+    pings = []
+    with Client(options) as client:
+        destination = client.names.resolve(options.id)
+        name = client.names.name(destination)
+        for number in range(1, options.count + 1):
+            pinged = _ping(client, destination, options)
+            pings.append(pinged)
+            if not options.json:
+                _show(number, name, pinged)
+    times = [pinged.milliseconds for pinged in pings if pinged.milliseconds is not None]
+    if options.json:
+        outcome = {
+            "ok": len(times) == len(pings),
+            "id": destination.hex(),
+            "hops": pings[0].hops,
+            "sent": len(pings),
+            "answered": len(times),
+            "milliseconds": [None if p.milliseconds is None else round(p.milliseconds, 3) for p in pings],
+            "errors": [pinged.error for pinged in pings if pinged.milliseconds is None],
+        }
+        print(json.dumps(outcome))
+    elif times:
+        print(
+            f"{len(times)} of {len(pings)} answered; least {min(times):.1f} ms, "
+            f"median {statistics.median(times):.1f} ms, most {max(times):.1f} ms"
+        )
+    else:
+        print(f"error: {name} has not answered", file=sys.stderr)
+        print("hint: -v shows what the client knows; try --hops 0 to dial it directly", file=sys.stderr)
+    return 0 if len(times) == len(pings) else 1
+
+
+def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _Pinged:
+    route = client.route(destination)
+    hops = len(route.proxies)
+    content = service_prefix("ping") + secrets.token_bytes(options.size)
+    started_s = time.perf_counter()
+    try:
+        result = wait(client.node.query(destination, content, route=route), options.timeout)
+        answer_bytes, error = result.reply_bytes, None
+        result.close()
+    except QueryFailed as failure:
+        report = failure.report
+        if report is None or report.is_way_back or report.suspects or report.hop != hops:
+            return _Pinged(hops, None, error=str(failure))
+        answer_bytes, error = 0, str(report)  # the node itself has said so
+    return _Pinged(hops, (time.perf_counter() - started_s) * 1000, answer_bytes, error)
+
+
+def _show(number: int, name: str, pinged: _Pinged) -> None:
+    if pinged.milliseconds is None:
+        print(f"{number}: no answer: {pinged.error}", flush=True)
+        return
+    what = f"{pinged.answer_bytes} bytes" if pinged.error is None else f"({pinged.error})"
+    print(
+        f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms over {pinged.hops} proxies", flush=True
+    )

@@ -1,0 +1,97 @@
+"""`mtun route`: draws a route to a node, sends a small query along it and shows what each node says.
+
+What is shown is what the route's nodes report to the sender alone: how long each has held the query. A route
+is drawn anew for each query; this one is not used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from tunnel.cli.client import Client, add_client_options, add_target, wait
+from tunnel.cli.options import add_json, command
+from tunnel.cli.terminal import table
+from tunnel.errors import QueryFailed
+from tunnel.modes import ReplyMode
+from tunnel.reports import Report
+from tunnel.route import Route
+from tunnel.services import service_prefix
+
+__all__ = ["add_parser"]
+
+_EXAMPLE = """\
+example:
+  mtun route node-7 --network /tmp/net --hops 5
+  mtun route 4307b306 --peers peers.txt --dry-run      draw it only
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the subcommand to the main parser."""
+    parser = command(commands, "route", "try a route to a node and show it", __doc__, _EXAMPLE, run)
+    add_target(parser)
+    parser.add_argument("--dry-run", action="store_true", help="send nothing")
+    add_client_options(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw it and try it. Returns the exit status."""
+    with Client(options) as client:
+        route = client.route(client.names.resolve(options.id))
+        report = failure = None
+        if not options.dry_run:
+            try:
+                result = wait(
+                    client.node.query(
+                        route.destination, service_prefix("ping"), route=route, mode=ReplyMode.NONE
+                    ),
+                    options.timeout,
+                )
+                report = result.report
+            except QueryFailed as error:
+                report, failure = error.report, error
+        hops = _hops(client, route, report)
+        if options.json:
+            said = None if report is None else str(report)
+            print(json.dumps({"ok": failure is None, "hops": hops, "report": said}, indent=1))
+        else:
+            _print(hops, report)
+    if failure is not None and not options.json:
+        raise failure
+    return 0 if failure is None else 1
+
+
+def _hops(client: Client, route: Route, report: Report | None) -> list[dict[str, Any]]:
+    held = () if report is None else report.hold_ms
+    hops: list[dict[str, Any]] = []
+    for index, node_id in enumerate(route.nodes):
+        peer = client.directory.lookup(node_id)
+        hops.append(
+            {
+                "role": "destination" if index == len(route.proxies) else f"proxy {index + 1}",
+                "name": client.names.name(node_id),
+                "id": node_id.hex(),
+                "addresses": [] if peer is None else [str(address) for address in peer.addresses],
+                "held_ms": held[index] if index < len(held) else None,
+            }
+        )
+    return hops
+
+
+def _print(hops: list[dict[str, Any]], report: Report | None) -> None:
+    rows = [
+        [
+            hop["role"],
+            hop["name"],
+            hop["id"][:16],
+            ", ".join(hop["addresses"]),
+            "" if hop["held_ms"] is None else f"{hop['held_ms']} ms",
+        ]
+        for hop in hops
+    ]
+    print(table(["role", "name", "id", "address", "held for"], rows))
+    if report is not None:
+        print(report)

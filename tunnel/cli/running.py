@@ -1,0 +1,186 @@
+"""One node as its configuration says: from the state folder to a clean stop.
+
+    with Reactor() as reactor, ConfiguredNode(config, reactor) as configured: ...
+
+Order matters. The folder is locked before anything of it is read; the replay tables are read, and removed,
+before anything can be opened; they are written after the last moment at which something could be.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from reactor import Reactor, RunInThread, Service, Sleep, Spawn
+from tunnel.config import NodeConfig
+from tunnel.descriptor import Descriptor
+from tunnel.directory import StaticDirectory
+from tunnel.directory.peer_files import PeerFiles, write_descriptor
+from tunnel.errors import ConfigError
+from tunnel.key_ring import KeyRing
+from tunnel.keys import NodeKeys
+from tunnel.node import Node
+from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.services import Echo, Files, InnerService, Ping, Services
+from tunnel.state_dir import StateDir, check_private
+
+__all__ = ["ConfiguredNode", "load_peers", "make_node", "make_service"]
+
+
+def make_service(config: NodeConfig) -> InnerService:
+    """The inner services that the configuration names, behind one that tells queries apart.
+
+    Raises:
+        OSError: the folder of the files service cannot be made.
+    """
+    makers: dict[str, Callable[[], InnerService]] = {
+        "ping": Ping,
+        "echo": Echo,
+        "files": lambda: Files(config.folder, config.files_settings),
+    }
+    return Services({name: makers[name]() for name in config.names})
+
+
+def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[StaticDirectory, PeerFiles]:
+    """The peers of the configuration's files.
+
+    Raises:
+        KeyFileError: a file cannot be read.
+    """
+    directory = StaticDirectory()
+    files = PeerFiles(directory, config.files, engine)
+    files.load()
+    return directory, files
+
+
+def make_node(
+    config: NodeConfig,
+    keys: NodeKeys | KeyRing,
+    directory: StaticDirectory,
+    reactor: Reactor,
+    engine: TunnelEngine,
+    *,
+    on_publish: Callable[[Descriptor], None] | None = None,
+) -> Node:
+    """A node with the settings of a configuration.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    listen = config.listen
+    try:
+        return Node(
+            keys,
+            directory,
+            reactor=reactor,
+            service=make_service(config),
+            engine=engine,
+            limits=config.limits,
+            host="127.0.0.1" if listen is None else listen.host,
+            port=None if listen is None else listen.port,
+            addresses=config.advertise or None,
+            network_id=config.network,
+            profiles=tuple(profile.byte for profile in config.profiles) or None,
+            on_publish=on_publish,
+        )
+    except OSError as error:
+        assert listen is not None
+        raise ConfigError(
+            f"cannot listen on {listen.host}, port {listen.port}: {error.strerror}",
+            "is another program, or this node already, listening there? else change [node] listen",
+        ) from error
+
+
+class ConfiguredNode:
+    """A node with its state, ready to serve. A context manager; leaving it writes the state.
+
+    Leave it when the reactor is closed or the node has ended: nothing may be opened after.
+
+    Attributes:
+        node, directory: not before `with`.
+    Raises (on entry):
+        StateError: the state folder is in use, or not private. ConfigError: no key file, or the address
+        cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables cannot be read.
+        OSError.
+    """
+
+    def __init__(self, config: NodeConfig, reactor: Reactor) -> None:
+        self.config = config
+        self._reactor = reactor
+        self._engine = tunnel_engine(config.engine)
+        self.node: Node
+        self.directory: StaticDirectory
+
+    def __enter__(self) -> Self:
+        config, engine = self.config, self._engine
+        self._state = StateDir(config.state)
+        try:
+            self.directory, self._files = load_peers(config, engine)
+            self._ring = self._resume()
+            try:
+                self.node = make_node(
+                    config, self._ring, self.directory, self._reactor, engine, on_publish=self._write
+                )
+                self.directory.publish(self.node.descriptor)
+                self._write(self.node.descriptor)
+            except BaseException:
+                self._ring.stop(config.keys, self._state.replay)
+                raise
+        except BaseException:
+            self._state.close()
+            raise
+        return self
+
+    def _resume(self) -> KeyRing:
+        config = self.config
+        if not config.keys.exists():
+            raise ConfigError(
+                f"there is no key file {config.keys}", f"make one with: mtun keygen {config.keys}"
+            )
+        check_private(config.keys)
+        return KeyRing.resume(
+            config.keys,
+            self._state.replay,
+            self._engine,
+            now_s=time.time(),
+            limit=config.limits.replay_tags,
+        )
+
+    def _write(self, descriptor: Descriptor) -> None:
+        if self.config.publish is not None:
+            write_descriptor(self.config.publish, descriptor)
+
+    def serve(self, ready: Callable[[], None]) -> Service[None]:
+        """Run the node until this service is cancelled; then leave in order.
+
+        Args:
+            ready: called once it accepts connections.
+        """
+        serving = yield Spawn(self.node.serve(), "node")
+        refreshing = yield Spawn(self._refresh(), "peer files")
+        try:
+            ready()
+            yield from serving.join()
+        finally:
+            refreshing.cancel()
+            if not serving.is_finished:
+                yield from self.node.leave(self.config.stop_s)
+                yield from serving.join()
+
+    def _refresh(self) -> Service[None]:
+        while True:
+            yield Sleep(self.config.refresh_s)
+            found = yield RunInThread(self._files.refresh)
+            for descriptor in found:
+                self.directory.publish(descriptor)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.node.close()
+            self._ring.stop(self.config.keys, self._state.replay)
+        finally:
+            self._state.close()

@@ -1,0 +1,207 @@
+"""Kinds of values: what a setting takes, said in words and checked by code.
+
+A kind knows its `expected` text, turns a TOML value into the value that the program uses (`check`), reads the
+TOML value out of an environment variable (`read`), and shows a default as TOML (`show`). `check` and `read`
+raise ValueError; whoever calls adds file and key. A `bool` is an `int` to Python and never one here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tunnel.descriptor import Address
+
+__all__ = ["Choice", "Integer", "Kind", "ListOf", "NetworkId", "Number", "Place", "Switch", "Text"]
+
+_MOST_PORT = 65_535
+_NONE = "none"
+
+
+class Kind(Protocol):
+    """See the module."""
+
+    @property
+    def expected(self) -> str:
+        """What such a value is, for people."""
+
+    def check(self, value: Any) -> Any:
+        """The value as the program uses it. Raises ValueError: it is none of this kind."""
+
+    def read(self, text: str) -> Any:
+        """What TOML would have given, from an environment variable. Raises ValueError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A whole number in a range."""
+
+    least: int
+    most: int
+
+    @property
+    def expected(self) -> str:
+        return f"a whole number, {self.least:,} to {self.most:,}"
+
+    def check(self, value: Any) -> int:
+        if type(value) is not int or not self.least <= value <= self.most:
+            raise ValueError
+        return value
+
+    def read(self, text: str) -> int:
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number above `above`, up to `most`; no NaN."""
+
+    above: float
+    most: float
+
+    @property
+    def expected(self) -> str:
+        return f"a number above {self.above:g}, at most {self.most:,.0f}"
+
+    def check(self, value: Any) -> float:
+        if type(value) not in (int, float) or not self.above < value <= self.most:
+            raise ValueError
+        return float(value)
+
+    def read(self, text: str) -> float:
+        return float(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Yes or no."""
+
+    expected = "true or false"
+
+    def check(self, value: Any) -> bool:
+        if type(value) is not bool:
+            raise ValueError
+        return value
+
+    def read(self, text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few names."""
+
+    names: Mapping[str, Any]
+
+    @property
+    def expected(self) -> str:
+        return "one of " + ", ".join(f'"{name}"' for name in self.names)
+
+    def check(self, value: Any) -> Any:
+        if not isinstance(value, str) or value not in self.names:
+            raise ValueError
+        return self.names[value]
+
+    def read(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Any text, a path for one. Empty: none."""
+
+    what: str
+
+    @property
+    def expected(self) -> str:
+        return self.what
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError
+        return value
+
+    def read(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An IP address and a port, as "127.0.0.1:4000" or "[::1]:4000"; with `or_none` also "none"."""
+
+    or_none: bool = False
+    least_port: int = 1
+
+    @property
+    def expected(self) -> str:
+        more = ', or "none"' if self.or_none else ""
+        zero = ", port 0 for any free one" if not self.least_port else ""
+        return f'an IP address and a port, as "127.0.0.1:4000" or "[::1]:4000"{zero}{more}'
+
+    def check(self, value: Any) -> Address | None:
+        if not isinstance(value, str):
+            raise ValueError
+        if self.or_none and value == _NONE:
+            return None
+        host, _, port = value.rpartition(":")
+        is_v6 = host.startswith("[") and host.endswith("]")
+        address = ipaddress.ip_address(host[1:-1] if is_v6 else host)
+        if (address.version == 6) is not is_v6 or not (port.isascii() and port.isdigit()):
+            raise ValueError
+        if not self.least_port <= int(port) <= _MOST_PORT:
+            raise ValueError
+        return Address(str(address), int(port))
+
+    def read(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkId:
+    """The name of one network: "local", or 16 bytes in hex."""
+
+    local: bytes
+
+    @property
+    def expected(self) -> str:
+        return '"local", or 32 hex digits (the same for all nodes of one network)'
+
+    def check(self, value: Any) -> bytes:
+        if value == "local":
+            return self.local
+        if not isinstance(value, str) or len(value) != 32:
+            raise ValueError
+        return bytes.fromhex(value)
+
+    def read(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """Any number of values of one kind; in the environment with commas between them."""
+
+    item: Kind
+    most: int
+
+    @property
+    def expected(self) -> str:
+        return f"a list of at most {self.most}, each {self.item.expected}"
+
+    def check(self, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) > self.most:
+            raise ValueError
+        return tuple(self.item.check(entry) for entry in value)
+
+    def read(self, text: str) -> list[Any]:
+        return [self.item.read(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def show(value: Any) -> str:
+    """A TOML value as TOML; what JSON writes of text, numbers, booleans and lists is TOML too."""
+    return json.dumps(value, ensure_ascii=False)

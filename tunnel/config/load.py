@@ -1,0 +1,203 @@
+"""Reading a configuration: file, then environment, each value checked, each key known.
+
+Nothing is taken as it is: an unknown table or key is refused with the name that is closest, a value of the
+wrong type or range with what is expected. Relative paths begin at the file's folder, so that a node may be
+started from anywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
+from tunnel.descriptor import Address
+from tunnel.errors import ConfigError, LocalTunnelError
+from tunnel.established import TunnelLimits
+from tunnel.geometry import Profile
+from tunnel.link.handshake import PaddingMode
+from tunnel.link.sender import MIN_FIXED_UNITS
+from tunnel.node import Limits
+from tunnel.services import FilesSettings
+
+__all__ = ["NodeConfig", "load_config", "make_config"]
+
+_MOST_FILE_BYTES = 1 << 20  # somebody named another file
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """A configuration, checked. What each means: docs/configuration.md.
+
+    Attributes:
+        files: peer files. folder: of the files service.
+        state, keys, files, folder, publish: whole paths. publish: None: nowhere.
+        listen: None: nowhere. advertise: empty: where it listens.
+        profiles: empty: all of the engine.
+    """
+
+    state: Path
+    keys: Path
+    listen: Address | None
+    advertise: tuple[Address, ...]
+    network: bytes
+    engine: str
+    profiles: tuple[Profile, ...]
+    log_level: str
+    files: tuple[Path, ...]
+    publish: Path | None
+    refresh_s: float
+    names: tuple[str, ...]
+    folder: Path
+    stop_s: float
+    limits: Limits
+    files_settings: FilesSettings
+
+
+def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
+    """Read the configuration in `path`, with the overrides of the environment.
+
+    Args:
+        environment: `os.environ`; what begins with MTUN_ counts.
+    Raises:
+        ConfigError: unreadable, no TOML, an unknown name or a wrong value; says where and what is expected.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}",
+            "make one with: mtun network DIR --nodes N, or see docs/configuration.md",
+        ) from error
+    if len(text) > _MOST_FILE_BYTES:
+        raise ConfigError(f"{path} has more than {_MOST_FILE_BYTES:,} bytes: this is no configuration")
+    try:
+        tables = tomllib.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", 'text is "quoted", tables are [named]') from error
+    return make_config(tables, folder=path.parent, source=str(path), environment=environment)
+
+
+def make_config(
+    tables: Mapping[str, Any], *, folder: Path, source: str, environment: Mapping[str, str]
+) -> NodeConfig:
+    """Check what a file holds.
+
+    Args:
+        tables: as `tomllib` gives them.
+        folder: where relative paths begin. source: what to call the file in messages.
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    given = _known(tables, source) | _overrides(environment)
+    values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}, "files": {}}
+    for setting in SETTINGS:
+        where, value = given.get((setting.table, setting.key), ("its default", setting.default))
+        values[setting.owner][setting.key] = _checked(setting, value, where)
+    try:
+        limits = Limits(**values["limits"], tunnel=TunnelLimits(**values["tunnel"]))
+    except LocalTunnelError as error:
+        raise ConfigError(f"{source}: [tunnels]: {error}") from error
+    if limits.padding is PaddingMode.CONSTANT and limits.padding_units < MIN_FIXED_UNITS:
+        raise ConfigError(
+            f"{source}: [padding] padding_units = {limits.padding_units}: at a constant rate at least "
+            f"{MIN_FIXED_UNITS} are needed"
+        )
+    listen = values["node"]["listen"]
+    is_everywhere = listen is not None and ipaddress.ip_address(listen.host).is_unspecified
+    if is_everywhere and not values["node"]["advertise"]:
+        raise ConfigError(
+            f"{source}: [node] listen = {listen.host}: others cannot dial this address",
+            "say in [node] advertise at which address they reach the node",
+        )
+    return _resolved(values["node"], limits, FilesSettings(**values["files"]), folder.resolve())
+
+
+def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tuple[str, Any]]:
+    """(table, key) → (where it was said, value)."""
+    keys: dict[str, list[str]] = {table: [] for table in TABLES}
+    for setting in SETTINGS:
+        keys[setting.table].append(setting.key)
+    given = {}
+    for table, entries in tables.items():
+        if table not in keys:
+            raise ConfigError(f"{source}: there is no table [{table}]", _closest(table, keys, "[{}]"))
+        if not isinstance(entries, dict):
+            raise ConfigError(
+                f"{source}: {table} = …: expected a table", f"write [{table}] on a line of its own"
+            )
+        for key, value in entries.items():
+            if key not in keys[table]:
+                raise ConfigError(f"{source}: [{table}] has no key {key!r}", _advice(table, key, keys))
+            given[table, key] = f"{source}: [{table}] {key}", value
+    return given
+
+
+def _advice(table: str, key: str, keys: Mapping[str, list[str]]) -> str:
+    elsewhere = [name for name, names in keys.items() if key in names]
+    if elsewhere:
+        return f"{key} belongs into [{elsewhere[0]}]"
+    return _closest(key, keys[table], "{}") or f"[{table}] has {', '.join(keys[table])}"
+
+
+def _closest(name: str, names: Iterable[str], form: str) -> str:
+    names = list(names)
+    found = difflib.get_close_matches(name, names, 1, 0.5)
+    if found:
+        return f"did you mean {form.format(found[0])}?"
+    return f"there are {', '.join(form.format(known) for known in names)}" if form != "{}" else ""
+
+
+def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Any]]:
+    variables = {setting.variable: setting for setting in SETTINGS}
+    given = {}
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        setting = variables.get(name)
+        if setting is None:
+            raise ConfigError(f"environment: there is no setting {name}", _closest(name, variables, "{}"))
+        where = f"environment: {name}"
+        try:
+            given[setting.table, setting.key] = where, setting.kind.read(text)
+        except ValueError as error:
+            raise _wrong(setting, text, where) from error
+    return given
+
+
+def _checked(setting: Setting, value: Any, where: str) -> Any:
+    try:
+        return setting.kind.check(value)
+    except ValueError as error:
+        raise _wrong(setting, value, where) from error
+
+
+def _wrong(setting: Setting, value: Any, where: str) -> ConfigError:
+    unit = {"s": " of seconds", "bytes": " of bytes"}.get(setting.unit, "")
+    expected = setting.kind.expected.replace("number", f"number{unit}", 1)
+    return ConfigError(f"{where} = {value!r}: expected {expected}")
+
+
+def _resolved(
+    values: dict[str, Any], limits: Limits, files_settings: FilesSettings, folder: Path
+) -> NodeConfig:
+    state = folder / values["state"]
+    keys, publish = values["keys"], values["publish"]
+    return NodeConfig(
+        **values
+        | {
+            "state": state,
+            "keys": folder / keys if keys else state / "keys",
+            "files": tuple(folder / name for name in values["files"]),
+            "folder": folder / values["folder"],
+            "publish": folder / publish if publish else None,
+        },
+        limits=limits,
+        files_settings=files_settings,
+    )

@@ -1,0 +1,133 @@
+"""What a node keeps between runs: a folder of small private files, for one node at a time.
+
+    lock     held (flock) while a node uses the folder; the system lets go of it with the process
+    keys     every secret of the node (tunnel/keys.py)
+    replay   the replay tables of a run that was stopped in order (tunnel/key_ring.py); not there while a node
+             runs, nor after a crash: then the next start makes a new onion key
+    others   by name, with `read` and `write`: guards, for one
+
+A file of `write` begins with one line, "mtun-state NAME VERSION DIGEST", so that a damaged, cut or foreign
+file is refused whole and never half understood. The folder has mode 0700 and its files 0600; what others
+could have read or written is refused, as ssh does with its keys.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tunnel.errors import StateError
+from tunnel.private_file import write_private
+
+__all__ = ["StateDir", "check_private"]
+
+_MOST_BYTES = 64 << 20  # larger than anything a node keeps; a foreign file is not read to its end
+_HEAD = re.compile(rb"mtun-state ([a-z-]+) (\d+) ([0-9a-f]{64})\n")
+
+
+class StateDir:
+    """The state folder of one node, locked. A context manager; `close` lets go of the lock.
+
+    Args:
+        path: made, with mode 0700, if it is not there.
+    Raises:
+        StateError: another node uses it, it is not private, or it is not a folder.
+        OSError: it cannot be made or opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise StateError(f"{path} is not a folder", "name another one: [node] state")
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(path)
+        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._lock)
+            raise StateError(
+                f"{path} is in use by another node (process {holder})",
+                "stop that one first, or give this node a state folder of its own",
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    @property
+    def replay(self) -> Path:
+        """Where the replay tables are after a clean stop."""
+        return self.path / "replay"
+
+    def read(self, name: str, version: int) -> bytes | None:
+        """What `write` has written, or None when there is no such file.
+
+        Raises:
+            StateError: damaged, of another version, or another file; says what to do. OSError.
+        """
+        path = self.path / name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        check_private(path)
+        head = _HEAD.match(data)
+        advice = f"move {path} away: the node then makes a new one"
+        if head is None or head[1].decode("ascii") != name:
+            raise StateError(f"{path} is no state file called {name!r}", advice)
+        if int(head[2]) != version:
+            raise StateError(f"{path} has version {int(head[2])}, this program reads {version}", advice)
+        body = data[head.end() :]
+        if len(data) > _MOST_BYTES or hashlib.sha256(body).hexdigest() != head[3].decode("ascii"):
+            raise StateError(f"{path} is damaged: its digest does not fit its content", advice)
+        return body
+
+    def write(self, name: str, version: int, body: bytes) -> None:
+        """Write a file, mode 0600, whole or not at all. Raises OSError; then the old one is as it was.
+
+        Args:
+            name: lower-case letters and dashes.
+        Raises:
+            ValueError: another name, or more than 64 MiB.
+        """
+        head = f"mtun-state {name} {version} {hashlib.sha256(body).hexdigest()}\n".encode("ascii")
+        if _HEAD.fullmatch(head) is None or len(head) + len(body) > _MOST_BYTES:
+            raise ValueError(f"a state file called {name!r} of {len(body)} bytes")
+        write_private(self.path / name, head + body)
+
+    def close(self) -> None:
+        """Let go of the lock. Done twice it does nothing."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_private(path: Path) -> None:
+    """Refuse a file or folder of secrets that others may read or write, or that somebody else owns.
+
+    Raises:
+        StateError: so it is. OSError: it is not there.
+    """
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        right = "700" if path.is_dir() else "600"
+        raise StateError(f"{path} has mode {mode:03o}: others could read it", f"chmod {right} {path}")
+    if found.st_uid != os.geteuid():
+        raise StateError(f"{path} is owned by user {found.st_uid}", "run the node as its owner")
