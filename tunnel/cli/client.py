@@ -149,7 +149,6 @@ class Client:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._stack = ExitStack()
-        self._is_ready: Future[None] = Future()
         self.node: Node
         self.directory: StaticDirectory
         self.names: PeerNames
