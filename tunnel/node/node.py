@@ -291,7 +291,11 @@ class Node:
         progress: Progress | None = None,
         rng: random.Random | None = None,
     ) -> QueryCall:
-        """What `query` sends, with everything chosen that was left open. Args and errors: see there."""
+        """What `query` sends, with everything chosen that was left open. Args: see there.
+
+        Raises:
+            TypeError, BadRoute, ProfileError: as for `query`.
+        """
         check_content(content)
         if profile is None:
             profile = Profile.for_proxies(hops if route is None else len(route.proxies))
