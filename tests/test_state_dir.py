@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tunnel.descriptor import Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.directory.peer_files import PeerFiles, list_peer_files, write_descriptor
 from tunnel.errors import ConfigError, KeyFileError, ReplayFileError, StateError, TunnelError
+from tunnel.geometry import Profile
 from tunnel.state_dir import StateDir, check_private
 
 
@@ -181,6 +183,17 @@ def test_what_is_missing_or_damaged_is_refused_with_advice(config: NodeConfig) -
     assert f"mtun keygen {keys}" in refused(config, ConfigError)
     (config.files[0] / "me").write_text("not base64")
     assert "line 1" in refused(config, KeyFileError)
+
+
+def test_a_new_descriptor_is_written_and_offers_the_same_profiles(config: NodeConfig) -> None:
+    config = replace(config, profiles=(Profile.from_name("bulk"), Profile.from_name("default")))
+    with ConfiguredNode(config, Reactor()) as configured:
+        first = configured.node.descriptor
+        assert {Profile.from_byte(byte).name for byte in first.profiles} == {"bulk", "default"}
+        configured.node._context.publish()  # as after a change of keys
+        (published,) = StaticDirectory.load(config.files[0] / "me", OPENSSL)
+        assert published.sequence > first.sequence
+        assert published.profiles == first.profiles
 
 
 # --- peer files -----------------------------------------------------------------------------------------

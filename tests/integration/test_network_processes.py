@@ -193,7 +193,7 @@ def test_a_node_that_dies_is_reported_and_is_used_again_when_it_is_back(tmp_path
                 for key in ("event", "id", "listen", "peers"):
                     assert again[key] == ready["node-1"][key]
                 for target in ("node-1", "node-3", "node-0"):
-                    assert asked("ping", target, *at, "--count", "6")["ok"], target
+                    assert asked("ping", target, *at, "--count", "3")["ok"], target
                 assert node.stop(how)[0] == (0 if how == signal.SIGTERM else -how)
         status, errors = up.stop(signal.SIGTERM)
         assert status == 1, "a node has died"
@@ -243,9 +243,12 @@ def test_a_client_with_a_configuration_of_its_own_and_one_with_a_peer_file(tmp_p
 def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = tmp_path / "net"
     monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    monkeypatch.setenv("MTUN_SERVICE_NAMES", "")
     with network(net, 2) as (up, _):
         at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
-        assert asked(*at)["ok"]
+        assert asked(*at)["ok"]  # it says that it has no such service, and so that it is there
+        refused = mtun("get", "node-1", "--network", net, "--hops", "0", status=1)
+        assert "TARGET_NOT_ALLOWED" in refused.stderr
         monkeypatch.setenv("MTUN_NODE_NETWORK", "5b" * 16)
         assert asked(*at, status=1)["answered"] == 0
         assert up.stop()[0] == 0
@@ -273,6 +276,42 @@ def test_a_second_control_c_does_not_wait(tmp_path: Path) -> None:
         status, errors = up.stop()
         assert (status, "error: interrupted" in errors) == (1, True)
         assert all(is_gone(node["pid"]) for node in ready.values())
+
+
+def test_a_bar_on_a_terminal_and_control_c_in_the_middle(tmp_path: Path) -> None:
+    with (tmp_path / "content").open("wb") as file:
+        file.truncate(512 * MIB)  # more than is moved in the second before the bar is shown
+    with network(tmp_path / "net", 5) as (up, _):
+        arguments = ["send", str(tmp_path / "content"), "node-4", "--network", str(tmp_path / "net")]
+        terminal, stderr = os.openpty()
+        send = subprocess.Popen(
+            [sys.executable, "-m", "tunnel", *arguments], stderr=stderr, env=environment()
+        )
+        os.close(stderr)
+        watchdog = threading.Timer(PATIENCE_S, send.kill)
+        watchdog.start()
+        try:
+            _read_until(terminal, "MiB")
+            send.send_signal(signal.SIGINT)
+            assert "error: interrupted" in _read_until(terminal, "error: interrupted")
+            assert send.wait(PATIENCE_S) == 1
+        finally:
+            watchdog.cancel()
+            send.kill()
+            send.wait()
+            os.close(terminal)
+        assert list((tmp_path / "net" / "node-4" / "files").glob(".*.part")), "to be resumed"
+        assert asked("ping", "node-4", "--network", tmp_path / "net")["ok"]
+        assert up.stop()[0] == 0
+
+
+def _read_until(terminal: int, word: str) -> str:
+    """What a terminal shows, up to a word; all of it where the other end is closed before."""
+    shown = b""
+    with contextlib.suppress(OSError):  # so a terminal says that nobody has its other end any more
+        while word.encode() not in shown and (data := os.read(terminal, 4096)):
+            shown += data
+    return shown.decode("utf-8", "replace")
 
 
 def test_nodes_end_with_whoever_started_them(tmp_path: Path) -> None:

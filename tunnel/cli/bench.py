@@ -27,7 +27,7 @@ __all__ = ["add_parser"]
 _EXAMPLE = """\
 example:
   mtun bench                                       3 proxies, in this process
-  mtun bench node-7 --network /tmp/net --hops 10 --size 64MiB
+  mtun bench node-7 --network mynet --hops 10 --size 64MiB
 """
 _PREFIX = service_prefix("echo")
 

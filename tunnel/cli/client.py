@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
@@ -149,7 +149,6 @@ class Client:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._stack = ExitStack()
-        self._is_ready: Future[None] = Future()
         self.node: Node
         self.directory: StaticDirectory
         self.names: PeerNames
@@ -159,6 +158,7 @@ class Client:
         engine = tunnel_engine(config.engine)
         with self._stack:
             thread = ReactorThread(name="client")
+            self._stack.callback(thread.close)  # also where it never comes to start
             if options.config is not None:
                 configured = self._stack.enter_context(ConfiguredNode(config, thread.reactor))
                 self.node, self.directory = configured.node, configured.directory
@@ -200,8 +200,8 @@ class Client:
         return self.node.choose_route(destination, hops, Profile.for_proxies(hops))
 
 
-def wait(future: Future[T], timeout_s: float, *, give_up: Callable[[], object] | None = None) -> T:
-    """A future's result.
+def wait(future: Future[T], timeout_s: float) -> T:
+    """A future's result. Whatever ends the waiting, Ctrl-C for one, cancels what is waited for.
 
     Raises:
         QueryFailed: not in time, or the node was stopped. Whatever the future raises.
@@ -211,7 +211,8 @@ def wait(future: Future[T], timeout_s: float, *, give_up: Callable[[], object] |
     except FutureTimeout as error:
         if future.done():
             raise
-        future.cancel()
         raise QueryFailed(f"no answer within {timeout_s:g} s (--timeout)") from error
     except CancelledError as error:
         raise QueryFailed("the query was cancelled") from error
+    finally:
+        future.cancel()  # without effect on one that is done

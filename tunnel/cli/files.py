@@ -29,14 +29,14 @@ T = TypeVar("T")
 _SERVICE = "files"
 _SEND_EXAMPLE = """\
 example:
-  mtun send report.pdf node-7 --network /tmp/net
+  mtun send report.pdf node-7 --network mynet
   mtun send report.pdf 4307b306 --peers peers.txt --name r.pdf --hops 10
 """
 _GET_EXAMPLE = """\
 example:
-  mtun get node-7 report.pdf --network /tmp/net
-  mtun get node-7 report.pdf --network /tmp/net --output copy.pdf
-  mtun get node-7 --network /tmp/net                 what is there?
+  mtun get node-7 report.pdf --network mynet
+  mtun get node-7 report.pdf --network mynet --output copy.pdf
+  mtun get node-7 --network mynet                 what is there?
 """
 
 

@@ -39,8 +39,8 @@ _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 _MOST_NODES = 1_000
 _EXAMPLE = """\
 example:
-  mtun network /tmp/net --nodes 25
-  mtun up /tmp/net
+  mtun network mynet --nodes 25
+  mtun up mynet
 """
 
 

@@ -21,7 +21,7 @@ __all__ = ["add_parser"]
 
 _EXAMPLE = """\
 example:
-  mtun peers --network /tmp/net
+  mtun peers --network mynet
   mtun peers --peers peers.txt --json
 """
 

@@ -24,7 +24,7 @@ __all__ = ["add_parser"]
 
 _EXAMPLE = """\
 example:
-  mtun ping node-7 --network /tmp/net
+  mtun ping node-7 --network mynet
   mtun ping 4307b306 --peers peers.txt --hops 5 --count 10 --json
 """
 _MOST_BYTES = 1 << 20

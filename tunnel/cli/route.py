@@ -23,7 +23,7 @@ __all__ = ["add_parser"]
 
 _EXAMPLE = """\
 example:
-  mtun route node-7 --network /tmp/net --hops 5
+  mtun route node-7 --network mynet --hops 5
   mtun route 4307b306 --peers peers.txt --dry-run      draw it only
 """
 

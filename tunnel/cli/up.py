@@ -27,9 +27,9 @@ __all__ = ["add_parser"]
 
 _EXAMPLE = """\
 example:
-  mtun network /tmp/net --nodes 25
-  mtun up /tmp/net                      Ctrl-C stops it
-  mtun ping node-7 --network /tmp/net   in another terminal
+  mtun network mynet --nodes 25
+  mtun up mynet                      Ctrl-C stops it
+  mtun ping node-7 --network mynet   in another terminal
 """
 log = logging.getLogger("tunnel.cli")
 

@@ -302,7 +302,11 @@ class Node:
         progress: Progress | None = None,
         rng: random.Random | None = None,
     ) -> QueryCall:
-        """What `query` sends, with everything chosen that was left open. Args and errors: see there."""
+        """What `query` sends, with everything chosen that was left open. Args: see there.
+
+        Raises:
+            TypeError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
+        """
         own_sinks = _checked(content, replies, sink, sinks)
         if profile is None:
             profile = Profile.for_proxies(hops if route is None else len(route.proxies))
