@@ -164,6 +164,32 @@ def test_a_tunnel_whose_other_end_is_not_heard_ends_by_itself(monkeypatch: pytes
         wait_until_idle(net)
 
 
+def test_tunnels_that_nobody_reads_do_not_fill_the_memory() -> None:
+    """Sub-streams that the other end never accepts: the tunnel that holds most is given up."""
+
+    def serve(tunnel: Any) -> Generator[Any, Any, None]:
+        while (yield from tunnel.next_message()):
+            pass
+
+    limits = Limits(idle_s=2.0, linger_s=1.0, tunnel_bytes=100_000)
+    service = Switchable()
+    service.use = serve
+    with LocalNetwork(peers=2, service=service, limits=limits) as net:
+        bob = net[1]._context
+
+        def fill(tunnel: NodeTunnel) -> Service[None]:
+            for _ in range(12):
+                stream = tunnel._core.open(Target(TargetKind.SERVICE, b"nobody"))
+                yield from WriteYield(stream).write_all(bytes(15_000))
+            yield from tunnel.receive()
+
+        with pytest.raises(QueryFailed) as caught:
+            net[0].tunnel(net[1].id, fill, hops=0).result(PATIENCE_S)
+        assert caught.value.code is ErrorCode.BUSY
+        wait_until_idle(net)
+        assert bob.tunnels.total == 0
+
+
 # --- failures
 
 
