@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -213,3 +214,13 @@ def test_a_loop_that_somebody_throws_away_is_missed() -> None:
         with pytest.raises(BadRoute, match="at least 2"):
             net[0].send_cover(short).result(PATIENCE_S)
         wait_until_idle(net)
+
+
+def test_the_delay_that_a_sender_drew_is_kept(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two proxies that are told to wait for 150 ms each; the destination's own field is 0."""
+    monkeypatch.setattr("tunnel.way_builder.draw_delay", lambda mean_s, random_bytes: 15)
+    plan = CoverPlan(Route((net[1].id, net[2].id), net[3].id), SMALL, 100, is_loop=False)
+    began_s = time.monotonic()
+    net[0].send_cover(plan, mean_delay_s=0.1).result(PATIENCE_S)
+    assert time.monotonic() - began_s >= 0.3
+    wait_until_idle(net)

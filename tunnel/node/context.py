@@ -20,6 +20,7 @@ from tunnel.link.receive_queue import Budget
 from tunnel.node.forward import Forward
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.pending import PendingQuery
+from tunnel.node.tunnel_budget import TunnelBudget
 from tunnel.primitives import TunnelEngine, X25519Private
 from tunnel.route import Route, choose_route
 from tunnel.services import InnerService
@@ -67,6 +68,7 @@ class NodeContext:
     own: those of them that have a first hop, or are about to: told when the node ends.
     half_open_hosts: where the incoming connections come from that have not finished their handshake.
     budget: bounds the unread content of all links.
+    tunnels: bounds that of all established tunnels.
     links: to neighbours; set by `Node`, since it is made from this context.
     on_publish: told of each new descriptor; None = nobody is.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
@@ -93,6 +95,10 @@ class NodeContext:
     half_open_hosts: list[str] = field(default_factory=list)
     invitations: dict[bytes, None] = field(default_factory=dict)
     links: LinkTable = field(init=False)
+    tunnels: TunnelBudget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tunnels = TunnelBudget(self.limits.tunnel_bytes)
 
     @property
     def name(self) -> str:

@@ -55,6 +55,8 @@ class Limits:
         record_s: a record that has begun to come must be whole after so long.
         buffer_bytes: unread content of all links; above nine tenths of it the streams that wait longest are
             reset.
+        tunnel_bytes: unread content of all established tunnels, in their sub-streams and messages; above it
+            the tunnel that holds most is given up.
         replay_tags: size of the replay table; about 100 bytes each.
         queries: of this node's own that wait for their result.
         key_tick_s: how often the onion keys are looked after; they change once a day.
@@ -86,6 +88,7 @@ class Limits:
     pong_s: float = 20.0
     record_s: float = 30.0
     buffer_bytes: int = 256 << 20
+    tunnel_bytes: int = 128 << 20
     replay_tags: int = 1_000_000
     queries: int = 1024
     key_tick_s: float = 60.0

@@ -203,9 +203,10 @@ def carry(
         yield received
 
     def receive() -> Service[None]:
-        yield from _receive(stream, core, first, take_off)
+        yield from _receive(node, stream, core, first, take_off)
         received.set()
 
+    node.tunnels.enter(core)
     try:
         heard = idle_watch([_Heard(stream)], node.limits.idle_s)
         yield from guarded(send(), receive(), _keep_alive(node, core), heard)
@@ -215,6 +216,8 @@ def carry(
     except BaseException:
         core.fail(TunnelStopped("the tunnel was ended by its own node"))
         raise
+    finally:
+        node.tunnels.leave(core)
 
 
 def _send(
@@ -235,6 +238,7 @@ def _send(
 
 
 def _receive(
+    node: NodeContext,
     stream: Stream,
     core: EstablishedTunnel[Signal],
     first: memoryview | None,
@@ -256,6 +260,7 @@ def _receive(
             take_off(chunk, number)
         number += 1
         core.received(chunk)
+        node.tunnels.received(core)
 
 
 class _Heard:

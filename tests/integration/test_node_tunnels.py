@@ -1,0 +1,304 @@
+"""Established tunnels between real nodes: messages, sub-streams, ends, and what Alice is told of failures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from reactor import ReadYield, Service, Sleep, WriteYield
+from tests.integration.test_error_reports import fail_hop, tamper_at
+from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
+from tunnel import Echo, ErrorCode, Limits, LocalNetwork, Profile, QueryFailed, Route
+from tunnel.errors import PeerError, SubStreamReset
+from tunnel.established import EstablishedTunnel, Target, TargetKind
+from tunnel.geometry import DEFAULT
+from tunnel.node.tunnels import NodeTunnel
+from tunnel.onion.header import Command
+from tunnel.services import Tunnel
+
+LIMITS = Limits(idle_s=2.0, answer_s=2.0, linger_s=1.0)
+Use = Callable[[NodeTunnel], Service[None]]
+
+
+class Switchable(Echo):
+    """Echoes messages, unless a test gives it something else to do with a tunnel."""
+
+    use: Callable[[Any], Generator[Any, Any, None]] | None = None
+
+    def tunnel(self, tunnel: Tunnel) -> Generator[Any, Any, None]:
+        if self.use is None:
+            yield from super().tunnel(tunnel)
+        else:
+            yield from self.use(tunnel)
+
+
+SERVICE = Switchable()
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[LocalNetwork]:
+    with LocalNetwork(peers=6, service=SERVICE, limits=LIMITS) as network:
+        yield network
+
+
+@pytest.fixture
+def net(network: LocalNetwork) -> Iterator[LocalNetwork]:
+    SERVICE.use = None
+    yield network
+    wait_until_idle(network)
+
+
+def route(net: LocalNetwork) -> Route:
+    return Route((net[1].id, net[2].id), net[3].id)
+
+
+def exchange(messages: list[bytes], got: list[bytes | None]) -> Use:
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        for message in messages:
+            yield from tunnel.send(message)
+            got.append((yield from tunnel.receive()))
+
+    return use
+
+
+@pytest.mark.parametrize("hops", [0, 1, 4])
+def test_messages_and_their_answers(net: LocalNetwork, hops: int) -> None:
+    # Each fits into the windows of both ways: who sends more than that must read meanwhile.
+    messages = [b"", b"one", os.urandom(20_000), b"x" * 974, b"last"]
+    got: list[bytes | None] = []
+    report = net[0].tunnel(net[5].id, exchange(messages, got), hops=hops).result(PATIENCE_S)
+    assert got == messages
+    assert report is not None
+    assert report.succeeded
+    assert len(report.hold_ms) == hops + 1
+
+
+def test_a_tunnel_over_many_hops_in_another_profile() -> None:
+    with LocalNetwork(peers=25, service=SERVICE) as net:
+        got: list[bytes | None] = []
+        use = exchange([b"far", b"away"], got)
+        net[0].tunnel(net[24].id, use, hops=23, profile=Profile(DEFAULT)).result(PATIENCE_S)
+        assert got == [b"far", b"away"]
+        wait_until_idle(net)
+
+
+def test_both_directions_at_once(net: LocalNetwork) -> None:
+    """More than all windows together in each, and neither end reads before it has written some."""
+    there, back = os.urandom(400_000), os.urandom(400_000)
+    arrived: list[bytes | None] = []
+
+    def talk(tunnel: NodeTunnel, content: bytes) -> Service[None]:
+        handle = yield from net[0]._context.scope.spawn(tunnel.send(content), name="talk")
+        arrived.append((yield from tunnel.receive()))
+        yield from handle.join()
+
+    SERVICE.use = lambda tunnel: talk(tunnel, back)
+    net[0].tunnel(net[3].id, lambda tunnel: talk(tunnel, there), route=route(net)).result(PATIENCE_S)
+    assert sorted(map(bytes, filter(None, arrived))) == sorted([there, back])
+
+
+def test_sub_streams_are_opened_refused_and_closed_by_halves(net: LocalNetwork) -> None:
+    def serve(tunnel: NodeTunnel) -> Service[None]:
+        for _ in range(4):
+            stream = yield from tunnel.accept()
+            if str(stream.target) == "forbidden":
+                stream.give_up(ErrorCode.TARGET_NOT_ALLOWED)
+                continue
+            stream.confirm()
+            reader, writer, buffer = ReadYield(stream), WriteYield(stream), bytearray(500)
+            content = b""
+            while count := (yield from reader.readinto(buffer)):
+                content += buffer[:count]
+            # Their half is closed, this one is not.
+            yield from writer.write_all(content.upper())
+            stream.close()
+
+    answers: list[bytes] = []
+
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        for number in range(3):
+            stream = yield from tunnel.open(Target(TargetKind.SERVICE, b"upper"))
+            yield from WriteYield(stream).write_all(b"some text " * 1_000 * number)
+            stream.close()
+            reader, buffer, answer = ReadYield(stream), bytearray(7_000), b""
+            while count := (yield from reader.readinto(buffer)):
+                answer += buffer[:count]
+            answers.append(answer)
+        with pytest.raises(SubStreamReset) as caught:
+            yield from tunnel.open(Target(TargetKind.SERVICE, b"forbidden"))
+        assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
+
+    SERVICE.use = serve
+    net[0].tunnel(net[3].id, use, route=route(net)).result(PATIENCE_S)
+    assert answers == [b"SOME TEXT " * 1_000 * number for number in range(3)]
+
+
+def test_a_quiet_tunnel_outlives_the_idle_limit_of_every_hop() -> None:
+    with LocalNetwork(peers=4, limits=Limits(idle_s=0.3, linger_s=1.0)) as net:
+        got: list[bytes | None] = []
+
+        def use(tunnel: NodeTunnel) -> Service[None]:
+            yield from exchange([b"before"], got)(tunnel)
+            yield Sleep(1.0)
+            yield from exchange([b"after"], got)(tunnel)
+
+        net[0].tunnel(net[3].id, use, route=route(net)).result(PATIENCE_S)
+        assert got == [b"before", b"after"]
+        wait_until_idle(net)
+
+
+def test_a_tunnel_whose_other_end_is_not_heard_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its links live and its service waits: only that nothing comes tells that it is over."""
+    monkeypatch.setattr(EstablishedTunnel, "pad", lambda self: None)
+    with LocalNetwork(peers=2, limits=Limits(idle_s=0.3, linger_s=0.5)) as net:
+
+        def use(tunnel: NodeTunnel) -> Service[None]:
+            yield from tunnel.receive()
+
+        with pytest.raises(QueryFailed) as caught:
+            net[0].tunnel(net[1].id, use, hops=0).result(PATIENCE_S)
+        assert caught.value.code is ErrorCode.TIMEOUT
+        wait_until_idle(net)
+
+
+def test_tunnels_that_nobody_reads_do_not_fill_the_memory() -> None:
+    """Sub-streams that the other end never accepts: the tunnel that holds most is given up."""
+
+    def serve(tunnel: Any) -> Generator[Any, Any, None]:
+        while (yield from tunnel.next_message()):
+            pass
+
+    limits = Limits(idle_s=2.0, linger_s=1.0, tunnel_bytes=100_000)
+    service = Switchable()
+    service.use = serve
+    with LocalNetwork(peers=2, service=service, limits=limits) as net:
+        bob = net[1]._context
+
+        def fill(tunnel: NodeTunnel) -> Service[None]:
+            for _ in range(12):
+                stream = tunnel._core.open(Target(TargetKind.SERVICE, b"nobody"))
+                yield from WriteYield(stream).write_all(bytes(15_000))
+            yield from tunnel.receive()
+
+        with pytest.raises(QueryFailed) as caught:
+            net[0].tunnel(net[1].id, fill, hops=0).result(PATIENCE_S)
+        assert caught.value.code is ErrorCode.BUSY
+        wait_until_idle(net)
+        assert bob.tunnels.total == 0
+
+
+# --- failures
+
+
+@pytest.mark.parametrize("when", [0, 30], ids=["before", "during"])
+@pytest.mark.parametrize("hop", [0, 1])
+@pytest.mark.parametrize("is_backward", [False, True], ids=["forward", "backward"])
+def test_a_proxy_that_fails_under_a_tunnel(
+    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, hop: int, is_backward: bool, when: int
+) -> None:
+    fail_hop(net[1 + hop], monkeypatch, when, is_backward=is_backward)
+    use = exchange([os.urandom(20_000)] * 5, [])
+    with pytest.raises(QueryFailed) as caught:
+        net[0].tunnel(net[3].id, use, route=route(net)).result(PATIENCE_S)
+    report = caught.value.report
+    assert report is not None
+    assert (report.hop, report.code) == (hop, ErrorCode.BUSY)
+    assert f"BUSY at hop {hop + 1} of 3" in str(caught.value)
+
+
+@pytest.mark.parametrize("hop", [0, 1, 2])
+def test_a_hop_that_changes_the_status_of_a_tunnel(
+    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, hop: int
+) -> None:
+    tamper_at(
+        net[1 + hop], monkeypatch, lambda status: bytes([status[0] ^ 1]) + status[1:],
+        to=Command.DEST if hop == 2 else Command.RELAY,
+    )  # fmt: skip
+    report = net[0].tunnel(net[3].id, exchange([b"x"], []), route=route(net)).result(PATIENCE_S)
+    assert report is not None
+    assert not report.succeeded
+    assert report.suspects == ((hop - 1, hop) if hop else (0,))
+
+
+def test_a_service_that_fails_is_told_in_the_tunnel_and_in_the_status(
+    net: LocalNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    def serve(tunnel: NodeTunnel) -> Service[None]:
+        yield from tunnel.receive()
+        raise ZeroDivisionError
+
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        yield from tunnel.send(b"x")
+        with pytest.raises(PeerError) as caught:
+            yield from tunnel.receive()
+        codes.append(caught.value.code)
+
+    codes: list[ErrorCode] = []
+    SERVICE.use = serve
+    for _ in range(5):
+        report = net[0].tunnel(net[3].id, use, route=route(net)).result(PATIENCE_S)
+        assert report is not None
+        assert (report.hop, report.code) == (2, ErrorCode.SERVICE_FAILED)
+    assert codes == [ErrorCode.SERVICE_FAILED] * 5
+    assert "inner service Switchable failed" in caplog.text
+
+
+def test_an_error_of_the_user_passes_through_and_leaves_nothing(net: LocalNetwork) -> None:
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        yield from tunnel.send(b"x")
+        raise KeyError("the user's own")
+
+    with pytest.raises(KeyError, match="the user's own"):
+        net[0].tunnel(net[3].id, use, route=route(net)).result(PATIENCE_S)
+    wait_until_idle(net)
+    assert_works(net)
+
+
+def test_a_cancelled_tunnel_leaves_nothing(net: LocalNetwork) -> None:
+    begun: list[bool] = []
+
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        yield from tunnel.send(b"x")
+        yield from tunnel.receive()
+        begun.append(True)
+        yield Sleep(1_000)
+
+    def watch() -> Service[None]:
+        while not begun:
+            yield Sleep(0.002)
+
+    future = net[0].tunnel(net[3].id, use, route=route(net))
+    net.submit(watch()).result(PATIENCE_S)
+    assert future.cancel()
+    wait_until_idle(net)
+    assert_works(net)
+
+
+@pytest.mark.parametrize("stopped", [0, 1, 3], ids=["alice", "proxy", "bob"])
+def test_a_node_that_stops_under_a_tunnel(stopped: int) -> None:
+    with LocalNetwork(peers=4, limits=LIMITS) as net:
+        begun: list[bool] = []
+
+        def use(tunnel: NodeTunnel) -> Service[None]:
+            yield from tunnel.send(b"x")
+            yield from tunnel.receive()
+            begun.append(True)
+            yield from tunnel.receive()
+
+        def watch() -> Service[None]:
+            while not begun:
+                yield Sleep(0.002)
+
+        future = net[0].tunnel(net[3].id, use, route=route(net))
+        net.submit(watch()).result(PATIENCE_S)
+        net.stop(stopped)
+        error = future.exception(PATIENCE_S)
+        assert isinstance(error, QueryFailed)
+        assert error.code in (ErrorCode.DISCONNECTED, ErrorCode.CANCELLED)
+        if stopped == 3:
+            assert error.report is not None
+            assert error.report.blamed == (1, 2)
+        wait_until_idle(net)
