@@ -59,7 +59,8 @@ class Node:
         host, port: where to listen; port 0 lets the system choose.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
-        OSError: the address cannot be listened on. ValueError: `host` is a name, not an IP address.
+        OSError: the address cannot be listened on. TypeError: `service` is none. ValueError: `host` is a
+        name, not an IP address.
         LocalTunnelError: the wall clock shows a time that no key or descriptor can hold.
     """
 
@@ -80,6 +81,7 @@ class Node:
     ) -> None:
         engine = engine or tunnel_engine()
         limits = limits or Limits()
+        inner = Echo() if service is None else as_service(service)
         # The replay table dies with the process, so what it guarded must too: a node that starts again has
         # a new onion key, and frames recorded before open no more.
         keys = keys.rotated(wall_clock())
@@ -101,7 +103,7 @@ class Node:
             descriptor=descriptor,
             directory=directory,
             tunnel=tunnel,
-            service=Echo() if service is None else as_service(service),
+            service=inner,
             limits=limits,
             # A read or write service that fails must not take the others with it.
             scope=Scope(f"node {short(descriptor.node_id)}", fail_together=False),
