@@ -134,12 +134,14 @@ def test_a_flush_of_a_blocking_service_is_heard_at_once() -> None:
         assert go_on.wait(PATIENCE_S)
         reply.write(b"second")
 
-    with LocalNetwork(peers=3, service=blocking(slow)) as net:
-        with Client(net[0]).ask(net[2].id, b"", hops=1) as reply:
-            assert reply.read(timeout_s=PATIENCE_S) == b"first"
-            go_on.set()
-            assert reply.read(timeout_s=PATIENCE_S) == b"second"
-            assert reply.read(timeout_s=PATIENCE_S) == b""
+    with (
+        LocalNetwork(peers=3, service=blocking(slow)) as net,
+        Client(net[0]).ask(net[2].id, b"", hops=1) as reply,
+    ):
+        assert reply.read(timeout_s=PATIENCE_S) == b"first"
+        go_on.set()
+        assert reply.read(timeout_s=PATIENCE_S) == b"second"
+        assert reply.read(timeout_s=PATIENCE_S) == b""
 
 
 def test_a_blocking_service_that_fails_or_reads_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -211,7 +213,7 @@ def test_threads_are_bounded_and_so_are_those_who_wait() -> None:
             assert running.acquire(timeout=PATIENCE_S)
         queries += [net[0].query(net[2].id, b"", hops=0) for _ in range(4)]
         # One of the four finds the places of those who wait taken.
-        codes = []
+        codes: list[ErrorCode | None] = []
         while not codes:
             codes = [q.exception().code for q in queries if q.done()]  # type: ignore[union-attr]
         release.set()
@@ -292,9 +294,11 @@ def test_attachments_that_go_wrong_leave_nothing(
 
 def test_attachments_do_not_replace(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"old")
-    with LocalNetwork(peers=3, service=Saver(tmp_path)) as net:
-        with pytest.raises(QueryFailed, match="SERVICE_FAILED"):
-            ask(net, pack_attachments([("taken", b"new")]))
+    with (
+        LocalNetwork(peers=3, service=Saver(tmp_path)) as net,
+        pytest.raises(QueryFailed, match="SERVICE_FAILED"),
+    ):
+        ask(net, pack_attachments([("taken", b"new")]))
     assert (tmp_path / "taken").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["taken"]
 
@@ -308,9 +312,12 @@ def test_attachments_of_a_query_that_breaks_off(tmp_path: Path) -> None:
 
     with LocalNetwork(peers=3, service=Saver(tmp_path)) as net:
         begun = threading.Event()
-        future = net[0].query(
-            net[2].id, pieces(), hops=1, progress=lambda sent, _: sent > 500_000 and begun.set()
-        )
+
+        def progress(sent: int, received: int) -> None:
+            if sent > 500_000:
+                begun.set()
+
+        future = net[0].query(net[2].id, pieces(), hops=1, progress=progress)
         assert begun.wait(PATIENCE_S)
         future.cancel()
         gate.set()
