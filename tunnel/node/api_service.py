@@ -8,6 +8,7 @@ Whichever fails first ends the query with what it knows, and the status says whe
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -17,7 +18,7 @@ from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, timeout_a
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
-from tunnel.node.contents import Content, Source, content_reader
+from tunnel.node.contents import Content, Source, open_content
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.failures import explain
 from tunnel.node.frame_io import FrameReader, FrameWriter, start_frame
@@ -266,10 +267,10 @@ class _Asked:
         progress = call.progress
         if progress is not None:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
-        read = content_reader(call.content)
-        while chunk := (yield from read()):
-            yield from writer.write(chunk)
-            pending.moved()
+        with closing(open_content(call.content)) as content:
+            while chunk := (yield from content.read()):
+                yield from writer.write(chunk)
+                pending.moved()
         yield from writer.finish()
         writer.stream.finish()
         yield pending.done if MODES[call.mode].has_reply else self._delivered
