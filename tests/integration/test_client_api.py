@@ -618,7 +618,7 @@ def test_a_node_within_the_loop_of_asyncio() -> None:
                 async with await client.tunnel(nodes[2].id, hops=1) as tunnel:
                     answer = await tunnel.ask(message("echo", b" for all"))
             for handle in serving:
-                handle.cancel()
+                bridge.reactor.post(handle.cancel)
             for handle in serving:
                 while not handle.is_finished:
                     await asyncio.sleep(0.001)
