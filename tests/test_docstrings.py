@@ -20,9 +20,19 @@ import reactor
 import readwrite_comp
 import readwrite_comp.testing
 import tunnel
+import tunnel.client
+import tunnel.client.aio
 import tunnel.services
 
-PACKAGES = (readwrite_comp, readwrite_comp.testing, reactor, tunnel, tunnel.services)
+PACKAGES = (
+    readwrite_comp,
+    readwrite_comp.testing,
+    reactor,
+    tunnel,
+    tunnel.client,
+    tunnel.client.aio,
+    tunnel.services,
+)
 
 
 def public_objects(package: ModuleType) -> Iterator[tuple[str, Any]]:

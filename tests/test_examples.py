@@ -10,14 +10,18 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXPECTED = {
+    "asyncio_client": "the tunnel says 'and over'",
     "any_spawner": "Restart: 15 words",
     "chat": "Alice reads:  * Bob has left",
     "echo_server": "echoed 1000005 bytes",
+    "files": "the copy is the same: True",
     "first_query": "'ping' came back through 23 proxies",
     "upper_service": "A QUIET VOICE",
     "send_file": "refused, as it should be: NEXT_REFUSED",
     "sealed_file": "length is hidden in windows\nbytes behind the message",
+    "tunnel_chat": "Alice reads:  Bob has left",
     "two_services": "IS ANYBODY THERE?",
+    "voting": "the tally: 4 yes, 2 no",
 }
 
 

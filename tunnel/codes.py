@@ -131,9 +131,9 @@ CODES = {
         "its log has the error; report it",
     ),
     ErrorCode.TARGET_NOT_ALLOWED: CodeRow(
-        "the target of a sub-stream is one that the exit's rules forbid",
+        "the far end has no service of that name, or its rules forbid the target of a sub-stream",
         Location.FAR_END,
-        "choose an exit whose rules allow that address and port",
+        "correct the name; for an address and port, choose an exit whose rules allow them",
     ),
     ErrorCode.TARGET_UNREACHABLE: CodeRow(
         "the exit finds no way to the target, or no address for its name",

@@ -20,6 +20,7 @@ from tunnel.client.aio import AsyncClient
 
 __all__ = ["KINDS", "Scenario", "play"]
 
+_Outcome: TypeAlias = tuple[Any, BaseException | None]
 Scenario: TypeAlias = Callable[[Any], Generator[Callable[[], Any], Any, Any]]
 
 
@@ -28,9 +29,12 @@ def play(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
     return KINDS[kind](net, scenario)
 
 
-def _steps(scenario: Generator[Callable[[], Any], Any, Any]) -> Generator[Any, Any, Any]:
-    """The scenario with its calls made: gives what they return, and is sent what that ends with."""
-    outcome: tuple[Any, BaseException | None] = (None, None)
+def _raw_steps(scenario: Generator[Callable[[], Any], Any, Any]) -> Generator[Any, Any, Any]:
+    """The scenario with its calls made: gives what they return, and is sent what that ends with.
+
+    It has been started already.
+    """
+    outcome: _Outcome = yield None
     while True:
         value, error = outcome
         try:
@@ -39,15 +43,21 @@ def _steps(scenario: Generator[Callable[[], Any], Any, Any]) -> Generator[Any, A
             return stop.value
         try:
             pending = call()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - thrown into the scenario
             outcome = (None, error)
             continue
         outcome = yield pending
 
 
+def _steps(scenario: Generator[Callable[[], Any], Any, Any]) -> Generator[Any, Any, Any]:
+    steps = _raw_steps(scenario)
+    next(steps)
+    return steps
+
+
 def _in_threads(net: LocalNetwork, scenario: Scenario) -> Any:
     steps = _steps(scenario(Client(net[0])))
-    outcome = None
+    outcome: _Outcome = (None, None)
     while True:
         try:
             pending = steps.send(outcome)
@@ -55,14 +65,14 @@ def _in_threads(net: LocalNetwork, scenario: Scenario) -> Any:
             return stop.value
         try:
             outcome = (pending.result(PATIENCE_S) if isinstance(pending, Future) else pending, None)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - thrown into the scenario
             outcome = (None, error)
 
 
 def _in_services(net: LocalNetwork, scenario: Scenario) -> Any:
     def run() -> Service[Any]:
         steps = _steps(scenario(ServiceClient(net[0])))
-        outcome = None
+        outcome: _Outcome = (None, None)
         while True:
             try:
                 pending = steps.send(outcome)
@@ -70,7 +80,7 @@ def _in_services(net: LocalNetwork, scenario: Scenario) -> Any:
                 return stop.value
             try:
                 outcome = ((yield from pending) if isinstance(pending, Generator) else pending, None)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - thrown into the scenario
                 outcome = (None, error)
 
     return net.submit(run()).result(PATIENCE_S)
@@ -80,7 +90,7 @@ def _in_asyncio(net: LocalNetwork, scenario: Scenario) -> Any:
     async def run() -> Any:
         async with AsyncClient(net[0]) as client:
             steps = _steps(scenario(client))
-            outcome = None
+            outcome: _Outcome = (None, None)
             while True:
                 try:
                     pending = steps.send(outcome)
@@ -88,7 +98,7 @@ def _in_asyncio(net: LocalNetwork, scenario: Scenario) -> Any:
                     return stop.value
                 try:
                     outcome = (await pending if asyncio.iscoroutine(pending) else pending, None)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - thrown into the scenario
                     outcome = (None, error)
 
     return asyncio.run(asyncio.wait_for(run(), PATIENCE_S))

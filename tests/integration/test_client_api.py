@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 
-from reactor import Service, Signal, Sleep, TimedOut, timeout_after
+from reactor import Reactor, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor.aio import EmbeddedReactor
 from tests.integration.client_kinds import KINDS, Scenario, play
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
-from tunnel import Limits, LocalNetwork, QueryFailed, ReplyMode, Route
+from tunnel import Limits, LocalNetwork, Node, QueryFailed, ReplyMode, Route
 from tunnel.client import Client
 from tunnel.client.aio import AsyncClient
-from tunnel.errors import ErrorCode, SubStreamReset
+from tunnel.directory import StaticDirectory
+from tunnel.errors import ErrorCode, FrameTruncated, SubStreamReset
 from tunnel.established import Target, TargetKind
+from tunnel.keys import NodeKeys
+from tunnel.node.tunnels import NodeTunnel
 from tunnel.services import Echo, Query, Reply, Services
 
 Steps = Generator[Any, Any, Any]
@@ -112,7 +117,7 @@ def test_a_reply_is_read_as_it_comes(kind: str, net: LocalNetwork, content: str,
 
 
 def test_a_part_of_the_reply_is_here_before_the_query_has_ended(kind: str, net: LocalNetwork) -> None:
-    """Each piece is sent when the answer to the one before has been read. A chunk's data, so that it leaves."""
+    """Each piece is sent when the answer to the one before was read; a chunk's data, so that it leaves."""
     answered = threading.Semaphore(0)
 
     def pieces() -> Iterator[bytes]:
@@ -141,9 +146,10 @@ def test_an_iterator_that_fails_is_the_users_error(kind: str, net: LocalNetwork)
 
     def scenario(client: Any) -> Steps:
         reply = yield lambda: client.ask(net[4].id, pieces(), service="echo", hops=1)
-        with pytest.raises(OSError, match="disk on fire"):
-            while (yield lambda: reply.read()):
-                pass
+        data = b"begin"
+        with pytest.raises(OSError, match="disk on fire"):  # noqa: PT012 - after any number of pieces
+            while data:
+                data = yield lambda: reply.read()
         with pytest.raises(OSError, match="disk on fire"):
             yield lambda: reply.result()
 
@@ -209,8 +215,7 @@ def test_a_reader_that_waits_holds_up_the_sender(kind: str) -> None:
             before = -1
             while before != given:  # until nothing moves
                 before = given
-                with_pause = client_pause(kind)
-                yield lambda: with_pause
+                yield lambda: client_pause(kind)
             held = given
             count = 1
             while data := (yield lambda: reply.read()):
@@ -343,6 +348,7 @@ def test_a_tunnel_that_breaks_names_the_hop(kind: str) -> None:
             with pytest.raises(QueryFailed, match=r"hop 2 of 4"):
                 yield lambda: tunnel.close()
             report = caught.value.report
+            assert report is not None
             return report.code, report.hop, report.about_next
 
         assert play(kind, net, scenario) == (ErrorCode.DISCONNECTED, 0, True)
@@ -364,7 +370,7 @@ def test_a_tunnel_that_is_given_up(kind: str, net: LocalNetwork) -> None:
         tunnel = yield lambda: client.tunnel(net[4].id, hops=1)
         yield lambda: tunnel.send(message("stuck", b""))
         tunnel.give_up()
-        with pytest.raises(QueryFailed) as caught:
+        with pytest.raises(QueryFailed) as caught:  # noqa: PT012 - after what had come before
             while True:
                 yield lambda: tunnel.receive()
         return caught.value.code
@@ -434,12 +440,13 @@ def test_threads_iterate(net: LocalNetwork) -> None:
     with client.ask(net[4].id, BIG, service="echo", hops=1) as reply:
         assert b"".join(reply) == BIG
 
-    def parting(query: Query, reply: Reply) -> Service[None]:
-        raise AssertionError("messages go to `tunnel`")
-        yield
-
     with client.tunnel(net[4].id, hops=1) as tunnel:
-        sender = threading.Thread(target=lambda: [tunnel.send(message("echo", b"%d" % i)) for i in range(50)])
+
+        def send() -> None:
+            for number in range(50):
+                tunnel.send(message("echo", b"%d" % number))
+
+        sender = threading.Thread(target=send)
         sender.start()
         got = []
         for text in tunnel:
@@ -550,3 +557,72 @@ def test_it_goes_on_working(net: LocalNetwork) -> None:
     with LocalNetwork(peers=3) as plain:
         assert_works(plain)
     assert Client(net[0]).query(net[4].id, b"x", service="upper", hops=2).result(PATIENCE_S).read() == b"X"
+
+
+def test_a_service_uses_a_tunnel_for_as_long_as_it_runs(net: LocalNetwork) -> None:
+    answers = []
+
+    def use(tunnel: NodeTunnel) -> Service[None]:
+        answers.append((yield from tunnel.ask(message("upper", b"hello"))))
+        with pytest.raises(FrameTruncated, match="read it in pieces"):
+            yield from tunnel.ask(message("echo", b"too long"), limit_bytes=3)
+
+    report = net[0].tunnel(net[4].id, use, hops=2).result(PATIENCE_S)
+    assert report is not None
+    assert report.succeeded
+    assert answers == [b"HELLO"]
+    wait_until_idle(net)
+
+
+def test_an_other_end_that_does_not_close_is_waited_for_in_vain_for_a_while_only() -> None:
+    with LocalNetwork(peers=3, service=stuck, limits=Limits(answer_s=0.3)) as net:
+        tunnel = Client(net[0]).tunnel(net[2].id, hops=1)
+        tunnel.send(b"x")
+        with pytest.raises(QueryFailed, match="has not closed the tunnel") as caught:
+            tunnel.close(timeout_s=PATIENCE_S)
+        assert caught.value.code is ErrorCode.TIMEOUT
+        wait_until_idle(net)
+
+
+def test_threads_of_content_end_with_their_query(net: LocalNetwork) -> None:
+    closed = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            while True:
+                yield bytes(10_000)
+        finally:
+            closed.set()
+
+    with Client(net[0]).ask(net[4].id, pieces(), service="echo", hops=1) as reply:
+        reply.read()
+    assert closed.wait(PATIENCE_S)
+    wait_until_idle(net)
+
+
+def test_a_node_within_the_loop_of_asyncio() -> None:
+    """Nodes, services and coroutines in one thread."""
+
+    async def main() -> bytes:
+        directory = StaticDirectory()
+        async with EmbeddedReactor(Reactor()) as bridge:
+            nodes = [
+                Node(NodeKeys.generate(time.time()), directory, reactor=bridge.reactor, service=SERVICES)
+                for _ in range(3)
+            ]
+            for node in nodes:
+                directory.publish(node.descriptor)
+            serving = [bridge.spawn(node.serve()) for node in nodes]
+            async with AsyncClient(nodes[0], bridge=bridge) as client:
+                result = await client.query(nodes[2].id, b"one thread", service="upper", hops=1)
+                async with await client.tunnel(nodes[2].id, hops=1) as tunnel:
+                    answer = await tunnel.ask(message("echo", b" for all"))
+            for handle in serving:
+                bridge.reactor.post(handle.cancel)
+            for handle in serving:
+                while not handle.is_finished:
+                    await asyncio.sleep(0.001)
+            bridge.reactor.close()
+            return result.read() + (answer or b"")
+
+    assert asyncio.run(main()) == b"ONE THREAD for all"

@@ -264,7 +264,7 @@ def test_quota_counts_parts_and_makes_room_for_files(net: LocalNetwork, folder: 
     with pytest.raises(FilesError, match="FULL"):
         put(net[0], net[3].id, io.BytesIO(bytes(4_000_001)), "huge", hops=1).result(PATIENCE_S)
     # A part that nobody is writing gives way to a file.
-    request = FileRequest(Operation.PUT, "half", 3_000_000, 0, DIGEST)
+    request = FileRequest(Operation.PUT, "half", 3_000_000, 0, b"\x01" * 32)
     assert raw(net, request, bytes(2_999_999))[0].status is FileStatus.SIZE
     put(net[0], net[3].id, io.BytesIO(CONTENT), "whole", hops=1).result(PATIENCE_S)
     assert os.listdir(folder) == ["whole"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from reactor import ReadYield, Service, Sleep, WriteYield
+from reactor import Service, Sleep, WriteYield
 from tests.integration.test_error_reports import fail_hop, tamper_at
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import Echo, ErrorCode, Limits, LocalNetwork, Profile, QueryFailed, Route
-from tunnel.errors import PeerError, SubStreamReset
+from tunnel.errors import PeerError
 from tunnel.established import EstablishedTunnel, Target, TargetKind
 from tunnel.geometry import DEFAULT
 from tunnel.node.tunnels import NodeTunnel
@@ -98,42 +98,6 @@ def test_both_directions_at_once(net: LocalNetwork) -> None:
     SERVICE.use = lambda tunnel: talk(tunnel, back)
     net[0].tunnel(net[3].id, lambda tunnel: talk(tunnel, there), route=route(net)).result(PATIENCE_S)
     assert sorted(map(bytes, filter(None, arrived))) == sorted([there, back])
-
-
-def test_sub_streams_are_opened_refused_and_closed_by_halves(net: LocalNetwork) -> None:
-    def serve(tunnel: NodeTunnel) -> Service[None]:
-        for _ in range(4):
-            stream = yield from tunnel.accept()
-            if str(stream.target) == "forbidden":
-                stream.give_up(ErrorCode.TARGET_NOT_ALLOWED)
-                continue
-            stream.confirm()
-            reader, writer, buffer = ReadYield(stream), WriteYield(stream), bytearray(500)
-            content = b""
-            while count := (yield from reader.readinto(buffer)):
-                content += buffer[:count]
-            # Their half is closed, this one is not.
-            yield from writer.write_all(content.upper())
-            stream.close()
-
-    answers: list[bytes] = []
-
-    def use(tunnel: NodeTunnel) -> Service[None]:
-        for number in range(3):
-            stream = yield from tunnel.open(Target(TargetKind.SERVICE, b"upper"))
-            yield from WriteYield(stream).write_all(b"some text " * 1_000 * number)
-            stream.close()
-            reader, buffer, answer = ReadYield(stream), bytearray(7_000), b""
-            while count := (yield from reader.readinto(buffer)):
-                answer += buffer[:count]
-            answers.append(answer)
-        with pytest.raises(SubStreamReset) as caught:
-            yield from tunnel.open(Target(TargetKind.SERVICE, b"forbidden"))
-        assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
-
-    SERVICE.use = serve
-    net[0].tunnel(net[3].id, use, route=route(net)).result(PATIENCE_S)
-    assert answers == [b"SOME TEXT " * 1_000 * number for number in range(3)]
 
 
 def test_a_quiet_tunnel_outlives_the_idle_limit_of_every_hop() -> None:

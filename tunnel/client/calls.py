@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 from reactor import Service
 from tunnel.client.options import CallOptions
 from tunnel.node.api_service import QueryCall
-from tunnel.node.contents import Content, check_content, content_reader
+from tunnel.node.contents import Content, ContentReader, check_content, open_content
 from tunnel.node.node import Node
 from tunnel.services.router import service_prefix
 
@@ -34,17 +34,24 @@ def make_call(
 def _prefixed(prefix: bytes, content: Content) -> Content:
     if isinstance(content, bytes | bytearray | memoryview):
         return prefix + bytes(content)
-    read = content_reader(content)
-    is_begun = False
+    return _Prefixed(prefix, open_content(content))
 
-    def next_piece() -> Service[bytes]:
-        nonlocal is_begun
-        if not is_begun:
-            is_begun = True
+
+class _Prefixed:
+    """Content behind some bytes, as a service that gives both."""
+
+    def __init__(self, prefix: bytes, content: ContentReader) -> None:
+        self._prefix = prefix
+        self._content = content
+
+    def __call__(self) -> Service[bytes]:
+        if self._prefix:
+            prefix, self._prefix = self._prefix, b""
             return prefix
-        return (yield from read())
+        return (yield from self._content.read())
 
-    return next_piece
+    def close(self) -> None:
+        self._content.close()
 
 
 class Owned(Generic[T]):

@@ -124,6 +124,8 @@ class FilesClient:
         Args:
             source: a path, or a binary file that can seek; it must not change meanwhile.
             name: under which it is stored; by default that of the path. See `tunnel.services.safe_name`.
+        Raises:
+            LocalTunnelError: no name, or one that is none. Else as said at the class.
         Cancellation: what was sent stays at the other end for a while, to be resumed.
         """
         if name is None:

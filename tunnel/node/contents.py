@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 from reactor import ChannelClosed, Service, SharedChannel
 from tunnel.errors import LocalTunnelError
 
-__all__ = ["Content", "Source", "check_content", "content_reader"]
+__all__ = ["Content", "ContentReader", "Source", "check_content", "open_content"]
 
 _READ_BYTES: Final = 64 * 1024
 # Pieces that the thread of an iterator is ahead: one in hand, one on its way.
@@ -47,31 +47,56 @@ def check_content(content: Content) -> None:
         )
 
 
-def content_reader(content: Content) -> Callable[[], Service[bytes]]:
-    """The service to call for the next bytes, b"" at the end. It may be closed half way.
+class ContentReader(Protocol):
+    """Content that is being read."""
 
-    Raises, when called: LocalTunnelError for a non-blocking file, TypeError for pieces that are no bytes; and
-    whatever the file, the iterator or the service raises.
-    """
+    def read(self) -> Service[bytes]:
+        """The next bytes, b"" at the end.
+
+        Raises:
+            LocalTunnelError: a file that does not block has nothing now. TypeError: a piece that is no bytes.
+                Whatever the file, the iterator or the service raises.
+        """
+        ...
+
+    def close(self) -> None:
+        """No more is wanted. What was given from outside is left open."""
+        ...
+
+
+def open_content(content: Content) -> ContentReader:
+    """Begin to read content."""
     if isinstance(content, bytes | bytearray | memoryview):
-        return _file_reader(io.BytesIO(content))
+        return _FileReader(io.BytesIO(content))
     if hasattr(content, "read"):
-        return _file_reader(cast(Source, content))
+        return _FileReader(cast(Source, content))
     if callable(content):
-        return content
-    return _IteratorReader(iter(content)).read
+        return _ServiceReader(content)
+    return _IteratorReader(iter(content))
 
 
-def _file_reader(source: Source) -> Callable[[], Service[bytes]]:
-    def read() -> Service[bytes]:
-        data = source.read(_READ_BYTES)
+class _FileReader:
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def read(self) -> Service[bytes]:
+        data = self._source.read(_READ_BYTES)
         if data is None:
             # Taken for the end it would cut the query short unseen.
             raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
         return data
         yield  # a service that never waits
 
-    return read
+    def close(self) -> None:
+        pass
+
+
+class _ServiceReader:
+    """A function that is a service; one with a `close` is told when no more is wanted."""
+
+    def __init__(self, function: Callable[[], Service[bytes]]) -> None:
+        self.read = function
+        self.close: Callable[[], None] = getattr(function, "close", lambda: None)
 
 
 class _IteratorReader:
@@ -80,27 +105,22 @@ class _IteratorReader:
     def __init__(self, iterator: Iterator[bytes]) -> None:
         self._iterator = iterator
         self._pieces: SharedChannel[bytes | BaseException] = SharedChannel(_AHEAD, "content")
-        self._thread: threading.Thread | None = None
+        self._is_begun = False
 
     def read(self) -> Service[bytes]:
-        if self._thread is None:
-            # Not a method: the thread would keep this object, and nobody could drop it.
+        if not self._is_begun:
+            self._is_begun = True
             pull = partial(_pull, self._iterator, self._pieces)
-            self._thread = threading.Thread(target=pull, name="tunnel content", daemon=True)
-            self._thread.start()
+            threading.Thread(target=pull, name="tunnel content", daemon=True).start()
         try:
             piece = yield from self._pieces.receive()
         except ChannelClosed:
             return b""
-        except BaseException:
-            self._pieces.close()
-            raise
         if isinstance(piece, BaseException):
             raise piece
         return piece
 
-    def __del__(self) -> None:
-        # A query that ended while it was not reading.
+    def close(self) -> None:
         self._pieces.close()
 
 

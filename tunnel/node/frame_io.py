@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from reactor import PASS, ReadStream, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
-from tunnel.node.contents import Content, content_reader
+from tunnel.node.contents import Content, open_content
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.within import within
 from tunnel.tunnel import OutgoingFrame
@@ -64,10 +65,10 @@ def write_content(writer: FrameWriter, content: Content, moved: Callable[[], Non
     Raises:
         LocalTunnelError: the content's file does not block. Whatever the stream or the content raises.
     """
-    read = content_reader(content)
-    while chunk := (yield from read()):
-        yield from writer.write(chunk)
-        moved()
+    with closing(open_content(content)) as source:
+        while chunk := (yield from source.read()):
+            yield from writer.write(chunk)
+            moved()
     yield from writer.finish()
     writer.stream.finish()
 

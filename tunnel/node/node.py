@@ -68,7 +68,8 @@ class Node:
         on_publish: called in the reactor with each new descriptor after the first one.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
-        OSError: the address cannot be listened on. ValueError: `host` is a name, not an IP address.
+        OSError: the address cannot be listened on. TypeError: `service` is none. ValueError: `host` is a
+        name, not an IP address.
         LocalTunnelError: the wall clock shows a time that no key or descriptor can hold.
     """
 
@@ -92,6 +93,7 @@ class Node:
     ) -> None:
         engine = engine or tunnel_engine()
         limits = limits or Limits()
+        inner = Echo() if service is None else as_service(service)
         if isinstance(keys, NodeKeys):
             # The last run's replay table is gone, so what it guarded must be too: with a new onion key frames
             # recorded before open no more.
@@ -116,7 +118,7 @@ class Node:
             descriptor=descriptor,
             directory=directory,
             tunnel=tunnel,
-            service=Echo() if service is None else as_service(service),
+            service=inner,
             limits=limits,
             # A read or write service that fails must not take the others with it.
             scope=Scope(f"node {short(descriptor.node_id)}", fail_together=False),

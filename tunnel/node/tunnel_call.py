@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from reactor import RunInThread, Service, Signal, WriteYield
-from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, QueryFailed
+from reactor import Handle, RunInThread, Service, Signal, TimedOut, WriteYield, timeout_after
+from tunnel.errors import ErrorCode, IdleTimeout, LocalTunnelError, PeerError, QueryFailed
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
@@ -97,8 +97,7 @@ class _Tunnelled:
         try:
             yield from use(tunnel)
             core.close()
-            with contextlib.suppress(PeerError):  # told below
-                yield from tunnel.drain()  # else an other end that still sends would wait for ever
+            yield from self._end(tunnel, handle)
         except BaseException as error:
             failure = tunnel.failure
             core.give_up()
@@ -106,10 +105,23 @@ class _Tunnelled:
             if isinstance(error, PeerError) and failure is not None:
                 raise failure from error
             raise
-        yield from handle.join()
         if tunnel.failure is not None:
             raise tunnel.failure
         return (yield from within(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
+
+    def _end(self, tunnel: NodeTunnel, handle: Handle[None]) -> Service[None]:
+        """Wait for the other end to close as well. Raises IdleTimeout: it takes too long."""
+        limit_s = self._node.limits.answer_s
+
+        def end() -> Service[None]:
+            with contextlib.suppress(PeerError):  # told elsewhere
+                yield from tunnel.drain()  # else an other end that still sends would wait for ever
+            yield from handle.join()
+
+        try:
+            yield from timeout_after(limit_s, end())
+        except TimedOut as error:
+            raise IdleTimeout(f"the other end has not closed the tunnel within {limit_s:g} s") from error
 
     def _carry(self, stream: Stream, core: EstablishedTunnel[Signal], tunnel: NodeTunnel) -> Service[None]:
         engine, profile, seeds = self._node.engine, self._sent.way.profile, self._sent.way.proxy_seeds

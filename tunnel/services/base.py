@@ -72,6 +72,14 @@ class Reply(Protocol):
 class Tunnel(Protocol):
     """An established tunnel, as a service sees it; see `tunnel.node.tunnels.NodeTunnel`."""
 
+    def send(self, message: bytes) -> Generator[Any, Any, None]:
+        """Send one whole message."""
+        ...
+
+    def receive(self, limit_bytes: int = 1 << 20) -> Generator[Any, Any, bytes | None]:
+        """Wait for one whole message. None: the other end sends no more."""
+        ...
+
     def next_message(self) -> Generator[Any, Any, bool]:
         """Wait for the next message. False: the other end sends no more."""
         ...

@@ -26,7 +26,12 @@ _BATCH_BYTES: Final = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AttachmentLimits:
-    """What one message may bring. Attributes: count: of attachments. total_bytes: of their content together."""
+    """What one message may bring.
+
+    Attributes:
+        count: of attachments.
+        total_bytes: of their content together.
+    """
 
     count: int = 16
     total_bytes: int = 1 << 30

@@ -1,0 +1,325 @@
+"""Services of users: functions, several by name, blocking ones in threads, attachments to files."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reactor import Service
+from tests.support.leaks import no_leaks
+from tests.support.network import PATIENCE_S, wait_until_idle
+from tunnel import LocalNetwork, QueryFailed, ReplyMode
+from tunnel.client import Client
+from tunnel.errors import ErrorCode, LocalTunnelError
+from tunnel.services import (
+    AttachmentLimits,
+    BlockingQuery,
+    BlockingReply,
+    BlockingService,
+    Echo,
+    Query,
+    Reply,
+    Services,
+    blocking,
+    pack_attachments,
+    save_attachments,
+    service_prefix,
+)
+from tunnel.services.partial_file import PartialFile
+
+BIG = os.urandom(900_000)
+
+
+def ask(net: LocalNetwork, content: Any, **options: Any) -> bytes:
+    return net[0].query(net[len(net) - 1].id, content, hops=1, **options).result(PATIENCE_S).read()
+
+
+# -- functions and names -----------------------------------------------------------------------------------
+
+
+def upper(query: Query, reply: Reply) -> Service[None]:
+    while chunk := (yield from query.read()):
+        yield from reply.write(chunk.upper())
+
+
+def test_a_function_is_a_service() -> None:
+    with LocalNetwork(peers=3, service=upper) as net:
+        assert ask(net, b"quiet") == b"QUIET"
+
+
+def test_what_is_no_service(caplog: pytest.LogCaptureFixture) -> None:
+    for wrong in (5, "service", Echo):
+        with pytest.raises(TypeError, match="a service is"), LocalNetwork(peers=1, service=wrong):  # type: ignore[arg-type]
+            pass
+
+    def plain(query: Query, reply: Reply) -> Any:
+        return None
+
+    with LocalNetwork(peers=3, service=plain) as net, pytest.raises(QueryFailed, match="SERVICE_FAILED"):
+        ask(net, b"x")
+    assert "made a service by `blocking`" in caplog.text
+
+
+@pytest.mark.parametrize("step", [1, 5, 1000])
+def test_services_by_name(step: int) -> None:
+    content = service_prefix("upper") + b"in pieces of any length"
+    pieces = (content[i : i + step] for i in range(0, len(content), step))
+    with LocalNetwork(peers=3, service=Services({"upper": upper, "echo": Echo()})) as net:
+        assert ask(net, pieces) == b"IN PIECES OF ANY LENGTH"
+        assert ask(net, service_prefix("echo")) == b""
+        for wrong, code in [
+            (service_prefix("nobody") + b"x", ErrorCode.TARGET_NOT_ALLOWED),
+            (b"", ErrorCode.BAD_CONTENT),
+            (b"\0", ErrorCode.BAD_CONTENT),
+            (b"\x05upp", ErrorCode.BAD_CONTENT),
+            (b"\x02..", ErrorCode.BAD_CONTENT),
+            (b"\xff" + b"x" * 300, ErrorCode.BAD_CONTENT),
+        ]:
+            with pytest.raises(QueryFailed) as caught:
+                ask(net, wrong)
+            assert caught.value.code is code
+        wait_until_idle(net)
+    for name in ("", "../x", "a b"):
+        with pytest.raises(LocalTunnelError, match="is no name"):
+            Services({name: upper})
+
+
+# -- blocking services ---------------------------------------------------------------------------------------
+
+
+@blocking
+def copy(query: BlockingQuery, reply: BlockingReply) -> None:
+    shutil.copyfileobj(query, reply)
+
+
+@blocking
+def lines(query: BlockingQuery, reply: BlockingReply) -> None:
+    reply.write(b"%d lines" % sum(1 for _ in query))
+
+
+def test_files_to_read_and_write_in_a_thread() -> None:
+    with LocalNetwork(peers=3, service=Services({"copy": copy, "lines": lines})) as net:
+        client = Client(net[0])
+        bob = net[2].id
+        assert client.query(bob, BIG, service="copy", hops=1).result(PATIENCE_S).read() == BIG
+        counted = client.query(bob, b"a\nb\n" * 100_000, service="lines", hops=1).result(PATIENCE_S)
+        assert counted.read() == b"200000 lines"
+        none = client.query(bob, BIG, service="copy", hops=1, mode=ReplyMode.NONE).result(PATIENCE_S)
+        assert not none.has_reply
+        with client.tunnel(bob, hops=1) as tunnel:
+            prefix = service_prefix("copy")
+            for content in (b"one", b"", BIG[:200_000]):
+                assert tunnel.ask(prefix + content, timeout_s=PATIENCE_S) == content
+            stream = tunnel.open("lines")
+            stream.write(b"a\nb\n")
+            stream.close()
+            assert stream.read() == b"2 lines"
+        wait_until_idle(net)
+
+
+def test_a_flush_of_a_blocking_service_is_heard_at_once() -> None:
+    go_on = threading.Event()
+
+    def slow(query: BlockingQuery, reply: BlockingReply) -> None:
+        assert reply.is_possible
+        reply.write(b"first")
+        reply.flush()
+        assert go_on.wait(PATIENCE_S)
+        reply.write(b"second")
+
+    with (
+        LocalNetwork(peers=3, service=blocking(slow)) as net,
+        Client(net[0]).ask(net[2].id, b"", hops=1) as reply,
+    ):
+        assert reply.read(timeout_s=PATIENCE_S) == b"first"
+        go_on.set()
+        assert reply.read(timeout_s=PATIENCE_S) == b"second"
+        assert reply.read(timeout_s=PATIENCE_S) == b""
+
+
+def test_a_blocking_service_that_fails_or_reads_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(query: BlockingQuery, reply: BlockingReply) -> None:
+        reply.write(b"x" * 100_000)
+        raise ZeroDivisionError("a bug in a user's service")
+
+    def hasty(query: BlockingQuery, reply: BlockingReply) -> None:
+        reply.write(b"early")
+
+    service = Services({"failing": blocking(failing), "hasty": blocking(hasty)})
+    with LocalNetwork(peers=3, service=service) as net:
+        client = Client(net[0])
+        assert client.query(net[2].id, BIG, service="hasty", hops=1).result(PATIENCE_S).read() == b"early"
+        with pytest.raises(QueryFailed, match="SERVICE_FAILED"):
+            client.query(net[2].id, BIG, service="failing", hops=1).result(PATIENCE_S)
+        wait_until_idle(net)
+    assert "a bug in a user's service" in caplog.text
+
+
+@pytest.mark.parametrize("blocked_in", ["read", "write"])
+def test_a_thread_hears_that_its_query_was_cancelled(blocked_in: str) -> None:
+    heard: list[BaseException] = []
+    ended = threading.Event()
+
+    def serve(query: BlockingQuery, reply: BlockingReply) -> None:
+        reply.write(b"begun")
+        reply.flush()
+        try:
+            if blocked_in == "read":
+                query.read()
+            while True:
+                reply.write(bytes(100_000))
+        except OSError as error:
+            heard.append(error)
+            raise
+        finally:
+            ended.set()
+
+    def never() -> Iterator[bytes]:
+        yield b"x" * 40_000
+        ended.wait(PATIENCE_S)
+
+    with LocalNetwork(peers=3, service=blocking(serve)) as net:
+        with Client(net[0]).ask(net[2].id, never() if blocked_in == "read" else b"", hops=1) as reply:
+            assert reply.read(5) == b"begun"
+        assert ended.wait(PATIENCE_S)
+        wait_until_idle(net)
+    assert [type(error) for error in heard] == [BrokenPipeError]
+
+
+def test_threads_are_bounded_and_so_are_those_who_wait() -> None:
+    release, running = threading.Event(), threading.Semaphore(0)
+    lock, counts = threading.Lock(), [0, 0]
+
+    def slow(query: BlockingQuery, reply: BlockingReply) -> None:
+        with lock:
+            counts[0] += 1
+            counts[1] = max(counts)
+        running.release()
+        assert release.wait(PATIENCE_S)
+        with lock:
+            counts[0] -= 1
+        reply.write(b"done")
+
+    with LocalNetwork(peers=3, service=BlockingService(slow, threads=2, waiting=3)) as net:
+        queries = [net[0].query(net[2].id, b"", hops=0) for _ in range(2)]
+        for _ in queries:
+            assert running.acquire(timeout=PATIENCE_S)
+        queries += [net[0].query(net[2].id, b"", hops=0) for _ in range(4)]
+        # One of the four finds the places of those who wait taken.
+        codes: list[ErrorCode | None] = []
+        while not codes:
+            codes = [q.exception().code for q in queries if q.done()]  # type: ignore[union-attr]
+        release.set()
+        results = [q.result(PATIENCE_S).read() for q in queries if not (q.done() and q.exception())]
+        assert codes == [ErrorCode.BUSY]
+        assert results == [b"done"] * 5
+        assert counts == [0, 2]
+
+
+def test_blocking_services_leave_nothing_behind() -> None:
+    def once() -> None:
+        with LocalNetwork(peers=2, service=copy) as net:
+            assert net[0].query(net[1].id, BIG, hops=0).result(PATIENCE_S).read() == BIG
+            with Client(net[0]).ask(net[1].id, BIG, hops=0) as reply:
+                reply.read(10)
+
+    once()
+    gc.collect()
+    with no_leaks():
+        once()
+        for thread in threading.enumerate():
+            if thread.name.startswith("tunnel"):
+                thread.join(PATIENCE_S)
+
+
+# -- attachments
+# -----------------------------------------------------------------------------------------------
+
+
+class Saver:
+    """Saves what comes into a folder, and says what it was."""
+
+    def __init__(self, folder: Path, limits: AttachmentLimits | None = None) -> None:
+        self._folder = folder
+        self._limits = limits
+
+    def __call__(self, query: Query, reply: Reply) -> Service[None]:
+        for saved in (yield from save_attachments(query.read, self._folder, self._limits)):
+            yield from reply.write(f"{saved.name} {saved.size}\n".encode())
+
+
+def test_attachments_become_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(BIG)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with LocalNetwork(peers=3, service=Saver(folder)) as net:
+        answer = ask(net, pack_attachments([("big.bin", source), ("note.txt", b"hello"), ("empty", b"")]))
+    assert answer == b"big.bin 900000\nnote.txt 5\nempty 0\n"
+    assert sorted(os.listdir(folder)) == ["big.bin", "empty", "note.txt"]
+    assert (folder / "big.bin").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("how", ["digest", "cut", "too long", "name", "disk"])
+def test_attachments_that_go_wrong_leave_nothing(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = b"".join(pack_attachments([("first", b"whole"), ("second", BIG)]))
+    wrong = {
+        "digest": message[:-40] + bytes([message[-40] ^ 1]) + message[-39:],
+        "cut": message[:-1],
+        "name": message.replace(b"second", b"../../"),
+    }.get(how, message)
+    if how == "disk":
+
+        def full(self: PartialFile, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(PartialFile, "write", full)
+    limits = AttachmentLimits(total_bytes=len(BIG)) if how == "too long" else None
+    with LocalNetwork(peers=3, service=Saver(tmp_path, limits)) as net:
+        with pytest.raises(QueryFailed) as caught:
+            ask(net, wrong)
+        assert caught.value.code is (ErrorCode.SERVICE_FAILED if how == "disk" else ErrorCode.BAD_CONTENT)
+        wait_until_idle(net)
+    assert os.listdir(tmp_path) == []
+
+
+def test_attachments_do_not_replace(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"old")
+    with (
+        LocalNetwork(peers=3, service=Saver(tmp_path)) as net,
+        pytest.raises(QueryFailed, match="SERVICE_FAILED"),
+    ):
+        ask(net, pack_attachments([("taken", b"new")]))
+    assert (tmp_path / "taken").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_attachments_of_a_query_that_breaks_off(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"".join(pack_attachments([("a", BIG)]))[:-1]
+        gate.wait(PATIENCE_S)
+
+    with LocalNetwork(peers=3, service=Saver(tmp_path)) as net:
+        begun = threading.Event()
+
+        def progress(sent: int, received: int) -> None:
+            if sent > 500_000:
+                begun.set()
+
+        future = net[0].query(net[2].id, pieces(), hops=1, progress=progress)
+        assert begun.wait(PATIENCE_S)
+        future.cancel()
+        gate.set()
+        wait_until_idle(net)
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,73 @@
+"""docs/services.md and the code say the same."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+from tunnel.client import Client, ServiceClient, ThreadReply, ThreadStream, ThreadTunnel
+from tunnel.client.aio import AsyncClient, AsyncReply, AsyncStream, AsyncTunnel
+from tunnel.node.asking import IncomingReply
+from tunnel.node.open_tunnel import OpenStream, OpenTunnel
+from tunnel.services.attachments import MAX_PIECE_BYTES
+from tunnel.services.file_requests import (
+    ENTRY_HEAD_BYTES,
+    REPLY_BYTES,
+    REQUEST_HEAD_BYTES,
+    FileStatus,
+    Operation,
+)
+from tunnel.services.file_store import _STALLED_S
+from tunnel.services.names import MAX_NAME_BYTES
+
+TEXT = (Path(__file__).parents[1] / "docs" / "services.md").read_text(encoding="utf-8")
+
+
+def _sum_of(table: str) -> int:
+    """The bytes of the fields of fixed length."""
+    rows = re.search(rf"^\| {table} \| bytes \| \|\n\| --- .*\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+    assert rows
+    return sum(int(count) for count in re.findall(r"^\| [a-z ]+ \| (\d+) \|", rows[1], re.MULTILINE))
+
+
+def test_the_statuses_of_the_files_service() -> None:
+    rows = re.findall(r"^\| 0x(..) \| `(\w+)` \| (.+) \|$", TEXT, re.MULTILINE)
+    assert [(int(code, 16), name) for code, name, _ in rows] == [(code, code.name) for code in FileStatus]
+
+
+def test_lengths_and_numbers() -> None:
+    assert _sum_of("request") == REQUEST_HEAD_BYTES
+    assert _sum_of("reply") == REPLY_BYTES
+    assert ENTRY_HEAD_BYTES == 1 + 8
+    assert ", ".join(f"{int(o)} {o.name}" for o in Operation) in TEXT
+    assert f"(u32, 1 to {MAX_PIECE_BYTES:,})" in TEXT
+    assert f"1 to {MAX_NAME_BYTES} ASCII letters" in TEXT
+    assert f"nothing moved for {_STALLED_S:g} s" in TEXT
+
+
+def test_the_three_kinds_of_clients_have_the_same_names() -> None:
+    def names(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert names(Client) == names(ServiceClient) == names(AsyncClient)
+    served = names(IncomingReply) - {"write", "wait_room", "has_ended"}
+    assert names(ThreadReply) == names(AsyncReply) == served
+    assert names(ThreadTunnel) == names(AsyncTunnel) == names(OpenTunnel)
+    assert names(ThreadStream) == names(AsyncStream) == names(OpenStream)
+
+
+def test_their_arguments_are_the_same_but_for_time_limits() -> None:
+    for group in (
+        (Client, ServiceClient, AsyncClient),
+        (ThreadReply, AsyncReply),
+        (ThreadTunnel, AsyncTunnel, OpenTunnel),
+        (ThreadStream, AsyncStream, OpenStream),
+    ):
+        for name in vars(group[0]):
+            if not name.startswith("_"):
+                found = [
+                    [p for p in inspect.signature(vars(kind)[name]).parameters if p != "timeout_s"]
+                    for kind in group
+                ]
+                assert all(arguments == found[0] for arguments in found), name
