@@ -17,7 +17,7 @@ from tunnel.established import EstablishedTunnel, Target, TargetKind
 from tunnel.geometry import DEFAULT
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.onion.header import Command
-from tunnel.services import Tunnel
+from tunnel.services import InnerService, Query, Reply, Tunnel
 
 LIMITS = Limits(idle_s=2.0, answer_s=2.0, linger_s=1.0)
 Use = Callable[[NodeTunnel], Service[None]]
@@ -129,16 +129,17 @@ def test_a_tunnel_whose_other_end_is_not_heard_ends_by_itself(monkeypatch: pytes
 
 
 def test_tunnels_that_nobody_reads_do_not_fill_the_memory() -> None:
-    """Sub-streams that the other end never accepts: the tunnel that holds most is given up."""
+    """Sub-streams whose service never reads: the tunnel that holds most is given up."""
 
-    def serve(tunnel: Any) -> Generator[Any, Any, None]:
-        while (yield from tunnel.next_message()):
-            pass
+    class Unread(Echo):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            yield Sleep(1_000)
+
+        def find(self, name: bytes) -> InnerService:
+            return self
 
     limits = Limits(idle_s=2.0, linger_s=1.0, tunnel_bytes=100_000)
-    service = Switchable()
-    service.use = serve
-    with LocalNetwork(peers=2, service=service, limits=limits) as net:
+    with LocalNetwork(peers=2, service=Unread(), limits=limits) as net:
         bob = net[1]._context
 
         def fill(tunnel: NodeTunnel) -> Service[None]:
