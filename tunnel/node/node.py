@@ -1,42 +1,29 @@
-"""A node: its keys, its listener and its services, and the query call for its user."""
+"""A node: its keys, its listener and its services. What it does for its user is in user.py."""
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from functools import partial
 
 from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener
-from tunnel.cover import CoverPlan
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
-from tunnel.errors import BadRoute, Disconnected, LocalTunnelError
-from tunnel.geometry import INTERACTIVE, Profile
+from tunnel.errors import Disconnected
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
-from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
-from tunnel.node.asking import IncomingReply, ask
-from tunnel.node.blind_frames import FollowUp, cover_service, follow_up_service
-from tunnel.node.contents import check_content
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
 from tunnel.node.global_service import global_service
 from tunnel.node.keeper import keep_links
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
-from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
 from tunnel.node.read_service import read_service
 from tunnel.node.rotation import rotate_keys
-from tunnel.node.tunnel_call import with_tunnel
-from tunnel.node.tunnels import NodeTunnel
+from tunnel.node.user import NodeUser
 from tunnel.onion.header_rate import HeaderRate
 from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.reports import Report
-from tunnel.route import Route, choose_other_route, choose_route
 from tunnel.services import Echo, InnerService, ServiceFunction
 from tunnel.services.base import as_service
 from tunnel.tunnel import Tunnel
@@ -47,7 +34,7 @@ _LOOK_S = 0.05
 _FORWARD_QUEUE = 64  # frames handed over and not yet taken up; the global service takes each at once
 
 
-class Node:
+class Node(NodeUser):
     """One peer: listens, relays, answers queries with its inner service, and asks queries of its own.
 
     The listener is bound when the object is made, so that `descriptor` names the real port. `serve` is the
@@ -221,275 +208,6 @@ class Node:
                 raise
         yield self._has_left
 
-    def query(
-        self,
-        destination: bytes,
-        content: Content,
-        *,
-        hops: int = 3,
-        route: Route | None = None,
-        mode: ReplyMode = ReplyMode.ROUTE,
-        error_mode: ErrorMode = ErrorMode.STATUS,
-        reply_route: Route | None = None,
-        profile: Profile | None = None,
-        idle_s: float | None = None,
-        timeout_s: float | None = None,
-        sink: Sink | None = None,
-        replies: int = 1,
-        sinks: Sequence[Sink] = (),
-        progress: Progress | None = None,
-        rng: random.Random | None = None,
-    ) -> Future[QueryResult]:
-        """Send `content` to the node `destination` through `hops` proxies, from any thread.
-
-        Args:
-            content: bytes; a binary file, read to its end in the reactor's thread (a regular file); an
-                iterator of bytes, read in a thread of its own; or a service that gives bytes, b"" at the end.
-            route: the proxies themselves, in place of `hops` chosen at random.
-            error_mode: how failures come back: `status` says where, `xor` has the original's codes, `none`.
-            reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by
-                default as many other proxies, drawn at random (the same in reverse for `reply-on-reply`).
-            profile: by default the default profile, or `long` where the route needs it.
-            idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
-                thinks for longer needs more.
-            timeout_s: fail when the query has not ended after so long; by default there is no such limit.
-            sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
-            replies: how many the other end may send, in the modes with reply blocks: at most 8, and 3 in
-                profile `long`. Those that its service does not send come empty.
-            sinks: one binary file for each reply, in place of `sink`.
-            progress: called in the reactor's thread with (query bytes sent, reply bytes received).
-            rng: for demonstrations whose route is to be the same each time.
-        Returns:
-            A future of QueryResult. Cancelling it cancels the query.
-        Raises:
-            TypeError: content is nothing of these. LocalTunnelError: other than one sink for each reply.
-            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
-                QueryFailed: the query did not come through; says what is known.
-        """
-        call = self.call(
-            destination,
-            content,
-            hops=hops,
-            route=route,
-            mode=mode,
-            error_mode=error_mode,
-            reply_route=reply_route,
-            profile=profile,
-            idle_s=idle_s,
-            timeout_s=timeout_s,
-            sink=sink,
-            replies=replies,
-            sinks=sinks,
-            progress=progress,
-            rng=rng,
-        )
-        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
-
-    def call(
-        self,
-        destination: bytes,
-        content: Content = b"",
-        *,
-        hops: int = 3,
-        route: Route | None = None,
-        mode: ReplyMode = ReplyMode.ROUTE,
-        error_mode: ErrorMode = ErrorMode.STATUS,
-        reply_route: Route | None = None,
-        profile: Profile | None = None,
-        idle_s: float | None = None,
-        timeout_s: float | None = None,
-        sink: Sink | None = None,
-        replies: int = 1,
-        sinks: Sequence[Sink] = (),
-        progress: Progress | None = None,
-        rng: random.Random | None = None,
-    ) -> QueryCall:
-        """What `query` sends, with everything chosen that was left open. Args: see there.
-
-        Raises:
-            TypeError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
-        """
-        own_sinks = _checked(content, replies, sink, sinks)
-        if profile is None:
-            profile = Profile.for_proxies(hops if route is None else len(route.proxies))
-        if route is None:
-            route = self.choose_route(destination, hops, profile, rng=rng)
-        if idle_s is None:
-            idle_s = self._context.limits.idle_s
-        if mode is ReplyMode.KNOWN_DEST and not self.descriptor.addresses:
-            raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
-        if mode is ReplyMode.OTHER_ROUTE and reply_route is None:
-            reply_route = self._choose_other_route(route, profile, rng)
-        return QueryCall(
-            route,
-            content,
-            mode,
-            profile,
-            idle_s,
-            own_sinks,
-            progress,
-            error_mode=error_mode,
-            reply_route=reply_route,
-            replies=replies,
-            timeout_s=timeout_s,
-        )
-
-    def query_service(self, call: QueryCall) -> Service[QueryResult]:
-        """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
-        return query_service(self._context, call)
-
-    def ask(self, call: QueryCall) -> Service[IncomingReply]:
-        """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
-
-        Raises, when run: Closed, the node has been stopped.
-        """
-        return ask(self._context, call)
-
-    def follow_up(
-        self,
-        result: QueryResult,
-        content: Content,
-        *,
-        hops: int | None = 1,
-        wants_blocks: bool = False,
-        replies: int = 1,
-        sink: Sink | None = None,
-        sinks: Sequence[Sink] = (),
-        idle_s: float | None = None,
-    ) -> Future[QueryResult]:
-        """Go on from a reply that carried reply blocks (mode `reply-on-reply`), from any thread.
-
-        The content goes along the first block that is left in `result`, which is taken from it: over a way
-        that the other end chose, and of which this node knows nothing but the end.
-
-        Args:
-            hops: proxies of the way on which the answer comes, drawn at random; None: no answer is wanted.
-            wants_blocks: the answer is to carry blocks, so that one can go on from it again.
-            content, replies, sink, sinks, idle_s: as for `query`.
-        Returns:
-            A future of QueryResult. Without an answer it says that the content was sent, not that it arrived.
-        Raises:
-            TypeError: content is neither bytes nor a file.
-            LocalTunnelError: no block is left; other than one sink for each reply.
-            BadRoute: no such way back. From the future as well, and from there ExpiredHeader, UnknownNext:
-                the block is of no use (any more); QueryFailed: no answer has come.
-        """
-        own_sinks = _checked(content, replies, sink, sinks)
-        if not result.reply_blocks:
-            raise LocalTunnelError("no reply block is left in this result to go on along")
-        block, *left = result.reply_blocks
-        way_back = None
-        if hops is not None:
-            way_back = choose_route(
-                self._context.directory,
-                origin=result.route.destination,
-                destination=self.id,
-                hops=hops,
-                profile_byte=block.profile.byte,
-            )
-        result.reply_blocks = tuple(left)
-        call = FollowUp(
-            result.route.destination,
-            block,
-            content,
-            way_back,
-            self._context.limits.idle_s if idle_s is None else idle_s,
-            wants_blocks=wants_blocks,
-            sinks=own_sinks,
-            replies=replies,
-        )
-        service = follow_up_service(self._context, call)
-        return self._reactor.submit(service, name=f"{self._context.name} follow-up")
-
-    def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
-        """Send one frame that says nothing, from any thread: see `tunnel.cover.draw_cover`.
-
-        Args:
-            plan: a loop, or a DROP frame. When to send the next one is the caller's to decide.
-            mean_delay_s: of the random delay at each proxy.
-        Returns:
-            A future that ends when the frame has arrived: a loop at this node.
-        Raises:
-            From the future BadRoute, ProfileError: no such way; QueryFailed: it did not arrive.
-        """
-        service = cover_service(self._context, plan, mean_delay_s=mean_delay_s)
-        return self._reactor.submit(service, name=f"{self._context.name} cover")
-
-    def tunnel(
-        self,
-        destination: bytes,
-        use: Callable[[NodeTunnel], Service[None]],
-        *,
-        hops: int = 3,
-        route: Route | None = None,
-        profile: Profile | None = None,
-    ) -> Future[Report | None]:
-        """Open an established tunnel to the node `destination`, from any thread, and let a service use it.
-
-        Args:
-            use: called with the tunnel in the reactor; a generator. The tunnel lives as long as it runs, and
-                is then closed in order.
-            hops, route: as for `query`.
-            profile: by default the interactive one where the route fits, whose chunks are of 1 KiB.
-        Returns:
-            A future of what the route says of the tunnel. Cancelling it gives the tunnel up.
-        Raises:
-            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
-                QueryFailed: it could not be opened, or broke. any other: what `use` has raised.
-        """
-        route, profile = self._tunnel_way(destination, hops, route, profile)
-        service = with_tunnel(self._context, route, profile, use)
-        return self._reactor.submit(service, name=f"{self._context.name} tunnel")
-
-    def open_tunnel(
-        self,
-        destination: bytes,
-        *,
-        hops: int = 3,
-        route: Route | None = None,
-        profile: Profile | None = None,
-    ) -> Service[OpenTunnel]:
-        """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
-
-        Args and errors as for `tunnel`, but for `use`.
-        """
-        route, profile = self._tunnel_way(destination, hops, route, profile)
-        return (yield from open_tunnel(self._context, route, profile))
-
-    def _tunnel_way(
-        self, destination: bytes, hops: int, route: Route | None, profile: Profile | None
-    ) -> tuple[Route, Profile]:
-        """What was left open of a tunnel's way."""
-        if profile is None:
-            proxies = hops if route is None else len(route.proxies)
-            small = Profile(INTERACTIVE)
-            profile = small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies)
-        return route or self.choose_route(destination, hops, profile), profile
-
-    def choose_route(
-        self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
-    ) -> Route:
-        """Draw a route from the directory. Raises BadRoute."""
-        return choose_route(
-            self._context.directory,
-            origin=self.id,
-            destination=destination,
-            hops=hops,
-            profile_byte=profile.byte,
-            rng=rng,
-        )
-
-    def _choose_other_route(self, query: Route, profile: Profile, rng: random.Random | None) -> Route:
-        return choose_other_route(
-            self._context.directory,
-            query,
-            origin=self.id,
-            hops=len(query.proxies),
-            profile_byte=profile.byte,
-            last=self._context.home_neighbour(profile, query.destination),
-            rng=rng,
-        )
-
 
 def _first_descriptor(
     ring: KeyRing,
@@ -510,13 +228,3 @@ def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]
         if condition():
             return
         yield Sleep(_LOOK_S)
-
-
-def _checked(content: Content, replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:
-    """The sinks of a query; none: temporary files."""
-    check_content(content)
-    # Not `or`: a sink with a length is false while it is empty.
-    own = tuple(sinks) if sink is None else (sink, *sinks)
-    if replies < 1 or (own and len(own) != replies):
-        raise LocalTunnelError(f"{replies} replies and {len(own)} sinks: at least one reply, a sink for each")
-    return own
