@@ -8,6 +8,8 @@ tells itself, since only here is it known on which side that was.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
 from tunnel.errors import ErrorCode, NextRefused, PeerError
 from tunnel.node.context import NodeContext, Stream, report_frame
@@ -37,6 +39,7 @@ def write_service(node: NodeContext, forward: Forward) -> Service[None]:
     code = ErrorCode.CANCELLED
     try:
         yield from WriteYield(outgoing).write_all(forward.opened.next_header)
+        forward.opened = replace(forward.opened, next_header=b"")
         yield from _relay_both(node, forward, outgoing, started_s)
     except PeerError as error:
         code = error.code
