@@ -168,7 +168,7 @@ class Link:
         except Broken as error:
             raise Disconnected(f"connection broke while writing: {error}") from error
         mux.sent(count)
-        return mux.has_unsent
+        return not mux.sender.is_idle
 
     def _watch(self) -> Service[None]:
         """Look now and then whether the neighbour still lives."""
