@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from reactor import Service
+from reactor import Service, Sleep
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed
 from tunnel.client import FilesClient, get, list_files, put
@@ -132,9 +132,15 @@ def test_a_put_whose_proxy_dies_goes_on_over_another_route(tmp_path: Path) -> No
             if done > size // 3:
                 used.set()
 
+        def in_use() -> Service[int]:
+            """The proxy of the content, once that of the request before it is free."""
+            while len(busy := [index for index in (1, 2) if net[index].open_streams]) != 1:
+                yield Sleep(0.001)
+            return busy[0]
+
         stored = put(net[0], ids[3], io.BytesIO(content), "big", hops=1, progress=progress, retries=20)
         assert used.wait(PATIENCE_S)
-        busy = next(index for index in (1, 2) if net[index].open_streams)
+        busy = net.submit(in_use()).result(PATIENCE_S)
         net.stop(busy)
         net.directory.forget(ids[busy])
         result = stored.result(PATIENCE_S)
