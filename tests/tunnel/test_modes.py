@@ -102,7 +102,7 @@ def test_the_whole_matrix(mode: ReplyMode, count: int, hostile: bool) -> None:
     """
     for (row, size), (column, buffers) in itertools.product(enumerate(CONTENTS), enumerate(BUFFERS)):
         if count == max(PEERS) and size == max(CONTENTS) and column % 2 != hostile:
-            continue  # over the longest route the largest content is dear: each buffer either plain or hostile
+            continue  # dear over the longest route: each buffer either plain or hostile
         suite, error_mode = int(row != column), list(ErrorMode)[(row + column) % 3]
         run(mode, count, size, buffers, hostile=hostile, suite=suite, error_mode=error_mode)
 
