@@ -184,11 +184,11 @@ def test_content_before_open(net: LocalNetwork, refusals: Callable[[], str]) -> 
 
 
 def test_content_beyond_the_credit(net: LocalNetwork, refusals: Callable[[], str]) -> None:
-    with _raw(net[1]).handshake() as peer:
-        # The node may have ended the link before the last of it is sent; what it said on the way out is then lost.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            peer.open(PROFILE, _header(net[1]) + bytes(3 * DEFAULT.window_bytes))
-            assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
+    # The node may end the link before the last of it is sent; what it said on the way out is then lost.
+    broken = contextlib.suppress(BrokenPipeError, ConnectionResetError)
+    with _raw(net[1]).handshake() as peer, broken:
+        peer.open(PROFILE, _header(net[1]) + bytes(3 * DEFAULT.window_bytes))
+        assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
     wait_until_idle(net)
     assert "credit for" in refusals() or "beyond what was granted" in refusals()
     assert_works(net)
