@@ -129,3 +129,61 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
+
+
+def _begun(store: FileStore, name: str, content: bytes, offset: int = 0) -> Upload:
+    upload = store.begin(name, len(content), hashlib.sha256(content).digest(), offset)
+    while not upload.prepare():
+        pass
+    return upload
+
+
+def test_parts_that_hold_nothing_are_bounded_too(tmp_path: Path) -> None:
+    """A peer that begins upload after upload, and sends nothing, fills no folder with empty files."""
+    store = FileStore(tmp_path, FilesSettings(files=5))
+    for number in range(20):
+        _begun(store, "a", b"%d" % number).close()
+    assert len(os.listdir(tmp_path)) <= 5
+
+
+def test_a_whole_file_is_not_written_to_by_way_of_a_part_that_a_crash_has_left(tmp_path: Path) -> None:
+    """Between the link to its name and the end of its part's name, both are one file."""
+    store = FileStore(tmp_path)
+    content = b"precious"
+    digest = hashlib.sha256(content).digest()
+    (tmp_path / "a").write_bytes(content)
+    os.link(tmp_path / "a", store.part_path(digest))
+    upload = _begun(store, "b", content)
+    upload.write(b"poisoned")
+    with pytest.raises(StoreRefused):
+        upload.commit()
+    assert (tmp_path / "a").read_bytes() == content
+    assert store.offered("b", len(content), digest) == 0
+
+
+def test_an_upload_may_end_while_room_is_made_for_another(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    first, second = _begun(store, "a", b"a"), _begun(store, "b", b"b")
+
+    class Ending(Upload):
+        __slots__ = ()
+
+        @property
+        def whole_bytes(self) -> int:  # type: ignore[override]  # looked at where another thread would come in
+            second.close()
+            return 1
+
+        @whole_bytes.setter
+        def whole_bytes(self, size: int) -> None:
+            pass
+
+    first.__class__ = Ending
+    assert store.offered("c", 1, hashlib.sha256(b"c").digest()) == 0
+    first.close()
+
+
+def test_names_that_the_rule_forbids_are_not_listed(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, FilesSettings(is_name_allowed=lambda name: name != "b"))
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"")
+    assert [entry.name for entry in store.entries()] == ["a"]

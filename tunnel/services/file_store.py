@@ -90,7 +90,7 @@ class FileStore:
 
     def entries(self, after: str = "") -> list[FileEntry]:
         """The whole files, by name."""
-        found = [FileEntry(name, size) for name, size, _ in self._scan() if is_name(os.fsencode(name))]
+        found = [FileEntry(name, size) for name, size, _ in self._scan() if self._is_allowed(name)]
         return sorted((entry for entry in found if entry.name > after), key=lambda entry: entry.name)
 
     def open(self, name: str) -> Download:
@@ -159,35 +159,49 @@ class FileStore:
         self._digests[name] = (_identity(found), digest)
 
     def _check_name(self, name: str) -> None:
-        allowed = self.settings.is_name_allowed
-        if not is_name(name.encode()) or (allowed is not None and not allowed(name)):
+        if not self._is_allowed(name):
             raise StoreRefused(FileStatus.NAME)
 
+    def _is_allowed(self, name: str) -> bool:
+        allowed = self.settings.is_name_allowed
+        return is_name(os.fsencode(name)) and (allowed is None or allowed(name))
+
     def _part_bytes(self, digest: bytes) -> int:
+        path = self.part_path(digest)
         try:
-            return os.lstat(self.part_path(digest)).st_size
+            found = os.lstat(path)
         except FileNotFoundError:
             return 0
+        if found.st_nlink > 1 and digest not in self._uploads:
+            # A crash came between giving it its name and taking this one: to write here would change the
+            # whole file.
+            os.unlink(path)
+            return 0
+        return found.st_size
 
     def _make_room(self, digest: bytes, size: int) -> None:
         """Room for a file of this digest, by removing parts that nobody writes. Raises StoreRefused: FULL."""
         settings = self.settings
         found = self._scan()
-        whole = sum(1 for name, _, _ in found if not _PART.fullmatch(name))
-        if size > settings.file_bytes or whole + len(self._uploads) >= settings.files:
+        # All at once: other threads `forget` meanwhile.
+        uploads = [upload for each in self._uploads.valuerefs() if (upload := each()) is not None]
+        count = sum(1 for name, _, _ in found if not _PART.fullmatch(name)) + len(uploads)
+        if size > settings.file_bytes or count >= settings.files:
             raise StoreRefused(FileStatus.FULL)
-        own = {self.part_path(other).name for other in (*self._uploads, digest)}
+        own = {self.part_path(other).name for other in (*(upload.digest for upload in uploads), digest)}
         # What is being stored counts with the size that it will have.
         used = sum(bytes_ for name, bytes_, _ in found if name not in own)
-        used += sum(upload.whole_bytes for upload in self._uploads.values() if upload.digest != digest)
+        used += sum(upload.whole_bytes for upload in uploads if upload.digest != digest)
         idle = sorted(
             (changed_s, bytes_, name)
             for name, bytes_, changed_s in found
             if _PART.fullmatch(name) and name not in own
         )
         oldest_s = time.time() - settings.part_age_s
-        for changed_s, bytes_, name in idle:
-            if changed_s < oldest_s or used + size > settings.quota_bytes:
+        for index, (changed_s, bytes_, name) in enumerate(idle):
+            # Also the empty ones take room, in the folder and in each look at it.
+            is_one_too_many = count + len(idle) - index >= settings.files
+            if changed_s < oldest_s or is_one_too_many or used + size > settings.quota_bytes:
                 os.unlink(self.folder / name)
                 used -= bytes_
         if used + size > settings.quota_bytes:
