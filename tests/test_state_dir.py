@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,6 +198,24 @@ def test_a_new_descriptor_is_written_and_offers_the_same_profiles(config: NodeCo
         assert published.profiles == first.profiles
 
 
+def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is written later: others go on with the one before."""
+    folder = config.files[0]
+    with ConfiguredNode(config, Reactor()) as configured:
+        folder.rename(folder.with_name("away"))
+        configured.node._context.publish()  # as after a change of keys
+        assert "descriptor is not written yet" in caplog.text
+        folder.with_name("away").rename(folder)
+        refreshing = configured._refresh()
+        next(refreshing)  # a while later
+        refreshing.send(None)
+        refreshing.close()
+        (published,) = StaticDirectory.load(folder / "me", OPENSSL)
+        assert published == configured.node.descriptor
+
+
 # --- peer files -----------------------------------------------------------------------------------------
 
 
@@ -219,6 +239,26 @@ def test_peer_files_are_read_again_when_they_change(
     write_descriptor(folder / "bad", first)
     assert files.refresh() == [first]
     assert [path.name for path in list_peer_files([folder, folder / "me"])] == ["bad", "me", "me"]
+
+
+def test_a_folder_of_peers_that_cannot_be_listed_stops_neither_the_others_nor_the_refreshing(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is where a node has no file descriptors left, which its peers can bring about."""
+    first = run_once(config)
+    folder, closed = config.files[0], config.files[0].with_name("closed")
+    closed.mkdir()
+    iterdir = Path.iterdir
+
+    def iterdir_but_one(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir_but_one)
+    files = PeerFiles(StaticDirectory(), [closed, folder], OPENSSL)
+    assert files.refresh() == [first]
+    assert "left as they were known" in caplog.text
 
 
 def test_check_private_of_what_is_not_there(tmp_path: Path) -> None:

@@ -206,6 +206,16 @@ def test_an_existing_path_is_not_written_over_unless_asked(
     assert (tmp_path / "f").read_bytes() == b"new"
 
 
+def test_what_is_no_file_is_not_replaced(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
+    """Run by root, `get --output /dev/null --replace` would put a file in the place of the device."""
+    (folder / "f").write_bytes(b"new")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LocalTunnelError, match="no regular file"):
+        get(net[0], net[3].id, "f", tmp_path / "pipe", hops=1, replace=True).result(PATIENCE_S)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
 class Liar(InnerService):
     """Answers with the same bytes, whatever the question."""
 

@@ -8,6 +8,7 @@ before anything can be opened; they are written after the last moment at which s
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -27,6 +28,8 @@ from tunnel.services import Echo, Files, InnerService, Ping, Services
 from tunnel.state_dir import StateDir, check_private
 
 __all__ = ["ConfiguredNode", "load_peers", "make_node", "make_service"]
+
+log = logging.getLogger("tunnel.cli")
 
 
 def make_service(config: NodeConfig) -> InnerService:
@@ -110,6 +113,7 @@ class ConfiguredNode:
         self.config = config
         self._reactor = reactor
         self._engine = tunnel_engine(config.engine)
+        self._unwritten: Descriptor | None = None
         self.node: Node
         self.directory: StaticDirectory
 
@@ -121,7 +125,7 @@ class ConfiguredNode:
             self._ring = self._resume()
             try:
                 self.node = make_node(
-                    config, self._ring, self.directory, self._reactor, engine, on_publish=self._write
+                    config, self._ring, self.directory, self._reactor, engine, on_publish=self._publish
                 )
                 self.directory.publish(self.node.descriptor)
                 self._write(self.node.descriptor)
@@ -152,6 +156,17 @@ class ConfiguredNode:
         if self.config.publish is not None:
             write_descriptor(self.config.publish, descriptor)
 
+    def _publish(self, descriptor: Descriptor) -> None:
+        """Write a new descriptor; where the disk does not take it the node lives on, and tries again later."""
+        try:
+            self._write(descriptor)
+        except OSError as error:
+            if self._unwritten is None:
+                log.error("the new descriptor is not written yet: %s", error)
+            self._unwritten = descriptor
+        else:
+            self._unwritten = None
+
     def serve(self, ready: Callable[[], None]) -> Service[None]:
         """Run the node until this service is cancelled; then leave in order.
 
@@ -172,6 +187,8 @@ class ConfiguredNode:
     def _refresh(self) -> Service[None]:
         while True:
             yield Sleep(self.config.refresh_s)
+            if self._unwritten is not None:
+                self._publish(self._unwritten)
             found = yield RunInThread(self._files.refresh)
             for descriptor in found:
                 self.directory.publish(descriptor)

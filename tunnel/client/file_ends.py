@@ -115,12 +115,16 @@ class PathTarget:
     """A path; what is not whole is `.<name>.<digest>.part` beside it, and is resumed another time.
 
     Raises:
-        LocalTunnelError: something is there, and is not to be replaced. OSError.
+        LocalTunnelError: something is there, and is not to be replaced, or is no file. OSError.
     """
 
     def __init__(self, path: Path, *, replace: bool) -> None:
-        if not replace and os.path.lexists(path):
-            raise LocalTunnelError(f"{path} exists; choose another name, or have it replaced")
+        if os.path.lexists(path):
+            if not replace:
+                raise LocalTunnelError(f"{path} exists; choose another name, or have it replaced")
+            # A rename would put a file in the place of a device, for every program of the machine.
+            if not (path.is_symlink() or path.is_file()):
+                raise LocalTunnelError(f"{path} is no regular file, and is not replaced; choose another name")
         self.version: bytes | None = None
         self._path = path
         self._replace = replace

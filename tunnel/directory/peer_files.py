@@ -69,7 +69,7 @@ class PeerFiles:
             What they hold, to be published where the directory lives.
         """
         found: list[Descriptor] = []
-        for path in list_peer_files(self._paths):
+        for path in self._listed():
             try:
                 if self._seen.get(path) != _mark(path):
                     found += self._load(path)
@@ -78,6 +78,13 @@ class PeerFiles:
             except OSError as error:
                 log.warning("a peer file cannot be read: %s", error)
         return found
+
+    def _listed(self) -> Iterator[Path]:
+        for path in self._paths:
+            try:
+                yield from list(list_peer_files([path]))
+            except OSError as error:  # no rights any more, no more open files, …
+                log.warning("peer files are left as they were known: %s", error)
 
     def _read(self, path: Path) -> None:
         for descriptor in self._load(path):
