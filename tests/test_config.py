@@ -241,3 +241,34 @@ def test_any_value_is_taken_or_refused_as_documented(setting: Setting, value: An
 def test_any_variable_is_taken_or_refused_as_documented(setting: Setting, text: str) -> None:
     result = outcome({}, **{setting.variable: text})
     assert isinstance(result, NodeConfig) or setting.key.upper() in str(result).upper()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'folder = "state"',
+        'folder = "state/../state"',
+        'folder = "."',
+        'folder = "secrets"\n[node]\nkeys = "secrets/keys"',
+        'folder = "peers"\n[peers]\nfiles = ["peers"]',
+        'folder = "out"\n[peers]\npublish = "out/me"',
+    ],
+)
+def test_the_files_service_has_a_folder_for_nothing_else(text: str) -> None:
+    """Else strangers could fetch the keys, or store what the node reads as a peer file."""
+    error = refused(f'[service]\nnames = ["files"]\n[files]\n{text}')
+    assert "the node has files of its own there" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text", ['[node]\nstate = ""', '[files]\nfolder = ""', '[peers]\nfiles = ["peers", ""]']
+)
+def test_an_empty_path_is_not_the_folder_of_the_configuration(text: str) -> None:
+    assert "expected a" in str(refused(text))
+
+
+def test_a_number_of_too_many_digits_is_refused_like_other_bad_toml(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text("[limits]\nqueries = " + "9" * 5000)
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_config(path, {})

@@ -113,16 +113,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Any text, a path for one. Empty: none."""
+    """Any text, a path for one. Args: or_empty: whether there may be none."""
 
     what: str
+    or_empty: bool = False
 
     @property
     def expected(self) -> str:
-        return self.what
+        return self.what + (", or empty" if self.or_empty else "")
 
     def check(self, value: Any) -> str:
-        if not isinstance(value, str) or "\0" in value:
+        if not isinstance(value, str) or "\0" in value or not (value or self.or_empty):
             raise ValueError
         return value
 

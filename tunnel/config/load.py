@@ -79,7 +79,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
         raise ConfigError(f"{path} has more than {_MOST_FILE_BYTES:,} bytes: this is no configuration")
     try:
         tables = tomllib.loads(text.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number with too many digits
         raise ConfigError(f"{path} is not TOML: {error}", 'text is "quoted", tables are [named]') from error
     return make_config(tables, folder=path.parent, source=str(path), environment=environment)
 
@@ -116,7 +116,21 @@ def make_config(
             f"{source}: [node] listen = {listen.host}: others cannot dial this address",
             "say in [node] advertise at which address they reach the node",
         )
-    return _resolved(values["node"], limits, FilesSettings(**values["files"]), folder.resolve())
+    config = _resolved(values["node"], limits, FilesSettings(**values["files"]), folder.resolve())
+    _check_files_folder(config, folder, source)
+    return config
+
+
+def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:
+    """What the service serves, anybody reads, and adds to: so no secrets are there, and nothing that the node
+    reads."""
+    own = [folder, config.state, config.keys.parent, *config.files]
+    own += [] if config.publish is None else [config.publish.parent]
+    if "files" in config.names and config.folder.resolve() in [path.resolve() for path in own]:
+        raise ConfigError(
+            f"{source}: [files] folder = {str(config.folder)!r}: the node has files of its own there",
+            "give the files service a folder that is for nothing else",
+        )
 
 
 def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tuple[str, Any]]:

@@ -84,7 +84,7 @@ _OWN = [
     Setting(
         "node",
         "keys",
-        Text("a path, or empty"),
+        Text("a path", or_empty=True),
         "",
         "",
         "The key file, as `mtun keygen` makes it. Empty: `keys` in the state folder.",
@@ -149,7 +149,7 @@ _OWN = [
     Setting(
         "peers",
         "publish",
-        Text("a path, or empty"),
+        Text("a path", or_empty=True),
         "",
         "",
         "Where the node writes its own descriptor, at each start and key change. Empty: nowhere.",
