@@ -162,6 +162,26 @@ def test_a_blocking_service_that_fails_or_reads_nothing(caplog: pytest.LogCaptur
     assert "a bug in a user's service" in caplog.text
 
 
+def test_a_thread_that_the_system_does_not_start_costs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    refusals = [None] * 3
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == "tunnel service" and refusals:
+            refusals.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    service = BlockingService(lambda query, reply: reply.write(b"served"), threads=2)
+    with LocalNetwork(peers=3, service=service) as net:
+        client = Client(net[0])
+        for _ in range(3):
+            with pytest.raises(QueryFailed, match="BUSY"):
+                client.query(net[2].id, b"", hops=1).result(PATIENCE_S)
+        assert client.query(net[2].id, b"", hops=1).result(PATIENCE_S).read() == b"served"
+
+
 @pytest.mark.parametrize("blocked_in", ["read", "write"])
 def test_a_thread_hears_that_its_query_was_cancelled(blocked_in: str) -> None:
     heard: list[BaseException] = []

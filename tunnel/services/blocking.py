@@ -78,7 +78,7 @@ class BlockingService(InnerService):
             self._places.send_nowait(None)
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
-        """Serve one query. Raises TableFull: all threads are taken, and enough queries wait for one."""
+        """Serve one query. Raises TableFull: no thread is free, and enough queries wait for one."""
         if self._waiting >= self._most_waiting:
             raise TableFull(f"{self._waiting} queries wait for a thread already, the limit of this service")
         self._waiting += 1
@@ -120,7 +120,7 @@ class _Call:
     def serve(self, scope: Scope, query: Query) -> Service[None]:
         try:
             # Started first: from here on the thread gives the place back, whatever happens to the service.
-            threading.Thread(target=self._run, name="tunnel service", daemon=True).start()
+            self._start_thread()
             feeding = yield from scope.spawn(self._feed(query), name="blocking service feed")
             while True:
                 try:
@@ -137,6 +137,13 @@ class _Call:
             self._from_thread.close()
         if self._error is not None:
             raise self._error
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="tunnel service", daemon=True).start()
+        except RuntimeError as error:
+            self._give_back()  # else the service would have lost this place for good
+            raise TableFull("the system starts no more threads") from error
 
     def _feed(self, query: Query) -> Service[None]:
         try:
