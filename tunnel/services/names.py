@@ -25,7 +25,7 @@ def is_name(raw: bytes) -> bool:
 
 def checked_name(name: str) -> bytes:
     """A name as bytes. Raises LocalTunnelError: it is none."""
-    raw = name.encode("utf-8", "surrogateescape")
+    raw = name.encode("utf-8", "surrogatepass")
     if not is_name(raw):
         raise LocalTunnelError(
             f"{name!r} is no name: 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' or '.', no dot first"
