@@ -19,7 +19,7 @@ import pytest
 from tunnel import LocalNetwork
 from tunnel.cli import main
 from tunnel.cli.demo import _LINE, PositionSampler, _open_content
-from tunnel.cli.terminal import parse_size, readable_size, table
+from tunnel.cli.terminal import ProgressBar, parse_size, readable_size, table
 from tunnel.geometry import GEOMETRIES, Geometry
 from tunnel.route import choose_route
 
@@ -245,3 +245,39 @@ def test_readable_sizes() -> None:
 def test_table() -> None:
     lines = table(["a", "b", "c", "number"], [["x", "yy", "z", "1"], ["xxx", "y", "z", "1,000"]]).splitlines()
     assert lines == ["a    b   c  number", "───  ──  ─  ──────", "x    yy  z       1", "xxx  y   z   1,000"]
+
+
+def _mtun(
+    *arguments: str, stdout: int = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """As a user's shell runs it: with buffers that are written at the end."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        [sys.executable, "-m", "tunnel", *arguments],
+        env=kept | environment, stdout=stdout, stderr=subprocess.PIPE, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_output_that_nobody_takes_is_an_error_of_one_line(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = _mtun("keygen", str(tmp_path / "keys"), stdout=writer)
+    finally:
+        os.close(writer)
+    assert result.returncode == 1
+    assert result.stderr == b"error: Broken pipe\n"
+
+
+def test_a_terminal_without_the_letters_of_a_table(tmp_path: Path) -> None:
+    assert _mtun("network", str(tmp_path / "net"), "--nodes", "1").returncode == 0
+    result = _mtun("peers", "--network", str(tmp_path / "net"), PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert b"node-0" in result.stdout
+
+
+def test_a_closed_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    bar = ProgressBar(1, enabled=True)
+    bar.update(1)
+    bar.close()

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -59,14 +61,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     level = [logging.ERROR, logging.INFO, logging.DEBUG][min(options.verbose, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A table's lines, or a file's name, are no reason to fail where the terminal has no such letters.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    status = _run(options)
     try:
-        status: int = options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # What it does not take now the interpreter would try again at its end, and complain.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return status or _report(error)
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return int(options.run(options))
     except (TunnelError, EngineUnavailable, OSError) as error:
         return _report(error)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 1
-    return status
 
 
 def _report(error: Exception) -> int:

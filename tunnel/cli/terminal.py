@@ -59,7 +59,8 @@ class ProgressBar:
     def __init__(self, total: int, *, enabled: bool, unit: str | None = None) -> None:
         self._total = max(1, total)
         self._unit = unit
-        self._enabled = enabled and sys.stderr.isatty()
+        # None where it was closed before the program began.
+        self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
         self._next_s = time.monotonic() + 1
         self._is_shown = False
 
