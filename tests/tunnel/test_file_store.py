@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tunnel.errors import LocalTunnelError
-from tunnel.services import FilesSettings, FileStatus
+from tunnel.services import FilesSettings, FileStatus, file_store
 from tunnel.services.file_store import FileStore, StoreRefused, Upload
 from tunnel.services.names import is_name
 
@@ -187,3 +187,21 @@ def test_names_that_the_rule_forbids_are_not_listed(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"")
     assert [entry.name for entry in store.entries()] == ["a"]
+
+
+def test_uploads_that_send_nothing_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(file_store.time, "monotonic", lambda: now_s)
+    store = FileStore(tmp_path, FilesSettings(uploads=2))
+    silent = [_begun(store, name, name.encode() * 5) for name in ("a", "b")]
+    now_s += 59
+    assert _try(lambda: _begun(store, "c", b"c")) is FileStatus.BUSY
+    silent[1].write(b"b")
+    now_s += 2
+    upload = _begun(store, "c", b"c")
+    upload.write(b"c")
+    upload.commit()
+    assert _try(lambda: silent[0].write(b"a")) is FileStatus.BUSY
+    silent[1].write(b"bbbb")
+    silent[1].commit()
+    assert sorted(entry.name for entry in store.entries()) == ["b", "c"]

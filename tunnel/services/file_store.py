@@ -36,6 +36,10 @@ _STALLED_S: Final = 2.0
 """An upload on which nothing has moved for so long gives way to another of the same content: its sender may
 have
 lost the way here, and be back over another."""
+_IDLE_S: Final = 60.0
+"""Where all places are taken, an upload on which nothing has moved for so long gives way to any other: who
+begins many and sends nothing, or next to nothing, keeps nobody out.
+"""
 
 _PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
 
@@ -118,7 +122,8 @@ class FileStore:
             return min(here, size)
 
     def begin(self, name: str, size: int, digest: bytes, offset: int) -> Upload:
-        """Store a file, from `offset` on; who stores the same content and has stalled is put off.
+        """Store a file, from `offset` on; who stores the same content and has stalled is put off, and who
+        has for long where all places are taken.
 
         Raises:
             StoreRefused: NAME, FULL, CHANGED (there is less than `offset` here), BUSY.
@@ -128,6 +133,8 @@ class FileStore:
             before = self._uploads.get(digest)
             if before is not None and before.is_stalled:
                 before.close()
+            if len(self._uploads) >= self.settings.uploads:
+                self._close_idle()
             if digest in self._uploads or len(self._uploads) >= self.settings.uploads:
                 raise StoreRefused(FileStatus.BUSY)
             if self._part_bytes(digest) < offset:
@@ -158,6 +165,16 @@ class FileStore:
             self._digests.clear()
         self._digests[name] = (_identity(found), digest)
 
+    def _current(self) -> list[Upload]:
+        # The references all at once: other threads `forget` meanwhile.
+        return [upload for each in self._uploads.valuerefs() if (upload := each()) is not None]
+
+    def _close_idle(self) -> None:
+        """The upload on which nothing has moved for longest, where that is too long."""
+        longest = max(self._current(), key=lambda upload: upload.still_s, default=None)
+        if longest is not None and longest.still_s > _IDLE_S:
+            longest.close()
+
     def _check_name(self, name: str) -> None:
         if not self._is_allowed(name):
             raise StoreRefused(FileStatus.NAME)
@@ -183,8 +200,7 @@ class FileStore:
         """Room for a file of this digest, by removing parts that nobody writes. Raises StoreRefused: FULL."""
         settings = self.settings
         found = self._scan()
-        # All at once: other threads `forget` meanwhile.
-        uploads = [upload for each in self._uploads.valuerefs() if (upload := each()) is not None]
+        uploads = self._current()
         count = sum(1 for name, _, _ in found if not _PART.fullmatch(name)) + len(uploads)
         if size > settings.file_bytes or count >= settings.files:
             raise StoreRefused(FileStatus.FULL)
@@ -241,9 +257,14 @@ class Upload:
         self._file = PartialFile(store.part_path(digest), on_closed=lambda: store.forget(digest, token))
 
     @property
+    def still_s(self) -> float:
+        """For how long nothing has moved."""
+        return time.monotonic() - self._moved_s
+
+    @property
     def is_stalled(self) -> bool:
         """Nothing has moved for a while."""
-        return time.monotonic() - self._moved_s > _STALLED_S
+        return self.still_s > _STALLED_S
 
     @property
     def missing_bytes(self) -> int:
