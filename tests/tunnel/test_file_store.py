@@ -205,3 +205,24 @@ def test_uploads_that_send_nothing_keep_nobody_out(tmp_path: Path, monkeypatch: 
     silent[1].write(b"bbbb")
     silent[1].commit()
     assert sorted(entry.name for entry in store.entries()) == ["b", "c"]
+
+
+@pytest.mark.parametrize("late", [b"too much of it", b"wrong"])
+def test_who_was_put_off_does_not_remove_what_another_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bytes
+) -> None:
+    """Both write the same part: whoever knows a digest could have kept its file from being stored."""
+    monkeypatch.setattr(file_store, "_STALLED_S", -1.0)
+    store = FileStore(tmp_path)
+    hostile = _begun(store, "a", b"right")
+    if len(late) == 5:
+        hostile.write(late)
+    honest = _begun(store, "a", b"right")
+    honest.write(b"right")
+    with pytest.raises(StoreRefused):
+        if len(late) == 5:
+            hostile.commit()
+        else:
+            hostile.write(late)
+    honest.commit()
+    assert (tmp_path / "a").read_bytes() == b"right"

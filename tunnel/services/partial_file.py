@@ -94,9 +94,10 @@ class PartialFile:
         self.close()
 
     def discard(self) -> None:
-        """Remove it, and close it."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        """Remove it, and close it; when it is closed, another may be writing there, and it is left."""
+        if not self.is_closed:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
         self.close()
 
     def close(self) -> None:
