@@ -131,7 +131,7 @@ def test_what_is_kept_is_bounded_by_a_head() -> None:
         assert len(parser._held) <= 120
 
 
-@pytest.mark.parametrize("name", ["\ud800", "\udcff", "a\udfff", "\0", "x" * 65_536])
+@pytest.mark.parametrize("name", ["\ud800", "a\udfff", "\0", "x" * 65_536])
 def test_text_that_utf8_cannot_hold_is_no_name_either(name: str) -> None:
     with pytest.raises(LocalTunnelError, match="is no name"):
         checked_name(name)

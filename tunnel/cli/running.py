@@ -157,7 +157,7 @@ class ConfiguredNode:
             write_descriptor(self.config.publish, descriptor)
 
     def _publish(self, descriptor: Descriptor) -> None:
-        """Write a new descriptor; where the disk does not take it the node lives on, and tries again later."""
+        """Write a new descriptor; where the disk does not take it, it is tried again later."""
         try:
             self._write(descriptor)
         except OSError as error:
