@@ -261,6 +261,18 @@ def test_a_folder_of_peers_that_cannot_be_listed_stops_neither_the_others_nor_th
     assert "left as they were known" in caplog.text
 
 
+def test_a_link_in_a_shared_folder_of_peers_is_not_written_through(
+    config: NodeConfig, tmp_path: Path
+) -> None:
+    first = run_once(config)
+    (tmp_path / "precious").write_text("mine")
+    (config.files[0] / ".me.new").symlink_to(tmp_path / "precious")
+    write_descriptor(config.files[0] / "me", first)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (config.files[0] / "me").is_symlink()
+    assert list(StaticDirectory.load(config.files[0] / "me", OPENSSL)) == [first]
+
+
 def test_check_private_of_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         check_private(tmp_path / "none")

@@ -8,6 +8,7 @@ is not to stop the others.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def list_peer_files(paths: Iterable[Path]) -> Iterator[Path]:
 def write_descriptor(path: Path, descriptor: Descriptor) -> None:
     """Write one descriptor as a peer file of its own, whole or not at all. Raises OSError."""
     temporary = path.with_name(f".{path.name}.new")
+    # The folder may be shared: what somebody has put there is not followed, and not written to.
+    temporary.unlink(missing_ok=True)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
     StaticDirectory([descriptor]).save(temporary)
     temporary.replace(path)
 
