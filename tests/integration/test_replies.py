@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from reactor import Service
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import ErrorCode, InnerService, Limits, LocalNetwork, Profile, QueryFailed, ReplyMode, Route
 from tunnel.cover import CoverPlan, QuerySample, draw_cover
-from tunnel.errors import BadRoute, LocalTunnelError, ReplayedHeader
+from tunnel.errors import BadRoute, LocalTunnelError, ReplayedHeader, TunnelError
 from tunnel.geometry import INTERACTIVE, LONG
 from tunnel.modes import MODES
+from tunnel.node import spool
 from tunnel.node.api_service import SERVED_MODES
 from tunnel.services import Query, Reply
 
@@ -224,3 +226,17 @@ def test_the_delay_that_a_sender_drew_is_kept(net: LocalNetwork, monkeypatch: py
     net[0].send_cover(plan, mean_delay_s=0.1).result(PATIENCE_S)
     assert time.monotonic() - began_s >= 0.3
     wait_until_idle(net)
+
+
+def test_a_reply_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has said how much is wanted: a node that answers for ever is not let."""
+    monkeypatch.setattr(spool, "MOST_BYTES", 3_000_000)
+
+    def endless(query: Query, reply: Reply) -> Service[None]:
+        while True:
+            yield from reply.write(bytes(100_000))
+
+    with LocalNetwork(peers=3, service=endless, limits=LIMITS) as net:
+        with pytest.raises(TunnelError, match="longer than what is kept without a sink"):
+            net[0].query(net[2].id, b"", hops=1).result(PATIENCE_S)
+        wait_until_idle(net)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tempfile
 from typing import IO
@@ -13,6 +14,8 @@ from typing import IO
 __all__ = ["Spool"]
 
 MEMORY_BYTES = 1024 * 1024
+MOST_BYTES = 1 << 34
+"""As for files that are fetched: no node can fill the disk here. Longer replies need a sink of the caller's."""
 
 
 class Spool:
@@ -20,10 +23,14 @@ class Spool:
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         self._memory_bytes = memory_bytes
+        self._left_bytes = MOST_BYTES
         self._file: IO[bytes] = io.BytesIO()
 
     def write(self, data: memoryview) -> int:
-        """Append. Raises OSError when the disk does not take it."""
+        """Append. Raises OSError: the disk does not take it, or it is too much in all."""
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise OSError(errno.EFBIG, "the reply is longer than what is kept without a sink")
         file = self._file
         if isinstance(file, io.BytesIO) and file.tell() + len(data) > self._memory_bytes:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
