@@ -15,7 +15,7 @@ __all__ = ["Spool"]
 
 MEMORY_BYTES = 1024 * 1024
 MOST_BYTES = 1 << 34
-"""As for files that are fetched: no node can fill the disk here. Longer replies need a sink of the caller's."""
+"""As for files that are fetched: no node can fill the disk here. Longer ones need a sink of their own."""
 
 
 class Spool:
