@@ -271,9 +271,21 @@ class QueryFailed(RemoteTunnelError):
     Attributes:
         code: the reason, if known.
         report: what the nodes of the way have said of it (`tunnel.reports.Report`), if they have.
+        blamed: ids of the nodes of which one at least did not do its part: by the report, or by what was seen
+            here of the first link. Empty where nobody can be named.
+        attempts: of a query that was retried: how each attempt failed, the last included.
     """
 
-    def __init__(self, text: str, code: ErrorCode | None = None, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        code: ErrorCode | None = None,
+        report: Report | None = None,
+        blamed: tuple[bytes, ...] = (),
+        attempts: tuple[QueryFailed, ...] = (),
+    ) -> None:
         super().__init__(text)
         self.code = code
         self.report = report
+        self.blamed = blamed
+        self.attempts = attempts

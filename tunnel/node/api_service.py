@@ -67,6 +67,7 @@ class QueryResult:
         content: the reply, to be read from its start; None where the caller gave a sink of its own.
         report: what the route says of the query, where it has come: how long each node held it.
         reply_blocks: mode `reply-on-reply`: along which the answer can be answered, each once.
+        attempts: how earlier attempts over other routes failed, where it was retried.
     """
 
     route: Route
@@ -77,6 +78,7 @@ class QueryResult:
     content: Spool | None
     report: Report | None = None
     reply_blocks: tuple[ReplyBlock, ...] = ()
+    attempts: tuple[QueryFailed, ...] = ()
 
     @property
     def has_reply(self) -> bool:

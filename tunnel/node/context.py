@@ -12,15 +12,18 @@ from reactor import Channel, CurrentTime, Scope, Service, Signal
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.geometry import Profile
+from tunnel.guards import Guards
 from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.link.receive_queue import Budget
 from tunnel.node.forward import Forward
 from tunnel.node.limits import Limits, LinkPolicy
+from tunnel.node.peers import PeerTable
 from tunnel.node.pending import PendingQuery
+from tunnel.node.route_provider import RouteProvider
 from tunnel.primitives import TunnelEngine, X25519Private
-from tunnel.route import Route, choose_route
+from tunnel.route import Route
 from tunnel.services import InnerService
 from tunnel.tunnel import Tunnel
 
@@ -66,6 +69,8 @@ class NodeContext:
     own: those of them that have a first hop, or are about to: told when the node ends.
     half_open_hosts: where the incoming connections come from that have not finished their handshake.
     budget: bounds the unread content of all links.
+    guards: that routes begin with; None: they may begin with any node.
+    peers: what is known of them from dealing with them. routes: draws routes.
     links: to neighbours; set by `Node`, since it is made from this context.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
     """
@@ -89,7 +94,22 @@ class NodeContext:
     own: set[PendingQuery] = field(default_factory=set)
     half_open_hosts: list[str] = field(default_factory=list)
     invitations: dict[bytes, None] = field(default_factory=dict)
+    guards: Guards | None = None
     links: LinkTable = field(init=False)
+    peers: PeerTable = field(init=False)
+    routes: RouteProvider = field(init=False)
+
+    def __post_init__(self) -> None:
+        own_id = self.descriptor.node_id
+        self.peers = PeerTable(self.now_s, own_id=own_id)
+        self.routes = RouteProvider(
+            self.directory,
+            self.peers,
+            own_id=own_id,
+            is_local=self.is_local,
+            guards=self.guards,
+            wall_clock=self.wall_clock,
+        )
 
     @property
     def name(self) -> str:
@@ -109,18 +129,14 @@ class NodeContext:
 
     def choose_route(self, destination: bytes | None, profile: Profile) -> Route:
         """Proxies for a frame of this node's own making. Raises BadRoute."""
-        return choose_route(
-            self.directory,
-            origin=self.descriptor.node_id,
-            destination=self.descriptor.node_id if destination is None else destination,
-            hops=self._answer_hops(),
-            profile_byte=profile.byte,
+        return self.routes.route(
+            self.descriptor.node_id if destination is None else destination, self._answer_hops(), profile
         )
 
     def _answer_hops(self) -> int:
         """Where nothing is secret a network may be too small for proxies."""
         hops = self.limits.answer_hops
-        return min(hops, max(0, len(self.directory) - 2)) if self.is_local else hops
+        return min(hops, max(0, len(self.directory.sample()) - 2)) if self.is_local else hops
 
     def invite(self, query_id: bytes) -> None:
         """Take one frame that comes home under `query_id` for a query of its own."""
@@ -137,8 +153,8 @@ class NodeContext:
         now_s, addresses = self.wall_clock(), self.descriptor.addresses
         # The highest sequence number wins, and keys may change twice within a second.
         sequence = max(int(now_s), self.descriptor.sequence + 1)
-        keys = self.tunnel.ring.keys
-        self.descriptor = keys.descriptor(addresses, now_s, self.engine, sequence=sequence)
+        keys, family = self.tunnel.ring.keys, self.descriptor.family
+        self.descriptor = keys.descriptor(addresses, now_s, self.engine, sequence=sequence, family=family)
         self.directory.publish(self.descriptor)
 
     def link_settings(self) -> Settings:

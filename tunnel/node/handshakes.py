@@ -23,6 +23,7 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
+from tunnel.addresses import dialable
 from tunnel.descriptor import Descriptor, short
 from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
@@ -58,7 +59,8 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
     """Connect to `peer`: each of its addresses in turn, then the handshake.
 
     Raises:
-        NextRefused: no address answered in time, or what answered is not the peer. __cause__ says which.
+        NextRefused: no address answered in time, or what answered is not the peer (__cause__ says which); or
+            it has no address that may be dialled: outside a network declared local only public ones are.
     On error or cancellation: no socket is left open.
     """
     log.debug("node %s dials %s", node.name, short(peer.node_id))
@@ -66,8 +68,12 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
         raise NextRefused("the descriptor of the node to dial has expired")
     if not peer.addresses:
         raise NextRefused("the node to dial has no address, and keeps no link to this one")
+    # Anybody can sign a descriptor with the address of a machine behind this node's firewall.
+    addresses = dialable(peer.addresses, is_local=node.is_local)
+    if not addresses:
+        raise NextRefused("the node to dial has private addresses only, and this network is not local")
     failure: Exception | None = None
-    for address in peer.addresses:
+    for address in addresses:
         try:
             return (
                 yield from timeout_after(

@@ -133,6 +133,7 @@ class LinkTable:
         except BaseException as error:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
+                node.peers.failed(peer.node_id)
                 return error
             raise
         return (yield from self.adopt(shaken))
@@ -162,6 +163,7 @@ class LinkTable:
             pool.remove(link, node.now_s())
             shaken.socket.close()
             raise
+        node.peers.seen(peer_id)
         self.retire(peer_id)
         return link
 
@@ -199,6 +201,7 @@ class LinkTable:
         except PeerError as error:
             log.warning("node %s lost a link: %s: %s", node.name, type(error).__name__, error)
             log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
+            node.peers.failed(link.peer.node_id)
         finally:
             self._pools[link.peer.node_id].remove(link, node.now_s())
             self.retire(link.peer.node_id)

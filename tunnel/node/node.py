@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 
 from reactor import Channel, Reactor, Scope, Service, TcpListener
@@ -13,25 +14,29 @@ from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
 from tunnel.geometry import INTERACTIVE, Profile
+from tunnel.guards import Guards
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
+from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
+from tunnel.node.exchange import seek_peers
 from tunnel.node.global_service import global_service
 from tunnel.node.keeper import keep_links
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
+from tunnel.node.peers import PeerTable
 from tunnel.node.read_service import read_service
+from tunnel.node.retry import MAX_RETRIES, can_send_again, query_with_retries
 from tunnel.node.rotation import rotate_keys
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.onion.header_rate import HeaderRate
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.reports import Report
-from tunnel.route import Route, choose_other_route, choose_route
+from tunnel.route import Route
 from tunnel.services import Echo, InnerService
 from tunnel.tunnel import Tunnel
 
@@ -52,10 +57,13 @@ class Node:
         reactor: runs this node; queries may be asked from any thread.
         service: answers queries that reach this node; by default `Echo`.
         host, port: where to listen; port 0 lets the system choose.
+        family: 16 bytes, the same in all nodes of one owner, so that nobody's route passes two of them.
+        guards: `Node.guards` of the last run, so that routes begin with the same nodes again.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
         OSError: the address cannot be listened on. ValueError: `host` is a name, not an IP address.
-        LocalTunnelError: the wall clock shows a time that no key or descriptor can hold.
+        LocalTunnelError: the wall clock shows a time that no key or descriptor can hold. KeyFileError: the
+            state of the guards is damaged.
     """
 
     def __init__(
@@ -70,6 +78,8 @@ class Node:
         host: str = "127.0.0.1",
         port: int = 0,
         network_id: bytes = LOCAL_NETWORK_ID,
+        family: bytes | None = None,
+        guards: bytes | None = None,
         observe: Callable[[FrameReport], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -78,13 +88,15 @@ class Node:
         # The replay table dies with the process, so what it guarded must too: a node that starts again has
         # a new onion key, and frames recorded before open no more.
         keys = keys.rotated(wall_clock())
+        kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
+        has_guards = limits.guards > 0 and network_id != LOCAL_NETWORK_ID
         self._reactor = reactor
         self._listener = TcpListener(host, port)
         try:
             ring = KeyRing(keys, engine, limit=limits.replay_tags)
             ring.advance(wall_clock())
             address = Address(host, self._listener.address[1])
-            descriptor = ring.keys.descriptor((address,), wall_clock(), engine)
+            descriptor = ring.keys.descriptor((address,), wall_clock(), engine, family=family)
         except BaseException:
             self._listener.close()
             raise
@@ -105,6 +117,7 @@ class Node:
             budget=Budget(limits.buffer_bytes),
             observe=observe,
             wall_clock=wall_clock,
+            guards=kept if has_guards else None,
         )
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
 
@@ -122,6 +135,16 @@ class Node:
     def address(self) -> Address:
         """Where it listens."""
         return self._context.descriptor.addresses[0]
+
+    @property
+    def guards(self) -> bytes | None:
+        """The state of the guards, to be kept on disk and given to the next run; None: this node has none."""
+        return self._context.routes.guards
+
+    @property
+    def peers(self) -> PeerTable:
+        """What this node knows of others from dealing with them; add a `PeerListener` to its `listeners`."""
+        return self._context.peers
 
     @property
     def open_links(self) -> int:
@@ -149,6 +172,7 @@ class Node:
             yield from scope.spawn(global_service(self._context), name=f"{self._context.name} global")
             yield from scope.spawn(rotate_keys(self._context), name=f"{self._context.name} keys")
             yield from scope.spawn(keep_links(self._context), name=f"{self._context.name} keeper")
+            yield from scope.spawn(seek_peers(self._context), name=f"{self._context.name} seeker")
             yield from listen_service(self._context, self._listener)
         finally:
             self._listener.close()
@@ -165,7 +189,7 @@ class Node:
         destination: bytes,
         content: Content,
         *,
-        hops: int = 3,
+        hops: int | None = None,
         route: Route | None = None,
         mode: ReplyMode = ReplyMode.ROUTE,
         error_mode: ErrorMode = ErrorMode.STATUS,
@@ -174,6 +198,7 @@ class Node:
         idle_s: float | None = None,
         sink: Sink | None = None,
         progress: Progress | None = None,
+        retries: int = 0,
         rng: random.Random | None = None,
     ) -> Future[QueryResult]:
         """Send `content` to the node `destination` through `hops` proxies, from any thread.
@@ -181,49 +206,87 @@ class Node:
         Args:
             content: bytes, or a binary file that is read to its end (in the reactor's thread: a regular
                 file).
+            hops: by default the node's limit `route_hops` (3), and up to `route_bias` more.
             route: the proxies themselves, in place of `hops` chosen at random.
             error_mode: how failures come back: `status` says where, `xor` has the original's codes, `none`.
             reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by
                 default as many other proxies, drawn at random (the same in reverse for `reply-on-reply`).
-            profile: by default the default profile, or `long` where the route needs it.
+            profile: by default the best one that all nodes of the ways offer: `bulk` from 1 MiB on, else
+                `default`, or `long` where the route needs it; suite 1 where all have it.
             idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
                 thinks for longer needs more.
             sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
             progress: called in the reactor's thread with (query bytes sent, reply bytes received).
+            retries: how often to try again, over another route of the same length without those to blame,
+                when a hop failed: for content that may reach the destination twice. Bytes, or a file that can
+                be rewound; the reply must not have begun to come into a `sink`.
             rng: for demonstrations whose route is to be the same each time.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
-            TypeError: content is neither bytes nor a file.
+            TypeError: content is neither bytes nor a file, or is to be sent again and cannot be.
+            ValueError: retries are not 0 to 16.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: the query did not come through; says what is known.
         """
         if not isinstance(content, bytes | bytearray | memoryview) and not hasattr(content, "read"):
             raise TypeError(f"content is bytes or a binary file, got {type(content).__name__}")
-        if profile is None:
-            profile = Profile.for_proxies(hops if route is None else len(route.proxies))
-        if route is None:
-            route = self.choose_route(destination, hops, profile, rng=rng)
+        if not 0 <= retries <= MAX_RETRIES:
+            raise ValueError(f"{retries} retries, expected 0 to {MAX_RETRIES}")
+        if retries and not can_send_again(content):
+            raise TypeError(
+                "retries need content that can be sent again: bytes, or a file that can be rewound"
+            )
+        if hops is None:
+            limits = self._context.limits
+            hops = self._context.routes.draw_hops(limits.route_hops, limits.route_bias)
         if idle_s is None:
             idle_s = self._context.limits.idle_s
-        if mode is ReplyMode.OTHER_ROUTE and reply_route is None:
-            reply_route = self._choose_other_route(route, profile, rng)
         call = QueryCall(
-            route,
+            Route((), destination) if route is None else route,
             content,
             mode,
-            profile,
+            Profile.for_proxies(hops if route is None else len(route.proxies))
+            if profile is None
+            else profile,
             idle_s,
             sink,
             progress,
             error_mode=error_mode,
             reply_route=reply_route,
         )
-        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
+        draw = partial(self._drawn, call, hops if route is None else len(route.proxies), profile, rng)
+        first = draw(frozenset(), route, reply_route)
+        service = query_with_retries(self._context, first, draw, retries)
+        return self._reactor.submit(service, name=f"{self._context.name} query")
+
+    def _drawn(
+        self,
+        call: QueryCall,
+        hops: int,
+        profile: Profile | None,
+        rng: random.Random | None,
+        avoid: frozenset[bytes],
+        route: Route | None = None,
+        reply_route: Route | None = None,
+    ) -> QueryCall:
+        """The call with its ways, drawn where they are not given, and the best profile where none is."""
+        routes = self._context.routes
+        least = call.profile if profile is None else profile
+        if route is None:
+            route = routes.route(call.route.destination, hops, least, avoid=avoid, rng=rng)
+        if call.mode is ReplyMode.OTHER_ROUTE and reply_route is None:
+            reply_route = routes.other_route(route, least, avoid=avoid, rng=rng)
+        if profile is None:
+            content = call.content
+            size = len(content) if isinstance(content, bytes | bytearray) else None
+            ways = (route,) if reply_route is None else (route, reply_route)
+            profile = routes.profile(ways, size) or least
+        return replace(call, route=route, reply_route=reply_route, profile=profile)
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
-        return query_service(self._context, call)
+        return query_with_retries(self._context, call, lambda _: call, 0)
 
     def tunnel(
         self,
@@ -259,22 +322,5 @@ class Node:
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
     ) -> Route:
-        """Draw a route from the directory. Raises BadRoute."""
-        return choose_route(
-            self._context.directory,
-            origin=self.id,
-            destination=destination,
-            hops=hops,
-            profile_byte=profile.byte,
-            rng=rng,
-        )
-
-    def _choose_other_route(self, query: Route, profile: Profile, rng: random.Random | None) -> Route:
-        return choose_other_route(
-            self._context.directory,
-            query,
-            origin=self.id,
-            hops=len(query.proxies),
-            profile_byte=profile.byte,
-            rng=rng,
-        )
+        """Draw a route. Raises BadRoute."""
+        return self._context.routes.route(destination, hops, profile, rng=rng)
