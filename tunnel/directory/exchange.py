@@ -126,14 +126,15 @@ class ExchangeDirectory:
             if self._is_known(signed):
                 continue  # spares the signature's verification, which is what costs
             descriptor = Descriptor.parse(signed, self._engine)
-            news += self._take(descriptor, source, own_id, now_s)
+            news += self._take(descriptor, source, own_id, now_s, is_newest=False)
         return news
 
     def saw(self, descriptor: Descriptor, *, own_id: bytes, now_s: float) -> None:
         """A link with this node has begun: its descriptor came from itself, and it lives."""
         with self._lock:
             self._linked[descriptor.node_id] += 1
-        self._take(descriptor, descriptor.node_id, own_id, now_s)
+        # Of two that were signed within a second, what the node itself shows is the later one.
+        self._take(descriptor, descriptor.node_id, own_id, now_s, is_newest=True)
         with self._lock:
             entry = self._learned.get(descriptor.node_id)
             if entry is not None:
@@ -193,14 +194,16 @@ class ExchangeDirectory:
         known = self.lookup(node_id)
         return known is not None and known.signed == signed
 
-    def _take(self, descriptor: Descriptor, source: bytes, own_id: bytes, now_s: float) -> int:
+    def _take(
+        self, descriptor: Descriptor, source: bytes, own_id: bytes, now_s: float, *, is_newest: bool
+    ) -> int:
         node_id = descriptor.node_id
         is_reachable = bool(dialable(descriptor.addresses, is_local=self._is_local))
         if node_id == own_id or descriptor.unlisted or descriptor.expiry <= now_s or not is_reachable:
             return 0
         with self._lock:
             known = self._find(node_id)
-            if known is not None and descriptor.sequence <= known.sequence:
+            if known is not None and descriptor.sequence < known.sequence + (not is_newest):
                 return 0
             if node_id in self._published:
                 self._published[node_id] = descriptor
