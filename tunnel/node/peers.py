@@ -112,11 +112,16 @@ class PeerTable:
         peer = self._peers.get(node_id)
         return 0 if peer is None else peer.failures
 
-    def resting(self) -> frozenset[bytes]:
-        """Those that are not to be used now."""
+    def resting(self) -> list[bytes]:
+        """Those that are not to be used now, who failed least first; of equals whose pause ends first."""
         now_s = self._now_s()
         # A copy first: routes are drawn in the caller's thread, while the reactor's may note what happens.
-        return frozenset(node_id for node_id, peer in list(self._peers.items()) if peer.retry_s > now_s)
+        pauses = [
+            (peer.failures, peer.retry_s, node_id)
+            for node_id, peer in list(self._peers.items())
+            if peer.retry_s > now_s
+        ]
+        return [node_id for _, _, node_id in sorted(pauses)]
 
     def _touch(self, node_id: bytes) -> _Peer:
         peer = self._peers.get(node_id)

@@ -26,6 +26,8 @@ __all__ = ["RouteProvider"]
 _SYSTEM: Final = random.SystemRandom()
 # From here on the larger geometry pays, whatever the reply's length is; below, nothing says how long that is.
 _LARGE_BYTES: Final = 1 << 20
+# So many peers that failed are taken back one by one, those that failed least first; then all of them.
+_MOST_STEPS: Final = 32
 
 
 class RouteProvider:
@@ -182,14 +184,14 @@ class RouteProvider:
     # -- parts -----------------------------------------------------------------------------------------
 
     def _draw(self, draw: Callable[[frozenset[bytes]], Route], avoid: Collection[bytes]) -> Route:
-        """Without the peers that failed lately, or else with them."""
+        """Without the peers that failed lately, or else with as few of them as it takes."""
         never = frozenset(avoid)
         resting = self._peers.resting()
-        try:
-            return draw(never | resting)
-        except BadRoute:
-            if not resting:
-                raise
+        for released in range(min(len(resting), _MOST_STEPS)):
+            try:
+                return draw(never.union(resting[released:]))
+            except BadRoute:
+                continue
         return draw(never)
 
     def _guard(
