@@ -36,6 +36,7 @@ __all__ = [
     "LinkError",
     "LocalTunnelError",
     "MalformedMessage",
+    "MissingLibrary",
     "NeedsTunnel",
     "NextRefused",
     "PeerError",
@@ -138,6 +139,10 @@ class NeedsTunnel(LocalTunnelError):
 
 class TooManyFiles(LocalTunnelError):
     """The network needs more open files than this process may have; the text says how to raise the limit."""
+
+
+class MissingLibrary(LocalTunnelError):
+    """What was asked for needs a library that is not installed; the text says which, and how to get it."""
 
 
 class PeerError(RemoteTunnelError):

@@ -34,11 +34,17 @@ class Strangers:
     Args:
         limits: of every node.
         make_directory: gives each node its own; by default one that learns from neighbours.
+        knows_bootstrap: whether each node is told of the first one.
     """
 
     def __init__(
-        self, thread: ReactorThread, limits: Limits, make_directory: Callable[[], Directory] | None
+        self,
+        thread: ReactorThread,
+        limits: Limits,
+        make_directory: Callable[[], Directory] | None,
+        knows_bootstrap: bool,
     ) -> None:
+        self._knows_bootstrap = knows_bootstrap
         self._thread = thread
         self._limits = limits
         self._make_directory = make_directory or (lambda: ExchangeDirectory(engine=OPENSSL, is_local=True))
@@ -64,7 +70,9 @@ class Strangers:
             port=port,
             wall_clock=lambda: time.time() + ahead_s,
         )
-        directory.publish(self.all[0].node.descriptor if self.all else node.descriptor)
+        directory.publish(node.descriptor)
+        if self.all and self._knows_bootstrap:
+            directory.publish(self.all[0].node.descriptor)
         stranger = Stranger(node, directory)
         self.all.append(stranger)
 
@@ -109,11 +117,15 @@ class Strangers:
 
 @contextmanager
 def strangers(
-    count: int, *, limits: Limits, make_directory: Callable[[], Directory] | None = None
+    count: int,
+    *,
+    limits: Limits,
+    make_directory: Callable[[], Directory] | None = None,
+    knows_bootstrap: bool = True,
 ) -> Iterator[Strangers]:
     """`count` nodes, for as long as the context lasts."""
     with ReactorThread() as thread:
-        network = Strangers(thread, limits, make_directory)
+        network = Strangers(thread, limits, make_directory, knows_bootstrap)
         try:
             for _ in range(count):
                 network.add()
