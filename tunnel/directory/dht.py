@@ -12,9 +12,9 @@ it takes. It may hide nodes and cannot invent any that answer: see docs/routes.m
 
 OpenDHT comes with the system (Debian: python3-opendht), not from PyPI; it is imported when a `DhtDirectory`
 is made. Facts about the binding: callbacks come in threads of OpenDHT's, and no method gives up the
-interpreter's lock. So what takes a lock of OpenDHT's own hangs while a callback is under way: the port is asked
-for before anything else is, and `join` is called when the callback of `shutdown` has come. Values live for ten
-minutes.
+interpreter's lock. So what takes a lock of OpenDHT's own hangs while a callback is under way: the port is
+asked for before anything else is, and `join` is called when the callback of `shutdown` has come. Values live
+for ten minutes.
 """
 
 from __future__ import annotations
