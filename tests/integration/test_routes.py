@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reactor import ReactorThread, Service
+from reactor import ReactorThread, Service, Sleep
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tests.support.strangers import Strangers, strangers
 from tests.tunnel.helpers import OPENSSL
@@ -352,3 +352,65 @@ def test_private_addresses_are_not_dialled_outside_a_local_network(host: str) ->
             assert caught.value.code is ErrorCode.NEXT_REFUSED
         finally:
             node.close()
+
+
+# --- prepared
+
+
+def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() -> None:
+    with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:
+        prepared = net[0]._prepared
+
+        def wait_full() -> None:
+            def watch() -> Service[None]:
+                while len(prepared) < 2:
+                    yield Sleep(0.002)
+
+            net.submit(watch()).result(PATIENCE_S)
+
+        def ask(mode: ReplyMode = ReplyMode.ROUTE) -> QueryResult:
+            return net[0].query(net[7].id, b"hello", hops=3, mode=mode).result(PATIENCE_S)
+
+        assert ask().read() == b"hello"
+        wait_full()
+        (waiting,) = prepared._ready.values()
+        expected = [ready.call.route for ready in waiting]
+        assert [ask().route for _ in range(2)] == expected
+        wait_full()
+        # A hop of both has published a newer descriptor: nobody could open what was sealed to its old key.
+        old = {ready.call.route for ready in waiting}
+        for node in net:
+            node._context.publish()
+        fresh = ask()
+        assert fresh.read() == b"hello"
+        assert fresh.route not in old
+        wait_full()
+        for ready in list(waiting):
+            net[0].peers.failed(ready.call.route.proxies[1])
+        assert not set(ask().route.proxies) & set(net[0].peers.resting())
+        # A kind of its own, and a retry that draws anew.
+        for mode in (ReplyMode.OTHER_ROUTE, ReplyMode.CACHED, ReplyMode.NONE):
+            assert [ask(mode).query_bytes for _ in range(3)] == [5, 5, 5]
+        assert len(prepared) <= 2 * 4
+        wait_until_idle(net)
+
+
+def test_a_prepared_query_that_fails_is_retried_over_a_fresh_route() -> None:
+    with LocalNetwork(peers=4, limits=Limits(prepared=1)) as net:
+        prepared = net[0]._prepared
+        net[0].query(net[3].id, b"hello", hops=1).result(PATIENCE_S)
+
+        def watch() -> Service[None]:
+            while not len(prepared):
+                yield Sleep(0.002)
+
+        net.submit(watch()).result(PATIENCE_S)
+        (waiting,) = prepared._ready.values()
+        victim = waiting[0].call.route.proxies[0]
+        net.stop(next(index for index in range(4) if net[index].id == victim))
+        # What this node has noticed of it is forgotten, or it would not be tried at all.
+        net[0].peers.seen(victim)
+        result = net[0].query(net[3].id, b"hello", hops=1, retries=1).result(PATIENCE_S)
+        assert result.read() == b"hello"
+        assert [attempt.blamed for attempt in result.attempts] in ([], [(victim,)])
+        assert result.route.proxies != (victim,)

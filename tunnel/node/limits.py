@@ -67,6 +67,8 @@ class Limits:
         route_bias: up to so many more, drawn anew for each route: then no length is a mark of this node.
         guards: nodes that routes begin with, the same ones for months; 0: any node. In a network declared
             local there are none, for there is nobody to hide from.
+        prepared: queries of each kind that wait ready for the next time, their headers sealed: for a node
+            that asks the same destinations over long routes; 0: none.
         exchange_s: mean time between two messages of peer exchange on a link, when there is no news.
         exchange_min_s: the least time between two that are taken in, or answered, on a link. A neighbour that
             sends more only replaces its last one.
@@ -101,6 +103,7 @@ class Limits:
     route_hops: int = 3
     route_bias: int = 0
     guards: int = 3
+    prepared: int = 0
     exchange_s: float = 60.0
     exchange_min_s: float = 1.0
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)

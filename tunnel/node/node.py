@@ -28,9 +28,11 @@ from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
 from tunnel.node.peers import PeerTable
+from tunnel.node.prepared import Kind, PreparedQueries
 from tunnel.node.read_service import read_service
 from tunnel.node.retry import MAX_RETRIES, can_send_again, query_with_retries
 from tunnel.node.rotation import rotate_keys
+from tunnel.node.route_provider import LARGE_BYTES
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.onion.header_rate import HeaderRate
@@ -119,6 +121,7 @@ class Node:
             wall_clock=wall_clock,
             guards=kept if has_guards else None,
         )
+        self._prepared = PreparedQueries(self._context, limits.prepared)
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
 
     @property
@@ -256,9 +259,35 @@ class Node:
             reply_route=reply_route,
         )
         draw = partial(self._drawn, call, hops if route is None else len(route.proxies), profile, rng)
-        first = draw(frozenset(), route, reply_route)
+        first = draw(frozenset(), route, reply_route) if route or reply_route or rng else None
+        if first is None:
+            first = self._ready(call, hops, profile, draw)
         service = query_with_retries(self._context, first, draw, retries)
         return self._reactor.submit(service, name=f"{self._context.name} query")
+
+    def _ready(
+        self,
+        call: QueryCall,
+        hops: int,
+        profile: Profile | None,
+        draw: Callable[[frozenset[bytes]], QueryCall],
+    ) -> QueryCall:
+        """The call with a frame that waits ready, or else with ways that are drawn now."""
+        # Much content has another profile, and so long a way that its beginning does not count.
+        is_fit = self._context.limits.prepared and call.mode is not ReplyMode.KNOWN_DEST
+        if not is_fit or (_size(call.content) or 0) >= LARGE_BYTES:
+            return draw(frozenset())
+        kind = Kind(call.route.destination, hops, call.mode, call.error_mode, profile)
+        found = self._prepared.take(kind)
+        bare = replace(call, content=b"", sink=None, progress=None)
+        refill = self._prepared.fill(kind, lambda: self._drawn(bare, hops, profile, None, frozenset()))
+        self._reactor.submit(refill, name=f"{self._context.name} prepare")
+        if found is None:
+            return draw(frozenset())
+        ways, query = found
+        return replace(
+            call, route=ways.route, reply_route=ways.reply_route, profile=ways.profile, prepared=query
+        )
 
     def _drawn(
         self,
@@ -278,10 +307,8 @@ class Node:
         if call.mode is ReplyMode.OTHER_ROUTE and reply_route is None:
             reply_route = routes.other_route(route, least, avoid=avoid, rng=rng)
         if profile is None:
-            content = call.content
-            size = len(content) if isinstance(content, bytes | bytearray) else None
             ways = (route,) if reply_route is None else (route, reply_route)
-            profile = routes.profile(ways, size) or least
+            profile = routes.profile(ways, _size(call.content)) or least
         return replace(call, route=route, reply_route=reply_route, profile=profile)
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
@@ -324,3 +351,8 @@ class Node:
     ) -> Route:
         """Draw a route. Raises BadRoute."""
         return self._context.routes.route(destination, hops, profile, rng=rng)
+
+
+def _size(content: Content) -> int | None:
+    """Of content that lies in memory; None for a file."""
+    return len(content) if isinstance(content, bytes | bytearray) else None

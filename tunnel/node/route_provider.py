@@ -21,11 +21,11 @@ from tunnel.guards import Guards
 from tunnel.node.peers import PeerTable
 from tunnel.route import Route, best_profile, choose_other_route, choose_route
 
-__all__ = ["RouteProvider"]
+__all__ = ["LARGE_BYTES", "RouteProvider"]
 
 _SYSTEM: Final = random.SystemRandom()
 # From here on the larger geometry pays, whatever the reply's length is; below, nothing says how long that is.
-_LARGE_BYTES: Final = 1 << 20
+LARGE_BYTES: Final = 1 << 20
 # So many peers that failed are taken back one by one, those that failed least first; then all of them.
 _MOST_STEPS: Final = 32
 
@@ -177,7 +177,7 @@ class RouteProvider:
         found = [descriptor for descriptor in known if descriptor is not None]
         if len(found) < len(ids):
             return None
-        is_large = content_bytes is not None and content_bytes >= _LARGE_BYTES
+        is_large = content_bytes is not None and content_bytes >= LARGE_BYTES
         longest = max(len(route.proxies) for route in routes)
         return best_profile(found, content_bytes if is_large else None, longest)
 
