@@ -1,8 +1,8 @@
 """Queries whose route is drawn and whose headers are sealed before there is anything to ask.
 
 Sealing costs a public-key operation for each hop, there and back. Where the node asks the same destination
-again and again, the next query's frame can wait ready. Off by default: a route of three hops gains a
-millisecond at most, and one of 23 about a quarter of its time (docs/routes.md has the figures).
+again and again, the next query's frame can wait ready. Off by default: it gains a millisecond at 3 hops and
+five at 23, about one seventh of what a query and its reply cost (docs/routes.md, "Prepared queries").
 
 A prepared frame is used once, or not at all: it is thrown away when it is older than ten minutes (relays take
 headers for an hour at least), when a node of its ways has published a newer descriptor or left the directory,
