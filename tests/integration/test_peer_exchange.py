@@ -112,6 +112,20 @@ def test_a_neighbour_that_floods_changes_nothing_for_those_who_are_linked() -> N
         assert honest <= _ids(network, 0)
 
 
+def test_a_bootstrap_whose_descriptor_has_long_expired_still_serves() -> None:
+    """The user's file is old; the node at that address and with that link key is still there."""
+    with strangers(1, limits=LIMITS) as network:
+        bootstrap = network[0]
+        old = bootstrap._context.tunnel.ring.keys.descriptor(
+            bootstrap.descriptor.addresses, time.time() - 30 * 24 * 3600, OPENSSL
+        )
+        assert old.expiry < time.time()
+        newcomer = network.add(bootstrap=old)
+        assert newcomer.directory.lookup(bootstrap.id) == old
+        network.wait_until(lambda: newcomer.directory.lookup(bootstrap.id) == bootstrap.descriptor)
+        assert newcomer.node.query(bootstrap.id, b"hello", hops=0).result(PATIENCE_S).read() == b"hello"
+
+
 def _flood(network: Strangers, told: list[Descriptor]) -> None:
     """Let node 3 tell of some nodes, until one of them is in the bootstrap's table."""
     ids = {peer.node_id for peer in told}

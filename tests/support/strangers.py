@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
 from tests.support.network import PATIENCE_S
 from tests.tunnel.helpers import OPENSSL
+from tunnel.descriptor import Descriptor
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.base import Directory
 from tunnel.keys import NodeKeys
@@ -54,11 +55,19 @@ class Strangers:
     def __getitem__(self, index: int) -> Node:
         return self.all[index].node
 
-    def add(self, *, keys: NodeKeys | None = None, port: int = 0, ahead_s: float = 0) -> Stranger:
+    def add(
+        self,
+        *,
+        keys: NodeKeys | None = None,
+        port: int = 0,
+        ahead_s: float = 0,
+        bootstrap: Descriptor | None = None,
+    ) -> Stranger:
         """Start one node more, which knows the first one's descriptor and no other.
 
         Args:
             ahead_s: of its clock before the others'.
+            bootstrap: what it knows of the first one; by default what that one says of itself.
         """
         directory = self._make_directory()
         node = Node(
@@ -72,7 +81,7 @@ class Strangers:
         )
         directory.publish(node.descriptor)
         if self.all and self._knows_bootstrap:
-            directory.publish(self.all[0].node.descriptor)
+            directory.publish(bootstrap or self.all[0].node.descriptor)
         stranger = Stranger(node, directory)
         self.all.append(stranger)
 

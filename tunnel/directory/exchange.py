@@ -96,6 +96,10 @@ class ExchangeDirectory:
             every = [*self._published.values(), *(entry.descriptor for entry in self._learned.values())]
         return every if count is None or count >= len(every) else _RANDOM.sample(every, count)
 
+    def is_configured(self, node_id: bytes) -> bool:
+        """Whether the node was published here, not learned."""
+        return node_id in self._published
+
     def close(self) -> None:
         """Nothing runs in the background."""
 
