@@ -89,7 +89,7 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
 
 def _is_configured(node: NodeContext, peer: Descriptor) -> bool:
     """Whether the user named this peer to learn others from: its link key lives as long as the node, and the
-    first thing that it tells is its newest descriptor. Else the user's file would be of no use after a week."""
+    first thing that it tells is its newest descriptor. Else the user's file would serve for a week only."""
     return isinstance(node.directory, ExchangeDirectory) and node.directory.is_configured(peer.node_id)
 
 
