@@ -1,7 +1,9 @@
-"""`python -m bench`: the short form of every benchmark, in a few seconds.
+"""`python -m bench`: the short form of every benchmark, in seconds; with `--full` the long forms of all.
 
-It shows that all of them work, and roughly how fast things are. To measure, call one of them by its name. A
-new one has `Settings.short`, `measure`, `text` and `record` like the others, and a line in `BENCHMARKS`.
+The short forms show that all of them work, and roughly how fast things are. To measure, call one of them by
+its name, or all with `--full --json FILE`, on a machine with nothing else to do. A new one has
+`Settings.short`, `measure`, `text` and `record` like the others, and a line in `BENCHMARKS`; `FULL`, if it
+has that, lists the settings of its long form, which is otherwise `Settings()`.
 """
 
 from __future__ import annotations
@@ -12,39 +14,72 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from bench import echo, layers, links, observer, onion, primitives, throughput
+from bench import (
+    concurrency,
+    echo,
+    latency,
+    layers,
+    links,
+    observer,
+    onion,
+    primitives,
+    proxy_path,
+    throughput,
+)
 from bench.report import machine, write_json
 
 __all__ = ["BENCHMARKS", "main"]
 
-BENCHMARKS: tuple[ModuleType, ...] = (layers, echo, primitives, onion, throughput, links, observer)
+BENCHMARKS: tuple[ModuleType, ...] = (
+    layers,
+    echo,
+    primitives,
+    onion,
+    proxy_path,
+    throughput,
+    latency,
+    concurrency,
+    links,
+    observer,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all short forms. Returns the exit status: 0, 2 wrong use."""
+    """Run all of them. Returns the exit status: 0, 2 wrong use."""
     names = ", ".join(module.__name__ for module in BENCHMARKS)
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="The short form of every benchmark: shows that all work, and roughly how fast. "
-        f"To measure, run python -m with one of {names}.",
+        f"To measure, run python -m with one of {names}, or all of them with --full.",
     )
+    parser.add_argument("--full", action="store_true", help="the long forms: three quarters of an hour")
     parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
     options = parser.parse_args(arguments)
     where = machine()
-    records = []
+    records: list[Any] = []
     for module in BENCHMARKS:
-        text, record = _run(module, where)
-        records.append(record)
-        if options.json != "-":
-            print(text, end="\n\n", flush=True)
-    if options.json is not None:
-        write_json({"benchmarks": records}, options.json)
+        for settings in _settings(module, is_full=options.full):
+            text, record = _run(module, settings, where)
+            records.append(record)
+            if options.json != "-":
+                print(text, end="\n\n", flush=True)
+            if options.json not in (None, "-"):
+                # After each: what comes later may fail, and the first took long.
+                write_json({"benchmarks": records}, options.json)
+    if options.json == "-":
+        write_json({"benchmarks": records}, "-")
     return 0
 
 
-def _run(module: ModuleType, where: Any) -> tuple[str, Any]:
-    """One short form, as text and as what is written to a file."""
-    settings = module.Settings.short()
+def _settings(module: ModuleType, *, is_full: bool) -> Sequence[Any]:
+    if not is_full:
+        return [module.Settings.short()]
+    full: Sequence[Any] | None = getattr(module, "FULL", None)
+    return [module.Settings()] if full is None else full
+
+
+def _run(module: ModuleType, settings: Any, where: Any) -> tuple[str, Any]:
+    """One form of one benchmark, as text and as what is written to a file."""
     found: tuple[Any, ...] = (module.measure(settings),)
     more: Callable[[Any], Any] | None = getattr(module, "measure_memory", None)
     if more is not None:

@@ -167,7 +167,7 @@ class ManyTunnels:
 
     def _ended(self, future: Future[Any]) -> None:
         """A tunnel has ended: as `close` has asked, or with an error, which ends everything."""
-        error = future.exception()
+        error = QueryFailed("a tunnel was given up") if future.cancelled() else future.exception()
         if error is None:
             self._done()
         else:

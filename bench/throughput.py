@@ -32,7 +32,7 @@ from bench.usage import machine_busy_s
 from readwrite_comp import EngineUnavailable, engine_names, get_engine
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, SUITES, Profile
 
-__all__ = ["Case", "Settings", "Transfer", "main", "measure", "record", "text"]
+__all__ = ["FULL", "Case", "Settings", "Transfer", "main", "measure", "record", "text"]
 
 _DIGEST = "crc32"
 _WARM_UP_BYTES = 1_000_000
@@ -64,6 +64,21 @@ class Settings:
     @property
     def content_bytes(self) -> int:
         return int(self.megabytes * 1_000_000)
+
+
+# Of `python -m bench --full`: both suites, the long chunks, long routes, replies, and the slower engine.
+FULL = (
+    Settings(proxies=(0, 1, 3), pairs=5),
+    Settings(proxies=(10, 25), megabytes=48),
+    Settings(proxies=(1, 3), pairs=5, profile="default-hctr"),
+    Settings(proxies=(10, 25), megabytes=64, profile="default-hctr"),
+    Settings(proxies=(0, 1, 3), pairs=5, profile="bulk-hctr"),
+    Settings(proxies=(10, 25), megabytes=128, profile="bulk-hctr"),
+    Settings(proxies=(3,), profile="bulk"),
+    Settings(proxies=(3,), megabytes=64, mode="route"),
+    Settings(proxies=(3,), megabytes=64, engine="pycryptodome"),
+    Settings(proxies=(3,), megabytes=64, engine="pycryptodome", profile="bulk"),
+)
 
 
 @dataclass(frozen=True, slots=True)

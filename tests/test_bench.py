@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 
-from bench import echo, hot_path, layers, links, observer, onion, primitive_cases, primitives, throughput
+from bench import (
+    concurrency,
+    echo,
+    hot_path,
+    latency,
+    layers,
+    links,
+    observer,
+    onion,
+    primitive_cases,
+    primitives,
+    proxy_path,
+    throughput,
+)
 from bench.__main__ import BENCHMARKS
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
@@ -155,6 +168,93 @@ def test_all_short_forms_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     check_throughput(found["throughput"], [0, 3], 1)
     check_links(found["links"], [1])
     check_observer(found["observer"])
+    check_proxy_path(found["proxy path"])
+    check_latency(found["latency"], [0, 2])
+    check_concurrency(found["concurrency"], [1, 4])
+
+
+def test_the_long_forms_are_run_in_turn_and_kept_one_by_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured before a failure is in the file."""
+    target = tmp_path / "result.json"
+    monkeypatch.setattr("bench.__main__.BENCHMARKS", (onion, throughput))
+    monkeypatch.setattr(throughput, "FULL", ("first", "second"))
+    monkeypatch.setattr(onion, "Settings", onion.Settings.short)
+
+    def fail(settings: str) -> None:
+        raise RuntimeError(f"{settings} fails")
+
+    monkeypatch.setattr(throughput, "measure", fail)
+    with pytest.raises(RuntimeError, match="first fails"):
+        run_all(["--full", "--json", str(target)])
+    (kept,) = json.loads(target.read_text(encoding="utf-8"))["benchmarks"]
+    check_onion(kept, [1, 3])
+    assert "query, with reply block" in capsys.readouterr().out
+
+
+def check_proxy_path(found: dict[str, Any]) -> None:
+    check_machine(found["machine"])
+    assert [case["profile"] for case in found["cases"]] == ["default", "default-hctr", "bulk", "bulk-hctr"]
+    for case in found["cases"]:
+        for name in ("path", "passes"):
+            check_spread(case[name], found["settings"]["rounds"])
+
+
+def check_latency(found: dict[str, Any], hops: list[int]) -> None:
+    check_machine(found["machine"])
+    kinds = ["one-shot route", "one-shot cached", "established", "cold links"]
+    cases = {(case["kind"], case["layout"], case["hops"]): case["latency"] for case in found["cases"]}
+    assert set(cases) == {
+        (kind, layout, number) for kind in kinds for layout in latency.LAYOUTS for number in hops
+    }
+    assert len(cases) == len(found["cases"])
+    for (kind, _, _), spread in cases.items():
+        assert spread["count"] == found["settings"]["cold" if kind == "cold links" else "count"]
+        assert 0 < spread["low_ms"] <= spread["p50_ms"] <= spread["p99_ms"]
+
+
+def check_concurrency(found: dict[str, Any], tunnels: list[int]) -> None:
+    check_machine(found["machine"])
+    assert [case["tunnels"] for case in found["cases"]] == tunnels
+    for case in found["cases"]:
+        for name in ("mb_per_cpu_s", "mb_per_s", "ratio"):
+            check_spread(case[name], found["settings"]["rounds"])
+        assert case["stream_kib"] >= 0
+    assert found["cases"][0]["ratio"]["median"] == 1
+    assert found["memory"]["links"] == found["settings"]["links"]
+    assert found["memory"]["link_kib"] > 0
+
+
+def test_latency_as_table_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "result.png"
+    options = ["--short", "--hops", "1", "--count", "2", "--cold", "1", "--plot", str(target)]
+    assert latency.main(options) == 0
+    assert "established, one process" in capsys.readouterr().out
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_concurrency_as_table_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "result.png"
+    assert concurrency.main(["--short", "--tunnels", "2", "--plot", str(target)]) == 0
+    assert "one of 3 idle links" in capsys.readouterr().out
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_proxy_path_of_one_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert proxy_path.main(["--profiles", "interactive", "--chunks", "20", "--rounds", "1"]) == 0
+    assert "interactive" in capsys.readouterr().out
+
+
+def test_latency_of_few_and_of_many() -> None:
+    few = latency.Latency.of([0.003, 0.001, 0.002])
+    assert (few.p50_ms, few.p99_ms, few.low_ms, few.count) == (2.0, 3.0, 1.0, 3)
+    many = latency.Latency.of([number / 1000 for number in range(1, 201)])
+    assert (many.p50_ms, many.p99_ms) == (100.5, 199.0)
+    with pytest.raises(ValueError, match="no measurements"):
+        latency.Latency.of([])
 
 
 def test_throughput_with_replies_as_table_and_file(
@@ -171,7 +271,7 @@ def test_throughput_with_replies_as_table_and_file(
     assert "1 proxies, chain" in printed
 
 
-@pytest.mark.parametrize("profile", ["bulk", "interactive", "default-hctr", "bulk-hctr"])
+@pytest.mark.parametrize("profile", ["interactive", "bulk-hctr"])
 def test_throughput_of_other_profiles(profile: str) -> None:
     settings = throughput.Settings(proxies=(1,), megabytes=0.2, pairs=1, profile=profile)
     (case,) = throughput.measure(settings)

@@ -14,12 +14,23 @@ from typing import Any
 
 import pytest
 
+from reactor import Service, Sleep
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed
 from tunnel.client import FilesClient, get, list_files, put
 from tunnel.errors import ErrorCode, FilesError, LocalTunnelError
-from tunnel.services import Echo, Files, FilesSettings, FileStatus, InnerService, Services, file_store
-from tunnel.services.file_requests import REPLY_BYTES, FileReply, FileRequest, Operation
+from tunnel.services import (
+    Echo,
+    Files,
+    FilesSettings,
+    FileStatus,
+    InnerService,
+    Query,
+    Reply,
+    Services,
+    file_store,
+)
+from tunnel.services.file_requests import REPLY_BYTES, FileEntry, FileReply, FileRequest, Operation
 from tunnel.services.file_store import FileStore, StoreRefused
 from tunnel.services.partial_file import PartialFile
 
@@ -121,9 +132,15 @@ def test_a_put_whose_proxy_dies_goes_on_over_another_route(tmp_path: Path) -> No
             if done > size // 3:
                 used.set()
 
+        def in_use() -> Service[int]:
+            """The proxy of the content, once that of the request before it is free."""
+            while len(busy := [index for index in (1, 2) if net[index].open_streams]) != 1:
+                yield Sleep(0.001)
+            return busy[0]
+
         stored = put(net[0], ids[3], io.BytesIO(content), "big", hops=1, progress=progress, retries=20)
         assert used.wait(PATIENCE_S)
-        busy = next(index for index in (1, 2) if net[index].open_streams)
+        busy = net.submit(in_use()).result(PATIENCE_S)
         net.stop(busy)
         net.directory.forget(ids[busy])
         result = stored.result(PATIENCE_S)
@@ -189,19 +206,60 @@ def test_an_existing_path_is_not_written_over_unless_asked(
     assert (tmp_path / "f").read_bytes() == b"new"
 
 
-def test_a_lying_server_is_found_out(tmp_path: Path) -> None:
-    """The announced digest is another than that of the content."""
+class Liar(InnerService):
+    """Answers with the same bytes, whatever the question."""
 
-    class Liar(InnerService):
-        def handle(self, query: Any, reply: Any) -> Any:
-            while (yield from query.read()):
-                pass
-            yield from reply.write(FileReply(FileStatus.OK, 4, 0, DIGEST).pack() + b"lies")
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
 
-    with LocalNetwork(peers=3, service=Liar()) as net:
-        with pytest.raises(FilesError, match="DIGEST"):
+    def handle(self, query: Query, reply: Reply) -> Service[None]:
+        while (yield from query.read()):
+            pass
+        yield from reply.write(self._answer)
+
+
+OK = FileStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "what"),
+    [
+        (FileReply(OK, 4, 0, DIGEST).pack() + b"lies", FilesError, "DIGEST"),
+        (FileReply(OK, 9, 0, DIGEST).pack() + b"short", FilesError, "DIGEST"),
+        (FileReply(OK, 3, 0, DIGEST).pack() + b"long", QueryFailed, "more content"),
+        (FileReply(OK, 1 << 60, 0, DIGEST).pack() + b"huge", FilesError, "SIZE"),
+        (FileReply(OK, 9, 5, DIGEST).pack() + b"part", QueryFailed, "another part"),
+        (FileReply(OK, 4, 0, DIGEST).pack()[:-1], QueryFailed, "no files service"),
+        (b"", QueryFailed, "no files service"),
+    ],
+)
+def test_a_lying_server_is_found_out(
+    tmp_path: Path, answer: bytes, error: type[Exception], what: str
+) -> None:
+    with LocalNetwork(peers=3, service=Liar(answer)) as net:
+        with pytest.raises(error, match=what):
             get(net[0], net[2].id, "f", tmp_path / "f", hops=1, retries=1).result(PATIENCE_S)
         assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        FileReply(OK, 100_001).pack(),
+        FileReply(OK, 2).pack() + FileEntry("a", 1).pack(),
+        FileReply(OK, 1).pack() + b"\x04" + bytes(8) + b"../x",
+        FileReply(OK, 1).pack() + b"\x00" + bytes(8),
+    ],
+)
+def test_a_list_of_lies(answer: bytes) -> None:
+    with LocalNetwork(peers=3, service=Liar(answer)) as net, pytest.raises(QueryFailed, match="no files"):
+        list_files(net[0], net[2].id, hops=1).result(PATIENCE_S)
+
+
+def test_a_put_that_is_confirmed_for_other_content() -> None:
+    answer = FileReply(OK, 1, 1, bytes(32)).pack()
+    with LocalNetwork(peers=3, service=Liar(answer)) as net, pytest.raises(FilesError, match="DIGEST"):
+        put(net[0], net[2].id, io.BytesIO(b"x"), "f", hops=1, retries=0).result(PATIENCE_S)
 
 
 def test_what_is_no_files_service() -> None:

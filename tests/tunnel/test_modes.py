@@ -102,6 +102,8 @@ def test_the_whole_matrix(mode: ReplyMode, count: int, hostile: bool) -> None:
     LIONESS once for each content, since HCTR is three times as fast.
     """
     for (row, size), (column, buffers) in itertools.product(enumerate(CONTENTS), enumerate(BUFFERS)):
+        if count == max(PEERS) and size == max(CONTENTS) and column % 2 != hostile:
+            continue  # dear over the longest route: each buffer either plain or hostile
         suite, error_mode = int(row != column), list(ErrorMode)[(row + column) % 3]
         run(mode, count, size, buffers, hostile=hostile, suite=suite, error_mode=error_mode)
 

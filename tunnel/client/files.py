@@ -51,6 +51,13 @@ __all__ = ["Fetched", "FileProgress", "FilesClient", "Stored", "get", "list_file
 FileProgress = Callable[[int, int], None]
 """Called in the reactor's thread with (bytes done, bytes of the whole file)."""
 
+_MOST_ENTRIES: Final = 100_000
+"""Of a list: what a node may make this one hold, some 20 MB."""
+MOST_BYTES: Final = 1 << 34
+"""Of a file that is fetched, unless the caller says otherwise: 16 GiB, so that no node can fill the disk
+here.
+"""
+
 # Three of them are longer than what the other end takes to see that an upload has stalled.
 _BUSY_PAUSE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.05
@@ -146,18 +153,20 @@ class FilesClient:
         *,
         progress: FileProgress | None = None,
         replace: bool = False,
+        limit_bytes: int = MOST_BYTES,
     ) -> Service[Fetched]:
         """Fetch a file.
 
         Args:
             target: a path, a folder (the file keeps its name), or a binary file to write to.
             replace: whether a path where something is may be replaced.
+            limit_bytes: a larger file is not fetched.
         Cancellation: at a path, what has come stays beside it, to be resumed.
         """
         checked_name(name)
         with closing((yield RunInThread(_target, target, name, replace))) as file:
             yield from _all(file.prepare)
-            get = _Get(self, file, name, progress)
+            get = _Get(self, file, name, progress, limit_bytes)
             yield from self._try(get.attempt)
             return Fetched(name, file.size, file.digest, get.received_bytes, get.attempts)
 
@@ -170,6 +179,8 @@ class FilesClient:
             after = FileRequest(Operation.LIST)
             with (yield from self._begin(after)) as reply:
                 reader, head = yield from self._head(reply, after)
+                if head.size > _MOST_ENTRIES:
+                    raise MalformedMessage(f"a list of {head.size} files, expected {_MOST_ENTRIES} at most")
                 for _ in range(head.size):
                     start = yield from reader.exactly(ENTRY_HEAD_BYTES)
                     rest = yield from reader.exactly(FileEntry.name_bytes(start))
@@ -287,11 +298,14 @@ class _Put:
 class _Get:
     """A file on its way in."""
 
-    def __init__(self, client: FilesClient, file: Target, name: str, progress: FileProgress | None) -> None:
+    def __init__(
+        self, client: FilesClient, file: Target, name: str, progress: FileProgress | None, limit_bytes: int
+    ) -> None:
         self._client = client
         self._file = file
         self._name = name
         self._progress = progress or _no_progress
+        self._limit_bytes = limit_bytes
         self._must_restart = False
         self.received_bytes = 0
         self.attempts = 0
@@ -309,11 +323,14 @@ class _Get:
             except FilesError as error:
                 self._must_restart = error.status is FileStatus.CHANGED
                 raise
+            if head.size > self._limit_bytes:
+                text = f"get {self._name}: {head.size} bytes, the limit of this call is {self._limit_bytes}"
+                raise FilesError(text, FileStatus.SIZE)
+            if head.offset != request.offset or version not in (None, head.digest):
+                raise MalformedMessage("the reply is of another part than was asked for")
             if version is None:
                 yield RunInThread(file.restart, head.digest)
                 self._must_restart = False
-            elif (head.digest, head.offset) != (version, request.offset):
-                raise MalformedMessage("the reply is of another part than was asked for")
             yield from self._receive(reader, head)
             yield from reply.result()
         if file.size != head.size or file.digest != head.digest:
@@ -357,13 +374,14 @@ def get(
     *,
     progress: FileProgress | None = None,
     replace: bool = False,
+    limit_bytes: int = MOST_BYTES,
     service: str | None = None,
     retries: int = 3,
     **options: Unpack[WayOptions],
 ) -> Future[Fetched]:
     """Fetch a file from the node `destination`, from any thread. See `FilesClient`, also for errors."""
     client = FilesClient(node, destination, service=service, retries=retries, **options)
-    getting = client.get(name, target, progress=progress, replace=replace)
+    getting = client.get(name, target, progress=progress, replace=replace, limit_bytes=limit_bytes)
     return node.reactor.submit(getting, name="files get")
 
 

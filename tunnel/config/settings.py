@@ -225,6 +225,7 @@ _KIND_OF: dict[str, Kind] = {
     "prepared": Integer(0, 1024),
     "streams_per_link": Integer(1, 65_535),
     "buffer_bytes": Integer(1 << 20, _MOST_BYTES),
+    "tunnel_bytes": Integer(1 << 20, _MOST_BYTES),
     "window_chunks": Integer(4, 1024),
     "sub_streams": Integer(4, 32_767),
     "quota_bytes": Integer(0, _MOST_BYTES),

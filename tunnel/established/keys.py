@@ -134,7 +134,8 @@ class ChunkOpener(_Direction):
                 f"chunk {number} of the tunnel has type {kind}, flags 0x{flags:02x}, length {length}"
             )
         end = _HEAD.size + length
-        if plain[end:] != bytes(len(plain) - end):
+        # As bytes: views are compared byte by byte, 30 µs in a chunk of 16 KiB that is hardly filled.
+        if plain[end:].tobytes() != bytes(len(plain) - end):
             raise MalformedMessage(f"chunk {number} of the tunnel has padding that is not zero")
         if self.key_chunks == MAX_KEY_CHUNKS and kind != ChunkType.REKEY:
             raise MalformedMessage(f"{MAX_KEY_CHUNKS} chunks of the tunnel under one key, and no REKEY")

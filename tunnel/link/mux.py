@@ -81,7 +81,7 @@ class Multiplexer(Generic[N]):
         peer_id: node id of the neighbour; for the driver to set.
         last_received_s: when bytes came last.
         error: why the link failed.
-        sender, table, budget: for its streams.
+        sender, table, budget: for its streams; `sender.is_idle` says whether nothing is unsent.
     Raises:
         LocalTunnelError: `record_units` below MIN_FIXED_UNITS or above 63.
     """
@@ -161,11 +161,6 @@ class Multiplexer(Generic[N]):
     def pending(self) -> memoryview:
         """Sealed bytes to send, control frames that waited included; valid until the next call."""
         return self.sender.pending
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether `pending` would have something, or will once the socket has taken what is there."""
-        return not self.sender.is_idle
 
     def sent(self, count: int) -> None:
         """The first `count` bytes of `pending` have left."""

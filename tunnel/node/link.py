@@ -1,10 +1,10 @@
 """A link: one connection to a neighbour, from its handshake to its end, and the services that run it.
 
 The multiplexer (tunnel/link/mux.py) decides about bytes. Here is what joins it to the socket: one service
-receives and hands over all records of one receive; one sends whatever is owed, with one system call for all
-that was sealed meanwhile; one gives each stream that the neighbour opens to the node; one looks after the
-link's age and life. They share one scope: when one of them fails the link is over, and each of its streams
-ends with that error.
+receives, hands over all records of one receive, and gives each stream that the neighbour has opened to the
+node; one sends whatever is owed, with one system call for all that was sealed meanwhile; one looks after the
+link's age and life; and where links are padded, one does that. They share one scope: when one of them fails
+the link is over, and each of its streams ends with that error.
 
 A link ends in order when both sides have said GOAWAY and no stream is left: everything owed is sent, then the
 connection is half-closed and read to its end. Closing with unread bytes in the receive buffer would make the
@@ -105,14 +105,9 @@ class Link:
         """
         failure: PeerError = Disconnected("the link was closed by this node")
         try:
-            yield from guarded(
-                self._receive(),
-                self._send(),
-                self._accept(),
-                self._watch(),
-                self._pad(),
-                exchange_with(self._node, self.peer, self.host, self.mux),
-            )
+            padding = () if self._padding.mode is PaddingMode.OFF else (self._pad(),)
+            exchange = exchange_with(self._node, self.peer, self.host, self.mux)
+            yield from guarded(self._receive(), self._send(), self._watch(), exchange, *padding)
         except PeerError as error:
             failure = error
             raise
@@ -127,9 +122,12 @@ class Link:
 
     def _receive(self) -> Service[None]:
         """Take in what comes, to the end of the connection; the link's life."""
-        socket, mux = self._socket, self.mux
+        node, socket, mux = self._node, self._socket, self.mux
         reader = ReadYield(socket)
         while (yield from reader.call(self._receive_once)):
+            while (stream := mux.accept_nowait()) is not None:
+                self.used_s = node.now_s()
+                yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
             # One receive brings all that is there: let the streams have it before more comes.
             yield socket.readable if socket.drained else PASS
         if mux.streams or not mux.peer_leaves:
@@ -178,15 +176,7 @@ class Link:
         except Broken as error:
             raise Disconnected(f"connection broke while writing: {error}") from error
         mux.sent(count)
-        return mux.has_unsent
-
-    def _accept(self) -> Service[None]:
-        node, mux = self._node, self.mux
-        while True:
-            yield mux.incoming
-            while (stream := mux.accept_nowait()) is not None:
-                self.used_s = node.now_s()
-                yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
+        return not mux.sender.is_idle
 
     def _watch(self) -> Service[None]:
         """Look now and then whether the neighbour still lives."""
@@ -221,7 +211,7 @@ class Link:
     def _pad(self) -> Service[None]:
         """Send what the padding policy says, when it says so."""
         padding, now_s = self._padding, self._node.now_s
-        while padding.mode is not PaddingMode.OFF:
+        while True:
             yield Sleep(padding.next_s - now_s())
             padding.act(self.mux, now_s(), _RANDOM)
 

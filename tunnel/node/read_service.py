@@ -57,13 +57,19 @@ def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
 
 
 def _serve(node: NodeContext, stream: Stream) -> Service[None]:
-    header = yield from _read_header(node, stream)
-    opened = node.tunnel.open_frame(header, stream.profile, neighbour=stream.peer_id, now_s=node.wall_clock())
+    opened = node.tunnel.open_frame(
+        # In no variable: it would stay as long as the frame, and there may be a thousand.
+        (yield from _read_header(node, stream)),
+        stream.profile,
+        neighbour=stream.peer_id,
+        now_s=node.wall_clock(),
+    )
     # From here on this node has keys of the frame, and can tell Alice what goes wrong with it.
     reporter = Reporter(node, stream, opened.slot)
     try:
         if opened.slot.command is Command.RELAY:
             forward = Forward(stream, opened, reporter)
+            del opened  # the next header, which the write service drops when it is sent
             yield from node.forwards.send(forward)
             yield from forward.wait_returned()
         else:

@@ -65,6 +65,7 @@ def relay(
         permute(view, number)
         number += 1
         yield from writer.write_all(view)
+        del chunk, view  # a frame that is quiet holds no chunk
 
 
 def _collect(

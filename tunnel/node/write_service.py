@@ -8,6 +8,8 @@ tells itself, since only here is it known on which side that was.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
 from tunnel.errors import ErrorCode, MalformedMessage, NextRefused, PeerError
 from tunnel.node.context import NodeContext, Stream, report_frame
@@ -39,6 +41,7 @@ def write_service(node: NodeContext, forward: Forward) -> Service[None]:
     try:
         header = WriteYield(outgoing).write_all(forward.opened.next_header)
         yield from within(node.limits.idle_s, header, "the next node did not take the header")
+        forward.opened = replace(forward.opened, next_header=b"")
         yield from _relay_both(node, forward, outgoing, started_s)
     except PeerError as error:
         code = error.code

@@ -206,7 +206,8 @@ class MessageR(ExtRead):
         end = _HEAD.size + length
         if flags & ~_LAST or sub_stream or length > self._capacity:
             raise Malformed(f"chunk has flags 0x{flags:02x}, sub-stream {sub_stream}, length {length}")
-        if plain[end:] != bytes(len(plain) - end):
+        # As bytes: views are compared byte by byte, which makes a PAD chunk dearer than one of content.
+        if plain[end:].tobytes() != bytes(len(plain) - end):
             raise Malformed("padding of a chunk is not zero")
         self._content = plain[_HEAD.size : end]
         self._advance(chunk_type, is_last=bool(flags))
