@@ -141,6 +141,20 @@ def spread(count: int) -> list[Descriptor]:
     return [peer(number, f"{50 + number}.1.1.1") for number in range(count)]
 
 
+@given(st.integers(0, 5), st.integers(0, 2**32))
+def test_a_way_home_for_somebody_unknown_ends_with_a_guard(hops: int, seed: int) -> None:
+    """It begins with any node: whoever gets it sees that one."""
+    peers = spread(20)
+    world = _World(peers, seed=seed)
+    assert world.guards is not None
+    home = world.provider.other_route(Route((), ALICE), PROFILE, hops=hops)
+    assert home.destination == ALICE
+    assert len(set(home.proxies)) == hops
+    assert home.proxies[-1:] == tuple(guard.node_id for guard in world.guards)[: min(hops, 1)]
+    last = peers[7].node_id
+    assert world.provider.other_route(Route((), ALICE), PROFILE, hops=2, last=last).proxies[1] == last
+
+
 @settings(max_examples=50)
 @given(st.integers(1, 5), st.integers(0, 2**32), st.lists(st.integers(0, 14), max_size=5, unique=True))
 def test_routes_and_ways_back_have_guards_next_to_alice(hops: int, seed: int, down: list[int]) -> None:
