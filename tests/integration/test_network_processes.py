@@ -242,15 +242,26 @@ def test_a_client_with_a_configuration_of_its_own_and_one_with_a_peer_file(tmp_p
 
 def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = tmp_path / "net"
+    at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
     monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    with network(net, 2) as (up, _):
+        assert "private addresses only" in asked(*at, status=1)["errors"][0]  # such a network is no local one
+        monkeypatch.setenv("MTUN_NODE_NETWORK", "local")
+        failed = asked(*at, status=1)
+        assert failed["answered"] == 0
+        assert "private addresses only" not in failed["errors"][0], "dialled, and turned away"
+        assert up.stop()[0] == 0
+
+
+def test_a_node_without_services_answers_that_it_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = tmp_path / "net"
     monkeypatch.setenv("MTUN_SERVICE_NAMES", "")
     with network(net, 2) as (up, _):
-        at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
-        assert asked(*at)["ok"]  # it says that it has no such service, and so that it is there
+        assert asked("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")["ok"]
         refused = mtun("get", "node-1", "--network", net, "--hops", "0", status=1)
         assert "TARGET_NOT_ALLOWED" in refused.stderr
-        monkeypatch.setenv("MTUN_NODE_NETWORK", "5b" * 16)
-        assert asked(*at, status=1)["answered"] == 0
         assert up.stop()[0] == 0
 
 

@@ -114,7 +114,7 @@ _OWN = [
         "local",
         "",
         'Which network this is. "local": one machine or one room, where addresses are no secret and rules '
-        "against many nodes at one address are off.",
+        "against many nodes at one address are off. In any other no private address is dialled.",
     ),
     Setting(
         "node",
