@@ -144,6 +144,7 @@ class LinkTable:
         except BaseException as error:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
+                node.peers.failed(peer.node_id)
                 return error
             raise
         try:
@@ -191,6 +192,7 @@ class LinkTable:
             raise
         if self.is_leaving and not shaken.is_dialler:
             link.retire()
+        node.peers.seen(peer_id)
         self.retire(peer_id)
 
     def retire(self, peer_id: bytes) -> None:
@@ -248,6 +250,7 @@ class LinkTable:
         except PeerError as error:
             log.warning("node %s lost a link: %s: %s", node.name, type(error).__name__, error)
             log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
+            node.peers.failed(link.peer.node_id)
         finally:
             self._pools[link.peer.node_id].remove(link, node.now_s())
             self.retire(link.peer.node_id)
