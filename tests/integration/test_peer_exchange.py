@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from reactor import Service, Sleep
+from reactor import ReactorThread, Service, Sleep
 from tests.support.network import PATIENCE_S
 from tests.support.strangers import Strangers, strangers
 from tests.tunnel.helpers import OPENSSL
-from tunnel import Limits, ReplyMode
+from tunnel import Limits, Node, Profile, ReplyMode
+from tunnel.cli.running import ConfiguredNode
+from tunnel.config import make_config
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.messages import ExchangeMessage
@@ -135,3 +140,39 @@ def _flood(network: Strangers, told: list[Descriptor]) -> None:
 
 def _reachable(port: int) -> Descriptor:
     return NodeKeys.generate(time.time()).descriptor((Address("127.0.0.1", port),), time.time(), OPENSSL)
+
+
+def _leave(thread: ReactorThread, node: Node, serving: Future[None]) -> None:
+    thread.submit(node.leave(1.0)).result(PATIENCE_S)
+    serving.result(PATIENCE_S)
+
+
+def test_configured_nodes_learn_of_each_other(tmp_path: Path) -> None:
+    """Each has the descriptor of the first one in a file, and no other."""
+    with ReactorThread() as thread, ExitStack() as stack:
+        nodes: list[ConfiguredNode] = []
+        for name in ("first", "second", "third"):
+            home = tmp_path / name
+            tables: dict[str, dict[str, object]] = {
+                "peers": {"exchange_s": 0.1, "exchange_min_s": 0.01, "publish": "me"},
+                "links": {"link_tick_s": 0.05},
+            }
+            if nodes:
+                tables["peers"]["files"] = ["../first/me"]
+            config = make_config(tables, folder=home, source=name, environment={})
+            config.state.mkdir(mode=0o700, parents=True)
+            NodeKeys.generate(time.time()).save(config.keys)
+            configured = stack.enter_context(ConfiguredNode(config, thread.reactor))
+            nodes.append(configured)
+            serving = thread.submit(configured.serve(lambda: None))
+            stack.callback(_leave, thread, configured.node, serving)
+        wanted = {each.node.id for each in nodes}
+
+        def watch() -> Service[None]:
+            while any({peer.node_id for peer in each.directory} != wanted for each in nodes):
+                yield Sleep(0.005)
+
+        thread.submit(watch()).result(PATIENCE_S)
+        first, second, third = (each.node for each in nodes)
+        route = third.choose_route(second.id, 1, Profile.for_proxies(1))
+        assert route.proxies == (first.id,)

@@ -188,6 +188,34 @@ def test_a_sink_that_has_got_something_gets_nothing_twice() -> None:
         assert caught.value.attempts == ()
 
 
+def test_several_replies_come_into_their_sinks_after_a_retry(net: LocalNetwork) -> None:
+    sinks = [io.BytesIO(), io.BytesIO()]
+    result = _query(net, [1, DEAD], mode=ReplyMode.OTHER_ROUTE, replies=2, sinks=sinks, retries=2)
+    assert len(result.attempts) == 1
+    assert [sink.getvalue() for sink in sinks] == [b"hello", b""]
+
+
+class _Silent(InnerService):
+    """Reads each query, and never answers."""
+
+    def handle(self, query: Any, reply: Any) -> Service[None]:
+        while (yield from query.read()):
+            pass
+        yield Sleep(10 * PATIENCE_S)
+
+
+def test_all_attempts_together_have_the_time_of_one() -> None:
+    with LocalNetwork(peers=5, service=_Silent()) as net:
+        net.stop(1)
+        route = Route((net[1].id,), net[4].id)
+        with pytest.raises(QueryFailed) as caught:
+            net[0].query(net[4].id, b"", route=route, retries=2, timeout_s=1.5).result(PATIENCE_S)
+    first, second = caught.value.attempts
+    assert (first.code, second.code) == (ErrorCode.NEXT_REFUSED, ErrorCode.TIMEOUT)
+    assert "not done within" in str(second)
+    assert "within 1.5 s" not in str(second), "what the first attempt has left"
+
+
 @pytest.mark.parametrize("error_mode", [ErrorMode.XOR, ErrorMode.NONE])
 def test_other_error_modes_retry_on_what_they_tell(net: LocalNetwork, error_mode: ErrorMode) -> None:
     result = _query(net, [DEAD, 1], error_mode=error_mode, retries=2)
