@@ -33,13 +33,15 @@ from tunnel.addresses import peer_groups
 from tunnel.descriptor import Descriptor
 from tunnel.errors import KeyFileError
 
-__all__ = ["MAX_GUARDS", "Guard", "Guards"]
+__all__ = ["MAX_GUARDS", "MOST_GUARDS", "Guard", "Guards"]
 
 _DAY_S: Final = 24 * 3600
 _LIFE_DAYS: Final = (60, 120)
 _MISSING_S: Final = 7 * _DAY_S
 _MAGIC: Final = b"mtgd\x01"
 _ENTRY: Final = struct.Struct(">32sIII")
+MOST_GUARDS: Final = 9
+"""Of a set, with those that were drawn because no other could be used."""
 MAX_GUARDS: Final = 16
 """More than any set has: what a state may hold."""
 
@@ -68,7 +70,7 @@ class Guards:
         most: how many there may be, with those that were drawn because no other could be used.
     """
 
-    def __init__(self, guards: Iterable[Guard] = (), *, size: int = 3, most: int = 9) -> None:
+    def __init__(self, guards: Iterable[Guard] = (), *, size: int = 3, most: int = MOST_GUARDS) -> None:
         self._guards = list(guards)[:MAX_GUARDS]
         self._size = size
         self._most = min(most, MAX_GUARDS)
@@ -156,7 +158,7 @@ class Guards:
         return _MAGIC + bytes([len(entries)]) + b"".join(entries)
 
     @classmethod
-    def from_bytes(cls, state: bytes, *, size: int = 3, most: int = 9) -> Guards:
+    def from_bytes(cls, state: bytes, *, size: int = 3, most: int = MOST_GUARDS) -> Guards:
         """Read what `to_bytes` wrote.
 
         Raises:

@@ -17,7 +17,7 @@ from typing import Any
 from tunnel.config.kinds import Choice, Family, Integer, Kind, ListOf, NetworkId, Number, Place, Switch, Text
 from tunnel.established import TunnelLimits
 from tunnel.geometry import ALL_PROFILES, LONG
-from tunnel.guards import MAX_GUARDS
+from tunnel.guards import MOST_GUARDS
 from tunnel.link.records import MAX_UNITS
 from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.services import FilesSettings
@@ -221,7 +221,7 @@ _KIND_OF: dict[str, Kind] = {
     "route_hops": Integer(0, LONG.max_proxies),
     "route_bias": Integer(0, LONG.max_proxies),
     "answer_hops": Integer(0, LONG.max_proxies),
-    "guards": Integer(0, MAX_GUARDS),
+    "guards": Integer(0, MOST_GUARDS),
     "prepared": Integer(0, 1024),
     "streams_per_link": Integer(1, 65_535),
     "buffer_bytes": Integer(1 << 20, _MOST_BYTES),

@@ -110,7 +110,7 @@ class IncomingReply:
 
 
 def ask(node: NodeContext, call: QueryCall) -> Service[IncomingReply]:
-    """Begin a query, and return at once with its reply to come. `call.sink` is not used.
+    """Begin a query, and return at once with its reply to come. `call.sinks` are not used.
 
     Raises:
         Closed: the node has been stopped.
