@@ -125,7 +125,10 @@ class LinkTable:
             now_s, pool = self._node.now_s(), self.pool(peer.node_id)
             if not pool.wants_dial(now_s, waiting=1):
                 wait_s = pool.retry_s - now_s
-                raise NextRefused(f"the next node could not be reached; next try in {max(wait_s, 0):.1f} s")
+                why = f" ({pool.failure})" if pool.failure else ""
+                raise NextRefused(
+                    f"the next node could not be reached{why}; next try in {max(wait_s, 0):.1f} s"
+                )
             handle = yield from self._node.scope.spawn(self._connect(peer), name=f"{self._node.name} dial")
             self._dialling[peer.node_id] = handle
             handle.add_done_callback(lambda _: self._dialling.pop(peer.node_id, None))
@@ -144,6 +147,7 @@ class LinkTable:
         except BaseException as error:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
+                pool.failure = str(error)
                 node.peers.failed(peer.node_id)
                 return error
             raise
