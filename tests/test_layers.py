@@ -19,6 +19,7 @@ CRYPTO = {"Crypto", "cryptography", "nacl", "OpenSSL", "ssl"}
 OUTSIDE = {"socket", "select", "selectors", "ssl", "asyncio", "threading", "concurrent", "time", "subprocess"}
 # The parts of tunnel that turn bytes into bytes: time and randomness are arguments there.
 BYTES_ONLY = (
+    "addresses",
     "cover",
     "codes",
     "descriptor",
@@ -26,6 +27,7 @@ BYTES_ONLY = (
     "errors",
     "established",
     "geometry",
+    "guards",
     "link",
     "modes",
     "onion",

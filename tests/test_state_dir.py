@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from tests.tunnel.helpers import OPENSSL
 from tunnel.cli.main import main
 from tunnel.cli.running import ConfiguredNode
 from tunnel.config import NodeConfig, make_config
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.directory.peer_files import PeerFiles, list_peer_files, write_descriptor
 from tunnel.errors import ConfigError, KeyFileError, ReplayFileError, StateError, TunnelError
 from tunnel.geometry import Profile
+from tunnel.keys import NodeKeys
 from tunnel.state_dir import StateDir, check_private
 
 
@@ -214,6 +216,41 @@ def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
         refreshing.close()
         (published,) = StaticDirectory.load(folder / "me", OPENSSL)
         assert published == configured.node.descriptor
+
+
+def first_hops(config: NodeConfig, destination: bytes) -> set[bytes]:
+    """Start, draw some routes, and stop in order."""
+    with ConfiguredNode(config, Reactor()) as configured:
+        profile = Profile.from_name("default")
+        return {configured.node.choose_route(destination, 3, profile).proxies[0] for _ in range(9)}
+
+
+def test_guards_are_kept_in_the_state_folder(config: NodeConfig) -> None:
+    config = replace(config, network=b"some network....")
+    peers = [
+        NodeKeys.generate(time.time()).descriptor(
+            (Address(f"{100 + number}.1.2.3", 4000),), time.time(), OPENSSL
+        )
+        for number in range(9)
+    ]
+    StaticDirectory(peers).save(config.files[0] / "others")
+    first = first_hops(config, peers[0].node_id)
+    assert len(first) == 1
+    for _ in range(3):
+        assert first_hops(config, peers[0].node_id) == first
+    path = config.state / "guards"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f"move {path} away" in refused(config, StateError)
+
+
+def test_a_local_network_has_no_guards_to_keep(config: NodeConfig) -> None:
+    run_once(config)
+    assert not (config.state / "guards").exists()
+
+
+def test_a_family_is_in_the_descriptor(config: NodeConfig) -> None:
+    assert run_once(replace(config, family=b"f" * 16)).family == b"f" * 16
 
 
 # --- peer files -----------------------------------------------------------------------------------------

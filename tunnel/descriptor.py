@@ -17,7 +17,15 @@ from tunnel.geometry import ADDRESS_BYTES, Profile
 from tunnel.onion.header import Hop
 from tunnel.primitives import TunnelEngine
 
-__all__ = ["MAX_DESCRIPTOR_BYTES", "MIN_DESCRIPTOR_BYTES", "Address", "Descriptor", "OnionKeyInfo", "short"]
+__all__ = [
+    "FAMILY_BYTES",
+    "MAX_DESCRIPTOR_BYTES",
+    "MIN_DESCRIPTOR_BYTES",
+    "Address",
+    "Descriptor",
+    "OnionKeyInfo",
+    "short",
+]
 
 MAX_DESCRIPTOR_BYTES = 486  # what a link handshake has room for
 _MAGIC = b"mtun\x01"
@@ -26,8 +34,11 @@ MIN_DESCRIPTOR_BYTES = len(_MAGIC) + _SIGNATURE_BYTES
 _FIELD = struct.Struct(">BH")
 _ONION_KEY = struct.Struct(">II32s")
 _UNLISTED = 0x01
+FAMILY_BYTES = 16
 
-_NODE_ID, _LINK_KEY, _ONION, _ADDRESS, _PROFILES, _FLAGS, _EXIT_POLICY, _SEQUENCE, _EXPIRY = range(1, 10)
+_NODE_ID, _LINK_KEY, _ONION, _ADDRESS, _PROFILES, _FLAGS, _EXIT_POLICY, _SEQUENCE, _EXPIRY, _FAMILY = range(
+    1, 11
+)
 # field → (least length, greatest length, least times, greatest times)
 _FIELDS = {
     _NODE_ID: (32, 32, 1, 1),
@@ -39,6 +50,7 @@ _FIELDS = {
     _EXIT_POLICY: (1, 1, 1, 1),
     _SEQUENCE: (8, 8, 1, 1),
     _EXPIRY: (4, 4, 1, 1),
+    _FAMILY: (FAMILY_BYTES, FAMILY_BYTES, 0, 1),
 }
 
 
@@ -80,7 +92,11 @@ class OnionKeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A node as others know it. `signed` is the exact bytes that its signature covers, and the signature."""
+    """A node as others know it. `signed` is the exact bytes that its signature covers, and the signature.
+
+    `family` is 16 bytes of the owner's choice, the same in all its nodes: no route passes two of them. Who
+    borrows the family of others only keeps itself out of routes with them.
+    """
 
     node_id: bytes
     link_key: bytes
@@ -91,6 +107,7 @@ class Descriptor:
     expiry: int
     unlisted: bool = False
     signed: bytes = b""
+    family: bytes | None = None
 
     def hop(self, now_s: float) -> Hop:
         """The onion key to seal to now.
@@ -121,6 +138,7 @@ class Descriptor:
             self.expiry,
             self.unlisted,
             body + engine.ed25519_sign(identity_seed, body),
+            self.family,
         )
 
     def _fields(self) -> Iterator[tuple[int, bytes]]:
@@ -135,6 +153,20 @@ class Descriptor:
         yield _EXIT_POLICY, b"\x00"  # rejects everything: the only policy of this version
         yield _SEQUENCE, self.sequence.to_bytes(8, "big")
         yield _EXPIRY, self.expiry.to_bytes(4, "big")
+        if self.family is not None:
+            yield _FAMILY, self.family
+
+    @staticmethod
+    def peek_id(data: bytes) -> bytes:
+        """The node id that signed bytes name, unverified: to see whether they are known.
+
+        Raises:
+            DescriptorError: they do not begin as a descriptor does.
+        """
+        start = len(_MAGIC) + _FIELD.size
+        if data[:start] != _MAGIC + _FIELD.pack(_NODE_ID, 32) or len(data) < start + 32:
+            raise DescriptorError("descriptor does not begin with a node id")
+        return data[start : start + 32]
 
     @classmethod
     def parse(cls, data: bytes, engine: TunnelEngine) -> Descriptor:
@@ -177,6 +209,7 @@ class Descriptor:
             expiry=int.from_bytes(fields[_EXPIRY][0], "big"),
             unlisted=bool(flags & _UNLISTED),
             signed=data,
+            family=fields[_FAMILY][0] if fields[_FAMILY] else None,
         )
 
 

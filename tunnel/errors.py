@@ -38,6 +38,7 @@ __all__ = [
     "LinkError",
     "LocalTunnelError",
     "MalformedMessage",
+    "MissingLibrary",
     "NeedsTunnel",
     "NetworkFailed",
     "NextRefused",
@@ -171,6 +172,10 @@ class NeedsTunnel(LocalTunnelError):
 
 class TooManyFiles(LocalTunnelError):
     """The network needs more open files than this process may have; the text says how to raise the limit."""
+
+
+class MissingLibrary(LocalTunnelError):
+    """What was asked for needs a library that is not installed; the text says which, and how to get it."""
 
 
 class PeerError(RemoteTunnelError):
@@ -310,12 +315,24 @@ class QueryFailed(RemoteTunnelError):
     Attributes:
         code: the reason, if known.
         report: what the nodes of the way have said of it (`tunnel.reports.Report`), if they have.
+        blamed: ids of the nodes of which one at least did not do its part: by the report, or by what was seen
+            here of the first link. Empty where nobody can be named.
+        attempts: of a query that was retried: how each attempt failed, the last included.
     """
 
-    def __init__(self, text: str, code: ErrorCode | None = None, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        code: ErrorCode | None = None,
+        report: Report | None = None,
+        blamed: tuple[bytes, ...] = (),
+        attempts: tuple[QueryFailed, ...] = (),
+    ) -> None:
         super().__init__(text)
         self.code = code
         self.report = report
+        self.blamed = blamed
+        self.attempts = attempts
 
 
 class FilesError(RemoteTunnelError):

@@ -123,12 +123,14 @@ class NodeKeys:
         *,
         profiles: tuple[int, ...] | None = None,
         sequence: int | None = None,
+        family: bytes | None = None,
     ) -> Descriptor:
         """This node's signed descriptor: the current onion key, and the next one where there is one.
 
         Args:
             profiles: bytes; by default all that suit the engine.
             sequence: by default the time in seconds: a later descriptor replaces an earlier one.
+            family: 16 bytes, the same in all nodes of one owner; None: it has no other.
         """
         published = (self.onion,) if self.next is None else (self.onion, self.next)
         return Descriptor(
@@ -140,6 +142,7 @@ class NodeKeys:
             sequence=int(now_s) if sequence is None else sequence,
             expiry=int(now_s) + DESCRIPTOR_LIFE_S,
             unlisted=not addresses,
+            family=family,
         ).sign(self.identity, engine)
 
     def save(self, path: Path) -> None:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from tunnel.addresses import peer_groups
 from tunnel.descriptor import Descriptor
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
@@ -46,8 +47,10 @@ def choose_route(
     destination: bytes,
     hops: int,
     profile_byte: int,
+    first: bytes | None = None,
     last: bytes | None = None,
     avoid: Collection[bytes] = (),
+    apart: bool = False,
     rng: random.Random | None = None,
 ) -> Route:
     """Draw a route of `hops` proxies, no node twice, among the listed peers that offer the profile.
@@ -55,29 +58,87 @@ def choose_route(
     Args:
         peers: the directory's descriptors.
         origin, destination: never proxies.
+        first: this node is the first proxy, listed or not (if there is room for it beside `last`): a guard of
+            the caller's.
         last: this node is the last proxy, listed or not (if there are any proxies). Clients, which nobody can
             dial, put a neighbour that they keep a link to last in each way back to themselves.
         avoid: nodes that are no proxies either.
+        apart: no two proxies of one network (/16 of IPv4, /32 of IPv6) or family, and none of the
+            destination's: one owner is to see one place of the route at most.
         rng: a seeded generator makes the choice repeatable, for demonstrations only: it gives the route away.
     Raises:
-        BadRoute: fewer peers than hops.
+        BadRoute: fewer peers than hops; says how many are missing, and why others are left out.
     """
     excluded = {origin, destination, *avoid}
-    candidates = sorted(
-        peer.node_id
-        for peer in peers
+    ends = _ends(first, last, hops)
+    if excluded & set(ends):
+        raise BadRoute("the node that a route is to begin or end with is none of those that it may pass")
+    known = sorted(peers, key=lambda peer: peer.node_id)
+    candidates = [
+        peer
+        for peer in known
         if peer.node_id not in excluded
-        and peer.node_id != last
+        and peer.node_id not in ends
         and not peer.unlisted
         and profile_byte in peer.profiles
-    )
-    end = () if last is None or hops < 1 else (last,)
-    if hops < 0 or hops - len(end) > len(candidates) or excluded & set(end):
+    ]
+    wanted = hops - len(ends)
+    rng = rng or _SYSTEM
+    if apart:
+        fixed = {*ends, destination}
+        taken = {group for peer in known if peer.node_id in fixed for group in peer_groups(peer)}
+        middle = _draw_apart(candidates, wanted, taken, rng)
+    else:
+        ids = [peer.node_id for peer in candidates]
+        middle = rng.sample(ids, wanted) if 0 <= wanted <= len(ids) else ids
+    if hops < 0 or len(middle) < wanted:
+        others = [peer for peer in known if peer.node_id not in {origin, destination, *ends}]
+        together = len(candidates) - len(middle)
         raise BadRoute(
             f"a route of {hops} proxies needs as many peers besides Alice and Bob; the directory has "
-            f"{len(candidates) + len(end)} that offer profile 0x{profile_byte:02x}"
+            f"{len(candidates) + len(ends)} that offer profile 0x{profile_byte:02x}, "
+            f"{wanted - len(middle)} too few{_left_out(others, profile_byte, avoid, together)}"
         )
-    return Route((*(rng or _SYSTEM).sample(candidates, hops - len(end)), *end), destination)
+    head = (first,) if first is not None and first in ends and first != last else ()
+    tail = (last,) if last is not None and last in ends else ()
+    return Route((*head, *middle, *tail), destination)
+
+
+def _ends(first: bytes | None, last: bytes | None, hops: int) -> tuple[bytes, ...]:
+    """Those of the two that the route has room for."""
+    ends = () if last is None or hops < 1 else (last,)
+    return (first, *ends) if first is not None and first != last and hops > len(ends) else ends
+
+
+def _draw_apart(
+    candidates: Sequence[Descriptor], count: int, taken: set[bytes], rng: random.Random
+) -> list[bytes]:
+    """Draw one after the other, each uniformly among those that share no group with any before."""
+    left = list(candidates)
+    drawn: list[bytes] = []
+    while left and len(drawn) < count:
+        index = rng.randrange(len(left))
+        left[index], left[-1] = left[-1], left[index]
+        peer = left.pop()
+        groups = peer_groups(peer)
+        if not groups & taken:
+            taken |= groups
+            drawn.append(peer.node_id)
+    return drawn
+
+
+def _left_out(
+    others: Sequence[Descriptor], profile_byte: int, avoid: Collection[bytes], together: int
+) -> str:
+    """For the user: why peers that are known do not serve."""
+    reasons = {
+        "to be avoided": sum(peer.node_id in avoid for peer in others),
+        "unlisted": sum(peer.unlisted for peer in others),
+        "without the profile": sum(profile_byte not in peer.profiles for peer in others),
+        "of one network or family with another": together,
+    }
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+    return f" (left out: {told})" if told else ""
 
 
 def choose_other_route(
@@ -88,16 +149,18 @@ def choose_other_route(
     hops: int,
     profile_byte: int,
     last: bytes | None = None,
+    avoid: Collection[bytes] = (),
+    apart: bool = False,
     rng: random.Random | None = None,
 ) -> Route:
     """Draw a way back from Bob to `origin` that has no proxy of the query's route (mode `other-route`).
 
     Args:
-        query: the query's route. last, rng: as in `choose_route`; `last` may be on the query's route.
+        query: the query's route. last, avoid, apart, rng: as in `choose_route`; `last` may be on the query's
+            route.
     Raises:
         BadRoute: too few other peers. A way back that shares proxies with the query is mode `route`.
     """
-    avoid = set(query.proxies) - {last}
     return choose_route(
         peers,
         origin=query.destination,
@@ -105,7 +168,8 @@ def choose_other_route(
         hops=hops,
         profile_byte=profile_byte,
         last=last,
-        avoid=avoid,
+        avoid={*avoid, *query.proxies} - {last},
+        apart=apart,
         rng=rng,
     )
 

@@ -242,15 +242,30 @@ def test_a_client_with_a_configuration_of_its_own_and_one_with_a_peer_file(tmp_p
 
 def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = tmp_path / "net"
-    monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
     monkeypatch.setenv("MTUN_SERVICE_NAMES", "")
     with network(net, 2) as (up, _):
-        at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
         assert asked(*at)["ok"]  # it says that it has no such service, and so that it is there
         refused = mtun("get", "node-1", "--network", net, "--hops", "0", status=1)
         assert "TARGET_NOT_ALLOWED" in refused.stderr
-        monkeypatch.setenv("MTUN_NODE_NETWORK", "5b" * 16)
+        assert up.stop()[0] == 0
+    monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    with network(tmp_path / "other", 2) as (up, _):
+        # A client of the network called local may dial them; they have another name.
+        monkeypatch.delenv("MTUN_NODE_NETWORK")
+        at = ("ping", "node-1", "--network", tmp_path / "other", "--hops", "0", "--count", "1")
         assert asked(*at, status=1)["answered"] == 0
+        assert up.stop()[0] == 0
+
+
+def test_only_a_local_network_dials_addresses_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    with network(tmp_path / "net", 2) as (up, _):
+        at = ("ping", "node-1", "--network", tmp_path / "net", "--hops", "0", "--count", "1", "--json")
+        told = mtun(*at, status=1)
+        assert "private addresses only, and this network is not local" in told.stdout
         assert up.stop()[0] == 0
 
 

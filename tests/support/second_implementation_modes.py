@@ -17,7 +17,16 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from tests.support.second_implementation import expand, layer_off, layer_on, open_chunk, ticket_mac
 
-__all__ = ["Head", "Layers", "check_origin", "home_layers", "own_ticket", "read_message", "split_head"]
+__all__ = [
+    "Head",
+    "Layers",
+    "check_origin",
+    "home_layers",
+    "own_ticket",
+    "padme",
+    "read_message",
+    "split_head",
+]
 
 _SLOTS = {1: (8, 996), 2: (32, 16_356), 3: (128, 16_356), 4: (32, 64_484)}  # Profiles: N, C
 
@@ -91,7 +100,7 @@ class Layers(NamedTuple):
 # --- Content chunk, Message head ---
 
 
-def _padme(count: int) -> int:
+def padme(count: int) -> int:
     if count < 2:
         return count
     e = count.bit_length() - 1
@@ -107,7 +116,7 @@ def read_message(profile: int, key: bytes, chunks: bytes) -> bytes:
         kind, is_last, data = open_chunk(key, chunks[at : at + size], number)
         if kind == 2:
             assert not expected
-            expected = _padme(number + 1)
+            expected = padme(number + 1)
         else:
             assert (kind, bool(data)) == ((3, False) if expected else (1, True))
         assert is_last == (number + 1 == expected)

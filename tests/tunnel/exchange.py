@@ -28,6 +28,7 @@ __all__ = [
     "Exchange",
     "Pace",
     "Reply",
+    "by_block",
     "cast_of",
     "exchange",
     "receive",
@@ -143,8 +144,13 @@ def exchange(
     profile: Profile,
     pace: Pace = PLAIN,
     error_mode: ErrorMode = ErrorMode.STATUS,
+    unused_blocks: int = 0,
 ) -> Exchange:
-    """Alice asks, Bob answers once for each of `answers`; everything on the way is checked."""
+    """Alice asks, Bob answers once for each of `answers`; everything on the way is checked.
+
+    Args:
+        unused_blocks: reply blocks that the query carries beyond one for each answer.
+    """
     row = MODES[mode]
     alice, bob = cast.alice.tunnel, cast.bob.tunnel
     reply_routes = (cast.other_route,) if mode in (ReplyMode.OTHER_ROUTE, ReplyMode.REPLY_ON_REPLY) else ()
@@ -155,7 +161,7 @@ def exchange(
         now_s=NOW_S,
         error_mode=error_mode,
         reply_routes=reply_routes,
-        blocks=max(1, len(answers)) if row.reply_blocks else None,
+        blocks=max(1, len(answers) + unused_blocks) if row.reply_blocks else None,
         descriptor=cast.alice.descriptor if row.names_alice else None,
     )
     assert query.frame.first_id == cast.way[0].id
@@ -186,16 +192,16 @@ def _reply(cast: Cast, done: Exchange, mode: ReplyMode, number: int, answer: byt
     block = done.head.reply_blocks[number]
     routes = (Route(tuple(peer.id for peer in cast.proxies), cast.bob.id),) if done.head.wants_blocks else ()
     frame = cast.bob.tunnel.reply(block, now_s=NOW_S, reply_routes=routes)
-    reply = _by_block(frame, cast.bob, back, cast.alice, answer, done.query.query_id, number, pace)
+    reply = by_block(frame, cast.bob, back, cast.alice, answer, done.query.query_id, number, pace)
     if done.head.wants_blocks:
         # Alice goes on along Bob's block, over the query's proxies; it reaches him as a reply would.
         (onward,) = reply.head.reply_blocks
         further = cast.alice.tunnel.reply(onward, now_s=NOW_S)
-        _by_block(further, cast.alice, list(cast.proxies), cast.bob, answer[::-1], frame.query_id, 0, pace)
+        by_block(further, cast.alice, list(cast.proxies), cast.bob, answer[::-1], frame.query_id, 0, pace)
     return reply
 
 
-def _by_block(
+def by_block(
     frame: OutgoingFrame,
     sender: Peer,
     proxies: list[Peer],
@@ -203,8 +209,9 @@ def _by_block(
     content: bytes,
     query_id: bytes | None,
     number: int,
-    pace: Pace,
+    pace: Pace = PLAIN,
 ) -> Reply:
+    """A frame along a reply block, from who uses it to who made it."""
     way = [*proxies, owner]
     assert frame.first_id == way[0].id
     wire = send(frame.layer, content, pace)

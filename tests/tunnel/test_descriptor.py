@@ -36,6 +36,7 @@ descriptors = st.builds(
     sequence=st.integers(0, 2**64 - 1),
     expiry=u32,
     unlisted=st.booleans(),
+    family=st.one_of(st.none(), st.binary(min_size=16, max_size=16)),
 )
 
 

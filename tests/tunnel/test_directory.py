@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, make_keys
 from tunnel.descriptor import Address, Descriptor
-from tunnel.directory import Directory, StaticDirectory
+from tunnel.directory import StaticDirectory
 from tunnel.engine import TunnelEngine
 from tunnel.errors import KeyFileError
 
@@ -22,7 +22,7 @@ def descriptor(name: str, at_s: float = NOW_S) -> Descriptor:
 
 
 def test_lookup() -> None:
-    directory = Directory([descriptor("a"), descriptor("b")])
+    directory = StaticDirectory([descriptor("a"), descriptor("b")])
     assert len(directory) == 2
     assert directory.lookup(descriptor("a").node_id) == descriptor("a")
     assert directory.lookup(descriptor("c").node_id) is None

@@ -22,6 +22,7 @@ from tests.tunnel.helpers import (
     relay_frame,
     seeded_bytes,
 )
+from tunnel.directory import StaticDirectory
 from tunnel.engine import TunnelEngine
 from tunnel.errors import BadRoute, LocalTunnelError, MalformedMessage, NeedsTunnel, ReplayedHeader
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Geometry, Profile
@@ -306,7 +307,9 @@ def test_the_answer_needs_no_directory_entry_of_alice() -> None:
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
     origin = cast.bob.tunnel.origin(done.relayed.opened.slot, done.head)
     stranger = make_peers(4)[3].tunnel  # same proxies, but does not know Alice
-    stranger._builder._directory.forget(cast.alice.id)
+    directory = stranger._builder._directory
+    assert isinstance(directory, StaticDirectory)
+    directory.forget(cast.alice.id)
     query = stranger.answer(origin, Route((cast.proxies[0].id,), cast.alice.id), SMALL, now_s=NOW_S)
     relayed = relay_frame(
         send(query.frame.layer, b"a"), SMALL, [cast.proxies[0], cast.alice], origin=stranger.node_id

@@ -30,7 +30,7 @@ from tunnel.tunnel import Tunnel
 
 T = TypeVar("T")
 SCENARIOS = load_vectors("onion", expected=EXPECTED)
-KINDS = ("exchange", "open", "message", "block", "home", "origin")
+KINDS = ("exchange", "follow_up", "handed_on", "open", "message", "block", "home", "origin")
 
 
 def of_kind(kind: str) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.second_implementation import expand, open_header
+from tests.support.second_implementation import expand
+from tests.support.second_implementation_frames import DEST, DROP, HOME, Reply, Walk
 from tests.support.second_implementation_modes import (
     Layers,
     check_origin,
@@ -24,34 +25,6 @@ EXCHANGES = {
     for name, scenario in load_vectors("onion", expected=EXPECTED).items()
     if scenario["kind"] == "exchange"
 }
-HEADER = 1_024  # all of them are of geometry 1
-RELAY, DEST, HOME, DROP = 1, 2, 3, 4
-
-
-class Walk:
-    """A frame from its first link to its last node, by the nodes' private keys."""
-
-    def __init__(self, scenario: dict[str, Any], frame: bytes, first: str) -> None:
-        nodes = {node["id"]: node for node in scenario["nodes"].values()}
-        at = scenario["nodes"][first]["id"]
-        self.links: list[str] = []
-        self.seeds: list[bytes] = []
-        self.flags: list[int] = []
-        self.delays: list[int] = []
-        while True:
-            self.links.append(hashlib.sha256(frame).hexdigest())
-            node = nodes[at]
-            fields, following = open_header(
-                frame[:HEADER], scenario["profile"], bytes.fromhex(node["onion"]), node["epoch"]
-            )
-            self.fields, self.chunks = fields, frame[HEADER:]
-            if fields.command != RELAY:
-                return
-            self.seeds.append(fields.seed)
-            self.flags.append(fields.flags)
-            self.delays.append(fields.delay)
-            layers = Layers(scenario["profile"], fields.seed, b"forward")
-            frame, at = following + layers.off(self.chunks), fields.next_id.hex()
 
 
 @pytest.mark.parametrize("name", EXCHANGES)
@@ -59,13 +32,14 @@ def test_the_query_and_each_reply(name: str) -> None:
     scenario = EXCHANGES[name]
     profile, mode = scenario["profile"], scenario["mode"]
     alice, bob = scenario["nodes"]["alice"], scenario["nodes"]["bob"]
-    query = Walk(scenario, bytes.fromhex(scenario["query"]["first"]), "proxy 1")
+    query = Walk(scenario, bytes.fromhex(scenario["query"]["first"]), scenario["nodes"]["proxy 1"]["id"])
     assert query.links == scenario["query"]["links"]
     flags = {"status": (0, 0), "xor": (2, 2), "none": (0, 4)}[scenario["error_mode"]]
     assert set(query.flags) == {flags[0]}
     assert query.fields.flags == flags[1]
     assert query.delays == scenario.get("delays_10ms", [0, 0])
     if mode == "loop":
+        assert query.fields.command == HOME
         home = bytes.fromhex(alice["home"])
         _, chunks = home_layers(profile, home, query.fields.next_id, query.fields.seed, query.chunks)
         key = expand(expand(query.fields.seed, b"reply e2e", 16), b"e2e forward", 32)
@@ -84,13 +58,22 @@ def test_the_query_and_each_reply(name: str) -> None:
     if mode == "known-dest":
         asked = check_origin(head, bytes.fromhex(bob["id"]), query.fields.seed)
         assert asked.hex() == alice["id"]
+    query_ids = set()
     for number, answer in enumerate(scenario["answers"]):
-        last = bytes.fromhex(scenario["replies"][number]["last"])
-        assert hashlib.sha256(last).hexdigest() == scenario["replies"][number]["links"][-1]
+        made = scenario["replies"][number]
+        last = bytes.fromhex(made["last"])
+        assert hashlib.sha256(last).hexdigest() == made["links"][-1]
         if mode == "cached":
             check_cached(scenario, query, last, answer)
+        elif mode == "known-dest":
+            check_known_dest(scenario, head.ticket, last, answer)
         else:
-            check_reply(scenario, head.blocks[number : number + 1], head.ticket, last, answer)
+            reply = Reply(scenario, last, "alice", head.blocks[number], number)
+            assert reply.links == made["links"]
+            assert reply.content.hex() == answer
+            assert len(reply.head.blocks) == (mode == "reply-on-reply")
+            query_ids.add(reply.query_id)
+    assert len(query_ids) == bool(blocks), "one id for all blocks of a query"
 
 
 def check_cached(scenario: dict[str, Any], query: Walk, last: bytes, answer: str) -> None:
@@ -104,22 +87,11 @@ def check_cached(scenario: dict[str, Any], query: Walk, last: bytes, answer: str
     assert read_message(scenario["profile"], key, links[-1]).hex() == "00000000" + answer
 
 
-def check_reply(
-    scenario: dict[str, Any], block: list[bytes], ticket: bytes, last: bytes, answer: str
-) -> None:
-    profile, home = scenario["profile"], bytes.fromhex(scenario["nodes"]["alice"]["home"])
-    arrived = Walk(scenario, last, "alice")
-    if arrived.fields.command == DEST:
-        assert scenario["mode"] == "known-dest"
-        key = expand(arrived.fields.seed, b"e2e forward", 32)
-        head, content = split_head(read_message(profile, key, arrived.chunks))
-        assert head.answer == ticket == own_ticket(home, ticket[:8])
-    else:
-        assert arrived.fields.command == HOME
-        master = arrived.fields.seed
-        _, chunks = home_layers(profile, home, arrived.fields.next_id, master, arrived.chunks)
-        seed = expand(master, b"reply e2e", 16)
-        assert block[0][56:72] == seed, "what Alice derives is what Bob was given"
-        head, content = split_head(read_message(profile, expand(seed, b"e2e forward", 32), chunks))
-        assert len(head.blocks) == (scenario["mode"] == "reply-on-reply")
+def check_known_dest(scenario: dict[str, Any], ticket: bytes, last: bytes, answer: str) -> None:
+    alice = scenario["nodes"]["alice"]
+    arrived = Walk(scenario, last, alice["id"])
+    assert arrived.fields.command == DEST
+    key = expand(arrived.fields.seed, b"e2e forward", 32)
+    head, content = split_head(read_message(scenario["profile"], key, arrived.chunks))
+    assert head.answer == ticket == own_ticket(bytes.fromhex(alice["home"]), ticket[:8])
     assert content.hex() == answer

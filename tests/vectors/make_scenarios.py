@@ -3,10 +3,12 @@
     python -m tests.vectors.make_scenarios             # prints what would change, changes nothing
     python -m tests.vectors.make_scenarios --write     # the files of tests/vectors/onion
 
-One scenario a file, of one of six kinds (tests/vectors/README.md has the fields): `exchange`, a whole
-exchange with fixed draws; `open`, headers given to a node; `message`, chunks given to a reader; `block`, a
-reply block to be used; `home`, a ticket that came back; `origin`, a claim to be checked. A file has all that
-a reader needs. Everything random comes from `secret(scenario, use)`; the ephemeral keys of HPKE too.
+One scenario a file, of one of eight kinds (tests/vectors/README.md has the fields): `exchange`, a whole
+exchange with fixed draws; `follow_up`, one that Alice goes on with along a block of Bob's; `handed_on`, the
+STATUS of a reply's way on the query's backward half; `open`, headers given to a node; `message`, chunks given
+to a reader; `block`, a reply block to be used; `home`, a ticket that came back; `origin`, a claim to be
+checked. A file has all that a reader needs. Everything random comes from `secret(scenario, use)`; the
+ephemeral keys of HPKE too.
 
 The bytes are the project's own: they pin down what it does. `tests/tunnel/test_scenarios.py` makes them again
 with both engines, and reads each file without this module.
@@ -20,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.vectors.answer_makers import follow_up, handed_on
 from tests.vectors.scenario_makers import (
     CHUNK_DATA,
     EXPIRY,
@@ -40,6 +43,7 @@ from tests.vectors.scenario_makers import (
     origin,
     with_head,
 )
+from tunnel.errors import ErrorCode
 from tunnel.keys import EPOCH_S
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.onion.header import Command
@@ -48,7 +52,7 @@ from tunnel.primitives import TunnelEngine, tunnel_engine
 __all__ = ["EXPECTED", "FOLDER", "build_all"]
 
 FOLDER = Path(__file__).with_name("onion")
-EXPECTED = 82
+EXPECTED = 103
 _MSG, _END, _PAD = 1, 2, 3
 _NO_WAY = bytes(4)
 
@@ -64,11 +68,45 @@ def _exchanges() -> dict[str, Maker]:
             found[name] = exchanged(name, mode, answers, profile)
     name = "exchange_two_replies"
     found[name] = exchanged(name, ReplyMode.ROUTE, 2)
+    name = "exchange_three_replies"
+    found[name] = exchanged(name, ReplyMode.OTHER_ROUTE, 3)
+    for mode, profile in ((ReplyMode.ROUTE, SMALL), (ReplyMode.OTHER_ROUTE, HCTR)):
+        name = f"exchange_unused_block_{profile.name}".replace("-", "_")
+        found[name] = exchanged(name, mode, 2, profile, unused=1)
     for error in (ErrorMode.XOR, ErrorMode.NONE):
         name = f"exchange_error_mode_{error}"
         found[name] = exchanged(name, ReplyMode.CACHED, 1, error=error)
     found["cover_drop"], found["cover_loop"] = cover("cover_drop", False), cover("cover_loop", True)
     return found
+
+
+def _answers() -> dict[str, Maker]:
+    def status(name: str, *arguments: Any, **keywords: Any) -> tuple[str, Maker]:
+        return f"handed_on_{name}", handed_on(f"handed_on_{name}", *arguments, **keywords)
+
+    def follow(name: str, *arguments: Any, **keywords: Any) -> tuple[str, Maker]:
+        return f"follow_up_{name}", follow_up(f"follow_up_{name}", *arguments, **keywords)
+
+    return dict([
+        status("success", 2),
+        status("only_block", 0, blocks=1),
+        status("failure_at_first_proxy", 1, origin=0, failure=ErrorCode.DISCONNECTED, about_next=True),
+        status("failure_at_second_proxy", 0, origin=1, failure=ErrorCode.TIMEOUT, profile=HCTR),
+        status("failure_at_alice", 2, failure=ErrorCode.BAD_CONTENT),
+        status("changed_by_bob", 1, damage=flipped(40)),
+        status("number_out_of_range", 3, expect="MalformedMessage"),
+        status("second_for_the_same_block", 1, second=1, expect="trailing"),
+        status("second_for_another_block", 1, second=2, expect="trailing"),
+        status("last_missing", 1, flags=0, expect="MalformedMessage"),
+        status("type_msg", 1, kind=_MSG, expect="MalformedMessage"),
+        status("too_short", 1, damage=lambda status: status[:-1], expect="MalformedMessage"),
+        status("padding_not_zero", 1, pad=b"\0\1", expect="MalformedMessage"),
+        status("chunk_changed_by_a_proxy", 1, changed=True, expect="MalformedMessage"),
+        follow("wants_blocks", wants_blocks=True),
+        follow("two_answers", answers=2, profile=HCTR),
+        follow("without_a_way_back", answers=0),
+        follow("first_block_begins_at_alice", own_first=True, expect="UnknownNext"),
+    ])  # fmt: skip
 
 
 def _opens() -> dict[str, Maker]:
@@ -143,7 +181,7 @@ def _messages() -> dict[str, Maker]:
 
 def build_all(engine: TunnelEngine) -> dict[str, Scenario]:
     """Every scenario by its name, made with `engine`."""
-    makers = _exchanges() | _opens() | _messages()
+    makers = _exchanges() | _answers() | _opens() | _messages()
     for name, maker in {
         "block_used_twice": block("block_used_twice", "ReplayedHeader", "REPLAYED", times=2),
         "block_expired": block("block_expired", "ExpiredHeader", "EXPIRED", late_s=601),

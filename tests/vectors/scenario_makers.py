@@ -44,12 +44,16 @@ __all__ = [
     "chunk",
     "cover",
     "exchanged",
+    "fixed_cast",
     "flipped",
+    "happened",
     "home",
     "message",
+    "nodes_of",
     "opened",
     "origin",
     "secret",
+    "sha_hex",
     "with_head",
 ]
 
@@ -106,7 +110,7 @@ def _keys(name: str) -> NodeKeys:
     return NodeKeys(secret(name, "identity"), secret(name, "link"), onion, secret(name, "home"))
 
 
-def _cast(scenario: str, engine: TunnelEngine) -> Cast:
+def fixed_cast(scenario: str, engine: TunnelEngine) -> Cast:
     fixed, draws = _fixed(engine, scenario), _Source(scenario, "draw")
     directory, peers = StaticDirectory(), []
     for number, name in enumerate(("alice", "proxy 1", "proxy 2", "bob", "other 1", "other 2")):
@@ -123,7 +127,7 @@ def _cast(scenario: str, engine: TunnelEngine) -> Cast:
     return Cast(peers[0], peers[1:3], peers[3], peers[4:])
 
 
-def _sha(data: bytes) -> str:
+def sha_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
@@ -131,14 +135,22 @@ def _sha(data: bytes) -> str:
 
 
 def exchanged(
-    name: str, mode: ReplyMode, answers: int, profile: Profile = SMALL, error: ErrorMode = ErrorMode.STATUS
+    name: str,
+    mode: ReplyMode,
+    answers: int,
+    profile: Profile = SMALL,
+    error: ErrorMode = ErrorMode.STATUS,
+    unused: int = 0,
 ) -> Maker:
+    """`unused`: so many blocks more, along which Bob sends an empty reply."""
+
     def build(engine: TunnelEngine) -> Scenario:
-        cast = _cast(name, engine)
+        cast = fixed_cast(name, engine)
         content = secret(name, "content", 700)
         replies = [secret(name, f"answer {number}", 900 + 300 * number) for number in range(answers)]
+        replies += [b""] * unused
         done = exchange(cast, mode, content, replies, profile=profile, error_mode=error)
-        return _nodes(cast) | _happened(done) | {
+        return nodes_of(cast) | happened(done) | {
             "kind": "exchange", "expect": "ok", "mode": str(mode), "error_mode": str(error),
             "profile": profile.byte, "content": content.hex(), "answers": [each.hex() for each in replies],
         }  # fmt: skip
@@ -146,7 +158,7 @@ def exchanged(
     return build
 
 
-def _nodes(cast: Cast) -> Scenario:
+def nodes_of(cast: Cast) -> Scenario:
     names = {"alice": cast.alice, "proxy 1": cast.proxies[0], "proxy 2": cast.proxies[1], "bob": cast.bob}
     names |= {"other 1": cast.others[0], "other 2": cast.others[1]}
     return {
@@ -161,14 +173,14 @@ def _nodes(cast: Cast) -> Scenario:
     }  # fmt: skip
 
 
-def _happened(done: Exchange) -> Scenario:
+def happened(done: Exchange) -> Scenario:
     def reply_of(reply: Reply) -> Scenario:
-        return {"links": [_sha(link) for link in reply.links], "last": reply.links[-1].hex()}
+        return {"links": [sha_hex(link) for link in reply.links], "last": reply.links[-1].hex()}
 
     return {
         "query": {
             "first": done.relayed.links[0].hex(),
-            "links": [_sha(link) for link in done.relayed.links],
+            "links": [sha_hex(link) for link in done.relayed.links],
             "head": done.head.pack().hex(),
         },
         "replies": [reply_of(reply) for reply in done.replies],
@@ -177,7 +189,7 @@ def _happened(done: Exchange) -> Scenario:
 
 def cover(name: str, is_loop: bool) -> Maker:
     def build(engine: TunnelEngine) -> Scenario:
-        cast = _cast(name, engine)
+        cast = fixed_cast(name, engine)
         if is_loop:
             route, way = Route(cast.route.proxies, cast.alice.id), [*cast.proxies, cast.alice]
             frame = cast.alice.tunnel.loop(route, SMALL, now_s=NOW_S, mean_delay_s=0.5)
@@ -185,12 +197,13 @@ def cover(name: str, is_loop: bool) -> Maker:
             route, way = cast.route, cast.way
             frame = cast.alice.tunnel.drop(route, SMALL, now_s=NOW_S, mean_delay_s=0.5)
         relayed = relay_frame(send(frame.layer, bytes(1_500)), SMALL, way, origin=cast.alice.id, now_s=NOW_S)
-        return _nodes(cast) | {
+        return nodes_of(cast) | {
             "kind": "exchange", "expect": "ok", "mode": "loop" if is_loop else "drop",
             "error_mode": "status", "profile": SMALL.byte, "content": bytes(1_500).hex(), "answers": [],
             "delays_10ms": [opened.slot.delay_10ms for opened in relayed.proxied],
             "query": {
-                "first": relayed.links[0].hex(), "links": [_sha(link) for link in relayed.links], "head": "",
+                "first": relayed.links[0].hex(),
+                "links": [sha_hex(link) for link in relayed.links], "head": "",
             },
             "replies": [],
         }  # fmt: skip
@@ -295,7 +308,7 @@ def message(
         return {
             "kind": "message", "expect": expect, "code": "" if expect == "ok" else code,
             "profile": SMALL.byte, "key": key.hex(), "wire": wire.hex(),
-            "released_bytes": len(released), "released_sha256": _sha(released),
+            "released_bytes": len(released), "released_sha256": sha_hex(released),
         }  # fmt: skip
 
     return build
@@ -314,7 +327,7 @@ def with_head(head: bytes) -> list[Chunk]:
 
 def block(name: str, expect: str, code: str, *, times: int = 1, late_s: int = 0, own: bool = False) -> Maker:
     def build(engine: TunnelEngine) -> Scenario:
-        cast = _cast(name, engine)
+        cast = fixed_cast(name, engine)
         done = exchange(cast, ReplyMode.ROUTE, b"q", profile=SMALL)
         (given,) = done.head.reply_blocks
         if own:
@@ -324,7 +337,7 @@ def block(name: str, expect: str, code: str, *, times: int = 1, late_s: int = 0,
             "identity": cast.bob.keys.identity.hex(), "block": given.pack().hex(),
             "now": given.expiry + late_s if late_s else NOW_S, "times": times,
             "content": "",
-            "frame_sha256": "" if expect != "ok" else _sha(
+            "frame_sha256": "" if expect != "ok" else sha_hex(
                 send(cast.bob.tunnel.reply(given, now_s=NOW_S).layer, b"")
             ),
         }  # fmt: skip
@@ -347,7 +360,7 @@ def home(name: str, change: Callable[[bytes], bytes], expect: str = "HeaderError
 
 def origin(name: str, what: str, expect: str = "MalformedMessage") -> Maker:
     def build(engine: TunnelEngine) -> Scenario:
-        cast = _cast(name, engine)
+        cast = fixed_cast(name, engine)
         seed, home_key = secret(name, "dest seed", 16), cast.alice.keys.home
         ticket = answer_ticket(home_key, secret(name, "query id", 8))
         claim = claim_origin(

@@ -21,7 +21,7 @@ from typing import Self, TypeVar
 from reactor import ReactorThread
 from tunnel.cli.network import CLIENT_FILE
 from tunnel.cli.options import count, seconds
-from tunnel.cli.running import ConfiguredNode, load_peers, make_node
+from tunnel.cli.running import ConfiguredNode, Peers, load_peers, make_node
 from tunnel.config import NodeConfig, load_config, make_config
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import StaticDirectory
@@ -84,7 +84,7 @@ def client_config(options: argparse.Namespace) -> NodeConfig:
             )
         return load_config(path, os.environ)
     files = [str(path.resolve()) for path in options.peers]
-    tables = {"node": {"listen": "none"}, "peers": {"files": files}}
+    tables = {"node": {"listen": "none"}, "peers": {"files": files, "exchange": False}}
     return make_config(tables, folder=Path(), source="--peers", environment=os.environ)
 
 
@@ -95,7 +95,7 @@ class PeerNames:
         paths: of the peer files, as in the configuration.
     """
 
-    def __init__(self, directory: StaticDirectory, paths: tuple[Path, ...], engine: TunnelEngine) -> None:
+    def __init__(self, directory: Peers, paths: tuple[Path, ...], engine: TunnelEngine) -> None:
         self._directory = directory
         self._ids: dict[str, bytes] = {}
         for path in list_peer_files(paths):
@@ -150,7 +150,7 @@ class Client:
         self._options = options
         self._stack = ExitStack()
         self.node: Node
-        self.directory: StaticDirectory
+        self.directory: Peers
         self.names: PeerNames
 
     def __enter__(self) -> Self:

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         made[name] = _make_node(folder, name, Address(_HOST, port), engine)
     client: dict[str, dict[str, Any]] = {
         "node": {"listen": "none", "network": "local"},
-        "peers": {"files": [PEERS_FOLDER]},
+        "peers": {"files": [PEERS_FOLDER], "exchange": False},
     }
     (folder / CLIENT_FILE).write_text(write_toml(client), encoding="utf-8")
     if options.json:
@@ -89,7 +89,12 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
     home.mkdir(mode=0o700)
     tables: dict[str, dict[str, Any]] = {
         "node": {"state": "state", "listen": place, "network": "local"},
-        "peers": {"files": [f"../{PEERS_FOLDER}"], "publish": f"../{PEERS_FOLDER}/{name}"},
+        # The folder has all peers: there is nothing to learn from neighbours.
+        "peers": {
+            "files": [f"../{PEERS_FOLDER}"],
+            "publish": f"../{PEERS_FOLDER}/{name}",
+            "exchange": False,
+        },
         "service": {"names": list(SERVICES)},
     }
     (home / NODE_FILE).write_text(write_toml(tables), encoding="utf-8")

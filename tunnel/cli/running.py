@@ -12,24 +12,29 @@ import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
 from tunnel.config import NodeConfig
 from tunnel.descriptor import Descriptor
-from tunnel.directory import StaticDirectory
+from tunnel.directory import ExchangeDirectory, StaticDirectory
 from tunnel.directory.peer_files import PeerFiles, write_descriptor
 from tunnel.errors import ConfigError
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
-from tunnel.node import Node
+from tunnel.node import LOCAL_NETWORK_ID, Node
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.services import Echo, Files, InnerService, Ping, Services
 from tunnel.state_dir import StateDir, check_private
 
-__all__ = ["ConfiguredNode", "load_peers", "make_node", "make_service"]
+__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service"]
+
+Peers: TypeAlias = StaticDirectory | ExchangeDirectory
+"""The peers of a configuration: those of its files, and where it says so those that neighbours tell of."""
 
 log = logging.getLogger("tunnel.cli")
+
+_GUARDS = "guards", 1  # name and version of their state file
 
 
 def make_service(config: NodeConfig) -> InnerService:
@@ -46,13 +51,14 @@ def make_service(config: NodeConfig) -> InnerService:
     return Services({name: makers[name]() for name in config.names})
 
 
-def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[StaticDirectory, PeerFiles]:
+def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFiles]:
     """The peers of the configuration's files.
 
     Raises:
         KeyFileError: a file cannot be read.
     """
-    directory = StaticDirectory()
+    is_local = config.network == LOCAL_NETWORK_ID
+    directory = ExchangeDirectory(engine=engine, is_local=is_local) if config.exchange else StaticDirectory()
     files = PeerFiles(directory, config.files, engine)
     files.load()
     return directory, files
@@ -61,16 +67,17 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[StaticDirector
 def make_node(
     config: NodeConfig,
     keys: NodeKeys | KeyRing,
-    directory: StaticDirectory,
+    directory: Peers,
     reactor: Reactor,
     engine: TunnelEngine,
     *,
+    guards: bytes | None = None,
     on_publish: Callable[[Descriptor], None] | None = None,
 ) -> Node:
     """A node with the settings of a configuration.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on. KeyFileError: the state of the guards is damaged.
     """
     listen = config.listen
     try:
@@ -86,6 +93,8 @@ def make_node(
             addresses=config.advertise or None,
             network_id=config.network,
             profiles=tuple(profile.byte for profile in config.profiles) or None,
+            family=config.family,
+            guards=guards,
             on_publish=on_publish,
         )
     except OSError as error:
@@ -115,17 +124,24 @@ class ConfiguredNode:
         self._engine = tunnel_engine(config.engine)
         self._unwritten: Descriptor | None = None
         self.node: Node
-        self.directory: StaticDirectory
+        self.directory: Peers
 
     def __enter__(self) -> Self:
         config, engine = self.config, self._engine
         self._state = StateDir(config.state)
         try:
             self.directory, self._files = load_peers(config, engine)
+            self._guards = self._state.read(*_GUARDS)
             self._ring = self._resume()
             try:
                 self.node = make_node(
-                    config, self._ring, self.directory, self._reactor, engine, on_publish=self._publish
+                    config,
+                    self._ring,
+                    self.directory,
+                    self._reactor,
+                    engine,
+                    guards=self._guards,
+                    on_publish=self._publish,
                 )
                 self.directory.publish(self.node.descriptor)
                 self._write(self.node.descriptor)
@@ -167,6 +183,13 @@ class ConfiguredNode:
         else:
             self._unwritten = None
 
+    def _keep_guards(self) -> None:
+        """Also while the node runs: one that crashed is to begin with the same guards again."""
+        guards = self.node.guards
+        if guards is not None and guards != self._guards:
+            self._state.write(*_GUARDS, guards)
+            self._guards = guards
+
     def serve(self, ready: Callable[[], None]) -> Service[None]:
         """Run the node until this service is cancelled; then leave in order.
 
@@ -192,6 +215,10 @@ class ConfiguredNode:
             found = yield RunInThread(self._files.refresh)
             for descriptor in found:
                 self.directory.publish(descriptor)
+            try:
+                self._keep_guards()  # a few bytes, and hardly ever: no thread for it
+            except OSError as error:
+                log.warning("the guards are not written: %s", error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -199,5 +226,6 @@ class ConfiguredNode:
         try:
             self.node.close()
             self._ring.stop(self.config.keys, self._state.replay)
+            self._keep_guards()
         finally:
             self._state.close()

@@ -237,8 +237,10 @@ class FilesClient:
 
     def _bulk_profile(self) -> Profile | None:
         """The one for much content, where the route fits it."""
-        route = self._options.get("route")
-        proxies = self._options.get("hops", 3) if route is None else len(route.proxies)
+        route, hops = self._options.get("route"), self._options.get("hops")
+        if route is not None:
+            hops = len(route.proxies)
+        proxies = self._node.most_hops if hops is None else hops
         return Profile(BULK) if proxies <= BULK.max_proxies else None
 
     def _head(self, reply: IncomingReply, request: FileRequest) -> Service[tuple[ByteReader, FileReply]]:

@@ -16,7 +16,7 @@ __all__ = ["CallOptions", "TunnelOptions", "WayOptions"]
 class WayOptions(TypedDict, total=False):
     """How a query goes and for how long. As for `Node.query`, which has the meanings and defaults."""
 
-    hops: int
+    hops: int | None
     route: Route | None
     mode: ReplyMode
     error_mode: ErrorMode

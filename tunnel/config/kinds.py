@@ -184,6 +184,25 @@ class NetworkId:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """What the nodes of one owner have in common: 16 bytes in hex. Empty: None."""
+
+    @property
+    def expected(self) -> str:
+        return "empty, or 32 hex digits (the same in all nodes of one owner)"
+
+    def check(self, value: Any) -> bytes | None:
+        if value == "":
+            return None
+        if not isinstance(value, str) or len(value) != 32:
+            raise ValueError
+        return bytes.fromhex(value)
+
+    def read(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True, slots=True)
 class ListOf:
     """Any number of values of one kind; in the environment with commas between them."""
 

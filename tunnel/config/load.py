@@ -37,7 +37,7 @@ class NodeConfig:
     Attributes:
         files: peer files. folder: of the files service.
         state, keys, files, folder, publish: whole paths. publish: None: nowhere.
-        listen: None: nowhere. advertise: empty: where it listens.
+        listen: None: nowhere. advertise: empty: where it listens. family: None: none.
         profiles: empty: all of the engine.
     """
 
@@ -46,12 +46,14 @@ class NodeConfig:
     listen: Address | None
     advertise: tuple[Address, ...]
     network: bytes
+    family: bytes | None
     engine: str
     profiles: tuple[Profile, ...]
     log_level: str
     files: tuple[Path, ...]
     publish: Path | None
     refresh_s: float
+    exchange: bool
     names: tuple[str, ...]
     folder: Path
     stop_s: float

@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-from tunnel.config.kinds import Choice, Integer, Kind, ListOf, NetworkId, Number, Place, Switch, Text
+from tunnel.config.kinds import Choice, Family, Integer, Kind, ListOf, NetworkId, Number, Place, Switch, Text
 from tunnel.established import TunnelLimits
-from tunnel.geometry import ALL_PROFILES
+from tunnel.geometry import ALL_PROFILES, LONG
+from tunnel.guards import MOST_GUARDS
 from tunnel.link.records import MAX_UNITS
 from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.services import FilesSettings
@@ -36,6 +37,7 @@ TABLES = {
     "service": "What the node does with the queries that reach it. Each query names its service.",
     "files": "The files service: what it keeps, and for whom.",
     "timeouts": "How long what may take. Safe as they are for links of any quality that people use.",
+    "routes": "How this node draws the routes of its own queries and answers.",
     "links": "Connections to neighbours: how many, and how they are used.",
     "padding": "What links send beside content.",
     "limits": "What a node holds at most. A peer can make nothing grow beyond these.",
@@ -112,7 +114,15 @@ _OWN = [
         "local",
         "",
         'Which network this is. "local": one machine or one room, where addresses are no secret and rules '
-        "against many nodes at one address are off.",
+        "against many nodes at one address are off. In any other no private address is dialled.",
+    ),
+    Setting(
+        "node",
+        "family",
+        Family(),
+        "",
+        "",
+        "Says openly that nodes have one owner, so that nobody's route passes two of them. Empty: no family.",
     ),
     Setting(
         "node",
@@ -163,6 +173,14 @@ _OWN = [
         "How often peer files are looked at; those that changed are read again.",
     ),
     Setting(
+        "peers",
+        "exchange",
+        Switch(),
+        True,
+        "",
+        "Whether the node learns of others from its neighbours, and tells them whom it knows.",
+    ),
+    Setting(
         "service",
         "names",
         ListOf(Choice({name: name for name in SERVICES}), len(SERVICES)),
@@ -189,6 +207,8 @@ _OWN = [
 ]
 
 _TABLE_OF = {
+    "peers": "exchange_s exchange_min_s",
+    "routes": "route_hops route_bias answer_hops guards prepared",
     "timeouts": "handshake_s header_s dial_s idle_s answer_s linger_s quiet_s pong_s record_s key_tick_s",
     "links": "links links_per_address links_ahead streams_per_link half_open link_policy link_idle_s "
     "link_age_s link_tick_s redial_s",
@@ -198,7 +218,11 @@ _TABLE_OF = {
 _KIND_OF: dict[str, Kind] = {
     "links_ahead": Integer(0, 1024),
     "padding_units": Integer(1, MAX_UNITS),
-    "answer_hops": Integer(0, 126),
+    "route_hops": Integer(0, LONG.max_proxies),
+    "route_bias": Integer(0, LONG.max_proxies),
+    "answer_hops": Integer(0, LONG.max_proxies),
+    "guards": Integer(0, MOST_GUARDS),
+    "prepared": Integer(0, 1024),
     "streams_per_link": Integer(1, 65_535),
     "buffer_bytes": Integer(1 << 20, _MOST_BYTES),
     "tunnel_bytes": Integer(1 << 20, _MOST_BYTES),

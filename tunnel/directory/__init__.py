@@ -1,8 +1,8 @@
-"""Where descriptors come from. This version: a static list."""
+"""Where descriptors come from: a file, the neighbours of a node, or a distributed hash table."""
 
+from tunnel.directory.base import Directory
+from tunnel.directory.dht import DhtDirectory
+from tunnel.directory.exchange import ExchangeDirectory
 from tunnel.directory.static_file import StaticDirectory
 
-__all__ = ["Directory", "StaticDirectory"]
-
-# Peer exchange and a distributed hash table will be others; until there are two, the one is the type.
-Directory = StaticDirectory
+__all__ = ["DhtDirectory", "Directory", "ExchangeDirectory", "StaticDirectory"]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tunnel.descriptor import Descriptor
+from tunnel.directory.base import Directory
 from tunnel.directory.static_file import StaticDirectory
 from tunnel.errors import KeyFileError
 from tunnel.primitives import TunnelEngine
@@ -51,7 +52,7 @@ class PeerFiles:
         paths: files, and folders of files.
     """
 
-    def __init__(self, directory: StaticDirectory, paths: Iterable[Path], engine: TunnelEngine) -> None:
+    def __init__(self, directory: Directory, paths: Iterable[Path], engine: TunnelEngine) -> None:
         self._directory = directory
         self._paths = tuple(paths)
         self._engine = engine

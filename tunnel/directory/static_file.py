@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tunnel.errors import DescriptorError, KeyFileError
 from tunnel.primitives import TunnelEngine
 
 __all__ = ["StaticDirectory"]
+
+_RANDOM = random.SystemRandom()
 
 
 class StaticDirectory:
@@ -49,6 +52,14 @@ class StaticDirectory:
     def lookup(self, node_id: bytes) -> Descriptor | None:
         """The descriptor of a node, or None when it is not known."""
         return self._by_id.get(node_id)
+
+    def sample(self, count: int | None = None) -> list[Descriptor]:
+        """Up to `count` descriptors, drawn uniformly; by default all."""
+        every = list(self)
+        return every if count is None or count >= len(every) else _RANDOM.sample(every, count)
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
 
     def save(self, path: Path) -> None:
         """Write all descriptors to `path`."""

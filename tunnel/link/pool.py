@@ -95,6 +95,7 @@ class NeighbourPool(Generic[L]):
         is_wanted: whether k links are kept even when nobody needs them.
         can_dial: False for a neighbour that has no address: it keeps its links to us.
         dialling: how many dials are under way.
+        failure: why the last dial failed, for the errors of those who must wait; "" when it did not.
     """
 
     def __init__(self, policy: PoolPolicy, *, own_id: bytes, peer_id: bytes, rng: Uniform) -> None:
@@ -107,6 +108,7 @@ class NeighbourPool(Generic[L]):
         self.is_wanted = False
         self.can_dial = True
         self.dialling = 0
+        self.failure = ""
 
     @property
     def links(self) -> list[L]:
@@ -177,6 +179,7 @@ class NeighbourPool(Generic[L]):
 
     def add(self, link: L, now_s: float, *, is_dialler: bool) -> None:
         """A handshake has ended well, ours (`is_dialler`) or the peer's."""
+        self.failure = ""
         if is_dialler:
             self.dialling -= 1
         age_s = self._policy.max_age_s * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)

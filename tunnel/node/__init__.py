@@ -4,5 +4,6 @@ from tunnel.node.api_service import QueryResult
 from tunnel.node.context import FrameReport
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.node import LOCAL_NETWORK_ID, Node
+from tunnel.node.peers import PeerListener
 
-__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "Limits", "LinkPolicy", "Node", "QueryResult"]
+__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "Limits", "LinkPolicy", "Node", "PeerListener", "QueryResult"]

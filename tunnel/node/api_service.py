@@ -40,6 +40,7 @@ __all__ = [
     "QueryResult",
     "Sink",
     "Source",
+    "build_query",
     "query_service",
 ]
 
@@ -63,6 +64,7 @@ class QueryResult:
         report: what the route says of the query, where it has come: how long each node held it.
         reply_blocks: mode `reply-on-reply`: one of each reply, along which it can be answered, once
             (`Node.follow_up`).
+        attempts: how earlier attempts over other routes failed, where it was retried.
     """
 
     route: Route
@@ -74,6 +76,7 @@ class QueryResult:
     report: Report | None = None
     reply_blocks: tuple[ReplyBlock, ...] = ()
     replies: tuple[Spool, ...] = ()
+    attempts: tuple[QueryFailed, ...] = ()
 
     @property
     def has_reply(self) -> bool:
@@ -118,6 +121,7 @@ class QueryCall:
         reply_route: modes other-route and reply-on-reply: the way back, to this node.
         mean_delay_s: of a random delay at each proxy, there and back by block.
         timeout_s: the query fails when it has not ended after so long; None: no limit but `idle_s`.
+        prepared: the frame, where it was built before; for once.
     """
 
     route: Route
@@ -132,6 +136,7 @@ class QueryCall:
     mean_delay_s: float = 0.0
     replies: int = 1
     timeout_s: float | None = None
+    prepared: OutgoingQuery | None = None
 
     def with_sink(self, sink: Sink) -> QueryCall:
         """The same query with its one reply elsewhere."""
@@ -168,7 +173,7 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
 
 
 def _query(node: NodeContext, call: QueryCall, spools: tuple[Spool, ...]) -> Service[QueryResult]:
-    query: OutgoingQuery = yield RunInThread(partial(_build, node, call))
+    query: OutgoingQuery = call.prepared or (yield RunInThread(partial(build_query, node, call)))
     if node.scope.is_cancelled:
         raise QueryFailed("this node was stopped")
     asked = _Asked(node, call, query, PendingQuery(*(call.sinks or spools)))
@@ -189,8 +194,14 @@ def _query(node: NodeContext, call: QueryCall, spools: tuple[Spool, ...]) -> Ser
     )
 
 
-def _build(node: NodeContext, call: QueryCall) -> OutgoingQuery:
-    """Up to 254 public-key operations: a third of a second in which the node's loop goes on elsewhere."""
+def build_query(node: NodeContext, call: QueryCall) -> OutgoingQuery:
+    """Draw the secrets of a query and seal its headers; for another thread than the reactor's.
+
+    Up to 254 public-key operations: a third of a second in which the node's loop goes on elsewhere.
+
+    Raises:
+        BadRoute, ProfileError: this query cannot be built.
+    """
     return node.tunnel.query(
         call.route,
         call.mode,

@@ -13,16 +13,19 @@ from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
+from tunnel.guards import Guards
 from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.link.receive_queue import Budget
 from tunnel.node.forward import Forward
 from tunnel.node.limits import Limits, LinkPolicy
+from tunnel.node.peers import PeerTable
 from tunnel.node.pending import PendingQuery
+from tunnel.node.route_provider import RouteProvider
 from tunnel.node.tunnel_budget import TunnelBudget
 from tunnel.primitives import TunnelEngine, X25519Private
-from tunnel.route import Route, choose_route
+from tunnel.route import Route
 from tunnel.services import InnerService
 from tunnel.tunnel import Tunnel
 
@@ -69,6 +72,8 @@ class NodeContext:
     half_open_hosts: where the incoming connections come from that have not finished their handshake.
     budget: bounds the unread content of all links.
     tunnels: bounds that of all established tunnels.
+    guards: that routes begin with; None: they may begin with any node.
+    peers: what is known of them from dealing with them. routes: draws routes.
     links: to neighbours; set by `Node`, since it is made from this context.
     on_publish: told of each new descriptor; None = nobody is.
     observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
@@ -94,11 +99,24 @@ class NodeContext:
     own: set[PendingQuery] = field(default_factory=set)
     half_open_hosts: list[str] = field(default_factory=list)
     invitations: dict[bytes, None] = field(default_factory=dict)
+    guards: Guards | None = None
     links: LinkTable = field(init=False)
+    peers: PeerTable = field(init=False)
+    routes: RouteProvider = field(init=False)
     tunnels: TunnelBudget = field(init=False)
 
     def __post_init__(self) -> None:
+        own_id = self.descriptor.node_id
         self.tunnels = TunnelBudget(self.limits.tunnel_bytes)
+        self.peers = PeerTable(self.now_s, own_id=own_id)
+        self.routes = RouteProvider(
+            self.directory,
+            self.peers,
+            own_id=own_id,
+            is_local=self.is_local,
+            guards=self.guards,
+            wall_clock=self.wall_clock,
+        )
 
     @property
     def name(self) -> str:
@@ -120,15 +138,12 @@ class NodeContext:
         self, destination: bytes | None, profile: Profile, *, avoid: Collection[bytes] = ()
     ) -> Route:
         """Proxies for a frame of this node's own making. Raises BadRoute."""
-        return choose_route(
-            self.directory,
-            origin=self.descriptor.node_id,
-            destination=self.descriptor.node_id if destination is None else destination,
-            hops=self._answer_hops(),
-            profile_byte=profile.byte,
-            last=self.home_neighbour(profile) if destination is None else None,
-            avoid=avoid,
-        )
+        hops = self._answer_hops()
+        if destination is not None:
+            return self.routes.route(destination, hops, profile, avoid=avoid)
+        # From nobody that is known: a way home, whose last proxy is the one that sees this node.
+        nobody, last = Route((), self.descriptor.node_id), self.home_neighbour(profile)
+        return self.routes.other_route(nobody, profile, hops=hops, last=last, avoid=avoid)
 
     def home_neighbour(self, profile: Profile, *avoid: bytes) -> bytes | None:
         """For a node that nobody can dial: who comes last on a way to it, drawn from its linked neighbours.
@@ -163,7 +178,7 @@ class NodeContext:
     def _answer_hops(self) -> int:
         """Where nothing is secret a network may be too small for proxies."""
         hops = self.limits.answer_hops
-        return min(hops, max(0, len(self.directory) - 2)) if self.is_local else hops
+        return min(hops, max(0, len(self.directory.sample()) - 2)) if self.is_local else hops
 
     def invite(self, query_id: bytes) -> None:
         """Take one frame that comes home under `query_id` for a query of its own."""
@@ -180,9 +195,10 @@ class NodeContext:
         now_s, addresses = self.wall_clock(), self.descriptor.addresses
         # The highest sequence number wins, and keys may change twice within a second.
         sequence = max(int(now_s), self.descriptor.sequence + 1)
-        keys = self.tunnel.ring.keys
-        profiles = self.descriptor.profiles
-        self.descriptor = keys.descriptor(addresses, now_s, self.engine, profiles=profiles, sequence=sequence)
+        now, keys = self.descriptor, self.tunnel.ring.keys
+        self.descriptor = keys.descriptor(
+            addresses, now_s, self.engine, profiles=now.profiles, sequence=sequence, family=now.family
+        )
         self.directory.publish(self.descriptor)
         if self.on_publish is not None:
             self.on_publish(self.descriptor)

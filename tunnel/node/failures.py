@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunnel.descriptor import short
-from tunnel.errors import PeerError, QueryFailed, StreamReset
+from tunnel.errors import NextRefused, PeerError, QueryFailed, StreamReset
 from tunnel.node.context import Stream
 from tunnel.primitives import TunnelEngine
 from tunnel.reports import Report, Reported, read_report
@@ -35,10 +35,23 @@ def explain(
     behind = f"; {counts}" if counts else ""
     if report is not None and not report.succeeded:
         code = report.code if report.code is not None else error.code
-        return QueryFailed(f"{report}{behind}", code, report)
+        return QueryFailed(
+            f"{report}{behind}", code, report, tuple(report.route[index] for index in report.blamed)
+        )
+    first = frame.route.nodes[0]
+    blamed: tuple[bytes, ...] = ()
     if where is None:
-        where = _where(short(frame.route.nodes[0]), error, stream)
-    return QueryFailed(f"{error.code.name} at {where}: {error}{behind}", error.code)
+        where, blamed = _where(short(first), error, stream), _blamed(first, error, stream)
+    return QueryFailed(f"{error.code.name} at {where}: {error}{behind}", error.code, blamed=blamed)
+
+
+def _blamed(first: bytes, error: PeerError, stream: Stream | None) -> tuple[bytes, ...]:
+    """The first hop where it could not be reached, where its link broke or where it reset the stream.
+
+    Not for a time-out, which may be anybody's, nor for what this node itself has no room for.
+    """
+    is_its = isinstance(error, NextRefused) if stream is None else error is stream.error
+    return (first,) if is_its else ()
 
 
 def _where(first: str, error: PeerError, stream: Stream | None) -> str:

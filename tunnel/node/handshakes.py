@@ -23,7 +23,9 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
+from tunnel.addresses import dialable
 from tunnel.descriptor import Descriptor, short
+from tunnel.directory import ExchangeDirectory
 from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.noise import LinkKeys
@@ -58,16 +60,21 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
     """Connect to `peer`: each of its addresses in turn, then the handshake.
 
     Raises:
-        NextRefused: no address answered in time, or what answered is not the peer. __cause__ says which.
+        NextRefused: no address answered in time, or what answered is not the peer (__cause__ says which); or
+            it has no address that may be dialled: outside a network declared local only public ones are.
     On error or cancellation: no socket is left open.
     """
     log.debug("node %s dials %s", node.name, short(peer.node_id))
-    if peer.expiry < node.wall_clock():
+    if peer.expiry < node.wall_clock() and not _is_configured(node, peer):
         raise NextRefused("the descriptor of the node to dial has expired")
     if not peer.addresses:
         raise NextRefused("the node to dial has no address, and keeps no link to this one")
+    # Anybody can sign a descriptor with the address of a machine behind this node's firewall.
+    addresses = dialable(peer.addresses, is_local=node.is_local)
+    if not addresses:
+        raise NextRefused("the node to dial has private addresses only, and this network is not local")
     failure: Exception | None = None
-    for address in peer.addresses:
+    for address in addresses:
         try:
             return (
                 yield from timeout_after(
@@ -78,6 +85,12 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
             failure = error
     log.debug("node %s could not reach %s: %s", node.name, short(peer.node_id), failure)
     raise NextRefused(f"the node to dial could not be reached: {_reason(failure)}") from failure
+
+
+def _is_configured(node: NodeContext, peer: Descriptor) -> bool:
+    """Whether the user named this peer to learn others from: its link key lives as long as the node, and the
+    first thing that it tells is its newest descriptor. Else the user's file would serve for a week only."""
+    return isinstance(node.directory, ExchangeDirectory) and node.directory.is_configured(peer.node_id)
 
 
 def _reason(failure: Exception | None) -> str:

@@ -48,7 +48,7 @@ def _choose(node: NodeContext, wanted: dict[bytes, int]) -> None:
     """Fill the places that are free with nodes of the directory that can be dialled."""
     reachable = {
         peer.node_id
-        for peer in node.directory
+        for peer in node.directory.sample()
         if peer.addresses and not peer.unlisted and peer.node_id != node.descriptor.node_id
     }
     for peer_id in wanted.keys() - reachable:

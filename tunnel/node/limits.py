@@ -63,6 +63,15 @@ class Limits:
         tunnel: windows, sub-streams and keys of established tunnels.
         answer_hops: proxies of the routes that this node chooses for answers (modes known-dest and
             reply-on-reply).
+        route_hops: proxies of a query's route where the caller does not say.
+        route_bias: up to so many more, drawn anew for each route: then no length is a mark of this node.
+        guards: nodes that routes begin with, the same ones for months; 0: any node. In a network declared
+            local there are none, for there is nobody to hide from.
+        prepared: queries of each kind that wait ready for the next time, their headers sealed: for a node
+            that asks the same destinations over long routes; 0: none.
+        exchange_s: mean time between two messages of peer exchange on a link, when there is no news.
+        exchange_min_s: the least time between two that are taken in, or answered, on a link. A neighbour that
+            sends more only replaces its last one.
     """
 
     handshake_s: float = 10.0
@@ -93,6 +102,12 @@ class Limits:
     queries: int = 1024
     key_tick_s: float = 60.0
     answer_hops: int = 1
+    route_hops: int = 3
+    route_bias: int = 0
+    guards: int = 3
+    prepared: int = 0
+    exchange_s: float = 60.0
+    exchange_min_s: float = 1.0
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)
 
     @property

@@ -25,6 +25,7 @@ from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Multiplexer
 from tunnel.link.ping import Liveness
 from tunnel.node.context import NodeContext, Stream
+from tunnel.node.exchange import exchange_with
 from tunnel.node.handshakes import Shaken
 from tunnel.node.relay import guarded
 
@@ -105,7 +106,8 @@ class Link:
         failure: PeerError = Disconnected("the link was closed by this node")
         try:
             padding = () if self._padding.mode is PaddingMode.OFF else (self._pad(),)
-            yield from guarded(self._receive(), self._send(), self._watch(), *padding)
+            exchange = exchange_with(self._node, self.peer, self.host, self.mux)
+            yield from guarded(self._receive(), self._send(), self._watch(), exchange, *padding)
         except PeerError as error:
             failure = error
             raise

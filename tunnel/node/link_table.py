@@ -125,7 +125,10 @@ class LinkTable:
             now_s, pool = self._node.now_s(), self.pool(peer.node_id)
             if not pool.wants_dial(now_s, waiting=1):
                 wait_s = pool.retry_s - now_s
-                raise NextRefused(f"the next node could not be reached; next try in {max(wait_s, 0):.1f} s")
+                why = f" ({pool.failure})" if pool.failure else ""
+                raise NextRefused(
+                    f"the next node could not be reached{why}; next try in {max(wait_s, 0):.1f} s"
+                )
             handle = yield from self._node.scope.spawn(self._connect(peer), name=f"{self._node.name} dial")
             self._dialling[peer.node_id] = handle
             handle.add_done_callback(lambda _: self._dialling.pop(peer.node_id, None))
@@ -144,6 +147,8 @@ class LinkTable:
         except BaseException as error:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
+                pool.failure = str(error)
+                node.peers.failed(peer.node_id)
                 return error
             raise
         try:
@@ -191,6 +196,7 @@ class LinkTable:
             raise
         if self.is_leaving and not shaken.is_dialler:
             link.retire()
+        node.peers.seen(peer_id)
         self.retire(peer_id)
 
     def retire(self, peer_id: bytes) -> None:
@@ -248,6 +254,7 @@ class LinkTable:
         except PeerError as error:
             log.warning("node %s lost a link: %s: %s", node.name, type(error).__name__, error)
             log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
+            node.peers.failed(link.peer.node_id)
         finally:
             self._pools[link.peer.node_id].remove(link, node.now_s())
             self.retire(link.peer.node_id)

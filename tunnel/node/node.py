@@ -10,15 +10,19 @@ from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, Tcp
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
+from tunnel.guards import Guards
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
+from tunnel.node.drawing import Drawing
+from tunnel.node.exchange import seek_peers
 from tunnel.node.global_service import global_service
 from tunnel.node.keeper import keep_links
 from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
+from tunnel.node.peers import PeerTable
 from tunnel.node.read_service import read_service
 from tunnel.node.rotation import rotate_keys
 from tunnel.node.user import NodeUser
@@ -52,12 +56,15 @@ class Node(NodeUser):
         addresses: where others reach it; by default the listener's own address. Another one where a router
             forwards a port.
         profiles: bytes of those to offer; by default all that suit the engine.
+        family: 16 bytes, the same in all nodes of one owner, so that nobody's route passes two of them.
+        guards: `Node.guards` of the last run, so that routes begin with the same nodes again.
         on_publish: called in the reactor with each new descriptor after the first one.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
         OSError: the address cannot be listened on. TypeError: `service` is none. ValueError: `host` is a
         name, not an IP address.
-        LocalTunnelError: the wall clock shows a time that no key or descriptor can hold.
+        LocalTunnelError: the wall clock shows a time that no key or descriptor can hold. KeyFileError: the
+        state of the guards is damaged.
     """
 
     def __init__(
@@ -73,6 +80,8 @@ class Node(NodeUser):
         port: int | None = 0,
         addresses: tuple[Address, ...] | None = None,
         network_id: bytes = LOCAL_NETWORK_ID,
+        family: bytes | None = None,
+        guards: bytes | None = None,
         profiles: tuple[int, ...] | None = None,
         on_publish: Callable[[Descriptor], None] | None = None,
         observe: Callable[[FrameReport], None] | None = None,
@@ -81,6 +90,8 @@ class Node(NodeUser):
         engine = engine or tunnel_engine()
         limits = limits or Limits()
         inner = Echo() if service is None else as_service(service)
+        kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
+        has_guards = limits.guards > 0 and network_id != LOCAL_NETWORK_ID
         if isinstance(keys, NodeKeys):
             # The last run's replay table is gone, so what it guarded must be too: with a new onion key frames
             # recorded before open no more.
@@ -93,7 +104,7 @@ class Node(NodeUser):
             addresses = () if self._listens_at is None else (self._listens_at,)
         try:
             ring.advance(wall_clock())
-            descriptor = _first_descriptor(ring, addresses, directory, wall_clock(), profiles)
+            descriptor = _first_descriptor(ring, addresses, directory, wall_clock(), profiles, family)
         except BaseException:
             self.close()
             raise
@@ -115,7 +126,9 @@ class Node(NodeUser):
             on_publish=on_publish,
             observe=observe,
             wall_clock=wall_clock,
+            guards=kept if has_guards else None,
         )
+        self._drawing = Drawing(self._context, reactor)
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
         self._has_left = Signal()
 
@@ -133,6 +146,16 @@ class Node(NodeUser):
     def address(self) -> Address:
         """Where others reach it. Raises IndexError: a node without an address."""
         return self._context.descriptor.addresses[0]
+
+    @property
+    def guards(self) -> bytes | None:
+        """The state of the guards, to be kept on disk and given to the next run; None: this node has none."""
+        return self._context.routes.guards
+
+    @property
+    def peers(self) -> PeerTable:
+        """What this node knows of others from dealing with them; add a `PeerListener` to its `listeners`."""
+        return self._context.peers
 
     @property
     def listens_at(self) -> Address | None:
@@ -170,6 +193,7 @@ class Node(NodeUser):
             yield from scope.spawn(global_service(self._context), name=f"{self._context.name} global")
             yield from scope.spawn(rotate_keys(self._context), name=f"{self._context.name} keys")
             yield from scope.spawn(keep_links(self._context), name=f"{self._context.name} keeper")
+            yield from scope.spawn(seek_peers(self._context), name=f"{self._context.name} seeker")
             yield from self._listen()
         finally:
             self.close()
@@ -215,11 +239,14 @@ def _first_descriptor(
     directory: Directory,
     now_s: float,
     profiles: tuple[int, ...] | None,
+    family: bytes | None,
 ) -> Descriptor:
     """That of a start. It replaces the last run's also where the clock was set back since."""
     known = directory.lookup(ring.keys.node_id(ring.engine))
     sequence = int(now_s) if known is None else max(int(now_s), known.sequence + 1)
-    return ring.keys.descriptor(addresses, now_s, ring.engine, profiles=profiles, sequence=sequence)
+    return ring.keys.descriptor(
+        addresses, now_s, ring.engine, profiles=profiles, sequence=sequence, family=family
+    )
 
 
 def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]:

@@ -79,8 +79,13 @@ class _Tunnelled:
             finally:
                 stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
         except PeerError as error:
-            raise explain(self._sent, error, self._stream, node.engine) from error
-        return read_report(self._sent, status, node.engine)
+            failure = explain(self._sent, error, self._stream, node.engine)
+            node.peers.query_failed(failure)
+            raise failure from error
+        report = read_report(self._sent, status, node.engine)
+        if report is not None:
+            node.peers.reported(report)
+        return report
 
     def _run(self, stream: Stream, use: Callable[[NodeTunnel], Service[None]]) -> Service[bytes]:
         node, way = self._node, self._sent.way

@@ -8,22 +8,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from reactor import Reactor, Service
 from tunnel.cover import CoverPlan
 from tunnel.errors import BadRoute, LocalTunnelError
 from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, query_service
+from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink
 from tunnel.node.asking import IncomingReply, ask
 from tunnel.node.blind_frames import FollowUp, cover_service, follow_up_service
 from tunnel.node.contents import check_content
 from tunnel.node.context import NodeContext
+from tunnel.node.drawing import Draft, Drawing
 from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.retry import MAX_RETRIES, can_send_again, query_once, query_with_retries
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.reports import Report
-from tunnel.route import Route, choose_other_route, choose_route
+from tunnel.route import Route
 
 __all__ = ["NodeUser"]
 
@@ -33,17 +36,19 @@ class NodeUser:
 
     _context: NodeContext
     _reactor: Reactor
+    _drawing: Drawing
 
     @property
-    def _own_id(self) -> bytes:
-        return self._context.descriptor.node_id
+    def most_hops(self) -> int:
+        """Proxies of a route whose length the caller leaves open, at most."""
+        return self._context.limits.route_hops + self._context.limits.route_bias
 
     def query(
         self,
         destination: bytes,
         content: Content,
         *,
-        hops: int = 3,
+        hops: int | None = None,
         route: Route | None = None,
         mode: ReplyMode = ReplyMode.ROUTE,
         error_mode: ErrorMode = ErrorMode.STATUS,
@@ -55,6 +60,7 @@ class NodeUser:
         replies: int = 1,
         sinks: Sequence[Sink] = (),
         progress: Progress | None = None,
+        retries: int = 0,
         rng: random.Random | None = None,
     ) -> Future[QueryResult]:
         """Send `content` to the node `destination` through `hops` proxies, from any thread.
@@ -62,28 +68,37 @@ class NodeUser:
         Args:
             content: bytes; a binary file, read to its end in the reactor's thread (a regular file); an
                 iterator of bytes, read in a thread of its own; or a service that gives bytes, b"" at the end.
+            hops: by default the node's limit `route_hops` (3), and up to `route_bias` more.
             route: the proxies themselves, in place of `hops` chosen at random.
             error_mode: how failures come back: `status` says where, `xor` has the original's codes, `none`.
             reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by
                 default as many other proxies, drawn at random (the same in reverse for `reply-on-reply`).
-            profile: by default the default profile, or `long` where the route needs it.
+            profile: by default the best one that all nodes of the ways offer: `bulk` from 1 MiB on, else
+                `default`, or `long` where the route needs it; suite 1 where all have it.
             idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
                 thinks for longer needs more.
-            timeout_s: fail when the query has not ended after so long; by default there is no such limit.
+            timeout_s: fail when the query has not ended after so long, all attempts together; by default
+                there is no such limit.
             sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
             replies: how many the other end may send, in the modes with reply blocks: at most 8, and 3 in
                 profile `long`. Those that its service does not send come empty.
             sinks: one binary file for each reply, in place of `sink`.
             progress: called in the reactor's thread with (query bytes sent, reply bytes received).
+            retries: how often to try again, over another route of the same length without those to blame,
+                when a hop failed: for content that may reach the destination twice. Bytes, or a file that can
+                be rewound; no reply must have begun to come into a sink.
             rng: for demonstrations whose route is to be the same each time.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
-            TypeError: content is nothing of these. LocalTunnelError: other than one sink for each reply.
+            TypeError: content is nothing of these, or is to be sent again and cannot be. ValueError: retries
+                are not 0 to 16. LocalTunnelError: other than one sink for each reply.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: the query did not come through; says what is known.
         """
-        call = self.call(
+        if not 0 <= retries <= MAX_RETRIES:
+            raise ValueError(f"{retries} retries, expected 0 to {MAX_RETRIES}")
+        draft = self._draft(
             destination,
             content,
             hops=hops,
@@ -100,14 +115,20 @@ class NodeUser:
             progress=progress,
             rng=rng,
         )
-        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
+        if retries and not can_send_again(content):
+            raise TypeError(
+                "retries need content that can be sent again: bytes, or a file that can be rewound"
+            )
+        first, again = self._drawing.ready(draft), partial(self._drawing.again, draft)
+        service = query_with_retries(self._context, first, again, retries)
+        return self._reactor.submit(service, name=f"{self._context.name} query")
 
     def call(
         self,
         destination: bytes,
         content: Content = b"",
         *,
-        hops: int = 3,
+        hops: int | None = None,
         route: Route | None = None,
         mode: ReplyMode = ReplyMode.ROUTE,
         error_mode: ErrorMode = ErrorMode.STATUS,
@@ -126,34 +147,69 @@ class NodeUser:
         Raises:
             TypeError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
         """
-        own_sinks = _checked(content, replies, sink, sinks)
-        if profile is None:
-            profile = Profile.for_proxies(hops if route is None else len(route.proxies))
-        if route is None:
-            route = self.choose_route(destination, hops, profile, rng=rng)
-        if idle_s is None:
-            idle_s = self._context.limits.idle_s
+        draft = self._draft(
+            destination,
+            content,
+            hops=hops,
+            route=route,
+            mode=mode,
+            error_mode=error_mode,
+            reply_route=reply_route,
+            profile=profile,
+            idle_s=idle_s,
+            timeout_s=timeout_s,
+            sink=sink,
+            replies=replies,
+            sinks=sinks,
+            progress=progress,
+            rng=rng,
+        )
+        return self._drawing.drawn(draft)
+
+    def _draft(
+        self,
+        destination: bytes,
+        content: Content,
+        *,
+        hops: int | None,
+        route: Route | None,
+        mode: ReplyMode,
+        error_mode: ErrorMode,
+        reply_route: Route | None,
+        profile: Profile | None,
+        idle_s: float | None,
+        timeout_s: float | None,
+        sink: Sink | None,
+        replies: int,
+        sinks: Sequence[Sink],
+        progress: Progress | None,
+        rng: random.Random | None,
+    ) -> Draft:
+        """What a caller asks for, checked; its ways are still open. Args and errors as for `query`."""
+        own_sinks, limits = _checked(content, replies, sink, sinks), self._context.limits
+        if route is not None:
+            hops = len(route.proxies)
+        elif hops is None:
+            hops = self._context.routes.draw_hops(limits.route_hops, limits.route_bias)
         if mode is ReplyMode.KNOWN_DEST and not self._context.descriptor.addresses:
             raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
-        if mode is ReplyMode.OTHER_ROUTE and reply_route is None:
-            reply_route = self._choose_other_route(route, profile, rng)
-        return QueryCall(
-            route,
+        call = QueryCall(
+            route or Route((), destination),
             content,
             mode,
-            profile,
-            idle_s,
+            profile or Profile.for_proxies(hops),
+            limits.idle_s if idle_s is None else idle_s,
             own_sinks,
             progress,
             error_mode=error_mode,
-            reply_route=reply_route,
             replies=replies,
             timeout_s=timeout_s,
         )
+        return Draft(call, hops, route, reply_route, profile, rng)
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
-        return query_service(self._context, call)
+        return query_once(self._context, call)
 
     def ask(self, call: QueryCall) -> Service[IncomingReply]:
         """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
@@ -197,13 +253,9 @@ class NodeUser:
         block, *left = result.reply_blocks
         way_back = None
         if hops is not None:
-            way_back = choose_route(
-                self._context.directory,
-                origin=result.route.destination,
-                destination=self._own_id,
-                hops=hops,
-                profile_byte=block.profile.byte,
-            )
+            origin = Route((), result.route.destination)
+            last = self._context.home_neighbour(block.profile, origin.destination) if hops else None
+            way_back = self._context.routes.other_route(origin, block.profile, hops=hops, last=last)
         result.reply_blocks = tuple(left)
         call = FollowUp(
             result.route.destination,
@@ -286,26 +338,8 @@ class NodeUser:
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
     ) -> Route:
-        """Draw a route from the directory. Raises BadRoute."""
-        return choose_route(
-            self._context.directory,
-            origin=self._own_id,
-            destination=destination,
-            hops=hops,
-            profile_byte=profile.byte,
-            rng=rng,
-        )
-
-    def _choose_other_route(self, query: Route, profile: Profile, rng: random.Random | None) -> Route:
-        return choose_other_route(
-            self._context.directory,
-            query,
-            origin=self._own_id,
-            hops=len(query.proxies),
-            profile_byte=profile.byte,
-            last=self._context.home_neighbour(profile, query.destination),
-            rng=rng,
-        )
+        """Draw a route. Raises BadRoute."""
+        return self._context.routes.route(destination, hops, profile, rng=rng)
 
 
 def _checked(content: Content, replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:

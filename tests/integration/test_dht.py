@@ -1,0 +1,164 @@
+"""The directory over OpenDHT: with the real one where it is installed, and over a table in memory."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.fake_dht import FakeDht
+from tests.support.leaks import no_leaks
+from tests.support.network import PATIENCE_S
+from tests.support.strangers import strangers
+from tests.tunnel.helpers import OPENSSL
+from tunnel import Limits
+from tunnel.descriptor import Address, Descriptor
+from tunnel.directory import DhtDirectory
+from tunnel.errors import MissingLibrary
+from tunnel.keys import NodeKeys
+
+NETWORK = b"a network of its"
+HAS_OPENDHT = importlib.util.find_spec("opendht") is not None
+needs_opendht = pytest.mark.skipif(
+    not HAS_OPENDHT, reason="opendht cannot be imported: it comes with the system, for the system's Python"
+)
+
+
+@pytest.fixture
+def dht() -> Iterator[FakeDht]:
+    fake = FakeDht()
+    yield fake
+    assert fake.runners == 0, "a directory was left open"
+
+
+def _directory(dht: FakeDht) -> DhtDirectory:
+    return DhtDirectory(
+        engine=OPENSSL, network_id=NETWORK, is_local=True, refresh_s=0.05, soon_s=0.01, module=dht
+    )
+
+
+def _descriptor(
+    keys: NodeKeys | None = None, at_s: float = 0, *, host: str | None = "127.0.0.1"
+) -> Descriptor:
+    keys = keys or NodeKeys.generate(time.time())
+    addresses = () if host is None else (Address(host, 4000),)
+    return keys.descriptor(addresses, time.time() + at_s, OPENSSL)
+
+
+def test_what_one_publishes_the_others_learn_and_the_newest_holds(dht: FakeDht) -> None:
+    keys = NodeKeys.generate(time.time())
+    old, new = _descriptor(keys), _descriptor(keys, 5)
+    with no_leaks():
+        left, right = _directory(dht), _directory(dht)
+        try:
+            left.publish(old)
+            dht.wait_until(lambda: right.lookup(old.node_id) == old)
+            left.publish(new)
+            dht.wait_until(lambda: right.lookup(old.node_id) == new)
+            # The table still has the old one, and gives it out again and again.
+            asked = len(dht.asked)
+            dht.wait_until(lambda: len(dht.asked) > asked + 64)
+            assert right.lookup(old.node_id) == new
+            assert right.sample() == [new]
+        finally:
+            left.close()
+            right.close()
+            right.close()
+
+
+def test_what_is_forged_malformed_or_unlisted_is_not_believed(dht: FakeDht) -> None:
+    good, hidden = _descriptor(), _descriptor(host=None)
+    directory = _directory(dht)
+    try:
+        forged = bytearray(_descriptor().signed)
+        forged[-1] ^= 1
+        for number in range(16):
+            key = FakeDht.InfoHash.get(f"mtun1 members {NETWORK.hex()} {number}")
+            dht.table[key] = [bytes(forged), b"", bytes(10_000), hidden.signed, good.signed]
+        dht.wait_until(lambda: directory.lookup(good.node_id) is not None)
+        assert directory.sample() == [good]
+        directory.publish(hidden)  # this node's own, perhaps; nobody hears of it
+        own = _descriptor()
+        directory.publish(own)
+        dht.wait_until(lambda: any(own.signed in values for values in dht.table.values()))
+        key = FakeDht.InfoHash.get(f"mtun1 node {NETWORK.hex()} {hidden.node_id.hex()}")
+        assert key not in dht.table
+    finally:
+        directory.close()
+
+
+def test_looking_up_asks_nobody_and_a_request_asks_once(dht: FakeDht) -> None:
+    wanted = _descriptor()
+    key = FakeDht.InfoHash.get(f"mtun1 node {NETWORK.hex()} {wanted.node_id.hex()}")
+    dht.table[key] = [wanted.signed]
+    directory = _directory(dht)
+    try:
+        assert directory.lookup(wanted.node_id) is None
+        assert directory.sample() == []
+        asked = len(dht.asked)
+        dht.wait_until(lambda: len(dht.asked) > asked + 32)
+        assert key not in dht.asked
+        directory.request(wanted.node_id)
+        dht.wait_until(lambda: directory.lookup(wanted.node_id) == wanted)
+        assert dht.asked.count(key) == 1
+    finally:
+        directory.close()
+
+
+def test_what_could_not_be_put_is_put_again(dht: FakeDht) -> None:
+    dht.is_up = False
+    own = _descriptor()
+    directory = _directory(dht)
+    try:
+        directory.publish(own)
+        asked = len(dht.asked)
+        dht.wait_until(lambda: len(dht.asked) > asked + 16)
+        assert not dht.table
+        dht.is_up = True
+        dht.wait_until(lambda: len(dht.table) == 2)
+    finally:
+        directory.close()
+
+
+def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(MissingLibrary, match="python3-opendht"):
+        DhtDirectory(engine=OPENSSL, network_id=NETWORK)
+
+
+@pytest.mark.parametrize("kind", ["in memory", pytest.param("opendht", marks=needs_opendht)])
+def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None:
+    """Their node directories begin empty but for themselves: no descriptor is handed over by the test."""
+    fake = FakeDht() if kind == "in memory" else None
+    made: list[DhtDirectory] = []
+
+    def make() -> DhtDirectory:
+        directory = DhtDirectory(
+            engine=OPENSSL,
+            network_id=NETWORK,
+            is_local=True,
+            refresh_s=2.0,
+            soon_s=0.2,
+            bootstrap=("127.0.0.1", made[0].port) if made else None,
+            module=fake,
+        )
+        made.append(directory)
+        return directory
+
+    # No peer exchange: no node links to any before it has a query.
+    limits = Limits(exchange_s=1000, link_tick_s=1000)
+    with strangers(20, limits=limits, make_directory=make, knows_bootstrap=False) as network:
+        everyone = {stranger.node.id for stranger in network.all}
+        network.wait_until(
+            lambda: all({peer.node_id for peer in directory.sample()} == everyone for directory in made),
+            patience_s=120,
+        )
+        for index in range(20):
+            target = network[(index + 7) % 20].id
+            assert network[index].query(target, b"hello", hops=3).result(PATIENCE_S).read() == b"hello"

@@ -1,0 +1,178 @@
+"""Peer exchange between running nodes: all learn of all from one, and what is forged ends the link."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from reactor import ReactorThread, Service, Sleep
+from tests.support.network import PATIENCE_S
+from tests.support.strangers import Strangers, strangers
+from tests.tunnel.helpers import OPENSSL
+from tunnel import Limits, Node, Profile, ReplyMode
+from tunnel.cli.running import ConfiguredNode
+from tunnel.config import make_config
+from tunnel.descriptor import Address, Descriptor
+from tunnel.directory import ExchangeDirectory
+from tunnel.directory.messages import ExchangeMessage
+from tunnel.keys import NodeKeys
+
+COUNT = 20
+LIMITS = Limits(exchange_s=0.5, exchange_min_s=0.01, link_tick_s=0.1)
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Iterator[Strangers]:
+    with strangers(COUNT, limits=LIMITS) as network:
+        yield network
+
+
+def _ids(network: Strangers, index: int) -> set[bytes]:
+    return {peer.node_id for peer in network.all[index].directory.sample()}
+
+
+def test_twenty_nodes_that_know_one_learn_of_all_and_use_them(crowd: Strangers) -> None:
+    everyone = {stranger.node.id for stranger in crowd.all}
+    own = [{stranger.node.id} for stranger in crowd.all]
+    crowd.wait_until(lambda: all(_ids(crowd, index) | own[index] == everyone for index in range(COUNT)))
+    proxies = set()
+    for index in range(1, COUNT):
+        for mode in (ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE):
+            target = crowd[(index + 7) % COUNT].id
+            result = crowd[index].query(target, b"hello", hops=4, mode=mode).result(PATIENCE_S)
+            assert result.read() == b"hello"
+            proxies |= set(result.route.proxies)
+    assert len(proxies) > COUNT // 2, "routes of nodes that were learned, not of the bootstrap alone"
+
+
+def test_a_newcomer_is_known_to_all_who_are_linked_with_whom_it_asked(crowd: Strangers) -> None:
+    newcomer = crowd.add().node.id
+    others = range(COUNT)
+    crowd.wait_until(lambda: all(newcomer in _ids(crowd, index) for index in others))
+
+
+def _send_by(network: Strangers, index: int, payload: bytes, until: Callable[[], bool]) -> None:
+    """Let one node send a PEER-EXCHANGE of the test's own to the bootstrap, until it has had an effect: one
+    that is overtaken by the node's own next message is never looked at."""
+
+    def send() -> Service[None]:
+        while not until():
+            for link in network[index]._context.links:
+                link.mux.send_exchange(payload)
+            yield Sleep(0.002)
+
+    network._thread.submit(send()).result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("what", ["malformed", "forged"])
+def test_what_nobody_honest_sends_ends_the_link(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    # Nothing is told twice on its own, so that only the test's message is there to go wrong.
+    limits = Limits(exchange_s=1000, exchange_min_s=0.001, link_tick_s=0.05)
+    with strangers(2, limits=limits) as network:
+        network.wait_until(lambda: network[1].open_links == 1 and len(_ids(network, 0)) == 2)
+        forged = bytearray(network[1].descriptor.signed)
+        forged[-1] ^= 1
+        payload = b"\x01\xff\x00\x00" if what == "malformed" else ExchangeMessage((bytes(forged),)).to_bytes()
+        lost = "PEER-EXCHANGE begins with" if what == "malformed" else "PEER-EXCHANGE with a bad descriptor"
+        _send_by(network, 1, payload, lambda: lost in caplog.text)
+        # Told why, and tried again later.
+        network.wait_until(lambda: "PROTOCOL" in caplog.text and network[1].open_links == 1)
+
+
+def test_unlisted_nodes_and_their_neighbours_own_descriptor_are_not_told() -> None:
+    limits = Limits(exchange_s=0.05, exchange_min_s=0.001, link_tick_s=0.05)
+    with strangers(3, limits=limits) as network:
+        hidden = NodeKeys.generate(time.time()).descriptor((), time.time(), OPENSSL)
+        assert hidden.unlisted
+        network.all[0].directory.publish(hidden)
+        shown = _reachable(4000)
+        network.all[0].directory.publish(shown)
+        network.wait_until(lambda: all(shown.node_id in _ids(network, index) for index in range(3)))
+        assert hidden.node_id in _ids(network, 0)
+        assert not any(hidden.node_id in _ids(network, index) for index in (1, 2))
+
+
+def test_a_neighbour_that_floods_changes_nothing_for_those_who_are_linked() -> None:
+    limits = Limits(exchange_s=0.05, exchange_min_s=0.0, link_tick_s=0.05)
+
+    def small() -> ExchangeDirectory:
+        return ExchangeDirectory(engine=OPENSSL, is_local=True, limit=16)
+
+    with strangers(4, limits=limits, make_directory=small) as network:
+        honest = {stranger.node.id for stranger in network.all}
+        network.wait_until(
+            lambda: all(len(_ids(network, index) | {network[index].id}) == 4 for index in range(4))
+        )
+        flood = [_reachable(5000 + number) for number in range(64)]
+        for at in range(0, len(flood), 8):
+            _flood(network, flood[at : at + 8])
+        assert len(network.all[0].directory.sample()) == 17  # itself, and as many as it learns at most
+        assert honest <= _ids(network, 0)
+
+
+def test_a_bootstrap_whose_descriptor_has_long_expired_still_serves() -> None:
+    """The user's file is old; the node at that address and with that link key is still there."""
+    with strangers(1, limits=LIMITS) as network:
+        bootstrap = network[0]
+        old = bootstrap._context.tunnel.ring.keys.descriptor(
+            bootstrap.descriptor.addresses, time.time() - 30 * 24 * 3600, OPENSSL
+        )
+        assert old.expiry < time.time()
+        newcomer = network.add(bootstrap=old)
+        assert newcomer.directory.lookup(bootstrap.id) == old
+        network.wait_until(lambda: newcomer.directory.lookup(bootstrap.id) == bootstrap.descriptor)
+        assert newcomer.node.query(bootstrap.id, b"hello", hops=0).result(PATIENCE_S).read() == b"hello"
+
+
+def _flood(network: Strangers, told: list[Descriptor]) -> None:
+    """Let node 3 tell of some nodes, until one of them is in the bootstrap's table."""
+    ids = {peer.node_id for peer in told}
+    message = ExchangeMessage(tuple(peer.signed for peer in told))
+    _send_by(network, 3, message.to_bytes(), lambda: bool(ids & _ids(network, 0)))
+
+
+def _reachable(port: int) -> Descriptor:
+    return NodeKeys.generate(time.time()).descriptor((Address("127.0.0.1", port),), time.time(), OPENSSL)
+
+
+def _leave(thread: ReactorThread, node: Node, serving: Future[None]) -> None:
+    thread.submit(node.leave(1.0)).result(PATIENCE_S)
+    serving.result(PATIENCE_S)
+
+
+def test_configured_nodes_learn_of_each_other(tmp_path: Path) -> None:
+    """Each has the descriptor of the first one in a file, and no other."""
+    with ReactorThread() as thread, ExitStack() as stack:
+        nodes: list[ConfiguredNode] = []
+        for name in ("first", "second", "third"):
+            home = tmp_path / name
+            tables: dict[str, dict[str, object]] = {
+                "peers": {"exchange_s": 0.1, "exchange_min_s": 0.01, "publish": "me"},
+                "links": {"link_tick_s": 0.05},
+            }
+            if nodes:
+                tables["peers"]["files"] = ["../first/me"]
+            config = make_config(tables, folder=home, source=name, environment={})
+            config.state.mkdir(mode=0o700, parents=True)
+            NodeKeys.generate(time.time()).save(config.keys)
+            configured = stack.enter_context(ConfiguredNode(config, thread.reactor))
+            nodes.append(configured)
+            serving = thread.submit(configured.serve(lambda: None))
+            stack.callback(_leave, thread, configured.node, serving)
+        wanted = {each.node.id for each in nodes}
+
+        def watch() -> Service[None]:
+            while any({peer.node_id for peer in each.directory} != wanted for each in nodes):
+                yield Sleep(0.005)
+
+        thread.submit(watch()).result(PATIENCE_S)
+        first, second, third = (each.node for each in nodes)
+        route = third.choose_route(second.id, 1, Profile.for_proxies(1))
+        assert route.proxies == (first.id,)

@@ -1,0 +1,444 @@
+"""Routes over running nodes: a dead hop is named and gone around, one that is back is used, guards stay."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from reactor import ReactorThread, Service, Sleep
+from tests.support.network import PATIENCE_S, wait_until_idle
+from tests.support.strangers import Strangers, strangers
+from tests.tunnel.helpers import OPENSSL
+from tunnel import (
+    InnerService,
+    Limits,
+    LocalNetwork,
+    Node,
+    Profile,
+    QueryFailed,
+    QueryResult,
+    ReplyMode,
+    Route,
+)
+from tunnel.descriptor import Address, Descriptor
+from tunnel.directory import StaticDirectory
+from tunnel.errors import BadRoute, ErrorCode
+from tunnel.guards import Guards
+from tunnel.keys import NodeKeys
+from tunnel.modes import ErrorMode
+
+MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED]
+PEERS = 11
+DEAD, BOB = 3, 10
+
+
+@pytest.fixture
+def net() -> Iterator[LocalNetwork]:
+    """A network of which one node has died, and no other knows yet."""
+    with LocalNetwork(peers=PEERS) as network:
+        network.stop(DEAD)
+        yield network
+
+
+def _query(net: LocalNetwork, proxies: list[int], *, content: Any = b"hello", **how: Any) -> QueryResult:
+    route = Route(tuple(net[index].id for index in proxies), net[BOB].id)
+    return net[0].query(net[BOB].id, content, route=route, **how).result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("proxies", [[DEAD, 1], [1, DEAD], [1, DEAD, 2]], ids=["first", "last", "middle"])
+def test_a_dead_hop_is_named_and_gone_around(net: LocalNetwork, mode: ReplyMode, proxies: list[int]) -> None:
+    result = _query(net, proxies, mode=mode, retries=3)
+    if mode is not ReplyMode.NONE:
+        assert result.read() == b"hello"
+    (failure,) = result.attempts
+    assert failure.code is ErrorCode.NEXT_REFUSED
+    assert net[DEAD].id in failure.blamed
+    assert net[DEAD].id not in result.route.proxies
+    assert not set(failure.blamed) & set(result.route.proxies)
+    assert len(result.route.proxies) == len(proxies)
+    if proxies[0] != DEAD:
+        # The report names the hop that could not go on, and the one behind it.
+        assert failure.report is not None
+        assert failure.blamed == (net[1].id, net[DEAD].id)
+        assert net[DEAD].id.hex()[:8] in str(failure)
+    assert net[DEAD].id in net[0].peers.resting()
+    wait_until_idle(net)
+
+
+def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalNetwork) -> None:
+    _query(net, [DEAD], retries=1)
+    routes = [net[0].query(net[BOB].id, b"x", hops=3).result(PATIENCE_S).route for _ in range(20)]
+    assert not any(net[DEAD].id in route.proxies for route in routes)
+    # With nobody else to ask, one that failed is asked again, and the error says so.
+    with pytest.raises(QueryFailed) as caught:
+        net[0].query(net[BOB].id, b"x", hops=PEERS - 2).result(PATIENCE_S)
+    assert net[DEAD].id in caught.value.blamed
+
+
+def test_without_retries_the_failure_is_the_callers(net: LocalNetwork) -> None:
+    with pytest.raises(QueryFailed, match="NEXT_REFUSED") as caught:
+        _query(net, [1, DEAD])
+    assert caught.value.attempts == ()
+    assert caught.value.blamed == (net[1].id, net[DEAD].id)
+
+
+def test_an_error_lists_every_attempt_and_why_there_is_no_other() -> None:
+    with LocalNetwork(peers=4) as net:
+        net.stop(1)
+        net.stop(2)
+        route = Route((net[1].id,), net[3].id)
+        with pytest.raises(QueryFailed) as caught:
+            net[0].query(net[3].id, b"hello", route=route, retries=5).result(PATIENCE_S)
+        error = caught.value
+        assert len(error.attempts) == 2
+        assert {attempt.blamed for attempt in error.attempts} == {(net[1].id,), (net[2].id,)}
+        text = str(error)
+        assert text.startswith("2 attempts failed; attempt 1: NEXT_REFUSED at the first hop")
+        assert "attempt 2: " in text
+        assert "no other route: a route of 1 proxies" in text
+        assert "2 to be avoided" in text
+
+
+def test_retries_are_bounded() -> None:
+    with LocalNetwork(peers=8) as net:
+        for index in range(1, 7):
+            net.stop(index)
+        with pytest.raises(QueryFailed) as caught:
+            net[0].query(net[7].id, b"hello", hops=1, retries=2).result(PATIENCE_S)
+        assert len(caught.value.attempts) == 3
+        assert len({attempt.blamed for attempt in caught.value.attempts}) == 3
+
+
+class _Fails(InnerService):
+    """Fails each query after it has counted it."""
+
+    count = 0
+
+    def handle(self, query: Any, reply: Any) -> Service[None]:
+        self.count += 1
+        while (yield from query.read()):
+            pass
+        raise RuntimeError("as it is told")
+
+
+def test_what_the_destination_refuses_is_not_sent_again() -> None:
+    service = _Fails()
+    with LocalNetwork(peers=5, service=service) as net:
+        with pytest.raises(QueryFailed, match="SERVICE_FAILED") as caught:
+            net[0].query(net[4].id, b"hello", hops=1, retries=5).result(PATIENCE_S)
+        assert service.count == 1
+        assert caught.value.attempts == ()
+
+
+def test_a_destination_that_is_dead_costs_the_hops_before_it_a_pause_only() -> None:
+    with LocalNetwork(peers=5) as net:
+        net.stop(4)
+        with pytest.raises(QueryFailed) as caught:
+            net[0].query(net[4].id, b"hello", hops=1, retries=2).result(PATIENCE_S)
+        # It may have been the hop that lied, so others were tried: each blames itself and the destination.
+        assert len(caught.value.attempts) == 3
+        assert all(net[4].id in attempt.blamed for attempt in caught.value.attempts)
+        assert net[0].query(net[3].id, b"hello", hops=2).result(PATIENCE_S).read() == b"hello"
+
+
+def test_content_in_a_file_is_sent_again_from_where_it_began(net: LocalNetwork) -> None:
+    content = os.urandom(300_000)
+    file = io.BytesIO(b"not this" + content)
+    file.seek(8)
+    result = _query(net, [1, DEAD], content=file, retries=2)
+    assert len(result.attempts) == 1
+    assert result.read() == content
+
+
+def test_content_that_cannot_be_sent_again_is_refused_with_retries(net: LocalNetwork) -> None:
+    class Once:
+        def read(self, size: int, /) -> bytes:
+            return b""
+
+    with pytest.raises(TypeError, match="sent again"):
+        _query(net, [1], content=Once(), retries=1)
+    with pytest.raises(ValueError, match="retries"):
+        _query(net, [1], retries=17)
+    assert _query(net, [1], content=Once()).read() == b""
+
+
+def test_a_sink_that_has_got_something_gets_nothing_twice() -> None:
+    """The proxy dies while the reply comes: the sink has its beginning, so the error is the caller's."""
+    with LocalNetwork(peers=5) as net:
+        taken = bytearray()
+
+        class Sink:
+            def write(self, data: memoryview) -> None:
+                if not taken:
+                    net._serving[net[1].id].cancel()
+                taken.extend(data)
+
+        content = bytes(3_000_000)
+        with pytest.raises(QueryFailed) as caught:
+            net[0].query(
+                net[4].id, content, route=Route((net[1].id,), net[4].id), sink=Sink(), retries=3
+            ).result(PATIENCE_S)
+        assert 0 < len(taken) < len(content)
+        assert caught.value.attempts == ()
+
+
+def test_several_replies_come_into_their_sinks_after_a_retry(net: LocalNetwork) -> None:
+    sinks = [io.BytesIO(), io.BytesIO()]
+    result = _query(net, [1, DEAD], mode=ReplyMode.OTHER_ROUTE, replies=2, sinks=sinks, retries=2)
+    assert len(result.attempts) == 1
+    assert [sink.getvalue() for sink in sinks] == [b"hello", b""]
+
+
+class _Silent(InnerService):
+    """Reads each query, and never answers."""
+
+    def handle(self, query: Any, reply: Any) -> Service[None]:
+        while (yield from query.read()):
+            pass
+        yield Sleep(10 * PATIENCE_S)
+
+
+def test_all_attempts_together_have_the_time_of_one() -> None:
+    with LocalNetwork(peers=5, service=_Silent()) as net:
+        net.stop(1)
+        route = Route((net[1].id,), net[4].id)
+        with pytest.raises(QueryFailed) as caught:
+            net[0].query(net[4].id, b"", route=route, retries=2, timeout_s=1.5).result(PATIENCE_S)
+    first, second = caught.value.attempts
+    assert (first.code, second.code) == (ErrorCode.NEXT_REFUSED, ErrorCode.TIMEOUT)
+    assert "not done within" in str(second)
+    assert "within 1.5 s" not in str(second), "what the first attempt has left"
+
+
+@pytest.mark.parametrize("error_mode", [ErrorMode.XOR, ErrorMode.NONE])
+def test_other_error_modes_retry_on_what_they_tell(net: LocalNetwork, error_mode: ErrorMode) -> None:
+    result = _query(net, [DEAD, 1], error_mode=error_mode, retries=2)
+    assert result.read() == b"hello"
+    assert result.attempts[0].blamed == (net[DEAD].id,)
+
+
+# --- coming and going
+
+
+LIMITS = Limits(exchange_s=0.1, exchange_min_s=0.005, link_tick_s=0.05)
+
+
+THREE = Profile.for_proxies(3)
+
+
+class _Heard:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, bytes]] = []
+
+    def peer_online(self, node_id: bytes) -> None:
+        self.events.append(("online", node_id))
+
+    def peer_offline(self, node_id: bytes) -> None:
+        self.events.append(("offline", node_id))
+
+
+def test_a_node_that_is_restarted_is_used_again() -> None:
+    with strangers(4, limits=LIMITS) as network:
+        everyone = {stranger.node.id for stranger in network.all}
+        _wait_all_known(network, everyone)
+        heard = _Heard()
+        alice, victim = network[1], network.all[2]
+        alice.peers.listeners.append(heard)
+        keys, port, victim_id = _keys_of(victim.node), victim.node.address.port, victim.node.id
+        route = Route((victim_id,), network[3].id)
+        assert alice.query(network[3].id, b"one", route=route).result(PATIENCE_S).read() == b"one"
+        network.stop(victim)
+        with pytest.raises(QueryFailed) as caught:
+            alice.query(network[3].id, b"two", route=route).result(PATIENCE_S)
+        assert victim_id in caught.value.blamed
+        network.wait_until(lambda: ("offline", victim_id) in heard.events)
+        assert victim_id in alice.peers.resting()
+        network.all.remove(victim)
+
+        # Its clock runs, or the descriptor of its second life would be as old as that of its first.
+        back = network.add(keys=keys, port=port, ahead_s=2)
+        assert back.node.id == victim_id
+        # Its new onion key has to come around first; then it is a hop like any other, pause or not.
+        newest = back.node.descriptor.sequence
+        network.wait_until(lambda: _sequence(network, alice, victim_id) >= newest)
+        _until_it_works(network, alice, route)
+        assert victim_id not in alice.peers.resting()
+        assert alice.peers.failures(victim_id) == 0
+        network.wait_until(lambda: heard.events[-1] == ("online", victim_id))
+
+
+def _wait_all_known(network: Strangers, everyone: set[bytes]) -> None:
+    network.wait_until(
+        lambda: all(
+            everyone <= {peer.node_id for peer in stranger.directory.sample()} | {stranger.node.id}
+            for stranger in network.all
+        )
+    )
+
+
+def _keys_of(node: Node) -> NodeKeys:
+    return node._context.tunnel.ring.keys
+
+
+def _sequence(network: Strangers, node: Node, node_id: bytes) -> int:
+    descriptor = node._context.directory.lookup(node_id)
+    return -1 if descriptor is None else descriptor.sequence
+
+
+def _until_it_works(network: Strangers, alice: Node, route: Route) -> None:
+    """A dial that failed waits for half a second at most before the next: as often as that takes."""
+    end_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            result = alice.query(route.destination, b"three", route=route).result(PATIENCE_S)
+        except QueryFailed:
+            assert time.monotonic() < end_s
+            continue
+        assert result.read() == b"three"
+        return
+
+
+# --- outside a local network
+
+
+def _published(directory: StaticDirectory, hosts: list[str], family: bytes | None = None) -> list[Descriptor]:
+    made = []
+    for host in hosts:
+        keys, now_s = NodeKeys.generate(time.time()), time.time()
+        descriptor = keys.descriptor((Address(host, 4000),), now_s, OPENSSL, family=family)
+        directory.publish(descriptor)
+        made.append(descriptor)
+    return made
+
+
+def _lone(thread: ReactorThread, directory: StaticDirectory, guards: bytes | None = None) -> Node:
+    return Node(
+        NodeKeys.generate(time.time()),
+        directory,
+        reactor=thread.reactor,
+        engine=OPENSSL,
+        network_id=b"some network....",
+        guards=guards,
+    )
+
+
+def test_guards_stay_over_a_restart() -> None:
+    directory = StaticDirectory()
+    peers = _published(directory, [f"{100 + number}.1.2.3" for number in range(20)])
+    firsts = set()
+    state = None
+    with ReactorThread() as thread:
+        for _ in range(4):
+            node = _lone(thread, directory, state)
+            firsts |= {node.choose_route(peers[0].node_id, 3, THREE).proxies[0] for _ in range(10)}
+            state = node.guards
+            assert state is not None
+            node.close()
+    assert len(firsts) == 1
+    assert state is not None
+    assert {guard.node_id for guard in Guards.from_bytes(state)} > firsts
+    assert len(Guards.from_bytes(state)) <= 4  # three, and one when the destination is the first of them
+
+
+def test_no_two_of_one_network_or_family() -> None:
+    directory = StaticDirectory()
+    crowded = _published(directory, [f"8.8.{number}.1" for number in range(30)])
+    others = _published(directory, ["9.1.1.1", "11.1.1.1", "2600:1::1"])
+    family = _published(directory, ["13.1.1.1", "14.1.1.1"], family=b"f" * 16)
+    (bob,) = _published(directory, ["15.1.1.1"])
+    with ReactorThread() as thread:
+        node = _lone(thread, directory)
+        try:
+            for _ in range(30):
+                proxies = set(node.choose_route(bob.node_id, 5, THREE).proxies)
+                assert len(proxies & {peer.node_id for peer in crowded}) == 1
+                assert len(proxies & {peer.node_id for peer in family}) == 1
+                assert proxies >= {peer.node_id for peer in others}
+            with pytest.raises(BadRoute, match=r"1 too few .*of one network or family"):
+                node.choose_route(bob.node_id, 6, THREE)
+        finally:
+            node.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.1.1", "::1", "fe80::1"])
+def test_private_addresses_are_not_dialled_outside_a_local_network(host: str) -> None:
+    """Not even tried: a listener on loopback sees no connection."""
+    directory = StaticDirectory()
+    (target,) = _published(directory, [host])
+    with ReactorThread() as thread:
+        node = _lone(thread, directory)
+        thread.submit(node.serve())
+        try:
+            with pytest.raises(QueryFailed, match="private addresses only") as caught:
+                node.query(target.node_id, b"hello", hops=0).result(PATIENCE_S)
+            assert caught.value.code is ErrorCode.NEXT_REFUSED
+        finally:
+            node.close()
+
+
+# --- prepared
+
+
+def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() -> None:
+    with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:
+        prepared = net[0]._drawing._prepared
+
+        def wait_full() -> None:
+            def watch() -> Service[None]:
+                while len(prepared) < 2:
+                    yield Sleep(0.002)
+
+            net.submit(watch()).result(PATIENCE_S)
+
+        def ask(mode: ReplyMode = ReplyMode.ROUTE) -> QueryResult:
+            return net[0].query(net[7].id, b"hello", hops=3, mode=mode).result(PATIENCE_S)
+
+        assert ask().read() == b"hello"
+        wait_full()
+        (waiting,) = prepared._ready.values()
+        expected = [ready.call.route for ready in waiting]
+        assert [ask().route for _ in range(2)] == expected
+        wait_full()
+        # A hop of both has published a newer descriptor: nobody could open what was sealed to its old key.
+        old = {ready.call.route for ready in waiting}
+        for node in net:
+            node._context.publish()
+        fresh = ask()
+        assert fresh.read() == b"hello"
+        assert fresh.route not in old
+        wait_full()
+        for ready in list(waiting):
+            net[0].peers.failed(ready.call.route.proxies[1])
+        assert not set(ask().route.proxies) & set(net[0].peers.resting())
+        # A kind of its own, and a retry that draws anew.
+        for mode in (ReplyMode.OTHER_ROUTE, ReplyMode.CACHED, ReplyMode.NONE):
+            assert [ask(mode).query_bytes for _ in range(3)] == [5, 5, 5]
+        assert len(prepared) <= 2 * 4
+        wait_until_idle(net)
+
+
+def test_a_prepared_query_that_fails_is_retried_over_a_fresh_route() -> None:
+    with LocalNetwork(peers=4, limits=Limits(prepared=1)) as net:
+        prepared = net[0]._drawing._prepared
+        net[0].query(net[3].id, b"hello", hops=1).result(PATIENCE_S)
+
+        def watch() -> Service[None]:
+            while not len(prepared):
+                yield Sleep(0.002)
+
+        net.submit(watch()).result(PATIENCE_S)
+        (waiting,) = prepared._ready.values()
+        victim = waiting[0].call.route.proxies[0]
+        net.stop(next(index for index in range(4) if net[index].id == victim))
+        # What this node has noticed of it is forgotten, or it would not be tried at all.
+        net[0].peers.seen(victim)
+        result = net[0].query(net[3].id, b"hello", hops=1, retries=1).result(PATIENCE_S)
+        assert result.read() == b"hello"
+        assert [attempt.blamed for attempt in result.attempts] in ([], [(victim,)])
+        assert result.route.proxies != (victim,)

@@ -1,0 +1,100 @@
+"""Which addresses may be dialled, and which count as one owner's."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.addresses import dialable, is_public, network_group, peer_groups
+from tunnel.descriptor import Address, Descriptor
+
+PRIVATE = [
+    "0.0.0.0",
+    "10.0.0.1",
+    "100.64.0.1",
+    "127.0.0.1",
+    "127.255.255.255",
+    "169.254.169.254",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.0.0.1",
+    "192.0.2.1",
+    "192.168.0.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "239.1.1.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "fe80::1",
+    "fec0::1",
+    "fc00::1",
+    "fd00::1",
+    "ff02::1",
+    "2001:db8::1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a00:1",
+    "64:ff9b:1::1",
+    "2002:7f00:1::",
+    "2002:0a00:0001::1",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+]
+PUBLIC = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "172.15.255.255",
+    "172.32.0.1",
+    "100.63.0.1",
+    "::ffff:8.8.8.8",
+    "2600::1",
+    "2a00:1450::1",
+]
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_refused(host: str) -> None:
+    assert not is_public(host)
+    assert dialable([Address(host, 1)], is_local=False) == ()
+    assert dialable([Address(host, 1)], is_local=True) == (Address(host, 1),)
+
+
+@pytest.mark.parametrize("host", PUBLIC)
+def test_allowed(host: str) -> None:
+    assert is_public(host)
+
+
+@given(st.ip_addresses(v=4))
+def test_no_notation_of_an_address_says_anything_else(address: ipaddress.IPv4Address) -> None:
+    assert is_public(f"::ffff:{address}") == is_public(str(address))
+    assert network_group(f"::ffff:{address}") == network_group(str(address))
+    # Those that a translator on the way would turn into another address are refused, whatever it is.
+    assert not is_public(str(ipaddress.IPv6Address((0x64FF9B << 96) | int(address))))
+    assert not is_public(str(ipaddress.IPv6Address((0x2002 << 112) | (int(address) << 80))))
+
+
+@given(st.ip_addresses(), st.ip_addresses())
+def test_groups_are_the_first_16_or_32_bits(
+    one: ipaddress.IPv4Address | ipaddress.IPv6Address, other: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> None:
+    def network(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> object:
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return ipaddress.ip_network((address, 16 if address.version == 4 else 32), strict=False)
+
+    assert (network_group(str(one)) == network_group(str(other))) == (network(one) == network(other))
+
+
+def test_the_groups_of_a_node() -> None:
+    addresses = (Address("1.2.3.4", 1), Address("1.2.200.1", 1), Address("2600:1::1", 1))
+    node = Descriptor(b"i" * 32, b"l" * 32, (), addresses, (1,), 1, 1, family=b"f" * 16)
+    assert peer_groups(node) == {b"4\x01\x02", b"6\x26\x00\x00\x01", b"f" + b"f" * 16}
+    assert peer_groups(Descriptor(b"i" * 32, b"l" * 32, (), (), (1,), 1, 1)) == frozenset()

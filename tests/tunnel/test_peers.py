@@ -1,0 +1,120 @@
+"""The peer table: who rests and for how long, who is told, and that strangers push nobody's failures out."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tunnel.errors import ErrorCode, QueryFailed
+from tunnel.node.peers import PeerTable
+from tunnel.reports import Report
+
+LIMIT = 8
+IDS = [bytes([number]) * 32 for number in range(20)]
+ids = st.sampled_from(IDS)
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.events: list[tuple[bytes, bool]] = []
+
+    def peer_online(self, node_id: bytes) -> None:
+        self.events.append((node_id, True))
+
+    def peer_offline(self, node_id: bytes) -> None:
+        self.events.append((node_id, False))
+
+
+def make() -> tuple[PeerTable, list[float], _Log]:
+    clock, log = [100.0], _Log()
+    table = PeerTable(lambda: clock[0], own_id=b"me" * 16, limit=LIMIT)
+    table.listeners.append(log)
+    return table, clock, log
+
+
+def test_pauses_double_and_end_with_the_first_sign_of_life() -> None:
+    table, clock, log = make()
+    for pause_s in (5, 10, 20, 40):
+        table.failed(IDS[0])
+        assert table.resting() == [IDS[0]]
+        clock[0] += pause_s - 0.001
+        assert table.resting() == [IDS[0]]
+        clock[0] += 0.001
+        assert table.resting() == []
+    for _ in range(50):
+        table.failed(IDS[0])
+    clock[0] += 600
+    assert table.resting() == []
+    table.failed(IDS[0])
+    table.seen(IDS[0])
+    assert table.resting() == []
+    assert table.failures(IDS[0]) == 0
+    assert table.last_seen_s(IDS[0]) == clock[0]
+    assert log.events == [(IDS[0], False), (IDS[0], True)]
+
+
+def test_reports_say_who_was_seen_and_who_is_to_blame() -> None:
+    table, _, log = make()
+    route = (*IDS[:3], b"me" * 16)
+    table.reported(Report(route, True, 3, None, is_way_back=True))
+    assert log.events == [(node_id, True) for node_id in IDS[:3]]
+    table.reported(Report(route, False, 1, ErrorCode.NEXT_REFUSED, about_next=True))
+    assert set(table.resting()) == set(IDS[1:3])
+    table.reported(Report(route, False, 3, ErrorCode.TIMEOUT))
+    assert set(table.resting()) == set(IDS[1:3]), "blame of this node itself is no news"
+    table.query_failed(QueryFailed("it failed", blamed=(IDS[0],)))
+    assert table.resting()[-1] in IDS[:3]
+    assert len(table.resting()) == 3
+
+
+def test_those_that_failed_least_come_first() -> None:
+    table, clock, _ = make()
+    for number, times in enumerate((3, 1, 2, 1)):
+        for _ in range(times):
+            table.failed(IDS[number])
+        clock[0] += 0.1
+    assert table.resting() == [IDS[1], IDS[3], IDS[2], IDS[0]]
+
+
+class _Bounded(RuleBasedStateMachine):
+    """Against a model that forgets nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.clock, self.log = make()
+
+    @rule(node_id=ids)
+    def see(self, node_id: bytes) -> None:
+        self.table.seen(node_id)
+        assert self.table.last_seen_s(node_id) == self.clock[0]
+
+    @rule(node_id=ids)
+    def fail(self, node_id: bytes) -> None:
+        before = self.table.failures(node_id)
+        self.table.failed(node_id)
+        assert self.table.failures(node_id) == before + 1
+        assert node_id in self.table.resting()
+
+    @rule(seconds=st.floats(0, 100))
+    def wait(self, seconds: float) -> None:
+        self.clock[0] += seconds
+
+    @rule(strangers=st.lists(ids, max_size=40))
+    def strangers_come(self, strangers: list[bytes]) -> None:
+        """None of them pushes out a failure while there is one without to go."""
+        failed = {node_id for node_id in IDS if self.table.failures(node_id)}
+        for node_id in strangers:
+            if node_id not in failed:
+                self.table.seen(node_id)
+        if len(failed) < LIMIT:
+            assert failed == {node_id for node_id in IDS if self.table.failures(node_id)}
+
+    @invariant()
+    def is_bounded_and_tells_changes_only(self) -> None:
+        assert len(self.table) <= LIMIT
+        assert len(self.table.resting()) == len(set(self.table.resting()))
+
+
+TestBounded = _Bounded.TestCase
+TestBounded.settings = settings(max_examples=50, stateful_step_count=30)

@@ -1,0 +1,251 @@
+"""The directory that grows by what neighbours tell: peer exchange, as a table without sockets or clocks.
+
+What was published here (this node's own descriptor, and what its user configured) and what neighbours tell
+are kept apart. The first is believed and never evicted. The second is bounded, and this is who has to go when
+it is full, with the reasons:
+
+* Never a node that this one is linked with. One that it has been linked with (`proven`) only when those fill
+  more than half of the table, the one seen longest ago first: it lives, and has cost whoever runs it a real
+  machine with a handshake.
+* Each entry counts for the source that told it first (a neighbour, or its network). At the limit one goes of
+  the source that has most, drawn at random: a neighbour that floods the table with identities that cost
+  nothing pushes out its own, and cannot have more than its share where others tell something as well.
+* Random and not oldest first: with an order that is known, a flooder knows when the honest entries are gone.
+
+So a flood makes the table less useful, for the half of it that is hearsay, and cuts nobody off. Half of what
+is passed on is drawn from the proven ones, so that a flood does not travel as fast as the truth.
+Source: docs/routes.md, "Peer exchange"; the tried and new tables of Bitcoin's address manager (Heilman et al.
+2015) are the model.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tunnel.addresses import dialable
+from tunnel.descriptor import Descriptor
+from tunnel.directory.messages import MAX_DESCRIPTORS
+from tunnel.errors import DescriptorError
+from tunnel.primitives import TunnelEngine
+
+__all__ = ["ExchangeDirectory"]
+
+_RANDOM: Final = random.SystemRandom()
+_LIMIT: Final = 4096  # learned descriptors; about 2 KiB each
+
+
+@dataclass(slots=True)
+class _Learned:
+    descriptor: Descriptor
+    source: bytes
+    is_proven: bool = False
+
+
+class ExchangeDirectory:
+    """Descriptors that were configured, and others that neighbours told of.
+
+    Args:
+        configured: verified ones, of nodes to begin with. One that can be reached is enough.
+        engine: verifies signatures.
+        is_local: whether nodes with private addresses only are believed to be reachable.
+        limit: of what is learned.
+    """
+
+    def __init__(
+        self,
+        configured: Iterable[Descriptor] = (),
+        *,
+        engine: TunnelEngine,
+        is_local: bool = False,
+        limit: int = _LIMIT,
+    ) -> None:
+        self._engine = engine
+        self._is_local = is_local
+        self._limit = limit
+        self._lock = threading.Lock()  # routes are drawn in their callers' threads
+        self._published: dict[bytes, Descriptor] = {}
+        self._learned: dict[bytes, _Learned] = {}
+        self._told_by: Counter[bytes] = Counter()
+        self._linked: Counter[bytes] = Counter()
+        for descriptor in configured:
+            self.publish(descriptor)
+
+    # -- the four methods ------------------------------------------------------------------------------
+
+    def publish(self, descriptor: Descriptor) -> None:
+        """Add a verified descriptor that is never evicted; see `Directory`."""
+        with self._lock:
+            known = self._find(descriptor.node_id)
+            newest = descriptor if known is None or descriptor.sequence >= known.sequence else known
+            self._remove(descriptor.node_id)
+            self._published[descriptor.node_id] = newest
+
+    def lookup(self, node_id: bytes) -> Descriptor | None:
+        """The descriptor of a node, or None when it is not known."""
+        with self._lock:
+            return self._find(node_id)
+
+    def sample(self, count: int | None = None) -> list[Descriptor]:
+        """Up to `count` descriptors, drawn uniformly; by default all."""
+        with self._lock:
+            every = [*self._published.values(), *(entry.descriptor for entry in self._learned.values())]
+        return every if count is None or count >= len(every) else _RANDOM.sample(every, count)
+
+    def is_configured(self, node_id: bytes) -> bool:
+        """Whether the node was published here, not learned."""
+        return node_id in self._published
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
+    def __len__(self) -> int:
+        return len(self._published) + len(self._learned)
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        return iter(self.sample())
+
+    # -- what neighbours tell --------------------------------------------------------------------------
+
+    def learn(self, told: Iterable[bytes], *, source: bytes, own_id: bytes, now_s: float) -> int:
+        """Take in signed descriptors from a neighbour.
+
+        Args:
+            told: as they came.
+            source: whom to charge for them: the neighbour's id or network.
+            own_id: this node, about which nobody can tell it anything.
+            now_s: the wall clock.
+        Returns:
+            How many were news: of an unknown node, or newer than what was known.
+        Raises:
+            DescriptorError: one is malformed, or is not signed by the node that it names. An honest neighbour
+                passes on nothing that it has not verified. Those before it are taken in.
+        """
+        news = 0
+        for signed in told:
+            if self._is_known(signed):
+                continue  # spares the signature's verification, which is what costs
+            descriptor = Descriptor.parse(signed, self._engine)
+            news += self._take(descriptor, source, own_id, now_s, is_newest=False)
+        return news
+
+    def saw(self, descriptor: Descriptor, *, own_id: bytes, now_s: float) -> None:
+        """A link with this node has begun: its descriptor came from itself, and it lives."""
+        with self._lock:
+            self._linked[descriptor.node_id] += 1
+        # Of two that were signed within a second, what the node itself shows is the later one.
+        self._take(descriptor, descriptor.node_id, own_id, now_s, is_newest=True)
+        with self._lock:
+            entry = self._learned.get(descriptor.node_id)
+            if entry is not None:
+                entry.is_proven = True
+                # To the end: the order of the proven ones is that in which they were seen.
+                self._learned[descriptor.node_id] = self._learned.pop(descriptor.node_id)
+
+    def lost(self, node_id: bytes) -> None:
+        """A link with this node has ended."""
+        with self._lock:
+            self._linked[node_id] -= 1
+            if self._linked[node_id] <= 0:
+                del self._linked[node_id]
+
+    def offer(self, own: Descriptor, *, to: bytes, now_s: float) -> tuple[bytes, ...]:
+        """What to tell a neighbour: this node's own descriptor, where it is listed, and others at random.
+
+        Never one that is unlisted, expired, or the neighbour's own.
+        """
+        with self._lock:
+            entries = list(self._learned.values())
+            published = list(self._published.values())
+        proven = published + [entry.descriptor for entry in entries if entry.is_proven]
+        hearsay = [entry.descriptor for entry in entries if not entry.is_proven]
+        mine = [own] if not own.unlisted else []
+        room = MAX_DESCRIPTORS - len(mine)
+        sure, rest = (
+            [peer for peer in kind if self._may_pass_on(peer, now_s, {own.node_id, to})]
+            for kind in (proven, hearsay)
+        )
+        drawn = _RANDOM.sample(sure, min(len(sure), max(room // 2, room - len(rest))))
+        drawn += _RANDOM.sample(rest, min(len(rest), room - len(drawn)))
+        return tuple(peer.signed for peer in (*mine, *drawn))
+
+    def expire(self, now_s: float) -> None:
+        """Drop what was learned and has expired."""
+        with self._lock:
+            for node_id in [
+                node_id for node_id, entry in self._learned.items() if entry.descriptor.expiry <= now_s
+            ]:
+                self._remove(node_id)
+
+    # -- parts -----------------------------------------------------------------------------------------
+
+    def _may_pass_on(self, peer: Descriptor, now_s: float, neither: set[bytes]) -> bool:
+        return not peer.unlisted and peer.expiry > now_s and peer.node_id not in neither
+
+    def _find(self, node_id: bytes) -> Descriptor | None:
+        entry = self._learned.get(node_id)
+        return self._published.get(node_id) if entry is None else entry.descriptor
+
+    def _is_known(self, signed: bytes) -> bool:
+        try:
+            node_id = Descriptor.peek_id(signed)
+        except DescriptorError:
+            return False
+        known = self.lookup(node_id)
+        return known is not None and known.signed == signed
+
+    def _take(
+        self, descriptor: Descriptor, source: bytes, own_id: bytes, now_s: float, *, is_newest: bool
+    ) -> int:
+        node_id = descriptor.node_id
+        is_reachable = bool(dialable(descriptor.addresses, is_local=self._is_local))
+        if node_id == own_id or descriptor.unlisted or descriptor.expiry <= now_s or not is_reachable:
+            return 0
+        with self._lock:
+            known = self._find(node_id)
+            if known is not None and descriptor.sequence < known.sequence + (not is_newest):
+                return 0
+            if node_id in self._published:
+                self._published[node_id] = descriptor
+            elif node_id in self._learned:
+                self._learned[node_id].descriptor = descriptor
+            elif not self._make_room():
+                return 0
+            else:
+                self._learned[node_id] = _Learned(descriptor, source)
+                self._told_by[source] += 1
+        return 1
+
+    def _make_room(self) -> bool:
+        """See that one entry more may be had; False: all that are here are linked, and more worth."""
+        if len(self._learned) < self._limit:
+            return True
+        proven = [node_id for node_id, entry in self._learned.items() if entry.is_proven]
+        idle = next((node_id for node_id in proven if node_id not in self._linked), None)
+        leaving = idle if 2 * len(proven) > self._limit else None
+        leaving = leaving or self._hearsay_of_the_loudest() or idle
+        if leaving is not None:
+            self._remove(leaving)
+        return leaving is not None
+
+    def _hearsay_of_the_loudest(self) -> bytes | None:
+        for source, _ in self._told_by.most_common():
+            theirs = [
+                node_id
+                for node_id, entry in self._learned.items()
+                if entry.source == source and not entry.is_proven
+            ]
+            if theirs:
+                return _RANDOM.choice(theirs)
+        return None
+
+    def _remove(self, node_id: bytes) -> None:
+        entry = self._learned.pop(node_id, None)
+        if entry is not None:
+            self._told_by[entry.source] -= 1
+            if not self._told_by[entry.source]:
+                del self._told_by[entry.source]
