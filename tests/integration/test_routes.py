@@ -105,6 +105,13 @@ def test_an_error_lists_every_attempt_and_why_there_is_no_other() -> None:
         assert "2 to be avoided" in text
 
 
+def test_one_attempt_without_another_route_is_one_attempt() -> None:
+    with LocalNetwork(peers=3) as net:
+        net.stop(1)
+        with pytest.raises(QueryFailed, match=r"^1 attempt failed; attempt 1: .*; no other route: "):
+            net[0].query(net[2].id, b"hello", hops=1, retries=1).result(PATIENCE_S)
+
+
 def test_retries_are_bounded() -> None:
     with LocalNetwork(peers=8) as net:
         for index in range(1, 7):

@@ -91,7 +91,8 @@ def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
     if len(failures) == 1 and not ended:
         return last
     lines = [f"attempt {number}: {failure}" for number, failure in enumerate(failures, start=1)]
-    text = "; ".join([f"{len(failures)} attempts failed", *lines, *filter(None, [ended])])
+    count = f"{len(failures)} attempts" if len(failures) > 1 else "1 attempt"
+    text = "; ".join([f"{count} failed", *lines, *filter(None, [ended])])
     return QueryFailed(text, last.code, last.report, last.blamed, tuple(failures))
 
 
