@@ -68,11 +68,26 @@ class RepeatedContent(io.RawIOBase):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        self._size = size
         self._left = size
         self._position = 0
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        """So that it can be sent again."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """From the beginning only."""
+        if whence != io.SEEK_SET or not 0 <= offset <= self._size:
+            raise ValueError(f"seek to {offset} of {self._size}, from {whence}")
+        self._left, self._position = self._size - offset, offset % _PERIOD
+        return offset
+
+    def tell(self) -> int:
+        return self._size - self._left
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most 64 KiB at a time; everything when `size` is negative."""

@@ -41,6 +41,7 @@ from reactor import ReactorThread
 from tunnel import Limits, Node, Profile, QueryResult, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.keys import NodeKeys
+from tunnel.node.context import LOCAL_NETWORK_ID
 from tunnel.node.limits import LinkPolicy
 from tunnel.primitives import tunnel_engine
 
@@ -70,6 +71,7 @@ class _Child:
             service=self._service,
             engine=self._engine,
             limits=Limits(idle_s=options.idle, link_policy=LinkPolicy(options.links), queries=4096),
+            network_id=options.network,
             host=options.host,
             port=options.port,
         )
@@ -152,12 +154,12 @@ class _Child:
 
         Fields: destination and route (node ids in hex; or `hops`), mode, profile (name, or None for the
             default),
-        content_bytes or path, idle_s, and `notify_bytes`: send one event `reached` when so much has been
-        sent.
+        content_bytes or path, idle_s, retries (then the reply is held in memory), and `notify_bytes`: send
+        one event `reached` when so much has been sent.
         """
         number = message["id"]
         profile = message["profile"]
-        sink = DigestingSink(self._digest)
+        sink, retries = DigestingSink(self._digest), message["retries"]
         notify_bytes = message["notify_bytes"]
 
         def watch(sent: int, received: int) -> None:
@@ -177,6 +179,8 @@ class _Child:
                 self._pipe.error(number, error)
                 return
             result = future.result()
+            if retries and result.has_reply:
+                sink.write(result.read())
             self._pipe.result(
                 number,
                 {
@@ -188,6 +192,10 @@ class _Child:
                     "reply_digest": sink.hexdigest() if result.has_reply else "",
                     "seconds": seconds,
                     "cpu_s": cpu_s,
+                    "attempts": [
+                        {"error": str(failure), "blamed": [node.hex() for node in failure.blamed]}
+                        for failure in result.attempts
+                    ],
                 },
             )
 
@@ -199,7 +207,9 @@ class _Child:
             mode=ReplyMode(message["mode"]),
             profile=None if profile is None else Profile.from_name(profile),
             idle_s=message["idle_s"],
-            sink=cast(IO[bytes], sink),
+            # What a sink has got cannot be taken back, and ends the retries.
+            sink=None if retries else cast(IO[bytes], sink),
+            retries=retries,
             progress=None if notify_bytes is None else watch,
         ).add_done_callback(ended)
 
@@ -228,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("peers", type=Path, help="the peer file; read when the parent says go")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: the system chooses")
+    parser.add_argument("--network", type=bytes.fromhex, default=LOCAL_NETWORK_ID, help="its id in hex")
     parser.add_argument("--engine", default="auto")
     parser.add_argument(
         "--links", choices=list(LinkPolicy), default="pooled", help="once: each message dials"

@@ -39,10 +39,17 @@ from tunnel.directory import StaticDirectory
 from tunnel.keys import NodeKeys
 from tunnel.primitives import tunnel_engine
 
-__all__ = ["NodeProcess", "NodeProcesses", "QueryReport", "RunningQuery"]
+__all__ = ["FailedAttempt", "NodeProcess", "NodeProcesses", "QueryReport", "RunningQuery"]
 
 QUERY_TIMEOUT_S = 600.0
 _LOG_TAIL_CHARACTERS = 2_000
+
+
+class FailedAttempt(TypedDict):
+    """An attempt before the one that succeeded: what was said, and the ids (hex) of whom it blames."""
+
+    error: str
+    blamed: list[str]
 
 
 class QueryReport(TypedDict):
@@ -62,6 +69,7 @@ class QueryReport(TypedDict):
     reply_digest: str
     seconds: float
     cpu_s: float
+    attempts: list[FailedAttempt]
 
 
 class RunningQuery:
@@ -162,6 +170,7 @@ class NodeProcesses:
         digest: "sha256", or the cheaper "crc32" for benchmarks.
         idle_s: a frame on which nothing moves for so long is ended.
         links: the link policy, "pooled" or "once".
+        network_id: 16 bytes; the one that is declared local where None.
         hosts: where each node listens; on loopback unless given.
         prefixes: for each node a command that runs it, such as `ip netns exec NAME`.
         start_timeout_s: for all nodes together to be up.
@@ -181,6 +190,7 @@ class NodeProcesses:
         digest: str = "sha256",
         idle_s: float = 60.0,
         links: str = "pooled",
+        network_id: bytes | None = None,
         hosts: Sequence[str] | None = None,
         prefixes: Sequence[Sequence[str]] | None = None,
         start_timeout_s: float = 60.0,
@@ -190,6 +200,7 @@ class NodeProcesses:
         self._digest = digest
         self._options = ["--engine", engine, "--service", service, "--digest", digest, "--idle", str(idle_s)]
         self._options += ["--links", links]
+        self._options += [] if network_id is None else ["--network", network_id.hex()]
         self._hosts = ["127.0.0.1"] * count if hosts is None else hosts
         self._prefixes: Sequence[Sequence[str]] = [()] * count if prefixes is None else prefixes
         self._peers = Path()
@@ -294,6 +305,7 @@ class NodeProcesses:
         mode: str = "route",
         profile: str | None = None,
         idle_s: float | None = None,
+        retries: int = 0,
         notify_bytes: int | None = None,
     ) -> RunningQuery:
         """Have node `origin` ask node `destination`, and return at once.
@@ -302,6 +314,7 @@ class NodeProcesses:
             content_bytes: so much content is made as it is sent; path: or a file is sent.
             route: the indices of the proxies, in place of `hops` chosen at random.
             mode: "none" or "route". profile: its name; the default one for the route where None.
+            retries: over other routes; the reply is then held in memory.
             notify_bytes: `reached` is done when so much of the content has been sent.
         Raises:
             ProcessEnded: the asking process is gone.
@@ -319,6 +332,7 @@ class NodeProcesses:
             "mode": mode,
             "profile": profile,
             "idle_s": idle_s,
+            "retries": retries,
             "notify_bytes": notify_bytes,
         }
         running._follow(self.nodes[origin].process.request("query", fields, on_event=running._event))
@@ -336,6 +350,7 @@ class NodeProcesses:
         mode: str = "route",
         profile: str | None = None,
         idle_s: float | None = None,
+        retries: int = 0,
         timeout_s: float = QUERY_TIMEOUT_S,
     ) -> QueryReport:
         """The same, and wait for the result. Raises as `RunningQuery.result`."""
@@ -349,6 +364,7 @@ class NodeProcesses:
             mode=mode,
             profile=profile,
             idle_s=idle_s,
+            retries=retries,
         )
         return running.result(timeout_s)
 

@@ -320,6 +320,76 @@ def test_a_bar_on_a_terminal_and_control_c_in_the_middle(tmp_path: Path) -> None
         assert up.stop()[0] == 0
 
 
+def test_killed_proxies_cost_a_retry_in_send_get_and_ping(tmp_path: Path) -> None:
+    """Of three proxies one dies in the middle of `send`, another of `get`; `ping` finds the third."""
+    net, content = tmp_path / "net", tmp_path / "content"
+    with content.open("wb") as file:
+        file.truncate(256 * MIB)  # more than is moved in the second before the bar is shown
+        file.write(os.urandom(MIB))
+    with content.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    at = ["--network", str(net), "--hops", "1"]
+    with network(net, 4) as (up, ready):
+        proxies = {f"node-{index}" for index in range(3)}
+        back = ["--output", str(tmp_path / "back")]
+        for arguments in (["send", str(content), "node-3"], ["get", "node-3", "content", *back]):
+            dead, said = _kill_the_proxy_of([*arguments, *at], {name: ready[name]["pid"] for name in proxies})
+            event = up.event()
+            assert (event["event"], event["name"]) == ("ended", dead)
+            proxies.remove(dead)
+            assert digest in said
+        with (tmp_path / "back").open("rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == digest
+        # A client that knows of no failure yet; that ten draws miss both dead ones happens once in 59,049.
+        pinged = asked("ping", "node-3", *at, "--count", "10", "--retries", "2")
+        assert (pinged["ok"], pinged["answered"]) == (True, 10)
+        assert 1 <= pinged["retried"] <= 2
+        status, errors = up.stop()
+        assert status == 1, "two nodes have died"
+        assert errors.count("has ended with status -9") == 2
+        assert "Traceback" not in (net / "node-3" / "log").read_text()
+
+
+def _kill_the_proxy_of(arguments: list[str], proxies: dict[str, int]) -> tuple[str, str]:
+    """Run a command on a terminal, and kill its only proxy when it shows its bar: the busiest node is it.
+
+    Returns the proxy's name and what the command has printed; it must have succeeded.
+    """
+    before = {name: _cpu_ticks(pid) for name, pid in proxies.items()}
+    terminal, stderr = os.openpty()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "tunnel", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env=environment(),
+    )
+    os.close(stderr)
+    watchdog = threading.Timer(TRANSFER_S, command.kill)
+    watchdog.start()
+    try:
+        _read_until(terminal, "MiB")
+        busiest = max(proxies, key=lambda name: _cpu_ticks(proxies[name]) - before[name])
+        assert command.poll() is None, "moved before the bar was shown: needs a larger file"
+        os.kill(proxies[busiest], signal.SIGKILL)
+        shown = _read_until(terminal, "\0")  # to its end
+        assert command.stdout is not None
+        said = command.stdout.read()
+        assert command.wait(PATIENCE_S) == 0, shown
+    finally:
+        watchdog.cancel()
+        command.kill()
+        command.communicate()
+        os.close(terminal)
+    return busiest, said
+
+
+def _cpu_ticks(pid: int) -> int:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def _read_until(terminal: int, word: str) -> str:
     """What a terminal shows, up to a word; all of it where the other end is closed before."""
     shown = b""

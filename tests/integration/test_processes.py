@@ -164,3 +164,7 @@ def test_made_content_has_the_digest_that_is_foretold(size: int) -> None:
     while count := content.readinto(memoryview(parts)[position : position + 999]):
         position += count
     assert bytes(parts) == whole
+    for start in (0, size // 3, size):
+        assert content.seek(start) == start
+        assert content.read() == whole[start:]
+        assert content.tell() == size

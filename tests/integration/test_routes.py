@@ -81,6 +81,46 @@ def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalN
     assert net[DEAD].id in caught.value.blamed
 
 
+@pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED])
+def test_a_reply_ends_the_pauses_of_all_who_carried_it(net: LocalNetwork, mode: ReplyMode) -> None:
+    """Also when it is here before the report, and of nodes that this one has no link to."""
+    peers, back = net[0].peers, Route((net[4].id, net[5].id), net[0].id)
+    if mode is not ReplyMode.OTHER_ROUTE:
+        back = Route((), net[0].id)
+    carriers = [net[1].id, net[2].id, *back.proxies]
+    for _ in range(5):
+        for node_id in carriers:
+            peers.failed(node_id)
+        reply_route = back if back.proxies else None
+        assert _query(net, [1, 2], mode=mode, reply_route=reply_route).read() == b"hello"
+        assert not set(carriers) & set(peers.resting())
+        assert [peers.failures(node_id) for node_id in carriers] == [0] * len(carriers)
+
+
+@pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED])
+def test_a_link_that_breaks_under_the_reply_names_its_neighbour(mode: ReplyMode) -> None:
+    """The last hop of the way home dies while the reply comes over it, and the reply is asked for again."""
+    with LocalNetwork(peers=8) as net:
+        back = Route((net[2].id,), net[0].id) if mode is ReplyMode.OTHER_ROUTE else None
+        victim = 1 if back is None else 2
+        killed: list[bytes] = []
+
+        def progress(sent: int, received: int) -> None:
+            if received and not killed:
+                killed.append(net[victim].id)
+                net._serving[net[victim].id].cancel()
+
+        content, route = bytes(3_000_000), Route((net[1].id,), net[7].id)
+        query = net[0].query(
+            net[7].id, content, route=route, reply_route=back, mode=mode, progress=progress, retries=3
+        )
+        result = query.result(PATIENCE_S)
+        assert result.read() == content
+        result.close()
+        assert killed[0] in result.attempts[0].blamed
+        assert killed[0] not in result.route.proxies
+
+
 def test_without_retries_the_failure_is_the_callers(net: LocalNetwork) -> None:
     with pytest.raises(QueryFailed, match="NEXT_REFUSED") as caught:
         _query(net, [1, DEAD])
@@ -103,6 +143,13 @@ def test_an_error_lists_every_attempt_and_why_there_is_no_other() -> None:
         assert "attempt 2: " in text
         assert "no other route: a route of 1 proxies" in text
         assert "2 to be avoided" in text
+
+
+def test_one_attempt_without_another_route_is_one_attempt() -> None:
+    with LocalNetwork(peers=3) as net:
+        net.stop(1)
+        with pytest.raises(QueryFailed, match=r"^1 attempt failed; attempt 1: .*; no other route: "):
+            net[0].query(net[2].id, b"hello", hops=1, retries=1).result(PATIENCE_S)
 
 
 def test_retries_are_bounded() -> None:

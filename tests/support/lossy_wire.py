@@ -35,6 +35,7 @@ _TAP_WITHOUT_HEADER = 0x1002
 _CLONE_NEWNET = 0x40000000
 _FRAME_BYTES = 2048
 _DEVICE = "wire0"
+_FIRST_NET = 20  # 20.77.0.1 and on; nothing leaves the namespaces
 _NAMESPACES = Path("/run/netns")
 
 
@@ -68,8 +69,8 @@ class LossyWire:
         self._cleanup = ExitStack()
 
     def address(self, index: int) -> str:
-        """The IPv4 address in a namespace."""
-        return f"10.77.0.{index + 1}"
+        """The IPv4 address in a namespace: a public one, and each of another /16, as strangers have them."""
+        return f"{_FIRST_NET + index}.77.0.1"
 
     def enter(self, index: int) -> list[str]:
         """What to put before a command to run it in a namespace."""
@@ -88,9 +89,10 @@ class LossyWire:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n", "the wire did not start"
             for index, name in enumerate(self._names):
-                _ip("-n", name, "addr", "add", f"{self.address(index)}/24", "dev", _DEVICE)
+                _ip("-n", name, "addr", "add", f"{self.address(index)}/32", "dev", _DEVICE)
                 for device in ("lo", _DEVICE):
                     _ip("-n", name, "link", "set", device, "up")
+                _ip("-n", name, "route", "add", "default", "dev", _DEVICE)
             self._cleanup = undo.pop_all()
         return self
 

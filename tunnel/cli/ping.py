@@ -1,7 +1,8 @@
 """`mtun ping`: is a node there, and how long does a round trip through proxies take?
 
 Each ping is a query over a route of its own, drawn at random. It counts as answered when the node itself has
-answered: with a reply, or by saying that it has no such service.
+answered: with a reply, or by saying that it has no such service. With --retries one that failed for a proxy's
+fault goes again over another route, and its time is that of all its attempts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from tunnel.cli.client import Client, add_client_options, add_target, wait
 from tunnel.cli.options import add_json, command, count
 from tunnel.errors import QueryFailed
+from tunnel.node.retry import MAX_RETRIES
 from tunnel.services import service_prefix
 
 __all__ = ["add_parser"]
@@ -40,6 +42,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--size", type=count(0, _MOST_BYTES), default=64, metavar="BYTES", help="content of each (default 64)"
     )
+    parser.add_argument(
+        "--retries",
+        type=count(0, MAX_RETRIES),
+        default=0,
+        metavar="N",
+        help="of each, around proxies that failed (default 0)",
+    )
     add_client_options(parser)
     add_json(parser)
 
@@ -52,6 +61,7 @@ class _Pinged:
     milliseconds: float | None
     answer_bytes: int = 0
     error: str | None = None
+    retries: int = 0
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
             "hops": pings[0].hops,
             "sent": len(pings),
             "answered": len(times),
+            "retried": sum(pinged.retries for pinged in pings),
             "milliseconds": [None if p.milliseconds is None else round(p.milliseconds, 3) for p in pings],
             "errors": [pinged.error for pinged in pings if pinged.milliseconds is None],
         }
@@ -94,15 +105,16 @@ def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _P
     content = service_prefix("ping") + secrets.token_bytes(options.size)
     started_s = time.perf_counter()
     try:
-        result = wait(client.node.query(destination, content, route=route), options.timeout)
-        answer_bytes, error = result.reply_bytes, None
+        query = client.node.query(destination, content, route=route, retries=options.retries)
+        result = wait(query, options.timeout)
+        answer_bytes, error, retries = result.reply_bytes, None, len(result.attempts)
         result.close()
     except QueryFailed as failure:
-        report = failure.report
+        report, retries = failure.report, max(0, len(failure.attempts) - 1)
         if report is None or report.is_way_back or report.suspects or report.hop != hops:
-            return _Pinged(hops, None, error=str(failure))
+            return _Pinged(hops, None, error=str(failure), retries=retries)
         answer_bytes, error = 0, str(report)  # the node itself has said so
-    return _Pinged(hops, (time.perf_counter() - started_s) * 1000, answer_bytes, error)
+    return _Pinged(hops, (time.perf_counter() - started_s) * 1000, answer_bytes, error, retries)
 
 
 def _show(number: int, name: str, pinged: _Pinged) -> None:
@@ -110,6 +122,8 @@ def _show(number: int, name: str, pinged: _Pinged) -> None:
         print(f"{number}: no answer: {pinged.error}", flush=True)
         return
     what = f"{pinged.answer_bytes} bytes" if pinged.error is None else f"({pinged.error})"
+    again = f", after {pinged.retries} that failed" if pinged.retries else ""
     print(
-        f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms over {pinged.hops} proxies", flush=True
+        f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms over {pinged.hops} proxies{again}",
+        flush=True,
     )

@@ -294,7 +294,7 @@ class _Asked:
         if self._query.backward is not None:
             frame = FrameReader(stream, self._query.backward)
             try:
-                yield from receive_reply(frame, self.pending, None)
+                yield from receive_reply(stream, frame, self.pending, None)
             except FrameTruncated as error:
                 yield from self._hear_why(stream, error)
         elif self._query.ways_back:
@@ -353,8 +353,9 @@ class _Asked:
         """What is known of a failed query, for its user."""
         pending = self.pending
         stream = None if self._writer is None else self._writer.stream
-        where = None
-        if pending.error is error:
-            where = "the reply" if pending.claimed else "this node"
+        where, lost = None, None
+        # Not where the query's own stream has ended with it: in mode `cached`, or both on one link.
+        if pending.error is error and (stream is None or stream.error is not error):
+            where, lost = "the reply" if pending.claimed else "this node", pending.lost
         counts = f"{self.sent_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
-        return explain(self._query, error, stream, self._node.engine, self._report, counts, where)
+        return explain(self._query, error, stream, self._node.engine, self._report, counts, where, lost)

@@ -19,6 +19,7 @@ def explain(
     report: Report | None = None,
     counts: str = "",
     where: str | None = None,
+    lost: bytes | None = None,
 ) -> QueryFailed:
     """The error for the user.
 
@@ -28,7 +29,7 @@ def explain(
         stream: to the first hop; None: there was none.
         report: what the route has told, if it was read already.
         counts: what had moved by then, for people.
-        where: the place, where that is known.
+        where: the place, where that is known. lost: the neighbour whose link broke there.
     """
     if report is None and stream is not None and stream.status is not None:
         report = read_report(frame, stream.status, engine)
@@ -42,6 +43,8 @@ def explain(
     blamed: tuple[bytes, ...] = ()
     if where is None:
         where, blamed = _where(short(first), error, stream), _blamed(first, error, stream)
+    elif lost is not None:
+        where, blamed = f"{where}, on the link from {short(lost)}", (lost,)
     return QueryFailed(f"{error.code.name} at {where}: {error}{behind}", error.code, blamed=blamed)
 
 

@@ -8,7 +8,7 @@ carried blocks. DROP: consumed. The stream is lent by the read service.
 from __future__ import annotations
 
 from reactor import ReadYield, Service
-from tunnel.errors import IdleTimeout, TunnelError, UnknownQuery
+from tunnel.errors import IdleTimeout, StreamReset, TunnelError, UnknownQuery
 from tunnel.node.answers import READ_BYTES, Incoming, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.first_chunk import Replayed, begins_tunnel, read_first_chunk
@@ -61,7 +61,9 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
         return
     pending = _claim(node, query_id, 0)
-    yield from guarded(receive_reply(frame, pending, reporter), idle_watch([stream], node.limits.idle_s))
+    yield from guarded(
+        receive_reply(stream, frame, pending, reporter), idle_watch([stream], node.limits.idle_s)
+    )
 
 
 def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
@@ -76,7 +78,13 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
 
     def receive() -> Service[None]:
         yield from receive_reply(
-            frame, pending, reporter, number=ticket.number, layer=layer, node_id=node.descriptor.node_id
+            stream,
+            frame,
+            pending,
+            reporter,
+            number=ticket.number,
+            layer=layer,
+            node_id=node.descriptor.node_id,
         )
 
     yield from guarded(receive(), idle_watch([stream], node.limits.idle_s))
@@ -90,6 +98,7 @@ def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
 
 
 def receive_reply(
+    stream: Stream,
     frame: FrameReader,
     pending: PendingQuery,
     reporter: Reporter | None,
@@ -101,6 +110,7 @@ def receive_reply(
     """Read a reply to one of this node's queries into its sink, and wake who waits for it.
 
     Args:
+        stream: on which it comes.
         frame: at the start of the message, or of the content.
         reporter: tells Bob's way back that it is here; None where he needs no telling.
         number: which of the query's replies this is.
@@ -118,7 +128,9 @@ def receive_reply(
         is_whole = True
         pending.succeed(number)
     except TunnelError as error:
-        pending.fail(error)
+        # A reset comes from anywhere on the way; any other end of the stream is that of its link.
+        is_links = error is stream.error and not isinstance(error, StreamReset)
+        pending.fail(error, lost=stream.peer_id if is_links else None)
         raise
     finally:
         if not is_whole:

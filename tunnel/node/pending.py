@@ -35,6 +35,7 @@ class PendingQuery:
         given_up: the query has ended; a reply still under way has nowhere to go.
         done: set when all replies are complete or one has failed.
         failed: set when one has failed; for another who waits.
+        lost: the neighbour whose link broke while it brought a reply.
         reply_blocks: along which Bob can be answered again (mode `reply-on-reply`).
     """
 
@@ -48,6 +49,7 @@ class PendingQuery:
         self.failed = Signal()
         self.given_up = False
         self.error: TunnelError | None = None
+        self.lost: bytes | None = None
         self.on_progress: Callable[[], None] | None = None
         self.reply_blocks: tuple[ReplyBlock, ...] = ()
 
@@ -124,9 +126,9 @@ class PendingQuery:
         if self.complete:
             self.done.set()
 
-    def fail(self, error: TunnelError) -> None:
-        """The reply will not come. What ended it first stays the reason."""
+    def fail(self, error: TunnelError, *, lost: bytes | None = None) -> None:
+        """The reply will not come. What ended it first stays the reason; `lost` as the attribute."""
         if not self.has_ended:
-            self.error = error
+            self.error, self.lost = error, lost
             self.done.set()
             self.failed.set()

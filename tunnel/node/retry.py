@@ -74,10 +74,19 @@ def query_with_retries(
             if ends_s is not None:
                 call = replace(call, timeout_s=max(0.0, ends_s - node.now_s()))
             continue
-        if result.report is not None:
-            node.peers.reported(result.report)
+        _went_well(node, call, result)
         result.attempts = tuple(failures)
         return result
+
+
+def _went_well(node: NodeContext, call: QueryCall, result: QueryResult) -> None:
+    """Note who did their part. The reply is often here before the report, and shows it as well."""
+    if result.report is not None:
+        node.peers.reported(result.report)
+    if result.has_reply:
+        back = () if call.reply_route is None else call.reply_route.proxies
+        for node_id in (*call.route.nodes, *back):
+            node.peers.seen(node_id)
 
 
 def query_once(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
@@ -91,7 +100,8 @@ def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
     if len(failures) == 1 and not ended:
         return last
     lines = [f"attempt {number}: {failure}" for number, failure in enumerate(failures, start=1)]
-    text = "; ".join([f"{len(failures)} attempts failed", *lines, *filter(None, [ended])])
+    count = f"{len(failures)} attempts" if len(failures) > 1 else "1 attempt"
+    text = "; ".join([f"{count} failed", *lines, *filter(None, [ended])])
     return QueryFailed(text, last.code, last.report, last.blamed, tuple(failures))
 
 
