@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bench.plots import can_draw
 from bench.processes import NodeProcesses, RunningQuery
 from bench.report import Machine, Spread, machine, table, write_json
 
@@ -280,12 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no negative number of proxies, and at least one of everything else")
     if not settings.megabytes > 0:
         parser.error(f"--megabytes {settings.megabytes:g}: nothing to transfer")
-    if options.plot is not None:
-        try:
-            import matplotlib  # noqa: F401 — before minutes of work, not after
-        except ImportError as error:
-            print(f"error: {error}\nhint: pip install 'mydht-tunnel[plot]'", file=sys.stderr)
-            return 2
+    if options.plot is not None and not can_draw():
+        return 2
     where = machine()
     is_watched = sys.stderr.isatty()
     cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bench.node_group import NodeGroup
+from bench.plots import can_draw
 from bench.report import Machine, machine, table, write_json
 from bench.routes_seen import connections_as_events, guess_routes, records_as_events
 from bench.tcp_proxy import TcpProxy
@@ -354,12 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = replace(Settings.short() if options.short else Settings(), **given)
     if settings.queries < 1 or not settings.gap_s > 0 or not 0 <= settings.hops <= settings.nodes - 2:
         parser.error("at least one query and two nodes, a gap above 0, and at most as many hops as others")
-    if options.plot is not None:
-        try:
-            import matplotlib  # noqa: F401 — before the work, not after
-        except ImportError as error:
-            print(f"error: {error}\nhint: pip install 'mydht-tunnel[plot]'", file=sys.stderr)
-            return 2
+    if options.plot is not None and not can_draw():
+        return 2
     where = machine()
     is_watched = sys.stderr.isatty()
     cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.content import content_digest
+from bench.plots import can_draw
 from bench.processes import NodeProcesses
 from bench.reference_chain import ReferenceChain
 from bench.report import Machine, Spread, machine, table, write_json
@@ -359,13 +360,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = _settings(options)
     try:
         get_engine(settings.engine)
-        if options.plot is not None:
-            import matplotlib  # noqa: F401 — before minutes of work, not after
     except EngineUnavailable as error:
         print(f"error: {error}\nhint: available here: {', '.join(engine_names())}", file=sys.stderr)
         return 2
-    except ImportError as error:
-        print(f"error: {error}\nhint: pip install 'mydht-tunnel[plot]'", file=sys.stderr)
+    if options.plot is not None and not can_draw():
         return 2
     is_watched = sys.stderr.isatty()
     where = machine()
