@@ -16,13 +16,12 @@ with both engines, and reads each file without this module.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from tests.vectors.answer_makers import follow_up, handed_on
+from tests.vectors.scenario_files import write_scenarios
 from tests.vectors.scenario_makers import (
     CHUNK_DATA,
     EXPIRY,
@@ -200,30 +199,5 @@ def build_all(engine: TunnelEngine) -> dict[str, Scenario]:
     return {name: make(engine) for name, make in makers.items()}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Compare the files with what the code makes, or write them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="write the files")
-    options = parser.parse_args(arguments)
-    scenarios = build_all(tunnel_engine("openssl"))
-    FOLDER.mkdir(exist_ok=True)
-    known = {path.stem for path in FOLDER.glob("*.json")}
-    changed = 0
-    for name, scenario in scenarios.items():
-        path, text = FOLDER / f"{name}.json", json.dumps(scenario, indent=1) + "\n"
-        if not path.exists() or path.read_text(encoding="ascii") != text:
-            changed += 1
-            print(f"{'writes' if options.write else 'would write'} {path.name}")
-            if options.write:
-                path.write_text(text, encoding="ascii")
-    for name in sorted(known - scenarios.keys()):
-        changed += 1
-        print(f"not made any more: {name}.json")
-        if options.write:
-            (FOLDER / f"{name}.json").unlink()
-    print(f"{len(scenarios)} scenarios, {changed} changed")
-    return 0 if options.write or not changed else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_scenarios(build_all(tunnel_engine("openssl")), FOLDER, (__doc__ or "").splitlines()[0]))

@@ -11,14 +11,13 @@ on each link from the origin to Alice, and what Alice reads. These bytes show wh
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from tests.vectors.scenario_files import write_scenarios
 from tunnel.errors import ErrorCode
 from tunnel.geometry import DEFAULT, INTERACTIVE, LONG, Geometry
 from tunnel.onion.status import StatusKeys, StatusReport, originate_status, read_status, wrap_status
@@ -155,22 +154,5 @@ def build(engine: TunnelEngine) -> dict[str, Scenario]:
     }  # fmt: skip
 
 
-def main(arguments: list[str], write: Callable[[str], object] = sys.stdout.write) -> int:
-    parser = argparse.ArgumentParser(prog="make_status", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the files")
-    options = parser.parse_args(arguments)
-    changed = 0
-    for name, scenario in build(tunnel_engine()).items():
-        path, text = FOLDER / f"{name}.json", json.dumps(scenario, indent=1) + "\n"
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        changed += 1
-        write(f"{'wrote' if options.write else 'differs:'} {path.name}\n")
-        if options.write:
-            FOLDER.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    return 0 if options.write else min(changed, 1)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_scenarios(build(tunnel_engine()), FOLDER, (__doc__ or "").splitlines()[0]))
