@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +24,7 @@ from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.node.limits import LinkPolicy
 from tunnel.services import FilesSettings
 
+OWN_NETWORK = f"[node]\nnetwork = '{'ab' * 16}'\n"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "configuration.md"
 
 
@@ -73,7 +75,8 @@ def test_the_document_is_made_from_the_settings() -> None:
 def test_the_example_of_the_document_is_a_configuration() -> None:
     example = document().split("```toml\n")[1].split("```")[0]
     config = make(example)
-    assert config.listen == Address("192.0.2.7", 4000)
+    assert config.listen == Address("10.8.0.7", 4000)
+    assert config.private_ranges == (ipaddress.ip_network("10.8.0.0/24"),)
     assert config.files == (Path("/x/peers"),)
     assert len(config.network) == 16
 
@@ -135,6 +138,15 @@ def test_values_of_each_kind() -> None:
         ("[node]\nlisten = '0.0.0.0:1'\n", "others cannot dial this address", "[node] advertise"),
         ("[node]\nadvertise = ['127.0.0.1:0']\n", "[node] advertise", ""),
         ("[node]\nnetwork = 'abc'\n", '"local", or 32 hex digits', ""),
+        (OWN_NETWORK, "[node] listen = 127.0.0.1: private addresses are not dialled", "private_ranges"),
+        (
+            OWN_NETWORK + "listen = '1.2.3.4:5'\nadvertise = ['10.1.1.1:5']\n",
+            "[node] advertise = 10.1.1.1: private addresses",
+            'listen = "none"',
+        ),
+        ("[node]\nprivate_ranges = ['1.2.3.0/24']\n", "a range of private addresses", ""),
+        ("[node]\nprivate_ranges = ['10.8.0.1/24']\n", "a range of private addresses", ""),
+        ("[node]\nprivate_ranges = '10.8.0.0/24'\n", "a list of at most 16", ""),
         ("[node]\nprofiles = ['huge']\n", 'one of "interactive"', ""),
         ("[node]\nstate = 1\n", "[node] state = 1: expected a path", ""),
         ("[links]\nlinks = true\n", "[links] links = True: expected a whole number", ""),

@@ -29,7 +29,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tunnel.addresses import peer_groups
+from tunnel.addresses import AddressRules
 from tunnel.descriptor import Descriptor
 from tunnel.errors import KeyFileError
 
@@ -87,7 +87,7 @@ class Guards:
         usable: Collection[bytes],
         *,
         now_s: float,
-        apart: bool,
+        rules: AddressRules,
         rng: random.Random,
     ) -> bytes | None:
         """The guard for a route.
@@ -95,19 +95,19 @@ class Guards:
         Args:
             peers: of the directory: those that may be guards of this node at all.
             usable: ids of those that can be the first hop of this very route now.
-            apart: whether guards have to be of different networks and families.
+            rules: say which nodes count as one owner's; no two guards are.
         Returns:
             None: no guard can be used, and no more may be drawn.
         """
         self._age(peers, int(now_s))
-        while len(self._guards) < self._size and self._draw(peers, peers, int(now_s), apart, rng):
+        while len(self._guards) < self._size and self._draw(peers, peers, int(now_s), rules, rng):
             pass
         for guard in self._guards:
             if guard.node_id in usable:
                 return guard.node_id
         if len(self._guards) < self._most:
             fit = [peer for peer in peers if peer.node_id in usable]
-            if self._draw(fit, peers, int(now_s), apart, rng):
+            if self._draw(fit, peers, int(now_s), rules, rng):
                 return self._guards[-1].node_id
         return None
 
@@ -130,18 +130,16 @@ class Guards:
         candidates: Iterable[Descriptor],
         peers: Iterable[Descriptor],
         now_s: int,
-        apart: bool,
+        rules: AddressRules,
         rng: random.Random,
     ) -> bool:
         """Add one guard; False where nobody can be."""
         present = {guard.node_id for guard in self._guards}
-        taken: set[bytes] = set()
-        if apart:
-            taken = {group for peer in peers if peer.node_id in present for group in peer_groups(peer)}
+        taken = {owner for peer in peers if peer.node_id in present for owner in rules.owners(peer)}
         free = sorted(
             peer.node_id
             for peer in candidates
-            if peer.node_id not in present and not (taken and peer_groups(peer) & taken)
+            if peer.node_id not in present and not (taken and rules.owners(peer) & taken)
         )
         if not free:
             return False

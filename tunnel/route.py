@@ -9,7 +9,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from tunnel.addresses import peer_groups
+from tunnel.addresses import LOCAL, AddressRules
 from tunnel.descriptor import Descriptor
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
@@ -50,7 +50,7 @@ def choose_route(
     first: bytes | None = None,
     last: bytes | None = None,
     avoid: Collection[bytes] = (),
-    apart: bool = False,
+    rules: AddressRules = LOCAL,
     rng: random.Random | None = None,
 ) -> Route:
     """Draw a route of `hops` proxies, no node twice, among the listed peers that offer the profile.
@@ -63,8 +63,9 @@ def choose_route(
         last: this node is the last proxy, listed or not (if there are any proxies). Clients, which nobody can
             dial, put a neighbour that they keep a link to last in each way back to themselves.
         avoid: nodes that are no proxies either.
-        apart: no two proxies of one network (/16 of IPv4, /32 of IPv6) or family, and none of the
-            destination's: one owner is to see one place of the route at most.
+        rules: say which nodes count as one owner's: those of one network (/16 of IPv4, /32 of IPv6) or
+            family. One owner is to see one place of the route at most, the destination's none; by default,
+            as in a local network, nobody is kept apart.
         rng: a seeded generator makes the choice repeatable, for demonstrations only: it gives the route away.
     Raises:
         BadRoute: fewer peers than hops; says how many are missing, and why others are left out.
@@ -84,13 +85,13 @@ def choose_route(
     ]
     wanted = hops - len(ends)
     rng = rng or _SYSTEM
-    if apart:
-        fixed = {*ends, destination}
-        taken = {group for peer in known if peer.node_id in fixed for group in peer_groups(peer)}
-        middle = _draw_apart(candidates, wanted, taken, rng)
-    else:
+    if rules.is_local:
         ids = [peer.node_id for peer in candidates]
         middle = rng.sample(ids, wanted) if 0 <= wanted <= len(ids) else ids
+    else:
+        fixed = {*ends, destination}
+        taken = {owner for peer in known if peer.node_id in fixed for owner in rules.owners(peer)}
+        middle = _draw_apart(candidates, wanted, rules, taken, rng)
     if hops < 0 or len(middle) < wanted:
         others = [peer for peer in known if peer.node_id not in {origin, destination, *ends}]
         together = len(candidates) - len(middle)
@@ -111,18 +112,18 @@ def _ends(first: bytes | None, last: bytes | None, hops: int) -> tuple[bytes, ..
 
 
 def _draw_apart(
-    candidates: Sequence[Descriptor], count: int, taken: set[bytes], rng: random.Random
+    candidates: Sequence[Descriptor], count: int, rules: AddressRules, taken: set[bytes], rng: random.Random
 ) -> list[bytes]:
-    """Draw one after the other, each uniformly among those that share no group with any before."""
+    """Draw one after the other, each uniformly among those that share no owner with any before."""
     left = list(candidates)
     drawn: list[bytes] = []
     while left and len(drawn) < count:
         index = rng.randrange(len(left))
         left[index], left[-1] = left[-1], left[index]
         peer = left.pop()
-        groups = peer_groups(peer)
-        if not groups & taken:
-            taken |= groups
+        owners = rules.owners(peer)
+        if not owners & taken:
+            taken |= owners
             drawn.append(peer.node_id)
     return drawn
 
@@ -150,13 +151,13 @@ def choose_other_route(
     profile_byte: int,
     last: bytes | None = None,
     avoid: Collection[bytes] = (),
-    apart: bool = False,
+    rules: AddressRules = LOCAL,
     rng: random.Random | None = None,
 ) -> Route:
     """Draw a way back from Bob to `origin` that has no proxy of the query's route (mode `other-route`).
 
     Args:
-        query: the query's route. last, avoid, apart, rng: as in `choose_route`; `last` may be on the query's
+        query: the query's route. last, avoid, rules, rng: as in `choose_route`; `last` may be on the query's
             route.
     Raises:
         BadRoute: too few other peers. A way back that shares proxies with the query is mode `route`.
@@ -169,7 +170,7 @@ def choose_other_route(
         profile_byte=profile_byte,
         last=last,
         avoid={*avoid, *query.proxies} - {last},
-        apart=apart,
+        rules=rules,
         rng=rng,
     )
 

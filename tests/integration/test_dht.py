@@ -15,6 +15,7 @@ from tests.support.network import PATIENCE_S
 from tests.support.strangers import strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits
+from tunnel.addresses import LOCAL
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import DhtDirectory
 from tunnel.errors import MissingLibrary
@@ -36,7 +37,7 @@ def dht() -> Iterator[FakeDht]:
 
 def _directory(dht: FakeDht) -> DhtDirectory:
     return DhtDirectory(
-        engine=OPENSSL, network_id=NETWORK, is_local=True, refresh_s=0.05, soon_s=0.01, module=dht
+        engine=OPENSSL, network_id=NETWORK, rules=LOCAL, refresh_s=0.05, soon_s=0.01, module=dht
     )
 
 
@@ -142,7 +143,7 @@ def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None
         directory = DhtDirectory(
             engine=OPENSSL,
             network_id=NETWORK,
-            is_local=True,
+            rules=LOCAL,
             refresh_s=2.0,
             soon_s=0.2,
             bootstrap=("127.0.0.1", made[0].port) if made else None,

@@ -16,6 +16,7 @@ from tests.support.network import PATIENCE_S
 from tests.support.strangers import Strangers, strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits, Node, Profile, ReplyMode
+from tunnel.addresses import LOCAL
 from tunnel.cli.running import ConfiguredNode
 from tunnel.config import make_config
 from tunnel.descriptor import Address, Descriptor
@@ -103,7 +104,7 @@ def test_a_neighbour_that_floods_changes_nothing_for_those_who_are_linked() -> N
     limits = Limits(exchange_s=0.05, exchange_min_s=0.0, link_tick_s=0.05)
 
     def small() -> ExchangeDirectory:
-        return ExchangeDirectory(engine=OPENSSL, is_local=True, limit=16)
+        return ExchangeDirectory(engine=OPENSSL, rules=LOCAL, limit=16)
 
     with strangers(4, limits=limits, make_directory=small) as network:
         honest = {stranger.node.id for stranger in network.all}

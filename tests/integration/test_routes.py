@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import os
 import time
 from collections.abc import Iterator
@@ -364,14 +365,14 @@ def _published(directory: StaticDirectory, hosts: list[str], family: bytes | Non
     return made
 
 
-def _lone(thread: ReactorThread, directory: StaticDirectory, guards: bytes | None = None) -> Node:
+def _lone(thread: ReactorThread, directory: StaticDirectory, **options: Any) -> Node:
     return Node(
         NodeKeys.generate(time.time()),
         directory,
         reactor=thread.reactor,
         engine=OPENSSL,
         network_id=b"some network....",
-        guards=guards,
+        **options,
     )
 
 
@@ -382,7 +383,7 @@ def test_guards_stay_over_a_restart() -> None:
     state = None
     with ReactorThread() as thread:
         for _ in range(4):
-            node = _lone(thread, directory, state)
+            node = _lone(thread, directory, guards=state)
             firsts |= {node.choose_route(peers[0].node_id, 3, THREE).proxies[0] for _ in range(10)}
             state = node.guards
             assert state is not None
@@ -427,6 +428,32 @@ def test_private_addresses_are_not_dialled_outside_a_local_network(host: str) ->
             assert caught.value.code is ErrorCode.NEXT_REFUSED
         finally:
             node.close()
+
+
+def test_a_network_with_a_name_of_its_own_runs_on_a_lan() -> None:
+    """Its addresses are all of one /16: that keeps nobody apart, but guards and families hold."""
+    ranges = (ipaddress.ip_network("127.0.0.0/8"),)
+    directory, nodes = StaticDirectory(), []
+    with ReactorThread() as thread:
+        for number in range(8):
+            family = bytes([number // 3]) * 16
+            nodes.append(_lone(thread, directory, private_ranges=ranges, family=family))
+            directory.publish(nodes[-1].descriptor)
+            thread.submit(nodes[-1].serve())
+        alice, bob = nodes[0], nodes[7]
+        try:
+            firsts = set()
+            for _ in range(4):
+                result = alice.query(bob.id, b"hello", hops=1).result(PATIENCE_S)
+                assert result.read() == b"hello"
+                firsts |= {*result.route.proxies}
+            assert len(firsts) == 1, "a guard"
+            assert alice.guards is not None
+            with pytest.raises(BadRoute, match="of one network or family"):
+                alice.query(bob.id, b"hello", hops=3)
+        finally:
+            for node in nodes:
+                node.close()
 
 
 # --- prepared

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
 from tests.support.network import PATIENCE_S
 from tests.tunnel.helpers import OPENSSL
+from tunnel.addresses import LOCAL
 from tunnel.descriptor import Descriptor
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.base import Directory
@@ -48,7 +49,7 @@ class Strangers:
         self._knows_bootstrap = knows_bootstrap
         self._thread = thread
         self._limits = limits
-        self._make_directory = make_directory or (lambda: ExchangeDirectory(engine=OPENSSL, is_local=True))
+        self._make_directory = make_directory or (lambda: ExchangeDirectory(engine=OPENSSL, rules=LOCAL))
         self._scope = Scope("strangers", fail_together=False)
         self.all: list[Stranger] = []
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.addresses import dialable, is_public, network_group, peer_groups
+from tunnel.addresses import LOCAL, PUBLIC, AddressRules, IpRange, is_private_range, is_public, network_group
 from tunnel.descriptor import Address, Descriptor
+from tunnel.errors import LocalTunnelError
 
-PRIVATE = [
+REFUSED = [
     "0.0.0.0",
     "10.0.0.1",
     "100.64.0.1",
@@ -48,7 +49,7 @@ PRIVATE = [
     "2002:0a00:0001::1",
     "2001:0:4136:e378:8000:63bf:3fff:fdd2",
 ]
-PUBLIC = [
+ALLOWED = [
     "1.1.1.1",
     "8.8.8.8",
     "172.15.255.255",
@@ -60,14 +61,14 @@ PUBLIC = [
 ]
 
 
-@pytest.mark.parametrize("host", PRIVATE)
+@pytest.mark.parametrize("host", REFUSED)
 def test_refused(host: str) -> None:
     assert not is_public(host)
-    assert dialable([Address(host, 1)], is_local=False) == ()
-    assert dialable([Address(host, 1)], is_local=True) == (Address(host, 1),)
+    assert PUBLIC.dialable([Address(host, 1)]) == ()
+    assert LOCAL.dialable([Address(host, 1)]) == (Address(host, 1),)
 
 
-@pytest.mark.parametrize("host", PUBLIC)
+@pytest.mark.parametrize("host", ALLOWED)
 def test_allowed(host: str) -> None:
     assert is_public(host)
 
@@ -96,5 +97,65 @@ def test_groups_are_the_first_16_or_32_bits(
 def test_the_groups_of_a_node() -> None:
     addresses = (Address("1.2.3.4", 1), Address("1.2.200.1", 1), Address("2600:1::1", 1))
     node = Descriptor(b"i" * 32, b"l" * 32, (), addresses, (1,), 1, 1, family=b"f" * 16)
-    assert peer_groups(node) == {b"4\x01\x02", b"6\x26\x00\x00\x01", b"f" + b"f" * 16}
-    assert peer_groups(Descriptor(b"i" * 32, b"l" * 32, (), (), (1,), 1, 1)) == frozenset()
+    assert PUBLIC.owners(node) == {b"4\x01\x02", b"6\x26\x00\x00\x01", b"f" + b"f" * 16}
+    assert LOCAL.owners(node) == frozenset()
+    assert PUBLIC.owners(Descriptor(b"i" * 32, b"l" * 32, (), (), (1,), 1, 1)) == frozenset()
+
+
+# --- private ranges
+
+LAN = AddressRules(private=(ipaddress.ip_network("10.8.0.0/16"), ipaddress.ip_network("fd12::/16")))
+
+
+def at(*hosts: str, family: bytes | None = None) -> Descriptor:
+    addresses = tuple(Address(host, 1) for host in hosts)
+    return Descriptor(b"i" * 32, b"l" * 32, (), addresses, (1,), 1, 1, family=family)
+
+
+def test_addresses_of_a_declared_range_are_dialled_and_say_nothing_of_owners() -> None:
+    inside, public = ("10.8.3.1", "::ffff:10.8.3.1", "fd12::1"), ("1.2.3.4",)
+    outside = ("10.9.0.1", "fd13::1", "127.0.0.1")
+    dialled = LAN.dialable(at(*inside, *outside, *public).addresses)
+    assert [address.host for address in dialled] == [*inside, *public]
+    assert LAN.owners(at(*inside)) == frozenset()
+    assert LAN.owners(at(*inside, family=b"f" * 16)) == {b"f" + b"f" * 16}
+    assert LAN.owners(at(*inside, *public)) == {b"4\x01\x02"}
+
+
+def test_whom_the_table_of_peers_charges() -> None:
+    lan, public = at("10.8.3.1"), at("1.2.3.4")
+    for each, host in ((lan, ""), (public, "10.8.3.1"), (public, "::ffff:10.8.3.1")):
+        assert LAN.source(each, host) == bytes([10, 8, 3, 1])
+    assert LAN.source(public, "") == LAN.source(lan, "1.2.9.9") == b"4\x01\x02"
+    assert LOCAL.source(public, "1.2.3.4") == LAN.source(at(), "") == b"i" * 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["10.0.0.0/8", "10.1.2.3/32", "192.168.4.0/22", "100.64.0.0/10", "127.0.0.0/8", "fd00::/8", "::1/128"],
+)
+def test_a_range_that_may_be_declared(text: str) -> None:
+    assert is_private_range(ipaddress.ip_network(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.0.0.0/0", "10.0.0.0/7", "1.2.3.0/24", "169.254.0.0/16", "224.0.0.0/8", "::/0", "fe80::/10"],
+)
+def test_a_range_that_may_not(text: str) -> None:
+    """Among them link-local addresses: the services of routers and clouds are there."""
+    network = ipaddress.ip_network(text)
+    with pytest.raises(LocalTunnelError, match="no private range: expected a part of"):
+        AddressRules(private=(network,))
+
+
+networks = st.sampled_from(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"])
+
+
+@given(networks.map(ipaddress.ip_network), st.data())
+def test_a_range_that_may_be_declared_has_no_public_address(whole: IpRange, data: st.DataObject) -> None:
+    inside = data.draw(st.ip_addresses(network=str(whole)))
+    assert not is_public(str(inside))
+    for length in range(whole.prefixlen + 1):
+        network = ipaddress.ip_network((inside, length), strict=False)
+        assert is_private_range(network) == (length == whole.prefixlen), "no wider one may be"

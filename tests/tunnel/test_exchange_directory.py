@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.tunnel.helpers import NOW_S, OPENSSL, make_keys
+from tunnel.addresses import LOCAL
 from tunnel.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.messages import MAX_DESCRIPTORS, ExchangeMessage
@@ -102,7 +103,7 @@ def test_what_is_not_believed() -> None:
     assert learn(directory, described(1), now_s=NOW_S + 8 * 24 * 3600) == 0, "expired"
     assert directory.learn([described(2).signed], source=b"s", own_id=described(2).node_id, now_s=NOW_S) == 0
     assert len(directory) == 0
-    assert learn(ExchangeDirectory(engine=OPENSSL, is_local=True), private) == 1
+    assert learn(ExchangeDirectory(engine=OPENSSL, rules=LOCAL), private) == 1
 
 
 @pytest.mark.parametrize("at", [0, 8, 50, -1])

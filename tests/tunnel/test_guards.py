@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.addresses import peer_groups
+from tunnel.addresses import PUBLIC
 from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import KeyFileError
 from tunnel.guards import MAX_GUARDS, Guard, Guards
@@ -43,7 +43,7 @@ def choose(
     guards: Guards, usable: set[bytes] | None = None, now_s: float = NOW_S, seed: int = 0
 ) -> bytes | None:
     usable = IDS if usable is None else usable
-    return guards.choose(crowd(), usable, now_s=now_s, apart=True, rng=random.Random(seed))
+    return guards.choose(crowd(), usable, now_s=now_s, rules=PUBLIC, rng=random.Random(seed))
 
 
 @given(st.integers(0, 2**32), st.lists(st.sets(st.integers(0, 29)), max_size=30))
@@ -54,10 +54,10 @@ def test_there_are_never_more_than_most_and_never_two_of_one_network(
     guards, rng = Guards(size=3, most=6), random.Random(seed)
     for down in downs:
         usable = {peer.node_id for number, peer in enumerate(crowd()) if number not in down}
-        guard = guards.choose(crowd(), usable, now_s=NOW_S, apart=True, rng=rng)
+        guard = guards.choose(crowd(), usable, now_s=NOW_S, rules=PUBLIC, rng=rng)
         present = [each.node_id for each in guards]
         assert len(present) == len(set(present)) <= 6
-        groups = [group for peer in crowd() if peer.node_id in present for group in peer_groups(peer)]
+        groups = [group for peer in crowd() if peer.node_id in present for group in PUBLIC.owners(peer)]
         assert len(groups) == len(set(groups))
         if guard is None:
             assert not set(present) & usable
@@ -111,12 +111,12 @@ def test_a_guard_leaves_when_it_is_gone_for_a_week_and_not_before() -> None:
     others = [peer for peer in crowd() if peer.node_id != gone]
     rng = random.Random(1)
     for day in (0, 3, 7):
-        found = guards.choose(others, IDS - {gone}, now_s=NOW_S + day * DAY_S, apart=True, rng=rng)
+        found = guards.choose(others, IDS - {gone}, now_s=NOW_S + day * DAY_S, rules=PUBLIC, rng=rng)
         assert found != gone
         assert gone in {guard.node_id for guard in guards}
     assert choose(guards, now_s=NOW_S + 7 * DAY_S) == gone, "back in time: as if it had not been away"
     for day in (8, 16):
-        guards.choose(others, IDS - {gone}, now_s=NOW_S + day * DAY_S, apart=True, rng=rng)
+        guards.choose(others, IDS - {gone}, now_s=NOW_S + day * DAY_S, rules=PUBLIC, rng=rng)
     assert gone not in {guard.node_id for guard in guards}
 
 

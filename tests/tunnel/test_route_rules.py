@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, make_keys
-from tunnel.addresses import peer_groups
+from tunnel.addresses import LOCAL, PUBLIC, AddressRules
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ProfileError
@@ -44,7 +44,7 @@ crowds = st.lists(st.tuples(hosts, families, st.booleans()), min_size=1, max_siz
 
 
 def groups_of(peers: list[Descriptor], ids: tuple[bytes, ...]) -> list[bytes]:
-    return [group for each in peers if each.node_id in ids for group in peer_groups(each)]
+    return [group for each in peers if each.node_id in ids for group in PUBLIC.owners(each)]
 
 
 @given(crowds, st.integers(0, 5), st.integers(0, 2**32), st.data())
@@ -56,7 +56,7 @@ def test_no_two_of_one_owner_whatever_is_drawn(
     try:
         route = choose_route(
             peers, origin=ALICE, destination=bob.node_id, hops=hops, profile_byte=PROFILE.byte,
-            avoid=avoid, apart=True, rng=random.Random(seed),
+            avoid=avoid, rules=PUBLIC, rng=random.Random(seed),
         )  # fmt: skip
     except BadRoute:
         assert hops > 0
@@ -75,12 +75,12 @@ def test_one_node_in_each_network_is_found_when_there_are_just_enough(networks: 
     ]
     rng = random.Random(seed)
     route = choose_route(
-        peers, origin=ALICE, destination=BOB, hops=networks, profile_byte=2, apart=True, rng=rng
+        peers, origin=ALICE, destination=BOB, hops=networks, profile_byte=2, rules=PUBLIC, rng=rng
     )
     assert len(set(groups_of(peers, route.proxies))) == networks
     with pytest.raises(BadRoute, match=f"1 too few .*{4 * networks} of one network or family"):
         choose_route(
-            peers, origin=ALICE, destination=BOB, hops=networks + 1, profile_byte=2, apart=True, rng=rng
+            peers, origin=ALICE, destination=BOB, hops=networks + 1, profile_byte=2, rules=PUBLIC, rng=rng
         )
 
 
@@ -90,7 +90,7 @@ def test_each_network_alone_is_as_likely_at_every_place() -> None:
     places = [Counter[bytes]() for _ in range(3)]
     for _ in range(2_000):
         route = choose_route(
-            peers, origin=ALICE, destination=BOB, hops=3, profile_byte=2, apart=True, rng=rng
+            peers, origin=ALICE, destination=BOB, hops=3, profile_byte=2, rules=PUBLIC, rng=rng
         )
         for place, node_id in zip(places, route.proxies, strict=True):
             place[node_id] += 1
@@ -105,7 +105,7 @@ def test_the_ends_that_are_asked_for(hops: int, first: int | None, last: int | N
     ids = {None: None} | {number: peers[number].node_id for number in range(10)}
     route = choose_route(
         peers, origin=ALICE, destination=BOB, hops=hops, profile_byte=2, first=ids[first], last=ids[last],
-        apart=True, rng=random.Random(seed),
+        rules=PUBLIC, rng=random.Random(seed),
     )  # fmt: skip
     assert len(set(route.proxies)) == hops
     if hops and last is not None:
@@ -122,15 +122,15 @@ def test_the_ends_that_are_asked_for(hops: int, first: int | None, last: int | N
 class _World:
     """A provider over fake peers, with a clock and a generator of the test's."""
 
-    def __init__(self, peers: list[Descriptor], *, is_local: bool = False, seed: int = 0) -> None:
+    def __init__(self, peers: list[Descriptor], *, rules: AddressRules = PUBLIC, seed: int = 0) -> None:
         self.clock = [0.0]
         self.peers = PeerTable(lambda: self.clock[0])
-        self.guards = None if is_local else Guards()
+        self.guards = None if rules.is_local else Guards()
         self.provider = RouteProvider(
             StaticDirectory(peers),
             self.peers,
             own_id=ALICE,
-            is_local=is_local,
+            rules=rules,
             guards=self.guards,
             wall_clock=lambda: NOW_S,
             rng=random.Random(seed),
@@ -194,7 +194,7 @@ def test_when_no_guard_can_be_had_the_error_says_so() -> None:
 
 def test_those_that_failed_come_back_one_by_one_where_there_are_too_few() -> None:
     peers = spread(6)
-    world = _World(peers, is_local=True)
+    world = _World(peers, rules=LOCAL)
     ids = [each.node_id for each in peers]
     for number, times in enumerate((3, 2, 1)):
         for _ in range(times):
@@ -212,7 +212,7 @@ def test_those_that_failed_come_back_one_by_one_where_there_are_too_few() -> Non
 
 @given(st.integers(0, 5), st.integers(0, 4), st.integers(0, 2**32))
 def test_the_length_is_drawn_between_its_bounds(hops: int, bias: int, seed: int) -> None:
-    provider = _World([], is_local=True, seed=seed).provider
+    provider = _World([], rules=LOCAL, seed=seed).provider
     drawn = {provider.draw_hops(hops, bias) for _ in range(200)}
     assert drawn == set(range(hops, hops + bias + 1))
 
@@ -221,7 +221,7 @@ def test_the_profile_is_the_best_that_all_ways_offer() -> None:
     full = [make_keys(name).descriptor((Address("1.1.1.1", 1),), NOW_S, OPENSSL) for name in "abc"]
     slow = make_keys("slow").descriptor((Address("1.1.1.1", 1),), NOW_S, OPENSSL, profiles=(1, 2, 3, 4))
     odd = make_keys("odd").descriptor((Address("1.1.1.1", 1),), NOW_S, OPENSSL, profiles=())
-    provider = _World([*full, slow, odd], is_local=True).provider
+    provider = _World([*full, slow, odd], rules=LOCAL).provider
     ids = [each.node_id for each in full]
     query = Route((ids[0], ids[1]), ids[2])
     assert provider.profile((query,)) == Profile(DEFAULT, HCTR_SUITE)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
+from tunnel.addresses import AddressRules
 from tunnel.config import NodeConfig
 from tunnel.descriptor import Descriptor
 from tunnel.directory import ExchangeDirectory, StaticDirectory
@@ -57,8 +58,8 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
     Raises:
         KeyFileError: a file cannot be read.
     """
-    is_local = config.network == LOCAL_NETWORK_ID
-    directory = ExchangeDirectory(engine=engine, is_local=is_local) if config.exchange else StaticDirectory()
+    rules = AddressRules(config.network == LOCAL_NETWORK_ID, config.private_ranges)
+    directory = ExchangeDirectory(engine=engine, rules=rules) if config.exchange else StaticDirectory()
     files = PeerFiles(directory, config.files, engine)
     files.load()
     return directory, files
@@ -92,6 +93,7 @@ def make_node(
             port=None if listen is None else listen.port,
             addresses=config.advertise or None,
             network_id=config.network,
+            private_ranges=config.private_ranges,
             profiles=tuple(profile.byte for profile in config.profiles) or None,
             family=config.family,
             guards=guards,

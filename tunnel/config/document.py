@@ -26,8 +26,9 @@ that begins with `MTUN_` is refused too.
 
 ```toml
 [node]
-listen = "192.0.2.7:4000"
+listen = "10.8.0.7:4000"
 network = "6f1d0c9b4e7a43d2a5c8e0f19b3d7a64"  # 32 hex digits, the same for all nodes
+private_ranges = ["10.8.0.0/24"]  # its LAN or VPN; none on the open internet
 
 [peers]
 files = ["peers"]

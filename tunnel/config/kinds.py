@@ -13,9 +13,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tunnel.addresses import IpRange, is_private_range
 from tunnel.descriptor import Address
 
-__all__ = ["Choice", "Integer", "Kind", "ListOf", "NetworkId", "Number", "Place", "Switch", "Text"]
+__all__ = [
+    "Choice",
+    "Integer",
+    "Kind",
+    "ListOf",
+    "NetworkId",
+    "Number",
+    "Place",
+    "PrivateRange",
+    "Switch",
+    "Text",
+]
 
 _MOST_PORT = 65_535
 _NONE = "none"
@@ -157,6 +169,26 @@ class Place:
         if not self.least_port <= int(port) <= _MOST_PORT:
             raise ValueError
         return Address(str(address), int(port))
+
+    def read(self, text: str) -> str:
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateRange:
+    """A range of private addresses, as "10.8.0.0/16"."""
+
+    @property
+    def expected(self) -> str:
+        return 'a range of private addresses, as "10.8.0.0/16" or "fd00::/8"'
+
+    def check(self, value: Any) -> IpRange:
+        if not isinstance(value, str):
+            raise ValueError
+        network = ipaddress.ip_network(value)
+        if not is_private_range(network):
+            raise ValueError
+        return network
 
     def read(self, text: str) -> str:
         return text

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunnel.addresses import AddressRules, IpRange
 from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
 from tunnel.descriptor import Address
 from tunnel.errors import ConfigError, LocalTunnelError
@@ -22,7 +23,7 @@ from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.sender import MIN_FIXED_UNITS
-from tunnel.node import Limits
+from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.services import FilesSettings
 
 __all__ = ["NodeConfig", "load_config", "make_config"]
@@ -46,6 +47,7 @@ class NodeConfig:
     listen: Address | None
     advertise: tuple[Address, ...]
     network: bytes
+    private_ranges: tuple[IpRange, ...]
     family: bytes | None
     engine: str
     profiles: tuple[Profile, ...]
@@ -119,8 +121,21 @@ def make_config(
             "say in [node] advertise at which address they reach the node",
         )
     config = _resolved(values["node"], limits, FilesSettings(**values["files"]), folder.resolve())
+    _check_address(config, source)
     _check_files_folder(config, folder, source)
     return config
+
+
+def _check_address(config: NodeConfig, source: str) -> None:
+    """A node that listens where no other would dial it serves nobody, and nothing else would say so."""
+    shown = config.advertise or ((config.listen,) if config.listen is not None else ())
+    rules = AddressRules(config.network == LOCAL_NETWORK_ID, config.private_ranges)
+    if config.listen is not None and not rules.dialable(shown):
+        key = "advertise" if config.advertise else "listen"
+        raise ConfigError(
+            f"{source}: [node] {key} = {shown[0].host}: private addresses are not dialled in this network",
+            'name the LAN in [node] private_ranges, or listen = "none" for a node that only asks',
+        )
 
 
 def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:

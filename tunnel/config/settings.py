@@ -14,7 +14,19 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-from tunnel.config.kinds import Choice, Family, Integer, Kind, ListOf, NetworkId, Number, Place, Switch, Text
+from tunnel.config.kinds import (
+    Choice,
+    Family,
+    Integer,
+    Kind,
+    ListOf,
+    NetworkId,
+    Number,
+    Place,
+    PrivateRange,
+    Switch,
+    Text,
+)
 from tunnel.established import TunnelLimits
 from tunnel.geometry import ALL_PROFILES, LONG
 from tunnel.guards import MOST_GUARDS
@@ -27,6 +39,7 @@ __all__ = ["ENVIRONMENT_PREFIX", "SERVICES", "SETTINGS", "TABLES", "Setting"]
 ENVIRONMENT_PREFIX = "MTUN_"
 _MOST_ADDRESSES = 4  # what a descriptor has room for
 _MOST_FILES = 64
+_MOST_RANGES = 16
 _MOST_COUNT = 100_000_000
 _MOST_SECONDS = 30 * 24 * 3600.0
 _MOST_BYTES = 1 << 40
@@ -114,7 +127,17 @@ _OWN = [
         "local",
         "",
         'Which network this is. "local": one machine or one room, where addresses are no secret and rules '
-        "against many nodes at one address are off. In any other no private address is dialled.",
+        "against many nodes at one address are off. In any other only public addresses are dialled, and "
+        "those in `private_ranges`.",
+    ),
+    Setting(
+        "node",
+        "private_ranges",
+        ListOf(PrivateRange(), _MOST_RANGES),
+        [],
+        "",
+        "Ranges of a LAN or VPN that are part of the network, the same in all nodes. What other nodes name "
+        "there is dialled, so keep them small; and only `family` keeps owners there apart.",
     ),
     Setting(
         "node",

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from tunnel.addresses import PUBLIC, AddressRules
 from tunnel.descriptor import MAX_DESCRIPTOR_BYTES, Descriptor
 from tunnel.directory.exchange import ExchangeDirectory
 from tunnel.errors import DescriptorError, MissingLibrary
@@ -49,7 +50,7 @@ class DhtDirectory(ExchangeDirectory):
     """Descriptors that were configured, that neighbours tell, and that a hash table has.
 
     Args:
-        configured, engine, is_local, limit: see `ExchangeDirectory`.
+        configured, engine, rules, limit: see `ExchangeDirectory`.
         network_id: nodes of other networks are under other keys.
         bootstrap: host and UDP port of any node of the hash table; None: this one is the first.
         port: UDP port of this node; 0 lets the system choose.
@@ -67,14 +68,14 @@ class DhtDirectory(ExchangeDirectory):
         network_id: bytes,
         bootstrap: tuple[str, int] | None = None,
         port: int = 0,
-        is_local: bool = False,
+        rules: AddressRules = PUBLIC,
         limit: int = 4096,
         refresh_s: float = 60.0,
         soon_s: float = 2.0,
         wall_clock: Callable[[], float] = time.time,
         module: Any = None,
     ) -> None:
-        super().__init__(engine=engine, is_local=is_local, limit=limit)
+        super().__init__(engine=engine, rules=rules, limit=limit)
         self._dht = _import_opendht() if module is None else module
         self._network = network_id.hex()
         self._refresh_s = refresh_s

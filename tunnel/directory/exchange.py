@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tunnel.addresses import dialable
+from tunnel.addresses import PUBLIC, AddressRules
 from tunnel.descriptor import Descriptor
 from tunnel.directory.messages import MAX_DESCRIPTORS
 from tunnel.errors import DescriptorError
@@ -52,7 +52,7 @@ class ExchangeDirectory:
     Args:
         configured: verified ones, of nodes to begin with. One that can be reached is enough.
         engine: verifies signatures.
-        is_local: whether nodes with private addresses only are believed to be reachable.
+        rules: which nodes are believed to be reachable; those of the node that the directory is for.
         limit: of what is learned.
     """
 
@@ -61,11 +61,11 @@ class ExchangeDirectory:
         configured: Iterable[Descriptor] = (),
         *,
         engine: TunnelEngine,
-        is_local: bool = False,
+        rules: AddressRules = PUBLIC,
         limit: int = _LIMIT,
     ) -> None:
         self._engine = engine
-        self._is_local = is_local
+        self._rules = rules
         self._limit = limit
         self._lock = threading.Lock()  # routes are drawn in their callers' threads
         self._published: dict[bytes, Descriptor] = {}
@@ -202,7 +202,7 @@ class ExchangeDirectory:
         self, descriptor: Descriptor, source: bytes, own_id: bytes, now_s: float, *, is_newest: bool
     ) -> int:
         node_id = descriptor.node_id
-        is_reachable = bool(dialable(descriptor.addresses, is_local=self._is_local))
+        is_reachable = bool(self._rules.dialable(descriptor.addresses))
         if node_id == own_id or descriptor.unlisted or descriptor.expiry <= now_s or not is_reachable:
             return 0
         with self._lock:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from reactor import Channel, CurrentTime, Scope, Service, Signal
+from tunnel.addresses import AddressRules
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
@@ -63,6 +64,7 @@ class FrameReport:
 @dataclass(slots=True)
 class NodeContext:
     """Attributes:
+    rules: what addresses mean in this network.
     scope: owns every service of the node; one that fails harms no other.
     forwards: frames that read services hand over for proxying.
     pending: queries of this node that wait for a reply, by query id.
@@ -83,6 +85,7 @@ class NodeContext:
     network_id: bytes
     link_private: X25519Private
     descriptor: Descriptor
+    rules: AddressRules
     directory: Directory
     tunnel: Tunnel
     service: InnerService
@@ -113,7 +116,7 @@ class NodeContext:
             self.directory,
             self.peers,
             own_id=own_id,
-            is_local=self.is_local,
+            rules=self.rules,
             guards=self.guards,
             wall_clock=self.wall_clock,
         )
@@ -132,7 +135,7 @@ class NodeContext:
     def is_local(self) -> bool:
         """Whether this network is declared local: one machine or one room, where times and addresses are no
         secret."""
-        return self.network_id == LOCAL_NETWORK_ID
+        return self.rules.is_local
 
     def choose_route(
         self, destination: bytes | None, profile: Profile, *, avoid: Collection[bytes] = ()

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Final
 
 from reactor import RunInThread, Service, Signal, Sleep
-from tunnel.addresses import network_group
 from tunnel.descriptor import Descriptor
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.messages import ExchangeMessage
@@ -50,7 +49,7 @@ def exchange_with(node: NodeContext, peer: Descriptor, host: str, mux: Multiplex
     if not isinstance(directory, ExchangeDirectory) or node.limits.link_policy is LinkPolicy.ONCE:
         return
     directory.saw(peer, own_id=node.descriptor.node_id, now_s=node.wall_clock())
-    exchange = _Exchange(node, directory, peer.node_id, _source(node, peer, host), mux)
+    exchange = _Exchange(node, directory, peer.node_id, node.rules.source(peer, host), mux)
     try:
         yield from guarded(exchange.listen(), exchange.tell())
     except LinkError as error:
@@ -59,13 +58,6 @@ def exchange_with(node: NodeContext, peer: Descriptor, host: str, mux: Multiplex
         raise
     finally:
         directory.lost(peer.node_id)
-
-
-def _source(node: NodeContext, peer: Descriptor, host: str) -> bytes:
-    """Whom the table charges: its network, as identities are free; in a local network all are of one."""
-    if not node.is_local and (host := host or next((a.host for a in peer.addresses), "")):
-        return network_group(host)
-    return peer.node_id
 
 
 class _Exchange:

@@ -23,7 +23,6 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
-from tunnel.addresses import dialable
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, NextRefused
@@ -61,7 +60,7 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
 
     Raises:
         NextRefused: no address answered in time, or what answered is not the peer (__cause__ says which); or
-            it has no address that may be dialled: outside a network declared local only public ones are.
+            it has no address that may be dialled: see `tunnel.addresses.AddressRules`.
     On error or cancellation: no socket is left open.
     """
     log.debug("node %s dials %s", node.name, short(peer.node_id))
@@ -70,9 +69,11 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
     if not peer.addresses:
         raise NextRefused("the node to dial has no address, and keeps no link to this one")
     # Anybody can sign a descriptor with the address of a machine behind this node's firewall.
-    addresses = dialable(peer.addresses, is_local=node.is_local)
+    addresses = node.rules.dialable(peer.addresses)
     if not addresses:
-        raise NextRefused("the node to dial has private addresses only, and this network is not local")
+        raise NextRefused(
+            "the node to dial has private addresses only, in no range declared as this network's"
+        )
     failure: Exception | None = None
     for address in addresses:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener
+from tunnel.addresses import AddressRules, IpRange
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
@@ -55,6 +56,8 @@ class Node(NodeUser):
             others (`Limits.links_ahead`), and gets its replies over them.
         addresses: where others reach it; by default the listener's own address. Another one where a router
             forwards a port.
+        private_ranges: IP networks that are part of this network beside the open internet, such as a LAN's or
+            a VPN's: only their private addresses are dialled. A network declared local needs none.
         profiles: bytes of those to offer; by default all that suit the engine.
         family: 16 bytes, the same in all nodes of one owner, so that nobody's route passes two of them.
         guards: `Node.guards` of the last run, so that routes begin with the same nodes again.
@@ -80,6 +83,7 @@ class Node(NodeUser):
         port: int | None = 0,
         addresses: tuple[Address, ...] | None = None,
         network_id: bytes = LOCAL_NETWORK_ID,
+        private_ranges: tuple[IpRange, ...] = (),
         family: bytes | None = None,
         guards: bytes | None = None,
         profiles: tuple[int, ...] | None = None,
@@ -91,7 +95,8 @@ class Node(NodeUser):
         limits = limits or Limits()
         inner = Echo() if service is None else as_service(service)
         kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
-        has_guards = limits.guards > 0 and network_id != LOCAL_NETWORK_ID
+        rules = AddressRules(network_id == LOCAL_NETWORK_ID, private_ranges)
+        has_guards = limits.guards > 0 and not rules.is_local
         if isinstance(keys, NodeKeys):
             # The last run's replay table is gone, so what it guarded must be too: with a new onion key frames
             # recorded before open no more.
@@ -114,6 +119,7 @@ class Node(NodeUser):
             network_id=network_id,
             link_private=ring.keys.link_private(engine),
             descriptor=descriptor,
+            rules=rules,
             directory=directory,
             tunnel=tunnel,
             service=inner,

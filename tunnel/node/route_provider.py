@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Final
 
-from tunnel.addresses import dialable, peer_groups
+from tunnel.addresses import AddressRules
 from tunnel.descriptor import Descriptor
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
@@ -37,7 +37,7 @@ class RouteProvider:
         directory: who there is.
         peers: who failed lately.
         own_id: this node.
-        is_local: whether the network is declared local.
+        rules: which addresses may be dialled, and who counts as one owner.
         guards: that routes begin with; None: with any node.
         wall_clock: for the guards, whose times outlive the process.
         rng: a seeded one for tests only.
@@ -49,7 +49,7 @@ class RouteProvider:
         peers: PeerTable,
         *,
         own_id: bytes,
-        is_local: bool,
+        rules: AddressRules,
         guards: Guards | None,
         wall_clock: Callable[[], float],
         rng: random.Random = _SYSTEM,
@@ -57,7 +57,7 @@ class RouteProvider:
         self._directory = directory
         self._peers = peers
         self._own_id = own_id
-        self._is_local = is_local
+        self._rules = rules
         self._guards = guards
         self._wall_clock = wall_clock
         self._rng = rng
@@ -114,7 +114,7 @@ class RouteProvider:
                 ),
                 last=last,
                 avoid=avoid - {last},
-                apart=not self._is_local,
+                rules=self._rules,
                 rng=self._rng,
             )
 
@@ -157,7 +157,7 @@ class RouteProvider:
                 profile_byte=profile.byte,
                 last=last or self._guard(peers, profile, neither, query.destination, hops),
                 avoid=avoid,
-                apart=not self._is_local,
+                rules=self._rules,
                 rng=self._rng,
             )
 
@@ -214,14 +214,14 @@ class RouteProvider:
         now_s = self._wall_clock()
         may_be = [peer for peer in peers if self._may_be_guard(peer, now_s)]
         far = self._directory.lookup(other_end)
-        foreign = frozenset[bytes]() if self._is_local or far is None else peer_groups(far)
+        foreign = frozenset[bytes]() if far is None else self._rules.owners(far)
         usable = {
             peer.node_id
             for peer in may_be
-            if peer.node_id not in neither and peer.offers(profile) and not peer_groups(peer) & foreign
+            if peer.node_id not in neither and peer.offers(profile) and not self._rules.owners(peer) & foreign
         }
         with self._lock:
-            guard = self._guards.choose(may_be, usable, now_s=now_s, apart=not self._is_local, rng=self._rng)
+            guard = self._guards.choose(may_be, usable, now_s=now_s, rules=self._rules, rng=self._rng)
         if guard is None:
             raise BadRoute(
                 f"none of this node's {len(self._guards)} guards can begin a route now, and {len(may_be)} "
@@ -234,5 +234,5 @@ class RouteProvider:
             peer.node_id != self._own_id
             and not peer.unlisted
             and peer.expiry > now_s
-            and bool(dialable(peer.addresses, is_local=self._is_local))
+            and bool(self._rules.dialable(peer.addresses))
         )
