@@ -231,7 +231,7 @@ _OWN = [
 
 _TABLE_OF = {
     "peers": "exchange_s exchange_min_s",
-    "routes": "route_hops route_bias answer_hops guards prepared",
+    "routes": "route_hops route_bias answer_hops guards prepared prepared_tunnels",
     "timeouts": "handshake_s header_s dial_s idle_s answer_s linger_s quiet_s pong_s record_s key_tick_s",
     "links": "links links_per_address links_ahead streams_per_link half_open link_policy link_idle_s "
     "link_age_s link_tick_s redial_s",
@@ -246,6 +246,7 @@ _KIND_OF: dict[str, Kind] = {
     "answer_hops": Integer(0, LONG.max_proxies),
     "guards": Integer(0, MOST_GUARDS),
     "prepared": Integer(0, 1024),
+    "prepared_tunnels": Integer(0, 64),
     "streams_per_link": Integer(1, 65_535),
     "buffer_bytes": Integer(1 << 20, _MOST_BYTES),
     "tunnel_bytes": Integer(1 << 20, _MOST_BYTES),

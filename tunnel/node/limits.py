@@ -69,6 +69,8 @@ class Limits:
             local there are none, for there is nobody to hide from.
         prepared: queries of each kind that wait ready for the next time, their headers sealed: for a node
             that asks the same destinations over long routes; 0: none.
+        prepared_tunnels: established tunnels of each kind that stand open for the next time, till ten minutes
+            after the last use: for a node that goes to the same destinations; 0: none.
         exchange_s: mean time between two messages of peer exchange on a link, when there is no news.
         exchange_min_s: the least time between two that are taken in, or answered, on a link. A neighbour that
             sends more only replaces its last one.
@@ -106,6 +108,7 @@ class Limits:
     route_bias: int = 0
     guards: int = 3
     prepared: int = 0
+    prepared_tunnels: int = 0
     exchange_s: float = 60.0
     exchange_min_s: float = 1.0
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)

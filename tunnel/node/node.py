@@ -24,6 +24,7 @@ from tunnel.node.limits import Limits
 from tunnel.node.link_table import LinkTable
 from tunnel.node.listener import listen_service
 from tunnel.node.peers import PeerTable
+from tunnel.node.prepared_tunnels import PreparedTunnels
 from tunnel.node.read_service import read_service
 from tunnel.node.rotation import rotate_keys
 from tunnel.node.user import NodeUser
@@ -135,6 +136,7 @@ class Node(NodeUser):
             guards=kept if has_guards else None,
         )
         self._drawing = Drawing(self._context, reactor)
+        self._standing = PreparedTunnels(self._context, limits.prepared_tunnels)
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
         self._has_left = Signal()
 

@@ -127,6 +127,17 @@ class OpenTunnel:
     ) -> None:
         self.give_up()
 
+    @property
+    def handle(self) -> Handle[None]:
+        """Of the service that carries it: finished when the tunnel has ended."""
+        assert self._handle is not None
+        return self._handle
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is of no more use, in order or not."""
+        return self.handle.is_finished or self._held.failure is not None
+
     # -- inside --------------------------------------------------------------------------------------
 
     @property
@@ -148,9 +159,8 @@ class OpenTunnel:
             raise
 
     def _join(self) -> Service[None]:
-        assert self._handle is not None
         try:
-            yield from self._handle.join()
+            yield from self.handle.join()
         except ServiceCancelled:
             self._error = self._error or QueryFailed(
                 "the tunnel was given up at this end", ErrorCode.CANCELLED

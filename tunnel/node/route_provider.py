@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from tunnel.addresses import AddressRules
@@ -174,16 +174,29 @@ class RouteProvider:
         Raises:
             ProfileError: no profile that holds the longest route is offered by all.
         """
-        ids = {node_id for route in routes for node_id in route.nodes} - {self._own_id}
-        known = [self._directory.lookup(node_id) for node_id in ids]
-        found = [descriptor for descriptor in known if descriptor is not None]
-        if len(found) < len(ids):
+        found = self._lookup(node_id for route in routes for node_id in route.nodes)
+        if found is None:
             return None
         is_large = content_bytes is not None and content_bytes >= LARGE_BYTES
         longest = max(len(route.proxies) for route in routes)
         return best_profile(found, content_bytes if is_large else None, longest)
 
+    def tunnel_profile(self, route: Route) -> Profile | None:
+        """The best profile for an established tunnel: the shortest chunks that hold the route, since it is
+        there for what people type and programs ask.
+
+        Returns, raises: as `profile`.
+        """
+        found = self._lookup(route.nodes)
+        return None if found is None else best_profile(found, 0, len(route.proxies))
+
     # -- parts -----------------------------------------------------------------------------------------
+
+    def _lookup(self, node_ids: Iterable[bytes]) -> list[Descriptor] | None:
+        """The descriptors of these nodes, but this one; None: one is not in the directory."""
+        known = [self._directory.lookup(node_id) for node_id in {*node_ids} - {self._own_id}]
+        found = [descriptor for descriptor in known if descriptor is not None]
+        return found if len(found) == len(known) else None
 
     def _draw(self, draw: Callable[[frozenset[bytes]], Route], avoid: Collection[bytes]) -> Route:
         """Without the peers that failed lately, or else with as few of them as it takes."""

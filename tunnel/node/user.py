@@ -22,6 +22,7 @@ from tunnel.node.contents import check_content
 from tunnel.node.context import NodeContext
 from tunnel.node.drawing import Draft, Drawing
 from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.prepared_tunnels import PreparedTunnels, TunnelKind
 from tunnel.node.retry import MAX_RETRIES, can_send_again, query_once, query_with_retries
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import NodeTunnel
@@ -37,6 +38,7 @@ class NodeUser:
     _context: NodeContext
     _reactor: Reactor
     _drawing: Drawing
+    _standing: PreparedTunnels
 
     @property
     def most_hops(self) -> int:
@@ -299,7 +301,8 @@ class NodeUser:
             use: called with the tunnel in the reactor; a generator. The tunnel lives as long as it runs, and
                 is then closed in order.
             hops, route: as for `query`.
-            profile: by default the interactive one where the route fits, whose chunks are of 1 KiB.
+            profile: by default the interactive one where the route fits, whose chunks are of 1 KiB; suite 1
+                where all nodes of the route have it.
         Returns:
             A future of what the route says of the tunnel. Cancelling it gives the tunnel up.
         Raises:
@@ -320,20 +323,27 @@ class NodeUser:
     ) -> Service[OpenTunnel]:
         """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
 
-        Args and errors as for `tunnel`, but for `use`.
+        One that stands open already is taken, where `Limits.prepared_tunnels` keeps such and `route` is left
+        open. Args and errors as for `tunnel`, but for `use`.
         """
-        route, profile = self._tunnel_way(destination, hops, route, profile)
-        return (yield from open_tunnel(self._context, route, profile))
+        way = partial(self._tunnel_way, destination, hops, route, profile)
+        if route is None:
+            kind = TunnelKind(destination, hops, profile)
+            standing = self._standing.take(kind)
+            yield from self._standing.fill(kind, way)
+            if standing is not None:
+                return standing
+        return (yield from open_tunnel(self._context, *way()))
 
     def _tunnel_way(
         self, destination: bytes, hops: int, route: Route | None, profile: Profile | None
     ) -> tuple[Route, Profile]:
         """What was left open of a tunnel's way."""
-        if profile is None:
-            proxies = hops if route is None else len(route.proxies)
-            small = Profile(INTERACTIVE)
-            profile = small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies)
-        return route or self.choose_route(destination, hops, profile), profile
+        proxies = hops if route is None else len(route.proxies)
+        small = Profile(INTERACTIVE)
+        least = profile or (small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies))
+        route = route or self.choose_route(destination, hops, least)
+        return route, profile or self._context.routes.tunnel_profile(route) or least
 
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None

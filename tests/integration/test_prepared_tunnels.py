@@ -1,0 +1,125 @@
+"""Established tunnels that stand open ahead: taken, replaced, closed unused, and never handed out dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from reactor import Service, Sleep
+from tests.support.network import PATIENCE_S, wait_until_idle
+from tunnel import Limits, LocalNetwork, Route
+from tunnel.client import Client
+from tunnel.errors import QueryFailed
+from tunnel.node.open_tunnel import OpenTunnel
+from tunnel.node.prepared_tunnels import PreparedTunnels
+
+LIMITS = Limits(prepared_tunnels=2, linger_s=1.0)
+
+
+@pytest.fixture
+def net() -> Iterator[LocalNetwork]:
+    with LocalNetwork(peers=8, limits=LIMITS) as network:
+        yield network
+
+
+def wait_for(net: LocalNetwork, condition: Callable[[], bool]) -> None:
+    def watch() -> Service[None]:
+        while not condition():
+            yield Sleep(0.002)
+
+    net.submit(watch()).result(PATIENCE_S)
+
+
+def standing(net: LocalNetwork) -> PreparedTunnels:
+    return net[0]._standing
+
+
+def tunnels(net: LocalNetwork) -> list[OpenTunnel]:
+    (places,) = standing(net)._places.values()
+    return [place.tunnel for place in places if place.tunnel is not None]
+
+
+def routes(net: LocalNetwork) -> list[Route]:
+    (places,) = standing(net)._places.values()
+    return [place.route for place in places if place.route is not None]
+
+
+def use(net: LocalNetwork, hops: int = 2) -> None:
+    with Client(net[0]).tunnel(net[7].id, hops=hops) as tunnel:
+        assert tunnel.ask(b"hello", timeout_s=PATIENCE_S) == b"hello"
+
+
+def test_the_next_tunnel_stands_open_and_is_replaced(net: LocalNetwork) -> None:
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    first, second = tunnels(net)
+    tunnel = Client(net[0]).tunnel(net[7].id, hops=2)
+    assert tunnel._tunnel is first
+    wait_for(net, lambda: len(standing(net)) == 2)
+    assert tunnels(net)[0] is second
+    assert tunnels(net)[1] is not first
+    assert tunnel.ask(b"mine", timeout_s=PATIENCE_S) == b"mine"
+    tunnel.close()
+
+
+def test_another_kind_has_tunnels_of_its_own(net: LocalNetwork) -> None:
+    use(net)
+    use(net, hops=1)
+    wait_for(net, lambda: len(standing(net)) == 4)
+    lengths = [
+        [len(place.route.proxies) for place in places if place.route]
+        for places in standing(net)._places.values()
+    ]
+    assert lengths == [[2, 2], [1, 1]]
+
+
+def test_one_whose_hop_has_failed_is_not_handed_out(net: LocalNetwork) -> None:
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    old = routes(net)
+    for route in old:
+        net[0].peers.failed(route.proxies[0])
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    assert not set(routes(net)) & set(old)
+
+
+def test_one_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    net.stop(7)
+    wait_for(net, lambda: not len(standing(net)))
+    with pytest.raises(QueryFailed), Client(net[0]).tunnel(net[7].id, hops=2) as tunnel:
+        tunnel.ask(b"hello", timeout_s=PATIENCE_S)
+
+
+def test_those_that_nobody_takes_are_closed_in_order(net: LocalNetwork) -> None:
+    net[0]._standing = PreparedTunnels(net[0]._context, 2, life_s=0.05)
+    use(net)
+    wait_for(net, lambda: any(standing(net)._places.values()))
+    wait_for(net, lambda: not any(standing(net)._places.values()))
+    wait_until_idle(net)
+    assert not net[0].peers.resting()
+
+
+def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.node.prepared_tunnels._KINDS", 2)
+    for hops in (0, 1, 2):
+        use(net, hops)
+    wait_for(net, lambda: len(standing(net)) == 4)
+    assert [kind.hops for kind in standing(net)._places] == [1, 2]
+
+
+def test_a_call_that_names_its_route_opens_its_own(net: LocalNetwork) -> None:
+    route = Route((net[1].id, net[2].id), net[7].id)
+    with Client(net[0]).tunnel(net[7].id, route=route) as tunnel:
+        assert tunnel.ask(b"hello", timeout_s=PATIENCE_S) == b"hello"
+    assert not standing(net)._places
+
+
+def test_a_node_that_stops_leaves_none_behind(net: LocalNetwork) -> None:
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    net.stop(0)
+    wait_for(net, lambda: not len(standing(net)))
