@@ -151,6 +151,8 @@ def test_wrong_use_is_said_in_two_lines(
         ["ping", "node-1", "--network", "a", "--hops", "127"],
         ["ping", "node-1", "--network", "a", "--timeout", "0"],
         ["ping", "node-1", "--network", "a", "--retries", "17"],
+        ["route", "node-1", "--network", "a", "--retries", "17"],
+        ["bench", "--retries", "17"],
         ["send", "file", "node-1", "--network", "a", "--retries", "-1"],
         ["network", "x", "--nodes", "0"],
         ["node"],

@@ -344,6 +344,9 @@ def test_killed_proxies_cost_a_retry_in_send_get_and_ping(tmp_path: Path) -> Non
         pinged = asked("ping", "node-3", *at, "--count", "10", "--retries", "2")
         assert (pinged["ok"], pinged["answered"]) == (True, 10)
         assert 1 <= pinged["retried"] <= 2
+        again = ["node-3", *at, "--retries", "2"]
+        assert [hop["name"] for hop in asked("route", *again)["hops"]] == [*proxies, "node-3"]
+        assert asked("bench", *again, "--count", "2", "--size", "1MiB")["hops"] == 1
         status, errors = up.stop()
         assert status == 1, "two nodes have died"
         assert errors.count("has ended with status -9") == 2

@@ -98,6 +98,26 @@ def test_a_reply_ends_the_pauses_of_all_who_carried_it(net: LocalNetwork, mode: 
         assert [peers.failures(node_id) for node_id in carriers] == [0] * len(carriers)
 
 
+def test_a_tunnel_that_answers_ends_the_pauses_of_all_who_carry_it(net: LocalNetwork) -> None:
+    """At once, not with its report: that comes at the end, and not at all when the tunnel is given up."""
+    peers, route = net[0].peers, Route((net[1].id, net[2].id), net[BOB].id)
+
+    def use() -> Service[None]:
+        for node_id in route.nodes:
+            peers.failed(node_id)
+        with (yield from net[0].open_tunnel(net[BOB].id, route=route)) as tunnel:
+            yield from tunnel.ask(b"hello")
+            assert not set(route.nodes) & set(peers.resting())
+            # Once: a hop that lets queries fail rests for that, also while a tunnel passes over it.
+            peers.failed(net[2].id)
+            yield from tunnel.ask(b"hello")
+            assert net[2].id in peers.resting()
+
+    net.submit(use()).result(PATIENCE_S)
+    assert [peers.failures(node_id) for node_id in route.nodes] == [0, 1, 0]
+    wait_until_idle(net)
+
+
 @pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED])
 def test_a_link_that_breaks_under_the_reply_names_its_neighbour(mode: ReplyMode) -> None:
     """The last hop of the way home dies while the reply comes over it, and the reply is asked for again."""

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["add_json", "command", "count", "seconds"]
+from tunnel.node.retry import MAX_RETRIES
+
+__all__ = ["add_json", "add_retries", "command", "count", "seconds"]
 
 
 def command(
@@ -32,6 +34,12 @@ def command(
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`."""
     parser.add_argument("--json", action="store_true", help="JSON on stdout, nothing else")
+
+
+def add_retries(parser: argparse.ArgumentParser, of: str) -> None:
+    """`--retries` of queries. of: of which, for people."""
+    text = f"of {of}, around proxies that failed (default 0)"
+    parser.add_argument("--retries", type=count(0, MAX_RETRIES), default=0, metavar="N", help=text)
 
 
 def count(least: int, most: int) -> Callable[[str], int]:

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, add_target, wait
-from tunnel.cli.options import add_json, command, count
+from tunnel.cli.options import add_json, add_retries, command, count
 from tunnel.errors import QueryFailed
-from tunnel.node.retry import MAX_RETRIES
 from tunnel.services import service_prefix
 
 __all__ = ["add_parser"]
@@ -42,13 +41,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--size", type=count(0, _MOST_BYTES), default=64, metavar="BYTES", help="content of each (default 64)"
     )
-    parser.add_argument(
-        "--retries",
-        type=count(0, MAX_RETRIES),
-        default=0,
-        metavar="N",
-        help="of each, around proxies that failed (default 0)",
-    )
+    add_retries(parser, "each")
     add_client_options(parser)
     add_json(parser)
 

@@ -1,7 +1,8 @@
 """`mtun route`: draws a route to a node, sends a small query along it and shows what each node says.
 
 What is shown is what the route's nodes report to the sender alone: how long each has held the query. A route
-is drawn anew for each query; this one is not used again.
+is drawn anew for each query; this one is not used again. With --retries one that failed for a proxy's fault
+is followed by another, and the one that carried the query is shown; when none did, the first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, add_target, wait
-from tunnel.cli.options import add_json, command
+from tunnel.cli.options import add_json, add_retries, command
 from tunnel.cli.terminal import table
 from tunnel.errors import QueryFailed
 from tunnel.modes import ReplyMode
@@ -33,6 +34,7 @@ def add_parser(commands: Any) -> None:
     parser = command(commands, "route", "try a route to a node and show it", __doc__, _EXAMPLE, run)
     add_target(parser)
     parser.add_argument("--dry-run", action="store_true", help="send nothing")
+    add_retries(parser, "the query")
     add_client_options(parser)
     add_json(parser)
 
@@ -42,23 +44,32 @@ def run(options: argparse.Namespace) -> int:
     with Client(options) as client:
         route = client.route(client.names.resolve(options.id))
         report = failure = None
+        attempts: tuple[QueryFailed, ...] = ()
         if not options.dry_run:
+            query = client.node.query(
+                route.destination,
+                service_prefix("ping"),
+                route=route,
+                mode=ReplyMode.NONE,
+                retries=options.retries,
+            )
             try:
-                result = wait(
-                    client.node.query(
-                        route.destination, service_prefix("ping"), route=route, mode=ReplyMode.NONE
-                    ),
-                    options.timeout,
-                )
-                report = result.report
+                result = wait(query, options.timeout)
+                route, report, attempts = result.route, result.report, result.attempts
             except QueryFailed as error:
-                report, failure = error.report, error
+                failure = error
+                attempts = error.attempts or (error,)
+                report = attempts[0].report
         hops = _hops(client, route, report)
         if options.json:
             said = None if report is None else str(report)
-            print(json.dumps({"ok": failure is None, "hops": hops, "report": said}, indent=1))
+            failed = [str(attempt) for attempt in attempts]
+            outcome = {"ok": failure is None, "hops": hops, "report": said, "failed": failed}
+            print(json.dumps(outcome, indent=1))
         else:
             _print(hops, report)
+            for attempt in attempts if failure is None else ():
+                print(f"before it: {attempt}")
     if failure is not None and not options.json:
         raise failure
     return 0 if failure is None else 1

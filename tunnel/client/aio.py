@@ -26,7 +26,6 @@ from typing import Any, Self, TypeAlias, TypeVar, Unpack
 from reactor import Closed, Service, ServiceCancelled
 from reactor.aio import AsyncioBridge
 from tunnel.client.calls import READ_BYTES, Owned, make_call
-from tunnel.client.options import CallOptions, TunnelOptions
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.established import Target
 from tunnel.node.api_service import QueryResult
@@ -34,6 +33,7 @@ from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
 from tunnel.node.node import Node
 from tunnel.node.open_tunnel import OpenStream, OpenTunnel
+from tunnel.node.options import CallOptions, TunnelOptions
 from tunnel.node.tunnels import MESSAGE_BYTES
 from tunnel.reports import Report
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from reactor import Service
-from tunnel.client.options import CallOptions
 from tunnel.node.api_service import QueryCall
-from tunnel.node.contents import Content, ContentReader, check_content, open_content
+from tunnel.node.contents import Content, Prefixed
 from tunnel.node.node import Node
+from tunnel.node.options import CallOptions
 from tunnel.services.router import service_prefix
 
 __all__ = ["READ_BYTES", "Owned", "make_call"]
@@ -25,7 +25,6 @@ def make_call(
     node: Node, destination: bytes, content: Content, service: str | None, options: CallOptions
 ) -> QueryCall:
     """The query. Args and errors: `Node.query`; service: the name of one of several there."""
-    check_content(content)
     if service is not None:
         content = _prefixed(service_prefix(service), content)
     return node.call(destination, content, **options)
@@ -34,24 +33,7 @@ def make_call(
 def _prefixed(prefix: bytes, content: Content) -> Content:
     if isinstance(content, bytes | bytearray | memoryview):
         return prefix + bytes(content)
-    return _Prefixed(prefix, open_content(content))
-
-
-class _Prefixed:
-    """Content behind some bytes, as a service that gives both."""
-
-    def __init__(self, prefix: bytes, content: ContentReader) -> None:
-        self._prefix = prefix
-        self._content = content
-
-    def __call__(self) -> Service[bytes]:
-        if self._prefix:
-            prefix, self._prefix = self._prefix, b""
-            return prefix
-        return (yield from self._content.read())
-
-    def close(self) -> None:
-        self._content.close()
+    return Prefixed(prefix, content)
 
 
 class Owned(Generic[T]):

@@ -26,11 +26,11 @@ from typing import BinaryIO, Final, Unpack
 
 from reactor import RunInThread, Service, Sleep
 from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
-from tunnel.client.options import WayOptions
 from tunnel.errors import BadRoute, ErrorCode, FilesError, LocalTunnelError, MalformedMessage, QueryFailed
 from tunnel.geometry import BULK, Profile
 from tunnel.node.asking import IncomingReply
 from tunnel.node.node import Node
+from tunnel.node.options import WayOptions
 from tunnel.services.byte_reader import ByteReader
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,

@@ -19,12 +19,12 @@ from typing import Unpack
 
 from reactor import Service
 from tunnel.client.calls import make_call
-from tunnel.client.options import CallOptions, TunnelOptions
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
 from tunnel.node.node import Node
 from tunnel.node.open_tunnel import OpenTunnel
+from tunnel.node.options import CallOptions, TunnelOptions
 
 __all__ = ["ServiceClient"]
 

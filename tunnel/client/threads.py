@@ -21,7 +21,6 @@ from typing import Any, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, timeout_after
 from tunnel.client.calls import READ_BYTES, Owned, make_call
-from tunnel.client.options import CallOptions, TunnelOptions
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.established import Target
 from tunnel.node.api_service import QueryResult
@@ -29,6 +28,7 @@ from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
 from tunnel.node.node import Node
 from tunnel.node.open_tunnel import OpenStream, OpenTunnel
+from tunnel.node.options import CallOptions, TunnelOptions
 from tunnel.node.tunnels import MESSAGE_BYTES
 from tunnel.reports import Report
 

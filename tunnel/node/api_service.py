@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, move_on_after, timeout_after
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, StreamReset
@@ -38,6 +38,7 @@ __all__ = [
     "Progress",
     "QueryCall",
     "QueryResult",
+    "Redraw",
     "Sink",
     "Source",
     "build_query",
@@ -48,6 +49,9 @@ __all__ = [
 SERVED_MODES = tuple(mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED)
 
 Progress = Callable[[int, int], None]
+
+Redraw: TypeAlias = "Callable[[frozenset[bytes]], QueryCall]"
+"""Gives the same query over ways that avoid these nodes. Raises BadRoute, ProfileError."""
 
 
 @dataclass(slots=True)
@@ -122,6 +126,7 @@ class QueryCall:
         mean_delay_s: of a random delay at each proxy, there and back by block.
         timeout_s: the query fails when it has not ended after so long; None: no limit but `idle_s`.
         prepared: the frame, where it was built before; for once.
+        retries: attempts after the first, at most, each over the ways that `redraw` gives; none without it.
     """
 
     route: Route
@@ -137,6 +142,14 @@ class QueryCall:
     replies: int = 1
     timeout_s: float | None = None
     prepared: OutgoingQuery | None = None
+    retries: int = 0
+    redraw: Redraw | None = None
+
+    def over(self, ways: QueryCall) -> QueryCall:
+        """The same query over the ways of another, in its profile."""
+        return replace(
+            self, route=ways.route, reply_route=ways.reply_route, profile=ways.profile, prepared=None
+        )
 
     def with_sink(self, sink: Sink) -> QueryCall:
         """The same query with its one reply elsewhere."""
@@ -144,7 +157,7 @@ class QueryCall:
 
 
 def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
-    """Send one query and wait for its result.
+    """Send one query, once, and wait for its result. For one that is retried see `retry`.
 
     Raises:
         BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from reactor import Handle, Service, Signal
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.node.api_service import QueryCall, QueryResult
-from tunnel.node.retry import query_once
+from tunnel.node.retry import query_with_retries
 
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
@@ -99,7 +99,7 @@ class IncomingReply:
     def _run(self, node: NodeContext, call: QueryCall) -> Service[None]:
         error: BaseException | None = QueryFailed("the query was cancelled", ErrorCode.CANCELLED)
         try:
-            self._result = yield from query_once(node, call)
+            self._result = yield from query_with_retries(node, call)
             error = None
         except Exception as failure:  # noqa: BLE001 - raised where the reply is read
             error = failure
@@ -111,6 +111,8 @@ class IncomingReply:
 
 def ask(node: NodeContext, call: QueryCall) -> Service[IncomingReply]:
     """Begin a query, and return at once with its reply to come. `call.sinks` are not used.
+
+    It is retried until something of the reply is here: that may have been read.
 
     Raises:
         Closed: the node has been stopped.

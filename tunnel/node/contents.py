@@ -11,13 +11,14 @@ import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from reactor import ChannelClosed, Service, SharedChannel
 from tunnel.errors import LocalTunnelError
 
-__all__ = ["Content", "ContentReader", "Source", "check_content", "open_content"]
+__all__ = ["Content", "ContentReader", "Prefixed", "Source", "check_content", "open_content", "rewinder"]
 
 _READ_BYTES: Final = 64 * 1024
 # Pieces that the thread of an iterator is ahead: one in hand, one on its way.
@@ -31,20 +32,46 @@ class Source(Protocol):
 
 
 Content: TypeAlias = (
-    "bytes | bytearray | memoryview | Source | Iterable[bytes] | Callable[[], Service[bytes]]"
+    "bytes | bytearray | memoryview | Source | Iterable[bytes] | Callable[[], Service[bytes]] | Prefixed"
 )
-"""Bytes; a binary file; an iterator of bytes (run in a thread of its own: it may block); or a function that
-is a service, called again and again for the next bytes, b"" at the end: the `read` of a `Query`, say."""
+"""Bytes; a binary file; an iterator of bytes (run in a thread of its own: it may block); a function that is a
+service, called again and again for the next bytes, b"" at the end: the `read` of a `Query`, say; or one of
+these behind some bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixed:
+    """Content behind some bytes: the name of a service."""
+
+    prefix: bytes
+    content: Content
 
 
 def check_content(content: Content) -> None:
     """Raises TypeError: nothing that can be content."""
+    if isinstance(content, Prefixed):
+        content = content.content
     is_text = isinstance(content, str)
     if is_text or not (hasattr(content, "read") or callable(content) or isinstance(content, Iterable)):
         raise TypeError(
             "content is bytes, a binary file, an iterator of bytes or a service that gives bytes, "
             f"got {type(content).__name__}"
         )
+
+
+def rewinder(content: Content) -> Callable[[], object] | None:
+    """What is to be called before content is sent once more; None: it cannot be.
+
+    Bytes can, and files that can be rewound: to where they are now.
+    """
+    if isinstance(content, Prefixed):
+        return rewinder(content.content)
+    if isinstance(content, bytes | bytearray | memoryview):
+        return lambda: None
+    file: Any = content
+    if not (hasattr(file, "seekable") and file.seekable()):
+        return None
+    return partial(file.seek, file.tell())
 
 
 class ContentReader(Protocol):
@@ -66,6 +93,8 @@ class ContentReader(Protocol):
 
 def open_content(content: Content) -> ContentReader:
     """Begin to read content."""
+    if isinstance(content, Prefixed):
+        return _PrefixedReader(content.prefix, open_content(content.content))
     if isinstance(content, bytes | bytearray | memoryview):
         return _FileReader(io.BytesIO(content))
     if hasattr(content, "read"):
@@ -73,6 +102,19 @@ def open_content(content: Content) -> ContentReader:
     if callable(content):
         return _ServiceReader(content)
     return _IteratorReader(iter(content))
+
+
+class _PrefixedReader:
+    def __init__(self, prefix: bytes, content: ContentReader) -> None:
+        self._prefix = prefix
+        self._content = content
+        self.close = content.close
+
+    def read(self) -> Service[bytes]:
+        if self._prefix:
+            prefix, self._prefix = self._prefix, b""
+            return prefix
+        return (yield from self._content.read())
 
 
 class _FileReader:

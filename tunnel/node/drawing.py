@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reactor import Reactor
@@ -29,7 +30,8 @@ class Draft:
     """A query, and what of it is still to be drawn.
 
     Attributes:
-        call: all the rest; its ways and its profile count for nothing but the destination.
+        call: all the rest; its ways and its profile count for nothing but the destination, and what it is
+            drawn again with is not set yet.
         hops: proxies of the way there.
         route, reply_route, profile: as given; None: to be drawn.
         rng: of a demonstration, whose route is to be the same each time.
@@ -78,7 +80,8 @@ class Drawing:
         if profile is None:
             ways = (route,) if back is None else (route, back)
             profile = routes.profile(ways, _size(call.content)) or least
-        return replace(call, route=route, reply_route=back, profile=profile)
+        redraw = partial(self.again, draft)
+        return replace(call, route=route, reply_route=back, profile=profile, redraw=redraw)
 
     def again(self, draft: Draft, avoid: frozenset[bytes]) -> QueryCall:
         """The call over other ways, also where some were given. Raises as `drawn`."""
@@ -102,9 +105,7 @@ class Drawing:
         if found is None:
             return self.drawn(draft)
         ways, query = found
-        return replace(
-            call, route=ways.route, reply_route=ways.reply_route, profile=ways.profile, prepared=query
-        )
+        return replace(call.over(ways), prepared=query, redraw=partial(self.again, draft))
 
 
 def _size(content: Content) -> int | None:

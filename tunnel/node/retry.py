@@ -2,8 +2,8 @@
 
 Only a failure that names somebody else's fault is worth another attempt: a status that blames a hop, or a
 first link that failed. The next route leaves out all who were blamed so far. Nothing is sent again that
-cannot be: content that is no bytes and cannot be rewound, or whose replies the caller's sinks have begun to
-take. All attempts together have the time of one.
+cannot be: content that is no bytes and cannot be rewound, or whose replies the caller's sinks (or who reads
+them while they come) have begun to take. All attempts together have the time of one.
 
 Bob may have had the query: then the retry reaches him as a second one. That is why retries are the caller's
 wish and not the default. Source: docs/routes.md, "Retry".
@@ -13,51 +13,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from reactor import Service
 from tunnel.errors import BadRoute, ProfileError, QueryFailed
-from tunnel.node.api_service import Content, QueryCall, QueryResult, query_service
+from tunnel.node.api_service import QueryCall, QueryResult, Redraw, query_service
+from tunnel.node.contents import Content, rewinder
 from tunnel.node.context import NodeContext
 
-__all__ = ["MAX_RETRIES", "Redraw", "can_send_again", "query_once", "query_with_retries"]
+__all__ = ["MAX_RETRIES", "check_retries", "query_with_retries"]
 
 MAX_RETRIES = 16
 """More attempts than that help nobody, and each costs every hop a header."""
 
-Redraw = Callable[[frozenset[bytes]], QueryCall]
-"""Gives the same query over another route that avoids these nodes. Raises BadRoute, ProfileError."""
+
+def check_retries(content: Content, retries: int) -> None:
+    """Whether a query can be retried so often.
+
+    Raises:
+        ValueError: so often no query is. TypeError: the content cannot be sent again.
+    """
+    if not 0 <= retries <= MAX_RETRIES:
+        raise ValueError(f"{retries} retries, expected 0 to {MAX_RETRIES}")
+    if retries and rewinder(content) is None:
+        raise TypeError("retries need content that can be sent again: bytes, or a file that can be rewound")
 
 
-def can_send_again(content: Content) -> bool:
-    """Whether content can be sent more than once: bytes, or a file that can be rewound."""
-    if isinstance(content, bytes | bytearray | memoryview):
-        return True
-    seekable = getattr(content, "seekable", None)
-    return seekable is not None and bool(seekable())
+def query_with_retries(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
+    """Send a query; where a hop is to blame for its failure, send it again, as often as the call says.
 
+    What it tells of the peers is noted.
 
-def query_with_retries(
-    node: NodeContext, call: QueryCall, redraw: Redraw, retries: int
-) -> Service[QueryResult]:
-    """Send a query; where a hop is to blame for its failure, send it again over another route.
-
-    Args:
-        call: the first attempt.
-        redraw: makes the others.
-        retries: attempts after the first, at most.
     Returns:
         The result; its `attempts` are the failures before it.
     Raises:
         QueryFailed: the last failure; with more than one attempt it lists them all, and has them as
             `attempts`. Others as `query_service`, of the attempt that raised them.
     """
-    again = _Again(call)
+    again = None if call.redraw is None or not call.retries else _Again(call, call.redraw)
     ends_s = None if call.timeout_s is None else node.now_s() + call.timeout_s
     failures: list[QueryFailed] = []
     while True:
         try:
-            result = yield from query_service(node, again.watched(call))
+            result = yield from query_service(node, again.watched(call) if again else call)
         except QueryFailed as error:
             node.peers.query_failed(error)
             failures.append(error)
@@ -65,10 +62,11 @@ def query_with_retries(
                 node.descriptor.node_id,
                 call.route.destination,
             }
-            if len(failures) > retries or not blamed & set(error.blamed) or not again.rewind():
+            is_last = len(failures) > call.retries or not blamed & set(error.blamed)
+            if again is None or is_last or not again.rewind():
                 raise _all_of(failures) from error
             try:
-                call = redraw(blamed)
+                call = call.over(again.redraw(blamed))
             except (BadRoute, ProfileError) as no_route:
                 raise _all_of(failures, f"no other route: {no_route}") from error
             if ends_s is not None:
@@ -89,11 +87,6 @@ def _went_well(node: NodeContext, call: QueryCall, result: QueryResult) -> None:
             node.peers.seen(node_id)
 
 
-def query_once(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
-    """Send a query over its own route only, and note what it says of the peers. Raises as `query_service`."""
-    return query_with_retries(node, call, lambda _: call, 0)
-
-
 def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
     """One error for all attempts; the only one stays as it is."""
     last = failures[-1]
@@ -106,18 +99,21 @@ def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
 
 
 class _Again:
-    """What it takes to send a call once more."""
+    """What it takes to send a call once more.
 
-    def __init__(self, call: QueryCall) -> None:
-        self._content: Any = call.content
+    Attributes:
+        redraw: draws other ways for it.
+    """
+
+    def __init__(self, call: QueryCall, redraw: Redraw) -> None:
+        self.redraw = redraw
+        self._rewind: Callable[[], object] | None = rewinder(call.content)
         self._has_sinks = bool(call.sinks)
-        self._can = can_send_again(call.content)
-        self._start = self._content.tell() if self._can and hasattr(self._content, "tell") else None
         self._received = 0
 
     def watched(self, call: QueryCall) -> QueryCall:
         """The same call; what the caller's sinks have got is noted."""
-        if not (self._has_sinks and self._can):
+        if not self._has_sinks:
             return call
         tell = call.progress
 
@@ -130,8 +126,7 @@ class _Again:
 
     def rewind(self) -> bool:
         """Make ready for another attempt. False: that cannot be."""
-        if not self._can or self._received:
+        if self._rewind is None or self._received:
             return False
-        if self._start is not None:
-            self._content.seek(self._start)
+        self._rewind()
         return True

@@ -143,7 +143,9 @@ class _Tunnelled:
 
         def carry_on() -> Service[None]:
             try:
-                yield from carry(self._node, stream, core, put_on=put_on, take_off=take_off)
+                yield from carry(
+                    self._node, stream, core, put_on=put_on, take_off=take_off, heard=self._heard
+                )
             except PeerError as error:
                 tunnel.failure = error
             except LocalTunnelError as error:
@@ -153,6 +155,15 @@ class _Tunnelled:
 
         with contextlib.suppress(PeerError):  # of the tunnel's end: it is told above
             yield from guarded(carry_on(), serve_streams(tunnel.accept, refuse_stream))
+
+    def _heard(self) -> None:
+        """The other end has answered: all on the way have done their part, whatever becomes of the tunnel.
+
+        The report comes last, and from a tunnel that was given up or broke none does. Once, as for a reply:
+        else a hop that lets other queries fail would never rest while a tunnel passes over it.
+        """
+        for node_id in self._sent.route.nodes:
+            self._node.peers.seen(node_id)
 
 
 def _as_peer(error: LocalTunnelError) -> PeerError:

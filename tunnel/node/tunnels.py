@@ -186,12 +186,14 @@ def carry(
     first: memoryview | None = None,
     put_on: Layers | None = None,
     take_off: Layers | None = None,
+    heard: Callable[[], None] | None = None,
 ) -> Service[None]:
     """Move a tunnel's chunks until both directions have ended in order.
 
     Args:
         first: a chunk that has been read from the stream already.
         put_on: Alice's layers for what she sends. take_off: those of the proxies, for what comes.
+        heard: called once, when the first chunk has come and is authentic.
     Raises:
         PeerError: the stream broke, or what came is no tunnel of this peer. The tunnel has failed with it.
     """
@@ -203,13 +205,13 @@ def carry(
         yield received
 
     def receive() -> Service[None]:
-        yield from _receive(node, stream, core, first, take_off)
+        yield from _receive(node, stream, core, first, take_off, heard)
         received.set()
 
     node.tunnels.enter(core)
     try:
-        heard = idle_watch([_Heard(stream)], node.limits.idle_s)
-        yield from guarded(send(), receive(), _keep_alive(node, core), heard)
+        silence = idle_watch([_Heard(stream)], node.limits.idle_s)
+        yield from guarded(send(), receive(), _keep_alive(node, core), silence)
     except PeerError as error:
         core.fail(error)
         raise
@@ -243,6 +245,7 @@ def _receive(
     core: EstablishedTunnel[Signal],
     first: memoryview | None,
     take_off: Layers | None,
+    heard: Callable[[], None] | None,
 ) -> Service[None]:
     reader = ReadYield(stream)
     chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes)) if first is None else first
@@ -260,6 +263,9 @@ def _receive(
             take_off(chunk, number)
         number += 1
         core.received(chunk)
+        if heard is not None:
+            heard()
+            heard = None
         node.tunnels.received(core)
 
 

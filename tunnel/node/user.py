@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import Unpack
 
 from reactor import Reactor, Service
 from tunnel.cover import CoverPlan
@@ -22,8 +23,9 @@ from tunnel.node.contents import check_content
 from tunnel.node.context import NodeContext
 from tunnel.node.drawing import Draft, Drawing
 from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.options import QueryOptions
 from tunnel.node.prepared_tunnels import PreparedTunnels, TunnelKind
-from tunnel.node.retry import MAX_RETRIES, can_send_again, query_once, query_with_retries
+from tunnel.node.retry import check_retries, query_with_retries
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.reports import Report
@@ -46,6 +48,36 @@ class NodeUser:
         return self._context.limits.route_hops + self._context.limits.route_bias
 
     def query(
+        self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
+    ) -> Future[QueryResult]:
+        """Send `content` to the node `destination` through proxies, from any thread.
+
+        Args:
+            content: bytes; a binary file, read to its end in the reactor's thread (a regular file); an
+                iterator of bytes, read in a thread of its own; or a service that gives bytes, b"" at the end.
+            options: how it goes (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `idle_s`,
+                `timeout_s`, `rng`), `progress`, `retries`, and where replies go (`sink`, `replies`, `sinks`):
+                see `tunnel.node.options`, which says what each means.
+        Returns:
+            A future of QueryResult. Cancelling it cancels the query.
+        Raises:
+            TypeError: content is nothing of these, or is to be sent again and cannot be. ValueError: retries
+                are not 0 to 16. LocalTunnelError: other than one sink for each reply.
+            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
+                QueryFailed: the query did not come through; says what is known.
+        """
+        call = self._drawing.ready(self._draft(destination, content, **options))
+        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
+
+    def call(self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]) -> QueryCall:
+        """What `query` sends, with everything chosen that was left open. Args: see there.
+
+        Raises:
+            TypeError, ValueError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
+        """
+        return self._drawing.drawn(self._draft(destination, content, **options))
+
+    def _draft(
         self,
         destination: bytes,
         content: Content,
@@ -64,131 +96,10 @@ class NodeUser:
         progress: Progress | None = None,
         retries: int = 0,
         rng: random.Random | None = None,
-    ) -> Future[QueryResult]:
-        """Send `content` to the node `destination` through `hops` proxies, from any thread.
-
-        Args:
-            content: bytes; a binary file, read to its end in the reactor's thread (a regular file); an
-                iterator of bytes, read in a thread of its own; or a service that gives bytes, b"" at the end.
-            hops: by default the node's limit `route_hops` (3), and up to `route_bias` more.
-            route: the proxies themselves, in place of `hops` chosen at random.
-            error_mode: how failures come back: `status` says where, `xor` has the original's codes, `none`.
-            reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by
-                default as many other proxies, drawn at random (the same in reverse for `reply-on-reply`).
-            profile: by default the best one that all nodes of the ways offer: `bulk` from 1 MiB on, else
-                `default`, or `long` where the route needs it; suite 1 where all have it.
-            idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that
-                thinks for longer needs more.
-            timeout_s: fail when the query has not ended after so long, all attempts together; by default
-                there is no such limit.
-            sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
-            replies: how many the other end may send, in the modes with reply blocks: at most 8, and 3 in
-                profile `long`. Those that its service does not send come empty.
-            sinks: one binary file for each reply, in place of `sink`.
-            progress: called in the reactor's thread with (query bytes sent, reply bytes received).
-            retries: how often to try again, over another route of the same length without those to blame,
-                when a hop failed: for content that may reach the destination twice. Bytes, or a file that can
-                be rewound; no reply must have begun to come into a sink.
-            rng: for demonstrations whose route is to be the same each time.
-        Returns:
-            A future of QueryResult. Cancelling it cancels the query.
-        Raises:
-            TypeError: content is nothing of these, or is to be sent again and cannot be. ValueError: retries
-                are not 0 to 16. LocalTunnelError: other than one sink for each reply.
-            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
-                QueryFailed: the query did not come through; says what is known.
-        """
-        if not 0 <= retries <= MAX_RETRIES:
-            raise ValueError(f"{retries} retries, expected 0 to {MAX_RETRIES}")
-        draft = self._draft(
-            destination,
-            content,
-            hops=hops,
-            route=route,
-            mode=mode,
-            error_mode=error_mode,
-            reply_route=reply_route,
-            profile=profile,
-            idle_s=idle_s,
-            timeout_s=timeout_s,
-            sink=sink,
-            replies=replies,
-            sinks=sinks,
-            progress=progress,
-            rng=rng,
-        )
-        if retries and not can_send_again(content):
-            raise TypeError(
-                "retries need content that can be sent again: bytes, or a file that can be rewound"
-            )
-        first, again = self._drawing.ready(draft), partial(self._drawing.again, draft)
-        service = query_with_retries(self._context, first, again, retries)
-        return self._reactor.submit(service, name=f"{self._context.name} query")
-
-    def call(
-        self,
-        destination: bytes,
-        content: Content = b"",
-        *,
-        hops: int | None = None,
-        route: Route | None = None,
-        mode: ReplyMode = ReplyMode.ROUTE,
-        error_mode: ErrorMode = ErrorMode.STATUS,
-        reply_route: Route | None = None,
-        profile: Profile | None = None,
-        idle_s: float | None = None,
-        timeout_s: float | None = None,
-        sink: Sink | None = None,
-        replies: int = 1,
-        sinks: Sequence[Sink] = (),
-        progress: Progress | None = None,
-        rng: random.Random | None = None,
-    ) -> QueryCall:
-        """What `query` sends, with everything chosen that was left open. Args: see there.
-
-        Raises:
-            TypeError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
-        """
-        draft = self._draft(
-            destination,
-            content,
-            hops=hops,
-            route=route,
-            mode=mode,
-            error_mode=error_mode,
-            reply_route=reply_route,
-            profile=profile,
-            idle_s=idle_s,
-            timeout_s=timeout_s,
-            sink=sink,
-            replies=replies,
-            sinks=sinks,
-            progress=progress,
-            rng=rng,
-        )
-        return self._drawing.drawn(draft)
-
-    def _draft(
-        self,
-        destination: bytes,
-        content: Content,
-        *,
-        hops: int | None,
-        route: Route | None,
-        mode: ReplyMode,
-        error_mode: ErrorMode,
-        reply_route: Route | None,
-        profile: Profile | None,
-        idle_s: float | None,
-        timeout_s: float | None,
-        sink: Sink | None,
-        replies: int,
-        sinks: Sequence[Sink],
-        progress: Progress | None,
-        rng: random.Random | None,
     ) -> Draft:
         """What a caller asks for, checked; its ways are still open. Args and errors as for `query`."""
         own_sinks, limits = _checked(content, replies, sink, sinks), self._context.limits
+        check_retries(content, retries)
         if route is not None:
             hops = len(route.proxies)
         elif hops is None:
@@ -206,12 +117,13 @@ class NodeUser:
             error_mode=error_mode,
             replies=replies,
             timeout_s=timeout_s,
+            retries=retries,
         )
         return Draft(call, hops, route, reply_route, profile, rng)
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
-        return query_once(self._context, call)
+        return query_with_retries(self._context, call)
 
     def ask(self, call: QueryCall) -> Service[IncomingReply]:
         """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
