@@ -31,6 +31,17 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
+def test_a_disk_that_is_full_leaves_the_folder_unlocked(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tunnel.state_dir.os.pwrite", full)
+        with pytest.raises(OSError, match="no space"):
+            StateDir(state)
+    StateDir(state).close()
+
+
 # --- files ----------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from tunnel.errors import KeyFileError, LocalTunnelError
 from tunnel.geometry import ALL_PROFILES
 from tunnel.onion.header import OpeningKey
 from tunnel.primitives import TunnelEngine, X25519Private
-from tunnel.private_file import write_private
+from tunnel.private_file import make_private, write_private
 
 __all__ = ["EPOCH_S", "NodeKeys", "OnionKey", "new_onion_key", "offered_profiles"]
 
@@ -145,10 +145,13 @@ class NodeKeys:
             family=family,
         ).sign(self.identity, engine)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, replace: bool = True) -> None:
         """Write the keys to `path`, mode 0600, whole or not at all.
 
         What an older file held is gone from the file, though not surely from the disk's blocks.
+
+        Raises:
+            FileExistsError: there is a file already, and it is not to be replaced. OSError.
         """
         record = {
             "mtun-keys": _FILE_VERSION,
@@ -159,7 +162,8 @@ class NodeKeys:
             "previous": _record(self.previous),
             "next": _record(self.next),
         }
-        write_private(path, json.dumps(record, indent=1).encode("ascii"))
+        write = write_private if replace else make_private
+        write(path, json.dumps(record, indent=1).encode("ascii"))
 
     @classmethod
     def load(cls, path: Path) -> NodeKeys:

@@ -57,8 +57,12 @@ class StateDir:
                 f"{path} is in use by another node (process {holder})",
                 "stop that one first, or give this node a state folder of its own",
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def replay(self) -> Path:

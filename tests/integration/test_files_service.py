@@ -159,6 +159,16 @@ def test_a_get_goes_on_where_it_broke_off(net: LocalNetwork, folder: Path, tmp_p
     assert not part.exists()
 
 
+def test_a_get_to_the_longest_name_that_a_file_may_have(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "big").write_bytes(CONTENT)
+    target = tmp_path / ("x" * 255)
+    get(net[0], net[3].id, "big", target, hops=1).result(PATIENCE_S)
+    assert target.read_bytes() == CONTENT
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_get_of_a_file_that_has_changed_meanwhile_begins_anew(
     net: LocalNetwork, folder: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -67,6 +68,28 @@ def test_round_trip(tmp_path: Path) -> None:
     keys = NodeKeys.generate(NOW_S)
     keys.save(tmp_path / "k")
     assert NodeKeys.load(tmp_path / "k") == keys
+
+
+def test_of_several_who_make_one_file_one_does(tmp_path: Path) -> None:
+    path = tmp_path / "k"
+    make_keys("a").save(path, replace=False)
+    with pytest.raises(FileExistsError):
+        make_keys("b").save(path, replace=False)
+    assert NodeKeys.load(path) == make_keys("a")
+    assert os.listdir(tmp_path) == ["k"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_new_file_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr("tunnel.private_file.os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        make_keys("a").save(tmp_path / "k", replace=False)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])

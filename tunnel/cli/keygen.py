@@ -31,14 +31,15 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make and write them. Returns the exit status."""
     path: Path = options.file
-    if path.exists():
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = NodeKeys.generate(time.time())
+    try:
+        keys.save(path, replace=False)
+    except FileExistsError as error:
         raise ConfigError(
             f"{path} exists: keys are never overwritten",
             "name another file, or move this one away; the node's id is lost with it",
-        )
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys = NodeKeys.generate(time.time())
-    keys.save(path)
+        ) from error
     node_id = keys.node_id(tunnel_engine()).hex()
     if options.json:
         print(json.dumps({"file": str(path), "id": node_id}))

@@ -6,13 +6,15 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from tunnel.errors import LocalTunnelError
 from tunnel.services.partial_file import BLOCK_BYTES, PartialFile
 from tunnel.services.thread_file import ThreadFile
 
 __all__ = ["ObjectTarget", "PathTarget", "SourceFile", "Target"]
+
+_MOST_STEM_BYTES: Final = 180  # 71 come before and behind it, and a name has at most 255
 
 
 class SourceFile:
@@ -111,6 +113,12 @@ class Target(Protocol):
         ...
 
 
+def _stem(name: str) -> str:
+    """What the name of a part begins with: a long name and a digest together are too long for one."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= _MOST_STEM_BYTES else hashlib.sha256(encoded).hexdigest()
+
+
 class PathTarget:
     """A path; what is not whole is `.<name>.<digest>.part` beside it, and is resumed another time.
 
@@ -130,7 +138,7 @@ class PathTarget:
         self._replace = replace
         self._part: PartialFile | None = None
         self._left_bytes = 0
-        pattern = re.compile(re.escape(f".{path.name}.") + r"([0-9a-f]{64})\.part")
+        pattern = re.compile(re.escape(f".{_stem(path.name)}.") + r"([0-9a-f]{64})\.part")
         for name in os.listdir(path.parent):
             if found := pattern.fullmatch(name):
                 self._open(bytes.fromhex(found[1]))
@@ -173,7 +181,7 @@ class PathTarget:
             self._part.close()
 
     def _part_path(self, version: bytes) -> Path:
-        return self._path.with_name(f".{self._path.name}.{version.hex()}.part")
+        return self._path.with_name(f".{_stem(self._path.name)}.{version.hex()}.part")
 
     def _open(self, version: bytes) -> None:
         self._part = PartialFile(self._part_path(version))
