@@ -31,9 +31,10 @@ class FakeReply:
     is_possible = True
     remaining = 0
 
-    def __init__(self, *, is_taken: bool = True) -> None:
+    def __init__(self, *, is_taken: bool = True, takes_s: float = 0.0) -> None:
         self.got = b""
         self._is_taken = is_taken
+        self._takes_s = takes_s
 
     def write(self, data: bytes) -> Service[None]:
         if not self._is_taken:
@@ -41,7 +42,7 @@ class FakeReply:
         self.got += data
 
     def flush(self) -> Service[None]:
-        yield from ()
+        yield Sleep(self._takes_s)
 
     def next(self) -> Service[None]:
         raise NotImplementedError
@@ -60,7 +61,8 @@ def reactor(clock: FakeClock) -> Iterator[Reactor]:
 
 
 def ask(service: BlockingService, query: FakeQuery, reply: FakeReply) -> Service[Handle[None]]:
-    return (yield Spawn(service.handle(query, reply), "query"))
+    handle: Handle[None] = yield Spawn(service.handle(query, reply), "query")
+    return handle
 
 
 def hold_until(condition: Callable[[], bool]) -> None:
@@ -81,6 +83,10 @@ def settle() -> Service[None]:
 def call_of(service: BlockingService) -> Any:
     (call,) = service._places._holders
     return call
+
+
+def hold_until_reading(call: Any) -> None:
+    hold_until(lambda: bool(call._to_thread.waiting_receivers))
 
 
 def by_first_byte(silent: BlockingFunction) -> BlockingFunction:
@@ -144,23 +150,26 @@ def test_what_is_on_its_way_is_no_silence(reactor: Reactor, clock: FakeClock) ->
     service = BlockingService(think, threads=1, silent_s=30)
 
     def play() -> Service[None]:
-        query, reply = FakeQuery(), FakeReply()
+        query, reply = FakeQuery(), FakeReply(takes_s=40)
         handle = yield from ask(service, query, reply)
         yield from settle()
         call = call_of(service)
-        hold_until(lambda: call._to_thread.waiting_receivers)
+        hold_until_reading(call)
         assert call.waits_for_peer
         query.pieces.send_nowait(b"?")
         yield from settle()
         assert not call.waits_for_peer  # it thinks
         clock.advance(1_000)
         answer.set()
-        hold_until(lambda: call._to_thread.waiting_receivers)
+        hold_until_reading(call)
         assert not call.waits_for_peer  # the answer is in the channel, and its time is not yet taken
         yield from settle()
-        assert reply.got == b"answer"
+        assert call.waits_for_peer  # who takes the answer, and takes his time
+        assert (call.moved_s, reply.got) == (1_000, b"answer")
+        yield Sleep(40)
+        yield from settle()
         assert call.waits_for_peer
-        assert call.moved_s == 1_000
+        assert (call.moved_s, reply.got) == (1_040, b"answer")
         query.pieces.send_nowait(b"!")
         yield from handle.join()
         assert reply.got == b"answerend"
@@ -182,8 +191,7 @@ def test_a_peer_that_dribbles_keeps_its_thread_for_as_long(reactor: Reactor, clo
         served = yield from ask(service, second, reply)
         for _ in range(10):
             yield from settle()
-            call = call_of(service)
-            hold_until(lambda call=call: call._to_thread.waiting_receivers)
+            hold_until_reading(call_of(service))
             yield Sleep(29)
             first.pieces.send_nowait(b".")
         assert not served.is_finished
@@ -212,10 +220,9 @@ def test_a_wait_that_is_cancelled_with_a_place_in_hand_loses_no_place(reactor: R
         # The place is given to the second, which does not know it yet.
         hold_until(lambda: not service._places._free.waiting_receivers)
         second.cancel()
-        reply = FakeReply()
-        third = yield from ask(service, FakeQuery(), reply)
-        yield from third.join()
-        assert reply.got == b"served"
+        yield from settle()
+        hold_until(lambda: len(service._places._free) == 1)
+        yield from settle()
         assert first.is_finished
         assert second.is_finished
 
