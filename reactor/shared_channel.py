@@ -122,6 +122,16 @@ class SharedChannel(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def waiting_receivers(self) -> int:
+        """How many wait for an item, and have none on its way to them. True at a moment only, as `len`."""
+        return len(self._receivers)
+
+    @property
+    def waiting_senders(self) -> int:
+        """How many wait for room. True at a moment only, as `len`."""
+        return len(self._senders)
+
     # For services.
 
     def send(self, item: T) -> Service[None]:

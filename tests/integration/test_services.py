@@ -17,7 +17,7 @@ from tests.support.leaks import no_leaks
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed, ReplyMode
 from tunnel.client import Client
-from tunnel.errors import ErrorCode, LocalTunnelError
+from tunnel.errors import ErrorCode, LocalTunnelError, SubStreamReset
 from tunnel.services import (
     AttachmentLimits,
     BlockingQuery,
@@ -241,6 +241,35 @@ def test_threads_are_bounded_and_so_are_those_who_wait() -> None:
         assert codes == [ErrorCode.BUSY]
         assert results == [b"done"] * 5
         assert counts == [0, 2]
+
+
+def test_silent_sub_streams_of_a_tunnel_do_not_hold_all_threads() -> None:
+    running = threading.Semaphore(0)
+
+    def echo(query: BlockingQuery, reply: BlockingReply) -> None:
+        running.release()
+        shutil.copyfileobj(query, reply)
+
+    service = BlockingService(echo, threads=3, silent_s=0.5)
+    with LocalNetwork(peers=4, service=Services({"echo": service})) as net:
+        bob = net[3].id
+        with Client(net[0]).tunnel(bob, hops=1) as tunnel:
+            streams = [tunnel.open("echo") for _ in range(3)]
+            for _ in streams:
+                assert running.acquire(timeout=PATIENCE_S)
+            answer = Client(net[1]).query(bob, b"from elsewhere", service="echo", hops=1).result(PATIENCE_S)
+            assert answer.read() == b"from elsewhere"
+            # One has given way, its user is told why; the others and the tunnel are as they were.
+            outcomes: list[bytes | ErrorCode] = []
+            for stream in streams:
+                try:
+                    stream.write(b"still here")
+                    stream.close()
+                    outcomes.append(stream.read())
+                except SubStreamReset as reset:
+                    outcomes.append(reset.code)
+            assert outcomes == [ErrorCode.TIMEOUT, b"still here", b"still here"]
+        wait_until_idle(net)
 
 
 def test_blocking_services_leave_nothing_behind() -> None:

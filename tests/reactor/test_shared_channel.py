@@ -250,7 +250,8 @@ def test_closing_ends_waiting_threads(crew: Crew) -> None:
     full.send_nowait(1)
     receiving = crew.run("thread", empty.receive(), empty.receive_blocking)
     sending = crew.run("thread", full.send(2), lambda: full.send_blocking(2))
-    wait_for(lambda: bool(empty._receivers and full._senders))
+    wait_for(lambda: bool(empty.waiting_receivers and full.waiting_senders))
+    assert (empty.waiting_senders, full.waiting_receivers) == (0, 0)
     for channel in (empty, full):
         channel.close()
         channel.close()

@@ -6,25 +6,25 @@ write.
         reply.write(b"%d lines" % sum(1 for line in query))
 
 The thread is a few pieces ahead of the network at most, in both directions: whoever is faster waits. When the
-query breaks off, or takes too long, the function gets `BrokenPipeError` from its next read or write; a thread
-that blocks elsewhere cannot be ended, and keeps its place until it returns.
+query breaks off, or is ended because its peer is silent while others wait for a thread (places.py), the
+function gets `BrokenPipeError` from its next read or write; a thread that blocks elsewhere cannot be ended,
+and keeps its place until it returns.
 """
 
 from __future__ import annotations
 
 import io
-import logging
+import math
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, Final, TypeAlias
 
-from reactor import ChannelClosed, Scope, Service, SharedChannel, in_scope
-from tunnel.errors import TableFull
+from reactor import ChannelClosed, CurrentTime, Scope, Service, SharedChannel, in_scope
+from tunnel.errors import PeerError, TableFull
 from tunnel.services.base import InnerService, Query, Reply
+from tunnel.services.places import Places
 
 __all__ = ["BlockingFunction", "BlockingQuery", "BlockingReply", "BlockingService", "blocking"]
-
-log = logging.getLogger("tunnel.services")
 
 _AHEAD: Final = 4
 # Of one crossing between the threads, which costs as much as copying this.
@@ -67,27 +67,31 @@ class BlockingService(InnerService):
         function: called with the query and the reply; it may leave either as it is.
         threads: of this service, at once.
         waiting: queries that wait for a thread; more are refused with BUSY.
+        silent_s: while queries wait, one whose thread waits for its peer, and between which and the peer
+            nothing has moved for so many seconds, is ended with TIMEOUT; the longest silent first.
+    Raises:
+        LocalTunnelError: `silent_s` is not above 0, or above a week. ValueError: `threads` is less than 1.
     """
 
-    def __init__(self, function: BlockingFunction, *, threads: int = 16, waiting: int = 64) -> None:
+    def __init__(
+        self, function: BlockingFunction, *, threads: int = 16, waiting: int = 64, silent_s: float = 30.0
+    ) -> None:
         self._function = function
         self._most_waiting = waiting
-        self._waiting = 0
-        self._places: SharedChannel[None] = SharedChannel(threads, "threads of a blocking service")
-        for _ in range(threads):
-            self._places.send_nowait(None)
+        self._places = Places(threads, silent_s)
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
-        """Serve one query. Raises TableFull: no thread is free, and enough queries wait for one."""
-        if self._waiting >= self._most_waiting:
-            raise TableFull(f"{self._waiting} queries wait for a thread already, the limit of this service")
-        self._waiting += 1
-        try:
-            yield from self._places.receive()
-        finally:
-            self._waiting -= 1
-        call = _Call(self._function, reply, give_back=lambda: self._places.send_nowait(None))
-        yield from in_scope(lambda scope: call.serve(scope, query), name="blocking service")
+        """Serve one query.
+
+        Raises:
+            TableFull: no thread is free, and enough queries wait for one. IdleTimeout: the peer was silent,
+                and others waited for the thread. any other: what the function raised.
+        """
+        waiting = self._places.waiting
+        if waiting >= self._most_waiting:
+            raise TableFull(f"{waiting} queries wait for a thread already, the limit of this service")
+        place = yield from self._places.take()
+        yield from _Call(self._function, reply, self._places, place).run(query)
 
 
 def blocking(function: BlockingFunction) -> BlockingService:
@@ -100,59 +104,103 @@ class _Flush:
 
 
 class _Call:
-    """One query and its thread.
+    """One query and its thread; a `Holder` of a place.
 
     The thread owns its place until it ends; the service owns the two channels, and closing them is how it
     tells the thread that all is over.
     """
 
-    def __init__(self, function: BlockingFunction, reply: Reply, give_back: Callable[[], None]) -> None:
+    def __init__(self, function: BlockingFunction, reply: Reply, places: Places, place: int) -> None:
         self._function = function
         self._reply = reply
-        self._give_back = give_back
+        self._places = places
+        self.place = place
+        self.moved_s = math.inf  # nothing can move yet
+        self._is_reading = self._is_writing = False  # the service waits for the peer there
         self._to_thread: SharedChannel[bytes] = SharedChannel(_AHEAD, "query of a blocking service")
         self._from_thread: SharedChannel[bytes | _Flush] = SharedChannel(
             _AHEAD, "reply of a blocking service"
         )
+        self._end: SharedChannel[PeerError] = SharedChannel(1, "end of a blocking service's query")
         self._is_whole = False  # the query was read to its end, so its channel closes in order
         self._error: BaseException | None = None
 
-    def serve(self, scope: Scope, query: Query) -> Service[None]:
+    def run(self, query: Query) -> Service[None]:
+        # Before the first yield: from here on the thread gives the place back, whatever happens here.
+        self._start_thread()
+        self._places.enter(self)
         try:
-            # Started first: from here on the thread gives the place back, whatever happens to the service.
-            self._start_thread()
-            feeding = yield from scope.spawn(self._feed(query), name="blocking service feed")
-            while True:
-                try:
-                    item = yield from self._from_thread.receive()
-                except ChannelClosed:
-                    break
-                if isinstance(item, _Flush):
-                    yield from self._reply.flush()
-                else:
-                    yield from self._reply.write(item)
-            feeding.cancel()  # what is left of the query is the node's
+            yield from in_scope(lambda scope: self._serve(scope, query), name="blocking service")
         finally:
+            self._places.leave(self)
             self._to_thread.close()
             self._from_thread.close()
         if self._error is not None:
             raise self._error
 
+    @property
+    def waits_for_peer(self) -> bool:
+        if self._is_writing and self._from_thread.waiting_senders:
+            return True
+        # What the thread wrote before it reads may have reached the peer not at all yet.
+        is_all_written = self._is_writing or self._from_thread.waiting_receivers
+        return bool(self._is_reading and self._to_thread.waiting_receivers and is_all_written)
+
+    def end(self, error: PeerError) -> None:
+        self._end.send_nowait(error)
+
     def _start_thread(self) -> None:
         try:
             threading.Thread(target=self._run, name="tunnel service", daemon=True).start()
         except RuntimeError as error:
-            self._give_back()  # else the service would have lost this place for good
+            self._places.give_back(self.place)  # else the service would have lost this place for good
             raise TableFull("the system starts no more threads") from error
+
+    def _serve(self, scope: Scope, query: Query) -> Service[None]:
+        ending = yield from scope.spawn(self._wait_for_end(), name="blocking service end")
+        feeding = yield from scope.spawn(self._feed(query), name="blocking service feed")
+        while True:
+            try:
+                item = yield from self._from_thread.receive()
+            except ChannelClosed:
+                break
+            yield from self._hand_on(item)
+        feeding.cancel()  # what is left of the query is the node's
+        ending.cancel()
+
+    def _wait_for_end(self) -> Service[None]:
+        raise (yield from self._end.receive())
 
     def _feed(self, query: Query) -> Service[None]:
         try:
-            while data := (yield from query.read()):
+            while data := (yield from self._read(query)):
                 yield from self._to_thread.send(data)
             self._is_whole = True
             self._to_thread.close()
         except ChannelClosed:
             pass  # the function has returned
+
+    # The peer is waited for from the moment when it could go on: the time is taken first, then it counts.
+
+    def _read(self, query: Query) -> Service[bytes]:
+        yield from self._moved()
+        self._is_reading = True
+        data = yield from query.read()
+        self._is_reading = False
+        return data
+
+    def _hand_on(self, item: bytes | _Flush) -> Service[None]:
+        yield from self._moved()
+        self._is_writing = True
+        if isinstance(item, _Flush):
+            yield from self._reply.flush()
+        else:
+            yield from self._reply.write(item)
+        self._is_writing = False
+        yield from self._moved()
+
+    def _moved(self) -> Service[None]:
+        self.moved_s = yield CurrentTime()
 
     # In the thread.
 
@@ -163,7 +211,7 @@ class _Call:
         try:
             self._function(query, reply)
             reply.flush_to_node()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by `serve`
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by `run`
             self._error = error
         finally:
             # What is still held back is of a reply that has broken; files flush when they are dropped.
@@ -172,7 +220,7 @@ class _Call:
             query.close()
             self._from_thread.close()
             self._to_thread.close()
-            self._give_back()
+            self._places.give_back(self.place)
 
     def _receive(self) -> bytes:
         try:

@@ -1,0 +1,229 @@
+"""Blocking services on a fake clock: which threads count as silent, and what their end looks like."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from reactor import Channel, FakeClock, Handle, Reactor, Service, Signal, Sleep, Spawn
+from tests.support.network import PATIENCE_S
+from tunnel.errors import ErrorCode, IdleTimeout
+from tunnel.services import BlockingQuery, BlockingReply, BlockingService
+from tunnel.services.blocking import BlockingFunction
+
+
+class FakeQuery:
+    """A query of which the test sends the pieces."""
+
+    def __init__(self) -> None:
+        self.pieces: Channel[bytes] = Channel(8)
+
+    def read(self) -> Service[bytes]:
+        return (yield from self.pieces.receive())
+
+
+class FakeReply:
+    """A reply that a peer takes, or does not."""
+
+    is_possible = True
+    remaining = 0
+
+    def __init__(self, *, is_taken: bool = True, takes_s: float = 0.0) -> None:
+        self.got = b""
+        self._is_taken = is_taken
+        self._takes_s = takes_s
+
+    def write(self, data: bytes) -> Service[None]:
+        if not self._is_taken:
+            yield Signal()
+        self.got += data
+
+    def flush(self) -> Service[None]:
+        yield Sleep(self._takes_s)
+
+    def next(self) -> Service[None]:
+        raise NotImplementedError
+        yield
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def reactor(clock: FakeClock) -> Iterator[Reactor]:
+    with Reactor(clock=clock) as reactor:
+        yield reactor
+
+
+def ask(service: BlockingService, query: FakeQuery, reply: FakeReply) -> Service[Handle[None]]:
+    handle: Handle[None] = yield Spawn(service.handle(query, reply), "query")
+    return handle
+
+
+def hold_until(condition: Callable[[], bool]) -> None:
+    """Hold the loop until a thread has come to where it is awaited; so nothing else happens meanwhile."""
+    event = threading.Event()
+    for _ in range(int(PATIENCE_S * 1000)):
+        if condition():
+            return
+        event.wait(0.001)
+    raise AssertionError("the thread never came there")
+
+
+def settle() -> Service[None]:
+    for _ in range(8):
+        yield Sleep(0)
+
+
+def call_of(service: BlockingService) -> Any:
+    (call,) = service._places._holders
+    return call
+
+
+def hold_until_reading(call: Any) -> None:
+    hold_until(lambda: bool(call._to_thread.waiting_receivers))
+
+
+def by_first_byte(silent: BlockingFunction) -> BlockingFunction:
+    """Serve queries that begin with "s" by `silent`, and others at once."""
+
+    def serve(query: BlockingQuery, reply: BlockingReply) -> None:
+        if query.read(1) == b"s":
+            silent(query, reply)
+        else:
+            reply.write(b"served")
+
+    return serve
+
+
+@pytest.mark.parametrize("blocked_in", ["read", "write"])
+def test_a_silent_query_gives_way_to_one_that_waits(
+    reactor: Reactor, clock: FakeClock, blocked_in: str
+) -> None:
+    heard: list[BaseException] = []
+
+    def silent(query: BlockingQuery, reply: BlockingReply) -> None:
+        try:
+            if blocked_in == "read":
+                query.read()
+            while True:
+                reply.write(bytes(100_000))
+        except OSError as error:
+            heard.append(error)
+
+    service = BlockingService(by_first_byte(silent), threads=1, silent_s=30)
+
+    def play() -> Service[None]:
+        first, second, reply = FakeQuery(), FakeQuery(), FakeReply()
+        first.pieces.send_nowait(b"s")
+        second.pieces.send_nowait(b"x")
+        ended = yield from ask(service, first, FakeReply(is_taken=False))
+        yield from settle()
+        served = yield from ask(service, second, reply)
+        yield from served.join()
+        assert reply.got == b"served"
+        assert clock.now() >= 30
+        assert isinstance(ended.error, IdleTimeout)
+        assert ended.error.code is ErrorCode.TIMEOUT
+        assert [type(error) for error in heard] == [BrokenPipeError]
+
+    reactor.run(play())
+
+
+def test_what_is_on_its_way_is_no_silence(reactor: Reactor, clock: FakeClock) -> None:
+    """A thread that answers after a long while and then reads waits for a peer who has heard nothing yet."""
+    answer = threading.Event()
+
+    def think(query: BlockingQuery, reply: BlockingReply) -> None:
+        query.read(1)
+        assert answer.wait(PATIENCE_S)
+        reply.write(b"answer")
+        reply.flush()
+        query.read(1)
+        reply.write(b"end")
+
+    service = BlockingService(think, threads=1, silent_s=30)
+
+    def play() -> Service[None]:
+        query, reply = FakeQuery(), FakeReply(takes_s=40)
+        handle = yield from ask(service, query, reply)
+        yield from settle()
+        call = call_of(service)
+        hold_until_reading(call)
+        assert call.waits_for_peer
+        query.pieces.send_nowait(b"?")
+        yield from settle()
+        assert not call.waits_for_peer  # it thinks
+        clock.advance(1_000)
+        answer.set()
+        hold_until_reading(call)
+        assert not call.waits_for_peer  # the answer is in the channel, and its time is not yet taken
+        yield from settle()
+        assert call.waits_for_peer  # who takes the answer, and takes his time
+        assert (call.moved_s, reply.got) == (1_000, b"answer")
+        yield Sleep(40)
+        yield from settle()
+        assert call.waits_for_peer
+        assert (call.moved_s, reply.got) == (1_040, b"answer")
+        query.pieces.send_nowait(b"!")
+        yield from handle.join()
+        assert reply.got == b"answerend"
+
+    reactor.run(play())
+
+
+def test_a_peer_that_dribbles_keeps_its_thread_for_as_long(reactor: Reactor, clock: FakeClock) -> None:
+    def silent(query: BlockingQuery, reply: BlockingReply) -> None:
+        query.read()
+
+    service = BlockingService(by_first_byte(silent), threads=1, silent_s=30)
+
+    def play() -> Service[None]:
+        first, second, reply = FakeQuery(), FakeQuery(), FakeReply()
+        first.pieces.send_nowait(b"s")
+        second.pieces.send_nowait(b"x")
+        ended = yield from ask(service, first, FakeReply())
+        served = yield from ask(service, second, reply)
+        for _ in range(10):
+            yield from settle()
+            hold_until_reading(call_of(service))
+            yield Sleep(29)
+            first.pieces.send_nowait(b".")
+        assert not served.is_finished
+        yield from served.join()
+        assert clock.now() >= 10 * 29 + 30
+        assert isinstance(ended.error, IdleTimeout)
+
+    reactor.run(play())
+
+
+def test_a_wait_that_is_cancelled_with_a_place_in_hand_loses_no_place(reactor: Reactor) -> None:
+    go_on = threading.Event()
+
+    def wait(query: BlockingQuery, reply: BlockingReply) -> None:
+        assert go_on.wait(PATIENCE_S)
+        reply.write(b"served")
+
+    service = BlockingService(wait, threads=1)
+
+    def play() -> Service[None]:
+        first = yield from ask(service, FakeQuery(), FakeReply())
+        yield from settle()
+        second = yield from ask(service, FakeQuery(), FakeReply())
+        yield from settle()
+        go_on.set()
+        # The place is given to the second, which does not know it yet.
+        hold_until(lambda: not service._places._free.waiting_receivers)
+        second.cancel()
+        yield from settle()
+        hold_until(lambda: len(service._places._free) == 1)
+        yield from settle()
+        assert first.is_finished
+        assert second.is_finished
+
+    reactor.run(play())

@@ -1,0 +1,288 @@
+"""Places for threads: in the order of arrival, and passed on by who is silent while others wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reactor import FakeClock, Handle, Reactor, Service, Sleep, Spawn
+from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
+from tunnel.services.places import Places
+
+SILENT_S = 30.0
+
+
+class Held:
+    """A holder of a place, and of what happened to it."""
+
+    def __init__(self, places: Places, clock: FakeClock, place: int, *, waits: bool = True) -> None:
+        self._places = places
+        self._clock = clock
+        self.place = place
+        self.moved_s = clock.now()
+        self.waits_for_peer = waits
+        self.error: PeerError | None = None
+        self.ended_s = -1.0
+        self.silence_s = -1.0
+        self.had_reason = False
+        places.enter(self)
+
+    def end(self, error: PeerError) -> None:
+        # Judged later: an error here would be that of who waits.
+        self.had_reason = self.error is None and self.waits_for_peer and self._places.waiting > 0
+        self.error = error
+        self.ended_s = self._clock.now()
+        self.silence_s = self.ended_s - self.moved_s
+
+    def move(self) -> None:
+        self.moved_s = self._clock.now()
+
+    def finish(self) -> None:
+        self._places.leave(self)
+        self._places.give_back(self.place)
+
+
+class Hall:
+    """Places, those who hold them, and those who wait, on a fake clock."""
+
+    def __init__(self, reactor: Reactor, clock: FakeClock, count: int) -> None:
+        self.reactor = reactor
+        self.clock = clock
+        self.places = Places(count, SILENT_S)
+        self.served: list[str] = []
+        self.held: dict[str, Held] = {}
+
+    def comer(self, name: str, *, waits: bool = True) -> Service[None]:
+        place = yield from self.places.take()
+        self.served.append(name)
+        self.held[name] = Held(self.places, self.clock, place, waits=waits)
+
+    def come(self, *names: str, waits: bool = True) -> Service[list[Handle[None]]]:
+        handles = []
+        for name in names:
+            handles.append((yield Spawn(self.comer(name, waits=waits), name)))
+            yield from settle()
+        return handles
+
+
+def settle() -> Service[None]:
+    """Let all go on that can, answers from other threads included, without time passing."""
+    for _ in range(8):
+        yield Sleep(0)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def reactor(clock: FakeClock) -> Iterator[Reactor]:
+    with Reactor(clock=clock) as reactor:
+        yield reactor
+
+
+@pytest.fixture
+def hall(reactor: Reactor, clock: FakeClock) -> Hall:
+    return Hall(reactor, clock, count=2)
+
+
+def test_the_silent_are_left_alone_while_nobody_waits(hall: Hall) -> None:
+    def play() -> Service[None]:
+        yield from hall.come("a", "b")
+        yield Sleep(1_000_000)
+        assert [held.error for held in hall.held.values()] == [None, None]
+        # Who comes then need not wait: somebody has been silent for long enough.
+        yield from hall.come("c")
+        assert hall.held["a"].error is not None
+        assert hall.held["a"].error.code is ErrorCode.TIMEOUT
+        assert hall.held["b"].error is None
+        hall.held["a"].finish()
+        yield from settle()
+        assert hall.served == ["a", "b", "c"]
+        assert hall.places.waiting == 0
+
+    hall.reactor.run(play())
+
+
+def test_who_waits_wakes_when_the_first_may_be_ended(hall: Hall) -> None:
+    def play() -> Service[None]:
+        yield from hall.come("a")
+        yield Sleep(4)
+        yield from hall.come("b")
+        yield Sleep(1)
+        yield from hall.come("c")
+        yield Sleep(24)  # t = 29
+        hall.held["a"].move()
+        yield Sleep(1_000)
+        assert (hall.held["b"].ended_s, hall.held["a"].ended_s) == (34, 64)
+
+    # The thread of `b` does not end; after `silent_s` another is ended for `c`, which is due at 59 by then.
+    hall.reactor.run(play())
+
+
+def test_one_at_a_time_for_each_who_waits(hall: Hall) -> None:
+    def play() -> Service[None]:
+        yield from hall.come("a", "b")
+        yield Sleep(100)
+        yield from hall.come("c", "d")
+        yield Sleep(1)
+        assert [name for name, held in hall.held.items() if held.error] == ["a"]
+        hall.held["a"].finish()
+        yield from settle()
+        assert [name for name, held in hall.held.items() if held.error] == ["a", "b"]
+        hall.held["b"].finish()
+        yield Sleep(1_000)
+        assert hall.served == ["a", "b", "c", "d"]
+        assert [name for name, held in hall.held.items() if held.error] == ["a", "b"]
+
+    hall.reactor.run(play())
+
+
+def test_a_thread_that_blocks_elsewhere_keeps_its_place(hall: Hall) -> None:
+    def play() -> Service[None]:
+        yield from hall.come("a", "b", waits=False)
+        yield from hall.come("c")
+        yield Sleep(1_000)
+        assert [held.error for held in hall.held.values()] == [None, None]
+        hall.held["b"].waits_for_peer = True
+        hall.held["b"].move()
+        moved_s = hall.clock.now()
+        yield Sleep(2 * SILENT_S)
+        assert SILENT_S <= hall.held["b"].ended_s - moved_s <= 2 * SILENT_S
+        assert hall.held["a"].error is None
+
+    hall.reactor.run(play())
+
+
+def test_who_gives_up_waiting_loses_no_place_and_changes_no_order(hall: Hall) -> None:
+    def play() -> Service[None]:
+        yield from hall.come("a", "b")
+        yield Sleep(100)
+        first, _, third, _ = yield from hall.come("c", "d", "e", "f")
+        assert hall.held["a"].error is not None
+        first.cancel()  # for which `a` was ended
+        third.cancel()
+        yield from settle()
+        assert hall.places.waiting == 2
+        assert hall.held["b"].error is None, "one place is about to come already"
+        hall.held["a"].finish()
+        yield from settle()
+        assert hall.served == ["a", "b", "d"]
+        hall.held["b"].finish()
+        yield from settle()
+        assert hall.served == ["a", "b", "d", "f"]
+        hall.held["d"].finish()
+        hall.held["f"].finish()
+        yield from hall.come("g", "h")
+        assert hall.served == ["a", "b", "d", "f", "g", "h"]
+
+    hall.reactor.run(play())
+
+
+def test_a_place_that_comes_together_with_a_cancellation_is_in_hand(hall: Hall) -> None:
+    """The next yield of who takes it raises: until then it has to see to it that the place comes back."""
+
+    def play() -> Service[None]:
+        yield from hall.come("a", "b")
+        (waiting,) = yield from hall.come("c")
+        thread = threading.Thread(target=hall.held["a"].finish)
+        thread.start()
+        thread.join()
+        waiting.cancel()
+        yield from settle()
+        assert hall.served == ["a", "b", "c"]
+        assert hall.places.waiting == 0
+        hall.held["c"].finish()
+        yield from hall.come("d")
+        assert hall.served == ["a", "b", "c", "d"]
+
+    hall.reactor.run(play())
+
+
+@pytest.mark.parametrize("silent_s", [0, -1, float("nan"), float("inf"), 1e9])
+def test_a_silence_that_is_none(silent_s: float) -> None:
+    with pytest.raises(LocalTunnelError, match="silent_s"):
+        Places(1, silent_s)
+
+
+NAMES = st.integers(0, 5)
+STEPS = st.one_of(
+    st.just(("come", 0)),
+    st.tuples(st.sampled_from(["cancel", "move", "block", "wait", "finish"]), NAMES),
+    st.tuples(st.just("sleep"), st.integers(1, 40)),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(STEPS, max_size=40), st.integers(1, 3))
+def test_order_and_reason_in_any_story(steps: list[tuple[str, int]], count: int) -> None:
+    clock = FakeClock()
+    with Reactor(clock=clock) as reactor:
+        reactor.run(Story(Hall(reactor, clock, count), count).play(steps))
+
+
+class Story:
+    """Steps of many, and what must hold after each."""
+
+    def __init__(self, hall: Hall, count: int) -> None:
+        self.hall = hall
+        self.count = count
+        self.line: list[tuple[str, Handle[None]]] = []
+        self.holding: list[Held] = []
+        self.seen = 0
+        self.comers = 0
+
+    def play(self, steps: list[tuple[str, int]]) -> Service[None]:
+        for verb, number in steps:
+            yield from self.step(verb, number)
+            yield from settle()
+            self.check()
+        # However it went, those who wait are served when the places come back, in their order.
+        while self.holding or self.line:
+            self.holding.pop().finish()
+            yield from settle()
+            self.check()
+        assert self.hall.places.waiting == 0
+        assert len(self.hall.places._free) == self.count
+
+    def step(self, verb: str, number: int) -> Service[None]:
+        if verb == "come":
+            self.comers += 1
+            name = str(self.comers)
+            (handle,) = yield from self.hall.come(name)
+            self.line.append((name, handle))
+        elif verb == "sleep":
+            yield Sleep(number)
+        elif verb == "cancel":
+            if number < len(self.line):
+                self.line.pop(number)[1].cancel()
+        elif number < len(self.holding):
+            held = self.holding[number]
+            if verb == "finish":
+                self.holding.remove(held)
+                held.finish()
+            else:
+                held.waits_for_peer = verb != "block"
+                held.move()
+
+    def check(self) -> None:
+        hall, now_s = self.hall, self.hall.clock.now()
+        for name in hall.served[self.seen :]:
+            assert self.line.pop(0)[0] == name, "out of order"
+            self.holding.append(hall.held[name])
+        self.seen = len(hall.served)
+        assert hall.places.waiting == len(self.line)
+        assert len(self.holding) <= self.count
+        assert not self.line or len(self.holding) == self.count
+        for held in self.holding:
+            if held.error is not None:
+                assert held.had_reason
+                assert held.silence_s >= SILENT_S
+        if self.line and not any(held.error for held in self.holding):
+            # Nobody is about to go, so nobody who waits for a peer can have been silent for twice the limit.
+            assert all(now_s - held.moved_s < 2 * SILENT_S for held in self.holding if held.waits_for_peer)
