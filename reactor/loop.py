@@ -52,6 +52,8 @@ T = TypeVar("T")
 _ANSWERS_PER_STEP: Final = range(64)
 # The poller is asked again after so many steps.
 _STEPS_PER_POLL: Final = 64
+# epoll takes 2^31 ms, 24.8 days; whoever sleeps for longer is looked at once a day.
+_MOST_WAIT_S: Final = 86_400.0
 
 
 class Reactor:
@@ -306,7 +308,7 @@ class Reactor:
         if deadline_s is not None:
             if self._jump_to is not None and not self.threads.running:
                 return 0
-            return max(0.0, deadline_s - self.now())
+            return min(max(0.0, deadline_s - self.now()), _MOST_WAIT_S)
         victim = self._deadlock_victim
         if victim is not None and not self._awaits_outside():
             victim.interrupt(

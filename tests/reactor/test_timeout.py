@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from reactor import (
@@ -10,8 +13,10 @@ from reactor import (
     Cancelled,
     CurrentTime,
     FakeClock,
+    Poller,
     Reactor,
     Service,
+    ServiceCancelled,
     Signal,
     Sleep,
     TimedOut,
@@ -36,6 +41,27 @@ def test_fake_clock_jumps_over_hours_and_keeps_order(fake: Reactor) -> None:
     for handle in handles:
         fake.run(handle.join())
     assert seen == [("a", 3600.0), ("b", 7200.0), ("c", 7200.0)]
+
+
+def test_a_month_is_more_than_a_poller_can_wait(poller: Poller) -> None:
+    with Reactor(poller=poller) as real:
+        handle = real.spawn(forever_in_months())
+
+        def wake() -> None:
+            while not real._asleep:
+                time.sleep(0)
+            real.post(handle.cancel)
+
+        waker = threading.Thread(target=wake)
+        waker.start()
+        with pytest.raises(ServiceCancelled):
+            real.run(handle.join())
+        waker.join()
+
+
+def forever_in_months() -> Service[None]:
+    while True:
+        yield Sleep(30 * 86_400.0)
 
 
 def test_sleeping_no_time_still_lets_others_go(fake: Reactor) -> None:
