@@ -250,6 +250,7 @@ def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.
         assert "TARGET_NOT_ALLOWED" in refused.stderr
         assert up.stop()[0] == 0
     monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
+    monkeypatch.setenv("MTUN_NODE_PRIVATE_RANGES", "127.0.0.0/8")
     with network(tmp_path / "other", 2) as (up, _):
         # A client of the network called local may dial them; they have another name.
         monkeypatch.delenv("MTUN_NODE_NETWORK")
@@ -258,14 +259,22 @@ def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.
         assert up.stop()[0] == 0
 
 
-def test_only_a_local_network_dials_addresses_of_this_machine(
+def test_a_network_of_its_own_on_private_addresses_has_to_declare_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    net = tmp_path / "net"
+    mtun("network", net, "--nodes", "5")
     monkeypatch.setenv("MTUN_NODE_NETWORK", "5a" * 16)
-    with network(tmp_path / "net", 2) as (up, _):
-        at = ("ping", "node-1", "--network", tmp_path / "net", "--hops", "0", "--count", "1", "--json")
-        told = mtun(*at, status=1)
-        assert "private addresses only, and this network is not local" in told.stdout
+    refused = mtun("node", "--config", net / "node-0" / "node.toml", status=2)
+    assert "[node] private_ranges" in refused.stderr
+    monkeypatch.setenv("MTUN_NODE_PRIVATE_RANGES", "127.0.0.0/8")
+    at = ("ping", "node-1", "--network", net, "--count", "1")
+    with running("up", net) as up:
+        assert up.event()["event"] == "ready"
+        assert asked(*at, "--hops", "2")["ok"]
+        monkeypatch.delenv("MTUN_NODE_PRIVATE_RANGES")
+        told = mtun(*at, "--hops", "0", "--json", status=1)
+        assert "private addresses only, in no range declared" in told.stdout
         assert up.stop()[0] == 0
 
 
