@@ -123,3 +123,20 @@ def test_a_node_that_stops_leaves_none_behind(net: LocalNetwork) -> None:
     wait_for(net, lambda: len(standing(net)) == 2)
     net.stop(0)
     wait_for(net, lambda: not len(standing(net)))
+
+
+def test_who_is_cancelled_while_he_takes_one_leaves_none_open(net: LocalNetwork) -> None:
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    first, second = tunnels(net)
+
+    def cancelled() -> Service[None]:
+        opening = net[0].open_tunnel(net[7].id, hops=2)
+        next(opening)  # it has taken one, and begins to open another
+        opening.close()
+        yield Sleep(0)
+
+    net.submit(cancelled()).result(PATIENCE_S)
+    wait_for(net, lambda: first.has_ended)
+    assert tunnels(net) == [second]
+    assert [len(places) for places in standing(net)._places.values()] == [1], "no place is taken by nobody"

@@ -121,7 +121,12 @@ class PreparedTunnels:
             place = _Place()
             places.append(place)
             standing = self._stand(places, place, draw)
-            yield from self._node.scope.spawn(standing, name=f"{self._node.name} prepared tunnel")
+            try:
+                yield from self._node.scope.spawn(standing, name=f"{self._node.name} prepared tunnel")
+            except BaseException:
+                self._forget(places, place)
+                place.drop()
+                raise
 
     def _stand(
         self, places: list[_Place], place: _Place, draw: Callable[[], tuple[Route, Profile]]

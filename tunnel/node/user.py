@@ -242,7 +242,12 @@ class NodeUser:
         if route is None:
             kind = TunnelKind(destination, hops, profile)
             standing = self._standing.take(kind)
-            yield from self._standing.fill(kind, way)
+            try:
+                yield from self._standing.fill(kind, way)
+            except BaseException:
+                if standing is not None:
+                    standing.give_up()
+                raise
             if standing is not None:
                 return standing
         return (yield from open_tunnel(self._context, *way()))
