@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from reactor import Service, Signal
 from tunnel import Node, Profile, QueryFailed, ReplyMode, Route
-from tunnel.geometry import INTERACTIVE
-from tunnel.node.api_service import QueryCall
 from tunnel.node.tunnels import NodeTunnel
 
 __all__ = ["ESTABLISHED", "KINDS", "ManyTunnels", "round_trips"]
@@ -49,9 +47,7 @@ def round_trips(
         yield from _messages(tunnel, content, 1)
         times.extend((yield from _messages(tunnel, content, count)))
 
-    small = len(route.proxies) <= INTERACTIVE.max_proxies
-    profile = Profile(INTERACTIVE) if small else Profile.for_proxies(len(route.proxies))
-    future = node.tunnel(route.destination, use, route=route, profile=profile)
+    future = node.tunnel(route.destination, use, route=route)
     future.add_done_callback(lambda _: ended.set())
     yield ended
     future.result()
@@ -60,7 +56,7 @@ def round_trips(
 
 def _queries(node: Node, route: Route, mode: ReplyMode, content: bytes, count: int) -> Service[list[float]]:
     times = []
-    call = QueryCall(route, content, mode, Profile.for_proxies(len(route.proxies)), _IDLE_S)
+    call = node.call(route.destination, content, route=route, mode=mode, idle_s=_IDLE_S)
     for _ in range(count):
         started_s = time.perf_counter()
         result = yield from node.query_service(call)
