@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from .engines import SPARE_BYTES, Aead, BlockCipher, CtrStream, Engine, WideEngine
 from .errors import AuthenticationError, BadParameter, EngineUnavailable
-from .hashes import ReadableBuffer, equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
+from .hashes import HmacSha256, ReadableBuffer, equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,7 @@ __all__ = [
     "BlockCipher",
     "CtrStream",
     "Engine",
+    "HmacSha256",
     "ReadableBuffer",
     "WideEngine",
     "bound_xor",

@@ -25,7 +25,7 @@ from readwrite_comp import (
     primitives,
 )
 from readwrite_comp.errors import LayerError
-from readwrite_comp.primitives import equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
+from readwrite_comp.primitives import HmacSha256, equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 ENGINES = ("openssl", "pycryptodome")
@@ -225,6 +225,13 @@ def test_hashes() -> None:
     assert sha256() == hashlib.sha256(b"").digest()
     expected = hmac.new(b"key", b"abc", "sha256").digest()
     assert hmac_sha256(b"key", b"abc") == hmac_sha256(b"key", b"a", b"bc") == expected
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200), st.lists(st.binary(max_size=200), max_size=3))
+def test_hmac_of_many_that_begin_alike(key: bytes, beginning: bytes, rests: list[bytes]) -> None:
+    code = HmacSha256(key, beginning)
+    for rest in rests:
+        assert code.digest(rest) == hmac.digest(key, beginning + rest, "sha256")
     assert equal(b"same", b"same")
     assert not equal(b"same", b"samf")
     assert len({random_bytes(16) for _ in range(50)}) == 50
