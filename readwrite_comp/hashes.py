@@ -13,7 +13,16 @@ from typing import Final
 
 from .errors import BadParameter
 
-__all__ = ["HmacSha256", "ReadableBuffer", "equal", "hkdf_sha256", "hmac_sha256", "random_bytes", "sha256"]
+__all__ = [
+    "HmacSha256",
+    "ReadableBuffer",
+    "equal",
+    "hkdf_expand_sha256",
+    "hkdf_sha256",
+    "hmac_sha256",
+    "random_bytes",
+    "sha256",
+]
 
 ReadableBuffer = bytes | bytearray | memoryview
 
@@ -69,12 +78,24 @@ def hkdf_sha256(salt: bytes, secret: bytes, info: bytes, length: int) -> bytes:
 
     Source: RFC 5869, extract and expand; an empty salt means 32 zero bytes.
     """
+    return hkdf_expand_sha256(hmac.digest(salt or bytes(32), secret, "sha256"), info, length)
+
+
+def hkdf_expand_sha256(pseudo_random_key: bytes, info: bytes, length: int) -> bytes:
+    """The second half of HKDF: at most 8,160 bytes, from the result of the first.
+
+    Raises:
+        BadParameter: length out of range.
+    Source: RFC 5869, expand.
+    """
     if not 0 < length <= 255 * 32:
         raise BadParameter(f"{length} bytes asked of HKDF-SHA256, expected 1 to {255 * 32}")
-    pseudo_random_key = hmac.digest(salt or bytes(32), secret, "sha256")
+    if length <= 32:
+        return hmac.digest(pseudo_random_key, info + b"\x01", "sha256")[:length]
+    code = HmacSha256(pseudo_random_key)
     block, output = b"", b""
     for index in range(1, -(-length // 32) + 1):
-        block = hmac.digest(pseudo_random_key, block + info + bytes((index,)), "sha256")
+        block = code.digest(block + info + bytes((index,)))
         output += block
     return output[:length]
 

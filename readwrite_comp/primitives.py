@@ -30,7 +30,16 @@ from typing import TYPE_CHECKING, Any
 
 from .engines import SPARE_BYTES, Aead, BlockCipher, CtrStream, Engine, WideEngine
 from .errors import AuthenticationError, BadParameter, EngineUnavailable
-from .hashes import HmacSha256, ReadableBuffer, equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
+from .hashes import (
+    HmacSha256,
+    ReadableBuffer,
+    equal,
+    hkdf_expand_sha256,
+    hkdf_sha256,
+    hmac_sha256,
+    random_bytes,
+    sha256,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +60,7 @@ __all__ = [
     "engine_names",
     "equal",
     "get_engine",
+    "hkdf_expand_sha256",
     "hkdf_sha256",
     "hmac_sha256",
     "random_bytes",

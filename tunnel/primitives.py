@@ -10,10 +10,17 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from readwrite_comp.errors import EngineUnavailable
-from readwrite_comp.primitives import ReadableBuffer, engine_names, get_engine, hkdf_sha256
+from readwrite_comp.primitives import (
+    HmacSha256,
+    ReadableBuffer,
+    engine_names,
+    get_engine,
+    hkdf_expand_sha256,
+    hkdf_sha256,
+)
 from tunnel.engine import (
     HPKE_OVERHEAD,
     PRIVATE_BYTES,
@@ -41,7 +48,7 @@ __all__ = [
     "tunnel_engine",
 ]
 
-_EXPAND_SALT = b"mtun1"
+_EXTRACT: Final = HmacSha256(b"mtun1")  # the first half of every derivation
 
 _ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
 # RFC 8032 section 5.1: the base point.
@@ -280,4 +287,4 @@ def expand(secret: bytes, label: bytes, length: int) -> bytes:
         BadParameter: length not 1 to 8,160 (an error of `readwrite_comp`).
     Source: docs/protocol.md, "Key schedule", which lists every label.
     """
-    return hkdf_sha256(_EXPAND_SALT, secret, label, length)
+    return hkdf_expand_sha256(_EXTRACT.digest(secret), label, length)
