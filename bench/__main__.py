@@ -2,8 +2,9 @@
 
 The short forms show that all of them work, and roughly how fast things are. To measure, call one of them by
 its name, or all with `--full --json FILE`, on a machine with nothing else to do. A new one has
-`Settings.short`, `measure`, `text` and `record` like the others, and a line in `BENCHMARKS`; `FULL`, if it
-has that, lists the settings of its long form, which is otherwise `Settings()`.
+`Settings.short`, `measure`, `text` and `record` like the others, a `main` that ends in `bench.command.run`,
+and a line in `BENCHMARKS`; `FULL`, if it has that, lists the settings of its long form, which is otherwise
+`Settings()`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bench import (
     proxy_path,
     throughput,
 )
+from bench.command import add_outputs
 from bench.report import machine, write_json
 
 __all__ = ["BENCHMARKS", "main"]
@@ -52,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="The short form of every benchmark: shows that all work, and roughly how fast. "
         f"To measure, run python -m with one of {names}, or all of them with --full.",
     )
-    parser.add_argument("--full", action="store_true", help="the long forms: three quarters of an hour")
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    parser.add_argument("--full", action="store_true", help="the long forms: twenty minutes")
+    add_outputs(parser, plot=False)
     options = parser.parse_args(arguments)
     where = machine()
     records: list[Any] = []

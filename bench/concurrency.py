@@ -21,11 +21,12 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from bench.plots import can_draw
+from bench.command import add_outputs, run, watcher
 from bench.processes import NodeProcesses
-from bench.report import Machine, Spread, machine, table, write_json
+from bench.report import Machine, Spread, table
 from tunnel import LocalNetwork, ReplyMode, Route
 
 __all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
@@ -230,8 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--megabytes", type=float, metavar="MB", help=f"together (default {full.megabytes})")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default {full.rounds}")
     parser.add_argument("--links", type=int, metavar="N", help=f"idle ones (default {full.links})")
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
-    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    add_outputs(parser, plot=True)
     parser.add_argument("--short", action="store_true", help=f"other defaults: {short}")
     options = parser.parse_args(arguments)
     base = short if options.short else full
@@ -241,19 +241,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.rounds or base.rounds,
         options.links or base.links,
     )
-    if options.plot is not None and not can_draw():
-        return 2
-    where = machine()
-    is_watched = sys.stderr.isatty()
-    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
-    memory = measure_memory(settings)
-    if options.json != "-":
-        print(text(settings, cases, memory, where))
-    if options.json is not None:
-        write_json(record(settings, cases, memory, where), options.json)
-    if options.plot is not None:
-        _plot(cases, where, options.plot)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings, watcher()), measure_memory(settings)),
+        partial(text, settings),
+        partial(record, settings),
+        lambda cases, _, where, path: _plot(cases, where, path),
+    )
 
 
 if __name__ == "__main__":

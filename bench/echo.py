@@ -17,12 +17,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
+from bench.command import add_outputs, run
 from bench.echo_servers import KINDS
-from bench.plots import Panel, can_draw, draw_bars
-from bench.report import Machine, Spread, machine, markdown_table, table, write_json
+from bench.plots import Panel, draw_bars
+from bench.report import Machine, Spread, markdown_table, table
 
 __all__ = [
     "OURS", "TARGETS", "Case", "Memory", "Settings", "installed", "main", "measure", "measure_memory",
@@ -305,9 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Processor time of a TCP echo server: our reactor beside asyncio, uvloop, trio, curio.",
         epilog='example: python -m bench.echo --only reactor "asyncio Protocol" --connections 50 --bytes 64',
     )
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    add_outputs(parser, plot=True)
     parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
     parser.add_argument("--short", action="store_true", help="one round with few requests")
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=[*KINDS], help="these servers")
     parser.add_argument("--connections", type=int, metavar="N", help="this load alone, with --bytes")
@@ -325,17 +326,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if OURS not in settings.kinds:
         parser.error(f"--only must name {OURS!r}: all others are compared with it")
-    if options.plot is not None and not can_draw():
-        return 1
-    where = machine()
-    cases, memory = measure(settings), measure_memory(settings)
-    if options.json != "-":
-        print(text(settings, cases, memory, where, lay_out=markdown_table if options.markdown else table))
-    if options.json is not None:
-        write_json(record(settings, cases, memory, where), options.json)
-    if options.plot is not None:
-        _draw(cases, memory, where, options.plot)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings), measure_memory(settings)),
+        partial(text, settings, lay_out=markdown_table if options.markdown else table),
+        partial(record, settings),
+        _draw,
+    )
 
 
 def _draw(cases: Sequence[Case], memory: Sequence[Memory], where: Machine, path: str) -> None:

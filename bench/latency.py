@@ -19,11 +19,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from bench.plots import can_draw
+from bench.command import add_outputs, run, watcher
 from bench.processes import NodeProcesses
-from bench.report import Machine, machine, table, write_json
+from bench.report import Machine, table
 from bench.round_trips import KINDS, round_trips
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.node.limits import LinkPolicy
@@ -204,26 +205,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hops", type=int, nargs="+", metavar="N", help=f"proxies (default {full.hops})")
     parser.add_argument("--count", type=int, metavar="N", help=f"round trips (default {full.count})")
     parser.add_argument("--cold", type=int, metavar="N", help=f"on cold links (default {full.cold})")
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
-    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    add_outputs(parser, plot=True)
     parser.add_argument("--short", action="store_true", help=f"other defaults: {short}")
     options = parser.parse_args(arguments)
     base = short if options.short else full
     settings = Settings(
         tuple(options.hops or base.hops), options.count or base.count, options.cold or base.cold
     )
-    if options.plot is not None and not can_draw():
-        return 2
-    where = machine()
-    is_watched = sys.stderr.isatty()
-    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
-    if options.json != "-":
-        print(text(settings, cases, where))
-    if options.json is not None:
-        write_json(record(settings, cases, where), options.json)
-    if options.plot is not None:
-        _plot(cases, where, options.plot)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings, watcher()),),
+        partial(text, settings),
+        partial(record, settings),
+        _plot,
+    )
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
+from bench.command import add_outputs, run
 from bench.layer_cases import Pair, Work, pairs
-from bench.report import Machine, Spread, machine, table, write_json
+from bench.report import Machine, Spread, table
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 
@@ -129,18 +131,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Speed of the byte layers beside the raw work in them.",
         epilog="example: python -m bench.layers --json layers.json",
     )
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    add_outputs(parser, plot=False)
     parser.add_argument("--short", action="store_true", help="one round with little content")
     parser.add_argument("--only", metavar="TEXT", default="", help='cases whose name holds it: "3 × sealed"')
     options = parser.parse_args(arguments)
     settings = replace(Settings.short() if options.short else Settings(), only=options.only)
-    where = machine()
-    cases = measure(settings)
-    if options.json != "-":
-        print(text(settings, cases, where))
-    if options.json is not None:
-        write_json(record(settings, cases, where), options.json)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings),),
+        partial(text, settings),
+        partial(record, settings),
+    )
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-from bench.plots import can_draw
+from bench.command import add_outputs, run, watcher
 from bench.processes import NodeProcesses, RunningQuery
-from bench.report import Machine, Spread, machine, table, write_json
+from bench.report import Machine, Spread, table
 
 __all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
 
@@ -264,8 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--megabytes", type=float, metavar="MB", help=f"of the transfer (default {full.megabytes})")
     add("--streams", type=int, metavar="N", help=f"that the proxy holds (default {full.streams})")
     add("--short", action="store_true", help="other defaults: little of each")
-    add("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
-    add("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    add_outputs(parser, plot=True)
     return parser
 
 
@@ -281,19 +281,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no negative number of proxies, and at least one of everything else")
     if not settings.megabytes > 0:
         parser.error(f"--megabytes {settings.megabytes:g}: nothing to transfer")
-    if options.plot is not None and not can_draw():
-        return 2
-    where = machine()
-    is_watched = sys.stderr.isatty()
-    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
-    memory = measure_memory(settings)
-    if options.json != "-":
-        print(text(settings, cases, memory, where))
-    if options.json is not None:
-        write_json(record(settings, cases, memory, where), options.json)
-    if options.plot is not None:
-        _plot(cases, where, options.plot)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings, watcher()), measure_memory(settings)),
+        partial(text, settings),
+        partial(record, settings),
+        lambda cases, _, where, path: _plot(cases, where, path),
+    )
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ import random
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
+from bench.command import add_outputs, run, watcher
 from bench.node_group import NodeGroup
-from bench.plots import can_draw
-from bench.report import Machine, machine, table, write_json
+from bench.report import Machine, table
 from bench.routes_seen import connections_as_events, guess_routes, records_as_events
 from bench.tcp_proxy import TcpProxy
 from bench.wire_records import Connection
@@ -339,8 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gap", type=float, dest="gap_s", help=f"seconds between (default {full.gap_s})")
     parser.add_argument("--seed", type=int, help="another schedule")
     parser.add_argument("--short", action="store_true", help="other defaults: a few queries, a few nodes")
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
-    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    add_outputs(parser, plot=True)
     return parser
 
 
@@ -355,18 +355,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = replace(Settings.short() if options.short else Settings(), **given)
     if settings.queries < 1 or not settings.gap_s > 0 or not 0 <= settings.hops <= settings.nodes - 2:
         parser.error("at least one query and two nodes, a gap above 0, and at most as many hops as others")
-    if options.plot is not None and not can_draw():
-        return 2
-    where = machine()
-    is_watched = sys.stderr.isatty()
-    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
-    if options.json != "-":
-        print(text(settings, cases, where))
-    if options.json is not None:
-        write_json(record(settings, cases, where), options.json)
-    if options.plot is not None:
-        _plot(settings, cases, options.plot)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings, watcher()),),
+        partial(text, settings),
+        partial(record, settings),
+        lambda cases, _, path: _plot(settings, cases, path),
+    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from bench.command import add_outputs, run
 from bench.onion_more_cases import status_cases, tunnel_cases
-from bench.report import Machine, Spread, machine, table, write_json
+from bench.report import Machine, Spread, table
 from readwrite_comp import engine_names
 from tunnel.descriptor import Descriptor
 from tunnel.directory import StaticDirectory
@@ -260,16 +261,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=defaults.rounds, metavar="N")
     parser.add_argument("--seconds", type=float, default=defaults.seconds, help="of one measurement")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds this")
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    add_outputs(parser, plot=False)
     options = parser.parse_args(arguments)
     settings = Settings(tuple(options.proxies), options.rounds, options.seconds, options.only)
-    where = machine()
-    cases = measure(settings)
-    if options.json != "-":
-        print(text(settings, cases, where))
-    if options.json is not None:
-        write_json(record(settings, cases, where), options.json)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings),),
+        partial(text, settings),
+        partial(record, settings),
+    )
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from bench.command import add_outputs, run
 from bench.echo import OURS, installed
-from bench.plots import Panel, can_draw, draw_bars
+from bench.plots import Panel, draw_bars
 from bench.primitive_cases import CASES, KINDS
-from bench.report import Machine, Spread, machine, markdown_table, table, write_json
+from bench.report import Machine, Spread, markdown_table, table
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 
@@ -146,9 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "asyncio, uvloop, trio, curio.",
         epilog="example: python -m bench.primitives --only reactor uvloop --rounds 5",
     )
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    add_outputs(parser, plot=True)
     parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
     parser.add_argument("--short", action="store_true", help="one round with few operations")
     parser.add_argument("--only", nargs="+", metavar="LIBRARY", choices=[*KINDS], help="these libraries")
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each library")
@@ -157,17 +158,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(options.rounds or base.rounds, base.scale, tuple(options.only or base.kinds))
     if OURS not in settings.kinds:
         parser.error(f"--only must name {OURS!r}: all others are compared with it")
-    if options.plot is not None and not can_draw():
-        return 1
-    where = machine()
-    cases = measure(settings)
-    if options.json != "-":
-        print(text(settings, cases, where, lay_out=markdown_table if options.markdown else table))
-    if options.json is not None:
-        write_json(record(settings, cases, where), options.json)
-    if options.plot is not None:
-        _draw(cases, where, options.plot)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings),),
+        partial(text, settings, lay_out=markdown_table if options.markdown else table),
+        partial(record, settings),
+        _draw,
+    )
 
 
 if __name__ == "__main__":

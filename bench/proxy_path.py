@@ -16,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from bench.report import Machine, Spread, machine, table, write_json
+from bench.command import add_outputs, run
+from bench.report import Machine, Spread, table
 from reactor import Reactor, Service, Signal
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, Profile
 from tunnel.link.buffers import BUFFER_BYTES
@@ -267,16 +269,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profiles", nargs="+", choices=names, default=list(defaults.profiles))
     parser.add_argument("--chunks", type=int, default=defaults.chunks, metavar="N", help="of one measurement")
     parser.add_argument("--rounds", type=int, default=defaults.rounds, metavar="N")
-    parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
+    add_outputs(parser, plot=False)
     options = parser.parse_args(arguments)
     settings = Settings(tuple(options.profiles), options.chunks, options.rounds)
-    where = machine()
-    cases = measure(settings)
-    if options.json != "-":
-        print(text(settings, cases, where))
-    if options.json is not None:
-        write_json(record(settings, cases, where), options.json)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings),),
+        partial(text, settings),
+        partial(record, settings),
+    )
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from bench.command import add_outputs, run, watcher
 from bench.content import content_digest
-from bench.plots import can_draw
 from bench.processes import NodeProcesses
 from bench.reference_chain import ReferenceChain
-from bench.report import Machine, Spread, machine, table, write_json
+from bench.report import Machine, Spread, table
 from bench.usage import machine_busy_s
 from readwrite_comp import EngineUnavailable, engine_names, get_engine
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, SUITES, Profile
@@ -306,9 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     suites = ", ".join(f"{number}: {name}" for number, name in SUITES.items())
     parser.add_argument("--suite", type=int, choices=list(SUITES), default=0, help=suites)
     parser.add_argument("--mode", choices=("none", "route"), default=full.mode)
-    json_help = "write JSON too; - for JSON alone, on standard output"
-    parser.add_argument("--json", metavar="FILE", help=json_help)
-    parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    add_outputs(parser, plot=True)
     parser.add_argument(
         "--short",
         action="store_true",
@@ -363,18 +362,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EngineUnavailable as error:
         print(f"error: {error}\nhint: available here: {', '.join(engine_names())}", file=sys.stderr)
         return 2
-    if options.plot is not None and not can_draw():
-        return 2
-    is_watched = sys.stderr.isatty()
-    where = machine()
-    cases = measure(settings, lambda line: print(line, file=sys.stderr) if is_watched else None)
-    if options.json != "-":
-        print(text(settings, cases, where))
-    if options.json is not None:
-        write_json(record(settings, cases, where), options.json)
-    if options.plot is not None:
-        _plot(cases, where, options.plot)
-    return 0
+    return run(
+        options,
+        lambda: (measure(settings, watcher()),),
+        partial(text, settings),
+        partial(record, settings),
+        _plot,
+    )
 
 
 if __name__ == "__main__":
