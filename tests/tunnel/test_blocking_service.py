@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from reactor import Channel, FakeClock, Handle, Reactor, Service, Signal, Sleep, Spawn
+from reactor import Channel, FakeClock, Handle, Reactor, Service, Signal, Sleep, Spawn, timeout_after
 from tests.support.network import PATIENCE_S
 from tunnel.errors import ErrorCode, IdleTimeout
 from tunnel.services import BlockingQuery, BlockingReply, BlockingService
@@ -227,3 +228,45 @@ def test_a_wait_that_is_cancelled_with_a_place_in_hand_loses_no_place(reactor: R
         assert second.is_finished
 
     reactor.run(play())
+
+
+def closes(_query: BlockingQuery, reply: BlockingReply) -> None:
+    with reply:
+        reply.write(b"all")
+
+
+def writes_text(_query: BlockingQuery, reply: BlockingReply) -> None:
+    io.TextIOWrapper(reply).write("all")  # closes the reply when it is dropped
+
+
+def detaches_query(query: BlockingQuery, reply: BlockingReply) -> None:
+    reply.write(b"all")
+    query.detach()
+
+
+@pytest.mark.parametrize("function", [closes, writes_text, detaches_query])
+def test_a_function_may_close_its_files(reactor: Reactor, function: BlockingFunction) -> None:
+    service, reply = BlockingService(function, threads=1), FakeReply()
+
+    def play() -> Service[None]:
+        handle = yield from ask(service, FakeQuery(), reply)
+        yield from timeout_after(PATIENCE_S, handle.join())
+
+    reactor.run(play())
+    assert reply.got == b"all"
+    hold_until(lambda: len(service._places._free) == 1)
+
+
+def test_a_reply_that_was_detached_fails_the_query_and_loses_no_place(reactor: Reactor) -> None:
+    def detaches(_query: BlockingQuery, reply: BlockingReply) -> None:
+        reply.detach()
+
+    service = BlockingService(detaches, threads=1)
+
+    def play() -> Service[None]:
+        handle = yield from ask(service, FakeQuery(), FakeReply())
+        with pytest.raises(ValueError, match="detached"):
+            yield from timeout_after(PATIENCE_S, handle.join())
+
+    reactor.run(play())
+    hold_until(lambda: len(service._places._free) == 1)
