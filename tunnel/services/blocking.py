@@ -88,9 +88,10 @@ class BlockingService(InnerService):
             TableFull: no thread is free, and enough queries wait for one. IdleTimeout: the peer was silent,
                 and others waited for the thread. any other: what the function raised.
         """
-        waiting = self._places.waiting
-        if waiting >= self._most_waiting:
-            raise TableFull(f"{waiting} queries wait for a thread already, the limit of this service")
+        if self._places.waiting - self._places.free >= self._most_waiting:
+            raise TableFull(
+                f"{self._places.waiting} queries wait for a thread already, the limit of this service"
+            )
         place = yield from self._places.take()
         yield from _Call(self._function, reply, self._places, place).run(query)
 
