@@ -120,6 +120,16 @@ def test_a_call_that_names_its_route_opens_its_own(net: LocalNetwork) -> None:
     assert not standing(net)._places
 
 
+def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -> None:
+    """They count among its queries, which it lets come to their end."""
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    old = tunnels(net)
+    net.submit(net[0].leave(2 * PATIENCE_S)).result(PATIENCE_S)
+    assert all(tunnel.has_ended for tunnel in old)
+    assert not standing(net)._places
+
+
 def test_a_node_that_stops_leaves_none_behind(net: LocalNetwork) -> None:
     use(net)
     wait_for(net, lambda: len(standing(net)) == 2)

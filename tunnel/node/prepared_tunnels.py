@@ -114,9 +114,7 @@ class PreparedTunnels:
         places = self._places.setdefault(kind, [])
         self._places.move_to_end(kind)
         if len(self._places) > _KINDS:
-            _, unused = self._places.popitem(last=False)
-            for place in unused:
-                place.drop()
+            self._drop_oldest_kind()
         while len(places) < self._per_kind and self._has_room:
             place = _Place()
             places.append(place)
@@ -127,6 +125,17 @@ class PreparedTunnels:
                 self._forget(places, place)
                 place.drop()
                 raise
+
+    def close(self) -> None:
+        """Begin to close those that stand, and open no more: the node is about to stop."""
+        self._per_kind = 0
+        while self._places:
+            self._drop_oldest_kind()
+
+    def _drop_oldest_kind(self) -> None:
+        _, unused = self._places.popitem(last=False)
+        for place in unused:
+            place.drop()
 
     @property
     def _has_room(self) -> bool:
