@@ -53,7 +53,7 @@ def test_the_three_kinds_of_clients_have_the_same_names() -> None:
     assert names(Client) == names(ServiceClient) == names(AsyncClient)
     served = names(IncomingReply) - {"write", "wait_room", "has_ended"}
     assert names(ThreadReply) == names(AsyncReply) == served
-    held = names(OpenTunnel) - {"handle", "has_ended"}  # for services, which may `Select`
+    held = names(OpenTunnel) - {"handle", "has_ended", "is_as_new"}  # for services of the loop
     assert names(ThreadTunnel) == names(AsyncTunnel) == held
     assert names(ThreadStream) == names(AsyncStream) == names(OpenStream)
 

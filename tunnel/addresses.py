@@ -40,7 +40,8 @@ def is_public(host: str) -> bool:
     """Whether `host` is a unicast address of the open internet, in whatever notation it hides.
 
     Loopback, private and shared ranges, link-local and site-local, multicast, documentation, benchmarking and
-    reserved ones are not, nor IPv6 addresses that carry an IPv4 one (mapped, 6to4, Teredo, NAT64).
+    reserved ones are not, nor IPv6 addresses that carry an IPv4 one (6to4, Teredo, NAT64). A mapped one is
+    what the IPv4 address in it is.
     Source: IANA special-purpose address registries, as the standard library's `is_global` has them.
     """
     address = ipaddress.ip_address(host)
@@ -99,6 +100,7 @@ class AddressRules:
     private: tuple[IpRange, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "private", tuple(self.private))  # a list is no key of the cache
         for network in self.private:
             if not is_private_range(network):
                 raise LocalTunnelError(

@@ -25,10 +25,10 @@ def make_private(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             _write(file, data)
+        _sync_folder(path)
     except BaseException:
         path.unlink()
         raise
-    _sync_folder(path)
 
 
 def write_private(path: Path, data: bytes) -> None:

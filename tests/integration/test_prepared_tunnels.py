@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from reactor import Service, Sleep
+from reactor import Service, Signal, Sleep
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.client import Client
 from tunnel.errors import QueryFailed
 from tunnel.node.open_tunnel import OpenTunnel
 from tunnel.node.prepared_tunnels import PreparedTunnels
+from tunnel.services import Echo
 
 LIMITS = Limits(prepared_tunnels=2, linger_s=1.0)
 
@@ -118,6 +120,16 @@ def test_a_call_that_names_its_route_opens_its_own(net: LocalNetwork) -> None:
     assert not standing(net)._places
 
 
+def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -> None:
+    """They count among its queries, which it lets come to their end."""
+    use(net)
+    wait_for(net, lambda: len(standing(net)) == 2)
+    old = tunnels(net)
+    net.submit(net[0].leave(2 * PATIENCE_S)).result(PATIENCE_S)
+    assert all(tunnel.has_ended for tunnel in old)
+    assert not standing(net)._places
+
+
 def test_a_node_that_stops_leaves_none_behind(net: LocalNetwork) -> None:
     use(net)
     wait_for(net, lambda: len(standing(net)) == 2)
@@ -140,3 +152,52 @@ def test_who_is_cancelled_while_he_takes_one_leaves_none_open(net: LocalNetwork)
     wait_for(net, lambda: first.has_ended)
     assert tunnels(net) == [second]
     assert [len(places) for places in standing(net)._places.values()] == [1], "no place is taken by nobody"
+
+
+class _Leaves(Echo):
+    """Serves those tunnels only that were opened after it was told to leave the others."""
+
+    def __init__(self) -> None:
+        self.ends: list[Signal] = []
+        self.has_left = False
+
+    def tunnel(self, tunnel: Any) -> Service[None]:
+        if self.has_left:
+            yield from super().tunnel(tunnel)
+        else:
+            self.ends.append(Signal())
+            yield self.ends[-1]
+
+    def leave(self) -> Service[None]:
+        self.has_left = True
+        for end in self.ends:
+            end.set()
+        yield Sleep(0)
+
+
+def test_one_whose_other_end_has_closed_is_not_handed_out() -> None:
+    """A service that waits for a first message so long and no longer ends its half in order."""
+    service = _Leaves()
+    with LocalNetwork(peers=8, service=service, limits=LIMITS) as net:
+        Client(net[0]).tunnel(net[7].id, hops=2).give_up()
+        wait_for(net, lambda: len(standing(net)) == 2 and len(service.ends) >= 2)
+        old = tunnels(net)
+        net.submit(service.leave()).result(PATIENCE_S)
+        wait_for(net, lambda: all(tunnel._held.other_end_has_closed for tunnel in old))
+        use(net)
+        wait_for(net, lambda: all(tunnel.has_ended for tunnel in old))
+        assert not net[0].peers.resting(), "nobody failed"
+
+
+def test_they_leave_half_of_the_nodes_queries_to_others() -> None:
+    with LocalNetwork(peers=8, limits=Limits(prepared_tunnels=8, queries=6, linger_s=1.0)) as net:
+        use(net)
+        use(net, hops=1)
+        wait_for(net, lambda: len(standing(net)) == 3)
+        assert sum(len(places) for places in standing(net)._places.values()) == 3
+        waiting = [
+            Client(net[0]).tunnel(net[index].id, route=Route((), net[index].id)) for index in (4, 5, 6)
+        ]
+        for tunnel in waiting:
+            assert tunnel.ask(b"mine", timeout_s=PATIENCE_S) == b"mine"
+            tunnel.give_up()

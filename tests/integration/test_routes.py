@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import ipaddress
 import os
+import random
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -171,6 +172,17 @@ def test_one_attempt_without_another_route_is_one_attempt() -> None:
         net.stop(1)
         with pytest.raises(QueryFailed, match=r"^1 attempt failed; attempt 1: .*; no other route: "):
             net[0].query(net[2].id, b"hello", hops=1, retries=1).result(PATIENCE_S)
+
+
+def test_a_demonstration_retries_around_the_dead_as_well() -> None:
+    with LocalNetwork(peers=6) as net:
+        for index in (1, 2, 3):
+            net.stop(index)
+        for seed in range(10):
+            rng, route = random.Random(seed), Route((net[1].id,), net[5].id)
+            result = net[0].query(net[5].id, b"hi", route=route, retries=3, rng=rng).result(PATIENCE_S)
+            blamed = [attempt.blamed for attempt in result.attempts]
+            assert len(blamed) == len(set(blamed)), "nobody is blamed twice"
 
 
 def test_retries_are_bounded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,12 @@ def test_addresses_of_a_declared_range_are_dialled_and_say_nothing_of_owners() -
     assert LAN.owners(at(*inside)) == frozenset()
     assert LAN.owners(at(*inside, family=b"f" * 16)) == {b"f" + b"f" * 16}
     assert LAN.owners(at(*inside, *public)) == {b"4\x01\x02"}
+
+
+def test_ranges_may_come_as_a_list() -> None:
+    """The error would come late otherwise: with the first private address that a node is to dial."""
+    ranges: Any = [ipaddress.ip_network("10.8.0.0/16")]
+    assert AddressRules(private=ranges).dialable(at("10.8.3.1").addresses)
 
 
 def test_whom_the_table_of_peers_charges() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from reactor import Channel, FakeClock, Handle, Reactor, Service, Signal, Sleep, Spawn
 from tests.support.network import PATIENCE_S
-from tunnel.errors import ErrorCode, IdleTimeout
+from tunnel.errors import ErrorCode, IdleTimeout, TableFull
 from tunnel.services import BlockingQuery, BlockingReply, BlockingService
 from tunnel.services.blocking import BlockingFunction
 
@@ -221,9 +222,73 @@ def test_a_wait_that_is_cancelled_with_a_place_in_hand_loses_no_place(reactor: R
         hold_until(lambda: not service._places._free.waiting_receivers)
         second.cancel()
         yield from settle()
-        hold_until(lambda: len(service._places._free) == 1)
+        hold_until(lambda: service._places.free == 1)
         yield from settle()
         assert first.is_finished
         assert second.is_finished
+
+    reactor.run(play())
+
+
+def closes(_query: BlockingQuery, reply: BlockingReply) -> None:
+    with reply:
+        reply.write(b"all")
+
+
+def writes_text(_query: BlockingQuery, reply: BlockingReply) -> None:
+    io.TextIOWrapper(reply).write("all")  # closes the reply when it is dropped
+
+
+def detaches_query(query: BlockingQuery, reply: BlockingReply) -> None:
+    reply.write(b"all")
+    query.detach()
+
+
+@pytest.mark.parametrize("function", [closes, writes_text, detaches_query])
+def test_a_function_may_close_its_files(reactor: Reactor, function: BlockingFunction) -> None:
+    service, reply = BlockingService(function, threads=1), FakeReply()
+
+    def play() -> Service[None]:
+        handle = yield from ask(service, FakeQuery(), reply)
+        yield from settle()
+        hold_until(lambda: service._places.free == 1)
+        yield from handle.join()
+
+    reactor.run(play())
+    assert reply.got == b"all"
+
+
+def test_a_reply_that_was_detached_fails_the_query_and_loses_no_place(reactor: Reactor) -> None:
+    def detaches(_query: BlockingQuery, reply: BlockingReply) -> None:
+        reply.detach()
+
+    service = BlockingService(detaches, threads=1)
+
+    def play() -> Service[None]:
+        handle = yield from ask(service, FakeQuery(), FakeReply())
+        yield from settle()
+        hold_until(lambda: service._places.free == 1)
+        with pytest.raises(ValueError, match="detached"):
+            yield from handle.join()
+
+    reactor.run(play())
+
+
+def test_a_service_where_nobody_may_wait_serves_as_many_as_it_has_threads(reactor: Reactor) -> None:
+    service = BlockingService(lambda query, _reply: query.read(), threads=2, waiting=0)
+
+    def play() -> Service[None]:
+        queries, handles = (FakeQuery(), FakeQuery()), []
+        for query in queries:
+            handles.append((yield from ask(service, query, FakeReply())))
+        yield from settle()
+        with pytest.raises(TableFull, match="0 queries wait"):
+            yield from service.handle(FakeQuery(), FakeReply())
+        for query in queries:
+            yield from query.pieces.send(b"")
+        yield from settle()
+        hold_until(lambda: service._places.free == 2)
+        for handle in handles:
+            yield from handle.join()
 
     reactor.run(play())

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,13 @@ def test_of_several_who_make_one_file_one_does(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("is_failing", [stat.S_ISREG, stat.S_ISDIR], ids=["file", "folder"])
 def test_a_new_file_that_cannot_be_written_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_failing: Callable[[int], bool]
 ) -> None:
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "no space left on device")
+        if is_failing(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr("tunnel.private_file.os.fsync", full)
     with pytest.raises(OSError, match="no space"):

@@ -54,6 +54,23 @@ def test_pauses_double_and_end_with_the_first_sign_of_life() -> None:
     assert log.events == [(IDS[0], False), (IDS[0], True)]
 
 
+def test_what_breaks_together_is_one_pause() -> None:
+    table, clock, _ = make()
+    for _ in range(10):
+        table.failed(IDS[0])
+    clock[0] += 4
+    table.failed(IDS[0])
+    clock[0] += 4.999
+    assert table.resting() == [IDS[0]]
+    clock[0] += 0.001
+    assert table.resting() == []
+    table.failed(IDS[0])
+    clock[0] += 9.999
+    assert table.resting() == [IDS[0]], "the second pause"
+    clock[0] += 0.001
+    assert table.resting() == []
+
+
 def test_reports_say_who_was_seen_and_who_is_to_blame() -> None:
     table, _, log = make()
     route = (*IDS[:3], b"me" * 16)

@@ -164,6 +164,11 @@ class Incoming(Generic[N]):
         """What waits to be read."""
         return len(self._buffer)
 
+    @property
+    def has_ended(self) -> bool:
+        """No more comes, in order or not; what came may still wait to be read."""
+        return self._is_over or self._error is not None
+
     def put(self, data: memoryview) -> None:
         """What a chunk brought. Raises MalformedMessage: more than was granted."""
         self._charge(len(data))
@@ -204,7 +209,7 @@ class Incoming(Generic[N]):
 
     def grant(self) -> int:
         """What to grant the other end now: all that was read since the last time, 0 when it has ended."""
-        amount = 0 if self._is_over or self._error is not None else self._owed
+        amount = 0 if self.has_ended else self._owed
         self._owed -= amount
         self._left += amount
         return amount

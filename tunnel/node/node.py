@@ -224,6 +224,7 @@ class Node(NodeUser):
             within_s: for each of the two; what has not ended by then is cut.
         """
         context = self._context
+        self._standing.close()
         yield from _wait_until(lambda: not context.queries, within_s)
         context.links.leave()
         self.close()

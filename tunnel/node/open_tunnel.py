@@ -138,6 +138,11 @@ class OpenTunnel:
         """Whether it is of no more use, in order or not."""
         return self.handle.is_finished or self._held.failure is not None
 
+    @property
+    def is_as_new(self) -> bool:
+        """Whether one that nobody has used yet is as good as one that is opened now."""
+        return not self.has_ended and not self._held.other_end_has_closed
+
     # -- inside --------------------------------------------------------------------------------------
 
     @property

@@ -40,6 +40,7 @@ class PeerListener(Protocol):
 class _Peer:
     last_seen_s: float = float("-inf")
     failures: int = 0
+    pauses: int = 0
     retry_s: float = float("-inf")
     is_online: bool | None = None  # None: not known yet
 
@@ -68,20 +69,26 @@ class PeerTable:
     def seen(self, node_id: bytes) -> None:
         """It has just shown that it lives: a handshake, or its part in a query that went well."""
         peer = self._touch(node_id)
-        peer.last_seen_s, peer.failures, peer.retry_s = self._now_s(), 0, float("-inf")
+        peer.last_seen_s, peer.retry_s = self._now_s(), float("-inf")
+        peer.failures = peer.pauses = 0
         if peer.is_online is not True:
             peer.is_online = True
             for listener in self.listeners:
                 listener.peer_online(node_id)
 
     def failed(self, node_id: bytes) -> None:
-        """It could not be reached, its link broke, or it is blamed: a pause, each time twice as long."""
+        """It could not be reached, its link broke, or it is blamed: a pause, each time twice as long.
+
+        What fails while it rests begins the pause anew and does not double it: all that passes over one link
+        breaks with it, and ten queries or standing tunnels are not to cost a guard ten minutes.
+        """
         if node_id == self._own_id:
             return
         peer = self._touch(node_id)
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(peer.failures, 30))
+        now_s = self._now_s()
         peer.failures += 1
-        peer.retry_s = self._now_s() + pause_s
+        peer.pauses += now_s >= peer.retry_s
+        peer.retry_s = now_s + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(peer.pauses - 1, 30))
         if peer.is_online is not False:
             peer.is_online = False
             for listener in self.listeners:

@@ -6,8 +6,9 @@ then carries its first byte at once, and nobody sees by the time at which it is 
 to say. Off by default, since each costs every hop a stream, and the other end a service that waits.
 
 Each standing tunnel has a service of its own that owns it, until somebody takes it. It is closed when nobody
-has for ten minutes, and thrown away when it has ended or a hop of its route has failed since. Bounded: so
-many of each kind, and 16 kinds, of which the one used longest ago goes. All in the reactor's thread.
+has for ten minutes, and thrown away when it has ended, its other end has closed or a hop of its route has
+failed since. Bounded: so many of each kind, and 16 kinds, of which the one used longest ago goes; in all no
+more than half of the node's queries, which they count among. All in the reactor's thread.
 Source: docs/routes.md, "Prepared tunnels".
 """
 
@@ -95,12 +96,11 @@ class PreparedTunnels:
             if place.tunnel is None or place.route is None:
                 continue
             places.remove(place)
-            if place.tunnel.has_ended or resting & set(place.route.nodes):
-                place.drop()
-            else:
+            if place.tunnel.is_as_new and not resting & set(place.route.nodes):
                 place.is_taken = True
                 place.wake.set()
                 return place.tunnel
+            place.drop()
         return None
 
     def fill(self, kind: TunnelKind, draw: Callable[[], tuple[Route, Profile]]) -> Service[None]:
@@ -114,10 +114,8 @@ class PreparedTunnels:
         places = self._places.setdefault(kind, [])
         self._places.move_to_end(kind)
         if len(self._places) > _KINDS:
-            _, unused = self._places.popitem(last=False)
-            for place in unused:
-                place.drop()
-        while len(places) < self._per_kind:
+            self._drop_oldest_kind()
+        while len(places) < self._per_kind and self._has_room:
             place = _Place()
             places.append(place)
             standing = self._stand(places, place, draw)
@@ -127,6 +125,22 @@ class PreparedTunnels:
                 self._forget(places, place)
                 place.drop()
                 raise
+
+    def close(self) -> None:
+        """Begin to close those that stand, and open no more: the node is about to stop."""
+        self._per_kind = 0
+        while self._places:
+            self._drop_oldest_kind()
+
+    def _drop_oldest_kind(self) -> None:
+        _, unused = self._places.popitem(last=False)
+        for place in unused:
+            place.drop()
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more leaves half of the node's queries to those who ask for something now."""
+        return 2 * sum(map(len, self._places.values())) + 2 <= self._node.limits.queries
 
     def _stand(
         self, places: list[_Place], place: _Place, draw: Callable[[], tuple[Route, Profile]]

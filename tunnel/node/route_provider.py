@@ -90,7 +90,7 @@ class RouteProvider:
         Args:
             last: see `tunnel.route.choose_route`.
             avoid: nodes that are no proxies of it, whatever else.
-            rng: for demonstrations, whose route is to be the same each time: a plain draw.
+            rng: for demonstrations, whose route is to be the same each time: a plain draw of the others.
         Raises:
             BadRoute: too few nodes; says how many are missing and why.
         """
@@ -98,7 +98,7 @@ class RouteProvider:
         if rng is not None:
             return choose_route(
                 peers, origin=self._own_id, destination=destination, hops=hops, profile_byte=profile.byte,
-                last=last, rng=rng,
+                last=last, avoid=frozenset(avoid) - {last}, rng=rng,
             )  # fmt: skip
 
         def draw(avoid: frozenset[bytes]) -> Route:
@@ -144,8 +144,9 @@ class RouteProvider:
         hops = len(query.proxies) if hops is None else hops
         if rng is not None:
             return choose_other_route(
-                peers, query, origin=self._own_id, hops=hops, profile_byte=profile.byte, last=last, rng=rng
-            )
+                peers, query, origin=self._own_id, hops=hops, profile_byte=profile.byte,
+                last=last, avoid=avoid, rng=rng,
+            )  # fmt: skip
 
         def draw(avoid: frozenset[bytes]) -> Route:
             neither = {*query.nodes, *avoid}

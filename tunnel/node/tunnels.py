@@ -46,6 +46,11 @@ class NodeTunnel:
         self.ended = Signal()
         self.failure: PeerError | None = None
 
+    @property
+    def other_end_has_closed(self) -> bool:
+        """It sends no more messages, and as a rule reads none either: its service has left."""
+        return self._core.incoming.has_ended
+
     # -- messages ------------------------------------------------------------------------------------
 
     def send(self, message: bytes) -> Service[None]:

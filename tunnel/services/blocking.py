@@ -13,6 +13,7 @@ and keeps its place until it returns.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import threading
@@ -87,9 +88,10 @@ class BlockingService(InnerService):
             TableFull: no thread is free, and enough queries wait for one. IdleTimeout: the peer was silent,
                 and others waited for the thread. any other: what the function raised.
         """
-        waiting = self._places.waiting
-        if waiting >= self._most_waiting:
-            raise TableFull(f"{waiting} queries wait for a thread already, the limit of this service")
+        if self._places.waiting - self._places.free >= self._most_waiting:
+            raise TableFull(
+                f"{self._places.waiting} queries wait for a thread already, the limit of this service"
+            )
         place = yield from self._places.take()
         yield from _Call(self._function, reply, self._places, place).run(query)
 
@@ -210,14 +212,16 @@ class _Call:
         reply = BlockingReply(raw, is_possible=self._reply.is_possible)
         try:
             self._function(query, reply)
-            reply.flush_to_node()
+            if not reply.closed:  # as a `with`, or a text file around it, leaves it
+                reply.flush_to_node()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by `run`
             self._error = error
         finally:
             # What is still held back is of a reply that has broken; files flush when they are dropped.
             raw.is_over = True
-            reply.close()
-            query.close()
+            for file in (reply, query):
+                with contextlib.suppress(ValueError):  # the function has detached it
+                    file.close()
             self._from_thread.close()
             self._to_thread.close()
             self._places.give_back(self.place)

@@ -73,6 +73,11 @@ class Places:
         self._ending: int | None = None
         self._ended_s = 0.0
 
+    @property
+    def free(self) -> int:
+        """How many can be had at once. True at a moment only."""
+        return len(self._free)
+
     def take(self) -> Service[int]:
         """Wait for a place. Cancellation: none is taken.
 
