@@ -152,6 +152,7 @@ class NodeKeys:
 
         Raises:
             FileExistsError: there is a file already, and it is not to be replaced. OSError.
+        After a crash a new file may be there in part; one that replaces another is never.
         """
         record = {
             "mtun-keys": _FILE_VERSION,
