@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
+from typing import Any
 
 import pytest
 
@@ -43,25 +42,28 @@ def test_fake_clock_jumps_over_hours_and_keeps_order(fake: Reactor) -> None:
     assert seen == [("a", 3600.0), ("b", 7200.0), ("c", 7200.0)]
 
 
-def test_a_month_is_more_than_a_poller_can_wait(poller: Poller) -> None:
+def test_a_month_is_more_than_a_poller_can_wait(poller: Poller, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float | None] = []
+    poll = poller.poll
+
     with Reactor(poller=poller) as real:
-        handle = real.spawn(forever_in_months())
 
-        def wake() -> None:
-            while not real._asleep:
-                time.sleep(0)
-            real.post(handle.cancel)
+        def month() -> Service[None]:
+            yield Sleep(30 * 86_400.0)
 
-        waker = threading.Thread(target=wake)
-        waker.start()
+        handle = real.spawn(month())
+
+        def woken(wait_s: float | None, ready: Any) -> None:
+            """As another thread would wake it, just when it begins to wait."""
+            waits.append(wait_s)
+            if wait_s:
+                real.post(handle.cancel)
+            poll(wait_s, ready)
+
+        monkeypatch.setattr(poller, "poll", woken)
         with pytest.raises(ServiceCancelled):
             real.run(handle.join())
-        waker.join()
-
-
-def forever_in_months() -> Service[None]:
-    while True:
-        yield Sleep(30 * 86_400.0)
+    assert max(wait_s for wait_s in waits if wait_s is not None) == 86_400.0
 
 
 def test_sleeping_no_time_still_lets_others_go(fake: Reactor) -> None:
