@@ -47,6 +47,15 @@ class Kind(Protocol):
         """What TOML would have given, from an environment variable. Raises ValueError."""
 
 
+class _AsWritten:
+    """A kind whose values are text in TOML: the environment has them as they are."""
+
+    __slots__ = ()
+
+    def read(self, text: str) -> str:
+        return text
+
+
 @dataclass(frozen=True, slots=True)
 class Integer:
     """A whole number in a range."""
@@ -105,7 +114,7 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(_AsWritten):
     """One of a few names."""
 
     names: Mapping[str, Any]
@@ -119,12 +128,9 @@ class Choice:
             raise ValueError
         return self.names[value]
 
-    def read(self, text: str) -> str:
-        return text
-
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(_AsWritten):
     """Any text, a path for one. Args: or_empty: whether there may be none."""
 
     what: str
@@ -139,12 +145,9 @@ class Text:
             raise ValueError
         return value
 
-    def read(self, text: str) -> str:
-        return text
-
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Place(_AsWritten):
     """An IP address and a port, as "127.0.0.1:4000" or "[::1]:4000"; with `or_none` also "none"."""
 
     or_none: bool = False
@@ -170,12 +173,9 @@ class Place:
             raise ValueError
         return Address(str(address), int(port))
 
-    def read(self, text: str) -> str:
-        return text
-
 
 @dataclass(frozen=True, slots=True)
-class PrivateRange:
+class PrivateRange(_AsWritten):
     """A range of private addresses, as "10.8.0.0/16"."""
 
     @property
@@ -190,12 +190,16 @@ class PrivateRange:
             raise ValueError
         return network
 
-    def read(self, text: str) -> str:
-        return text
+
+def _id_of(value: Any) -> bytes:
+    """16 bytes, from hex."""
+    if not isinstance(value, str) or len(value) != 32:
+        raise ValueError
+    return bytes.fromhex(value)
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkId:
+class NetworkId(_AsWritten):
     """The name of one network: "local", or 16 bytes in hex."""
 
     local: bytes
@@ -207,16 +211,11 @@ class NetworkId:
     def check(self, value: Any) -> bytes:
         if value == "local":
             return self.local
-        if not isinstance(value, str) or len(value) != 32:
-            raise ValueError
-        return bytes.fromhex(value)
-
-    def read(self, text: str) -> str:
-        return text
+        return _id_of(value)
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class Family(_AsWritten):
     """What the nodes of one owner have in common: 16 bytes in hex. Empty: None."""
 
     @property
@@ -226,12 +225,7 @@ class Family:
     def check(self, value: Any) -> bytes | None:
         if value == "":
             return None
-        if not isinstance(value, str) or len(value) != 32:
-            raise ValueError
-        return bytes.fromhex(value)
-
-    def read(self, text: str) -> str:
-        return text
+        return _id_of(value)
 
 
 @dataclass(frozen=True, slots=True)
