@@ -35,6 +35,13 @@ _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 _CACHED: Final = 16_384
 
 
+def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
 @lru_cache(_CACHED)
 def is_public(host: str) -> bool:
     """Whether `host` is a unicast address of the open internet, in whatever notation it hides.
@@ -44,31 +51,21 @@ def is_public(host: str) -> bool:
     what the IPv4 address in it is.
     Source: IANA special-purpose address registries, as the standard library's `is_global` has them.
     """
-    address = ipaddress.ip_address(host)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        elif (
-            address.sixtofour is not None
-            or address.teredo is not None
-            or address.is_site_local
-            or address in _COMPATIBLE
-            or any(address in network for network in _NAT64)
-        ):
-            return False
+    address = _unmapped(host)
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.sixtofour is not None
+        or address.teredo is not None
+        or address.is_site_local
+        or address in _COMPATIBLE
+        or any(address in network for network in _NAT64)
+    ):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def is_private_range(network: IpRange) -> bool:
     """Whether `network` lies whole in a range that a LAN, a VPN or one machine may have for itself."""
     return any(network.network_address in whole and network.broadcast_address in whole for whole in _PRIVATE)
-
-
-def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    address = ipaddress.ip_address(host)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
 
 
 @lru_cache(_CACHED)

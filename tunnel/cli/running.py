@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
-from tunnel.addresses import AddressRules
 from tunnel.config import NodeConfig
 from tunnel.descriptor import Descriptor
 from tunnel.directory import ExchangeDirectory, StaticDirectory
@@ -23,7 +22,7 @@ from tunnel.directory.peer_files import PeerFiles, write_descriptor
 from tunnel.errors import ConfigError
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
-from tunnel.node import LOCAL_NETWORK_ID, Node
+from tunnel.node import Node, address_rules
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.services import Echo, Files, InnerService, Ping, Services
 from tunnel.state_dir import StateDir, check_private
@@ -58,7 +57,7 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
     Raises:
         KeyFileError: a file cannot be read.
     """
-    rules = AddressRules(config.network == LOCAL_NETWORK_ID, config.private_ranges)
+    rules = address_rules(config.network, config.private_ranges)
     directory = ExchangeDirectory(engine=engine, rules=rules) if config.exchange else StaticDirectory()
     files = PeerFiles(directory, config.files, engine)
     files.load()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunnel.addresses import AddressRules, IpRange
+from tunnel.addresses import IpRange
 from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
 from tunnel.descriptor import Address
 from tunnel.errors import ConfigError, LocalTunnelError
@@ -23,7 +23,7 @@ from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.sender import MIN_FIXED_UNITS
-from tunnel.node import LOCAL_NETWORK_ID, Limits
+from tunnel.node import Limits, address_rules
 from tunnel.services import FilesSettings
 
 __all__ = ["NodeConfig", "load_config", "make_config"]
@@ -129,7 +129,7 @@ def make_config(
 def _check_address(config: NodeConfig, source: str) -> None:
     """A node that listens where no other would dial it serves nobody, and nothing else would say so."""
     shown = config.advertise or ((config.listen,) if config.listen is not None else ())
-    rules = AddressRules(config.network == LOCAL_NETWORK_ID, config.private_ranges)
+    rules = address_rules(config.network, config.private_ranges)
     if config.listen is not None and not rules.dialable(shown):
         key = "advertise" if config.advertise else "listen"
         raise ConfigError(

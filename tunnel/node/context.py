@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from reactor import Channel, CurrentTime, Scope, Service, Signal
-from tunnel.addresses import AddressRules
+from tunnel.addresses import AddressRules, IpRange
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
@@ -33,10 +33,16 @@ from tunnel.tunnel import Tunnel
 if TYPE_CHECKING:
     from tunnel.node.link_table import LinkTable
 
-__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "NodeContext", "Stream", "report_frame"]
+__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "NodeContext", "Stream", "address_rules", "report_frame"]
 
 LOCAL_NETWORK_ID = b"mtun local net.."
 _RANDOM = random.SystemRandom()
+
+
+def address_rules(network_id: bytes, private_ranges: tuple[IpRange, ...] = ()) -> AddressRules:
+    """What addresses mean in the network of this id. Raises LocalTunnelError: a range is not private."""
+    return AddressRules(network_id == LOCAL_NETWORK_ID, private_ranges)
+
 
 Stream: TypeAlias = MuxStream[Signal]
 """A stream of a link, as the services of a node see it."""

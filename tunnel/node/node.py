@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener
-from tunnel.addresses import AddressRules, IpRange
+from tunnel.addresses import IpRange
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
@@ -15,7 +15,7 @@ from tunnel.guards import Guards
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
-from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext
+from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules
 from tunnel.node.drawing import Drawing
 from tunnel.node.exchange import seek_peers
 from tunnel.node.global_service import global_service
@@ -96,7 +96,7 @@ class Node(NodeUser):
         limits = limits or Limits()
         inner = Echo() if service is None else as_service(service)
         kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
-        rules = AddressRules(network_id == LOCAL_NETWORK_ID, private_ranges)
+        rules = address_rules(network_id, private_ranges)
         has_guards = limits.guards > 0 and not rules.is_local
         if isinstance(keys, NodeKeys):
             # The last run's replay table is gone, so what it guarded must be too: with a new onion key frames
