@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from reactor import Cancelled, ReactorThread, Sleep, SocketStream, Spawn, TcpListener
-from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
+from tests.support.network import PATIENCE_S, assert_works, wait_until, wait_until_idle
 from tunnel import ErrorCode, Limits, LocalNetwork, Node, QueryFailed, ReplyMode
 from tunnel.descriptor import Address
 from tunnel.directory import StaticDirectory
@@ -126,13 +126,7 @@ def test_query_of_a_node_that_is_stopped_ends_at_once(beginning: bytes) -> None:
         query = net[0].query(
             net[3].id, b"hello", hops=2, idle_s=1000, progress=lambda sent, got: moved.append(got)
         )
-
-        def watch() -> Generator[Any, Any, None]:
-
-            while not moved or moved[-1] < len(beginning):
-                yield Sleep(0.002)
-
-        net.submit(watch()).result(timeout=PATIENCE_S)
+        wait_until(net, lambda: moved and moved[-1] >= len(beginning))
         net.stop(0)
         with pytest.raises(QueryFailed) as caught:
             query.result(timeout=PATIENCE_S)
@@ -147,16 +141,12 @@ def test_query_cancelled_while_its_reply_comes_is_no_fault_of_the_sink(
 ) -> None:
     moved: list[int] = []
 
-    def watch() -> Generator[Any, Any, None]:
-        while not moved or not moved[-1]:
-            yield Sleep(0.002)
-
     for _ in range(5):
         moved.clear()
         query = net[0].query(
             net[3].id, bytes(5_000_000), hops=1, progress=lambda sent, got: moved.append(got)
         )
-        net.submit(watch()).result(timeout=PATIENCE_S)
+        wait_until(net, lambda: moved and moved[-1])
         assert query.cancel()
         wait_until_idle(net)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

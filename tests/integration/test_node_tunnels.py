@@ -10,7 +10,7 @@ import pytest
 
 from reactor import Service, Sleep, WriteYield
 from tests.integration.test_error_reports import fail_hop, tamper_at
-from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
+from tests.support.network import PATIENCE_S, assert_works, wait_until, wait_until_idle
 from tunnel import Echo, ErrorCode, Limits, LocalNetwork, Profile, QueryFailed, Route
 from tunnel.errors import PeerError
 from tunnel.established import EstablishedTunnel, Target, TargetKind
@@ -231,12 +231,8 @@ def test_a_cancelled_tunnel_leaves_nothing(net: LocalNetwork) -> None:
         begun.append(True)
         yield Sleep(1_000)
 
-    def watch() -> Service[None]:
-        while not begun:
-            yield Sleep(0.002)
-
     future = net[0].tunnel(net[3].id, use, route=route(net))
-    net.submit(watch()).result(PATIENCE_S)
+    wait_until(net, lambda: begun)
     assert future.cancel()
     wait_until_idle(net)
     assert_works(net)
@@ -253,12 +249,8 @@ def test_a_node_that_stops_under_a_tunnel(stopped: int) -> None:
             begun.append(True)
             yield from tunnel.receive()
 
-        def watch() -> Service[None]:
-            while not begun:
-                yield Sleep(0.002)
-
         future = net[0].tunnel(net[3].id, use, route=route(net))
-        net.submit(watch()).result(PATIENCE_S)
+        wait_until(net, lambda: begun)
         net.stop(stopped)
         error = future.exception(PATIENCE_S)
         assert isinstance(error, QueryFailed)

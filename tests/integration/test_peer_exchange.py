@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reactor import ReactorThread, Service, Sleep
-from tests.support.network import PATIENCE_S
+from tests.support.network import PATIENCE_S, wait_until
 from tests.support.strangers import Strangers, strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits, Node, Profile, ReplyMode
@@ -168,12 +168,7 @@ def test_configured_nodes_learn_of_each_other(tmp_path: Path) -> None:
             serving = thread.submit(configured.serve(lambda: None))
             stack.callback(_leave, thread, configured.node, serving)
         wanted = {each.node.id for each in nodes}
-
-        def watch() -> Service[None]:
-            while any({peer.node_id for peer in each.directory} != wanted for each in nodes):
-                yield Sleep(0.005)
-
-        thread.submit(watch()).result(PATIENCE_S)
+        wait_until(thread, lambda: all({peer.node_id for peer in each.directory} == wanted for each in nodes))
         first, second, third = (each.node for each in nodes)
         route = third.choose_route(second.id, 1, Profile.for_proxies(1))
         assert route.proxies == (first.id,)

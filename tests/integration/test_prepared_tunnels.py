@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from reactor import Service, Signal, Sleep
-from tests.support.network import PATIENCE_S, wait_until_idle
+from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.client import Client
 from tunnel.errors import QueryFailed
@@ -23,14 +23,6 @@ LIMITS = Limits(prepared_tunnels=2, linger_s=1.0)
 def net() -> Iterator[LocalNetwork]:
     with LocalNetwork(peers=8, limits=LIMITS) as network:
         yield network
-
-
-def wait_for(net: LocalNetwork, condition: Callable[[], bool]) -> None:
-    def watch() -> Service[None]:
-        while not condition():
-            yield Sleep(0.002)
-
-    net.submit(watch()).result(PATIENCE_S)
 
 
 def standing(net: LocalNetwork) -> PreparedTunnels:
@@ -54,11 +46,11 @@ def use(net: LocalNetwork, hops: int = 2) -> None:
 
 def test_the_next_tunnel_stands_open_and_is_replaced(net: LocalNetwork) -> None:
     use(net)
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     first, second = tunnels(net)
     tunnel = Client(net[0]).tunnel(net[7].id, hops=2)
     assert tunnel._tunnel is first
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     assert tunnels(net)[0] is second
     assert tunnels(net)[1] is not first
     assert tunnel.ask(b"mine", timeout_s=PATIENCE_S) == b"mine"
@@ -68,7 +60,7 @@ def test_the_next_tunnel_stands_open_and_is_replaced(net: LocalNetwork) -> None:
 def test_another_kind_has_tunnels_of_its_own(net: LocalNetwork) -> None:
     use(net)
     use(net, hops=1)
-    wait_for(net, lambda: len(standing(net)) == 4)
+    wait_until(net, lambda: len(standing(net)) == 4)
     lengths = [
         [len(place.route.proxies) for place in places if place.route]
         for places in standing(net)._places.values()
@@ -78,20 +70,20 @@ def test_another_kind_has_tunnels_of_its_own(net: LocalNetwork) -> None:
 
 def test_one_whose_hop_has_failed_is_not_handed_out(net: LocalNetwork) -> None:
     use(net)
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     old = routes(net)
     for route in old:
         net[0].peers.failed(route.proxies[0])
     use(net)
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     assert not set(routes(net)) & set(old)
 
 
 def test_one_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
     use(net)
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     net.stop(7)
-    wait_for(net, lambda: not len(standing(net)))
+    wait_until(net, lambda: not len(standing(net)))
     with pytest.raises(QueryFailed), Client(net[0]).tunnel(net[7].id, hops=2) as tunnel:
         tunnel.ask(b"hello", timeout_s=PATIENCE_S)
 
@@ -99,8 +91,8 @@ def test_one_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
 def test_those_that_nobody_takes_are_closed_in_order(net: LocalNetwork) -> None:
     net[0]._standing = PreparedTunnels(net[0]._context, 2, life_s=0.05)
     use(net)
-    wait_for(net, lambda: any(standing(net)._places.values()))
-    wait_for(net, lambda: not any(standing(net)._places.values()))
+    wait_until(net, lambda: any(standing(net)._places.values()))
+    wait_until(net, lambda: not any(standing(net)._places.values()))
     wait_until_idle(net)
     assert not net[0].peers.resting()
 
@@ -109,7 +101,7 @@ def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: py
     monkeypatch.setattr("tunnel.node.prepared_tunnels._KINDS", 2)
     for hops in (0, 1, 2):
         use(net, hops)
-    wait_for(net, lambda: len(standing(net)) == 4)
+    wait_until(net, lambda: len(standing(net)) == 4)
     assert [kind.hops for kind in standing(net)._places] == [1, 2]
 
 
@@ -123,7 +115,7 @@ def test_a_call_that_names_its_route_opens_its_own(net: LocalNetwork) -> None:
 def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -> None:
     """They count among its queries, which it lets come to their end."""
     use(net)
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     old = tunnels(net)
     net.submit(net[0].leave(2 * PATIENCE_S)).result(PATIENCE_S)
     assert all(tunnel.has_ended for tunnel in old)
@@ -132,14 +124,14 @@ def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -
 
 def test_a_node_that_stops_leaves_none_behind(net: LocalNetwork) -> None:
     use(net)
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     net.stop(0)
-    wait_for(net, lambda: not len(standing(net)))
+    wait_until(net, lambda: not len(standing(net)))
 
 
 def test_who_is_cancelled_while_he_takes_one_leaves_none_open(net: LocalNetwork) -> None:
     use(net)
-    wait_for(net, lambda: len(standing(net)) == 2)
+    wait_until(net, lambda: len(standing(net)) == 2)
     first, second = tunnels(net)
 
     def cancelled() -> Service[None]:
@@ -149,7 +141,7 @@ def test_who_is_cancelled_while_he_takes_one_leaves_none_open(net: LocalNetwork)
         yield Sleep(0)
 
     net.submit(cancelled()).result(PATIENCE_S)
-    wait_for(net, lambda: first.has_ended)
+    wait_until(net, lambda: first.has_ended)
     assert tunnels(net) == [second]
     assert [len(places) for places in standing(net)._places.values()] == [1], "no place is taken by nobody"
 
@@ -180,12 +172,12 @@ def test_one_whose_other_end_has_closed_is_not_handed_out() -> None:
     service = _Leaves()
     with LocalNetwork(peers=8, service=service, limits=LIMITS) as net:
         Client(net[0]).tunnel(net[7].id, hops=2).give_up()
-        wait_for(net, lambda: len(standing(net)) == 2 and len(service.ends) >= 2)
+        wait_until(net, lambda: len(standing(net)) == 2 and len(service.ends) >= 2)
         old = tunnels(net)
         net.submit(service.leave()).result(PATIENCE_S)
-        wait_for(net, lambda: all(tunnel._held.other_end_has_closed for tunnel in old))
+        wait_until(net, lambda: all(tunnel._held.other_end_has_closed for tunnel in old))
         use(net)
-        wait_for(net, lambda: all(tunnel.has_ended for tunnel in old))
+        wait_until(net, lambda: all(tunnel.has_ended for tunnel in old))
         assert not net[0].peers.resting(), "nobody failed"
 
 
@@ -193,7 +185,7 @@ def test_they_leave_half_of_the_nodes_queries_to_others() -> None:
     with LocalNetwork(peers=8, limits=Limits(prepared_tunnels=8, queries=6, linger_s=1.0)) as net:
         use(net)
         use(net, hops=1)
-        wait_for(net, lambda: len(standing(net)) == 3)
+        wait_until(net, lambda: len(standing(net)) == 3)
         assert sum(len(places) for places in standing(net)._places.values()) == 3
         waiting = [
             Client(net[0]).tunnel(net[index].id, route=Route((), net[index].id)) for index in (4, 5, 6)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reactor import ReactorThread, Service, Sleep
-from tests.support.network import PATIENCE_S, wait_until_idle
+from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tests.support.strangers import Strangers, strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import (
@@ -496,11 +496,7 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() ->
         prepared = net[0]._drawing._prepared
 
         def wait_full() -> None:
-            def watch() -> Service[None]:
-                while len(prepared) < 2:
-                    yield Sleep(0.002)
-
-            net.submit(watch()).result(PATIENCE_S)
+            wait_until(net, lambda: len(prepared) >= 2)
 
         def ask(mode: ReplyMode = ReplyMode.ROUTE) -> QueryResult:
             return net[0].query(net[7].id, b"hello", hops=3, mode=mode).result(PATIENCE_S)
@@ -533,12 +529,7 @@ def test_a_prepared_query_that_fails_is_retried_over_a_fresh_route() -> None:
     with LocalNetwork(peers=4, limits=Limits(prepared=1)) as net:
         prepared = net[0]._drawing._prepared
         net[0].query(net[3].id, b"hello", hops=1).result(PATIENCE_S)
-
-        def watch() -> Service[None]:
-            while not len(prepared):
-                yield Sleep(0.002)
-
-        net.submit(watch()).result(PATIENCE_S)
+        wait_until(net, lambda: len(prepared))
         (waiting,) = prepared._ready.values()
         victim = waiting[0].call.route.proxies[0]
         net.stop(next(index for index in range(4) if net[index].id == victim))

@@ -1,13 +1,14 @@
-"""Helpers over a `LocalNetwork`: a query that must succeed, and waiting until nothing is left of one."""
+"""Helpers over a `LocalNetwork`: a query that must succeed, waiting until something holds, or nothing is left."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 
-from reactor import Service, Sleep
+from reactor import ReactorThread, Service, Sleep
 from tunnel import LocalNetwork
 
-__all__ = ["PATIENCE_S", "assert_works", "wait_until_idle"]
+__all__ = ["PATIENCE_S", "assert_works", "wait_until", "wait_until_idle"]
 
 # Only reached when something hangs, so it is long: the machine may be busy.
 PATIENCE_S = 30.0
@@ -20,16 +21,23 @@ def assert_works(net: LocalNetwork, *, hops: int = 1) -> None:
     assert result.read() == content
 
 
-def wait_until_idle(net: LocalNetwork) -> None:
-    """Wait until no node holds a stream, a half-open handshake or a pending query."""
+def wait_until(
+    runner: LocalNetwork | ReactorThread, condition: Callable[[], object], patience_s: float = PATIENCE_S
+) -> None:
+    """Wait until something holds, looked at in the reactor's thread. Raises TimeoutError."""
 
     def watch() -> Service[None]:
-        while any(not node.is_idle for node in net):
+        while not condition():
             yield Sleep(0.002)
 
-    future: Future[None] = net.submit(watch())
+    future: Future[None] = runner.submit(watch())
+    future.result(timeout=patience_s)
+
+
+def wait_until_idle(net: LocalNetwork) -> None:
+    """Wait until no node holds a stream, a half-open handshake or a pending query."""
     try:
-        future.result(timeout=PATIENCE_S)
+        wait_until(net, lambda: all(node.is_idle for node in net))
     except TimeoutError:
         busy = {node.id.hex()[:8]: node.open_streams for node in net if not node.is_idle}
         raise AssertionError(f"still busy after {PATIENCE_S} s: {busy}") from None

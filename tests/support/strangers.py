@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
-from tests.support.network import PATIENCE_S
+from tests.support.network import PATIENCE_S, wait_until
 from tests.tunnel.helpers import OPENSSL
 from tunnel.addresses import LOCAL
 from tunnel.descriptor import Descriptor
@@ -105,13 +104,7 @@ class Strangers:
 
     def wait_until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
         """Wait until something holds, looked at in the reactor's thread. Raises TimeoutError."""
-
-        def watch() -> Service[None]:
-            while not condition():
-                yield Sleep(0.005)
-
-        future: Future[None] = self._thread.submit(watch())
-        future.result(patience_s)
+        wait_until(self._thread, condition, patience_s)
 
     def close(self) -> None:
         """End all nodes."""

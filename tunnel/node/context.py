@@ -38,14 +38,13 @@ __all__ = ["LOCAL_NETWORK_ID", "FrameReport", "NodeContext", "Stream", "address_
 LOCAL_NETWORK_ID = b"mtun local net.."
 _RANDOM = random.SystemRandom()
 
+Stream: TypeAlias = MuxStream[Signal]
+"""A stream of a link, as the services of a node see it."""
+
 
 def address_rules(network_id: bytes, private_ranges: tuple[IpRange, ...] = ()) -> AddressRules:
     """What addresses mean in the network of this id. Raises LocalTunnelError: a range is not private."""
     return AddressRules(network_id == LOCAL_NETWORK_ID, private_ranges)
-
-
-Stream: TypeAlias = MuxStream[Signal]
-"""A stream of a link, as the services of a node see it."""
 
 
 @dataclass(frozen=True, slots=True)
