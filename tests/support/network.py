@@ -1,4 +1,4 @@
-"""Helpers over a `LocalNetwork`: a query that must succeed, waiting until something holds, or nothing is left."""
+"""Helpers over a `LocalNetwork`: a query that must succeed, and waiting until something is so."""
 
 from __future__ import annotations
 
