@@ -26,7 +26,7 @@ from typing import Any
 
 from bench.command import add_outputs, run, watcher
 from bench.processes import NodeProcesses
-from bench.report import Machine, Spread, table
+from bench.report import Machine, Spread, report, table
 from tunnel import LocalNetwork, ReplyMode, Route
 
 __all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
@@ -193,13 +193,7 @@ def text(settings: Settings, cases: Sequence[Case], memory: Memory, where: Machi
 
 def record(settings: Settings, cases: Sequence[Case], memory: Memory, where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "concurrency",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-        "memory": asdict(memory),
-    }
+    return report("concurrency", settings, cases, where, memory=asdict(memory))
 
 
 def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from bench.command import add_outputs, run
 from bench.echo_servers import KINDS
 from bench.plots import Panel, draw_bars
-from bench.report import Machine, Spread, markdown_table, table
+from bench.report import Machine, Spread, markdown_table, report, table
 
 __all__ = [
     "OURS", "TARGETS", "Case", "Memory", "Settings", "installed", "main", "measure", "measure_memory",
@@ -292,13 +292,7 @@ def record(
     settings: Settings, cases: Sequence[Case], memory: Sequence[Memory], where: Machine
 ) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "echo",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-        "memory": [asdict(one) for one in memory],
-    }
+    return report("echo", settings, cases, where, memory=[asdict(one) for one in memory])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

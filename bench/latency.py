@@ -18,13 +18,13 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bench.command import add_outputs, run, watcher
 from bench.processes import NodeProcesses
-from bench.report import Machine, table
+from bench.report import Machine, report, table
 from bench.round_trips import KINDS, round_trips
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.node.limits import LinkPolicy
@@ -164,12 +164,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
 
 def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "latency",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-    }
+    return report("latency", settings, cases, where)
 
 
 def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:

@@ -18,13 +18,13 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from bench.command import add_outputs, run
 from bench.layer_cases import Pair, Work, pairs
-from bench.report import Machine, Spread, table
+from bench.report import Machine, Spread, report, table
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 
@@ -117,12 +117,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
 
 def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "layers",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-    }
+    return report("layers", settings, cases, where)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ from typing import Any
 
 from bench.command import add_outputs, run, watcher
 from bench.processes import NodeProcesses, RunningQuery
-from bench.report import Machine, Spread, table
+from bench.report import Machine, Spread, report, table
 
 __all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
 
@@ -221,13 +221,13 @@ def text(settings: Settings, cases: Sequence[Case], memory: Memory, where: Machi
 
 def record(settings: Settings, cases: Sequence[Case], memory: Memory, where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "links",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-        "memory": {**asdict(memory), "rss_bytes_per_tunnel": memory.rss_bytes_per_tunnel},
-    }
+    return report(
+        "links",
+        settings,
+        cases,
+        where,
+        memory={**asdict(memory), "rss_bytes_per_tunnel": memory.rss_bytes_per_tunnel},
+    )
 
 
 def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:

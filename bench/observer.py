@@ -21,13 +21,13 @@ import argparse
 import random
 import sys
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from bench.command import add_outputs, run, watcher
 from bench.node_group import NodeGroup
-from bench.report import Machine, table
+from bench.report import Machine, report, table
 from bench.routes_seen import connections_as_events, guess_routes, records_as_events
 from bench.tcp_proxy import TcpProxy
 from bench.wire_records import Connection
@@ -292,13 +292,13 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
 
 def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "observer",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "allowed_sizes": [units * UNIT_BYTES for units in range(1, MAX_UNITS + 1)],
-        "cases": [asdict(case) for case in cases],
-    }
+    return report(
+        "observer",
+        settings,
+        cases,
+        where,
+        allowed_sizes=[units * UNIT_BYTES for units in range(1, MAX_UNITS + 1)],
+    )
 
 
 def _plot(settings: Settings, cases: Sequence[Case], path: str) -> None:

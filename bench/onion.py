@@ -20,13 +20,13 @@ import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bench.command import add_outputs, run
 from bench.onion_more_cases import status_cases, tunnel_cases
-from bench.report import Machine, Spread, table
+from bench.report import Machine, Spread, report, table
 from readwrite_comp import engine_names
 from tunnel.descriptor import Descriptor
 from tunnel.directory import StaticDirectory
@@ -245,12 +245,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
 
 def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "onion",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-    }
+    return report("onion", settings, cases, where)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from bench.command import add_outputs, run
 from bench.echo import OURS, installed
 from bench.plots import Panel, draw_bars
 from bench.primitive_cases import CASES, KINDS
-from bench.report import Machine, Spread, markdown_table, table
+from bench.report import Machine, Spread, markdown_table, report, table
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 
@@ -125,12 +125,7 @@ def text(
 
 def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "primitives",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-    }
+    return report("primitives", settings, cases, where)
 
 
 def _draw(cases: Sequence[Case], where: Machine, path: str) -> None:

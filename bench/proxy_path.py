@@ -15,12 +15,12 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bench.command import add_outputs, run
-from bench.report import Machine, Spread, table
+from bench.report import Machine, Spread, report, table
 from reactor import Reactor, Service, Signal
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, Profile
 from tunnel.link.buffers import BUFFER_BYTES
@@ -251,12 +251,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
 
 def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "proxy path",
-        "machine": asdict(where),
-        "settings": asdict(settings),
-        "cases": [asdict(case) for case in cases],
-    }
+    return report("proxy path", settings, cases, where)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Machine", "Spread", "machine", "markdown_table", "table", "write_json"]
+__all__ = ["Machine", "Spread", "machine", "markdown_table", "report", "table", "write_json"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _LIBRARIES = ("cryptography", "pycryptodome")
@@ -122,6 +122,21 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, ti
     lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in (heads, *rows)]
     lines.insert(1, "| --- |" + " ---: |" * (len(heads) - 1))
     return "\n".join([f"**{title}**", "", *lines] if title else lines)
+
+
+def report(name: str, settings: Any, cases: Sequence[Any], where: Machine, **more: Any) -> dict[str, Any]:
+    """The report of a benchmark for machines.
+
+    Args:
+        settings, cases: data classes. more: what else it has found.
+    """
+    return {
+        "benchmark": name,
+        "machine": asdict(where),
+        "settings": asdict(settings),
+        "cases": [asdict(case) for case in cases],
+        **more,
+    }
 
 
 def write_json(record: dict[str, Any], target: str) -> None:

@@ -21,7 +21,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from bench.command import add_outputs, run, watcher
 from bench.content import content_digest
 from bench.processes import NodeProcesses
 from bench.reference_chain import ReferenceChain
-from bench.report import Machine, Spread, table
+from bench.report import Machine, Spread, report, table
 from bench.usage import machine_busy_s
 from readwrite_comp import EngineUnavailable, engine_names, get_engine
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, SUITES, Profile
@@ -247,12 +247,7 @@ def text(settings: Settings, cases: Sequence[Case], where: Machine) -> str:
 
 def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[str, Any]:
     """The report for machines."""
-    return {
-        "benchmark": "throughput",
-        "machine": asdict(where),
-        "settings": {**asdict(settings), "engine": _engine_name(settings)},
-        "cases": [asdict(case) for case in cases],
-    }
+    return report("throughput", replace(settings, engine=_engine_name(settings)), cases, where)
 
 
 def _engine_name(settings: Settings) -> str:
