@@ -112,5 +112,5 @@ def test_nothing_points_back() -> None:
 def test_files_hold_one_idea() -> None:
     long = {str(path.relative_to(ROOT)): count for path in (ROOT).glob("*/**/*.py")
             if path.relative_to(ROOT).parts[0] in ("reactor", "readwrite_comp", "tunnel")
-            and (count := len(path.read_text(encoding="utf-8").splitlines())) > 450}  # fmt: skip
+            and (count := len(path.read_text(encoding="utf-8").splitlines())) > 700}  # fmt: skip
     assert not long
