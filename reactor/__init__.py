@@ -52,7 +52,7 @@ from reactor.sender import Sender
 from reactor.serving import CommandService, Receiving, Sending, serve
 from reactor.shared_channel import SharedChannel
 from reactor.signal import Signal
-from reactor.sockets import SocketStream, TcpListener, connect_tcp
+from reactor.sockets import SocketStream, TcpListener, UnixListener, connect_tcp, connect_unix
 from reactor.spawners import Blocker, Coroutine, Restart, RestartHandle, Spawner
 from reactor.streams import ReadStream, ReadYield, WriteStream, WriteYield
 from reactor.thread import ReactorThread
@@ -127,6 +127,7 @@ __all__ = [
     "TimedOut",
     "Tracer",
     "UnexpectedEnd",
+    "UnixListener",
     "WaitReadable",
     "WaitWritable",
     "Watchdog",
@@ -135,6 +136,7 @@ __all__ = [
     "WriteYield",
     "add_tracer",
     "connect_tcp",
+    "connect_unix",
     "describe",
     "dump",
     "dump_on_signal",

@@ -1,13 +1,15 @@
-"""TCP for services: a non-blocking stream, a way to connect, a way to listen."""
+"""TCP and Unix sockets for services: a non-blocking stream, ways to connect, ways to listen."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
 import os
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -16,7 +18,7 @@ from reactor.errors import Broken, Closed, ConnectError
 from reactor.requests import PASS, CurrentTime, RunInThread, Service, Sleep
 from reactor.timeout import timeout_after
 
-__all__ = ["SocketStream", "TcpListener", "connect_tcp"]
+__all__ = ["SocketStream", "TcpListener", "UnixListener", "connect_tcp", "connect_unix"]
 
 logger = logging.getLogger("reactor")
 
@@ -27,6 +29,12 @@ _ACCEPTS_PER_PASS: Final = 16
 _ACCEPT_BACKOFF_S: Final = 0.1
 # And how long until it is told of again: at its limit a server runs out anew with each connection that ends.
 _SHORT_REPORT_S: Final = 60.0
+# Until the next try to connect to a Unix socket whose backlog is full.
+_FULL_BACKLOG_S: Final = 0.02
+# The longest socket address of Linux, without the zero behind it. Systems with a lower limit raise an error.
+_MOST_PATH_BYTES: Final = 107
+_OPEN_FOLDERS: Final = "/proc/self/fd"
+_CREDENTIALS: Final = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Errors of one connection that is gone before it was accepted (see accept(2)), none of the listener.
 _CONNECTION_GONE: Final = frozenset(
@@ -56,7 +64,7 @@ class SocketStream:
     are bytes like all others, in their place (RFC 6093, section 6).
 
     Args:
-        sock: TCP, or one of a socketpair.
+        sock: TCP, a Unix socket, or one of a socketpair.
         peername: the other side's address if known already; asked for on demand otherwise.
 
     Attributes:
@@ -124,6 +132,24 @@ class SocketStream:
             except OSError as error:
                 raise self._translate(error) from error
         return self._peername
+
+    @property
+    def peer_uid(self) -> int | None:
+        """The user of the process at the other end of a Unix socket; None where the system does not say.
+
+        Raises:
+            Closed, Broken: the connection is gone.
+        """
+        option = getattr(socket, "SO_PEERCRED", None)
+        if option is None:
+            return None
+        try:
+            _, uid, _ = _CREDENTIALS.unpack(
+                self._sock.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+            )
+        except OSError as error:
+            raise self._translate(error) from error
+        return int(uid)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """Read what there is. Returns how many bytes; 0 is the end.
@@ -326,32 +352,68 @@ def _wait_connected(stream: SocketStream, sock: socket.socket) -> Service[None]:
             return
 
 
-class TcpListener:
-    """A listening TCP socket.
+def connect_unix(path: str | os.PathLike[str], *, timeout_s: float | None = None) -> Service[SocketStream]:
+    """Connect to a Unix socket: `stream = yield from connect_unix(path)`.
 
     Args:
-        host, port: where; port 0: the system chooses, see `address`.
-        backlog: connections that may wait to be accepted.
+        path: as for `UnixListener`.
+        timeout_s: for the wait until a listener with a full backlog accepts; None: no limit.
     Raises:
-        OSError: the address cannot be had.
+        OSError: no such path (FileNotFoundError), no program listens there (ConnectionRefusedError), or no
+            right to connect (PermissionError).
+        TimedOut: the time is over.
+    On error or cancellation: no socket is left open.
+    """
+    return timeout_after(timeout_s, _connect_unix(path))
+
+
+def _connect_unix(path: str | os.PathLike[str]) -> Service[SocketStream]:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                with _short_path(path) as short:
+                    sock.connect(short)
+                return SocketStream(sock, os.fspath(path))
+            except BlockingIOError:
+                # The backlog is full, and the system has no event for "there is room".
+                yield Sleep(_FULL_BACKLOG_S)
+    except BaseException:
+        sock.close()
+        raise
+
+
+@contextlib.contextmanager
+def _short_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name of the path that fits a socket address: a long one by way of its open folder."""
+    name = os.fspath(path)
+    if len(os.fsencode(name)) <= _MOST_PATH_BYTES or not os.path.isdir(_OPEN_FOLDERS):
+        yield name
+        return
+    folder, last = os.path.split(name)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"{_OPEN_FOLDERS}/{descriptor}/{last}"
+    finally:
+        os.close(descriptor)
+
+
+class _Listener:
+    """A listening socket of any family. It owns the socket, which is bound already.
+
+    Args:
+        sock: bound. backlog: connections that may wait to be accepted.
+        address: for messages and for the user.
     """
 
     __slots__ = ("_accept", "_descriptor", "_next_report_s", "_sock", "_streak", "address")
 
-    def __init__(self, host: str, port: int, backlog: int = 128) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            if os.name == "posix":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-            sock.listen(backlog)
-            sock.setblocking(False)
-        except BaseException:
-            sock.close()
-            raise
+    def __init__(self, sock: socket.socket, backlog: int, address: Any) -> None:
+        sock.listen(backlog)
+        sock.setblocking(False)
         self._sock = sock
-        self.address: tuple[Any, ...] = sock.getsockname()
+        self.address = address
         self._descriptor = Descriptor(sock)
         # Kept apart so that a test can put an accept of its own in its place.
         self._accept: Callable[[], tuple[socket.socket, Any]] = sock.accept
@@ -413,3 +475,60 @@ class TcpListener:
         """Stop listening; a service that waits in `accept` gets `Closed`. Done twice it does nothing."""
         self._descriptor.close_notify()
         self._sock.close()
+
+
+class TcpListener(_Listener):
+    """A listening TCP socket.
+
+    Args:
+        host, port: where; port 0: the system chooses, see `address`.
+        backlog: connections that may wait to be accepted.
+    Raises:
+        OSError: the address cannot be had.
+    """
+
+    __slots__ = ()
+
+    address: tuple[Any, ...]
+
+    def __init__(self, host: str, port: int, backlog: int = 128) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            super().__init__(sock, backlog, sock.getsockname())
+        except BaseException:
+            sock.close()
+            raise
+
+
+class UnixListener(_Listener):
+    """A listening Unix socket, which only its owner may connect to (mode 0600).
+
+    The path must not exist. `close` leaves it there: remove it only when no other program can have bound it.
+
+    Args:
+        path: where, of any length where the system has `/proc`; else at most 107 bytes, or what the system
+            allows.
+        backlog: connections that may wait to be accepted.
+    Raises:
+        OSError: the path exists, is too long, or its folder cannot be written to.
+    """
+
+    __slots__ = ()
+
+    address: str
+
+    def __init__(self, path: str | os.PathLike[str], backlog: int = 16) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _short_path(path) as short:
+                sock.bind(short)
+                # Nothing can connect before `listen`.
+                os.chmod(short, 0o600)
+            super().__init__(sock, backlog, os.fspath(path))
+        except BaseException:
+            sock.close()
+            raise

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +28,10 @@ from reactor import (
     Spawn,
     TcpListener,
     TimedOut,
+    UnixListener,
     WriteYield,
     connect_tcp,
+    connect_unix,
 )
 from tests.reactor.helpers import assert_clean, errors_logged, passes, run
 
@@ -334,3 +338,46 @@ def test_reset_is_broken(reactor: Reactor, listener: TcpListener) -> None:
             assert isinstance(caught.value.__cause__, ConnectionResetError)
 
     run(reactor, service())
+
+
+@pytest.mark.parametrize("depth", [0, 3], ids=["short path", "path of 200 bytes"])
+def test_unix_sockets_carry_bytes_and_are_the_owners_alone(
+    reactor: Reactor, tmp_path: Path, depth: int
+) -> None:
+    folder = tmp_path.joinpath(*["x" * 60] * depth)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def service() -> Service[None]:
+        with UnixListener(folder / "socket") as listener:
+            assert stat.S_IMODE((folder / "socket").stat().st_mode) == 0o600
+            near = yield from connect_unix(folder / "socket")
+            far = yield from listener.accept()
+            with near, far:
+                assert near.peer_uid == far.peer_uid == os.geteuid()
+                yield from WriteYield(near).write_all(b"hello")
+                near.shutdown_write()
+                assert (yield from ReadYield(far).read()) == b"hello"
+                assert (yield from ReadYield(far).read()) == b""
+        with pytest.raises(ConnectionRefusedError):  # the path is still there, without a listener
+            yield from connect_unix(folder / "socket")
+        with pytest.raises(FileNotFoundError):
+            yield from connect_unix(folder / "other")
+        with pytest.raises(OSError, match="in use"):
+            UnixListener(folder / "socket")
+
+    run(reactor, service())
+
+
+def test_connecting_to_a_unix_socket_waits_while_the_backlog_is_full(fake: Reactor, tmp_path: Path) -> None:
+    def service() -> Service[None]:
+        with UnixListener(tmp_path / "socket", backlog=0) as listener:
+            first = yield from connect_unix(tmp_path / "socket")
+            with pytest.raises(TimedOut):
+                yield from connect_unix(tmp_path / "socket", timeout_s=1)
+            second = yield Spawn(connect_unix(tmp_path / "socket"))
+            yield from passes(3)
+            (yield from listener.accept()).close()
+            (yield from second.join()).close()
+            first.close()
+
+    run(fake, service())
