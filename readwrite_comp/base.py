@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .errors import BadParameter, RemoteLayerError
-from .helpers import ByteReader, ByteWriter, Owed, read_some, write_some
+from .errors import RemoteLayerError
+from .helpers import ByteReader, ByteWriter, Owed, byte_view, read_only, read_some, write_some
 from .phases import Event, Phase, next_phase
 
-__all__ = ["Ending", "ExtRead", "ExtWrite"]
+__all__ = ["Ending", "ExtRead", "ExtWrite", "check_layer"]
 
 _CONTENT = Phase.CONTENT
 
@@ -106,18 +106,22 @@ class ExtWrite(_Phased):
 
         Args:
             w: the stream below.
-            data: content, bytes of any buffer; used during the call only.
+            data: content, the bytes of any contiguous buffer; used during the call only.
         Returns:
-            How many bytes were taken, 1 to `len(data)`; 0 for empty data.
+            How many bytes were taken, at least 1; 0 for empty data.
         Raises:
             BlockingIOError: no byte of `data` was taken. Offer it again, or other data, or write the end.
             PhaseError: not between header and end.
+            TypeError: `data` is no contiguous buffer.
         On error: after any other error that the stream raises while it takes content, the message cannot go
             on: FAILED.
         """
         if self._phase is not _CONTENT:
             next_phase(self._phase, Event.CONTENT)
-        view = data if type(data) is memoryview and data.format == "B" else memoryview(data).cast("B")
+        # The usual case is recognised here: one more call would slow each small write.
+        view = data if type(data) is memoryview else byte_view(data)
+        if view.format != "B" or view.ndim != 1 or not view.c_contiguous:
+            view = byte_view(view)
         if not view:
             return 0
         if self._owed:
@@ -247,7 +251,7 @@ class ExtRead(_Phased):
 
         Args:
             r: the stream below.
-            buffer: where it goes, at the front.
+            buffer: where it goes, at the front: any contiguous buffer.
         Returns:
             How many bytes; 0 at the end of this layer's content (and for an empty buffer).
         Raises:
@@ -256,12 +260,16 @@ class ExtRead(_Phased):
                 no content.
             PhaseError: not between header and end.
             BadParameter: `buffer` is read-only.
+            TypeError: it is no contiguous buffer.
         """
         if self._phase is not _CONTENT:
             self._next(Event.CONTENT)
-        view = buffer if type(buffer) is memoryview and buffer.format == "B" else memoryview(buffer).cast("B")
+        # As in `write_into`.
+        view = buffer if type(buffer) is memoryview else byte_view(buffer, "buffer")
+        if view.format != "B" or view.ndim != 1 or not view.c_contiguous:
+            view = byte_view(view, "buffer")
         if view.readonly:
-            raise BadParameter("the buffer is read-only, expected a writable one: content is read into it")
+            raise read_only()
         if not view:
             return 0
         try:
@@ -334,3 +342,18 @@ class ExtRead(_Phased):
     def _fail(self, error: RemoteLayerError) -> None:
         self._failure = type(error)(*error.args)
         self._phase = next_phase(self._phase, Event.FAIL)
+
+
+def check_layer(layer: object, kind: type[ExtRead] | type[ExtWrite], what: str) -> None:
+    """Raises TypeError: `layer` is none of `kind`. For those that are given layers, when they are made: a
+    reader in a writer's place would otherwise fail at its first use, after content was taken.
+    """
+    if isinstance(layer, kind):
+        return
+    expected = "a layer that writes (ExtWrite)" if kind is ExtWrite else "a layer that reads (ExtRead)"
+    if isinstance(layer, type):
+        given = f"the class {layer.__name__}: make an object of it"
+    else:
+        does = {ExtRead: ", which reads", ExtWrite: ", which writes"}
+        given = type(layer).__name__ + "".join(does[base] for base in does if isinstance(layer, base))
+    raise TypeError(f"{what}: expected {expected}, got {given}")

@@ -7,7 +7,7 @@ past its end, then the second's. Either reader may be *initialised already*, its
 
 from __future__ import annotations
 
-from .base import Ending, ExtRead
+from .base import Ending, ExtRead, check_layer
 from .errors import BadParameter, InUse
 from .helpers import ByteReader
 from .phases import Phase
@@ -32,10 +32,13 @@ class ChainExtRead(ExtRead):
         BadParameter: `first` does not end by itself, so there would be no second.
         InUse: one object given twice, or a reader that is neither NEW nor initialised (between header and
             end).
+        TypeError: one of them is no layer that reads.
     """
 
     def __init__(self, first: ExtRead, second: ExtRead) -> None:
         super().__init__()
+        check_layer(first, ExtRead, "the first reader")
+        check_layer(second, ExtRead, "the second reader")
         if first.ends not in _ENDS_BY_ITSELF:
             raise BadParameter(
                 f"the first reader ends {first.ends.name}, expected one that ends by itself: EXACT or MARKED"

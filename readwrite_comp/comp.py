@@ -19,9 +19,9 @@ import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .base import ExtRead, ExtWrite
+from .base import ExtRead, ExtWrite, check_layer
 from .errors import InUse, PhaseError
-from .helpers import ByteReader, ByteWriter
+from .helpers import ByteReader, ByteWriter, byte_view, writable_view
 from .phases import Phase
 
 if TYPE_CHECKING:
@@ -44,11 +44,23 @@ class _Comp(io.RawIOBase, Generic[Stream]):
     _has_begun = False
     _has_header = False
 
+    # What the stream below must have.
+    _method = ""
+
     def __init__(self, stream: Stream, ext: ExtRead | ExtWrite) -> None:
         super().__init__()
+        self._check_stream(stream)
         if ext.phase is not Phase.NEW:
             raise InUse(f"the layer is in phase {ext.phase.name}, expected NEW")
         self._stream = stream
+
+    def _check_stream(self, stream: Stream) -> None:
+        """Raises TypeError: no stream of bytes that goes the right way."""
+        if isinstance(stream, io.TextIOBase):
+            raise TypeError("stream: expected one of bytes, got a text file: open it in binary mode")
+        if isinstance(stream, type) or not callable(getattr(stream, self._method, None)):
+            kind = f"the class {stream.__name__}" if isinstance(stream, type) else type(stream).__name__
+            raise TypeError(f"stream: expected an object with {self._method}(), got {kind}")
 
     def _header(self, stream: Stream) -> None:
         """Hook: write or read the header."""
@@ -90,9 +102,11 @@ class _Comp(io.RawIOBase, Generic[Stream]):
 
         Raises:
             PhaseError: not suspended.
+            TypeError: no stream of bytes that goes the right way.
         """
         if self._stream is not None:
             raise PhaseError("not suspended: resume() would drop a stream")
+        self._check_stream(stream)
         self._stream = stream
 
     def abandon(self) -> None:
@@ -139,9 +153,13 @@ class CompW(_Comp[ByteWriter]):
         ext: a layer or stack in phase NEW; after `close()` it is NEW again.
     Raises:
         InUse: `ext` is in the middle of a message.
+        TypeError: `ext` is no layer of this direction, or `stream` no such stream of bytes.
     """
 
+    _method = "write"
+
     def __init__(self, stream: ByteWriter, ext: ExtWrite) -> None:
+        check_layer(ext, ExtWrite, "ext")
         super().__init__(stream, ext)
         self._ext: ExtWrite = ext
         self._has_end = False
@@ -155,9 +173,10 @@ class CompW(_Comp[ByteWriter]):
 
         Raises:
             BlockingIOError: no byte of `data` was taken.
-            ValueError: closed.
+            ValueError: closed. TypeError: no contiguous buffer.
         """
-        return self._ext.write_into(self._open(), data)
+        view = byte_view(data)  # before the header is written: a refused call changes nothing
+        return self._ext.write_into(self._open(), view)
 
     def writelines(self, lines: Any, /) -> None:
         """Refused: `io` ignores how much each `write` has taken, and would lose the rest.
@@ -219,9 +238,13 @@ class CompR(_Comp[ByteReader]):
         ext: a layer or stack in phase NEW; after `close()` it is NEW again.
     Raises:
         InUse: `ext` is in the middle of a message.
+        TypeError: `ext` is no layer of this direction, or `stream` no such stream of bytes.
     """
 
+    _method = "readinto"
+
     def __init__(self, stream: ByteReader, ext: ExtRead) -> None:
+        check_layer(ext, ExtRead, "ext")
         super().__init__(stream, ext)
         self._ext: ExtRead = ext
 
@@ -235,9 +258,10 @@ class CompR(_Comp[ByteReader]):
         Raises:
             BlockingIOError: nothing can be read now.
             RemoteLayerError: the bytes are not of the layer's format.
-            ValueError: closed.
+            ValueError: closed. TypeError: no contiguous buffer. BadParameter: it is read-only.
         """
-        return self._ext.read_into(self._open(), buffer)
+        view = writable_view(buffer)
+        return self._ext.read_into(self._open(), view)
 
     def readall(self) -> bytes:
         """Read content up to its end, or up to a refusal: then call again, until it returns b"".

@@ -37,10 +37,10 @@ class EndStreamW(ExtWrite):
 
     ends = Ending.MARKED
 
-    def __init__(self, window_bytes: int, *, padding: Padding = Padding.RANDOM) -> None:
+    def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
         super().__init__()
         check_window(window_bytes)
-        self._padding = padding
+        self._padding = Padding.of(padding)
         # The mark of the window before (always "another follows") and this window.
         self._unit = memoryview(bytearray(_MARK_BYTES + window_bytes))
         self._held = _MARK_BYTES

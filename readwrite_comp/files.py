@@ -35,6 +35,7 @@ class FileW(io.BufferedWriter):
         buffer_bytes: content is collected up to this length.
     Raises:
         InUse: `ext` is in the middle of a message.
+        TypeError: as `CompW`.
     On error: a failed `write()`, `flush()` or `close()` raises, and the message is not ended: what the other
         side has is truncated.
     """
@@ -103,6 +104,7 @@ class FileR(io.BufferedReader):
         buffer_bytes: how much content is read ahead.
     Raises:
         InUse: `ext` is in the middle of a message.
+        TypeError: as `CompR`.
     """
 
     def __init__(self, stream: ByteReader, ext: ExtRead, *, buffer_bytes: int = _BUFFER_BYTES) -> None:

@@ -77,6 +77,7 @@ from .primitives import (
     ReadableBuffer,
     WideEngine,
     bound_xor,
+    checked_key,
     get_engine,
     xor_function,
 )
@@ -191,13 +192,13 @@ class Hctr:
         "block_bytes",
     )
 
-    def __init__(self, keys: bytes, block_bytes: int, engine: WideEngine | None = None) -> None:
-        if len(keys) != HCTR_KEY_BYTES:
-            raise BadParameter(f"keys are {len(keys)} bytes, expected {HCTR_KEY_BYTES}")
+    def __init__(self, keys: bytes, block_bytes: int, engine: WideEngine | str | None = None) -> None:
+        keys = checked_key(keys, HCTR_KEY_BYTES, "keys")
         if block_bytes <= BLOCK_BYTES:
             raise BadParameter(f"block of {block_bytes} bytes, expected more than {BLOCK_BYTES}")
-        engine = engine or get_engine()
-        keys, rest_bytes = bytes(keys), block_bytes - BLOCK_BYTES
+        if engine is None or isinstance(engine, str):
+            engine = get_engine(engine or "auto")
+        rest_bytes = block_bytes - BLOCK_BYTES
         cipher = engine.block_cipher(keys[:32])
         self.block_bytes = block_bytes
         self._encrypt, self._decrypt, self._encrypt_blocks = (
@@ -228,8 +229,8 @@ class Hctr:
 
     def _permute(self, view: memoryview, tweak: int, cipher: Callable[[bytes], bytes]) -> None:
         """Both directions: they differ in that of the one block only, as X and Y change places."""
-        if len(view) != self.block_bytes:
-            raise BadParameter(f"block is {len(view)} bytes, expected {self.block_bytes}")
+        if len(view) != self.block_bytes or view.nbytes != self.block_bytes:
+            raise BadParameter(f"block is {view.nbytes} bytes, expected a view of {self.block_bytes}")
         if view.readonly:
             raise BadParameter("the block is read-only, expected a writable view: it is permuted in place")
         try:

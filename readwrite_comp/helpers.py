@@ -10,12 +10,14 @@ anew:
 Both keep views, not copies: the layer's buffer must not be touched until the structure is whole or the debt
 is paid. Three outcomes stay apart everywhere: 0 (the stream ended), `BlockingIOError` (not now), `Truncated`
 (it ended too early).
+
+All counts are bytes. A caller may give any contiguous buffer, and `byte_view` finds its bytes.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import BadParameter, Malformed, Truncated
 
@@ -24,10 +26,13 @@ __all__ = [
     "ByteWriter",
     "Owed",
     "Take",
+    "byte_view",
+    "read_only",
     "read_part",
     "read_some",
     "skip_some",
     "would_block",
+    "writable_view",
     "write_some",
 ]
 
@@ -51,6 +56,49 @@ class ByteWriter(Protocol):
     def write(self, data: memoryview, /) -> int | None:
         """Take some of `data`, at least one byte; `None` or `BlockingIOError` means "not now"."""
         ...
+
+
+def byte_view(data: Any, what: str = "data") -> memoryview:
+    """The bytes of any contiguous buffer, uncopied: `len` counts bytes, and slices are bytes.
+
+    A `memoryview` counts items, rows or whatever its format and shape say; an `array.array` counts items.
+
+    Args:
+        data: any format and shape, as long as its bytes lie one after the other, in C order.
+        what: the argument's name, for the error.
+    Raises:
+        TypeError: no buffer (text, a list, a number), or one with gaps between its bytes.
+    """
+    try:
+        view = memoryview(data)
+    except TypeError:
+        kind = type(data).__name__
+        hint = ": encode it first" if kind == "str" else ""
+        raise TypeError(f"{what}: expected bytes or another buffer, got {kind}{hint}") from None
+    if not view.c_contiguous:
+        raise TypeError(f"{what}: expected a contiguous buffer, got one with gaps between its bytes: copy it")
+    if view.format == "B" and view.ndim == 1:
+        return view
+    # Without bytes a shape such as (3, 0) cannot be cast.
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def writable_view(buffer: Any) -> memoryview:
+    """The bytes of any contiguous buffer, to be read into.
+
+    Raises:
+        TypeError: as `byte_view`.
+        BadParameter: read-only.
+    """
+    view = byte_view(buffer, "buffer")
+    if view.readonly and len(view):
+        raise read_only()
+    return view
+
+
+def read_only() -> BadParameter:
+    """Return the error that refuses a read-only buffer."""
+    return BadParameter("the buffer is read-only, expected a writable one: content is read into it")
 
 
 def would_block(what: str) -> BlockingIOError:
@@ -143,13 +191,12 @@ class Owed:
     def __len__(self) -> int:
         return len(self._view)
 
-    def owe(self, data: bytes | memoryview) -> None:
+    def owe(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes. They are not copied unless something is owed already: leave them alone until they are
         gone.
         """
-        if self._view:
-            data = bytes(self._view) + bytes(data)
-        self._view = memoryview(data)
+        view = byte_view(data)
+        self._view = memoryview(bytes(self._view) + view) if self._view else view
 
     def settle(self, w: ByteWriter) -> None:
         """Write until nothing is owed.
@@ -173,7 +220,8 @@ class Owed:
             count = w.write(view)
         except BlockingIOError:
             count = None
-        if count != len(view):
+        if count != view.nbytes:
+            view = byte_view(view)
             self._view = view[_checked(count, view) :] if count else view
             if count:
                 self.push(w)
@@ -209,7 +257,7 @@ class Take:
 
     def begin(self, view: memoryview, filled: int = 0) -> None:
         """Start over with the target `view`, of which the first `filled` bytes are there already."""
-        self._view = view
+        self._view = writable_view(view)
         self._filled = filled
 
     def fill(self, r: ByteReader, what: str, *, may_end: bool = False) -> bool:

@@ -35,11 +35,11 @@ class PaddedWindowsW(ExtWrite):
 
     ends = Ending.EXACT
 
-    def __init__(self, window_bytes: int, *, padding: Padding = Padding.RANDOM) -> None:
+    def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
         super().__init__()
         check_window(window_bytes)
         self._window_bytes = window_bytes
-        self._padding = padding
+        self._padding = Padding.of(padding)
         self._window = memoryview(bytearray(_HEAD.size + window_bytes))
         self._held = 0
 
@@ -81,11 +81,11 @@ class PaddedWindowsR(ExtRead):
 
     ends = Ending.EXACT
 
-    def __init__(self, window_bytes: int, *, padding: Padding = Padding.RANDOM) -> None:
+    def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
         super().__init__()
         check_window(window_bytes)
         self._window_bytes = window_bytes
-        self._zero_padded = padding is Padding.ZERO
+        self._zero_padded = Padding.of(padding) is Padding.ZERO
         self._head = memoryview(bytearray(_HEAD.size))
         self._incoming = Take()
         self._clear()

@@ -22,6 +22,21 @@ class Padding(Enum):
     RANDOM = auto()
     """Random bytes, ignored by the reader."""
 
+    @classmethod
+    def of(cls, padding: Padding | str) -> Padding:
+        """Return the padding itself, or the one of that name, in any case.
+
+        Raises:
+            BadParameter: there is none of that name.
+        """
+        if isinstance(padding, cls):
+            return padding
+        try:
+            return cls[padding.strip().upper()]  # type: ignore[union-attr]
+        except (AttributeError, KeyError):
+            names = ", ".join(member.name.lower() for member in cls)
+            raise BadParameter(f"padding {padding!r}, expected one of {names}") from None
+
     def make(self, count: int) -> bytes:
         """Return `count` bytes of padding."""
         return bytes(count) if self is Padding.ZERO else random_bytes(count)

@@ -40,6 +40,7 @@ from .hashes import (
     random_bytes,
     sha256,
 )
+from .helpers import byte_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,9 @@ __all__ = [
     "ReadableBuffer",
     "WideEngine",
     "bound_xor",
+    "checked_key",
     "engine_names",
+    "engine_of",
     "equal",
     "get_engine",
     "hkdf_expand_sha256",
@@ -82,9 +85,20 @@ _REFUSED = (
 )
 
 
+def checked_key(key: ReadableBuffer, size: int = KEY_BYTES, what: str = "key") -> bytes:
+    """Return the bytes of a key that a caller gave.
+
+    Raises:
+        BadParameter: not `size` bytes. TypeError: no bytes: text in hex, a list of numbers.
+    """
+    view = byte_view(key, what)
+    if len(view) != size:
+        raise BadParameter(f"{what} is {len(view)} bytes, expected {size}")
+    return bytes(view)
+
+
 def _check_key(key: bytes) -> None:
-    if len(key) != KEY_BYTES:
-        raise BadParameter(f"key is {len(key)} bytes, expected {KEY_BYTES}")
+    checked_key(key)
 
 
 def _check_ctr(key: bytes, counter_block: bytes) -> None:
@@ -93,8 +107,11 @@ def _check_ctr(key: bytes, counter_block: bytes) -> None:
         raise BadParameter(f"counter block is {len(counter_block)} bytes, expected {COUNTER_BLOCK_BYTES}")
 
 
-def _refuse_read_only() -> BadParameter:
-    return BadParameter("the view is read-only, expected a writable one: the keystream is applied in place")
+def _check_view(view: memoryview) -> None:
+    if view.readonly:
+        raise BadParameter("the view is read-only, expected a writable one: a keystream is applied in place")
+    if view.nbytes != len(view):
+        raise TypeError(f"a view of format {view.format!r}, expected one of bytes: view.cast('B')")
 
 
 class _AeadBase:
@@ -109,11 +126,13 @@ class _AeadBase:
         raise NotImplementedError
 
     def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
+        plaintext = byte_view(plaintext, "plaintext")
         out = bytearray(len(plaintext) + TAG_BYTES)
         self.seal_into(nonce, plaintext, aad, memoryview(out))
         return bytes(out)
 
     def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
+        sealed = byte_view(sealed, "sealed")
         out = bytearray(max(0, len(sealed) - TAG_BYTES))
         self.open_into(nonce, sealed, aad, memoryview(out))
         return bytes(out)
@@ -167,8 +186,7 @@ class _OpenSslCtr:
         self.apply_into: Callable[[ReadableBuffer, memoryview], None] = encryptor.update_into
 
     def apply(self, view: memoryview) -> None:
-        if view.readonly:
-            raise _refuse_read_only()
+        _check_view(view)
         self._update_into(view, view)
 
 
@@ -220,8 +238,7 @@ class _OpenSslEngine:
     def xor_keystream(self, key: bytes, view: memoryview) -> None:
         if len(key) != KEY_BYTES:
             _check_key(key)
-        if view.readonly:
-            raise _refuse_read_only()
+        _check_view(view)
         self._unchecked(self._aes(key), self._from_zero).encryptor().update_into(view, view)
 
     def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
@@ -248,6 +265,7 @@ class _PycryptodomeAead(_AeadBase):
         self._mode = mode
 
     def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
+        plaintext = byte_view(plaintext, "plaintext")
         plaintext_bytes = len(plaintext)
         self._check(nonce, plaintext_bytes, out, plaintext_bytes + TAG_BYTES)
         cipher = self._new(self._key, self._mode, nonce=nonce)
@@ -256,11 +274,11 @@ class _PycryptodomeAead(_AeadBase):
         out[plaintext_bytes:] = cipher.digest()
 
     def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
-        plaintext_bytes = len(sealed) - TAG_BYTES
+        view = byte_view(sealed, "sealed")
+        plaintext_bytes = len(view) - TAG_BYTES
         if plaintext_bytes < 0:
             raise AuthenticationError(_REFUSED)
         self._check(nonce, plaintext_bytes, out, plaintext_bytes)
-        view = memoryview(sealed)
         cipher = self._new(self._key, self._mode, nonce=nonce)
         cipher.update(aad)
         cipher.decrypt(view[:plaintext_bytes], output=out)
@@ -278,8 +296,7 @@ class _PycryptodomeCtr:
         self._encrypt = cipher.encrypt
 
     def apply(self, view: memoryview) -> None:
-        if view.readonly:
-            raise _refuse_read_only()
+        _check_view(view)
         self._encrypt(view, output=view)
 
     def apply_into(self, source: ReadableBuffer, out: memoryview) -> None:
@@ -317,8 +334,7 @@ class _PycryptodomeEngine:
     def xor_keystream(self, key: bytes, view: memoryview) -> None:
         if len(key) != KEY_BYTES:
             _check_key(key)
-        if view.readonly:
-            raise _refuse_read_only()
+        _check_view(view)
         self._new(key, self._ctr, nonce=b"", initial_value=0).encrypt(view, output=view)
 
     def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
@@ -366,12 +382,25 @@ def get_engine(name: str = "auto") -> WideEngine:
             raise EngineUnavailable(f"no crypto library found; install one: {_ENGINES['pycryptodome'][1]}")
         return get_engine(available[0])
     if name not in _ENGINES:
+        if isinstance(name, str) and name.strip().lower() in ("auto", *_ENGINES):
+            return get_engine(name.strip().lower())
         raise BadParameter(f"unknown engine {name!r}, expected one of auto, {', '.join(_ENGINES)}")
     make, hint = _ENGINES[name]
     try:
         return make()
     except ImportError as error:
         raise EngineUnavailable(f"engine {name!r} is not installed: {hint}") from error
+
+
+def engine_of(engine: Engine | str | None) -> Engine:
+    """Return the engine that a layer was given: itself, by its name, or (None) the preferred one.
+
+    Raises:
+        EngineUnavailable, BadParameter: as `get_engine`.
+    """
+    if engine is None or isinstance(engine, str):
+        return get_engine("auto" if engine is None else engine)
+    return engine
 
 
 def engine_names() -> tuple[str, ...]:

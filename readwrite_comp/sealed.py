@@ -21,7 +21,16 @@ import struct
 from .base import Ending, ExtRead, ExtWrite
 from .errors import AuthenticationError, BadParameter, Malformed
 from .helpers import ByteReader, ByteWriter, Take
-from .primitives import KEY_BYTES, TAG_BYTES, Aead, Engine, get_engine, hkdf_sha256, random_bytes
+from .primitives import (
+    KEY_BYTES,
+    TAG_BYTES,
+    Aead,
+    Engine,
+    checked_key,
+    engine_of,
+    hkdf_sha256,
+    random_bytes,
+)
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "SALT_BYTES", "SealedR", "SealedW"]
 
@@ -37,9 +46,7 @@ _INFO = b"readwrite_comp sealed 1"
 _EMPTY = memoryview(bytearray())
 
 
-def _check(key: bytes, chunk_bytes: int) -> None:
-    if len(key) != KEY_BYTES:
-        raise BadParameter(f"key is {len(key)} bytes, expected {KEY_BYTES}")
+def _check_chunk(chunk_bytes: int) -> None:
     if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
         raise BadParameter(f"chunk of {chunk_bytes} bytes, expected 1 to {MAX_CHUNK_BYTES}")
 
@@ -58,19 +65,19 @@ class SealedW(ExtWrite):
     Args:
         key: 32 bytes; may serve any number of messages, as each derives its own from a random salt.
         chunk_bytes: most content in a chunk.
-        engine: where AES-GCM comes from; by default the preferred one.
+        engine: where AES-GCM comes from, or its name; by default the preferred one.
     """
 
     ends = Ending.EXACT
 
     def __init__(
-        self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | None = None
+        self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | str | None = None
     ) -> None:
         super().__init__()
-        _check(key, chunk_bytes)
-        self._key = bytes(key)
+        _check_chunk(chunk_bytes)
+        self._key = checked_key(key)
         self._chunk_bytes = chunk_bytes
-        self._engine = engine or get_engine()
+        self._engine = engine_of(engine)
         self._chunk = memoryview(bytearray(_HEAD.size + chunk_bytes + TAG_BYTES))
         self._head, self._body = self._chunk[: _HEAD.size], self._chunk[_HEAD.size :]
         self._held = 0
@@ -135,19 +142,19 @@ class SealedR(ExtRead):
     Args:
         key: as given to the writer.
         chunk_bytes: a larger chunk is `Malformed`; at least what was given to the writer.
-        engine: where AES-GCM comes from; by default the preferred one.
+        engine: where AES-GCM comes from, or its name; by default the preferred one.
     """
 
     ends = Ending.EXACT
 
     def __init__(
-        self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | None = None
+        self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | str | None = None
     ) -> None:
         super().__init__()
-        _check(key, chunk_bytes)
-        self._key = bytes(key)
+        _check_chunk(chunk_bytes)
+        self._key = checked_key(key)
         self._chunk_bytes = chunk_bytes
-        self._engine = engine or get_engine()
+        self._engine = engine_of(engine)
         self._head = memoryview(bytearray(_HEAD.size))
         self._body = memoryview(bytearray(chunk_bytes + TAG_BYTES))
         self._salt = memoryview(bytearray(SALT_BYTES))

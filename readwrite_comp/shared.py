@@ -15,13 +15,14 @@ from copy import copy
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from .base import ExtRead, ExtWrite, _Phased
+from .base import ExtRead, ExtWrite, _Phased, check_layer
 from .errors import InUse
 from .helpers import ByteReader, ByteWriter
 from .phases import Phase
 
 if TYPE_CHECKING:
     from typing import Self
+
 
 __all__ = ["SharedR", "SharedW"]
 
@@ -112,9 +113,11 @@ class SharedW(_Handle, ExtWrite):
         ext: the layer; use it through handles only from now on.
     Raises:
         InUse: from every call (but `phase`, `share` and `release`) while another handle has the layer.
+        TypeError: `ext` is no layer of this direction.
     """
 
     def __init__(self, ext: ExtWrite) -> None:
+        check_layer(ext, ExtWrite, "the shared layer")
         super().__init__(ext)
         self._ext: ExtWrite = ext
 
@@ -146,9 +149,11 @@ class SharedR(_Handle, ExtRead):
         ext: the layer; use it through handles only from now on.
     Raises:
         InUse: from every call (but `phase`, `share` and `release`) while another handle has the layer.
+        TypeError: `ext` is no layer of this direction.
     """
 
     def __init__(self, ext: ExtRead) -> None:
+        check_layer(ext, ExtRead, "the shared layer")
         super().__init__(ext)
         self._ext: ExtRead = ext
 

@@ -77,12 +77,12 @@ class SizedWindowsW(ExtWrite):
     ends = Ending.PADDED
 
     def __init__(
-        self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding = Padding.RANDOM
+        self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding | str = Padding.RANDOM
     ) -> None:
         super().__init__()
         self._sizes = sizes
         self._size_written = size_written
-        self._padding = padding
+        self._padding = Padding.of(padding)
         self._next_bytes = sizes.first_bytes
         self._left = 0
         self._is_first = True
@@ -141,12 +141,12 @@ class SizedWindowsR(ExtRead):
     ends = Ending.PADDED
 
     def __init__(
-        self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding = Padding.RANDOM
+        self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding | str = Padding.RANDOM
     ) -> None:
         super().__init__()
         self._sizes = sizes
         self._size_written = size_written
-        self._zero_padded = padding is Padding.ZERO
+        self._zero_padded = Padding.of(padding) is Padding.ZERO
         self._head = memoryview(bytearray(_SIZE.size))
         self._incoming = Take()
         self._clear()

@@ -24,10 +24,10 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-from .base import Ending, ExtRead, ExtWrite, _Phased
+from .base import Ending, ExtRead, ExtWrite, _Phased, check_layer
 from .errors import BadParameter, InUse
 from .helpers import ByteReader, ByteWriter, would_block
 from .phases import Phase
@@ -43,12 +43,13 @@ T = TypeVar("T")
 L = TypeVar("L", ExtWrite, ExtRead)
 
 
-def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> None:
+def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead], kind: type[ExtRead] | type[ExtWrite]) -> None:
     if not layers:
         raise BadParameter("a stack of no layers, expected at least one (Identity changes nothing)")
     if len({id(layer) for layer in layers}) != len(layers):
         raise InUse("a layer stands in the stack twice; each place needs an object of its own")
     for index, layer in enumerate(layers):
+        check_layer(layer, kind, f"layer {index}")
         if layer.phase is not Phase.NEW:
             raise InUse(f"layer {index} is in phase {layer.phase.name}, expected NEW")
 
@@ -79,9 +80,12 @@ def _flattened(layers: Sequence[L]) -> tuple[L, ...]:
 class _Stack(_Phased, Generic[L]):
     """What both directions have."""
 
-    def __init__(self, layers: Sequence[L]) -> None:
+    def __init__(self, layers: Iterable[L], kind: type[ExtRead] | type[ExtWrite]) -> None:
         super().__init__()
-        _check_free(layers)
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected a list of layers, got {type(layers).__name__}")
+        layers = tuple(layers)
+        _check_free(layers, kind)
         self.ends = _stack_ending(layers)
         self._layers: tuple[L, ...] = _flattened(layers)
         # How many layers are between their header and their end.
@@ -183,10 +187,11 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
     Raises:
         BadParameter: no layers.
         InUse: a layer is in the middle of a message, or given twice.
+        TypeError: one of them is no layer that writes.
     """
 
-    def __init__(self, layers: Sequence[ExtWrite]) -> None:
-        super().__init__(layers)
+    def __init__(self, layers: Iterable[ExtWrite]) -> None:
+        super().__init__(layers, ExtWrite)
         # Stage i lies between layer i, which takes from it, and layer i + 1, which writes into it.
         self._stages = tuple(_WriteStage() for _ in self._layers[1:])
         only = self._layers[0]
@@ -258,10 +263,11 @@ class MultiRExt(_Stack[ExtRead], ExtRead):
     Raises:
         BadParameter: no layers.
         InUse: a layer is in the middle of a message, or given twice.
+        TypeError: one of them is no layer that reads.
     """
 
-    def __init__(self, layers: Sequence[ExtRead]) -> None:
-        super().__init__(layers)
+    def __init__(self, layers: Iterable[ExtRead]) -> None:
+        super().__init__(layers, ExtRead)
         # Stage i lies between layer i, which fills it, and layer i + 1, which reads from it.
         self._stages = tuple(_ReadStage() for _ in self._layers[1:])
         only = self._layers[0]

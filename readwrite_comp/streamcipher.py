@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .errors import BadParameter
 from .inplace import InPlaceR, InPlaceW
-from .primitives import COUNTER_BLOCK_BYTES, KEY_BYTES, Engine, get_engine, random_bytes
+from .primitives import COUNTER_BLOCK_BYTES, Engine, checked_key, engine_of, random_bytes
 
 __all__ = ["StreamCipherR", "StreamCipherW"]
 
@@ -25,11 +24,9 @@ class _Keystream:
     block_bytes = 1
     header_bytes = COUNTER_BLOCK_BYTES
 
-    def __init__(self, key: bytes, engine: Engine | None) -> None:
-        if len(key) != KEY_BYTES:
-            raise BadParameter(f"key is {len(key)} bytes, expected {KEY_BYTES}")
-        self._key = bytes(key)
-        self._engine = engine or get_engine()
+    def __init__(self, key: bytes, engine: Engine | str | None) -> None:
+        self._key = checked_key(key)
+        self._engine = engine_of(engine)
         self.begin_read(bytes(COUNTER_BLOCK_BYTES))
 
     def begin_write(self) -> bytes:
@@ -48,15 +45,15 @@ class StreamCipherW(InPlaceW):
 
     Args:
         key: 32 bytes; may serve any number of messages, as each has a random IV.
-        engine: where AES comes from; by default the preferred one.
+        engine: where AES comes from, or its name; by default the preferred one.
     """
 
-    def __init__(self, key: bytes, *, engine: Engine | None = None) -> None:
+    def __init__(self, key: bytes, *, engine: Engine | str | None = None) -> None:
         super().__init__([_Keystream(key, engine)])
 
 
 class StreamCipherR(InPlaceR):
     """Decrypts what `StreamCipherW` wrote, in the caller's buffer. Ends: NEVER. Arguments as there."""
 
-    def __init__(self, key: bytes, *, engine: Engine | None = None) -> None:
+    def __init__(self, key: bytes, *, engine: Engine | str | None = None) -> None:
         super().__init__([_Keystream(key, engine)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from .base import ExtRead, ExtWrite
 from .errors import LimitExceeded, Truncated
-from .helpers import ByteReader, ByteWriter
+from .helpers import ByteReader, ByteWriter, byte_view, writable_view
 
 __all__ = ["read_exact_from", "read_to_end", "write_all_into"]
 
@@ -28,12 +28,13 @@ def write_all_into(ext: ExtWrite, w: ByteWriter, data: bytes | bytearray | memor
     Args:
         ext: between header and end.
         w: the stream below.
-        data: content, bytes of any buffer.
+        data: content, the bytes of any contiguous buffer.
     Raises:
         BlockingIOError: its `characters_written` bytes were taken; call again with the others.
         PhaseError: not between header and end.
+        TypeError: `data` is no contiguous buffer.
     """
-    view = memoryview(data).cast("B")
+    view = byte_view(data)
     done = 0
     while done < len(view):
         try:
@@ -48,14 +49,15 @@ def read_exact_from(ext: ExtRead, r: ByteReader, buffer: bytearray | memoryview)
     Args:
         ext: between header and end.
         r: the stream below.
-        buffer: filled from the front.
+        buffer: any contiguous one; filled from the front.
     Raises:
         BlockingIOError: its `characters_written` bytes are there; call again with `buffer` from there on.
+        BadParameter: it is read-only. TypeError: it is no contiguous buffer.
         Truncated: the content ended before. Not sticky: the layer stands at the end of its content.
         RemoteLayerError: the bytes are not of the layer's format; sticky.
         PhaseError: not between header and end.
     """
-    view = memoryview(buffer).cast("B")
+    view = writable_view(buffer)
     done = 0
     while done < len(view):
         try:
@@ -81,7 +83,10 @@ def read_to_end(ext: ExtRead, r: ByteReader, content: bytearray, *, limit_bytes:
             with a higher limit goes on.
         RemoteLayerError: the bytes are not of the layer's format; sticky. `content` holds what came before.
         PhaseError: not between header and end.
+        TypeError: `content` is no bytearray.
     """
+    if not isinstance(content, bytearray):
+        raise TypeError(f"content: expected a bytearray, which grows, got {type(content).__name__}")
     buffer = memoryview(bytearray(min(_PIECE_BYTES, max(0, limit_bytes - len(content)) + 1)))
     while True:
         # One byte more than there is room for: only so can content of exactly the limit be told from more.

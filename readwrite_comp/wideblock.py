@@ -18,7 +18,7 @@ import hashlib
 from typing import Protocol
 
 from .errors import BadParameter
-from .primitives import Engine, get_engine
+from .primitives import Engine, checked_key, engine_of
 
 __all__ = ["LEFT_BYTES", "LIONESS_KEY_BYTES", "Lioness", "WidePermutation"]
 
@@ -58,7 +58,7 @@ class Lioness:
     Args:
         keys: k0 ‖ k1 ‖ k2 ‖ k3, 128 bytes.
         block_bytes: length of every block, more than 32.
-        engine: where AES comes from; by default the preferred one.
+        engine: where AES comes from, or its name; by default the preferred one.
     Raises:
         BadParameter: a length is out of range.
     Source: Anderson, Biham, "Two Practical and Provably Secure Block Ciphers: BEAR and LION" (1996); the
@@ -67,14 +67,12 @@ class Lioness:
 
     __slots__ = ("_keys", "_xor_keystream", "block_bytes")
 
-    def __init__(self, keys: bytes, block_bytes: int, engine: Engine | None = None) -> None:
-        if len(keys) != LIONESS_KEY_BYTES:
-            raise BadParameter(f"keys are {len(keys)} bytes, expected {LIONESS_KEY_BYTES}")
+    def __init__(self, keys: bytes, block_bytes: int, engine: Engine | str | None = None) -> None:
+        keys = checked_key(keys, LIONESS_KEY_BYTES, "keys")
         if block_bytes <= LEFT_BYTES:
             raise BadParameter(f"block of {block_bytes} bytes, expected more than {LEFT_BYTES}")
-        keys = bytes(keys)
         self._keys = (keys[:32], keys[32:64], keys[64:96], keys[96:])
-        self._xor_keystream = (engine or get_engine()).xor_keystream
+        self._xor_keystream = engine_of(engine).xor_keystream
         self.block_bytes = block_bytes
 
     def encrypt(self, view: memoryview, tweak: int) -> None:
@@ -120,8 +118,8 @@ class Lioness:
         left[:] = plain_left
 
     def _checked_tweak(self, view: memoryview, tweak: int) -> bytes:
-        if len(view) != self.block_bytes:
-            raise BadParameter(f"block is {len(view)} bytes, expected {self.block_bytes}")
+        if len(view) != self.block_bytes or view.nbytes != self.block_bytes:
+            raise BadParameter(f"block is {view.nbytes} bytes, expected a view of {self.block_bytes}")
         if view.readonly:
             raise BadParameter("the block is read-only, expected a writable view: it is permuted in place")
         try:

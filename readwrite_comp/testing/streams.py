@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..helpers import would_block
+from ..helpers import byte_view, would_block, writable_view
 
 __all__ = ["MAX_REFUSALS", "Broken", "HostileReader", "HostileWriter", "KitFailure", "require"]
 
@@ -63,6 +63,7 @@ class HostileReader:
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Read as the script allows; 0 at the end of `data`."""
+        buffer = writable_view(buffer)
         require(len(buffer) > 0, "the layer reads into an empty buffer")
         count = self._script.limit(min(len(buffer), len(self._data) - self.position))
         if count == 0:
@@ -85,6 +86,7 @@ class HostileWriter:
 
     def write(self, data: memoryview, /) -> int:
         """Take as much as the script allows."""
+        data = byte_view(data)
         require(len(data) > 0, "the layer writes empty data")
         count = self._script.limit(len(data))
         self.data += data[:count]
