@@ -166,6 +166,39 @@ def test_what_the_parser_refuses(capsys: pytest.CaptureFixture[str], arguments: 
     assert "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["ping node-1", "send {file} node-1", "get node-1", "get node-1 x", "route node-1", "bench node-1"],
+)
+def test_no_command_uses_fewer_proxies_than_the_default_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main(["network", str(tmp_path / "net"), "--nodes", "3"]) == 0
+    assert "give --hops 2" in capsys.readouterr().out
+    (tmp_path / "file").write_bytes(b"x")
+    arguments = command.format(file=tmp_path / "file").split()
+    # Of the folder's nodes one is asked; of the single file's none is left.
+    one = str(tmp_path / "net" / "peers" / "node-1")
+    for source, available in (["--network", str(tmp_path / "net")], 2), (["--peers", one], 0):
+        assert main([*arguments, *source]) == 2
+        shown = capsys.readouterr().err
+        assert "a route of 3 proxies" in shown
+        assert f"the directory has {available} that" in shown
+        assert f"--hops {available}" in shown
+        assert "hint:" in shown
+
+
+def test_the_default_number_of_proxies_is_that_of_the_configuration(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTUN_ROUTES_ROUTE_HOPS", "5")
+    assert main(["route", "node-3", "--network", str(net), "--dry-run", "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["proxies"], len(outcome["hops"])) == (5, 6)
+    assert main(["route", "node-3", "--network", str(net), "--dry-run", "--hops", "0"]) == 0
+    assert "over no proxy" in capsys.readouterr().out
+
+
 def test_a_wrong_variable_is_refused_by_every_command_that_reads_a_configuration(
     net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

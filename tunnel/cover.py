@@ -10,7 +10,7 @@ Source: docs/protocol.md, "Cover traffic".
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tunnel.descriptor import Descriptor
@@ -58,6 +58,8 @@ def draw_cover(
     peers: Sequence[Descriptor],
     *,
     origin: bytes,
+    own: Collection[bytes] = (),
+    now_s: float | None = None,
     loop_share: float = 0.5,
 ) -> CoverPlan:
     """Draw one cover frame.
@@ -66,6 +68,7 @@ def draw_cover(
         rng: `random.SystemRandom()`, but for tests.
         samples: of real queries, or of what they will probably be like; one is drawn for the shape.
         peers: the directory's descriptors. origin: this node.
+        own, now_s: as for `tunnel.route.choose_route`.
         loop_share: how many of the frames come back, 0 to 1.
     Raises:
         BadRoute: no samples, or too few peers for the shape that was drawn.
@@ -74,7 +77,13 @@ def draw_cover(
         raise BadRoute("cover traffic needs at least one sample of a query to look like")
     sample = rng.choice(samples)
     is_loop = rng.random() < loop_share and sample.proxies >= _MIN_LOOP_HOPS
-    listed = [peer for peer in peers if not peer.unlisted and sample.profile.byte in peer.profiles]
+    listed = [
+        peer
+        for peer in peers
+        if not peer.unlisted
+        and sample.profile.byte in peer.profiles
+        and (now_s is None or peer.obstacle(now_s) is None)
+    ]
     if is_loop:
         destination = origin
     else:
@@ -83,11 +92,13 @@ def draw_cover(
             raise BadRoute("cover traffic needs at least one other node that offers the profile")
         destination = rng.choice(others)
     route = choose_route(
-        listed,
+        peers,
         origin=origin,
         destination=destination,
         hops=sample.proxies,
         profile_byte=sample.profile.byte,
+        own=own,
+        now_s=now_s,
         rng=rng,
     )
     return CoverPlan(route, sample.profile, max(0, sample.message_bytes - _HEAD_BYTES), is_loop)

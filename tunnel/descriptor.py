@@ -11,9 +11,11 @@ import ipaddress
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from tunnel.errors import BadSignature, DescriptorError, ProfileError
 from tunnel.geometry import ADDRESS_BYTES, Profile
+from tunnel.onion.expiry import CLOCK_SKEW_S
 from tunnel.onion.header import Hop
 from tunnel.primitives import TunnelEngine
 
@@ -24,6 +26,7 @@ __all__ = [
     "Address",
     "Descriptor",
     "OnionKeyInfo",
+    "clock_text",
     "short",
 ]
 
@@ -57,6 +60,11 @@ _FIELDS = {
 def short(node_id: bytes) -> str:
     """A node id as people see it: its first four bytes in hex."""
     return node_id.hex()[:8]
+
+
+def clock_text(now_s: float) -> str:
+    """A time as people see it, in UTC and to the minute: clocks are told no more exactly on a link either."""
+    return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +120,41 @@ class Descriptor:
     def hop(self, now_s: float) -> Hop:
         """The onion key to seal to now.
 
+        A key that begins within ten minutes serves where no other does: clocks may differ by so much, and its
+        node accepts it so early.
+
         Raises:
-            DescriptorError: the descriptor has expired, or none of its keys is valid now.
+            DescriptorError: the descriptor has expired, or none of its keys is valid now. Says both times.
         """
+        key = self._key(now_s)
+        if key is not None:
+            return Hop(key.public, key.not_before)
         if now_s >= self.expiry:
-            raise DescriptorError(f"the descriptor of node {short(self.node_id)} has expired")
-        for key in self.onion_keys:
-            if key.not_before <= now_s < key.not_after:
-                return Hop(key.public, key.not_before)
-        raise DescriptorError(f"node {short(self.node_id)} has published no onion key for now")
+            what = f"the descriptor of node {short(self.node_id)} has expired: it was for use until "
+            what += clock_text(self.expiry)
+        else:
+            first, last = self.onion_keys[0], self.onion_keys[-1]
+            what = f"node {short(self.node_id)} has published no onion key for now: they are for "
+            what += f"{clock_text(first.not_before)} to {clock_text(last.not_after)}"
+        raise DescriptorError(f"{what}, and this machine's clock shows {clock_text(now_s)}")
+
+    def obstacle(self, now_s: float) -> str | None:
+        """Why nothing can be sealed to this node now, as a phrase that follows a number; None: it can."""
+        if self._key(now_s) is not None:
+            return None
+        if now_s >= self.expiry:
+            return "with an expired descriptor"
+        is_early = any(now_s < key.not_before for key in self.onion_keys)
+        return "without an onion key valid yet" if is_early else "without an onion key valid any more"
+
+    def _key(self, now_s: float) -> OnionKeyInfo | None:
+        if now_s >= self.expiry:
+            return None
+        for skew_s in (0, CLOCK_SKEW_S):
+            for key in self.onion_keys:
+                if key.not_before - skew_s <= now_s < key.not_after:
+                    return key
+        return None
 
     def offers(self, profile: Profile) -> bool:
         return profile.byte in self.profiles

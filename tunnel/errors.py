@@ -127,7 +127,26 @@ class DescriptorError(RemoteTunnelError):
 
 
 class BadRoute(LocalTunnelError):
-    """No such route can be built: too long, too few peers, a node twice, or an unknown node."""
+    """No such route can be built: too long, too few peers, a node twice, or an unknown node.
+
+    Attributes:
+        hops: the proxies that the route was to have; available: how many nodes can be proxies of it now. None
+            where their number is not what is wrong.
+        hint: what to do, for people; may be empty.
+    """
+
+    def __init__(self, text: str, *, hops: int | None = None, available: int | None = None) -> None:
+        super().__init__(text)
+        self.hops = hops
+        self.available = available
+
+    @property
+    def hint(self) -> str:
+        if self.hops is None or self.available is None or not 0 <= self.available < self.hops:
+            return ""
+        if not self.available:
+            return "more peers are needed; --hops 0 sends directly, and shows the destination this address"
+        return f"for a shorter route, which hides less, give --hops {self.available}; or add peers"
 
 
 class KeyFileError(LocalTunnelError):
@@ -271,7 +290,10 @@ class WayBackFailed(PeerError):
 
     def __init__(self, reason: TunnelError) -> None:
         code = getattr(reason, "code", ErrorCode.INTERNAL)
-        super().__init__(f"the way back failed: {code.name}")
+        text = f"the way back failed: {code.name}"
+        if isinstance(reason, BadRoute) and reason.hops is not None:
+            text = f"the way back needs {reason.hops} proxies, and this node has {reason.available} for it"
+        super().__init__(text)
         self.code = code
 
 

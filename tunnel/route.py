@@ -6,11 +6,12 @@ Also the profile: the best one that every node of a route offers. Source: docs/p
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tunnel.addresses import LOCAL, AddressRules
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Descriptor, clock_text
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
 
@@ -50,6 +51,8 @@ def choose_route(
     first: bytes | None = None,
     last: bytes | None = None,
     avoid: Collection[bytes] = (),
+    own: Collection[bytes] = (),
+    now_s: float | None = None,
     rules: AddressRules = LOCAL,
     rng: random.Random | None = None,
 ) -> Route:
@@ -63,26 +66,25 @@ def choose_route(
         last: this node is the last proxy, listed or not (if there are any proxies). Clients, which nobody can
             dial, put a neighbour that they keep a link to last in each way back to themselves.
         avoid: nodes that are no proxies either.
+        own: further nodes of the caller's owner: never proxies, not even as `first` or `last`.
+        now_s: the wall clock: a peer that has no onion key for this time is left out. None: the descriptors'
+            times are not looked at.
         rules: say which nodes count as one owner's: those of one network (/16 of IPv4, /32 of IPv6) or
             family. One owner is to see one place of the route at most, the destination's none; by default,
             as in a local network, nobody is kept apart.
         rng: a seeded generator makes the choice repeatable, for demonstrations only: it gives the route away.
     Raises:
-        BadRoute: fewer peers than hops; says how many are missing, and why others are left out.
+        BadRoute: fewer peers than hops; says how many there are, and why others are left out.
     """
-    excluded = {origin, destination, *avoid}
+    own = {*own, origin}
+    excluded = {destination, *own, *avoid}
     ends = _ends(first, last, hops)
     if excluded & set(ends):
         raise BadRoute("the node that a route is to begin or end with is none of those that it may pass")
     known = sorted(peers, key=lambda peer: peer.node_id)
-    candidates = [
-        peer
-        for peer in known
-        if peer.node_id not in excluded
-        and peer.node_id not in ends
-        and not peer.unlisted
-        and profile_byte in peer.profiles
-    ]
+    others = [peer for peer in known if peer.node_id not in {origin, destination, *ends}]
+    obstacles = [_obstacle(peer, profile_byte, own, avoid, now_s) for peer in others]
+    candidates = [peer for peer, obstacle in zip(others, obstacles, strict=True) if obstacle is None]
     wanted = hops - len(ends)
     rng = rng or _SYSTEM
     if rules.is_local:
@@ -93,13 +95,9 @@ def choose_route(
         taken = {owner for peer in known if peer.node_id in fixed for owner in rules.owners(peer)}
         middle = _draw_apart(candidates, wanted, rules, taken, rng)
     if hops < 0 or len(middle) < wanted:
-        others = [peer for peer in known if peer.node_id not in {origin, destination, *ends}]
-        together = len(candidates) - len(middle)
-        raise BadRoute(
-            f"a route of {hops} proxies needs as many peers besides Alice and Bob; the directory has "
-            f"{len(candidates) + len(ends)} that offer profile 0x{profile_byte:02x}, "
-            f"{wanted - len(middle)} too few{_left_out(others, profile_byte, avoid, together)}"
-        )
+        reasons = Counter(obstacle for obstacle in obstacles if obstacle is not None)
+        reasons["of one network or family with another"] = len(candidates) - len(middle)
+        raise _too_few(hops, len(ends) + len(middle), profile_byte, +reasons, _clock_note(others, now_s))
     head = (first,) if first is not None and first in ends and first != last else ()
     tail = (last,) if last is not None and last in ends else ()
     return Route((*head, *middle, *tail), destination)
@@ -109,6 +107,53 @@ def _ends(first: bytes | None, last: bytes | None, hops: int) -> tuple[bytes, ..
     """Those of the two that the route has room for."""
     ends = () if last is None or hops < 1 else (last,)
     return (first, *ends) if first is not None and first != last and hops > len(ends) else ends
+
+
+def _obstacle(
+    peer: Descriptor,
+    profile_byte: int,
+    own: Collection[bytes],
+    avoid: Collection[bytes],
+    now_s: float | None,
+) -> str | None:
+    """Why a peer cannot be a proxy, for people; None: it can."""
+    if peer.node_id in own:
+        return "of the same owner as this node"
+    if peer.node_id in avoid:
+        return "to be avoided"
+    if peer.unlisted:
+        return "unlisted"
+    if profile_byte not in peer.profiles:
+        return "without the profile"
+    return None if now_s is None else peer.obstacle(now_s)
+
+
+def _too_few(hops: int, available: int, profile_byte: int, reasons: Counter[str], clock: str) -> BadRoute:
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    left_out = f" (left out: {listed})" if listed else ""
+    return BadRoute(
+        f"a route of {hops} proxies needs as many peers besides Alice and Bob; the directory has {available} "
+        f"that offer profile 0x{profile_byte:02x}, {hops - available} too few{left_out}{clock}",
+        hops=hops,
+        available=available,
+    )
+
+
+def _clock_note(others: Sequence[Descriptor], now_s: float | None) -> str:
+    """Where most peers have no key for now, it may be this clock that is wrong: both times, for the user."""
+    if now_s is None:
+        return ""
+    timely = [peer.obstacle(now_s) for peer in others]
+    if 2 * timely.count(None) >= len(timely):
+        return ""
+    keys = [(key.not_before, min(peer.expiry, key.not_after)) for peer in others for key in peer.onion_keys]
+    if not keys:
+        return ""
+    return (
+        f". This machine's clock shows {clock_text(now_s)}; the keys of these peers are for "
+        f"{clock_text(min(start for start, _ in keys))} to {clock_text(max(end for _, end in keys))}: "
+        "is this clock wrong, or are the descriptors old?"
+    )
 
 
 def _draw_apart(
@@ -128,20 +173,6 @@ def _draw_apart(
     return drawn
 
 
-def _left_out(
-    others: Sequence[Descriptor], profile_byte: int, avoid: Collection[bytes], together: int
-) -> str:
-    """For the user: why peers that are known do not serve."""
-    reasons = {
-        "to be avoided": sum(peer.node_id in avoid for peer in others),
-        "unlisted": sum(peer.unlisted for peer in others),
-        "without the profile": sum(profile_byte not in peer.profiles for peer in others),
-        "of one network or family with another": together,
-    }
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
-    return f" (left out: {told})" if told else ""
-
-
 def choose_other_route(
     peers: Iterable[Descriptor],
     query: Route,
@@ -151,14 +182,16 @@ def choose_other_route(
     profile_byte: int,
     last: bytes | None = None,
     avoid: Collection[bytes] = (),
+    own: Collection[bytes] = (),
+    now_s: float | None = None,
     rules: AddressRules = LOCAL,
     rng: random.Random | None = None,
 ) -> Route:
     """Draw a way back from Bob to `origin` that has no proxy of the query's route (mode `other-route`).
 
     Args:
-        query: the query's route. last, avoid, rules, rng: as in `choose_route`; `last` may be on the query's
-            route.
+        query: the query's route. last, avoid, own, now_s, rules, rng: as in `choose_route`; `last` may be on
+            the query's route.
     Raises:
         BadRoute: too few other peers. A way back that shares proxies with the query is mode `route`.
     """
@@ -170,6 +203,8 @@ def choose_other_route(
         profile_byte=profile_byte,
         last=last,
         avoid={*avoid, *query.proxies} - {last},
+        own=own,
+        now_s=now_s,
         rules=rules,
         rng=rng,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import ipaddress
 import os
@@ -27,12 +28,14 @@ from tunnel import (
     ReplyMode,
     Route,
 )
+from tunnel.client import Client
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ErrorCode
 from tunnel.guards import Guards
 from tunnel.keys import NodeKeys
 from tunnel.modes import ErrorMode
+from tunnel.node.tunnels import NodeTunnel
 
 MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED]
 PEERS = 11
@@ -301,6 +304,158 @@ def test_other_error_modes_retry_on_what_they_tell(net: LocalNetwork, error_mode
     result = _query(net, [DEAD, 1], error_mode=error_mode, retries=2)
     assert result.read() == b"hello"
     assert result.attempts[0].blamed == (net[DEAD].id,)
+
+
+# --- never fewer proxies than asked for
+
+
+CALLS: dict[str, Any] = {
+    "query": lambda net, **how: net[0].query(net[1].id, b"x", **how).result(PATIENCE_S),
+    "call": lambda net, **how: net[0].call(net[1].id, b"x", **how),
+    "client": lambda net, **how: Client(net[0]).query(net[1].id, b"x", **how),
+    "tunnel": lambda net, **how: net[0].tunnel(net[1].id, _hello, **how).result(PATIENCE_S),
+    "open_tunnel": lambda net, **how: net.submit(_opened(net, **how)).result(PATIENCE_S),
+}
+
+
+def _hello(tunnel: NodeTunnel) -> Service[None]:
+    assert (yield from tunnel.ask(b"hello")) == b"hello"
+
+
+def _opened(net: LocalNetwork, **how: Any) -> Service[None]:
+    with (yield from net[0].open_tunnel(net[1].id, **how)) as tunnel:
+        yield from tunnel.ask(b"hello")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_network_too_small_for_the_default_is_an_error_with_the_numbers(name: str) -> None:
+    for limits in (Limits(), Limits(prepared=1, prepared_tunnels=1)):
+        with LocalNetwork(peers=3, limits=limits) as net:
+            with pytest.raises(BadRoute, match="2 too few") as caught:
+                CALLS[name](net)
+            assert (caught.value.hops, caught.value.available) == (3, 1)
+            assert "--hops 1" in caught.value.hint
+            for hops in (1, 0):
+                CALLS[name](net, hops=hops)
+
+
+def test_the_default_of_all_calls_is_the_nodes_limit() -> None:
+    with LocalNetwork(peers=6, limits=Limits(route_hops=4)) as net:
+        assert len(net[0].query(net[1].id, b"x").result(PATIENCE_S).route.proxies) == 4
+        report = net[0].tunnel(net[1].id, _hello).result(PATIENCE_S)
+        assert report is not None
+        assert len(report.route) == 5
+    with LocalNetwork(peers=5, limits=Limits(route_hops=4)) as net:
+        for call in CALLS.values():
+            with pytest.raises(BadRoute, match="a route of 4 proxies"):
+                call(net)
+
+
+def test_a_way_back_has_no_fewer_proxies_either() -> None:
+    with LocalNetwork(peers=2) as net:
+        # Bob's own route to Alice, of `answer_hops` proxies: one.
+        with pytest.raises(QueryFailed, match="the way back needs 1 proxies, and this node has 0"):
+            net[0].query(net[1].id, b"x", hops=0, mode=ReplyMode.KNOWN_DEST).result(PATIENCE_S)
+        with pytest.raises(BadRoute):
+            net[0].query(net[1].id, b"x", hops=1, mode=ReplyMode.OTHER_ROUTE)
+    with LocalNetwork(peers=4, limits=Limits(answer_hops=0)) as net:
+        query = net[0].query(net[1].id, b"x", hops=0, mode=ReplyMode.REPLY_ON_REPLY)
+        result = query.result(PATIENCE_S)
+        with pytest.raises(BadRoute) as caught:
+            net[0].follow_up(result, b"more")
+        assert (caught.value.hops, caught.value.available) == (3, 2)
+        assert net[0].follow_up(result, b"more", hops=2).result(PATIENCE_S).read() == b"more"
+
+
+# --- peers that nothing can be sealed to, and the owner's own
+
+
+def test_a_peer_that_is_off_for_days_costs_the_others_nothing() -> None:
+    with LocalNetwork(peers=6) as net:
+        then = time.time() - 3 * 86_400
+        stale = NodeKeys.generate(then).descriptor((Address("127.0.0.1", 1),), then, OPENSSL)
+        net.directory.publish(stale)
+        for mode in MODES:
+            for _ in range(5):
+                hops = 1 if mode is ReplyMode.OTHER_ROUTE else 3
+                net[0].query(net[1].id, b"x", hops=hops, mode=mode).result(PATIENCE_S)
+        with pytest.raises(BadRoute, match="1 without an onion key valid any more") as caught:
+            net[0].query(net[1].id, b"x", hops=5)
+        assert caught.value.available == 4
+
+
+class _SetClock:
+    """A wall clock that the test sets."""
+
+    def __init__(self, ahead_s: float = 0.0) -> None:
+        self.ahead_s = ahead_s
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
+@contextlib.contextmanager
+def clocked(*ahead_s: float, limits: Limits | None = None) -> Iterator[tuple[list[Node], list[_SetClock]]]:
+    """Nodes of one network, each with a clock of its own."""
+    directory, clocks = StaticDirectory(), [_SetClock(ahead) for ahead in ahead_s]
+    with ReactorThread() as thread:
+        nodes = []
+        for clock in clocks:
+            keys = NodeKeys.generate(clock())
+            node = Node(keys, directory, reactor=thread.reactor, limits=limits, wall_clock=clock)
+            directory.publish(node.descriptor)
+            thread.submit(node.serve())
+            nodes.append(node)
+        yield nodes, clocks
+
+
+@pytest.mark.parametrize("ahead_s", [660, 3_600, 86_400, -660, -7_200, -86_400])
+def test_one_wrong_clock_does_not_spoil_the_queries_between_others(ahead_s: float) -> None:
+    with clocked(0, 0, 0, 0, ahead_s) as (nodes, _):
+        for _ in range(10):
+            result = nodes[0].query(nodes[1].id, b"x", hops=2, retries=3).result(PATIENCE_S)
+            assert result.read() == b"x"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
+def test_a_hop_that_has_replaced_its_key_unheard_is_gone_around(place: int) -> None:
+    """Its descriptor looks well, and no header sealed to it opens: the hop before it reports BAD_HEADER."""
+    with LocalNetwork(peers=7) as net:
+        ring = net[3]._context.tunnel.ring
+        ring._become(ring.keys.rotated(time.time()))
+        proxies = [net[1].id, net[2].id]
+        proxies.insert(place, net[3].id)
+        query = net[0].query(net[6].id, b"x", route=Route(tuple(proxies), net[6].id), retries=2)
+        result = query.result(PATIENCE_S)
+        assert [attempt.code for attempt in result.attempts] == [ErrorCode.BAD_HEADER]
+        assert net[3].id in result.attempts[0].blamed
+        assert net[3].id not in result.route.proxies
+
+
+def test_two_nodes_of_one_owner_in_one_process() -> None:
+    """A client beside a node that serves: it is told of it, or both have one family."""
+    family = b"f" * 16
+    with LocalNetwork(peers=4) as net:
+        thread = net[0].reactor
+        known = Node(NodeKeys.generate(time.time()), net.directory, reactor=thread, family=family)
+        net.directory.publish(known.descriptor)
+        ways: list[dict[str, Any]] = [{"own": [known.id]}, {"family": family}]
+        for how in ways:
+            client = Node(NodeKeys.generate(time.time()), net.directory, reactor=thread, **how)
+            for _ in range(20):
+                assert known.id not in client.call(net[0].id, hops=3).route.proxies
+                back = client.call(net[0].id, hops=1, mode=ReplyMode.OTHER_ROUTE).reply_route
+                assert back is not None
+                assert known.id not in back.proxies
+            with pytest.raises(BadRoute, match="1 of the same owner"):
+                client.call(net[0].id, hops=4)
+            own_route = Route((net[1].id, client.id), net[0].id)
+            with pytest.raises(BadRoute, match="this node itself"):
+                client.query(net[0].id, b"x", route=own_route)
+            with pytest.raises(BadRoute, match="this node itself"):
+                client.tunnel(net[0].id, _hello, route=own_route)
+            client.close()
+        known.close()
 
 
 # --- coming and going

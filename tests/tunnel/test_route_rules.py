@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections import Counter
+from collections.abc import Collection
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,24 +14,35 @@ from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, make_keys
 from tunnel.addresses import LOCAL, PUBLIC, AddressRules
-from tunnel.descriptor import Address, Descriptor
+from tunnel.descriptor import Address, Descriptor, OnionKeyInfo, clock_text
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, Profile
 from tunnel.guards import Guards
+from tunnel.keys import EPOCH_S
 from tunnel.node.peers import PeerTable
-from tunnel.node.route_provider import RouteProvider
+from tunnel.node.route_provider import RouteProvider, _is_this_host
 from tunnel.route import Route, choose_route
 
 ALICE, BOB = b"A" * 32, b"B" * 32
 PROFILE = Profile(DEFAULT)
 
 
-def peer(number: int, host: str, *, family: bytes | None = None, unlisted: bool = False) -> Descriptor:
+def peer(
+    number: int,
+    host: str,
+    *,
+    family: bytes | None = None,
+    unlisted: bool = False,
+    starts_s: int = int(NOW_S) - 600,
+    expiry: int = 2**32 - 1,
+) -> Descriptor:
+    """A node with one onion key, which serves from `starts_s` for a day."""
     node_id = number.to_bytes(32, "big")
     address = (Address(host, 1),)
+    keys = (OnionKeyInfo(starts_s, starts_s + EPOCH_S, b"o" * 32),)
     return Descriptor(
-        node_id, b"l" * 32, (), address, ALL_PROFILE_BYTES, 1, 2**32 - 1, unlisted, family=family
+        node_id, b"l" * 32, keys, address, ALL_PROFILE_BYTES, 1, expiry, unlisted, family=family
     )
 
 
@@ -122,7 +136,15 @@ def test_the_ends_that_are_asked_for(hops: int, first: int | None, last: int | N
 class _World:
     """A provider over fake peers, with a clock and a generator of the test's."""
 
-    def __init__(self, peers: list[Descriptor], *, rules: AddressRules = PUBLIC, seed: int = 0) -> None:
+    def __init__(
+        self,
+        peers: list[Descriptor],
+        *,
+        rules: AddressRules = PUBLIC,
+        seed: int = 0,
+        own: Collection[bytes] = (),
+        family: bytes | None = None,
+    ) -> None:
         self.clock = [0.0]
         self.peers = PeerTable(lambda: self.clock[0])
         self.guards = None if rules.is_local else Guards()
@@ -133,6 +155,8 @@ class _World:
             rules=rules,
             guards=self.guards,
             wall_clock=lambda: NOW_S,
+            own=own,
+            family=family,
             rng=random.Random(seed),
         )
 
@@ -208,6 +232,125 @@ def test_those_that_failed_come_back_one_by_one_where_there_are_too_few() -> Non
         world.provider.route(BOB, 5, PROFILE, avoid=ids[:2])
     world.clock[0] = 1000
     assert any(ids[0] in world.provider.route(BOB, 3, PROFILE).proxies for _ in range(50))
+
+
+# --- nodes of the same owner, and those that nothing can be sealed to
+
+FAMILY = b"f" * 16
+HOUR_S = 3600
+
+
+@given(st.booleans(), st.booleans(), st.integers(1, 4), st.integers(0, 2**32))
+def test_nodes_of_the_same_owner_are_in_no_way(
+    is_local: bool, has_neighbour: bool, hops: int, seed: int
+) -> None:
+    """Neither those that the node was given, nor its family, in any place: proxies, guards, ways home."""
+    strangers, family = spread(12), [peer(20 + n, f"{80 + n}.1.1.1", family=FAMILY) for n in range(6)]
+    given_ids = [strangers[0].node_id, strangers[1].node_id]
+    world = _World(
+        [*strangers, *family], rules=LOCAL if is_local else PUBLIC, seed=seed, own=given_ids, family=FAMILY
+    )
+    own = {ALICE, *given_ids, *(each.node_id for each in family)}
+    last = strangers[5].node_id if has_neighbour else None
+    route = world.provider.route(strangers[11].node_id, hops, PROFILE, last=last)
+    back = world.provider.other_route(route, PROFILE)
+    for way in (route, back, world.provider.other_route(Route((), ALICE), PROFILE, hops=hops)):
+        assert len(way.proxies) == hops
+        assert not own & set(way.proxies)
+    assert not own & {guard.node_id for guard in world.guards or ()}
+    repeated = world.provider.route(strangers[11].node_id, hops, PROFILE, rng=random.Random(seed))
+    assert not own & set(repeated.proxies)
+
+
+def test_nodes_of_the_same_owner_count_as_none_and_the_error_says_so() -> None:
+    peers = [*spread(3), peer(9, "80.1.1.1", family=FAMILY)]
+    world = _World(peers, rules=LOCAL, family=FAMILY)
+    with pytest.raises(BadRoute, match=r"2 too few.*1 of the same owner as this node") as caught:
+        world.provider.route(peers[0].node_id, 4, PROFILE)
+    assert (caught.value.hops, caught.value.available) == (4, 2)
+    assert "--hops 2" in caught.value.hint
+    # It may well be asked itself.
+    assert world.provider.route(peers[3].node_id, 3, PROFILE).destination == peers[3].node_id
+
+
+def test_a_route_of_the_callers_own_through_the_owners_nodes_is_refused() -> None:
+    peers = spread(4)
+    world = _World(peers, own=[peers[2].node_id])
+    world.provider.check(Route((peers[1].node_id,), peers[2].node_id))
+    with pytest.raises(BadRoute, match="is this node itself"):
+        world.provider.check(Route((peers[1].node_id, ALICE), BOB))
+    with pytest.raises(BadRoute, match="another node of its owner"):
+        world.provider.check(Route((peers[2].node_id,), BOB))
+
+
+def test_a_node_at_an_address_of_this_machine_is_the_owners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client beside a node has keys of its own: what tells is that its machine has that address."""
+    here = peer(3, "53.1.1.1")
+    peers = [*spread(3), here, *spread(6)[4:]]
+
+    class Probe(socket.socket):
+        def bind(self, address: tuple[str, int]) -> None:  # type: ignore[override]
+            if address[0] != "53.1.1.1":
+                raise OSError("not an address of this machine")
+
+    monkeypatch.setattr(socket, "socket", Probe)
+    _is_this_host.cache_clear()
+    try:
+        world = _World(peers, rules=LOCAL)
+        routes = [world.provider.route(peers[0].node_id, 3, PROFILE) for _ in range(30)]
+    finally:
+        _is_this_host.cache_clear()
+    assert not any(here.node_id in route.proxies for route in routes)
+    assert len({node_id for route in routes for node_id in route.proxies}) == 4
+
+
+def test_loopback_is_everybodys_and_no_sign_of_an_owner() -> None:
+    peers = [peer(number, "127.0.0.1") for number in range(4)]
+    assert len(_World(peers, rules=LOCAL).provider.route(BOB, 4, PROFILE).proxies) == 4
+
+
+STALE: dict[str, dict[str, Any]] = {
+    "off for three days": {"starts_s": int(NOW_S) - 72 * HOUR_S},
+    "its clock is an hour fast": {"starts_s": int(NOW_S) + HOUR_S - 600},
+    "its descriptor has expired": {"expiry": int(NOW_S)},
+    "its key begins in a second more than ten minutes": {"starts_s": int(NOW_S) + 601},
+    "its key has just ended": {"starts_s": int(NOW_S) - 24 * HOUR_S},
+}
+
+
+@pytest.mark.parametrize("rules", [LOCAL, PUBLIC], ids=["local", "public"])
+@pytest.mark.parametrize("why", STALE)
+def test_a_peer_that_nothing_can_be_sealed_to_is_not_drawn(why: str, rules: AddressRules) -> None:
+    stale = peer(9, "80.1.1.1", **STALE[why])
+    world = _World([*spread(5), stale], rules=rules)
+    for _ in range(30):
+        route = world.provider.route(BOB, 2, PROFILE)
+        back = world.provider.other_route(route, PROFILE)
+        assert stale.node_id not in {*route.proxies, *back.proxies}
+    with pytest.raises(BadRoute, match=r"5 that offer.*1 (without an onion key|with an expired)") as caught:
+        _World([*spread(5), stale], rules=LOCAL).provider.route(BOB, 6, PROFILE)
+    assert caught.value.available == 5
+
+
+@pytest.mark.parametrize("starts_s", [int(NOW_S) + 600, int(NOW_S) + 1])
+def test_a_key_within_the_difference_that_clocks_may_have_serves(starts_s: int) -> None:
+    """As at the change of an epoch, for all whose clocks are a little slow."""
+    peers = [peer(number, f"{50 + number}.1.1.1", starts_s=starts_s) for number in range(3)]
+    assert len(_World(peers, rules=LOCAL).provider.route(BOB, 3, PROFILE).proxies) == 3
+    assert peers[0].hop(NOW_S).epoch == starts_s
+
+
+def test_where_most_peers_have_no_key_for_now_both_times_are_said() -> None:
+    """It is probably this machine's clock that is wrong, or the peers' file that is old."""
+    for ahead_s in (2 * HOUR_S, -26 * HOUR_S, 24 * HOUR_S):
+        starts_s = int(NOW_S) + ahead_s
+        peers = [peer(number, "50.1.1.1", starts_s=starts_s) for number in range(5)]
+        with pytest.raises(BadRoute) as caught:
+            _World(peers, rules=LOCAL).provider.route(BOB, 3, PROFILE)
+        text = str(caught.value)
+        assert f"This machine's clock shows {clock_text(NOW_S)}" in text
+        assert f"{clock_text(starts_s)} to {clock_text(starts_s + EPOCH_S)}" in text
+        assert caught.value.available == 0
 
 
 @given(st.integers(0, 5), st.integers(0, 4), st.integers(0, 2**32))

@@ -13,13 +13,13 @@ import statistics
 import time
 from typing import Any
 
-from tunnel.cli.client import Client, add_client_options, wait
+from tunnel.cli.client import Client, add_client_options, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command, count
 from tunnel.cli.terminal import ProgressBar, parse_size, readable_size
 from tunnel.errors import ConfigError, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
-from tunnel.node import Node
+from tunnel.node import Limits, Node
 from tunnel.route import Route
 from tunnel.services import Echo, Services, service_prefix
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
             destination = client.names.resolve(options.id)
             outcome = _measure(client.node, client.route(destination), options)
     else:
-        hops = 3 if options.hops is None else options.hops
+        hops = Limits().route_hops if options.hops is None else options.hops
         with LocalNetwork(hops + 2, service=Services({"echo": Echo()})) as net:
             route = net[0].choose_route(net[1].id, hops, Profile.for_proxies(hops))
             outcome = _measure(net[0], route, options)
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             f"least {outcome['least_ms']:.1f} ms ({options.count} times)\n"
             f"{readable_size(options.size)} there and back: {outcome['seconds']:.2f} s, "
             f"{outcome['mb_per_s']:.1f} MB/s each way, "
-            f"{outcome['hops']} proxies, profile {outcome['profile']}"
+            f"{proxies_text(outcome['hops'])}, profile {outcome['profile']}"
         )
     return 0
 

@@ -33,11 +33,10 @@ from tunnel.node import Node
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.route import Route
 
-__all__ = ["Client", "PeerNames", "add_client_options", "add_target", "wait"]
+__all__ = ["Client", "PeerNames", "add_client_options", "add_target", "proxies_text", "wait"]
 
 T = TypeVar("T")
 
-_DEFAULT_HOPS = 3
 _MOST_HOPS = 126
 _LEAVE_S = 1.0  # a command that is done does not keep its user waiting
 
@@ -57,7 +56,7 @@ def add_client_options(
         "--hops",
         type=count(0, _MOST_HOPS),
         metavar="N",
-        help=f"proxies (default {_DEFAULT_HOPS}, or as many as there are)",
+        help="proxies (default: [routes] route_hops of the configuration, else 3; never fewer)",
     )
     shown = f"give up after so many seconds (default {timeout_s:,.0f})"
     add("--timeout", type=seconds, default=timeout_s, metavar="S", help=shown)
@@ -183,21 +182,19 @@ class Client:
     ) -> None:
         self._stack.close()
 
-    def hops(self, destination: bytes) -> int:
-        """How many proxies: as was asked for, or three where there are so many."""
-        if self._options.hops is not None:
-            return int(self._options.hops)
-        proxies = [
-            peer
-            for peer in self.directory
-            if not peer.unlisted and peer.node_id not in (destination, self.node.id)
-        ]
-        return min(_DEFAULT_HOPS, len(proxies))
+    def hops(self) -> int:
+        """How many proxies: as was asked for, or the node's default."""
+        return self.node.draw_hops() if self._options.hops is None else int(self._options.hops)
 
     def route(self, destination: bytes) -> Route:
         """A route with so many proxies, drawn at random. Raises BadRoute."""
-        hops = self.hops(destination)
+        hops = self.hops()
         return self.node.choose_route(destination, hops, Profile.for_proxies(hops))
+
+
+def proxies_text(hops: int) -> str:
+    """How far a result has come, for people: a user is to see what hides them."""
+    return "directly, over no proxy" if not hops else f"over {hops} {'proxy' if hops == 1 else 'proxies'}"
 
 
 def wait(future: Future[T], timeout_s: float) -> T:

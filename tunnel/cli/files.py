@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tunnel.cli.client import Client, add_client_options, add_target, wait
+from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.options import add_json, command, count
 from tunnel.cli.terminal import ProgressBar, readable_size
 from tunnel.client import Fetched, Stored, get, list_files, put
@@ -63,7 +63,7 @@ def run_send(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.file} is no file", "one file is sent at a time; pack a folder with tar")
     name = options.name or safe_name(options.file.name)
     with Client(options) as client:
-        destination = client.names.resolve(options.id)
+        destination, hops = client.names.resolve(options.id), client.hops()
         stored: Stored = _run(
             options,
             lambda progress: put(
@@ -74,23 +74,24 @@ def run_send(options: argparse.Namespace) -> int:
                 progress=progress,
                 service=_SERVICE,
                 retries=options.retries,
-                hops=client.hops(destination),
+                hops=hops,
             ),
         )
-    text = f"{stored.name}: {readable_size(stored.size)} are at {options.id}"
-    _say(options, stored, stored.sent_bytes, text)
+    text = f"{stored.name}: {readable_size(stored.size)} are at {options.id}, sent {proxies_text(hops)}"
+    _say(options, stored, stored.sent_bytes, hops, text)
     return 0
 
 
 def run_get(options: argparse.Namespace) -> int:
     """Get a file, or list what there is. Returns the exit status."""
     with Client(options) as client:
-        destination = client.names.resolve(options.id)
-        way = {"service": _SERVICE, "retries": options.retries, "hops": client.hops(destination)}
+        destination, hops = client.names.resolve(options.id), client.hops()
+        way = {"service": _SERVICE, "retries": options.retries, "hops": hops}
         if options.name is None:
             entries = wait(list_files(client.node, destination, **way), options.timeout)
             if options.json:
-                print(json.dumps({"files": [{"name": e.name, "size": e.size} for e in entries]}, indent=1))
+                listed = [{"name": e.name, "size": e.size} for e in entries]
+                print(json.dumps({"hops": hops, "files": listed}, indent=1))
             for entry in () if options.json else entries:
                 print(f"{entry.size:>14,}  {entry.name}")
             return 0
@@ -109,8 +110,8 @@ def run_get(options: argparse.Namespace) -> int:
                 **way,
             ),
         )
-    text = f"{fetched.name}: {readable_size(fetched.size)} are here"
-    _say(options, fetched, fetched.received_bytes, text)
+    text = f"{fetched.name}: {readable_size(fetched.size)} are here, fetched {proxies_text(hops)}"
+    _say(options, fetched, fetched.received_bytes, hops, text)
     return 0
 
 
@@ -132,10 +133,11 @@ def _run(options: argparse.Namespace, start: Callable[[Callable[[int, int], None
                 bar.close()
 
 
-def _say(options: argparse.Namespace, done: Stored | Fetched, moved_bytes: int, text: str) -> None:
+def _say(options: argparse.Namespace, done: Stored | Fetched, moved_bytes: int, hops: int, text: str) -> None:
     if options.json:
         outcome = {
             "ok": True,
+            "hops": hops,
             "name": done.name,
             "bytes": done.size,
             "moved_bytes": moved_bytes,

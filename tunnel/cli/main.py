@@ -36,7 +36,6 @@ _FILES_HINTS: dict[int, str] = {
 }
 _COMMANDS = (demo, network, up, keygen, node, ping, files, peers, route, bench)
 _HINTS: dict[type[Exception], str] = {
-    BadRoute: "use fewer --hops, or a network of more nodes",
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
     TooManyFiles: "or use fewer --peers",
     EngineUnavailable: "--engine auto takes whichever is installed",

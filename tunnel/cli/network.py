@@ -27,6 +27,7 @@ from tunnel.directory.peer_files import write_descriptor
 from tunnel.errors import ConfigError
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
+from tunnel.node import Limits
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.state_dir import StateDir
 
@@ -80,6 +81,9 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"folder": str(folder), "nodes": made}, indent=1))
     else:
         print(f"{len(ports)} nodes are in {folder}; run them with: mtun up {folder}")
+        usual, most = Limits().route_hops, len(ports) - 1  # all but the node that is asked
+        if most < usual:
+            print(f"clients use {usual} proxies by default, and here are {most} at most: give --hops {most}")
     return 0
 
 

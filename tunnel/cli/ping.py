@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tunnel.cli.client import Client, add_client_options, add_target, wait
+from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command, count
 from tunnel.errors import QueryFailed
 from tunnel.services import service_prefix
@@ -117,6 +117,6 @@ def _show(number: int, name: str, pinged: _Pinged) -> None:
     what = f"{pinged.answer_bytes} bytes" if pinged.error is None else f"({pinged.error})"
     again = f", after {pinged.retries} that failed" if pinged.retries else ""
     print(
-        f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms over {pinged.hops} proxies{again}",
+        f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms {proxies_text(pinged.hops)}{again}",
         flush=True,
     )

@@ -11,7 +11,7 @@ import argparse
 import json
 from typing import Any
 
-from tunnel.cli.client import Client, add_client_options, add_target, wait
+from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command
 from tunnel.cli.terminal import table
 from tunnel.errors import QueryFailed
@@ -64,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             said = None if report is None else str(report)
             failed = [str(attempt) for attempt in attempts]
-            outcome = {"ok": failure is None, "hops": hops, "report": said, "failed": failed}
+            outcome = {"ok": failure is None, "proxies": len(route.proxies), "hops": hops, "report": said}
+            outcome["failed"] = failed
             print(json.dumps(outcome, indent=1))
         else:
             _print(hops, report)
@@ -104,5 +105,5 @@ def _print(hops: list[dict[str, Any]], report: Report | None) -> None:
         for hop in hops
     ]
     print(table(["role", "name", "id", "address", "held for"], rows))
-    if report is not None:
-        print(report)
+    how = proxies_text(len(hops) - 1)
+    print(how if report is None else f"{report}, {how}" if report.succeeded else report)

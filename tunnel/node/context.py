@@ -79,6 +79,7 @@ class NodeContext:
     half_open_hosts: where the incoming connections come from that have not finished their handshake.
     budget: bounds the unread content of all links.
     tunnels: bounds that of all established tunnels.
+    own_ids: other nodes of the same owner.
     guards: that routes begin with; None: they may begin with any node.
     peers: what is known of them from dealing with them. routes: draws routes.
     links: to neighbours; set by `Node`, since it is made from this context.
@@ -108,6 +109,7 @@ class NodeContext:
     half_open_hosts: list[str] = field(default_factory=list)
     invitations: dict[bytes, None] = field(default_factory=dict)
     guards: Guards | None = None
+    own_ids: tuple[bytes, ...] = ()
     links: LinkTable = field(init=False)
     peers: PeerTable = field(init=False)
     routes: RouteProvider = field(init=False)
@@ -124,6 +126,8 @@ class NodeContext:
             rules=self.rules,
             guards=self.guards,
             wall_clock=self.wall_clock,
+            own=self.own_ids,
+            family=self.descriptor.family,
         )
 
     @property
@@ -146,7 +150,7 @@ class NodeContext:
         self, destination: bytes | None, profile: Profile, *, avoid: Collection[bytes] = ()
     ) -> Route:
         """Proxies for a frame of this node's own making. Raises BadRoute."""
-        hops = self._answer_hops()
+        hops = self.limits.answer_hops
         if destination is not None:
             return self.routes.route(destination, hops, profile, avoid=avoid)
         # From nobody that is known: a way home, whose last proxy is the one that sees this node.
@@ -163,8 +167,17 @@ class NodeContext:
         """
         if self.descriptor.addresses:
             return None
-        known = [self.directory.lookup(peer_id) for peer_id in self.links.linked if peer_id not in avoid]
-        usable = [peer.node_id for peer in known if peer and not peer.unlisted and peer.offers(profile)]
+        found = [self.directory.lookup(peer_id) for peer_id in self.links.linked if peer_id not in avoid]
+        known = [peer for peer in found if peer is not None]
+        own, now_s = self.routes.own_among(known), self.wall_clock()
+        usable = [
+            peer.node_id
+            for peer in known
+            if peer.node_id not in own
+            and not peer.unlisted
+            and peer.offers(profile)
+            and peer.obstacle(now_s) is None
+        ]
         if not usable:
             raise BadRoute(
                 "this node has no address, and no link yet over which a reply could come: keep some ahead"
@@ -182,11 +195,6 @@ class NodeContext:
             return first, self.choose_route(None, profile, avoid=first.proxies[:1])
         except BadRoute:
             return (first,)
-
-    def _answer_hops(self) -> int:
-        """Where nothing is secret a network may be too small for proxies."""
-        hops = self.limits.answer_hops
-        return min(hops, max(0, len(self.directory.sample()) - 2)) if self.is_local else hops
 
     def invite(self, query_id: bytes) -> None:
         """Take one frame that comes home under `query_id` for a query of its own."""

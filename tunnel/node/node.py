@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener
@@ -61,6 +61,8 @@ class Node(NodeUser):
             a VPN's: only their private addresses are dialled. A network declared local needs none.
         profiles: bytes of those to offer; by default all that suit the engine.
         family: 16 bytes, the same in all nodes of one owner, so that nobody's route passes two of them.
+        own: ids of other nodes of the same owner, in this process or elsewhere: never proxies of this node's.
+            Those of the same family never are.
         guards: `Node.guards` of the last run, so that routes begin with the same nodes again.
         on_publish: called in the reactor with each new descriptor after the first one.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
@@ -86,6 +88,7 @@ class Node(NodeUser):
         network_id: bytes = LOCAL_NETWORK_ID,
         private_ranges: tuple[IpRange, ...] = (),
         family: bytes | None = None,
+        own: Collection[bytes] = (),
         guards: bytes | None = None,
         profiles: tuple[int, ...] | None = None,
         on_publish: Callable[[Descriptor], None] | None = None,
@@ -134,6 +137,7 @@ class Node(NodeUser):
             observe=observe,
             wall_clock=wall_clock,
             guards=kept if has_guards else None,
+            own_ids=tuple(own),
         )
         self._drawing = Drawing(self._context, reactor)
         self._standing = PreparedTunnels(self._context, limits.prepared_tunnels)

@@ -84,6 +84,6 @@ class QueryOptions(CallOptions, total=False):
 class TunnelOptions(TypedDict, total=False):
     """How a tunnel goes. As for `Node.open_tunnel`."""
 
-    hops: int
+    hops: int | None
     route: Route | None
     profile: Profile | None

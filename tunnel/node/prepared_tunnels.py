@@ -42,11 +42,12 @@ class TunnelKind:
     """What two calls have in common when either can take the other's tunnel.
 
     Attributes:
+        hops: that the caller asks for; None: as many as the node draws.
         profile: that the caller asks for; None: the one that suits the route.
     """
 
     destination: bytes
-    hops: int
+    hops: int | None
     profile: Profile | None
 
 

@@ -1,7 +1,8 @@
 """A query over one route after the other, until one carries it: wraps the api service.
 
 Only a failure that names somebody else's fault is worth another attempt: a status that blames a hop, or a
-first link that failed. The next route leaves out all who were blamed so far. Nothing is sent again that
+first link that failed. The next route leaves out all who were blamed so far; in a small network, of each pair
+of which one is to blame, the likelier. Nothing is sent again that
 cannot be: content that is no bytes and cannot be rewound, or whose replies the caller's sinks (or who reads
 them while they come) have begun to take. All attempts together have the time of one.
 
@@ -11,6 +12,7 @@ wish and not the default. Source: docs/routes.md, "Retry".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -58,15 +60,12 @@ def query_with_retries(node: NodeContext, call: QueryCall) -> Service[QueryResul
         except QueryFailed as error:
             node.peers.query_failed(error)
             failures.append(error)
-            blamed = frozenset(node_id for each in failures for node_id in each.blamed) - {
-                node.descriptor.node_id,
-                call.route.destination,
-            }
-            is_last = len(failures) > call.retries or not blamed & set(error.blamed)
+            blamed = _blamed(failures, {node.descriptor.node_id, call.route.destination})
+            is_last = len(failures) > call.retries or not blamed[-1]
             if again is None or is_last or not again.rewind():
                 raise _all_of(failures) from error
             try:
-                call = call.over(again.redraw(blamed))
+                call = call.over(again.other_ways(blamed))
             except (BadRoute, ProfileError) as no_route:
                 raise _all_of(failures, f"no other route: {no_route}") from error
             if ends_s is not None:
@@ -75,6 +74,24 @@ def query_with_retries(node: NodeContext, call: QueryCall) -> Service[QueryResul
         _went_well(node, call, result)
         result.attempts = tuple(failures)
         return result
+
+
+def _blamed(failures: list[QueryFailed], exempt: set[bytes]) -> list[tuple[bytes, ...]]:
+    """Whom each failure blames, in the order of the route, without those that stay in every route."""
+    return [tuple(node_id for node_id in each.blamed if node_id not in exempt) for each in failures]
+
+
+def _likeliest(blamed: list[tuple[bytes, ...]]) -> frozenset[bytes]:
+    """At least one of those that each failure blames: who is blamed most often, of equals the last.
+
+    A hop that reports of the one behind it is usually right.
+    """
+    times = Counter(node_id for each in blamed for node_id in each)
+    found: set[bytes] = set()
+    for each in sorted(filter(None, blamed), key=len):
+        if not found.intersection(each):
+            found.add(max(reversed(each), key=lambda node_id: times[node_id]))
+    return frozenset(found)
 
 
 def _went_well(node: NodeContext, call: QueryCall, result: QueryResult) -> None:
@@ -123,6 +140,20 @@ class _Again:
                 tell(sent, received)
 
         return replace(call, progress=progress)
+
+    def other_ways(self, blamed: list[tuple[bytes, ...]]) -> QueryCall:
+        """The call over ways without any that was blamed; where there are too few others, without the
+        likeliest of each pair. Raises BadRoute, ProfileError: there are too few for that as well."""
+        try:
+            return self.redraw(frozenset(node_id for each in blamed for node_id in each))
+        except BadRoute as error:
+            likeliest = _likeliest(blamed)
+            if all(likeliest.issuperset(each) for each in blamed):
+                raise
+            try:
+                return self.redraw(likeliest)
+            except BadRoute:
+                raise error from None
 
     def rewind(self) -> bool:
         """Make ready for another attempt. False: that cannot be."""

@@ -2,18 +2,23 @@
 
 A route avoids peers that have failed lately, unless there are too few others: then one that failed may serve
 again, which is better than no route. Routes of a network declared local know no guards and no owners: all its
-addresses are of one network, and nobody is hidden from. Source: docs/routes.md.
+addresses are of one network, and nobody is hidden from. In no network is a node of this node's own owner a
+proxy: who watches that owner's machines would see both sides of it. Source: docs/routes.md.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import random
+import socket
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from typing import Final
 
 from tunnel.addresses import AddressRules
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Descriptor, short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
@@ -28,6 +33,9 @@ _SYSTEM: Final = random.SystemRandom()
 LARGE_BYTES: Final = 1 << 20
 # So many peers that failed are taken back one by one, those that failed least first; then all of them.
 _MOST_STEPS: Final = 32
+# Addresses of this machine change when it moves to another network.
+_HOST_KNOWN_S: Final = 60
+_ELSEWHERE: Final = "192.0.2.1"  # for documentation: no machine's own
 
 
 class RouteProvider:
@@ -36,10 +44,11 @@ class RouteProvider:
     Args:
         directory: who there is.
         peers: who failed lately.
-        own_id: this node.
+        own_id: this node. own: other nodes of its owner; family: the one that they have in common. None of
+            them is ever a proxy, nor is a node at an address of this machine (loopback does not count).
         rules: which addresses may be dialled, and who counts as one owner.
         guards: that routes begin with; None: with any node.
-        wall_clock: for the guards, whose times outlive the process.
+        wall_clock: for the guards, whose times outlive the process, and for the peers' keys.
         rng: a seeded one for tests only.
     """
 
@@ -52,11 +61,15 @@ class RouteProvider:
         rules: AddressRules,
         guards: Guards | None,
         wall_clock: Callable[[], float],
+        own: Collection[bytes] = (),
+        family: bytes | None = None,
         rng: random.Random = _SYSTEM,
     ) -> None:
         self._directory = directory
         self._peers = peers
         self._own_id = own_id
+        self._own = frozenset({*own, own_id})
+        self._family = family
         self._rules = rules
         self._guards = guards
         self._wall_clock = wall_clock
@@ -94,11 +107,12 @@ class RouteProvider:
         Raises:
             BadRoute: too few nodes; says how many are missing and why.
         """
-        peers = self._directory.sample()
+        peers, now_s = self._directory.sample(), self._wall_clock()
+        own = self.own_among(peers)
         if rng is not None:
             return choose_route(
                 peers, origin=self._own_id, destination=destination, hops=hops, profile_byte=profile.byte,
-                last=last, avoid=frozenset(avoid) - {last}, rng=rng,
+                last=last, avoid=frozenset(avoid) - {last}, own=own, now_s=now_s, rng=rng,
             )  # fmt: skip
 
         def draw(avoid: frozenset[bytes]) -> Route:
@@ -110,10 +124,12 @@ class RouteProvider:
                 profile_byte=profile.byte,
                 # A single place is the neighbour's that the caller asks for.
                 first=self._guard(
-                    peers, profile, {destination, *avoid}, destination, hops - (last is not None)
+                    peers, profile, {destination, *own, *avoid}, destination, hops - (last is not None)
                 ),
                 last=last,
                 avoid=avoid - {last},
+                own=own,
+                now_s=now_s,
                 rules=self._rules,
                 rng=self._rng,
             )
@@ -140,16 +156,17 @@ class RouteProvider:
         Raises:
             BadRoute: too few nodes.
         """
-        peers = self._directory.sample()
+        peers, now_s = self._directory.sample(), self._wall_clock()
+        own = self.own_among(peers)
         hops = len(query.proxies) if hops is None else hops
         if rng is not None:
             return choose_other_route(
                 peers, query, origin=self._own_id, hops=hops, profile_byte=profile.byte,
-                last=last, avoid=avoid, rng=rng,
+                last=last, avoid=avoid, own=own, now_s=now_s, rng=rng,
             )  # fmt: skip
 
         def draw(avoid: frozenset[bytes]) -> Route:
-            neither = {*query.nodes, *avoid}
+            neither = {*query.nodes, *own, *avoid}
             return choose_other_route(
                 peers,
                 query,
@@ -158,6 +175,8 @@ class RouteProvider:
                 profile_byte=profile.byte,
                 last=last or self._guard(peers, profile, neither, query.destination, hops),
                 avoid=avoid,
+                own=own,
+                now_s=now_s,
                 rules=self._rules,
                 rng=self._rng,
             )
@@ -190,6 +209,30 @@ class RouteProvider:
         """
         found = self._lookup(route.nodes)
         return None if found is None else best_profile(found, 0, len(route.proxies))
+
+    def check(self, route: Route) -> None:
+        """That a route of the caller's own choice passes none of the owner's nodes.
+
+        Raises:
+            BadRoute: it does; its first proxy would see this node's address and be this node's machine.
+        """
+        for node_id in route.proxies:
+            if node_id in self._own:
+                whose = "this node itself" if node_id == self._own_id else "another node of its owner"
+                raise BadRoute(
+                    f"proxy {short(node_id)} of the route is {whose}, which hides nothing: leave it out"
+                )
+
+    def own_among(self, peers: Iterable[Descriptor]) -> frozenset[bytes]:
+        """The nodes of this node's owner, as far as they can be known: itself, those that it was given, its
+        family, and those at an address of this machine."""
+        minute, family = int(time.monotonic()) // _HOST_KNOWN_S, self._family
+        return self._own.union(
+            peer.node_id
+            for peer in peers
+            if (family is not None and peer.family == family)
+            or any(_is_this_host(address.host, minute) for address in peer.addresses)
+        )
 
     # -- parts -----------------------------------------------------------------------------------------
 
@@ -226,13 +269,17 @@ class RouteProvider:
         if self._guards is None or places < 1:
             return None
         now_s = self._wall_clock()
-        may_be = [peer for peer in peers if self._may_be_guard(peer, now_s)]
+        own = self.own_among(peers)
+        may_be = [peer for peer in peers if peer.node_id not in own and self._may_be_guard(peer, now_s)]
         far = self._directory.lookup(other_end)
         foreign = frozenset[bytes]() if far is None else self._rules.owners(far)
         usable = {
             peer.node_id
             for peer in may_be
-            if peer.node_id not in neither and peer.offers(profile) and not self._rules.owners(peer) & foreign
+            if peer.node_id not in neither
+            and peer.offers(profile)
+            and peer.obstacle(now_s) is None
+            and not self._rules.owners(peer) & foreign
         }
         with self._lock:
             guard = self._guards.choose(may_be, usable, now_s=now_s, rules=self._rules, rng=self._rng)
@@ -244,9 +291,27 @@ class RouteProvider:
         return guard
 
     def _may_be_guard(self, peer: Descriptor, now_s: float) -> bool:
-        return (
-            peer.node_id != self._own_id
-            and not peer.unlisted
-            and peer.expiry > now_s
-            and bool(self._rules.dialable(peer.addresses))
-        )
+        return not peer.unlisted and peer.expiry > now_s and bool(self._rules.dialable(peer.addresses))
+
+
+@lru_cache(16_384)
+def _is_this_host(host: str, minute: int) -> bool:
+    """Whether an address is one of this machine's own, loopback apart: that is everybody's.
+
+    Args:
+        minute: any number that changes when it is to be found out again.
+    """
+    address = ipaddress.ip_address(host)
+    if address.is_loopback or address.is_unspecified:
+        return False
+    # Where programs may bind what the machine has not, this says nothing.
+    return _can_bind(host) and not _can_bind(_ELSEWHERE)
+
+
+def _can_bind(host: str) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True

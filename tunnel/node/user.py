@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from types import EllipsisType
 from typing import Unpack
 
 from reactor import Reactor, Service
@@ -46,6 +47,12 @@ class NodeUser:
     def most_hops(self) -> int:
         """Proxies of a route whose length the caller leaves open, at most."""
         return self._context.limits.route_hops + self._context.limits.route_bias
+
+    def draw_hops(self) -> int:
+        """Proxies of a new route whose length the caller leaves open: `Limits.route_hops`, and up to
+        `route_bias` more. Never fewer: a network that is too small for them is an error."""
+        limits = self._context.limits
+        return self._context.routes.draw_hops(limits.route_hops, limits.route_bias)
 
     def query(
         self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
@@ -100,10 +107,13 @@ class NodeUser:
         """What a caller asks for, checked; its ways are still open. Args and errors as for `query`."""
         own_sinks, limits = _checked(content, replies, sink, sinks), self._context.limits
         check_retries(content, retries)
+        for given in (route, reply_route):
+            if given is not None:
+                self._context.routes.check(given)
         if route is not None:
             hops = len(route.proxies)
         elif hops is None:
-            hops = self._context.routes.draw_hops(limits.route_hops, limits.route_bias)
+            hops = self.draw_hops()
         if mode is ReplyMode.KNOWN_DEST and not self._context.descriptor.addresses:
             raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
         call = QueryCall(
@@ -137,7 +147,7 @@ class NodeUser:
         result: QueryResult,
         content: Content,
         *,
-        hops: int | None = 1,
+        hops: int | EllipsisType | None = ...,
         wants_blocks: bool = False,
         replies: int = 1,
         sink: Sink | None = None,
@@ -150,7 +160,8 @@ class NodeUser:
         that the other end chose, and of which this node knows nothing but the end.
 
         Args:
-            hops: proxies of the way on which the answer comes, drawn at random; None: no answer is wanted.
+            hops: proxies of the way on which the answer comes, drawn at random; by default as many as a query
+                has. None: no answer is wanted.
             wants_blocks: the answer is to carry blocks, so that one can go on from it again.
             content, replies, sink, sinks, idle_s: as for `query`.
         Returns:
@@ -166,6 +177,8 @@ class NodeUser:
             raise LocalTunnelError("no reply block is left in this result to go on along")
         block, *left = result.reply_blocks
         way_back = None
+        if hops is ...:
+            hops = self.draw_hops()
         if hops is not None:
             origin = Route((), result.route.destination)
             last = self._context.home_neighbour(block.profile, origin.destination) if hops else None
@@ -203,7 +216,7 @@ class NodeUser:
         destination: bytes,
         use: Callable[[NodeTunnel], Service[None]],
         *,
-        hops: int = 3,
+        hops: int | None = None,
         route: Route | None = None,
         profile: Profile | None = None,
     ) -> Future[Report | None]:
@@ -229,7 +242,7 @@ class NodeUser:
         self,
         destination: bytes,
         *,
-        hops: int = 3,
+        hops: int | None = None,
         route: Route | None = None,
         profile: Profile | None = None,
     ) -> Service[OpenTunnel]:
@@ -253,13 +266,16 @@ class NodeUser:
         return (yield from open_tunnel(self._context, *way()))
 
     def _tunnel_way(
-        self, destination: bytes, hops: int, route: Route | None, profile: Profile | None
+        self, destination: bytes, hops: int | None, route: Route | None, profile: Profile | None
     ) -> tuple[Route, Profile]:
         """What was left open of a tunnel's way."""
-        proxies = hops if route is None else len(route.proxies)
+        if route is not None:
+            self._context.routes.check(route)
+            hops = len(route.proxies)
+        proxies = self.draw_hops() if hops is None else hops
         small = Profile(INTERACTIVE)
         least = profile or (small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies))
-        route = route or self.choose_route(destination, hops, least)
+        route = route or self.choose_route(destination, proxies, least)
         return route, profile or self._context.routes.tunnel_profile(route) or least
 
     def choose_route(
