@@ -215,7 +215,7 @@ def test_keygen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "state" / "keys"
     assert main(["keygen", str(path), "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
-    assert outcome == {"file": str(path), "id": NodeKeys.load(path).node_id(OPENSSL).hex()}
+    assert outcome == {"ok": True, "file": str(path), "id": NodeKeys.load(path).node_id(OPENSSL).hex()}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

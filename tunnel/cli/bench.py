@@ -8,14 +8,13 @@ route around proxies that failed; what follows is measured over that route.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, proxies_text, wait
-from tunnel.cli.options import add_json, add_retries, command, count
-from tunnel.cli.terminal import ProgressBar, parse_size, readable_size
+from tunnel.cli.options import add_json, add_retries, command, count, size
+from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json
 from tunnel.errors import ConfigError, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
@@ -30,16 +29,23 @@ example:
   mtun bench                                       3 proxies, in this process
   mtun bench node-7 --network mynet --hops 10 --size 64MiB
 """
+_MOST_BYTES = 1 << 40
 _PREFIX = service_prefix("echo")
 
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "bench", "measure round trips and throughput", __doc__, _EXAMPLE, run)
+    parser = command(commands, "bench", __doc__, _EXAMPLE, run)
     add = parser.add_argument
     add("id", metavar="ID", nargs="?", help="the node that is asked; without: a network of its own")
     add("--count", type=count(1, 10_000), default=20, metavar="N", help="round trips (default 20)")
-    add("--size", type=parse_size, default=16 << 20, help="content that is echoed (default 16MiB)")
+    add(
+        "--size",
+        type=size(0, _MOST_BYTES),
+        default=16 << 20,
+        metavar="SIZE",
+        help="content that is echoed (default 16MiB)",
+    )
     add_retries(parser, "the first query")
     add_client_options(parser, required=False)
     add_json(parser)
@@ -62,9 +68,9 @@ def run(options: argparse.Namespace) -> int:
             route = net[0].choose_route(net[1].id, hops, Profile.for_proxies(hops))
             outcome = _measure(net[0], route, options)
     if options.json:
-        print(json.dumps(outcome))
+        say_json(True, outcome)
     else:
-        print(
+        say(
             f"first query, links and handshakes included: {outcome['first_ms']:.1f} ms\n"
             f"round trip on warm links: median {outcome['median_ms']:.1f} ms, "
             f"least {outcome['least_ms']:.1f} ms ({options.count} times)\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -20,7 +21,7 @@ from typing import Self, TypeVar
 
 from reactor import ReactorThread
 from tunnel.cli.network import CLIENT_FILE
-from tunnel.cli.options import count, seconds
+from tunnel.cli.options import closest, count, seconds
 from tunnel.cli.running import ConfiguredNode, Peers, load_peers, make_node
 from tunnel.config import NodeConfig, load_config, make_config
 from tunnel.descriptor import Descriptor, short
@@ -87,15 +88,32 @@ def client_config(options: argparse.Namespace) -> NodeConfig:
     return make_config(tables, folder=Path(), source="--peers", environment=os.environ)
 
 
+def source_options(options: argparse.Namespace) -> str:
+    """The options that say where the peers come from, as the user wrote them."""
+    if options.network is not None:
+        return f"--network {shlex.quote(str(options.network))}"
+    if options.config is not None:
+        return f"--config {shlex.quote(str(options.config))}"
+    return " ".join(f"--peers {shlex.quote(str(path))}" for path in options.peers)
+
+
 class PeerNames:
     """What people call nodes: a name where a peer file holds one node alone, else the beginning of its id.
 
     Args:
         paths: of the peer files, as in the configuration.
+        source: the options that name them, for a hint.
     """
 
-    def __init__(self, directory: Peers, paths: tuple[Path, ...], engine: TunnelEngine) -> None:
+    def __init__(
+        self,
+        directory: Peers,
+        paths: tuple[Path, ...],
+        engine: TunnelEngine,
+        source: str = "--network DIR",
+    ) -> None:
         self._directory = directory
+        self._source = source
         self._ids: dict[str, bytes] = {}
         for path in list_peer_files(paths):
             held = list(StaticDirectory.load(path, engine))
@@ -133,7 +151,11 @@ class PeerNames:
             raise ConfigError(
                 f"{len(found)} nodes have an id that begins with {text!r}", f"say more: {shown}"
             )
-        raise ConfigError(f"no peer is called {text!r}", "the peers are listed by: mtun peers")
+        listed = f"the peers are listed by: mtun peers {self._source}"
+        nearest = closest(text, self._ids)
+        raise ConfigError(
+            f"no peer is called {text!r}, and no id begins so", f"{nearest} {listed}" if nearest else listed
+        )
 
 
 class Client:
@@ -165,7 +187,7 @@ class Client:
                 self.directory, _ = load_peers(config, engine)
                 keys = NodeKeys.generate(time.time())
                 self.node = make_node(config, keys, self.directory, thread.reactor, engine)
-            self.names = PeerNames(self.directory, config.files, engine)
+            self.names = PeerNames(self.directory, config.files, engine, source_options(options))
             # Entered last, left first: nothing runs any more when the state is written.
             self._stack.enter_context(thread)
             serving = thread.submit(self.node.serve(), name="client node")

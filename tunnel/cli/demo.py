@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
 import random
 import time
 from collections.abc import Generator
@@ -18,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from tunnel.cli.terminal import ProgressBar, parse_size, readable_size, table
+from tunnel.cli.options import add_json, command, count, size
+from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
 from tunnel.descriptor import short
-from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
@@ -42,17 +41,27 @@ _LINE = "the quick brown fox carries message %06d through peers that only Alice 
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = commands.add_parser(
-        "demo",
-        help="send a file through a network of real nodes on this machine, and check what comes back",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command(commands, "demo", __doc__, _EXAMPLE, run)
     add = parser.add_argument
-    add("--peers", type=int, default=25, help="nodes, Alice and Bob included (default 25)")
-    add("--hops", type=int, help="proxies between Alice and Bob (default: all the others)")
-    add("--size", type=parse_size, default=300 * 1024, help="bytes of the text that is made (default 300KiB)")
+    add(
+        "--peers",
+        type=count(2, 1_000),
+        default=25,
+        metavar="N",
+        help="nodes, Alice and Bob included (default 25)",
+    )
+    add(
+        "--hops",
+        type=count(0, 126),
+        metavar="N",
+        help="proxies between Alice and Bob (default: all the others)",
+    )
+    add(
+        "--size",
+        type=size(0, 1 << 40),
+        default=300 * 1024,
+        help="of the text that is made (default 300KiB)",
+    )
     add("--file", type=Path, help="send this file in place of a made text")
     add(
         "--mode",
@@ -71,8 +80,7 @@ def add_parser(commands: Any) -> None:
         help="links that live on and carry many messages, or one for each message (default pooled)",
     )
     add("--seed", type=int, help="makes the choice of the route repeatable (keys are always fresh)")
-    add("--json", action="store_true", help="one JSON object on stdout, nothing else")
-    parser.set_defaults(run=run)
+    add_json(parser)
 
 
 @dataclass(slots=True)
@@ -146,11 +154,7 @@ class _DigestingSink:
 
 def run(options: argparse.Namespace) -> int:
     """The whole demonstration. Returns the exit status."""
-    if options.peers < 2:
-        raise BadRoute(f"--peers {options.peers}: Alice and Bob are two")
     hops = options.peers - 2 if options.hops is None else options.hops
-    if hops < 0:
-        raise BadRoute(f"--hops {hops}: 0 is the fewest, a direct link")
     mode = ReplyMode(options.mode)
     profile = Profile.for_proxies(hops) if options.profile is None else Profile.from_name(options.profile)
     size = options.file.stat().st_size if options.file else options.size
@@ -168,7 +172,7 @@ def run(options: argparse.Namespace) -> int:
         ) as net,
     ):
         if not options.json:
-            print(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {mode}, "
+            say(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {mode}, "
                   f"profile {profile.name}, engine {net.engine.name}, {options.links} links")  # fmt: skip
         positions = rng.sample(range(len(net)), 2)
         alice, bob = net[positions[0]], net[positions[1]]
@@ -193,7 +197,7 @@ def run(options: argparse.Namespace) -> int:
         engine = net.engine.name
     outcome = _outcome(options, hops, engine, result, alice.id, bob_service, source, sink, reports, seconds)
     if options.json:
-        print(json.dumps(outcome, indent=1))
+        say_json(outcome["ok"], outcome, indent=1)
     else:
         _print_table(outcome, alice.id, result, reports, ports)
     return 0 if outcome["ok"] else 1
@@ -317,9 +321,7 @@ def _print_table(
             ]
         )
     heads = ["node", "id", "port", "query in", "out", "left at", "reply in", "out", "left at"]
-    print(table(heads, rows))
-    print()
-    print(_summary(outcome))
+    say(f"{table(heads, rows)}\n\n{_summary(outcome)}")
 
 
 def _bytes_out(report: FrameReport | None) -> str:

@@ -7,9 +7,6 @@ by the next one for the same file.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any, TypeVar
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.options import add_json, command, count
-from tunnel.cli.terminal import ProgressBar, readable_size
+from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.errors import ConfigError
 from tunnel.services import safe_name
@@ -42,11 +39,11 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add both subcommands to the main parser."""
-    sender = command(commands, "send", "send a file to a node", __doc__, _SEND_EXAMPLE, run_send)
+    sender = command(commands, "send", __doc__, _SEND_EXAMPLE, run_send)
     sender.add_argument("file", type=Path, metavar="FILE", help="what is sent")
     add_target(sender)
     sender.add_argument("--name", help="under which it is kept there (default: that of the file)")
-    getter = command(commands, "get", "get a file from a node", __doc__, _GET_EXAMPLE, run_get)
+    getter = command(commands, "get", __doc__, _GET_EXAMPLE, run_get)
     add_target(getter)
     getter.add_argument("name", metavar="NAME", nargs="?", help="of the file; without: list them")
     getter.add_argument("--output", type=Path, metavar="PATH", help="file or folder (default: NAME, here)")
@@ -91,9 +88,9 @@ def run_get(options: argparse.Namespace) -> int:
             entries = wait(list_files(client.node, destination, **way), options.timeout)
             if options.json:
                 listed = [{"name": e.name, "size": e.size} for e in entries]
-                print(json.dumps({"hops": hops, "files": listed}, indent=1))
+                say_json(True, {"hops": hops, "files": listed}, indent=1)
             for entry in () if options.json else entries:
-                print(f"{entry.size:>14,}  {entry.name}")
+                say(f"{entry.size:>14,}  {entry.name}")
             return 0
         target = options.output or Path(options.name)
         if target.is_file() and not options.replace:
@@ -129,14 +126,12 @@ def _run(options: argparse.Namespace, start: Callable[[Callable[[int, int], None
         return wait(start(progress), options.timeout)
     finally:
         if bar is not None:
-            with contextlib.suppress(BrokenPipeError):
-                bar.close()
+            bar.close()
 
 
 def _say(options: argparse.Namespace, done: Stored | Fetched, moved_bytes: int, hops: int, text: str) -> None:
     if options.json:
         outcome = {
-            "ok": True,
             "hops": hops,
             "name": done.name,
             "bytes": done.size,
@@ -144,7 +139,7 @@ def _say(options: argparse.Namespace, done: Stored | Fetched, moved_bytes: int, 
             "sha256": done.digest.hex(),
             "attempts": done.attempts,
         }
-        print(json.dumps(outcome))
+        say_json(True, outcome)
         return
     resumed = "" if moved_bytes == done.size else f" ({readable_size(moved_bytes)} of them moved now)"
-    print(f"{text}{resumed}, sha256 {done.digest.hex()}", file=sys.stdout)
+    say(f"{text}{resumed}, sha256 {done.digest.hex()}")

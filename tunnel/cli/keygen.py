@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from tunnel.cli.options import add_json, command
+from tunnel.cli.terminal import say, say_json
 from tunnel.errors import ConfigError
 from tunnel.keys import NodeKeys
 from tunnel.primitives import tunnel_engine
@@ -23,7 +23,7 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "keygen", "make the secret keys of one node", __doc__, _EXAMPLE, run)
+    parser = command(commands, "keygen", __doc__, _EXAMPLE, run)
     parser.add_argument("file", type=Path, metavar="FILE", help="where they go; must not exist yet")
     add_json(parser)
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         ) from error
     node_id = keys.node_id(tunnel_engine()).hex()
     if options.json:
-        print(json.dumps({"file": str(path), "id": node_id}))
+        say_json(True, {"file": str(path), "id": node_id})
     else:
-        print(f"keys of node {node_id} are in {path}")
+        say(f"keys of node {node_id} are in {path}")
     return 0

@@ -1,20 +1,31 @@
-"""`mtun`: the parser, and one place where errors become lines on stderr and an exit status.
+"""`mtun`: one command from its arguments to an exit status, and one place where errors become lines.
 
-0 = done, 1 = failed, 2 = wrong use. An error is one line `error:` and, where something helps, lines `hint:`.
+An error is one line `error:` on stderr and, where something helps, a line `hint:`. With --json it is an
+object on stdout as well. The exit status is 0 = done, 1 = failed, 2 = wrong use, and 128 + the signal's
+number where a signal ended the command; a closed pipe behind it (`mtun peers | head`) counts as SIGPIPE and
+gets no line.
+
+Rules for changing it: what is imported here is loaded for `mtun --version` too, so only what is small; and
+whatever a command was doing, it ends with at most two lines.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import contextlib
+import importlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Any
 
-from readwrite_comp import EngineUnavailable
-from tunnel.cli import bench, demo, files, keygen, network, node, peers, ping, route, up
-from tunnel.codes import CODES
+from tunnel import __version__
+from tunnel.cli.options import COMMANDS, Parser, UsageError
+from tunnel.cli.terminal import complain, prepare_output, printable, say_json
 from tunnel.errors import (
     BadRoute,
     ConfigError,
@@ -24,82 +35,206 @@ from tunnel.errors import (
     TooManyFiles,
     TunnelError,
 )
-from tunnel.services import FileStatus
 
 __all__ = ["main", "make_parser"]
 
-_FILES_HINTS: dict[int, str] = {
-    FileStatus.NOT_FOUND: "without NAME, mtun get lists what is there",
-    FileStatus.EXISTS: "other content has that name there: give another --name",
-    FileStatus.FULL: "its owner can raise [files] quota_bytes",
-    FileStatus.DENIED: "its owner does not offer this: [files] may_get, may_put, may_list",
+_SIGNALS: dict[int, str] = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "ended by SIGTERM",
+    signal.SIGHUP: "ended by SIGHUP",
 }
-_COMMANDS = (demo, network, up, keygen, node, ping, files, peers, route, bench)
+_FILES_HINTS = {
+    "NOT_FOUND": "without NAME, mtun get lists what is there",
+    "EXISTS": "other content has that name there: give another --name",
+    "FULL": "its owner can raise [files] quota_bytes",
+    "DENIED": "its owner does not offer this: [files] may_get, may_put, may_list",
+}
 _HINTS: dict[type[Exception], str] = {
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
     TooManyFiles: "or use fewer --peers",
-    EngineUnavailable: "--engine auto takes whichever is installed",
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+def make_parser(wanted: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser.
+
+    Args:
+        wanted: the commands whose options it knows; of the others it knows the names only.
+    """
+    parser = Parser(
         prog="mtun",
         description="Multi-hop tunnels: send content through peers that you chose, and get an answer.",
+        epilog="mtun COMMAND --help has the options and an example of each command",
     )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more (-vv: everything)")
+    parser.add_argument("--version", action="version", version=f"mtun {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in _COMMANDS:
-        module.add_parser(commands)
+    modules = {COMMANDS[name][0] for name in wanted if name in COMMANDS}
+    for name, (module, help_text) in COMMANDS.items():
+        if module not in modules:
+            commands.add_parser(name, help=help_text)
+        elif name not in commands.choices:  # a module may add two
+            importlib.import_module(f"tunnel.cli.{module}").add_parser(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit status."""
-    options = make_parser().parse_args(arguments)
-    level = [logging.ERROR, logging.INFO, logging.DEBUG][min(options.verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # A table's lines, or a file's name, are no reason to fail where the terminal has no such letters.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    status = _run(options)
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        # What it does not take now the interpreter would try again at its end, and complain.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return status or _report(error)
+    """Run the command line. Returns the exit status.
+
+    Args:
+        arguments: None: those of this process, of which the command line then is the whole work.
+    Raises:
+        SystemExit: with the status, where the parser has the last word: --help, --version, wrong arguments.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    prepare_output()
+    with _signals(as_json=as_json) as signals:
+        try:
+            try:
+                status = _run(given, signals)
+            finally:
+                # What stdout does not take now the interpreter would try again at its end, and complain.
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except UsageError as error:
+            complain(error.usage.rstrip())
+            raise SystemExit(_report(error, as_json=as_json)) from None
+        except SystemExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - what `_report` does not know it raises again
+            status = _report(error, as_json=as_json)
+    if arguments is None:
+        # The work is done: Ctrl-C while the interpreter ends needs no traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     return status
 
 
-def _run(options: argparse.Namespace) -> int:
-    try:
+def _run(given: list[str], signals: _Signals) -> int:
+    name = next((argument for argument in given if not argument.startswith("-")), "")
+    options = make_parser({name}).parse_args(given)
+    verbose = options.verbose + options.more_verbose
+    options.verbose = verbose
+    _log(verbose)
+    with signals.raised():
         return int(options.run(options))
-    except (TunnelError, EngineUnavailable, OSError) as error:
-        return _report(error)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 1
 
 
-def _report(error: Exception) -> int:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    print(f"error: {text}", file=sys.stderr)
-    if hint := _hint(error):
-        print(f"hint: {hint}", file=sys.stderr)
-    return 2 if isinstance(error, BadRoute | ConfigError | ProfileError | EngineUnavailable) else 1
+def _log(verbose: int) -> None:
+    level = [logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    logging.basicConfig(level=level)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
 
-def _hint(error: Exception) -> str:
+class _Formatter(logging.Formatter):
+    """Log lines for a terminal: a message is one line, whatever names it holds."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+class _Ended(BaseException):
+    """A signal has ended the command."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Signals:
+    """What SIGINT, SIGTERM and SIGHUP do.
+
+    While the command is loaded there is nothing to tidy up: the process ends. Then the first one raises in
+    the main thread, wherever it is, and the command leaves in order; the second ends the process.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._is_raised = False
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        self._is_raised = True
+        try:
+            yield
+        finally:
+            self._is_raised = False
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._is_raised:
+            signal.signal(number, signal.SIG_DFL)
+            raise KeyboardInterrupt if number == signal.SIGINT else _Ended(number)
+        status = _report(_Ended(number), as_json=self._as_json)
+        os._exit(status)
+
+
+@contextlib.contextmanager
+def _signals(*, as_json: bool) -> Iterator[_Signals]:
+    signals = _Signals(as_json=as_json)
+    is_main = threading.current_thread() is threading.main_thread()
+    before: dict[int, Any] = {}
+    # One that is ignored (SIGHUP by `nohup`) stays ignored.
+    for number in _SIGNALS if is_main else ():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, signals.on_signal)
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(error: BaseException, *, as_json: bool) -> int:
+    """Print an error and return the exit status. One that is a bug is raised again."""
+    text, hint, code = str(error), "", None
+    if isinstance(error, BrokenPipeError):
+        _close_stdout()
+        return 128 + signal.SIGPIPE
+    if isinstance(error, KeyboardInterrupt | _Ended):
+        number = error.number if isinstance(error, _Ended) else int(signal.SIGINT)
+        status = 128 + number
+        text = _SIGNALS[number]
+    elif isinstance(error, OSError):
+        status = 1
+        if error.strerror:
+            text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    elif isinstance(error, TunnelError):
+        status = 2 if isinstance(error, BadRoute | ConfigError | ProfileError) else 1
+        hint, code = _hint(error), _code(error)
+    elif type(error).__name__ == "EngineUnavailable":  # its package takes long to load
+        status, hint = 2, "--engine auto takes whichever is installed"
+    else:
+        raise error
+    complain("\n".join([f"error: {printable(text)}", *([f"hint: {printable(hint)}"] if hint else [])]))
+    if as_json:
+        try:
+            say_json(False, {"error": text, "hint": hint, "code": code})
+        except OSError:
+            _close_stdout()
+    return status
+
+
+def _close_stdout() -> None:
+    """See that nothing more is written there, neither now nor by the interpreter at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _code(error: TunnelError) -> str | None:
+    """The name of the protocol's code, or of the status of a files service."""
+    code = error.status if isinstance(error, FilesError) else getattr(error, "code", None)
+    return None if code is None else str(code.name)
+
+
+def _hint(error: TunnelError) -> str:
     if isinstance(error, QueryFailed) and error.code is not None:
+        from tunnel.codes import CODES
+
         return CODES[error.code].advice
-    general = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
     if isinstance(error, FilesError):
-        return _FILES_HINTS.get(error.status, "")
+        return _FILES_HINTS.get(error.status.name, "")
+    general = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
     return getattr(error, "hint", "") or general

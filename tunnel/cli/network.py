@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import socket
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.cli.options import add_json, command, count
+from tunnel.cli.terminal import say, say_json
 from tunnel.config.document import write_toml
 from tunnel.config.settings import SERVICES
 from tunnel.descriptor import Address
@@ -47,7 +47,7 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "network", "make a ready network on this machine", __doc__, _EXAMPLE, run)
+    parser = command(commands, "network", __doc__, _EXAMPLE, run)
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="where it goes; must be empty or not exist yet")
     add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="how many (default 5)")
@@ -78,12 +78,12 @@ def run(options: argparse.Namespace) -> int:
     }
     (folder / CLIENT_FILE).write_text(write_toml(client), encoding="utf-8")
     if options.json:
-        print(json.dumps({"folder": str(folder), "nodes": made}, indent=1))
+        say_json(True, {"folder": str(folder), "nodes": made}, indent=1)
     else:
-        print(f"{len(ports)} nodes are in {folder}; run them with: mtun up {folder}")
+        say(f"{len(ports)} nodes are in {folder}; run them with: mtun up {folder}")
         usual, most = Limits().route_hops, len(ports) - 1  # all but the node that is asked
         if most < usual:
-            print(f"clients use {usual} proxies by default, and here are {most} at most: give --hops {most}")
+            say(f"clients use {usual} proxies by default, and here are {most} at most: give --hops {most}")
     return 0
 
 

@@ -8,7 +8,6 @@ SIGUSR1 prints what every service does.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import resource
@@ -21,6 +20,7 @@ from reactor import Descriptor as FileDescriptor
 from reactor import Reactor, Service, Spawn, run_main
 from tunnel.cli.options import add_json, command
 from tunnel.cli.running import ConfiguredNode
+from tunnel.cli.terminal import say, say_json
 from tunnel.config import load_config
 from tunnel.descriptor import short
 
@@ -40,7 +40,7 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "node", "run one node until it is told to stop", __doc__, _EXAMPLE, run)
+    parser = command(commands, "node", __doc__, _EXAMPLE, run)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration, TOML")
     # For `mtun up`: no node outlives the program that started it, however that ends.
     parser.add_argument("--stop-at-eof", action="store_true", help=argparse.SUPPRESS)
@@ -111,7 +111,7 @@ def _say_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
             "peers": peers,
             "pid": os.getpid(),
         }
-        print(json.dumps(event), flush=True)
+        say_json(True, event)
     else:
         where = f"listens on {place}" if place else "listens nowhere"
-        print(f"ready: node {short(node.id)} {where} and knows {peers} peers", flush=True)
+        say(f"ready: node {short(node.id)} {where} and knows {peers} peers")

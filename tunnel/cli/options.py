@@ -1,31 +1,152 @@
-"""What the parsers of several commands share: how a command looks in --help, and options of one meaning."""
+"""The commands, their parser, and the options that several of them have.
+
+The parser differs from that of `argparse` in what people notice: an error is a `UsageError` with a hint ("did
+you mean --hops?"), an unknown option is found before a missing argument is, options may stand before, between
+and behind the arguments, and no option may be abbreviated.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
-from tunnel.node.retry import MAX_RETRIES
+from tunnel.errors import ConfigError
 
-__all__ = ["add_json", "add_retries", "command", "count", "seconds"]
+__all__ = [
+    "COMMANDS",
+    "Parser",
+    "UsageError",
+    "add_json",
+    "add_retries",
+    "closest",
+    "command",
+    "count",
+    "seconds",
+    "size",
+]
+
+COMMANDS = {
+    "demo": ("demo", "send a file through nodes in this process, and check what comes back"),
+    "network": ("network", "make a ready network on this machine"),
+    "up": ("up", "run a network, one process per node"),
+    "keygen": ("keygen", "make the secret keys of one node"),
+    "node": ("node", "run one node until it is stopped"),
+    "ping": ("ping", "ask a node for an answer, through proxies"),
+    "send": ("files", "send a file to a node"),
+    "get": ("files", "get a file from a node"),
+    "peers": ("peers", "list the nodes that are known"),
+    "route": ("route", "try a route to a node and show it"),
+    "bench": ("bench", "measure round trips and throughput"),
+}
+"""Command → module in tunnel.cli, and one line of help. A module is loaded only for its own commands."""
+
+_MAX_RETRIES = 16  # tunnel.node.retry.MAX_RETRIES, which takes long to load; a test compares them
+_SIZE = "17, 10k, 300KiB, 64MiB or 1GB (k, KiB: 1024 bytes; KB: 1000)"
+
+
+class UsageError(ConfigError):
+    """The arguments are wrong. usage: which there are."""
+
+    def __init__(self, text: str, hint: str, usage: str) -> None:
+        super().__init__(text, hint)
+        self.usage = usage
+
+
+class Parser(argparse.ArgumentParser):
+    """See the module."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise self._wrong(message.removeprefix("argument "))
+
+    def _wrong(self, message: str, hint: str = "") -> UsageError:
+        return UsageError(message, hint or f"{self.prog} --help has an example", self.format_usage())
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `argparse` does, behind the checks of the module's description."""
+        given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._arranged(given), namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `argparse` does. Raises UsageError."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unexpected argument: {' '.join(rest)}")
+        return options
+
+    def _arranged(self, given: list[str]) -> list[str]:
+        """The options first. An argument that may be left out is else taken as missing before an option."""
+        options: list[str] = []
+        places: list[str] = []
+        rest = iter(given)
+        for argument in rest:
+            if argument == "--":
+                return [*options, *places, argument, *rest]
+            if not _is_option(argument):
+                if self._subparsers is not None:
+                    return [*options, argument, *rest]  # a command, and what is its own
+                places.append(argument)
+                continue
+            options.append(argument)
+            action = self._option(argument)
+            if action.nargs is None and argument in action.option_strings:
+                options += [value for value in (next(rest, None),) if value is not None]
+        return [*options, *places]
+
+    def _option(self, argument: str) -> argparse.Action:
+        known = self._option_string_actions
+        name = argument.split("=", 1)[0]
+        for option in (argument, name, argument[:2] if not argument.startswith("--") else name):
+            if option in known:
+                return known[option]
+        if self._subparsers is not None and name in ("--json", "--network", "--peers", "--config", "--hops"):
+            hint = f"options of a command go behind it: mtun COMMAND {name}"
+        else:
+            hint = closest(name, known)
+        raise self._wrong(f"unknown option {name}", hint)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(choice) for choice in action.choices]
+        if isinstance(action, argparse._SubParsersAction):
+            hint = closest(value, names) or f"the commands are {', '.join(names)}"
+            raise self._wrong(f"unknown command {value!r}", hint)
+        name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+        raise self._wrong(f"{name} {value}: expected {', '.join(names)}", closest(value, names))
+
+
+def _is_option(argument: str) -> bool:
+    return len(argument) > 1 and argument.startswith("-") and re.fullmatch(r"-[\d.]+", argument) is None
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """A hint: the name that is most like this one. Empty where none is."""
+    found = difflib.get_close_matches(name, list(names), 1, 0.6)
+    return f"did you mean {found[0]}?" if found else ""
 
 
 def command(
     commands: Any,
     name: str,
-    help_text: str,
     description: str | None,
     example: str,
     run: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
     """A subcommand's parser; its `--help` ends with the example."""
     parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=help_text,
-        description=description,
-        epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=COMMANDS[name][1], description=description, epilog=example
+    )
+    # A name of its own: the subcommand's count would replace the one before the command.
+    parser.add_argument(
+        "-v", "--verbose", dest="more_verbose", action="count", default=0, help="log more (-vv: everything)"
     )
     parser.set_defaults(run=run)
     return parser
@@ -39,16 +160,32 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_retries(parser: argparse.ArgumentParser, of: str) -> None:
     """`--retries` of queries. of: of which, for people."""
     text = f"of {of}, around proxies that failed (default 0)"
-    parser.add_argument("--retries", type=count(0, MAX_RETRIES), default=0, metavar="N", help=text)
+    parser.add_argument("--retries", type=count(0, _MAX_RETRIES), default=0, metavar="N", help=text)
 
 
 def count(least: int, most: int) -> Callable[[str], int]:
     """A whole number in a range, for `type=`."""
 
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        if not text.isascii() or not text.isdigit() or len(text) > 20 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least:,} to {most:,}")
         return int(text)
+
+    return parse
+
+
+def size(least: int, most: int) -> Callable[[str], int]:
+    """A number of bytes in a range, for `type=`: "17", "300KiB", "1GB"."""
+    from tunnel.config.kinds import parse_size
+
+    def parse(text: str) -> int:
+        try:
+            value = parse_size(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"not a size: {text!r}; expected {_SIZE}") from error
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {least:,} to {most:,} bytes")
+        return value
 
     return parse
 
@@ -60,5 +197,5 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, above 0 and up to 86,400")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, above 0 and up to 86,400")
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from tunnel.cli.client import PeerNames, client_config
 from tunnel.cli.options import add_json, command
 from tunnel.cli.running import load_peers
-from tunnel.cli.terminal import table
+from tunnel.cli.terminal import say, say_json, table
 from tunnel.descriptor import Descriptor
 from tunnel.errors import DescriptorError
 from tunnel.geometry import Profile
@@ -28,7 +27,7 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "peers", "list the nodes that are known", __doc__, _EXAMPLE, run)
+    parser = command(commands, "peers", __doc__, _EXAMPLE, run)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--network", type=Path, metavar="DIR", help="a network made by `mtun network`")
     source.add_argument(
@@ -46,8 +45,9 @@ def run(options: argparse.Namespace) -> int:
     names = PeerNames(directory, config.files, engine)
     now_s = time.time()
     peers = [_described(names, peer, now_s) for peer in names]
+    is_usable = any(peer["usable"] for peer in peers)
     if options.json:
-        print(json.dumps({"peers": peers}, indent=1))
+        say_json(is_usable, {"peers": peers}, indent=1)
     else:
         rows = [
             [
@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
             ]
             for peer in peers
         ]
-        print(table(["name", "id", "address", "usable", "expires in"], rows))
-    return 0 if any(peer["usable"] for peer in peers) else 1
+        say(table(["name", "id", "address", "usable", "expires in"], rows))
+    return 0 if is_usable else 1
 
 
 def _described(names: PeerNames, peer: Descriptor, now_s: float) -> dict[str, Any]:

@@ -8,16 +8,15 @@ fault goes again over another route, and its time is that of all its attempts.
 from __future__ import annotations
 
 import argparse
-import json
 import secrets
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
-from tunnel.cli.options import add_json, add_retries, command, count
+from tunnel.cli.options import add_json, add_retries, command, count, size
+from tunnel.cli.terminal import complain, say, say_json
 from tunnel.errors import QueryFailed
 from tunnel.services import service_prefix
 
@@ -33,13 +32,13 @@ _MOST_BYTES = 1 << 20
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "ping", "ask a node for an answer, through proxies", __doc__, _EXAMPLE, run)
+    parser = command(commands, "ping", __doc__, _EXAMPLE, run)
     add_target(parser)
     parser.add_argument(
         "--count", type=count(1, 100_000), default=4, metavar="N", help="how often (default 4)"
     )
     parser.add_argument(
-        "--size", type=count(0, _MOST_BYTES), default=64, metavar="BYTES", help="content of each (default 64)"
+        "--size", type=size(0, _MOST_BYTES), default=64, metavar="SIZE", help="content of each (default 64)"
     )
     add_retries(parser, "each")
     add_client_options(parser)
@@ -71,7 +70,6 @@ def run(options: argparse.Namespace) -> int:
     times = [pinged.milliseconds for pinged in pings if pinged.milliseconds is not None]
     if options.json:
         outcome = {
-            "ok": len(times) == len(pings),
             "id": destination.hex(),
             "hops": pings[0].hops,
             "sent": len(pings),
@@ -80,15 +78,15 @@ def run(options: argparse.Namespace) -> int:
             "milliseconds": [None if p.milliseconds is None else round(p.milliseconds, 3) for p in pings],
             "errors": [pinged.error for pinged in pings if pinged.milliseconds is None],
         }
-        print(json.dumps(outcome))
+        say_json(len(times) == len(pings), outcome)
     elif times:
-        print(
+        say(
             f"{len(times)} of {len(pings)} answered; least {min(times):.1f} ms, "
             f"median {statistics.median(times):.1f} ms, most {max(times):.1f} ms"
         )
     else:
-        print(f"error: {name} has not answered", file=sys.stderr)
-        print("hint: -v shows what the client knows; try --hops 0 to dial it directly", file=sys.stderr)
+        complain(f"error: {name} has not answered")
+        complain("hint: -v shows what the client knows; try --hops 0 to dial it directly")
     return 0 if len(times) == len(pings) else 1
 
 
@@ -112,11 +110,8 @@ def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _P
 
 def _show(number: int, name: str, pinged: _Pinged) -> None:
     if pinged.milliseconds is None:
-        print(f"{number}: no answer: {pinged.error}", flush=True)
+        say(f"{number}: no answer: {pinged.error}")
         return
     what = f"{pinged.answer_bytes} bytes" if pinged.error is None else f"({pinged.error})"
     again = f", after {pinged.retries} that failed" if pinged.retries else ""
-    print(
-        f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms {proxies_text(pinged.hops)}{again}",
-        flush=True,
-    )
+    say(f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms {proxies_text(pinged.hops)}{again}")

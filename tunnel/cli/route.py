@@ -8,12 +8,11 @@ is followed by another, and the one that carried the query is shown; when none d
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command
-from tunnel.cli.terminal import table
+from tunnel.cli.terminal import say, say_json, table
 from tunnel.errors import QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.reports import Report
@@ -31,7 +30,7 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "route", "try a route to a node and show it", __doc__, _EXAMPLE, run)
+    parser = command(commands, "route", __doc__, _EXAMPLE, run)
     add_target(parser)
     parser.add_argument("--dry-run", action="store_true", help="send nothing")
     add_retries(parser, "the query")
@@ -64,13 +63,12 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             said = None if report is None else str(report)
             failed = [str(attempt) for attempt in attempts]
-            outcome = {"ok": failure is None, "proxies": len(route.proxies), "hops": hops, "report": said}
-            outcome["failed"] = failed
-            print(json.dumps(outcome, indent=1))
+            outcome = {"proxies": len(route.proxies), "hops": hops, "report": said, "failed": failed}
+            say_json(failure is None, outcome, indent=1)
         else:
             _print(hops, report)
             for attempt in attempts if failure is None else ():
-                print(f"before it: {attempt}")
+                say(f"before it: {attempt}")
     if failure is not None and not options.json:
         raise failure
     return 0 if failure is None else 1
@@ -104,6 +102,6 @@ def _print(hops: list[dict[str, Any]], report: Report | None) -> None:
         ]
         for hop in hops
     ]
-    print(table(["role", "name", "id", "address", "held for"], rows))
+    say(table(["role", "name", "id", "address", "held for"], rows))
     how = proxies_text(len(hops) - 1)
-    print(how if report is None else f"{report}, {how}" if report.succeeded else report)
+    say(how if report is None else f"{report}, {how}" if report.succeeded else str(report))

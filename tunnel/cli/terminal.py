@@ -1,28 +1,92 @@
-"""What the terminal shows: byte counts for people, a table, a progress bar."""
+"""What a terminal shows: text that it can display, byte counts for people, a table, a progress bar.
+
+Everything that a command prints goes through `say` and `complain`. Names of files, nodes and peers come from
+outside: a control character in one is shown escaped, so that no name moves the cursor or clears the screen.
+A letter that the terminal's encoding lacks is replaced (`ascii_fallback`), so that no command fails for it.
+"""
 
 from __future__ import annotations
 
-import argparse
-import re
+import codecs
+import contextlib
+import io
+import json
+import os
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
-__all__ = ["ProgressBar", "parse_size", "readable_size", "table"]
+__all__ = [
+    "ProgressBar",
+    "complain",
+    "prepare_output",
+    "printable",
+    "readable_size",
+    "say",
+    "say_json",
+    "table",
+]
 
-_UNITS = {"": 1, "B": 1, "K": 1024, "KIB": 1024, "M": 1024**2, "MIB": 1024**2, "G": 1024**3, "GIB": 1024**3}
+_FALLBACK = "mtun-ascii"
+_ASCII = {"─": "-", "…": "...", "–": "-", "█": "#", "░": ".", "×": "x"}
+_KEPT = "\u00a0\u3000"  # spaces that `isprintable` does not count
 
 
-def parse_size(text: str) -> int:
-    """Bytes of "300KiB", "1MiB", "17".
+def _ascii_fallback(error: UnicodeError) -> tuple[str, int]:
+    """A codec's error handler: the next best letters, or an escape."""
+    assert isinstance(error, UnicodeEncodeError)
+    part = error.object[error.start : error.end]
+    return "".join(_ASCII.get(letter) or _escaped(letter) for letter in part), error.end
 
-    Raises:
-        argparse.ArgumentTypeError: no size; of a ValueError argparse would not show the text.
-    """
-    match = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in _UNITS:
-        raise argparse.ArgumentTypeError(f"not a size: {text!r}; expected 17, 300KiB, 1MiB or 2GiB")
-    return int(match[1]) * _UNITS[match[2].upper()]
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # a byte of a file name that was not text
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def printable(text: str) -> str:
+    """The text on one line, with every control character as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in _KEPT else _escaped(letter) for letter in text)
+
+
+def prepare_output() -> None:
+    """Let stdout and stderr replace what they cannot encode, unless the user chose how they fail."""
+    codecs.register_error(_FALLBACK, _ascii_fallback)
+    for stream in (sys.stdout, sys.stderr):
+        # None where it was closed before the program began. "surrogateescape" is what the C locale sets.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in (
+            "strict",
+            "surrogateescape",
+            "backslashreplace",
+        ):
+            stream.reconfigure(errors=_FALLBACK)
+
+
+def say(text: str = "") -> None:
+    """Print lines on stdout, and at once: whoever reads them may wait for them."""
+    _print(text, sys.stdout)
+
+
+def say_json(ok: bool, outcome: Mapping[str, Any], *, indent: int | None = None) -> None:
+    """Print one JSON object on stdout. `ok`: whether the command, or what the object reports, succeeded."""
+    _print(json.dumps({"ok": ok, **outcome}, indent=indent), sys.stdout)
+
+
+def complain(text: str) -> None:
+    """Print lines on stderr. Where it is closed there is nobody to complain to."""
+    with contextlib.suppress(OSError):
+        _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    if stream is not None:  # `print` would take stdout in place of a closed stderr
+        print("\n".join(printable(line) for line in text.split("\n")), file=stream, flush=True)
 
 
 def readable_size(count: float) -> str:
@@ -33,16 +97,57 @@ def readable_size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be; the first two to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+def _width(text: str) -> int:
+    """Columns on a terminal: letters of East Asia take two, marks over another letter none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def _columns() -> int | None:
+    """How wide stdout is; None where it is no terminal, and lines may have any length."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, columns: int | None = None) -> str:
+    """Columns as wide as they must be; the first three to the left, numbers to the right.
+
+    On a terminal that is too narrow each row becomes a block of lines, "head  cell": nothing is cut.
+
+    Args:
+        columns: the width to fit; None: that of the terminal, or any.
+    """
+    columns = _columns() if columns is None else columns
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(_width(row[i]) for row in (heads, *cells)) for i in range(len(heads))]
+    for gap in (2, 1):
+        if columns is None or sum(widths) + gap * (len(widths) - 1) <= columns:
+            return _rows(heads, cells, widths, gap)
+    label = max(map(_width, heads))
+    blocks = [
+        "\n".join(
+            f"{head}{' ' * (label - _width(head))}  {cell}"
+            for head, cell in zip(heads, row, strict=True)
+            if cell
+        )
+        for row in cells
+    ]
+    return "\n\n".join(blocks)
+
+
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], gap: int) -> str:
     lines = []
     for row in (heads, ["─" * width for width in widths], *rows):
-        cells = (
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(cells).rstrip())
+        padded = []
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            fill = " " * (width - _width(cell))
+            padded.append(cell + fill if i < 3 else fill + cell)
+        lines.append((" " * gap).join(padded).rstrip())
     return "\n".join(lines)
 
 
@@ -60,24 +165,67 @@ class ProgressBar:
         self._total = max(1, total)
         self._unit = unit
         # None where it was closed before the program began.
-        self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
+        is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._enabled = enabled and is_terminal
         self._next_s = time.monotonic() + 1
+        self._start: tuple[float, int] | None = None
         self._is_shown = False
 
     def update(self, done: int) -> None:
         """Show `done` of the total; cheap when there is nothing to show yet."""
         now_s = time.monotonic()
-        if not self._enabled or now_s < self._next_s:
+        if not self._enabled:
+            return
+        if self._start is None:
+            self._start = now_s, done  # what was there before, of a resumed transfer, has no rate
+        if now_s < self._next_s:
             return
         self._next_s = now_s + 0.1
         self._is_shown = True
+        started_s, before = self._start
+        rate = (done - before) / (now_s - started_s) if now_s > started_s else 0.0
+        try:
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        except OSError:
+            columns = 80
+        self._write(f"\r{self.line(done, rate, columns)}\x1b[K")
+
+    def line(self, done: int, rate: float, columns: int) -> str:
+        """What is shown, in fewer than `columns` columns: what matters least is left out first.
+
+        Args:
+            rate: in units each second.
+        """
         part = min(1.0, done / self._total)
-        bar = "█" * round(part * self._WIDTH)
-        count = readable_size(done) if self._unit is None else f"{done}{self._unit}"
-        sys.stderr.write(f"\r{bar.ljust(self._WIDTH, '░')} {part:4.0%} {count}  ")
-        sys.stderr.flush()
+        if self._unit is None:
+            shown = [f"{part:4.0%}", readable_size(done)]
+            if rate > 0:
+                shown += [f"{readable_size(rate)}/s", f"{_clock((self._total - done) / rate)} left"]
+        else:
+            shown = [f"{part:4.0%}", f"{done}{self._unit}"]
+        while len(shown) > 1 and len(" ".join(shown)) >= columns:
+            del shown[1]
+        text = " ".join(shown)
+        width = min(self._WIDTH, columns - len(text) - 2)
+        if width < 4:
+            return text[: max(0, columns - 1)]
+        return f"{('█' * round(part * width)).ljust(width, '░')} {text}"
 
     def close(self) -> None:
         if self._is_shown:
-            sys.stderr.write("\r\x1b[K")
+            self._is_shown = False
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        # A terminal that has gone ends no transfer.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
             sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours > 99:
+        return "many hours"
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

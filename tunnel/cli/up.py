@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from reactor import Reactor, Scope, Service, TimedOut, run_main, timeout_after
 from tunnel.cli.child import ChildNode
 from tunnel.cli.network import node_folders
 from tunnel.cli.options import add_json, command, seconds
-from tunnel.cli.terminal import ProgressBar
+from tunnel.cli.terminal import ProgressBar, complain, say, say_json
 from tunnel.errors import NetworkFailed
 
 __all__ = ["add_parser"]
@@ -36,7 +34,7 @@ log = logging.getLogger("tunnel.cli")
 
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
-    parser = command(commands, "up", "run a network, one process per node", __doc__, _EXAMPLE, run)
+    parser = command(commands, "up", __doc__, _EXAMPLE, run)
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="made by `mtun network`")
     add("--timeout", type=seconds, default=60.0, metavar="S", help="for all to be ready (default 60)")
@@ -97,9 +95,9 @@ class _Network:
     def _say_ready(self) -> None:
         if self._options.json:
             nodes = {node.name: node.ready for node in self._nodes}
-            _print_event({"event": "ready", "nodes": nodes})
+            say_json(True, {"event": "ready", "nodes": nodes})
         else:
-            print(f"ready: {len(self._nodes)} nodes, Ctrl-C stops them", flush=True)
+            say(f"ready: {len(self._nodes)} nodes, Ctrl-C stops them")
 
     def _watch(self, node: ChildNode) -> Service[None]:
         """Follow one node to its end, and say so where nobody has asked for it."""
@@ -111,9 +109,9 @@ class _Network:
             return  # said by whoever waits for it
         if self._options.json:
             event = {"event": "ended", "name": node.name, "status": status, "log_tail": node.log_tail()}
-            _print_event(event)
-        print(f"error: {self._epitaph(node)}", file=sys.stderr)
-        print(f"hint: start it again with: mtun node --config {node.config}", file=sys.stderr, flush=True)
+            say_json(False, event)
+        complain(f"error: {self._epitaph(node)}")
+        complain(f"hint: start it again with: mtun node --config {node.config}")
 
     def _epitaph(self, node: ChildNode) -> str:
         tail = node.log_tail()
@@ -128,7 +126,7 @@ class _Network:
             yield from timeout_after(self._options.stop_timeout, scope.join())
         except TimedOut:
             for node in self._running():
-                print(f"error: {node.name} did not stop in time and is killed", file=sys.stderr)
+                complain(f"error: {node.name} did not stop in time and is killed")
                 node.kill()
             yield from scope.join()
         finally:
@@ -136,11 +134,7 @@ class _Network:
             for node in self._nodes:
                 node.reap()
         if self._is_ready and not self._options.json:
-            print("stopped", flush=True)
+            say("stopped")
 
     def _running(self) -> Iterator[ChildNode]:
         return (node for node in self._nodes if node.is_running)
-
-
-def _print_event(event: dict[str, Any]) -> None:
-    print(json.dumps(event), flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,10 +28,29 @@ __all__ = [
     "PrivateRange",
     "Switch",
     "Text",
+    "parse_size",
 ]
 
 _MOST_PORT = 65_535
 _NONE = "none"
+
+
+_SIZE = re.compile(r"(\d{1,20})\s*([a-zA-Z]*)", re.ASCII)
+_UNITS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _UNITS |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "17", "10k", "300KiB", "1GB". Case does not matter; only KB, MB, … count in thousands.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"not a size: {text!r}")
+    return int(match[1]) * _UNITS[match[2].lower()]
 
 
 class Kind(Protocol):

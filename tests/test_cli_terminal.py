@@ -1,0 +1,379 @@
+"""`mtun` at a terminal: signals, pipes, encodings, narrow windows, mistyped words, and what is loaded."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import io
+import json
+import logging
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel import __version__
+from tunnel.cli import main
+from tunnel.cli.main import _Formatter, make_parser
+from tunnel.cli.options import _MAX_RETRIES, COMMANDS
+from tunnel.cli.terminal import ProgressBar, _width, prepare_output, printable, say, table
+from tunnel.node.retry import MAX_RETRIES
+
+CLI = Path(sys.modules["tunnel.cli.main"].__file__ or "").parent
+HEAVY = (
+    "asyncio",
+    "concurrent",
+    "cryptography",
+    "Crypto",
+    "reactor",
+    "readwrite_comp",
+    "tunnel.node",
+    "socket",
+)
+
+
+def _start(*arguments: str, stdout: Any = subprocess.PIPE, **environment: str) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tunnel", *arguments],
+        env=kept | environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def _mtun(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = _start(*arguments, **environment)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+
+def _wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a wrong use says. Its status is 2, whoever has found it."""
+    try:
+        status: Any = main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("terminal") / "net"
+    assert main(["network", str(folder), "--nodes", "4"]) == 0
+    return folder
+
+
+# -- what is loaded, and the version ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["pign"], ["--hepl"]], ids="".join)
+def test_what_needs_no_network_code_loads_none(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom tunnel.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        f"heavy = [name for name in sys.modules if name.startswith({HEAVY!r})]\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert _mtun("--version") == (0, f"mtun {__version__}\n", "")
+
+
+def test_the_limit_of_retries_that_the_parser_knows_is_that_of_the_node() -> None:
+    assert _MAX_RETRIES == MAX_RETRIES
+
+
+# -- the output ------------------------------------------------------------------------------------------
+
+
+def test_commands_print_through_one_module() -> None:
+    """There escapes, closed pipes and letters that a terminal lacks are dealt with, for all commands."""
+    for path in CLI.glob("*.py"):
+        if path.name in ("terminal.py", "__init__.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print", f"{path.name}, line {node.lineno}: use say or complain"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["peers", "--network", "{net}"], ["peers", "--network", "{net}", "--json"]]
+)
+def test_a_reader_that_has_gone_ends_the_command_without_a_word(net: Path, arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = _start(*[argument.format(net=net) for argument in arguments], stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:surrogateescape", "ascii:strict", "cp1252"])
+@pytest.mark.parametrize("arguments", [["peers", "--network", "{net}"], ["network", "--help"]])
+def test_no_letter_is_missing_from_a_terminal(net: Path, encoding: str, arguments: list[str]) -> None:
+    status, out, err = _mtun(*[a.format(net=net) for a in arguments], PYTHONIOENCODING=encoding)
+    assert (status, err) == (0, "")
+    assert out.isascii() or encoding == "cp1252"
+    assert "\\u" not in out
+
+
+def test_the_posix_locale_shows_tables() -> None:
+    environment = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    status, out, err = _mtun("demo", "--peers", "3", "--hops", "1", "--size", "1k", **environment)
+    assert (status, err) == (0, "")
+    assert "Alice" in out
+    assert "----" in out
+
+
+@given(st.text())
+def test_nothing_shown_moves_the_cursor(text: str) -> None:
+    shown = printable(text)
+    assert all(letter.isprintable() or letter in "\u00a0\u3000" for letter in shown)
+    if text.isprintable():
+        assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\x1b[2Jb", "a\\x1b[2Jb"),
+        ("a\nhint: rm -rf", "a\\nhint: rm -rf"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\udcff", "\\xff"),
+        ("日本 é", "日本 é"),
+    ],
+)
+def test_names_are_shown_escaped_in_errors_logs_and_tables(
+    capsys: pytest.CaptureFixture[str], name: str, shown: str
+) -> None:
+    assert shown in _wrong(capsys, "up", name)
+    record = logging.LogRecord("a", logging.ERROR, "", 1, "peer %s", (name,), None)
+    assert _Formatter("%(message)s").format(record) == f"peer {shown}"
+    assert table(["name", "id"], [[name, "1"]]).splitlines()[-1].startswith(shown)
+
+
+def test_letters_that_an_encoding_lacks_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    prepare_output()
+    say("── … – █░ ü 日 \udce9")
+    assert raw.getvalue() == b"-- ... - #. \\xfc \\u65e5 \\xe9\n"
+
+
+@pytest.mark.parametrize("columns", [1, 8, 20, 39, 40, 80, 300])
+@pytest.mark.parametrize("unit", [None, " nodes"])
+def test_a_bar_fits_its_terminal(columns: int, unit: str | None) -> None:
+    bar = ProgressBar(1 << 33, enabled=False, unit=unit)
+    for done in (0, 1, 1 << 20, (1 << 33) - 1, 1 << 33, 1 << 34):
+        for rate in (0.0, 0.001, 5e6, 1e12):
+            assert len(bar.line(done, rate, columns)) < max(columns, 2)
+    if unit is None and columns >= 40:
+        assert "1.0 MiB/s" in bar.line(1 << 32, 1 << 20, columns)
+        assert "1:08:16 left" in bar.line(1 << 32, 1 << 20, columns)
+
+
+def test_a_resumed_transfer_has_the_rate_of_what_moves_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = ProgressBar(1000 << 20, enabled=True)
+    bar.update(500 << 20)
+    now_s[0] += 10
+    bar.update(510 << 20)
+    bar.close()
+    assert "1.0 MiB/s 8:10 left" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+ROWS = [
+    ["node-1", "0123456789abcdef", "127.0.0.1:10000", "yes", "7.0 days"],
+    ["日本", "ab", "", "no", "1 day"],
+]
+
+
+@pytest.mark.parametrize("columns", [30, 40, 54, 56, 80, 400])
+def test_a_table_fits_its_terminal_and_loses_nothing(columns: int) -> None:
+    shown = table(["name", "id", "address", "usable", "expires in"], ROWS, columns=columns)
+    assert max(_width(line) for line in shown.splitlines()) <= columns
+    for cell in (cell for row in ROWS for cell in row):
+        assert cell in shown
+
+
+def test_peers_fit_a_window_of_40_columns(net: Path) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    environment = {name: "" for name in ("COLUMNS", "LINES")}
+    process = _start("peers", "--network", str(net), stdout=slave, **environment)
+    os.close(slave)
+    shown = b""
+    try:
+        while data := os.read(master, 4096):
+            shown += data
+    except OSError:
+        pass  # how a terminal says that its last writer has gone
+    os.close(master)
+    process.communicate(timeout=60)
+    lines = shown.decode().splitlines()
+    assert any(line.split() == ["name", "node-3"] for line in lines)
+    assert max(map(len, lines)) <= 40
+
+
+# -- errors ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pign", "node-1"], ["unknown command 'pign'", "did you mean ping?"]),
+        (["lst"], ["unknown command 'lst'", "the commands are demo, network"]),
+        (["ping", "node-1", "--netwrk", "x"], ["unknown option --netwrk", "did you mean --network?"]),
+        (["ping", "node-1", "--net", "x"], ["unknown option --net", "did you mean --network?"]),
+        (["ping", "node-1", "--network", "x", "--hop=3"], ["unknown option --hop", "did you mean --hops?"]),
+        (["--network", "x", "peers"], ["unknown option --network", "mtun COMMAND --network"]),
+        (["--jsn", "peers"], ["unknown option --jsn"]),
+        (["demo", "--mode", "rote"], ["--mode rote: expected none", "did you mean route?"]),
+        (["ping", "node-1", "node-2", "--network", "x"], ["unexpected argument: node-2"]),
+        (["ping", "node-1", "--network", "x", "--size", "1.5MB"], ["not a size: '1.5MB'; expected 17, 10k"]),
+        (["ping", "node-1", "--network", "x", "--size", "1GB"], ["expected 0 to 1,048,576 bytes"]),
+        (["ping", "node-1"], ["--network --peers --config", "mtun ping --help"]),
+        (["ping", "nod-1", "--network", "{net}"], ["no peer is called 'nod-1'", "did you mean node-1?"]),
+        (["ping", "alice", "--network", "{net}"], ["hint: the peers are listed by: mtun peers --network"]),
+    ],
+    ids=lambda value: " ".join(value[:3]),
+)  # fmt: skip
+def test_a_mistyped_word_is_named_with_the_nearest(
+    net: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    shown = _wrong(capsys, *[argument.format(net=net) for argument in arguments])
+    for word in words:
+        assert word.format(net=net) in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ping", "node-1", "--json"],
+        ["ping", "--json", "--nonsense"],
+        ["ping", "node-9", "--network", "{net}", "--json"],
+        ["up", "nowhere", "--json"],
+        ["fly", "--json"],
+        ["peers", "--network", "{net}", "--json"],
+        ["route", "node-1", "--network", "{net}", "--dry-run", "--json"],
+        ["demo", "--peers", "2", "--size", "1k", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_every_outcome_in_json_has_ok(
+    net: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    try:
+        status: Any = main([argument.format(net=net) for argument in arguments])
+    except SystemExit as ended:
+        status = ended.code
+    outcome = json.loads(capsys.readouterr().out)
+    assert next(iter(outcome)) == "ok"
+    assert outcome["ok"] is (status == 0)
+    if status:
+        assert set(outcome) == {"ok", "error", "hint", "code"}
+        assert outcome["error"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-v ping a --network b", "ping -v a --network b", "ping a --network b -v", "ping a -v --network b"],
+)
+def test_verbose_may_stand_anywhere(line: str) -> None:
+    options = make_parser().parse_args(line.split())
+    assert options.verbose + options.more_verbose == 1
+    assert (options.id, str(options.network)) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "line", ["get a b --network c", "get --network c a b", "get a --network c b", "get --network=c -v a -- b"]
+)
+def test_options_stand_before_between_and_behind_arguments(line: str) -> None:
+    options = make_parser(["get"]).parse_args(line.split())
+    assert (options.id, options.name, str(options.network)) == ("a", "b", "c")
+
+
+def test_every_command_is_in_the_help_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for name, (_, help_text) in COMMANDS.items():
+        assert f"    {name.ljust(len('network'))}  " in shown
+        assert help_text.split(",")[0] in " ".join(shown.split())
+
+
+# -- signals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGINT, b"error: interrupted\n"),
+        (signal.SIGTERM, b"error: ended by SIGTERM\n"),
+        (signal.SIGHUP, b"error: ended by SIGHUP\n"),
+    ],
+)
+def test_a_signal_ends_a_client_with_one_line(net: Path, number: signal.Signals, words: bytes) -> None:
+    """It pings a network that is down, again and again; its first line says that it is at work."""
+    process = _start("ping", "node-1", "--network", str(net), "--count", "100000")
+    assert process.stdout is not None
+    assert b"no answer" in process.stdout.readline()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (128 + number, words)
+
+
+_SLOW_IMPORT = """\
+import sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            print("here", flush=True)
+            time.sleep(30)
+sys.meta_path.insert(0, Slow())
+sys.argv = ["mtun", "ping", "node-1", "--network", "net"]
+import runpy
+runpy.run_module("tunnel", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["tunnel.cli.options", "tunnel.cli.ping", "reactor.loop"])
+def test_ctrl_c_while_modules_are_loaded_is_one_line(module: str) -> None:
+    code = _SLOW_IMPORT.format(module=module)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"here\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, b"error: interrupted\n")
+
+
+def test_the_handlers_of_a_program_are_put_back(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    assert main(["peers", "--network", str(net)]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
