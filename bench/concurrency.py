@@ -1,7 +1,7 @@
 """What many tunnels at once cost: `python -m bench.concurrency`.
 
 One process for each node: Alice, three proxies and Bob. For each number of tunnels she opens so many over the
-same route, profile `default`, and then moves the same content through all of them together, in equal parts.
+same route, and then moves the same content through all of them together, in equal parts.
 Counted is what all five processes use from the moment when all are open until all has arrived: bytes per
 processor second, beside those of one tunnel in the same round. The rounds alternate, so that a machine whose
 speed changes is fair to all.
@@ -28,12 +28,12 @@ from bench.command import add_outputs, run, watcher
 from bench.processes import NodeProcesses
 from bench.report import Machine, Spread, report, table
 from tunnel import LocalNetwork, ReplyMode, Route
+from tunnel.geometry import DEFAULT
 
 __all__ = ["Case", "Memory", "Settings", "main", "measure", "measure_memory", "record", "text"]
 
 _ROUTE = (0, 1, 2, 3, 4)
 _PROXY = 2
-_PROFILE = "default"
 _STREAMS_OF_A_PROXIED_TUNNEL = 2
 _TIMEOUT_S = 60.0
 
@@ -47,12 +47,14 @@ class Settings:
         megabytes: of content, 10⁶ bytes each, for all tunnels of a case together.
         rounds: of all cases, one after the other.
         links: idle ones at one node.
+        profile: of all tunnels.
     """
 
     tunnels: tuple[int, ...] = (1, 10, 100, 1_000)
     megabytes: float = 128
     rounds: int = 3
     links: int = 200
+    profile: str = DEFAULT.name
 
     @classmethod
     def short(cls) -> Settings:
@@ -97,9 +99,11 @@ def _round(tunnels: int, settings: Settings) -> _Round:
     """A network of its own, since a process does not give memory back."""
     content_bytes = int(settings.megabytes * 1_000_000) // tunnels * tunnels
     with NodeProcesses(len(_ROUTE), service="sink", digest="crc32") as net:
-        net.query(0, _ROUTE[-1], content_bytes=1_000_000, route=_ROUTE[1:-1], mode="none", profile=_PROFILE)
+        net.query(
+            0, _ROUTE[-1], content_bytes=1_000_000, route=_ROUTE[1:-1], mode="none", profile=settings.profile
+        )
         before = net.usage(_PROXY).rss_bytes
-        net.open_tunnels(_ROUTE, tunnels, profile=_PROFILE)
+        net.open_tunnels(_ROUTE, tunnels, profile=settings.profile)
         grown = net.usage(_PROXY).rss_bytes - before
         cpu_before = [net.usage(index).cpu_s for index in _ROUTE]
         seconds = net.move(0, content_bytes)
@@ -184,7 +188,7 @@ def text(settings: Settings, cases: Sequence[Case], memory: Memory, where: Machi
         "KiB per open stream",
     )
     title = (
-        f"Concurrency: {settings.megabytes:g} MB through 3 proxies, profile {_PROFILE}, "
+        f"Concurrency: {settings.megabytes:g} MB through 3 proxies, profile {settings.profile}, "
         f"{settings.rounds} rounds; median (lowest–highest)"
     )
     idle = f"one of {memory.links} idle links: {memory.link_kib:.1f} KiB"
@@ -225,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--megabytes", type=float, metavar="MB", help=f"together (default {full.megabytes})")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default {full.rounds}")
     parser.add_argument("--links", type=int, metavar="N", help=f"idle ones (default {full.links})")
+    parser.add_argument("--profile", default=full.profile, help="of all tunnels (default %(default)s)")
     add_outputs(parser, plot=True)
     parser.add_argument("--short", action="store_true", help=f"other defaults: {short}")
     options = parser.parse_args(arguments)
@@ -234,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.megabytes or base.megabytes,
         options.rounds or base.rounds,
         options.links or base.links,
+        options.profile,
     )
     return run(
         options,

@@ -5,7 +5,8 @@
   *first query on warm links*. In mode `route` the reply has headers of its own, in mode `cached` it does not.
 * `cold links`: the same in mode `route` where every node dials for each message (`LinkPolicy.ONCE`), so
   that connection and handshake of each hop are in the time, there and back.
-* `established`: a message and its echo over one tunnel that is open.
+* `established`: a message and its echo over one tunnel that is open; the same for tunnels of purpose
+  `interactive` and `bulk`.
 
 Content is 64 bytes. Two layouts: `processes`, one for each node, all sharing this machine's cores; and
 `one process`, all nodes in one reactor, where no process has to be woken and nothing runs at the same time.
@@ -33,7 +34,7 @@ __all__ = ["Case", "Latency", "Settings", "main", "measure", "record", "text"]
 
 LAYOUTS = ("processes", "one process")
 _COLD = "cold links"
-_NAMES = {"route": "one-shot route", "cached": "one-shot cached", "established": "established"}
+_NAMES = {"route": "one-shot route", "cached": "one-shot cached"}
 _WARM_UP = 3
 _TIMEOUT_S = 600.0
 
@@ -124,7 +125,9 @@ def _cases(settings: Settings, layout: str) -> Iterator[Case]:
         for hops, route in routes.items():
             for kind in KINDS:
                 measured(route, kind, _WARM_UP)
-                yield Case(_NAMES[kind], layout, hops, Latency.of(measured(route, kind, settings.count)))
+                yield Case(
+                    _NAMES.get(kind, kind), layout, hops, Latency.of(measured(route, kind, settings.count))
+                )
     with network(nodes, settings, LinkPolicy.ONCE) as measured:
         for hops, route in routes.items():
             measured(route, "route", 1)

@@ -14,12 +14,17 @@ from typing import Any, Final
 from reactor import Service, Signal
 from tunnel import Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.node.tunnels import NodeTunnel
+from tunnel.route import Purpose
 
-__all__ = ["ESTABLISHED", "KINDS", "ManyTunnels", "round_trips"]
+__all__ = ["KINDS", "ManyTunnels", "round_trips"]
 
-ESTABLISHED: Final = "established"
-KINDS: Final = ("route", "cached", ESTABLISHED)
-"""Two modes of one-shot queries, and messages of one established tunnel."""
+_PURPOSES: Final[dict[str, Purpose]] = {
+    "established": "mixed",
+    "established, interactive": "interactive",
+    "established, bulk": "bulk",
+}
+KINDS: Final = ("route", "cached", *_PURPOSES)
+"""Two modes of one-shot queries, and messages of one established tunnel, for each purpose."""
 
 _IDLE_S = 60.0
 _PIECE_BYTES = 64 * 1024
@@ -38,7 +43,7 @@ def round_trips(
         QueryFailed: it did not come through, or something else came back.
     """
     content = bytes(content_bytes)
-    if kind != ESTABLISHED:
+    if kind not in _PURPOSES:
         return (yield from _queries(node, route, ReplyMode(kind), content, count))
     times: list[float] = []
     ended = Signal()
@@ -47,7 +52,7 @@ def round_trips(
         yield from _messages(tunnel, content, 1)
         times.extend((yield from _messages(tunnel, content, count)))
 
-    future = node.tunnel(route.destination, use, route=route)
+    future = node.tunnel(route.destination, use, route=route, purpose=_PURPOSES[kind])
     future.add_done_callback(lambda _: ended.set())
     yield ended
     future.result()

@@ -203,7 +203,8 @@ def check_proxy_path(found: dict[str, Any]) -> None:
 
 def check_latency(found: dict[str, Any], hops: list[int]) -> None:
     check_machine(found["machine"])
-    kinds = ["one-shot route", "one-shot cached", "established", "cold links"]
+    purposes = ["established", "established, interactive", "established, bulk"]
+    kinds = ["one-shot route", "one-shot cached", *purposes, "cold links"]
     cases = {(case["kind"], case["layout"], case["hops"]): case["latency"] for case in found["cases"]}
     assert set(cases) == {
         (kind, layout, number) for kind in kinds for layout in latency.LAYOUTS for number in hops

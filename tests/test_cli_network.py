@@ -226,6 +226,25 @@ def test_bench_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome["median_ms"] > 0
 
 
+def test_bench_names_the_profiles_that_it_used(capsys: pytest.CaptureFixture[str]) -> None:
+    def names(*options: str) -> tuple[str, str]:
+        assert main(["bench", "--hops", "1", "--count", "1", "--json", *options]) == 0
+        outcome = json.loads(capsys.readouterr().out)
+        return outcome["round_trip_profile"], outcome["profile"]
+
+    assert names("--size", "100KiB") == ("default-hctr", "default-hctr")
+    assert names("--size", "1MiB") == ("default-hctr", "bulk-hctr")
+    assert names("--size", "1KiB", "--profile", "long") == ("long", "long")
+
+
+def test_bench_warns_of_content_in_short_chunks(capsys: pytest.CaptureFixture[str]) -> None:
+    for size, warns in (("1MiB", True), ("10KiB", False)):
+        assert main(["bench", "--hops", "0", "--count", "1", "--size", size, "--profile", "interactive"]) == 0
+        assert ("note: profile interactive has chunks of 996 bytes" in capsys.readouterr().err) == warns
+    assert main(["bench", "--hops", "0", "--count", "1", "--size", "1MiB"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_files_of_a_network_are_toml(net: Path) -> None:
     for path in [*net.glob("node-*/node.toml"), net / "client.toml"]:
         assert tomllib.loads(path.read_text(encoding="utf-8"))

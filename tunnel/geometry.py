@@ -178,6 +178,19 @@ class Profile:
         raise ProfileError(f"no profile is called {name!r}; there are {names}")
 
     @classmethod
+    def of(cls, profile: Profile | str | None) -> Profile | None:
+        """An optional argument of a call, where the name of a profile stands for the profile.
+
+        Raises:
+            ProfileError: no such name. TypeError: neither a profile nor a name.
+        """
+        if profile is None or isinstance(profile, cls):
+            return profile
+        if isinstance(profile, str):
+            return cls.from_name(profile)
+        raise TypeError(f"expected a Profile or its name, got {type(profile).__name__}")
+
+    @classmethod
     def for_proxies(cls, proxies: int) -> Profile:
         """The default profile for a route: geometry 2, or 3 where the route is too long for it.
 

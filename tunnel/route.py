@@ -9,18 +9,28 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
 from tunnel.addresses import LOCAL, AddressRules
 from tunnel.descriptor import Descriptor, clock_text
-from tunnel.errors import BadRoute, ProfileError
+from tunnel.errors import BadRoute, LocalTunnelError, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
 
-__all__ = ["Route", "best_profile", "choose_other_route", "choose_route"]
+__all__ = ["Purpose", "Route", "best_profile", "check_purpose", "choose_other_route", "choose_route"]
 
 _SYSTEM = random.SystemRandom()
 # Content below 4 chunks of the small geometry costs less there than one chunk of the default one.
 _SMALL_CONTENT_BYTES = 4 * INTERACTIVE.chunk_data_bytes
 _BULK_CONTENT_BYTES = 1 << 20
+
+Purpose = Literal["mixed", "interactive", "bulk"]
+"""What the content of a query or tunnel is like; decides which geometry is tried first."""
+
+_PREFERENCES: Final[dict[Purpose, tuple[Geometry, ...]]] = {
+    "mixed": (DEFAULT, LONG, BULK, INTERACTIVE),
+    "interactive": (INTERACTIVE, DEFAULT, LONG, BULK),
+    "bulk": (BULK, DEFAULT, LONG, INTERACTIVE),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +221,11 @@ def choose_other_route(
 
 
 def best_profile(
-    descriptors: Sequence[Descriptor], content_bytes: int | None = None, proxies: int | None = None
+    descriptors: Sequence[Descriptor],
+    content_bytes: int | None = None,
+    proxies: int | None = None,
+    *,
+    purpose: Purpose | None = None,
 ) -> Profile:
     """The best profile that every node of a route offers.
 
@@ -222,11 +236,12 @@ def best_profile(
         descriptors: of the route's proxies and its destination.
         content_bytes: None: not known beforehand.
         proxies: by default one less than there are descriptors.
+        purpose: what decides the order of the geometries; by default the length of the content.
     Raises:
         ProfileError: no profile holds the route and is offered by all. Code UNSUPPORTED.
     """
     count = max(0, len(descriptors) - 1) if proxies is None else proxies
-    for geometry in _preferred(content_bytes):
+    for geometry in _PREFERENCES[purpose or _purpose_of(content_bytes)]:
         if count > geometry.max_proxies:
             continue
         for suite in (HCTR_SUITE, LIONESS_SUITE):
@@ -239,9 +254,14 @@ def best_profile(
     )
 
 
-def _preferred(content_bytes: int | None) -> tuple[Geometry, ...]:
+def check_purpose(purpose: Purpose | None) -> None:
+    """Raises LocalTunnelError: unknown purpose; the message lists those that exist."""
+    names = get_args(Purpose)
+    if purpose is not None and purpose not in names:
+        raise LocalTunnelError(f"invalid purpose {purpose!r}: expected one of {', '.join(names)}")
+
+
+def _purpose_of(content_bytes: int | None) -> Purpose:
     if content_bytes is None or _SMALL_CONTENT_BYTES < content_bytes < _BULK_CONTENT_BYTES:
-        return (DEFAULT, LONG, BULK, INTERACTIVE)
-    if content_bytes <= _SMALL_CONTENT_BYTES:
-        return (INTERACTIVE, DEFAULT, LONG, BULK)
-    return (BULK, DEFAULT, LONG, INTERACTIVE)
+        return "mixed"
+    return "interactive" if content_bytes <= _SMALL_CONTENT_BYTES else "bulk"

@@ -16,12 +16,13 @@ from reactor import Reactor, Service, Signal, Sleep, TimedOut, timeout_after
 from reactor.aio import EmbeddedReactor
 from tests.integration.client_kinds import KINDS, Scenario, play
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
-from tunnel import Limits, LocalNetwork, Node, QueryFailed, ReplyMode, Route
+from tunnel import Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.client import Client
 from tunnel.client.aio import AsyncClient
 from tunnel.directory import StaticDirectory
-from tunnel.errors import ErrorCode, FrameTruncated, SubStreamReset
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, ProfileError, SubStreamReset
 from tunnel.established import Target, TargetKind
+from tunnel.geometry import LONG
 from tunnel.keys import NodeKeys
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.services import Echo, Query, Reply, Services
@@ -275,11 +276,69 @@ def test_messages_over_a_tunnel(kind: str, net: LocalNetwork) -> None:
     assert run(kind, net, scenario) == ([b"ONE", b"", b"three", b"IN PIECES"], True)
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "default-hctr"),
+        ({"purpose": "interactive"}, "interactive-hctr"),
+        ({"purpose": "bulk"}, "bulk-hctr"),
+        ({"profile": "bulk"}, "bulk"),
+        ({"profile": Profile(LONG), "purpose": "interactive"}, "long"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_tunnel_takes_the_chunks_of_its_purpose(
+    kind: str, net: LocalNetwork, options: dict[str, Any], name: str
+) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[4].id, hops=2, **options)
+        answer = yield lambda: tunnel.ask(message("upper", b"hello"))
+        yield lambda: tunnel.close()
+        return tunnel.profile.name, answer
+
+    assert run(kind, net, scenario) == (name, b"HELLO")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"purpose": "chat"}, LocalTunnelError, "invalid purpose 'chat': expected one of mixed, interactive"),
+        ({"purpose": "chat", "profile": "bulk"}, LocalTunnelError, "invalid purpose"),
+        ({"profile": "huge"}, ProfileError, "no profile is called 'huge'; there are interactive"),
+        ({"profile": LONG}, TypeError, "expected a Profile or its name, got Geometry"),
+    ],
+    ids=["purpose", "both", "name", "type"],
+)
+def test_an_unknown_purpose_or_profile_is_refused(
+    kind: str, net: LocalNetwork, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    def scenario(client: Any) -> Steps:
+        with pytest.raises(error, match=words):
+            yield lambda: client.tunnel(net[4].id, **options)
+        with pytest.raises(error, match=words):
+            yield lambda: client.query(net[4].id, b"", **options)
+
+    run(kind, net, scenario)
+
+
+def test_a_query_takes_the_purpose_of_content_whose_length_is_unknown(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        names = []
+        for options in ({}, {"purpose": "bulk"}, {"purpose": "interactive"}, {"profile": "bulk"}):
+            query = lambda options=options: client.query(net[4].id, iter([b"a"]), service="echo", **options)  # noqa: E731
+            with (yield query) as result:
+                assert result.read() == b"a"
+                names.append(result.profile.name)
+        return names
+
+    assert run(kind, net, scenario) == ["default-hctr", "bulk-hctr", "interactive-hctr", "bulk"]
+
+
 def test_ask_is_free_of_deadlock(kind: str, net: LocalNetwork) -> None:
     """Far more than the windows hold, to a service that answers while it reads."""
 
     def scenario(client: Any) -> Steps:
-        tunnel = yield lambda: client.tunnel(net[4].id, hops=1)
+        tunnel = yield lambda: client.tunnel(net[4].id, hops=1, purpose="interactive")
         answer = yield lambda: tunnel.ask(message("echo", BIG[:500_000]))
         yield lambda: tunnel.close()
         return answer == BIG[:500_000]

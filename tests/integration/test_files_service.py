@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from bench.node_group import NodeGroup
 from reactor import Service, Sleep
 from tests.support.network import PATIENCE_S, wait_until_idle
-from tunnel import LocalNetwork, QueryFailed
+from tunnel import LocalNetwork, Profile, QueryFailed
 from tunnel.client import FilesClient, get, list_files, put
+from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, FilesError, LocalTunnelError
+from tunnel.node.link_table import LinkTable
 from tunnel.services import (
     Echo,
     Files,
@@ -86,6 +89,43 @@ def test_file_objects_both_ways_and_services(net: LocalNetwork) -> None:
     assert stored.digest == fetched.digest == DIGEST
     with pytest.raises(LocalTunnelError, match="no name to store it under"):
         net.submit(client.put(io.BytesIO(b""))).result(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("offered", "used"),
+    [
+        (None, {"default-hctr", "bulk-hctr"}),
+        (("default", "bulk"), {"default", "bulk"}),
+        (("default",), {"default"}),
+    ],
+    ids=["all", "no suite 1", "no bulk"],
+)
+def test_content_goes_by_the_best_profile_that_all_nodes_offer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, offered: tuple[str, ...] | None, used: set[str]
+) -> None:
+    names: set[str] = set()
+    open_stream = LinkTable.open_stream
+
+    def watched(self: LinkTable, peer_id: bytes, profile: Profile) -> Service[Any]:
+        names.add(profile.name)
+        return open_stream(self, peer_id, profile)
+
+    monkeypatch.setattr(LinkTable, "open_stream", watched)
+    directory = StaticDirectory()
+    with NodeGroup() as group:
+        profiles = None if offered is None else tuple(Profile.from_name(name).byte for name in offered)
+        nodes = [
+            group.add(directory, profiles=profiles, service=service)
+            for service in (None, None, Files(folder, FilesSettings()))
+        ]
+        for node in nodes:
+            directory.publish(node.descriptor)
+            group.start(node)
+        put(nodes[0], nodes[2].id, io.BytesIO(CONTENT), "a", hops=1).result(PATIENCE_S)
+        target = io.BytesIO()
+        get(nodes[0], nodes[2].id, "a", target, hops=1).result(PATIENCE_S)
+        assert target.getvalue() == CONTENT
+    assert names == used
 
 
 def test_what_is_there_already_is_not_sent_again(net: LocalNetwork, folder: Path) -> None:

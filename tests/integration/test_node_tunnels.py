@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reactor import Service, Sleep, WriteYield
+from reactor import Service, Sleep
 from tests.integration.test_error_reports import fail_hop, tamper_at
 from tests.support.network import PATIENCE_S, assert_works, wait_until, wait_until_idle
 from tunnel import Echo, ErrorCode, Limits, LocalNetwork, Profile, QueryFailed, Route
@@ -96,7 +96,10 @@ def test_both_directions_at_once(net: LocalNetwork) -> None:
         yield from handle.join()
 
     SERVICE.use = lambda tunnel: talk(tunnel, back)
-    net[0].tunnel(net[3].id, lambda tunnel: talk(tunnel, there), route=route(net)).result(PATIENCE_S)
+    future = net[0].tunnel(
+        net[3].id, lambda tunnel: talk(tunnel, there), route=route(net), purpose="interactive"
+    )
+    future.result(PATIENCE_S)
     assert sorted(map(bytes, filter(None, arrived))) == sorted([there, back])
 
 
@@ -144,8 +147,8 @@ def test_tunnels_that_nobody_reads_do_not_fill_the_memory() -> None:
 
         def fill(tunnel: NodeTunnel) -> Service[None]:
             for _ in range(12):
-                stream = tunnel._core.open(Target(TargetKind.SERVICE, b"nobody"))
-                yield from WriteYield(stream).write_all(bytes(15_000))
+                stream = yield from tunnel.open(Target(TargetKind.SERVICE, b"nobody"))
+                yield from stream.write(bytes(15_000))
             yield from tunnel.receive()
 
         with pytest.raises(QueryFailed) as caught:
@@ -165,9 +168,9 @@ def test_a_proxy_that_fails_under_a_tunnel(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, hop: int, is_backward: bool, when: int
 ) -> None:
     fail_hop(net[1 + hop], monkeypatch, when, is_backward=is_backward)
-    use = exchange([os.urandom(20_000)] * 5, [])
+    use = exchange([os.urandom(20_000)] * 5, [])  # many chunks of the short kind
     with pytest.raises(QueryFailed) as caught:
-        net[0].tunnel(net[3].id, use, route=route(net)).result(PATIENCE_S)
+        net[0].tunnel(net[3].id, use, route=route(net), purpose="interactive").result(PATIENCE_S)
     report = caught.value.report
     assert report is not None
     assert (report.hop, report.code) == (hop, ErrorCode.BUSY)

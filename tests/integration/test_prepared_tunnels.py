@@ -12,7 +12,7 @@ from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.client import Client
 from tunnel.errors import QueryFailed
-from tunnel.node.open_tunnel import OpenTunnel
+from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
 from tunnel.node.prepared_tunnels import PreparedTunnels
 from tunnel.services import Echo
 
@@ -68,6 +68,33 @@ def test_another_kind_has_tunnels_of_its_own(net: LocalNetwork) -> None:
     assert lengths == [[2, 2], [1, 1]]
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"purpose": "bulk"}, {"profile": "interactive"}], ids=["default", "purpose", "profile"]
+)
+def test_a_standing_tunnel_has_the_profile_that_a_new_one_would_have(
+    net: LocalNetwork, options: dict[str, Any]
+) -> None:
+    client = Client(net[0])
+    with client.tunnel(net[7].id, hops=2, **options) as opened:
+        pass
+    wait_until(net, lambda: len(standing(net)) == 2)
+    first, _ = tunnels(net)
+    with client.tunnel(net[7].id, hops=2, **options) as taken:
+        assert taken._tunnel is first
+        assert taken.profile == opened.profile
+
+
+def test_a_tunnel_of_another_purpose_is_not_taken(net: LocalNetwork) -> None:
+    """Nor is one of a profile that is called like a purpose."""
+    client = Client(net[0])
+    with client.tunnel(net[7].id, hops=2, purpose="bulk"):
+        wait_until(net, lambda: len(standing(net)) == 2)
+    others: list[tuple[dict[str, Any], str]] = [({}, "default-hctr"), ({"profile": "bulk"}, "bulk")]
+    for options, name in others:
+        with client.tunnel(net[7].id, hops=2, **options) as tunnel:
+            assert tunnel.profile.name == name
+
+
 def test_one_whose_hop_has_failed_is_not_handed_out(net: LocalNetwork) -> None:
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
@@ -88,10 +115,20 @@ def test_one_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
         tunnel.ask(b"hello", timeout_s=PATIENCE_S)
 
 
-def test_those_that_nobody_takes_are_closed_in_order(net: LocalNetwork) -> None:
+def test_those_that_nobody_takes_are_closed_in_order(
+    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[OpenTunnel] = []
+
+    def watched(*way: Any) -> Service[OpenTunnel]:
+        opened.append((yield from open_tunnel(*way)))
+        return opened[-1]
+
+    monkeypatch.setattr("tunnel.node.prepared_tunnels.open_tunnel", watched)
     net[0]._standing = PreparedTunnels(net[0]._context, 2, life_s=0.05)
     use(net)
-    wait_until(net, lambda: any(standing(net)._places.values()))
+    wait_until(net, lambda: len(opened) == 2 and all(tunnel.has_ended for tunnel in opened))
+    assert all(tunnel._report is not None and tunnel._report.succeeded for tunnel in opened)
     wait_until(net, lambda: not any(standing(net)._places.values()))
     wait_until_idle(net)
     assert not net[0].peers.resting()

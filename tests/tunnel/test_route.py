@@ -15,7 +15,7 @@ from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, Profile
 from tunnel.keys import offered_profiles
-from tunnel.route import Route, best_profile, choose_other_route, choose_route
+from tunnel.route import Purpose, Route, best_profile, choose_other_route, choose_route
 
 ALICE, BOB = b"A" * 32, b"B" * 32
 
@@ -154,6 +154,23 @@ def test_the_best_profile(content_bytes: int | None, proxies: int, name: str) ->
     # One node without suite 1, such as one that has pycryptodome only, and the route does without.
     slow = [*everyone[:3], described("slow", SUITE_0)]
     assert best_profile(slow, content_bytes, proxies).name == name.removesuffix("-hctr")
+
+
+@pytest.mark.parametrize(
+    ("purpose", "proxies", "name"),
+    [
+        ("mixed", 3, "default-hctr"),
+        ("mixed", 31, "long-hctr"),
+        ("interactive", 6, "interactive-hctr"),
+        ("interactive", 7, "default-hctr"),
+        ("bulk", 30, "bulk-hctr"),
+        ("bulk", 31, "long-hctr"),
+    ],
+)
+def test_the_best_profile_for_a_purpose(purpose: Purpose, proxies: int, name: str) -> None:
+    """Whatever the length of the content."""
+    for content_bytes in (None, 0, 1 << 30):
+        assert best_profile(CROWD[:4], content_bytes, proxies, purpose=purpose).name == name
 
 
 def test_the_best_profile_is_one_that_all_offer() -> None:

@@ -3,6 +3,9 @@
 Without a node to ask it makes a network of its own in this process, on loopback, whose figures are bounded by
 one processor. The node that is asked must have the service `echo`. With --retries the first query finds a
 route around proxies that failed; what follows is measured over that route.
+
+The profile is the one that the node chooses for each size of content, or that of --profile: short chunks make
+short messages quick and content dear.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command, count, size
-from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json
+from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
 from tunnel.errors import ConfigError, QueryFailed
-from tunnel.geometry import Profile
+from tunnel.geometry import DEFAULT, Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.node import Limits, Node
+from tunnel.node.route_provider import LARGE_BYTES
 from tunnel.route import Route
 from tunnel.services import Echo, Services, service_prefix
 
@@ -46,6 +50,7 @@ def add_parser(commands: Any) -> None:
         metavar="SIZE",
         help="content that is echoed (default 16MiB)",
     )
+    add("--profile", metavar="NAME", help="of all queries, e.g. interactive or bulk-hctr (default: by size)")
     add_retries(parser, "the first query")
     add_client_options(parser, required=False)
     add_json(parser)
@@ -58,22 +63,24 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "a node and a network belong together", "give ID and one of --network, --peers, --config; or none"
         )
+    profile = None if options.profile is None else Profile.from_name(options.profile)
     if options.id:
         with Client(options) as client:
             destination = client.names.resolve(options.id)
-            outcome = _measure(client.node, client.route(destination), options)
+            outcome = _measure(client.node, client.route(destination), profile, options)
     else:
         hops = Limits().route_hops if options.hops is None else options.hops
         with LocalNetwork(hops + 2, service=Services({"echo": Echo()})) as net:
-            route = net[0].choose_route(net[1].id, hops, Profile.for_proxies(hops))
-            outcome = _measure(net[0], route, options)
+            route = net[0].choose_route(net[1].id, hops, profile or Profile.for_proxies(hops))
+            outcome = _measure(net[0], route, profile, options)
     if options.json:
         say_json(True, outcome)
     else:
         say(
             f"first query, links and handshakes included: {outcome['first_ms']:.1f} ms\n"
             f"round trip on warm links: median {outcome['median_ms']:.1f} ms, "
-            f"least {outcome['least_ms']:.1f} ms ({options.count} times)\n"
+            f"least {outcome['least_ms']:.1f} ms ({options.count} times, "
+            f"profile {outcome['round_trip_profile']})\n"
             f"{readable_size(options.size)} there and back: {outcome['seconds']:.2f} s, "
             f"{outcome['mb_per_s']:.1f} MB/s each way, "
             f"{proxies_text(outcome['hops'])}, profile {outcome['profile']}"
@@ -81,30 +88,42 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(node: Node, route: Route, options: argparse.Namespace) -> dict[str, Any]:
-    def ask(content: Any, **more: Any) -> float:
+def _measure(
+    node: Node, route: Route, profile: Profile | None, options: argparse.Namespace
+) -> dict[str, Any]:
+    def ask(content: Any, **more: Any) -> tuple[float, Profile]:
         nonlocal route
         started_s = time.perf_counter()
-        result = wait(node.query(route.destination, content, route=route, **more), options.timeout)
+        future = node.query(route.destination, content, route=route, profile=profile, **more)
+        result = wait(future, options.timeout)
         result.close()
         route = result.route
-        return time.perf_counter() - started_s
+        return time.perf_counter() - started_s, result.profile
 
-    first_s = ask(_PREFIX + bytes(64), retries=options.retries)
-    times_s = [ask(_PREFIX + bytes(64)) for _ in range(options.count)]
+    first_s, small = ask(_PREFIX + bytes(64), retries=options.retries)
+    times_s = [ask(_PREFIX + bytes(64))[0] for _ in range(options.count)]
     sink = _Counter()
     bar = ProgressBar(2 * options.size, enabled=not options.json)
     try:
-        seconds = ask(
-            _Content(options.size), sink=sink, progress=lambda sent, received: bar.update(sent + received)
+        seconds, large = ask(
+            _Content(options.size),
+            purpose="bulk" if options.size >= LARGE_BYTES else None,
+            sink=sink,
+            progress=lambda sent, received: bar.update(sent + received),
         )
     finally:
         bar.close()
     if sink.count != options.size:
         raise QueryFailed(f"{sink.count} bytes came back, {options.size} were sent")
+    if options.size >= LARGE_BYTES and large.geometry.chunk_bytes < DEFAULT.chunk_bytes:
+        complain(
+            f"note: profile {large.name} has chunks of {large.geometry.chunk_bytes} bytes; content of this"
+            f" size costs about ten times what it would in profile bulk"
+        )
     return {
         "hops": len(route.proxies),
-        "profile": Profile.for_proxies(len(route.proxies)).name,
+        "profile": large.name,
+        "round_trip_profile": small.name,
         "first_ms": round(first_s * 1000, 3),
         "least_ms": round(min(times_s) * 1000, 3),
         "median_ms": round(statistics.median(times_s) * 1000, 3),

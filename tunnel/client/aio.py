@@ -28,6 +28,7 @@ from reactor.aio import AsyncioBridge
 from tunnel.client.calls import READ_BYTES, Owned, make_call
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.established import Target
+from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
@@ -188,6 +189,11 @@ class AsyncTunnel:
     def __init__(self, bridge: AsyncioBridge, tunnel: OpenTunnel) -> None:
         self._bridge = bridge
         self._tunnel = tunnel
+
+    @property
+    def profile(self) -> Profile:
+        """How long its chunks are: `profile.geometry.chunk_bytes`."""
+        return self._tunnel.profile
 
     async def send(self, message: bytes) -> None:
         """Send one whole message. Cancelled in the middle of it, the tunnel is given up."""

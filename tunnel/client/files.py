@@ -27,7 +27,6 @@ from typing import BinaryIO, Final, Unpack
 from reactor import RunInThread, Service, Sleep
 from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
 from tunnel.errors import BadRoute, ErrorCode, FilesError, LocalTunnelError, MalformedMessage, QueryFailed
-from tunnel.geometry import BULK, Profile
 from tunnel.node.asking import IncomingReply
 from tunnel.node.node import Node
 from tunnel.node.options import WayOptions
@@ -230,18 +229,9 @@ class FilesClient:
 
         options = self._options
         carries = request.operation is Operation.GET or request.size >= BATCH_BYTES
-        if options.get("profile") is None and carries:
-            options = WayOptions(**options)
-            options["profile"] = self._bulk_profile()
+        if carries:
+            options = {"purpose": "bulk", **options}
         return (yield from self._node.ask(self._node.call(self._destination, content, **options)))
-
-    def _bulk_profile(self) -> Profile | None:
-        """The one for much content, where the route fits it."""
-        route, hops = self._options.get("route"), self._options.get("hops")
-        if route is not None:
-            hops = len(route.proxies)
-        proxies = self._node.most_hops if hops is None else hops
-        return Profile(BULK) if proxies <= BULK.max_proxies else None
 
     def _head(self, reply: IncomingReply, request: FileRequest) -> Service[tuple[ByteReader, FileReply]]:
         """Read the head of a reply. Raises FilesError: it says that it did not work."""

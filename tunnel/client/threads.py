@@ -23,6 +23,7 @@ from reactor import Closed, Reactor, Service, timeout_after
 from tunnel.client.calls import READ_BYTES, Owned, make_call
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.established import Target
+from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
@@ -132,6 +133,11 @@ class ThreadTunnel:
     def __init__(self, reactor: Reactor, tunnel: OpenTunnel) -> None:
         self._reactor = reactor
         self._tunnel = tunnel
+
+    @property
+    def profile(self) -> Profile:
+        """How long its chunks are: `profile.geometry.chunk_bytes`."""
+        return self._tunnel.profile
 
     def send(self, message: bytes, *, timeout_s: float | None = None) -> None:
         """Send one whole message. Timed out in the middle of it, the tunnel is given up."""

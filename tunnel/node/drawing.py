@@ -17,7 +17,7 @@ from tunnel.modes import ReplyMode
 from tunnel.node.api_service import Content, QueryCall
 from tunnel.node.prepared import Kind, PreparedQueries
 from tunnel.node.route_provider import LARGE_BYTES
-from tunnel.route import Route
+from tunnel.route import Purpose, Route
 
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
@@ -34,6 +34,7 @@ class Draft:
             drawn again with is not set yet.
         hops: proxies of the way there.
         route, reply_route, profile: as given; None: to be drawn.
+        purpose: by which the profile is chosen.
         rng: of a demonstration, whose route is to be the same each time.
     """
 
@@ -42,6 +43,7 @@ class Draft:
     route: Route | None = None
     reply_route: Route | None = None
     profile: Profile | None = None
+    purpose: Purpose | None = None
     rng: random.Random | None = None
 
     @property
@@ -79,7 +81,7 @@ class Drawing:
         profile = draft.profile
         if profile is None:
             ways = (route,) if back is None else (route, back)
-            profile = routes.profile(ways, _size(call.content)) or least
+            profile = routes.profile(ways, _size(call.content), draft.purpose) or least
         redraw = partial(self.again, draft)
         return replace(call, route=route, reply_route=back, profile=profile, redraw=redraw)
 
@@ -96,7 +98,12 @@ class Drawing:
         if not (self._node.limits.prepared and is_fit):
             return self.drawn(draft)
         kind = Kind(
-            call.route.destination, draft.hops, call.mode, call.error_mode, draft.profile, call.replies
+            call.route.destination,
+            draft.hops,
+            call.mode,
+            call.error_mode,
+            draft.profile or draft.purpose,
+            call.replies,
         )
         found = self._prepared.take(kind)
         bare = replace(draft, call=replace(call, content=b"", sinks=(), progress=None))

@@ -40,13 +40,19 @@ class OpenTunnel:
         it up, and why. LocalTunnelError for a call out of order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
         self._tunnel: NodeTunnel | None = None
         self._handle: Handle[None] | None = None
         self._is_open = Signal()
         self._leave = Signal()
         self._report: Report | None = None
         self._error: Exception | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """How long its chunks are: `profile.geometry.chunk_bytes`."""
+        return self._profile
 
     # -- messages ------------------------------------------------------------------------------------
 
@@ -171,9 +177,9 @@ class OpenTunnel:
                 "the tunnel was given up at this end", ErrorCode.CANCELLED
             )
 
-    def _run(self, node: NodeContext, route: Route, profile: Profile) -> Service[None]:
+    def _run(self, node: NodeContext, route: Route) -> Service[None]:
         try:
-            self._report = yield from with_tunnel(node, route, profile, self._hold)
+            self._report = yield from with_tunnel(node, route, self._profile, self._hold)
         except Exception as error:  # noqa: BLE001 - raised where the tunnel is used
             self._error = error
         finally:
@@ -220,8 +226,8 @@ def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[Op
         BadRoute, ProfileError: no such tunnel can be built. QueryFailed: the first hop cannot be reached.
         Closed: the node has been stopped.
     """
-    tunnel = OpenTunnel()
-    running = tunnel._run(node, route, profile)
+    tunnel = OpenTunnel(profile)
+    running = tunnel._run(node, route)
     tunnel._handle = handle = yield from node.scope.spawn(running, name=f"{node.name} tunnel")
     try:
         yield tunnel._is_open

@@ -13,7 +13,7 @@ from typing import TypedDict
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Progress, Sink
-from tunnel.route import Route
+from tunnel.route import Purpose, Route
 
 __all__ = ["CallOptions", "QueryOptions", "TunnelOptions", "WayOptions"]
 
@@ -30,8 +30,11 @@ class WayOptions(TypedDict, total=False):
             `none`.
         reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by default
             as many other proxies, drawn at random (the same in reverse for `reply-on-reply`).
-        profile: by default the best one that all nodes of the ways offer: `bulk` from 1 MiB on, else
-            `default`, or `long` where the route needs it; suite 1 where all have it.
+        profile: a profile or its name ("bulk-hctr"); by default the best one that all nodes of the ways
+            offer: `bulk` from 1 MiB on, else `default`, or `long` where the route needs it; suite 1 where all
+            have it.
+        purpose: what the content is like, in place of its length, which is not known of an iterator or for
+            the reply: `bulk` for megabytes, `interactive` for less than 4 KiB each way, `mixed`.
         idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that thinks
             for longer needs more.
         timeout_s: fail when the query has not ended after so long, all attempts together; by default there is
@@ -44,7 +47,8 @@ class WayOptions(TypedDict, total=False):
     mode: ReplyMode
     error_mode: ErrorMode
     reply_route: Route | None
-    profile: Profile | None
+    profile: Profile | str | None
+    purpose: Purpose | None
     idle_s: float | None
     timeout_s: float | None
     rng: random.Random | None
@@ -82,8 +86,19 @@ class QueryOptions(CallOptions, total=False):
 
 
 class TunnelOptions(TypedDict, total=False):
-    """How a tunnel goes. As for `Node.open_tunnel`."""
+    """How a tunnel goes.
+
+    Attributes:
+        hops: proxies, drawn at random; by default as many as of a query.
+        route: the proxies themselves, in place of `hops` chosen at random.
+        purpose: what the tunnel is for, which decides how long its chunks are: `mixed` (the default, 16 KiB)
+            for content and short messages, `interactive` (1 KiB) for short messages only over slow links,
+            `bulk` (64 KiB) for megabytes. Each message and each write to a sub-stream costs whole chunks.
+        profile: a profile or its name ("bulk-hctr"), in place of the best one for the purpose that all nodes
+            of the route offer.
+    """
 
     hops: int | None
     route: Route | None
-    profile: Profile | None
+    profile: Profile | str | None
+    purpose: Purpose

@@ -26,6 +26,7 @@ from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import QueryCall, build_query
 from tunnel.node.context import NodeContext
 from tunnel.outgoing import OutgoingQuery
+from tunnel.route import Purpose
 
 __all__ = ["Kind", "PreparedQueries"]
 
@@ -40,7 +41,8 @@ class Kind:
     """What two queries have in common when either can take the other's frame.
 
     Attributes:
-        profile: that the caller asks for; None: the best one, for content of unknown length.
+        profile: the one that the caller asks for, or the purpose by which it is chosen; None: the best one,
+            for content of unknown length.
         replies: how many there may be: so many blocks are in the frame.
     """
 
@@ -48,7 +50,7 @@ class Kind:
     hops: int
     mode: ReplyMode
     error_mode: ErrorMode
-    profile: Profile | None
+    profile: Profile | Purpose | None
     replies: int = 1
 
 

@@ -24,7 +24,7 @@ from reactor import Select, Service, Signal, Sleep
 from tunnel.errors import TunnelError
 from tunnel.geometry import Profile
 from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
-from tunnel.route import Route
+from tunnel.route import Purpose, Route
 
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
@@ -43,12 +43,12 @@ class TunnelKind:
 
     Attributes:
         hops: that the caller asks for; None: as many as the node draws.
-        profile: that the caller asks for; None: the one that suits the route.
+        profile: the one that the caller asks for, or the purpose by which it is chosen for the route.
     """
 
     destination: bytes
     hops: int | None
-    profile: Profile | None
+    profile: Profile | Purpose
 
 
 class _Place:

@@ -24,7 +24,7 @@ from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.guards import Guards
 from tunnel.node.peers import PeerTable
-from tunnel.route import Route, best_profile, choose_other_route, choose_route
+from tunnel.route import Purpose, Route, best_profile, choose_other_route, choose_route
 
 __all__ = ["LARGE_BYTES", "RouteProvider"]
 
@@ -183,12 +183,18 @@ class RouteProvider:
 
         return self._draw(draw, avoid)
 
-    def profile(self, routes: Collection[Route], content_bytes: int | None = None) -> Profile | None:
-        """The best profile that all nodes of a query's ways offer.
+    def profile(
+        self,
+        routes: Collection[Route],
+        content_bytes: int | None = None,
+        purpose: Purpose | None = None,
+    ) -> Profile | None:
+        """The best profile that all nodes of the ways of a query or tunnel offer.
 
         Args:
             routes: the query's, and those back, whose destination (this node) is left out of account.
             content_bytes: of the query; None: not known beforehand.
+            purpose: None: bulk for much content, else mixed.
         Returns:
             None where a node is not in the directory, or no profile is offered by all.
         Raises:
@@ -199,16 +205,7 @@ class RouteProvider:
             return None
         is_large = content_bytes is not None and content_bytes >= LARGE_BYTES
         longest = max(len(route.proxies) for route in routes)
-        return best_profile(found, content_bytes if is_large else None, longest)
-
-    def tunnel_profile(self, route: Route) -> Profile | None:
-        """The best profile for an established tunnel: the shortest chunks that hold the route, since it is
-        there for what people type and programs ask.
-
-        Returns, raises: as `profile`.
-        """
-        found = self._lookup(route.nodes)
-        return None if found is None else best_profile(found, 0, len(route.proxies))
+        return best_profile(found, content_bytes if is_large else None, longest, purpose=purpose)
 
     def check(self, route: Route) -> None:
         """That a route of the caller's own choice passes none of the owner's nodes.

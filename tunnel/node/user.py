@@ -15,7 +15,7 @@ from typing import Unpack
 from reactor import Reactor, Service
 from tunnel.cover import CoverPlan
 from tunnel.errors import BadRoute, LocalTunnelError
-from tunnel.geometry import INTERACTIVE, Profile
+from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink
 from tunnel.node.asking import IncomingReply, ask
@@ -30,7 +30,7 @@ from tunnel.node.retry import check_retries, query_with_retries
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.reports import Report
-from tunnel.route import Route
+from tunnel.route import Purpose, Route, check_purpose
 
 __all__ = ["NodeUser"]
 
@@ -42,11 +42,6 @@ class NodeUser:
     _reactor: Reactor
     _drawing: Drawing
     _standing: PreparedTunnels
-
-    @property
-    def most_hops(self) -> int:
-        """Proxies of a route whose length the caller leaves open, at most."""
-        return self._context.limits.route_hops + self._context.limits.route_bias
 
     def draw_hops(self) -> int:
         """Proxies of a new route whose length the caller leaves open: `Limits.route_hops`, and up to
@@ -62,13 +57,14 @@ class NodeUser:
         Args:
             content: bytes; a binary file, read to its end in the reactor's thread (a regular file); an
                 iterator of bytes, read in a thread of its own; or a service that gives bytes, b"" at the end.
-            options: how it goes (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `idle_s`,
-                `timeout_s`, `rng`), `progress`, `retries`, and where replies go (`sink`, `replies`, `sinks`):
-                see `tunnel.node.options`, which says what each means.
+            options: how it goes (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `purpose`,
+                `idle_s`, `timeout_s`, `rng`), `progress`, `retries`, and where replies go (`sink`, `replies`,
+                `sinks`): see `tunnel.node.options`, which says what each means.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
-            TypeError: content is nothing of these, or is to be sent again and cannot be. ValueError: retries
+            TypeError: content is nothing of these, or is to be sent again and cannot be; profile is neither a
+                Profile nor a name. ValueError: retries
                 are not 0 to 16. LocalTunnelError: other than one sink for each reply.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: the query did not come through; says what is known.
@@ -94,7 +90,8 @@ class NodeUser:
         mode: ReplyMode = ReplyMode.ROUTE,
         error_mode: ErrorMode = ErrorMode.STATUS,
         reply_route: Route | None = None,
-        profile: Profile | None = None,
+        profile: Profile | str | None = None,
+        purpose: Purpose | None = None,
         idle_s: float | None = None,
         timeout_s: float | None = None,
         sink: Sink | None = None,
@@ -106,6 +103,8 @@ class NodeUser:
     ) -> Draft:
         """What a caller asks for, checked; its ways are still open. Args and errors as for `query`."""
         own_sinks, limits = _checked(content, replies, sink, sinks), self._context.limits
+        chosen = Profile.of(profile)
+        check_purpose(purpose)
         check_retries(content, retries)
         for given in (route, reply_route):
             if given is not None:
@@ -120,7 +119,7 @@ class NodeUser:
             route or Route((), destination),
             content,
             mode,
-            profile or Profile.for_proxies(hops),
+            chosen or Profile.for_proxies(hops),
             limits.idle_s if idle_s is None else idle_s,
             own_sinks,
             progress,
@@ -129,7 +128,7 @@ class NodeUser:
             timeout_s=timeout_s,
             retries=retries,
         )
-        return Draft(call, hops, route, reply_route, profile, rng)
+        return Draft(call, hops, route, reply_route, chosen, purpose, rng)
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
@@ -218,7 +217,8 @@ class NodeUser:
         *,
         hops: int | None = None,
         route: Route | None = None,
-        profile: Profile | None = None,
+        profile: Profile | str | None = None,
+        purpose: Purpose = "mixed",
     ) -> Future[Report | None]:
         """Open an established tunnel to the node `destination`, from any thread, and let a service use it.
 
@@ -226,16 +226,17 @@ class NodeUser:
             use: called with the tunnel in the reactor; a generator. The tunnel lives as long as it runs, and
                 is then closed in order.
             hops, route: as for `query`.
-            profile: by default the interactive one where the route fits, whose chunks are of 1 KiB; suite 1
-                where all nodes of the route have it.
+            profile, purpose: see `tunnel.node.options.TunnelOptions`.
         Returns:
             A future of what the route says of the tunnel. Cancelling it gives the tunnel up.
         Raises:
-            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
-                QueryFailed: it could not be opened, or broke. any other: what `use` has raised.
+            BadRoute, ProfileError: no such route can be chosen. LocalTunnelError: unknown purpose. From the
+                future as well, and from there QueryFailed: it could not be opened, or broke. any other: what
+                `use` has raised.
         """
-        route, profile = self._tunnel_way(destination, hops, route, profile)
-        service = with_tunnel(self._context, route, profile, use)
+        check_purpose(purpose)
+        route, chosen = self._tunnel_way(destination, hops, route, Profile.of(profile), purpose)
+        service = with_tunnel(self._context, route, chosen, use)
         return self._reactor.submit(service, name=f"{self._context.name} tunnel")
 
     def open_tunnel(
@@ -244,16 +245,19 @@ class NodeUser:
         *,
         hops: int | None = None,
         route: Route | None = None,
-        profile: Profile | None = None,
+        profile: Profile | str | None = None,
+        purpose: Purpose = "mixed",
     ) -> Service[OpenTunnel]:
         """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
 
         One that stands open already is taken, where `Limits.prepared_tunnels` keeps such and `route` is left
         open. Args and errors as for `tunnel`, but for `use`.
         """
-        way = partial(self._tunnel_way, destination, hops, route, profile)
+        chosen = Profile.of(profile)
+        check_purpose(purpose)
+        way = partial(self._tunnel_way, destination, hops, route, chosen, purpose)
         if route is None:
-            kind = TunnelKind(destination, hops, profile)
+            kind = TunnelKind(destination, hops, chosen or purpose)
             standing = self._standing.take(kind)
             try:
                 yield from self._standing.fill(kind, way)
@@ -266,17 +270,21 @@ class NodeUser:
         return (yield from open_tunnel(self._context, *way()))
 
     def _tunnel_way(
-        self, destination: bytes, hops: int | None, route: Route | None, profile: Profile | None
+        self,
+        destination: bytes,
+        hops: int | None,
+        route: Route | None,
+        profile: Profile | None,
+        purpose: Purpose,
     ) -> tuple[Route, Profile]:
         """What was left open of a tunnel's way."""
         if route is not None:
             self._context.routes.check(route)
             hops = len(route.proxies)
         proxies = self.draw_hops() if hops is None else hops
-        small = Profile(INTERACTIVE)
-        least = profile or (small if proxies <= INTERACTIVE.max_proxies else Profile.for_proxies(proxies))
+        least = profile or Profile.for_proxies(proxies)
         route = route or self.choose_route(destination, proxies, least)
-        return route, profile or self._context.routes.tunnel_profile(route) or least
+        return route, profile or self._context.routes.profile((route,), purpose=purpose) or least
 
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
