@@ -94,8 +94,8 @@ def test_file_objects_both_ways_and_services(net: LocalNetwork) -> None:
 @pytest.mark.parametrize(
     ("offered", "used"),
     [
-        (None, {"default-hctr", "bulk-hctr"}),
-        (("default", "bulk"), {"default", "bulk"}),
+        (None, {"bulk-hctr"}),
+        (("default", "bulk"), {"bulk"}),
         (("default",), {"default"}),
     ],
     ids=["all", "no suite 1", "no bulk"],
