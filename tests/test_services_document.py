@@ -19,7 +19,7 @@ from tunnel.services.file_requests import (
     Operation,
 )
 from tunnel.services.file_store import _STALLED_S
-from tunnel.services.names import MAX_NAME_BYTES
+from tunnel.services.names import MAX_FILE_NAME_BYTES, MAX_NAME_BYTES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "services.md").read_text(encoding="utf-8")
 
@@ -43,6 +43,7 @@ def test_lengths_and_numbers() -> None:
     assert ", ".join(f"{int(o)} {o.name}" for o in Operation) in TEXT
     assert f"(u32, 1 to {MAX_PIECE_BYTES:,})" in TEXT
     assert f"1 to {MAX_NAME_BYTES} ASCII letters" in TEXT
+    assert f"1 to {MAX_FILE_NAME_BYTES} bytes of UTF-8" in TEXT
     assert f"nothing moved for {_STALLED_S:g} s" in TEXT
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Disconnected",
     "ErrorCode",
     "ExpiredHeader",
+    "FileChanged",
     "FilesError",
     "FrameTruncated",
     "HandshakeError",
@@ -179,6 +180,10 @@ class StateError(LocalTunnelError):
     def __init__(self, text: str, hint: str) -> None:
         super().__init__(text)
         self.hint = hint
+
+
+class FileChanged(LocalTunnelError):
+    """A file grew, was cut, rewritten or replaced while it was sent. The other end has not stored it."""
 
 
 class NetworkFailed(LocalTunnelError):

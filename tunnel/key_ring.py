@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunnel.disk import read_regular
 from tunnel.errors import ReplayFileError
 from tunnel.keys import EPOCH_S, NodeKeys, OnionKey, new_onion_key
 from tunnel.onion.expiry import CLOCK_SKEW_S, LATEST_S
@@ -215,7 +216,7 @@ class KeyRing:
         """
         keys = NodeKeys.load(key_path)
         try:
-            data = table_path.read_bytes()
+            data = read_regular(table_path)
         except FileNotFoundError:
             ring = cls(keys.rotated(now_s), engine, limit=limit, share=share)
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from readwrite_comp.primitives import random_bytes
 from tunnel.descriptor import Address, Descriptor, OnionKeyInfo
+from tunnel.disk import read_regular
 from tunnel.errors import KeyFileError, LocalTunnelError
 from tunnel.geometry import ALL_PROFILES
 from tunnel.onion.header import OpeningKey
@@ -28,6 +29,7 @@ DESCRIPTOR_LIFE_S = 7 * 24 * 3600
 _CLOCK_SLACK_S = 600  # a first epoch begins so long before its key is made: slow clocks accept it
 _LAST_CLOCK_S = 2**32 - DESCRIPTOR_LIFE_S  # times on the wire are u32; in 2106
 _FILE_VERSION = 2
+_MOST_FILE_BYTES = 1 << 16  # larger than any key file; another file is not read whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class NodeKeys:
             KeyFileError: not a key file of this version; names the file and what is wrong with it.
         """
         try:
-            record = json.loads(path.read_text(encoding="ascii"))
+            record = json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii"))
             if record["mtun-keys"] != _FILE_VERSION:
                 raise KeyFileError(
                     f"{path}: key file version {record['mtun-keys']}, expected {_FILE_VERSION}: make new keys"
@@ -184,7 +186,7 @@ class NodeKeys:
             if onion is None:
                 raise ValueError("the current onion key is missing")
             return cls(identity, link, onion, home, _onion(record["previous"]), _onion(record["next"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, LocalTunnelError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise KeyFileError(f"{path} is not a key file: {type(error).__name__}: {error}") from error
 
 

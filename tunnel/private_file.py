@@ -6,13 +6,16 @@ name is made afresh and never followed, whatever somebody has prepared there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
+
+from tunnel.disk import naming, sync_folder
 
 __all__ = ["make_private", "remove_file", "write_private"]
 
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def make_private(path: Path, data: bytes) -> None:
@@ -21,42 +24,48 @@ def make_private(path: Path, data: bytes) -> None:
     Raises:
         FileExistsError: it exists; it is as it was. OSError: nothing is there. After a crash a part may be.
     """
-    descriptor = os.open(path, _NEW, 0o600)
+    _write_new(path, data)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            _write(file, data)
-        _sync_folder(path)
+        sync_folder(path.parent)
     except BaseException:
         path.unlink()
         raise
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path`. Raises OSError; then the old file is as it was."""
+    """Write `data` to `path`. Raises OSError, which names `path`; then the old file is as it was."""
     temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, _NEW, 0o600), "wb") as file:
-        _write(file, data)
-    temporary.replace(path)
-    _sync_folder(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        _write_new(temporary, data)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # not the temporary's name
+    sync_folder(path.parent)
 
 
 def remove_file(path: Path) -> None:
     """Remove `path`, and return when the disk knows. Raises OSError."""
     path.unlink()
-    _sync_folder(path)
+    sync_folder(path.parent)
 
 
-def _write(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """A rename or removal is durable only once its folder is."""
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+def _write_new(path: Path, data: bytes) -> None:
+    """Raises FileExistsError, OSError; a file that was begun is removed again."""
+    descriptor = os.open(path, _NEW, 0o600)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with naming(path), os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise

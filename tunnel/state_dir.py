@@ -13,6 +13,7 @@ could have read or written is refused, as ssh does with its keys.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -22,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunnel.errors import StateError
+from tunnel.disk import naming, open_regular, read_regular
+from tunnel.errors import LocalTunnelError, StateError
 from tunnel.private_file import write_private
 
 __all__ = ["StateDir", "check_private"]
@@ -43,26 +45,51 @@ class StateDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = self._acquire()
+
+    def _acquire(self) -> int:
+        """Make the folder if it is not there, and lock it. Returns the descriptor of the lock."""
+        path = self.path
         if path.exists() and not path.is_dir():
             raise StateError(f"{path} is not a folder", "name another one: [node] state")
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_private(path)
-        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = open_regular(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except LocalTunnelError as error:
+            raise StateError(str(error), f"remove it: rm {path / 'lock'}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._lock)
+            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(lock)
             raise StateError(
                 f"{path} is in use by another node (process {holder})",
                 "stop that one first, or give this node a state folder of its own",
             ) from None
         try:
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+            with naming(path / "lock"):
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
         except OSError:
-            self.close()
+            os.close(lock)
             raise
+        return lock
+
+    def restore(self) -> bool:
+        """Make the folder again, and lock it, if somebody has removed it while it was in use.
+
+        Returns:
+            Whether it was removed: then its files are gone as well.
+        Raises:
+            StateError, OSError: as the class; the folder may still be missing.
+        """
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(os.stat(self.path / "lock"), os.fstat(self._lock)):
+                return False
+        before, self._lock = self._lock, self._acquire()
+        os.close(before)
+        return True
 
     @property
     def replay(self) -> Path:
@@ -76,15 +103,15 @@ class StateDir:
             StateError: damaged, of another version, or another file; says what to do. OSError.
         """
         path = self.path / name
+        advice = f"move {path} away: the node then makes a new one"
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            data = read_regular(path, _MOST_BYTES, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+        except LocalTunnelError as error:
+            raise StateError(str(error), advice) from error
         check_private(path)
         head = _HEAD.match(data)
-        advice = f"move {path} away: the node then makes a new one"
         if head is None or head[1].decode("ascii") != name:
             raise StateError(f"{path} is no state file called {name!r}", advice)
         if int(head[2]) != version:

@@ -87,7 +87,7 @@ def test_services_by_name(step: int) -> None:
             assert caught.value.code is code
         wait_until_idle(net)
     for name in ("", "../x", "a b"):
-        with pytest.raises(LocalTunnelError, match="is no name"):
+        with pytest.raises(LocalTunnelError, match="invalid name"):
             Services({name: upper})
 
 

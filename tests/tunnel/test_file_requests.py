@@ -19,8 +19,9 @@ from tunnel.services.file_requests import (
     FileStatus,
     Operation,
 )
+from tunnel.services.names import safe_name
 
-NAMES = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,119}", fullmatch=True)
+NAMES = st.text(max_size=100).map(safe_name)
 SIZES = st.integers(0, MAX_FILE_BYTES)
 DIGESTS = st.binary(min_size=32, max_size=32)
 D = bytes(range(32))
@@ -39,7 +40,7 @@ def test_requests(operation: Operation, name: str, one: int, two: int, digest: b
         case _:
             request = FileRequest(operation, name)
     packed = request.pack()
-    assert FileRequest.name_bytes(packed[:REQUEST_HEAD_BYTES]) == len(name)
+    assert FileRequest.name_bytes(packed[:REQUEST_HEAD_BYTES]) == len(name.encode())
     assert FileRequest.unpack(packed) == request
 
 
@@ -55,7 +56,7 @@ def test_replies(status: FileStatus, one: int, two: int, digest: bytes) -> None:
 @given(NAMES, SIZES)
 def test_entries(name: str, size: int) -> None:
     packed = FileEntry(name, size).pack()
-    assert FileEntry.name_bytes(packed[:ENTRY_HEAD_BYTES]) == len(name)
+    assert FileEntry.name_bytes(packed[:ENTRY_HEAD_BYTES]) == len(name.encode())
     assert FileEntry.unpack(packed) == FileEntry(name, size)
 
 

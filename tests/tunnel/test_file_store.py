@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tunnel.errors import LocalTunnelError
 from tunnel.services import FilesSettings, FileStatus, file_store
 from tunnel.services.file_store import FileStore, StoreRefused, Upload
-from tunnel.services.names import is_name
+from tunnel.services.names import file_name
 
 CONTENTS = [bytes([number]) * size for number, size in enumerate((0, 1, 50, 400, 700))]
 DIGESTS = [hashlib.sha256(content).digest() for content in CONTENTS]
@@ -120,7 +120,9 @@ class StoreMachine(RuleBasedStateMachine):
     def files_are_whole_and_the_quota_holds(self) -> None:
         found = {name: (self.folder / name).read_bytes() for name in os.listdir(self.folder)}
         assert {
-            name: CONTENTS.index(content) for name, content in found.items() if is_name(name.encode())
+            name: CONTENTS.index(content)
+            for name, content in found.items()
+            if file_name(name.encode()) is not None
         } == (self.committed)
         assert sum(map(len, found.values())) <= QUOTA
         assert [(entry.name, entry.size) for entry in self.store.entries()] == [

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import os
 import random
 import time
 from collections.abc import Generator
@@ -20,6 +21,7 @@ from typing import IO, Any
 from tunnel.cli.options import add_json, command, count, size
 from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
 from tunnel.descriptor import short
+from tunnel.disk import open_regular
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
@@ -219,7 +221,7 @@ class PositionSampler(random.Random):
 
 def _open_content(path: Path | None, size: int) -> IO[bytes]:
     if path is not None:
-        return path.open("rb")
+        return os.fdopen(open_regular(path), "rb")
     return io.BufferedReader(_MadeText(size))
 
 

@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from tunnel.errors import LocalTunnelError
+from tunnel.disk import Identity, kind_of, open_regular, regular_status
+from tunnel.errors import FileChanged, LocalTunnelError
+from tunnel.services.file_requests import NO_DIGEST
 from tunnel.services.partial_file import BLOCK_BYTES, PartialFile
 from tunnel.services.thread_file import ThreadFile
 
-__all__ = ["ObjectTarget", "PathTarget", "SourceFile", "Target"]
+__all__ = ["ObjectTarget", "PathTarget", "SourceFile", "Target", "resumable_bytes"]
 
 _MOST_STEM_BYTES: Final = 180  # 71 come before and behind it, and a name has at most 255
+_LOCK_WAIT_S: Final = 1.0
+"""A transfer that was cancelled holds its part until the thread that writes is done."""
 
 
 class SourceFile:
-    """A file to be stored elsewhere.
+    """A file to be stored elsewhere: exactly the bytes that it had when it was opened.
 
     Args:
-        source: a path, or a binary file that can be read from any place; it must not change meanwhile.
+        source: a path, or a binary file that can be read from any place.
     Attributes:
         size: its bytes. digest: its SHA-256, once `prepare` has returned True.
-    Raises:
-        OSError: it cannot be read. LocalTunnelError: a file object without `seek`.
+    Raises, from each method:
+        FileChanged: it grew, was cut, rewritten or replaced since it was opened. LocalTunnelError: the path
+        is no regular file; its size cannot be known before it is read; a file object without `seek`, or one
+        that does not block. OSError: it cannot be read.
     """
 
     def __init__(self, source: str | Path | BinaryIO) -> None:
         self._object: BinaryIO | None = None
         self._file: ThreadFile | None = None
+        self._path: Path | None = None
+        self._place = 0
+        self._sha256 = hashlib.sha256()
         if isinstance(source, str | Path):
-            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            self._path = Path(source)
+            fd = open_regular(self._path)
             self._file = ThreadFile(fd)
-            self.size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            self.size = status.st_size
+            if not self.size and _has_content(fd):
+                raise self._unknown_size()
+            self._before: os.stat_result | None = status
         else:
             if not source.seekable():
                 raise LocalTunnelError("a file to be stored is read twice: give one that can seek, or a path")
             self._object = source
-            self.size = source.seek(0, os.SEEK_END)
-        self._place = 0
-        self._sha256 = hashlib.sha256()
+            self.size = source.seek(0, os.SEEK_END)  # also writes what a writable file still holds
+            self._before = regular_status(source)
 
     @property
     def digest(self) -> bytes:
@@ -49,23 +65,34 @@ class SourceFile:
 
     def prepare(self) -> bool:
         """Hash a part of it; again until True."""
-        data = self.read(BLOCK_BYTES)
-        self._sha256.update(data)
-        return not data
+        return self._hash_into(self._sha256)
 
     def start(self, offset: int) -> None:
         """Read from here on."""
         self._place = offset
 
+    def verifier(self) -> Callable[[], bool]:
+        """A step like `prepare`: hashes once more, and raises FileChanged where that gives another digest.
+
+        It finds the changes that leave no trace in size and time.
+        """
+        sha256 = hashlib.sha256()
+        self._place = 0
+
+        def verify() -> bool:
+            is_done = self._hash_into(sha256)
+            if is_done and sha256.digest() != self.digest:
+                raise self._changed("its content is another one now")
+            return is_done
+
+        return verify
+
     def read(self, limit_bytes: int) -> bytes:
-        """The next bytes; b"" at the end."""
-        if self._object is not None:
-            self._object.seek(self._place)
-            data = self._object.read(limit_bytes)
-        else:
-            assert self._file is not None
-            with self._file.using() as fd:
-                data = os.pread(fd, limit_bytes, self._place)
+        """The next bytes; b"" at the end of what was there when it was opened."""
+        limit_bytes = min(limit_bytes, self.size - self._place)
+        data = self._read(limit_bytes)
+        if limit_bytes and not data:
+            raise self._changed("it ends early") if self._before is None else self._unknown_size()
         self._place += len(data)
         return data
 
@@ -73,6 +100,67 @@ class SourceFile:
         """Close what was opened here. Never waits."""
         if self._file is not None:
             self._file.close()
+
+    def _hash_into(self, sha256: hashlib._Hash) -> bool:
+        if self._place < self.size:
+            sha256.update(self.read(BLOCK_BYTES))
+        return self._place == self.size
+
+    def _read(self, limit_bytes: int) -> bytes:
+        if self._file is not None:
+            with self._file.using() as fd:
+                data = os.pread(fd, limit_bytes, self._place)
+                self._check_unchanged(os.fstat(fd))
+            return data
+        assert self._object is not None
+        self._object.seek(self._place)
+        read: bytes | None = self._object.read(limit_bytes)
+        if read is None:
+            raise LocalTunnelError("the file to be stored is non-blocking and has nothing now")
+        self._check_unchanged(regular_status(self._object))
+        if self._place + limit_bytes == self.size and self._object.seek(0, os.SEEK_END) != self.size:
+            raise self._changed("its size is another one now")
+        return read
+
+    def _check_unchanged(self, status: os.stat_result | None) -> None:
+        before = self._before
+        if status is None or before is None:
+            return
+        if status.st_size != before.st_size:
+            raise self._changed(f"it had {before.st_size:,} bytes and has {status.st_size:,} now")
+        if Identity.of(status) != Identity.of(before):
+            raise self._changed("something has written to it")
+        if self._path is not None:
+            try:
+                named = os.stat(self._path)
+            except OSError:
+                return  # removed: what was opened is whole all the same
+            if not os.path.samestat(named, before):
+                raise self._changed("another file has its name now")
+
+    def _changed(self, how: str) -> FileChanged:
+        return FileChanged(
+            f"{self._label} changed while it was sent: {how}; send it when nothing writes to it, "
+            "or send a copy"
+        )
+
+    def _unknown_size(self) -> LocalTunnelError:
+        return LocalTunnelError(
+            f"{self._label} has a size of {self.size:,} bytes and holds another number, like files of /proc "
+            "and /sys: its size cannot be announced; send what reading it gives (mtun send - < FILE)"
+        )
+
+    @property
+    def _label(self) -> str:
+        return "the file" if self._path is None else repr(str(self._path))
+
+
+def _has_content(fd: int) -> bool:
+    """Whether a file that says it is empty has bytes all the same."""
+    try:
+        return bool(os.pread(fd, 4096, 0))
+    except BlockingIOError:
+        return True
 
 
 class Target(Protocol):
@@ -120,30 +208,41 @@ def _stem(name: str) -> str:
 
 
 class PathTarget:
-    """A path; what is not whole is `.<name>.<digest>.part` beside it, and is resumed another time.
+    """A path. What is not whole is `.<name>.<digest>.part` beside it, and is resumed another time.
+
+    All that can be known before the transfer is found out here: whether the folder is there and takes a file
+    of this name, and whether something has the name already. One transfer at a time writes to a path: the
+    part is locked. A file gets the mode that programs give to new ones, 0666 less the umask, or that of the
+    file which it replaces.
 
     Raises:
-        LocalTunnelError: something is there, and is not to be replaced, or is no file. OSError.
+        LocalTunnelError: something is there, and is not to be replaced, or is no regular file; another
+        transfer writes to it. OSError: the folder is not there, cannot be written, or does not take the name.
     """
 
     def __init__(self, path: Path, *, replace: bool) -> None:
-        if os.path.lexists(path):
-            if not replace:
-                raise LocalTunnelError(f"{path} exists; choose another name, or have it replaced")
-            # A rename would put a file in the place of a device, for every program of the machine.
-            if not (path.is_symlink() or path.is_file()):
-                raise LocalTunnelError(f"{path} is no regular file, and is not replaced; choose another name")
-        self.version: bytes | None = None
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise LocalTunnelError(
+                f"this system's locale has no form of the name {path.name!r}: choose another name, "
+                "or set LC_ALL=C.UTF-8"
+            ) from error
         self._path = path
         self._replace = replace
+        self._mode = self._check_target()
+        self.version: bytes | None = None
         self._part: PartialFile | None = None
         self._left_bytes = 0
-        pattern = re.compile(re.escape(f".{_stem(path.name)}.") + r"([0-9a-f]{64})\.part")
-        for name in os.listdir(path.parent):
-            if found := pattern.fullmatch(name):
-                self._open(bytes.fromhex(found[1]))
-                self._left_bytes = os.lstat(self._part_path(self._version)).st_size
-                break
+        if parts := _parts(path):
+            self.version = parts[0][0]
+            self._part = self._open(self.version)
+            self._left_bytes = os.lstat(self._part.path).st_size
+            with contextlib.suppress(OSError):
+                os.unlink(self._part_path(NO_DIGEST))  # a killed process left it
+        else:
+            # The digest of the file is not known yet: this shows what the folder takes, and holds the lock.
+            self._part = self._open(NO_DIGEST)
 
     @property
     def size(self) -> int:
@@ -154,19 +253,18 @@ class PathTarget:
         assert self._part is not None
         return self._part.digest
 
-    @property
-    def _version(self) -> bytes:
-        assert self.version is not None
-        return self.version
-
     def prepare(self) -> bool:
         return self._part is None or self._part.rehash(self._left_bytes)
 
     def restart(self, version: bytes) -> None:
-        if self._part is not None:
-            self._part.discard()
+        before = self._part
+        if before is not None and version == self.version:
+            before.discard()  # its lock would be in the way
+        self._part = self._open(version)
+        self.version = version
         self._left_bytes = 0
-        self._open(version)
+        if before is not None:
+            before.discard()
 
     def write(self, data: bytes) -> None:
         assert self._part is not None
@@ -174,18 +272,78 @@ class PathTarget:
 
     def commit(self) -> None:
         assert self._part is not None
-        self._part.commit(self._path, replace=self._replace)
+        self._part.commit(self._path, replace=self._replace, mode=self._mode)
 
     def close(self) -> None:
-        if self._part is not None:
+        if self._part is None:
+            return
+        if self.version is None or not (self._part.size or self._left_bytes):
+            self._part.discard()  # nothing has come
+        else:
             self._part.close()
+
+    def _check_target(self) -> int | None:
+        """Returns the mode of the file that is to be replaced."""
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return None
+        if not self._replace:
+            raise LocalTunnelError(f"{str(self._path)!r} exists; choose another name, or have it replaced")
+        if stat.S_ISLNK(found.st_mode):
+            return None
+        # A rename would put a file in the place of a device, for every program of the machine.
+        if not stat.S_ISREG(found.st_mode):
+            raise LocalTunnelError(
+                f"{str(self._path)!r} is {kind_of(found.st_mode)}, no regular file, and is not replaced; "
+                "choose another name"
+            )
+        return found.st_mode & 0o777
 
     def _part_path(self, version: bytes) -> Path:
         return self._path.with_name(f".{_stem(self._path.name)}.{version.hex()}.part")
 
-    def _open(self, version: bytes) -> None:
-        self._part = PartialFile(self._part_path(version))
-        self.version = version
+    def _open(self, version: bytes) -> PartialFile:
+        try:
+            part = PartialFile(self._part_path(version), mode=0o666, lock_wait_s=_LOCK_WAIT_S)
+        except BlockingIOError as error:
+            raise LocalTunnelError(
+                f"another transfer to {str(self._path)!r} is under way; wait for its end, "
+                "or choose another name"
+            ) from error
+        except OSError as error:
+            error.filename = os.fspath(self._path)  # the name that the user knows
+            raise
+        try:
+            self._mode = self._check_target()  # the transfer that held the lock may have ended
+        except BaseException:
+            part.discard()
+            raise
+        return part
+
+
+def resumable_bytes(path: Path) -> int:
+    """How much of a file for `path` an interrupted `get` has left beside it, in bytes. Raises OSError."""
+    return max((size for _, size in _parts(path)), default=0)
+
+
+def _parts(path: Path) -> list[tuple[bytes, int]]:
+    """Digest and bytes of what interrupted transfers to a path have left, the newest first.
+
+    Raises OSError: the folder is not there.
+    """
+    pattern = re.compile(re.escape(f".{_stem(path.name)}.") + r"([0-9a-f]{64})\.part")
+    try:
+        names = os.listdir(path.parent)
+    except PermissionError:
+        return []  # a folder may take files and not show them
+    found = []
+    for name in names:
+        if (match := pattern.fullmatch(name)) and (version := bytes.fromhex(match[1])) != NO_DIGEST:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path.with_name(name))
+                found.append((status.st_mtime_ns, version, status.st_size))
+    return [(version, size) for _, version, size in sorted(found, reverse=True)]
 
 
 class ObjectTarget:

@@ -42,7 +42,7 @@ from tunnel.services.file_requests import (
     Operation,
 )
 from tunnel.services.files import BATCH_BYTES
-from tunnel.services.names import checked_name
+from tunnel.services.names import checked_file_name
 from tunnel.services.router import service_prefix
 
 __all__ = ["Fetched", "FileProgress", "FilesClient", "Stored", "get", "list_files", "put"]
@@ -128,17 +128,19 @@ class FilesClient:
         """Store a file.
 
         Args:
-            source: a path, or a binary file that can seek; it must not change meanwhile.
+            source: a path, or a binary file that can seek.
             name: under which it is stored; by default that of the path. See `tunnel.services.safe_name`.
         Raises:
-            LocalTunnelError: no name, or one that is none. Else as said at the class.
+            FileChanged: the source grew, was cut, rewritten or replaced meanwhile; it is not sent again.
+            LocalTunnelError: no name or an invalid one; a source that is no regular file, or whose size is
+            not known before it is read. Else as said at the class.
         Cancellation: what was sent stays at the other end for a while, to be resumed.
         """
         if name is None:
             if not isinstance(source, str | Path):
                 raise LocalTunnelError("a file object has no name to store it under: give one")
             name = Path(source).name
-        checked_name(name)
+        name = checked_file_name(name)
         with closing((yield RunInThread(SourceFile, source))) as file:
             yield from _all(file.prepare)
             put = _Put(self, file, name, progress)
@@ -157,12 +159,16 @@ class FilesClient:
         """Fetch a file.
 
         Args:
-            target: a path, a folder (the file keeps its name), or a binary file to write to.
+            target: a path, a folder (the file keeps its name), or a binary file to write to. A file that is
+                made has mode 0666 less the umask, one that is replaced keeps its mode.
             replace: whether a path where something is may be replaced.
             limit_bytes: a larger file is not fetched.
+        Raises:
+            LocalTunnelError: an invalid name; the path exists, or another transfer writes to it. OSError: the
+            path cannot be created. Both before anything is fetched. Else as said at the class.
         Cancellation: at a path, what has come stays beside it, to be resumed.
         """
-        checked_name(name)
+        name = checked_file_name(name)
         with closing((yield RunInThread(_target, target, name, replace))) as file:
             yield from _all(file.prepare)
             get = _Get(self, file, name, progress, limit_bytes)
@@ -269,7 +275,14 @@ class _Put:
         file.start(head.offset)
         request = FileRequest(Operation.PUT, self._name, file.size, head.offset, file.digest)
         with (yield from client._begin(request, partial(self._next, [head.offset]))) as reply:
-            _, head = yield from client._head(reply, request)
+            try:
+                _, head = yield from client._head(reply, request)
+            except FilesError as error:
+                if error.status is FileStatus.DIGEST:
+                    # Either the other end held something else of it, and another attempt helps, or the file
+                    # has changed here and none does.
+                    yield from _all(file.verifier())
+                raise
             yield from reply.result()
         if head.digest != file.digest or head.offset != file.size:
             raise FilesError(f"put {self._name}: other content was confirmed", FileStatus.DIGEST)

@@ -18,6 +18,7 @@ from typing import Any
 from tunnel.addresses import IpRange
 from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
 from tunnel.descriptor import Address
+from tunnel.disk import read_regular
 from tunnel.errors import ConfigError, LocalTunnelError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
@@ -72,8 +73,9 @@ def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
         ConfigError: unreadable, no TOML, an unknown name or a wrong value; says where and what is expected.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(_MOST_FILE_BYTES + 1)
+        text = read_regular(path, _MOST_FILE_BYTES)
+    except LocalTunnelError as error:
+        raise ConfigError(str(error), "name the configuration file itself") from error
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}",

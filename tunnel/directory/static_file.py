@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tunnel.descriptor import Descriptor
-from tunnel.errors import DescriptorError, KeyFileError
+from tunnel.disk import read_regular
+from tunnel.errors import DescriptorError, KeyFileError, LocalTunnelError
 from tunnel.primitives import TunnelEngine
 
 __all__ = ["StaticDirectory"]
@@ -76,8 +77,8 @@ class StaticDirectory:
             KeyFileError: unreadable, or a line that is no descriptor; names file and line.
         """
         try:
-            lines = path.read_text(encoding="ascii").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_regular(path).decode("ascii").splitlines()
+        except (OSError, LocalTunnelError, UnicodeDecodeError) as error:
             raise KeyFileError(f"{path} is not a peer file: {error}") from error
         directory = cls()
         for number, line in enumerate(lines, start=1):

@@ -1,16 +1,17 @@
 """Attachments: named streams inside a message, each of any length. Layout and parser; bytes only.
 
     message     = attachment* 0x00
-    attachment  = 0x01, name length (1 byte, 1 to 120), name, piece*, 0x00000000, SHA-256 of its content (32
+    attachment  = 0x01, name length (1 byte, 1 to 255), name, piece*, 0x00000000, SHA-256 of its content (32
     bytes) piece       = length (u32, 1 to 1,048,576), so many bytes
 
-Rules: lengths are checked before anything is kept, and what is kept is less than one head; a name is one of
-`tunnel.services.names`, and comes once. Source: docs/services.md, "Attachments".
+Rules: lengths are checked before anything is kept, and what is kept is less than one head; a name is one of a
+file (`tunnel.services.names`), and comes once. Source: docs/services.md, "Attachments".
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
+from tunnel.disk import open_regular
 from tunnel.errors import MalformedMessage
-from tunnel.services.names import checked_name, is_name
+from tunnel.services.names import checked_file_name, file_name
 
 __all__ = ["AttachmentEnd", "AttachmentEvent", "AttachmentParser", "AttachmentStart", "pack_attachments"]
 
@@ -80,8 +82,8 @@ class AttachmentParser:
         """Take the next bytes of the message; the events must be taken before the next call.
 
         Raises:
-            MalformedMessage: what `pack_attachments` does not write; a name that is none or comes twice; too
-            many.
+            MalformedMessage: what `pack_attachments` does not write; an invalid name, or one that comes
+            twice; too many.
         """
         view = memoryview(data)
         while view:
@@ -142,9 +144,9 @@ class AttachmentParser:
             self._expect(_State.NAME_LENGTH, 1)
 
     def _name(self, raw: bytes) -> str:
-        if not is_name(raw):
-            raise MalformedMessage(f"an attachment with a name of {len(raw)} bytes that is none")
-        name = raw.decode("ascii")
+        name = file_name(raw)
+        if name is None:
+            raise MalformedMessage(f"an attachment with an invalid name of {len(raw)} bytes")
         if name in self._names:
             raise MalformedMessage("two attachments of the same name")
         self._names.add(name)
@@ -166,10 +168,10 @@ def pack_attachments(attachments: Iterable[tuple[str, bytes | Path | BinaryIO]])
     Args:
         attachments: name and content each; a path is opened when its turn comes.
     Raises:
-        LocalTunnelError: a name that is none. OSError: a file cannot be read.
+        LocalTunnelError: an invalid name, or a path that is no regular file. OSError: a file cannot be read.
     """
     for name, content in attachments:
-        raw = checked_name(name)
+        raw = checked_file_name(name).encode("utf-8")
         yield bytes([_ATTACHMENT, len(raw)]) + raw
         digest = hashlib.sha256()
         for piece in _pieces(content):
@@ -183,7 +185,7 @@ def _pieces(content: bytes | Path | BinaryIO) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield from (content[i : i + _READ_BYTES] for i in range(0, len(content), _READ_BYTES))
     elif isinstance(content, Path):
-        with content.open("rb") as file:
+        with os.fdopen(open_regular(content), "rb") as file:
             yield from _pieces(file)
     else:
         while piece := content.read(_READ_BYTES):

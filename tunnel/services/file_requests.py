@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from tunnel.errors import MalformedMessage
-from tunnel.services.names import is_name
+from tunnel.services.names import file_name
 
 __all__ = [
     "DIGEST_BYTES",
@@ -84,7 +84,7 @@ class FileRequest:
 
     def pack(self) -> bytes:
         """As it is sent."""
-        raw = self.name.encode("ascii")
+        raw = self.name.encode("utf-8")
         return _REQUEST.pack(self.operation, len(raw), self.size, self.offset, self.digest) + raw
 
     @staticmethod
@@ -100,9 +100,10 @@ class FileRequest:
         if kind not in Operation._value2member_map_ or length != len(raw):
             raise MalformedMessage(f"a request of kind {kind} with {len(raw)} of {length} bytes of name")
         operation = Operation(kind)
-        if not (is_name(raw) or (operation is Operation.LIST and not raw)):
-            raise MalformedMessage(f"a request with a name of {length} bytes that is none")
-        request = cls(operation, raw.decode("ascii"), size, offset, digest)
+        name = "" if operation is Operation.LIST and not raw else file_name(raw)
+        if name is None:
+            raise MalformedMessage(f"a request with an invalid name of {length} bytes")
+        request = cls(operation, name, size, offset, digest)
         if not request._is_consistent:
             raise MalformedMessage(f"{operation.name} of {size} bytes from {offset}, with a field too many")
         return request
@@ -162,7 +163,7 @@ class FileEntry:
 
     def pack(self) -> bytes:
         """As it is sent."""
-        raw = self.name.encode("ascii")
+        raw = self.name.encode("utf-8")
         return _ENTRY.pack(len(raw), self.size) + raw
 
     @staticmethod
@@ -175,6 +176,7 @@ class FileEntry:
         """Args: data: head and name. Raises MalformedMessage: what `pack` does not write."""
         length, size = _ENTRY.unpack_from(data)
         raw = data[_ENTRY.size :]
-        if length != len(raw) or not is_name(raw) or size > MAX_FILE_BYTES:
-            raise MalformedMessage(f"a list entry of {size} bytes, with a name of {length} bytes")
-        return cls(raw.decode("ascii"), size)
+        name = file_name(raw)
+        if length != len(raw) or name is None or size > MAX_FILE_BYTES:
+            raise MalformedMessage(f"a list entry of {size} bytes, with an invalid name of {length} bytes")
+        return cls(name, size)

@@ -10,21 +10,24 @@ that nobody is writing are removed when they are old, or, oldest first, when the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import stat
 import threading
 import time
+import unicodedata
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from tunnel.disk import Identity, kind_of, open_regular
 from tunnel.errors import LocalTunnelError
 from tunnel.services.file_requests import FileEntry, FileStatus
-from tunnel.services.names import is_name
+from tunnel.services.names import file_name
 from tunnel.services.partial_file import BLOCK_BYTES, PartialFile
 from tunnel.services.thread_file import ThreadFile
 
@@ -89,24 +92,27 @@ class FileStore:
         self._lock = threading.Lock()
         # Weak: one that was begun for a service that was cancelled meanwhile has no owner.
         self._uploads: weakref.WeakValueDictionary[bytes, Upload] = weakref.WeakValueDictionary()
-        # Of files that were hashed: (size, time of change, inode) and digest, by name.
-        self._digests: dict[str, tuple[tuple[int, int, int], bytes]] = {}
+        # Of files that were hashed, by name.
+        self._digests: dict[str, tuple[Identity, bytes]] = {}
 
     def entries(self, after: str = "") -> list[FileEntry]:
-        """The whole files, by name."""
-        found = [FileEntry(name, size) for name, size, _ in self._scan() if self._is_allowed(name)]
-        return sorted((entry for entry in found if entry.name > after), key=lambda entry: entry.name)
+        """The whole files, by name. Those whose names the wire has no form for are left out."""
+        found: dict[str, FileEntry] = {}
+        for disk_name, size, _ in self._scan():
+            name = _wire_name(disk_name)
+            if name is None or name <= after or not self._is_allowed(name):
+                continue
+            if name == disk_name or name not in found:  # NFC goes before other forms, as in `open`
+                found[name] = FileEntry(name, size)
+        return [found[name] for name in sorted(found)]
 
     def open(self, name: str) -> Download:
         """A file to be sent. Raises StoreRefused: NAME, NOT_FOUND."""
         self._check_name(name)
         try:
-            fd = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
+            fd = open_regular(self.path_of(name), os.O_RDONLY | os.O_NOFOLLOW)
+        except (LocalTunnelError, OSError) as error:
             raise StoreRefused(FileStatus.NOT_FOUND) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise StoreRefused(FileStatus.NOT_FOUND)
         return Download(self, name, fd)
 
     def offered(self, name: str, size: int, digest: bytes) -> int:
@@ -144,6 +150,13 @@ class FileStore:
             self._uploads[digest] = upload
             return upload
 
+    def path_of(self, name: str) -> Path:
+        """Where the file of this name is, or is to be: it may lie there in another normal form than NFC."""
+        path = self.folder / name
+        if not name.isascii() and not os.path.lexists(path):
+            path = self.folder / next((held for held, _, _ in self._scan() if _wire_name(held) == name), name)
+        return path
+
     def part_path(self, digest: bytes) -> Path:
         """Where content of this digest is while it is not whole."""
         return self.folder / f".{digest.hex()}.part"
@@ -157,13 +170,13 @@ class FileStore:
     def known_digest(self, name: str, found: os.stat_result) -> bytes | None:
         """The digest of a file that has not changed since it was hashed."""
         key, digest = self._digests.get(name, (None, None))
-        return digest if key == _identity(found) else None
+        return digest if key == Identity.of(found) else None
 
     def remember_digest(self, name: str, found: os.stat_result, digest: bytes) -> None:
         """A file was hashed, or stored."""
         if len(self._digests) >= self.settings.files:
             self._digests.clear()
-        self._digests[name] = (_identity(found), digest)
+        self._digests[name] = (Identity.of(found), digest)
 
     def _current(self) -> list[Upload]:
         # The references all at once: other threads `forget` meanwhile.
@@ -181,7 +194,11 @@ class FileStore:
 
     def _is_allowed(self, name: str) -> bool:
         allowed = self.settings.is_name_allowed
-        return is_name(os.fsencode(name)) and (allowed is None or allowed(name))
+        try:
+            os.fsencode(name)  # in the C locale of old systems the disk takes fewer letters than the wire
+        except UnicodeEncodeError:
+            return False
+        return _wire_name(name) == name and (allowed is None or allowed(name))
 
     def _part_bytes(self, digest: bytes) -> int:
         path = self.part_path(digest)
@@ -189,6 +206,8 @@ class FileStore:
             found = os.lstat(path)
         except FileNotFoundError:
             return 0
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EEXIST, f"expected a regular file, found {kind_of(found.st_mode)}", str(path))
         if found.st_nlink > 1 and digest not in self._uploads:
             # A crash came between giving it its name and taking this one: to write here would change the
             # whole file.
@@ -295,7 +314,7 @@ class Upload:
         if file.digest != self.digest:
             file.discard()
             raise StoreRefused(FileStatus.DIGEST)
-        target = store.folder / self._name
+        target = store.path_of(self._name)
         try:
             self._checked(lambda: file.commit(target, replace=store.settings.may_replace))
         except FileExistsError:
@@ -327,6 +346,8 @@ class Upload:
 class Download:
     """A file that is being sent, as it was when it was opened. Made by `FileStore.open`; a context.
 
+    A file that grows meanwhile, such as a log, is sent up to the size that it had.
+
     Attributes:
         size: its bytes.
         digest: once `prepare` has returned True.
@@ -343,10 +364,17 @@ class Download:
         self._sha256 = hashlib.sha256()
 
     def prepare(self) -> bool:
-        """Hash a part of it, unless its digest is known; again until True, then from `start` on."""
+        """Hash a part of it, unless its digest is known; again until True, then from `start` on.
+
+        Raises:
+            StoreRefused: CHANGED: it was cut or rewritten meanwhile.
+        """
         known = self._store.known_digest(self._name, self._stat)
         if known is None:
-            if data := self.read(BLOCK_BYTES):
+            if self._place < self.size:
+                data = self.read(BLOCK_BYTES)
+                if not data:
+                    raise StoreRefused(FileStatus.CHANGED)
                 self._sha256.update(data)
                 return False
             known = self._sha256.digest()
@@ -359,9 +387,13 @@ class Download:
         self._place = offset
 
     def read(self, limit_bytes: int) -> bytes:
-        """The next bytes; b"" at the end."""
+        """The next bytes; b"" at the end, and where the file was cut or rewritten since it was opened."""
         with self._file.using() as fd:
-            data = os.pread(fd, limit_bytes, self._place)
+            data = os.pread(fd, min(limit_bytes, self.size - self._place), self._place)
+            found = os.fstat(fd)
+        # What only grew holds what it held.
+        if found.st_size <= self.size and Identity.of(found) != Identity.of(self._stat):
+            return b""
         self._place += len(data)
         return data
 
@@ -376,5 +408,6 @@ class Download:
         self.close()
 
 
-def _identity(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ino
+def _wire_name(disk_name: str) -> str | None:
+    """The name on the wire of a file in the folder; None: it has none."""
+    return file_name(unicodedata.normalize("NFC", disk_name).encode("utf-8", "surrogateescape"))

@@ -57,8 +57,9 @@ class Files(InnerService):
         except StoreRefused as refused:
             yield from reply.write(FileReply(refused.status).pack())
         except OSError as error:
-            # Not its text: it names paths of this machine.
-            log.error("files: %s failed: %s", request.operation.name, type(error).__name__)
+            # Not its own path: that has the name which the peer chose.
+            reason, folder = error.strerror or type(error).__name__, self._store.folder
+            log.error("files: %s failed: %s (in the folder %s)", request.operation.name, reason, folder)
             log.debug("files: %s", error)
             yield from reply.write(FileReply(FileStatus.DISK).pack())
 

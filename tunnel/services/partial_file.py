@@ -8,39 +8,58 @@ the reactor's, at any time.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tunnel.disk import naming, open_regular, rename_new, sync_folder
 from tunnel.services.thread_file import ThreadFile
 
-__all__ = ["BLOCK_BYTES", "PartialFile", "sync_folder"]
+__all__ = ["BLOCK_BYTES", "PartialFile"]
 
 BLOCK_BYTES: Final = 8 << 20
 """Read and hashed in one call: about 5 ms, after which a cancelled service is listened to."""
 
 _PART_BYTES: Final = 1 << 20
+_LOCK_STEP_S: Final = 0.02
 
 
 class PartialFile:
-    """Opens the file at `path`, or makes it, for this user alone. A symbolic link there is not followed.
+    """Opens the regular file at `path`, or makes it. A symbolic link there is not followed.
 
     Args:
         path: of the file while it is not whole.
+        mode: of a file that is made here, before the umask; by default it is for this user alone.
+        lock_wait_s: lock it, and wait so long for another that holds the lock; BlockingIOError: not in time.
         on_closed: called, in any thread, when nobody will write to it any more.
     Attributes:
         size: of the part that is known and hashed; the rest of the file is overwritten, or `rehash`ed.
-    Raises, from each method: OSError; LocalTunnelError when it is closed.
+    Raises, from each method: OSError, which names the path; LocalTunnelError when it is closed, or when
+    something else than a regular file is there.
     """
 
-    def __init__(self, path: Path, *, on_closed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        mode: int = 0o600,
+        lock_wait_s: float | None = None,
+        on_closed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
         self.size = 0
         self._sha256 = hashlib.sha256()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._file = ThreadFile(os.open(path, flags, 0o600), on_closed)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        if lock_wait_s is None:
+            fd = open_regular(path, flags, mode)
+        else:
+            fd = _open_locked(path, flags, mode, lock_wait_s)
+        self._file = ThreadFile(fd, on_closed)
 
     @property
     def is_closed(self) -> bool:
@@ -54,7 +73,7 @@ class PartialFile:
 
     def rehash(self, up_to: int) -> bool:
         """Hash on what an earlier run has written, up to a size. Returns whether that is reached."""
-        with self._file.using() as fd:
+        with naming(self.path), self._file.using() as fd:
             wanted = min(BLOCK_BYTES, up_to - self.size)
             while wanted:
                 data = os.pread(fd, min(_PART_BYTES, wanted), self.size)
@@ -67,7 +86,7 @@ class PartialFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write behind what is known, and hash it."""
-        with self._file.using() as fd:
+        with naming(self.path), self._file.using() as fd:
             view = memoryview(data).cast("B")
             while view:
                 taken = os.pwrite(fd, view, self.size)
@@ -75,21 +94,30 @@ class PartialFile:
                 self.size += taken
                 view = view[taken:]
 
-    def commit(self, target: Path, *, replace: bool) -> None:
+    def commit(self, target: Path, *, replace: bool, mode: int | None = None) -> None:
         """Give it its name, on the disk for good, and close it.
 
+        Args:
+            mode: that the file is to have, where the file system keeps modes; by default as it is.
         Raises:
-            FileExistsError: something has that name, and is not to be replaced. OSError: the disk failed.
+            FileExistsError: something has that name, and is not to be replaced. OSError: the disk failed, or
+            another program has removed or replaced the unfinished file.
         On error: the file is still here under its own name; nothing at `target` has changed.
         """
-        with self._file.using() as fd:
+        with naming(self.path), self._file.using() as fd:
             os.ftruncate(fd, self.size)
+            if mode is not None:
+                with contextlib.suppress(PermissionError, NotImplementedError):
+                    os.fchmod(fd, mode)
             os.fsync(fd)
+            if not os.path.samestat(os.lstat(self.path), os.fstat(fd)):
+                raise OSError(
+                    errno.ESTALE, "another program has replaced the unfinished file", str(self.path)
+                )
             if replace:
                 os.replace(self.path, target)
             else:
-                os.link(self.path, target)  # unlike a rename it never replaces
-                os.unlink(self.path)
+                rename_new(self.path, target)
             sync_folder(target.parent)
         self.close()
 
@@ -105,10 +133,22 @@ class PartialFile:
         self._file.close()
 
 
-def sync_folder(folder: Path) -> None:
-    """A rename is durable only once its folder is. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _open_locked(path: Path, flags: int, mode: int, wait_s: float) -> int:
+    """A descriptor that holds the lock of the file which is at `path` now."""
+    ends_s = time.monotonic() + wait_s
+    while True:
+        fd = open_regular(path, flags, mode)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            if time.monotonic() >= ends_s:
+                raise
+            time.sleep(_LOCK_STEP_S)
+            continue
+        except OSError:
+            return fd  # a file system without locks
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(path), os.fstat(fd)):
+                return fd
+        os.close(fd)  # who held the lock has renamed or removed it

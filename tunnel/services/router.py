@@ -19,7 +19,7 @@ __all__ = ["Services", "service_prefix"]
 
 
 def service_prefix(name: str) -> bytes:
-    """What precedes a message for the service of that name. Raises LocalTunnelError: it is no name."""
+    """What precedes a message for the service of that name. Raises LocalTunnelError: an invalid name."""
     raw = checked_name(name)
     return bytes([len(raw)]) + raw
 
@@ -30,7 +30,7 @@ class Services(InnerService):
     Args:
         named: the services. Over an established tunnel each message names its own.
     Raises:
-        LocalTunnelError: a name that is none. TypeError: a service that is none.
+        LocalTunnelError: an invalid name. TypeError: a service that is none.
     """
 
     def __init__(self, named: Mapping[str, InnerService | ServiceFunction]) -> None:

@@ -7,6 +7,7 @@ which are hidden and called `.<random>.part`.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -114,6 +115,10 @@ class _Saving:
             part.discard()
 
     def _start(self, name: str) -> None:
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError as error:
+            raise MalformedMessage("this system's locale has no form of the name of an attachment") from error
         path = self._folder / f".{secrets.token_hex(16)}.part"
         part = PartialFile(path)
         self._parts.append((name, part))

@@ -1,0 +1,357 @@
+"""Files as they are in life: they change while they are sent, have any name, lie on any file system."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import itertools
+import os
+import stat
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.network import PATIENCE_S, wait_until_idle
+from tunnel import LocalNetwork
+from tunnel.client import get, list_files, put
+from tunnel.errors import FileChanged, FilesError, LocalTunnelError
+from tunnel.services import Files
+from tunnel.services.file_store import FileStore, StoreRefused
+
+CONTENT = os.urandom(3_000_000)
+OTHER = os.urandom(1_000)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def net(folder: Path) -> Iterator[LocalNetwork]:
+    with LocalNetwork(peers=3, service=Files(folder)) as net:
+        yield net
+
+
+# --- a source that changes --------------------------------------------------------------------------------
+
+
+def appends(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"one more line\n")
+
+
+def shrinks(path: Path) -> None:
+    os.truncate(path, 1000)
+
+
+def rewrites(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(2_999_000)
+        file.write(b"X")
+
+
+def replaces(path: Path) -> None:
+    path.with_name("new").write_bytes(CONTENT)
+    path.with_name("new").replace(path)
+
+
+def rewrites_unseen(path: Path) -> None:
+    """As through a memory map, or within one tick of the file system's clock."""
+    before = path.stat()
+    rewrites(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = [appends, shrinks, rewrites, rewrites_unseen]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"), [*itertools.product(["path", "file"], CHANGES), ("path", replaces)]
+)
+def test_a_file_that_changes_while_it_is_sent_ends_the_put(
+    net: LocalNetwork, folder: Path, tmp_path: Path, kind: str, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(CONTENT)
+    sent: list[int] = []
+
+    def progress(done: int, size: int) -> None:
+        if done and not any(sent):
+            change(path)
+        sent.append(done)
+
+    with path.open("rb", buffering=0) as file:
+        source = path if kind == "path" else file
+        with pytest.raises(FileChanged, match="changed while it was sent"):
+            put(net[0], net[2].id, source, "log", hops=1, progress=progress, retries=5).result(PATIENCE_S)
+    # Once over it, from the front, and no further than announced.
+    assert sent == sorted(set(sent))
+    assert sent[-1] <= len(CONTENT)
+    if change is not rewrites_unseen:
+        assert sent[-1] < len(CONTENT)
+    assert not (folder / "log").exists()
+    wait_until_idle(net)
+
+
+def test_a_file_that_is_removed_while_it_is_sent_is_sent_whole(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(CONTENT)
+    put(net[0], net[2].id, path, hops=1, progress=lambda *_: path.unlink(missing_ok=True)).result(PATIENCE_S)
+    assert (folder / "f").read_bytes() == CONTENT
+
+
+def test_a_file_in_memory_that_changes_ends_the_put(net: LocalNetwork) -> None:
+    for change in (lambda file: file.truncate(100), lambda file: file.getbuffer().__setitem__(2_999_999, 1)):
+        source = io.BytesIO(CONTENT[:-1] + b"\0")
+        changed: list[int] = []
+
+        def progress(
+            done: int, size: int, source: io.BytesIO = source, change: Callable[[io.BytesIO], object] = change
+        ) -> None:
+            changed.append(done)
+            if len(changed) == 2:
+                change(source)
+
+        with pytest.raises(FileChanged):
+            put(net[0], net[2].id, source, "memory", hops=1, progress=progress).result(PATIENCE_S)
+        assert changed == sorted(set(changed))
+
+
+def test_a_poisoned_part_at_the_other_end_is_no_change_here(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "f"
+    source.write_bytes(CONTENT)
+    (folder / f".{hashlib.sha256(CONTENT).hexdigest()}.part").write_bytes(b"poison")
+    assert put(net[0], net[2].id, source, hops=1).result(PATIENCE_S).attempts == 2
+    assert (folder / "f").read_bytes() == CONTENT
+
+
+def test_a_file_that_grows_in_the_store_is_served_as_it_was(folder: Path) -> None:
+    store = FileStore(folder)
+    path = folder / "log"
+    path.write_bytes(CONTENT)
+    with store.open("log") as download:
+        assert not download.prepare()
+        appends(path)
+        while not download.prepare():
+            pass
+        assert (download.size, download.digest) == (len(CONTENT), hashlib.sha256(CONTENT).digest())
+        download.start(0)
+        assert download.read(10_000_000) == CONTENT
+        assert download.read(1) == b""
+
+
+def test_a_file_that_is_cut_or_rewritten_in_the_store_is_not_served_on(folder: Path) -> None:
+    store = FileStore(folder)
+    path = folder / "log"
+    for change in (shrinks, rewrites):
+        path.write_bytes(CONTENT)
+        with store.open("log") as download:
+            while not download.prepare():
+                pass
+            download.start(0)
+            assert len(download.read(1000)) == 1000
+            change(path)
+            assert download.read(1000) == b""
+    path.write_bytes(CONTENT)
+    with store.open("log") as download:
+        shrinks(path)
+        with pytest.raises(StoreRefused, match="CHANGED"):
+            download.prepare()
+
+
+# --- what is no file whose size is known ------------------------------------------------------------------
+
+
+def test_what_has_no_size_is_refused_before_anything_is_sent(net: LocalNetwork, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    wrong: list[tuple[str, type[Exception], str]] = [
+        ("fifo", LocalTunnelError, "FIFO"),
+        (".", LocalTunnelError, "a folder"),
+        ("/dev/zero", LocalTunnelError, "a device"),
+        ("/proc/cpuinfo", LocalTunnelError, "cannot be announced.*mtun send -"),
+        ("/proc/self/pagemap", LocalTunnelError, "cannot be announced"),
+        ("dangling", FileNotFoundError, "dangling"),
+        ("loop", OSError, "loop"),
+    ]
+    if Path("/sys/kernel/mm/transparent_hugepage/enabled").exists():
+        wrong.append(("/sys/kernel/mm/transparent_hugepage/enabled", LocalTunnelError, "cannot be announced"))
+    for path, kind, what in wrong:
+        with pytest.raises(kind, match=what):
+            put(net[0], net[2].id, tmp_path / path, "x", hops=1).result(PATIENCE_S)
+
+
+def test_fifos_do_not_take_the_reactors_threads(net: LocalNetwork, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "f").write_bytes(OTHER)
+    refused = [put(net[0], net[2].id, tmp_path / "fifo", f"{n}", hops=1) for n in range(8)]
+    assert put(net[0], net[2].id, tmp_path / "f", hops=1).result(PATIENCE_S).size == len(OTHER)
+    for future in refused:
+        with pytest.raises(LocalTunnelError, match="FIFO"):
+            future.result(PATIENCE_S)
+
+
+# --- names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["日本語.txt", "my résumé (1).txt", ".bashrc", "-rf", "n" * 251 + ".pdf", "語" * 85],
+    ids=lambda name: ascii(name)[:12],
+)
+def test_a_name_is_the_same_there_and_back(
+    net: LocalNetwork, folder: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(OTHER)
+    (tmp_path / "back").mkdir()
+    assert put(net[0], net[2].id, tmp_path / name, hops=1).result(PATIENCE_S).name == name
+    assert os.listdir(folder) == [name]
+    assert [entry.name for entry in list_files(net[0], net[2].id, hops=1).result(PATIENCE_S)] == [name]
+    get(net[0], net[2].id, name, tmp_path / "back", hops=1).result(PATIENCE_S)
+    assert {entry.name: entry.read_bytes() for entry in (tmp_path / "back").iterdir()} == {name: OTHER}
+
+
+def test_both_normal_forms_are_one_file(net: LocalNetwork, folder: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é.txt") for form in ("NFC", "NFD"))
+    put(net[0], net[2].id, io.BytesIO(OTHER), decomposed, hops=1).result(PATIENCE_S)
+    assert put(net[0], net[2].id, io.BytesIO(OTHER), composed, hops=1).result(PATIENCE_S).sent_bytes == 0
+    (folder / composed).rename(folder / decomposed)  # as its owner puts it there from another system
+    with pytest.raises(FilesError, match="EXISTS"):
+        put(net[0], net[2].id, io.BytesIO(b"x"), composed, hops=1).result(PATIENCE_S)
+    for name in (composed, decomposed):
+        sink = io.BytesIO()
+        get(net[0], net[2].id, name, sink, hops=1).result(PATIENCE_S)
+        assert sink.getvalue() == OTHER
+    assert [entry.name for entry in list_files(net[0], net[2].id, hops=1).result(PATIENCE_S)] == [composed]
+    store = FileStore(folder)
+    with pytest.raises(StoreRefused, match="EXISTS"):
+        _store(store, composed, b"x")
+    (folder / composed).write_bytes(b"two")  # where both are there, NFC goes first
+    assert [(entry.name, entry.size) for entry in store.entries()] == [(composed, 3)]
+    assert store.open(composed).size == 3
+
+
+def _store(store: FileStore, name: str, content: bytes) -> None:
+    upload = store.begin(name, len(content), hashlib.sha256(content).digest(), 0)
+    while not upload.prepare():
+        pass
+    upload.write(content)
+    upload.commit()
+
+
+def test_names_on_the_disk_that_the_wire_has_no_form_for_are_not_listed(folder: Path) -> None:
+    store = FileStore(folder)
+    for raw in (b"good", b"caf\xe9", b"a\nb", b"\x1b[31m", b".x.part", "gpj.\u202eexe".encode()):
+        (folder / os.fsdecode(raw)).write_bytes(b"")
+    assert [entry.name for entry in store.entries()] == ["good"]
+
+
+def test_a_locale_without_the_letters_refuses_the_name(
+    folder: Path, tmp_path: Path, net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsencode", lambda name: os.fspath(name).encode("latin-1"))
+    with pytest.raises(StoreRefused, match="NAME"):
+        FileStore(folder).begin("日本語", 0, bytes(32), 0)
+    with pytest.raises(LocalTunnelError, match="LC_ALL"):
+        get(net[0], net[2].id, "日本語", tmp_path, hops=1).result(PATIENCE_S)
+
+
+# --- the target ---------------------------------------------------------------------------------------------
+
+
+def no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_there_and_back_without_hard_links(
+    net: LocalNetwork, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", no_links)
+    put(net[0], net[2].id, io.BytesIO(CONTENT), "f", hops=1).result(PATIENCE_S)
+    get(net[0], net[2].id, "f", tmp_path / "usb", hops=1).result(PATIENCE_S)
+    assert (folder / "f").read_bytes() == (tmp_path / "usb").read_bytes() == CONTENT
+    with pytest.raises(FilesError, match="EXISTS"):
+        put(net[0], net[2].id, io.BytesIO(OTHER), "f", hops=1).result(PATIENCE_S)
+    assert sorted(os.listdir(tmp_path)) == ["store", "usb"]
+    assert os.listdir(folder) == ["f"]
+
+
+def test_a_target_that_cannot_be_is_refused_before_the_transfer(
+    net: LocalNetwork, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "f").write_bytes(CONTENT)
+    (tmp_path / "file").write_bytes(b"")
+    asked: list[object] = []
+    monkeypatch.setattr(FileStore, "open", lambda *arguments: asked.append(arguments))
+    wrong: list[tuple[str, type[Exception], str]] = [
+        ("none/x", FileNotFoundError, "none"),
+        ("file/x", NotADirectoryError, "file"),
+        ("x" * 256, OSError, "too long"),
+        ("file", LocalTunnelError, "exists"),
+    ]
+    for name, kind, what in wrong:
+        with pytest.raises(kind, match=what):
+            get(net[0], net[2].id, "f", tmp_path / name, hops=1).result(PATIENCE_S)
+
+    def read_only(path: str | Path, *arguments: int) -> int:
+        if str(path).startswith(str(tmp_path)):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real(path, *arguments)
+
+    real = os.open
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(OSError, match=f"Read-only file system: '{tmp_path / 'x'}'"):
+        get(net[0], net[2].id, "f", tmp_path / "x", hops=1).result(PATIENCE_S)
+    assert asked == []
+    assert sorted(os.listdir(tmp_path)) == ["file", "store"]
+
+
+def test_modes_are_those_of_new_files_and_of_the_replaced_one(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "f").write_bytes(OTHER)
+    new, secret = tmp_path / "new", tmp_path / "secret"
+    secret.write_bytes(b"")
+    secret.chmod(0o600)
+    before = os.umask(0o027)
+    try:
+        get(net[0], net[2].id, "f", new, hops=1).result(PATIENCE_S)
+        get(net[0], net[2].id, "f", secret, hops=1, replace=True).result(PATIENCE_S)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (new, secret)] == [0o640, 0o600]
+
+
+def test_of_several_gets_to_one_target_one_goes_on(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
+    (folder / "big").write_bytes(CONTENT)
+    futures = [get(net[i % 2], net[2].id, "big", tmp_path / "x", hops=1) for i in range(4)]
+    failed = 0
+    for future in futures:
+        try:
+            future.result(PATIENCE_S)
+        except LocalTunnelError as error:
+            assert "is under way" in str(error) or "exists" in str(error)
+            failed += 1
+    assert failed == 3
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert sorted(os.listdir(tmp_path)) == ["store", "x"]
+
+
+def test_a_part_without_a_digest_that_a_killed_process_has_left_is_used_again(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "f").write_bytes(OTHER)
+    (tmp_path / f".x.{'00' * 32}.part").write_bytes(b"")
+    get(net[0], net[2].id, "f", tmp_path / "x", hops=1).result(PATIENCE_S)
+    with pytest.raises(FilesError, match="NOT_FOUND"):
+        get(net[0], net[2].id, "none", tmp_path / "y", hops=1).result(PATIENCE_S)
+    assert sorted(os.listdir(tmp_path)) == ["store", "x"]
