@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from reactor.errors import BadRequest, Broken, Closed, ReactorError, ServiceCancelled
+from reactor.errors import BadRequest, Broken, Closed, ReactorError, ServiceCancelled, renewed
 from reactor.handle import Handle
 from reactor.loop import Reactor
 from reactor.requests import Service
@@ -108,7 +108,7 @@ class AsyncioBridge:
                     yield wait.ended
             raise
         if wait.error is not None:
-            raise wait.error
+            raise renewed(wait.error)  # the awaitable may be one that others await as well
         return cast(T, wait.result)
 
     def _loop(self) -> asyncio.AbstractEventLoop:

@@ -10,6 +10,9 @@ not swallow its own end. Would-block answers are `BlockingIOError`, as everywher
 
 from __future__ import annotations
 
+from types import WrapperDescriptorType
+from typing import Any, TypeVar
+
 __all__ = [
     "BadRequest",
     "Broken",
@@ -26,7 +29,10 @@ __all__ = [
     "ServiceCancelled",
     "TimedOut",
     "UnexpectedEnd",
+    "renewed",
 ]
+
+E = TypeVar("E", bound=BaseException)
 
 
 class ReactorError(Exception):
@@ -53,14 +59,20 @@ class ConnectError(Broken):
 
     Attributes:
         host, port: where it should have gone.
-        errno: the system's number of the last address tried, or None.
+        errno: the system's number of the last error, or None.
+        errors: how each address of the name failed, in the order of the failures.
     """
 
-    def __init__(self, host: str, port: int, errno: int | None, text: str) -> None:
-        super().__init__(f"cannot connect to {host}:{port}: {text}")
+    def __init__(
+        self, host: str, port: int, errno: int | None, text: str, errors: tuple[OSError, ...] = ()
+    ) -> None:
+        shown = host if host.isprintable() else ascii(host)
+        place = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+        super().__init__(f"cannot connect to {place}: {text}")
         self.host = host
         self.port = port
         self.errno = errno
+        self.errors = errors
 
 
 class ServiceCancelled(Broken):
@@ -117,3 +129,35 @@ class Cancelled(BaseException):
 
     Clean up and let it pass; waiting during the cleanup is allowed.
     """
+
+
+def renewed(error: E) -> E:
+    """An error that is kept, to be raised once more: `raise renewed(self._error)`.
+
+    One object that is raised again and again grows: each raise adds its frames to the traceback, and keeps
+    what they hold. Two threads that raise it write into one traceback. So each raise gets a copy: of the same
+    class, with the same attributes, cause and first traceback.
+
+    Returns:
+        The copy. The error itself, without its traceback, where its class cannot be copied.
+    """
+    kind = type(error)
+    try:
+        parts: Any = error.__reduce_ex__(2)
+        _, args, *state = parts
+        copy = kind.__new__(kind, *args)
+        # Not an `__init__` in Python: what that takes need not be what it hands on to the builtin class.
+        for base in kind.__mro__:
+            if isinstance(init := vars(base).get("__init__"), WrapperDescriptorType):
+                init(copy, *args)
+                break
+        copy.__dict__.update(*state)
+        if any(vars(base).get("__slots__") for base in kind.__mro__):
+            raise TypeError("values in slots would be missing")
+    except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made
+        return error.with_traceback(None)
+    if notes := getattr(error, "__notes__", None):
+        copy.__notes__ = list(notes)
+    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(error.__traceback__)

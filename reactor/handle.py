@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
-from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, renewed
 from reactor.requests import Join, Service
 from reactor.waiting import Waiter
 
@@ -156,7 +156,7 @@ class Handle(Generic[T]):
         raise BadRequest(f"{self!r} is run by another reactor, {task.name!r} cannot join it")
 
     def error_for_others(self) -> BaseException:
-        """Give the error as others are to see it.
+        """Give the error as others are to see it: an object for each of them, however many and however often.
 
         The `Cancelled` of one service must not pass for their own.
         """
@@ -166,7 +166,7 @@ class Handle(Generic[T]):
             wrapped = ServiceCancelled(f"service {self.name!r} was cancelled")
             wrapped.__cause__ = error
             return wrapped
-        return error
+        return renewed(error)
 
     def settle(self, result: T | None, error: BaseException | None) -> None:
         """Set the outcome and tell the watchers."""

@@ -35,7 +35,7 @@ from reactor.handlers import HANDLERS, find_by_base
 from reactor.order import shuffle
 from reactor.poller import Poller, default_poller
 from reactor.requests import Service, WaitReadable
-from reactor.submission import fail, tie
+from reactor.submission import ServiceFuture, fail, tie
 from reactor.task import Task
 from reactor.thread_calls import ThreadCalls
 from reactor.timers import Timers
@@ -124,7 +124,7 @@ class Reactor:
         Raises:
             Closed: the reactor is closed.
         """
-        future: Future[T] = Future()
+        future: Future[T] = ServiceFuture()
         self.post(self._start_submitted, service, name, future)
         return future
 

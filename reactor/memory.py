@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from reactor.errors import Broken, Closed
 from reactor.signal import Signal
+from reactor.streams import byte_view, writable_view
 
 __all__ = ["MemoryReader", "MemoryWriter", "memory_pipe"]
 
@@ -41,15 +42,16 @@ class MemoryReader:
         Raises:
             BlockingIOError: nothing yet.
             Closed: `close` was called.
+            TypeError: no buffer that can be written to.
         """
         pipe = self._buffer
         if pipe.reader_closed:
             raise Closed("the reading end is closed")
+        view = writable_view(buffer)
         if not pipe.content:
-            if pipe.writer_closed or not len(buffer):
+            if pipe.writer_closed or not len(view):
                 return 0
             raise BlockingIOError("the pipe is empty")
-        view = memoryview(buffer).cast("B")
         count = min(len(view), len(pipe.content))
         view[:count] = pipe.content[:count]
         del pipe.content[:count]
@@ -87,13 +89,14 @@ class MemoryWriter:
             BlockingIOError: the pipe is full.
             Broken: the reading end is closed.
             Closed: `close` was called.
+            TypeError: no contiguous buffer.
         """
         pipe = self._buffer
         if pipe.writer_closed:
             raise Closed("the writing end is closed")
         if pipe.reader_closed:
             raise Broken("the reading end is closed")
-        view = memoryview(data).cast("B")
+        view = byte_view(data)
         room = pipe.capacity - len(pipe.content)
         if not room and len(view):
             raise BlockingIOError("the pipe is full")

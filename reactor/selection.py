@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from reactor.channel import Channel
 from reactor.crossing import Claim
-from reactor.errors import BadRequest, Busy, ReactorError
+from reactor.errors import BadRequest, Busy, ReactorError, renewed
 from reactor.handle import Handle
 from reactor.requests import Join, Request, Sleep
 from reactor.shared_channel import SharedChannel
@@ -45,7 +45,7 @@ class Chosen:
     def result(self) -> Any:
         """Give the received item or the service's result, None of a signal or a sleep; or raise `error`."""
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         return self._value
 
 

@@ -10,17 +10,25 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from reactor.descriptor import Descriptor
-from reactor.errors import Broken, Closed, ConnectError
+from reactor.errors import Broken, Closed, ConnectError, renewed
+from reactor.handle import Handle
 from reactor.requests import PASS, CurrentTime, RunInThread, Service, Sleep
+from reactor.scope import Scope
+from reactor.selection import Chosen, Select
+from reactor.streams import byte_view, writable_view
 from reactor.timeout import timeout_after
 
 __all__ = ["SocketStream", "TcpListener", "UnixListener", "connect_tcp", "connect_unix"]
 
 logger = logging.getLogger("reactor")
+
+# Family, kind, protocol, canonical name and address, as `getaddrinfo` has them.
+_Found: TypeAlias = tuple[Any, ...]
 
 # After so many connections accepted in a row the others get their turn.
 _ACCEPTS_PER_PASS: Final = 16
@@ -33,6 +41,11 @@ _SHORT_REPORT_S: Final = 60.0
 _FULL_BACKLOG_S: Final = 0.02
 # The longest socket address of Linux, without the zero behind it. Systems with a lower limit raise an error.
 _MOST_PATH_BYTES: Final = 107
+_MOST_PORT: Final = 65_535
+# Until the next address of a name is tried beside the last (RFC 8305, section 8).
+_ATTEMPT_DELAY_S: Final = 0.25
+# Addresses that are tried at the same time: a name may have any number, which all keep silent.
+_MOST_ATTEMPTS: Final = 16
 _OPEN_FOLDERS: Final = "/proc/self/fd"
 _CREDENTIALS: Final = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -158,7 +171,10 @@ class SocketStream:
             BlockingIOError: nothing yet.
             Broken: the connection was lost; `__cause__` says how. So from then on.
             Closed: `close` was called.
+            TypeError: no buffer that can be written to.
         """
+        if type(buffer) is not bytearray:
+            buffer = writable_view(buffer)
         try:
             count = self._sock.recv_into(buffer)
         except BlockingIOError:
@@ -190,10 +206,14 @@ class SocketStream:
             BlockingIOError: none can be taken now.
             Broken: the connection was lost; `__cause__` says how.
             Closed: `close` was called.
+            TypeError: no contiguous buffer.
         """
         try:
-            return self._sock.send(data)
+            return self._sock.send(data)  # counts bytes, whatever the buffer
         except BlockingIOError:
+            raise
+        except (TypeError, BufferError):
+            byte_view(data)  # says what was expected
             raise
         except OSError as error:
             # EPIPE says no more than that writing is over: the other side had ended its half before.
@@ -254,7 +274,7 @@ class _LostSocket:
 
     def __init__(self, sock: socket.socket, loss: OSError) -> None:
         self._lost = sock
-        self._loss = loss
+        self._loss = renewed(loss).with_traceback(None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lost, name)
@@ -262,53 +282,93 @@ class _LostSocket:
     def recv(self, limit_bytes: int) -> bytes:
         data = self._lost.recv(limit_bytes)
         if not data and limit_bytes:
-            raise self._loss.with_traceback(None)
+            raise renewed(self._loss)
         return data
 
     def recv_into(self, buffer: bytearray | memoryview) -> int:
         count = self._lost.recv_into(buffer)
         if not count and len(buffer):
-            raise self._loss.with_traceback(None)
+            raise renewed(self._loss)
         return count
 
 
 def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
     """Connect: `stream = yield from connect_tcp(host, port)`.
 
-    The addresses of a name are tried one after the other.
+    The addresses of a name are tried in the system's order, IPv6 and IPv4 in turn. Each gets a quarter of a
+    second before the next is tried beside it; the first that answers is taken ("Happy Eyeballs").
 
     Args:
         host: an address, or a name, which is looked up in a thread.
+        port: 1 to 65535.
         timeout_s: for all of it; None: what the system allows.
     Raises:
-        ConnectError: no address answered, or the name is unknown.
+        ConnectError: no address answered, the name is unknown or malformed, or the port is out of range. Its
+            `errors` say how each address failed.
         TimedOut: the time is over.
+        TypeError: `host` is no text, or `port` no whole number.
     On error or cancellation: no socket is left open.
+    Source: RFC 8305, section 5.
     """
+    _check_types(host, port)
     return timeout_after(timeout_s, _connect(host, port))
 
 
+def _check_types(host: object, port: object) -> None:
+    """Raises TypeError: no text, or no whole number."""
+    if not isinstance(host, str):
+        raise TypeError(f"host: expected a name or an address as text, got {type(host).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port: expected a whole number, got {type(port).__name__}")
+
+
+def _fault(host: str, port: int, least_port: int) -> str | None:
+    """What is wrong with a place, before the system is asked: it takes some such for another place."""
+    if not host or "\0" in host:
+        return f"the host is {host!a}, expected a name or an address"
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # An empty or too long label ("a..b"), or characters that no name has.
+        return f"the host {host!a} is not a valid name"
+    if not least_port <= port <= _MOST_PORT:
+        return f"port {port} is out of range, expected {least_port} to {_MOST_PORT}"
+    return None
+
+
 def _connect(host: str, port: int) -> Service[SocketStream]:
-    last: OSError | None = None
-    for family, kind, protocol, _, address in (yield from _look_up(host, port)):
-        try:
-            return (yield from _connect_address(family, kind, protocol, address))
-        except OSError as error:
-            last = error
-    text = "the name has no address" if last is None else f"{last.strerror or last}"
-    raise ConnectError(host, port, None if last is None else last.errno, text) from last
+    fault = _fault(host, port, 1)
+    if fault is not None:
+        raise ConnectError(host, port, None, fault)
+    addresses = _in_turn((yield from _look_up(host, port)))
+    failures: list[tuple[Any, OSError]] = []
+    if len(addresses) == 1:
+        # The usual case, an address: no services beside this one.
+        stream = yield from _attempt(addresses[0], failures)
+    else:
+        stream = yield from _race(addresses, failures)
+    if stream is not None:
+        return stream
+    if not failures:
+        raise ConnectError(host, port, None, "the name has no address")
+    texts = [error.strerror or str(error) for _, error in failures]
+    if len(failures) > 1:
+        texts = [f"{address[0]}: {text}" for (address, _), text in zip(failures, texts, strict=True)]
+    last = failures[-1][1]
+    errors = tuple(error for _, error in failures)
+    raise ConnectError(host, port, last.errno, "; ".join(texts), errors) from last
 
 
-def _look_up(host: str, port: int) -> Service[list[tuple[Any, ...]]]:
+def _look_up(host: str, port: int) -> Service[list[_Found]]:
     try:
         # A numeric address needs no thread.
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass
     try:
-        found: list[tuple[Any, ...]] = yield RunInThread(_getaddrinfo, host, port)
-    except (OSError, UnicodeError) as error:
-        raise ConnectError(host, port, getattr(error, "errno", None), f"{error}") from error
+        found: list[_Found] = yield RunInThread(_getaddrinfo, host, port)
+    except OSError as error:
+        raise ConnectError(host, port, error.errno, f"{error}") from error
     return found
 
 
@@ -316,8 +376,76 @@ def _getaddrinfo(host: str, port: int) -> list[Any]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
+def _in_turn(found: list[_Found]) -> list[_Found]:
+    """The addresses, those of each family in their order and the families in turn, each address once.
+
+    Source: RFC 8305, section 4, with one address of the first family before one of the other.
+    """
+    families: dict[int, list[_Found]] = {}
+    for entry in dict.fromkeys(found):
+        families.setdefault(entry[0], []).append(entry)
+    return [entry for turn in zip_longest(*families.values()) for entry in turn if entry is not None]
+
+
+def _race(addresses: list[_Found], failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
+    """Try one address beside the other; the first stream, or None when all have failed."""
+    scope = Scope("connect", fail_together=False)
+    attempts: list[Handle[SocketStream | None]] = []
+    winner = None
+    try:
+        try:
+            first = yield from _first_answer(addresses, failures, scope, attempts)
+        finally:
+            yield from scope.close()
+        winner = first
+    finally:
+        # Several may have answered; after an interruption none is wanted, not even the first.
+        for attempt in attempts:
+            stream = attempt.result() if attempt.is_finished and attempt.error is None else None
+            if stream is not None and stream is not winner:
+                stream.close()
+    return winner
+
+
+def _first_answer(
+    addresses: list[_Found],
+    failures: list[tuple[Any, OSError]],
+    scope: Scope,
+    attempts: list[Handle[SocketStream | None]],
+) -> Service[SocketStream | None]:
+    delay = Sleep(_ATTEMPT_DELAY_S)
+    under_way = Select()
+    for number, address in enumerate(addresses, 1):
+        attempt = yield from scope.spawn(_attempt(address, failures), name="connect to one address")
+        attempts.append(attempt)
+        under_way.add(attempt)
+        is_last = number == len(addresses)
+        has_room = len(under_way) < _MOST_ATTEMPTS
+        if has_room and not is_last:
+            under_way.add(delay)
+        while under_way:
+            chosen: Chosen = yield under_way
+            stream: SocketStream | None = chosen.result()  # None of the delay as well
+            if stream is not None:
+                return stream
+            if not is_last:
+                break
+        under_way.discard(delay)
+    return None
+
+
+def _attempt(entry: _Found, failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
+    """Connect to one address; None when it has failed, which is noted."""
+    family, kind, protocol, _, address = entry
+    try:
+        return (yield from _connect_address(family, kind, protocol, address))
+    except OSError as error:
+        failures.append((address, error))
+        return None
+
+
 def _connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[SocketStream]:
-    """Connect to one address. Raises OSError, which the caller turns into the error of the whole."""
+    """Raises OSError, which the caller turns into the error of the whole."""
     sock = socket.socket(family, kind, protocol)
     stream = None
     try:
@@ -481,10 +609,13 @@ class TcpListener(_Listener):
     """A listening TCP socket.
 
     Args:
-        host, port: where; port 0: the system chooses, see `address`.
+        host: an address of this machine, or a name that has one.
+        port: 0 to 65535; 0: the system chooses, see `address`.
         backlog: connections that may wait to be accepted.
     Raises:
         OSError: the address cannot be had.
+        ValueError: the port is out of range, or the host can be no name.
+        TypeError: `host` is no text, or `port` no whole number.
     """
 
     __slots__ = ()
@@ -492,6 +623,10 @@ class TcpListener(_Listener):
     address: tuple[Any, ...]
 
     def __init__(self, host: str, port: int, backlog: int = 128) -> None:
+        _check_types(host, port)
+        fault = _fault(host, port, 0)
+        if fault is not None:
+            raise ValueError(f"cannot listen: {fault}")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:

@@ -22,12 +22,47 @@ from typing import Any, Final, Protocol, TypeVar
 from reactor.errors import UnexpectedEnd
 from reactor.requests import PASS, Request, Service
 
-__all__ = ["ReadStream", "ReadYield", "WriteStream", "WriteYield"]
+__all__ = ["ReadStream", "ReadYield", "WriteStream", "WriteYield", "byte_view", "writable_view"]
 
 T = TypeVar("T")
 
 # So many calls in a row that did not block; then the others get their turn.
 _CALLS_PER_PASS: Final = 16
+
+
+def byte_view(data: Any, what: str = "data") -> memoryview:
+    """The bytes of any contiguous buffer, uncopied: `len` counts bytes, and slices are bytes.
+
+    A `memoryview` counts items, rows or whatever its format and shape say; an `array.array` counts items.
+
+    Raises:
+        TypeError: no buffer (text, a list, a number), or one with gaps between its bytes.
+    """
+    if type(data) is memoryview:
+        view = data
+    else:
+        try:
+            view = memoryview(data)
+        except TypeError:
+            kind = type(data).__name__
+            hint = ": encode it first" if kind == "str" else ""
+            raise TypeError(f"{what}: expected bytes or another buffer, got {kind}{hint}") from None
+    if not view.c_contiguous:
+        raise TypeError(f"{what}: expected a contiguous buffer, got one with gaps between its bytes: copy it")
+    if view.format == "B" and view.ndim == 1:
+        return view
+    # Without bytes a shape such as (3, 0) cannot be cast.
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def writable_view(buffer: Any) -> memoryview:
+    """The bytes of any contiguous buffer, to be read into. Raises TypeError: as `byte_view`, or read-only."""
+    view = byte_view(buffer, "buffer")
+    if view.readonly and len(view):
+        raise TypeError(
+            f"buffer: expected one that can be written to, got a read-only {type(buffer).__name__}"
+        )
+    return view
 
 
 class ReadStream(Protocol):
@@ -38,7 +73,7 @@ class ReadStream(Protocol):
         """The request that is answered when a refused read is worth another try."""
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read up to len(buffer) bytes.
+        """Read up to len(buffer) bytes; `ReadYield` hands on a bytearray or a view of bytes, no other.
 
         0 at the end and only there; BlockingIOError when there is nothing yet.
         """
@@ -52,7 +87,10 @@ class WriteStream(Protocol):
         """The request that is answered when a refused write is worth another try."""
 
     def write(self, data: Any, /) -> int:
-        """Write some of the bytes, and say how many; BlockingIOError when none can be taken now."""
+        """Write some of the bytes, and say how many; BlockingIOError when none can be taken now.
+
+        `WriteYield` hands on bytes or a view of bytes, no other buffer.
+        """
 
 
 class _NeverDrained:
@@ -102,7 +140,15 @@ class ReadYield:
             yield stream.readable
 
     def readinto(self, buffer: bytearray | memoryview) -> Service[int]:
-        """Read what there is into the buffer. Returns how many bytes; 0 is the end (or an empty buffer)."""
+        """Read what there is into any contiguous buffer.
+
+        Returns:
+            How many bytes; 0 is the end (or an empty buffer).
+        Raises:
+            TypeError: no buffer that can be written to. Whatever the stream raises.
+        """
+        if type(buffer) is not bytearray:
+            buffer = writable_view(buffer)
         stream = self.stream
         if self._hint.drained:
             self._streak = 0
@@ -156,8 +202,9 @@ class ReadYield:
         Raises:
             UnexpectedEnd: the stream ended first. It says how many bytes came; they are at the buffer's
                 start.
+            TypeError: no buffer that can be written to.
         """
-        view = memoryview(buffer).cast("B")
+        view = writable_view(buffer)
         done = 0
         while done < len(view):
             count = yield from self.readinto(view[done:])
@@ -204,7 +251,15 @@ class WriteYield:
             yield stream.writable
 
     def write(self, data: bytes | bytearray | memoryview) -> Service[int]:
-        """Write some of the bytes. Returns how many, at least 1 of non-empty data."""
+        """Write some of the bytes of any contiguous buffer.
+
+        Returns:
+            How many, at least 1 of non-empty data.
+        Raises:
+            TypeError: no contiguous buffer. Whatever the stream raises.
+        """
+        if type(data) is not bytes:
+            data = byte_view(data)
         stream = self.stream
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
@@ -218,7 +273,13 @@ class WriteYield:
             yield stream.writable
 
     def write_all(self, data: bytes | bytearray | memoryview) -> Service[None]:
-        """Write all of the bytes. The data must not change until this is done."""
+        """Write all bytes of any contiguous buffer. It must not change until this is done.
+
+        Raises:
+            TypeError: no contiguous buffer. Whatever the stream raises.
+        """
+        if type(data) is not bytes:
+            data = byte_view(data)
         stream = self.stream
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
@@ -230,7 +291,7 @@ class WriteYield:
             done = 0
         if done == len(data):
             return
-        view = memoryview(data).cast("B")
+        view = memoryview(data)
         while done < len(view):
             try:
                 done += stream.write(view[done:])

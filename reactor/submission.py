@@ -11,12 +11,23 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
-from reactor.errors import Cancelled, Closed
+from reactor.errors import Cancelled, Closed, renewed
 from reactor.handle import Handle
 
-__all__ = ["fail", "tie"]
+__all__ = ["ServiceFuture", "fail", "tie"]
 
 T = TypeVar("T")
+
+
+class ServiceFuture(Future[T]):
+    """A future that raises an error of its own each time it is asked; see `renewed`."""
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the result; as `concurrent.futures.Future.result`."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise renewed(error)
+        return super().result(0)
 
 
 def tie(handle: Handle[T], future: Future[T], post: Callable[..., None]) -> None:

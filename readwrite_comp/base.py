@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .errors import RemoteLayerError
+from .errors import RemoteLayerError, renewed
 from .helpers import ByteReader, ByteWriter, Owed, byte_view, read_only, read_some, write_some
 from .phases import Event, Phase, next_phase
 
@@ -335,12 +335,13 @@ class ExtRead(_Phased):
 
     def _next(self, event: Event) -> Phase:
         if self._failure is not None:
-            # A fresh object: raising the kept one again would hang traceback upon traceback on it.
-            raise type(self._failure)(*self._failure.args)
+            raise renewed(self._failure)
         return next_phase(self._phase, event)
 
     def _fail(self, error: RemoteLayerError) -> None:
-        self._failure = type(error)(*error.args)
+        # Without tracebacks: they would keep the frames of the call, and the caller's buffer with them.
+        self._failure = renewed(error).with_traceback(None)
+        self._failure.__context__ = None
         self._phase = next_phase(self._phase, Event.FAIL)
 
 

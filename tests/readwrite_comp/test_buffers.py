@@ -6,7 +6,6 @@ import array
 import contextlib
 import ctypes
 import io
-import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -58,38 +57,11 @@ from readwrite_comp import (
 )
 from readwrite_comp.helpers import byte_view, writable_view
 from readwrite_comp.testing import HostileReader, HostileWriter
+from tests.support.buffers import NO_BUFFERS, SHAPES
 
 KEY = bytes(range(32))
 
 
-def _structure(data: bytes) -> Any:
-    class Pair(ctypes.Structure):
-        _fields_ = [("left", ctypes.c_uint8 * (len(data) // 2)), ("right", ctypes.c_uint8 * (len(data) // 2))]
-
-    return Pair.from_buffer_copy(data)
-
-
-def _mapped(data: bytes) -> mmap.mmap:
-    mapped = mmap.mmap(-1, len(data))
-    mapped[:] = data
-    return mapped
-
-
-# Each makes a writable buffer with exactly these bytes; their number is a multiple of 8.
-SHAPES: dict[str, Callable[[bytes], Any]] = {
-    "bytearray": bytearray,
-    "array of ints": lambda data: array.array("I", data),
-    "array of doubles": lambda data: array.array("d", data),
-    "view of ints": lambda data: memoryview(array.array("I", data)),
-    "view of signed bytes": lambda data: memoryview(bytearray(data)).cast("b"),
-    "view of characters": lambda data: memoryview(bytearray(data)).cast("c"),
-    "rows of bytes": lambda data: memoryview(bytearray(data)).cast("B", (len(data) // 4, 4)),
-    "a column": lambda data: memoryview(bytearray(data)).cast("B", (len(data), 1)),
-    "ctypes array": lambda data: (ctypes.c_uint16 * (len(data) // 2)).from_buffer_copy(data),
-    "ctypes rows": lambda data: ((ctypes.c_uint16 * 2) * (len(data) // 4)).from_buffer_copy(data),
-    "ctypes structure": _structure,
-    "mmap": _mapped,
-}
 LAYERS: dict[str, Callable[[], tuple[ExtWrite, ExtRead]]] = {
     "identity": lambda: (IdentityW(), IdentityR()),
     "sealed": lambda: (SealedW(KEY, chunk_bytes=48), SealedR(KEY, chunk_bytes=48)),
@@ -199,17 +171,7 @@ def test_a_view_without_bytes_is_empty_whatever_its_shape() -> None:
     assert len(writable_view(array.array("I"))) == 0
 
 
-REFUSED: dict[str, tuple[Any, str]] = {
-    "text": ("text", "str"),
-    "list": ([1, 2, 3], "list"),
-    "number": (5, "int"),
-    "None": (None, "NoneType"),
-    "every other byte": (memoryview(bytearray(8))[::2], "gaps"),
-    "backwards": (memoryview(bytearray(8))[::-1], "gaps"),
-}
-
-
-@pytest.mark.parametrize(("value", "word"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("value", "word"), NO_BUFFERS.values(), ids=NO_BUFFERS.keys())
 def test_what_is_no_contiguous_buffer_is_refused_by_name(value: Any, word: str) -> None:
     writer, reader, below = SealedW(KEY), SealedR(KEY), io.BytesIO()
     writer.write_header(below)

@@ -1,0 +1,260 @@
+"""An error that is kept and raised again and again: no object grows, and no two waiters share one."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import traceback
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from reactor import (
+    Broken,
+    ChannelFull,
+    ConnectError,
+    FakeClock,
+    Reactor,
+    ReactorThread,
+    Select,
+    Service,
+    SocketStream,
+    Spawn,
+    ThreadPark,
+    TimedOut,
+    UnexpectedEnd,
+)
+from reactor.aio import AsyncioBridge
+from reactor.errors import renewed
+from tests.reactor.helpers import passes, run
+
+TIMES = 40
+
+
+def frames(error: BaseException) -> int:
+    """How many frames the error keeps, those of its causes and contexts included."""
+    count, waiting, seen = 0, [error], set[int]()
+    while waiting:
+        error = waiting.pop()
+        if id(error) not in seen:
+            seen.add(id(error))
+            count += len(list(traceback.walk_tb(error.__traceback__)))
+            waiting += [other for other in (error.__cause__, error.__context__) if other is not None]
+    return count
+
+
+def caught(call: Callable[[], object]) -> BaseException:
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 - looked at by the caller
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def check_that_nothing_grows(call: Callable[[], object]) -> None:
+    """Call what raises a kept error, alone and while another error is being handled."""
+    errors = [caught(call) for _ in range(TIMES)]
+
+    def in_a_handler() -> None:
+        try:
+            raise LookupError("something else")
+        except LookupError:
+            call()
+
+    for _ in range(TIMES):
+        caught(in_a_handler)
+    errors.append(caught(call))
+    assert len({id(error) for error in errors}) == len(errors)
+    assert len({(type(error), str(error)) for error in errors}) == 1
+    assert len({frames(error) for error in errors}) == 1
+
+
+def fail() -> Service[None]:
+    yield from ()
+    raise ZeroDivisionError("by the service")
+
+
+def test_a_handle_raises_an_error_of_its_own_each_time() -> None:
+    with Reactor(clock=FakeClock()) as reactor:
+        handle = reactor.spawn(fail())
+        handle.add_done_callback(lambda _: None)
+        reactor.run(passes(3))
+        check_that_nothing_grows(handle.result)
+        check_that_nothing_grows(lambda: reactor.run(handle.join()))
+        assert traceback.extract_tb(caught(handle.result).__traceback__)[-1].name == "fail"
+
+
+def test_all_who_join_one_failed_service_get_errors_of_their_own() -> None:
+    def join(handle: Any) -> Service[BaseException]:
+        try:
+            yield from handle.join()
+        except ZeroDivisionError as error:
+            return error
+        raise AssertionError("it has failed")
+
+    def service() -> Service[list[BaseException]]:
+        failing = yield Spawn(fail())
+        joining = []
+        for _ in range(5):
+            joining.append((yield Spawn(join(failing))))
+        errors = []
+        for handle in joining:
+            errors.append((yield from handle.join()))
+        return errors
+
+    with Reactor(clock=FakeClock()) as reactor:
+        errors = run(reactor, service())
+    assert len({id(error) for error in errors}) == 5
+    assert len({frames(error) for error in errors}) == 1
+
+
+def test_the_choice_of_a_failed_service_can_be_asked_again() -> None:
+    def service() -> Service[Any]:
+        failing = yield Spawn(fail())
+        return (yield Select(failing))
+
+    with Reactor(clock=FakeClock()) as reactor:
+        check_that_nothing_grows(run(reactor, service()).result)
+
+
+def test_a_future_of_the_reactor_and_a_handle_of_a_thread_can_be_asked_again() -> None:
+    with ReactorThread() as thread:
+        future = thread.submit(fail())
+        check_that_nothing_grows(lambda: future.result(10))
+        assert future.exception() is future.exception()
+    handle = ThreadPark().spawn(fail())
+    check_that_nothing_grows(lambda: handle.wait(10))
+
+
+def test_threads_that_ask_one_future_at_the_same_time_do_not_write_into_one_traceback() -> None:
+    with ReactorThread() as thread, ThreadPoolExecutor(8) as pool:
+        future = thread.submit(fail())
+        asked = [pool.submit(lambda: caught(lambda: future.result(10))) for _ in range(200)]
+        errors = [each.result(10) for each in asked]
+    assert len({id(error) for error in errors}) == len(errors)
+    assert len({frames(error) for error in errors}) == 1
+
+
+def test_a_lost_connection_tells_so_again_and_again() -> None:
+    left, right = socket.socketpair()
+    stream = SocketStream(left)
+    stream._remember_loss(ConnectionResetError(104, "reset"))
+    right.close()
+    with stream:
+        check_that_nothing_grows(lambda: stream.read(9))
+        check_that_nothing_grows(lambda: stream.readinto(bytearray(9)))
+        error = caught(lambda: stream.read(9))
+        assert isinstance(error, Broken)
+        assert isinstance(error.__cause__, ConnectionResetError)
+
+
+def test_an_awaitable_that_several_services_wait_for_fails_each_with_an_error_of_its_own() -> None:
+    async def main() -> list[BaseException]:
+        with ReactorThread() as thread:
+            async with AsyncioBridge(thread.reactor) as bridge:
+                failing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                failing.set_exception(ZeroDivisionError("elsewhere"))
+                errors: list[BaseException] = []
+                for _ in range(9):
+                    try:
+                        await bridge.run(bridge.wait(failing))
+                    except ZeroDivisionError as error:
+                        errors.append(error)
+                return errors
+
+    errors = asyncio.run(main())
+    assert len({id(error) for error in errors}) == 9
+    assert len({frames(error) for error in errors}) == 1
+
+
+class OwnArguments(Exception):
+    """Its `__init__` takes other arguments than it hands on."""
+
+    def __init__(self, place: str, *, code: int) -> None:
+        super().__init__(f"{place} failed with {code}")
+        self.code = code
+
+
+class OwnOsError(OSError):
+    def __init__(self, path: str) -> None:
+        super().__init__(2, "not here", path)
+        self.path = path
+
+
+class OwnNew(Exception):
+    """It cannot be copied."""
+
+    def __new__(cls, left: int, right: int) -> OwnNew:
+        return super().__new__(cls)
+
+    def __init__(self, left: int, right: int) -> None:
+        super().__init__(left + right)
+
+
+class Slotted(Exception):
+    __slots__ = ("value",)
+
+    def __init__(self, value: int) -> None:
+        super().__init__("slotted")
+        self.value = value
+
+
+COPIED: list[BaseException] = [
+    OwnArguments("here", code=3),
+    OwnOsError("file"),
+    ConnectError("host", 1, 111, "refused", (OSError(111, "refused"),)),
+    UnexpectedEnd(1, 2),
+    TimedOut("late"),
+    ChannelFull("full"),
+    FileNotFoundError(2, "no such file", "name"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+    KeyError("key"),
+    StopIteration(5),
+    SystemExit(3),
+    ExceptionGroup("two", [ValueError("a"), ValueError("b")]),
+]
+
+
+@pytest.mark.parametrize("error", COPIED, ids=lambda error: type(error).__name__)
+def test_a_copy_is_like_the_error_in_all_but_identity(error: BaseException) -> None:
+    error.__cause__ = LookupError("why")
+    error.add_note("a note")
+    copy = renewed(error)
+    assert copy is not error
+    assert type(copy) is type(error)
+    assert (str(copy), copy.args, copy.__cause__) == (str(error), error.args, error.__cause__)
+    assert vars(copy) == vars(error)
+    for name in ("errno", "strerror", "filename", "object", "reason", "code", "value", "exceptions"):
+        assert getattr(copy, name, None) == getattr(error, name, None)
+    copy.add_note("another")
+    assert error.__notes__ == ["a note"]
+
+
+@pytest.mark.parametrize("error", [OwnNew(1, 2), Slotted(7)], ids=lambda error: type(error).__name__)
+def test_an_error_that_cannot_be_copied_drops_its_traceback_instead(error: Exception) -> None:
+    def raise_it() -> None:
+        raise renewed(error)
+
+    found = {frames(caught(raise_it)) for _ in range(TIMES)}
+    assert len(found) == 1
+    assert caught(raise_it) is error
+    assert getattr(error, "value", 7) == 7
+
+
+def test_the_frames_of_each_raise_are_let_go() -> None:
+    kept = TimedOut("kept")
+    held: list[weakref.ref[Any]] = []
+
+    def call() -> None:
+        local = OwnArguments("a local value of the frame", code=1)
+        held.append(weakref.ref(local))
+        raise renewed(kept)
+
+    for _ in range(TIMES):
+        caught(call)
+    gc.collect()
+    assert not any(reference() for reference in held)
