@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
@@ -512,6 +513,18 @@ def _connect_unix(path: str | os.PathLike[str]) -> Service[SocketStream]:
         raise
 
 
+def _is_stale(path: str | os.PathLike[str]) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short_path(path) as short:
+            probe.setblocking(False)
+            probe.connect(short)
+    except OSError as error:
+        return error.errno == errno.ECONNREFUSED
+    return False
+
+
 @contextlib.contextmanager
 def _short_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """A name of the path that fits a socket address: a long one by way of its open folder."""
@@ -642,21 +655,27 @@ class TcpListener(_Listener):
 class UnixListener(_Listener):
     """A listening Unix socket, which only its owner may connect to (mode 0600).
 
-    The path must not exist. `close` leaves it there: remove it only when no other program can have bound it.
+    `close` leaves the path there: remove it only when no other process can have bound it.
 
     Args:
         path: where, of any length where the system has `/proc`; else at most 107 bytes, or what the system
             allows.
         backlog: connections that may wait to be accepted.
+        replace_stale: replace a socket on which no process listens any more. Not for a folder where two
+            processes may do so at the same time: hold a lock.
     Raises:
-        OSError: the path exists, is too long, or its folder cannot be written to.
+        OSError: the path exists (EADDRINUSE), is too long, or its folder cannot be written to.
     """
 
     __slots__ = ()
 
     address: str
 
-    def __init__(self, path: str | os.PathLike[str], backlog: int = 16) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], backlog: int = 16, *, replace_stale: bool = False
+    ) -> None:
+        if replace_stale and _is_stale(path):
+            os.unlink(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _short_path(path) as short:

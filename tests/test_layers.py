@@ -39,7 +39,7 @@ BYTES_ONLY = (
     "way_builder",
 )
 # What joins bytes to sockets, clocks and threads.
-JOINS = ("node", "cli", "client", "local_network", "services", "__init__", "__main__")
+JOINS = ("node", "cli", "client", "control", "local_network", "services", "__init__", "__main__")
 MAY_NAME_CRYPTO = {"readwrite_comp/primitives.py", "tunnel/primitives.py"}
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "BadRoute",
     "BadSignature",
     "ConfigError",
+    "ControlError",
     "CryptoError",
     "DescriptorError",
     "Disconnected",
@@ -43,6 +44,7 @@ __all__ = [
     "NeedsTunnel",
     "NetworkFailed",
     "NextRefused",
+    "NodeNotRunning",
     "PeerError",
     "ProfileError",
     "QueryFailed",
@@ -184,6 +186,22 @@ class StateError(LocalTunnelError):
 
 class FileChanged(LocalTunnelError):
     """A file grew, was cut, rewritten or replaced while it was sent. The other end has not stored it."""
+
+
+class ControlError(LocalTunnelError):
+    """A running node cannot be used over its control socket: not there, another user's, or another version.
+
+    Attributes:
+        hint: what to do, for people; may be empty.
+    """
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class NodeNotRunning(ControlError):
+    """No running node has its control socket there."""
 
 
 class NetworkFailed(LocalTunnelError):

@@ -364,6 +364,14 @@ def test_unix_sockets_carry_bytes_and_are_the_owners_alone(
             yield from connect_unix(folder / "other")
         with pytest.raises(OSError, match="in use"):
             UnixListener(folder / "socket")
+        with UnixListener(folder / "socket", replace_stale=True):
+            with pytest.raises(OSError, match="in use"):  # a live one is not replaced
+                UnixListener(folder / "socket", replace_stale=True)
+            (yield from connect_unix(folder / "socket")).close()
+        (folder / "socket").unlink()
+        (folder / "socket").write_text("a file of the user's")
+        with pytest.raises(OSError, match="in use"):
+            UnixListener(folder / "socket", replace_stale=True)
 
     run(reactor, service())
 

@@ -18,10 +18,11 @@ from typing import Any
 from tunnel.cli.client import Client, add_client_options, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command, count, size
 from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
+from tunnel.client.calls import AskingNode
 from tunnel.errors import ConfigError, QueryFailed
 from tunnel.geometry import DEFAULT, Profile
 from tunnel.local_network import LocalNetwork
-from tunnel.node import Limits, Node
+from tunnel.node import Limits
 from tunnel.node.route_provider import LARGE_BYTES
 from tunnel.route import Route
 from tunnel.services import Echo, Services, service_prefix
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _measure(
-    node: Node, route: Route, profile: Profile | None, options: argparse.Namespace
+    node: AskingNode, route: Route, profile: Profile | None, options: argparse.Namespace
 ) -> dict[str, Any]:
     def ask(content: Any, **more: Any) -> tuple[float, Profile]:
         nonlocal route

@@ -2,7 +2,8 @@
 
 Where its peers come from: `--network DIR` (made by `mtun network`), `--peers FILE`, or `--config FILE`. With
 the first two the client is a new node each time, known to nobody; with `--config` it is the node of that
-configuration, with its keys and its state (and guards), which then must not be running.
+configuration: where that runs, the command uses it over its control socket; else the command is that node for
+a moment, with its keys and its state (and guards).
 """
 
 from __future__ import annotations
@@ -23,18 +24,28 @@ from reactor import ReactorThread
 from tunnel.cli.network import CLIENT_FILE
 from tunnel.cli.options import closest, count, seconds
 from tunnel.cli.running import ConfiguredNode, Peers, load_peers, make_node
+from tunnel.client.calls import AskingNode
 from tunnel.config import NodeConfig, load_config, make_config
+from tunnel.control import CONTROL_FILE, ControlClient
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import StaticDirectory
 from tunnel.directory.peer_files import list_peer_files
-from tunnel.errors import ConfigError, QueryFailed
+from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.node import Node
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.route import Route
 
-__all__ = ["Client", "PeerNames", "add_client_options", "add_target", "proxies_text", "wait"]
+__all__ = [
+    "Client",
+    "PeerNames",
+    "add_client_options",
+    "add_target",
+    "proxies_text",
+    "running_node",
+    "wait",
+]
 
 T = TypeVar("T")
 
@@ -52,7 +63,12 @@ def add_client_options(
     source.add_argument(
         "--peers", type=Path, action="append", metavar="PATH", help="a peer file, or a folder of them"
     )
-    source.add_argument("--config", type=Path, metavar="FILE", help="be the node of this configuration")
+    source.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="use the node of this configuration, whether it runs or not",
+    )
     add(
         "--hops",
         type=count(0, _MOST_HOPS),
@@ -170,7 +186,7 @@ class Client:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._stack = ExitStack()
-        self.node: Node
+        self.node: AskingNode
         self.directory: Peers
         self.names: PeerNames
 
@@ -178,26 +194,30 @@ class Client:
         options, config = self._options, client_config(self._options)
         engine = tunnel_engine(config.engine)
         with self._stack:
+            running = None if options.config is None else running_node(config)
+            if running is not None:
+                self.node = self._stack.enter_context(running)
+                self.directory = StaticDirectory(running.peers())
+                self.names = PeerNames(self.directory, config.files, engine, source_options(options))
+                self._stack = self._stack.pop_all()
+                return self
             thread = ReactorThread(name="client")
             self._stack.callback(thread.close)  # also where it never comes to start
             if options.config is not None:
                 configured = self._stack.enter_context(ConfiguredNode(config, thread.reactor))
-                self.node, self.directory = configured.node, configured.directory
+                node, self.directory = configured.node, configured.directory
             else:
                 self.directory, _ = load_peers(config, engine)
                 keys = NodeKeys.generate(time.time())
-                self.node = make_node(config, keys, self.directory, thread.reactor, engine)
+                node = make_node(config, keys, self.directory, thread.reactor, engine)
+            self.node = node
             self.names = PeerNames(self.directory, config.files, engine, source_options(options))
             # Entered last, left first: nothing runs any more when the state is written.
             self._stack.enter_context(thread)
-            serving = thread.submit(self.node.serve(), name="client node")
-            self._stack.callback(self._leave, thread, serving)
+            serving = thread.submit(node.serve(), name="client node")
+            self._stack.callback(_leave, thread, node, serving)
             self._stack = self._stack.pop_all()
         return self
-
-    def _leave(self, thread: ReactorThread, serving: Future[None]) -> None:
-        thread.submit(self.node.leave(_LEAVE_S), name="leave").result()
-        serving.result()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -217,6 +237,19 @@ class Client:
 def proxies_text(hops: int) -> str:
     """How far a result has come, for people: a user is to see what hides them."""
     return "directly, over no proxy" if not hops else f"over {hops} {'proxy' if hops == 1 else 'proxies'}"
+
+
+def _leave(thread: ReactorThread, node: Node, serving: Future[None]) -> None:
+    thread.submit(node.leave(_LEAVE_S), name="leave").result()
+    serving.result()
+
+
+def running_node(config: NodeConfig) -> ControlClient | None:
+    """The node of a configuration, if it runs now. Raises ControlError, StateError: it cannot be used."""
+    try:
+        return ControlClient(config.state / CONTROL_FILE)
+    except NodeNotRunning:
+        return None
 
 
 def wait(future: Future[T], timeout_s: float) -> T:

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.client import PeerNames, client_config
+from tunnel.cli.client import PeerNames, client_config, running_node
 from tunnel.cli.options import add_json, command
-from tunnel.cli.running import load_peers
+from tunnel.cli.running import Peers, load_peers
 from tunnel.cli.terminal import say, say_json, table
+from tunnel.control import PeerState
 from tunnel.descriptor import Descriptor
+from tunnel.directory import StaticDirectory
 from tunnel.errors import DescriptorError
 from tunnel.geometry import Profile
 from tunnel.primitives import tunnel_engine
@@ -41,10 +43,18 @@ def run(options: argparse.Namespace) -> int:
     """List them. Returns the exit status: 1 when none can be used now."""
     config = client_config(options)
     engine = tunnel_engine(config.engine)
-    directory, _ = load_peers(config, engine)
+    running = None if options.config is None else running_node(config)
+    states: dict[Descriptor, PeerState] = {}
+    directory: Peers
+    if running is not None:
+        with running:
+            states = running.peers()
+        directory = StaticDirectory(states)
+    else:
+        directory, _ = load_peers(config, engine)
     names = PeerNames(directory, config.files, engine)
     now_s = time.time()
-    peers = [_described(names, peer, now_s) for peer in names]
+    peers = [_described(names, peer, now_s, states.get(peer)) for peer in names]
     is_usable = any(peer["usable"] for peer in peers)
     if options.json:
         say_json(is_usable, {"peers": peers}, indent=1)
@@ -54,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
                 peer["name"],
                 peer["id"][:16],
                 ", ".join(peer["addresses"]) or "–",
-                "yes" if peer["usable"] else "no",
+                "backed off" if peer["state"] == "backed-off" else "yes" if peer["usable"] else "no",
                 f"{(peer['expires'] - now_s) / 86_400:.1f} days",
             ]
             for peer in peers
@@ -63,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if is_usable else 1
 
 
-def _described(names: PeerNames, peer: Descriptor, now_s: float) -> dict[str, Any]:
+def _described(names: PeerNames, peer: Descriptor, now_s: float, state: PeerState | None) -> dict[str, Any]:
     try:
         peer.hop(now_s)
         usable = True
@@ -77,4 +87,5 @@ def _described(names: PeerNames, peer: Descriptor, now_s: float) -> dict[str, An
         "unlisted": peer.unlisted,
         "usable": usable,
         "expires": peer.expiry,
+        "state": None if state is None else state.name.lower().replace("_", "-"),
     }

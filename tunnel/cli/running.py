@@ -16,10 +16,11 @@ from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
 from tunnel.config import NodeConfig
+from tunnel.control import CONTROL_FILE, ControlServer
 from tunnel.descriptor import Descriptor
 from tunnel.directory import ExchangeDirectory, StaticDirectory
 from tunnel.directory.peer_files import PeerFiles, write_descriptor
-from tunnel.errors import ConfigError
+from tunnel.errors import ConfigError, StateError
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.node import Node, address_rules
@@ -199,14 +200,30 @@ class ConfiguredNode:
         """
         serving = yield Spawn(self.node.serve(), "node")
         refreshing = yield Spawn(self._refresh(), "peer files")
+        control = self._control()
+        if control is not None:
+            yield Spawn(control.serve(), "control socket")
         try:
             ready()
             yield from serving.join()
         finally:
             refreshing.cancel()
+            if control is not None:
+                control.close()
             if not serving.is_finished:
                 yield from self.node.leave(self.config.stop_s)
                 yield from serving.join()
+            if control is not None:
+                yield from control.finish()
+
+    def _control(self) -> ControlServer | None:
+        """The control socket. A node relays without one, too."""
+        path = self._state.path / CONTROL_FILE
+        try:
+            return ControlServer(self.node, self.directory, path)
+        except (OSError, StateError) as error:
+            log.error("no control socket, so --config cannot use this node while it runs: %s", error)
+            return None
 
     def _refresh(self) -> Service[None]:
         while True:

@@ -25,14 +25,13 @@ from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 from reactor import Closed, Service, ServiceCancelled
 from reactor.aio import AsyncioBridge
-from tunnel.client.calls import READ_BYTES, Owned, make_call
+from tunnel.client.calls import READ_BYTES, AskingNode, Owned, make_call
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
-from tunnel.node.node import Node
 from tunnel.node.open_tunnel import OpenStream, OpenTunnel
 from tunnel.node.options import CallOptions, TunnelOptions
 from tunnel.node.tunnels import MESSAGE_BYTES
@@ -55,7 +54,7 @@ class AsyncClient:
             thread.
     """
 
-    def __init__(self, node: Node, *, bridge: AsyncioBridge | None = None) -> None:
+    def __init__(self, node: AskingNode, *, bridge: AsyncioBridge | None = None) -> None:
         self._node = node
         self._is_owner = bridge is None
         self._bridge = AsyncioBridge(node.reactor) if bridge is None else bridge

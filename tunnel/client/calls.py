@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from concurrent.futures import Future
+from typing import Final, Generic, Protocol, TypeVar, Unpack
 
-from reactor import Service
-from tunnel.node.api_service import QueryCall
+from reactor import Reactor, Service
+from tunnel.geometry import Profile
+from tunnel.node.api_service import QueryCall, QueryResult
+from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content, Prefixed
-from tunnel.node.node import Node
-from tunnel.node.options import CallOptions
+from tunnel.node.open_tunnel import OpenTunnel
+from tunnel.node.options import CallOptions, QueryOptions, TunnelOptions
+from tunnel.route import Route
 from tunnel.services.router import service_prefix
 
-__all__ = ["READ_BYTES", "Owned", "make_call"]
+__all__ = ["READ_BYTES", "AskingNode", "Owned", "make_call"]
 
 READ_BYTES: Final = 256 * 1024
 """What one crossing between threads brings at most: all that may wait."""
@@ -21,8 +25,28 @@ READ_BYTES: Final = 256 * 1024
 T = TypeVar("T")
 
 
+class AskingNode(Protocol):
+    """What clients need of a node: a `Node` of this process, or one that runs elsewhere (`ControlClient`)."""
+
+    @property
+    def id(self) -> bytes: ...
+    @property
+    def reactor(self) -> Reactor: ...
+    def draw_hops(self) -> int: ...
+    def call(
+        self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
+    ) -> QueryCall: ...
+    def query(
+        self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
+    ) -> Future[QueryResult]: ...
+    def query_service(self, call: QueryCall) -> Service[QueryResult]: ...
+    def ask(self, call: QueryCall) -> Service[IncomingReply]: ...
+    def choose_route(self, destination: bytes, hops: int, profile: Profile) -> Route: ...
+    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]: ...
+
+
 def make_call(
-    node: Node, destination: bytes, content: Content, service: str | None, options: CallOptions
+    node: AskingNode, destination: bytes, content: Content, service: str | None, options: CallOptions
 ) -> QueryCall:
     """The query. Args and errors: `Node.query`; service: the name of one of several there."""
     if service is not None:

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import BinaryIO, Final, Unpack
 
 from reactor import RunInThread, Service, Sleep
+from tunnel.client.calls import AskingNode
 from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
 from tunnel.errors import BadRoute, ErrorCode, FilesError, LocalTunnelError, MalformedMessage, QueryFailed
 from tunnel.node.asking import IncomingReply
-from tunnel.node.node import Node
 from tunnel.node.options import WayOptions
 from tunnel.services.byte_reader import ByteReader
 from tunnel.services.file_requests import (
@@ -109,7 +109,7 @@ class FilesClient:
 
     def __init__(
         self,
-        node: Node,
+        node: AskingNode,
         destination: bytes,
         *,
         service: str | None = None,
@@ -354,7 +354,7 @@ class _Get:
 
 
 def put(
-    node: Node,
+    node: AskingNode,
     destination: bytes,
     source: str | Path | BinaryIO,
     name: str | None = None,
@@ -370,7 +370,7 @@ def put(
 
 
 def get(
-    node: Node,
+    node: AskingNode,
     destination: bytes,
     name: str,
     target: str | Path | BinaryIO,
@@ -389,7 +389,7 @@ def get(
 
 
 def list_files(
-    node: Node,
+    node: AskingNode,
     destination: bytes,
     *,
     service: str | None = None,

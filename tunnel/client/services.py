@@ -18,11 +18,10 @@ from __future__ import annotations
 from typing import Unpack
 
 from reactor import Service
-from tunnel.client.calls import make_call
+from tunnel.client.calls import AskingNode, make_call
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
-from tunnel.node.node import Node
 from tunnel.node.open_tunnel import OpenTunnel
 from tunnel.node.options import CallOptions, TunnelOptions
 
@@ -32,7 +31,7 @@ __all__ = ["ServiceClient"]
 class ServiceClient:
     """Args: node: asks; its reactor runs the services that use this."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: AskingNode) -> None:
         self._node = node
 
     def query(

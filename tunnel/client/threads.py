@@ -20,14 +20,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, timeout_after
-from tunnel.client.calls import READ_BYTES, Owned, make_call
+from tunnel.client.calls import READ_BYTES, AskingNode, Owned, make_call
 from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
-from tunnel.node.node import Node
 from tunnel.node.open_tunnel import OpenStream, OpenTunnel
 from tunnel.node.options import CallOptions, TunnelOptions
 from tunnel.node.tunnels import MESSAGE_BYTES
@@ -41,7 +40,7 @@ T = TypeVar("T")
 class Client:
     """Args: node: asks; any thread but its reactor's may use this."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: AskingNode) -> None:
         self._node = node
 
     def query(

@@ -6,16 +6,14 @@ by hop. A reply that nobody reads for as long as `idle_s` is therefore ended.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
-from reactor import Handle, Service, Signal
+from reactor import Handle, Scope, Service, Signal
 from tunnel.errors import ErrorCode, QueryFailed
-from tunnel.node.api_service import QueryCall, QueryResult
-from tunnel.node.retry import query_with_retries
-
-if TYPE_CHECKING:
-    from tunnel.node.context import NodeContext
+from tunnel.node.api_service import QueryResult
+from tunnel.node.pending import Sink
 
 __all__ = ["REPLY_WINDOW_BYTES", "IncomingReply", "ask"]
 
@@ -96,10 +94,10 @@ class IncomingReply:
         while len(self._held) >= REPLY_WINDOW_BYTES and not self.has_ended:
             yield self._room
 
-    def _run(self, node: NodeContext, call: QueryCall) -> Service[None]:
+    def _run(self, query: Service[QueryResult]) -> Service[None]:
         error: BaseException | None = QueryFailed("the query was cancelled", ErrorCode.CANCELLED)
         try:
-            self._result = yield from query_with_retries(node, call)
+            self._result = yield from query
             error = None
         except Exception as failure:  # noqa: BLE001 - raised where the reply is read
             error = failure
@@ -109,15 +107,17 @@ class IncomingReply:
             self._changed.set()
 
 
-def ask(node: NodeContext, call: QueryCall) -> Service[IncomingReply]:
-    """Begin a query, and return at once with its reply to come. `call.sinks` are not used.
+def ask(scope: Scope, query: Callable[[Sink], Service[QueryResult]], name: str) -> Service[IncomingReply]:
+    """Begin a query, and return its reply to come.
 
     It is retried until something of the reply is here: that may have been read.
 
+    Args:
+        scope: owns the query.
+        query: the query, whose reply goes to this sink.
     Raises:
-        Closed: the node has been stopped.
+        Closed: the scope was cancelled: the node has been stopped.
     """
     reply = IncomingReply()
-    service = reply._run(node, call.with_sink(reply))
-    reply._handle = yield from node.scope.spawn(service, name=f"{node.name} query")
+    reply._handle = yield from scope.spawn(reply._run(query(reply)), name=name)
     return reply

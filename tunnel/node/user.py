@@ -43,11 +43,16 @@ class NodeUser:
     _drawing: Drawing
     _standing: PreparedTunnels
 
+    @property
+    def route_hops(self) -> tuple[int, int]:
+        """`Limits.route_hops`, and up to how many more: `Limits.route_bias`."""
+        limits = self._context.limits
+        return limits.route_hops, limits.route_bias
+
     def draw_hops(self) -> int:
         """Proxies of a new route whose length the caller leaves open: `Limits.route_hops`, and up to
         `route_bias` more. Never fewer: a network that is too small for them is an error."""
-        limits = self._context.limits
-        return self._context.routes.draw_hops(limits.route_hops, limits.route_bias)
+        return self._context.routes.draw_hops(*self.route_hops)
 
     def query(
         self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
@@ -139,7 +144,12 @@ class NodeUser:
 
         Raises, when run: Closed, the node has been stopped.
         """
-        return ask(self._context, call)
+        context = self._context
+        return ask(
+            context.scope,
+            lambda sink: query_with_retries(context, call.with_sink(sink)),
+            f"{context.name} query",
+        )
 
     def follow_up(
         self,

@@ -1,0 +1,227 @@
+"""The frames and layouts of the control socket: what one side packs the other reads, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.control import messages
+from tunnel.control.messages import (
+    CLIENT_BODY_BYTES,
+    CONTENT_BYTES,
+    NODE_BODY_BYTES,
+    FrameParser,
+    Kind,
+    QueryOutcome,
+    QueryRequest,
+    RouteRequest,
+    Welcome,
+    pack_error,
+    pack_frame,
+    unpack_error,
+)
+from tunnel.errors import BadRoute, ControlError, ErrorCode, IdleTimeout, ProfileError, QueryFailed
+from tunnel.geometry import ALL_PROFILES
+from tunnel.modes import ErrorMode, ReplyMode
+from tunnel.reports import Report
+from tunnel.route import Route
+
+OWN_ID = b"n" * 32
+ids = st.integers(0, 255).map(lambda value: bytes([value]) * 32)
+profiles = st.sampled_from(ALL_PROFILES)
+seconds = st.none() | st.floats(0.001, 1e8)
+
+
+def routes(destination: bytes) -> st.SearchStrategy[Route]:
+    return st.lists(ids, max_size=5).map(lambda proxies: Route(tuple(proxies), destination))
+
+
+reports = st.builds(
+    Report,
+    st.lists(ids, max_size=4).map(tuple),
+    st.booleans(),
+    st.none() | st.integers(0, 126),
+    st.none() | st.sampled_from(ErrorCode),
+    st.booleans(),
+    st.text(max_size=50),
+    st.lists(st.integers(0, 126), max_size=3).map(tuple),
+    st.lists(st.integers(0, 2**32 - 1), max_size=5).map(tuple),
+    st.booleans(),
+)
+failures = st.builds(
+    QueryFailed,
+    st.text(max_size=50),
+    st.none() | st.sampled_from(ErrorCode),
+    st.none() | reports,
+    st.lists(ids, max_size=3).map(tuple),
+)
+requests = st.builds(
+    QueryRequest,
+    st.just(b"d" * 32),
+    st.none() | st.integers(0, 126),
+    st.none() | routes(b"d" * 32),
+    st.none() | routes(OWN_ID),
+    st.none() | profiles,
+    st.sampled_from((None, "mixed", "interactive", "bulk")),
+    st.sampled_from(ReplyMode),
+    st.sampled_from(ErrorMode),
+    st.integers(0, 16),
+    seconds,
+    seconds,
+    st.none() | st.binary(max_size=200),
+)
+outcomes = st.builds(
+    QueryOutcome,
+    routes(b"d" * 32),
+    st.sampled_from(ReplyMode),
+    profiles,
+    st.integers(0, 2**63),
+    st.integers(0, 2**63),
+    st.none() | reports,
+)
+
+
+def body(frame: bytes, *, is_node: bool) -> bytes:
+    """The body of a whole frame, as the other side gets it."""
+    parser = FrameParser(CLIENT_BODY_BYTES if is_node else NODE_BODY_BYTES, is_node=is_node)
+    parser.feed(frame)
+    found = parser.next()
+    assert found is not None
+    assert parser.is_between
+    return found[1]
+
+
+def facts(error: BaseException) -> list[Any]:
+    return [type(error), str(error), *(vars(error).get(key) for key in ("code", "report", "blamed"))]
+
+
+@given(requests)
+def test_a_query_arrives_as_it_was_asked(request: QueryRequest) -> None:
+    assert QueryRequest.unpack(body(request.pack(), is_node=True), OWN_ID) == request
+
+
+@given(outcomes, st.lists(failures, max_size=3))
+def test_an_outcome_arrives_with_its_failed_attempts(
+    outcome: QueryOutcome, attempts: list[QueryFailed]
+) -> None:
+    packed = replace(outcome, attempts=tuple(attempts))
+    found = QueryOutcome.unpack(body(packed.pack(), is_node=False))
+    assert list(map(facts, found.attempts)) == list(map(facts, attempts))
+    assert found.route == outcome.route
+    assert found.report == outcome.report
+
+
+@given(failures, st.lists(failures, max_size=3))
+def test_a_failed_query_arrives_with_hop_code_and_text(
+    error: QueryFailed, attempts: list[QueryFailed]
+) -> None:
+    error.attempts = tuple(attempts)
+    found = unpack_error(body(pack_error(error), is_node=False))
+    assert isinstance(found, QueryFailed)
+    assert facts(found) == facts(error)
+    assert list(map(facts, found.attempts)) == list(map(facts, attempts))
+
+
+@pytest.mark.parametrize(
+    "error", [BadRoute("too few"), ProfileError("too long"), ControlError("busy"), TypeError("no bytes")]
+)
+def test_an_error_keeps_its_class_and_text(error: Exception) -> None:
+    found = unpack_error(body(pack_error(error), is_node=False))
+    assert type(found) is type(error)
+    assert str(found) == str(error)
+
+
+def test_an_error_that_is_the_nodes_own_affair_is_a_failed_query() -> None:
+    found = unpack_error(body(pack_error(IdleTimeout("nothing moved")), is_node=False))
+    assert isinstance(found, QueryFailed)
+    assert found.code is ErrorCode.TIMEOUT
+    found = unpack_error(body(pack_error(KeyError("a bug's secret")), is_node=False))
+    assert isinstance(found, QueryFailed)
+    assert found.code is ErrorCode.INTERNAL
+    assert "secret" not in str(found)
+
+
+def test_the_longest_query_and_its_longest_failure_fit() -> None:
+    route = Route((b"p" * 32,) * 126, b"d" * 32)
+    request = QueryRequest(
+        b"d" * 32, route=route, reply_route=Route(route.proxies, OWN_ID), content=bytes(CONTENT_BYTES)
+    )
+    assert QueryRequest.unpack(body(request.pack(), is_node=True), OWN_ID) == request
+    report = Report(route.nodes, False, 126, ErrorCode.TIMEOUT, text="é" * 5000, hold_ms=(1,) * 127)
+    failure = QueryFailed("x" * 100_000, ErrorCode.TIMEOUT, report, route.nodes)
+    failure.attempts = (failure,) * 17
+    found = unpack_error(body(pack_error(failure), is_node=False))
+    assert isinstance(found, QueryFailed)
+    assert len(found.attempts) == 17
+
+
+def test_a_text_of_any_length_fits() -> None:
+    found = unpack_error(body(pack_error(BadRoute("é" * 100_000)), is_node=False))
+    assert str(found).startswith("é" * 2000)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_make_a_reader_fail_in_another_way(data: bytes) -> None:
+    for unpack in (
+        lambda data: QueryRequest.unpack(data, OWN_ID),
+        QueryOutcome.unpack,
+        RouteRequest.unpack,
+        Welcome.unpack,
+        unpack_error,
+        messages.unpack_attempt,
+        messages.unpack_progress,
+        messages.unpack_route,
+    ):
+        with contextlib.suppress(ControlError):
+            unpack(data)
+
+
+@given(requests, st.data())
+def test_a_cut_or_changed_query_is_refused_or_another_query(
+    request: QueryRequest, data: st.DataObject
+) -> None:
+    whole = bytearray(body(request.pack(), is_node=True))
+    place = data.draw(st.integers(0, len(whole) - 1))
+    whole[place] ^= data.draw(st.integers(1, 255))
+    for changed in (bytes(whole), bytes(whole[:place])):
+        with contextlib.suppress(ControlError):
+            QueryRequest.unpack(changed, OWN_ID)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 9))
+def test_frames_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], step: int) -> None:
+    stream = b"".join(pack_frame(Kind.CONTENT, data) for data in bodies)
+    parser, found = FrameParser(CLIENT_BODY_BYTES, is_node=True), []
+    for start in range(0, len(stream), step):
+        parser.feed(stream[start : start + step])
+        while (frame := parser.next()) is not None:
+            found.append(frame)
+    assert found == [(Kind.CONTENT, data) for data in bodies]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x00" + bytes(4),  # no kind
+        b"\x81" + bytes(4),  # a node's frame from a client
+        b"\x02\xff\xff\xff\xff",  # 4 GiB
+        b"GET / HTTP/1.1\r\n",
+    ],
+)
+def test_a_frame_that_no_client_sends_is_refused_before_its_body(head: bytes) -> None:
+    parser = FrameParser(CLIENT_BODY_BYTES, is_node=True)
+    parser.feed(head)
+    with pytest.raises(ControlError):
+        parser.next()
+
+
+def test_a_node_of_another_version_is_named_as_such() -> None:
+    packed = bytearray(body(Welcome(OWN_ID, 3, 0, 4).pack(), is_node=False))
+    packed[0] += 1
+    with pytest.raises(ControlError, match="another version"):
+        Welcome.unpack(bytes(packed))

@@ -1,0 +1,370 @@
+"""The control socket of a running node: its owner's commands and programs use the node through it.
+
+Who may connect: the owner of the process, and root. The socket has mode 0600 in the state folder, which has
+mode 0700; where the system tells who connects, that is checked as well. Nothing that a client does harms the
+node: there are at most `_MOST_CLIENTS` connections, each holds 1 MB at most, a client that asks nothing or
+takes nothing in time is dropped, and a malformed frame ends its connection only.
+
+One service per connection serves one request; three more run beside a query: one takes its content, one its
+reply, and one sends what is to be sent. So whichever side is slow holds up the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections import deque
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from reactor import (
+    Broken,
+    Channel,
+    ChannelClosed,
+    Closed,
+    ReadYield,
+    Scope,
+    Service,
+    Signal,
+    Sleep,
+    SocketStream,
+    TimedOut,
+    UnixListener,
+    WriteYield,
+    move_on_after,
+    timeout_after,
+)
+from tunnel.control.messages import (
+    CLIENT_BODY_BYTES,
+    CONTENT_BYTES,
+    FrameParser,
+    Kind,
+    PeerState,
+    QueryOutcome,
+    QueryRequest,
+    RouteRequest,
+    Welcome,
+    pack_attempt,
+    pack_error,
+    pack_frame,
+    pack_progress,
+    pack_route,
+    unpack_attempt,
+)
+from tunnel.directory import Directory
+from tunnel.errors import ControlError, ErrorCode, QueryFailed, StateError, TunnelError
+from tunnel.node import Node
+from tunnel.node.asking import IncomingReply
+from tunnel.node.options import CallOptions
+from tunnel.node.relay import guarded
+
+__all__ = ["ControlServer"]
+
+log = logging.getLogger("tunnel.control")
+
+_MOST_CLIENTS: Final = 64
+_REQUEST_S: Final = 10.0  # until a client has said what it wants
+_TAKE_S: Final = 60.0  # until a client has taken one frame; it may be stopped (Ctrl-Z) for a moment
+_TICK_S: Final = 0.25  # between two PROGRESS: how soon each side sees that the other has gone
+_AHEAD: Final = 2  # pieces of content that are held for the node
+_LAST_WORDS_S: Final = 1.0  # at a stop, for the last frames
+
+_Step: TypeAlias = Service[None]
+
+
+class ControlServer:
+    """Serves a control socket.
+
+    The path must lie in a folder that belongs to this node alone, such as its `StateDir`. What a crash has
+    left there is replaced; a socket on which another process still listens is not.
+
+    Args:
+        node: what clients use.
+        directory: the node's; its peers are listed.
+        path: of the socket.
+    Raises:
+        StateError: another process listens there, or it is not a socket. OSError: it cannot be made.
+    """
+
+    def __init__(self, node: Node, directory: Directory, path: Path) -> None:
+        self._node = node
+        self._directory = directory
+        self._path = path
+        try:
+            self._listener = UnixListener(path, replace_stale=True)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise StateError(
+                f"{path} is in use: a process listens there, or it is not a socket",
+                f"stop that process, or move {path} away",
+            ) from error
+        self._inode = path.stat().st_ino
+        self._scope = Scope("control", fail_together=False)
+        self._is_stopping = False
+
+    def serve(self) -> Service[None]:
+        """Take connections until `close`."""
+        with contextlib.suppress(Closed):
+            while True:
+                stream = yield from self._listener.accept()
+                if len(self._scope) >= _MOST_CLIENTS:
+                    _refuse(stream, f"{_MOST_CLIENTS} clients use this node already")
+                    continue
+                yield from self._scope.spawn(self._serve_one(stream), name="control client")
+
+    def close(self) -> None:
+        """Take no more connections, and remove the socket. Requests under way go on. Idempotent."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._listener.close()
+        with contextlib.suppress(OSError):  # the folder may have been removed
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+    def finish(self) -> Service[None]:
+        """End what is left, when the node has ended: each client gets its error."""
+        self.close()
+        try:
+            yield from move_on_after(_LAST_WORDS_S, self._scope.join())
+        finally:
+            yield from self._scope.close()
+
+    # -- one connection --------------------------------------------------------------------------------
+
+    def _serve_one(self, stream: SocketStream) -> Service[None]:
+        link = _Link(stream)
+        with stream:
+            try:
+                if stream.peer_uid not in (None, 0, os.geteuid()):
+                    log.warning("the control socket refused a process of user %s", stream.peer_uid)
+                    return
+                node = self._node
+                yield from link.send(Welcome(node.id, *node.route_hops, os.getpid()).pack())
+                kind, body = yield from timeout_after(_REQUEST_S, link.receive())
+                if kind is Kind.QUERY:
+                    yield from self._query(link, QueryRequest.unpack(body, node.id))
+                elif kind is Kind.PEERS:
+                    yield from self._list_peers(link)
+                elif kind is Kind.ROUTE:
+                    request = RouteRequest.unpack(body)
+                    route = node.choose_route(request.destination, request.hops, request.profile)
+                    yield from link.send(pack_route(route))
+                else:
+                    raise ControlError(f"control socket: {kind.name} is not a request")
+            except (_Gone, Broken, TimedOut) as error:
+                log.debug("a control client has gone: %s", error)
+            except ControlError as error:
+                log.warning("a control client was dropped: %s", error)
+                yield from link.send_last(pack_error(error))
+            except (TunnelError, TypeError, ValueError) as error:
+                yield from link.send_last(pack_error(error))
+            except Exception as error:
+                log.exception("a control request failed")
+                yield from link.send_last(pack_error(error))
+
+    def _list_peers(self, link: _Link) -> Service[None]:
+        peers = self._node.peers
+        backed_off = set(peers.resting())
+        for descriptor in self._directory.sample():
+            node_id = descriptor.node_id
+            state = PeerState.UNKNOWN if peers.last_seen_s(node_id) is None else PeerState.SEEN
+            if node_id in backed_off:
+                state = PeerState.BACKED_OFF
+            yield from link.send(pack_frame(Kind.PEER, bytes([state]) + descriptor.signed))
+        yield from link.send(pack_frame(Kind.DONE))
+
+    def _query(self, link: _Link, request: QueryRequest) -> Service[None]:
+        exchange = _Exchange(self, link, request)
+        options: CallOptions = {
+            "hops": request.hops,
+            "route": request.route,
+            "reply_route": request.reply_route,
+            "profile": request.profile,
+            "purpose": request.purpose,
+            "mode": request.mode,
+            "error_mode": request.error_mode,
+            "idle_s": request.idle_s,
+            "timeout_s": request.timeout_s,
+            "retries": request.retries,
+            "progress": exchange.progress,
+        }
+        content: Any = exchange.upload if request.content is None else request.content
+        call = self._node.call(request.destination, content, **options)
+        with (yield from self._node.ask(call)) as reply:
+            # The end of what is sent is the end of all.
+            yield from guarded(
+                exchange.send(),
+                exchange.take_reply(reply),
+                exchange.upload.take_frames(),
+                exchange.tick(),
+            )
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the node is being stopped."""
+        return self._is_stopping
+
+
+class _Gone(Exception):
+    """The client has closed its connection: it wants no more."""
+
+
+class _Link:
+    """Frames over a connection. `out`: what is to be sent while a query runs."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self._stream = stream
+        self._reader = ReadYield(stream)
+        self._writer = WriteYield(stream)
+        self._parser = FrameParser(CLIENT_BODY_BYTES, is_node=True)
+        self.out: Channel[bytes] = Channel(_AHEAD, "control")
+
+    def receive(self) -> Service[tuple[Kind, bytes]]:
+        """The next frame. Raises _Gone, ControlError, Broken."""
+        while (frame := self._parser.next()) is None:
+            data = yield from self._reader.read(CONTENT_BYTES)
+            if not data:
+                raise _Gone("it has closed the connection")
+            self._parser.feed(data)
+        return frame
+
+    def send(self, frame: bytes) -> Service[None]:
+        """Send a frame. Raises TimedOut: the client does not take it. Broken."""
+        yield from timeout_after(_TAKE_S, self._writer.write_all(frame))
+
+    def send_last(self, frame: bytes) -> Service[None]:
+        """Send an error, if the client still listens."""
+        with contextlib.suppress(Broken, Closed, TimedOut):
+            yield from timeout_after(_LAST_WORDS_S, self._writer.write_all(frame))
+
+
+class _Exchange:
+    """One query of a client, and its reply.
+
+    Attributes:
+        upload: the content of the query.
+    """
+
+    def __init__(self, server: ControlServer, link: _Link, request: QueryRequest) -> None:
+        self._server = server
+        self._link = link
+        self.upload = _Upload(link)
+        self._counts = 0, 0
+
+    def progress(self, sent: int, received: int) -> None:
+        """Called by the node."""
+        self._counts = sent, received
+
+    def send(self) -> _Step:
+        """Send what the others have; ends when the reply does."""
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                yield from self._link.send((yield from self._link.out.receive()))
+
+    def tick(self) -> _Step:
+        """Say how far the query is."""
+        while True:
+            yield Sleep(_TICK_S)
+            yield from self._link.out.send(pack_progress(*self._counts))
+
+    def take_reply(self, reply: IncomingReply) -> _Step:
+        """Take the reply and the outcome."""
+        out = self._link.out
+        try:
+            while data := (yield from reply.read(CONTENT_BYTES)):
+                yield from out.send(pack_frame(Kind.REPLY, data))
+            result = yield from reply.result()
+            yield from out.send(pack_progress(result.query_bytes, result.reply_bytes))
+            last = QueryOutcome(
+                result.route,
+                result.mode,
+                result.profile,
+                result.query_bytes,
+                result.reply_bytes,
+                result.report,
+                result.attempts,
+            ).pack()
+        except Exception as error:  # noqa: BLE001 - raised again where the client is
+            last = pack_error(self._explained(error))
+        yield from out.send(last)
+        out.close()
+
+    def _explained(self, error: Exception) -> Exception:
+        if self._server.is_stopping and getattr(error, "code", None) in (None, ErrorCode.CANCELLED):
+            return QueryFailed("the node was stopped while the query was under way", ErrorCode.CANCELLED)
+        if not isinstance(error, TunnelError | TypeError | ValueError):
+            log.error("a query of a control client failed: %s: %s", type(error).__name__, error)
+        return error
+
+
+class _Upload:
+    """Content that comes from a client: a service that gives it to the node, and can begin again.
+
+    It has the methods of a file that can be rewound, so that a query with retries takes it.
+    """
+
+    def __init__(self, link: _Link) -> None:
+        self._link = link
+        self._held: deque[bytes] = deque()
+        self._has_ended = False
+        self._attempt = 0
+        self._must_rewind = False
+        self._changed = Signal()
+        self._room = Signal()
+
+    def __call__(self) -> Service[bytes]:
+        """The next bytes; b"" at the end."""
+        if self._must_rewind:
+            self._must_rewind = False
+            yield from self._link.out.send(pack_attempt(Kind.REWIND, self._attempt))
+        while not self._held:
+            if self._has_ended:
+                return b""
+            yield self._changed
+        data = self._held.popleft()
+        self._room.set()
+        return data
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return 0
+
+    def seek(self, position: int) -> int:
+        """Begin again: what comes for an earlier attempt is dropped."""
+        self._attempt += 1
+        self._held.clear()
+        self._has_ended = False
+        self._must_rewind = True
+        self._room.set()
+        return position
+
+    def take_frames(self) -> _Step:
+        """Take what the client sends, while there is room; also its end. Raises _Gone, ControlError."""
+        while True:
+            while len(self._held) >= _AHEAD:
+                yield self._room
+            kind, body = yield from self._link.receive()
+            if kind not in (Kind.CONTENT, Kind.END):
+                raise ControlError(f"control socket: {kind.name} inside a query")
+            attempt, data = unpack_attempt(body)
+            if attempt != self._attempt:
+                continue
+            if self._has_ended:
+                raise ControlError(f"control socket: {kind.name} behind the end of the content")
+            if kind is Kind.END:
+                self._has_ended = True
+            elif data:
+                self._held.append(data)
+            self._changed.set()
+
+
+def _refuse(stream: SocketStream, reason: str) -> None:
+    """Tell a client that it is one too many, if the socket takes it."""
+    with stream, contextlib.suppress(BlockingIOError, Broken):
+        stream.write(pack_error(ControlError(reason)))
