@@ -52,8 +52,8 @@ CODES = {
         "the onion header does not open, or holds what no sender writes; at Alice: a HOME slot that she did "
         "not make",
         Location.RELAY,
-        "most often an onion key that its node has replaced: fetch its descriptor again. Once more over "
-        "another route",
+        "most often an onion key that its node has replaced (fetch its descriptor again), or a clock that is "
+        "wrong by a day. Once more over another route",
     ),
     ErrorCode.EXPIRED: CodeRow(
         "header or reply block too old, or further ahead than any sender draws",

@@ -11,11 +11,10 @@ import ipaddress
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from tunnel.errors import BadSignature, DescriptorError, ProfileError
 from tunnel.geometry import ADDRESS_BYTES, Profile
-from tunnel.onion.expiry import CLOCK_SKEW_S
+from tunnel.onion.expiry import CLOCK_SKEW_S, clock_text
 from tunnel.onion.header import Hop
 from tunnel.primitives import TunnelEngine
 
@@ -26,7 +25,6 @@ __all__ = [
     "Address",
     "Descriptor",
     "OnionKeyInfo",
-    "clock_text",
     "short",
 ]
 
@@ -60,11 +58,6 @@ _FIELDS = {
 def short(node_id: bytes) -> str:
     """A node id as people see it: its first four bytes in hex."""
     return node_id.hex()[:8]
-
-
-def clock_text(now_s: float) -> str:
-    """A time as people see it, in UTC and to the minute: clocks are told no more exactly on a link either."""
-    return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,18 +138,17 @@ class BadRoute(LocalTunnelError):
         hint: what to do, for people; may be empty.
     """
 
-    def __init__(self, text: str, *, hops: int | None = None, available: int | None = None) -> None:
+    def __init__(
+        self, text: str, *, hops: int | None = None, available: int | None = None, hint: str = ""
+    ) -> None:
         super().__init__(text)
         self.hops = hops
         self.available = available
-
-    @property
-    def hint(self) -> str:
-        if self.hops is None or self.available is None or not 0 <= self.available < self.hops:
-            return ""
-        if not self.available:
-            return "more peers are needed; --hops 0 sends directly, and shows the destination this address"
-        return f"for a shorter route, which hides less, give --hops {self.available}; or add peers"
+        self.hint = hint
+        if not hint and hops is not None and available is not None and 0 <= available < hops:
+            self.hint = f"for a shorter route, which hides less, give --hops {available}; or add peers"
+            if not available:
+                self.hint = "add peers; --hops 0 sends directly, and shows the destination this address"
 
 
 class KeyFileError(LocalTunnelError):

@@ -6,27 +6,32 @@
     (erased)    nothing sealed to it can be accepted any more, so nothing recorded can be opened either
 
 A key moves down one line at a time, by `advance`, which the node calls now and then (`next_change_s` says
-when something will happen). A pure state machine: the caller brings the time, and the clock it goes by never
-steps back. Rules for changing it: a key is published at least an epoch before it is needed; a table lives as
-long as its key and no longer; after a stop that was not clean there is no table, so there must be no key.
+when something will happen). A pure state machine: the caller brings the time. A clock that was ahead for a
+moment, and is set right again, leaves a key that begins in the future, or a table that refuses all headers as
+expired: then `advance` begins anew. Rules for changing it: a key is published at least an epoch before it is
+needed; a table lives as long as its key and no longer; after a stop that was not clean there is no table, so
+there must be no key.
 Source: docs/protocol.md, "Onion key epochs".
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunnel.disk import read_regular
 from tunnel.errors import ReplayFileError
 from tunnel.keys import EPOCH_S, NodeKeys, OnionKey, new_onion_key
-from tunnel.onion.expiry import CLOCK_SKEW_S, LATEST_S
+from tunnel.onion.expiry import CLOCK_SKEW_S, HOUR_S, LATEST_S, clock_text
 from tunnel.onion.header import Hop, OpeningKey
 from tunnel.onion.replay import DEFAULT_LIMIT, ReplayTable
 from tunnel.primitives import TunnelEngine
 from tunnel.private_file import remove_file, write_private
 
 __all__ = ["EARLY_ROTATION_S", "KEEP_PREVIOUS_S", "Epoch", "KeyRing"]
+
+log = logging.getLogger("tunnel.node")
 
 # A sender with a slow clock seals until 600 s after the key's end; an expiry is accepted that is 4 hours and
 # 600 s ahead of that; and headers are taken until 600 s after their expiry.
@@ -82,7 +87,6 @@ class KeyRing:
         self.engine = engine
         self._limit = limit
         self._share = share
-        self._latest_now_s = 0.0
         self._state = _State(keys, {})
         self._become(keys)
 
@@ -95,7 +99,6 @@ class KeyRing:
 
     def opening(self, now_s: float) -> tuple[Epoch, ...]:
         """The keys to try, in order: current, previous, and next if it begins within 600 s."""
-        now_s = self._clock(now_s)
         state = self._state
         keys, epochs = state.keys, state.epochs
         found = [keys.onion]
@@ -131,12 +134,19 @@ class KeyRing:
     def advance(self, now_s: float) -> bool:
         """Do what is due: make a next key, move on to it, erase the previous one.
 
+        A clock that was set back so far that nobody can use the current key, or that its table takes no new
+        header, is an error in the log, and a fresh key is made, as after a start without replay tables.
+
         Returns:
             Whether `keys` has changed: then save it, and publish a new descriptor. May be called at any time.
         """
-        now_s = self._clock(now_s)
         before = keys = self.keys
-        if keys.onion.not_after + _NEXT_SERVES_S <= now_s:
+        if fault := self._clock_fault(now_s):
+            log.error(
+                "%s; the clock was set back, so a new onion key is made, and the old ones erased", fault
+            )
+            keys = keys.rotated(now_s)
+        elif keys.onion.not_after + _NEXT_SERVES_S <= now_s:
             # Nobody has a key of this node that is valid now: it was off, or asleep. Begin anew.
             keys = keys.rotated(now_s)
         keys = _with_next(keys)
@@ -157,7 +167,6 @@ class KeyRing:
         Returns:
             Whether it was done: then save the keys, and publish a new descriptor.
         """
-        now_s = self._clock(now_s)
         current = self.keys.onion
         if now_s < current.epoch + CLOCK_SKEW_S + EARLY_ROTATION_S:
             return False
@@ -167,9 +176,22 @@ class KeyRing:
         self._become(keys, {ended: self._state.current})
         return True
 
-    def _clock(self, now_s: float) -> float:
-        self._latest_now_s = max(self._latest_now_s, now_s)
-        return self._latest_now_s
+    def signed(self, sequence: int) -> None:
+        """A descriptor with this sequence number was signed: the next one has a higher, also after a restart
+        with another clock, since of two of one node the higher holds."""
+        self._become(replace(self.keys, sequence=sequence))
+
+    def _clock_fault(self, now_s: float) -> str | None:
+        """What shows that the clock was ahead before, for the log; None: nothing does that matters."""
+        state = self._state
+        if state.keys.onion.epoch > now_s + CLOCK_SKEW_S:
+            what, then_s = "this node's onion key begins at", float(state.keys.onion.epoch)
+        elif state.current.table.latest_now_s > now_s + HOUR_S:
+            # Senders draw expiries from an hour ahead on: it would refuse some of them.
+            what, then_s = "this node's replay table has seen the time", state.current.table.latest_now_s
+        else:
+            return None
+        return f"{what} {clock_text(then_s)}, and the clock shows {clock_text(now_s)}"
 
     def _become(self, keys: NodeKeys, kept: dict[OnionKey, Epoch] | None = None) -> None:
         """Epochs for exactly the keys that there are: what is not there any more is erased with its table."""

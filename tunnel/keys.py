@@ -81,6 +81,7 @@ class NodeKeys:
         onion: the current onion key.
         home: MAC key of this node's own reply tickets.
         previous, next: the onion keys before and after the current one, where they exist.
+        sequence: of the last descriptor that was signed with these; 0: none is known.
     """
 
     identity: bytes
@@ -89,6 +90,7 @@ class NodeKeys:
     home: bytes
     previous: OnionKey | None = None
     next: OnionKey | None = None
+    sequence: int = 0
 
     @classmethod
     def generate(cls, now_s: float) -> NodeKeys:
@@ -131,7 +133,8 @@ class NodeKeys:
 
         Args:
             profiles: bytes; by default all that suit the engine.
-            sequence: by default the time in seconds: a later descriptor replaces an earlier one.
+            sequence: by default the time in seconds, or one more than that of the last descriptor where the
+                clock was set back since: a later descriptor replaces an earlier one.
             family: 16 bytes, the same in all nodes of one owner; None: it has no other.
         """
         published = (self.onion,) if self.next is None else (self.onion, self.next)
@@ -141,7 +144,7 @@ class NodeKeys:
             onion_keys=tuple(key.info(engine) for key in published),
             addresses=addresses,
             profiles=offered_profiles(engine) if profiles is None else profiles,
-            sequence=int(now_s) if sequence is None else sequence,
+            sequence=max(int(now_s), self.sequence + 1) if sequence is None else sequence,
             expiry=int(now_s) + DESCRIPTOR_LIFE_S,
             unlisted=not addresses,
             family=family,
@@ -164,6 +167,7 @@ class NodeKeys:
             "onion": _record(self.onion),
             "previous": _record(self.previous),
             "next": _record(self.next),
+            "sequence": self.sequence,
         }
         write = write_private if replace else make_private
         write(path, json.dumps(record, indent=1).encode("ascii"))
@@ -185,7 +189,11 @@ class NodeKeys:
             onion = _onion(record["onion"])
             if onion is None:
                 raise ValueError("the current onion key is missing")
-            return cls(identity, link, onion, home, _onion(record["previous"]), _onion(record["next"]))
+            previous, following = _onion(record["previous"]), _onion(record["next"])
+            sequence = record.get("sequence", 0)  # not there in files of before
+            if type(sequence) is not int or not 0 <= sequence < 1 << 63:
+                raise ValueError(f"a sequence number of {sequence!r}")
+            return cls(identity, link, onion, home, previous, following, sequence)
         except (OSError, LocalTunnelError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise KeyFileError(f"{path} is not a key file: {type(error).__name__}: {error}") from error
 

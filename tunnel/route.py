@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from tunnel.addresses import LOCAL, AddressRules
-from tunnel.descriptor import Descriptor, clock_text
+from tunnel.descriptor import Descriptor
 from tunnel.errors import BadRoute, LocalTunnelError, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
+from tunnel.onion.expiry import clock_text
 
 __all__ = ["Purpose", "Route", "best_profile", "check_purpose", "choose_other_route", "choose_route"]
 
@@ -146,6 +147,7 @@ def _too_few(hops: int, available: int, profile_byte: int, reasons: Counter[str]
         f"that offer profile 0x{profile_byte:02x}, {hops - available} too few{left_out}{clock}",
         hops=hops,
         available=available,
+        hint="set this machine's clock, or get newer descriptors of the peers" if clock else "",
     )
 
 

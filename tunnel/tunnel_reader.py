@@ -41,14 +41,17 @@ class UsedBlocks:
     Known by their seeds, from which the key comes, for as long as any block can be alive, whatever expiry it
     names: whoever made it may write a later one into it. Apart from the replay tables of headers, so that
     answering fills nobody's share there. Not kept over a restart: a block comes with a query, and no query is
-    accepted twice.
+    accepted twice. A clock that was set back goes on here from the latest time: only how much passes counts.
     """
 
     def __init__(self, limit: int) -> None:
         self._table = ReplayTable(system_random_bytes(32), limit=limit, share=limit)
+        self._set_back_s = 0.0
 
     def use(self, block: ReplyBlock, *, now_s: float) -> None:
         """Raises ReplayedHeader, TableFull or ExpiredHeader as `ReplayTable.insert`."""
+        self._set_back_s = max(self._set_back_s, self._table.latest_now_s - now_s)
+        now_s += self._set_back_s
         self._table.insert(block.end_to_end_seed, int(now_s) + LATEST_S, now_s=now_s, neighbour=_OWN)
 
 

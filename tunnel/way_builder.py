@@ -143,7 +143,8 @@ class WayBuilder:
         try:
             return descriptor.hop(now_s)
         except DescriptorError as error:
-            raise BadRoute(f"no key for the route: {error}") from error
+            hint = "set this machine's clock, or get a newer descriptor of that node"
+            raise BadRoute(f"no key for the route: {error}", hint=hint) from error
 
     def _descriptor(self, node_id: bytes, profile: Profile) -> Descriptor:
         descriptor = self._directory.lookup(node_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import ipaddress
 import os
@@ -382,39 +381,6 @@ def test_a_peer_that_is_off_for_days_costs_the_others_nothing() -> None:
         with pytest.raises(BadRoute, match="1 without an onion key valid any more") as caught:
             net[0].query(net[1].id, b"x", hops=5)
         assert caught.value.available == 4
-
-
-class _SetClock:
-    """A wall clock that the test sets."""
-
-    def __init__(self, ahead_s: float = 0.0) -> None:
-        self.ahead_s = ahead_s
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead_s
-
-
-@contextlib.contextmanager
-def clocked(*ahead_s: float, limits: Limits | None = None) -> Iterator[tuple[list[Node], list[_SetClock]]]:
-    """Nodes of one network, each with a clock of its own."""
-    directory, clocks = StaticDirectory(), [_SetClock(ahead) for ahead in ahead_s]
-    with ReactorThread() as thread:
-        nodes = []
-        for clock in clocks:
-            keys = NodeKeys.generate(clock())
-            node = Node(keys, directory, reactor=thread.reactor, limits=limits, wall_clock=clock)
-            directory.publish(node.descriptor)
-            thread.submit(node.serve())
-            nodes.append(node)
-        yield nodes, clocks
-
-
-@pytest.mark.parametrize("ahead_s", [660, 3_600, 86_400, -660, -7_200, -86_400])
-def test_one_wrong_clock_does_not_spoil_the_queries_between_others(ahead_s: float) -> None:
-    with clocked(0, 0, 0, 0, ahead_s) as (nodes, _):
-        for _ in range(10):
-            result = nodes[0].query(nodes[1].id, b"x", hops=2, retries=3).result(PATIENCE_S)
-            assert result.read() == b"x"
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])

@@ -33,6 +33,18 @@ def make() -> tuple[PeerTable, list[float], _Log]:
     return table, clock, log
 
 
+def test_clocks_that_were_told_go_on() -> None:
+    table, clock, log = make()
+    assert table.clock_s(IDS[0]) is None
+    table.told_clock(IDS[0], 5_000.0)
+    table.failed(IDS[1])
+    clock[0] += 7
+    table.told_clock(IDS[2], 9_000.0)
+    assert (table.clock_s(IDS[0]), table.clock_s(IDS[1])) == (5_007.0, None)
+    assert table.clocks() == [5_007.0, 9_000.0]
+    assert log.events == [(IDS[1], False)], "no news of who is there"
+
+
 def test_pauses_double_and_end_with_the_first_sign_of_life() -> None:
     table, clock, log = make()
     for pause_s in (5, 10, 20, 40):

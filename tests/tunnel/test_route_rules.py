@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, make_keys
 from tunnel.addresses import LOCAL, PUBLIC, AddressRules
-from tunnel.descriptor import Address, Descriptor, OnionKeyInfo, clock_text
+from tunnel.descriptor import Address, Descriptor, OnionKeyInfo
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, Profile
@@ -22,6 +22,7 @@ from tunnel.guards import Guards
 from tunnel.keys import EPOCH_S
 from tunnel.node.peers import PeerTable
 from tunnel.node.route_provider import RouteProvider, _is_this_host
+from tunnel.onion.expiry import clock_text
 from tunnel.route import Route, choose_route
 
 ALICE, BOB = b"A" * 32, b"B" * 32
@@ -351,6 +352,7 @@ def test_where_most_peers_have_no_key_for_now_both_times_are_said() -> None:
         assert f"This machine's clock shows {clock_text(NOW_S)}" in text
         assert f"{clock_text(starts_s)} to {clock_text(starts_s + EPOCH_S)}" in text
         assert caught.value.available == 0
+        assert "set this machine's clock" in caught.value.hint
 
 
 @given(st.integers(0, 5), st.integers(0, 4), st.integers(0, 2**32))

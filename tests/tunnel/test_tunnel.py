@@ -51,6 +51,7 @@ from tunnel.onion.message import MessageR
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.route import Route
 from tunnel.tunnel import Tunnel
+from tunnel.tunnel_reader import UsedBlocks
 
 PREFIX_BYTES = 4
 FIRST_MODES = [ReplyMode.NONE, ReplyMode.ROUTE]  # the others: test_modes.py
@@ -395,6 +396,20 @@ def test_a_reply_block_serves_once() -> None:
         peers[-1].tunnel.reply(exchange.blocks[0], now_s=NOW_S)
 
 
+def test_a_clock_that_was_ahead_for_a_moment_stops_no_replies() -> None:
+    """Bob has used a block at the wrong time; that of the next query is no older for it."""
+    peers = plain_peers(3)
+    block, another = (send_query(peers, b"q", ReplyMode.ROUTE).blocks[0] for _ in range(2))
+    used = UsedBlocks(10)
+    used.use(block, now_s=NOW_S + 48 * 3_600)
+    used.use(another, now_s=NOW_S)
+    for now_s in (NOW_S, NOW_S + 4 * 3_600):
+        with pytest.raises(ReplayedHeader):
+            used.use(another, now_s=now_s)
+    with pytest.raises(ReplayedHeader):
+        used.use(block, now_s=NOW_S)
+
+
 def test_a_reply_block_serves_once_even_if_bob_has_forgotten() -> None:
     peers = make_peers(3)
     exchange = send_query(peers, b"q", ReplyMode.ROUTE)
@@ -571,7 +586,7 @@ def test_a_node_that_does_not_offer_the_profile() -> None:
         alice.query(route, ReplyMode.NONE, Profile(DEFAULT), now_s=NOW_S)
 
 
-@pytest.mark.parametrize("now_s", [NOW_S - 1_000, NOW_S + 25 * 3_600])
+@pytest.mark.parametrize("now_s", [NOW_S - 1_201, NOW_S + 25 * 3_600])
 def test_a_node_without_an_onion_key_for_now(now_s: float) -> None:
     with pytest.raises(BadRoute, match="no onion key"):
         alice_with(BOB).query(Route((), BOB.node_id), ReplyMode.NONE, SMALL, now_s=now_s)

@@ -171,6 +171,8 @@ class ConfiguredNode:
         )
 
     def _write(self, descriptor: Descriptor) -> None:
+        # With its sequence number: that of the next start is to be higher, whatever the clock shows then.
+        self._ring.keys.save(self.config.keys)
         if self.config.publish is not None:
             write_descriptor(self.config.publish, descriptor)
 

@@ -22,6 +22,7 @@ from tunnel.errors import DescriptorError, HandshakeError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION
 from tunnel.link.noise import LinkKeys, NoiseXK
 from tunnel.link.puzzle import ANSWER_BYTES, MAX_BITS, Puzzle
+from tunnel.onion.expiry import clock_text
 from tunnel.primitives import TunnelEngine, X25519Private
 
 __all__ = ["M1_BYTES", "M2_BYTES", "M3_BYTES", "Initiator", "PaddingMode", "Responder", "Settings"]
@@ -328,7 +329,10 @@ class Responder:
         if descriptor.link_key != self._noise.remote_static:
             raise HandshakeError("initiator's static key is not the link key of the descriptor that it shows")
         if descriptor.expiry < now_s:
-            raise HandshakeError(f"initiator's descriptor expired {int(now_s) - descriptor.expiry} s ago")
+            raise HandshakeError(
+                f"initiator's descriptor expired {int(now_s) - descriptor.expiry} s ago; its clock shows "
+                f"{clock_text(self.peer_settings.clock_s)}, and the one here {clock_text(now_s)}"
+            )
         self._has_accepted = True
         self._step = after
         return descriptor

@@ -371,4 +371,4 @@ class _Asked:
         if pending.error is error and (stream is None or stream.error is not error):
             where, lost = "the reply" if pending.claimed else "this node", pending.lost
         counts = f"{self.sent_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
-        return explain(self._query, error, stream, self._node.engine, self._report, counts, where, lost)
+        return explain(self._node, self._query, error, stream, self._report, counts, where, lost)

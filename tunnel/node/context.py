@@ -25,6 +25,7 @@ from tunnel.node.peers import PeerTable
 from tunnel.node.pending import PendingQuery
 from tunnel.node.route_provider import RouteProvider
 from tunnel.node.tunnel_budget import TunnelBudget
+from tunnel.onion.expiry import CLOCK_SKEW_S, clock_text
 from tunnel.primitives import TunnelEngine, X25519Private
 from tunnel.route import Route
 from tunnel.services import InnerService
@@ -33,10 +34,20 @@ from tunnel.tunnel import Tunnel
 if TYPE_CHECKING:
     from tunnel.node.link_table import LinkTable
 
-__all__ = ["LOCAL_NETWORK_ID", "FrameReport", "NodeContext", "Stream", "address_rules", "report_frame"]
+__all__ = [
+    "LOCAL_NETWORK_ID",
+    "FrameReport",
+    "NodeContext",
+    "Stream",
+    "address_rules",
+    "report_frame",
+    "span_text",
+]
 
 LOCAL_NETWORK_ID = b"mtun local net.."
 _RANDOM = random.SystemRandom()
+# A handshake tells the clock rounded to the minute, and takes a moment itself.
+_CLOCKS_DIFFER_S = CLOCK_SKEW_S + 60
 
 Stream: TypeAlias = MuxStream[Signal]
 """A stream of a link, as the services of a node see it."""
@@ -196,6 +207,34 @@ class NodeContext:
         except BadRoute:
             return (first,)
 
+    def clock_difference(self, *node_ids: bytes) -> str:
+        """Which of these nodes has another time than this one, for people: both times, and by how much.
+
+        Returns:
+            Empty where none is known to be more than ten minutes off. With the advice to look at this node's
+            own clock where most of its neighbours differ from it.
+        """
+        now_s = self.wall_clock()
+        texts = [
+            f"the clock of node {short(node_id)} shows {clock_text(shown_s)}, that of node {self.name} "
+            f"{clock_text(now_s)}: {span_text(shown_s - now_s)} apart, 10 min are allowed"
+            for node_id in dict.fromkeys(node_ids)
+            if (shown_s := self.peers.clock_s(node_id)) is not None
+            and abs(shown_s - now_s) > _CLOCKS_DIFFER_S
+        ]
+        if texts and self.is_clock_doubtful:
+            texts.append(
+                f"most neighbours of node {self.name} differ from it: its own clock is probably wrong"
+            )
+        return "; ".join(texts)
+
+    @property
+    def is_clock_doubtful(self) -> bool:
+        """Whether at least two neighbours have told their clock, and most of them differ from this one's."""
+        now_s, clocks = self.wall_clock(), self.peers.clocks()
+        different = sum(abs(shown_s - now_s) > _CLOCKS_DIFFER_S for shown_s in clocks)
+        return different >= 2 and 2 * different > len(clocks)
+
     def invite(self, query_id: bytes) -> None:
         """Take one frame that comes home under `query_id` for a query of its own."""
         if len(self.invitations) >= self.limits.queries:
@@ -211,6 +250,7 @@ class NodeContext:
         now_s, addresses = self.wall_clock(), self.descriptor.addresses
         # The highest sequence number wins, and keys may change twice within a second.
         sequence = max(int(now_s), self.descriptor.sequence + 1)
+        self.tunnel.ring.signed(sequence)
         now, keys = self.descriptor, self.tunnel.ring.keys
         self.descriptor = keys.descriptor(
             addresses, now_s, self.engine, profiles=now.profiles, sequence=sequence, family=now.family
@@ -241,6 +281,15 @@ class NodeContext:
     def mux_limits(self, peer: Settings) -> MuxLimits:
         """What one link may use: this node's limits, and what the peer has said of its own."""
         return MuxLimits(max_streams=self.limits.streams_per_link, peer_max_streams=peer.max_streams)
+
+
+def span_text(span_s: float) -> str:
+    """A span of time for people, without its sign: `2 h 5 min`, `3 days 1 h`."""
+    minutes = round(abs(span_s) / 60)
+    days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} {'day' if days == 1 else 'days'} {hours} h"
+    return f"{hours} h {rest} min" if hours else f"{rest} min"
 
 
 def report_frame(node: NodeContext, stream: Stream, started_s: float, *, content_in: int) -> Service[None]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from tunnel.descriptor import short
-from tunnel.errors import NextRefused, PeerError, QueryFailed, StreamReset
-from tunnel.node.context import Stream
-from tunnel.primitives import TunnelEngine
+from tunnel.errors import ErrorCode, NextRefused, PeerError, QueryFailed, StreamReset
+from tunnel.node.context import NodeContext, Stream
+from tunnel.onion.expiry import clock_text
 from tunnel.reports import Report, Reported, read_report
 
 __all__ = ["explain"]
 
+# What a wrong clock looks like: keys and expiries of another time, and a handshake that is broken off.
+_OF_CLOCKS = {ErrorCode.BAD_HEADER, ErrorCode.EXPIRED, ErrorCode.DISCONNECTED, ErrorCode.NEXT_REFUSED}
+
 
 def explain(
+    node: NodeContext,
     frame: Reported,
     error: PeerError,
     stream: Stream | None,
-    engine: TunnelEngine,
     report: Report | None = None,
     counts: str = "",
     where: str | None = None,
@@ -32,8 +35,9 @@ def explain(
         where: the place, where that is known. lost: the neighbour whose link broke there.
     """
     if report is None and stream is not None and stream.status is not None:
-        report = read_report(frame, stream.status, engine)
-    behind = f"; {counts}" if counts else ""
+        report = read_report(frame, stream.status, node.engine)
+    clocks = _clocks(node, frame, error, report)
+    behind = "".join(f"; {text}" for text in (clocks, counts) if text)
     if report is not None and not report.succeeded:
         code = report.code if report.code is not None else error.code
         return QueryFailed(
@@ -46,6 +50,19 @@ def explain(
     elif lost is not None:
         where, blamed = f"{where}, on the link from {short(lost)}", (lost,)
     return QueryFailed(f"{error.code.name} at {where}: {error}{behind}", error.code, blamed=blamed)
+
+
+def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report | None) -> str:
+    """Whose clock differs, where that may be the reason. A hop that is no neighbour shows its own in the
+    report; beside it stands this one's."""
+    code = error.code if report is None else report.code
+    if code not in _OF_CLOCKS:
+        return ""
+    way_back = () if report is None else report.route
+    difference = node.clock_difference(*frame.route.nodes, *way_back)
+    if not difference and code is ErrorCode.EXPIRED:
+        return f"the clock of this node shows {clock_text(node.wall_clock())}"
+    return difference
 
 
 def _blamed(first: bytes, error: PeerError, stream: Stream | None) -> tuple[bytes, ...]:

@@ -29,6 +29,7 @@ from tunnel.errors import Disconnected, HandshakeError, IdleTimeout, LinkError, 
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext
+from tunnel.onion.expiry import clock_text
 
 __all__ = ["Shaken", "accept_handshake", "dial"]
 
@@ -65,7 +66,10 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
     """
     log.debug("node %s dials %s", node.name, short(peer.node_id))
     if peer.expiry < node.wall_clock() and not _is_configured(node, peer):
-        raise NextRefused("the descriptor of the node to dial has expired")
+        raise NextRefused(
+            f"the descriptor of the node to dial has expired: it served until {clock_text(peer.expiry)}, "
+            f"and the clock here shows {clock_text(node.wall_clock())}"
+        )
     if not peer.addresses:
         raise NextRefused("the node to dial has no address, and keeps no link to this one")
     # Anybody can sign a descriptor with the address of a machine behind this node's firewall.

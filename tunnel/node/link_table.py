@@ -197,6 +197,11 @@ class LinkTable:
         if self.is_leaving and not shaken.is_dialler:
             link.retire()
         node.peers.seen(peer_id)
+        node.peers.told_clock(peer_id, shaken.settings.clock_s)
+        if difference := node.clock_difference(peer_id):
+            own = " (this node's own is probably wrong)" if node.is_clock_doubtful else ""
+            log.warning("node %s: the clock of a neighbour differs from this one's%s", node.name, own)
+            log.debug("node %s: %s", node.name, difference)
         self.retire(peer_id)
 
     def retire(self, peer_id: bytes) -> None:

@@ -1,6 +1,7 @@
 """What a node knows of its peers from its own dealings with them: who was seen, who failed, who is to wait.
 
-Fed by the link table (links that begin, dials that fail, links that break) and by what the routes of this
+Fed by the link table (links that begin, dials that fail, links that break; each handshake tells the peer's
+clock) and by what the routes of this
 node's own queries report. Nothing here comes from hearsay. A liar among the hops can accuse the node behind
 it, and always accuses itself with it (`Report.blamed`), so blame does no more than a pause.
 
@@ -43,6 +44,7 @@ class _Peer:
     pauses: int = 0
     retry_s: float = float("-inf")
     is_online: bool | None = None  # None: not known yet
+    clock_ahead_s: float | None = None  # of the wall clock that it has told, before this table's clock
 
 
 class PeerTable:
@@ -53,11 +55,11 @@ class PeerTable:
         own_id: this node; blame of itself is no news of a peer.
         limit: entries at most.
     Attributes:
-        listeners: told of each change.
+        now_s: that clock. listeners: told of each change.
     """
 
     def __init__(self, now_s: Callable[[], float], *, own_id: bytes = b"", limit: int = _MAX_PEERS) -> None:
-        self._now_s = now_s
+        self.now_s = now_s
         self._own_id = own_id
         self._limit = limit
         self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
@@ -69,7 +71,7 @@ class PeerTable:
     def seen(self, node_id: bytes) -> None:
         """It has just shown that it lives: a handshake, or its part in a query that went well."""
         peer = self._touch(node_id)
-        peer.last_seen_s, peer.retry_s = self._now_s(), float("-inf")
+        peer.last_seen_s, peer.retry_s = self.now_s(), float("-inf")
         peer.failures = peer.pauses = 0
         if peer.is_online is not True:
             peer.is_online = True
@@ -85,7 +87,7 @@ class PeerTable:
         if node_id == self._own_id:
             return
         peer = self._touch(node_id)
-        now_s = self._now_s()
+        now_s = self.now_s()
         peer.failures += 1
         peer.pauses += now_s >= peer.retry_s
         peer.retry_s = now_s + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(peer.pauses - 1, 30))
@@ -93,6 +95,20 @@ class PeerTable:
             peer.is_online = False
             for listener in self.listeners:
                 listener.peer_offline(node_id)
+
+    def told_clock(self, node_id: bytes, clock_s: float) -> None:
+        """What its wall clock shows now, as it has told in a handshake, to the minute."""
+        self._touch(node_id).clock_ahead_s = clock_s - self.now_s()
+
+    def clock_s(self, node_id: bytes) -> float | None:
+        """What its wall clock should show now, if nobody has set it since; None: it has told nothing."""
+        peer = self._peers.get(node_id)
+        return None if peer is None or peer.clock_ahead_s is None else peer.clock_ahead_s + self.now_s()
+
+    def clocks(self) -> list[float]:
+        """What the wall clocks of all peers show that have told theirs."""
+        known = [peer.clock_ahead_s for peer in list(self._peers.values())]
+        return [ahead_s + self.now_s() for ahead_s in known if ahead_s is not None]
 
     def reported(self, report: Report) -> None:
         """A route has told how a frame went: all did their part, or some are to blame."""
@@ -121,7 +137,7 @@ class PeerTable:
 
     def resting(self) -> list[bytes]:
         """Those that are not to be used now, who failed least first; of equals whose pause ends first."""
-        now_s = self._now_s()
+        now_s = self.now_s()
         # A copy first: routes are drawn in the caller's thread, while the reactor's may note what happens.
         pauses = [
             (peer.failures, peer.retry_s, node_id)

@@ -73,6 +73,7 @@ class RouteProvider:
         self._rules = rules
         self._guards = guards
         self._wall_clock = wall_clock
+        self._began_s = wall_clock() - peers.now_s()
         self._rng = rng
         self._lock = threading.Lock()
 
@@ -279,13 +280,20 @@ class RouteProvider:
             and not self._rules.owners(peer) & foreign
         }
         with self._lock:
-            guard = self._guards.choose(may_be, usable, now_s=now_s, rules=self._rules, rng=self._rng)
+            guard = self._guards.choose(
+                may_be, usable, now_s=self._steady_s(), rules=self._rules, rng=self._rng
+            )
         if guard is None:
             raise BadRoute(
                 f"none of this node's {len(self._guards)} guards can begin a route now, and {len(may_be)} "
                 f"nodes of the directory could be guards at all"
             )
         return guard
+
+    def _steady_s(self) -> float:
+        """The wall clock of the start, and what has passed since: one that jumps ahead for a moment is not to
+        end the guards of months."""
+        return self._began_s + self._peers.now_s()
 
     def _may_be_guard(self, peer: Descriptor, now_s: float) -> bool:
         return not peer.unlisted and peer.expiry > now_s and bool(self._rules.dialable(peer.addresses))

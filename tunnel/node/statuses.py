@@ -65,7 +65,11 @@ class Reporter:
                 if not self._node.is_local:
                     # Else the time alone would say how far away the failure was.
                     yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
-                self._status = self._originate(error.code, about_next=about_next, text=_text(error))
+                text = _text(error)
+                if about_next and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
+                    # It cannot speak for itself, and its clock may be the reason.
+                    text = self._node.clock_difference(self._slot.next_id)
+                self._status = self._originate(error.code, about_next=about_next, text=text)
             yield from self._send(self._node.limits.linger_s)
         except PeerError as failure:
             log.debug("a status was not sent: %s", failure)

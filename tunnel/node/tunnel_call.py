@@ -79,7 +79,7 @@ class _Tunnelled:
             finally:
                 stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
         except PeerError as error:
-            failure = explain(self._sent, error, self._stream, node.engine)
+            failure = explain(node, self._sent, error, self._stream)
             node.peers.query_failed(failure)
             raise failure from error
         report = read_report(self._sent, status, node.engine)

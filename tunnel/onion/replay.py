@@ -62,6 +62,11 @@ class ReplayTable:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def latest_now_s(self) -> float:
+        """The latest time that this table was told: what had expired by then is refused."""
+        return self._latest_now_s
+
     def held_by(self, neighbour: bytes) -> int:
         """How many tags `neighbour` has in the table."""
         return self._held[self._tag(neighbour)]
