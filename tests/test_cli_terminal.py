@@ -327,6 +327,21 @@ def test_every_command_is_in_the_help_once(capsys: pytest.CaptureFixture[str]) -
         assert help_text.split(",")[0] in " ".join(shown.split())
 
 
+def test_one_bad_peer_file_is_one_warning_and_no_error(net: Path, tmp_path: Path) -> None:
+    for path in (net / "peers").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "node-9").write_text("\x1b[2Jgarbage\nmore\n")
+    (tmp_path / "node-1~").write_text("old")
+    status, out, err = _mtun("peers", "--peers", str(tmp_path), "--json")
+    assert status == 0
+    assert [peer["name"] for peer in json.loads(out)["peers"]] == [f"node-{index}" for index in range(4)]
+    assert err.splitlines() == [
+        f"warning: {tmp_path / 'node-1~'} looks like the copy that an editor makes, and is skipped",
+        f"warning: peers are skipped: {tmp_path / 'node-9'}, line 1: not a descriptor: it is not base64, "
+        "and 1 more line",
+    ]
+
+
 # -- signals ---------------------------------------------------------------------------------------------
 
 

@@ -279,6 +279,12 @@ def test_an_empty_path_is_not_the_folder_of_the_configuration(text: str) -> None
     assert "expected a" in str(refused(text))
 
 
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(b"\xef\xbb\xbf[service]\r\nnames = ['echo']\r\n")
+    assert load_config(path, {}).names == ("echo",)
+
+
 def test_a_number_of_too_many_digits_is_refused_like_other_bad_toml(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text("[limits]\nqueries = " + "9" * 5000)

@@ -14,6 +14,7 @@ import pytest
 
 from reactor import Reactor
 from tests.tunnel.helpers import OPENSSL
+from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main
 from tunnel.cli.running import ConfiguredNode
 from tunnel.config import NodeConfig, make_config
@@ -283,10 +284,57 @@ def test_peer_files_are_read_again_when_they_change(
     (folder / "bad").write_text("x")
     (folder / ".half").write_text("x")
     assert files.refresh() == []
-    assert "left as it was known" in caplog.text
+    assert f"peers are skipped: {folder / 'bad'}, line 1: not a descriptor" in caplog.text
+    assert ".half" not in caplog.text
+    caplog.clear()
+    assert files.refresh() == []
+    assert not caplog.text
     write_descriptor(folder / "bad", first)
     assert files.refresh() == [first]
     assert [path.name for path in list_peer_files([folder, folder / "me"])] == ["bad", "me", "me"]
+
+
+def test_copies_that_editors_make_are_no_peers(config: NodeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    first = run_once(config)
+    folder = config.files[0]
+    copies = ["me~", "#me#", "me.bak", "me.BAK", "me.orig", "me.tmp", "me.swp"]
+    for name in (*copies, ".me.swp"):
+        (folder / name).write_text("x")
+    directory = StaticDirectory()
+    files = PeerFiles(directory, [folder], OPENSSL)
+    files.load()
+    files.refresh()
+    assert list(directory) == [first]
+    assert [path.name for path in list_peer_files([folder])] == ["me"]
+    for name in copies:
+        assert caplog.text.count(f"{folder / name} looks like") == 1
+    assert ".me.swp" not in caplog.text
+
+
+def test_a_byte_order_mark_and_lines_of_garbage_spoil_no_peer_file(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run_once(config)
+    path = config.files[0] / "me"
+    text = path.read_bytes().replace(b"\n", b"\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + text + b"garbage\n\xff\xfe\0\n")
+    directory = StaticDirectory()
+    files = PeerFiles(directory, [config.files[0], path.with_name("none")], OPENSSL)
+    files.load()
+    assert list(directory) == [first]
+    assert caplog.text.count(f"{path}, line 3: not a descriptor") == 1
+    assert "and 1 more line" in caplog.text
+    assert caplog.text.count(f"{path.with_name('none')} is not a peer file") == 1
+    assert [*PeerNames(directory, (path.parent,), OPENSSL)] == [first]
+
+
+def test_peer_files_without_one_peer_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"\x7fELF\0\0")
+    (tmp_path / "b").write_text("# nothing\n")
+    with pytest.raises(KeyFileError, match=r"no peer can be read: .*/a, line 1"):
+        PeerFiles(StaticDirectory(), [tmp_path], OPENSSL).load()
+    (tmp_path / "a").unlink()
+    PeerFiles(StaticDirectory(), [tmp_path], OPENSSL).load()  # a node may be the first
 
 
 def test_a_folder_of_peers_that_cannot_be_listed_stops_neither_the_others_nor_the_refreshing(
@@ -306,7 +354,7 @@ def test_a_folder_of_peers_that_cannot_be_listed_stops_neither_the_others_nor_th
     monkeypatch.setattr(Path, "iterdir", iterdir_but_one)
     files = PeerFiles(StaticDirectory(), [closed, folder], OPENSSL)
     assert files.refresh() == [first]
-    assert "left as they were known" in caplog.text
+    assert f"peers are skipped: {closed}: {os.strerror(errno.EMFILE)}" in caplog.text
 
 
 def test_a_link_in_a_shared_folder_of_peers_is_not_written_through(

@@ -30,7 +30,7 @@ from tunnel.control import CONTROL_FILE, ControlClient
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import StaticDirectory
 from tunnel.directory.peer_files import list_peer_files
-from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed
+from tunnel.errors import ConfigError, KeyFileError, NodeNotRunning, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.node import Node
@@ -132,10 +132,18 @@ class PeerNames:
         self._source = source
         self._ids: dict[str, bytes] = {}
         for path in list_peer_files(paths):
-            held = list(StaticDirectory.load(path, engine))
+            held = self._held(path, engine)
             if len(held) == 1:
                 self._ids[path.name] = held[0].node_id
         self._names = {node_id: name for name, node_id in self._ids.items()}
+
+    @staticmethod
+    def _held(path: Path, engine: TunnelEngine) -> list[Descriptor]:
+        """What a file holds. What is wrong with it has been said when the directory was filled."""
+        try:
+            return list(StaticDirectory.load(path, engine, on_bad_line=lambda _: None))
+        except KeyFileError:
+            return []
 
     def __iter__(self) -> Iterator[Descriptor]:
         """All peers, by name and then by id."""

@@ -115,22 +115,35 @@ def _run(given: list[str], signals: _Signals) -> int:
     options = make_parser({name}).parse_args(given)
     verbose = options.verbose + options.more_verbose
     options.verbose = verbose
-    _log(verbose)
+    _log(verbose, is_for_people=not verbose and options.command != "node")
     with signals.raised():
         return int(options.run(options))
 
 
-def _log(verbose: int) -> None:
-    level = [logging.ERROR, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    logging.basicConfig(level=level)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+def _log(verbose: int, *, is_for_people: bool) -> None:
+    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    form = (
+        "%(levelname)s: %(message)s" if is_for_people else "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(form, is_for_people=is_for_people))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 class _Formatter(logging.Formatter):
-    """Log lines for a terminal: a message is one line, whatever names it holds."""
+    """Log lines for a terminal: a message is one line, whatever names it holds.
+
+    Args:
+        is_for_people: "warning: …", as errors look.
+    """
+
+    def __init__(self, form: str, *, is_for_people: bool = False) -> None:
+        super().__init__(form)
+        self._is_for_people = is_for_people
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        if self._is_for_people:
+            record = logging.makeLogRecord(vars(record) | {"levelname": record.levelname.lower()})
         return printable(super().formatMessage(record))
 
 

@@ -56,7 +56,7 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
     """The peers of the configuration's files.
 
     Raises:
-        KeyFileError: a file cannot be read.
+        KeyFileError: nothing in them can be read.
     """
     rules = address_rules(config.network, config.private_ranges)
     directory = ExchangeDirectory(engine=engine, rules=rules) if config.exchange else StaticDirectory()

@@ -84,7 +84,7 @@ def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
     if len(text) > _MOST_FILE_BYTES:
         raise ConfigError(f"{path} has more than {_MOST_FILE_BYTES:,} bytes: this is no configuration")
     try:
-        tables = tomllib.loads(text.decode("utf-8"))
+        tables = tomllib.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: also of a number with too many digits
         raise ConfigError(f"{path} is not TOML: {error}", 'text is "quoted", tables are [named]') from error
     return make_config(tables, folder=path.parent, source=str(path), environment=environment)

@@ -1,16 +1,19 @@
 """A directory kept in files that may change: those of other nodes are read again, this node's own is written.
 
 Each node of a network on one machine writes its descriptor to a file of its own in one shared folder, so
-nobody has to lock anything. A file that cannot be read is said and left as it was known: one node's mistake
-is not to stop the others.
+no file needs a lock. One damaged file must not stop all nodes that read the folder: lines that are no
+descriptors, files that cannot be read and the copies that editors make are skipped, with one warning for each
+file when it is first seen and when it changes. Only where nothing at all can be read is that an error.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from tunnel.descriptor import Descriptor
 from tunnel.directory.base import Directory
@@ -20,18 +23,27 @@ from tunnel.primitives import TunnelEngine
 
 __all__ = ["PeerFiles", "list_peer_files", "write_descriptor"]
 
+_Mark: TypeAlias = tuple[int, int, int]
+
 log = logging.getLogger("tunnel.directory")
 
 
+_COPY = re.compile(
+    r"#.*|.*(~|#|\.(bak|old|orig|rej|save|sav|swp|swo|swx|tmp|temp|new|part|dpkg-\w+|rpm\w+))", re.I
+)
+
+
 def list_peer_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves: for a folder those in it, without hidden and half-written ones, by name."""
+    """The files themselves: for a folder those in it, by name, without hidden files and editors' copies."""
     for path in paths:
         if path.is_dir():
-            yield from sorted(
-                entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith(".")
-            )
+            yield from (entry for entry in _entries(path) if not _COPY.fullmatch(entry.name))
         else:
             yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
 
 
 def write_descriptor(path: Path, descriptor: Descriptor) -> None:
@@ -56,16 +68,23 @@ class PeerFiles:
         self._directory = directory
         self._paths = tuple(paths)
         self._engine = engine
-        self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._seen: dict[Path, _Mark | None] = {}
+        self._warned: dict[Path, str] = {}
+        self._problem = ""
 
     def load(self) -> None:
         """Read all of them.
 
         Raises:
-            KeyFileError: one cannot be read; names file and line.
+            KeyFileError: nothing in them can be read; names a file and line.
         """
-        for path in list_peer_files(self._paths):
-            self._read(path)
+        count = 0
+        for path in self._listed():
+            for descriptor in self._load(path):
+                self._directory.publish(descriptor)
+                count += 1
+        if self._problem and not count:
+            raise KeyFileError(f"no peer can be read: {self._problem}")
 
     def refresh(self) -> list[Descriptor]:
         """Read those that have changed since. Blocks on the disk: for a thread.
@@ -75,35 +94,52 @@ class PeerFiles:
         """
         found: list[Descriptor] = []
         for path in self._listed():
-            try:
-                if self._seen.get(path) != _mark(path):
-                    found += self._load(path)
-            except KeyFileError as error:
-                log.warning("a peer file is left as it was known: %s", error)
-            except OSError as error:
-                log.warning("a peer file cannot be read: %s", error)
+            mark = _mark(path)
+            if mark is None or self._seen.get(path) != mark:
+                found += self._load(path)
         return found
 
     def _listed(self) -> Iterator[Path]:
         for path in self._paths:
             try:
-                yield from list(list_peer_files([path]))
+                listed = list(list_peer_files([path]))
+                copies = [] if listed == [path] else [e for e in _entries(path) if e not in listed]
             except OSError as error:  # no rights any more, no more open files, …
-                log.warning("peer files are left as they were known: %s", error)
+                self._warn(path, f"{path}: {error.strerror}")
+                continue
+            for copy in copies:
+                if copy not in self._seen:
+                    self._seen[copy] = None
+                    log.warning("%s looks like the copy that an editor makes, and is skipped", copy)
+            yield from listed
 
-    def _read(self, path: Path) -> None:
-        for descriptor in self._load(path):
-            self._directory.publish(descriptor)
-
-    def _load(self, path: Path) -> StaticDirectory:
+    def _load(self, path: Path) -> Iterable[Descriptor]:
+        # Before it is read: what changes meanwhile is read once more.
+        self._seen[path] = _mark(path)
+        bad: list[str] = []
         try:
-            # Before it is read: what changes meanwhile is read once more.
-            self._seen[path] = _mark(path)
-        except OSError as error:
-            raise KeyFileError(f"{path}: {error.strerror}") from error
-        return StaticDirectory.load(path, self._engine)
+            found = StaticDirectory.load(path, self._engine, on_bad_line=bad.append)
+        except KeyFileError as error:
+            self._warn(path, str(error))
+            return ()
+        if bad:
+            more = len(bad) - 1
+            also = f", and {more} more {'line' if more == 1 else 'lines'}" if more else ""
+            self._warn(path, f"{bad[0]}{also}")
+        return found
+
+    def _warn(self, path: Path, text: str) -> None:
+        """Say once what is wrong with a file, and again when that changes."""
+        self._problem = self._problem or text
+        if self._warned.get(path) != text:
+            self._warned[path] = text
+            log.warning("peers are skipped: %s", text)
 
 
-def _mark(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
+def _mark(path: Path) -> _Mark | None:
+    """What changes when a file does; None: it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
     return found.st_ino, found.st_mtime_ns, found.st_size

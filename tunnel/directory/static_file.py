@@ -6,9 +6,8 @@ Lines that begin with # are comments. Of two descriptors of one node the higher 
 from __future__ import annotations
 
 import base64
-import binascii
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tunnel.descriptor import Descriptor
@@ -70,15 +69,21 @@ class StaticDirectory:
         )
 
     @classmethod
-    def load(cls, path: Path, engine: TunnelEngine) -> StaticDirectory:
+    def load(
+        cls, path: Path, engine: TunnelEngine, *, on_bad_line: Callable[[str], object] | None = None
+    ) -> StaticDirectory:
         """Read what `save` wrote and verify each signature.
 
+        Args:
+            on_bad_line: called for each line that is no descriptor, with a text that names file and line; the
+                line is then left out. None: the first one is an error.
         Raises:
             KeyFileError: unreadable, or a line that is no descriptor; names file and line.
         """
         try:
-            lines = read_regular(path).decode("ascii").splitlines()
-        except (OSError, LocalTunnelError, UnicodeDecodeError) as error:
+            # Some editors write a byte order mark. Bytes that are no text fail below, with their line.
+            lines = read_regular(path).decode("utf-8-sig", "replace").splitlines()
+        except (OSError, LocalTunnelError) as error:
             raise KeyFileError(f"{path} is not a peer file: {error}") from error
         directory = cls()
         for number, line in enumerate(lines, start=1):
@@ -86,6 +91,10 @@ class StaticDirectory:
                 continue
             try:
                 directory.publish(Descriptor.parse(base64.b64decode(line, validate=True), engine))
-            except (binascii.Error, DescriptorError) as error:
-                raise KeyFileError(f"{path}, line {number}: {error}") from error
+            except (ValueError, DescriptorError) as error:  # ValueError: of base64
+                reason = error if isinstance(error, DescriptorError) else "it is not base64"
+                text = f"{path}, line {number}: not a descriptor: {reason}"
+                if on_bad_line is None:
+                    raise KeyFileError(text) from error
+                on_bad_line(text)
         return directory
