@@ -26,11 +26,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tunnel.errors import LocalTunnelError
+from tunnel.errors import FileChanged, LocalTunnelError
 
 __all__ = [
     "Identity",
     "advice_for",
+    "check_unchanged",
+    "file_changed",
     "kind_of",
     "naming",
     "open_regular",
@@ -78,6 +80,30 @@ class Identity(NamedTuple):
     def of(cls, status: os.stat_result) -> Identity:
         """The identity that `os.stat` or `os.fstat` found."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def check_unchanged(before: os.stat_result, now: os.stat_result, name: str) -> None:
+    """Compare two looks at a file that is being sent.
+
+    Args:
+        name: what to call it.
+    Raises:
+        FileChanged: its content may be another one now.
+    """
+    if now.st_size != before.st_size:
+        how = f"it had {before.st_size:,} bytes and has {now.st_size:,} now"
+    elif Identity.of(now) != Identity.of(before):
+        how = "something has written to it"
+    else:
+        return
+    raise file_changed(name, how)
+
+
+def file_changed(name: str, how: str) -> FileChanged:
+    """The error that says what a user can do."""
+    return FileChanged(
+        f"{name} changed while it was sent: {how}; send it when nothing writes to it, or send a copy"
+    )
 
 
 def kind_of(mode: int) -> str:

@@ -10,15 +10,17 @@ import os
 import stat
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.network import PATIENCE_S, wait_until_idle
-from tunnel import LocalNetwork
+from tunnel import LocalNetwork, QueryResult
 from tunnel.client import get, list_files, put
 from tunnel.errors import FileChanged, FilesError, LocalTunnelError
-from tunnel.services import Files
+from tunnel.services import Echo, Files
 from tunnel.services.file_store import FileStore, StoreRefused
 
 CONTENT = os.urandom(3_000_000)
@@ -199,6 +201,75 @@ def test_fifos_do_not_take_the_reactors_threads(net: LocalNetwork, tmp_path: Pat
     for future in refused:
         with pytest.raises(LocalTunnelError, match="FIFO"):
             future.result(PATIENCE_S)
+
+
+# --- files as content of a query --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def echo() -> Iterator[LocalNetwork]:
+    with LocalNetwork(peers=3, service=Echo()) as echo:
+        yield echo
+
+
+def start_query(echo: LocalNetwork, content: Any, **options: Any) -> tuple[Future[QueryResult], io.BytesIO]:
+    sink = io.BytesIO()
+    return echo[0].query(echo[2].id, content, hops=1, sink=sink, **options), sink
+
+
+def echoed(echo: LocalNetwork, content: Any, **options: Any) -> bytes:
+    future, sink = start_query(echo, content, **options)
+    future.result(PATIENCE_S)
+    return sink.getvalue()
+
+
+def test_a_query_sends_a_file_as_it_is_when_the_query_begins(echo: LocalNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(CONTENT)
+    with path.open("rb") as file, Path("/proc/cpuinfo").open("rb") as proc, path.open("r+b") as writing:
+        file.seek(1000)
+        assert echoed(echo, file) == CONTENT[1000:]
+        assert echoed(echo, path, retries=2) == CONTENT
+        assert b"processor" in echoed(echo, proc)
+        writing.seek(0, os.SEEK_END)
+        writing.write(b"not on the disk yet")
+        writing.seek(10)
+        assert echoed(echo, writing) == CONTENT[10:] + b"not on the disk yet"
+
+
+@pytest.mark.parametrize("change", [appends, shrinks, rewrites])
+@pytest.mark.parametrize("kind", ["path", "raw", "buffered"])
+def test_a_query_whose_file_changes_fails_with_that(
+    echo: LocalNetwork, tmp_path: Path, kind: str, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(CONTENT)
+    seen: list[int] = []
+
+    def progress(sent: int, received: int) -> None:
+        if sent and not seen:
+            seen.append(sent)
+            change(path)
+
+    with path.open("rb", buffering=0 if kind == "raw" else -1) as file:
+        content: Any = path if kind == "path" else file
+        with pytest.raises(FileChanged, match="changed while it was sent"):
+            echoed(echo, content, progress=progress)
+
+
+def test_a_pipe_as_content_keeps_no_reactor_waiting(echo: LocalNetwork, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe:
+        waiting, sink = start_query(echo, pipe)
+        assert echoed(echo, b"beside") == b"beside"
+        os.write(writer, b"late")
+        os.close(writer)
+        waiting.result(PATIENCE_S)
+        assert sink.getvalue() == b"late"
+    os.mkfifo(tmp_path / "fifo")
+    for wrong, kind in ((tmp_path / "fifo", LocalTunnelError), (tmp_path / "none", FileNotFoundError)):
+        with pytest.raises(kind):
+            echoed(echo, wrong)
 
 
 # --- names --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from tunnel.disk import Identity, kind_of, open_regular, regular_status
+from tunnel.disk import check_unchanged, file_changed, kind_of, open_regular, regular_status
 from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services.file_requests import NO_DIGEST
 from tunnel.services.partial_file import BLOCK_BYTES, PartialFile
@@ -122,14 +122,11 @@ class SourceFile:
             raise self._changed("its size is another one now")
         return read
 
-    def _check_unchanged(self, status: os.stat_result | None) -> None:
+    def _check_unchanged(self, now: os.stat_result | None) -> None:
         before = self._before
-        if status is None or before is None:
+        if now is None or before is None:
             return
-        if status.st_size != before.st_size:
-            raise self._changed(f"it had {before.st_size:,} bytes and has {status.st_size:,} now")
-        if Identity.of(status) != Identity.of(before):
-            raise self._changed("something has written to it")
+        check_unchanged(before, now, self._label)
         if self._path is not None:
             try:
                 named = os.stat(self._path)
@@ -139,10 +136,7 @@ class SourceFile:
                 raise self._changed("another file has its name now")
 
     def _changed(self, how: str) -> FileChanged:
-        return FileChanged(
-            f"{self._label} changed while it was sent: {how}; send it when nothing writes to it, "
-            "or send a copy"
-        )
+        return file_changed(self._label, how)
 
     def _unknown_size(self) -> LocalTunnelError:
         return LocalTunnelError(

@@ -1,6 +1,7 @@
 """What may be the content of a query, and how it is read: as a service that gives the next bytes.
 
-A regular file is read where the query runs; whatever may keep its reader waiting is read by a thread of its
+A regular file is read where the query runs, and only up to the size that it had at first; whatever may keep
+its reader waiting (a path, which must be opened; a pipe, a terminal, an iterator) is read by a thread of its
 own, which is a few pieces ahead at most. Bytes leave in whole chunks, so content is no way to hold a
 conversation: an established tunnel is.
 """
@@ -9,13 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias, cast
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from reactor import ChannelClosed, Service, SharedChannel
+from tunnel.disk import check_unchanged, open_regular, regular_status
 from tunnel.errors import LocalTunnelError
 
 __all__ = ["Content", "ContentReader", "Prefixed", "Source", "check_content", "open_content", "rewinder"]
@@ -32,11 +37,12 @@ class Source(Protocol):
 
 
 Content: TypeAlias = (
-    "bytes | bytearray | memoryview | Source | Iterable[bytes] | Callable[[], Service[bytes]] | Prefixed"
+    "bytes | bytearray | memoryview | Path | Source | Iterable[bytes] | Callable[[], Service[bytes]]"
+    " | Prefixed"
 )
-"""Bytes; a binary file; an iterator of bytes (run in a thread of its own: it may block); a function that is a
-service, called again and again for the next bytes, b"" at the end: the `read` of a `Query`, say; or one of
-these behind some bytes."""
+"""Bytes; the path of a regular file; a binary file; an iterator of bytes (run in a thread of its own: it may
+block); a function that is a service, called again and again for the next bytes, b"" at the end: the `read` of
+a `Query`, say; or one of these behind some bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +58,10 @@ def check_content(content: Content) -> None:
     if isinstance(content, Prefixed):
         content = content.content
     is_text = isinstance(content, str)
-    if is_text or not (hasattr(content, "read") or callable(content) or isinstance(content, Iterable)):
+    kinds = (Path, Iterable)
+    if is_text or not (hasattr(content, "read") or callable(content) or isinstance(content, kinds)):
         raise TypeError(
-            "content is bytes, a binary file, an iterator of bytes or a service that gives bytes, "
+            "content is bytes, a path, a binary file, an iterator of bytes or a service that gives bytes, "
             f"got {type(content).__name__}"
         )
 
@@ -66,7 +73,7 @@ def rewinder(content: Content) -> Callable[[], object] | None:
     """
     if isinstance(content, Prefixed):
         return rewinder(content.content)
-    if isinstance(content, bytes | bytearray | memoryview):
+    if isinstance(content, bytes | bytearray | memoryview | Path):
         return lambda: None
     file: Any = content
     if not (hasattr(file, "seekable") and file.seekable()):
@@ -81,7 +88,8 @@ class ContentReader(Protocol):
         """The next bytes, b"" at the end.
 
         Raises:
-            LocalTunnelError: a file that does not block has nothing now. TypeError: a piece that is no bytes.
+            LocalTunnelError: a file that does not block has nothing now; a path that is no regular file.
+                FileChanged: a regular file changed since it was opened. TypeError: a piece that is no bytes.
                 Whatever the file, the iterator or the service raises.
         """
         ...
@@ -97,8 +105,11 @@ def open_content(content: Content) -> ContentReader:
         return _PrefixedReader(content.prefix, open_content(content.content))
     if isinstance(content, bytes | bytearray | memoryview):
         return _FileReader(io.BytesIO(content))
+    if isinstance(content, Path):
+        return _IteratorReader(_pieces_of(content))
     if hasattr(content, "read"):
-        return _FileReader(cast(Source, content))
+        source = cast(Source, content)
+        return _IteratorReader(_pulled(source)) if _may_wait(source) else _FileReader(source)
     if callable(content):
         return _ServiceReader(content)
     return _IteratorReader(iter(content))
@@ -118,15 +129,34 @@ class _PrefixedReader:
 
 
 class _FileReader:
+    """A file; a regular one up to the size that it has now, for a log may grow faster than it is sent."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._left_bytes: int | None = None
+        if isinstance(source, io.BufferedRandom):
+            source.flush()
+        self._before = regular_status(source)
+        # Files of /proc say that they are empty, and hold something.
+        if self._before is not None and self._before.st_size:
+            file = cast(BinaryIO, source)
+            self._left_bytes = max(0, self._before.st_size - file.tell())
+
+    def next(self) -> bytes:
+        """The next bytes. Blocks; raises as `ContentReader.read`."""
+        left = self._left_bytes
+        if left is None:
+            return _checked(self._source.read(_READ_BYTES))
+        data = _checked(self._source.read(min(_READ_BYTES, left)))
+        now = regular_status(self._source)
+        if now is not None and self._before is not None:
+            name = getattr(self._source, "name", None)
+            check_unchanged(self._before, now, repr(name) if isinstance(name, str) else "the content's file")
+        self._left_bytes = left - len(data)
+        return data
 
     def read(self) -> Service[bytes]:
-        data = self._source.read(_READ_BYTES)
-        if data is None:
-            # Taken for the end it would cut the query short unseen.
-            raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
-        return data
+        return self.next()
         yield  # a service that never waits
 
     def close(self) -> None:
@@ -164,6 +194,36 @@ class _IteratorReader:
 
     def close(self) -> None:
         self._pieces.close()
+
+
+def _checked(data: bytes | None) -> bytes:
+    if data is None:
+        # Taken for the end it would cut the query short unseen.
+        raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
+    return data
+
+
+def _may_wait(source: Source) -> bool:
+    """Whether it is a pipe, a socket, a terminal or a device: to read it may take for ever."""
+    try:
+        mode = os.fstat(cast(BinaryIO, source).fileno()).st_mode
+    except (AttributeError, OSError, ValueError, TypeError):
+        return False  # none of the system's files
+    return not stat.S_ISREG(mode)
+
+
+def _pulled(source: Source) -> Iterator[bytes]:
+    """The pieces of a file as they come: `read1` does not wait until a piece is full."""
+    read = getattr(source, "read1", source.read)
+    while data := _checked(read(_READ_BYTES)):
+        yield data
+
+
+def _pieces_of(path: Path) -> Iterator[bytes]:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        reader = _FileReader(file)
+        while data := reader.next():
+            yield data
 
 
 def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException]) -> None:

@@ -60,8 +60,9 @@ class NodeUser:
         """Send `content` to the node `destination` through proxies, from any thread.
 
         Args:
-            content: bytes; a binary file, read to its end in the reactor's thread (a regular file); an
-                iterator of bytes, read in a thread of its own; or a service that gives bytes, b"" at the end.
+            content: bytes; the path of a regular file; a binary file, read up to the size that it has now (a
+                regular file) or to its end; an iterator of bytes; or a service that gives bytes, b"" at the
+                end. Regular files are read in the reactor's thread, paths, pipes and iterators in their own.
             options: how it goes (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `purpose`,
                 `idle_s`, `timeout_s`, `rng`), `progress`, `retries`, and where replies go (`sink`, `replies`,
                 `sinks`): see `tunnel.node.options`, which says what each means.
@@ -72,7 +73,8 @@ class NodeUser:
                 Profile nor a name. ValueError: retries
                 are not 0 to 16. LocalTunnelError: other than one sink for each reply.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
-                QueryFailed: the query did not come through; says what is known.
+                QueryFailed: the query did not come through; says what is known. FileChanged: the content is a
+                file that changed while it was sent. Whatever reading the content raises.
         """
         call = self._drawing.ready(self._draft(destination, content, **options))
         return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
