@@ -121,7 +121,7 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
         (["ping", "node-99", "--network", "{net}"], ["no peer is called 'node-99'", "hint:"]),
         (["ping", "node-1", "--network", "{net}/peers"], ["holds no network", "hint:"]),
         (["ping", "node-1", "--network", "{net}", "--hops", "50"], ["needs as many peers"]),
-        (["send", "{net}", "node-1", "--network", "{net}"], ["is no file", "hint:"]),
+        (["send", "{net}/none", "node-1", "--network", "{net}"], ["No such file", "hint:"]),
         (["get", "node-1", "client.toml", "--network", "{net}", "--output", "{net}/client.toml"],
          ["exists", "hint: --replace"]),
         (["bench", "node-1"], ["belong together", "hint:"]),

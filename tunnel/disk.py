@@ -17,7 +17,6 @@ caller waiting; everything here blocks, and is called in threads where the react
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import io
 import os
@@ -201,6 +200,8 @@ def rename_new(source: Path, target: Path) -> None:
 
 def _rename_noreplace(source: Path, target: Path) -> bool:
     """Rename with renameat2. Returns whether the system and the file system have it."""
+    import ctypes  # only here: the command line loads this module for every command
+
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):

@@ -1,53 +1,76 @@
 """`mtun send` and `mtun get`: files to and from the files service of another node, through proxies.
 
-Both ends compare SHA-256 digests. What breaks off is gone on with over another route, within the command and
-by the next one for the same file.
+`-` stands for standard input or output. A folder is sent as the archive FOLDER.tar, which --extract unpacks.
+Both ends compare SHA-256 digests. An interrupted transfer resumes over another route, within the command and
+with the next one for the same file.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
+from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.options import add_json, command, count
-from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json
+from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
-from tunnel.errors import ConfigError
-from tunnel.services import safe_name
+from tunnel.client.file_ends import resumable_bytes
+from tunnel.disk import naming, open_regular
+from tunnel.errors import ConfigError, FilesError, LocalTunnelError
+from tunnel.services.names import checked_file_name
 
 __all__ = ["add_parser"]
 
 T = TypeVar("T")
 
 _SERVICE = "files"
+_STREAM = "-"
+_COPY_BYTES = 1 << 20
 _SEND_EXAMPLE = """\
 example:
   mtun send report.pdf node-7 --network mynet
   mtun send report.pdf 4307b306 --peers peers.txt --name r.pdf --hops 10
+  mtun send photos node-7 --network mynet         a folder, as photos.tar
+  dmesg | mtun send - node-7 --network mynet --name boot.log
 """
 _GET_EXAMPLE = """\
 example:
   mtun get node-7 report.pdf --network mynet
   mtun get node-7 report.pdf --network mynet --output copy.pdf
-  mtun get node-7 --network mynet                 what is there?
+  mtun get node-7 photos.tar --network mynet --extract
+  mtun get node-7 boot.log --network mynet -o - | less
+  mtun get node-7 --network mynet                 list the files
 """
 
 
 def add_parser(commands: Any) -> None:
     """Add both subcommands to the main parser."""
     sender = command(commands, "send", __doc__, _SEND_EXAMPLE, run_send)
-    sender.add_argument("file", type=Path, metavar="FILE", help="what is sent")
+    sender.add_argument("file", metavar="FILE", help="a file, a folder, or - for standard input")
     add_target(sender)
-    sender.add_argument("--name", help="under which it is kept there (default: that of the file)")
+    sender.add_argument(
+        "--name", help="under which it is kept there (default: that of the file; FOLDER.tar; stdin)"
+    )
     getter = command(commands, "get", __doc__, _GET_EXAMPLE, run_get)
     add_target(getter)
     getter.add_argument("name", metavar="NAME", nargs="?", help="of the file; without: list them")
-    getter.add_argument("--output", type=Path, metavar="PATH", help="file or folder (default: NAME, here)")
+    getter.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="file or folder, or - for standard output (default: NAME, here)",
+    )
     getter.add_argument("--replace", action="store_true", help="also where a file is already")
+    getter.add_argument("--extract", action="store_true", help="unpack a tar archive to a new folder")
     for parser in (sender, getter):
         parser.add_argument("--retries", type=count(0, 100), default=3, metavar="N", help="(default 3)")
         add_client_options(parser, timeout_s=86_400.0)
@@ -56,70 +79,215 @@ def add_parser(commands: Any) -> None:
 
 def run_send(options: argparse.Namespace) -> int:
     """Send a file. Returns the exit status."""
-    if not options.file.is_file():
-        raise ConfigError(f"{options.file} is no file", "one file is sent at a time; pack a folder with tar")
-    name = options.name or safe_name(options.file.name)
-    with Client(options) as client:
+    with contextlib.ExitStack() as stack:
+        source, name = _source(options, stack)
+        client = stack.enter_context(Client(options))
         destination, hops = client.names.resolve(options.id), client.hops()
-        stored: Stored = _run(
-            options,
-            lambda progress: put(
-                client.node,
-                destination,
-                options.file,
-                name,
-                progress=progress,
-                service=_SERVICE,
-                retries=options.retries,
-                hops=hops,
-            ),
-        )
+        with _resumable(lambda: "what has arrived is kept there for a while") as moving:
+            stored: Stored = _run(
+                options,
+                lambda progress: put(
+                    client.node,
+                    destination,
+                    source,
+                    name,
+                    progress=progress,
+                    service=_SERVICE,
+                    retries=options.retries,
+                    hops=hops,
+                ),
+                moving,
+            )
     text = f"{stored.name}: {readable_size(stored.size)} are at {options.id}, sent {proxies_text(hops)}"
     _say(options, stored, stored.sent_bytes, hops, text)
     return 0
 
 
+def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Path | BinaryIO, str]:
+    """What is sent, and its name there. Files that are made for it are closed with the stack.
+
+    Raises:
+        ConfigError: it cannot be sent, or its name is invalid. FileChanged, OSError: reading it failed.
+    """
+    path = Path(options.file)
+    if options.file == _STREAM:
+        name = _checked_name(options.name or "stdin")
+        return _spooled(_standard_input, stack), name
+    if path.is_dir():
+        name = _checked_name(options.name or f"{path.resolve().name or 'root'}.tar")
+        return _spooled(lambda file: _pack(path, file), stack), name
+    name = _checked_name(options.name or path.name)
+    try:
+        os.close(open_regular(path))  # what cannot be sent is said before a network is looked for
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", "FILE is a file, a folder, or - for stdin") from error
+    except LocalTunnelError as error:
+        raise ConfigError(str(error), f"send what it gives: mtun send - {options.id} < {path}") from error
+    return path, name
+
+
+def _checked_name(name: str) -> str:
+    try:
+        return checked_file_name(name)
+    except LocalTunnelError as error:
+        raise ConfigError(str(error), "--name gives it another name there") from error
+
+
+def _spooled(write: Callable[[BinaryIO], None], stack: contextlib.ExitStack) -> BinaryIO:
+    """A temporary file with all of it: size and digest are announced before the first byte."""
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
+    with naming(Path(tempfile.gettempdir())):
+        write(file)
+        file.flush()
+    return file
+
+
+def _standard_input(file: BinaryIO) -> None:
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed", "name a file, or pipe one in")
+    shutil.copyfileobj(sys.stdin.buffer, file, _COPY_BYTES)
+
+
+def _pack(folder: Path, file: BinaryIO) -> None:
+    for skipped in pack_folder(folder, file):
+        complain(f"skipped {skipped}")
+
+
 def run_get(options: argparse.Namespace) -> int:
     """Get a file, or list what there is. Returns the exit status."""
+    if options.name is None:
+        return _list(options)
+    target, path = _target(options)
     with Client(options) as client:
         destination, hops = client.names.resolve(options.id), client.hops()
-        way = {"service": _SERVICE, "retries": options.retries, "hops": hops}
-        if options.name is None:
-            entries = wait(list_files(client.node, destination, **way), options.timeout)
-            if options.json:
-                listed = [{"name": e.name, "size": e.size} for e in entries]
-                say_json(True, {"hops": hops, "files": listed}, indent=1)
-            for entry in () if options.json else entries:
-                say(f"{entry.size:>14,}  {entry.name}")
-            return 0
-        target = options.output or Path(options.name)
-        if target.is_file() and not options.replace:
-            raise ConfigError(f"{target} exists", "--replace replaces it, --output names another place")
-        fetched: Fetched = _run(
-            options,
-            lambda progress: get(
-                client.node,
-                destination,
-                options.name,
-                target,
-                progress=progress,
-                replace=options.replace,
-                **way,
-            ),
-        )
+        with _resumable(lambda: _left(path)) as moving:
+            fetched: Fetched = _run(
+                options,
+                lambda progress: get(
+                    client.node,
+                    destination,
+                    options.name,
+                    target,
+                    progress=progress,
+                    replace=options.replace or options.extract,
+                    service=_SERVICE,
+                    retries=options.retries,
+                    hops=hops,
+                ),
+                moving,
+            )
+    if options.extract and path is not None:
+        _extract(path, _extracted(options))
     text = f"{fetched.name}: {readable_size(fetched.size)} are here, fetched {proxies_text(hops)}"
     _say(options, fetched, fetched.received_bytes, hops, text)
     return 0
 
 
-def _run(options: argparse.Namespace, start: Callable[[Callable[[int, int], None]], Future[T]]) -> T:
-    """Show how far it is while it runs."""
+def _list(options: argparse.Namespace) -> int:
+    if options.output is not None or options.extract or options.replace:
+        raise ConfigError(
+            "--output, --replace and --extract belong to a NAME", "without NAME, get lists files"
+        )
+    with Client(options) as client:
+        destination, hops = client.names.resolve(options.id), client.hops()
+        listing = list_files(client.node, destination, service=_SERVICE, retries=options.retries, hops=hops)
+        entries = wait(listing, options.timeout)
+    if options.json:
+        listed = [{"name": e.name, "size": e.size} for e in entries]
+        say_json(True, {"hops": hops, "files": listed}, indent=1)
+    for entry in () if options.json else entries:
+        say(f"{entry.size:>14,}  {entry.name}")
+    return 0
+
+
+def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
+    """Where the file goes: for `get`, and as a path if it is one.
+
+    Raises:
+        ConfigError: it cannot go there: something has that name, or options that exclude each other.
+    """
+    try:
+        options.name = checked_file_name(options.name)
+    except LocalTunnelError as error:
+        raise ConfigError(str(error), "mtun get without NAME lists the names that are there") from error
+    if options.output == _STREAM:
+        for given, what in ((options.json, "--json"), (options.extract, "--extract")):
+            if given:
+                raise ConfigError(
+                    f"{what} does not go with --output -", "standard output is for the file alone"
+                )
+        if sys.stdout is None:
+            raise ConfigError("standard output is closed", "--output names a file")
+        return sys.stdout.buffer, None
+    if options.extract:
+        folder = _extracted(options)
+        if os.path.lexists(folder):
+            raise ConfigError(f"{folder} exists", "--output names another folder; --extract replaces nothing")
+        path = folder.with_name(f".{folder.name}.tar.fetched")
+        return path, path
+    path = Path(options.name if options.output is None else options.output)
+    if path.is_dir() and options.output is not None:
+        path /= options.name
+    if os.path.lexists(path) and not options.replace:
+        raise ConfigError(f"{path} exists", "--replace replaces it, --output names another place")
+    return path, path
+
+
+def _extracted(options: argparse.Namespace) -> Path:
+    """The folder that an archive becomes."""
+    name = options.name.removesuffix(".tar")
+    path = Path(name if options.output is None else options.output)
+    if options.output is not None and path.is_dir():
+        path /= name
+    return path if path.name else Path(name)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
+        for skipped in unpack_archive(archive, folder):
+            complain(f"skipped {skipped}")
+    finally:
+        archive.unlink()
+
+
+def _left(path: Path | None) -> str:
+    """What an interrupted transfer has left, for people."""
+    with contextlib.suppress(OSError):
+        if path is not None and (count := resumable_bytes(path)):
+            return f"{readable_size(count)} are kept beside the target"
+    return ""
+
+
+@contextlib.contextmanager
+def _resumable(kept: Callable[[], str]) -> Iterator[list[int]]:
+    """Whatever interrupts a transfer that has begun gets a note that it can be resumed: `main` shows it.
+
+    Args:
+        kept: what is kept of it; empty: nothing.
+    """
+    moved: list[int] = []
+    try:
+        yield moved
+    except (FilesError, LocalTunnelError):
+        raise  # the same command would end the same way
+    except BaseException as error:
+        if moved and (what := kept()):
+            error.add_note(f"{what}; the same command resumes the transfer")
+        raise
+
+
+def _run(
+    options: argparse.Namespace, start: Callable[[Callable[[int, int], None]], Future[T]], moved: list[int]
+) -> T:
+    """Show how far it is while it runs. moved: gets the bytes that were done last."""
     bar: ProgressBar | None = None
 
     def progress(done: int, size: int) -> None:
         nonlocal bar
         if bar is None:
             bar = ProgressBar(size, enabled=not options.json)
+        if done:
+            moved[:] = [done]
         bar.update(done)
 
     try:
@@ -142,4 +310,5 @@ def _say(options: argparse.Namespace, done: Stored | Fetched, moved_bytes: int, 
         say_json(True, outcome)
         return
     resumed = "" if moved_bytes == done.size else f" ({readable_size(moved_bytes)} of them moved now)"
-    say(f"{text}{resumed}, sha256 {done.digest.hex()}")
+    show = complain if getattr(options, "output", None) == _STREAM else say
+    show(f"{text}{resumed}, sha256 {done.digest.hex()}")

@@ -1,9 +1,9 @@
 """`mtun`: one command from its arguments to an exit status, and one place where errors become lines.
 
-An error is one line `error:` on stderr and, where something helps, a line `hint:`. With --json it is an
-object on stdout as well. The exit status is 0 = done, 1 = failed, 2 = wrong use, and 128 + the signal's
-number where a signal ended the command; a closed pipe behind it (`mtun peers | head`) counts as SIGPIPE and
-gets no line.
+An error is one line `error:` on stderr and, where something helps, a line `hint:` (with the notes of the
+error). With --json it is an object on stdout as well. The exit status is 0 = done, 1 = failed, 2 = wrong use,
+and 128 + the signal's number where a signal ended the command; a closed pipe behind it (`mtun peers | head`)
+counts as SIGPIPE and gets no line.
 
 Rules for changing it: what is imported here is loaded for `mtun --version` too, so only what is small; and
 whatever a command was doing, it ends with at most two lines.
@@ -26,6 +26,7 @@ from typing import Any
 from tunnel import __version__
 from tunnel.cli.options import COMMANDS, Parser, UsageError
 from tunnel.cli.terminal import complain, prepare_output, printable, say_json
+from tunnel.disk import advice_for
 from tunnel.errors import (
     BadRoute,
     ConfigError,
@@ -209,7 +210,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         status = 128 + number
         text = _SIGNALS[number]
     elif isinstance(error, OSError):
-        status = 1
+        status, hint = 1, advice_for(error)
         if error.strerror:
             text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     elif isinstance(error, TunnelError):
@@ -219,6 +220,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         status, hint = 2, "--engine auto takes whichever is installed"
     else:
         raise error
+    hint = "; ".join([*getattr(error, "__notes__", ()), *([hint] if hint else [])])
     complain("\n".join([f"error: {printable(text)}", *([f"hint: {printable(hint)}"] if hint else [])]))
     if as_json:
         try:

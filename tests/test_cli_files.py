@@ -1,0 +1,334 @@
+"""`mtun send` and `mtun get` in this process, against nodes that serve files: streams, folders, names."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunnel import LocalNetwork
+from tunnel.cli.folders import pack_folder, unpack_archive
+from tunnel.cli.main import main
+from tunnel.directory import StaticDirectory
+from tunnel.errors import FileChanged, LocalTunnelError
+from tunnel.services import Files, Services
+from tunnel.services.file_store import Download
+
+CONTENT = os.urandom(700_000)
+
+
+class Served:
+    """A node that serves a folder, and the command line as its client."""
+
+    def __init__(self, net: LocalNetwork, folder: Path, peers: Path) -> None:
+        self.folder = folder
+        self._id = net[2].id.hex()
+        self._way = ["--peers", str(peers), "--hops", "1"]
+
+    def send(self, file: str | Path, *options: str) -> int:
+        return main(["send", *options, *self._way, "--", str(file), self._id])
+
+    def get(self, *options: str, name: str = "") -> int:
+        return main(["get", *options, *self._way, "--", self._id, *([name] if name else [])])
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    base = tmp_path_factory.mktemp("served")
+    with LocalNetwork(peers=3, service=Services({"files": Files(base / "store")})) as net:
+        StaticDirectory(net.directory).save(base / "peers")
+        yield Served(net, base / "store", base / "peers")
+
+
+@pytest.fixture
+def served(network: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
+    """In an empty folder of its own, and with an empty store."""
+    for path in network.folder.iterdir():
+        path.unlink()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return network
+
+
+class Stream:
+    """A standard stream with only its bytes."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.buffer = io.BytesIO(content)
+
+
+def test_a_file_keeps_its_name_there_and_back(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("日本語.txt", "中文字.txt", "my résumé (1).txt", "-rf"):
+        Path(name).write_bytes(name.encode())
+        assert served.send(name) == 0
+        Path(name).unlink()
+        assert served.get(name=name) == 0
+        assert Path(name).read_bytes() == name.encode()
+    capsys.readouterr()
+    assert served.get() == 0
+    listed = capsys.readouterr().out
+    assert "日本語.txt" in listed
+    assert "my résumé (1).txt" in listed
+    assert len(listed.splitlines()) == 4
+
+
+def test_a_name_that_cannot_be_sent_comes_with_one_that_can(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a\nb.txt").write_bytes(b"x")
+    assert served.send("a\nb.txt") == 2
+    shown = capsys.readouterr().err
+    assert "control character U+000A" in shown
+    assert "'a_b.txt'" in shown
+    assert "hint: --name" in shown
+    assert served.send("a\nb.txt", "--name", "a_b.txt") == 0
+    assert os.listdir(served.folder) == ["a_b.txt"]
+
+
+def test_standard_input_and_output(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options, name in (([], "stdin"), (["--name", "boot.log"], "boot.log")):
+        monkeypatch.setattr(sys, "stdin", Stream(CONTENT))
+        assert served.send("-", *options) == 0
+        assert (served.folder / name).read_bytes() == CONTENT
+    out = Stream()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        out.flush = lambda: None  # type: ignore[attr-defined]
+        assert served.get("-o", "-", name="boot.log") == 0
+    assert out.buffer.getvalue() == CONTENT
+    assert "boot.log" in capsys.readouterr().err
+    assert served.get("-o", "-", "--json", name="boot.log") == 2
+    assert os.listdir() == []
+
+
+def test_a_file_called_like_a_stream(served: Served) -> None:
+    Path("-").write_bytes(b"dash")
+    assert served.send("./-") == 0
+    Path("-").unlink()
+    assert served.get("-o", "./-", name="-") == 0
+    assert Path("-").read_bytes() == b"dash"
+
+
+def test_a_folder_there_and_back(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(Path("photos"))
+    assert served.send("photos") == 0
+    assert "skipped photos/pipe: a FIFO" in capsys.readouterr().err
+    assert os.listdir(served.folder) == ["photos.tar"]
+    Path("photos").rename("original")
+    assert served.get("--extract", name="photos.tar") == 0
+    assert tree(Path("photos")) == tree(Path("original")) - {"pipe", "out"}
+    assert sorted(os.listdir()) == ["original", "photos"]
+    assert served.get("--extract", name="photos.tar") == 2
+    assert "photos exists" in capsys.readouterr().err
+    assert served.get("--extract", "--output", "other", name="photos.tar") == 0
+    assert tree(Path("other")) == tree(Path("photos"))
+    # The same folder is the same archive: what broke off is resumed.
+    first, second = io.BytesIO(), io.BytesIO()
+    pack_folder(Path("original"), first)
+    pack_folder(Path("original"), second)
+    assert first.getvalue() == second.getvalue()
+    assert b"root" not in first.getvalue()
+
+
+def test_what_is_no_archive_is_not_extracted(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    (served.folder / "f").write_bytes(CONTENT)
+    assert served.get("--extract", name="f") == 1
+    assert "is no tar archive" in capsys.readouterr().err
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("none", ["none: No such file"]),
+        ("fifo", ["is a FIFO", "mtun send -"]),
+        ("/dev/null", ["is a device", "mtun send -"]),
+        ("/proc/cpuinfo", ["cannot be announced", "mtun send -"]),
+        ("loop", ["loop: Too many levels"]),
+    ],
+)
+def test_what_cannot_be_sent(
+    served: Served, capsys: pytest.CaptureFixture[str], file: str, words: list[str]
+) -> None:
+    os.mkfifo("fifo")
+    Path("loop").symlink_to("loop")
+    assert served.send(file) in (1, 2)
+    shown = capsys.readouterr().err
+    for word in words:
+        assert word in shown
+
+
+def test_an_interrupted_get_says_that_it_can_be_resumed(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served.folder / "big").write_bytes(CONTENT)
+    real = Download.read
+
+    def breaks(self: Download, limit_bytes: int) -> bytes:
+        if self._place >= 300_000 and self.digest:
+            raise LocalTunnelError("the node stops")
+        return real(self, limit_bytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Download, "read", breaks)
+        assert served.get("--retries", "0", name="big") == 1
+    shown = capsys.readouterr().err
+    assert "are kept beside the target; the same command resumes the transfer" in shown
+    assert len(shown.splitlines()) == 2
+    assert served.get("--json", name="big") == 0
+    assert 0 < json.loads(capsys.readouterr().out)["moved_bytes"] < len(CONTENT)
+    assert Path("big").read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_named_with_what_to_do(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (served.folder / "f").write_bytes(CONTENT)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunnel.services.partial_file.os.pwrite", full)
+        assert served.get(name="f") == 1
+    shown = capsys.readouterr().err
+    assert "No space left on device" in shown
+    assert ".f." in shown
+    assert "hint: the disk is full" in shown
+
+
+# --- archives from strangers --------------------------------------------------------------------------------
+
+
+def make_folder(folder: Path) -> None:
+    """Files, folders, links and strange things, for an archive."""
+    (folder / "sub" / "empty").mkdir(parents=True)
+    (folder / "日本語 (1).txt").write_bytes(b"ja")
+    (folder / os.fsdecode(b"caf\xe9")).write_bytes(b"latin")
+    (folder / "sub" / "run").write_bytes(b"#!/bin/sh\n")
+    (folder / "sub" / "run").chmod(0o755)
+    (folder / "sub" / "up").symlink_to("../日本語 (1).txt")
+    (folder / "out").symlink_to("/etc/passwd")
+    os.utime(folder / "sub" / "run", (1_000_000_000, 1_000_000_000))
+    os.mkfifo(folder / "pipe")
+
+
+def tree(folder: Path) -> set[Any]:
+    """Everything below a folder: strings for strange things, (path, content, may be run) for files."""
+    found: set[Any] = set()
+    for path in folder.rglob("*"):
+        name, status = str(path.relative_to(folder)), path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            found.add((name, path.read_bytes(), bool(status.st_mode & 0o100)))
+        elif stat.S_ISLNK(status.st_mode) and not os.readlink(path).startswith("/"):
+            found.add((name, os.readlink(path)))
+        elif stat.S_ISDIR(status.st_mode):
+            found.add((name, None))
+        else:
+            found.add(name)
+    return found
+
+
+def archive(path: Path, *members: tuple[str, bytes, str | bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, kind, content in members:
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            if isinstance(content, str):
+                member.linkname = content
+                tar.addfile(member)
+            else:
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+REG, SYM, LNK, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("../evil", REG, b"x")],
+        [("/tmp/mtun-evil", REG, b"x")],
+        [("a/../../evil", REG, b"x")],
+        [("a/link", SYM, "/tmp"), ("a/link/mtun-evil", REG, b"x")],
+        [("a/link", SYM, "../.."), ("a/link/evil", REG, b"x")],
+        [("a/b/c/deep", DIR, b""), ("a/one", SYM, "b/c/deep"), ("a/two", SYM, "one/../../../../..")],
+        [("a/b/one", SYM, ".."), ("a/b/two", SYM, "one/one/../../x")],
+        [("a/one", SYM, "b"), ("a/b", SYM, "../..")],
+        [("a/link", SYM, "sub"), ("a/link/two", SYM, "../../x")],
+        [("evil", LNK, "/etc/passwd")],
+        [("fifo", tarfile.FIFOTYPE, b""), ("null", tarfile.CHRTYPE, b"")],
+        [("a\x1b[31m", REG, b"x")],
+        [("a", REG, b"x"), ("a/b", REG, b"y"), ("a", DIR, b""), ("a", REG, b"z")],
+    ],
+    ids=range(13),
+)
+def test_a_hostile_archive_reaches_nothing_outside(
+    tmp_path: Path, members: list[tuple[str, bytes, str | bytes]]
+) -> None:
+    (tmp_path / "in").mkdir()
+    target = tmp_path / "in" / "target"
+    assert unpack_archive(archive(tmp_path / "x.tar", *members), target)
+    assert sorted(os.listdir(tmp_path)) == ["in", "x.tar"]
+    assert os.listdir(tmp_path / "in") == ["target"]
+    assert not Path("/tmp/mtun-evil").exists()
+    for path in target.rglob("*"):
+        assert path.resolve().is_relative_to(target)
+        assert path.is_symlink() or path.is_file() or path.is_dir()
+        assert "\x1b" not in path.name
+
+
+def test_bombs_are_refused(tmp_path: Path) -> None:
+    sparse = tarfile.TarInfo("sparse")
+    sparse.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.size": str(1 << 50), "GNU.sparse.map": "0,0"}
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(sparse)
+    assert unpack_archive(tmp_path / "sparse.tar", tmp_path / "sparse") == [
+        "sparse: neither a file nor a folder"
+    ]
+    header = tarfile.TarInfo("x" * 3_000_000)
+    (tmp_path / "header.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    with pytest.raises(LocalTunnelError, match="header of"):
+        unpack_archive(tmp_path / "header.tar", tmp_path / "header")
+    cut = archive(tmp_path / "cut.tar", ("f", REG, CONTENT)).read_bytes()[:5000]
+    (tmp_path / "cut.tar").write_bytes(cut)
+    with pytest.raises(LocalTunnelError, match=r"ends early|unexpected end"):
+        unpack_archive(tmp_path / "cut.tar", tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_that_changes_while_its_folder_is_packed(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "log").write_bytes(CONTENT)
+
+    class Meddling(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if len(data) > 1000:
+                os.truncate(tmp_path / "d" / "log", 10)
+            return super().write(data)
+
+    with pytest.raises(FileChanged, match="changed while it was sent"):
+        pack_folder(tmp_path / "d", Meddling())
+
+
+def test_through_real_pipes(network: Served, tmp_path: Path) -> None:
+    """As in a shell: `cat | mtun send -`, `mtun get -o - | cat`."""
+    run = [sys.executable, "-m", "tunnel"]
+    way = [network._id, *network._way]
+    subprocess.run([*run, "send", "-", *way, "--name", "piped"], input=CONTENT, check=True, timeout=60)
+    got = subprocess.run([*run, "get", "-o", "-", *way, "piped"], check=True, timeout=60, capture_output=True)
+    assert got.stdout == CONTENT
