@@ -40,14 +40,14 @@ example:
   mtun send report.pdf node-7 --network mynet
   mtun send report.pdf 4307b306 --peers peers.txt --name r.pdf --hops 10
   mtun send photos node-7 --network mynet         a folder, as photos.tar
-  dmesg | mtun send - node-7 --network mynet --name boot.log
+  mtun send - node-7 --network mynet --name boot.log   standard input
 """
 _GET_EXAMPLE = """\
 example:
   mtun get node-7 report.pdf --network mynet
   mtun get node-7 report.pdf --network mynet --output copy.pdf
   mtun get node-7 photos.tar --network mynet --extract
-  mtun get node-7 boot.log --network mynet -o - | less
+  mtun get node-7 boot.log --network mynet -o -   to standard output
   mtun get node-7 --network mynet                 list the files
 """
 
