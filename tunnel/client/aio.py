@@ -31,7 +31,7 @@ from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
-from tunnel.node.contents import Content
+from tunnel.node.contents import Content, as_piece
 from tunnel.node.open_tunnel import OpenStream, OpenTunnel
 from tunnel.node.options import CallOptions, TunnelOptions
 from tunnel.node.tunnels import MESSAGE_BYTES
@@ -118,8 +118,8 @@ class AsyncClient:
 
         async def next_piece() -> bytes:
             async for piece in pieces:
-                if piece:
-                    return bytes(piece)
+                if data := as_piece(piece):
+                    return data
             return b""
 
         def read() -> Service[bytes]:

@@ -10,7 +10,7 @@ from reactor import Reactor, Service
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryCall, QueryResult
 from tunnel.node.asking import IncomingReply
-from tunnel.node.contents import Content, Prefixed
+from tunnel.node.contents import Content, Prefixed, as_content
 from tunnel.node.open_tunnel import OpenTunnel
 from tunnel.node.options import CallOptions, QueryOptions, TunnelOptions
 from tunnel.route import Route
@@ -55,8 +55,9 @@ def make_call(
 
 
 def _prefixed(prefix: bytes, content: Content) -> Content:
-    if isinstance(content, bytes | bytearray | memoryview):
-        return prefix + bytes(content)
+    content = as_content(content)
+    if isinstance(content, bytes | memoryview):
+        return b"".join((prefix, content))
     return Prefixed(prefix, content)
 
 

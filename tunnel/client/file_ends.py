@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from readwrite_comp.helpers import byte_view
 from tunnel.disk import check_unchanged, file_changed, kind_of, open_regular, regular_status
 from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services.file_requests import NO_DIGEST
@@ -367,7 +368,7 @@ class ObjectTarget:
         self.version = version
 
     def write(self, data: bytes) -> None:
-        view = memoryview(data)
+        view = byte_view(data)
         while view:
             taken = self._file.write(view)
             if not taken:

@@ -71,7 +71,7 @@ from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Progress, QueryCall, QueryResult
 from tunnel.node.asking import IncomingReply, ask
-from tunnel.node.contents import Content, check_content, open_content, rewinder
+from tunnel.node.contents import Content, as_content, open_content, rewinder
 from tunnel.node.open_tunnel import OpenTunnel
 from tunnel.node.options import QueryOptions, TunnelOptions
 from tunnel.node.pending import PendingQuery, Sink
@@ -191,7 +191,7 @@ class ControlClient:
             TypeError, ValueError: as `Node.query`. LocalTunnelError: `rng`, more than one reply or sink, or
                 mode `reply-on-reply`, which are for a node of the program's own.
         """
-        check_content(content)
+        content = as_content(content)
         retries = options.get("retries", 0)
         check_retries(content, retries)
         check_purpose(options.get("purpose"))

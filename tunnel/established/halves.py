@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from readwrite_comp.helpers import byte_view, writable_view
 from tunnel.errors import LocalTunnelError, MalformedMessage, PeerError
 
 __all__ = ["END_COST_BYTES", "Incoming", "IncomingMessages", "N", "Notifier", "Outgoing"]
@@ -59,7 +60,7 @@ class Outgoing(Generic[N]):
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take as much as there is room for. Raises BlockingIOError: no room for any; wait for `writable`."""
-        view = memoryview(data).cast("B")
+        view = byte_view(data)
         room = self._capacity - len(self._buffer)
         if self._end_wanted or (view and not room):
             raise BlockingIOError("the stream's outgoing chunk is full")
@@ -201,7 +202,7 @@ class Incoming(Generic[N]):
         """
         if self._error is not None:
             raise self._error
-        view = memoryview(buffer).cast("B")
+        view = writable_view(buffer)
         count = self._move(view, len(self._buffer))
         if view and not count and not self._is_over:
             raise BlockingIOError("nothing to read on the stream yet")
@@ -300,7 +301,7 @@ class IncomingMessages(Incoming[N]):
             raise self._error
         if not self._is_reading:
             raise LocalTunnelError("no message has been begun: call next_message first")
-        view = memoryview(buffer).cast("B")
+        view = writable_view(buffer)
         here = self._ends[0] - self._first if self._ends else len(self._buffer)
         count = self._move(view, here)
         self._first += count

@@ -15,6 +15,7 @@ import logging
 from functools import partial
 
 from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield
+from readwrite_comp.helpers import byte_view
 from tunnel.errors import (
     ErrorCode,
     LocalTunnelError,
@@ -210,9 +211,10 @@ class _Replies:
         return self._writer.stream.status if self._writer is not None and self._row.reply_blocks else None
 
     def write(self, data: bytes) -> Service[None]:
+        view = byte_view(data)  # also where it is dropped: a mistake shows in every mode
         if self.is_possible:
             writer = yield from self._start()
-            yield from writer.write(data)
+            yield from writer.write(view)
 
     def flush(self) -> Service[None]:
         if self.is_possible and (self._writer is not None or self._failure is not None):

@@ -20,10 +20,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from reactor import ChannelClosed, Service, SharedChannel
+from readwrite_comp.helpers import byte_view
 from tunnel.disk import check_unchanged, open_regular, regular_status
 from tunnel.errors import LocalTunnelError
 
-__all__ = ["Content", "ContentReader", "Prefixed", "Source", "check_content", "open_content", "rewinder"]
+__all__ = [
+    "Content",
+    "ContentReader",
+    "Prefixed",
+    "Source",
+    "as_content",
+    "as_piece",
+    "open_content",
+    "rewinder",
+]
 
 _READ_BYTES: Final = 64 * 1024
 # Pieces that the thread of an iterator is ahead: one in hand, one on its way.
@@ -40,9 +50,9 @@ Content: TypeAlias = (
     "bytes | bytearray | memoryview | Path | Source | Iterable[bytes] | Callable[[], Service[bytes]]"
     " | Prefixed"
 )
-"""Bytes; the path of a regular file; a binary file; an iterator of bytes (run in a thread of its own: it may
-block); a function that is a service, called again and again for the next bytes, b"" at the end: the `read` of
-a `Query`, say; or one of these behind some bytes."""
+"""Bytes, or any other contiguous buffer; the path of a regular file; a binary file; an iterator of bytes (run
+in a thread of its own: it may block); a function that is a service, called again and again for the next
+bytes, b"" at the end: the `read` of a `Query`, say; or one of these behind some bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +63,39 @@ class Prefixed:
     content: Content
 
 
-def check_content(content: Content) -> None:
-    """Raises TypeError: nothing that can be content."""
+def as_content(content: Content) -> Content:
+    """The content as it is sent: buffers of all kinds become bytes or a view of bytes, uncopied.
+
+    Raises:
+        TypeError: nothing that can be content.
+    """
     if isinstance(content, Prefixed):
-        content = content.content
-    is_text = isinstance(content, str)
+        return Prefixed(content.prefix, as_content(content.content))
+    if isinstance(content, bytes):
+        return content
+    with contextlib.suppress(TypeError):
+        # Before files and iterators: a mapped file is all three, and an array gives numbers.
+        content = memoryview(content)  # type: ignore[arg-type]
+    if isinstance(content, memoryview):
+        return byte_view(content, "content")
+    is_text = isinstance(content, str | io.TextIOBase)
     kinds = (Path, Iterable)
     if is_text or not (hasattr(content, "read") or callable(content) or isinstance(content, kinds)):
+        hint = ": open it in binary mode" if isinstance(content, io.TextIOBase) else ""
         raise TypeError(
             "content is bytes, a path, a binary file, an iterator of bytes or a service that gives bytes, "
-            f"got {type(content).__name__}"
+            f"got {type(content).__name__}{hint}"
         )
+    return content
+
+
+def as_piece(piece: Any) -> bytes:
+    """What a file, an iterator or a service of the user's has given, as bytes.
+
+    Raises:
+        TypeError: no contiguous buffer.
+    """
+    return piece if type(piece) is bytes else bytes(byte_view(piece, "a piece of the content"))
 
 
 def rewinder(content: Content) -> Callable[[], object] | None:
@@ -71,6 +103,7 @@ def rewinder(content: Content) -> Callable[[], object] | None:
 
     Bytes can, and files that can be rewound: to where they are now.
     """
+    content = as_content(content)
     if isinstance(content, Prefixed):
         return rewinder(content.content)
     if isinstance(content, bytes | bytearray | memoryview | Path):
@@ -100,7 +133,8 @@ class ContentReader(Protocol):
 
 
 def open_content(content: Content) -> ContentReader:
-    """Begin to read content."""
+    """Begin to read content. Raises TypeError as `as_content`."""
+    content = as_content(content)
     if isinstance(content, Prefixed):
         return _PrefixedReader(content.prefix, open_content(content.content))
     if isinstance(content, bytes | bytearray | memoryview):
@@ -167,8 +201,11 @@ class _ServiceReader:
     """A function that is a service; one with a `close` is told when no more is wanted."""
 
     def __init__(self, function: Callable[[], Service[bytes]]) -> None:
-        self.read = function
+        self._function = function
         self.close: Callable[[], None] = getattr(function, "close", lambda: None)
+
+    def read(self) -> Service[bytes]:
+        return as_piece((yield from self._function()))
 
 
 class _IteratorReader:
@@ -200,7 +237,7 @@ def _checked(data: bytes | None) -> bytes:
     if data is None:
         # Taken for the end it would cut the query short unseen.
         raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
-    return data
+    return as_piece(data)
 
 
 def _may_wait(source: Source) -> bool:
@@ -229,9 +266,7 @@ def _pieces_of(path: Path) -> Iterator[bytes]:
 def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException]) -> None:
     try:
         for piece in iterator:
-            if not isinstance(piece, bytes | bytearray | memoryview):
-                raise TypeError(f"content comes in pieces of bytes, got {type(piece).__name__}")
-            for data in _sliced(piece):
+            for data in _sliced(byte_view(piece, "a piece of the content")):
                 pieces.send_blocking(data)
     except ChannelClosed:
         pass  # the query has ended
@@ -244,9 +279,8 @@ def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException
         pieces.close()
 
 
-def _sliced(piece: bytes) -> Iterator[bytes]:
+def _sliced(view: memoryview) -> Iterator[bytes]:
     """In pieces of bounded size; empty ones are left out, for they would be the end."""
-    view = memoryview(piece).cast("B")
     for start in range(0, len(view), _READ_BYTES):
         yield bytes(view[start : start + _READ_BYTES])
 

@@ -117,4 +117,4 @@ class Drawing:
 
 def _size(content: Content) -> int | None:
     """Of content that lies in memory; None for any other."""
-    return len(content) if isinstance(content, bytes | bytearray) else None
+    return len(content) if isinstance(content, bytes | memoryview) else None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from reactor import PASS, ReadStream, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
+from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.node.contents import Content, open_content
 from tunnel.node.context import NodeContext, Stream, report_frame
@@ -62,8 +63,11 @@ class FrameWriter:
         self.content_bytes = 0
 
     def write(self, data: bytes | memoryview) -> Service[None]:
-        """Write content; returns when all is taken. A chunk that is not full stays here: `flush`."""
-        view = memoryview(data)
+        """Write content; returns when all is taken. A chunk that is not full stays here: `flush`.
+
+        Raises TypeError: no contiguous buffer. Whatever the stream raises.
+        """
+        view = byte_view(data)
         while view:
             taken: int = yield from self._writer.call(self._layer.write_into, view)
             self.content_bytes += taken

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from reactor import ReadYield, Scope, Service, Signal, WriteYield
+from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.services import InnerService
@@ -45,8 +46,8 @@ class TunnelStream:
 
     def write(self, data: bytes) -> Service[None]:
         """Send bytes; they leave at once. Cancellation: some, all or none of them are sent."""
-        if data:
-            yield from self._writer.write_all(data)
+        if len(view := byte_view(data)):
+            yield from self._writer.write_all(view)
 
     def opened(self) -> Service[None]:
         """Wait until the other end has accepted it."""

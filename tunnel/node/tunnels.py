@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reactor import PASS, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope
+from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError, TunnelStopped
 from tunnel.established import EstablishedTunnel, Target
 from tunnel.node.context import NodeContext, Stream
@@ -59,7 +60,7 @@ class NodeTunnel:
         Cancellation: nothing was sent; or, in the middle of the message, the tunnel is given up, since nobody
         could end that message.
         """
-        view = memoryview(message).cast("B")
+        view = byte_view(message, "message")
         begun = False
         try:
             while view:
@@ -74,8 +75,8 @@ class NodeTunnel:
 
     def write(self, data: bytes) -> Service[None]:
         """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
-        if data:
-            yield from self._writer.write_all(data)
+        if len(view := byte_view(data)):
+            yield from self._writer.write_all(view)
 
     def flush(self) -> Service[None]:
         """Let what was written leave now."""

@@ -20,7 +20,7 @@ from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink
 from tunnel.node.asking import IncomingReply, ask
 from tunnel.node.blind_frames import FollowUp, cover_service, follow_up_service
-from tunnel.node.contents import check_content
+from tunnel.node.contents import as_content
 from tunnel.node.context import NodeContext
 from tunnel.node.drawing import Draft, Drawing
 from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
@@ -109,7 +109,8 @@ class NodeUser:
         rng: random.Random | None = None,
     ) -> Draft:
         """What a caller asks for, checked; its ways are still open. Args and errors as for `query`."""
-        own_sinks, limits = _checked(content, replies, sink, sinks), self._context.limits
+        content, limits = as_content(content), self._context.limits
+        own_sinks = _sinks(replies, sink, sinks)
         chosen = Profile.of(profile)
         check_purpose(purpose)
         check_retries(content, retries)
@@ -183,7 +184,8 @@ class NodeUser:
             BadRoute: no such way back. From the future as well, and from there ExpiredHeader, UnknownNext:
                 the block is of no use (any more); QueryFailed: no answer has come.
         """
-        own_sinks = _checked(content, replies, sink, sinks)
+        content = as_content(content)
+        own_sinks = _sinks(replies, sink, sinks)
         if not result.reply_blocks:
             raise LocalTunnelError("no reply block is left in this result to go on along")
         block, *left = result.reply_blocks
@@ -305,9 +307,8 @@ class NodeUser:
         return self._context.routes.route(destination, hops, profile, rng=rng)
 
 
-def _checked(content: Content, replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:
+def _sinks(replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:
     """The sinks of a query; none: temporary files."""
-    check_content(content)
     # Not `or`: a sink with a length is false while it is empty.
     own = tuple(sinks) if sink is None else (sink, *sinks)
     if replies < 1 or (own and len(own) != replies):

@@ -19,6 +19,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
+from readwrite_comp.helpers import byte_view
 from tunnel.disk import open_regular
 from tunnel.errors import MalformedMessage
 from tunnel.services.names import checked_file_name, file_name
@@ -85,7 +86,7 @@ class AttachmentParser:
             MalformedMessage: what `pack_attachments` does not write; an invalid name, or one that comes
             twice; too many.
         """
-        view = memoryview(data)
+        view = byte_view(data)
         while view:
             if self._state is _State.ENDED:
                 raise MalformedMessage("bytes behind the end of the attachments")
@@ -182,6 +183,8 @@ def pack_attachments(attachments: Iterable[tuple[str, bytes | Path | BinaryIO]])
 
 
 def _pieces(content: bytes | Path | BinaryIO) -> Iterator[bytes]:
+    if not isinstance(content, Path) and not hasattr(content, "read"):
+        content = bytes(byte_view(content, "an attachment"))
     if isinstance(content, bytes):
         yield from (content[i : i + _READ_BYTES] for i in range(0, len(content), _READ_BYTES))
     elif isinstance(content, Path):

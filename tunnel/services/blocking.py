@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, TypeAlias
 
 from reactor import ChannelClosed, CurrentTime, Scope, Service, SharedChannel, in_scope
+from readwrite_comp.helpers import byte_view, writable_view
 from tunnel.errors import PeerError, TableFull
 from tunnel.services.base import InnerService, Query, Reply
 from tunnel.services.places import Places
@@ -254,10 +255,11 @@ class _RawQuery(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not self._held and not self._has_ended:
-            self._held = memoryview(self._receive())
+            self._held = byte_view(self._receive())
             self._has_ended = not self._held
-        count = min(len(buffer), len(self._held))
-        buffer[:count] = self._held[:count]
+        view = writable_view(buffer)
+        count = min(len(view), len(self._held))
+        view[:count] = self._held[:count]
         self._held = self._held[count:]
         return count
 
@@ -273,7 +275,7 @@ class _RawReply(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        piece = bytes(memoryview(data)[:_PIECE_BYTES])
+        piece = bytes(byte_view(data)[:_PIECE_BYTES])
         if piece and not self.is_over:
             self._send(piece)
         return len(piece)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from readwrite_comp.helpers import byte_view
 from tunnel.disk import naming, open_regular, rename_new, sync_folder
 from tunnel.services.thread_file import ThreadFile
 
@@ -87,7 +88,7 @@ class PartialFile:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write behind what is known, and hash it."""
         with naming(self.path), self._file.using() as fd:
-            view = memoryview(data).cast("B")
+            view = byte_view(data)
             while view:
                 taken = os.pwrite(fd, view, self.size)
                 self._sha256.update(view[:taken])
