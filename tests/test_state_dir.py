@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from reactor import Reactor
+from reactor import Reactor, RunInThread
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main
@@ -372,3 +375,119 @@ def test_a_link_in_a_shared_folder_of_peers_is_not_written_through(
 def test_check_private_of_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         check_private(tmp_path / "none")
+
+
+# --- a state that cannot be saved ---------------------------------------------------------------------------
+
+
+def steps(configured: ConfiguredNode, count: int) -> None:
+    """Let so many refreshes go by."""
+    refreshing = configured._refresh()
+    next(refreshing)
+    for _ in range(count):
+        request = refreshing.send(None)
+        while isinstance(request, RunInThread):
+            request = refreshing.send(request.function(*request.args))
+    refreshing.close()
+
+
+def test_a_folder_that_is_removed_while_the_node_runs_is_made_again(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run_once(config)
+    with ConfiguredNode(config, Reactor()) as configured:
+        shutil.rmtree(config.state)
+        steps(configured, 3)
+        assert caplog.text.count("were removed while the node runs") == 1
+        assert config.keys.exists()
+        with pytest.raises(StateError, match="in use by another node"):
+            StateDir(config.state)
+        shutil.rmtree(config.state)  # again, just before it stops
+    assert run_once(config).node_id == first.node_id
+    assert stat.S_IMODE(config.state.stat().st_mode) == 0o700
+
+
+def test_a_state_that_cannot_be_saved_is_told_once_an_hour_and_when_that_is_over(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = config.state.with_name("away")
+    with ConfiguredNode(config, Reactor()) as configured:
+        config.state.rename(away)
+        config.state.write_bytes(b"")  # in its place, so that it cannot be made again
+        steps(configured, 3)
+        told = f"the state of the node is not saved: {config.state} is not a folder"
+        assert caplog.text.count(told) == 1
+        now_s = time.monotonic()
+        monkeypatch.setattr("tunnel.cli.running.time.monotonic", lambda: now_s + 4000)
+        steps(configured, 3)
+        assert caplog.text.count(told) == 2
+        config.state.unlink()
+        away.rename(config.state)
+        steps(configured, 3)
+        assert caplog.text.count("saved again") == 1
+
+
+def test_keys_that_cannot_be_saved_at_their_place_are_saved_elsewhere(
+    config: NodeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_once(config)
+    configured = ConfiguredNode(config, Reactor()).__enter__()
+    shutil.rmtree(config.state)
+    config.state.write_bytes(b"")
+    with pytest.raises(StateError, match="is not a folder") as caught:
+        configured.__exit__(None, None, None)
+    (place,) = tmp_path.glob("mtun-keys-*/keys")
+    assert str(place) in str(caught.value)
+    assert caught.value.hint == f"before the next start: mv {place} {config.keys}"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+    config.state.unlink()
+    config.state.mkdir(mode=0o700)
+    place.rename(config.keys)
+    assert run_once(config).node_id == first.node_id
+
+
+def test_a_full_disk_at_the_stop_is_an_error_with_the_path_and_leaves_the_old_keys(
+    config: NodeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_once(config)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    configured = ConfiguredNode(config, Reactor()).__enter__()
+    with monkeypatch.context() as patch:
+        patch.setattr("tunnel.private_file.os.fsync", full)
+        with pytest.raises(StateError, match=f"{config.keys}: No space left") as caught:
+            configured.__exit__(None, None, None)
+    assert "the disk is full: free some space" in str(caught.value)
+    assert "unharmed" in caught.value.hint
+    assert sorted(path.name for path in config.state.iterdir()) == ["keys", "lock"]
+    assert run_once(config).node_id == first.node_id
+
+
+def test_what_ended_the_node_is_not_hidden_by_a_state_that_cannot_be_saved(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    configured = ConfiguredNode(config, Reactor()).__enter__()
+    shutil.rmtree(config.state)
+    config.state.write_bytes(b"")
+    configured.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert "its keys are in" in caplog.text
+
+
+def test_a_node_whose_state_is_not_saved_ends_with_status_1(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert main(["keygen", str(state / "keys")]) == 0
+    (tmp_path / "node.toml").write_text('[node]\nlisten = "127.0.0.1:0"\n')
+    command = [sys.executable, "-m", "tunnel", "node", "--config", str(tmp_path / "node.toml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "ready" in process.stdout.readline()
+        shutil.rmtree(state)
+        state.write_bytes(b"")
+        process.terminate()
+        _, shown = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"error: the state of the node is not saved: {state} is not a folder" in shown
+    assert "hint: before the next start: mv " in shown

@@ -13,7 +13,6 @@ could have read or written is refused, as ssh does with its keys.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
@@ -76,6 +75,14 @@ class StateDir:
             raise
         return lock
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the folder is the one that was locked; not, if somebody has removed it since."""
+        try:
+            return os.path.samestat(os.stat(self.path / "lock"), os.fstat(self._lock))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def restore(self) -> bool:
         """Make the folder again, and lock it, if somebody has removed it while it was in use.
 
@@ -84,9 +91,8 @@ class StateDir:
         Raises:
             StateError, OSError: as the class; the folder may still be missing.
         """
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if os.path.samestat(os.stat(self.path / "lock"), os.fstat(self._lock)):
-                return False
+        if self.is_here:
+            return False
         before, self._lock = self._lock, self._acquire()
         os.close(before)
         return True

@@ -9,18 +9,22 @@ before anything can be opened; they are written after the last moment at which s
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
 from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
 from tunnel.config import NodeConfig
 from tunnel.control import CONTROL_FILE, ControlServer
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Descriptor, short
 from tunnel.directory import ExchangeDirectory, StaticDirectory
 from tunnel.directory.peer_files import PeerFiles, write_descriptor
-from tunnel.errors import ConfigError, StateError
+from tunnel.disk import advice_for
+from tunnel.errors import ConfigError, KeyFileError, StateError
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
 from tunnel.node import Node, address_rules
@@ -35,6 +39,7 @@ Peers: TypeAlias = StaticDirectory | ExchangeDirectory
 
 log = logging.getLogger("tunnel.cli")
 
+_TELL_AGAIN_S = 3_600.0
 _GUARDS = "guards", 1  # name and version of their state file
 
 
@@ -118,6 +123,8 @@ class ConfiguredNode:
         StateError: the state folder is in use, or not private. ConfigError: no key file, or the address
         cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables cannot be read.
         OSError.
+    Raises (on exit):
+        StateError: the state is not saved; says where the keys are.
     """
 
     def __init__(self, config: NodeConfig, reactor: Reactor) -> None:
@@ -125,6 +132,8 @@ class ConfiguredNode:
         self._reactor = reactor
         self._engine = tunnel_engine(config.engine)
         self._unwritten: Descriptor | None = None
+        self._problem = ""
+        self._told_s = 0.0
         self.node: Node
         self.directory: Peers
 
@@ -182,7 +191,7 @@ class ConfiguredNode:
             self._write(descriptor)
         except OSError as error:
             if self._unwritten is None:
-                log.error("the new descriptor is not written yet: %s", error)
+                log.error("the new descriptor is not written yet: %s", _text_of(error))
             self._unwritten = descriptor
         else:
             self._unwritten = None
@@ -235,17 +244,96 @@ class ConfiguredNode:
             found = yield RunInThread(self._files.refresh)
             for descriptor in found:
                 self.directory.publish(descriptor)
+            is_here = yield RunInThread(self._is_state_here)
             try:
+                if not is_here:
+                    self._restore()
                 self._keep_guards()  # a few bytes, and hardly ever: no thread for it
-            except OSError as error:
-                log.warning("the guards are not written: %s", error)
+            except (OSError, StateError) as error:
+                self._tell_problem(_text_of(error))
+            else:
+                self._tell_problem("")
+
+    def _is_state_here(self) -> bool:
+        return self._state.is_here and self.config.keys.exists()
+
+    def _restore(self) -> None:
+        """Make what somebody has removed while the node runs. Raises StateError, OSError."""
+        config = self.config
+        self._state.restore()
+        if not config.keys.exists():
+            config.keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._ring.keys.save(config.keys)
+        self._guards = None
+        log.error("%s, or the keys, were removed while the node runs; they are made again", config.state)
+
+    def _tell_problem(self, problem: str) -> None:
+        """Log that the state cannot be saved: once, each hour while that lasts, and when it is over."""
+        now_s = time.monotonic()
+        if problem and (problem != self._problem or now_s - self._told_s > _TELL_AGAIN_S):
+            self._told_s = now_s
+            log.error("the state of the node is not saved: %s", problem)
+        elif self._problem and not problem:
+            log.warning("the state of the node is saved again")
+        self._problem = problem
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             self.node.close()
-            self._ring.stop(self.config.keys, self._state.replay)
-            self._keep_guards()
+            try:
+                if not self._is_state_here():
+                    self._restore()
+                self._ring.stop(self.config.keys, self._state.replay)
+                self._keep_guards()
+            except (OSError, StateError) as failure:
+                unsaved = self._rescue(failure)
+                if error is None:
+                    raise unsaved from failure
+                log.error("%s (%s)", unsaved, unsaved.hint)  # what ended the node is raised
         finally:
             self._state.close()
+
+    def _rescue(self, failure: OSError | StateError) -> StateError:
+        """The state cannot be saved at its place. See that the keys are somewhere: they are the node.
+
+        Returns:
+            The error that says what has become of them.
+        """
+        keys = self.config.keys
+        text = f"the state of the node is not saved: {_text_of(failure)}"
+        try:
+            if NodeKeys.load(keys).identity == self._ring.keys.identity:
+                return StateError(
+                    f"{text}; the next start makes new onion keys",
+                    f"{keys} is unharmed: the node stays the same",
+                )
+        except KeyFileError:
+            pass  # gone, or half written
+        for folder in (
+            str(self.config.state.parent),
+            ".",
+            os.path.expanduser("~"),
+            None,
+        ):  # None: for temporaries
+            try:
+                made = mkdtemp(prefix=f"mtun-keys-{short(self.node.id)}-", dir=folder)
+            except OSError:
+                continue
+            place = Path(made).resolve() / "keys"
+            try:
+                self._ring.keys.save(place)
+            except OSError:
+                place.parent.rmdir()
+                continue
+            return StateError(f"{text}; its keys are in {place}", f"before the next start: mv {place} {keys}")
+        return StateError(f"{text}; its keys are lost", f"make new ones: mtun keygen {keys}")
+
+
+def _text_of(error: OSError | StateError) -> str:
+    """What happened, where, and what to do."""
+    if isinstance(error, StateError):
+        return f"{error} ({error.hint})"
+    advice = advice_for(error)
+    return f"{error.filename}: {error.strerror}" + (f" ({advice})" if advice else "")

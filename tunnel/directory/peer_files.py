@@ -18,6 +18,7 @@ from typing import TypeAlias
 from tunnel.descriptor import Descriptor
 from tunnel.directory.base import Directory
 from tunnel.directory.static_file import StaticDirectory
+from tunnel.disk import naming
 from tunnel.errors import KeyFileError
 from tunnel.primitives import TunnelEngine
 
@@ -52,7 +53,8 @@ def write_descriptor(path: Path, descriptor: Descriptor) -> None:
     # The folder may be shared: what somebody has put there is not followed, and not written to.
     temporary.unlink(missing_ok=True)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-    StaticDirectory([descriptor]).save(temporary)
+    with naming(path):
+        StaticDirectory([descriptor]).save(temporary)
     temporary.replace(path)
 
 
