@@ -75,7 +75,8 @@ def test_the_document_is_made_from_the_settings() -> None:
 def test_the_example_of_the_document_is_a_configuration() -> None:
     example = document().split("```toml\n")[1].split("```")[0]
     config = make(example)
-    assert config.listen == Address("10.8.0.7", 4000)
+    assert config.listen == Address("0.0.0.0", 4000)
+    assert config.advertise == (Address("10.8.0.7", 4000),)
     assert config.private_ranges == (ipaddress.ip_network("10.8.0.0/24"),)
     assert config.files == (Path("/x/peers"),)
     assert len(config.network) == 16

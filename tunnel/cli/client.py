@@ -1,9 +1,10 @@
 """A client: a node of the command's own, which dials its first hops and gets its replies over those links.
 
 Where its peers come from: `--network DIR` (made by `mtun network`), `--peers FILE`, or `--config FILE`. With
-the first two the client is a new node each time, known to nobody; with `--config` it is the node of that
-configuration: where that runs, the command uses it over its control socket; else the command is that node for
-a moment, with its keys and its state (and guards).
+the first two the client is a new node each time, with fresh keys. With `--config` there are three cases: the
+node of that configuration runs, and the command uses it over its control socket; it does not run and has a
+key file, and the command is that node for a moment, with its keys and its state (and guards); or it has no
+keys, and the client is a new node each time, in the network of that configuration.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -85,13 +87,13 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def client_config(options: argparse.Namespace) -> NodeConfig:
-    """The configuration that the options name.
+    """The configuration that the options name, for a client.
 
     Raises:
         ConfigError: as `load_config`; or the folder holds no network.
     """
     if options.config is not None:
-        return load_config(options.config, os.environ)
+        return load_config(options.config, os.environ, listens=False)
     if options.network is not None:
         path = options.network / CLIENT_FILE
         if not path.exists():
@@ -211,13 +213,15 @@ class Client:
                 return self
             thread = ReactorThread(name="client")
             self._stack.callback(thread.close)  # also where it never comes to start
-            if options.config is not None:
+            if options.config is not None and not _is_client(config):
+                config = load_config(options.config, os.environ)  # it is the node itself, with its address
                 configured = self._stack.enter_context(ConfiguredNode(config, thread.reactor))
                 node, self.directory = configured.node, configured.directory
             else:
                 self.directory, _ = load_peers(config, engine)
                 keys = NodeKeys.generate(time.time())
-                node = make_node(config, keys, self.directory, thread.reactor, engine)
+                served_nothing = replace(config, names=())
+                node = make_node(served_nothing, keys, self.directory, thread.reactor, engine)
             self.node = node
             self.names = PeerNames(self.directory, config.files, engine, source_options(options))
             # Entered last, left first: nothing runs any more when the state is written.
@@ -252,8 +256,15 @@ def _leave(thread: ReactorThread, node: Node, serving: Future[None]) -> None:
     serving.result()
 
 
+def _is_client(config: NodeConfig) -> bool:
+    """Whether a configuration is that of a client: without keys, or with none where they are by default."""
+    return config.is_client or (config.keys == config.state / "keys" and not config.keys.exists())
+
+
 def running_node(config: NodeConfig) -> ControlClient | None:
     """The node of a configuration, if it runs now. Raises ControlError, StateError: it cannot be used."""
+    if config.is_client:
+        return None
     try:
         return ControlClient(config.state / CONTROL_FILE)
     except NodeNotRunning:

@@ -61,8 +61,14 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
     """The peers of the configuration's files.
 
     Raises:
-        KeyFileError: nothing in them can be read.
+        KeyFileError: nothing in them can be read. ConfigError: none of them is there.
     """
+    missing = [path for path in config.files if not path.exists()]
+    if missing and len(missing) == len(config.files):
+        raise ConfigError(
+            f"there is no peer file or folder {missing[0]}",
+            "correct [peers] files, or --peers; or put the peer files of the network there",
+        )
     rules = address_rules(config.network, config.private_ranges)
     directory = ExchangeDirectory(engine=engine, rules=rules) if config.exchange else StaticDirectory()
     files = PeerFiles(directory, config.files, engine)
@@ -139,8 +145,19 @@ class ConfiguredNode:
 
     def __enter__(self) -> Self:
         config, engine = self.config, self._engine
+        if config.is_client:
+            raise ConfigError(
+                '[node] keys = "none" is for clients, and a node has keys',
+                f"take the line out, and make keys with: mtun keygen {config.keys}",
+            )
+        if not config.keys.exists():
+            raise ConfigError(
+                f"there is no key file {config.keys}", f"make one with: mtun keygen {config.keys}"
+            )
         self._state = StateDir(config.state)
         try:
+            if config.publish is not None:
+                config.publish.parent.mkdir(parents=True, exist_ok=True)
             self.directory, self._files = load_peers(config, engine)
             self._guards = self._state.read(*_GUARDS)
             self._ring = self._resume()
@@ -165,18 +182,13 @@ class ConfiguredNode:
         return self
 
     def _resume(self) -> KeyRing:
-        config = self.config
-        if not config.keys.exists():
-            raise ConfigError(
-                f"there is no key file {config.keys}", f"make one with: mtun keygen {config.keys}"
-            )
-        check_private(config.keys)
+        check_private(self.config.keys)
         return KeyRing.resume(
-            config.keys,
+            self.config.keys,
             self._state.replay,
             self._engine,
             now_s=time.time(),
-            limit=config.limits.replay_tags,
+            limit=self.config.limits.replay_tags,
         )
 
     def _write(self, descriptor: Descriptor) -> None:

@@ -12,7 +12,7 @@ from tunnel.config.settings import SETTINGS, TABLES
 __all__ = ["document", "write_toml"]
 
 _HEAD = """\
-# Configuration of a node
+# Configuration of a node, or of a client
 
 Made from `tunnel/config/settings.py` by `python -m tunnel.config.document`; a test keeps the two equal.
 
@@ -24,9 +24,14 @@ Each setting can be overridden by an environment variable: `MTUN_`, table, `_`, 
 (`MTUN_NODE_LISTEN=0.0.0.0:4000`). Text is written without quotes, lists with commas. An unknown variable
 that begins with `MTUN_` is refused too.
 
+## A node
+
+In an empty folder, this file as `node.toml`:
+
 ```toml
 [node]
-listen = "10.8.0.7:4000"
+listen = "0.0.0.0:4000"  # every address of this machine
+advertise = ["10.8.0.7:4000"]  # the one at which the others reach it
 network = "6f1d0c9b4e7a43d2a5c8e0f19b3d7a64"  # 32 hex digits, the same for all nodes
 private_ranges = ["10.8.0.0/24"]  # its LAN or VPN; none on the open internet
 
@@ -37,6 +42,39 @@ publish = "peers/me"
 [service]
 names = ["ping", "files"]
 ```
+
+Then its keys, once, and the node:
+
+```sh
+mtun keygen state/keys
+mtun node --config node.toml
+```
+
+The folders `peers` and `files` are made where they are missing. The node writes its own descriptor to
+`peers/me`; copy that file into the `peers` folder of every other node, and theirs into this one (under any
+name). One peer that both know is enough: nodes learn of the others from their neighbours. Files that come are
+read within `refresh_s`.
+
+## A client
+
+`mtun ping`, `send`, `get`, `peers`, `route` and `bench` take a file as well, with `--config`. A client has no
+keys: it makes fresh ones each time, listens nowhere, and takes network, ranges, peers and limits from the
+file. `client.toml`, beside a `peers` folder:
+
+```toml
+[node]
+keys = "none"  # a client: fresh keys each time
+network = "6f1d0c9b4e7a43d2a5c8e0f19b3d7a64"
+private_ranges = ["10.8.0.0/24"]
+
+[peers]
+files = ["peers"]
+```
+
+A file that names no `keys`, and has none in its state folder, is that of a client too. With the file of a
+node these commands use that node: cli.md, "Clients". `--network DIR` uses `DIR/client.toml`. `--peers` is for
+the network `local`; for another one the client needs a file like this one in its place, or
+`MTUN_NODE_NETWORK` and `MTUN_NODE_PRIVATE_RANGES`.
 """
 
 

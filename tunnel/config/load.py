@@ -29,6 +29,7 @@ from tunnel.services import FilesSettings
 
 __all__ = ["NodeConfig", "load_config", "make_config"]
 
+_NO_KEYS = "none"  # of a client
 _MOST_FILE_BYTES = 1 << 20  # somebody named another file
 
 
@@ -41,10 +42,12 @@ class NodeConfig:
         state, keys, files, folder, publish: whole paths. publish: None: nowhere.
         listen: None: nowhere. advertise: empty: where it listens. family: None: none.
         profiles: empty: all of the engine.
+        is_client: it says keys = "none": a client, which makes fresh ones each time.
     """
 
     state: Path
     keys: Path
+    is_client: bool
     listen: Address | None
     advertise: tuple[Address, ...]
     network: bytes
@@ -64,11 +67,12 @@ class NodeConfig:
     files_settings: FilesSettings
 
 
-def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
+def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = True) -> NodeConfig:
     """Read the configuration in `path`, with the overrides of the environment.
 
     Args:
         environment: `os.environ`; what begins with MTUN_ counts.
+        listens: False: for a client, which listens nowhere whatever `listen` and `advertise` say.
     Raises:
         ConfigError: unreadable, no TOML, an unknown name or a wrong value; says where and what is expected.
     """
@@ -87,17 +91,23 @@ def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
         tables = tomllib.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: also of a number with too many digits
         raise ConfigError(f"{path} is not TOML: {error}", 'text is "quoted", tables are [named]') from error
-    return make_config(tables, folder=path.parent, source=str(path), environment=environment)
+    return make_config(tables, folder=path.parent, source=str(path), environment=environment, listens=listens)
 
 
 def make_config(
-    tables: Mapping[str, Any], *, folder: Path, source: str, environment: Mapping[str, str]
+    tables: Mapping[str, Any],
+    *,
+    folder: Path,
+    source: str,
+    environment: Mapping[str, str],
+    listens: bool = True,
 ) -> NodeConfig:
     """Check what a file holds.
 
     Args:
         tables: as `tomllib` gives them.
         folder: where relative paths begin. source: what to call the file in messages.
+        listens: as for `load_config`.
     Raises:
         ConfigError: as `load_config`.
     """
@@ -115,6 +125,8 @@ def make_config(
             f"{source}: [padding] padding_units = {limits.padding_units}: at a constant rate at least "
             f"{MIN_FIXED_UNITS} are needed"
         )
+    if not listens or values["node"]["keys"] == _NO_KEYS:
+        values["node"] |= {"listen": None, "advertise": ()}
     listen = values["node"]["listen"]
     is_everywhere = listen is not None and ipaddress.ip_address(listen.host).is_unspecified
     if is_everywhere and not values["node"]["advertise"]:
@@ -226,7 +238,8 @@ def _resolved(
         **values
         | {
             "state": state,
-            "keys": folder / keys if keys else state / "keys",
+            "keys": state / "keys" if keys in ("", _NO_KEYS) else folder / keys,
+            "is_client": keys == _NO_KEYS,
             "files": tuple(folder / name for name in values["files"]),
             "folder": folder / values["folder"],
             "publish": folder / publish if publish else None,

@@ -99,10 +99,11 @@ _OWN = [
     Setting(
         "node",
         "keys",
-        Text("a path", or_empty=True),
+        Text('a path, or "none"', or_empty=True),
         "",
         "",
-        "The key file, as `mtun keygen` makes it. Empty: `keys` in the state folder.",
+        "The key file, as `mtun keygen` makes it. Empty: `keys` in the state folder. "
+        '"none": a client, which makes fresh keys each time.',
     ),
     Setting(
         "node",

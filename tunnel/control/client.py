@@ -105,7 +105,7 @@ def connect(place: str | Path) -> ControlClient:
         ConfigError: as `load_config`. StateError: the state folder is not private, or has another owner.
     """
     path = Path(place)
-    state = path if path.is_dir() else load_config(path, os.environ).state
+    state = path if path.is_dir() else load_config(path, os.environ, listens=False).state
     return ControlClient(state / CONTROL_FILE)
 
 
