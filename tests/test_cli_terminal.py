@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -24,10 +25,17 @@ from hypothesis import strategies as st
 
 from tunnel import __version__
 from tunnel.cli import main
+from tunnel.cli.client import PeerNames
 from tunnel.cli.main import _Formatter, make_parser
 from tunnel.cli.options import _MAX_RETRIES, COMMANDS
 from tunnel.cli.terminal import ProgressBar, _width, prepare_output, printable, say, table
+from tunnel.codes import CODES
+from tunnel.directory import StaticDirectory
+from tunnel.directory.peer_files import PeerFiles
+from tunnel.errors import ErrorCode
 from tunnel.node.retry import MAX_RETRIES
+from tunnel.primitives import tunnel_engine
+from tunnel.reports import Report
 
 CLI = Path(sys.modules["tunnel.cli.main"].__file__ or "").parent
 HEAVY = (

@@ -73,19 +73,27 @@ class Report:
             return f"the report of what happened was changed by, or between, {nodes}"
         if self.hop is None:
             return "nobody on the way says what happened"
-        reason = CODES[self.code].meaning if self.code is not None else "no reason given"
-        name = self.code.name if self.code is not None else "failed"
-        about = (
-            f" about {self._name(self.hop + 1)}" if self.about_next and self.hop + 1 < len(self.route) else ""
+        names = [short(node_id) for node_id in self.route] + ["the next node"]
+        next_name = names[self.hop + 1]
+        did = (
+            "failed for no reason given" if self.code is None else CODES[self.code].did.format(next=next_name)
         )
-        return f"{name} at {self._name(self.hop)}{about}: {self.text or reason}"
+        name = "no code" if self.code is None else self.code.name
+        has_next = self.about_next and self.hop + 1 < len(self.route)
+        about = f" about {self._role(self.hop + 1)}" if has_next else ""
+        why = f": {self.text}" if self.text else ""
+        if has_next and next_name not in did:
+            did += f", and so reports {next_name}"
+        return f"{names[self.hop]} {did}{why} ({name} at {self._role(self.hop)}{about})"
 
     def _name(self, index: int) -> str:
+        return f"{self._role(index)} ({short(self.route[index])})"
+
+    def _role(self, index: int) -> str:
         count = len(self.route)
-        last = "this node" if self.is_way_back else "the destination"
-        where = " of the way back" if self.is_way_back else ""
-        role = last if index == count - 1 else f"hop {index + 1} of {count}{where}"
-        return f"{role} ({short(self.route[index])})"
+        if index == count - 1:
+            return "this node" if self.is_way_back else "the destination"
+        return f"hop {index + 1} of {count}{' of the way back' if self.is_way_back else ''}"
 
 
 def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report | None:

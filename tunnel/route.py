@@ -114,6 +114,13 @@ def choose_route(
     return Route((*head, *middle, *tail), destination)
 
 
+def _profile_name(byte: int) -> str:
+    try:
+        return Profile.from_byte(byte).name
+    except ProfileError:
+        return f"0x{byte:02x}"
+
+
 def _ends(first: bytes | None, last: bytes | None, hops: int) -> tuple[bytes, ...]:
     """Those of the two that the route has room for."""
     ends = () if last is None or hops < 1 else (last,)
@@ -144,7 +151,7 @@ def _too_few(hops: int, available: int, profile_byte: int, reasons: Counter[str]
     left_out = f" (left out: {listed})" if listed else ""
     return BadRoute(
         f"a route of {hops} proxies needs as many peers besides Alice and Bob; the directory has {available} "
-        f"that offer profile 0x{profile_byte:02x}, {hops - available} too few{left_out}{clock}",
+        f"that offer profile {_profile_name(profile_byte)}, {hops - available} too few{left_out}{clock}",
         hops=hops,
         available=available,
         hint="set this machine's clock, or get newer descriptors of the peers" if clock else "",

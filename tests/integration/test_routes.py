@@ -163,7 +163,7 @@ def test_an_error_lists_every_attempt_and_why_there_is_no_other() -> None:
         assert len(error.attempts) == 2
         assert {attempt.blamed for attempt in error.attempts} == {(net[1].id,), (net[2].id,)}
         text = str(error)
-        assert text.startswith("2 attempts failed; attempt 1: NEXT_REFUSED at the first hop")
+        assert text.startswith("2 attempts failed; attempt 1: could not connect to the first hop")
         assert "attempt 2: " in text
         assert "no other route: a route of 1 proxies" in text
         assert "2 to be avoided" in text

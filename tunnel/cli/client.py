@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from tunnel.control import CONTROL_FILE, ControlClient
 from tunnel.descriptor import Descriptor, short
 from tunnel.directory import StaticDirectory
 from tunnel.directory.peer_files import list_peer_files
-from tunnel.errors import ConfigError, KeyFileError, NodeNotRunning, QueryFailed
+from tunnel.errors import ConfigError, ErrorCode, KeyFileError, NodeNotRunning, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.keys import NodeKeys
 from tunnel.node import Node
@@ -161,6 +162,15 @@ class PeerNames:
         """The name of a node; without one the first digits of its id."""
         return self._names.get(node_id) or short(node_id)
 
+    def in_words(self, text: str) -> str:
+        """A text with names in place of the beginnings of ids that have one."""
+
+        def name(match: re.Match[str]) -> str:
+            found = [name for node_id, name in self._names.items() if node_id.hex().startswith(match[0])]
+            return found[0] if len(found) == 1 else match[0]
+
+        return re.sub(r"\b[0-9a-f]{8,64}\b", name, text)
+
     def resolve(self, text: str) -> bytes:
         """The node that somebody means.
 
@@ -182,6 +192,18 @@ class PeerNames:
         raise ConfigError(
             f"no peer is called {text!r}, and no id begins so", f"{nearest} {listed}" if nearest else listed
         )
+
+
+class _Failed(QueryFailed):
+    """A query of a command has failed: the text has the names of nodes.
+
+    Attributes:
+        hint: what to do; may be empty.
+    """
+
+    def __init__(self, text: str, error: QueryFailed, hint: str) -> None:
+        super().__init__(text, error.code, error.report, error.blamed, error.attempts)
+        self.hint = hint
 
 
 class Client:
@@ -235,6 +257,21 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if isinstance(error, QueryFailed):
+            raise _Failed(self.names.in_words(str(error)), error, self.hint(error)) from error
+
+    def hint(self, error: QueryFailed) -> str:
+        """What to do about a failure, where this side knows more than its code tells."""
+        if any(
+            failed.code is not ErrorCode.NEXT_REFUSED or failed.report
+            for failed in error.attempts or (error,)
+        ):
+            return ""
+        folder = self._options.network
+        start = "" if folder is None else f" Start it with: mtun up {shlex.quote(str(folder))}"
+        is_tried_again = error.attempts or self._options.hops == 0
+        around = "" if is_tried_again else " (if only that node is down, --retries 3 goes around it)"
+        return f"is the network up?{start}{around}"
 
     def hops(self) -> int:
         """How many proxies: as was asked for, or the node's default."""

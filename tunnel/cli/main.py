@@ -245,11 +245,12 @@ def _code(error: TunnelError) -> str | None:
 
 
 def _hint(error: TunnelError) -> str:
+    if hint := getattr(error, "hint", ""):
+        return str(hint)
     if isinstance(error, QueryFailed) and error.code is not None:
         from tunnel.codes import CODES
 
         return CODES[error.code].advice
     if isinstance(error, FilesError):
         return _FILES_HINTS.get(error.status.name, "")
-    general = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
-    return getattr(error, "hint", "") or general
+    return next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")

@@ -47,12 +47,13 @@ def add_parser(commands: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Pinged:
-    """One ping. `milliseconds` is None when the node has not answered; `error` says why."""
+    """One ping. `milliseconds` is None when the node has not answered; `error` and `hint` say why."""
 
     hops: int
     milliseconds: float | None
     answer_bytes: int = 0
     error: str | None = None
+    hint: str = ""
     retries: int = 0
 
 
@@ -86,7 +87,9 @@ def run(options: argparse.Namespace) -> int:
         )
     else:
         complain(f"error: {name} has not answered")
-        complain("hint: -v shows what the client knows; try --hops 0 to dial it directly")
+        known = all(pinged.hint for pinged in pings)
+        advice = "-v shows what the client knows; --hops 0 dials it directly, over no proxy"
+        complain(f"hint: {pings[0].hint if known else advice}")
     return 0 if len(times) == len(pings) else 1
 
 
@@ -103,9 +106,10 @@ def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _P
     except QueryFailed as failure:
         report, retries = failure.report, max(0, len(failure.attempts) - 1)
         if report is None or report.is_way_back or report.suspects or report.hop != hops:
-            return _Pinged(hops, None, error=str(failure), retries=retries)
-        answer_bytes, error = 0, str(report)  # the node itself has said so
-    return _Pinged(hops, (time.perf_counter() - started_s) * 1000, answer_bytes, error, retries)
+            said = client.names.in_words(str(failure))
+            return _Pinged(hops, None, error=said, hint=client.hint(failure), retries=retries)
+        answer_bytes, error = 0, client.names.in_words(str(report))  # the node itself has said so
+    return _Pinged(hops, (time.perf_counter() - started_s) * 1000, answer_bytes, error, retries=retries)
 
 
 def _show(number: int, name: str, pinged: _Pinged) -> None:

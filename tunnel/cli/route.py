@@ -61,16 +61,16 @@ def run(options: argparse.Namespace) -> int:
                 report = attempts[0].report
         hops = _hops(client, route, report)
         if options.json:
-            said = None if report is None else str(report)
-            failed = [str(attempt) for attempt in attempts]
+            said = None if report is None else client.names.in_words(str(report))
+            failed = [client.names.in_words(str(attempt)) for attempt in attempts]
             outcome = {"proxies": len(route.proxies), "hops": hops, "report": said, "failed": failed}
             say_json(failure is None, outcome, indent=1)
         else:
             _print(hops, report)
             for attempt in attempts if failure is None else ():
-                say(f"before it: {attempt}")
-    if failure is not None and not options.json:
-        raise failure
+                say(f"before it: {client.names.in_words(str(attempt))}")
+            if failure is not None:
+                raise failure
     return 0 if failure is None else 1
 
 
@@ -104,4 +104,4 @@ def _print(hops: list[dict[str, Any]], report: Report | None) -> None:
     ]
     say(table(["role", "name", "id", "address", "held for"], rows))
     how = proxies_text(len(hops) - 1)
-    say(how if report is None else f"{report}, {how}" if report.succeeded else str(report))
+    say(f"{report}, {how}" if report is not None and report.succeeded else how)

@@ -370,5 +370,9 @@ class _Asked:
         # Not where the query's own stream has ended with it: in mode `cached`, or both on one link.
         if pending.error is error and (stream is None or stream.error is not error):
             where, lost = "the reply" if pending.claimed else "this node", pending.lost
-        counts = f"{self.sent_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
+        counts = ""
+        if self.sent_bytes or pending.content_in:
+            counts = (
+                f"{self.sent_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
+            )
         return explain(self._node, self._query, error, stream, self._report, counts, where, lost)

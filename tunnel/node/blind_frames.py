@@ -136,7 +136,9 @@ def _send(
             writer = yield from start_frame(node, frame)
             yield from _exchange(node, writer, content, pending, idle_s)
         except PeerError as error:
-            raise QueryFailed(f"{error.code.name}: {error}; nobody can say where", error.code) from error
+            raise QueryFailed(
+                f"{error}, at a place that is not known ({error.code.name})", error.code
+            ) from error
         return writer.content_bytes
     finally:
         node.queries -= 1

@@ -45,11 +45,15 @@ def explain(
         )
     first = frame.route.nodes[0]
     blamed: tuple[bytes, ...] = ()
+    if where is None and stream is None and isinstance(error, NextRefused):
+        role = "the first hop" if len(frame.route.nodes) > 1 else "the destination"
+        text = f"could not connect to {role}, {short(first)}: {error} ({error.code.name}){behind}"
+        return QueryFailed(text, error.code, blamed=(first,))
     if where is None:
         where, blamed = _where(short(first), error, stream), _blamed(first, error, stream)
     elif lost is not None:
         where, blamed = f"{where}, on the link from {short(lost)}", (lost,)
-    return QueryFailed(f"{error.code.name} at {where}: {error}{behind}", error.code, blamed=blamed)
+    return QueryFailed(f"{error}, at {where} ({error.code.name}){behind}", error.code, blamed=blamed)
 
 
 def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report | None) -> str:

@@ -67,17 +67,15 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
     log.debug("node %s dials %s", node.name, short(peer.node_id))
     if peer.expiry < node.wall_clock() and not _is_configured(node, peer):
         raise NextRefused(
-            f"the descriptor of the node to dial has expired: it served until {clock_text(peer.expiry)}, "
+            f"its descriptor has expired: it served until {clock_text(peer.expiry)}, "
             f"and the clock here shows {clock_text(node.wall_clock())}"
         )
     if not peer.addresses:
-        raise NextRefused("the node to dial has no address, and keeps no link to this one")
+        raise NextRefused("it has no address, and keeps no link to this one")
     # Anybody can sign a descriptor with the address of a machine behind this node's firewall.
     addresses = node.rules.dialable(peer.addresses)
     if not addresses:
-        raise NextRefused(
-            "the node to dial has private addresses only, in no range declared as this network's"
-        )
+        raise NextRefused("it has private addresses only, in no range declared as this network's")
     failure: Exception | None = None
     for address in addresses:
         try:
@@ -89,7 +87,7 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
         except (Broken, UnexpectedEnd, HandshakeError, TimedOut) as error:
             failure = error
     log.debug("node %s could not reach %s: %s", node.name, short(peer.node_id), failure)
-    raise NextRefused(f"the node to dial could not be reached: {_reason(failure)}") from failure
+    raise NextRefused(_reason(failure)) from failure
 
 
 def _is_configured(node: NodeContext, peer: Descriptor) -> bool:
@@ -104,7 +102,9 @@ def _reason(failure: Exception | None) -> str:
         return os.strerror(failure.errno)
     if isinstance(failure, TimedOut):
         return "no answer in time"
-    return type(failure).__name__
+    if isinstance(failure, UnexpectedEnd | HandshakeError):
+        return "it broke off the handshake: another node is there, or one of another network or version"
+    return "the connection broke"
 
 
 def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> Service[Shaken]:

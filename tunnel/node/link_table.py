@@ -100,7 +100,7 @@ class LinkTable:
                     link.retire()
                 return stream
             yield from self.dial(peer_id)
-        raise NextRefused("the links to the next node end as soon as they begin")
+        raise NextRefused("the links to it end as soon as they begin")
 
     # -- dialling --------------------------------------------------------------------------------------
 
@@ -125,10 +125,8 @@ class LinkTable:
             now_s, pool = self._node.now_s(), self.pool(peer.node_id)
             if not pool.wants_dial(now_s, waiting=1):
                 wait_s = pool.retry_s - now_s
-                why = f" ({pool.failure})" if pool.failure else ""
-                raise NextRefused(
-                    f"the next node could not be reached{why}; next try in {max(wait_s, 0):.1f} s"
-                )
+                why = pool.failure or "it could not be reached"
+                raise NextRefused(f"{why}; next try in {max(wait_s, 0):.1f} s")
             handle = yield from self._node.scope.spawn(self._connect(peer), name=f"{self._node.name} dial")
             self._dialling[peer.node_id] = handle
             handle.add_done_callback(lambda _: self._dialling.pop(peer.node_id, None))
