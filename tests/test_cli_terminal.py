@@ -326,6 +326,69 @@ def test_options_stand_before_between_and_behind_arguments(line: str) -> None:
     assert (options.id, options.name, str(options.network)) == ("a", "b", "c")
 
 
+def test_a_network_that_is_down_is_named_in_words(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ping", "node-1", "--network", str(net), "--hops", "0", "--count", "1"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == (
+        "1: no answer: could not connect to the destination, node-1: Connection refused (NEXT_REFUSED)\n"
+    )
+    assert shown.err == (
+        f"error: node-1 has not answered\nhint: is the network up? Start it with: mtun up {net}\n"
+    )
+    for command in (["get", "node-1", "--retries", "0"], ["route", "node-1"], ["bench", "node-1"]):
+        assert main([*command, "--network", str(net), "--hops", "1"]) == 1
+        shown = capsys.readouterr()
+        assert re.match(r"error: could not connect to the first hop, node-[023]: Connection", shown.err)
+        assert f"hint: is the network up? Start it with: mtun up {net} (if only" in shown.err
+    assert main(["get", "node-1", "--network", str(net), "--hops", "1", "--retries", "0", "--json"]) == 1
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["ok"], outcome["code"]) == (False, "NEXT_REFUSED")
+    assert outcome["hint"].startswith("is the network up?")
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (
+            {"hop": 1, "code": ErrorCode.NEXT_REFUSED, "about_next": True},
+            "node-1 could not connect to node-2 (NEXT_REFUSED at hop 2 of 4 about hop 3 of 4)",
+        ),
+        (
+            {"hop": 0, "code": ErrorCode.BUSY, "text": "1024 streams"},
+            "node-0 has no room for more: 1024 streams (BUSY at hop 1 of 4)",
+        ),
+        (
+            {"hop": 2, "code": ErrorCode.BAD_CONTENT, "about_next": True},
+            "node-2 received content that was changed, and so reports node-3 "
+            "(BAD_CONTENT at hop 3 of 4 about the destination)",
+        ),
+        (
+            {"hop": 3, "code": ErrorCode.SERVICE_FAILED},
+            "node-3 could not answer, because its service failed (SERVICE_FAILED at the destination)",
+        ),
+        ({"hop": 3, "code": None}, "node-3 failed for no reason given (no code at the destination)"),
+        (
+            {"hop": None, "code": None, "suspects": (1, 2)},
+            "the report of what happened was changed by, or between, "
+            "hop 2 of 4 (node-1) and hop 3 of 4 (node-2)",
+        ),
+    ],
+)
+def test_a_report_says_in_words_which_node_did_what(net: Path, report: dict[str, Any], words: str) -> None:
+    directory = StaticDirectory()
+    PeerFiles(directory, [net / "peers"], tunnel_engine()).load()
+    names = PeerNames(directory, (net / "peers",), tunnel_engine())
+    route = tuple(names.resolve(f"node-{index}") for index in range(4))
+    assert names.in_words(str(Report(route, succeeded=False, **report))) == words
+
+
+def test_every_code_has_words_that_follow_a_name() -> None:
+    for code, row in CODES.items():
+        text = str(Report((b"a" * 32, b"b" * 32), False, 0, code, about_next=True))
+        assert text.startswith(f"61616161 {row.did.format(next='62626262')}")
+        assert f"({code.name} at hop 1 of 2 about the destination)" in text
+
+
 def test_every_command_is_in_the_help_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])

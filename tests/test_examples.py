@@ -17,7 +17,7 @@ EXPECTED = {
     "files": "the copy is the same: True",
     "first_query": "'ping' came back through 23 proxies",
     "upper_service": "A QUIET VOICE",
-    "send_file": "refused, as it should be: could not connect to the first hop",
+    "send_file": "refused, as it should be: NEXT_REFUSED",
     "sealed_file": "length is hidden in windows\nbytes behind the message",
     "tunnel_chat": "Alice reads:  Bob has left",
     "two_services": "IS ANYBODY THERE?",

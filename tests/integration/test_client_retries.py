@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def test_route_shows_the_way_that_the_query_took(
     (failed,) = outcome["failed"]
     assert "NEXT_REFUSED" in failed
     assert main([*arguments, "--retries", "2"]) == 0
-    assert "before it: could not connect to the first hop, " in capsys.readouterr().out
+    assert re.search(r"before it: .*could not connect to \S", capsys.readouterr().out)
 
 
 def test_route_without_a_way_shows_the_first(
