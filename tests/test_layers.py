@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 CRYPTO = {"Crypto", "cryptography", "nacl", "OpenSSL", "ssl"}
 OUTSIDE = {"socket", "select", "selectors", "ssl", "asyncio", "threading", "concurrent", "time", "subprocess"}
@@ -62,35 +60,39 @@ def _tops(path: Path) -> set[str]:
     return {name.split(".")[0] for name in _imports(path)}
 
 
-@pytest.mark.parametrize("path", _files("readwrite_comp"), ids=lambda path: path.stem)
-def test_layers_import_the_standard_library_only(path: Path) -> None:
-    allowed = set(sys.stdlib_module_names) | {"readwrite_comp"}
-    if str(path.relative_to(ROOT)) in MAY_NAME_CRYPTO:
-        allowed |= CRYPTO
-    assert _tops(path) <= allowed
-    assert not _tops(path) & OUTSIDE
+def _offences(package: str, *, allowed: set[str], forbidden: set[str]) -> dict[str, set[str]]:
+    """What the files of a package import beyond the standard library and `allowed`, or of `forbidden`."""
+    found = {}
+    for path in _files(package):
+        name, tops = str(path.relative_to(ROOT)), _tops(path)
+        own = allowed | (CRYPTO if name in MAY_NAME_CRYPTO else set())
+        found[name] = (tops - own - set(sys.stdlib_module_names)) | (tops & forbidden)
+    assert len(found) > 10, "the package was not looked into"
+    return {name: imports for name, imports in found.items() if imports}
 
 
-@pytest.mark.parametrize("path", _files("reactor"), ids=lambda path: path.stem)
-def test_reactor_imports_the_standard_library_only(path: Path) -> None:
-    assert _tops(path) <= set(sys.stdlib_module_names) | {"reactor"}
-    assert not _tops(path) & CRYPTO
+def test_layers_import_the_standard_library_only() -> None:
+    assert _offences("readwrite_comp", allowed={"readwrite_comp"}, forbidden=OUTSIDE) == {}
 
 
-@pytest.mark.parametrize("path", _files("tunnel"), ids=lambda path: str(path.relative_to(ROOT / "tunnel")))
-def test_tunnel_keeps_bytes_apart_from_the_world(path: Path) -> None:
-    relative = path.relative_to(ROOT)
-    top = relative.parts[1].removesuffix(".py")
-    allowed = set(sys.stdlib_module_names) | {"tunnel", "reactor", "readwrite_comp"}
-    if str(relative) in MAY_NAME_CRYPTO:
-        allowed |= CRYPTO
-    assert _tops(path) <= allowed
-    if top in BYTES_ONLY:
-        assert not _tops(path) & (OUTSIDE | {"reactor"})
-        joined = {
-            name for name in _imports(path) if name.startswith(tuple(f"tunnel.{part}" for part in JOINS))
-        }
-        assert not joined
+def test_reactor_imports_the_standard_library_only() -> None:
+    assert _offences("reactor", allowed={"reactor"}, forbidden=CRYPTO) == {}
+
+
+def test_tunnel_imports_the_standard_library_and_the_other_packages_only() -> None:
+    assert _offences("tunnel", allowed={"tunnel", "reactor", "readwrite_comp"}, forbidden=set()) == {}
+
+
+def test_what_decides_about_bytes_knows_no_socket_clock_or_thread() -> None:
+    joins = tuple(f"tunnel.{part}" for part in JOINS)
+    found = {}
+    for path in _files("tunnel"):
+        relative = path.relative_to(ROOT)
+        if relative.parts[1].removesuffix(".py") in BYTES_ONLY:
+            found[str(relative)] = _tops(path) & (OUTSIDE | {"reactor"})
+            found[str(relative)] |= {name for name in _imports(path) if name.startswith(joins)}
+    assert len(found) > 30, "the package was not looked into"
+    assert {name: imports for name, imports in found.items() if imports} == {}
 
 
 def test_the_rules_cover_every_module() -> None:
