@@ -1,12 +1,19 @@
-"""Settings shared by all tests: hypothesis profiles and the switch for slow suites."""
+"""Settings shared by all tests: hypothesis profiles, and which tests run.
+
+`pytest` alone runs what takes about a minute. `--full` adds the tests marked `full`; so does naming a file,
+folder or test. `--run-slow` adds those marked `slow`. `.ci/run` uses `--full`.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # CI runs a short form; `HYPOTHESIS_PROFILE=thorough pytest` is the long one.
 settings.register_profile("short", max_examples=60, deadline=None)
@@ -22,8 +29,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Programs that the tests start run this checkout, whether it is installed or not.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--run-slow", action="store_true", help="run tests marked slow as well")
+    parser.addoption("--full", action="store_true", help="run tests marked full as well")
+    parser.addoption("--run-slow", action="store_true", help="run tests marked full or slow as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Processes of pytest-xdist always have the paths as arguments; they get this option from their parent.
+    is_named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    if is_named and not hasattr(config, "workerinput"):
+        config.option.full = True
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse cases without an order: each process of pytest-xdist would number them in its own."""
+    for marker in metafunc.definition.iter_markers("parametrize"):
+        if isinstance(marker.args[-1], set | frozenset):
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: cases in a set: write sorted(…)")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -36,6 +62,10 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--run-slow"):
         return
+    if not config.getoption("--full"):
+        left_out = [item for item in items if "full" in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "full" not in item.keywords]
     skip = pytest.mark.skip(reason="slow: give --run-slow")
     for item in items:
         if "slow" in item.keywords:

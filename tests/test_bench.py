@@ -28,6 +28,8 @@ from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, markdown_table, table
 from readwrite_comp import engine_names
 
+pytestmark = pytest.mark.full
+
 
 def check_spread(spread: dict[str, Any], count: int) -> None:
     assert spread["count"] == count

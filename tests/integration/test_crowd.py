@@ -7,11 +7,15 @@ import random
 from collections import Counter
 from concurrent.futures import Future
 
+import pytest
+
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import Limits, LocalNetwork, QueryFailed, QueryResult
 from tunnel.codes import CODES
 from tunnel.modes import MODES
 from tunnel.node.api_service import SERVED_MODES
+
+pytestmark = pytest.mark.full
 
 NODES, QUERIES = 10, 1000
 SIZES = [0, 1, 900, 5_000, 16_400, 60_000]

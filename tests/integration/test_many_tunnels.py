@@ -44,7 +44,7 @@ class Peaks:
     [
         (120, DEFAULT),
         (120, INTERACTIVE),
-        (1000, DEFAULT),
+        pytest.param(1000, DEFAULT, marks=pytest.mark.full),
         pytest.param(1000, INTERACTIVE, marks=pytest.mark.slow),
     ],
     ids=lambda value: value.name if isinstance(value, Geometry) else str(value),

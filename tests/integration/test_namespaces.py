@@ -29,7 +29,10 @@ TIMEOUT_S = 120.0
 RETRIED_BYTES = 1_000_000
 NOTIFY_BYTES = 200_000
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no network namespaces: {why_not()}")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(why_not() is not None, reason=f"no network namespaces: {why_not()}"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 PROJECT = Path(__file__).resolve().parents[2]
 # Only reached when something hangs, so it is long: the machine may be busy.
 PATIENCE_S = 60.0

@@ -13,6 +13,8 @@ from bench.control import ControlledProcess, ProcessEnded, ProcessError, stop_pr
 from bench.processes import NodeProcesses
 from tunnel import QueryFailed
 
+pytestmark = pytest.mark.full
+
 PROXIES = [1, 2, 3]
 ALICE, BOB = 0, 4
 MIB = 1024 * 1024

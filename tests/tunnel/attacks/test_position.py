@@ -23,6 +23,8 @@ from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.onion.header import Command
 from tunnel.route import Route
 
+pytestmark = pytest.mark.full
+
 PROXIES = 4
 ROUNDS = 60
 BLOCK = SMALL.geometry.reply_block_bytes
