@@ -43,8 +43,16 @@ def _cases() -> list[Any]:
     for peers in (2, 3, 25, 128):
         for geometry in GEOMETRIES.values():
             if peers - 2 <= geometry.max_proxies:
+                name, marks = geometry.name, [pytest.mark.full] if peers > 3 else []
                 cases += [
-                    pytest.param(peers, geometry, mode, engine, id=f"{peers}-{geometry.name}-{mode}-{engine}")
+                    pytest.param(
+                        peers,
+                        geometry,
+                        mode,
+                        engine,
+                        id=f"{peers}-{name}-{mode}-{engine}",
+                        marks=marks,
+                    )
                     for mode in ("none", "route")
                     for engine in ("openssl", "pycryptodome")
                 ]

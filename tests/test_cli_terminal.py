@@ -131,6 +131,7 @@ def test_a_reader_that_has_gone_ends_the_command_without_a_word(net: Path, argum
     assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:surrogateescape", "ascii:strict", "cp1252"])
 @pytest.mark.parametrize("arguments", [["peers", "--network", "{net}"], ["network", "--help"]])
 def test_no_letter_is_missing_from_a_terminal(net: Path, encoding: str, arguments: list[str]) -> None:
@@ -416,6 +417,7 @@ def test_one_bad_peer_file_is_one_warning_and_no_error(net: Path, tmp_path: Path
 # -- signals ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("number", "words"),
     [

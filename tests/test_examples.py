@@ -29,6 +29,7 @@ def test_every_example_is_listed() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_example(name: str) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")]

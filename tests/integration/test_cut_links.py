@@ -146,6 +146,7 @@ def test_streams_on_a_cut_link_end_and_others_live() -> None:
         square.wait_quiet()
 
 
+@pytest.mark.full
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     at=st.one_of(st.integers(0, 800), st.integers(0, MOST_BYTES)),

@@ -38,6 +38,7 @@ def _ids(network: Strangers, index: int) -> set[bytes]:
     return {peer.node_id for peer in network.all[index].directory.sample()}
 
 
+@pytest.mark.full
 def test_twenty_nodes_that_know_one_learn_of_all_and_use_them(crowd: Strangers) -> None:
     everyone = {stranger.node.id for stranger in crowd.all}
     own = [{stranger.node.id} for stranger in crowd.all]

@@ -152,6 +152,7 @@ def test_kit(names: list[str]) -> None:
 
 
 # Both orders, and each layer over itself. Contents at the edges of a window or block of most of them.
+@pytest.mark.full
 @pytest.mark.parametrize("outer", LAYERS)
 def test_every_pair(outer: str) -> None:
     for inner in LAYERS:
@@ -203,6 +204,7 @@ def _deep_stream_ciphers() -> Pair:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make_pair", [_deep_mixed, _deep_wide_blocks, _deep_stream_ciphers])
 def test_a_stack_of_128(make_pair: MakePair) -> None:
     content = bytes(range(150))

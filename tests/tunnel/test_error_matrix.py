@@ -192,6 +192,7 @@ def test_an_error_at_every_position(mode: ReplyMode, error_mode: ErrorMode, coun
     matrix(mode, error_mode, count, places(count), pace)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("count", [25, 128])
 @pytest.mark.parametrize(("mode", "error_mode"), list(zip(MESSAGE_MODES, list(ErrorMode) * 2, strict=True)))
 def test_an_error_at_the_ends_and_in_the_middle_of_long_routes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -71,15 +72,16 @@ def run(
     exchange(cast_of(count), mode, content, answers, profile=profile, pace=pace, error_mode=error_mode)
 
 
-def covering() -> list[tuple[ReplyMode, int, int, tuple[int, ...], int]]:
+def covering() -> list[Any]:
     """Each mode with each number of peers; over them, each content with each buffer at least once."""
     pairs = itertools.cycle(itertools.product(CONTENTS, BUFFERS))
-    chosen: list[tuple[ReplyMode, int, int, tuple[int, ...], int]] = []
+    chosen: list[Any] = []
     for index, (mode, count) in enumerate(itertools.product(MESSAGE_MODES * 2, PEERS)):
         size, buffers = next(pairs)
         if count == 128 or buffers == (1,):
             size = min(size, 16_334)  # the full product has the rest
-        chosen.append((mode, count, size, buffers, index % 2))
+        marks = [pytest.mark.full] if count == 128 else []
+        chosen.append(pytest.param(mode, count, size, buffers, index % 2, marks=marks))
     return chosen
 
 
