@@ -34,6 +34,7 @@ class FakeReply:
 
     def __init__(self, *, is_taken: bool = True, takes_s: float = 0.0) -> None:
         self.got = b""
+        self.has_ended = False
         self._is_taken = is_taken
         self._takes_s = takes_s
 
@@ -44,6 +45,10 @@ class FakeReply:
 
     def flush(self) -> Service[None]:
         yield Sleep(self._takes_s)
+
+    def end(self) -> Service[None]:
+        self.has_ended = True
+        yield from ()
 
     def next(self) -> Service[None]:
         raise NotImplementedError

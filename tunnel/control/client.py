@@ -254,7 +254,13 @@ class ControlClient:
 
         Raises, when run: Closed, the client has been closed.
         """
-        return ask(self._scope, lambda sink: self.query_service(call.with_sink(sink)), "control query")
+        return ask(
+            self._scope,
+            self.reactor.post,
+            call.route.destination,
+            lambda sink: self.query_service(call.with_sink(sink)),
+            "control query",
+        )
 
     def choose_route(self, destination: bytes, hops: int, profile: Profile) -> Route:
         """Have the node draw a route. Waits for the answer.

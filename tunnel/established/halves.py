@@ -148,6 +148,8 @@ class Incoming(Generic[N]):
         window: what this end lets the other send before it is granted more.
         readable: set when a read is worth another try.
         changed: called when at least half of the window waits to be granted anew.
+    Attributes:
+        is_ignored: this end reads no more; `ignored_bytes` of what came have been thrown away since.
     """
 
     def __init__(self, window: int, *, readable: N, changed: Callable[[], None]) -> None:
@@ -159,6 +161,8 @@ class Incoming(Generic[N]):
         self._buffer = bytearray()
         self._is_over = False
         self._error: PeerError | None = None
+        self.is_ignored = False
+        self.ignored_bytes = 0
 
     @property
     def held_bytes(self) -> int:
@@ -173,7 +177,19 @@ class Incoming(Generic[N]):
     def put(self, data: memoryview) -> None:
         """What a chunk brought. Raises MalformedMessage: more than was granted."""
         self._charge(len(data))
+        if self.is_ignored:
+            self.ignored_bytes += len(data)
+            self._consumed(len(data))
+            return
         self._buffer += data
+        self.readable.set()
+
+    def ignore(self) -> None:
+        """This end reads no more: throw away what is here and what comes. The other end can go on sending."""
+        self.is_ignored = True
+        count = len(self._buffer)
+        self._buffer.clear()
+        self._consumed(count)
         self.readable.set()
 
     def discard(self, data: memoryview) -> None:
@@ -199,9 +215,12 @@ class Incoming(Generic[N]):
             Bytes read; 0 at the end, or for no buffer.
         Raises:
             BlockingIOError: nothing is here yet; wait for `readable`. PeerError: why nothing more will come.
+            LocalTunnelError: this end reads no more.
         """
         if self._error is not None:
             raise self._error
+        if self.is_ignored:
+            raise LocalTunnelError("this end has finished the sub-stream: it reads no more")
         view = writable_view(buffer)
         count = self._move(view, len(self._buffer))
         if view and not count and not self._is_over:

@@ -36,6 +36,7 @@ class Stream(Generic[N]):
         self.close_wanted = False  # CLOSE is to follow what is held
         self.close_queued = False  # CLOSE is to leave before all data: one of the two ends gave up
         self.close_sent = False
+        self.stop_code: ErrorCode | None = None  # a CLOSE with this code is to follow CLOSE 0
 
     def advance(self, event: StreamEvent) -> StreamState:
         """Let a chunk count, and return the state that it met. Raises MalformedMessage: not legal there."""
@@ -60,7 +61,9 @@ class SubStream(Generic[N]):
 
     Attributes:
         number: its id. target: where it leads.
-        readable, writable: notifiers for `readinto`, and for `write`, `wait_opened`.
+        readable, writable: notifiers for `readinto`, and for `write`, `check_opened`.
+        ended: notifier, set when `has_ended` or `failure` has changed.
+        failure: why neither half goes on, once that is so.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class SubStream(Generic[N]):
         target: Target,
         *,
         is_ours: bool,
+        ended: N,
         on_confirm: Callable[[], None],
         on_close: Callable[[], None],
         on_give_up: Callable[[ErrorCode], None],
+        on_stop: Callable[[ErrorCode], None],
     ) -> None:
         self.number = stream.number
         self.target = target
@@ -81,7 +86,25 @@ class SubStream(Generic[N]):
         self._on_confirm = on_confirm
         self._on_close = on_close
         self._on_give_up = on_give_up
-        self._error: PeerError | None = None
+        self._on_stop = on_stop
+        self.ended = ended
+        self.failure: PeerError | None = None
+        self._unwanted: PeerError | None = None  # the other end reads no more
+
+    @property
+    def has_ended(self) -> bool:
+        """Nothing is left to do for it: both ends have closed their halves, or one gave it up."""
+        return self.failure is not None or self._stream.is_gone
+
+    @property
+    def is_closed(self) -> bool:
+        """This end has closed its half."""
+        return self._stream.close_wanted
+
+    @property
+    def ignored_bytes(self) -> int:
+        """What has come since `finish`."""
+        return self._stream.incoming.ignored_bytes
 
     @property
     def readable(self) -> N:
@@ -95,10 +118,20 @@ class SubStream(Generic[N]):
 
     def fail(self, error: PeerError) -> None:
         """For the tunnel: every call raises `error` from now on."""
-        if self._error is None:
-            self._error = error
+        if self.failure is None:
+            self.failure = error
         self._stream.outgoing.drop()
         self._stream.incoming.fail(error)
+        self.ended.set()
+
+    def refuse_writes(self, error: PeerError) -> None:
+        """For the tunnel: the other end, whose half has ended in order, reads no more.
+
+        What has come of its half can still be read, or an answer would be lost with the half that it had no
+        use for.
+        """
+        self._unwanted = error
+        self._stream.outgoing.drop()
 
     def check_opened(self) -> None:
         """Return once the other end has confirmed. What is written before that is sent all the same.
@@ -106,8 +139,8 @@ class SubStream(Generic[N]):
         Raises:
             BlockingIOError: not yet; wait for `writable`. PeerError: it refused, or the tunnel ended.
         """
-        if self._error is not None:
-            raise self._error
+        if self.failure is not None:
+            raise self.failure
         if self._stream.state is StreamState.AWAIT_OPENED:
             raise BlockingIOError("the sub-stream is not confirmed yet")
 
@@ -117,8 +150,8 @@ class SubStream(Generic[N]):
         Raises:
             LocalTunnelError: it is this end's own, or confirmed already. PeerError: it has ended since.
         """
-        if self._error is not None:
-            raise self._error
+        if self.failure is not None:
+            raise self.failure
         if self._is_confirmed:
             raise LocalTunnelError("the sub-stream is this end's own, or confirmed already")
         self._is_confirmed = True
@@ -129,10 +162,10 @@ class SubStream(Generic[N]):
 
         Raises:
             BlockingIOError: nothing yet; wait for `readable`. PeerError: given up, or the tunnel ended.
-            LocalTunnelError: not confirmed yet.
+            LocalTunnelError: not confirmed yet, or after `finish`.
         """
-        if self._error is not None:
-            raise self._error
+        if self.failure is not None:
+            raise self.failure
         self._check_confirmed()
         return self._stream.incoming.readinto(buffer)
 
@@ -140,12 +173,14 @@ class SubStream(Generic[N]):
         """Take bytes to send, at most a chunk's; they are due at once.
 
         Raises:
-            BlockingIOError: no room; wait for `writable`. PeerError: given up, or the tunnel ended.
-            LocalTunnelError: after `close`, or not confirmed yet.
+            BlockingIOError: no room; wait for `writable`. PeerError: given up, or the tunnel ended, or the
+            other end reads no more. LocalTunnelError: after `close`, or not confirmed yet.
         """
-        if self._error is not None:
-            raise self._error
+        if self.failure is not None:
+            raise self.failure
         self._check_confirmed()
+        if self._unwanted is not None:
+            raise self._unwanted
         if self._stream.close_wanted or self._stream.close_sent:
             raise LocalTunnelError("write after close")
         return self._stream.outgoing.write(data)
@@ -156,14 +191,33 @@ class SubStream(Generic[N]):
         Raises:
             LocalTunnelError: not confirmed yet.
         """
-        if self._error is None and not self._stream.close_wanted:
+        if self.failure is None and not self._stream.close_wanted:
             self._check_confirmed()
             self._stream.close_wanted = True
             self._on_close()
 
+    def finish(self) -> None:
+        """Close this half, and throw away what still comes on the other. Nothing if it has ended.
+
+        One that waits for this end's confirmation is refused.
+        """
+        if not self._is_confirmed:
+            self.give_up()
+        self.close()
+        if self.failure is None:
+            self._stream.incoming.ignore()
+
+    def stop(self, code: ErrorCode) -> None:
+        """After `finish`: tell the other end, behind what was written, that nobody reads what it sends.
+
+        It can still read all that was written here. Nothing if its half has ended.
+        """
+        if self.failure is None:
+            self._on_stop(code)
+
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """End both halves at once and tell the other end why. What was written and not sent is dropped."""
-        if self._error is None:
+        if self.failure is None:
             self._on_give_up(code)
 
     def _check_confirmed(self) -> None:

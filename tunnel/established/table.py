@@ -163,6 +163,16 @@ class StreamTable(Generic[N]):
         self.acceptable.set()
         self.openable.set()
 
+    def finish_all(self) -> None:
+        """See `EstablishedTunnel.finish_streams`."""
+        for handle in list(self._handles.values()):
+            handle.finish()
+
+    def give_up_streams(self, code: ErrorCode) -> None:
+        """Give up every sub-stream, one by one; the tunnel goes on."""
+        for handle in list(self._handles.values()):
+            handle.give_up(code)
+
     def _fill_credit(self, out: memoryview) -> int:
         numbers = list(self._owing)[: len(out) // CREDIT_ENTRY_BYTES]
         data = pack_credit([(number, self._owing.pop(number).incoming.grant()) for number in numbers])
@@ -229,6 +239,8 @@ class StreamTable(Generic[N]):
 
     def closed(self, number: int, code: ErrorCode | None) -> None:
         """CLOSE: of a half in order, or (sub-streams only here) given up with a code."""
+        open_stream = self._streams.get(number)
+        had_ended = open_stream is not None and open_stream.state is StreamState.ENDED
         stream = self._advance(number, StreamEvent.CLOSE if code is None else StreamEvent.GIVE_UP)
         if stream is None:
             return
@@ -236,7 +248,11 @@ class StreamTable(Generic[N]):
         if code is None:
             (stream.incoming if number else self.messages_in).finish()
         else:
-            self._stop(stream, SubStreamReset(code))
+            if had_ended and number not in self._waiting:
+                self._handles[number].refuse_writes(SubStreamReset(code))
+                self._turns.pop(number, None)
+            else:
+                self._stop(stream, SubStreamReset(code))
             if not stream.close_sent and not stream.close_queued:
                 self._control_close(stream, None)
         self._drop_if_gone(stream)
@@ -280,9 +296,11 @@ class StreamTable(Generic[N]):
             stream,
             target,
             is_ours=is_ours,
+            ended=self._make_notifier(),
             on_confirm=partial(self._control, ChunkType.OPENED, number),
             on_close=partial(self.queue, stream),
             on_give_up=partial(self._give_up, stream),
+            on_stop=partial(self._stop_other_end, stream),
         )
         return handle
 
@@ -294,6 +312,13 @@ class StreamTable(Generic[N]):
         if stream.state is not StreamState.ENDED:
             stream.state = StreamState.DISCARDING
         self._control_close(stream, code)
+
+    def _stop_other_end(self, stream: Stream[N], code: ErrorCode) -> None:
+        """Give it up, but behind this end's CLOSE."""
+        if stream.close_sent:
+            self._give_up(stream, code)
+        else:
+            stream.stop_code = code
 
     def _stop(self, stream: Stream[N], error: PeerError) -> None:
         """Neither half goes on; what is left is CLOSE, sent or received."""
@@ -315,12 +340,15 @@ class StreamTable(Generic[N]):
         stream = self._streams.get(number) if number else self.messages
         if stream is not None:
             stream.close_sent = True
+            code, stream.stop_code = stream.stop_code, None
+            if code is not None and stream.state is not StreamState.ENDED:
+                self._give_up(stream, code)
             self._drop_if_gone(stream)
 
     def _drop_if_gone(self, stream: Stream[N]) -> None:
         if stream.is_gone and stream.number:
             del self._streams[stream.number]
-            del self._handles[stream.number]
+            self._handles.pop(stream.number).ended.set()
             self._open_counts[stream.number % 2] -= 1
             self.openable.set()
 

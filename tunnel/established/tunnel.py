@@ -104,6 +104,7 @@ class EstablishedTunnel(Generic[N]):
         self._pad_wanted = False
         self._close_wanted = False
         self._given_up = False  # by either end: what is left is padding
+        self.other_end_gave_up = False
         self._last_sent = False
 
     # --- what the node does ---------------------------------------------------------------------------------
@@ -123,6 +124,16 @@ class EstablishedTunnel(Generic[N]):
     def is_finished(self) -> bool:
         """Both directions have ended in order."""
         return self._last_sent and self._state is TunnelState.ENDED
+
+    @property
+    def failure(self) -> PeerError | None:
+        """What has ended the tunnel early; None also when one of its ends gave it up."""
+        return self._error
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether one of its ends gave the whole tunnel up. `other_end_gave_up`: it was not this one."""
+        return self._given_up
 
     @property
     def held_bytes(self) -> int:
@@ -231,6 +242,14 @@ class EstablishedTunnel(Generic[N]):
         self._close_wanted = messages.close_wanted = True
         self._table.refuse_opens = True
         self._table.queue(messages)
+
+    def finish_streams(self) -> None:
+        """Finish every sub-stream that is open: what this end wrote is sent, what still comes is ignored."""
+        self._table.finish_all()
+
+    def give_up_streams(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
+        """Give up every sub-stream that is open; the messages go on."""
+        self._table.give_up_streams(code)
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """End both directions now and tell the other end why; what was not sent is dropped."""
@@ -379,7 +398,7 @@ class EstablishedTunnel(Generic[N]):
     def _receive_give_up(self, code: ErrorCode) -> None:
         """The other end gave the tunnel up: this direction ends too, behind a CLOSE of its own."""
         self._table.messages.advance(StreamEvent.GIVE_UP)
-        self._given_up = True
+        self._given_up = self.other_end_gave_up = True
         self._table.give_up_all(None)
         self._fail_streams(SubStreamReset(code))
         self.sendable.set()  # for the padding, when this end's CLOSE has left already

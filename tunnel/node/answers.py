@@ -98,7 +98,7 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
             log.debug("the status of a way back was not handed on: %s", further)
         raise
     finally:
-        replies.end(code)
+        replies.abandon(code)
     yield from reporter.succeed()
 
 
@@ -129,7 +129,10 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
         log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
         yield from _announce_failure(replies)
         raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
-    yield from query.frame.drain()
+    # The reply ends first: who asked may wait for that before the query's end.
+    yield from replies.end()
+    limit_s = node.limits.answer_s
+    yield from within(limit_s, query.frame.drain(), "the query did not end after its answer")
     yield from replies.finish()
 
 
@@ -167,7 +170,7 @@ def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
 def _announce_failure(reply: _Replies) -> Service[None]:
     """Open the way back, so that the reset has a stream to travel on; its own failure adds nothing."""
     try:
-        yield from reply.write(b"")
+        yield from reply.open()
     except PeerError as error:
         log.debug("way back of a failed query: %s", error)
 
@@ -197,6 +200,7 @@ class _Replies:
         self._row = MODES[query.mode]
         self.number = 0
         self._writer: FrameWriter | None = None
+        self._has_ended = False  # the reply under way: its end is written
         self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
         # Why there is no way back; a service that goes on writing all the same is told again.
         self._failure: PeerError | None = None
@@ -210,16 +214,34 @@ class _Replies:
         """What came back along a reply block's way."""
         return self._writer.stream.status if self._writer is not None and self._row.reply_blocks else None
 
+    def open(self) -> Service[None]:
+        """Open the way back, before anything is written."""
+        if self.is_possible:
+            yield from self._start()
+
     def write(self, data: bytes) -> Service[None]:
         view = byte_view(data)  # also where it is dropped: a mistake shows in every mode
+        if self._has_ended:
+            raise LocalTunnelError("write after the end of the reply")
         if self.is_possible:
             writer = yield from self._start()
             yield from writer.write(view)
 
     def flush(self) -> Service[None]:
-        if self.is_possible and (self._writer is not None or self._failure is not None):
+        has_begun = self._writer is not None or self._failure is not None
+        if self.is_possible and has_begun and not self._has_ended:
             writer = yield from self._start()
             yield from writer.flush()
+
+    def end(self) -> Service[None]:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if self.is_possible:
+            writer = yield from self._start()
+            yield from writer.finish()
+            if not self._row.backward_content:
+                writer.stream.finish()
 
     @property
     def remaining(self) -> int:
@@ -231,6 +253,7 @@ class _Replies:
         yield from self._finish_one()
         self.number += 1
         self._writer = None
+        self._has_ended = False
 
     def finish(self) -> Service[None]:
         """End the answer and wait until Alice has it. Raises PeerError when a hop on the way failed."""
@@ -240,10 +263,9 @@ class _Replies:
             yield from self._finish_one()
 
     def _finish_one(self) -> Service[None]:
+        yield from self.end()
         writer = yield from self._start()
-        yield from writer.finish()
         if not self._row.backward_content:
-            writer.stream.finish()
             status = yield from wait_status(writer.stream)
             # Of a reply block's way it is opaque here: Alice, who built it, gets it handed on.
             if self._own is not None:
@@ -252,7 +274,7 @@ class _Replies:
                     self._failure = WayBackFailed(StreamReset(report.code or ErrorCode.INTERNAL))
                     raise self._failure
 
-    def end(self, code: ErrorCode) -> None:
+    def abandon(self, code: ErrorCode) -> None:
         """End a way back of its own with a reset that carries `code`; nothing if it has ended in order."""
         if self._writer is not None and not self._row.backward_content:
             self._writer.stream.reset(code)

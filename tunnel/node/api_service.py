@@ -297,7 +297,9 @@ class _Asked:
         progress = call.progress
         if progress is not None:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
+        pending.is_sending = True
         yield from write_content(writer, call.content, pending.moved)
+        pending.is_sending = False
         yield pending.done if MODES[call.mode].has_reply else self._delivered
         if pending.error is not None:
             yield Signal()  # the watch over the reply tells, when it has heard what there is to hear

@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from reactor import Handle, Scope, Service, Signal
-from tunnel.errors import ErrorCode, QueryFailed
+from tunnel.descriptor import short
+from tunnel.errors import ErrorCode, LocalTunnelError, QueryFailed
 from tunnel.node.api_service import QueryResult
 from tunnel.node.pending import Sink
+from tunnel.node.within import Post, Turn, release_dropped
 
 __all__ = ["REPLY_WINDOW_BYTES", "IncomingReply", "ask"]
 
@@ -22,56 +24,52 @@ REPLY_WINDOW_BYTES: Final = 256 * 1024
 
 
 class IncomingReply:
-    """A query under way: its reply, read as it comes, and its outcome. One service reads it.
+    """A query under way: its reply, read as it comes, and its outcome.
 
-    It is a context: what is left of the query when the block is left is cancelled.
+    It is a context: what is left of the query when the block is left is cancelled. One that is dropped
+    without that is cancelled with a ResourceWarning.
     """
 
-    def __init__(self) -> None:
-        self._held = bytearray()
-        self._changed = Signal()
-        self._room = Signal()
-        self._result: QueryResult | None = None
-        self._error: BaseException | None = None
-        self._is_dropping = False
-        self._handle: Handle[None] | None = None
+    def __init__(self, post: Post, query: _RunningQuery) -> None:
+        self._post = post
+        self._query = query
+        self._reading = Turn()
 
     @property
     def has_ended(self) -> bool:
         """Whether the query is over; a part of the reply may still wait here."""
-        return self._result is not None or self._error is not None
+        return self._query.has_ended
 
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        """The next bytes of the reply, at least one; b"" when the whole query has succeeded, and only then.
+        """The next bytes of the reply, at least one; b"" at its end.
+
+        The end is given when the whole query has succeeded, and only then; but a reply that ends while the
+        query is still being sent ends at once, and `result` says what becomes of the query.
 
         Raises:
-            QueryFailed: it did not; what was read before is authentic, and not whole. Whatever else
+            QueryFailed: it did not succeed; what was read before is authentic, and not whole. Whatever else
                 `Node.query` raises.
         Cancellation: nothing is taken.
         """
-        while not self._held:
-            if self._error is not None:
-                raise self._error
-            if self._result is not None:
-                return b""
-            yield self._changed
-        data = bytes(memoryview(self._held)[:limit_bytes])
-        del self._held[:limit_bytes]
-        self._room.set()
-        return data
+        place = self._reading.enter()
+        try:
+            yield from self._reading.wait(place)
+            return (yield from self._query.read(limit_bytes))
+        finally:
+            self._reading.leave(place)
 
     def result(self) -> Service[QueryResult]:
         """Wait for the end of the query; what is left of the reply is thrown away. Raises as `read`."""
-        self._is_dropping = True
-        while (yield from self.read()):
-            pass
-        assert self._result is not None
-        return self._result
+        place = self._reading.enter()
+        try:
+            yield from self._reading.wait(place)
+            return (yield from self._query.outcome())
+        finally:
+            self._reading.leave(place)
 
     def cancel(self) -> None:
         """End the query; who reads gets QueryFailed. Nothing if it has ended."""
-        if self._handle is not None:
-            self._handle.cancel("the query was cancelled by its user")
+        self._query.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -81,20 +79,87 @@ class IncomingReply:
     ) -> None:
         self.cancel()
 
+    def __del__(self) -> None:
+        query = self._query
+        if query.has_ended or query.is_cancelled:
+            return
+        text = (
+            f"the reply of a query to {short(query.destination)} was dropped while it came: read it to its "
+            "end, or leave its `with` block"
+        )
+        release_dropped(self._post, query.cancel, text, self)
+
+
+class _RunningQuery:
+    """What the node holds of a query under way, and the sink of its reply.
+
+    Apart from `IncomingReply`, which must be free to go when its user drops it.
+    """
+
+    def __init__(self, destination: bytes) -> None:
+        self.destination = destination
+        self.is_cancelled = False
+        self._held = bytearray()
+        self._changed = Signal()
+        self._room = Signal()
+        self._result: QueryResult | None = None
+        self._error: BaseException | None = None
+        self._is_whole = False  # the reply is, while the query is still being sent
+        self._is_dropping = False
+        self.handle: Handle[None] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self._result is not None or self._error is not None
+
+    def read(self, limit_bytes: int) -> Service[bytes]:
+        while not self._held:
+            if self._result is not None or self._is_whole:
+                return b""
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            yield self._changed
+        data = bytes(memoryview(self._held)[:limit_bytes])
+        del self._held[:limit_bytes]
+        self._room.set()
+        return data
+
+    def outcome(self) -> Service[QueryResult]:
+        self._is_dropping = True
+        self._held.clear()
+        self._room.set()
+        while self._result is None:
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            yield self._changed
+        return self._result
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        if self.handle is not None:
+            self.handle.cancel("the query was cancelled by its user")
+
     # The sink of the query.
 
     def write(self, data: memoryview) -> None:
         """Take content of the reply; called by the node."""
+        if self._is_whole:
+            raise LocalTunnelError("the query was sent again after its reply had ended")
         if not self._is_dropping:
             self._held += data
             self._changed.set()
+
+    def end(self) -> None:
+        """The reply is whole, and the query is still being sent; called by the node."""
+        self._is_whole = True
+        self._changed.set()
 
     def wait_room(self) -> Service[None]:
         """Wait until more may come; called by the node."""
         while len(self._held) >= REPLY_WINDOW_BYTES and not self.has_ended:
             yield self._room
 
-    def _run(self, query: Service[QueryResult]) -> Service[None]:
+    def run(self, query: Service[QueryResult]) -> Service[None]:
         error: BaseException | None = QueryFailed("the query was cancelled", ErrorCode.CANCELLED)
         try:
             self._result = yield from query
@@ -107,17 +172,20 @@ class IncomingReply:
             self._changed.set()
 
 
-def ask(scope: Scope, query: Callable[[Sink], Service[QueryResult]], name: str) -> Service[IncomingReply]:
+def ask(
+    scope: Scope, post: Post, destination: bytes, query: Callable[[Sink], Service[QueryResult]], name: str
+) -> Service[IncomingReply]:
     """Begin a query, and return its reply to come.
 
     It is retried until something of the reply is here: that may have been read.
 
     Args:
         scope: owns the query.
+        post: has a function called in the reactor's thread, from any thread.
         query: the query, whose reply goes to this sink.
     Raises:
         Closed: the scope was cancelled: the node has been stopped.
     """
-    reply = IncomingReply()
-    reply._handle = yield from scope.spawn(reply._run(query(reply)), name=name)
-    return reply
+    running = _RunningQuery(destination)
+    running.handle = yield from scope.spawn(running.run(query(running)), name=name)
+    return IncomingReply(post, running)

@@ -89,6 +89,7 @@ class NodeContext:
     own: those of them that have a first hop, or are about to: told when the node ends.
     half_open_hosts: where the incoming connections come from that have not finished their handshake.
     budget: bounds the unread content of all links.
+    post: has a function called in the reactor's thread, from any thread. Raises Closed.
     tunnels: bounds that of all established tunnels.
     own_ids: other nodes of the same owner.
     guards: that routes begin with; None: they may begin with any node.
@@ -110,6 +111,7 @@ class NodeContext:
     scope: Scope
     forwards: Channel[Forward]
     now_s: Callable[[], float]
+    post: Callable[[Callable[[], object]], None]
     budget: Budget
     on_publish: Callable[[Descriptor], None] | None = None
     observe: Callable[[FrameReport], None] | None = None

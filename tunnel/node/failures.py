@@ -82,6 +82,6 @@ def _where(first: str, error: PeerError, stream: Stream | None) -> str:
     """Where it failed, when no status says so."""
     if stream is None:
         return f"the first hop, {first}"
-    if isinstance(error, StreamReset):
-        return f"a hop that is not known: the first one, {first}, or one behind it that could not say so"
-    return f"the link to the first hop, {first}"
+    if error is stream.error and not isinstance(error, StreamReset):
+        return f"the link to the first hop, {first}"
+    return f"a place that is not known: the first hop, {first}, or behind it"

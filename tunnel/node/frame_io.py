@@ -124,6 +124,7 @@ class FrameReader:
     """Reads the content of one frame whose header is already read.
 
     Attributes:
+        on_content_end: called when the message's end has been read and checked; its FIN may come much later.
         ended: set when the frame has been read to its FIN.
 
     Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes,
@@ -136,6 +137,7 @@ class FrameReader:
         self._has_started = False
         self._has_ended = False
         self._turn = _Turn()
+        self.on_content_end: Callable[[], None] | None = None
         self.ended = Signal()
 
     def start(self) -> Service[None]:
@@ -153,6 +155,8 @@ class FrameReader:
         count = yield from self._call(self._layer.read_into, buffer)
         if count == 0 and len(buffer):
             yield from self._call(self._layer.read_end)
+            if self.on_content_end is not None:
+                self.on_content_end()
             if (yield from self._reader.readinto(memoryview(bytearray(1)))):
                 raise MalformedMessage("a chunk follows the one marked last")
             self._has_ended = True

@@ -117,6 +117,7 @@ def receive_reply(
         layer: knows the message's head; a reply block of it that this node (`node_id`) can use is kept.
     """
     is_whole = False
+    frame.on_content_end = pending.content_ended
     try:
         yield from frame.start()
         if layer is not None:

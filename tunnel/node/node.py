@@ -132,6 +132,7 @@ class Node(NodeUser):
             scope=Scope(f"node {short(descriptor.node_id)}", fail_together=False),
             forwards=Channel(_FORWARD_QUEUE),
             now_s=reactor.now,
+            post=reactor.post,
             budget=Budget(limits.buffer_bytes),
             on_publish=on_publish,
             observe=observe,

@@ -1,8 +1,11 @@
 """An established tunnel that a user holds, and closes when he has done with it: for services.
 
 `with_tunnel` is the whole life of a tunnel around a service that uses it; here that service is one that
-waits, and whoever holds the tunnel uses it from where he is. When the tunnel breaks, each call raises the one
-`QueryFailed` that says where.
+waits, and the tunnel is used from elsewhere. When it breaks, each call raises one `QueryFailed` that says
+where.
+
+What the user holds and what the node holds are two objects: a user who drops his loses the tunnel, and the
+node ends it, with a ResourceWarning.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from reactor import Handle, Select, Service, ServiceCancelled, Signal
-from tunnel.errors import ErrorCode, PeerError, QueryFailed, SubStreamReset, TunnelStopped
+from tunnel.descriptor import short
+from tunnel.errors import ErrorCode, PeerError, QueryFailed
 from tunnel.established import Target, TargetKind
 from tunnel.geometry import Profile
 from tunnel.node.sub_streams import TunnelStream
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import MESSAGE_BYTES, NodeTunnel
+from tunnel.node.within import release_dropped
 from tunnel.reports import Report
 from tunnel.route import Route
 from tunnel.services.names import checked_name
@@ -32,27 +37,23 @@ T = TypeVar("T")
 class OpenTunnel:
     """An established tunnel: messages each way, each of any length, and sub-streams.
 
-    One service at a time sends, and one receives; both at once is what it is for. It is a context: unless it
-    was closed, leaving it gives the tunnel up.
+    Any number of services may use it at once: `send`, `receive` and `ask` each move a whole message, and an
+    `ask` gets its own answer. A message in pieces is for one service at a time. It is a context: unless it
+    was closed, leaving it gives the tunnel up. One that is dropped without either is given up with a
+    ResourceWarning.
 
-    Raises, from each method: QueryFailed when the tunnel has ended early; it says where, or that the other
-    end gave
-        it up, and why. LocalTunnelError for a call out of order.
+    Raises, from each method: QueryFailed when the tunnel has ended early; it says where, or that the place is
+    not known, or that the other end gave it up, and why. LocalTunnelError for a call out of order.
     """
 
-    def __init__(self, profile: Profile) -> None:
-        self._profile = profile
-        self._tunnel: NodeTunnel | None = None
-        self._handle: Handle[None] | None = None
-        self._is_open = Signal()
-        self._leave = Signal()
-        self._report: Report | None = None
-        self._error: Exception | None = None
+    def __init__(self, node: NodeContext, carried: _Carried) -> None:
+        self._node = node
+        self._carried = carried
 
     @property
     def profile(self) -> Profile:
         """How long its chunks are: `profile.geometry.chunk_bytes`."""
-        return self._profile
+        return self._carried.profile
 
     # -- messages ------------------------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class OpenTunnel:
         """
         if isinstance(target, str):
             target = Target(TargetKind.SERVICE, checked_name(target))
-        stream = yield from self._use(self._held.open(target), is_stream=True)
+        stream = yield from self._use(self._held.open(target))
         return OpenStream(self, stream)
 
     def close(self) -> Service[Report | None]:
@@ -114,16 +115,17 @@ class OpenTunnel:
             What the route says of the tunnel, where it has come.
         Cancellation: `give_up` is still to be called.
         """
-        self._leave.set()
-        yield from self._join()
-        if self._error is not None:
-            raise self._error
-        return self._report
+        carried = self._carried
+        carried.leave.set()
+        carried.is_closing = True
+        yield from carried.join()
+        if carried.error is not None:
+            raise carried.error.with_traceback(None)
+        return carried.report
 
     def give_up(self) -> None:
         """End it now, both ways. Nothing if it has ended."""
-        if self._handle is not None:
-            self._handle.cancel("the tunnel was given up by its user")
+        self._carried.give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -133,16 +135,26 @@ class OpenTunnel:
     ) -> None:
         self.give_up()
 
+    def __del__(self) -> None:
+        carried = self._carried
+        if carried.is_closing or carried.has_ended:
+            return
+        text = (
+            f"a tunnel to {short(carried.destination)} was dropped while it was open: close it, or leave its "
+            "`with` block"
+        )
+        release_dropped(self._node.post, carried.give_up, text, self)
+
     @property
     def handle(self) -> Handle[None]:
         """Of the service that carries it: finished when the tunnel has ended."""
-        assert self._handle is not None
-        return self._handle
+        assert self._carried.handle is not None
+        return self._carried.handle
 
     @property
     def has_ended(self) -> bool:
         """Whether it is of no more use, in order or not."""
-        return self.handle.is_finished or self._held.failure is not None
+        return self._carried.has_ended
 
     @property
     def is_as_new(self) -> bool:
@@ -153,42 +165,78 @@ class OpenTunnel:
 
     @property
     def _held(self) -> NodeTunnel:
-        assert self._tunnel is not None
-        return self._tunnel
+        assert self._carried.tunnel is not None
+        return self._carried.tunnel
 
-    def _use(self, service: Service[T], *, is_stream: bool = False) -> Service[T]:
+    def _use(self, service: Service[T]) -> Service[T]:
         """Run a call on the tunnel; what ended the tunnel is told in one way."""
         try:
             return (yield from service)
         except PeerError as error:
-            if self._held.failure is not None or isinstance(error, TunnelStopped):
-                yield from self._join()
-                raise self._error or error from error
-            if isinstance(error, SubStreamReset) and not is_stream:
-                text = f"{error.code.name} at the other end, which gave the tunnel up"
+            tunnel, carried = self._held, self._carried
+            if carried.was_given_up or tunnel.has_failed:
+                yield from carried.join()
+                raise (carried.error or _given_up_here()).with_traceback(None) from error
+            if tunnel.given_up_by is not None:
+                text = f"{error.code.name} at {tunnel.given_up_by}, which gave the tunnel up"
                 raise QueryFailed(text, error.code) from error
             raise
 
-    def _join(self) -> Service[None]:
+
+class _Carried:
+    """What the node holds of an open tunnel.
+
+    Attributes:
+        leave: set to close the tunnel; is_closing: it was. was_given_up: by its user.
+        report: of a tunnel that was closed. error: of one that ended otherwise.
+    """
+
+    def __init__(self, destination: bytes, profile: Profile) -> None:
+        self.destination = destination
+        self.profile = profile
+        self.tunnel: NodeTunnel | None = None
+        self.handle: Handle[None] | None = None
+        self.is_open = Signal()
+        self.leave = Signal()
+        self.is_closing = False
+        self.was_given_up = False
+        self.report: Report | None = None
+        self.error: Exception | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        assert self.handle is not None
+        return self.handle.is_finished or (self.tunnel is not None and self.tunnel.has_failed)
+
+    def give_up(self) -> None:
+        self.was_given_up = self.is_closing = True
+        if self.handle is not None:
+            self.handle.cancel("the tunnel was given up by its user")
+
+    def join(self) -> Service[None]:
+        """Wait for the end of the service that carries it; `error` then says how it ended."""
+        assert self.handle is not None
         try:
             yield from self.handle.join()
         except ServiceCancelled:
-            self._error = self._error or QueryFailed(
-                "the tunnel was given up at this end", ErrorCode.CANCELLED
-            )
+            self.error = self.error or _given_up_here()
 
-    def _run(self, node: NodeContext, route: Route) -> Service[None]:
+    def run(self, node: NodeContext, route: Route) -> Service[None]:
         try:
-            self._report = yield from with_tunnel(node, route, self._profile, self._hold)
+            self.report = yield from with_tunnel(node, route, self.profile, self._hold)
         except Exception as error:  # noqa: BLE001 - raised where the tunnel is used
-            self._error = error
+            self.error = error
         finally:
-            self._is_open.set()
+            self.is_open.set()
 
     def _hold(self, tunnel: NodeTunnel) -> Service[None]:
-        self._tunnel = tunnel
-        self._is_open.set()
-        yield Select(self._leave, tunnel.ended)
+        self.tunnel = tunnel
+        self.is_open.set()
+        yield Select(self.leave, tunnel.when_ended())
+
+
+def _given_up_here() -> QueryFailed:
+    return QueryFailed("the tunnel was given up at this end", ErrorCode.CANCELLED)
 
 
 class OpenStream:
@@ -204,11 +252,11 @@ class OpenStream:
 
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """The next bytes; b"" when the other end has closed its half."""
-        return (yield from self._tunnel._use(self._stream.read(limit_bytes), is_stream=True))
+        return (yield from self._tunnel._use(self._stream.read(limit_bytes)))
 
     def write(self, data: bytes) -> Service[None]:
         """Send bytes; they leave at once."""
-        yield from self._tunnel._use(self._stream.write(data), is_stream=True)
+        yield from self._tunnel._use(self._stream.write(data))
 
     def close(self) -> None:
         """End this half, behind what was written; the other goes on."""
@@ -218,6 +266,14 @@ class OpenStream:
         """End both halves now."""
         self._stream.give_up()
 
+    def __del__(self) -> None:
+        stream, carried = self._stream, self._tunnel._carried
+        if stream.stream.has_ended or carried.is_closing or carried.has_ended:
+            return
+        name = stream.target.address.decode("ascii", "replace")
+        text = f"a sub-stream to {name!r} was dropped while it was open: close it, or give it up"
+        release_dropped(self._tunnel._node.post, stream.drop, None if stream.stream.is_closed else text, self)
+
 
 def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[OpenTunnel]:
     """Open a tunnel; it can be used at once. What fails beyond the first hop is told by the first call.
@@ -226,16 +282,16 @@ def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[Op
         BadRoute, ProfileError: no such tunnel can be built. QueryFailed: the first hop cannot be reached.
         Closed: the node has been stopped.
     """
-    tunnel = OpenTunnel(profile)
-    running = tunnel._run(node, route)
-    tunnel._handle = handle = yield from node.scope.spawn(running, name=f"{node.name} tunnel")
+    carried = _Carried(route.destination, profile)
+    running = carried.run(node, route)
+    carried.handle = handle = yield from node.scope.spawn(running, name=f"{node.name} tunnel")
     try:
-        yield tunnel._is_open
+        yield carried.is_open
     except BaseException:
         handle.cancel()
         raise
-    if tunnel._error is not None:
-        raise tunnel._error
-    if tunnel._tunnel is None:
+    if carried.error is not None:
+        raise carried.error
+    if carried.tunnel is None:
         raise QueryFailed("this node was stopped", ErrorCode.CANCELLED)
-    return tunnel
+    return OpenTunnel(node, carried)

@@ -18,7 +18,8 @@ __all__ = ["PendingQuery", "Sink"]
 class Sink(Protocol):
     """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only.
 
-    One that has a method `wait_room`, a service, is given nothing more until that returns.
+    One that has a method `wait_room`, a service, is given nothing more until that returns. One that has a
+    method `end` is told when all replies are here and the query is still being sent.
     """
 
     def write(self, data: memoryview, /) -> object: ...
@@ -32,6 +33,7 @@ class PendingQuery:
 
     Attributes:
         content_in, content_out: movement, for the idle watch.
+        is_sending: the query has not been sent to its end.
         given_up: the query has ended; a reply still under way has nowhere to go.
         done: set when all replies are complete or one has failed.
         failed: set when one has failed; for another who waits.
@@ -43,6 +45,8 @@ class PendingQuery:
         self._sinks = sinks
         self._claimed: set[int] = set()
         self._complete: set[int] = set()
+        self._ends_left = len(sinks)
+        self.is_sending = False
         self.content_in = 0
         self.content_out = 0
         self.done = Signal()
@@ -119,6 +123,15 @@ class PendingQuery:
     @property
     def has_ended(self) -> bool:
         return self.complete or self.error is not None
+
+    def content_ended(self) -> None:
+        """The content of one reply is here, to its end."""
+        self._ends_left -= 1
+        if self.is_sending and not self._ends_left:
+            for sink in self._sinks:
+                end: Callable[[], None] | None = getattr(sink, "end", None)
+                if end is not None:
+                    end()
 
     def succeed(self, number: int = 0) -> None:
         """One reply is here."""

@@ -11,10 +11,13 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from reactor import ReadYield, Scope, Service, Signal, WriteYield
+from reactor import PASS, ReadYield, Scope, Service, Signal, WriteYield, move_on_after
 from readwrite_comp.helpers import byte_view
-from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TargetNotAllowed
+from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
+from tunnel.node.limits import Limits
+from tunnel.node.relay import guarded
+from tunnel.node.within import Turn
 from tunnel.services import InnerService
 
 __all__ = ["StreamHandler", "TunnelStream", "refuse_stream", "serve_streams", "service_handler"]
@@ -23,7 +26,7 @@ log = logging.getLogger("tunnel.node")
 
 
 class TunnelStream:
-    """A sub-stream: bytes in both directions, for services. One reads, one writes.
+    """A sub-stream: bytes in both directions, for services. Several that read, or write, take turns.
 
     Attributes:
         target: where it leads.
@@ -37,17 +40,29 @@ class TunnelStream:
         self.target: Target = stream.target
         self._reader = ReadYield(stream)
         self._writer = WriteYield(stream)
+        self._reading, self._writing = Turn(), Turn()
 
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """The next bytes; b"" when the other end has closed its half."""
         buffer = bytearray(limit_bytes)
-        count = yield from self._reader.readinto(buffer)
+        place = self._reading.enter()
+        try:
+            yield from self._reading.wait(place)
+            count = yield from self._reader.readinto(buffer)
+        finally:
+            self._reading.leave(place)
         return bytes(memoryview(buffer)[:count])
 
     def write(self, data: bytes) -> Service[None]:
         """Send bytes; they leave at once. Cancellation: some, all or none of them are sent."""
-        if len(view := byte_view(data)):
-            yield from self._writer.write_all(view)
+        view = byte_view(data)
+        place = self._writing.enter()
+        try:
+            yield from self._writing.wait(place)
+            if len(view):
+                yield from self._writer.write_all(view)
+        finally:
+            self._writing.leave(place)
 
     def opened(self) -> Service[None]:
         """Wait until the other end has accepted it."""
@@ -58,8 +73,42 @@ class TunnelStream:
         self.stream.confirm()
 
     def close(self) -> None:
-        """End this half, behind what was written."""
+        """End this half, behind what was written; the other goes on."""
         self.stream.close()
+
+    def finish(self, silent_s: float, most_s: float) -> Service[None]:
+        """End this half, and throw away what still comes until the other end has closed its own.
+
+        An other end that is silent for `silent_s`, or sends for longer than `most_s`, is told that nobody
+        reads. It can still read all that was written here.
+        """
+        stream, left_s = self.stream, most_s
+        stream.finish()
+        while not stream.has_ended and left_s > 0:
+            before = stream.ignored_bytes
+            yield from move_on_after(silent_s, self._wait_ended())
+            left_s -= silent_s
+            if stream.ignored_bytes == before:
+                break
+        stream.stop(ErrorCode.CANCELLED)
+
+    def drop(self) -> None:
+        """For one that its user has lost: what he closed is sent; one that he did not close is given up."""
+        if self.stream.is_closed:
+            self.stream.finish()
+            self.stream.stop(ErrorCode.CANCELLED)
+        else:
+            self.stream.give_up(ErrorCode.CANCELLED)
+
+    def watch(self) -> Service[None]:
+        """Return when both ends have closed their halves. Raises PeerError: one has given it up."""
+        yield from self._wait_ended()
+        if self.stream.failure is not None:
+            raise self.stream.failure
+
+    def _wait_ended(self) -> Service[None]:
+        while not self.stream.has_ended:
+            yield self.stream.ended
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """End both halves now. Nothing if it has ended."""
@@ -76,8 +125,12 @@ def refuse_stream(stream: TunnelStream) -> Service[None]:
     yield
 
 
-def service_handler(service: InnerService) -> StreamHandler:
-    """A handler for targets of kind SERVICE: what comes is a query, and the reply goes back."""
+def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
+    """A handler for targets of kind SERVICE: what comes is a query, and the reply goes back.
+
+    The reply ends when the service returns, not when the query does: a client that waits for the end of the
+    reply before it ends its own half would wait for ever.
+    """
 
     def handle(stream: TunnelStream) -> Service[None]:
         target = stream.target
@@ -85,10 +138,9 @@ def service_handler(service: InnerService) -> StreamHandler:
             raise TargetNotAllowed("this node connects to no addresses")
         named = service.find(target.address)
         stream.confirm()
-        yield from named.handle(stream, _StreamReply(stream))
-        while (yield from stream.read()):
-            pass  # what the service left unread
-        stream.close()
+        # A service whose sub-stream is given up is cancelled where it waits, as that of a query is.
+        yield from guarded(named.handle(stream, _StreamReply(stream)), stream.watch())
+        yield from stream.finish(limits.linger_s, limits.answer_s)
 
     return handle
 
@@ -109,14 +161,23 @@ class _StreamReply:
         return  # what is written to a sub-stream leaves at once
         yield
 
+    def end(self) -> Service[None]:
+        self._stream.close()
+        yield PASS
+
     def next(self) -> Service[None]:
         yield from ()
         raise LocalTunnelError("a sub-stream has one way back")
 
 
-def serve_streams(accept: Callable[[], Service[TunnelStream]], handler: StreamHandler) -> Service[None]:
+def serve_streams(
+    accept: Callable[[], Service[TunnelStream]], handler: StreamHandler, *, most: int
+) -> Service[None]:
     """Serve the sub-streams that the other end opens, as long as the tunnel lives.
 
+    Args:
+        most: that are served at once. A service may outlive its sub-stream, whose place the other end can use
+            again: more are refused with BUSY.
     Raises:
         PeerError: the tunnel has ended.
     """
@@ -124,6 +185,10 @@ def serve_streams(accept: Callable[[], Service[TunnelStream]], handler: StreamHa
     try:
         while True:
             stream = yield from accept()
+            if len(scope) >= most:
+                log.debug("a sub-stream is refused: %d are served already", most)
+                stream.give_up(TableFull.code)
+                continue
             yield from scope.spawn(_serve(stream, handler), name="sub-stream")
     finally:
         yield from scope.close()

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from reactor import Handle, RunInThread, Service, Signal, TimedOut, WriteYield, timeout_after
-from tunnel.errors import ErrorCode, IdleTimeout, LocalTunnelError, PeerError, QueryFailed
+from reactor import RunInThread, Service, Signal, Sleep, TimedOut, WriteYield, timeout_after
+from tunnel.errors import (
+    ErrorCode,
+    FrameTruncated,
+    IdleTimeout,
+    LocalTunnelError,
+    PeerError,
+    QueryFailed,
+    TunnelStopped,
+)
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
@@ -25,6 +34,8 @@ from tunnel.reports import Report, read_report
 from tunnel.route import Route
 
 __all__ = ["with_tunnel"]
+
+log = logging.getLogger("tunnel.node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,8 @@ class _Tunnelled:
         self._node = node
         self._sent = sent
         self._stream: Stream | None = None
+        self._place: str | None = None  # where it failed, if that is known beside all reports
+        self._own_error: PeerError | None = None  # what `use` has raised while the tunnel was well
 
     def run(self, use: Callable[[NodeTunnel], Service[None]]) -> Service[Report | None]:
         node, way = self._node, self._sent.way
@@ -76,16 +89,33 @@ class _Tunnelled:
                 header = WriteYield(stream).write_all(way.header)
                 yield from within(node.limits.idle_s, header, "the first node did not take the header")
                 status = yield from self._run(stream, use)
+            except FrameTruncated as error:
+                if error is not self._own_error:
+                    yield from self._hear_why(stream, error)
+                raise
             finally:
                 stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
         except PeerError as error:
-            failure = explain(node, self._sent, error, self._stream)
+            if error is self._own_error:
+                raise
+            if isinstance(error, TunnelStopped):
+                self._place = "this node"
+            failure = explain(node, self._sent, error, self._stream, where=self._place)
             node.peers.query_failed(failure)
             raise failure from error
         report = read_report(self._sent, status, node.engine)
         if report is not None:
             node.peers.reported(report)
         return report
+
+    def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
+        """A hop that fails ends the backward half early, and says why in its status, which comes next."""
+        try:
+            yield from within(self._node.limits.linger_s, wait_status(stream), "no status of the tunnel")
+        except PeerError as error:
+            log.debug("no status of a tunnel that broke: %s", error)
+            if stream.error is not None:
+                raise stream.error from truncated
 
     def _run(self, stream: Stream, use: Callable[[NodeTunnel], Service[None]]) -> Service[bytes]:
         node, way = self._node, self._sent.way
@@ -102,31 +132,46 @@ class _Tunnelled:
         try:
             yield from use(tunnel)
             core.close()
-            yield from self._end(tunnel, handle)
+            yield from self._end(tunnel)
         except BaseException as error:
-            failure = tunnel.failure
+            if isinstance(error, PeerError):
+                if tunnel.has_failed:
+                    yield tunnel.when_ended()  # by then more may be known of it than `use` was told
+                    if tunnel.failure is not None:
+                        raise tunnel.failure from error
+                elif (place := tunnel.given_up_by) is not None:
+                    self._place = place
+                elif self._place is None:
+                    self._own_error = error
             core.give_up()
             handle.cancel()
-            if isinstance(error, PeerError) and failure is not None:
-                raise failure from error
             raise
         if tunnel.failure is not None:
             raise tunnel.failure
         return (yield from within(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
 
-    def _end(self, tunnel: NodeTunnel, handle: Handle[None]) -> Service[None]:
+    def _end(self, tunnel: NodeTunnel) -> Service[None]:
         """Wait for the other end to close as well. Raises IdleTimeout: it takes too long."""
-        limit_s = self._node.limits.answer_s
+        limits = self._node.limits
 
         def end() -> Service[None]:
             with contextlib.suppress(PeerError):  # told elsewhere
                 yield from tunnel.drain()  # else an other end that still sends would wait for ever
-            yield from handle.join()
+            yield tunnel.when_ended()
+
+        def end_streams() -> Service[None]:
+            tunnel.finish_streams()
+            yield Sleep(limits.linger_s)
+            tunnel.give_up_streams()
+
+        def both() -> Service[None]:
+            yield from guarded(end(), end_streams())
 
         try:
-            yield from timeout_after(limit_s, end())
+            yield from timeout_after(limits.answer_s, both())
         except TimedOut as error:
-            raise IdleTimeout(f"the other end has not closed the tunnel within {limit_s:g} s") from error
+            self._place = "the other end"
+            raise IdleTimeout(f"it has not closed the tunnel within {limits.answer_s:g} s") from error
 
     def _carry(self, stream: Stream, core: EstablishedTunnel[Signal], tunnel: NodeTunnel) -> Service[None]:
         engine, profile, seeds = self._node.engine, self._sent.way.profile, self._sent.way.proxy_seeds
@@ -146,15 +191,22 @@ class _Tunnelled:
                 yield from carry(
                     self._node, stream, core, put_on=put_on, take_off=take_off, heard=self._heard
                 )
+                tunnel.end()
             except PeerError as error:
-                tunnel.failure = error
+                tunnel.end(error)
             except LocalTunnelError as error:
-                tunnel.failure = _as_peer(error)
-            finally:
-                tunnel.ended.set()
+                self._place = "this node"
+                tunnel.end(_as_peer(error))
+            except BaseException:
+                # Cancelled, perhaps by the service beside it, which has seen the failure first.
+                tunnel.end(core.failure or TunnelStopped("this node was stopped"))
+                raise
 
         with contextlib.suppress(PeerError):  # of the tunnel's end: it is told above
-            yield from guarded(carry_on(), serve_streams(tunnel.accept, refuse_stream))
+            yield from guarded(
+                carry_on(),
+                serve_streams(tunnel.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams),
+            )
 
     def _heard(self) -> None:
         """The other end has answered: all on the way have done their part, whatever becomes of the tunnel.

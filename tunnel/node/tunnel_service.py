@@ -45,6 +45,8 @@ def tunnel_service(
         try:
             yield from node.service.tunnel(tunnel)
             core.close()
+            # Else an other end that still writes would wait for ever.
+            yield from tunnel.drain()
         except PeerError as error:
             core.give_up(error.code)
             raise
@@ -56,9 +58,10 @@ def tunnel_service(
 
     def carry_on() -> Service[None]:
         yield from carry(node, stream, core, first=first)
-        tunnel.ended.set()
+        tunnel.end()
 
-    streams = serve_streams(tunnel.accept, service_handler(node.service))
+    handler = service_handler(node.service, node.limits)
+    streams = serve_streams(tunnel.accept, handler, most=2 * node.limits.tunnel.sub_streams)
     yield from guarded(carry_on(), use(), streams)
     if failed:
         raise failed[0]

@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from reactor import PASS, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope
 from readwrite_comp.helpers import byte_view
-from tunnel.errors import ErrorCode, FrameTruncated, PeerError, TunnelStopped
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, TunnelStopped
 from tunnel.established import EstablishedTunnel, Target
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.relay import guarded, idle_watch
 from tunnel.node.sub_streams import TunnelStream
+from tunnel.node.within import Turn
 
 __all__ = ["MESSAGE_BYTES", "NodeTunnel", "carry"]
 
@@ -29,11 +30,13 @@ Layers = Callable[[memoryview, int], None]
 class NodeTunnel:
     """An established tunnel: messages each way, each of any length, and sub-streams. For services.
 
-    One service at a time reads messages, and one writes them; both at once is what it is for. Every method
-    but `give_up` is a service: `data = yield from tunnel.read()`.
+    Any number of services may use it at once. `send`, `receive` and `ask` each move a whole message, in the
+    order in which they were called, and an `ask` gets the answer to its own message. A message in pieces
+    (`write`, `end_message`; `next_message`, `read`) is for one service at a time. Every method but `give_up`
+    is a service: `data = yield from tunnel.read()`.
 
     Attributes:
-        failure: what has ended it early, once it has.
+        has_ended: both directions are over. failure: what has ended it early, once it has.
 
     Raises, from each: PeerError when the tunnel has ended early. LocalTunnelError for a call out of order.
     """
@@ -44,8 +47,24 @@ class NodeTunnel:
         self._writer = WriteYield(core.outgoing)
         self._is_reading = False  # within a message, its end not seen
         self._received: bytearray | None = None  # of a message that `receive` has begun
-        self.ended = Signal()
+        self._is_in_pieces = False  # a message was begun by `write`, and not ended
+        self._is_skipping = False  # within the answer to an `ask` that was cancelled
+        self._sending, self._receiving, self._opening = Turn(), Turn(), Turn()
+        self._waiting_for_end: list[Signal] = []
+        self.has_ended = False
         self.failure: PeerError | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """It has ended early, for whatever reason; `failure` follows when all is known."""
+        return self._core.failure is not None
+
+    @property
+    def given_up_by(self) -> str | None:
+        """Which of its ends gave it up, if one did: "the other end" or "this node"."""
+        if not self._core.is_given_up:
+            return None
+        return "the other end" if self._core.other_end_gave_up else "this node"
 
     @property
     def other_end_has_closed(self) -> bool:
@@ -57,10 +76,145 @@ class NodeTunnel:
     def send(self, message: bytes) -> Service[None]:
         """Send one whole message.
 
+        Raises:
+            LocalTunnelError: a message that `write` began is not ended.
         Cancellation: nothing was sent; or, in the middle of the message, the tunnel is given up, since nobody
-        could end that message.
+            could end that message.
         """
         view = byte_view(message, "message")
+        place = self._sending.enter()
+        try:
+            yield from self._sending.wait(place)
+            yield from self._send(view)
+        finally:
+            self._sending.leave(place)
+
+    def write(self, data: bytes) -> Service[None]:
+        """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
+        view = byte_view(data)
+        place = self._sending.enter()
+        try:
+            yield from self._sending.wait(place)
+            if len(view):
+                self._is_in_pieces = True
+                yield from self._writer.write_all(view)
+        finally:
+            self._sending.leave(place)
+
+    def flush(self) -> Service[None]:
+        """Let what was written leave now."""
+        self._core.outgoing.flush()
+        yield PASS
+
+    def end_message(self) -> Service[None]:
+        """End the message; the next `write` begins another."""
+        place = self._sending.enter()
+        try:
+            yield from self._sending.wait(place)
+            yield from self._end()
+            self._is_in_pieces = False
+            yield PASS
+        finally:
+            self._sending.leave(place)
+
+    def next_message(self) -> Service[bool]:
+        """Wait for the next message. False: the other end sends no more."""
+        place = self._receiving.enter()
+        try:
+            yield from self._receiving.wait(place)
+            yield from self._finish_skipping()
+            has_come = yield from self._next_message()
+            self._receiving.gaps -= bool(has_come and self._receiving.gaps)
+            return has_come
+        finally:
+            self._receiving.leave(place)
+
+    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
+        """Read from the message that `next_message` began; b"" at its end."""
+        place = self._receiving.enter()
+        try:
+            yield from self._receiving.wait(place)
+            return (yield from self._read(limit_bytes))
+        finally:
+            self._receiving.leave(place)
+
+    def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
+        """Wait for one whole message. None: the other end sends no more.
+
+        Cancellation: what has come of the message is kept for the next call.
+
+        Raises:
+            FrameTruncated: it is longer than the limit; read such messages in pieces.
+        """
+        place = self._receiving.enter()
+        try:
+            yield from self._receiving.wait(place)
+            yield from self._finish_skipping()
+            message = yield from self._receive(limit_bytes)
+            # Also the answer to an `ask` that was cancelled, if that comes first.
+            self._receiving.gaps -= bool(self._receiving.gaps)
+            return message
+        finally:
+            self._receiving.leave(place)
+
+    def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
+        """Send a message and receive its answer, both at once.
+
+        One after the other would wait for ever, were both longer than what the two ends and the windows hold
+        and the other end one that answers while it reads. Several asks at once get each their own answer, as
+        far as the other end answers in order.
+
+        Cancellation: as for `send`. An answer that is still to come is thrown away by the next `ask`; a
+        `receive` before that gets it.
+        """
+        view = byte_view(message, "message")
+        sending = self._sending.enter()
+        receiving: Signal | None = None
+        is_sent = is_answered = False
+
+        def send() -> Service[None]:
+            nonlocal is_sent
+            yield from self._send(view)
+            is_sent = True
+            self._sending.leave(sending)
+
+        def both(scope: Scope) -> Service[bytes | None]:
+            nonlocal is_answered
+            yield from scope.spawn(send(), name="tunnel send")
+            assert receiving is not None
+            yield from self._receiving.wait(receiving)
+            yield from self._skip_late()
+            answer = yield from self._receive(limit_bytes)
+            is_answered = True
+            return answer
+
+        try:
+            yield from self._sending.wait(sending)
+            receiving = self._receiving.enter()
+            return (yield from in_scope(both))
+        finally:
+            self._sending.leave(sending)
+            if receiving is not None:
+                self._receiving.leave(receiving, leaves_gap=is_sent and not is_answered)
+
+    def drain(self) -> Service[None]:
+        """Read what comes, and throw it away, until the other end sends no more."""
+        place = self._receiving.enter()
+        try:
+            yield from self._receiving.wait(place)
+            self._received = None
+            while self._is_reading or (yield from self._next_message()):
+                yield from self._read()
+        finally:
+            self._receiving.leave(place)
+
+    # Of the one whose turn it is.
+
+    def _send(self, view: memoryview) -> Service[None]:
+        if self._is_in_pieces:
+            raise LocalTunnelError(
+                "a message that `write` began is under way: end it first, with `end_message`"
+            )
         begun = False
         try:
             while view:
@@ -73,73 +227,45 @@ class NodeTunnel:
                 self.give_up()
             raise
 
-    def write(self, data: bytes) -> Service[None]:
-        """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
-        if len(view := byte_view(data)):
-            yield from self._writer.write_all(view)
+    def _end(self) -> Service[None]:
+        yield from self._writer.call(lambda _: self._core.outgoing.end())
 
-    def flush(self) -> Service[None]:
-        """Let what was written leave now."""
-        self._core.outgoing.flush()
-        yield PASS
-
-    def end_message(self) -> Service[None]:
-        """End the message; the next `write` begins another."""
-        yield from self._end()
-        yield PASS
-
-    def next_message(self) -> Service[bool]:
-        """Wait for the next message. False: the other end sends no more."""
+    def _next_message(self) -> Service[bool]:
         self._is_reading = yield from self._reader.call(lambda _: self._core.incoming.next_message())
         return self._is_reading
 
-    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        """Read from the message that `next_message` began; b"" at its end."""
+    def _read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         buffer = bytearray(limit_bytes)
         count = yield from self._reader.readinto(buffer)
         self._is_reading = count > 0
         return bytes(memoryview(buffer)[:count])
 
-    def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
-        """Wait for one whole message. None: the other end sends no more.
-
-        Cancellation: what has come of the message is kept for the next call.
-
-        Raises:
-            FrameTruncated: it is longer than the limit; read such messages in pieces.
-        """
+    def _receive(self, limit_bytes: int) -> Service[bytes | None]:
         if self._received is None:
-            if not (yield from self.next_message()):
+            if not (yield from self._next_message()):
                 return None
             self._received = bytearray()
-        while piece := (yield from self.read()):
+        while piece := (yield from self._read()):
             self._received += piece
             if len(self._received) > limit_bytes:
                 raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
         message, self._received = bytes(self._received), None
         return message
 
-    def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
-        """Send a message and receive one, both at once.
+    def _skip_late(self) -> Service[None]:
+        """Throw away the answers to asks that were cancelled."""
+        yield from self._finish_skipping()
+        while self._receiving.gaps:
+            if self._received is None and not (yield from self._next_message()):
+                return
+            self._received = None
+            self._receiving.gaps -= 1
+            self._is_skipping = True
+            yield from self._finish_skipping()
 
-        One after the other would wait for ever, were both longer than what the two ends and the windows hold
-        and the other end one that answers while it reads.
-        """
-
-        def both(scope: Scope) -> Service[bytes | None]:
-            yield from scope.spawn(self.send(message), name="tunnel send")
-            return (yield from self.receive(limit_bytes))
-
-        return (yield from in_scope(both))
-
-    def drain(self) -> Service[None]:
-        """Read what comes, and throw it away, until the other end sends no more."""
-        self._received = None
-        while self._is_reading or (yield from self.next_message()):
-            yield from self.read()
-
-    def _end(self) -> Service[None]:
-        yield from self._writer.call(lambda _: self._core.outgoing.end())
+    def _finish_skipping(self) -> Service[None]:
+        while self._is_skipping:
+            self._is_skipping = bool((yield from self._read()))
 
     # -- sub-streams ---------------------------------------------------------------------------------
 
@@ -150,13 +276,17 @@ class NodeTunnel:
             SubStreamReset: it refused; the code says why.
         Cancellation: the sub-stream is given up.
         """
-        core = self._core
-        while True:
-            try:
-                stream = TunnelStream(core.open(target))
-                break
-            except BlockingIOError:
-                yield core.openable
+        core, stream = self._core, None
+        place = self._opening.enter()
+        try:
+            yield from self._opening.wait(place)
+            while stream is None:
+                try:
+                    stream = TunnelStream(core.open(target))
+                except BlockingIOError:
+                    yield core.openable
+        finally:
+            self._opening.leave(place)
         try:
             yield from stream.opened()
         except BaseException:
@@ -177,7 +307,31 @@ class NodeTunnel:
     def close(self) -> Service[None]:
         """End in order: no more messages of this end; waits until the other end has closed too."""
         self._core.close()
-        yield self.ended
+        yield self.when_ended()
+
+    def when_ended(self) -> Signal:
+        """A signal for one service, that is set when both directions are over."""
+        signal = Signal()
+        if self.has_ended:
+            signal.set()
+        else:
+            self._waiting_for_end.append(signal)
+        return signal
+
+    def end(self, failure: PeerError | None = None) -> None:
+        """For the node: both directions are over."""
+        self.has_ended, self.failure = True, failure
+        for signal in self._waiting_for_end:
+            signal.set()
+        self._waiting_for_end.clear()
+
+    def finish_streams(self) -> None:
+        """Close what this end holds of every open sub-stream: what was written is sent, the rest ignored."""
+        self._core.finish_streams()
+
+    def give_up_streams(self) -> None:
+        """Give up every sub-stream that is open."""
+        self._core.give_up_streams()
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """End both directions now; what was not sent is dropped."""

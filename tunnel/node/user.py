@@ -150,6 +150,8 @@ class NodeUser:
         context = self._context
         return ask(
             context.scope,
+            context.post,
+            call.route.destination,
             lambda sink: query_with_retries(context, call.with_sink(sink)),
             f"{context.name} query",
         )

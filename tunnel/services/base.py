@@ -53,6 +53,16 @@ class Reply(Protocol):
         """Send what is written so far, in a chunk that is padded where it is not full."""
         ...
 
+    def end(self) -> Generator[Any, Any, None]:
+        """End this reply now; the query can still be read. A service that returns ends its reply as well.
+
+        Its reader sees the end behind all that was written. A `write` after it is a LocalTunnelError.
+
+        Raises:
+            PeerError: the way back broke. Let it through: the node reports it.
+        """
+        ...
+
     @property
     def remaining(self) -> int:
         """How many replies may follow this one: the query was sent for so many (`Node.query`, `replies`)."""
@@ -119,12 +129,21 @@ class _TunnelReply:
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
+        self._has_ended = False
 
     def write(self, data: bytes) -> Generator[Any, Any, None]:
+        if self._has_ended:
+            raise LocalTunnelError("write after the end of the reply")
         yield from self._tunnel.write(data)
 
     def flush(self) -> Generator[Any, Any, None]:
-        yield from self._tunnel.flush()
+        if not self._has_ended:
+            yield from self._tunnel.flush()
+
+    def end(self) -> Generator[Any, Any, None]:
+        if not self._has_ended:
+            self._has_ended = True
+            yield from self._tunnel.end_message()
 
     def next(self) -> Generator[Any, Any, None]:
         yield from ()
@@ -139,7 +158,8 @@ class InnerService(ABC):
         """Serve one query.
 
         Read the query to its end before an answer that takes long: proxies end a query on which nothing moves
-        for `Limits.idle_s`. What is left of it when this returns is read and thrown away; the reply is ended.
+        for `Limits.idle_s`. When this returns the reply is ended, and what is left of the query is read and
+        thrown away.
         A service that neither reads nor writes for `Limits.answer_s` is ended by the node. An error that
         leaves this generator ends the query at the other side with SERVICE_FAILED, and is logged here.
         """
@@ -152,10 +172,11 @@ class InnerService(ABC):
         same order. When this returns the tunnel is closed from this end.
         """
         while (yield from tunnel.next_message()):
-            yield from self.handle(_TunnelQuery(tunnel), _TunnelReply(tunnel))
-            while (yield from tunnel.read()):
+            query, reply = _TunnelQuery(tunnel), _TunnelReply(tunnel)
+            yield from self.handle(query, reply)
+            yield from reply.end()  # first: the other end may wait for it before it ends its own message
+            while (yield from query.read()):
                 pass  # what the service left unread
-            yield from tunnel.end_message()
 
     def find(self, name: bytes) -> InnerService:
         """The service for sub-streams of an established tunnel to a target of kind SERVICE.

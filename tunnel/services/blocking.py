@@ -18,6 +18,7 @@ import io
 import math
 import threading
 from collections.abc import Callable, Generator
+from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 
 from reactor import ChannelClosed, CurrentTime, Scope, Service, SharedChannel, in_scope
@@ -56,6 +57,18 @@ class BlockingReply(io.BufferedWriter):
     def flush_to_node(self) -> None:
         """Hand over what is held here; it leaves when a chunk is full."""
         super().flush()
+
+    def end(self) -> None:
+        """End the reply, and close this file; the query can still be read. Nothing if it is closed.
+
+        To `close` it does not end the reply: a `with` that an error leaves closes it too.
+        """
+        if not self.closed:
+            self.flush_to_node()
+            raw = self.raw
+            assert isinstance(raw, _RawReply)
+            raw.end()
+            self.close()
 
 
 BlockingFunction: TypeAlias = Callable[[BlockingQuery, BlockingReply], object]
@@ -102,8 +115,11 @@ def blocking(function: BlockingFunction) -> BlockingService:
     return BlockingService(function)
 
 
-class _Flush:
-    """Stands in the stream of what a thread writes where it has flushed."""
+class _Mark(Enum):
+    """What stands in the stream of what a thread writes, beside the bytes."""
+
+    FLUSH = auto()
+    END = auto()  # of the reply
 
 
 class _Call:
@@ -121,9 +137,7 @@ class _Call:
         self.moved_s = math.inf  # nothing can move yet
         self._is_reading = self._is_writing = False  # the service waits for the peer there
         self._to_thread: SharedChannel[bytes] = SharedChannel(_AHEAD, "query of a blocking service")
-        self._from_thread: SharedChannel[bytes | _Flush] = SharedChannel(
-            _AHEAD, "reply of a blocking service"
-        )
+        self._from_thread: SharedChannel[bytes | _Mark] = SharedChannel(_AHEAD, "reply of a blocking service")
         self._end: SharedChannel[PeerError] = SharedChannel(1, "end of a blocking service's query")
         self._is_whole = False  # the query was read to its end, so its channel closes in order
         self._error: BaseException | None = None
@@ -192,11 +206,13 @@ class _Call:
         self._is_reading = False
         return data
 
-    def _hand_on(self, item: bytes | _Flush) -> Service[None]:
+    def _hand_on(self, item: bytes | _Mark) -> Service[None]:
         yield from self._moved()
         self._is_writing = True
-        if isinstance(item, _Flush):
+        if item is _Mark.FLUSH:
             yield from self._reply.flush()
+        elif item is _Mark.END:
+            yield from self._reply.end()
         else:
             yield from self._reply.write(item)
         self._is_writing = False
@@ -235,7 +251,7 @@ class _Call:
                 return b""
             raise BrokenPipeError("the query was ended before it was whole") from None
 
-    def _send(self, item: bytes | _Flush) -> None:
+    def _send(self, item: bytes | _Mark) -> None:
         try:
             self._from_thread.send_blocking(item)
         except ChannelClosed:
@@ -267,7 +283,7 @@ class _RawQuery(io.RawIOBase):
 class _RawReply(io.RawIOBase):
     """A raw file over a function that takes bytes. Attributes: is_over: bytes are dropped from now on."""
 
-    def __init__(self, send: Callable[[bytes | _Flush], None]) -> None:
+    def __init__(self, send: Callable[[bytes | _Mark], None]) -> None:
         self._send = send
         self.is_over = False
 
@@ -282,4 +298,9 @@ class _RawReply(io.RawIOBase):
 
     def flush(self) -> None:
         if not self.is_over and not self.closed:
-            self._send(_Flush())
+            self._send(_Mark.FLUSH)
+
+    def end(self) -> None:
+        if not self.is_over:
+            self._send(_Mark.END)
+            self.is_over = True
