@@ -1,0 +1,383 @@
+"""Either end of a stream may end its half first, and what an end holds ends with it: by each client kind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from reactor import Service, Signal
+from tests.integration.client_kinds import KINDS, Scenario, play
+from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
+from tunnel import Limits, LocalNetwork, ReplyMode
+from tunnel.client import Client
+from tunnel.errors import LocalTunnelError, QueryFailed, SubStreamReset
+from tunnel.established import SubStream
+from tunnel.services import Echo, InnerService, Query, Reply, Services, Tunnel, blocking
+
+Steps = Generator[Any, Any, Any]
+LIMITS = Limits(linger_s=0.3, answer_s=5.0)
+GOT: list[bytes] = []
+BIG = bytes(400_000)  # more than all windows of a sub-stream hold
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def early(query: Query, reply: Reply) -> Service[None]:
+    """Answers before it has read anything, and returns."""
+    yield from reply.write(b"no thanks")
+
+
+def ended(query: Query, reply: Reply) -> Service[None]:
+    """Ends its reply, and then goes on reading."""
+    yield from reply.write(b"go on")
+    yield from reply.end()
+    yield from reply.end()
+    got = b""
+    while data := (yield from query.read()):
+        got += data
+    GOT.append(got)
+
+
+@blocking
+def ended_in_a_thread(query: Any, reply: Any) -> None:
+    reply.write(b"go on")
+    reply.end()
+    GOT.append(query.read())
+
+
+def large(query: Query, reply: Reply) -> Service[None]:
+    yield from reply.write(BIG)
+
+
+def stuck(query: Query, reply: Reply) -> Service[None]:
+    yield Signal()  # nobody sets it
+
+
+def write_after_end(query: Query, reply: Reply) -> Service[None]:
+    yield from reply.end()
+    try:
+        yield from reply.write(b"more")
+    except LocalTunnelError as error:
+        GOT.append(str(error).encode())
+
+
+class Named(Services):
+    """Services that also serve messages without a name: the first byte chooses."""
+
+
+SERVICES = Named(
+    {
+        "early": early,
+        "ended": ended,
+        "thread": ended_in_a_thread,
+        "large": large,
+        "stuck": stuck,
+        "echo": Echo(),
+        "after": write_after_end,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[LocalNetwork]:
+    with LocalNetwork(peers=4, service=SERVICES, limits=LIMITS) as net:
+        yield net
+
+
+@pytest.fixture(autouse=True)
+def nothing_got() -> None:
+    GOT.clear()
+
+
+def run(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
+    result = play(kind, net, scenario)
+    wait_until_idle(net)
+    return result
+
+
+def message(name: str, content: bytes = b"") -> bytes:
+    return bytes([len(name)]) + name.encode() + content
+
+
+def core_of(stream: Any) -> SubStream[Signal]:
+    """What the tunnel knows of a client's sub-stream."""
+    while hasattr(stream, "_stream"):
+        stream = stream._stream
+    core: SubStream[Signal] = stream.stream
+    return core
+
+
+def read_all(stream: Any) -> Steps:
+    got = b""
+    while data := (yield lambda: stream.read()):
+        got += data
+    return got
+
+
+# -- sub-streams -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.0\r\n\r\n"])
+def test_a_service_that_has_answered_ends_its_half_while_ours_is_open(
+    kind: str, net: LocalNetwork, sent: bytes
+) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("early")
+        yield lambda: stream.write(sent)
+        got = yield from read_all(stream)
+        stream.close()
+        assert (yield lambda: stream.read()) == b""
+        report = yield lambda: tunnel.close()
+        return got, report.succeeded
+
+    assert run(kind, net, scenario) == (b"no thanks", True)
+
+
+def test_a_client_that_sends_on_to_a_service_that_has_answered_is_not_held_up(
+    kind: str, net: LocalNetwork
+) -> None:
+    """What it sends is thrown away, and the answer waits for it."""
+
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("early")
+        for _ in range(3):
+            yield lambda: stream.write(BIG)
+        stream.close()
+        got = yield from read_all(stream)
+        yield lambda: tunnel.close()
+        return got
+
+    assert run(kind, net, scenario) == b"no thanks"
+
+
+def test_a_half_that_nobody_reads_is_refused_after_a_while_and_the_answer_stays(
+    kind: str, net: LocalNetwork
+) -> None:
+    """The silent client's place is free again; it can read all, and is told when it writes."""
+
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("early")
+        core = core_of(stream)
+        while not core.has_ended:
+            yield lambda: tunnel.ask(message("echo"))
+        with pytest.raises(SubStreamReset):
+            yield lambda: stream.write(b"are you there")
+        got = yield from read_all(stream)
+        yield lambda: tunnel.close()
+        return got
+
+    assert run(kind, net, scenario) == b"no thanks"
+
+
+@pytest.mark.parametrize("name", ["ended", "thread"])
+def test_a_service_ends_its_reply_and_reads_on(kind: str, net: LocalNetwork, name: str) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open(name)
+        got = yield from read_all(stream)
+        yield lambda: stream.write(b"the rest")
+        stream.close()
+        yield lambda: tunnel.close()
+        return got
+
+    assert run(kind, net, scenario) == b"go on"
+    assert GOT == [b"the rest"]
+
+
+def test_the_client_that_ends_its_half_first_gets_all_of_the_answer(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("large")
+        stream.close()
+        got = yield from read_all(stream)
+        yield lambda: tunnel.close()
+        return got == BIG
+
+    assert run(kind, net, scenario)
+
+
+def test_an_answer_that_is_read_late_is_whole(kind: str, net: LocalNetwork) -> None:
+    """The service may have returned, and its node have stopped waiting, when the first byte is read."""
+
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("large")
+        for _ in range(20):
+            yield lambda: tunnel.ask(message("echo"))
+        got = yield from read_all(stream)
+        yield lambda: tunnel.close()
+        return got == BIG
+
+    assert run(kind, net, scenario)
+
+
+# -- messages and one-shot queries -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["early", "ended", "thread"])
+def test_the_answer_to_a_message_ends_before_the_message(kind: str, net: LocalNetwork, name: str) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        yield lambda: tunnel.write(message(name, b"begun"))
+        yield lambda: tunnel.flush()
+        assert (yield lambda: tunnel.next_message())
+        got = yield from read_all(tunnel)
+        yield lambda: tunnel.write(BIG)
+        yield lambda: tunnel.end_message()
+        assert (yield lambda: tunnel.ask(message("echo", b"next"))) == b"next"
+        yield lambda: tunnel.close()
+        return got
+
+    assert run(kind, net, scenario) == (b"no thanks" if name == "early" else b"go on")
+    assert ([] if name == "early" else [b"begun" + BIG]) == GOT
+
+
+@pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.CACHED])
+@pytest.mark.parametrize("name", ["early", "ended", "thread"])
+def test_the_reply_to_a_query_ends_before_the_query(
+    kind: str, net: LocalNetwork, name: str, mode: ReplyMode
+) -> None:
+    may_go_on = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"begun"
+        yield bytes(100_000)
+        assert may_go_on.wait(PATIENCE_S)
+        yield b"ended"
+
+    def scenario(client: Any) -> Steps:
+        reply = yield lambda: client.ask(net[3].id, pieces(), service=name, hops=1, mode=mode)
+        got = yield from read_all(reply)
+        assert not may_go_on.is_set()
+        may_go_on.set()
+        result = yield lambda: reply.result()
+        assert (yield lambda: reply.read()) == b""
+        return got, result.query_bytes
+
+    expected = b"no thanks" if name == "early" else b"go on"
+    assert run(kind, net, scenario) == (expected, 100_011 + len(name))
+    assert ([] if name == "early" else [b"begun" + bytes(100_000) + b"ended"]) == GOT
+
+
+def test_a_service_that_writes_after_the_end_of_its_reply_is_told(net: LocalNetwork) -> None:
+    client = Client(net[0])
+    assert client.query(net[3].id, service="after", hops=0).result(PATIENCE_S).read() == b""
+    with client.tunnel(net[3].id, hops=0) as tunnel:
+        assert tunnel.ask(message("after"), timeout_s=PATIENCE_S) == b""
+        stream = tunnel.open("after")
+        assert stream.read(timeout_s=PATIENCE_S) == b""
+        wait_until(net, lambda: len(GOT) == 3)
+    assert [text.split()[0:2] for text in GOT] == [[b"write", b"after"]] * 3
+
+
+def test_a_service_that_has_left_its_tunnel_holds_up_no_one_who_sends(kind: str) -> None:
+    class Leaving(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Service[None]:
+            yield from ()
+
+        def tunnel(self, tunnel: Tunnel) -> Service[None]:
+            yield from tunnel.send(b"bye")
+
+    with LocalNetwork(peers=2, service=Leaving(), limits=LIMITS) as net:
+
+        def scenario(client: Any) -> Steps:
+            tunnel = yield lambda: client.tunnel(net[1].id, hops=0)
+            assert (yield lambda: tunnel.receive()) == b"bye"
+            assert (yield lambda: tunnel.receive()) is None
+            yield lambda: tunnel.send(BIG)
+            return (yield lambda: tunnel.close())
+
+        assert run(kind, net, scenario).succeeded
+
+
+# -- ends of tunnels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["echo", "early", "large", "stuck"])
+def test_closing_a_tunnel_ends_its_sub_streams(kind: str, net: LocalNetwork, name: str) -> None:
+    """With its own answer limit far away, and whatever the service at the other end does."""
+
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open(name)
+        yield lambda: stream.write(b"x")
+        report = yield lambda: tunnel.close()
+        with pytest.raises((LocalTunnelError, SubStreamReset, QueryFailed)):
+            yield lambda: stream.write(b"more")
+        return report.succeeded
+
+    assert run(kind, net, scenario)
+
+
+def test_what_was_written_to_a_sub_stream_arrives_when_the_tunnel_is_closed(
+    kind: str, net: LocalNetwork
+) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("ended")
+        yield lambda: stream.write(b"the last words")
+        yield lambda: tunnel.close()
+
+    run(kind, net, scenario)
+    assert GOT == [b"the last words"]
+
+
+# -- what is dropped -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["tunnel", "sub-stream", "reply"])
+def test_what_a_user_drops_is_released_with_a_warning(kind: str, net: LocalNetwork, what: str) -> None:
+    def scenario(client: Any) -> Steps:
+        if what == "reply":
+            reply = yield lambda: client.ask(net[3].id, service="stuck", hops=1)
+            del reply
+        else:
+            tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+            yield lambda: tunnel.ask(message("echo"))
+            if what == "sub-stream":
+                stream = yield lambda: tunnel.open("stuck")
+                del stream
+                yield lambda: tunnel.ask(message("echo"))  # nothing else holds the stream any more
+                gc.collect()
+                yield lambda: tunnel.close()
+            del tunnel
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(kind, net, scenario)
+        gc.collect()
+    texts = [str(each.message) for each in caught if each.category is ResourceWarning]
+    assert [text for text in texts if what in text and "dropped" in text], texts
+
+
+def test_what_was_closed_is_dropped_without_a_warning(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("ended")
+        yield lambda stream=stream: stream.write(b"fire and forget")
+        stream.close()
+        del stream
+        yield lambda: tunnel.ask(message("echo"))
+        gc.collect()
+        yield lambda: tunnel.close()
+        reply = yield lambda: client.ask(net[3].id, service="early", hops=1)
+        yield from read_all(reply)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(kind, net, scenario)
+        gc.collect()
+    assert not [each for each in caught if "dropped" in str(each.message)]
+    assert GOT == [b"fire and forget"]
