@@ -128,7 +128,8 @@ def test_those_that_nobody_takes_are_closed_in_order(
     net[0]._standing = PreparedTunnels(net[0]._context, 2, life_s=0.05)
     use(net)
     wait_until(net, lambda: len(opened) == 2 and all(tunnel.has_ended for tunnel in opened))
-    assert all(tunnel._carried.report is not None and tunnel._report.succeeded for tunnel in opened)
+    reports = [tunnel._carried.report for tunnel in opened]
+    assert all(report is not None and report.succeeded for report in reports)
     wait_until(net, lambda: not any(standing(net)._places.values()))
     wait_until_idle(net)
     assert not net[0].peers.resting()
