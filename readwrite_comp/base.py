@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .errors import RemoteLayerError, renewed
-from .helpers import ByteReader, ByteWriter, Owed, byte_view, read_only, read_some, write_some
+from .errors import RemoteLayerError
+from .helpers import ByteReader, ByteWriter, Owed, byte_view, read_only, read_some, renewed, write_some
 from .phases import Event, Phase, next_phase
 
 __all__ = ["Ending", "ExtRead", "ExtWrite", "check_layer"]

@@ -12,9 +12,6 @@ methods.
 
 from __future__ import annotations
 
-from types import WrapperDescriptorType
-from typing import Any, TypeVar
-
 __all__ = [
     "AuthenticationError",
     "BadParameter",
@@ -27,10 +24,7 @@ __all__ = [
     "PhaseError",
     "RemoteLayerError",
     "Truncated",
-    "renewed",
 ]
-
-E = TypeVar("E", bound=BaseException)
 
 
 class LayerError(Exception):
@@ -79,35 +73,3 @@ class LimitExceeded(RemoteLayerError):
 
 class AuthenticationError(RemoteLayerError):
     """An authentication tag does not match. Nothing of the refused chunk was released."""
-
-
-def renewed(error: E) -> E:
-    """An error that is kept, to be raised once more: `raise renewed(self._error)`.
-
-    One object that is raised again and again grows: each raise adds its frames to the traceback, and keeps
-    what they hold. Two threads that raise it write into one traceback. So each raise gets a copy: of the same
-    class, with the same attributes, cause and first traceback.
-
-    Returns:
-        The copy. The error itself, without its traceback, where its class cannot be copied.
-    """
-    kind = type(error)
-    try:
-        parts: Any = error.__reduce_ex__(2)
-        _, args, *state = parts
-        copy = kind.__new__(kind, *args)
-        # Not an `__init__` in Python: what that takes need not be what it hands on to the builtin class.
-        for base in kind.__mro__:
-            if isinstance(init := vars(base).get("__init__"), WrapperDescriptorType):
-                init(copy, *args)
-                break
-        copy.__dict__.update(*state)
-        if any(vars(base).get("__slots__") for base in kind.__mro__):
-            raise TypeError("values in slots would be missing")
-    except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made
-        return error.with_traceback(None)
-    if notes := getattr(error, "__notes__", None):
-        copy.__notes__ = list(notes)
-    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
-    copy.__suppress_context__ = error.__suppress_context__
-    return copy.with_traceback(error.__traceback__)

@@ -11,13 +11,15 @@ Both keep views, not copies: the layer's buffer must not be touched until the st
 is paid. Three outcomes stay apart everywhere: 0 (the stream ended), `BlockingIOError` (not now), `Truncated`
 (it ended too early).
 
-All counts are bytes. A caller may give any contiguous buffer, and `byte_view` finds its bytes.
+All counts are bytes. A caller may give any contiguous buffer, and `byte_view` finds its bytes. A sticky error
+is raised as a copy each time: `renewed`.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import Any, Protocol
+from types import WrapperDescriptorType
+from typing import Any, Protocol, TypeVar
 
 from .errors import BadParameter, Malformed, Truncated
 
@@ -30,11 +32,14 @@ __all__ = [
     "read_only",
     "read_part",
     "read_some",
+    "renewed",
     "skip_some",
     "would_block",
     "writable_view",
     "write_some",
 ]
+
+E = TypeVar("E", bound=BaseException)
 
 _EMPTY = memoryview(b"")
 
@@ -175,6 +180,38 @@ def skip_some(r: ByteReader, count: int, what: str, *, must_be_zero: bool = Fals
     if must_be_zero and any(view[:done]):
         raise Malformed(f"{what} holds bytes that are not zero")
     return done
+
+
+def renewed(error: E) -> E:
+    """An error that is kept, to be raised once more: `raise renewed(self._error)`.
+
+    One object that is raised again and again grows: each raise adds its frames to the traceback, and keeps
+    what they hold. Two threads that raise it write into one traceback. So each raise gets a copy: of the same
+    class, with the same attributes, cause and first traceback.
+
+    Returns:
+        The copy. The error itself, without its traceback, where its class cannot be copied.
+    """
+    kind = type(error)
+    try:
+        parts: Any = error.__reduce_ex__(2)
+        _, args, *state = parts
+        copy = kind.__new__(kind, *args)
+        # Not an `__init__` in Python: what that takes need not be what it hands on to the builtin class.
+        for base in kind.__mro__:
+            if isinstance(init := vars(base).get("__init__"), WrapperDescriptorType):
+                init(copy, *args)
+                break
+        copy.__dict__.update(*state)
+        if any(vars(base).get("__slots__") for base in kind.__mro__):
+            raise TypeError("values in slots would be missing")
+    except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made
+        return error.with_traceback(None)
+    if notes := getattr(error, "__notes__", None):
+        copy.__notes__ = list(notes)
+    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(error.__traceback__)
 
 
 class Owed:

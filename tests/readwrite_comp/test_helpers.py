@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readwrite_comp import BadParameter, Malformed, Owed, Take, Truncated
+from readwrite_comp import BadParameter, ByteReader, ExtRead, Malformed, Owed, SealedR, Take, Truncated
 from readwrite_comp.helpers import read_some, skip_some, write_some
 from readwrite_comp.testing import HostileReader, HostileWriter
+from tests.support.kept_errors import caught, check_that_nothing_grows
 
 from .pairs import scripts
 
@@ -94,3 +98,29 @@ def test_skip_checks_what_it_skips() -> None:
         skip_some(HostileReader(b"\0\1\0"), 3, "padding", must_be_zero=True)
     with pytest.raises(Truncated):
         skip_some(HostileReader(b""), 3, "padding")
+
+
+class OwnRefusal(Malformed):
+    """An error of a user's layer, whose `__init__` takes other arguments than it hands on."""
+
+    def __init__(self, *, place: int) -> None:
+        super().__init__(f"bad byte at {place}")
+        self.place = place
+
+
+class Refusing(ExtRead):
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        raise OwnRefusal(place=7)
+
+
+@pytest.mark.parametrize("make", [lambda: SealedR(bytes(32)), Refusing], ids=["sealed", "a user's"])
+def test_a_sticky_error_of_a_layer_grows_nothing(make: Callable[[], ExtRead]) -> None:
+    layer, source = make(), io.BytesIO(bytes(99))
+    layer.read_header(source)
+    first = caught(lambda: layer.read_into(source, bytearray(9)))
+    check_that_nothing_grows(lambda: layer.read_into(source, bytearray(9)))
+    check_that_nothing_grows(lambda: layer.read_end(source))
+    again = caught(lambda: layer.read_header(source))
+    assert (type(again), str(again), vars(again)) == (type(first), str(first), vars(first))
+    layer.reset()
+    layer.read_header(io.BytesIO(bytes(99)))

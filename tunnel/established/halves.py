@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from readwrite_comp.helpers import byte_view, writable_view
+from readwrite_comp.helpers import byte_view, renewed, writable_view
 from tunnel.errors import LocalTunnelError, MalformedMessage, PeerError
 
 __all__ = ["END_COST_BYTES", "Incoming", "IncomingMessages", "N", "Notifier", "Outgoing"]
@@ -218,7 +218,7 @@ class Incoming(Generic[N]):
             LocalTunnelError: this end reads no more.
         """
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
         if self.is_ignored:
             raise LocalTunnelError("this end has finished the sub-stream: it reads no more")
         view = writable_view(buffer)
@@ -295,7 +295,7 @@ class IncomingMessages(Incoming[N]):
             LocalTunnelError: the message before is not read to its end.
         """
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
         if self._is_reading:
             if not self._is_at_end:
                 raise LocalTunnelError("the message before is not read to its end")
@@ -317,7 +317,7 @@ class IncomingMessages(Incoming[N]):
             LocalTunnelError: no message was begun.
         """
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
         if not self._is_reading:
             raise LocalTunnelError("no message has been begun: call next_message first")
         view = writable_view(buffer)

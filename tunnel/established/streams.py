@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic
 
+from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
 from tunnel.established.halves import Incoming, N, Outgoing
 from tunnel.established.layouts import Target
@@ -140,7 +141,7 @@ class SubStream(Generic[N]):
             BlockingIOError: not yet; wait for `writable`. PeerError: it refused, or the tunnel ended.
         """
         if self.failure is not None:
-            raise self.failure
+            raise renewed(self.failure)
         if self._stream.state is StreamState.AWAIT_OPENED:
             raise BlockingIOError("the sub-stream is not confirmed yet")
 
@@ -151,7 +152,7 @@ class SubStream(Generic[N]):
             LocalTunnelError: it is this end's own, or confirmed already. PeerError: it has ended since.
         """
         if self.failure is not None:
-            raise self.failure
+            raise renewed(self.failure)
         if self._is_confirmed:
             raise LocalTunnelError("the sub-stream is this end's own, or confirmed already")
         self._is_confirmed = True
@@ -165,7 +166,7 @@ class SubStream(Generic[N]):
             LocalTunnelError: not confirmed yet, or after `finish`.
         """
         if self.failure is not None:
-            raise self.failure
+            raise renewed(self.failure)
         self._check_confirmed()
         return self._stream.incoming.readinto(buffer)
 
@@ -177,10 +178,10 @@ class SubStream(Generic[N]):
             other end reads no more. LocalTunnelError: after `close`, or not confirmed yet.
         """
         if self.failure is not None:
-            raise self.failure
+            raise renewed(self.failure)
         self._check_confirmed()
         if self._unwanted is not None:
-            raise self._unwanted
+            raise renewed(self._unwanted)
         if self._stream.close_wanted or self._stream.close_sent:
             raise LocalTunnelError("write after close")
         return self._stream.outgoing.write(data)
@@ -268,6 +269,6 @@ class MessageWriter(Generic[N]):
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
         if self._stream.close_wanted or self._stream.close_sent:
             raise LocalTunnelError("a message after the tunnel was closed")

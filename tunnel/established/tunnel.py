@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic
 
+from readwrite_comp.helpers import renewed
 from readwrite_comp.primitives import random_bytes as system_random_bytes
 from tunnel.errors import (
     ErrorCode,
@@ -171,7 +172,7 @@ class EstablishedTunnel(Generic[N]):
         """
         self._check_length(chunk)
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
         try:
             self._receive(self._opener.open(chunk))
         except PeerError as error:
@@ -209,7 +210,7 @@ class EstablishedTunnel(Generic[N]):
             PeerError: the tunnel ended.
         """
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
         if self._close_wanted:
             raise LocalTunnelError("a sub-stream after the tunnel was closed")
         return self._table.open(target)
@@ -221,7 +222,7 @@ class EstablishedTunnel(Generic[N]):
             BlockingIOError: there is none; wait for `acceptable`. PeerError: the tunnel ended.
         """
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
         return self._table.accept()
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Generic
 
+from readwrite_comp.helpers import renewed
 from tunnel.errors import (
     Disconnected,
     ErrorCode,
@@ -138,7 +139,7 @@ class Multiplexer(Generic[N]):
                 failed with it; send what `pending` has, and close. After a failure: that failure.
         """
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         if count:
             self.last_received_s = self._now_s()
         incoming = self._in
@@ -211,7 +212,7 @@ class Multiplexer(Generic[N]):
                 Whatever the link failed with.
         """
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         if self._has_left or self._peer_has_left:
             raise Disconnected("the link is being ended, it takes no new stream")
         stream_id = self.table.next_id(profile.geometry.window_bytes + extra_window)
@@ -228,7 +229,7 @@ class Multiplexer(Generic[N]):
         if self._arrived:
             return self._arrived.popitem(last=False)[0]
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         return None
 
     def go_away(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
 from tunnel.geometry import Profile
 from tunnel.link.frames import MAX_CREDIT, MAX_STATUS_BYTES, FrameType, pack_fin
@@ -148,7 +149,7 @@ class MuxStream(Generic[N]):
         if not len(buffer):
             return 0
         if self._read_error is not None:
-            raise self._read_error
+            raise renewed(self._read_error)
         if self._receive_half not in MAY_SEND_DATA:
             return 0
         raise BlockingIOError(errno.EAGAIN, "nothing received that was not read")
@@ -182,7 +183,7 @@ class MuxStream(Generic[N]):
         if self.status is not None:
             return self.status
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         raise BlockingIOError(errno.EAGAIN, "no status received")
 
     # -- writing ------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class MuxStream(Generic[N]):
                 `finish`. StreamReset, Disconnected, LinkError, TableFull: as for `readinto`.
         """
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         if self._send_half not in MAY_SEND_DATA:
             raise LocalTunnelError("write after finish")
         if not len(data):
@@ -244,7 +245,7 @@ class MuxStream(Generic[N]):
                 Disconnected, LinkError, TableFull: as for `readinto`.
         """
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)
         after = TRANSITIONS[self._send_half].get(FrameType.STATUS)
         if after is None:
             raise LocalTunnelError(f"no status can be sent now: {self._send_half.value}")

@@ -15,7 +15,7 @@ import logging
 from functools import partial
 
 from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield
-from readwrite_comp.helpers import byte_view
+from readwrite_comp.helpers import byte_view, renewed
 from tunnel.errors import (
     ErrorCode,
     LocalTunnelError,
@@ -117,7 +117,7 @@ def _watch_for_reset(query: Incoming) -> Service[None]:
     """
     while query.stream.error is None:
         yield Sleep(_LOOK_S)
-    raise query.stream.error
+    raise renewed(query.stream.error)
 
 
 def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[None]:
@@ -272,7 +272,7 @@ class _Replies:
                 report = read_report(self._own, status, self._node.engine)
                 if report is not None and not report.succeeded:
                     self._failure = WayBackFailed(StreamReset(report.code or ErrorCode.INTERNAL))
-                    raise self._failure
+                    raise renewed(self._failure)
 
     def abandon(self, code: ErrorCode) -> None:
         """End a way back of its own with a reset that carries `code`; nothing if it has ended in order."""
@@ -282,7 +282,7 @@ class _Replies:
     def _start(self) -> Service[FrameWriter]:
         """The way back: opened by the first call, the same one from then on."""
         if self._failure is not None:
-            raise self._failure
+            raise renewed(self._failure)
         if self._writer is None:
             try:
                 self._writer = yield from self._open()
@@ -290,7 +290,7 @@ class _Replies:
                 self._failure = WayBackFailed(error)
                 # The cause names the neighbour's address, and a service that wraps this is logged with
                 # its traceback. The dialler has told it to the DEBUG log.
-                raise self._failure from None
+                raise renewed(self._failure) from None
         return self._writer
 
     def _open(self) -> Service[FrameWriter]:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, move_on_after, timeout_after
+from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, StreamReset
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
@@ -284,7 +285,7 @@ class _Asked:
                 idle_watch([stream, pending], self._call.idle_s),
             )
             if pending.error is not None:
-                raise pending.error
+                raise renewed(pending.error)
             yield from settle_beside(self._node, stream)
         except BaseException as error:
             code = error.code if isinstance(error, PeerError) else code
@@ -323,7 +324,7 @@ class _Asked:
             while not stream.is_ended:
                 yield stream.readable
             if stream.error is not None:
-                raise stream.error
+                raise renewed(stream.error)
         self._delivered.set()
 
     def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
@@ -359,7 +360,7 @@ class _Asked:
         is_heard_here = isinstance(error, StreamReset) and self._query.backward is not None
         if isinstance(error, StreamReset | FrameTruncated) and not is_heard_here:
             yield from move_on_after(self._node.limits.linger_s, self._wait_delivered())
-        raise error
+        raise renewed(error)
 
     def _wait_delivered(self) -> Service[None]:
         yield self._delivered

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from reactor import Handle, Scope, Service, Signal
+from readwrite_comp.helpers import renewed
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, LocalTunnelError, QueryFailed
 from tunnel.node.api_service import QueryResult
@@ -117,7 +118,7 @@ class _RunningQuery:
             if self._result is not None or self._is_whole:
                 return b""
             if self._error is not None:
-                raise self._error.with_traceback(None)
+                raise renewed(self._error)
             yield self._changed
         data = bytes(memoryview(self._held)[:limit_bytes])
         del self._held[:limit_bytes]
@@ -130,7 +131,7 @@ class _RunningQuery:
         self._room.set()
         while self._result is None:
             if self._error is not None:
-                raise self._error.with_traceback(None)
+                raise renewed(self._error)
             yield self._changed
         return self._result
 

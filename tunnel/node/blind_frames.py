@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from reactor import RunInThread, Service
+from readwrite_comp.helpers import renewed
 from tunnel.cover import CoverPlan
 from tunnel.errors import ErrorCode, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
@@ -164,13 +165,13 @@ def _exchange(
     def watch() -> Service[None]:
         yield pending.failed
         assert pending.error is not None
-        raise pending.error
+        raise renewed(pending.error)
 
     code = ErrorCode.CANCELLED
     try:
         yield from guarded(send(), watch(), idle_watch([stream, pending], idle_s))
         if pending.error is not None:
-            raise pending.error
+            raise renewed(pending.error)
         yield from settle_beside(node, stream)
     except BaseException as error:
         code = error.code if isinstance(error, PeerError) else code

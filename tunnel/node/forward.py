@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reactor import Service, Signal
+from readwrite_comp.helpers import renewed
 from tunnel.errors import LocalTunnelError, TunnelError
 from tunnel.onion.header import Opened
 
@@ -34,4 +35,4 @@ class Forward:
         """Wait until the write service gives the stream back; raise what ended the frame, if anything."""
         yield self.returned
         if self.error is not None:
-            raise self.error
+            raise renewed(self.error)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from reactor import Handle, Select, Service, ServiceCancelled, Signal
+from readwrite_comp.helpers import renewed
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, PeerError, QueryFailed
 from tunnel.established import Target, TargetKind
@@ -120,7 +121,7 @@ class OpenTunnel:
         carried.is_closing = True
         yield from carried.join()
         if carried.error is not None:
-            raise carried.error.with_traceback(None)
+            raise renewed(carried.error)
         return carried.report
 
     def give_up(self) -> None:
@@ -176,7 +177,7 @@ class OpenTunnel:
             tunnel, carried = self._held, self._carried
             if carried.was_given_up or tunnel.has_failed:
                 yield from carried.join()
-                raise (carried.error or _given_up_here()).with_traceback(None) from error
+                raise renewed(carried.error or _given_up_here()) from error
             if tunnel.given_up_by is not None:
                 text = f"{error.code.name} at {tunnel.given_up_by}, which gave the tunnel up"
                 raise QueryFailed(text, error.code) from error
@@ -291,7 +292,7 @@ def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[Op
         handle.cancel()
         raise
     if carried.error is not None:
-        raise carried.error
+        raise renewed(carried.error)
     if carried.tunnel is None:
         raise QueryFailed("this node was stopped", ErrorCode.CANCELLED)
     return OpenTunnel(node, carried)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from reactor import PASS, ReadYield, Scope, Service, Signal, WriteYield, move_on_after
-from readwrite_comp.helpers import byte_view
+from readwrite_comp.helpers import byte_view, renewed
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.node.limits import Limits
@@ -104,7 +104,7 @@ class TunnelStream:
         """Return when both ends have closed their halves. Raises PeerError: one has given it up."""
         yield from self._wait_ended()
         if self.stream.failure is not None:
-            raise self.stream.failure
+            raise renewed(self.stream.failure)
 
     def _wait_ended(self) -> Service[None]:
         while not self.stream.has_ended:

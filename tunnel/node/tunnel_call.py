@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from reactor import RunInThread, Service, Signal, Sleep, TimedOut, WriteYield, timeout_after
+from readwrite_comp.helpers import renewed
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -115,7 +116,7 @@ class _Tunnelled:
         except PeerError as error:
             log.debug("no status of a tunnel that broke: %s", error)
             if stream.error is not None:
-                raise stream.error from truncated
+                raise renewed(stream.error) from truncated
 
     def _run(self, stream: Stream, use: Callable[[NodeTunnel], Service[None]]) -> Service[bytes]:
         node, way = self._node, self._sent.way
@@ -138,7 +139,7 @@ class _Tunnelled:
                 if tunnel.has_failed:
                     yield tunnel.when_ended()  # by then more may be known of it than `use` was told
                     if tunnel.failure is not None:
-                        raise tunnel.failure from error
+                        raise renewed(tunnel.failure) from error
                 elif (place := tunnel.given_up_by) is not None:
                     self._place = place
                 elif self._place is None:
@@ -147,7 +148,7 @@ class _Tunnelled:
             handle.cancel()
             raise
         if tunnel.failure is not None:
-            raise tunnel.failure
+            raise renewed(tunnel.failure)
         return (yield from within(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
 
     def _end(self, tunnel: NodeTunnel) -> Service[None]:

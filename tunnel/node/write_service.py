@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reactor import CurrentTime, Service, Signal, Sleep, WriteYield
+from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, MalformedMessage, NextRefused, PeerError
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.forward import Forward
@@ -92,7 +93,7 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
         yield forward_ended
         while incoming.error is None:
             yield incoming.readable
-        raise incoming.error
+        raise renewed(incoming.error)
 
     watches = watch_for_reset(), idle_watch([incoming, outgoing], node.limits.idle_s)
     yield from guarded(relay_forward(), relay_backward(), *watches)

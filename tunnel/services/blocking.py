@@ -22,7 +22,7 @@ from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 
 from reactor import ChannelClosed, CurrentTime, Scope, Service, SharedChannel, in_scope
-from readwrite_comp.helpers import byte_view, writable_view
+from readwrite_comp.helpers import byte_view, renewed, writable_view
 from tunnel.errors import PeerError, TableFull
 from tunnel.services.base import InnerService, Query, Reply
 from tunnel.services.places import Places
@@ -153,7 +153,7 @@ class _Call:
             self._to_thread.close()
             self._from_thread.close()
         if self._error is not None:
-            raise self._error
+            raise renewed(self._error)
 
     @property
     def waits_for_peer(self) -> bool:
