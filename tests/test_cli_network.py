@@ -219,6 +219,19 @@ def test_keygen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("place", ["a/b/keys", "file/keys", "a/b/c/d/keys"])
+def test_keygen_makes_no_tree_of_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """A mistyped path would else leave secrets in a place that is never looked at."""
+    (tmp_path / "file").write_text("")
+    assert main(["keygen", str(tmp_path / place)]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert "hint: " in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_bench_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--hops", "1", "--size", "100KiB", "--count", "2", "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)

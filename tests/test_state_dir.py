@@ -198,10 +198,13 @@ def test_what_is_missing_or_damaged_is_refused_with_advice(config: NodeConfig) -
     keys.write_bytes(secret)
     keys.chmod(0o644)
     assert f"chmod 600 {keys}" in refused(config, StateError)
-    keys.unlink()
-    assert f"mtun keygen {keys}" in refused(config, ConfigError)
+    keys.chmod(0o600)
+    published = (config.files[0] / "me").read_bytes()
     (config.files[0] / "me").write_text("not base64")
     assert "line 1" in refused(config, KeyFileError)
+    (config.files[0] / "me").write_bytes(published)
+    keys.unlink()
+    assert f"mtun keygen {keys}" in refused(config, ConfigError)
 
 
 def test_a_new_descriptor_is_written_and_offers_the_same_profiles(config: NodeConfig) -> None:

@@ -26,7 +26,7 @@ from tunnel.disk import naming, open_regular, read_regular
 from tunnel.errors import LocalTunnelError, StateError
 from tunnel.private_file import write_private
 
-__all__ = ["StateDir", "check_private"]
+__all__ = ["StateDir", "check_private", "take_lock"]
 
 _MOST_BYTES = 64 << 20  # larger than anything a node keeps; a foreign file is not read to its end
 _HEAD = re.compile(rb"mtun-state ([a-z-]+) (\d+) ([0-9a-f]{64})\n")
@@ -53,27 +53,11 @@ class StateDir:
             raise StateError(f"{path} is not a folder", "name another one: [node] state")
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_private(path)
-        try:
-            lock = open_regular(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        except LocalTunnelError as error:
-            raise StateError(str(error), f"remove it: rm {path / 'lock'}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(lock)
-            raise StateError(
-                f"{path} is in use by another node (process {holder})",
-                "stop that one first, or give this node a state folder of its own",
-            ) from None
-        try:
-            with naming(path / "lock"):
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
-        except OSError:
-            os.close(lock)
-            raise
-        return lock
+        return take_lock(
+            path / "lock",
+            f"{path} is in use by another node",
+            "stop that one first, or give this node a state folder of its own",
+        )
 
     @property
     def is_here(self) -> bool:
@@ -153,6 +137,35 @@ class StateDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def take_lock(path: Path, refusal: str, hint: str) -> int:
+    """Lock a file for this process, and write the process's number into it.
+
+    Args:
+        refusal, hint: of the error, for people.
+    Returns:
+        The file descriptor; closing it lets go of the lock.
+    Raises:
+        StateError: another process, which the text names, holds it. OSError.
+    """
+    try:
+        lock = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except LocalTunnelError as error:
+        raise StateError(str(error), f"remove it: rm {path}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with naming(path):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+    except BlockingIOError:
+        holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(lock)
+        raise StateError(f"{refusal} (process {holder})", hint) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 def check_private(path: Path) -> None:

@@ -176,6 +176,26 @@ def test_a_network_from_its_making_to_control_c(
     assert "has not answered" in unreachable.stderr
 
 
+def test_a_second_up_is_refused_and_touches_nothing_of_the_first(tmp_path: Path) -> None:
+    net = tmp_path / "net"
+    with network(net, 2) as (up, ready):
+        logs = {path: path.stat().st_ino for path in net.glob("node-*/log")}
+        for path in logs:
+            path.write_text("the first one's log")
+        refused = mtun("up", net, status=1)
+        assert f"error: {net} is running already (process {up.process.pid})\nhint: " in refused.stderr
+        assert {path: path.stat().st_ino for path in net.glob("node-*/log")} == logs
+        assert {path.read_text() for path in logs} == {"the first one's log"}
+        assert asked("ping", "node-1", "--network", net, "--hops", "0")["ok"] is True
+        # Also where the nodes run, but no `up`.
+        (net / "lock").unlink()
+        refused = mtun("up", net, status=1)
+        assert f"is in use by another node (process {ready['node-0']['pid']})" in refused.stderr
+        assert {path.read_text() for path in logs} == {"the first one's log"}
+    with running("up", net) as again:
+        assert again.event()["ok"] is True
+
+
 def test_a_node_that_dies_is_reported_and_is_used_again_when_it_is_back(tmp_path: Path) -> None:
     net = tmp_path / "net"
     # With four nodes a route of two proxies has room for one choice only: node-1 is on two of three of them.

@@ -75,8 +75,10 @@ class ChildNode:
             while data := (yield from _read(stdout)):
                 line = (line + data)[-_READ_BYTES:]
                 if self.ready is None and b"\n" in line:
-                    self.ready = json.loads(line.split(b"\n", 1)[0])
-                    self.is_settled.set()
+                    event = json.loads(line.split(b"\n", 1)[0])
+                    if event["ok"]:  # else it is why the node does not start; its log has that too
+                        self.ready = event
+                        self.is_settled.set()
             # Its output has ended, so it is about to; and a wait that blocks is for a thread.
             self.status = yield RunInThread(process.wait)
         finally:

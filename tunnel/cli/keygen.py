@@ -24,14 +24,27 @@ example:
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
     parser = command(commands, "keygen", __doc__, _EXAMPLE, run)
-    parser.add_argument("file", type=Path, metavar="FILE", help="where they go; must not exist yet")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="where they go; must not exist yet, its folder is made where there is none",
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Make and write them. Returns the exit status."""
     path: Path = options.file
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        # A tree of folders is what a mistyped path makes.
+        raise ConfigError(
+            f"there is no folder {path.parent.parent}", f"make it first, or correct the path: {path}"
+        ) from None
+    except FileExistsError:
+        raise ConfigError(f"{path.parent} is not a folder", f"correct the path: {path}") from None
     keys = NodeKeys.generate(time.time())
     try:
         keys.save(path, replace=False)

@@ -31,9 +31,9 @@ from tunnel.node import Limits
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.state_dir import StateDir
 
-__all__ = ["CLIENT_FILE", "NODE_FILE", "PEERS_FOLDER", "add_parser", "node_folders"]
+__all__ = ["CLIENT_FILE", "NODE_FILE", "PEERS_FOLDER", "STATE_FOLDER", "add_parser", "node_folders"]
 
-CLIENT_FILE, NODE_FILE, PEERS_FOLDER = "client.toml", "node.toml", "peers"
+CLIENT_FILE, NODE_FILE, PEERS_FOLDER, STATE_FOLDER = "client.toml", "node.toml", "peers", "state"
 _HOST = "127.0.0.1"
 # Below the ports that systems give to outgoing connections, which would take them while a node is down.
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
@@ -92,7 +92,7 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
     home = folder / name
     home.mkdir(mode=0o700)
     tables: dict[str, dict[str, Any]] = {
-        "node": {"state": "state", "listen": place, "network": "local"},
+        "node": {"state": STATE_FOLDER, "listen": place, "network": "local"},
         # The folder has all peers: there is nothing to learn from neighbours.
         "peers": {
             "files": [f"../{PEERS_FOLDER}"],
@@ -103,7 +103,7 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
     }
     (home / NODE_FILE).write_text(write_toml(tables), encoding="utf-8")
     now_s = time.time()
-    with StateDir(home / "state") as state:
+    with StateDir(home / STATE_FOLDER) as state:
         ring = KeyRing(NodeKeys.generate(now_s), engine)
         ring.advance(now_s)
         # As after a clean stop: the first run goes on with the keys that are published here.

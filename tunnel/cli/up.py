@@ -10,16 +10,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from reactor import Reactor, Scope, Service, TimedOut, run_main, timeout_after
 from tunnel.cli.child import ChildNode
-from tunnel.cli.network import node_folders
+from tunnel.cli.network import STATE_FOLDER, node_folders
 from tunnel.cli.options import add_json, command, seconds
 from tunnel.cli.terminal import ProgressBar, complain, say, say_json
 from tunnel.errors import NetworkFailed
+from tunnel.state_dir import StateDir, take_lock
 
 __all__ = ["add_parser"]
 
@@ -44,9 +46,19 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the network until told to stop. Returns the exit status: 1 when a node has died."""
-    network = _Network(options, node_folders(options.folder))
-    with Reactor() as reactor:
-        run_main(reactor, network.serve(), name="network")
+    folder: Path = options.folder
+    network = _Network(options, node_folders(folder))
+    lock = take_lock(
+        folder / "lock",
+        f"{folder} is running already",
+        "stop it with Ctrl-C where it runs, or use it as it is",
+    )
+    try:
+        network.check_stopped()
+        with Reactor() as reactor:
+            run_main(reactor, network.serve(), name="network")
+    finally:
+        os.close(lock)
     return 1 if network.failed else 0
 
 
@@ -60,6 +72,17 @@ class _Network:
         self._is_stopping = False
         self._is_ready = False
         self.failed = False
+
+    def check_stopped(self) -> None:
+        """Before anything of the network is touched, its logs for one.
+
+        Raises:
+            StateError: a node runs already; names it and its process.
+        """
+        for node in self._nodes:
+            state = node.config.parent / STATE_FOLDER
+            if state.exists():
+                StateDir(state).close()
 
     def serve(self) -> Service[None]:
         """Start all, watch them, and stop them when this service is cancelled or fails."""
