@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from reactor.errors import BadRequest, Broken, Closed, ReactorError, ServiceCancelled, renewed
+from reactor.errors import BadRequest, Broken, Busy, Closed, ReactorError, ServiceCancelled, renewed
 from reactor.handle import Handle
 from reactor.loop import Reactor
 from reactor.requests import Service
@@ -43,7 +43,10 @@ class AsyncioBridge:
     """Between the running asyncio loop and a reactor that another thread runs.
 
     Use: `async with AsyncioBridge(thread.reactor) as bridge: await bridge.run(service())`. Leaving the
-    context cancels what was started by `run` and still lives, and waits for its end.
+    context cancels what was started by `run` in this loop and still lives, and waits for its end.
+
+    Several loops, in several threads or one after the other, may use one bridge: `run` belongs to the loop in
+    which it is awaited. Each may enter the context for itself; the bridge is closed when the last has left.
 
     Args:
         reactor: as said.
@@ -52,6 +55,7 @@ class AsyncioBridge:
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
         self._asyncio_loop: asyncio.AbstractEventLoop | None = None
+        self._entered: list[asyncio.AbstractEventLoop] = []
         self._runs: set[_Run[Any]] = set()
         self._closed_by: BaseException | None = None
 
@@ -62,16 +66,18 @@ class AsyncioBridge:
         service has ended; what the service returns then is dropped.
 
         Raises:
-            Closed: the reactor or the bridge is closed; the service was not started.
+            Closed: the reactor or the bridge is closed, or the asyncio loop that runs the reactor; the
+                service was not started.
             BadRequest: the bridge is not open yet.
             ServiceCancelled: the service was cancelled, but not by who awaits it.
             Broken: the embedded reactor failed; `__cause__` says how.
             any other: the service's error, also one from its cleanup.
         """
-        run = _Run[T](self, self._loop())
-        self._check_open()
+        self._loop()
+        run = _Run[T](self, asyncio.get_running_loop())
         self._runs.add(run)
         try:
+            self._check_open()
             self.reactor.post(run.start, service, name)
             return await run.wait()
         except Closed:
@@ -80,9 +86,11 @@ class AsyncioBridge:
         finally:
             self._runs.discard(run)
 
-    def wait(self, awaitable: Awaitable[T]) -> Service[T]:
+    def wait(self, awaitable: Awaitable[T], loop: asyncio.AbstractEventLoop | None = None) -> Service[T]:
         """Wait for an awaitable of asyncio, in a service: `x = yield from bridge.wait(coroutine())`.
 
+        Args:
+            loop: in which it runs; by default the one that has entered the bridge last.
         Cancellation: the awaitable is cancelled, and the service goes on with its own cancellation when that
         has ended.
 
@@ -93,17 +101,17 @@ class AsyncioBridge:
             any other: the awaitable's error.
         """
         wait = _Wait[T](self)
-        self._call_asyncio(wait.start, awaitable)
+        self._call_asyncio(loop, wait.start, awaitable)
         try:
             yield wait.ended
         except GeneratorExit:
             # Ended by force: no more waiting.
             with contextlib.suppress(Closed):
-                self._call_asyncio(wait.cancel)
+                self._call_asyncio(loop, wait.cancel)
             raise
         except BaseException:
             with contextlib.suppress(Closed):
-                self._call_asyncio(wait.cancel)
+                self._call_asyncio(loop, wait.cancel)
                 while not wait.is_done:
                     yield wait.ended
             raise
@@ -116,10 +124,12 @@ class AsyncioBridge:
             raise BadRequest("the bridge is not open: async with it first")
         return self._asyncio_loop
 
-    def _call_asyncio(self, function: Callable[..., object], *args: Any) -> None:
+    def _call_asyncio(
+        self, loop: asyncio.AbstractEventLoop | None, function: Callable[..., object], *args: Any
+    ) -> None:
         """Have a function called in asyncio's thread."""
         try:
-            self._loop().call_soon_threadsafe(function, *args)
+            (loop or self._loop()).call_soon_threadsafe(function, *args)
         except (RuntimeError, BadRequest) as error:
             for unused in args:
                 if inspect.iscoroutine(unused):
@@ -133,15 +143,23 @@ class AsyncioBridge:
             raise Closed("the bridge is closed") from self._closed_by
 
     async def __aenter__(self) -> Self:
-        self._asyncio_loop = asyncio.get_running_loop()
+        self._asyncio_loop = loop = asyncio.get_running_loop()
+        self._entered.append(loop)
         self._closed_by = None
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closed_by = self._closed_by or Closed("its context was left")
-        runs = list(self._runs)
+        loop = asyncio.get_running_loop()
+        self._entered.remove(loop)
+        # One that was closed within the context can leave it no more.
+        self._entered = [entered for entered in self._entered if not entered.is_closed()]
+        if not self._entered:
+            self._closed_by = self._closed_by or Closed("its context was left")
+        if loop in self._entered:
+            return  # an inner context of the same loop
+        runs = [run for run in list(self._runs) if run.loop is loop]
         for run in runs:
             run.cancel()
         for run in runs:
@@ -173,12 +191,20 @@ class EmbeddedReactor(AsyncioBridge):
         self._plan(loop.call_soon(self._turn))
         return handle
 
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._loop().is_closed():
+            raise Closed("the asyncio loop that ran the reactor is closed") from self._closed_by
+
     async def __aenter__(self) -> Self:
         """Start running the reactor.
 
         Raises:
             BadRequest: its poller has no descriptor of its own. Use a thread.
+            Busy: a loop runs it already.
         """
+        if self._fd is not None and not self._loop().is_closed():
+            raise Busy("an asyncio loop runs this reactor already: other loops may use the bridge as it is")
         await super().__aenter__()
         loop = self._loop()
         self._fd = self.reactor.poller.fileno()
@@ -193,6 +219,9 @@ class EmbeddedReactor(AsyncioBridge):
             await super().__aexit__(kind, error, trace)
         finally:
             self._leave()
+            if self._closed_by is not None:
+                for run in list(self._runs):  # of other loops
+                    run.fail(self._closed_by)
 
     def _turn(self) -> None:
         try:
@@ -233,7 +262,7 @@ class _Run(Generic[T]):
 
     def __init__(self, bridge: AsyncioBridge, loop: asyncio.AbstractEventLoop) -> None:
         self._bridge = bridge
-        self._loop = loop
+        self.loop = loop
         self._handle: Handle[T] | None = None
         self.ended: asyncio.Future[T] = loop.create_future()
 
@@ -260,7 +289,7 @@ class _Run(Generic[T]):
     def fail(self, cause: BaseException) -> None:
         error = Broken("the reactor failed, its services stand still")
         error.__cause__ = cause
-        self._set(None, error)
+        self._tell(None, error)
 
     def start(self, service: Service[T], name: str | None) -> None:
         try:
@@ -284,7 +313,7 @@ class _Run(Generic[T]):
     def _tell(self, result: T | None, error: BaseException | None) -> None:
         # A closed asyncio loop has nobody left who awaits.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._set, result, error)
+            self.loop.call_soon_threadsafe(self._set, result, error)
 
     def _set(self, result: T | None, error: BaseException | None) -> None:
         if self.ended.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from reactor import (
     PASS,
     BadRequest,
     Broken,
+    Busy,
     Closed,
     EpollPoller,
     FakeClock,
@@ -511,3 +513,86 @@ def test_embedded_in_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+def _answer() -> Service[str]:
+    yield Sleep(0)
+    return "answer"
+
+
+def test_a_bridge_serves_several_loops_at_once_and_one_after_the_other() -> None:
+    with ReactorThread() as thread:
+        bridge = AsyncioBridge(thread.reactor)
+
+        async def enter() -> str:
+            await bridge.__aenter__()
+            return await bridge.run(_answer())
+
+        async def use() -> str:
+            return await asyncio.wait_for(bridge.run(_answer()), 10)
+
+        async def inside() -> str:
+            async with bridge:
+                return await use()
+
+        first = asyncio.new_event_loop()
+        runner = threading.Thread(target=first.run_forever)
+        runner.start()
+        try:
+            assert asyncio.run_coroutine_threadsafe(enter(), first).result(10) == "answer"
+            assert asyncio.run(use()) == "answer"
+            assert asyncio.run(inside()) == "answer"  # the first loop stays in it
+            assert asyncio.run(use()) == "answer"
+            asyncio.run_coroutine_threadsafe(bridge.__aexit__(None, None, None), first).result(10)
+            with pytest.raises(Closed):
+                asyncio.run(use())
+        finally:
+            first.call_soon_threadsafe(first.stop)
+            runner.join()
+            first.close()
+        assert asyncio.run(enter()) == "answer"  # and its loop is closed within the context
+        assert asyncio.run(use()) == "answer"
+        assert asyncio.run(inside()) == "answer"
+        with pytest.raises(Closed):
+            asyncio.run(use())
+
+
+def test_a_service_waits_for_an_awaitable_of_the_loop_that_is_named() -> None:
+    async def main(bridge: AsyncioBridge) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+
+        async def which() -> asyncio.AbstractEventLoop:
+            return asyncio.get_running_loop()
+
+        def service() -> Service[asyncio.AbstractEventLoop]:
+            return (yield from bridge.wait(which(), loop))
+
+        found = await asyncio.wait_for(bridge.run(service()), 10)
+        assert found is loop
+        return loop
+
+    with ReactorThread() as thread:
+        bridge = AsyncioBridge(thread.reactor)
+        asyncio.run(bridge.__aenter__())
+        assert asyncio.run(main(bridge)) is not asyncio.run(main(bridge))
+
+
+def test_a_reactor_within_a_loop_that_is_closed_says_so() -> None:
+    reactor = Reactor()
+    bridge = EmbeddedReactor(reactor)
+
+    async def use() -> str:
+        return await asyncio.wait_for(bridge.run(_answer()), 10)
+
+    asyncio.run(bridge.__aenter__())
+    with pytest.raises(Closed, match="loop that ran the reactor is closed"):
+        asyncio.run(use())
+
+    async def again() -> str:
+        async with bridge:
+            with pytest.raises(Busy, match="runs this reactor already"):
+                await bridge.__aenter__()
+            return await use()
+
+    assert asyncio.run(again()) == "answer"
+    reactor.close()

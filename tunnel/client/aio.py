@@ -45,13 +45,14 @@ AsyncContent: TypeAlias = "Content | AsyncIterable[bytes]"
 
 
 class AsyncClient:
-    """To be used as a context, in one asyncio loop.
+    """To be used as a context, in one asyncio loop or in several, at once or one after the other.
+
+    Its replies and tunnels may be used in any of these loops.
 
     Args:
         node: asks.
         bridge: one that is open already, to the node's reactor; by default one of its own, for a reactor in
-        another
-            thread.
+            another thread.
     """
 
     def __init__(self, node: AskingNode, *, bridge: AsyncioBridge | None = None) -> None:
@@ -114,7 +115,7 @@ class AsyncClient:
     def _content(self, content: AsyncContent) -> Content:
         if not isinstance(content, AsyncIterable):
             return content
-        pieces = aiter(content)
+        pieces, loop = aiter(content), asyncio.get_running_loop()
 
         async def next_piece() -> bytes:
             async for piece in pieces:
@@ -123,7 +124,7 @@ class AsyncClient:
             return b""
 
         def read() -> Service[bytes]:
-            return (yield from self._bridge.wait(next_piece()))
+            return (yield from self._bridge.wait(next_piece(), loop))
 
         return read
 
