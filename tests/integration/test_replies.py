@@ -173,7 +173,7 @@ def test_a_follow_up_to_somebody_who_has_forgotten_ends_in_time(net: LocalNetwor
         PATIENCE_S
     )
     net[7]._context.invitations.clear()
-    with pytest.raises(QueryFailed, match="nobody can say where"):
+    with pytest.raises(QueryFailed, match="a place that is not known"):
         net[0].follow_up(result, b"hello?", idle_s=0.3).result(PATIENCE_S)
     wait_until_idle(net)
     assert not net[0]._context.own

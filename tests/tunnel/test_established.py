@@ -176,6 +176,89 @@ def test_a_refused_sub_stream_and_one_given_up_in_the_middle() -> None:
     assert pair.bob.is_finished
 
 
+def test_an_end_that_reads_no_more_says_so_behind_what_it_has_written() -> None:
+    """More than a window, read late: neither the refusal nor the writes of its own may cost any of it."""
+    pair = Pair()
+    mine = pair.alice.open(ECHO)
+    pair.settle()
+    theirs = pair.bob.accept()
+    theirs.confirm()
+    answer = bytes(range(256)) * 400
+    sent = 0
+    got = b""
+    for _ in range(10_000):
+        if sent < len(answer):
+            with contextlib.suppress(BlockingIOError):
+                sent += theirs.write(answer[sent:])
+        elif not theirs.is_closed:
+            theirs.finish()
+            theirs.finish()
+            theirs.stop(ErrorCode.CANCELLED)
+        with contextlib.suppress(BlockingIOError, SubStreamReset):
+            mine.write(b"still sending")
+        pair.settle()
+        got += read_some(mine, 999) or b""
+        if theirs.is_closed and read_some(mine, 0) is not None and len(got) == len(answer):
+            break
+    assert got == answer
+    pair.settle()
+    assert read_some(mine) == b""
+    with pytest.raises(SubStreamReset):
+        mine.write(b"x")
+    mine.close()
+    pair.settle()
+    assert mine.has_ended
+    assert theirs.has_ended
+    assert pair.alice.held_bytes == pair.bob.held_bytes == 0
+    pair.alice.close()
+    pair.bob.close()
+    pair.settle()
+    assert pair.alice.is_finished
+    assert pair.bob.is_finished
+
+
+def test_a_finished_sub_stream_grants_what_it_throws_away() -> None:
+    pair = Pair()
+    mine = pair.alice.open(ECHO)
+    pair.settle()
+    theirs = pair.bob.accept()
+    theirs.confirm()
+    mine.write(b"before")
+    pair.settle()
+    theirs.finish()
+    with pytest.raises(LocalTunnelError):
+        theirs.readinto(bytearray(9))
+    with pytest.raises(LocalTunnelError):
+        theirs.write(b"x")
+    write_all(pair, mine, bytes(200_000))
+    mine.close()
+    pair.settle()
+    assert theirs.ignored_bytes == 200_000
+    assert mine.has_ended
+    assert theirs.has_ended
+
+
+def test_finishing_all_sub_streams_lets_a_tunnel_end() -> None:
+    """Those that wait to be accepted or confirmed are refused, the others are closed behind their content."""
+    pair = Pair()
+    subs = [pair.alice.open(ECHO) for _ in range(3)]
+    subs[0].write(b"the last words")
+    pair.settle()
+    theirs = pair.bob.accept()
+    theirs.confirm()
+    unconfirmed = pair.bob.accept()
+    pair.bob.finish_streams()
+    assert unconfirmed.failure is not None
+    pair.settle()
+    pair.alice.close()
+    pair.alice.finish_streams()
+    pair.bob.close()
+    pair.settle()
+    assert pair.alice.is_finished
+    assert pair.bob.is_finished
+    assert all(sub.has_ended for sub in subs)
+
+
 def test_both_give_up_at_once() -> None:
     pair = Pair()
     mine = pair.alice.open(ECHO)

@@ -453,7 +453,9 @@ chunks = st.tuples(
     st.integers(0, 6),
     st.sampled_from([0, 0, 0, 0, 1, 2]),
 )
-user_calls = st.sampled_from(["accept", "open", "write", "end", "close", "read", "give_up_sub", "pad"])
+user_calls = st.sampled_from(
+    ["accept", "open", "write", "end", "close", "read", "give_up_sub", "finish_sub", "finish_all", "pad"]
+)
 
 
 @given(end=st.sampled_from(ENDS), moves=st.lists(st.one_of(chunks, user_calls), max_size=40))
@@ -490,6 +492,12 @@ def test_any_sequence_of_chunks_and_calls_gives_documented_errors_only(
             elif move == "give_up_sub":
                 for sub in subs:
                     sub.give_up()
+            elif move == "finish_sub":
+                for sub in subs:
+                    sub.finish()
+                    sub.stop(ErrorCode.CANCELLED)
+            elif move == "finish_all":
+                hand.other.finish_streams()
             else:
                 hand.other.pad()
             hand.take_all()
