@@ -450,6 +450,25 @@ def test_keys_that_cannot_be_saved_at_their_place_are_saved_elsewhere(
     assert run_once(config).node_id == first.node_id
 
 
+def test_keys_of_another_node_at_the_same_place_are_not_replaced(
+    config: NodeConfig, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A network is removed and made anew while the old one runs."""
+    run_once(config)
+    configured = ConfiguredNode(config, Reactor()).__enter__()
+    shutil.rmtree(config.state)
+    assert main(["keygen", str(config.keys)]) == 0
+    theirs = config.keys.read_bytes()
+    steps(configured, 2)
+    configured.node._context.publish()
+    assert "holds other keys now" in caplog.text
+    with pytest.raises(StateError, match=r"holds other keys now .*; its keys are in"):
+        configured.__exit__(None, None, None)
+    assert config.keys.read_bytes() == theirs
+    StateDir(config.state).close()
+    assert len(list(tmp_path.glob("mtun-keys-*/keys"))) == 1
+
+
 def test_a_full_disk_at_the_stop_is_an_error_with_the_path_and_leaves_the_old_keys(
     config: NodeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,11 +223,17 @@ def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
         folder = _extracted(options)
         if os.path.lexists(folder):
             raise ConfigError(f"{folder} exists", "--output names another folder; --extract replaces nothing")
+        if not folder.parent.is_dir():
+            raise ConfigError(
+                f"there is no folder {folder.parent}", f"make it first: mkdir -p {folder.parent}"
+            )
         path = folder.with_name(f".{folder.name}.tar.fetched")
         return path, path
     path = Path(options.name if options.output is None else options.output)
     if path.is_dir() and options.output is not None:
         path /= options.name
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent}", f"make it first: mkdir -p {path.parent}")
     if os.path.lexists(path) and not options.replace:
         raise ConfigError(f"{path} exists", "--replace replaces it, --output names another place")
     return path, path

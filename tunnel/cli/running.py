@@ -192,6 +192,8 @@ class ConfiguredNode:
         )
 
     def _write(self, descriptor: Descriptor) -> None:
+        if not self._is_state_here():
+            self._restore()
         # With its sequence number: that of the next start is to be higher, whatever the clock shows then.
         self._ring.keys.save(self.config.keys)
         if self.config.publish is not None:
@@ -201,7 +203,7 @@ class ConfiguredNode:
         """Write a new descriptor; where the disk does not take it, it is tried again later."""
         try:
             self._write(descriptor)
-        except OSError as error:
+        except (OSError, StateError) as error:
             if self._unwritten is None:
                 log.error("the new descriptor is not written yet: %s", _text_of(error))
             self._unwritten = descriptor
@@ -270,14 +272,31 @@ class ConfiguredNode:
         return self._state.is_here and self.config.keys.exists()
 
     def _restore(self) -> None:
-        """Make what somebody has removed while the node runs. Raises StateError, OSError."""
+        """Make what somebody has removed while the node runs.
+
+        Raises:
+            StateError: the folder is another node's now. OSError.
+        """
         config = self.config
+        has_keys = config.keys.exists()
+        if has_keys and not self._are_keys_whole():
+            # A network that was made anew at the same place: its keys are not to be replaced by these.
+            raise StateError(
+                f"{config.keys} holds other keys now", "give each node a state folder of its own"
+            )
         self._state.restore()
-        if not config.keys.exists():
+        if not has_keys:
             config.keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._ring.keys.save(config.keys)
         self._guards = None
         log.error("%s, or the keys, were removed while the node runs; they are made again", config.state)
+
+    def _are_keys_whole(self) -> bool:
+        """Whether the key file is there, and is that of this node."""
+        try:
+            return NodeKeys.load(self.config.keys).identity == self._ring.keys.identity
+        except KeyFileError:
+            return False
 
     def _tell_problem(self, problem: str) -> None:
         """Log that the state cannot be saved: once, each hour while that lasts, and when it is over."""
@@ -315,14 +334,9 @@ class ConfiguredNode:
         """
         keys = self.config.keys
         text = f"the state of the node is not saved: {_text_of(failure)}"
-        try:
-            if NodeKeys.load(keys).identity == self._ring.keys.identity:
-                return StateError(
-                    f"{text}; the next start makes new onion keys",
-                    f"{keys} is unharmed: the node stays the same",
-                )
-        except KeyFileError:
-            pass  # gone, or half written
+        if self._are_keys_whole():
+            hint = f"{keys} is unharmed: the node stays the same"
+            return StateError(f"{text}; the next start makes new onion keys", hint)
         for folder in (
             str(self.config.state.parent),
             ".",
