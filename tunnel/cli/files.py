@@ -81,23 +81,23 @@ def run_send(options: argparse.Namespace) -> int:
     """Send a file. Returns the exit status."""
     with contextlib.ExitStack() as stack:
         source, name = _source(options, stack)
+        moving = stack.enter_context(_resumable(lambda: "what has arrived is kept there for a while"))
         client = stack.enter_context(Client(options))
         destination, hops = client.names.resolve(options.id), client.hops()
-        with _resumable(lambda: "what has arrived is kept there for a while") as moving:
-            stored: Stored = _run(
-                options,
-                lambda progress: put(
-                    client.node,
-                    destination,
-                    source,
-                    name,
-                    progress=progress,
-                    service=_SERVICE,
-                    retries=options.retries,
-                    hops=hops,
-                ),
-                moving,
-            )
+        stored: Stored = _run(
+            options,
+            lambda progress: put(
+                client.node,
+                destination,
+                source,
+                name,
+                progress=progress,
+                service=_SERVICE,
+                retries=options.retries,
+                hops=hops,
+            ),
+            moving,
+        )
     text = f"{stored.name}: {readable_size(stored.size)} are at {options.id}, sent {proxies_text(hops)}"
     _say(options, stored, stored.sent_bytes, hops, text)
     return 0
@@ -158,24 +158,23 @@ def run_get(options: argparse.Namespace) -> int:
     if options.name is None:
         return _list(options)
     target, path = _target(options)
-    with Client(options) as client:
+    with _resumable(lambda: _left(path)) as moving, Client(options) as client:
         destination, hops = client.names.resolve(options.id), client.hops()
-        with _resumable(lambda: _left(path)) as moving:
-            fetched: Fetched = _run(
-                options,
-                lambda progress: get(
-                    client.node,
-                    destination,
-                    options.name,
-                    target,
-                    progress=progress,
-                    replace=options.replace or options.extract,
-                    service=_SERVICE,
-                    retries=options.retries,
-                    hops=hops,
-                ),
-                moving,
-            )
+        fetched: Fetched = _run(
+            options,
+            lambda progress: get(
+                client.node,
+                destination,
+                options.name,
+                target,
+                progress=progress,
+                replace=options.replace or options.extract,
+                service=_SERVICE,
+                retries=options.retries,
+                hops=hops,
+            ),
+            moving,
+        )
     if options.extract and path is not None:
         _extract(path, _extracted(options))
     text = f"{fetched.name}: {readable_size(fetched.size)} are here, fetched {proxies_text(hops)}"
@@ -267,6 +266,8 @@ def _left(path: Path | None) -> str:
 @contextlib.contextmanager
 def _resumable(kept: Callable[[], str]) -> Iterator[list[int]]:
     """Whatever interrupts a transfer that has begun gets a note that it can be resumed: `main` shows it.
+
+    It is the outermost context: `Client` puts another error in the place of some.
 
     Args:
         kept: what is kept of it; empty: nothing.
