@@ -216,7 +216,15 @@ class TooManyFiles(LocalTunnelError):
 
 
 class MissingLibrary(LocalTunnelError):
-    """What was asked for needs a library that is not installed; the text says which, and how to get it."""
+    """What was asked for needs a library that is not installed; the text says which.
+
+    Attributes:
+        hint: how to get it, for people.
+    """
+
+    def __init__(self, text: str, hint: str) -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class PeerError(RemoteTunnelError):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import json
+import socket
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from reactor import ReactorThread
 from tests.support.fake_dht import FakeDht
 from tests.support.leaks import no_leaks
-from tests.support.network import PATIENCE_S
+from tests.support.network import PATIENCE_S, wait_until
 from tests.support.strangers import strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits
 from tunnel.addresses import LOCAL
+from tunnel.cli import main
+from tunnel.cli.running import ConfiguredNode
+from tunnel.config import load_config
 from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import DhtDirectory
 from tunnel.errors import MissingLibrary
@@ -24,7 +33,7 @@ from tunnel.keys import NodeKeys
 NETWORK = b"a network of its"
 HAS_OPENDHT = importlib.util.find_spec("opendht") is not None
 needs_opendht = pytest.mark.skipif(
-    not HAS_OPENDHT, reason="opendht cannot be imported: it comes with the system, for the system's Python"
+    not HAS_OPENDHT, reason="opendht cannot be imported: it is in the extra dht"
 )
 
 
@@ -129,8 +138,9 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(MissingLibrary, match="python3-opendht"):
+    with pytest.raises(MissingLibrary, match="OpenDHT") as caught:
         DhtDirectory(engine=OPENSSL, network_id=NETWORK)
+    assert "mydht-tunnel[dht]" in caught.value.hint
 
 
 @pytest.mark.parametrize("kind", ["in memory", pytest.param("opendht", marks=needs_opendht)])
@@ -163,3 +173,62 @@ def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None
         for index in range(20):
             target = network[(index + 7) % 20].id
             assert network[index].query(target, b"hello", hops=3).result(PATIENCE_S).read() == b"hello"
+
+
+@pytest.mark.parametrize("kind", ["in memory", pytest.param("opendht", marks=needs_opendht)])
+def test_a_configuration_chooses_the_hash_table_for_nodes_and_commands(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two nodes and a client that have no peer file, and one address of the hash table in common."""
+    fake = FakeDht()
+    if kind == "in memory":
+        monkeypatch.setitem(sys.modules, "opendht", fake)
+
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name / "node.toml"
+        path.parent.mkdir()
+        path.write_text(text + f'[peers]\ndht = true\ndht_bootstrap = "{bootstrap}"\n')
+        return path
+
+    with contextlib.ExitStack() as stack:
+        bootstrap = ""
+        nodes: list[ConfiguredNode] = []
+        for name in ("first", "second"):
+            config = load_config(write(name, '[service]\nnames = ["ping"]\n'), {})
+            config.state.mkdir(mode=0o700)
+            NodeKeys.generate(time.time()).save(config.keys)
+            thread = ReactorThread()
+            node = stack.enter_context(ConfiguredNode(config, thread.reactor))
+            stack.enter_context(thread)
+            thread.submit(node.serve(lambda: None))
+            assert isinstance(node.directory, DhtDirectory)
+            nodes.append(node)
+            bootstrap = bootstrap or f"127.0.0.1:{node.directory.port}"
+        wait_until(thread, lambda: all(len(node.directory) == 2 for node in nodes))
+        client = write("client", '[node]\nkeys = "none"\n')
+        assert main(["peers", "--config", str(client), "--json"]) == 0
+        peers = {peer["id"] for peer in json.loads(capsys.readouterr().out)["peers"]}
+        assert node.node.id.hex() in peers
+        assert len(peers) == 2
+        ping = ["ping", node.node.id.hex(), "--config", str(client), "--hops", "1", "--count", "1"]
+        assert main([*ping, "--json"]) == 0
+    assert fake.runners == 0
+
+
+def test_a_command_says_which_library_the_hash_table_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "opendht", None)
+    (tmp_path / "c.toml").write_text('[node]\nkeys = "none"\n[peers]\ndht = true\n')
+    assert main(["peers", "--config", str(tmp_path / "c.toml")]) == 1
+    shown = capsys.readouterr().err
+    assert "error: the hash table needs OpenDHT" in shown
+    assert "hint: pip install 'mydht-tunnel[dht]'" in shown
+
+
+@needs_opendht
+def test_a_port_that_is_taken_is_an_error() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 0))
+        with pytest.raises(OSError, match="not free"):
+            DhtDirectory(engine=OPENSSL, network_id=NETWORK, port=other.getsockname()[1])

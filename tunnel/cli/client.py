@@ -26,7 +26,7 @@ from typing import Self, TypeVar
 from reactor import ReactorThread
 from tunnel.cli.network import CLIENT_FILE
 from tunnel.cli.options import closest, count, seconds
-from tunnel.cli.running import ConfiguredNode, Peers, load_peers, make_node
+from tunnel.cli.running import ConfiguredNode, Peers, load_peers, make_node, settle
 from tunnel.client.calls import AskingNode
 from tunnel.config import NodeConfig, load_config, make_config
 from tunnel.control import CONTROL_FILE, ControlClient
@@ -241,10 +241,12 @@ class Client:
                 node, self.directory = configured.node, configured.directory
             else:
                 self.directory, _ = load_peers(config, engine)
+                self._stack.callback(self.directory.close)
                 keys = NodeKeys.generate(time.time())
                 served_nothing = replace(config, names=())
                 node = make_node(served_nothing, keys, self.directory, thread.reactor, engine)
             self.node = node
+            settle(self.directory)
             self.names = PeerNames(self.directory, config.files, engine, source_options(options))
             # Entered last, left first: nothing runs any more when the state is written.
             self._stack.enter_context(thread)

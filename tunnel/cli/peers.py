@@ -9,7 +9,7 @@ from typing import Any
 
 from tunnel.cli.client import PeerNames, client_config, running_node
 from tunnel.cli.options import add_json, command
-from tunnel.cli.running import Peers, load_peers
+from tunnel.cli.running import Peers, load_peers, settle
 from tunnel.cli.terminal import say, say_json, table
 from tunnel.control import PeerState
 from tunnel.descriptor import Descriptor
@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
         directory = StaticDirectory(states)
     else:
         directory, _ = load_peers(config, engine)
+        settle(directory)
+        directory.close()
     names = PeerNames(directory, config.files, engine)
     now_s = time.time()
     peers = [_described(names, peer, now_s, states.get(peer)) for peer in names]

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
@@ -21,7 +22,7 @@ from reactor import Reactor, RunInThread, Service, Sleep, Spawn
 from tunnel.config import NodeConfig
 from tunnel.control import CONTROL_FILE, ControlServer
 from tunnel.descriptor import Descriptor, short
-from tunnel.directory import ExchangeDirectory, StaticDirectory
+from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
 from tunnel.directory.peer_files import PeerFiles, write_descriptor
 from tunnel.disk import advice_for
 from tunnel.errors import ConfigError, KeyFileError, StateError
@@ -32,7 +33,7 @@ from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.services import Echo, Files, InnerService, Ping, Services
 from tunnel.state_dir import StateDir, check_private
 
-__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service"]
+__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "settle"]
 
 Peers: TypeAlias = StaticDirectory | ExchangeDirectory
 """The peers of a configuration: those of its files, and where it says so those that neighbours tell of."""
@@ -40,6 +41,7 @@ Peers: TypeAlias = StaticDirectory | ExchangeDirectory
 log = logging.getLogger("tunnel.cli")
 
 _TELL_AGAIN_S = 3_600.0
+_SETTLE_S = 15.0
 _GUARDS = "guards", 1  # name and version of their state file
 
 
@@ -58,10 +60,11 @@ def make_service(config: NodeConfig) -> InnerService:
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFiles]:
-    """The peers of the configuration's files.
+    """The peers of the configuration: a directory, to be closed, with those of the files.
 
     Raises:
-        KeyFileError: nothing in them can be read. ConfigError: none of them is there.
+        KeyFileError: nothing in the files can be read. ConfigError: none of them is there. MissingLibrary:
+            no hash table. OSError: its port is taken.
     """
     missing = [path for path in config.files if not path.exists()]
     if missing and len(missing) == len(config.files):
@@ -70,10 +73,31 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
             "correct [peers] files, or --peers; or put the peer files of the network there",
         )
     rules = address_rules(config.network, config.private_ranges)
-    directory = ExchangeDirectory(engine=engine, rules=rules) if config.exchange else StaticDirectory()
+    directory: Peers
+    if config.dht:
+        directory = DhtDirectory(
+            engine=engine,
+            network_id=config.network,
+            rules=rules,
+            bootstrap=config.dht_bootstrap,
+            port=config.dht_port,
+        )
+        log.info("this node of the hash table has UDP port %d", directory.port)
+    else:
+        directory = ExchangeDirectory(engine=engine, rules=rules) if config.exchange else StaticDirectory()
     files = PeerFiles(directory, config.files, engine)
-    files.load()
+    try:
+        files.load()
+    except BaseException:
+        directory.close()
+        raise
     return directory, files
+
+
+def settle(directory: Peers) -> None:
+    """For a client, which uses the peers now: wait for those of a hash table."""
+    if isinstance(directory, DhtDirectory) and not directory.wait_settled(_SETTLE_S):
+        log.error("the hash table has shown no peers within %g s: is [peers] dht_bootstrap right?", _SETTLE_S)
 
 
 def make_node(
@@ -140,6 +164,7 @@ class ConfiguredNode:
         self._unwritten: Descriptor | None = None
         self._problem = ""
         self._told_s = 0.0
+        self._control: ControlServer | None = None
         self.node: Node
         self.directory: Peers
 
@@ -154,31 +179,28 @@ class ConfiguredNode:
             raise ConfigError(
                 f"there is no key file {config.keys}", f"make one with: mtun keygen {config.keys}"
             )
-        self._state = StateDir(config.state)
-        try:
+        with ExitStack() as undo:
+            self._state = StateDir(config.state)
+            undo.callback(self._state.close)
             if config.publish is not None:
                 config.publish.parent.mkdir(parents=True, exist_ok=True)
             self.directory, self._files = load_peers(config, engine)
+            undo.callback(self.directory.close)
             self._guards = self._state.read(*_GUARDS)
             self._ring = self._resume()
-            try:
-                self.node = make_node(
-                    config,
-                    self._ring,
-                    self.directory,
-                    self._reactor,
-                    engine,
-                    guards=self._guards,
-                    on_publish=self._publish,
-                )
-                self.directory.publish(self.node.descriptor)
-                self._write(self.node.descriptor)
-            except BaseException:
-                self._ring.stop(config.keys, self._state.replay)
-                raise
-        except BaseException:
-            self._state.close()
-            raise
+            undo.callback(self._ring.stop, config.keys, self._state.replay)
+            self.node = make_node(
+                config,
+                self._ring,
+                self.directory,
+                self._reactor,
+                engine,
+                guards=self._guards,
+                on_publish=self._publish,
+            )
+            self.directory.publish(self.node.descriptor)
+            self._write(self.node.descriptor)
+            undo.pop_all()
         return self
 
     def _resume(self) -> KeyRing:
@@ -225,7 +247,7 @@ class ConfiguredNode:
         """
         serving = yield Spawn(self.node.serve(), "node")
         refreshing = yield Spawn(self._refresh(), "peer files")
-        control = self._control()
+        self._control = control = self._open_control()
         if control is not None:
             yield Spawn(control.serve(), "control socket")
         try:
@@ -241,7 +263,7 @@ class ConfiguredNode:
             if control is not None:
                 yield from control.finish()
 
-    def _control(self) -> ControlServer | None:
+    def _open_control(self) -> ControlServer | None:
         """The control socket. A node relays without one, too."""
         path = self._state.path / CONTROL_FILE
         try:
@@ -262,6 +284,8 @@ class ConfiguredNode:
             try:
                 if not is_here:
                     self._restore()
+                    if self._control is not None:
+                        self._control.restore()
                 self._keep_guards()  # a few bytes, and hardly ever: no thread for it
             except (OSError, StateError) as error:
                 self._tell_problem(_text_of(error))
@@ -324,6 +348,7 @@ class ConfiguredNode:
                     raise unsaved from failure
                 log.error("%s (%s)", unsaved, unsaved.hint)  # what ended the node is raised
         finally:
+            self.directory.close()
             self._state.close()
 
     def _rescue(self, failure: OSError | StateError) -> StateError:

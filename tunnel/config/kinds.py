@@ -19,6 +19,7 @@ from tunnel.descriptor import Address
 
 __all__ = [
     "Choice",
+    "HostPort",
     "Integer",
     "Kind",
     "ListOf",
@@ -192,6 +193,33 @@ class Place(_AsWritten):
         if not self.least_port <= int(port) <= _MOST_PORT:
             raise ValueError
         return Address(str(address), int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort(_AsWritten):
+    """A host by name or address, and a port; empty: None."""
+
+    @property
+    def expected(self) -> str:
+        return 'a host and a port, as "dht.example.org:4222" or "[::1]:4222", or empty'
+
+    def check(self, value: Any) -> tuple[str, int] | None:
+        if value == "":
+            return None
+        if not isinstance(value, str):
+            raise ValueError
+        host, _, port = value.rpartition(":")
+        is_v6 = host.startswith("[") and host.endswith("]")
+        host = host[1:-1] if is_v6 else host
+        if (
+            not host
+            or any(not sign.isprintable() or sign.isspace() for sign in host)
+            or (":" in host) != is_v6
+        ):
+            raise ValueError
+        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= _MOST_PORT):
+            raise ValueError
+        return host, int(port)
 
 
 @dataclass(frozen=True, slots=True)

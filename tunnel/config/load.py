@@ -60,6 +60,9 @@ class NodeConfig:
     publish: Path | None
     refresh_s: float
     exchange: bool
+    dht: bool
+    dht_bootstrap: tuple[str, int] | None
+    dht_port: int
     names: tuple[str, ...]
     folder: Path
     stop_s: float
@@ -133,6 +136,11 @@ def make_config(
         raise ConfigError(
             f"{source}: [node] listen = {listen.host}: others cannot dial this address",
             "say in [node] advertise at which address they reach the node",
+        )
+    if values["node"]["dht"] and not values["node"]["exchange"]:
+        raise ConfigError(
+            f"{source}: [peers] dht = true needs exchange = true: nodes pass on what they find",
+            "take out the line exchange = false",
         )
     config = _resolved(values["node"], limits, FilesSettings(**values["files"]), folder.resolve())
     _check_address(config, source)

@@ -17,6 +17,7 @@ from typing import Any
 from tunnel.config.kinds import (
     Choice,
     Family,
+    HostPort,
     Integer,
     Kind,
     ListOf,
@@ -203,6 +204,31 @@ _OWN = [
         True,
         "",
         "Whether the node learns of others from its neighbours, and tells them whom it knows.",
+    ),
+    Setting(
+        "peers",
+        "dht",
+        Switch(),
+        False,
+        "",
+        "Whether peers are also found in a distributed hash table, and this node's descriptor is put there. "
+        "Needs `exchange`, and OpenDHT: `pip install 'mydht-tunnel[dht]'`.",
+    ),
+    Setting(
+        "peers",
+        "dht_bootstrap",
+        HostPort(),
+        "",
+        "",
+        "Any node of the hash table, with its UDP port. Empty: this node is the first one.",
+    ),
+    Setting(
+        "peers",
+        "dht_port",
+        Integer(0, 65_535),
+        0,
+        "",
+        "UDP port of this node in the hash table. 0: any free one.",
     ),
     Setting(
         "service",

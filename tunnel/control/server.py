@@ -92,23 +92,34 @@ class ControlServer:
         self._node = node
         self._directory = directory
         self._path = path
+        self._listen()
+        self._scope = Scope("control", fail_together=False)
+        self._is_stopping = False
+
+    def _listen(self) -> None:
         try:
-            self._listener = UnixListener(path, replace_stale=True)
+            self._listener = UnixListener(self._path, replace_stale=True)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise StateError(
-                f"{path} is in use: a process listens there, or it is not a socket",
-                f"stop that process, or move {path} away",
+                f"{self._path} is in use: a process listens there, or it is not a socket",
+                f"stop that process, or move {self._path} away",
             ) from error
-        self._inode = path.stat().st_ino
-        self._scope = Scope("control", fail_together=False)
-        self._is_stopping = False
+        self._inode = self._path.stat().st_ino
+
+    def restore(self) -> None:
+        """Make the socket again, whose folder was removed. Raises StateError, OSError."""
+        if not self._is_stopping and not self._path.exists():
+            removed = self._listener
+            self._listen()
+            removed.close()
 
     def serve(self) -> Service[None]:
         """Take connections until `close`."""
-        with contextlib.suppress(Closed):
-            while True:
+        while not self._is_stopping:
+            # Closed: by `close`, or there is another listener.
+            with contextlib.suppress(Closed):
                 stream = yield from self._listener.accept()
                 if len(self._scope) >= _MOST_CLIENTS:
                     _refuse(stream, f"{_MOST_CLIENTS} clients use this node already")

@@ -10,15 +10,17 @@ of 16 member lists, by its id. A thread of this directory puts and gets, now and
 answer from the table and never ask anybody. So the hash table sees that a node is there, and not which routes
 it takes. It may hide nodes and cannot invent any that answer: see docs/routes.md, "Hash table".
 
-OpenDHT comes with the system (Debian: python3-opendht), not from PyPI; it is imported when a `DhtDirectory`
-is made. Facts about the binding: callbacks come in threads of OpenDHT's, and no method gives up the
-interpreter's lock. So what takes a lock of OpenDHT's own hangs while a callback is under way: the port is
-asked for before anything else is, and `join` is called when the callback of `shutdown` has come. Values live
-for ten minutes.
+OpenDHT comes from PyPI (the extra `dht`) or with the system (Debian: python3-opendht); it is imported when a
+`DhtDirectory` is made. Facts about the binding: callbacks come in threads of OpenDHT, and no method gives up
+the interpreter's lock. So what takes a lock of OpenDHT's own hangs while a callback is under way: the port is
+asked for before anything else is, and `join` is called when the callback of `shutdown` has come. A port that
+is taken shows as port 0. A `get` before the first other node has answered ends at once, with nothing. Values
+live for ten minutes.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import random
@@ -42,6 +44,7 @@ _SOURCE: Final = b"dht"
 _LISTS: Final = 16
 _PUT_S: Final = 240.0  # twice within a value's life, and once more
 _WAIT_S: Final = 30.0  # for one answer of the hash table
+_ALONE_S: Final = 10.0  # between two looks that find nothing
 _MAX_VALUES: Final = 1024  # of one answer: anybody may put anything under a key
 _MAX_REQUESTS: Final = 64
 
@@ -57,7 +60,7 @@ class DhtDirectory(ExchangeDirectory):
         refresh_s: between two looks at the member lists when there is no news; `soon_s` when there is.
         module: `opendht`, or what stands in for it in tests.
     Raises:
-        MissingLibrary: OpenDHT cannot be imported.
+        MissingLibrary: OpenDHT cannot be imported. OSError: the port is taken.
     """
 
     def __init__(
@@ -84,12 +87,17 @@ class DhtDirectory(ExchangeDirectory):
         self._own: dict[bytes, float] = {}  # node id → when it was put last
         self._requests: dict[bytes, None] = {}
         self._wake = threading.Event()
+        self._looked = threading.Condition()
+        self._is_settled = False
         self._has_closed = False
         for descriptor in configured:
             super().publish(descriptor)  # others have put theirs into the hash table
         self._runner = self._dht.DhtRunner()
         self._runner.run(port=port)
         self._port = int(self._runner.getBound().getPort())
+        if not self._port:
+            self._runner.join()
+            raise OSError(errno.EADDRINUSE, f"UDP port {port} is not free for the hash table")
         if bootstrap is not None:
             self._runner.bootstrap(bootstrap[0], str(bootstrap[1]))
         self._thread = threading.Thread(target=self._run, name="directory dht", daemon=True)
@@ -117,6 +125,17 @@ class DhtDirectory(ExchangeDirectory):
             self._requests[node_id] = None
             self._wake.set()
 
+    def wait_settled(self, timeout_s: float) -> bool:
+        """Wait until the hash table has shown some peers, and a further look has found no more.
+
+        For a client that lives for a moment; a node learns while it runs. Blocks.
+
+        Returns:
+            False: that is not so after `timeout_s`.
+        """
+        with self._looked:
+            return self._looked.wait_for(lambda: self._is_settled or self._has_closed, timeout_s)
+
     def close(self) -> None:
         """Leave the hash table; returns when its threads have ended. Idempotent."""
         if self._has_closed:
@@ -139,10 +158,15 @@ class DhtDirectory(ExchangeDirectory):
             while self._requests and not self._has_closed:
                 node_id = next(iter(self._requests))
                 del self._requests[node_id]
-                self._get(self._node_key(node_id))
+                self._get([self._node_key(node_id)])
             if time.monotonic() >= due_s and not self._has_closed:
-                news = sum(self._get(self._list_key(number)) for number in range(_LISTS))
-                wait_s = self._soon_s if news else min(2 * wait_s, self._refresh_s)
+                seen, news = self._get([self._list_key(number) for number in range(_LISTS)])
+                with self._looked:
+                    self._is_settled = bool(seen) and not news
+                    self._looked.notify_all()
+                # One that has found no other node of the hash table yet is likely to find one soon.
+                longest_s = self._refresh_s if seen else min(_ALONE_S, self._refresh_s)
+                wait_s = self._soon_s if news else min(2 * wait_s, longest_s)
                 due_s = time.monotonic() + wait_s * _RANDOM.uniform(0.5, 1.0)
                 self.expire(self._wall_clock())
             self._wake.wait(max(0.0, due_s - time.monotonic()))
@@ -167,21 +191,19 @@ class DhtDirectory(ExchangeDirectory):
         self._runner.put(key, self._dht.Value(signed), put_done)
         return done.wait(_WAIT_S) and outcome[0]
 
-    def _get(self, key: Any) -> int:
-        """Take in what is under a key; returns how many were news."""
+    def _get(self, keys: list[Any]) -> tuple[int, int]:
+        """Take in what is under some keys; returns how many values are others', and how many were news."""
         if self._has_closed:
-            return 0
-        done = threading.Event()
+            return 0, 0
         values: set[bytes] = set()
-
-        def got(value: Any) -> bool:
-            data = bytes(value.data)
-            if len(data) <= MAX_DESCRIPTOR_BYTES:
-                values.add(data)
-            return len(values) < _MAX_VALUES
-
-        self._runner.get(key, get_cb=got, done_cb=lambda *_: done.set())
-        done.wait(_WAIT_S)
+        ends = []
+        for key in keys:
+            done = threading.Event()
+            self._runner.get(key, get_cb=_collector(values), done_cb=_setter(done))
+            ends.append(done)
+        ends_s = time.monotonic() + _WAIT_S
+        for done in ends:
+            done.wait(max(0.0, ends_s - time.monotonic()))
         news = 0
         for signed in list(values):
             try:
@@ -189,7 +211,8 @@ class DhtDirectory(ExchangeDirectory):
             except DescriptorError as error:
                 # Anybody may put anything: what is no descriptor is nobody's in particular.
                 log.debug("a value of the hash table is no descriptor: %s", error)
-        return news
+        own = {descriptor.signed for node_id in list(self._own) if (descriptor := self.lookup(node_id))}
+        return len(values - own), news
 
     def _node_key(self, node_id: bytes) -> Any:
         return self._dht.InfoHash.get(f"mtun1 node {self._network} {node_id.hex()}")
@@ -198,11 +221,30 @@ class DhtDirectory(ExchangeDirectory):
         return self._dht.InfoHash.get(f"mtun1 members {self._network} {number}")
 
 
+def _collector(values: set[bytes]) -> Callable[[Any], bool]:
+    """A callback that collects the values of one key, in a thread of OpenDHT's."""
+    count = 0
+
+    def got(value: Any) -> bool:
+        nonlocal count
+        count += 1
+        data = bytes(value.data)
+        if len(data) <= MAX_DESCRIPTOR_BYTES:
+            values.add(data)
+        return count < _MAX_VALUES
+
+    return got
+
+
+def _setter(done: threading.Event) -> Callable[..., None]:
+    return lambda *_: done.set()
+
+
 def _import_opendht() -> Any:
     try:
         return importlib.import_module("opendht")
     except ImportError as error:
         raise MissingLibrary(
-            "the directory `dht` needs OpenDHT's Python binding, which cannot be imported here; it comes "
-            "with the system (Debian: apt install python3-opendht), for the system's Python"
+            f"the hash table needs OpenDHT's Python binding, which cannot be imported here: {error}",
+            "pip install 'mydht-tunnel[dht]'; or Debian's python3-opendht, for the system's Python",
         ) from error
