@@ -26,7 +26,7 @@ __all__ = ["NodeGroup"]
 
 T = TypeVar("T")
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0  # only reached when something hangs
 _LOOK_S = 0.002
 
 

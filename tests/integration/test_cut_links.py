@@ -120,7 +120,7 @@ class Square:
             return not expected or seen[0] == expected
 
         with contextlib.suppress(TimeoutError):
-            self.group.wait_until(is_expected, 10.0)
+            self.group.wait_until(is_expected)
         return seen[0]
 
 

@@ -54,8 +54,9 @@ def test_contents_around_every_edge(geometry: Geometry, engine: str) -> None:
 @pytest.mark.parametrize("mode", SERVED_MODES)
 @pytest.mark.parametrize("hops", [0, 1, 5, 23])
 def test_route_lengths(hops: int, mode: ReplyMode) -> None:
-    # A way back over other proxies needs as many again.
-    with LocalNetwork(peers=2 * hops + 2 if mode is ReplyMode.OTHER_ROUTE else hops + 2) as net:
+    # A way back over other proxies needs as many again, one that the other end draws at least one.
+    others = {ReplyMode.OTHER_ROUTE: 2 * hops, ReplyMode.KNOWN_DEST: max(1, hops)}.get(mode, hops)
+    with LocalNetwork(peers=others + 2) as net:
         content = os.urandom(1_000_000 if hops < 6 else 50_000)
         with net[0].query(net[hops + 1].id, content, hops=hops, mode=mode).result(PATIENCE_S) as result:
             assert len(result.route.proxies) == hops

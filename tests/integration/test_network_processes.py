@@ -24,7 +24,7 @@ pytestmark = pytest.mark.full
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Only reached when something hangs, so it is long: the machine may be busy.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 TRANSFER_S = 900.0
 MIB = 1 << 20
 

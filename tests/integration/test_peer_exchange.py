@@ -123,8 +123,9 @@ def test_a_bootstrap_whose_descriptor_has_long_expired_still_serves() -> None:
     """The user's file is old; the node at that address and with that link key is still there."""
     with strangers(1, limits=LIMITS) as network:
         bootstrap = network[0]
+        old_s = time.time() - 30 * 24 * 3600
         old = bootstrap._context.tunnel.ring.keys.descriptor(
-            bootstrap.descriptor.addresses, time.time() - 30 * 24 * 3600, OPENSSL
+            bootstrap.descriptor.addresses, old_s, OPENSSL, sequence=int(old_s)
         )
         assert old.expiry < time.time()
         newcomer = network.add(bootstrap=old)
