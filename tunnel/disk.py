@@ -23,18 +23,21 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, Protocol, cast
 
 from tunnel.errors import FileChanged, LocalTunnelError
 
 __all__ = [
+    "FileReader",
     "Identity",
+    "Source",
     "advice_for",
     "check_unchanged",
     "file_changed",
     "kind_of",
     "naming",
     "open_regular",
+    "pieces_of",
     "read_regular",
     "regular_status",
     "rename_new",
@@ -154,6 +157,61 @@ def regular_status(file: object) -> os.stat_result | None:
     except (OSError, ValueError):  # made of no file; or closed, which reading it shows
         return None
     return status if stat.S_ISREG(status.st_mode) else None
+
+
+class Source(Protocol):
+    """Any binary file that can be read; None: it does not block and has nothing now."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+class FileReader:
+    """Reads an open binary file: a regular one only up to the size that it has now.
+
+    A log may grow faster than it is sent. Files of /proc are empty by their size, and are read to their end.
+
+    Args:
+        path: for errors; by default the name of the file.
+    """
+
+    def __init__(self, file: Source, path: Path | None = None) -> None:
+        self._file = file
+        name = getattr(file, "name", None) if path is None else path
+        self._name = repr(str(name)) if isinstance(name, str | Path) else "the file"
+        self._left_bytes: int | None = None
+        if isinstance(file, io.BufferedRandom):
+            file.flush()
+        self._before = regular_status(file)
+        if self._before is not None and self._before.st_size:
+            self._left_bytes = max(0, self._before.st_size - cast(BinaryIO, file).tell())
+
+    def read(self, limit_bytes: int) -> bytes | None:
+        """The next bytes, b"" at the end. Blocks.
+
+        Raises:
+            FileChanged: it changed since it was opened. Whatever the file raises.
+        """
+        left = self._left_bytes
+        if left is None:
+            return self._file.read(limit_bytes)
+        data = self._file.read(min(limit_bytes, left))
+        now = regular_status(self._file)
+        if now is not None and self._before is not None:
+            check_unchanged(self._before, now, self._name)
+        self._left_bytes = left - len(data or b"")
+        return data
+
+
+def pieces_of(path: Path, piece_bytes: int) -> Iterator[bytes]:
+    """The content of a regular file, in pieces.
+
+    Raises:
+        FileChanged: as `FileReader`. LocalTunnelError, OSError: as `open_regular`.
+    """
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        reader = FileReader(file, path)
+        while data := reader.read(piece_bytes):
+            yield data
 
 
 @contextlib.contextmanager

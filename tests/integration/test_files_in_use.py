@@ -16,11 +16,20 @@ from typing import Any
 
 import pytest
 
+from reactor import Service
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, QueryResult
 from tunnel.client import get, list_files, put
 from tunnel.errors import FileChanged, FilesError, LocalTunnelError
-from tunnel.services import Echo, Files
+from tunnel.services import (
+    Echo,
+    Files,
+    Query,
+    Reply,
+    ServiceFunction,
+    pack_attachments,
+    save_attachments,
+)
 from tunnel.services.file_store import FileStore, StoreRefused
 
 CONTENT = os.urandom(3_000_000)
@@ -423,3 +432,58 @@ def test_a_part_without_a_digest_that_a_killed_process_has_left_is_used_again(
     with pytest.raises(FilesError, match="NOT_FOUND"):
         get(net[0], net[2].id, "none", tmp_path / "y", hops=1).result(PATIENCE_S)
     assert sorted(os.listdir(tmp_path)) == ["store", "x"]
+
+
+def test_a_store_that_is_removed_while_it_is_served_is_made_again(
+    net: LocalNetwork, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.rmdir()
+    with pytest.raises(FilesError, match="DISK"):
+        list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
+    assert f"No such file or directory (in the folder {folder})" in caplog.text
+    put(net[0], net[2].id, io.BytesIO(OTHER), "f", hops=1).result(PATIENCE_S)
+    assert (folder / "f").read_bytes() == OTHER
+    assert f"the folder {folder} was removed while it is served" in caplog.text
+
+
+# --- attachments --------------------------------------------------------------------------------------------
+
+
+def save_into(folder: Path) -> ServiceFunction:
+    def save(query: Query, reply: Reply) -> Service[None]:
+        for saved in (yield from save_attachments(query.read, folder)):
+            yield from reply.write(saved.name.encode() + b" ")
+
+    return save
+
+
+def test_attachments_keep_their_names_also_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "f").write_bytes(CONTENT)
+    with LocalNetwork(peers=3, service=save_into(tmp_path / "inbox")) as net:
+        content = pack_attachments([("日本語.txt", tmp_path / "f"), (".hidden", b"x")])
+        echoed_names = echoed(net, content).decode().split()
+    assert echoed_names == ["日本語.txt", ".hidden"]
+    assert (tmp_path / "inbox" / "日本語.txt").read_bytes() == CONTENT
+    assert sorted(os.listdir(tmp_path / "inbox")) == [".hidden", "日本語.txt"]
+
+
+@pytest.mark.parametrize("kind", ["path", "file"])
+def test_an_attachment_that_changes_while_it_is_sent_ends_the_query(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(CONTENT)
+    (tmp_path / "inbox").mkdir()
+    with LocalNetwork(peers=3, service=save_into(tmp_path / "inbox")) as net, path.open("rb") as file:
+        content = pack_attachments([("f", path if kind == "path" else file)])
+
+        def progress(sent: int, received: int) -> None:
+            if sent:
+                appends(path)
+
+        with pytest.raises(FileChanged):
+            echoed(net, content, progress=progress)
+        wait_until_idle(net)
+    assert os.listdir(tmp_path / "inbox") == []

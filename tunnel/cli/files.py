@@ -24,7 +24,7 @@ from tunnel.cli.options import add_json, command, count
 from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_ends import resumable_bytes
-from tunnel.disk import naming, open_regular
+from tunnel.disk import advice_for, naming, open_regular
 from tunnel.errors import ConfigError, FilesError, LocalTunnelError
 from tunnel.services.names import checked_file_name
 
@@ -120,7 +120,8 @@ def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[P
     try:
         os.close(open_regular(path))  # what cannot be sent is said before a network is looked for
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "FILE is a file, a folder, or - for stdin") from error
+        hint = advice_for(error) or "FILE is a file, a folder, or - for standard input"
+        raise ConfigError(f"{path}: {error.strerror}", hint) from error
     except LocalTunnelError as error:
         raise ConfigError(str(error), f"send what it gives: mtun send - {options.id} < {path}") from error
     return path, name
@@ -231,6 +232,8 @@ def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
     path = Path(options.name if options.output is None else options.output)
     if path.is_dir() and options.output is not None:
         path /= options.name
+    elif options.output is not None and options.output.endswith("/"):
+        raise ConfigError(f"there is no folder {path}", f"make it first: mkdir -p {path}")
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}", f"make it first: mkdir -p {path.parent}")
     if os.path.lexists(path) and not options.replace:

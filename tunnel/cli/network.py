@@ -24,6 +24,7 @@ from tunnel.config.document import write_toml
 from tunnel.config.settings import SERVICES
 from tunnel.descriptor import Address
 from tunnel.directory.peer_files import write_descriptor
+from tunnel.disk import naming
 from tunnel.errors import ConfigError
 from tunnel.key_ring import KeyRing
 from tunnel.keys import NodeKeys
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         "node": {"listen": "none", "network": "local"},
         "peers": {"files": [PEERS_FOLDER], "exchange": False},
     }
-    (folder / CLIENT_FILE).write_text(write_toml(client), encoding="utf-8")
+    _write(folder / CLIENT_FILE, write_toml(client))
     if options.json:
         say_json(True, {"folder": str(folder), "nodes": made}, indent=1)
     else:
@@ -101,7 +102,7 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
         },
         "service": {"names": list(SERVICES)},
     }
-    (home / NODE_FILE).write_text(write_toml(tables), encoding="utf-8")
+    _write(home / NODE_FILE, write_toml(tables))
     now_s = time.time()
     with StateDir(home / STATE_FOLDER) as state:
         ring = KeyRing(NodeKeys.generate(now_s), engine)
@@ -152,3 +153,8 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _write(path: Path, text: str) -> None:
+    with naming(path):
+        path.write_text(text, encoding="utf-8")

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from reactor import ChannelClosed, Service, SharedChannel
 from readwrite_comp.helpers import byte_view
-from tunnel.disk import check_unchanged, open_regular, regular_status
+from tunnel.disk import FileReader, Source, pieces_of
 from tunnel.errors import LocalTunnelError
 
 __all__ = [
@@ -38,12 +38,6 @@ __all__ = [
 _READ_BYTES: Final = 64 * 1024
 # Pieces that the thread of an iterator is ahead: one in hand, one on its way.
 _AHEAD: Final = 2
-
-
-class Source(Protocol):
-    """Where content comes from: any binary file that blocks; None, "nothing now", is refused."""
-
-    def read(self, size: int, /) -> bytes | None: ...
 
 
 Content: TypeAlias = (
@@ -140,7 +134,7 @@ def open_content(content: Content) -> ContentReader:
     if isinstance(content, bytes | bytearray | memoryview):
         return _FileReader(io.BytesIO(content))
     if isinstance(content, Path):
-        return _IteratorReader(_pieces_of(content))
+        return _IteratorReader(pieces_of(content, _READ_BYTES))
     if hasattr(content, "read"):
         source = cast(Source, content)
         return _IteratorReader(_pulled(source)) if _may_wait(source) else _FileReader(source)
@@ -163,34 +157,11 @@ class _PrefixedReader:
 
 
 class _FileReader:
-    """A file; a regular one up to the size that it has now, for a log may grow faster than it is sent."""
-
     def __init__(self, source: Source) -> None:
-        self._source = source
-        self._left_bytes: int | None = None
-        if isinstance(source, io.BufferedRandom):
-            source.flush()
-        self._before = regular_status(source)
-        # Files of /proc say that they are empty, and hold something.
-        if self._before is not None and self._before.st_size:
-            file = cast(BinaryIO, source)
-            self._left_bytes = max(0, self._before.st_size - file.tell())
-
-    def next(self) -> bytes:
-        """The next bytes. Blocks; raises as `ContentReader.read`."""
-        left = self._left_bytes
-        if left is None:
-            return _checked(self._source.read(_READ_BYTES))
-        data = _checked(self._source.read(min(_READ_BYTES, left)))
-        now = regular_status(self._source)
-        if now is not None and self._before is not None:
-            name = getattr(self._source, "name", None)
-            check_unchanged(self._before, now, repr(name) if isinstance(name, str) else "the content's file")
-        self._left_bytes = left - len(data)
-        return data
+        self._reader = FileReader(source)
 
     def read(self) -> Service[bytes]:
-        return self.next()
+        return _checked(self._reader.read(_READ_BYTES))
         yield  # a service that never waits
 
     def close(self) -> None:
@@ -254,13 +225,6 @@ def _pulled(source: Source) -> Iterator[bytes]:
     read = getattr(source, "read1", source.read)
     while data := _checked(read(_READ_BYTES)):
         yield data
-
-
-def _pieces_of(path: Path) -> Iterator[bytes]:
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
-        reader = _FileReader(file)
-        while data := reader.next():
-            yield data
 
 
 def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException]) -> None:

@@ -11,7 +11,6 @@ file (`tunnel.services.names`), and comes once. Source: docs/services.md, "Attac
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 from readwrite_comp.helpers import byte_view
-from tunnel.disk import open_regular
+from tunnel.disk import FileReader, pieces_of
 from tunnel.errors import MalformedMessage
 from tunnel.services.names import checked_file_name, file_name
 
@@ -169,7 +168,8 @@ def pack_attachments(attachments: Iterable[tuple[str, bytes | Path | BinaryIO]])
     Args:
         attachments: name and content each; a path is opened when its turn comes.
     Raises:
-        LocalTunnelError: an invalid name, or a path that is no regular file. OSError: a file cannot be read.
+        LocalTunnelError: an invalid name, or a path that is no regular file.
+        FileChanged: a regular file changed while it was read. OSError: a file cannot be read.
     """
     for name, content in attachments:
         raw = checked_file_name(name).encode("utf-8")
@@ -188,8 +188,8 @@ def _pieces(content: bytes | Path | BinaryIO) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield from (content[i : i + _READ_BYTES] for i in range(0, len(content), _READ_BYTES))
     elif isinstance(content, Path):
-        with os.fdopen(open_regular(content), "rb") as file:
-            yield from _pieces(file)
+        yield from pieces_of(content, _READ_BYTES)
     else:
-        while piece := content.read(_READ_BYTES):
+        reader = FileReader(content)
+        while piece := reader.read(_READ_BYTES):
             yield piece

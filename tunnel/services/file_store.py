@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -32,6 +33,8 @@ from tunnel.services.partial_file import BLOCK_BYTES, PartialFile
 from tunnel.services.thread_file import ThreadFile
 
 T = TypeVar("T")
+
+log = logging.getLogger("tunnel.services")
 
 __all__ = ["Download", "FileStore", "FilesSettings", "StoreRefused", "Upload"]
 
@@ -123,6 +126,7 @@ class FileStore:
         """
         with self._lock:
             self._check_name(name)
+            self._make_folder()
             here = self._part_bytes(digest)
             self._make_room(digest, size)
             return min(here, size)
@@ -136,6 +140,7 @@ class FileStore:
         """
         with self._lock:
             self._check_name(name)
+            self._make_folder()
             before = self._uploads.get(digest)
             if before is not None and before.is_stalled:
                 before.close()
@@ -199,6 +204,12 @@ class FileStore:
         except UnicodeEncodeError:
             return False
         return _wire_name(name) == name and (allowed is None or allowed(name))
+
+    def _make_folder(self) -> None:
+        """Again, where somebody has removed it while it is served."""
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            log.error("files: the folder %s was removed while it is served; it is made again", self.folder)
 
     def _part_bytes(self, digest: bytes) -> int:
         path = self.part_path(digest)
