@@ -176,10 +176,17 @@ class KeyRing:
         self._become(keys, {ended: self._state.current})
         return True
 
-    def signed(self, sequence: int) -> None:
-        """A descriptor with this sequence number was signed: the next one has a higher, also after a restart
-        with another clock, since of two of one node the higher holds."""
+    def next_sequence(self, now_s: float, known: int = 0) -> int:
+        """The sequence number of a new descriptor: the time, or more where the clock was set back since.
+
+        Of two descriptors of one node the higher number holds, so it is kept with the keys, for the next run.
+
+        Args:
+            known: that of the last descriptor, as others know it.
+        """
+        sequence = max(int(now_s), self.keys.sequence + 1, known + 1)
         self._become(replace(self.keys, sequence=sequence))
+        return sequence
 
     def _clock_fault(self, now_s: float) -> str | None:
         """What shows that the clock was ahead before, for the log; None: nothing does that matters."""

@@ -133,8 +133,7 @@ class NodeKeys:
 
         Args:
             profiles: bytes; by default all that suit the engine.
-            sequence: by default the time in seconds, or one more than that of the last descriptor where the
-                clock was set back since: a later descriptor replaces an earlier one.
+            sequence: by default the time in seconds: a later descriptor replaces an earlier one.
             family: 16 bytes, the same in all nodes of one owner; None: it has no other.
         """
         published = (self.onion,) if self.next is None else (self.onion, self.next)
@@ -144,7 +143,7 @@ class NodeKeys:
             onion_keys=tuple(key.info(engine) for key in published),
             addresses=addresses,
             profiles=offered_profiles(engine) if profiles is None else profiles,
-            sequence=max(int(now_s), self.sequence + 1) if sequence is None else sequence,
+            sequence=int(now_s) if sequence is None else sequence,
             expiry=int(now_s) + DESCRIPTOR_LIFE_S,
             unlisted=not addresses,
             family=family,

@@ -251,8 +251,7 @@ class NodeContext:
         """Sign a descriptor with the onion keys of this moment, and give it to the directory."""
         now_s, addresses = self.wall_clock(), self.descriptor.addresses
         # The highest sequence number wins, and keys may change twice within a second.
-        sequence = max(int(now_s), self.descriptor.sequence + 1)
-        self.tunnel.ring.signed(sequence)
+        sequence = self.tunnel.ring.next_sequence(now_s, self.descriptor.sequence)
         now, keys = self.descriptor, self.tunnel.ring.keys
         self.descriptor = keys.descriptor(
             addresses, now_s, self.engine, profiles=now.profiles, sequence=sequence, family=now.family

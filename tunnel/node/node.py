@@ -257,9 +257,7 @@ def _first_descriptor(
 ) -> Descriptor:
     """That of a start. It replaces the last run's also where the clock was set back since."""
     known = directory.lookup(ring.keys.node_id(ring.engine))
-    last = ring.keys.sequence if known is None else max(ring.keys.sequence, known.sequence)
-    sequence = max(int(now_s), last + 1)
-    ring.signed(sequence)
+    sequence = ring.next_sequence(now_s, 0 if known is None else known.sequence)
     return ring.keys.descriptor(
         addresses, now_s, ring.engine, profiles=profiles, sequence=sequence, family=family
     )
