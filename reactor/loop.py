@@ -155,6 +155,11 @@ class Reactor:
         self._inbox.append((function, args))
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it is closed: it starts nothing any more."""
+        return self._is_closed
+
+    @property
     def wake_fd(self) -> int:
         """The descriptor into which a byte is written to wake the loop; non-blocking."""
         return self._waker.write_fd

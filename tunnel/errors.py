@@ -45,6 +45,7 @@ __all__ = [
     "NetworkFailed",
     "NextRefused",
     "NodeNotRunning",
+    "NodeStopped",
     "PeerError",
     "ProfileError",
     "QueryFailed",
@@ -385,6 +386,13 @@ class QueryFailed(RemoteTunnelError):
         self.report = report
         self.blamed = blamed
         self.attempts = attempts
+
+
+class NodeStopped(QueryFailed):
+    """The node that asked was stopped, or its reactor closed, before or during a query or tunnel of its."""
+
+    def __init__(self) -> None:
+        super().__init__("this node was stopped", ErrorCode.CANCELLED)
 
 
 class FilesError(RemoteTunnelError):

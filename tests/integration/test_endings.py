@@ -6,27 +6,39 @@ queries.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future
 from typing import Any, cast
 
 import pytest
 
-from reactor import Cancelled, ReactorThread, Sleep, SocketStream, Spawn, TcpListener
+from reactor import Cancelled, ReactorThread, Service, Sleep, SocketStream, Spawn, TcpListener
 from tests.support.network import PATIENCE_S, assert_works, wait_until, wait_until_idle
 from tunnel import ErrorCode, Limits, LocalNetwork, Node, QueryFailed, ReplyMode
+from tunnel.client import Client, list_files
+from tunnel.client.aio import AsyncClient
+from tunnel.cover import CoverPlan
 from tunnel.descriptor import Address
 from tunnel.directory import StaticDirectory
-from tunnel.errors import LocalTunnelError, PeerError
+from tunnel.errors import LocalTunnelError, NodeStopped, PeerError
+from tunnel.geometry import DEFAULT, Profile
 from tunnel.keys import NodeKeys
 from tunnel.node.api_service import SERVED_MODES
+from tunnel.node.asking import IncomingReply
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.listener import listen_service
-from tunnel.services import InnerService, Query, Reply
+from tunnel.node.open_tunnel import OpenTunnel
+from tunnel.node.tunnels import NodeTunnel
+from tunnel.route import Route
+from tunnel.services import InnerService, Query, Reply, Tunnel
 
 # Links that do not outlive their message: so the way back has to be dialled.
 ONCE = Limits(link_policy=LinkPolicy.ONCE)
@@ -128,9 +140,10 @@ def test_query_of_a_node_that_is_stopped_ends_at_once(beginning: bytes) -> None:
         )
         wait_until(net, lambda: moved and moved[-1] >= len(beginning))
         net.stop(0)
-        with pytest.raises(QueryFailed) as caught:
+        with pytest.raises(NodeStopped) as caught:
             query.result(timeout=PATIENCE_S)
-        assert caught.value.code is ErrorCode.DISCONNECTED
+        assert caught.value.code is ErrorCode.CANCELLED
+        assert "stopped" in str(caught.value.__cause__), "how it ended is kept"
         with pytest.raises(QueryFailed, match="stopped"):
             net[0].query(net[3].id, b"again", hops=2).result(timeout=PATIENCE_S)
         wait_until_idle(net)
@@ -221,3 +234,153 @@ def test_node_that_cannot_be_made_leaves_no_listener() -> None:
     """An unclosed socket is a ResourceWarning, which is an error here."""
     with ReactorThread() as thread, pytest.raises(ValueError, match="localhost"):
         Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread.reactor, host="localhost")
+
+
+# --- a node that is stopped under what its user has asked for
+
+
+def _reads(reply: Service[IncomingReply]) -> Service[bytes]:
+    with (yield from reply) as incoming:
+        return (yield from incoming.read())
+
+
+def _receives(opening: Service[OpenTunnel]) -> Service[object]:
+    with (yield from opening) as tunnel:
+        return (yield from tunnel.ask(b"\x01hello"))
+
+
+def _uses(tunnel: NodeTunnel) -> Service[None]:
+    yield from tunnel.ask(b"\x01hello")
+
+
+async def _awaits(node: Node, bob: bytes) -> object:
+    async with AsyncClient(node) as client:
+        return await client.query(bob, b"\x01x", hops=0)
+
+
+def _in_thread(function: Callable[[], object]) -> Future[Any]:
+    """The future of what blocks or awaits."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=run).start()
+    return future
+
+
+ASKING: dict[str, Callable[[Node, bytes], Future[Any]]] = {
+    "query": lambda node, bob: node.query(bob, b"\x01x", hops=0),
+    "query, retried": lambda node, bob: node.query(bob, b"\x01x", hops=0, retries=3),
+    "ask": lambda node, bob: node.reactor.submit(_reads(node.ask(node.call(bob, b"\x01x", hops=0)))),
+    "cover": lambda node, bob: node.send_cover(CoverPlan(Route((), bob), Profile(DEFAULT), 9, is_loop=False)),
+    "tunnel": lambda node, bob: node.tunnel(bob, _uses, hops=0),
+    "open_tunnel": lambda node, bob: node.reactor.submit(_receives(node.open_tunnel(bob, hops=0))),
+    "Client.query": lambda node, bob: Client(node).query(bob, b"\x01x", hops=0),
+    "Client.ask": lambda node, bob: _in_thread(lambda: Client(node).ask(bob, b"\x01x", hops=0).read()),
+    "Client.tunnel": lambda node, bob: _in_thread(lambda: Client(node).tunnel(bob, hops=0).ask(b"\x01x")),
+    "AsyncClient": lambda node, bob: _in_thread(lambda: asyncio.run(_awaits(node, bob))),
+    "list_files": lambda node, bob: list_files(node, bob, hops=0),
+}
+
+
+class _Hesitates(InnerService):
+    """Never answers what begins with 1."""
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        content = yield from query.read()
+        yield Sleep(0 if content.startswith(b"\x02") else 10 * PATIENCE_S)
+        yield from reply.write(content)
+
+    def tunnel(self, tunnel: Tunnel) -> Generator[Any, Any, None]:
+        yield Sleep(10 * PATIENCE_S)
+
+
+@contextlib.contextmanager
+def _deaf(net: LocalNetwork) -> Iterator[bytes]:
+    """A node that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        now_s = time.time()
+        address = Address("127.0.0.1", server.getsockname()[1])
+        descriptor = NodeKeys.generate(now_s).descriptor((address,), now_s, net.engine)
+        net.directory.publish(descriptor)
+        yield descriptor.node_id
+
+
+SERVICES = ("ask", "open_tunnel")
+"""Those that run in a service of the user's own, which ends with its reactor."""
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        (name, ends)
+        for name in ASKING
+        for ends in ("node", "reactor")
+        if ends == "node" or name not in SERVICES
+    ],
+)
+@pytest.mark.parametrize("stage", ["before", "dials", "waits"])
+def test_whatever_is_asked_of_a_node_that_stops_ends_as_stopped(name: str, ends: str, stage: str) -> None:
+    with LocalNetwork(peers=2, service=_Hesitates()) as net, _deaf(net) as deaf:
+        context = net[0]._context
+
+        def stop() -> None:
+            if ends == "node":
+                net.stop(0)
+            else:
+                net.close()
+
+        def ask() -> None:
+            future = ASKING[name](net[0], net[1].id if stage == "waits" else deaf)
+            if stage == "dials":
+                wait_until(net, lambda: context.links.dialling)
+            elif stage == "waits":
+                wait_until(net, lambda: context.links.streams and context.queries)
+            if stage != "before":
+                stop()
+            future.result(PATIENCE_S)
+
+        if stage == "before":
+            stop()
+        if (name, stage) == ("cover", "waits"):
+            return  # nobody answers it
+        with pytest.raises(NodeStopped) as caught:
+            ask()
+        assert caught.value.code is ErrorCode.CANCELLED
+
+
+def test_a_follow_up_of_a_node_that_stops_ends_as_stopped() -> None:
+    with LocalNetwork(peers=2, service=_Hesitates(), limits=Limits(answer_hops=0)) as net:
+        query = net[0].query(net[1].id, b"\x02", hops=0, mode=ReplyMode.REPLY_ON_REPLY)
+        result = query.result(PATIENCE_S)
+        future = net[0].follow_up(result, b"\x01", hops=0)
+        wait_until(net, lambda: net[0]._context.links.streams and net[0]._context.queries)
+        net.stop(0)
+        with pytest.raises(NodeStopped):
+            future.result(PATIENCE_S)
+
+
+def test_many_queries_at_every_moment_of_a_stop() -> None:
+    for turn in range(6):
+        with LocalNetwork(peers=6, limits=Limits(answer_hops=0)) as net:
+            futures = [net[1].query(net[5].id, b"x" * 1000, hops=2, retries=turn % 2) for _ in range(20)]
+            for future in futures[: 4 * turn]:
+                future.result(PATIENCE_S)
+            net.stop(1)
+            errors = [future.exception(PATIENCE_S) for future in futures]
+            assert {type(error) for error in errors} <= {type(None), NodeStopped}
+
+
+def test_a_cancelled_future_is_cancelled_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    with LocalNetwork(peers=2, service=_Hesitates()) as net:
+        future = net[0].query(net[1].id, b"\x01x", hops=0)
+        wait_until(net, lambda: net[0]._context.queries)
+        assert future.cancel()
+        with pytest.raises(CancelledError):
+            future.result(PATIENCE_S)
+        wait_until(net, lambda: not net[0]._context.queries)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -26,7 +26,7 @@ from typing import Any, Self, TypeAlias, TypeVar, Unpack
 from reactor import Closed, Service, ServiceCancelled
 from reactor.aio import AsyncioBridge
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, make_call
-from tunnel.errors import ErrorCode, QueryFailed
+from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
@@ -284,7 +284,11 @@ async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:
     try:
         return await bridge.run(service, name="client")
     except ServiceCancelled as error:
-        raise QueryFailed("the node was stopped", ErrorCode.CANCELLED) from error
+        raise NodeStopped() from error
+    except Closed as error:
+        if not bridge.reactor.is_closed:
+            raise  # the client, by its user
+        raise NodeStopped() from error
 
 
 async def _run_owned(bridge: AsyncioBridge, service: Service[T], release: Callable[[T], None]) -> T:

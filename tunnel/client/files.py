@@ -27,8 +27,17 @@ from typing import BinaryIO, Final, Unpack
 from reactor import RunInThread, Service, Sleep
 from tunnel.client.calls import AskingNode
 from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
-from tunnel.errors import BadRoute, ErrorCode, FilesError, LocalTunnelError, MalformedMessage, QueryFailed
+from tunnel.errors import (
+    BadRoute,
+    ErrorCode,
+    FilesError,
+    LocalTunnelError,
+    MalformedMessage,
+    NodeStopped,
+    QueryFailed,
+)
 from tunnel.node.asking import IncomingReply
+from tunnel.node.failures import submit
 from tunnel.node.options import WayOptions
 from tunnel.services.byte_reader import ByteReader
 from tunnel.services.file_requests import (
@@ -207,7 +216,7 @@ class FilesClient:
             except MalformedMessage as error:
                 raise QueryFailed(f"what answers there is no files service: {error}", error.code) from error
             except QueryFailed as error:
-                if is_last or error.code in _FINAL_CODES:
+                if is_last or error.code in _FINAL_CODES or isinstance(error, NodeStopped):
                     raise
             except FilesError as error:
                 if is_last or error.status not in _PASSING:
@@ -366,7 +375,7 @@ def put(
 ) -> Future[Stored]:
     """Store a file at the node `destination`, from any thread. See `FilesClient`, also for errors."""
     client = FilesClient(node, destination, service=service, retries=retries, **options)
-    return node.reactor.submit(client.put(source, name, progress=progress), name="files put")
+    return submit(node.reactor, client.put(source, name, progress=progress), "files put")
 
 
 def get(
@@ -385,7 +394,7 @@ def get(
     """Fetch a file from the node `destination`, from any thread. See `FilesClient`, also for errors."""
     client = FilesClient(node, destination, service=service, retries=retries, **options)
     getting = client.get(name, target, progress=progress, replace=replace, limit_bytes=limit_bytes)
-    return node.reactor.submit(getting, name="files get")
+    return submit(node.reactor, getting, "files get")
 
 
 def list_files(
@@ -398,7 +407,7 @@ def list_files(
 ) -> Future[list[FileEntry]]:
     """List the files of the node `destination`, from any thread. See `FilesClient`, also for errors."""
     client = FilesClient(node, destination, service=service, retries=retries, **options)
-    return node.reactor.submit(client.list_files(), name="files list")
+    return submit(node.reactor, client.list_files(), "files list")
 
 
 def _target(target: str | Path | BinaryIO, name: str, replace: bool) -> Target:

@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, timeout_after
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, make_call
-from tunnel.errors import ErrorCode, QueryFailed
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
 from tunnel.node.contents import Content
+from tunnel.node.failures import submit
 from tunnel.node.open_tunnel import OpenStream, OpenTunnel
 from tunnel.node.options import CallOptions, TunnelOptions
 from tunnel.node.tunnels import MESSAGE_BYTES
@@ -57,7 +57,7 @@ class Client:
             service: the name of the service there, where several are.
         """
         call = make_call(self._node, destination, content, service, options)
-        return self._node.reactor.submit(self._node.query_service(call), name="client query")
+        return submit(self._node.reactor, self._node.query_service(call), "client query")
 
     def ask(
         self,
@@ -226,11 +226,9 @@ class ThreadStream:
 
 def _run(reactor: Reactor, service: Service[T], timeout_s: float | None = None) -> T:
     """Run a service in the reactor, and wait for its end; interrupted, cancel it."""
-    future = reactor.submit(timeout_after(timeout_s, service), name="client")
+    future = submit(reactor, timeout_after(timeout_s, service), "client")
     try:
         return future.result()
-    except CancelledError as error:
-        raise QueryFailed("the node was stopped", ErrorCode.CANCELLED) from error
     except BaseException:
         future.cancel()
         raise

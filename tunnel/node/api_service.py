@@ -15,7 +15,15 @@ from typing import Self, TypeAlias
 
 from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, move_on_after, timeout_after
 from readwrite_comp.helpers import renewed
-from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, StreamReset
+from tunnel.errors import (
+    ErrorCode,
+    FrameTruncated,
+    LocalTunnelError,
+    NodeStopped,
+    PeerError,
+    QueryFailed,
+    StreamReset,
+)
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.node.contents import Content, Source
@@ -189,7 +197,7 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
 def _query(node: NodeContext, call: QueryCall, spools: tuple[Spool, ...]) -> Service[QueryResult]:
     query: OutgoingQuery = call.prepared or (yield RunInThread(partial(build_query, node, call)))
     if node.scope.is_cancelled:
-        raise QueryFailed("this node was stopped")
+        raise NodeStopped()
     asked = _Asked(node, call, query, PendingQuery(*(call.sinks or spools)))
     report = yield from asked.run()
     for spool in spools:

@@ -13,7 +13,7 @@ from typing import Final, Self
 from reactor import Handle, Scope, Service, Signal
 from readwrite_comp.helpers import renewed
 from tunnel.descriptor import short
-from tunnel.errors import ErrorCode, LocalTunnelError, QueryFailed
+from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, QueryFailed
 from tunnel.node.api_service import QueryResult
 from tunnel.node.pending import Sink
 from tunnel.node.within import Post, Turn, release_dropped
@@ -160,14 +160,17 @@ class _RunningQuery:
         while len(self._held) >= REPLY_WINDOW_BYTES and not self.has_ended:
             yield self._room
 
-    def run(self, query: Service[QueryResult]) -> Service[None]:
-        error: BaseException | None = QueryFailed("the query was cancelled", ErrorCode.CANCELLED)
+    def run(self, query: Service[QueryResult], scope: Scope) -> Service[None]:
+        error: BaseException | None = None
         try:
             self._result = yield from query
-            error = None
         except Exception as failure:  # noqa: BLE001 - raised where the reply is read
             error = failure
         finally:
+            if self._result is None and error is None:
+                error = QueryFailed("the query was cancelled", ErrorCode.CANCELLED)
+                if scope.is_cancelled and not self.is_cancelled:
+                    error = NodeStopped()
             self._error = error
             self._room.set()
             self._changed.set()
@@ -188,5 +191,5 @@ def ask(
         Closed: the scope was cancelled: the node has been stopped.
     """
     running = _RunningQuery(destination)
-    running.handle = yield from scope.spawn(running.run(query(running)), name=name)
+    running.handle = yield from scope.spawn(running.run(query(running), scope), name=name)
     return IncomingReply(post, running)

@@ -16,7 +16,7 @@ from functools import partial
 from reactor import RunInThread, Service
 from readwrite_comp.helpers import renewed
 from tunnel.cover import CoverPlan
-from tunnel.errors import ErrorCode, PeerError, QueryFailed
+from tunnel.errors import ErrorCode, NodeStopped, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.node.api_service import QueryResult
 from tunnel.node.contents import Content
@@ -129,7 +129,7 @@ def _send(
         frame: OutgoingFrame = yield RunInThread(build)
         query_id = frame.query_id
         if node.scope.is_cancelled:
-            raise QueryFailed("this node was stopped")
+            raise NodeStopped()
         node.own.add(pending)
         if query_id is not None:
             node.pending[query_id] = pending

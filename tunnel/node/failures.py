@@ -2,16 +2,75 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import TypeVar
+
+from reactor import Closed, Reactor, Service, ServiceCancelled
+from reactor.submission import ServiceFuture
 from tunnel.descriptor import short
-from tunnel.errors import ErrorCode, NextRefused, PeerError, QueryFailed, StreamReset
+from tunnel.errors import ErrorCode, NextRefused, NodeStopped, PeerError, QueryFailed, StreamReset
 from tunnel.node.context import NodeContext, Stream
 from tunnel.onion.expiry import clock_text
 from tunnel.reports import Report, Reported, read_report
 
-__all__ = ["explain"]
+__all__ = ["explain", "submit", "until_stopped"]
+
+T = TypeVar("T")
 
 # What a wrong clock looks like: keys and expiries of another time, and a handshake that is broken off.
 _OF_CLOCKS = {ErrorCode.BAD_HEADER, ErrorCode.EXPIRED, ErrorCode.DISCONNECTED, ErrorCode.NEXT_REFUSED}
+
+
+def until_stopped(node: NodeContext, service: Service[T]) -> Service[T]:
+    """Run what the node's user has asked for. When the node stops, that is the reason, wherever it hits: a
+    dial that was cancelled, a service that cannot begin any more, a link that broke.
+
+    Raises:
+        NodeStopped: what it says. Whatever the service raises.
+    """
+    try:
+        return (yield from service)
+    except (ServiceCancelled, Closed, PeerError, QueryFailed) as error:
+        if not node.scope.is_cancelled:
+            raise
+        raise NodeStopped() from error
+
+
+def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
+    """`Reactor.submit` for what the user of a node asks for: a reactor that closes stops its nodes.
+
+    Returns:
+        A future that is cancelled by its owner only.
+    Raises:
+        NodeStopped: the reactor is closed. Also from the future.
+    """
+    try:
+        running = reactor.submit(service, name=name)
+    except Closed as error:
+        service.close()
+        raise NodeStopped() from error
+    asked: Future[T] = ServiceFuture()
+
+    def give_outcome(running: Future[T]) -> None:
+        try:
+            error = running.exception()
+        except CancelledError as cancelled:
+            error = NodeStopped()
+            error.__cause__ = cancelled
+        if isinstance(error, Closed):
+            cause, error = error, NodeStopped()
+            error.__cause__ = cause
+        try:
+            if error is None:
+                asked.set_result(running.result())
+            else:
+                asked.set_exception(error)
+        except InvalidStateError:
+            asked.set_running_or_notify_cancel()  # those who wait for it are still to be told
+
+    asked.add_done_callback(lambda asked: asked.cancelled() and running.cancel())
+    running.add_done_callback(give_outcome)
+    return asked
 
 
 def explain(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from reactor import Handle, Select, Service, ServiceCancelled, Signal
 from readwrite_comp.helpers import renewed
 from tunnel.descriptor import short
-from tunnel.errors import ErrorCode, PeerError, QueryFailed
+from tunnel.errors import ErrorCode, NodeStopped, PeerError, QueryFailed
 from tunnel.established import Target, TargetKind
 from tunnel.geometry import Profile
 from tunnel.node.sub_streams import TunnelStream
@@ -175,6 +175,8 @@ class OpenTunnel:
             return (yield from service)
         except PeerError as error:
             tunnel, carried = self._held, self._carried
+            if self._node.scope.is_cancelled and not carried.was_given_up:
+                raise NodeStopped() from error
             if carried.was_given_up or tunnel.has_failed:
                 yield from carried.join()
                 raise renewed(carried.error or _given_up_here()) from error
@@ -220,7 +222,7 @@ class _Carried:
         try:
             yield from self.handle.join()
         except ServiceCancelled:
-            self.error = self.error or _given_up_here()
+            self.error = self.error or (_given_up_here() if self.was_given_up else NodeStopped())
 
     def run(self, node: NodeContext, route: Route) -> Service[None]:
         try:
@@ -281,7 +283,7 @@ def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[Op
 
     Raises:
         BadRoute, ProfileError: no such tunnel can be built. QueryFailed: the first hop cannot be reached.
-        Closed: the node has been stopped.
+        Closed: the scope of the node was cancelled: it has been stopped.
     """
     carried = _Carried(route.destination, profile)
     running = carried.run(node, route)
@@ -294,5 +296,5 @@ def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[Op
     if carried.error is not None:
         raise renewed(carried.error)
     if carried.tunnel is None:
-        raise QueryFailed("this node was stopped", ErrorCode.CANCELLED)
+        raise NodeStopped()
     return OpenTunnel(node, carried)

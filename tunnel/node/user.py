@@ -23,6 +23,7 @@ from tunnel.node.blind_frames import FollowUp, cover_service, follow_up_service
 from tunnel.node.contents import as_content
 from tunnel.node.context import NodeContext
 from tunnel.node.drawing import Draft, Drawing
+from tunnel.node.failures import submit, until_stopped
 from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
 from tunnel.node.options import QueryOptions
 from tunnel.node.prepared_tunnels import PreparedTunnels, TunnelKind
@@ -77,7 +78,7 @@ class NodeUser:
                 file that changed while it was sent. Whatever reading the content raises.
         """
         call = self._drawing.ready(self._draft(destination, content, **options))
-        return self._reactor.submit(self.query_service(call), name=f"{self._context.name} query")
+        return submit(self._reactor, self.query_service(call), f"{self._context.name} query")
 
     def call(self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]) -> QueryCall:
         """What `query` sends, with everything chosen that was left open. Args: see there.
@@ -140,21 +141,22 @@ class NodeUser:
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
-        return query_with_retries(self._context, call)
+        return until_stopped(self._context, query_with_retries(self._context, call))
 
     def ask(self, call: QueryCall) -> Service[IncomingReply]:
         """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
 
-        Raises, when run: Closed, the node has been stopped.
+        Raises, when run: QueryFailed, the node has been stopped.
         """
         context = self._context
-        return ask(
+        asking = ask(
             context.scope,
             context.post,
             call.route.destination,
-            lambda sink: query_with_retries(context, call.with_sink(sink)),
+            lambda sink: self.query_service(call.with_sink(sink)),
             f"{context.name} query",
         )
+        return until_stopped(context, asking)
 
     def follow_up(
         self,
@@ -209,8 +211,8 @@ class NodeUser:
             sinks=own_sinks,
             replies=replies,
         )
-        service = follow_up_service(self._context, call)
-        return self._reactor.submit(service, name=f"{self._context.name} follow-up")
+        service = until_stopped(self._context, follow_up_service(self._context, call))
+        return submit(self._reactor, service, f"{self._context.name} follow-up")
 
     def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
         """Send one frame that says nothing, from any thread: see `tunnel.cover.draw_cover`.
@@ -224,7 +226,7 @@ class NodeUser:
             From the future BadRoute, ProfileError: no such way; QueryFailed: it did not arrive.
         """
         service = cover_service(self._context, plan, mean_delay_s=mean_delay_s)
-        return self._reactor.submit(service, name=f"{self._context.name} cover")
+        return submit(self._reactor, until_stopped(self._context, service), f"{self._context.name} cover")
 
     def tunnel(
         self,
@@ -252,8 +254,8 @@ class NodeUser:
         """
         check_purpose(purpose)
         route, chosen = self._tunnel_way(destination, hops, route, Profile.of(profile), purpose)
-        service = with_tunnel(self._context, route, chosen, use)
-        return self._reactor.submit(service, name=f"{self._context.name} tunnel")
+        service = until_stopped(self._context, with_tunnel(self._context, route, chosen, use))
+        return submit(self._reactor, service, f"{self._context.name} tunnel")
 
     def open_tunnel(
         self,
@@ -276,14 +278,14 @@ class NodeUser:
             kind = TunnelKind(destination, hops, chosen or purpose)
             standing = self._standing.take(kind)
             try:
-                yield from self._standing.fill(kind, way)
+                yield from until_stopped(self._context, self._standing.fill(kind, way))
             except BaseException:
                 if standing is not None:
                     standing.give_up()
                 raise
             if standing is not None:
                 return standing
-        return (yield from open_tunnel(self._context, *way()))
+        return (yield from until_stopped(self._context, open_tunnel(self._context, *way())))
 
     def _tunnel_way(
         self,
