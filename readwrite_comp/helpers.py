@@ -29,6 +29,7 @@ __all__ = [
     "Owed",
     "Take",
     "byte_view",
+    "is_same_error",
     "read_only",
     "read_part",
     "read_some",
@@ -42,6 +43,7 @@ __all__ = [
 E = TypeVar("E", bound=BaseException)
 
 _EMPTY = memoryview(b"")
+_ORIGINAL = "_renewed_from"
 
 # At most this much is skipped in one call of the stream.
 _SCRATCH_BYTES = 16 * 1024
@@ -187,7 +189,7 @@ def renewed(error: E) -> E:
 
     One object that is raised again and again grows: each raise adds its frames to the traceback, and keeps
     what they hold. Two threads that raise it write into one traceback. So each raise gets a copy: of the same
-    class, with the same attributes, cause and first traceback.
+    class, with the same attributes, cause and first traceback. `is_same_error` knows it again.
 
     Returns:
         The copy. The error itself, without its traceback, where its class cannot be copied.
@@ -203,6 +205,7 @@ def renewed(error: E) -> E:
                 init(copy, *args)
                 break
         copy.__dict__.update(*state)
+        copy.__dict__.setdefault(_ORIGINAL, error)
         if any(vars(base).get("__slots__") for base in kind.__mro__):
             raise TypeError("values in slots would be missing")
     except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made
@@ -325,3 +328,8 @@ class Take:
         """Forget the structure."""
         self._view = _EMPTY
         self._filled = 0
+
+
+def is_same_error(error: BaseException, kept: BaseException | None) -> bool:
+    """Whether `error` is the one that is kept, or a copy of it made by `renewed`."""
+    return getattr(error, _ORIGINAL, error) is getattr(kept, _ORIGINAL, kept)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, move_on_after, timeout_after
-from readwrite_comp.helpers import renewed
+from readwrite_comp.helpers import is_same_error, renewed
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -379,7 +379,8 @@ class _Asked:
         stream = None if self._writer is None else self._writer.stream
         where, lost = None, None
         # Not where the query's own stream has ended with it: in mode `cached`, or both on one link.
-        if pending.error is error and (stream is None or stream.error is not error):
+        is_replys = is_same_error(error, pending.error)
+        if is_replys and (stream is None or not is_same_error(error, stream.error)):
             where, lost = "the reply" if pending.claimed else "this node", pending.lost
         counts = ""
         if self.sent_bytes or pending.content_in:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from reactor import Closed, Reactor, Service, ServiceCancelled
 from reactor.submission import ServiceFuture
+from readwrite_comp.helpers import is_same_error
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, NextRefused, NodeStopped, PeerError, QueryFailed, StreamReset
 from tunnel.node.context import NodeContext, Stream
@@ -133,7 +134,7 @@ def _blamed(first: bytes, error: PeerError, stream: Stream | None) -> tuple[byte
 
     Not for a time-out, which may be anybody's, nor for what this node itself has no room for.
     """
-    is_its = isinstance(error, NextRefused) if stream is None else error is stream.error
+    is_its = isinstance(error, NextRefused) if stream is None else is_same_error(error, stream.error)
     return (first,) if is_its else ()
 
 
@@ -141,6 +142,6 @@ def _where(first: str, error: PeerError, stream: Stream | None) -> str:
     """Where it failed, when no status says so."""
     if stream is None:
         return f"the first hop, {first}"
-    if error is stream.error and not isinstance(error, StreamReset):
+    if is_same_error(error, stream.error) and not isinstance(error, StreamReset):
         return f"the link to the first hop, {first}"
     return f"a place that is not known: the first hop, {first}, or behind it"

@@ -8,6 +8,7 @@ carried blocks. DROP: consumed. The stream is lent by the read service.
 from __future__ import annotations
 
 from reactor import ReadYield, Service
+from readwrite_comp.helpers import is_same_error
 from tunnel.errors import IdleTimeout, StreamReset, TunnelError, UnknownQuery
 from tunnel.node.answers import READ_BYTES, Incoming, answer_service
 from tunnel.node.context import NodeContext, Stream
@@ -130,7 +131,7 @@ def receive_reply(
         pending.succeed(number)
     except TunnelError as error:
         # A reset comes from anywhere on the way; any other end of the stream is that of its link.
-        is_links = error is stream.error and not isinstance(error, StreamReset)
+        is_links = is_same_error(error, stream.error) and not isinstance(error, StreamReset)
         pending.fail(error, lost=stream.peer_id if is_links else None)
         raise
     finally:
