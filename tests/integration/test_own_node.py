@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -12,8 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_network_processes import PROJECT, asked, mtun, running
+from reactor import FakeClock
+from tests.integration.test_network_processes import PROJECT, Running, asked, mtun, running
+from tests.tunnel.helpers import OPENSSL
 from tunnel.cli import main
+from tunnel.cli.peer_log import PeerLog
+from tunnel.client import Client, connect
+from tunnel.descriptor import Address, Descriptor, short
+from tunnel.directory import StaticDirectory
+from tunnel.keys import NodeKeys
 
 TEXT = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
 NODE, CLIENT = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
@@ -114,3 +122,97 @@ def test_what_is_missing_is_named_with_what_to_do(
         shown = capsys.readouterr().err
         for word in words:
             assert word in shown
+
+
+def _ends(node: Running, *numbers: int) -> str:
+    """Signal a node, each time when it has logged the one before. Returns its log."""
+    log = ""
+    assert node.process.stderr is not None
+    for number in numbers[:-1]:
+        node.process.send_signal(number)
+        while "ending" not in log:
+            log += node.process.stderr.readline()
+    _, errors = node.stop(numbers[-1])
+    return log + errors
+
+
+def test_the_log_says_how_a_node_stopped(empty: Path) -> None:
+    (empty / "node.toml").write_text(
+        '[timeouts]\nstop_s = 60\nquiet_s = 1000\n[peers]\nfiles = ["p"]\npublish = "p/a"\n'
+    )
+    mtun("keygen", "state/keys")
+    with running("node", "--config", "node.toml") as node:
+        node.event()
+        assert "stopped in order" in _ends(node, signal.SIGTERM)
+    (empty / "other.toml").write_text('[node]\nstate = "o"\n[peers]\nfiles = ["p"]\n')
+    mtun("keygen", "o/keys")
+    with running("node", "--config", "node.toml") as node, running("node", "--config", "other.toml") as other:
+        first = node.event()
+        other.event()
+        with connect("other.toml") as control:
+            # A query that never ends keeps the node from stopping in order.
+            reply = Client(control).ask(
+                bytes.fromhex(first["id"]), iter(lambda: bytes(9), b""), service="ping", hops=0
+            )
+            log = _ends(node, signal.SIGTERM, signal.SIGTERM)
+            reply.cancel()
+        assert "stopped by a second signal" in log
+        assert "stopped in order" not in log
+
+
+@pytest.fixture
+def log_of_peers() -> tuple[PeerLog, FakeClock, StaticDirectory]:
+    clock, directory = FakeClock(), StaticDirectory([_peer(1)])
+    return PeerLog(clock.now, directory), clock, directory
+
+
+def _peer(number: int) -> Descriptor:
+    keys = NodeKeys.generate(1e9)
+    return keys.descriptor((Address("127.0.0.1", number),), 1e9, OPENSSL)
+
+
+def test_the_log_names_peers_that_are_learnt_and_forgotten(
+    log_of_peers: tuple[PeerLog, FakeClock, StaticDirectory], caplog: pytest.LogCaptureFixture
+) -> None:
+    log, _, directory = log_of_peers
+    caplog.set_level(logging.INFO)
+    log.look()
+    assert not caplog.messages
+    new = [_peer(number) for number in range(10)]
+    for descriptor in new:
+        directory.publish(descriptor)
+    log.look()
+    log.look()
+    (line,) = caplog.messages
+    assert line.startswith("10 peers learnt, 11 known: ")
+    assert line.endswith(", and 2 more")
+    assert sum(short(descriptor.node_id) in line for descriptor in new) == 8
+    directory.forget(new[0].node_id)
+    log.look()
+    assert caplog.messages[-1] == f"1 peer forgotten, 10 known: {short(new[0].node_id)}"
+    assert "127.0.0.1" not in caplog.text
+
+
+def test_the_log_names_peers_that_are_backed_off_and_back_again_but_not_without_end(
+    log_of_peers: tuple[PeerLog, FakeClock, StaticDirectory], caplog: pytest.LogCaptureFixture
+) -> None:
+    log, clock, _ = log_of_peers
+    caplog.set_level(logging.INFO)
+    peer = bytes(range(32))
+    log.peer_online(peer)  # the first contact is no news
+    log.peer_offline(peer)
+    log.peer_offline(peer)
+    clock.advance(35)
+    log.peer_online(peer)
+    assert caplog.messages == [
+        "peer 00010203 does not answer: backed off, 1 now",
+        "peer 00010203 answers again, after 35 s",
+    ]
+    for number in range(100):
+        log.peer_offline(bytes([number]) * 32)
+    assert len(caplog.messages) == 10
+    clock.advance(60)
+    log.look()
+    assert caplog.messages[-1] == "92 more changes of peers were not logged; 100 peers backed off now"
+    log.peer_online(bytes(32))
+    assert "answers again" in caplog.messages[-1]

@@ -21,7 +21,7 @@ from reactor import Reactor, Service, Spawn, run_main
 from tunnel.cli.options import add_json, command
 from tunnel.cli.running import ConfiguredNode
 from tunnel.cli.terminal import say, say_json
-from tunnel.config import load_config
+from tunnel.config import NodeConfig, load_config
 from tunnel.descriptor import short
 
 __all__ = ["add_parser"]
@@ -53,6 +53,16 @@ def run(options: argparse.Namespace) -> int:
     if not options.verbose:
         logging.getLogger().setLevel(config.log_level)
     _allow_open_files(config.limits.links)
+    try:
+        _serve(config, options)
+    except (KeyboardInterrupt, SystemExit):
+        log.warning("stopped by a second signal: what passed through the node was cut")
+        raise
+    log.info("stopped in order; the state is saved")
+    return 0
+
+
+def _serve(config: NodeConfig, options: argparse.Namespace) -> None:
     # Left from the right: the reactor is closed, and only then the state is written.
     reactor = Reactor()
     with ConfiguredNode(config, reactor) as configured, reactor:
@@ -63,7 +73,6 @@ def run(options: argparse.Namespace) -> int:
         serve = configured.serve(ready)
         main = _with_watch(serve) if options.stop_at_eof else serve
         run_main(reactor, main, name="node process")
-    return 0
 
 
 def _allow_open_files(links: int) -> None:

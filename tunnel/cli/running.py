@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
+from tunnel.cli.peer_log import PeerLog
 from tunnel.config import NodeConfig
 from tunnel.control import CONTROL_FILE, ControlServer
 from tunnel.descriptor import Descriptor, short
@@ -200,6 +201,8 @@ class ConfiguredNode:
             )
             self.directory.publish(self.node.descriptor)
             self._write(self.node.descriptor)
+            self._peer_log = PeerLog(self._reactor.now, self.directory)
+            self.node.peers.listeners.append(self._peer_log)
             undo.pop_all()
         return self
 
@@ -280,6 +283,7 @@ class ConfiguredNode:
             found = yield RunInThread(self._files.refresh)
             for descriptor in found:
                 self.directory.publish(descriptor)
+            self._peer_log.look()
             is_here = yield RunInThread(self._is_state_here)
             try:
                 if not is_here:

@@ -171,7 +171,8 @@ _OWN = [
         Choice({name: name.upper() for name in ("debug", "info", "warning", "error")}),
         "info",
         "",
-        "What is logged, to standard error. Peers' addresses and ids appear at `debug` only.",
+        "What is logged, to standard error. Of peers it has the first digits of their ids; their addresses "
+        "appear at `debug` only.",
     ),
     Setting(
         "peers",
