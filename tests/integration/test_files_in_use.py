@@ -18,18 +18,20 @@ import pytest
 
 from reactor import Service
 from tests.support.network import PATIENCE_S, wait_until_idle
-from tunnel import LocalNetwork, QueryResult
+from tunnel import LocalNetwork, QueryFailed, QueryResult
 from tunnel.client import get, list_files, put
 from tunnel.errors import FileChanged, FilesError, LocalTunnelError
 from tunnel.services import (
     Echo,
     Files,
+    FileStatus,
     Query,
     Reply,
     ServiceFunction,
     pack_attachments,
     save_attachments,
 )
+from tunnel.services.file_requests import FileReply
 from tunnel.services.file_store import FileStore, StoreRefused
 
 CONTENT = os.urandom(3_000_000)
@@ -344,6 +346,27 @@ def test_a_locale_without_the_letters_refuses_the_name(
         FileStore(folder).begin("日本語", 0, bytes(32), 0)
     with pytest.raises(LocalTunnelError, match="LC_ALL"):
         get(net[0], net[2].id, "日本語", tmp_path, hops=1).result(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "name", [b"../x", b"/etc/passwd", b"\x1b[2J", b"a\nb", b"caf\xe9", "e\u0301".encode(), b"."]
+)
+def test_a_list_with_a_name_that_no_file_has_is_refused(name: bytes) -> None:
+    entry = bytes([len(name)]) + (5).to_bytes(8, "big") + name
+
+    def lies(query: Query, reply: Reply) -> Service[None]:
+        yield from reply.write(FileReply(FileStatus.OK, 1).pack() + entry)
+
+    with LocalNetwork(peers=3, service=lies) as net, pytest.raises(QueryFailed, match="invalid name"):
+        list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
+
+
+def test_what_is_neither_a_path_nor_a_file(net: LocalNetwork) -> None:
+    wrong: Any = b"content"
+    with pytest.raises(TypeError, match="wrap bytes"):
+        put(net[0], net[2].id, wrong, "x", hops=1).result(PATIENCE_S)
+    with pytest.raises(TypeError, match="a target is"):
+        get(net[0], net[2].id, "x", wrong, hops=1).result(PATIENCE_S)
 
 
 # --- the target ---------------------------------------------------------------------------------------------

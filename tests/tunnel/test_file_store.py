@@ -3,6 +3,7 @@ committed, a file under a name is whole, and the quota holds."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -227,3 +228,32 @@ def test_who_was_put_off_does_not_remove_what_another_stores(
         ending()
     honest.commit()
     assert (tmp_path / "a").read_bytes() == b"right"
+
+
+@pytest.mark.parametrize("name", ["a:b", "語" * 85, "ab" * 32])
+def test_what_the_file_system_cannot_hold_is_refused_before_the_content_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    store = FileStore(tmp_path)
+    digest = hashlib.sha256(b"x").digest()
+    part = tmp_path / f".{'ab' * 32}.part"
+    part.write_bytes(b"kept")  # of another upload, whose digest is the name
+    assert store.offered(name, 1, digest) == 0
+    assert os.listdir(tmp_path) == [part.name]
+    real = os.open
+
+    def fails(number: int) -> Callable[..., int]:
+        def opens(path: Path, *arguments: int) -> int:
+            if ".trial." in str(path):
+                raise OSError(number, os.strerror(number), str(path))
+            return real(path, *arguments)
+
+        return opens
+
+    for number in (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG):
+        monkeypatch.setattr(os, "open", fails(number))
+        with pytest.raises(StoreRefused, match="NAME"):
+            store.offered(name, 1, digest)
+    monkeypatch.setattr(os, "open", fails(errno.EROFS))
+    with pytest.raises(OSError, match="Read-only"):
+        store.offered(name, 1, digest)

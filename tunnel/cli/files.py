@@ -114,7 +114,7 @@ def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[P
         name = _checked_name(options.name or "stdin")
         return _spooled(_standard_input, stack), name
     if path.is_dir():
-        name = _checked_name(options.name or f"{path.resolve().name or 'root'}.tar")
+        name = _checked_name(options.name or f"{Path(os.path.abspath(path)).name or 'root'}.tar")
         return _spooled(lambda file: _pack(path, file), stack), name
     name = _checked_name(options.name or path.name)
     try:

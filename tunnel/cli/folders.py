@@ -45,16 +45,17 @@ def pack_folder(folder: Path, archive: BinaryIO) -> list[str]:
         cannot be written.
     """
     top = folder.resolve()
+    name = Path(os.path.abspath(folder)).name or "root"  # a link is called as the user called it
     skipped: list[str] = []
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
         for here, folders, files in os.walk(top, onerror=_raise):
             folders.sort()
-            inside = PurePosixPath(top.name or "root", *Path(here).relative_to(top).parts)
+            inside = PurePosixPath(name, *Path(here).relative_to(top).parts)
             tar.addfile(_member(inside, os.lstat(here), tarfile.DIRTYPE))
-            links = [name for name in folders if os.path.islink(os.path.join(here, name))]
-            for name in sorted([*files, *links]):
-                if problem := _pack(tar, Path(here, name), inside / name):
-                    skipped.append(f"{inside / name}: {problem}")
+            links = [entry for entry in folders if os.path.islink(os.path.join(here, entry))]
+            for entry in sorted([*files, *links]):
+                if problem := _pack(tar, Path(here, entry), inside / entry):
+                    skipped.append(f"{inside / entry}: {problem}")
     return skipped
 
 

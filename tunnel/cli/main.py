@@ -47,6 +47,7 @@ _SIGNALS: dict[int, str] = {
 _FILES_HINTS = {
     "NOT_FOUND": "without NAME, mtun get lists what is there",
     "EXISTS": "other content has that name there: give another --name",
+    "NAME": "that node does not take the name: give another --name",
     "FULL": "its owner can raise [files] quota_bytes",
     "DENIED": "its owner does not offer this: [files] may_get, may_put, may_list",
 }

@@ -32,7 +32,7 @@ __all__ = [
 
 _FALLBACK = "mtun-ascii"
 _ASCII = {"─": "-", "…": "...", "–": "-", "█": "#", "░": ".", "×": "x"}
-_KEPT = "\u00a0\u3000"  # spaces that `isprintable` does not count
+_KEPT = "\u00a0\u3000\u200c\u200d"  # spaces, and joiners of letters, that `isprintable` does not count
 
 
 def _ascii_fallback(error: UnicodeError) -> tuple[str, int]:

@@ -35,7 +35,7 @@ class SourceFile:
     Raises, from each method:
         FileChanged: it grew, was cut, rewritten or replaced since it was opened. LocalTunnelError: the path
         is no regular file; its size cannot be known before it is read; a file object without `seek`, or one
-        that does not block. OSError: it cannot be read.
+        that does not block. TypeError: neither a path nor a file. OSError: it cannot be read.
     """
 
     def __init__(self, source: str | Path | BinaryIO) -> None:
@@ -44,7 +44,7 @@ class SourceFile:
         self._path: Path | None = None
         self._place = 0
         self._sha256 = hashlib.sha256()
-        if isinstance(source, str | Path):
+        if isinstance(source, str | os.PathLike):
             self._path = Path(source)
             fd = open_regular(self._path)
             self._file = ThreadFile(fd)
@@ -54,6 +54,11 @@ class SourceFile:
                 raise self._unknown_size()
             self._before: os.stat_result | None = status
         else:
+            if not (hasattr(source, "read") and hasattr(source, "seekable")):
+                raise TypeError(
+                    f"a file to be stored is a path or a binary file, got {type(source).__name__}; "
+                    "wrap bytes in io.BytesIO"
+                )
             if not source.seekable():
                 raise LocalTunnelError("a file to be stored is read twice: give one that can seek, or a path")
             self._object = source

@@ -16,6 +16,7 @@ so many times as `retries` says, and by a later call for the same file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
@@ -137,7 +138,7 @@ class FilesClient:
         """Store a file.
 
         Args:
-            source: a path, or a binary file that can seek.
+            source: a path, or a binary file that can seek; TypeError: something else.
             name: under which it is stored; by default that of the path. See `tunnel.services.safe_name`.
         Raises:
             FileChanged: the source grew, was cut, rewritten or replaced meanwhile; it is not sent again.
@@ -146,7 +147,7 @@ class FilesClient:
         Cancellation: what was sent stays at the other end for a while, to be resumed.
         """
         if name is None:
-            if not isinstance(source, str | Path):
+            if not isinstance(source, str | os.PathLike):
                 raise LocalTunnelError("a file object has no name to store it under: give one")
             name = Path(source).name
         name = checked_file_name(name)
@@ -411,7 +412,9 @@ def list_files(
 
 
 def _target(target: str | Path | BinaryIO, name: str, replace: bool) -> Target:
-    if not isinstance(target, str | Path):
+    if not isinstance(target, str | os.PathLike):
+        if not hasattr(target, "write"):
+            raise TypeError(f"a target is a path or a binary file, got {type(target).__name__}")
         return ObjectTarget(target)
     path = Path(target)
     return PathTarget(path / name if path.is_dir() else path, replace=replace)

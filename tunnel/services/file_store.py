@@ -10,6 +10,7 @@ that nobody is writing are removed when they are old, or, oldest first, when the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -47,6 +48,7 @@ _IDLE_S: Final = 60.0
 begins many and sends nothing, or next to nothing, keeps nobody out.
 """
 
+_TRIAL_BYTES: Final = 200
 _PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
 
 
@@ -129,7 +131,29 @@ class FileStore:
             self._make_folder()
             here = self._part_bytes(digest)
             self._make_room(digest, size)
+            self._try_name(name)
             return min(here, size)
+
+    def _try_name(self, name: str) -> None:
+        """Find out before the content comes whether the folder takes a file of this name.
+
+        Some file systems have no ":" or "?", or shorter names; and the folder may be read-only.
+
+        Raises:
+            StoreRefused: NAME. OSError: it takes no file at all.
+        """
+        beginning = name.encode("utf-8")[:_TRIAL_BYTES].decode("utf-8", "ignore")
+        trial = self.folder / f".{beginning}.trial.part"
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(self.path_of(name))
+                return
+            os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            os.unlink(trial)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG):
+                raise StoreRefused(FileStatus.NAME) from error
+            raise
 
     def begin(self, name: str, size: int, digest: bytes, offset: int) -> Upload:
         """Store a file, from `offset` on; who stores the same content and has stalled is put off, and who
