@@ -152,6 +152,7 @@ def renewed(error: E) -> E:
                 init(copy, *args)
                 break
         copy.__dict__.update(*state)
+        copy.__dict__.setdefault("_renewed_from", error)  # by which the copy is known again
         if any(vars(base).get("__slots__") for base in kind.__mro__):
             raise TypeError("values in slots would be missing")
     except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made

@@ -18,6 +18,7 @@ OUTSIDE = {"socket", "select", "selectors", "ssl", "asyncio", "threading", "conc
 # The parts of tunnel that turn bytes into bytes: time and randomness are arguments there.
 BYTES_ONLY = (
     "addresses",
+    "arguments",
     "cover",
     "codes",
     "descriptor",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tunnel.reports import Report
 
 __all__ = [
+    "BadArgument",
     "BadRoute",
     "BadSignature",
     "ConfigError",
@@ -100,6 +101,10 @@ class TunnelError(Exception):
 
 class LocalTunnelError(TunnelError):
     """This process broke the rules: wrong argument, or a call in the wrong order."""
+
+
+class BadArgument(LocalTunnelError, ValueError):
+    """A value that is out of range, or a name that does not exist; the text says what was expected."""
 
 
 class RemoteTunnelError(TunnelError):

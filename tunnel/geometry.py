@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunnel.arguments import plain_name
 from tunnel.errors import ProfileError
 
 __all__ = [
@@ -172,7 +173,7 @@ class Profile:
             ProfileError: no such name; the message lists those that exist.
         """
         for profile in ALL_PROFILES:
-            if name in (profile.name, str(profile.byte)):
+            if plain_name(name) in (profile.name, str(profile.byte)):
                 return profile
         names = ", ".join(f"{profile.name} ({profile.byte})" for profile in ALL_PROFILES)
         raise ProfileError(f"no profile is called {name!r}; there are {names}")

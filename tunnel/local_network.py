@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
+from tunnel.arguments import checked_count
 from tunnel.descriptor import short
 from tunnel.directory import StaticDirectory
 from tunnel.errors import TooManyFiles
@@ -19,6 +20,7 @@ from tunnel.keys import NodeKeys
 from tunnel.node import FrameReport, Limits, Node
 from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.services import InnerService, ServiceFunction
+from tunnel.services.base import as_service
 
 __all__ = ["LocalNetwork"]
 
@@ -34,9 +36,12 @@ class LocalNetwork:
     Args:
         peers: how many nodes.
         service: the inner service of every node; by default `Echo`.
-        engine: "auto", "openssl" or "pycryptodome".
+        engine: "auto", "openssl" or "pycryptodome", or one that is made.
         limits: of every node.
         observe: called, in the reactor's thread, with a FrameReport for each frame that a node has sent on.
+    Raises:
+        TypeError: an argument of another type, or a service that is none. BadArgument: no nodes.
+        EngineUnavailable, BadParameter (both of `readwrite_comp`): the engine is not installed, or unknown.
     Raises (on entry):
         TooManyFiles: the longest route through all peers needs more open files than this process may have.
         OSError: no socket can be opened.
@@ -47,13 +52,15 @@ class LocalNetwork:
         peers: int,
         *,
         service: InnerService | ServiceFunction | None = None,
-        engine: str = "auto",
+        engine: TunnelEngine | str = "auto",
         limits: Limits | None = None,
         observe: Callable[[FrameReport], None] | None = None,
     ) -> None:
-        self._peers = peers
-        self._service = service
-        self._engine = tunnel_engine(engine)
+        self._peers = checked_count(peers, "peers", least=1)
+        self._service = None if service is None else as_service(service)
+        self._engine = tunnel_engine(engine) if isinstance(engine, str) else engine
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits: expected Limits, got {type(limits).__name__}")
         self._limits = limits
         self._observe = observe
         self._thread: ReactorThread | None = None
@@ -70,7 +77,12 @@ class LocalNetwork:
         return len(self._nodes)
 
     def __getitem__(self, index: int) -> Node:
-        return self._nodes[index]
+        if not self._nodes:
+            raise IndexError("the network has no nodes yet: enter it first, `with LocalNetwork(...) as net`")
+        try:
+            return self._nodes[index]
+        except IndexError:
+            raise IndexError(f"node {index} of a network of {len(self._nodes)}, counted from 0") from None
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes)

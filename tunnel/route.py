@@ -9,15 +9,16 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from tunnel.addresses import LOCAL, AddressRules
+from tunnel.arguments import plain_name
 from tunnel.descriptor import Descriptor
-from tunnel.errors import BadRoute, LocalTunnelError, ProfileError
+from tunnel.errors import BadArgument, BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
 from tunnel.onion.expiry import clock_text
 
-__all__ = ["Purpose", "Route", "best_profile", "check_purpose", "choose_other_route", "choose_route"]
+__all__ = ["Purpose", "Route", "best_profile", "checked_purpose", "choose_other_route", "choose_route"]
 
 _SYSTEM = random.SystemRandom()
 # Content below 4 chunks of the small geometry costs less there than one chunk of the default one.
@@ -263,11 +264,15 @@ def best_profile(
     )
 
 
-def check_purpose(purpose: Purpose | None) -> None:
-    """Raises LocalTunnelError: unknown purpose; the message lists those that exist."""
-    names = get_args(Purpose)
-    if purpose is not None and purpose not in names:
-        raise LocalTunnelError(f"invalid purpose {purpose!r}: expected one of {', '.join(names)}")
+def checked_purpose(purpose: Any) -> Purpose | None:
+    """A purpose, in any case. Raises BadArgument: unknown; the message lists those that exist."""
+    if purpose is None:
+        return None
+    names: tuple[Purpose, ...] = get_args(Purpose)
+    for name in names:
+        if isinstance(purpose, str) and plain_name(purpose) == name:
+            return name
+    raise BadArgument(f"invalid purpose {purpose!r}: expected one of {', '.join(names)}")
 
 
 def _purpose_of(content_bytes: int | None) -> Purpose:

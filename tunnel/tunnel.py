@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from readwrite_comp.primitives import random_bytes as system_random_bytes
+from tunnel.arguments import member
 from tunnel.descriptor import Descriptor
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute, LocalTunnelError
@@ -93,6 +94,7 @@ class Tunnel(TunnelReader):
             ProfileError: a route is longer than its profile holds.
             LocalTunnelError: arguments that the mode has no use for, or that it lacks.
         """
+        mode, error_mode = member(ReplyMode, mode, "mode"), member(ErrorMode, error_mode, "error_mode")
         row = MODES[mode]
         if mode is ReplyMode.ESTABLISHED:
             raise LocalTunnelError("an established tunnel is no message: build it on `Tunnel.way`")
@@ -146,6 +148,7 @@ class Tunnel(TunnelReader):
 
         Raises BadRoute and ProfileError as `query`.
         """
+        error_mode = member(ErrorMode, error_mode, "error_mode")
         return self._builder.way(
             route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s
         )

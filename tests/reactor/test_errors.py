@@ -187,7 +187,8 @@ def test_a_copy_is_like_the_error_in_all_but_identity(error: BaseException) -> N
     assert copy is not error
     assert type(copy) is type(error)
     assert (str(copy), copy.args, copy.__cause__) == (str(error), error.args, error.__cause__)
-    assert vars(copy) == vars(error)
+    assert vars(copy) == {**vars(error), "_renewed_from": error}
+    assert vars(renewed(copy))["_renewed_from"] is error
     for name in ("errno", "strerror", "filename", "object", "reason", "code", "value", "exceptions"):
         assert getattr(copy, name, None) == getattr(error, name, None)
     copy.add_note("another")

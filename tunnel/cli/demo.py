@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+from tunnel.arguments import plain_name
 from tunnel.cli.options import add_json, command, count, size
 from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
 from tunnel.descriptor import short
@@ -67,6 +68,7 @@ def add_parser(commands: Any) -> None:
     add("--file", type=Path, help="send this file in place of a made text")
     add(
         "--mode",
+        type=plain_name,
         choices=[str(mode) for mode in SERVED_MODES],
         default=str(ReplyMode.ROUTE),
         help="reply mode",
@@ -74,9 +76,11 @@ def add_parser(commands: Any) -> None:
     add(
         "--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)"
     )
-    add("--engine", choices=("auto", "openssl", "pycryptodome"), default="auto", help="crypto library")
+    engines = ("auto", "openssl", "pycryptodome")
+    add("--engine", type=plain_name, choices=engines, default="auto", help="crypto library")
     add(
         "--links",
+        type=plain_name,
         choices=[policy.value for policy in LinkPolicy],
         default=LinkPolicy.POOLED.value,
         help="links that live on and carry many messages, or one for each message (default pooled)",

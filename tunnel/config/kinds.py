@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tunnel.addresses import IpRange, is_private_range
+from tunnel.arguments import plain_name
 from tunnel.descriptor import Address
 
 __all__ = [
@@ -145,9 +146,9 @@ class Choice(_AsWritten):
         return "one of " + ", ".join(f'"{name}"' for name in self.names)
 
     def check(self, value: Any) -> Any:
-        if not isinstance(value, str) or value not in self.names:
+        if not isinstance(value, str) or plain_name(value) not in self.names:
             raise ValueError
-        return self.names[value]
+        return self.names[plain_name(value)]
 
 
 @dataclass(frozen=True, slots=True)

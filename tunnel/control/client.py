@@ -40,6 +40,7 @@ from reactor import (
     connect_unix,
     timeout_after,
 )
+from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
 from tunnel.config import load_config
 from tunnel.control.messages import (
     CONTENT_BYTES,
@@ -80,7 +81,7 @@ from tunnel.node.retry import check_retries
 from tunnel.node.route_provider import LARGE_BYTES
 from tunnel.node.spool import Spool
 from tunnel.primitives import tunnel_engine
-from tunnel.route import Route, check_purpose
+from tunnel.route import Route, checked_purpose
 from tunnel.state_dir import check_private
 
 __all__ = ["CONTROL_FILE", "ControlClient", "connect"]
@@ -191,29 +192,34 @@ class ControlClient:
             TypeError, ValueError: as `Node.query`. LocalTunnelError: `rng`, more than one reply or sink, or
                 mode `reply-on-reply`, which are for a node of the program's own.
         """
+        check_options(options, QueryOptions.__annotations__)
         content = as_content(content)
         retries = options.get("retries", 0)
         check_retries(content, retries)
-        check_purpose(options.get("purpose"))
-        mode = ReplyMode(options.get("mode", ReplyMode.ROUTE))
+        purpose = checked_purpose(options.get("purpose"))
+        mode = member(ReplyMode, options.get("mode", ReplyMode.ROUTE), "mode")
         sink, sinks = options.get("sink"), tuple(options.get("sinks", ()))
         own_sinks = sinks if sink is None else (sink, *sinks)
         if options.get("replies", 1) != 1 or len(own_sinks) > 1 or mode is ReplyMode.REPLY_ON_REPLY:
             raise LocalTunnelError("a running node is asked for one reply, and none that can be answered")
         if options.get("rng") is not None:
             raise LocalTunnelError("a running node draws its routes itself: leave `rng` away")
-        if len(destination) != 32:
-            raise LocalTunnelError(f"a node id has 32 bytes, got {len(destination)}")
+        destination = checked_id(destination)
+        if (hops := options.get("hops")) is not None:
+            checked_count(hops, "hops")
+        for name in ("idle_s", "timeout_s"):
+            if (given_s := options.get(name)) is not None:
+                checked_seconds(given_s, name)
         whole = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
         request = QueryRequest(
             destination,
-            options.get("hops"),
+            hops,
             options.get("route"),
             options.get("reply_route"),
             Profile.of(options.get("profile")),
-            options.get("purpose") or ("bulk" if whole is not None and len(whole) >= LARGE_BYTES else None),
+            purpose or ("bulk" if whole is not None and len(whole) >= LARGE_BYTES else None),
             mode,
-            ErrorMode(options.get("error_mode", ErrorMode.STATUS)),
+            member(ErrorMode, options.get("error_mode", ErrorMode.STATUS), "error_mode"),
             retries,
             options.get("idle_s"),
             options.get("timeout_s"),
@@ -268,6 +274,7 @@ class ControlClient:
         Raises:
             BadRoute: there is none. ControlError, QueryFailed: the node has ended.
         """
+        destination, hops = checked_id(destination), checked_count(hops, "hops")
         request = RouteRequest(destination, hops, profile).pack()
         return self._run(self._ask_once(request, Kind.ROUTED, unpack_route))
 

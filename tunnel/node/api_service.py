@@ -15,6 +15,7 @@ from typing import Self, TypeAlias
 
 from reactor import ReadYield, RunInThread, Service, Signal, TimedOut, move_on_after, timeout_after
 from readwrite_comp.helpers import is_same_error, renewed
+from tunnel.arguments import member
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -51,6 +52,7 @@ __all__ = [
     "Sink",
     "Source",
     "build_query",
+    "check_served",
     "query_service",
 ]
 
@@ -154,6 +156,11 @@ class QueryCall:
     retries: int = 0
     redraw: Redraw | None = None
 
+    def __post_init__(self) -> None:
+        # Users may give both by name.
+        object.__setattr__(self, "mode", member(ReplyMode, self.mode, "mode"))
+        object.__setattr__(self, "error_mode", member(ErrorMode, self.error_mode, "error_mode"))
+
     def over(self, ways: QueryCall) -> QueryCall:
         """The same query over the ways of another, in its profile."""
         return replace(
@@ -165,6 +172,12 @@ class QueryCall:
         return replace(self, sinks=(sink,), replies=1)
 
 
+def check_served(mode: ReplyMode) -> None:
+    """Raises LocalTunnelError: a mode that no query has."""
+    if mode not in SERVED_MODES:
+        raise LocalTunnelError(f"mode {mode} is none of a query; those are {', '.join(SERVED_MODES)}")
+
+
 def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     """Send one query, once, and wait for its result. For one that is retried see `retry`.
 
@@ -173,8 +186,7 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
             known. LocalTunnelError: the sink or the progress callback failed, or the content's file does not
             block. OSError: reading the content did.
     """
-    if call.mode not in SERVED_MODES:
-        raise LocalTunnelError(f"mode {call.mode} is none of a query; those are {', '.join(SERVED_MODES)}")
+    check_served(call.mode)
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1

@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from reactor import Handle, Scope, Service, Signal
 from readwrite_comp.helpers import renewed
+from tunnel.arguments import checked_count
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, QueryFailed
 from tunnel.node.api_service import QueryResult
@@ -55,7 +56,7 @@ class IncomingReply:
         place = self._reading.enter()
         try:
             yield from self._reading.wait(place)
-            return (yield from self._query.read(limit_bytes))
+            return (yield from self._query.read(checked_count(limit_bytes, "limit_bytes", least=1)))
         finally:
             self._reading.leave(place)
 

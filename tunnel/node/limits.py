@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum, StrEnum
 
+from tunnel.arguments import checked_count, checked_seconds, member
 from tunnel.established import TunnelLimits
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.pool import ONCE, POOLED, PoolPolicy
@@ -74,6 +75,9 @@ class Limits:
         exchange_s: mean time between two messages of peer exchange on a link, when there is no news.
         exchange_min_s: the least time between two that are taken in, or answered, on a link. A neighbour that
             sends more only replaces its last one.
+    Raises:
+        BadArgument: a name that does not exist, or a negative number. TypeError: of another type than the
+            default.
     """
 
     handshake_s: float = 10.0
@@ -112,6 +116,19 @@ class Limits:
     exchange_s: float = 60.0
     exchange_min_s: float = 1.0
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)
+
+    def __post_init__(self) -> None:
+        # `link_policy` and `padding` may be given by name.
+        for each in fields(self):
+            value, default = getattr(self, each.name), each.default
+            if isinstance(default, Enum):
+                object.__setattr__(self, each.name, member(type(default), value, each.name))
+            elif isinstance(default, float):
+                checked_seconds(value, each.name)
+            elif isinstance(default, int):
+                checked_count(value, each.name)
+            elif not isinstance(value, TunnelLimits):
+                raise TypeError(f"{each.name}: expected TunnelLimits, got {type(value).__name__}")
 
     @property
     def pool_policy(self) -> PoolPolicy:

@@ -63,11 +63,13 @@ class Node(NodeUser):
         family: 16 bytes, the same in all nodes of one owner, so that nobody's route passes two of them.
         own: ids of other nodes of the same owner, in this process or elsewhere: never proxies of this node's.
             Those of the same family never are.
+        engine: where the ciphers come from, or its name; by default the preferred one.
         guards: `Node.guards` of the last run, so that routes begin with the same nodes again.
         on_publish: called in the reactor with each new descriptor after the first one.
         observe: called with a FrameReport for each frame sent on; stays on this machine.
     Raises:
-        OSError: the address cannot be listened on. TypeError: `service` is none. ValueError: `host` is a
+        OSError: the address cannot be listened on. TypeError: `service` is none, or an argument
+        is of another type than said here. ValueError: `host` is a
         name, not an IP address.
         LocalTunnelError: the wall clock shows a time that no key or descriptor can hold. KeyFileError: the
         state of the guards is damaged.
@@ -80,7 +82,7 @@ class Node(NodeUser):
         *,
         reactor: Reactor,
         service: InnerService | ServiceFunction | None = None,
-        engine: TunnelEngine | None = None,
+        engine: TunnelEngine | str | None = None,
         limits: Limits | None = None,
         host: str = "127.0.0.1",
         port: int | None = 0,
@@ -95,8 +97,9 @@ class Node(NodeUser):
         observe: Callable[[FrameReport], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        engine = engine or tunnel_engine()
-        limits = limits or Limits()
+        if engine is None or isinstance(engine, str):
+            engine = tunnel_engine(engine or "auto")
+        limits = _checked_limits(limits)
         inner = Echo() if service is None else as_service(service)
         kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
         rules = address_rules(network_id, private_ranges)
@@ -105,6 +108,8 @@ class Node(NodeUser):
             # The last run's replay table is gone, so what it guarded must be too: with a new onion key frames
             # recorded before open no more.
             keys = KeyRing(keys.rotated(wall_clock()), engine, limit=limits.replay_tags)
+        elif not isinstance(keys, KeyRing):
+            raise TypeError(f"keys: expected NodeKeys or a KeyRing, got {type(keys).__name__}")
         ring = keys
         self._reactor = reactor
         self._listener = None if port is None else TcpListener(host, port)
@@ -269,3 +274,12 @@ def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]
         if condition():
             return
         yield Sleep(_LOOK_S)
+
+
+def _checked_limits(limits: Limits | None) -> Limits:
+    """Raises TypeError: no Limits."""
+    if limits is None:
+        return Limits()
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits: expected Limits, got {type(limits).__name__}")
+    return limits

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from reactor import Service
+from tunnel.arguments import checked_count
 from tunnel.errors import BadRoute, ProfileError, QueryFailed
 from tunnel.node.api_service import QueryCall, QueryResult, Redraw, query_service
 from tunnel.node.contents import Content, rewinder
@@ -32,10 +33,10 @@ def check_retries(content: Content, retries: int) -> None:
     """Whether a query can be retried so often.
 
     Raises:
-        ValueError: so often no query is. TypeError: the content cannot be sent again.
+        BadArgument: more often than a query can be. TypeError: no whole number, or the content cannot be sent
+            again.
     """
-    if not 0 <= retries <= MAX_RETRIES:
-        raise ValueError(f"{retries} retries, expected 0 to {MAX_RETRIES}")
+    checked_count(retries, "retries", most=MAX_RETRIES)
     if retries and rewinder(content) is None:
         raise TypeError("retries need content that can be sent again: bytes, or a file that can be rewound")
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from reactor import PASS, ReadYield, Scope, Service, Signal, WriteYield, move_on_after
 from readwrite_comp.helpers import byte_view, renewed
+from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.node.limits import Limits
@@ -44,7 +45,7 @@ class TunnelStream:
 
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """The next bytes; b"" when the other end has closed its half."""
-        buffer = bytearray(limit_bytes)
+        buffer = bytearray(checked_count(limit_bytes, "limit_bytes", least=1))
         place = self._reading.enter()
         try:
             yield from self._reading.wait(place)

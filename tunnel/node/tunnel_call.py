@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from reactor import RunInThread, Service, Signal, Sleep, TimedOut, WriteYield, timeout_after
-from readwrite_comp.helpers import renewed
+from readwrite_comp.helpers import is_same_error, renewed
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -91,13 +91,13 @@ class _Tunnelled:
                 yield from within(node.limits.idle_s, header, "the first node did not take the header")
                 status = yield from self._run(stream, use)
             except FrameTruncated as error:
-                if error is not self._own_error:
+                if not is_same_error(error, self._own_error):
                     yield from self._hear_why(stream, error)
                 raise
             finally:
                 stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
         except PeerError as error:
-            if error is self._own_error:
+            if is_same_error(error, self._own_error):
                 raise
             if isinstance(error, TunnelStopped):
                 self._place = "this node"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from reactor import PASS, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope
 from readwrite_comp.helpers import byte_view
+from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, TunnelStopped
 from tunnel.established import EstablishedTunnel, Target
 from tunnel.node.context import NodeContext, Stream
@@ -131,6 +132,7 @@ class NodeTunnel:
 
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """Read from the message that `next_message` began; b"" at its end."""
+        checked_count(limit_bytes, "limit_bytes", least=1)
         place = self._receiving.enter()
         try:
             yield from self._receiving.wait(place)
@@ -146,6 +148,7 @@ class NodeTunnel:
         Raises:
             FrameTruncated: it is longer than the limit; read such messages in pieces.
         """
+        checked_count(limit_bytes, "limit_bytes")
         place = self._receiving.enter()
         try:
             yield from self._receiving.wait(place)
@@ -168,6 +171,7 @@ class NodeTunnel:
         `receive` before that gets it.
         """
         view = byte_view(message, "message")
+        checked_count(limit_bytes, "limit_bytes")
         sending = self._sending.enter()
         receiving: Signal | None = None
         is_sent = is_answered = False

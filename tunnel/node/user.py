@@ -5,6 +5,7 @@ Calls from any thread that give futures, and beside them the services that run i
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -13,11 +14,12 @@ from types import EllipsisType
 from typing import Unpack
 
 from reactor import Reactor, Service
+from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
 from tunnel.cover import CoverPlan
 from tunnel.errors import BadRoute, LocalTunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink
+from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, check_served
 from tunnel.node.asking import IncomingReply, ask
 from tunnel.node.blind_frames import FollowUp, cover_service, follow_up_service
 from tunnel.node.contents import as_content
@@ -31,7 +33,7 @@ from tunnel.node.retry import check_retries, query_with_retries
 from tunnel.node.tunnel_call import with_tunnel
 from tunnel.node.tunnels import NodeTunnel
 from tunnel.reports import Report
-from tunnel.route import Purpose, Route, check_purpose
+from tunnel.route import Purpose, Route, checked_purpose
 
 __all__ = ["NodeUser"]
 
@@ -77,6 +79,7 @@ class NodeUser:
                 QueryFailed: the query did not come through; says what is known. FileChanged: the content is a
                 file that changed while it was sent. Whatever reading the content raises.
         """
+        check_options(options, QueryOptions.__annotations__)
         call = self._drawing.ready(self._draft(destination, content, **options))
         return submit(self._reactor, self.query_service(call), f"{self._context.name} query")
 
@@ -86,6 +89,7 @@ class NodeUser:
         Raises:
             TypeError, ValueError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
         """
+        check_options(options, QueryOptions.__annotations__)
         return self._drawing.drawn(self._draft(destination, content, **options))
 
     def _draft(
@@ -95,8 +99,8 @@ class NodeUser:
         *,
         hops: int | None = None,
         route: Route | None = None,
-        mode: ReplyMode = ReplyMode.ROUTE,
-        error_mode: ErrorMode = ErrorMode.STATUS,
+        mode: ReplyMode | str = ReplyMode.ROUTE,
+        error_mode: ErrorMode | str = ErrorMode.STATUS,
         reply_route: Route | None = None,
         profile: Profile | str | None = None,
         purpose: Purpose | None = None,
@@ -110,18 +114,20 @@ class NodeUser:
         rng: random.Random | None = None,
     ) -> Draft:
         """What a caller asks for, checked; its ways are still open. Args and errors as for `query`."""
+        destination = checked_id(destination)
         content, limits = as_content(content), self._context.limits
+        mode, error_mode = member(ReplyMode, mode, "mode"), member(ErrorMode, error_mode, "error_mode")
+        check_served(mode)
         own_sinks = _sinks(replies, sink, sinks)
-        chosen = Profile.of(profile)
-        check_purpose(purpose)
+        chosen, purpose = Profile.of(profile), checked_purpose(purpose)
         check_retries(content, retries)
-        for given in (route, reply_route):
+        idle_s = limits.idle_s if idle_s is None else checked_seconds(idle_s, "idle_s")
+        if timeout_s is not None:
+            checked_seconds(timeout_s, "timeout_s")
+        for given, name in ((route, "route"), (reply_route, "reply_route")):
             if given is not None:
-                self._context.routes.check(given)
-        if route is not None:
-            hops = len(route.proxies)
-        elif hops is None:
-            hops = self.draw_hops()
+                self._context.routes.check(_checked_route(given, name))
+        hops = self._hops(hops, route)
         if mode is ReplyMode.KNOWN_DEST and not self._context.descriptor.addresses:
             raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
         call = QueryCall(
@@ -129,7 +135,7 @@ class NodeUser:
             content,
             mode,
             chosen or Profile.for_proxies(hops),
-            limits.idle_s if idle_s is None else idle_s,
+            idle_s,
             own_sinks,
             progress,
             error_mode=error_mode,
@@ -190,13 +196,15 @@ class NodeUser:
         """
         content = as_content(content)
         own_sinks = _sinks(replies, sink, sinks)
+        if idle_s is not None:
+            checked_seconds(idle_s, "idle_s")
         if not result.reply_blocks:
             raise LocalTunnelError("no reply block is left in this result to go on along")
         block, *left = result.reply_blocks
         way_back = None
-        if hops is ...:
-            hops = self.draw_hops()
+        hops = self.draw_hops() if hops is ... else hops
         if hops is not None:
+            checked_count(hops, "hops")
             origin = Route((), result.route.destination)
             last = self._context.home_neighbour(block.profile, origin.destination) if hops else None
             way_back = self._context.routes.other_route(origin, block.profile, hops=hops, last=last)
@@ -252,8 +260,9 @@ class NodeUser:
                 future as well, and from there QueryFailed: it could not be opened, or broke. any other: what
                 `use` has raised.
         """
-        check_purpose(purpose)
-        route, chosen = self._tunnel_way(destination, hops, route, Profile.of(profile), purpose)
+        route, chosen = self._tunnel_way(
+            checked_id(destination), hops, route, Profile.of(profile), checked_purpose(purpose) or "mixed"
+        )
         service = until_stopped(self._context, with_tunnel(self._context, route, chosen, use))
         return submit(self._reactor, service, f"{self._context.name} tunnel")
 
@@ -271,8 +280,8 @@ class NodeUser:
         One that stands open already is taken, where `Limits.prepared_tunnels` keeps such and `route` is left
         open. Args and errors as for `tunnel`, but for `use`.
         """
-        chosen = Profile.of(profile)
-        check_purpose(purpose)
+        destination, chosen = checked_id(destination), Profile.of(profile)
+        purpose = checked_purpose(purpose) or "mixed"
         way = partial(self._tunnel_way, destination, hops, route, chosen, purpose)
         if route is None:
             kind = TunnelKind(destination, hops, chosen or purpose)
@@ -297,9 +306,8 @@ class NodeUser:
     ) -> tuple[Route, Profile]:
         """What was left open of a tunnel's way."""
         if route is not None:
-            self._context.routes.check(route)
-            hops = len(route.proxies)
-        proxies = self.draw_hops() if hops is None else hops
+            self._context.routes.check(_checked_route(route, "route"))
+        proxies = self._hops(hops, route)
         least = profile or Profile.for_proxies(proxies)
         route = route or self.choose_route(destination, proxies, least)
         return route, profile or self._context.routes.profile((route,), purpose=purpose) or least
@@ -307,14 +315,34 @@ class NodeUser:
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
     ) -> Route:
-        """Draw a route. Raises BadRoute."""
+        """Draw a route. Raises BadRoute; BadArgument, TypeError: as `query`."""
+        destination, hops = checked_id(destination), checked_count(hops, "hops")
         return self._context.routes.route(destination, hops, profile, rng=rng)
+
+    def _hops(self, hops: int | None, route: Route | None) -> int:
+        """How many proxies: of the route that was given, as the caller says, or drawn."""
+        if hops is not None:
+            checked_count(hops, "hops")
+        if route is not None:
+            return len(route.proxies)
+        return self.draw_hops() if hops is None else hops
 
 
 def _sinks(replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:
     """The sinks of a query; none: temporary files."""
+    checked_count(replies, "replies")
     # Not `or`: a sink with a length is false while it is empty.
     own = tuple(sinks) if sink is None else (sink, *sinks)
+    for each in own:
+        if isinstance(each, io.TextIOBase) or not callable(getattr(each, "write", None)):
+            raise TypeError(f"sink: expected a binary file to write to, got {type(each).__name__}")
     if replies < 1 or (own and len(own) != replies):
         raise LocalTunnelError(f"{replies} replies and {len(own)} sinks: at least one reply, a sink for each")
     return own
+
+
+def _checked_route(route: Route, what: str) -> Route:
+    """Raises TypeError: no route."""
+    if not isinstance(route, Route):
+        raise TypeError(f"{what}: expected a Route, got {type(route).__name__}")
+    return route

@@ -47,7 +47,9 @@ def is_name(raw: bytes) -> bool:
 
 
 def checked_name(name: str) -> bytes:
-    """The name of a service as bytes. Raises LocalTunnelError: it cannot be one."""
+    """The name of a service as bytes. Raises LocalTunnelError: it cannot be one. TypeError: no text."""
+    if not isinstance(name, str):
+        raise TypeError(f"service: expected a name as text, got {type(name).__name__}")
     raw = name.encode("utf-8", "surrogatepass")
     if not is_name(raw):
         raise LocalTunnelError(

@@ -1,0 +1,124 @@
+"""What public calls check of their arguments, before anything is done.
+
+Each function returns the argument as the program uses it, and is called where a user's value comes in: a
+setting given as text becomes the member of its enum there and nowhere else, so all code behind may compare
+with `is`. A value of the wrong type is a TypeError, one that is out of range or unknown a `BadArgument`; both
+say what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, TypeVar
+
+from readwrite_comp.helpers import byte_view
+from tunnel.errors import BadArgument
+
+__all__ = [
+    "ID_BYTES",
+    "check_options",
+    "checked_count",
+    "checked_id",
+    "checked_seconds",
+    "member",
+    "plain_name",
+]
+
+ID_BYTES = 32
+"""Of a node id."""
+
+E = TypeVar("E", bound=Enum)
+
+
+def plain_name(text: str) -> str:
+    """A name as it is compared: "Other_Route" and " other-route" are "other-route"."""
+    return text.strip().lower().replace("_", "-")
+
+
+def member(kind: type[E], value: Any, what: str) -> E:
+    """The member of an enum: itself, or by its name or text, in any case.
+
+    Args:
+        what: the argument's name, for the error.
+    Raises:
+        BadArgument: unknown name; lists those that exist. TypeError: neither a member nor text.
+    """
+    if isinstance(value, kind):
+        return value
+    labels = {_label(each): each for each in kind}
+    expected = ", ".join(labels)
+    if not isinstance(value, str) or isinstance(value, Enum):
+        raise TypeError(f"{what}: expected a {kind.__name__} or one of {expected}, got {value!r}")
+    found = labels.get(plain_name(value))
+    if found is None:
+        raise BadArgument(f"{what} {value!r}: expected one of {expected}")
+    return found
+
+
+def _label(each: Enum) -> str:
+    return each.value if isinstance(each.value, str) else plain_name(each.name)
+
+
+def checked_id(value: Any, what: str = "destination") -> bytes:
+    """The bytes of a node id.
+
+    Raises:
+        TypeError: no bytes: a node, or an id in hex. BadArgument: not 32 bytes.
+    """
+    if type(value) is not bytes:
+        hint = ""
+        if isinstance(value, str):
+            hint = ": of an id in hex use bytes.fromhex(...)"
+        elif isinstance(getattr(value, "id", None), bytes):
+            hint = f": use the {type(value).__name__}'s `id`"
+        elif isinstance(getattr(value, "node_id", None), bytes):
+            hint = f": use the {type(value).__name__}'s `node_id`"
+        if hint or isinstance(value, int | type(None)):
+            raise TypeError(
+                f"{what}: expected the {ID_BYTES} bytes of a node id, got {type(value).__name__}{hint}"
+            )
+        value = bytes(byte_view(value, what))
+    node_id: bytes = value
+    if len(node_id) != ID_BYTES:
+        raise BadArgument(f"{what}: expected a node id of {ID_BYTES} bytes, got {len(node_id)}")
+    return node_id
+
+
+def checked_count(value: Any, what: str, *, least: int = 0, most: int | None = None) -> int:
+    """A whole number.
+
+    Raises:
+        TypeError: no whole number. BadArgument: out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what}: expected a whole number, got {value!r}")
+    if value < least or (most is not None and value > most):
+        expected = f"{least} or more" if most is None else f"{least} to {most}"
+        raise BadArgument(f"{what}: expected {expected}, got {value}")
+    return value
+
+
+def checked_seconds(value: Any, what: str) -> float:
+    """A time in seconds; infinity is "no limit".
+
+    Raises:
+        TypeError: no number. BadArgument: negative, or not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what}: expected a number of seconds, got {value!r}")
+    if math.isnan(value) or value < 0:
+        raise BadArgument(f"{what}: expected seconds, 0 or more, got {value}")
+    return value
+
+
+def check_options(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError: an option that the call does not have; names the nearest that it has."""
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
+            raise TypeError(f"unknown option {name!r}: {hint}")
