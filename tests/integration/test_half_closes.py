@@ -334,6 +334,89 @@ def test_what_was_written_to_a_sub_stream_arrives_when_the_tunnel_is_closed(
     assert GOT == [b"the last words"]
 
 
+def test_a_client_that_sends_no_more_still_receives(kind: str) -> None:
+    class Counting(InnerService):
+        """Answers when all messages are here."""
+
+        def handle(self, query: Query, reply: Reply) -> Service[None]:
+            yield from ()
+
+        def tunnel(self, tunnel: Tunnel) -> Service[None]:
+            count = 0
+            while (yield from tunnel.receive()) is not None:
+                count += 1
+            for number in range(count):
+                yield from tunnel.send(b"%d" % number)
+
+    with LocalNetwork(peers=2, service=Counting(), limits=LIMITS) as net:
+
+        def scenario(client: Any) -> Steps:
+            tunnel = yield lambda: client.tunnel(net[1].id, hops=0)
+            for _ in range(3):
+                yield lambda: tunnel.send(b"x")
+            yield lambda: tunnel.stop_sending()
+            with pytest.raises(LocalTunnelError):
+                yield lambda: tunnel.send(b"more")
+            got = []
+            while (answer := (yield lambda: tunnel.receive())) is not None:
+                got.append(answer)
+            assert (yield lambda: tunnel.receive()) is None
+            report = yield lambda: tunnel.close()
+            return got, report.succeeded
+
+        assert run(kind, net, scenario) == ([b"0", b"1", b"2"], True)
+
+
+def test_closing_a_tunnel_waits_for_a_message_that_another_thread_sends(net: LocalNetwork) -> None:
+    tunnel = Client(net[0]).tunnel(net[3].id, hops=1)
+    errors: list[Exception] = []
+
+    def send() -> None:
+        try:
+            tunnel.send(message("ended", 10 * BIG))
+        except QueryFailed as error:
+            errors.append(error)
+
+    core = tunnel._tunnel._held._core
+    sender = threading.Thread(target=send)
+    sender.start()
+    wait_until(net, lambda: core._table.messages.outgoing.is_inside_message)
+    report = tunnel.close(timeout_s=PATIENCE_S)
+    sender.join(PATIENCE_S)
+    assert not errors
+    assert report is not None
+    assert report.succeeded
+    assert GOT == [10 * BIG]
+    wait_until_idle(net)
+
+
+def test_closing_inside_a_message_in_pieces_is_refused_at_once(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        yield lambda: tunnel.write(message("echo", b"begun"))
+        with pytest.raises(LocalTunnelError, match="inside a message"):
+            yield lambda: tunnel.close()
+        tunnel.give_up()
+
+    run(kind, net, scenario)
+
+
+@pytest.mark.parametrize("is_in_order", [True, False])
+def test_a_sub_stream_is_a_context(kind: str, net: LocalNetwork, is_in_order: bool) -> None:
+    def scenario(client: Any) -> Steps:
+        tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+        stream = yield lambda: tunnel.open("ended")
+        yield lambda: stream.write(b"within")
+        error = None if is_in_order else ZeroDivisionError()
+        leave = getattr(stream, "__aexit__", None) or stream.__exit__
+        yield lambda: leave(type(error), error, None)
+        yield lambda: tunnel.ask(message("echo"))
+        yield lambda: tunnel.close()
+
+    run(kind, net, scenario)
+    assert ([b"within"] if is_in_order else []) == GOT
+
+
 # -- what is dropped -------------------------------------------------------------------------------------
 
 

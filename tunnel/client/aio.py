@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
@@ -231,6 +232,10 @@ class AsyncTunnel:
         """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
         return AsyncStream(self._bridge, await _run(self._bridge, self._tunnel.open(target)))
 
+    async def stop_sending(self) -> None:
+        """Send no more messages and open no more sub-streams; the other end's can still be received."""
+        await _run(self._bridge, self._tunnel.stop_sending())
+
     async def close(self) -> Report | None:
         """End in order. Cancelled, `give_up` is still to be called."""
         return await _run(self._bridge, self._tunnel.close())
@@ -277,6 +282,14 @@ class AsyncStream:
     def give_up(self) -> None:
         """End both halves now."""
         _post(self._bridge, self._stream.give_up)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _post(self._bridge, partial(self._stream.leave, in_order=error is None))
 
 
 async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:

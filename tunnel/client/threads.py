@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -176,6 +177,10 @@ class ThreadTunnel:
         """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
         return ThreadStream(self._reactor, _run(self._reactor, self._tunnel.open(target), timeout_s))
 
+    def stop_sending(self, *, timeout_s: float | None = None) -> None:
+        """Send no more messages and open no more sub-streams; the other end's can still be received."""
+        _run(self._reactor, self._tunnel.stop_sending(), timeout_s)
+
     def close(self, *, timeout_s: float | None = None) -> Report | None:
         """End in order. Timed out, `give_up` is still to be called."""
         return _run(self._reactor, self._tunnel.close(), timeout_s)
@@ -222,6 +227,14 @@ class ThreadStream:
     def give_up(self) -> None:
         """End both halves now."""
         _post(self._reactor, self._stream.give_up)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _post(self._reactor, partial(self._stream.leave, in_order=error is None))
 
 
 def _run(reactor: Reactor, service: Service[T], timeout_s: float | None = None) -> T:

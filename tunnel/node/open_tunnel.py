@@ -109,6 +109,10 @@ class OpenTunnel:
         stream = yield from self._use(self._held.open(target))
         return OpenStream(self, stream)
 
+    def stop_sending(self) -> Service[None]:
+        """Send no more messages and open no more sub-streams; the other end's can still be received."""
+        yield from self._use(self._held.stop_sending())
+
     def close(self) -> Service[Report | None]:
         """End in order: what was sent arrives; what the other end still sends is thrown away.
 
@@ -117,8 +121,8 @@ class OpenTunnel:
         Cancellation: `give_up` is still to be called.
         """
         carried = self._carried
-        carried.leave.set()
         carried.is_closing = True
+        carried.leave.set()
         yield from carried.join()
         if carried.error is not None:
             raise renewed(carried.error)
@@ -236,6 +240,8 @@ class _Carried:
         self.tunnel = tunnel
         self.is_open.set()
         yield Select(self.leave, tunnel.when_ended())
+        if not (self.is_closing or tunnel.has_failed or tunnel.given_up_by):
+            yield self.leave  # both ends have closed, and the user may still read what came
 
 
 def _given_up_here() -> QueryFailed:
@@ -243,7 +249,9 @@ def _given_up_here() -> QueryFailed:
 
 
 class OpenStream:
-    """A sub-stream of an `OpenTunnel`: bytes in both directions. One service reads, one writes.
+    """A sub-stream of an `OpenTunnel`: bytes in both directions. Several that read, or write, take turns.
+
+    It is a context: left in order it is closed, left by an error it is given up.
 
     Raises, from each method: SubStreamReset when one of both ends gave it up. QueryFailed when the tunnel has
     ended.
@@ -268,6 +276,20 @@ class OpenStream:
     def give_up(self) -> None:
         """End both halves now."""
         self._stream.give_up()
+
+    def leave(self, *, in_order: bool) -> None:
+        """End of a block: in order, what was written is sent and closed, and no more is read."""
+        if in_order:
+            self._stream.close()
+        self._stream.drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave(in_order=error is None)
 
     def __del__(self) -> None:
         stream, carried = self._stream, self._tunnel._carried

@@ -132,7 +132,6 @@ class _Tunnelled:
         handle = yield from node.scope.spawn(self._carry(stream, core, tunnel), name=f"{node.name} tunnel")
         try:
             yield from use(tunnel)
-            core.close()
             yield from self._end(tunnel)
         except BaseException as error:
             if isinstance(error, PeerError):
@@ -166,7 +165,7 @@ class _Tunnelled:
             tunnel.give_up_streams()
 
         def both() -> Service[None]:
-            yield from guarded(end(), end_streams())
+            yield from guarded(end(), end_streams(), tunnel.stop_sending())
 
         try:
             yield from timeout_after(limits.answer_s, both())

@@ -44,7 +44,7 @@ def tunnel_service(
     def use() -> Service[None]:
         try:
             yield from node.service.tunnel(tunnel)
-            core.close()
+            yield from tunnel.stop_sending()
             # Else an other end that still writes would wait for ever.
             yield from tunnel.drain()
         except PeerError as error:

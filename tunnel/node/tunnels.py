@@ -308,9 +308,22 @@ class NodeTunnel:
 
     # -- ends ----------------------------------------------------------------------------------------
 
+    def stop_sending(self) -> Service[None]:
+        """Send no more messages, behind one that is under way, and open no more sub-streams; receive goes on.
+
+        Raises:
+            LocalTunnelError: a message that `write` began is not ended.
+        """
+        place = self._sending.enter()
+        try:
+            yield from self._sending.wait(place)
+            self._core.close()
+        finally:
+            self._sending.leave(place)
+
     def close(self) -> Service[None]:
         """End in order: no more messages of this end; waits until the other end has closed too."""
-        self._core.close()
+        yield from self.stop_sending()
         yield self.when_ended()
 
     def when_ended(self) -> Signal:
