@@ -10,6 +10,9 @@ not swallow its own end. Would-block answers are `BlockingIOError`, as everywher
 
 from __future__ import annotations
 
+import errno
+import logging
+import socket
 from types import WrapperDescriptorType
 from typing import Any, TypeVar
 
@@ -29,10 +32,14 @@ __all__ = [
     "ServiceCancelled",
     "TimedOut",
     "UnexpectedEnd",
+    "log_failure",
     "renewed",
 ]
 
 E = TypeVar("E", bound=BaseException)
+
+
+_UNREACHABLE = {errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
 
 class ReactorError(Exception):
@@ -129,6 +136,25 @@ class Cancelled(BaseException):
 
     Clean up and let it pass; waiting during the cleanup is allowed.
     """
+
+
+def log_failure(logger: logging.Logger, error: BaseException, text: str, *args: object) -> None:
+    """Log a failure that no caller learns of.
+
+    What happens to connections every day (cut, refused, timed out, a name without an address) is one line, a
+    warning; its traceback goes to the DEBUG log. Anything else is taken for a bug, and logged as an error
+    with its traceback. Classes of other packages count as everyday where they have `is_expected = True`.
+
+    Args:
+        text, args: what failed, as for `logger.error`; the error is added.
+    """
+    kinds = (Broken, TimedOut, UnexpectedEnd, ConnectionError, TimeoutError, socket.gaierror)
+    is_unreachable = isinstance(error, OSError) and error.errno in _UNREACHABLE
+    if isinstance(error, kinds) or is_unreachable or getattr(error, "is_expected", False):
+        logger.warning(f"{text}: %s: %s", *args, type(error).__name__, error)
+        logger.debug(text, *args, exc_info=error)
+    else:
+        logger.error(text, *args, exc_info=error)
 
 
 def renewed(error: E) -> E:

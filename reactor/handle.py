@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
-from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, renewed
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, log_failure, renewed
 from reactor.requests import Join, Service
 from reactor.waiting import Waiter
 
@@ -189,8 +189,8 @@ class Handle(Generic[T]):
     def _call(self, function: Callable[[Handle[T]], object]) -> None:
         try:
             function(self)
-        except Exception:
-            logger.exception("a done callback of service %r failed", self.name)
+        except Exception as error:  # noqa: BLE001 - a callback ends no loop
+            log_failure(logger, error, "a done callback of service %r failed", self.name)
 
     def __repr__(self) -> str:
         if not self.is_finished:

@@ -29,7 +29,7 @@ from typing import Any, Final, Self, TypeVar, overload
 
 from reactor.clock import Clock, MonotonicClock
 from reactor.closing import cancel_all
-from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError, log_failure
 from reactor.handle import Handle
 from reactor.handlers import HANDLERS, find_by_base
 from reactor.order import shuffle
@@ -426,8 +426,8 @@ class Reactor:
     def _report_unasked(self) -> None:
         unasked, self._unasked = self._unasked, []
         for task in unasked:
-            if not task.was_asked:
-                logger.error("service %r failed and nobody waits for it", task.name, exc_info=task.error)
+            if not task.was_asked and task.error is not None:
+                log_failure(logger, task.error, "service %r failed and nobody waits for it", task.name)
 
     # Starting and ending.
 

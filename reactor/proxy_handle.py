@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from reactor.crossing import Crossing
-from reactor.errors import Busy, Cancelled, Closed, ServiceCancelled, TimedOut
+from reactor.errors import Busy, Cancelled, Closed, ServiceCancelled, TimedOut, log_failure
 from reactor.handle import Handle
 from reactor.requests import Service
 from reactor.task import Task
@@ -189,4 +189,4 @@ class ProxyHandle(Handle[T]):
     def __del__(self) -> None:
         error = self._error
         if error is not None and not self.was_asked and not isinstance(error, Cancelled):
-            logger.error("service %r failed and nobody asked", self.name, exc_info=error)
+            log_failure(logger, error, "service %r failed and nobody asked", self.name)

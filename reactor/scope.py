@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from reactor.errors import Cancelled, Closed
+from reactor.errors import Cancelled, Closed, log_failure
 from reactor.handle import Handle
 from reactor.requests import CurrentTask, Service, Spawn
 from reactor.signal import Signal
@@ -157,7 +157,7 @@ class Scope:
             self._log(*unreported)
 
     def _log(self, name: str, error: BaseException) -> None:
-        logger.error("service %r of scope %r failed", name, self.name, exc_info=error)
+        log_failure(logger, error, "service %r of scope %r failed", name, self.name)
 
     def __enter__(self) -> Self:
         return self

@@ -23,7 +23,7 @@ from types import GeneratorType
 from typing import Any, Final, TypeVar
 
 from reactor.crossing import Claim
-from reactor.errors import BadRequest, Cancelled
+from reactor.errors import BadRequest, Cancelled, log_failure
 from reactor.handle import Handle
 from reactor.requests import Service
 from reactor.waiting import Runner, Undoable
@@ -161,10 +161,8 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
     """Close a generator. Returns whether it yielded once more instead of ending."""
     try:
         service.close()
-    except RuntimeError as error:
-        if "ignored GeneratorExit" in str(error):
+    except Exception as error:  # noqa: BLE001 - the others are still to be ended
+        if isinstance(error, RuntimeError) and "ignored GeneratorExit" in str(error):
             return True
-        logger.exception("service %r failed while it was ended by force", name)
-    except Exception:
-        logger.exception("service %r failed while it was ended by force", name)
+        log_failure(logger, error, "service %r failed while it was ended by force", name)
     return False

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from typing import Any, TypeVar
 
-from reactor.errors import BadRequest
+from reactor.errors import BadRequest, log_failure
 from reactor.handle import Handle
 from reactor.loop import Reactor
 from reactor.requests import Service
@@ -111,6 +111,7 @@ class _Tracing:
         for tracer in self.tracers:
             try:
                 getattr(tracer, event)(task)
-            except Exception:
-                logger.exception("tracer %r failed at %s of service %r: removed", tracer, event, task.name)
+            except Exception as error:  # noqa: BLE001 - a tracer ends no service
+                text = "tracer %r failed at %s of service %r: removed"
+                log_failure(logger, error, text, tracer, event, task.name)
                 self.remove(tracer)

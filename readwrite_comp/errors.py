@@ -58,6 +58,8 @@ class EngineUnavailable(LocalLayerError):
 class RemoteLayerError(LayerError):
     """The bytes that arrived are not what the other side of this layer writes."""
 
+    is_expected = True  # see `RemoteTunnelError`: bad bytes from outside are no bug here
+
 
 class Truncated(RemoteLayerError):
     """The stream below ended inside a structure: a header, a window, a chunk, or before the end mark."""

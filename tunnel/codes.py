@@ -128,7 +128,7 @@ CODES = {
         "could not answer, because its service failed",
         "Bob's inner service raised an error",
         Location.FAR_END,
-        "Bob's log has the traceback",
+        "Bob's log says why",
     ),
     ErrorCode.UNKNOWN_QUERY: CodeRow(
         "does not wait for this answer",

@@ -108,7 +108,13 @@ class BadArgument(LocalTunnelError, ValueError):
 
 
 class RemoteTunnelError(TunnelError):
-    """Bytes from outside broke the rules; nothing here is wrong."""
+    """Bytes from outside broke the rules; nothing here is wrong.
+
+    Attributes:
+        is_expected: a log needs one line for it, and no traceback: see `reactor.errors.log_failure`.
+    """
+
+    is_expected = True
 
 
 class CryptoError(RemoteTunnelError):

@@ -129,7 +129,14 @@ def _log(verbose: int, *, is_for_people: bool) -> None:
     )
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(form, is_for_people=is_for_people))
+    if is_for_people:
+        handler.addFilter(_concerns_user)
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def _concerns_user(record: logging.LogRecord) -> bool:
+    """Errors, and warnings of what the user can set right: what happens to links shows in the result."""
+    return record.levelno >= logging.ERROR or record.name in ("tunnel.cli", "tunnel.directory")
 
 
 class _Formatter(logging.Formatter):

@@ -36,6 +36,7 @@ from reactor import (
     move_on_after,
     timeout_after,
 )
+from reactor.errors import log_failure
 from tunnel.control.messages import (
     CLIENT_BODY_BYTES,
     CONTENT_BYTES,
@@ -173,8 +174,8 @@ class ControlServer:
                 yield from link.send_last(pack_error(error))
             except (TunnelError, TypeError, ValueError) as error:
                 yield from link.send_last(pack_error(error))
-            except Exception as error:
-                log.exception("a control request failed")
+            except Exception as error:  # noqa: BLE001 - logged, and told to the client
+                log_failure(log, error, "a control request failed")
                 yield from link.send_last(pack_error(error))
 
     def _list_peers(self, link: _Link) -> Service[None]:

@@ -15,6 +15,7 @@ import logging
 from functools import partial
 
 from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield
+from reactor.errors import log_failure
 from readwrite_comp.helpers import byte_view, renewed
 from tunnel.errors import (
     ErrorCode,
@@ -126,7 +127,7 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
     except PeerError:
         raise
     except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
-        log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
+        log_failure(log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__)
         yield from _announce_failure(replies)
         raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
     # The reply ends first: who asked may wait for that before the query's end.

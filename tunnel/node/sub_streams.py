@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from reactor import PASS, ReadYield, Scope, Service, Signal, WriteYield, move_on_after
+from reactor.errors import log_failure
 from readwrite_comp.helpers import byte_view, renewed
 from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
@@ -204,8 +205,8 @@ def _serve(stream: TunnelStream, handler: StreamHandler) -> Service[None]:
     except PeerError as error:
         log.debug("a sub-stream ended: %s: %s", type(error).__name__, error)
         code = error.code
-    except (Exception, SystemExit):  # a user's sys.exit() is to end no node
-        log.exception("the service of a sub-stream failed")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - also a user's sys.exit() ends no node
+        log_failure(log, error, "the service of a sub-stream failed")
         code = ErrorCode.SERVICE_FAILED
     finally:
         if not has_ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from reactor import Service, Signal
+from reactor.errors import log_failure
 from tunnel.errors import ErrorCode, PeerError, ServiceFailed
 from tunnel.established import End, EstablishedTunnel
 from tunnel.node.context import NodeContext, Stream
@@ -50,8 +51,10 @@ def tunnel_service(
         except PeerError as error:
             core.give_up(error.code)
             raise
-        except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
-            log.exception("node %s: inner service %s failed", node.name, type(node.service).__name__)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - also a user's sys.exit() ends no node
+            log_failure(
+                log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
+            )
             core.give_up(ErrorCode.SERVICE_FAILED)
             # Its end travels to Alice in the tunnel; the status follows that.
             failed.append(ServiceFailed(f"inner service failed: {type(error).__name__}"))

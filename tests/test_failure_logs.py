@@ -1,0 +1,140 @@
+"""What is logged of failures that no caller learns of: a line for everyday ones, a traceback for bugs."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import logging
+import socket
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reactor import Reactor, Scope, Service, Sleep, Spawn, ThreadPark
+from reactor.errors import Broken, ConnectError, TimedOut, UnexpectedEnd
+from readwrite_comp.errors import Truncated
+from tunnel import InnerService, LocalNetwork, QueryFailed
+from tunnel.errors import BadRoute, Disconnected, ErrorCode, HandshakeError, NextRefused, StreamReset
+from tunnel.services import Query, Reply
+
+ROOT = Path(__file__).parents[1]
+
+EVERYDAY = [
+    Broken("connection lost: Connection reset by peer"),
+    ConnectError("host", 1, 111, "Connection refused"),
+    TimedOut("no answer"),
+    UnexpectedEnd(3, 32),
+    ConnectionResetError(104, "Connection reset by peer"),
+    BrokenPipeError(32, "Broken pipe"),
+    TimeoutError("timed out"),
+    socket.gaierror(-2, "Name or service not known"),
+    OSError(113, "No route to host"),
+    OSError(101, "Network is unreachable"),
+    Truncated("the stream ended early"),
+    Disconnected("connection ended without GOAWAY"),
+    NextRefused("Connection refused"),
+    HandshakeError("another node"),
+    StreamReset(ErrorCode.DISCONNECTED),
+    QueryFailed("no answer within 3 s"),
+]
+BUGS = [
+    KeyError("x"),
+    OSError(28, "No space left on device"),
+    BadRoute("a node twice"),
+    AssertionError(),
+]
+
+
+def _fail(error: BaseException) -> Service[None]:
+    yield Sleep(0)
+    raise error
+
+
+def _unjoined(error: BaseException) -> None:
+    def body() -> Service[None]:
+        yield Spawn(_fail(error), "one")
+        for _ in range(5):
+            yield Sleep(0)
+
+    with Reactor() as reactor:
+        reactor.run(body())
+
+
+def _in_a_scope(error: BaseException) -> None:
+    def body() -> Service[None]:
+        scope = Scope("all", fail_together=False)
+        yield from scope.spawn(_fail(error), name="one")
+        yield from scope.join()
+
+    with Reactor() as reactor:
+        reactor.run(body())
+
+
+@pytest.mark.parametrize("run", [_unjoined, _in_a_scope])
+@pytest.mark.parametrize("error", [*EVERYDAY, *BUGS], ids=lambda error: type(error).__name__)
+def test_only_a_bug_has_a_traceback(run: Any, error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run(error)
+    (record,) = (record for record in caplog.records if "'one'" in record.getMessage())
+    is_bug = error in BUGS
+    assert bool(record.exc_info) is is_bug
+    assert record.levelno == (logging.ERROR if is_bug else logging.WARNING)
+    if not is_bug:
+        assert record.getMessage().endswith(f": {type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize(("kind", "is_bug"), [(Broken, False), (StreamReset, False), (KeyError, True)])
+def test_so_it_is_for_a_handle_that_is_dropped(
+    kind: type[Exception], is_bug: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> Service[None]:
+        yield Sleep(0)
+        raise kind(ErrorCode.BUSY)
+
+    before = set(threading.enumerate())
+    handle = ThreadPark().spawn(fail(), name="one")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        del thread
+    del handle
+    gc.collect()
+    (record,) = (record for record in caplog.records if "'one'" in record.getMessage())
+    assert bool(record.exc_info) is is_bug
+
+
+def test_the_traceback_of_an_everyday_failure_is_in_the_debug_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    _unjoined(Broken("cut"))
+    first, second = (record for record in caplog.records if "'one'" in record.getMessage())
+    assert (bool(first.exc_info), bool(second.exc_info)) == (False, True)
+
+
+@pytest.mark.parametrize("error", [QueryFailed("no answer"), ConnectionRefusedError(111, "refused")])
+def test_an_inner_service_whose_own_connection_fails_is_one_line(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Gateway(InnerService):
+        def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+            yield from query.read()
+            raise error
+
+    with LocalNetwork(peers=2, service=Gateway()) as net, pytest.raises(QueryFailed, match="SERVICE_FAILED"):
+        net[0].query(net[1].id, b"x", hops=0).result(timeout=60)
+    (record,) = (record for record in caplog.records if "Gateway failed" in record.getMessage())
+    assert not record.exc_info
+
+
+def test_no_module_logs_tracebacks_by_itself() -> None:
+    for package in ("reactor", "readwrite_comp", "tunnel"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path == ROOT / "reactor" / "errors.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                    names = {keyword.arg for keyword in node.keywords}
+                    is_traceback = node.func.attr == "exception" and "log" in ast.unparse(node.func.value)
+                    assert "exc_info" not in names, f"{path}, line {node.lineno}: use log_failure"
+                    assert not is_traceback, f"{path}, line {node.lineno}: use log_failure"
