@@ -236,6 +236,25 @@ def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
         assert published == configured.node.descriptor
 
 
+def test_the_sequence_number_outlives_a_crash_with_the_clock_ahead(config: NodeConfig) -> None:
+    """The clock was two days ahead, the node was killed, and no peer file tells it what others know of it."""
+    config = replace(config, publish=None, files=())
+    ahead_s = time.time() + 2 * 86_400
+    with ConfiguredNode(config, Reactor()) as crashed:
+        crashed.node._context.wall_clock = lambda: ahead_s
+        crashed.node._context.tunnel.ring.advance(ahead_s)
+        crashed.node._context.publish()
+        ahead = crashed.node.descriptor
+        copy = config.keys.read_bytes()
+    # As a kill leaves it: the keys as they were written last, and no replay table.
+    config.keys.write_bytes(copy)
+    (config.state / "replay").unlink()
+    with ConfiguredNode(config, Reactor()) as again:
+        assert again.node.id == ahead.node_id
+        assert again.node.descriptor.sequence > ahead.sequence == int(ahead_s)
+        assert again.node.descriptor.hop(time.time())
+
+
 def first_hops(config: NodeConfig, destination: bytes) -> set[bytes]:
     """Start, draw some routes, and stop in order."""
     with ConfiguredNode(config, Reactor()) as configured:

@@ -382,6 +382,7 @@ class QueryFailed(RemoteTunnelError):
         blamed: ids of the nodes of which one at least did not do its part: by the report, or by what was seen
             here of the first link. Empty where nobody can be named.
         attempts: of a query that was retried: how each attempt failed, the last included.
+        hint: what to do, for people, where more is known than the code's advice; may be empty.
     """
 
     def __init__(
@@ -391,12 +392,14 @@ class QueryFailed(RemoteTunnelError):
         report: Report | None = None,
         blamed: tuple[bytes, ...] = (),
         attempts: tuple[QueryFailed, ...] = (),
+        hint: str = "",
     ) -> None:
         super().__init__(text)
         self.code = code
         self.report = report
         self.blamed = blamed
         self.attempts = attempts
+        self.hint = hint
 
 
 class NodeStopped(QueryFailed):

@@ -264,6 +264,8 @@ class Client:
 
     def hint(self, error: QueryFailed) -> str:
         """What to do about a failure, where this side knows more than its code tells."""
+        if error.hint:
+            return error.hint
         if any(
             failed.code is not ErrorCode.NEXT_REFUSED or failed.report
             for failed in error.attempts or (error,)

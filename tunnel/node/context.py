@@ -209,8 +209,11 @@ class NodeContext:
         except BadRoute:
             return (first,)
 
-    def clock_difference(self, *node_ids: bytes) -> str:
+    def clock_difference(self, *node_ids: bytes, own: str = "this node") -> str:
         """Which of these nodes has another time than this one, for people: both times, and by how much.
+
+        Args:
+            own: what this node is called.
 
         Returns:
             Empty where none is known to be more than ten minutes off. With the advice to look at this node's
@@ -218,16 +221,14 @@ class NodeContext:
         """
         now_s = self.wall_clock()
         texts = [
-            f"the clock of node {short(node_id)} shows {clock_text(shown_s)}, that of node {self.name} "
-            f"{clock_text(now_s)}: {span_text(shown_s - now_s)} apart, 10 min are allowed"
+            f"the clock of {short(node_id)} shows {clock_text(shown_s)}, that of {own} {clock_text(now_s)}: "
+            f"{span_text(shown_s - now_s)} apart, at most 10 min are allowed"
             for node_id in dict.fromkeys(node_ids)
             if (shown_s := self.peers.clock_s(node_id)) is not None
             and abs(shown_s - now_s) > _CLOCKS_DIFFER_S
         ]
         if texts and self.is_clock_doubtful:
-            texts.append(
-                f"most neighbours of node {self.name} differ from it: its own clock is probably wrong"
-            )
+            texts.append(f"most neighbours of {own} differ from it: its own clock is probably wrong")
         return "; ".join(texts)
 
     @property

@@ -21,6 +21,8 @@ T = TypeVar("T")
 # What a wrong clock looks like: keys and expiries of another time, and a handshake that is broken off.
 _OF_CLOCKS = {ErrorCode.BAD_HEADER, ErrorCode.EXPIRED, ErrorCode.DISCONNECTED, ErrorCode.NEXT_REFUSED}
 
+_CLOCK_HINT = "set the clock that is wrong: this machine's, where several nodes differ from it"
+
 
 def until_stopped(node: NodeContext, service: Service[T]) -> Service[T]:
     """Run what the node's user has asked for. When the node stops, that is the reason, wherever it hits: a
@@ -97,23 +99,25 @@ def explain(
     if report is None and stream is not None and stream.status is not None:
         report = read_report(frame, stream.status, node.engine)
     clocks = _clocks(node, frame, error, report)
+    hint = _CLOCK_HINT if clocks else ""
+    blamed: tuple[bytes, ...] = ()
     behind = "".join(f"; {text}" for text in (clocks, counts) if text)
     if report is not None and not report.succeeded:
         code = report.code if report.code is not None else error.code
-        return QueryFailed(
-            f"{report}{behind}", code, report, tuple(report.route[index] for index in report.blamed)
-        )
+        blamed = tuple(report.route[index] for index in report.blamed)
+        return QueryFailed(f"{report}{behind}", code, report, blamed, hint=hint)
     first = frame.route.nodes[0]
-    blamed: tuple[bytes, ...] = ()
     if where is None and stream is None and isinstance(error, NextRefused):
         role = "the first hop" if len(frame.route.nodes) > 1 else "the destination"
         text = f"could not connect to {role}, {short(first)}: {error} ({error.code.name}){behind}"
-        return QueryFailed(text, error.code, blamed=(first,))
+        return QueryFailed(text, error.code, blamed=(first,), hint=hint)
     if where is None:
         where, blamed = _where(short(first), error, stream), _blamed(first, error, stream)
     elif lost is not None:
         where, blamed = f"{where}, on the link from {short(lost)}", (lost,)
-    return QueryFailed(f"{error}, at {where} ({error.code.name}){behind}", error.code, blamed=blamed)
+    return QueryFailed(
+        f"{error}, at {where} ({error.code.name}){behind}", error.code, blamed=blamed, hint=hint
+    )
 
 
 def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report | None) -> str:

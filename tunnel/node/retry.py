@@ -113,7 +113,7 @@ def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
     lines = [f"attempt {number}: {failure}" for number, failure in enumerate(failures, start=1)]
     count = f"{len(failures)} attempts" if len(failures) > 1 else "1 attempt"
     text = "; ".join([f"{count} failed", *lines, *filter(None, [ended])])
-    return QueryFailed(text, last.code, last.report, last.blamed, tuple(failures))
+    return QueryFailed(text, last.code, last.report, last.blamed, tuple(failures), last.hint)
 
 
 class _Again:

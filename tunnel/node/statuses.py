@@ -68,7 +68,7 @@ class Reporter:
                 text = _text(error)
                 if about_next and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
                     # It cannot speak for itself, and its clock may be the reason.
-                    text = self._node.clock_difference(self._slot.next_id)
+                    text = self._node.clock_difference(self._slot.next_id, own=self._node.name)
                 self._status = self._originate(error.code, about_next=about_next, text=text)
             yield from self._send(self._node.limits.linger_s)
         except PeerError as failure:
