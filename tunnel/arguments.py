@@ -50,6 +50,8 @@ def member(kind: type[E], value: Any, what: str) -> E:
         return value
     labels = {_label(each): each for each in kind}
     expected = ", ".join(labels)
+    if type(value) is int and issubclass(kind, int) and value in kind._value2member_map_:
+        return kind(value)
     if not isinstance(value, str) or isinstance(value, Enum):
         raise TypeError(f"{what}: expected a {kind.__name__} or one of {expected}, got {value!r}")
     found = labels.get(plain_name(value))

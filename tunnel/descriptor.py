@@ -12,7 +12,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tunnel.errors import BadSignature, DescriptorError, ProfileError
+from tunnel.arguments import checked_count
+from tunnel.errors import BadArgument, BadSignature, DescriptorError, ProfileError
 from tunnel.geometry import ADDRESS_BYTES, Profile
 from tunnel.onion.expiry import CLOCK_SKEW_S, clock_text
 from tunnel.onion.header import Hop
@@ -62,10 +63,24 @@ def short(node_id: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An IP address and a TCP port; 18 bytes on the wire, IPv4 mapped into IPv6."""
+    """An IP address and a TCP port; 18 bytes on the wire, IPv4 mapped into IPv6.
+
+    Raises:
+        BadArgument: `host` is no IP address (a name is none), or `port` not 0 to 65,535.
+        TypeError: no text, or no whole number.
+    """
 
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str):
+            raise TypeError(f"host: expected an IP address as text, got {type(self.host).__name__}")
+        checked_count(self.port, "port", most=65_535)
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            raise BadArgument(f"host {self.host!a}: expected an IP address, not a name") from None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

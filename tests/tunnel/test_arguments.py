@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,10 @@ from tunnel import Limits, LocalNetwork, Node, QueryFailed, ReplyMode
 from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
 from tunnel.client import Client
 from tunnel.config.load import load_config
+from tunnel.descriptor import Address
+from tunnel.directory import StaticDirectory
 from tunnel.errors import BadArgument, BadRoute, LocalTunnelError, ProfileError
+from tunnel.established import Target, TargetKind
 from tunnel.geometry import ALL_PROFILES, Profile
 from tunnel.keys import NodeKeys
 from tunnel.link.handshake import PaddingMode
@@ -79,14 +83,14 @@ def test_a_service_that_fails_accuses_no_hop_when_the_error_mode_is_text() -> No
     with LocalNetwork(peers=4, service=failing) as net:
         for mode in ("status", "STATUS", ErrorMode.STATUS, "xor", "Xor", ErrorMode.XOR):
             with pytest.raises(QueryFailed) as caught:
-                net[0].query(net[3].id, b"x", hops=1, error_mode=mode).result(PATIENCE_S)  # type: ignore[arg-type]
+                net[0].query(net[3].id, b"x", hops=1, error_mode=mode).result(PATIENCE_S)
             assert "changed" not in str(caught.value)
             assert set(caught.value.blamed) <= {net[3].id}
 
 
 @pytest.mark.parametrize("mode", ["none", "Known_Dest", "route", "OTHER-ROUTE", "reply_on_reply", "cached"])
 def test_a_query_takes_the_name_of_a_mode(mode: str, net: LocalNetwork) -> None:
-    result = net[0].query(net[3].id, b"x", hops=1, mode=mode).result(PATIENCE_S)  # type: ignore[arg-type]
+    result = net[0].query(net[3].id, b"x", hops=1, mode=mode).result(PATIENCE_S)
     assert type(result.mode) is ReplyMode
     assert result.has_reply is (mode != "none")
 
@@ -254,3 +258,50 @@ def test_small_checks() -> None:
         checked_count(3, "n", least=1, most=2)
     with pytest.raises(TypeError, match="unknown option 'zzz': expected one of hops, mode"):
         check_options(["zzz"], ["mode", "hops"])
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 65_536 + 80, 2**70])
+def test_an_address_holds_a_port_that_exists(port: int) -> None:
+    with pytest.raises(BadArgument, match="port: expected 0 to 65535"):
+        Address("127.0.0.1", port)
+    with pytest.raises(LocalTunnelError, match="port"):
+        Target(TargetKind.IPV4, bytes(4), port)
+
+
+@pytest.mark.parametrize("port", ["80", True, None, 80.0])
+def test_a_port_is_a_whole_number(port: Any) -> None:
+    with pytest.raises(TypeError, match="port: expected a whole number"):
+        Address("127.0.0.1", port)
+    with pytest.raises(TypeError, match="port: expected a whole number"):
+        Target(TargetKind.IPV4, bytes(4), port)
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "a..b", "1.2.3", "127.0.0.1\0", "\ud800", "1.2.3.4:80"])
+def test_an_address_is_no_name(host: str, net: LocalNetwork) -> None:
+    with pytest.raises(BadArgument, match="expected an IP address"):
+        Address(host, 80)
+    for wrong in (None, b"127.0.0.1", 2130706433):
+        with pytest.raises(TypeError, match="host: expected an IP address"):
+            Address(wrong, 80)  # type: ignore[arg-type]
+
+
+def test_a_node_that_cannot_be_made_leaves_no_listener_open() -> None:
+    with Reactor() as reactor:
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(ValueError, match="IP address"):
+            Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=reactor, host="localhost")
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_target_is_checked_when_it_is_made(net: LocalNetwork) -> None:
+    assert Target("service", bytearray(b"echo")) == Target(TargetKind.SERVICE, b"echo")  # type: ignore[arg-type]
+    assert Target(4, bytes(16), 80).kind is TargetKind.IPV6  # type: ignore[arg-type]
+    for kind in ("onion", 2, None):
+        with pytest.raises((BadArgument, TypeError), match="service, ipv4, domain, ipv6"):
+            Target(kind, b"echo")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="address: expected bytes"):
+        Target(TargetKind.SERVICE, "echo")  # type: ignore[arg-type]
+    with Client(net[0]).tunnel(net[3].id, hops=0) as tunnel:
+        for wrong in (b"echo", 5, None):
+            with pytest.raises(TypeError, match="target: expected the name of a service"):
+                tunnel.open(wrong, timeout_s=PATIENCE_S)  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from readwrite_comp.helpers import byte_view
+from tunnel.arguments import checked_count, member
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
 
 __all__ = [
@@ -91,7 +93,8 @@ class Target:
         address: IPv4 4 bytes, IPv6 16; a domain or a service's name 1 to 255 of letters, digits, "-._".
         port: 1 to 65,535; 0 for a service.
     Raises:
-        LocalTunnelError: an address or a port that does not fit the kind.
+        LocalTunnelError: an address or a port that does not fit the kind. TypeError: an address that is no
+            bytes, or a port that is no whole number.
     """
 
     kind: TargetKind
@@ -99,6 +102,9 @@ class Target:
     port: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", member(TargetKind, self.kind, "kind"))
+        object.__setattr__(self, "address", bytes(byte_view(self.address, "address")))
+        checked_count(self.port, "port", most=65_535)
         if problem := self._problem():
             raise LocalTunnelError(problem)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Generic
 
 from readwrite_comp.helpers import renewed
+from tunnel.arguments import member
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
 from tunnel.established.halves import Incoming, N, Outgoing
 from tunnel.established.layouts import Target
@@ -218,6 +219,7 @@ class SubStream(Generic[N]):
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """End both halves at once and tell the other end why. What was written and not sent is dropped."""
+        code = member(ErrorCode, code, "code")
         if self.failure is None:
             self._on_give_up(code)
 

@@ -21,6 +21,7 @@ from typing import Generic
 
 from readwrite_comp.helpers import renewed
 from readwrite_comp.primitives import random_bytes as system_random_bytes
+from tunnel.arguments import member
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -254,6 +255,7 @@ class EstablishedTunnel(Generic[N]):
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """End both directions now and tell the other end why; what was not sent is dropped."""
+        code = member(ErrorCode, code, "code")
         if self._error is not None or self._given_up:
             return
         self._given_up = True

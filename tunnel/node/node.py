@@ -113,10 +113,10 @@ class Node(NodeUser):
         ring = keys
         self._reactor = reactor
         self._listener = None if port is None else TcpListener(host, port)
-        self._listens_at = None if self._listener is None else Address(host, self._listener.address[1])
-        if addresses is None:
-            addresses = () if self._listens_at is None else (self._listens_at,)
         try:
+            self._listens_at = None if self._listener is None else Address(host, self._listener.address[1])
+            if addresses is None:
+                addresses = () if self._listens_at is None else (self._listens_at,)
             ring.advance(wall_clock())
             descriptor = _first_descriptor(ring, addresses, directory, wall_clock(), profiles, family)
         except BaseException:

@@ -106,6 +106,10 @@ class OpenTunnel:
         """
         if isinstance(target, str):
             target = Target(TargetKind.SERVICE, checked_name(target))
+        elif not isinstance(target, Target):
+            raise TypeError(
+                f"target: expected the name of a service or a Target, got {type(target).__name__}"
+            )
         stream = yield from self._use(self._held.open(target))
         return OpenStream(self, stream)
 

@@ -44,8 +44,8 @@ class WayOptions(TypedDict, total=False):
 
     hops: int | None
     route: Route | None
-    mode: ReplyMode
-    error_mode: ErrorMode
+    mode: ReplyMode | str
+    error_mode: ErrorMode | str
     reply_route: Route | None
     profile: Profile | str | None
     purpose: Purpose | None
