@@ -24,6 +24,7 @@ from reactor.errors import (
     TimedOut,
     UnexpectedEnd,
 )
+from reactor.forgotten import needs_yield_from
 from reactor.handle import Handle, WeakHandle
 from reactor.inspection import describe, dump
 from reactor.lending import Loan, ReadSide
@@ -143,6 +144,7 @@ __all__ = [
     "in_scope",
     "memory_pipe",
     "move_on_after",
+    "needs_yield_from",
     "remove_tracer",
     "run_main",
     "serve",

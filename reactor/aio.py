@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
 from reactor.errors import BadRequest, Broken, Busy, Closed, ReactorError, ServiceCancelled, renewed
+from reactor.forgotten import discard, needs_yield_from
 from reactor.handle import Handle
 from reactor.loop import Reactor
 from reactor.requests import Service
@@ -81,11 +82,12 @@ class AsyncioBridge:
             self.reactor.post(run.start, service, name)
             return await run.wait()
         except Closed:
-            service.close()
+            discard(service)
             raise
         finally:
             self._runs.discard(run)
 
+    @needs_yield_from
     def wait(self, awaitable: Awaitable[T], loop: asyncio.AbstractEventLoop | None = None) -> Service[T]:
         """Wait for an awaitable of asyncio, in a service: `x = yield from bridge.wait(coroutine())`.
 

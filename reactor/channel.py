@@ -13,11 +13,12 @@ from collections import deque
 from typing import Any, Generic, TypeVar
 
 from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed
+from reactor.forgotten import Reminder, reminded, settle
 from reactor.requests import Request, Service
 from reactor.sender import Sender
 from reactor.waiting import PARKED, Waiter
 
-__all__ = ["Channel", "ReceiveCounted", "ReceiveItem", "SendItem"]
+__all__ = ["Channel", "ReceiveCounted", "ReceiveItem", "SendItem", "check_capacity"]
 
 T = TypeVar("T")
 
@@ -85,6 +86,12 @@ class SendItem(Request):
         self._channel._senders.remove(self)
 
 
+def check_capacity(capacity: object) -> None:
+    """Refuse what is not a number of items. Raises ValueError."""
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+        raise ValueError(f"a channel holds at least 1 item, got capacity {capacity!r}")
+
+
 class Channel(Generic[T]):
     """A queue of at most `capacity` items.
 
@@ -97,7 +104,7 @@ class Channel(Generic[T]):
     Attributes:
         receiving: the request behind `receive`.
     Raises:
-        ValueError: `capacity` is less than 1.
+        ValueError: `capacity` is less than 1, or not a whole number.
     """
 
     __slots__ = (
@@ -113,8 +120,7 @@ class Channel(Generic[T]):
     )
 
     def __init__(self, capacity: int, name: str | None = None) -> None:
-        if capacity < 1:
-            raise ValueError(f"a channel holds at least 1 item, got capacity {capacity}")
+        check_capacity(capacity)
         self.capacity = capacity
         self.name = name if name is not None else "channel"
         self.is_closed = False
@@ -128,23 +134,29 @@ class Channel(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def send(self, item: T) -> Service[None]:
+    @reminded
+    def send(self, reminder: Reminder, item: T) -> Service[None]:
         """Send an item, waiting for room: `yield from channel.send(item)`.
 
         Raises:
             ChannelClosed: closed before the item was taken; it was not sent.
         """
+        settle(reminder)
+        del reminder
         if len(self._items) < self.capacity or self.is_closed:
             self.send_nowait(item)
         else:
             yield SendItem(self, item)
 
-    def receive(self) -> Service[T]:
+    @reminded
+    def receive(self, reminder: Reminder) -> Service[T]:
         """Take the next item, waiting for one: `item = yield from channel.receive()`.
 
         Raises:
             ChannelClosed: closed, and all items have been taken.
         """
+        settle(reminder)
+        del reminder
         if self._items or self.is_closed:
             return self.receive_nowait()
         item: T = yield self.receiving

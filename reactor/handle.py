@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, log_failure, renewed
+from reactor.forgotten import Reminder, reminded, settle
 from reactor.requests import Join, Service
 from reactor.waiting import Waiter
 
@@ -97,10 +98,10 @@ class Handle(Generic[T]):
         return WeakHandle(self)
 
     def unyield(self) -> bool:
-        """Wake the service early if it is parked where a wake is a hint: on readiness or in a `Sleep`.
+        """Wake the service early if it is parked where a wake is a hint: on the readiness of a descriptor.
 
         It then looks for itself whether there is something to do. At any other moment (running, ready,
-        finished, waiting for an item or a signal) nothing happens, for there would be nothing to see.
+        finished, asleep, waiting for an item or a signal) nothing happens, for there would be nothing to see.
 
         Returns:
             Whether the service was woken, or for one in another thread, may be.
@@ -114,8 +115,11 @@ class Handle(Generic[T]):
         """
         raise NotImplementedError
 
-    def join(self) -> Service[T]:
+    @reminded
+    def join(self, reminder: Reminder) -> Service[T]:
         """Wait for the end: `result = yield from handle.join()`. Raises what `result` raises."""
+        settle(reminder)
+        del reminder
         if self.is_finished:
             return self.result()
         # Annotated, not `cast`, which is a call at run time: a tenth of a ping-pong over channels.

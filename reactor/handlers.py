@@ -1,7 +1,7 @@
 """How the loop answers each request.
 
 A handler takes (request, task) and returns the answer; or it has entered the task somewhere, set `task.wait`,
-and returns PARKED. It raises `ReactorError` only, which is thrown into the service. Waking up is the business
+and returns PARKED. What it raises is thrown into the service. Waking up is the business
 of whatever the task was entered in.
 
 Signals and channel requests bring their own `begin`: they need nothing of the runner but its queue.
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import CoroutineType, GeneratorType
 from typing import Any, Final, TypeAlias
 
-from reactor.channel import ReceiveCounted, ReceiveItem, SendItem
+from reactor.channel import Channel, ReceiveCounted, ReceiveItem, SendItem
 from reactor.errors import BadRequest, Busy
+from reactor.forgotten import discard
 from reactor.handle import Handle
 from reactor.requests import (
     CurrentTask,
@@ -30,7 +32,7 @@ from reactor.requests import (
     WaitWritable,
 )
 from reactor.selection import Select
-from reactor.shared_channel import ReceiveShared, SendShared
+from reactor.shared_channel import ReceiveShared, SendShared, SharedChannel
 from reactor.signal import Signal
 from reactor.task import Task
 from reactor.timers import Deadline, SleepingTask
@@ -82,6 +84,7 @@ def _on_pass(request: Pass, task: Task[Any]) -> object:
 
 
 def _on_sleep(request: Sleep, task: Task[Any]) -> object:
+    request.take_note()
     task.wait = SleepingTask(task, task.runner.timers, _deadline_s(request.seconds, task))
     return PARKED
 
@@ -91,10 +94,15 @@ def _on_set_timer(request: SetTimer, task: Task[Any]) -> Deadline:
 
 
 def _deadline_s(seconds: float, task: Task[Any]) -> float:
+    if type(seconds) is not float and (not isinstance(seconds, int | float) or isinstance(seconds, bool)):
+        raise BadRequest(f"a time to wait is a number of seconds, got {seconds!r}")
     # nan would be in no order with the other deadlines and spoil the heap.
-    if math.isnan(seconds):
-        raise BadRequest("a time to wait must be a number, got nan")
-    return task.runner.now() + seconds
+    if seconds != seconds:
+        raise BadRequest("a time to wait is a number of seconds, got nan")
+    try:
+        return task.runner.now() + seconds
+    except OverflowError:
+        return math.inf if seconds > 0 else -math.inf
 
 
 def _on_current_task(request: CurrentTask, task: Task[Any]) -> Handle[Any]:
@@ -106,10 +114,12 @@ def _on_current_time(request: CurrentTime, task: Task[Any]) -> float:
 
 
 def _on_spawn(request: Spawn, task: Task[Any]) -> Handle[Any]:
+    request.take_note()
     return task.runner.start(request.service, request.name)
 
 
 def _on_join(request: Join, task: Task[Any]) -> object:
+    request.take_note()
     handle = request.handle
     if handle.is_finished:
         error = handle.error
@@ -126,6 +136,7 @@ def _on_join(request: Join, task: Task[Any]) -> object:
 
 
 def _on_run_in_thread(request: RunInThread, task: Task[Any]) -> object:
+    request.take_note()
     task.runner.threads.begin(request, task)
     return PARKED
 
@@ -159,11 +170,13 @@ HANDLERS: Final[dict[type, Handler]] = {
 }
 
 
-def find_by_base(request: object, handlers: dict[type, Handler]) -> Handler:
+def find_by_base(request: object, handlers: dict[type, Handler], service: object = None) -> Handler:
     """Find the handler of a subclass of a known request, and enter it in the table.
 
+    Args:
+        service: the generator that yielded it.
     Raises:
-        BadRequest: it is none.
+        BadRequest: it is none. The text says what to write, and where.
     """
     kind = type(request)
     for base in kind.__mro__:
@@ -171,4 +184,39 @@ def find_by_base(request: object, handlers: dict[type, Handler]) -> Handler:
         if handler is not None:
             handlers[kind] = handler
             return handler
-    raise BadRequest(f"yielded {request!r}, which is no request that is known here")
+    what = f"{request.__qualname__}()" if isinstance(request, GeneratorType) else repr(request)
+    raise BadRequest(f"{_place_of(service)}`yield` takes a request, got {what}: {_advice(request)}")
+
+
+def _advice(request: object) -> str:
+    """Say what to write instead of something that is no request."""
+    if isinstance(request, GeneratorType):
+        discard(request)
+        return "write `yield from`"
+    if isinstance(request, CoroutineType):
+        request.close()  # else it warns that it was never awaited
+        return "a service waits for asyncio with `yield from bridge.wait(...)`, see reactor.aio"
+    if isinstance(request, type) and issubclass(request, Request):
+        return f"make one, `yield {request.__name__}(...)`"
+    if request is None:
+        return "write `yield PASS` to let others run"
+    if isinstance(request, Handle):
+        return "write `yield from handle.join()`"
+    if isinstance(request, Channel | SharedChannel):
+        return "write `yield from channel.receive()`"
+    if isinstance(request, int | float):
+        return "write `yield Sleep(...)` to wait"
+    if callable(request):
+        return "write `yield from` and call it"
+    return "a service gives values with `return` or through a channel"
+
+
+def _place_of(service: object) -> str:
+    """Give the file and line of the innermost generator, where the service stands."""
+    place = ""
+    while service is not None:
+        frame = getattr(service, "gi_frame", None)
+        if frame is not None:
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno}: "
+        service = getattr(service, "gi_yieldfrom", None)
+    return place

@@ -30,11 +30,12 @@ from typing import Any, Final, Self, TypeVar, overload
 from reactor.clock import Clock, MonotonicClock
 from reactor.closing import cancel_all
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError, log_failure
+from reactor.forgotten import discard
 from reactor.handle import Handle
 from reactor.handlers import HANDLERS, find_by_base
 from reactor.order import shuffle
 from reactor.poller import Poller, default_poller
-from reactor.requests import Service, WaitReadable
+from reactor.requests import OneUse, Service, WaitReadable
 from reactor.submission import ServiceFuture, fail, tie
 from reactor.task import Task
 from reactor.thread_calls import ThreadCalls
@@ -125,7 +126,11 @@ class Reactor:
             Closed: the reactor is closed.
         """
         future: Future[T] = ServiceFuture()
-        self.post(self._start_submitted, service, name, future)
+        try:
+            self.post(self._start_submitted, service, name, future)
+        except Closed:
+            discard(service)
+            raise
         return future
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
@@ -376,6 +381,8 @@ class Reactor:
                 return
             if task.pending:
                 error = task.pending.pop(0)
+                if isinstance(request, OneUse):
+                    request.drop()
                 continue
             if type(request) is WaitReadable:
                 # The usual case of the most frequent request; handlers.py has all of it. Finding the handler
@@ -392,9 +399,9 @@ class Reactor:
                     task.wait = request
                     return
             try:
-                handler = handlers.get(request.__class__) or find_by_base(request, handlers)
+                handler = handlers.get(request.__class__) or find_by_base(request, handlers, service)
                 value = handler(request, task)
-            except ReactorError as refusal:
+            except Exception as refusal:  # noqa: BLE001 - a request that cannot be answered is its service's error
                 value, error = None, refusal
                 continue
             if value is PARKED:
@@ -434,6 +441,7 @@ class Reactor:
     def start(self, service: Service[T], name: str | None) -> Task[T]:
         """Make a task and put it into the queue, in any thread. Raises Closed and BadRequest as `spawn`."""
         if self._is_closed:
+            discard(service)
             raise Closed("the reactor is closed")
         task = Task(service, name, self)
         self._tasks[task] = None
@@ -443,6 +451,7 @@ class Reactor:
     def _start_submitted(self, service: Service[T], name: str | None, future: Future[T]) -> None:
         if future.cancelled():
             future.set_running_or_notify_cancel()
+            discard(service)
             return
         try:
             task = self.start(service, name)

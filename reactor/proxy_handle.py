@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from reactor.crossing import Crossing
 from reactor.errors import Busy, Cancelled, Closed, ServiceCancelled, TimedOut, log_failure
+from reactor.forgotten import needs_yield_from
 from reactor.handle import Handle
 from reactor.requests import Service
 from reactor.task import Task
@@ -86,6 +87,7 @@ class ProxyHandle(Handle[T]):
             self._post(task.cancel, reason)
         return True
 
+    @needs_yield_from
     def as_service(self) -> Service[T]:
         """Stand for the service in a reactor, so that a scope can own it: `scope.spawn(handle.as_service())`.
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
+from reactor.forgotten import Reminder, discard, remind, settle
 from reactor.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "CurrentTask",
     "CurrentTime",
     "Join",
+    "LookUp",
     "Pass",
     "Request",
     "RunInThread",
@@ -65,6 +67,24 @@ class Request:
             NotImplementedError: nobody can wait for a request of this class.
         """
         raise NotImplementedError(f"{type(self).__name__} is never waited on")
+
+
+class OneUse(Request):
+    """Base of the requests that are made for one `yield`. One that is never yielded warns."""
+
+    __slots__ = ("_reminder",)
+
+    _reminder: Reminder | None
+
+    def take_note(self) -> None:
+        """Take note that it was yielded. For the runner."""
+        reminder, self._reminder = self._reminder, None
+        if reminder is not None:
+            settle(reminder)
+
+    def drop(self) -> None:
+        """Take note that it was yielded by a service that gets an error in place of the answer."""
+        self.take_note()
 
 
 Service: TypeAlias = Generator[Request, Any, T]
@@ -109,16 +129,14 @@ class WaitWritable(Request):
         self.descriptor.writer = None
 
 
-class Sleep(Request):
-    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass.
-
-    Earlier when somebody calls `unyield` of the service's handle.
-    """
+class Sleep(OneUse):
+    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass, inf: never."""
 
     __slots__ = ("seconds",)
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self._reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
 
 
 class Pass(Request):
@@ -142,7 +160,7 @@ class CurrentTime(Request):
     __slots__ = ()
 
 
-class Spawn(Request):
+class Spawn(OneUse):
     """Start a service beside this one. Answered at once with its `Handle`; it first runs in the next pass."""
 
     __slots__ = ("name", "service")
@@ -150,9 +168,15 @@ class Spawn(Request):
     def __init__(self, service: Service[Any], name: str | None = None) -> None:
         self.service = service
         self.name = name
+        self._reminder = remind("Spawn(...) was made and never yielded: write `yield Spawn(...)`")
+
+    def drop(self) -> None:
+        """See `OneUse`. The other service is not started."""
+        self.take_note()
+        discard(self.service)
 
 
-class Join(Request):
+class Join(OneUse):
     """Resume when a service has ended.
 
     With its result, or its error is raised here (`ServiceCancelled` when it was cancelled).
@@ -162,23 +186,42 @@ class Join(Request):
 
     def __init__(self, handle: Handle[Any]) -> None:
         self.handle = handle
+        self._reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
 
     def undo(self, task: Waiter) -> None:
         self.handle.forget_watcher(task)
 
 
-class RunInThread(Request):
+class RunInThread(OneUse):
     """Call `function(*args)` in a thread of the runner's small pool; resume with its result or its error.
 
-    For blocking calls such as name lookup. When the waiting service is cancelled, a call that has begun runs
-    on and its outcome is dropped.
+    For blocking calls such as those about files. When the waiting service is cancelled, a call that has begun
+    runs on and its outcome is dropped. A call that hangs keeps neither others nor the end of the program.
+
+    Attributes:
+        pool: which threads run it, see thread_calls.py.
+    Raises:
+        TypeError: the function cannot be called.
     """
 
     __slots__ = ("args", "function")
 
+    pool: ClassVar[str] = "calls"
+
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        if not callable(function):
+            raise TypeError(f"RunInThread takes a function and its arguments, got {function!r}")
         self.function = function
         self.args = args
+        self._reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
+
+
+class LookUp(RunInThread):
+    """The same for names of hosts, in threads of their own: a slow name does not hold up a file."""
+
+    __slots__ = ()
+
+    pool = "names"
 
 
 class SetTimer(Request):

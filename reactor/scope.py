@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from reactor.errors import Cancelled, Closed, log_failure
+from reactor.forgotten import discard, needs_yield_from
 from reactor.handle import Handle
 from reactor.requests import CurrentTask, Service, Spawn
 from reactor.signal import Signal
@@ -72,6 +73,7 @@ class Scope:
         """Give the number of children that live."""
         return len(self._children)
 
+    @needs_yield_from
     def spawn(self, service: Service[T], *, name: str | None = None) -> Service[Handle[T]]:
         """Start a child: `handle = yield from scope.spawn(service)`.
 
@@ -80,7 +82,7 @@ class Scope:
                 service was not started.
         """
         if self.is_cancelled:
-            service.close()
+            discard(service)
             cause = self.failures[0] if self.fail_together and self.failures else None
             raise Closed(f"scope {self.name!r} was cancelled, it takes no more services") from cause
         handle: Handle[T] = yield Spawn(service, name)
@@ -99,6 +101,7 @@ class Scope:
         for child in list(self._children):
             child.cancel(f"scope {self.name!r} was cancelled")
 
+    @needs_yield_from
     def join(self) -> Service[None]:
         """Wait until no child lives. One service at a time may do so.
 
@@ -111,6 +114,7 @@ class Scope:
         if unreported is not None:
             raise unreported[1]
 
+    @needs_yield_from
     def close(self) -> Service[None]:
         """Cancel all children and wait until they have ended.
 
@@ -178,6 +182,7 @@ class _ChildFailed(Cancelled):
     """Thrown into the body of `in_scope` when a child has failed."""
 
 
+@needs_yield_from
 def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Service[T]:
     """Run a service with a scope around it: `x = yield from in_scope(body)`, with `def body(scope): ...`.
 

@@ -89,6 +89,8 @@ class Select(Request):
         """
         if not isinstance(source, Channel | SharedChannel | Handle | Signal | Sleep):
             raise BadRequest(f"cannot select over {source!r}: channels, handles, signals and Sleep only")
+        if isinstance(source, Sleep):
+            source.take_note()
         self.sources.append(source)
 
     def discard(self, source: Source) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol, TypeVar
 
 from reactor.errors import ChannelClosed
+from reactor.forgotten import needs_yield_from
 from reactor.requests import Service
 
 __all__ = ["CommandService", "Receiving", "Sending", "serve"]
@@ -42,6 +43,7 @@ class Sending(Protocol[T_contra]):
         """Send an item, waiting for room."""
 
 
+@needs_yield_from
 def serve(
     service: S, commands: Receiving[Any], answers: Sending[Any] | None = None, *, limit: int | None = None
 ) -> Service[S]:

@@ -19,8 +19,10 @@ import threading
 from collections import deque
 from typing import Any, Final, Generic, TypeVar, cast
 
+from reactor.channel import check_capacity
 from reactor.crossing import Crossing, ThreadWaiter
 from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, TimedOut
+from reactor.forgotten import Reminder, reminded, settle
 from reactor.requests import Request, Service
 from reactor.sender import Sender
 from reactor.waiting import PARKED, Waiter
@@ -89,7 +91,7 @@ class SharedChannel(Generic[T]):
         capacity: items held before a sender waits, at least 1.
         name: for messages.
     Raises:
-        ValueError: `capacity` is less than 1.
+        ValueError: `capacity` is less than 1, or not a whole number.
     """
 
     __slots__ = (
@@ -106,8 +108,7 @@ class SharedChannel(Generic[T]):
     )
 
     def __init__(self, capacity: int, name: str | None = None) -> None:
-        if capacity < 1:
-            raise ValueError(f"a channel holds at least 1 item, got capacity {capacity}")
+        check_capacity(capacity)
         self.capacity = capacity
         self.name = name if name is not None else "shared channel"
         self.is_closed = False
@@ -134,21 +135,27 @@ class SharedChannel(Generic[T]):
 
     # For services.
 
-    def send(self, item: T) -> Service[None]:
+    @reminded
+    def send(self, reminder: Reminder, item: T) -> Service[None]:
         """Send an item, waiting for room: `yield from channel.send(item)`.
 
         Raises:
             ChannelClosed: closed before the item was taken; it was not sent.
         """
+        settle(reminder)
+        del reminder
         # Always a request, also when there is room: the loop sees to it that others get their turn.
         yield SendShared(self, item)
 
-    def receive(self) -> Service[T]:
+    @reminded
+    def receive(self, reminder: Reminder) -> Service[T]:
         """Take the next item, waiting for one: `item = yield from channel.receive()`.
 
         Raises:
             ChannelClosed: closed, and all items have been taken.
         """
+        settle(reminder)
+        del reminder
         return cast(T, (yield self.receiving))
 
     # For threads that may block.

@@ -17,8 +17,9 @@ from typing import Any, Final, Self, TypeAlias
 
 from reactor.descriptor import Descriptor
 from reactor.errors import Broken, Closed, ConnectError, renewed
+from reactor.forgotten import needs_yield_from
 from reactor.handle import Handle
-from reactor.requests import PASS, CurrentTime, RunInThread, Service, Sleep
+from reactor.requests import PASS, CurrentTime, LookUp, Service, Sleep
 from reactor.scope import Scope
 from reactor.selection import Chosen, Select
 from reactor.streams import byte_view, writable_view
@@ -293,6 +294,7 @@ class _LostSocket:
         return count
 
 
+@needs_yield_from
 def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
     """Connect: `stream = yield from connect_tcp(host, port)`.
 
@@ -312,7 +314,7 @@ def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Serv
     Source: RFC 8305, section 5.
     """
     _check_types(host, port)
-    return timeout_after(timeout_s, _connect(host, port))
+    return _connect_within(timeout_s, host, port)
 
 
 def _check_types(host: object, port: object) -> None:
@@ -335,6 +337,10 @@ def _fault(host: str, port: int, least_port: int) -> str | None:
     if not least_port <= port <= _MOST_PORT:
         return f"port {port} is out of range, expected {least_port} to {_MOST_PORT}"
     return None
+
+
+def _connect_within(timeout_s: float | None, host: str, port: int) -> Service[SocketStream]:
+    return (yield from timeout_after(timeout_s, _connect(host, port)))
 
 
 def _connect(host: str, port: int) -> Service[SocketStream]:
@@ -367,7 +373,7 @@ def _look_up(host: str, port: int) -> Service[list[_Found]]:
     except socket.gaierror:
         pass
     try:
-        found: list[_Found] = yield RunInThread(_getaddrinfo, host, port)
+        found: list[_Found] = yield LookUp(_getaddrinfo, host, port)
     except OSError as error:
         raise ConnectError(host, port, error.errno, f"{error}") from error
     return found
@@ -481,6 +487,7 @@ def _wait_connected(stream: SocketStream, sock: socket.socket) -> Service[None]:
             return
 
 
+@needs_yield_from
 def connect_unix(path: str | os.PathLike[str], *, timeout_s: float | None = None) -> Service[SocketStream]:
     """Connect to a Unix socket: `stream = yield from connect_unix(path)`.
 
@@ -493,7 +500,7 @@ def connect_unix(path: str | os.PathLike[str], *, timeout_s: float | None = None
         TimedOut: the time is over.
     On error or cancellation: no socket is left open.
     """
-    return timeout_after(timeout_s, _connect_unix(path))
+    return (yield from timeout_after(timeout_s, _connect_unix(path)))
 
 
 def _connect_unix(path: str | os.PathLike[str]) -> Service[SocketStream]:
@@ -561,6 +568,7 @@ class _Listener:
         self._next_report_s = -math.inf
         self._streak = 0
 
+    @needs_yield_from
     def accept(self) -> Service[SocketStream]:
         """Wait for a connection: `stream = yield from listener.accept()`.
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from reactor.errors import UnexpectedEnd
+from reactor.forgotten import Reminder, needs_yield_from, reminded, settle
 from reactor.requests import PASS, Request, Service
 
 __all__ = ["ReadStream", "ReadYield", "WriteStream", "WriteYield", "byte_view", "writable_view"]
@@ -196,7 +197,8 @@ class ReadYield:
                 yield from self._before_wait()
             yield stream.readable
 
-    def read_exactly(self, buffer: bytearray | memoryview) -> Service[None]:
+    @reminded
+    def read_exactly(self, reminder: Reminder, buffer: bytearray | memoryview) -> Service[None]:
         """Fill the buffer.
 
         Raises:
@@ -204,6 +206,8 @@ class ReadYield:
                 start.
             TypeError: no buffer that can be written to.
         """
+        settle(reminder)
+        del reminder
         view = writable_view(buffer)
         done = 0
         while done < len(view):
@@ -250,7 +254,8 @@ class WriteYield:
                 self._streak = 0
             yield stream.writable
 
-    def write(self, data: bytes | bytearray | memoryview) -> Service[int]:
+    @reminded
+    def write(self, reminder: Reminder, data: bytes | bytearray | memoryview) -> Service[int]:
         """Write some of the bytes of any contiguous buffer.
 
         Returns:
@@ -258,6 +263,8 @@ class WriteYield:
         Raises:
             TypeError: no contiguous buffer. Whatever the stream raises.
         """
+        settle(reminder)
+        del reminder
         if type(data) is not bytes:
             data = byte_view(data)
         stream = self.stream
@@ -272,12 +279,15 @@ class WriteYield:
                 self._streak = 0
             yield stream.writable
 
-    def write_all(self, data: bytes | bytearray | memoryview) -> Service[None]:
+    @reminded
+    def write_all(self, reminder: Reminder, data: bytes | bytearray | memoryview) -> Service[None]:
         """Write all bytes of any contiguous buffer. It must not change until this is done.
 
         Raises:
             TypeError: no contiguous buffer. Whatever the stream raises.
         """
+        settle(reminder)
+        del reminder
         if type(data) is not bytes:
             data = byte_view(data)
         stream = self.stream
@@ -299,6 +309,7 @@ class WriteYield:
                 self._streak = 0
                 yield stream.writable
 
+    @needs_yield_from
     def flush(self) -> Service[None]:
         """Push out what the stream holds back; nothing for a stream without `flush`."""
         flush = getattr(self.stream, "flush", None)

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from types import GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, TypeVar
 
 from reactor.crossing import Claim
 from reactor.errors import BadRequest, Cancelled, log_failure
+from reactor.forgotten import discard
 from reactor.handle import Handle
-from reactor.requests import Service
+from reactor.requests import OneUse, Request, Service
 from reactor.waiting import Runner, Undoable
 
 __all__ = ["Task", "name_of"]
@@ -55,8 +56,22 @@ def _check_service(service: object) -> None:
         BadRequest: it is no generator.
     """
     if not isinstance(service, Generator):
-        hint = ": call it first" if callable(service) else ""
-        raise BadRequest(f"a service is a generator, got {service!r}{hint}")
+        raise BadRequest(f"a service is a generator, got {service!r}: {_advice(service)}")
+
+
+def _advice(service: object) -> str:
+    """Say what to write instead of something that is no service."""
+    if isinstance(service, CoroutineType | AsyncGeneratorType):
+        if isinstance(service, CoroutineType):
+            service.close()  # else it warns that it was never awaited
+        return "write the function with `def` and `yield from`, without `async`"
+    if isinstance(service, Request):
+        if isinstance(service, OneUse):
+            service.take_note()
+        return "a request is yielded by a service, `yield Sleep(1)`"
+    if callable(service):
+        return "call it first, `spawn(function(...))`"
+    return "did the function that returned it forget to `yield`?"
 
 
 class Task(Handle[T]):
@@ -160,9 +175,15 @@ class Task(Handle[T]):
 def _closes_with_yield(service: Service[Any], name: str) -> bool:
     """Close a generator. Returns whether it yielded once more instead of ending."""
     try:
-        service.close()
-    except Exception as error:  # noqa: BLE001 - the others are still to be ended
-        if isinstance(error, RuntimeError) and "ignored GeneratorExit" in str(error):
+        if getattr(service, "gi_suspended", True):
+            # Not `close`, which would drop the request that it yields.
+            request = service.throw(GeneratorExit())
+            if isinstance(request, OneUse):
+                request.drop()
             return True
+        discard(service)
+    except (GeneratorExit, StopIteration):
+        pass
+    except Exception as error:  # noqa: BLE001 - the others are still to be ended
         log_failure(logger, error, "service %r failed while it was ended by force", name)
     return False

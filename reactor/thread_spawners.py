@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 
 from reactor.clock import Clock
 from reactor.errors import Broken, Busy, Closed
+from reactor.forgotten import discard
 from reactor.handle import Handle
 from reactor.loop import Reactor
 from reactor.proxy_handle import ProxyHandle
@@ -67,7 +68,7 @@ class ThreadPark:
             thread.start()
         except BaseException as error:
             self._count_down()
-            service.close()
+            discard(service)
             raise Broken(f"no thread for service {handle.name!r}: {error}") from error
         return handle
 
@@ -129,7 +130,7 @@ class ThreadPool:
         handle: ProxyHandle[T] = ProxyHandle(name_of(service, name))
         with self._lock:
             if self._is_closed:
-                service.close()
+                discard(service)
                 raise Closed("the pool is closed")
             while True:
                 member = self._choose()
@@ -201,7 +202,7 @@ class _Member:
         try:
             task = self.thread.reactor.start(service, handle.name)
         except Closed as error:
-            service.close()
+            discard(service)
             self._count(-1)
             handle.settle(None, error)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from reactor.errors import TimedOut
+from reactor.forgotten import Reminder, discard, reminded, settle
 from reactor.requests import Service, SetTimer
 from reactor.timers import Deadline, Expired
 
@@ -17,7 +18,8 @@ __all__ = ["move_on_after", "timeout_after"]
 T = TypeVar("T")
 
 
-def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
+@reminded
+def timeout_after(seconds: float | None, reminder: Reminder, service: Service[T]) -> Service[T]:
     """Run a service within this one, for so many seconds: `x = yield from timeout_after(5, stream_reader())`.
 
     When the time is over the inner service is interrupted where it waits, with an error that is no
@@ -33,9 +35,15 @@ def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
         TimedOut: the time is over.
         any other: what the inner service raised.
     """
+    settle(reminder)
+    del reminder
     if seconds is None:
         return (yield from service)
-    deadline: Deadline = yield SetTimer(seconds)
+    try:
+        deadline: Deadline = yield SetTimer(seconds)
+    except BaseException:
+        discard(service)
+        raise
     try:
         return (yield from service)
     except Expired as expired:
@@ -46,7 +54,8 @@ def timeout_after(seconds: float | None, service: Service[T]) -> Service[T]:
         deadline.cancel()
 
 
-def move_on_after(seconds: float, service: Service[T]) -> Service[T | None]:
+@reminded
+def move_on_after(seconds: float, reminder: Reminder, service: Service[T]) -> Service[T | None]:
     """Run a service within this one, and give it up without an error when its time is over.
 
     Args:
@@ -57,7 +66,13 @@ def move_on_after(seconds: float, service: Service[T]) -> Service[T | None]:
     Raises:
         any: what the inner service raised, a `TimedOut` of its own included.
     """
-    deadline: Deadline = yield SetTimer(seconds)
+    settle(reminder)
+    del reminder
+    try:
+        deadline: Deadline = yield SetTimer(seconds)
+    except BaseException:
+        discard(service)
+        raise
     try:
         return (yield from service)
     except Expired as expired:

@@ -139,8 +139,6 @@ class SleepingTask:
 
     __slots__ = ("_timer", "_timers")
 
-    may_end_early = True
-
     def __init__(self, task: Waiter, timers: Timers, deadline_s: float) -> None:
         self._timers = timers
         self._timer = timers.add(deadline_s, task.wake)

@@ -35,17 +35,21 @@ T = TypeVar("T")
 
 _Handler = Callable[[int, FrameType | None], Any]
 
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP comes when the terminal is closed, and from a service manager. Windows has none.
+_ENDING: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 _STDERR_FD: Final = 2
 
 
 def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) -> T | None:
     """Run a service as a program's main one, until it ends or the program is told to.
 
-    The first SIGINT (Ctrl-C) or SIGTERM cancels the service: it cleans up, and may wait while it does. The
-    second does not wait: `KeyboardInterrupt`, or for SIGTERM `SystemExit(143)`, is raised wherever the
-    program is, also in a service that never yields. SIGUSR1 prints a dump of all services to stderr. A signal
-    that is ignored (as SIGINT by `nohup`) stays ignored.
+    The first SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal is closed) cancels the service: it cleans up,
+    and may wait while it does. The second does not wait: `KeyboardInterrupt`, or for SIGTERM
+    `SystemExit(143)` and for SIGHUP `SystemExit(129)`, is raised wherever the program is, also in a service
+    that never yields. SIGUSR1 prints a dump of all services to stderr. A signal that is ignored (as SIGHUP by
+    `nohup`) stays ignored.
 
     Returns:
         The service's result; None when it was ended by a signal.

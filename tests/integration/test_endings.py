@@ -63,7 +63,9 @@ def test_connection_accepted_when_the_cancellation_was_on_its_way_is_closed() ->
         node = Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread.reactor)
         try:
             service = listen_service(node._context, cast(TcpListener, Listener()))
-            assert isinstance(next(service), Spawn)
+            request = next(service)
+            assert isinstance(request, Spawn)
+            request.drop()
             with pytest.raises(Cancelled):
                 service.throw(Cancelled())
             assert stream.is_closed

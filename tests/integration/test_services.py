@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from reactor import Service
 from tests.support.leaks import no_leaks
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed, ReplyMode
-from tunnel.client import Client
+from tunnel.client import Client, ServiceClient
 from tunnel.errors import ErrorCode, LocalTunnelError, SubStreamReset
 from tunnel.services import (
     AttachmentLimits,
@@ -64,7 +66,178 @@ def test_what_is_no_service(caplog: pytest.LogCaptureFixture) -> None:
 
     with LocalNetwork(peers=3, service=plain) as net, pytest.raises(QueryFailed, match="SERVICE_FAILED"):
         ask(net, b"x")
-    assert "made a service by `blocking`" in caplog.text
+    assert "becomes a service with `blocking`" in caplog.text
+
+
+class Mistakes:
+    """Services as newcomers write them."""
+
+    @staticmethod
+    def returns_bytes(query: Query, reply: Reply) -> Any:
+        yield from query.read()
+        return b"the answer"
+
+    @staticmethod
+    def returns_a_list(query: Query, reply: Reply) -> Any:
+        yield from query.read()
+        return [b"the answer"]
+
+    @staticmethod
+    def is_plain(query: Query, reply: Reply) -> Any:
+        return b"the answer"
+
+    @staticmethod
+    def yields_the_call(query: Query, reply: Reply) -> Any:
+        yield from query.read()
+        yield reply.write(b"the answer")
+
+
+@pytest.mark.parametrize("way", ["query", "message", "sub-stream"])
+@pytest.mark.parametrize("name", ["returns_bytes", "returns_a_list", "is_plain", "yields_the_call"])
+def test_a_service_that_does_not_write_its_answer_fails_and_says_what_to_write(
+    name: str, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = getattr(Mistakes, name)
+    offered: Any = Services({"x": service}) if way == "sub-stream" else service
+    with (
+        LocalNetwork(peers=3, service=offered) as net,
+        pytest.raises((QueryFailed, SubStreamReset), match="SERVICE_FAILED"),
+    ):
+        _ask_by(way, net)
+    code = service.__code__
+    place = rf"{re.escape(__file__)}:({code.co_firstlineno}|{code.co_firstlineno + 3})\b"
+    assert re.search(place, caplog.text)
+    assert "yield from" in caplog.text
+
+
+def _ask_by(way: str, net: LocalNetwork) -> None:
+    if way == "query":
+        ask(net, b"x")
+        return
+    with Client(net[0]).tunnel(net[2].id, hops=1) as tunnel:
+        if way == "message":
+            tunnel.ask(b"x", timeout_s=PATIENCE_S)
+            return
+        stream = tunnel.open("x", timeout_s=PATIENCE_S)
+        stream.write(b"x", timeout_s=PATIENCE_S)
+        while stream.read(timeout_s=PATIENCE_S):
+            pass
+
+
+async def asynchronous(query: Query, reply: Reply) -> None: ...
+
+
+def one_argument(query: Query) -> Service[None]:
+    yield from query.read()
+
+
+class _Asynchronous(Echo):
+    async def handle(self, query: Query, reply: Reply) -> None: ...  # type: ignore[override]
+
+
+class _OneArgument(Echo):
+    def handle(self, query: Query) -> Service[None]:  # type: ignore[override]
+        yield from query.read()
+
+
+@pytest.mark.parametrize(
+    ("service", "text"),
+    [
+        (asynchronous, "async def"),
+        (partial(asynchronous), "async def"),
+        (_Asynchronous(), "async def"),
+        (one_argument, r"takes \(query.*two arguments"),
+        (_OneArgument(), "two arguments"),
+        (lambda: None, "two arguments"),
+    ],
+)
+def test_a_function_that_cannot_serve_is_refused_at_once(service: Any, text: str) -> None:
+    for offered in (lambda: service, lambda: Services({"x": service})):
+        with pytest.raises(TypeError, match=text) as refused, LocalNetwork(peers=1, service=offered()):
+            pass
+        assert f"{__file__}:" in str(refused.value)
+
+
+def test_what_takes_two_arguments_in_another_way_is_a_service() -> None:
+    class Callable:
+        def __call__(self, *streams: Any) -> Service[None]:
+            return upper(*streams)
+
+    def of_three(query: Query, reply: Reply, extra: bytes = b"") -> Service[None]:
+        yield from upper(query, reply)
+        yield from reply.write(extra)
+
+    for service in (Callable(), partial(of_three, extra=b"!"), lambda query, reply: upper(query, reply)):
+        with LocalNetwork(peers=3, service=service) as net:
+            assert ask(net, b"quiet").rstrip(b"!") == b"QUIET"
+
+
+def test_a_blocking_function_that_cannot_serve_is_refused_and_one_that_returns_bytes_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for wrong, text in ((upper, "without `blocking`"), (asynchronous, "async def"), (len, "two arguments")):
+        with pytest.raises(TypeError, match=text):
+            blocking(wrong)  # type: ignore[arg-type]
+
+    def returns_bytes(query: BlockingQuery, reply: BlockingReply) -> bytes:
+        return query.read()
+
+    with LocalNetwork(peers=3, service=blocking(returns_bytes)) as net:
+        assert ask(net, b"x") == b""
+    assert (
+        f"{__file__}:{returns_bytes.__code__.co_firstlineno} returned an object of type bytes" in caplog.text
+    )
+
+    def forwards(query: BlockingQuery, reply: BlockingReply) -> object:
+        return upper(query, reply)  # type: ignore[arg-type]
+
+    with (
+        LocalNetwork(peers=3, service=blocking(forwards)) as net,
+        pytest.raises(QueryFailed, match="SERVICE_FAILED"),
+    ):
+        ask(net, b"x")
+    assert "it never ran" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["query.read", "reply.write", "reply.flush", "tunnel.send", "stream.write"])
+def test_a_forgotten_yield_from_in_a_service_warns_with_its_line_and_is_logged(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forgetful(Echo):
+        def handle(self, query: Query, reply: Reply) -> Service[None]:
+            yield from query.read()
+            if name == "query.read":
+                query.read()
+            elif name == "reply.write":
+                reply.write(b"x")
+            else:
+                reply.flush()
+
+    class Alice:
+        @staticmethod
+        def use(client: ServiceClient, destination: bytes) -> Service[None]:
+            with (yield from client.tunnel(destination, hops=1)) as tunnel:
+                if name == "tunnel.send":
+                    tunnel.send(b"x")
+                else:
+                    stream = yield from tunnel.open("x")
+                    stream.write(b"x")
+                    stream.give_up()
+
+    def use() -> None:
+        if name in ("tunnel.send", "stream.write"):
+            with LocalNetwork(peers=3, service=Services({"x": Echo()})) as net:
+                net.submit(Alice.use(ServiceClient(net[0]), net[2].id)).result(PATIENCE_S)
+        else:
+            with LocalNetwork(peers=3, service=Forgetful()) as net:
+                assert ask(net, b"x") == b""
+
+    with pytest.warns(RuntimeWarning, match=r"never run: write `yield from`") as caught:
+        use()
+    assert [warning.filename for warning in caught] == [__file__]
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert f"{name}(" in lines[caught[0].lineno - 1]
+    assert f"{__file__}:{caught[0].lineno}: the call of " in caplog.text
 
 
 @pytest.mark.parametrize("step", [1, 5, 1000])

@@ -11,6 +11,7 @@ from typing import Any
 
 from reactor import (
     PASS,
+    BadRequest,
     Broken,
     Busy,
     Channel,
@@ -293,8 +294,8 @@ def prodding() -> Service[list[Any]]:
     left, right = (SocketStream(sock) for sock in socket.socketpair())
 
     def child() -> Service[None]:
-        yield Sleep(1_000_000)
-        seen.append("woken from its sleep")
+        yield Sleep(3)
+        seen.append("has slept")
         yield left.readable
         seen.append("woken from a read")
         yield signal
@@ -305,7 +306,7 @@ def prodding() -> Service[list[Any]]:
         seen.append(handle.unyield())
         yield PASS
         seen.append(handle.unyield())
-        yield PASS
+        yield Sleep(4)
         seen.append(handle.weak().unyield())
         yield PASS
         seen.append(handle.unyield())
@@ -388,20 +389,25 @@ SERVICES: dict[Callable[[], Service[Any]], Any] = {
     serving: [1, 3, 6, 10, 15, 15],
     prodding: [
         False,
-        True,
-        "woken from its sleep",
+        False,
+        "has slept",
         True,
         "woken from a read",
         False,
         "woken by the signal",
         False,
-        0,
+        4,
     ],
     cancelling_itself: "ServiceCancelled(\"service 'the service' was cancelled\")",
     failing: "Broken('on purpose')",
     failing_at_once: "Broken('at once')",
     failing_with_cause: "Broken('surface')",
-    yielding_nonsense: "BadRequest('yielded 5, which is no request that is known here')",
+    yielding_nonsense: repr(
+        BadRequest(
+            f"{__file__}:{yielding_nonsense.__code__.co_firstlineno + 1}: `yield` takes a request, got 5: "
+            "write `yield Sleep(...)` to wait"
+        )
+    ),
     two_on_one_signal: "refused",
     returning_nothing: None,
 }

@@ -377,8 +377,7 @@ def test_a_late_thread_finds_nobody(fake: Reactor) -> None:
         handle.cancel()
         gate.set()
         # The late thread reports when it comes to it, before or after a call that is made now.
-        while fake.threads.running:
-            yield RunInThread(gate.wait)
+        yield RunInThread(gate.wait)
         assert isinstance(handle.error, Cancelled)
 
     fake.run(main())

@@ -47,7 +47,7 @@ def test_run_gives_result_or_error(reactor: Reactor) -> None:
 @pytest.mark.parametrize("nonsense", [None, 5, "text", Sleep, object()])
 def test_nonsense_is_refused_in_the_service(fake: Reactor, nonsense: Any) -> None:
     def service() -> Service[str]:
-        with pytest.raises(BadRequest, match="no request"):
+        with pytest.raises(BadRequest, match="takes a request"):
             yield nonsense
         yield PASS
         return "goes on"

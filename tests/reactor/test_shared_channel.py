@@ -33,7 +33,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.crossing import Claim, Crossing, ThreadWaiter
-from tests.reactor.helpers import passes, task_of
+from tests.reactor.helpers import forever, passes, task_of
 
 PATIENCE_S = 20.0
 # (sender, number)
@@ -248,8 +248,8 @@ def test_closing_ends_waiting_threads(crew: Crew) -> None:
     empty: SharedChannel[int] = SharedChannel(1)
     full: SharedChannel[int] = SharedChannel(1)
     full.send_nowait(1)
-    receiving = crew.run("thread", empty.receive(), empty.receive_blocking)
-    sending = crew.run("thread", full.send(2), lambda: full.send_blocking(2))
+    receiving = crew.run("thread", forever(), empty.receive_blocking)
+    sending = crew.run("thread", forever(), lambda: full.send_blocking(2))
     wait_for(lambda: bool(empty.waiting_receivers and full.waiting_senders))
     assert (empty.waiting_senders, full.waiting_receivers) == (0, 0)
     for channel in (empty, full):

@@ -64,7 +64,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("poller", ["EpollPoller", "SelectorPoller"])
 def test_the_first_signal_ends_cleanly(number: signal.Signals, poller: str) -> None:
     """The loop sleeps without a timer: only the signal can wake it."""
@@ -83,7 +83,12 @@ def test_the_first_signal_ends_cleanly(number: signal.Signals, poller: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 128 + signal.SIGTERM)]
+    ("number", "status"),
+    [
+        (signal.SIGINT, -signal.SIGINT),
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+    ],
 )
 def test_the_second_signal_does_not_wait(number: signal.Signals, status: int) -> None:
     """A cleanup that waits for ever, first for a signal of ours, then by keeping the loop."""
@@ -111,6 +116,22 @@ def test_the_second_signal_does_not_wait(number: signal.Signals, status: int) ->
         returned, out, _ = end(process)
     assert out == ("KeyboardInterrupt\n" if number == signal.SIGINT else "SystemExit\n")
     assert returned == status
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    """As `nohup` has it."""
+    text = """
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Reactor() as reactor:
+            reactor.post(say, "ready")
+            run_main(reactor, forever())
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    """
+    with program(text) as process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert end(process) == (0, "cleaning up\ncleaned up\n", "")
 
 
 def test_a_service_that_never_yields_is_ended_by_the_second() -> None:

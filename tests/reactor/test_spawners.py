@@ -42,6 +42,7 @@ from reactor import (
     ThreadPark,
     ThreadPool,
     TimedOut,
+    move_on_after,
     serve,
 )
 from tests.reactor.helpers import errors_logged, forever, give, passes
@@ -231,7 +232,7 @@ def test_cancelled_from_outside(later: Way) -> None:
 
 
 def test_unyield_from_outside(later: Way) -> None:
-    """It ends a sleep of a million seconds, and does no harm at any other moment."""
+    """It ends a wait for readiness, and does no harm at any other moment."""
     started, gate = threading.Event(), SharedChannel[int](1)
     woken = threading.Event()
 
@@ -484,6 +485,32 @@ def test_restart_goes_on_only_when_told() -> None:
         assert handle.wait().total == 11
         assert answers.receive_nowait() == 11
         assert not handle.unyield()
+
+
+def test_an_early_wake_ends_no_sleep() -> None:
+    """A service has the same result as under the other spawners, however often it is told to go on."""
+    clock = FakeClock()
+
+    def service() -> Service[bool | None]:
+        return (yield from move_on_after(1, sleep_then_true(60)))
+
+    def sleep_then_true(seconds: float) -> Service[bool]:
+        yield Sleep(seconds)
+        return True
+
+    with Restart(clock=clock) as restart:
+        handle = restart.spawn(service())
+        for _ in range(3):
+            handle.unyield()
+        assert not handle.is_finished
+        assert handle.wait() is None
+        assert clock.now() == 1
+    with Reactor(clock=FakeClock()) as reactor:
+        asleep = reactor.spawn(sleep_then_true(5))
+        reactor.run(passes(2))
+        assert not asleep.unyield()
+        reactor.run(asleep.join())
+        assert reactor.now() == 5
 
 
 def test_restart_leaves_the_clock_alone() -> None:

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, Unpack
 
-from reactor import RunInThread, Service, Sleep
+from reactor import RunInThread, Service, Sleep, needs_yield_from
 from tunnel.client.calls import AskingNode
 from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
 from tunnel.errors import (
@@ -132,6 +132,7 @@ class FilesClient:
         self._retries = retries
         self._options = options
 
+    @needs_yield_from
     def put(
         self, source: str | Path | BinaryIO, name: str | None = None, *, progress: FileProgress | None = None
     ) -> Service[Stored]:
@@ -157,6 +158,7 @@ class FilesClient:
             yield from self._try(put.attempt)
             return Stored(name, file.size, file.digest, put.sent_bytes, put.attempts)
 
+    @needs_yield_from
     def get(
         self,
         name: str,
@@ -185,6 +187,7 @@ class FilesClient:
             yield from self._try(get.attempt)
             return Fetched(name, file.size, file.digest, get.received_bytes, get.attempts)
 
+    @needs_yield_from
     def list_files(self) -> Service[list[FileEntry]]:
         """The files that are there, by name."""
         entries: list[FileEntry] = []

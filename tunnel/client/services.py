@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from reactor import Service
+from reactor import Service, needs_yield_from
 from tunnel.client.calls import AskingNode, make_call
 from tunnel.node.api_service import QueryResult
 from tunnel.node.asking import IncomingReply
@@ -34,6 +34,7 @@ class ServiceClient:
     def __init__(self, node: AskingNode) -> None:
         self._node = node
 
+    @needs_yield_from
     def query(
         self,
         destination: bytes,
@@ -50,6 +51,7 @@ class ServiceClient:
         call = make_call(self._node, destination, content, service, options)
         return (yield from self._node.query_service(call))
 
+    @needs_yield_from
     def ask(
         self,
         destination: bytes,
@@ -67,6 +69,7 @@ class ServiceClient:
         call = make_call(self._node, destination, content, service, options)
         return (yield from self._node.ask(call))
 
+    @needs_yield_from
     def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
         return (yield from self._node.open_tunnel(destination, **options))

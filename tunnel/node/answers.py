@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield
+from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield, needs_yield_from
 from reactor.errors import log_failure
 from readwrite_comp.helpers import byte_view, renewed
 from tunnel.errors import (
@@ -37,6 +37,7 @@ from tunnel.onion.message_head import MessageHead
 from tunnel.onion.status_chunk import fits_status_chunk, seal_status_chunk
 from tunnel.outgoing import OutgoingFrame, OutgoingQuery
 from tunnel.reports import read_report
+from tunnel.services.base import run_service
 
 __all__ = ["Incoming", "answer_service"]
 
@@ -123,7 +124,7 @@ def _watch_for_reset(query: Incoming) -> Service[None]:
 
 def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[None]:
     try:
-        yield from node.service.handle(_Query(query.frame), replies)
+        yield from run_service(node.service.handle, _Query(query.frame), replies)
     except PeerError:
         raise
     except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
@@ -183,6 +184,7 @@ class _Query:
         self._frame = frame
         self._buffer = memoryview(bytearray(READ_BYTES))
 
+    @needs_yield_from
     def read(self) -> Service[bytes]:
         count = yield from self._frame.readinto(self._buffer)
         return bytes(self._buffer[:count])
@@ -220,6 +222,7 @@ class _Replies:
         if self.is_possible:
             yield from self._start()
 
+    @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
         view = byte_view(data)  # also where it is dropped: a mistake shows in every mode
         if self._has_ended:
@@ -228,12 +231,14 @@ class _Replies:
             writer = yield from self._start()
             yield from writer.write(view)
 
+    @needs_yield_from
     def flush(self) -> Service[None]:
         has_begun = self._writer is not None or self._failure is not None
         if self.is_possible and has_begun and not self._has_ended:
             writer = yield from self._start()
             yield from writer.flush()
 
+    @needs_yield_from
     def end(self) -> Service[None]:
         if self._has_ended:
             return
@@ -248,6 +253,7 @@ class _Replies:
     def remaining(self) -> int:
         return max(0, len(self._query.head.reply_blocks) - 1 - self.number)
 
+    @needs_yield_from
     def next(self) -> Service[None]:
         if not self.remaining:
             raise LocalTunnelError(f"reply {self.number + 1} is the last that this query was sent for")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from reactor import Handle, Scope, Service, Signal
+from reactor import Handle, Scope, Service, Signal, needs_yield_from
 from readwrite_comp.helpers import renewed
 from tunnel.arguments import checked_count
 from tunnel.descriptor import short
@@ -42,6 +42,7 @@ class IncomingReply:
         """Whether the query is over; a part of the reply may still wait here."""
         return self._query.has_ended
 
+    @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """The next bytes of the reply, at least one; b"" at its end.
 
@@ -60,6 +61,7 @@ class IncomingReply:
         finally:
             self._reading.leave(place)
 
+    @needs_yield_from
     def result(self) -> Service[QueryResult]:
         """Wait for the end of the query; what is left of the reply is thrown away. Raises as `read`."""
         place = self._reading.enter()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 
-from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener
+from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
 from tunnel.addresses import IpRange
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import Directory
@@ -204,6 +204,7 @@ class Node(NodeUser):
             links.streams or links.dialling or context.half_open or context.pending or context.queries
         )
 
+    @needs_yield_from
     def serve(self) -> Service[None]:
         """Run the node until it is cancelled; then everything of it is ended."""
         scope = self._context.scope
@@ -224,6 +225,7 @@ class Node(NodeUser):
         if self._listener is not None:
             self._listener.close()
 
+    @needs_yield_from
     def leave(self, within_s: float = 60.0) -> Service[None]:
         """Stop in order, for a restart: no stream is lost, here or at the neighbours; then `serve` ends.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from reactor import Handle, Select, Service, ServiceCancelled, Signal
+from reactor import Handle, Select, Service, ServiceCancelled, Signal, needs_yield_from
 from readwrite_comp.helpers import renewed
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, NodeStopped, PeerError, QueryFailed
@@ -58,10 +58,12 @@ class OpenTunnel:
 
     # -- messages ------------------------------------------------------------------------------------
 
+    @needs_yield_from
     def send(self, message: bytes) -> Service[None]:
         """Send one whole message. Cancelled in the middle of it, the tunnel is given up."""
         yield from self._use(self._held.send(message))
 
+    @needs_yield_from
     def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
         """Wait for one whole message. None: the other end sends no more. Cancellation: nothing is lost.
 
@@ -70,32 +72,39 @@ class OpenTunnel:
         """
         return (yield from self._use(self._held.receive(limit_bytes)))
 
+    @needs_yield_from
     def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
         """Send a message and receive one, both at once: whatever their sizes, neither end waits for ever."""
         return (yield from self._use(self._held.ask(message, limit_bytes)))
 
+    @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
         """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
         yield from self._use(self._held.write(data))
 
+    @needs_yield_from
     def flush(self) -> Service[None]:
         """Let what was written leave now."""
         yield from self._use(self._held.flush())
 
+    @needs_yield_from
     def end_message(self) -> Service[None]:
         """End the message; the next `write` begins another."""
         yield from self._use(self._held.end_message())
 
+    @needs_yield_from
     def next_message(self) -> Service[bool]:
         """Wait for the next message. False: the other end sends no more."""
         return (yield from self._use(self._held.next_message()))
 
+    @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """Read from the message that `next_message` began; b"" at its end."""
         return (yield from self._use(self._held.read(limit_bytes)))
 
     # -- sub-streams and ends ------------------------------------------------------------------------
 
+    @needs_yield_from
     def open(self, target: str | Target) -> Service[OpenStream]:
         """Open a sub-stream, and wait until the other end has accepted it.
 
@@ -113,10 +122,12 @@ class OpenTunnel:
         stream = yield from self._use(self._held.open(target))
         return OpenStream(self, stream)
 
+    @needs_yield_from
     def stop_sending(self) -> Service[None]:
         """Send no more messages and open no more sub-streams; the other end's can still be received."""
         yield from self._use(self._held.stop_sending())
 
+    @needs_yield_from
     def close(self) -> Service[Report | None]:
         """End in order: what was sent arrives; what the other end still sends is thrown away.
 
@@ -265,10 +276,12 @@ class OpenStream:
         self._tunnel = tunnel
         self._stream = stream
 
+    @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """The next bytes; b"" when the other end has closed its half."""
         return (yield from self._tunnel._use(self._stream.read(limit_bytes)))
 
+    @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
         """Send bytes; they leave at once."""
         yield from self._tunnel._use(self._stream.write(data))

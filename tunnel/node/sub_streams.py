@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from reactor import PASS, ReadYield, Scope, Service, Signal, WriteYield, move_on_after
+from reactor import PASS, ReadYield, Scope, Service, Signal, WriteYield, move_on_after, needs_yield_from
 from reactor.errors import log_failure
 from readwrite_comp.helpers import byte_view, renewed
 from tunnel.arguments import checked_count
@@ -21,6 +21,7 @@ from tunnel.node.limits import Limits
 from tunnel.node.relay import guarded
 from tunnel.node.within import Turn
 from tunnel.services import InnerService
+from tunnel.services.base import run_service
 
 __all__ = ["StreamHandler", "TunnelStream", "refuse_stream", "serve_streams", "service_handler"]
 
@@ -44,6 +45,7 @@ class TunnelStream:
         self._writer = WriteYield(stream)
         self._reading, self._writing = Turn(), Turn()
 
+    @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """The next bytes; b"" when the other end has closed its half."""
         buffer = bytearray(checked_count(limit_bytes, "limit_bytes", least=1))
@@ -55,6 +57,7 @@ class TunnelStream:
             self._reading.leave(place)
         return bytes(memoryview(buffer)[:count])
 
+    @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
         """Send bytes; they leave at once. Cancellation: some, all or none of them are sent."""
         view = byte_view(data)
@@ -66,6 +69,7 @@ class TunnelStream:
         finally:
             self._writing.leave(place)
 
+    @needs_yield_from
     def opened(self) -> Service[None]:
         """Wait until the other end has accepted it."""
         yield from self._writer.call(lambda _: self.stream.check_opened())
@@ -141,7 +145,7 @@ def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
         named = service.find(target.address)
         stream.confirm()
         # A service whose sub-stream is given up is cancelled where it waits, as that of a query is.
-        yield from guarded(named.handle(stream, _StreamReply(stream)), stream.watch())
+        yield from guarded(run_service(named.handle, stream, _StreamReply(stream)), stream.watch())
         yield from stream.finish(limits.linger_s, limits.answer_s)
 
     return handle
@@ -156,17 +160,21 @@ class _StreamReply:
     def __init__(self, stream: TunnelStream) -> None:
         self._stream = stream
 
+    @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
         yield from self._stream.write(data)
 
+    @needs_yield_from
     def flush(self) -> Service[None]:
         return  # what is written to a sub-stream leaves at once
         yield
 
+    @needs_yield_from
     def end(self) -> Service[None]:
         self._stream.close()
         yield PASS
 
+    @needs_yield_from
     def next(self) -> Service[None]:
         yield from ()
         raise LocalTunnelError("a sub-stream has one way back")

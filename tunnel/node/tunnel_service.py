@@ -14,6 +14,7 @@ from tunnel.node.statuses import Reporter
 from tunnel.node.sub_streams import serve_streams, service_handler
 from tunnel.node.tunnels import NodeTunnel, carry
 from tunnel.onion.header import Slot
+from tunnel.services.base import run_service
 
 __all__ = ["tunnel_service"]
 
@@ -44,7 +45,7 @@ def tunnel_service(
 
     def use() -> Service[None]:
         try:
-            yield from node.service.tunnel(tunnel)
+            yield from run_service(node.service.tunnel, tunnel)
             yield from tunnel.stop_sending()
             # Else an other end that still writes would wait for ever.
             yield from tunnel.drain()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reactor import PASS, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope
+from reactor import PASS, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope, needs_yield_from
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, TunnelStopped
@@ -74,6 +74,7 @@ class NodeTunnel:
 
     # -- messages ------------------------------------------------------------------------------------
 
+    @needs_yield_from
     def send(self, message: bytes) -> Service[None]:
         """Send one whole message.
 
@@ -90,6 +91,7 @@ class NodeTunnel:
         finally:
             self._sending.leave(place)
 
+    @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
         """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
         view = byte_view(data)
@@ -102,11 +104,13 @@ class NodeTunnel:
         finally:
             self._sending.leave(place)
 
+    @needs_yield_from
     def flush(self) -> Service[None]:
         """Let what was written leave now."""
         self._core.outgoing.flush()
         yield PASS
 
+    @needs_yield_from
     def end_message(self) -> Service[None]:
         """End the message; the next `write` begins another."""
         place = self._sending.enter()
@@ -118,6 +122,7 @@ class NodeTunnel:
         finally:
             self._sending.leave(place)
 
+    @needs_yield_from
     def next_message(self) -> Service[bool]:
         """Wait for the next message. False: the other end sends no more."""
         place = self._receiving.enter()
@@ -130,6 +135,7 @@ class NodeTunnel:
         finally:
             self._receiving.leave(place)
 
+    @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """Read from the message that `next_message` began; b"" at its end."""
         checked_count(limit_bytes, "limit_bytes", least=1)
@@ -140,6 +146,7 @@ class NodeTunnel:
         finally:
             self._receiving.leave(place)
 
+    @needs_yield_from
     def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
         """Wait for one whole message. None: the other end sends no more.
 
@@ -160,6 +167,7 @@ class NodeTunnel:
         finally:
             self._receiving.leave(place)
 
+    @needs_yield_from
     def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
         """Send a message and receive its answer, both at once.
 
@@ -201,6 +209,7 @@ class NodeTunnel:
             if receiving is not None:
                 self._receiving.leave(receiving, leaves_gap=is_sent and not is_answered)
 
+    @needs_yield_from
     def drain(self) -> Service[None]:
         """Read what comes, and throw it away, until the other end sends no more."""
         place = self._receiving.enter()
@@ -273,6 +282,7 @@ class NodeTunnel:
 
     # -- sub-streams ---------------------------------------------------------------------------------
 
+    @needs_yield_from
     def open(self, target: Target) -> Service[TunnelStream]:
         """Open a sub-stream, and wait until the other end has accepted it.
 
@@ -298,6 +308,7 @@ class NodeTunnel:
             raise
         return stream
 
+    @needs_yield_from
     def accept(self) -> Service[TunnelStream]:
         """Wait for a sub-stream of the other end's. For the node, which serves them all: `serve_streams`."""
         while True:
@@ -308,6 +319,7 @@ class NodeTunnel:
 
     # -- ends ----------------------------------------------------------------------------------------
 
+    @needs_yield_from
     def stop_sending(self) -> Service[None]:
         """Send no more messages, behind one that is under way, and open no more sub-streams; receive goes on.
 
@@ -321,6 +333,7 @@ class NodeTunnel:
         finally:
             self._sending.leave(place)
 
+    @needs_yield_from
     def close(self) -> Service[None]:
         """End in order: no more messages of this end; waits until the other end has closed too."""
         yield from self.stop_sending()

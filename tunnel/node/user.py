@@ -13,7 +13,7 @@ from functools import partial
 from types import EllipsisType
 from typing import Unpack
 
-from reactor import Reactor, Service
+from reactor import Reactor, Service, needs_yield_from
 from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
 from tunnel.cover import CoverPlan
 from tunnel.errors import BadRoute, LocalTunnelError
@@ -145,10 +145,12 @@ class NodeUser:
         )
         return Draft(call, hops, route, reply_route, chosen, purpose, rng)
 
+    @needs_yield_from
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
         return until_stopped(self._context, query_with_retries(self._context, call))
 
+    @needs_yield_from
     def ask(self, call: QueryCall) -> Service[IncomingReply]:
         """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
 
@@ -266,6 +268,7 @@ class NodeUser:
         service = until_stopped(self._context, with_tunnel(self._context, route, chosen, use))
         return submit(self._reactor, service, f"{self._context.name} tunnel")
 
+    @needs_yield_from
     def open_tunnel(
         self,
         destination: bytes,

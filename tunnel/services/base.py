@@ -12,13 +12,25 @@ A plain function with the same two arguments will do as well: `Node(..., service
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeAlias
 
+from reactor import needs_yield_from
 from tunnel.errors import LocalTunnelError, TargetNotAllowed
 
-__all__ = ["InnerService", "Query", "Reply", "ServiceFunction", "Tunnel", "as_service"]
+__all__ = [
+    "InnerService",
+    "Query",
+    "Reply",
+    "ServiceFunction",
+    "Tunnel",
+    "as_service",
+    "check_function",
+    "name_of",
+    "run_service",
+]
 
 
 class Query(Protocol):
@@ -117,6 +129,7 @@ class _TunnelQuery:
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
 
+    @needs_yield_from
     def read(self) -> Generator[Any, Any, bytes]:
         return (yield from self._tunnel.read())
 
@@ -131,20 +144,24 @@ class _TunnelReply:
         self._tunnel = tunnel
         self._has_ended = False
 
+    @needs_yield_from
     def write(self, data: bytes) -> Generator[Any, Any, None]:
         if self._has_ended:
             raise LocalTunnelError("write after the end of the reply")
         yield from self._tunnel.write(data)
 
+    @needs_yield_from
     def flush(self) -> Generator[Any, Any, None]:
         if not self._has_ended:
             yield from self._tunnel.flush()
 
+    @needs_yield_from
     def end(self) -> Generator[Any, Any, None]:
         if not self._has_ended:
             self._has_ended = True
             yield from self._tunnel.end_message()
 
+    @needs_yield_from
     def next(self) -> Generator[Any, Any, None]:
         yield from ()
         raise LocalTunnelError("a message of a tunnel has one answer")
@@ -173,7 +190,7 @@ class InnerService(ABC):
         """
         while (yield from tunnel.next_message()):
             query, reply = _TunnelQuery(tunnel), _TunnelReply(tunnel)
-            yield from self.handle(query, reply)
+            yield from run_service(self.handle, query, reply)
             yield from reply.end()  # first: the other end may wait for it before it ends its own message
             while (yield from query.read()):
                 pass  # what the service left unread
@@ -200,18 +217,91 @@ class _FunctionService(InnerService):
         self._function = function
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
-        serving = self._function(query, reply)
-        if not isinstance(serving, Generator):
-            raise TypeError(
-                f"{self._function!r} is no generator; one that blocks is made a service by `blocking`"
-            )
-        yield from serving
+        return run_service(self._function, query, reply)
 
 
 def as_service(service: InnerService | ServiceFunction) -> InnerService:
-    """A service, from a service or from a function. Raises TypeError: neither."""
+    """A service, from a service or from a function.
+
+    Raises:
+        TypeError: neither, an `async def`, or one that does not take a query and a reply.
+    """
     if isinstance(service, InnerService):
+        check_function(service.handle)
         return service
     if callable(service) and not isinstance(service, type):
+        check_function(service)
         return _FunctionService(service)
-    raise TypeError(f"a service is an InnerService or a generator function, got {service!r}")
+    hint = ": make one of the class" if isinstance(service, type) else ""
+    raise TypeError(f"a service is an InnerService or a generator function, got {service!r}{hint}")
+
+
+def check_function(function: Callable[..., object]) -> None:
+    """Refuse a function that cannot serve a query.
+
+    Raises:
+        TypeError: an `async def`, or one that does not take a query and a reply. The text names the function,
+            its file and its line.
+    """
+    if any(
+        inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found)
+        for found in _functions_of(function)
+    ):
+        raise TypeError(
+            f"{name_of(function)} is an `async def`: a service is a `def` with `yield from` for `await`"
+        )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # a builtin without a signature
+    try:
+        signature.bind("query", "reply")
+    except TypeError as error:
+        raise TypeError(
+            f"{name_of(function)} takes {signature}, a service takes two arguments: `(query, reply)`"
+        ) from error
+
+
+def run_service(function: Callable[..., object], *arguments: object) -> Generator[Any, Any, None]:
+    """Call what a user wrote as a service, and run it.
+
+    Raises:
+        TypeError: it is no generator, or returned something. The text names the function, its file and its
+            line, and says what to write.
+        any other: what the service raises.
+    """
+    service = function(*arguments)
+    if not isinstance(service, Generator):
+        if inspect.iscoroutine(service):
+            service.close()
+        raise TypeError(
+            f"{name_of(function)} returned {_short(service)}: a service answers with `yield from "
+            "reply.write(...)`; a function that blocks becomes a service with `blocking`"
+        )
+    returned = yield from service
+    if returned is not None:
+        raise TypeError(
+            f"{name_of(function)} returned {_short(returned)}, which is not sent: a service answers with "
+            "`yield from reply.write(...)`"
+        )
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """Name a function, with its file and line where it has them."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    for found in _functions_of(function):
+        code = getattr(found, "__code__", None)
+        if code is not None:
+            return f"{name}() at {code.co_filename}:{code.co_firstlineno}"
+    return f"{name}()"
+
+
+def _functions_of(function: Any) -> tuple[Any, ...]:
+    """What is behind something that can be called: a partial, a decorated function, an object."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    return inner, inspect.getattr_static(type(inner), "__call__", None)
+
+
+def _short(value: object) -> str:
+    # Not its content, which may be of a query.
+    return "None" if value is None else f"an object of type {type(value).__name__}"

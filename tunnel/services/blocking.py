@@ -14,20 +14,24 @@ and keeps its place until it returns.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
+import logging
 import math
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 
 from reactor import ChannelClosed, CurrentTime, Scope, Service, SharedChannel, in_scope
 from readwrite_comp.helpers import byte_view, renewed, writable_view
 from tunnel.errors import PeerError, TableFull
-from tunnel.services.base import InnerService, Query, Reply
+from tunnel.services.base import InnerService, Query, Reply, check_function, name_of
 from tunnel.services.places import Places
 
 __all__ = ["BlockingFunction", "BlockingQuery", "BlockingReply", "BlockingService", "blocking"]
+
+log = logging.getLogger("tunnel.node")
 
 _AHEAD: Final = 4
 # Of one crossing between the threads, which costs as much as copying this.
@@ -72,7 +76,7 @@ class BlockingReply(io.BufferedWriter):
 
 
 BlockingFunction: TypeAlias = Callable[[BlockingQuery, BlockingReply], object]
-"""Serves one query; its result is not used."""
+"""Serves one query. Its result is not used. Bytes or text are logged: perhaps they are the answer."""
 
 
 class BlockingService(InnerService):
@@ -86,11 +90,18 @@ class BlockingService(InnerService):
             nothing has moved for so many seconds, is ended with TIMEOUT; the longest silent first.
     Raises:
         LocalTunnelError: `silent_s` is not above 0, or above a week. ValueError: `threads` is less than 1.
+            TypeError: the function does not take a query and a reply, or does not block: a generator function
+            is a service as it is.
     """
 
     def __init__(
         self, function: BlockingFunction, *, threads: int = 16, waiting: int = 64, silent_s: float = 30.0
     ) -> None:
+        check_function(function)
+        if inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"{name_of(function)} is a generator function: it is a service without `blocking`"
+            )
         self._function = function
         self._most_waiting = waiting
         self._places = Places(threads, silent_s)
@@ -113,6 +124,21 @@ class BlockingService(InnerService):
 def blocking(function: BlockingFunction) -> BlockingService:
     """A service from a function that blocks: `Node(..., service=blocking(count))`, or as a decorator."""
     return BlockingService(function)
+
+
+def _check_result(function: BlockingFunction, result: object) -> None:
+    """Refuse what would have to run, and log what was perhaps meant to be sent. Raises TypeError."""
+    if isinstance(result, Generator | Awaitable):
+        raise TypeError(
+            f"{name_of(function)} returned an object of type {type(result).__name__}: it never ran"
+        )
+    if isinstance(result, bytes | bytearray | memoryview | str):
+        log.warning(
+            "%s returned an object of type %s, which is not sent: a service that blocks answers with "
+            "`reply.write(...)`",
+            name_of(function),
+            type(result).__name__,
+        )
 
 
 class _Mark(Enum):
@@ -228,7 +254,7 @@ class _Call:
         raw = _RawReply(self._send)
         reply = BlockingReply(raw, is_possible=self._reply.is_possible)
         try:
-            self._function(query, reply)
+            _check_result(self._function, self._function(query, reply))
             if not reply.closed:  # as a `with`, or a text file around it, leaves it
                 reply.flush_to_node()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by `run`

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from tunnel.errors import MalformedMessage, TargetNotAllowed
-from tunnel.services.base import InnerService, Query, Reply, ServiceFunction, as_service
+from tunnel.services.base import InnerService, Query, Reply, ServiceFunction, as_service, run_service
 from tunnel.services.byte_reader import ByteReader
 from tunnel.services.names import checked_name, is_name
 
@@ -47,7 +47,7 @@ class Services(InnerService):
         name = yield from reader.exactly(length)
         if not is_name(name):
             raise MalformedMessage("the message does not begin with the name of a service")
-        yield from self._find(name).handle(_Rest(reader), reply)
+        yield from run_service(self._find(name).handle, _Rest(reader), reply)
 
     def find(self, name: bytes) -> InnerService:
         """The service for sub-streams to this name."""

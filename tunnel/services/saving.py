@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from reactor import RunInThread, Service
+from reactor import RunInThread, Service, needs_yield_from
 from tunnel.errors import MalformedMessage
 from tunnel.services.attachments import AttachmentEnd, AttachmentParser, AttachmentStart
 from tunnel.services.byte_reader import ByteReader
@@ -48,6 +48,7 @@ class SavedAttachment:
     digest: bytes
 
 
+@needs_yield_from
 def save_attachments(
     read: Callable[[], Generator[Any, Any, bytes]],
     folder: Path,
