@@ -280,6 +280,49 @@ def test_an_empty_path_is_not_the_folder_of_the_configuration(text: str) -> None
     assert "expected a" in str(refused(text))
 
 
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        ('"10GiB"', 10 << 30),
+        ('"1GB"', 10**9),
+        ('"64 MiB"', 64 << 20),
+        ('"2097152"', 2 << 20),
+        ("2097152", 2 << 20),
+    ],
+)
+def test_sizes_are_written_as_on_the_command_line(tmp_path: Path, value: str, count: int) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(f"[limits]\nbuffer_bytes = {value}\n")
+    assert load_config(path, {}).limits.buffer_bytes == count
+    path.write_text("")
+    environment = {"MTUN_LIMITS_BUFFER_BYTES": value.strip('"')}
+    assert load_config(path, environment).limits.buffer_bytes == count
+
+
+@pytest.mark.parametrize("value", ['"10 apples"', '"1k"', '"-1"', "true", "1.5"])
+def test_what_is_no_size_is_refused_with_what_is_expected(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(f"[limits]\nbuffer_bytes = {value}\n")
+    with pytest.raises(ConfigError, match=r'expected a whole number of bytes, .*or text as "10k", "64MiB"'):
+        load_config(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ('[service]\nnames = ["ping", "fiels"]', "files"),
+        ('[node]\nengine = "opensl"', "openssl"),
+        ('[padding]\npadding = "possion"', "poisson"),
+    ],
+)
+def test_a_mistyped_choice_is_answered_with_the_nearest(tmp_path: Path, text: str, nearest: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    assert caught.value.hint == f"did you mean {nearest}?"
+
+
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_bytes(b"\xef\xbb\xbf[service]\r\nnames = ['echo']\r\n")

@@ -5,9 +5,8 @@ The public names are loaded when they are first used: `mtun --help` needs none o
 takes a third of a second.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here, not even typing: Ctrl-C is a traceback until `tunnel.cli` sees to it.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tunnel.errors import ErrorCode, QueryFailed, TunnelError
     from tunnel.geometry import Profile
@@ -46,7 +45,9 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    import importlib
+
     for module, names in _HOME.items():
         if name in names:
             found = globals()[name] = getattr(importlib.import_module(module), name)

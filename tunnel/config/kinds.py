@@ -28,6 +28,7 @@ __all__ = [
     "Number",
     "Place",
     "PrivateRange",
+    "Size",
     "Switch",
     "Text",
     "parse_size",
@@ -96,6 +97,26 @@ class Integer:
 
     def read(self, text: str) -> int:
         return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A number of bytes in a range, also as text with a unit: see `parse_size`."""
+
+    least: int
+    most: int
+
+    @property
+    def expected(self) -> str:
+        return f'a whole number, {self.least:,} to {self.most:,}, or text as "10k", "64MiB" or "1GB"'
+
+    def check(self, value: Any) -> int:
+        if isinstance(value, str):
+            value = parse_size(value)
+        return Integer(self.least, self.most).check(value)
+
+    def read(self, text: str) -> int:
+        return parse_size(text)
 
 
 @dataclass(frozen=True, slots=True)

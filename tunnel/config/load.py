@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.addresses import IpRange
+from tunnel.config.kinds import Choice, ListOf
 from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
 from tunnel.descriptor import Address
 from tunnel.disk import read_regular
@@ -234,7 +235,20 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
 def _wrong(setting: Setting, value: Any, where: str) -> ConfigError:
     unit = {"s": " of seconds", "bytes": " of bytes"}.get(setting.unit, "")
     expected = setting.kind.expected.replace("number", f"number{unit}", 1)
-    return ConfigError(f"{where} = {value!r}: expected {expected}")
+    return ConfigError(f"{where} = {value!r}: expected {expected}", _nearest_choice(setting, value))
+
+
+def _nearest_choice(setting: Setting, value: Any) -> str:
+    """A hint: the choice that a mistyped one is most like."""
+    kind = setting.kind.item if isinstance(setting.kind, ListOf) else setting.kind
+    if not isinstance(kind, Choice):
+        return ""
+    given = value if isinstance(value, list) else str(value).split(",")
+    for name in (str(each).strip() for each in given):
+        nearest = difflib.get_close_matches(name, kind.names, 1, 0.6)
+        if nearest and name not in kind.names:
+            return f"did you mean {nearest[0]}?"
+    return ""
 
 
 def _resolved(

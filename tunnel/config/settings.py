@@ -25,6 +25,7 @@ from tunnel.config.kinds import (
     Number,
     Place,
     PrivateRange,
+    Size,
     Switch,
     Text,
 )
@@ -276,12 +277,12 @@ _KIND_OF: dict[str, Kind] = {
     "prepared": Integer(0, 1024),
     "prepared_tunnels": Integer(0, 64),
     "streams_per_link": Integer(1, 65_535),
-    "buffer_bytes": Integer(1 << 20, _MOST_BYTES),
-    "tunnel_bytes": Integer(1 << 20, _MOST_BYTES),
+    "buffer_bytes": Size(1 << 20, _MOST_BYTES),
+    "tunnel_bytes": Size(1 << 20, _MOST_BYTES),
     "window_chunks": Integer(4, 1024),
     "sub_streams": Integer(4, 32_767),
-    "quota_bytes": Integer(0, _MOST_BYTES),
-    "file_bytes": Integer(0, _MOST_BYTES),
+    "quota_bytes": Size(0, _MOST_BYTES),
+    "file_bytes": Size(0, _MOST_BYTES),
     "rekey_chunks": Integer(2, 1 << 24),
 }
 
