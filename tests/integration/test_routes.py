@@ -34,6 +34,7 @@ from tunnel.errors import BadRoute, ErrorCode
 from tunnel.guards import Guards
 from tunnel.keys import NodeKeys
 from tunnel.modes import ErrorMode
+from tunnel.node.retry import _likeliest
 from tunnel.node.tunnels import NodeTunnel
 
 MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED]
@@ -396,6 +397,32 @@ def test_a_hop_that_has_replaced_its_key_unheard_is_gone_around(place: int) -> N
         assert [attempt.code for attempt in result.attempts] == [ErrorCode.BAD_HEADER]
         assert net[3].id in result.attempts[0].blamed
         assert net[3].id not in result.route.proxies
+
+
+@pytest.mark.parametrize(
+    ("blamed", "expected"),
+    [
+        ([(b"a",)], b"a"),
+        ([(b"a", b"b")], b"b"),  # a hop that reports of the one behind it is usually right
+        ([(b"a", b"b"), (b"a",)], b"a"),
+        ([(b"a", b"b"), (b"c", b"b")], b"b"),
+        ([(b"a", b"b"), (b"a", b"c")], b"a"),
+        ([(b"a", b"b"), (b"c", b"d"), ()], b"bd"),
+        ([()], b""),
+    ],
+)
+def test_of_each_pair_the_likelier_one_is_avoided(blamed: list[tuple[bytes, ...]], expected: bytes) -> None:
+    assert _likeliest(blamed) == {bytes([each]) for each in expected}
+
+
+def test_a_small_network_goes_around_a_hop_that_another_one_accuses() -> None:
+    """Without the accuser as well there would be too few for a route."""
+    with LocalNetwork(peers=5) as net:
+        ring = net[3]._context.tunnel.ring
+        ring._become(ring.keys.rotated(time.time()))
+        route = Route((net[2].id, net[3].id), net[4].id)
+        result = net[0].query(net[4].id, b"x", route=route, retries=3).result(PATIENCE_S)
+        assert set(result.route.proxies) == {net[1].id, net[2].id}
 
 
 def test_two_nodes_of_one_owner_in_one_process() -> None:

@@ -148,7 +148,8 @@ _OWN = [
         Family(),
         "",
         "",
-        "Says openly that nodes have one owner, so that nobody's route passes two of them. Empty: no family.",
+        "Says openly that nodes have one owner: no route passes two of them, and no route of theirs passes "
+        "any. Empty: no family.",
     ),
     Setting(
         "node",
