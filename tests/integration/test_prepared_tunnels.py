@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reactor import Service, Signal, Sleep
+from reactor import Service, Signal, Sleep, Spawn
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.client import Client
@@ -174,7 +174,9 @@ def test_who_is_cancelled_while_he_takes_one_leaves_none_open(net: LocalNetwork)
 
     def cancelled() -> Service[None]:
         opening = net[0].open_tunnel(net[7].id, hops=2)
-        next(opening)  # it has taken one, and begins to open another
+        request = next(opening)  # it has taken one, and begins to open another
+        assert isinstance(request, Spawn)
+        request.drop()
         opening.close()
         yield Sleep(0)
 
