@@ -27,6 +27,7 @@ __all__ = [
     "Closed",
     "ConnectError",
     "Deadlock",
+    "Forked",
     "Lent",
     "ReactorError",
     "ServiceCancelled",
@@ -117,6 +118,10 @@ class Deadlock(ReactorError):
 
 class BadRequest(ReactorError):
     """A service yielded something that is no request, or a request that cannot be answered here."""
+
+
+class Forked(Closed, BadRequest):
+    """A reactor of the parent process was used in the child of a fork. Fork first, make the reactor then."""
 
 
 class ChannelClosed(Closed):

@@ -21,6 +21,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -29,7 +30,7 @@ from typing import Any, Final, Self, TypeVar, overload
 
 from reactor.clock import Clock, MonotonicClock
 from reactor.closing import cancel_all
-from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, ReactorError, log_failure
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, Forked, ReactorError, log_failure
 from reactor.forgotten import discard
 from reactor.handle import Handle
 from reactor.handlers import HANDLERS, find_by_base
@@ -99,6 +100,7 @@ class Reactor:
         self._main: Task[Any] | None = None
         self._deadlock_victim: Task[Any] | None = None
         self._handlers = dict(HANDLERS)
+        _reactors.add(self)
 
     # What users call.
 
@@ -140,7 +142,7 @@ class Reactor:
             Closed: the reactor is closed.
         """
         if self._is_closed:
-            raise Closed("the reactor is closed")
+            raise self._closed_error()
         # The order matters. The loop says it is asleep and then looks into the inbox; we fill the inbox and
         # then look whether it sleeps.
         self._inbox.append((function, args))
@@ -183,13 +185,15 @@ class Reactor:
         Raises:
             Busy: the loop runs already.
             Closed: the reactor is closed, or was stopped before the service ended (which lives on).
-            BadRequest: the reactor was made before a fork, in the parent.
+            Forked: the reactor was made before a fork, in the parent.
             OSError: the poller failed. The services stay as they are.
             any other: the service's error.
         """
         self._check_startable()
         task = None if service is None else self.start(service, name)
         self._loop(task)
+        if self._pid != os.getpid():
+            raise self._closed_error()
         if task is None:
             return None
         if not task.is_finished:
@@ -233,9 +237,7 @@ class Reactor:
         if self._thread_id is not None:
             raise Busy("the reactor runs: stop it before closing it")
         try:
-            # In the child of a fork the services are the parent's.
-            if self._pid == os.getpid():
-                cancel_all(self)
+            cancel_all(self)
         finally:
             self._is_closed = True
             self.threads.close()
@@ -258,9 +260,24 @@ class Reactor:
         if self._thread_id is not None:
             raise Busy("the reactor runs already")
         if self._is_closed:
-            raise Closed("the reactor is closed")
-        if self._pid != os.getpid():
-            raise BadRequest("the reactor is of the process that made it: fork first, make the reactor then")
+            raise self._closed_error()
+
+    def _closed_error(self) -> Closed:
+        if self._pid == os.getpid():
+            return Closed("the reactor is closed")
+        return Forked(
+            f"the reactor belongs to process {self._pid}, this is a child that it forked: "
+            "make reactors, nodes and networks after the fork"
+        )
+
+    def leave_to_parent(self) -> None:
+        """Be closed, in the child of a fork: the services and their streams are the parent's."""
+        self._is_closed = self._stop_asked = True
+        self._thread_id = None
+        self._inbox.clear()
+        # When a service forks the loop runs here too, in the middle of a pass: nothing is to follow.
+        self.ready.clear()
+        self.ready = deque(maxlen=0)
 
     def _loop(self, main: Task[Any] | None, may_wait: bool = True) -> None:
         self._thread_id = threading.get_ident()
@@ -348,7 +365,10 @@ class Reactor:
             steps = len(ready)
             steps_left -= steps
             for _ in range(steps):
-                task = next_ready()
+                try:
+                    task = next_ready()
+                except IndexError:
+                    return  # a service has forked, and this is the child
                 step(task)
                 if slow_step_s is not None:
                     after_s = clock()
@@ -442,7 +462,7 @@ class Reactor:
         """Make a task and put it into the queue, in any thread. Raises Closed and BadRequest as `spawn`."""
         if self._is_closed:
             discard(service)
-            raise Closed("the reactor is closed")
+            raise self._closed_error()
         task = Task(service, name, self)
         self._tasks[task] = None
         self.ready.append(task)
@@ -462,3 +482,15 @@ class Reactor:
 
     def _ask_stop(self) -> None:
         self._stop_asked = True
+
+
+_reactors: Final[weakref.WeakSet[Reactor]] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for reactor in list(_reactors):
+        reactor.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

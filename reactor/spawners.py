@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from reactor.by_hand import run_ready, run_until_ended
 from reactor.clock import Clock
-from reactor.errors import Busy, Closed
+from reactor.errors import Busy, Closed, Forked
 from reactor.handle import Handle
 from reactor.loop import Reactor
 from reactor.poller import Poller, SelectorPoller
@@ -154,6 +154,8 @@ class RestartHandle(ProxyHandle[T]):
         self._own_task.unyield()
         try:
             run_ready(self._reactor)
+        except Forked:
+            raise
         except (Busy, Closed):
             return False
         return True

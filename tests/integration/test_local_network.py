@@ -8,8 +8,10 @@ import io
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -284,3 +286,55 @@ def test_too_few_open_files_is_said_with_the_command_that_helps(peers: int, enou
     assert "limit here is 256" in done.stderr
     assert f"ulimit -n {enough}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_works() -> None:
+    program = """
+        import asyncio, multiprocessing, os, sys
+        from reactor import Forked
+        from tunnel import LocalNetwork
+        from tunnel.client import Client
+        from tunnel.client.aio import AsyncClient
+
+        def ask(net):
+            return net[0].query(net[3].id, b"x", hops=1).result(30).read()
+
+        async def ask_in_asyncio():
+            async with AsyncClient(net[0]) as client:
+                await client.query(net[3].id, b"x", hops=1)
+
+        def in_child():
+            refused = 0
+            for use in (
+                lambda: ask(net),
+                lambda: Client(net[0]).query(net[3].id, b"x", hops=1).result(30),
+                lambda: Client(net[0]).tunnel(net[3].id, hops=1).__enter__(),
+                lambda: asyncio.run(ask_in_asyncio()),
+                lambda: net.submit(iter(())),
+            ):
+                try:
+                    use()
+                except Forked:
+                    refused += 1
+            with LocalNetwork(peers=4) as own:
+                own_works = ask(own) == b"x"
+            net.close()
+            os._exit(refused * 10 + own_works)
+
+        with LocalNetwork(peers=4) as net:
+            assert ask(net) == b"x"
+            child = multiprocessing.get_context("fork").Process(target=in_child)
+            child.start()
+            child.join(60)
+            print(child.exitcode, ask(net))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).resolve().parents[2],
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("51 b'x'\n", "")

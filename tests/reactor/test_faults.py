@@ -265,6 +265,109 @@ def test_a_forked_child_cannot_disturb_its_parent(kind: str) -> None:
     assert (done.stdout, done.stderr) == ("not disturbed\n", "")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_everything_that_starts_a_service_is_refused_in_a_forked_child() -> None:
+    """While the parent's loop runs in another thread, and goes on. New reactors are the child's own."""
+    program = """
+        import os
+        from reactor import *
+
+        def one():
+            yield PASS
+            return 1
+
+        def forever():
+            yield Signal()
+
+        thread = ReactorThread().start()
+        restart = Restart()
+        resting = restart.spawn(forever())
+        assert thread.submit(one()).result(20) == 1
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            for use in (
+                lambda: thread.submit(one()),
+                lambda: thread.reactor.submit(one()),
+                lambda: thread.reactor.spawn(one()),
+                lambda: thread.reactor.run(one()),
+                lambda: thread.reactor.run(),
+                lambda: thread.reactor.post(print),
+                lambda: thread.reactor.stop(),
+                lambda: restart.spawn(one()),
+                lambda: resting.unyield(),
+                lambda: resting.wait(1),
+            ):
+                try:
+                    use()
+                except Forked as error:
+                    refused += str(os.getppid()) in str(error)
+            thread.close()
+            restart.close()
+            own = Blocker().spawn(one()).result()
+            with ReactorThread() as thread, ThreadPool() as pool:
+                own += thread.submit(one()).result(20) + pool.spawn(one()).wait(20)
+            os._exit(10 * refused + own)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 103
+        assert thread.submit(one()).result(20) == 1
+        thread.close()
+        restart.close()
+        print("not disturbed")
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("not disturbed\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_service_that_forks_is_the_only_one_in_the_child() -> None:
+    program = """
+        import os
+        from reactor import *
+
+        def other():
+            for _ in range(100):
+                print(os.getpid(), flush=True)
+                yield PASS
+
+        def main():
+            beside = yield Spawn(other())
+            yield PASS
+            child = os.fork()
+            if child == 0:
+                yield PASS
+                print("goes on in the child", flush=True)
+            yield from beside.join()
+            return child
+
+        reactor = Reactor()
+        try:
+            child = reactor.run(main())
+        except Forked:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        reactor.close()
+        print(os.getpid())
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert set(done.stdout.split("\n")[:-1]) == {done.stdout.split("\n")[-2]}
+    assert done.stdout.count("\n") == 101
+
+
 @pytest.mark.parametrize("kind", list(POLLERS))
 def test_a_reactor_leaves_nothing_behind(kind: str) -> None:
     def service(stream: SocketStream) -> Service[None]:

@@ -24,7 +24,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
-from reactor import Closed, Service, ServiceCancelled
+from reactor import Closed, Forked, Service, ServiceCancelled
 from reactor.aio import AsyncioBridge
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, make_call
 from tunnel.errors import NodeStopped
@@ -298,6 +298,8 @@ async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:
         return await bridge.run(service, name="client")
     except ServiceCancelled as error:
         raise NodeStopped() from error
+    except Forked:
+        raise  # not stopped: the node runs, in another process
     except Closed as error:
         if not bridge.reactor.is_closed:
             raise  # the client, by its user

@@ -69,7 +69,11 @@ class Owned(Generic[T]):
         self._made: list[T] = []
 
     def run(self) -> Service[T]:
-        made = yield from self._service
+        # As an argument, where the reactor finds it when it refuses to start the whole.
+        return self._run(self._service)
+
+    def _run(self, service: Service[T]) -> Service[T]:
+        made = yield from service
         self._made.append(made)
         return made
 

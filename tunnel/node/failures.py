@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TypeVar
 
-from reactor import Closed, Reactor, Service, ServiceCancelled
+from reactor import Closed, Forked, Reactor, Service, ServiceCancelled
 from reactor.submission import ServiceFuture
 from readwrite_comp.helpers import is_same_error
 from tunnel.descriptor import short
@@ -46,11 +46,13 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
         A future that is cancelled by its owner only.
     Raises:
         NodeStopped: the reactor is closed. Also from the future.
+        Forked: this is a child of the node's process.
     """
     try:
         running = reactor.submit(service, name=name)
+    except Forked:
+        raise  # not stopped: the node runs, in another process
     except Closed as error:
-        service.close()
         raise NodeStopped() from error
     asked: Future[T] = ServiceFuture()
 
