@@ -26,7 +26,7 @@ from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 from reactor import Closed, Forked, Service, ServiceCancelled
 from reactor.aio import AsyncioBridge
-from tunnel.client.calls import READ_BYTES, AskingNode, Owned, make_call
+from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
 from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
@@ -99,6 +99,7 @@ class AsyncClient:
 
     async def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> AsyncTunnel:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
+        check_running(self._node)
         opening = self._node.open_tunnel(destination, **options)
         return AsyncTunnel(self._bridge, await _run_owned(self._bridge, opening, OpenTunnel.give_up))
 

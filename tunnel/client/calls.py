@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Final, Generic, Protocol, TypeVar, Unpack
 
 from reactor import Reactor, Service
+from tunnel.errors import NodeStopped
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryCall, QueryResult
 from tunnel.node.asking import IncomingReply
@@ -16,7 +17,7 @@ from tunnel.node.options import CallOptions, QueryOptions, TunnelOptions
 from tunnel.route import Route
 from tunnel.services.router import service_prefix
 
-__all__ = ["READ_BYTES", "AskingNode", "Owned", "make_call"]
+__all__ = ["READ_BYTES", "AskingNode", "Owned", "check_running", "make_call"]
 
 READ_BYTES: Final = 256 * 1024
 """What one crossing between threads brings at most: all that may wait."""
@@ -48,10 +49,24 @@ class AskingNode(Protocol):
 def make_call(
     node: AskingNode, destination: bytes, content: Content, service: str | None, options: CallOptions
 ) -> QueryCall:
-    """The query. Args and errors: `Node.query`; service: the name of one of several there."""
+    """The query. Args and errors: `Node.query`; service: the name of one of several there.
+
+    Raises, as well: NodeStopped, the reactor of the node is closed.
+    """
+    check_running(node)
     if service is not None:
         content = _prefixed(service_prefix(service), content)
     return node.call(destination, content, **options)
+
+
+def check_running(node: AskingNode) -> None:
+    """That services of the node can still run: one that is made and cannot would warn that it was forgotten.
+
+    Raises:
+        NodeStopped: its reactor is closed.
+    """
+    if node.reactor.is_closed:
+        raise NodeStopped()
 
 
 def _prefixed(prefix: bytes, content: Content) -> Content:

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, timeout_after
-from tunnel.client.calls import READ_BYTES, AskingNode, Owned, make_call
+from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryResult
@@ -80,6 +80,7 @@ class Client:
 
     def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> ThreadTunnel:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
+        check_running(self._node)
         reactor = self._node.reactor
         opening = self._node.open_tunnel(destination, **options)
         return ThreadTunnel(reactor, _run_owned(reactor, opening, OpenTunnel.give_up))
