@@ -231,7 +231,8 @@ class AsyncTunnel:
 
     async def open(self, target: str | Target) -> AsyncStream:
         """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
-        return AsyncStream(self._bridge, await _run(self._bridge, self._tunnel.open(target)))
+        opening = self._tunnel.open(target)
+        return AsyncStream(self._bridge, await _run_owned(self._bridge, opening, OpenStream.give_up))
 
     async def stop_sending(self) -> None:
         """Send no more messages and open no more sub-streams; the other end's can still be received."""

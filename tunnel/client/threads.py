@@ -176,7 +176,8 @@ class ThreadTunnel:
 
     def open(self, target: str | Target, *, timeout_s: float | None = None) -> ThreadStream:
         """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
-        return ThreadStream(self._reactor, _run(self._reactor, self._tunnel.open(target), timeout_s))
+        opening = timeout_after(timeout_s, self._tunnel.open(target))
+        return ThreadStream(self._reactor, _run_owned(self._reactor, opening, OpenStream.give_up))
 
     def stop_sending(self, *, timeout_s: float | None = None) -> None:
         """Send no more messages and open no more sub-streams; the other end's can still be received."""
