@@ -439,10 +439,26 @@ def test_what_a_user_drops_is_released_with_a_warning(kind: str, net: LocalNetwo
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run(kind, net, scenario)
+        play(kind, net, scenario)
         gc.collect()
+        wait_until_idle(net)
     texts = [str(each.message) for each in caught if each.category is ResourceWarning]
     assert [text for text in texts if what in text and "dropped" in text], texts
+
+
+def test_what_a_thread_drops_is_released_without_the_garbage_collector(net: LocalNetwork) -> None:
+    client = Client(net[0])
+    client.query(net[3].id, service="early", hops=1).result(PATIENCE_S)
+    gc.collect()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            client.tunnel(net[3].id, hops=1)
+            client.ask(net[3].id, service="stuck", hops=1)
+            wait_until_idle(net)
+    finally:
+        gc.enable()
 
 
 def test_what_was_closed_is_dropped_without_a_warning(kind: str, net: LocalNetwork) -> None:

@@ -55,8 +55,17 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
     except Closed as error:
         raise NodeStopped() from error
     asked: Future[T] = ServiceFuture()
+    # Futures keep their callbacks: without this the two would hold each other, and a result that its user has
+    # dropped (a tunnel, a reply) would live until the garbage collector comes.
+    to_cancel = [running]
+
+    def cancel(asked: Future[T]) -> None:
+        if asked.cancelled():
+            for future in to_cancel:
+                future.cancel()
 
     def give_outcome(running: Future[T]) -> None:
+        to_cancel.clear()
         try:
             error = running.exception()
         except CancelledError as cancelled:
@@ -73,7 +82,7 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
         except InvalidStateError:
             asked.set_running_or_notify_cancel()  # those who wait for it are still to be told
 
-    asked.add_done_callback(lambda asked: asked.cancelled() and running.cancel())
+    asked.add_done_callback(cancel)
     running.add_done_callback(give_outcome)
     return asked
 
