@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from tunnel.addresses import LOCAL, AddressRules
-from tunnel.arguments import plain_name
+from tunnel.arguments import checked_id, plain_name
 from tunnel.descriptor import Descriptor
 from tunnel.errors import BadArgument, BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
@@ -42,10 +42,18 @@ class Route:
     Attributes:
         proxies: node ids; may be empty (direct).
         destination: Bob's node id; of a way back, Alice's.
+    Raises:
+        TypeError: one of them is no bytes: a node, or an id in hex.
     """
 
     proxies: tuple[bytes, ...]
     destination: bytes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "proxies", tuple(self.proxies))
+        for node_id in self.nodes:
+            if type(node_id) is not bytes:
+                checked_id(node_id, "a node of the route")
 
     @property
     def nodes(self) -> tuple[bytes, ...]:

@@ -305,3 +305,12 @@ def test_a_target_is_checked_when_it_is_made(net: LocalNetwork) -> None:
         for wrong in (b"echo", 5, None):
             with pytest.raises(TypeError, match="target: expected the name of a service"):
                 tunnel.open(wrong, timeout_s=PATIENCE_S)  # type: ignore[arg-type]
+
+
+def test_a_route_is_made_of_ids(net: LocalNetwork) -> None:
+    assert Route([net[1].id], net[3].id) == Route((net[1].id,), net[3].id)  # type: ignore[arg-type]
+    for wrong in (net[1], net[1].id.hex(), 5):
+        with pytest.raises(TypeError, match="a node of the route: expected the 32 bytes of a node id"):
+            Route((wrong,), net[3].id)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a node of the route: expected the 32 bytes of a node id"):
+            Route((), wrong)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ class EstablishedTunnel(Generic[N]):
         random_bytes: Callable[[int], bytes] = system_random_bytes,
     ) -> None:
         self._geometry = geometry
-        self._is_alice = end is End.ALICE
+        self._is_alice = member(End, end, "end") is End.ALICE
         self._limits = limits or TunnelLimits()
         self._error: PeerError | None = None
         capacity = geometry.chunk_data_bytes
