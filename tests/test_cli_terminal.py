@@ -249,6 +249,14 @@ def test_peers_fit_a_window_of_40_columns(net: Path) -> None:
     assert max(map(len, lines)) <= 40
 
 
+def test_output_that_does_not_fit_a_disk_is_named(net: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        process = _start("peers", "--network", str(net), stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith(b"error: standard output: No space left on device\n")
+
+
 # -- errors ----------------------------------------------------------------------------------------------
 
 
@@ -256,6 +264,10 @@ def test_peers_fit_a_window_of_40_columns(net: Path) -> None:
     ("arguments", "words"),
     [
         (["pign", "node-1"], ["unknown command 'pign'", "did you mean ping?"]),
+        (["help"], ["unknown command 'help'", "did you mean mtun --help?"]),
+        (["peers", "--network", "{net}", "x"], ["usage: mtun peers", "unexpected argument: x"]),
+        (["ping", "NODE-1", "--network", "{net}"], ["did you mean node-1?"]),
+        (["network", "{net}/client.toml"], ["client.toml is not a folder"]),
         (["lst"], ["unknown command 'lst'", "the commands are demo, network"]),
         (["ping", "node-1", "--netwrk", "x"], ["unknown option --netwrk", "did you mean --network?"]),
         (["ping", "node-1", "--net", "x"], ["unknown option --net", "did you mean --network?"]),

@@ -413,5 +413,5 @@ class FilesError(RemoteTunnelError):
     """A files service did not do what it was asked. `status` says why (`tunnel.services.FileStatus`)."""
 
     def __init__(self, text: str, status: IntEnum) -> None:
-        super().__init__(f"{text}: {status.name}")
+        super().__init__(f"{text} ({status.name})")
         self.status = status

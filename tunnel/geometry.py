@@ -11,6 +11,7 @@ profile has records of the same sizes on every link. Source: docs/protocol.md, "
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 from tunnel.arguments import plain_name
@@ -176,7 +177,9 @@ class Profile:
             if plain_name(name) in (profile.name, str(profile.byte)):
                 return profile
         names = ", ".join(f"{profile.name} ({profile.byte})" for profile in ALL_PROFILES)
-        raise ProfileError(f"no profile is called {name!r}; there are {names}")
+        nearest = difflib.get_close_matches(name, [profile.name for profile in ALL_PROFILES], 1, 0.6)
+        also = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ProfileError(f"no profile is called {name!r}{also}; there are {names}")
 
     @classmethod
     def of(cls, profile: Profile | str | None) -> Profile | None:

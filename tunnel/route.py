@@ -159,7 +159,7 @@ def _too_few(hops: int, available: int, profile_byte: int, reasons: Counter[str]
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     left_out = f" (left out: {listed})" if listed else ""
     return BadRoute(
-        f"a route of {hops} proxies needs as many peers besides Alice and Bob; the directory has {available} "
+        f"a route of {hops} proxies needs as many peers besides its two ends; the directory has {available} "
         f"that offer profile {_profile_name(profile_byte)}, {hops - available} too few{left_out}{clock}",
         hops=hops,
         available=available,

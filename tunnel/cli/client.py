@@ -188,7 +188,7 @@ class PeerNames:
                 f"{len(found)} nodes have an id that begins with {text!r}", f"say more: {shown}"
             )
         listed = f"the peers are listed by: mtun peers {self._source}"
-        nearest = closest(text, self._ids)
+        nearest = closest(text.lower(), self._ids)
         raise ConfigError(
             f"no peer is called {text!r}, and no id begins so", f"{nearest} {listed}" if nearest else listed
         )

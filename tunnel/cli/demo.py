@@ -178,7 +178,7 @@ def run(options: argparse.Namespace) -> int:
         ) as net,
     ):
         if not options.json:
-            say(f"{len(net)} nodes are listening on 127.0.0.1, {hops} proxies, mode {mode}, "
+            say(f"{len(net)} nodes are listening on 127.0.0.1, proxies: {hops}, mode {mode}, "
                   f"profile {profile.name}, engine {net.engine.name}, {options.links} links")  # fmt: skip
         positions = rng.sample(range(len(net)), 2)
         alice, bob = net[positions[0]], net[positions[1]]

@@ -219,6 +219,8 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         text = _SIGNALS[number]
     elif isinstance(error, OSError):
         status, hint = 1, advice_for(error)
+        if error.filename == STDOUT_NAME:
+            _close_stdout()
         if error.strerror:
             text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     elif isinstance(error, TunnelError):

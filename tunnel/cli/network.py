@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -64,7 +65,9 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make it. Returns the exit status."""
     folder: Path = options.folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder", "name a folder that is empty or does not exist yet")
+    if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty", "name a folder that is empty or does not exist yet")
     ports = _free_ports(options.nodes, options.port)
     engine = tunnel_engine()
@@ -81,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         say_json(True, {"folder": str(folder), "nodes": made}, indent=1)
     else:
-        say(f"{len(ports)} nodes are in {folder}; run them with: mtun up {folder}")
+        nodes = "1 node is" if len(ports) == 1 else f"{len(ports)} nodes are"
+        say(f"{nodes} in {folder}; run with: mtun up {shlex.quote(str(folder))}")
         usual, most = Limits().route_hops, len(ports) - 1  # all but the node that is asked
         if most < usual:
             say(f"clients use {usual} proxies by default, and here are {most} at most: give --hops {most}")

@@ -78,8 +78,15 @@ class Parser(argparse.ArgumentParser):
         """As `argparse` does. Raises UsageError."""
         options, rest = self.parse_known_args(args, namespace)
         if rest:
-            self.error(f"unexpected argument: {' '.join(rest)}")
+            self._subparser(options.command).error(f"unexpected argument: {' '.join(rest)}")
         return options
+
+    def _subparser(self, name: str) -> Parser:
+        assert self._subparsers is not None
+        (commands,) = self._subparsers._group_actions
+        found = commands.choices[name]  # type: ignore[index]
+        assert isinstance(found, Parser)
+        return found
 
     def _arranged(self, given: list[str]) -> list[str]:
         """The options first. An argument that may be left out is else taken as missing before an option."""
@@ -118,6 +125,8 @@ class Parser(argparse.ArgumentParser):
         names = [str(choice) for choice in action.choices]
         if isinstance(action, argparse._SubParsersAction):
             hint = closest(value, names) or f"the commands are {', '.join(names)}"
+            if value in ("help", "version"):
+                hint = f"did you mean mtun --{value}?"
             raise self._wrong(f"unknown command {value!r}", hint)
         name = "/".join(action.option_strings) or str(action.metavar or action.dest)
         raise self._wrong(f"{name} {value}: expected {', '.join(names)}", closest(value, names))

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 __all__ = [
+    "STDOUT_NAME",
     "ProgressBar",
     "complain",
     "prepare_output",
@@ -32,6 +33,7 @@ __all__ = [
 
 _FALLBACK = "mtun-ascii"
 _ASCII = {"─": "-", "…": "...", "–": "-", "█": "#", "░": ".", "×": "x"}
+STDOUT_NAME = "standard output"
 _KEPT = "\u00a0\u3000\u200c\u200d"  # spaces, and joiners of letters, that `isprintable` does not count
 
 
@@ -86,7 +88,10 @@ def complain(text: str) -> None:
 
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is not None:  # `print` would take stdout in place of a closed stderr
-        print("\n".join(printable(line) for line in text.split("\n")), file=stream, flush=True)
+        try:
+            print("\n".join(printable(line) for line in text.split("\n")), file=stream, flush=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, STDOUT_NAME) from error
 
 
 def readable_size(count: float) -> str:

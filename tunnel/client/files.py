@@ -258,7 +258,7 @@ class FilesClient:
         head = FileReply.unpack((yield from reader.exactly(REPLY_BYTES)))
         if head.status not in (FileStatus.OK, FileStatus.STORED):
             what = f"{request.operation.name.lower()} {request.name}".strip()
-            raise FilesError(f"{what} was refused", head.status)
+            raise FilesError(f"{what}: {head.status.words}", head.status)
         return reader, head
 
 

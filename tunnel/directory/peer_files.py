@@ -72,7 +72,7 @@ class PeerFiles:
         self._engine = engine
         self._seen: dict[Path, _Mark | None] = {}
         self._warned: dict[Path, str] = {}
-        self._problem = ""
+        self._news: list[str] = []
 
     def load(self) -> None:
         """Read all of them.
@@ -85,8 +85,9 @@ class PeerFiles:
             for descriptor in self._load(path):
                 self._directory.publish(descriptor)
                 count += 1
-        if self._problem and not count:
-            raise KeyFileError(f"no peer can be read: {self._problem}")
+        if self._news and not count:
+            raise KeyFileError(f"no peer can be read: {self._news[0]}")
+        self._warn()
 
     def refresh(self) -> list[Descriptor]:
         """Read those that have changed since. Blocks on the disk: for a thread.
@@ -99,6 +100,7 @@ class PeerFiles:
             mark = _mark(path)
             if mark is None or self._seen.get(path) != mark:
                 found += self._load(path)
+        self._warn()
         return found
 
     def _listed(self) -> Iterator[Path]:
@@ -107,7 +109,7 @@ class PeerFiles:
                 listed = list(list_peer_files([path]))
                 copies = [] if listed == [path] else [e for e in _entries(path) if e not in listed]
             except OSError as error:  # no rights any more, no more open files, …
-                self._warn(path, f"{path}: {error.strerror}")
+                self._note(path, f"{path}: {error.strerror}")
                 continue
             for copy in copies:
                 if copy not in self._seen:
@@ -122,20 +124,24 @@ class PeerFiles:
         try:
             found = StaticDirectory.load(path, self._engine, on_bad_line=bad.append)
         except KeyFileError as error:
-            self._warn(path, str(error))
+            self._note(path, str(error))
             return ()
         if bad:
             more = len(bad) - 1
             also = f", and {more} more {'line' if more == 1 else 'lines'}" if more else ""
-            self._warn(path, f"{bad[0]}{also}")
+            self._note(path, f"{bad[0]}{also}")
         return found
 
-    def _warn(self, path: Path, text: str) -> None:
+    def _note(self, path: Path, text: str) -> None:
         """Say once what is wrong with a file, and again when that changes."""
-        self._problem = self._problem or text
         if self._warned.get(path) != text:
             self._warned[path] = text
+            self._news.append(text)
+
+    def _warn(self) -> None:
+        for text in self._news:
             log.warning("peers are skipped: %s", text)
+        self._news.clear()
 
 
 def _mark(path: Path) -> _Mark | None:

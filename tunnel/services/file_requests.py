@@ -65,6 +65,27 @@ class FileStatus(IntEnum):
     DENIED = 0x8A  # this operation is not offered
     DISK = 0x8B  # the disk failed
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        return _STATUS_WORDS[self]
+
+
+_STATUS_WORDS = {
+    FileStatus.OK: "done",
+    FileStatus.STORED: "the whole file is there already",
+    FileStatus.NOT_FOUND: "there is no such file",
+    FileStatus.EXISTS: "other content has that name, and is not replaced",
+    FileStatus.FULL: "there is no room for it",
+    FileStatus.NAME: "the name is not allowed there",
+    FileStatus.CHANGED: "what is there has changed",
+    FileStatus.DIGEST: "the content that arrived has another digest",
+    FileStatus.SIZE: "the content has another size than announced",
+    FileStatus.BUSY: "the same content is being stored, or too much at once",
+    FileStatus.DENIED: "this operation is not offered there",
+    FileStatus.DISK: "the disk there failed",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
