@@ -25,7 +25,7 @@ from typing import Any
 
 from tunnel import __version__
 from tunnel.cli.options import COMMANDS, Parser, UsageError
-from tunnel.cli.terminal import complain, prepare_output, printable, say_json
+from tunnel.cli.terminal import STDOUT_NAME, complain, prepare_output, printable, say_all, say_json
 from tunnel.disk import advice_for
 from tunnel.errors import (
     BadRoute,
@@ -97,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 status = _run(given, signals)
             finally:
                 # What stdout does not take now the interpreter would try again at its end, and complain.
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                say_all()
         except UsageError as error:
             complain(error.usage.rstrip())
             raise SystemExit(_report(error, as_json=as_json)) from None

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "printable",
     "readable_size",
     "say",
+    "say_all",
     "say_json",
     "table",
 ]
@@ -86,12 +87,25 @@ def complain(text: str) -> None:
         _print(text, sys.stderr)
 
 
+def say_all() -> None:
+    """Write out what stdout still holds, of others' prints too. Raises OSError, with the name of stdout."""
+    if sys.stdout is not None:
+        with _named():
+            sys.stdout.flush()
+
+
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is not None:  # `print` would take stdout in place of a closed stderr
-        try:
+        with _named():
             print("\n".join(printable(line) for line in text.split("\n")), file=stream, flush=True)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, STDOUT_NAME) from error
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STDOUT_NAME) from error
 
 
 def readable_size(count: float) -> str:
