@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pty
 import select
 import signal
 import subprocess
@@ -462,3 +463,43 @@ def test_a_dump_of_a_running_node(tmp_path: Path) -> None:
         assert status == 0
         assert "'node process'" in errors
         assert "in serve" in errors
+
+
+@pytest.mark.parametrize("command", ["node", "up"])
+def test_a_closed_terminal_ends_a_node_and_a_network_in_order(command: str, tmp_path: Path) -> None:
+    """The system sends SIGHUP then, and what is written to the terminal fails."""
+    net = tmp_path / "net"
+    mtun("network", net, "--nodes", "2")
+    arguments = ["up", net] if command == "up" else ["node", "--config", net / "node-0" / "node.toml"]
+    master, terminal = pty.openpty()
+    with (tmp_path / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _ON_TERMINAL, *map(str, arguments)],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=errors,
+            start_new_session=True,
+            env=environment(),
+        )
+    try:
+        os.close(terminal)
+        shown = b""
+        while b"ready" not in shown:
+            shown += os.read(master, 4096)
+        os.close(master)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "error" not in (tmp_path / "errors").read_text()
+    for index in range(2 if command == "up" else 1):
+        assert (net / f"node-{index}" / "state" / "replay").exists()
+
+
+# Makes its standard input the terminal of its session, whose end then comes as SIGHUP.
+_ON_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from tunnel.cli import main
+sys.exit(main(sys.argv[1:]))
+"""

@@ -1,4 +1,4 @@
-"""`mtun node`: one node, as its configuration says, until SIGINT or SIGTERM.
+"""`mtun node`: one node, as its configuration says, until SIGINT, SIGTERM or SIGHUP.
 
 It stops in order: neighbours are told that nothing new is taken, what passes through may end, and keys and
 replay tables are written, so that the next start goes on where this run ended. A second signal does not wait.

@@ -157,7 +157,9 @@ class _Network:
             for node in self._nodes:
                 node.reap()
         if self._is_ready and not self._options.json:
-            say("stopped")
+            # After SIGHUP the terminal is gone.
+            with contextlib.suppress(OSError):
+                say("stopped")
 
     def _running(self) -> Iterator[ChildNode]:
         return (node for node in self._nodes if node.is_running)
