@@ -267,6 +267,8 @@ def test_cancelling_ends_the_nodes_work(control: ControlClient, net: LocalNetwor
 
 
 def test_a_client_that_dies_in_the_middle_leaves_nothing(node0: Node0, net: LocalNetwork) -> None:
+    with connect(node0.path.parent) as control:  # opens the links, which stay
+        Client(control).query(net[4].id, b"", service="echo", **echoed(net)).result(PATIENCE_S).close()
     with no_leaks():
         with connect(node0.path.parent) as control:
             replies = [

@@ -15,6 +15,7 @@ from reactor import Reactor
 __all__ = ["Held", "held", "no_leaks"]
 
 _PATIENCE_S = 30.0
+_POOLS = ("reactor calls", "reactor names")
 _FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
@@ -34,8 +35,8 @@ def held(*reactors: Reactor) -> Held:
     gc.collect()
     return Held(
         len(os.listdir(_FD_FOLDER)),
-        # Those of a reactor's bounded pool begin when there is work, and stay.
-        sum(not thread.name.startswith("reactor_") for thread in threading.enumerate()),
+        # Those of the bounded pools of a reactor begin when there is work, and stay.
+        sum(thread.name not in _POOLS for thread in threading.enumerate()),
         sum(len(reactor._tasks) for reactor in reactors),
         sum(len(reactor.timers) for reactor in reactors),
         any(reactor.poller.has_waiters() for reactor in reactors),
