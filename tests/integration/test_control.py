@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from reactor import Handle, Service, Signal, Spawn
+from reactor import PASS, Handle, Service, Signal, Spawn
 from tests.integration.test_network_processes import PATIENCE_S, asked, mtun, network, running
 from tests.support.leaks import no_leaks
 from tests.support.network import wait_until, wait_until_idle
@@ -435,3 +435,25 @@ def test_a_request_hears_how_its_node_ended(tmp_path: Path) -> None:
         assert (state / CONTROL_FILE).exists()  # what the crash left
         assert asked("ping", "node-1", "--count", "1", "--config", config, "--hops", "0")["answered"] == 1
         assert ended(signal.SIGTERM) is ErrorCode.CANCELLED
+
+
+def test_a_socket_whose_folder_was_removed_is_made_again(net: LocalNetwork, tmp_path: Path) -> None:
+    node0 = Node0(net, tmp_path / "state")
+    node0.path.unlink()
+    node0.path.parent.rmdir()
+    with pytest.raises(NodeNotRunning):
+        connect_to(node0)
+    node0.path.parent.mkdir(mode=0o700)
+    node0.run(_restore(node0.server))
+    connect_to(node0)
+    node0.close()
+
+
+def connect_to(node0: Node0) -> None:
+    ControlClient(node0.path).close()
+
+
+def _restore(server: ControlServer) -> Service[None]:
+    server.restore()
+    server.restore()
+    yield PASS

@@ -9,16 +9,20 @@ import re
 import shlex
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from reactor import FakeClock
+from reactor import FakeClock, ReactorThread
 from tests.integration.test_network_processes import PROJECT, Running, asked, mtun, running
+from tests.support.network import wait_until
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli import main
 from tunnel.cli.peer_log import PeerLog
+from tunnel.cli.running import ConfiguredNode
 from tunnel.client import Client, connect
+from tunnel.config import load_config
 from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import StaticDirectory
 from tunnel.keys import NodeKeys
@@ -216,3 +220,19 @@ def test_the_log_names_peers_that_are_backed_off_and_back_again_but_not_without_
     assert caplog.messages[-1] == "92 more changes of peers were not logged; 100 peers backed off now"
     log.peer_online(bytes(32))
     assert "answers again" in caplog.messages[-1]
+
+
+def test_a_node_logs_what_its_files_and_its_links_show(empty: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (empty / "node.toml").write_text('[peers]\nfiles = ["p"]\npublish = "p/me"\nrefresh_s = 0.02\n')
+    assert main(["keygen", "state/keys"]) == 0
+    caplog.set_level(logging.INFO)
+    thread = ReactorThread()
+    with ConfiguredNode(load_config(empty / "node.toml", {}), thread.reactor) as configured, thread:
+        thread.submit(configured.serve(lambda: None))
+        peer = NodeKeys.generate(time.time()).descriptor((Address("127.0.0.1", 1),), time.time(), OPENSSL)
+        StaticDirectory([peer]).save(empty / "p" / "other")
+        wait_until(thread, lambda: f"1 peer learnt, 2 known: {short(peer.node_id)}" in caplog.messages)
+        thread.reactor.post(configured.node.peers.failed, peer.node_id)
+        thread.reactor.post(configured.node.peers.seen, peer.node_id)
+        wait_until(thread, lambda: f"{short(peer.node_id)} answers again" in caplog.text)
+    assert f"{short(peer.node_id)} does not answer" in caplog.text
