@@ -122,6 +122,7 @@ class PeerNames:
     Args:
         paths: of the peer files, as in the configuration.
         source: the options that name them, for a hint.
+        own_id: the node that asks, which no command can ask.
     """
 
     def __init__(
@@ -130,7 +131,9 @@ class PeerNames:
         paths: tuple[Path, ...],
         engine: TunnelEngine,
         source: str = "--network DIR",
+        own_id: bytes | None = None,
     ) -> None:
+        self._own_id = own_id
         self._directory = directory
         self._source = source
         self._ids: dict[str, bytes] = {}
@@ -175,8 +178,14 @@ class PeerNames:
         """The node that somebody means.
 
         Raises:
-            ConfigError: none, or more than one.
+            ConfigError: none, more than one, or the node that asks.
         """
+        node_id = self._find(text)
+        if node_id == self._own_id:
+            raise ConfigError(f"{text!r} is the node that asks: it cannot ask itself", "name another node")
+        return node_id
+
+    def _find(self, text: str) -> bytes:
         if text in self._ids:
             return self._ids[text]
         found = [peer.node_id for peer in self if text and peer.node_id.hex().startswith(text.lower())]
@@ -230,7 +239,9 @@ class Client:
             if running is not None:
                 self.node = self._stack.enter_context(running)
                 self.directory = StaticDirectory(running.peers())
-                self.names = PeerNames(self.directory, config.files, engine, source_options(options))
+                self.names = PeerNames(
+                    self.directory, config.files, engine, source_options(options), self.node.id
+                )
                 self._stack = self._stack.pop_all()
                 return self
             thread = ReactorThread(name="client")
@@ -247,7 +258,9 @@ class Client:
                 node = make_node(served_nothing, keys, self.directory, thread.reactor, engine)
             self.node = node
             settle(self.directory)
-            self.names = PeerNames(self.directory, config.files, engine, source_options(options))
+            self.names = PeerNames(
+                self.directory, config.files, engine, source_options(options), self.node.id
+            )
             # Entered last, left first: nothing runs any more when the state is written.
             self._stack.enter_context(thread)
             serving = thread.submit(node.serve(), name="client node")
