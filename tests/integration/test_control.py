@@ -30,7 +30,9 @@ from tunnel.errors import (
     ErrorCode,
     LocalTunnelError,
     NodeNotRunning,
+    NodeStopped,
     StateError,
+    TunnelError,
 )
 from tunnel.geometry import DEFAULT, Profile
 from tunnel.services import Echo, Files, Ping, Query, Reply, Services
@@ -171,7 +173,7 @@ def test_errors_come_with_hop_code_and_text(control: ControlClient, net: LocalNe
     with pytest.raises(QueryFailed) as caught:
         client.query(net[4].id, b"", service="echo", route=route).result(PATIENCE_S)
     assert net[DEAD].id in caught.value.blamed
-    with pytest.raises(BadRoute):
+    with pytest.raises(BadRoute, match="too few"):
         client.query(net[4].id, b"", hops=100).result(PATIENCE_S)
     with pytest.raises(BadRoute):
         control.choose_route(net[4].id, 100, Profile.for_proxies(100))
@@ -191,8 +193,17 @@ def test_what_a_running_node_cannot_do_is_refused_here(control: ControlClient, n
         control.call(net[4].id, b"", retries=99)
     with pytest.raises(TypeError, match="sent again"):
         control.call(net[4].id, iter([b""]), retries=1)
-    with pytest.raises(TypeError, match="content"):
-        control.call(net[4].id, "text")  # type: ignore[arg-type]
+    for wrong in ({"hops": 300}, {"hops": -1}, {"mode": "rout"}, {"purpose": "much"}, {"timeout_s": -1}):
+        with pytest.raises(TunnelError):
+            control.call(net[4].id, b"", **wrong)
+    with pytest.raises(BadRoute, match="it ends at"):
+        control.call(net[4].id, b"", route=Route((), net[3].id))
+    with pytest.raises(BadRoute, match="it ends at"):
+        control.call(net[4].id, b"", mode=ReplyMode.OTHER_ROUTE, reply_route=Route((), net[3].id))
+    with pytest.raises(TypeError, match="in hex"):
+        control.call(net[4].id.hex(), b"")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="did you mean 'hops'"):
+        control.call(net[4].id, b"", hop=3)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("size", [100, 2_000_000])
@@ -268,14 +279,17 @@ def test_cancelling_ends_the_nodes_work(control: ControlClient, net: LocalNetwor
 
 def test_a_client_that_dies_in_the_middle_leaves_nothing(node0: Node0, net: LocalNetwork) -> None:
     with connect(node0.path.parent) as control:  # opens the links, which stay
-        Client(control).query(net[4].id, b"", service="echo", **echoed(net)).result(PATIENCE_S).close()
+        Client(control).query(net[4].id, b"", service="echo", hops=0).result(PATIENCE_S).close()
     with no_leaks():
         with connect(node0.path.parent) as control:
+            contents: list[Any] = [b"", iter([b"x" * 65_536] * 10)]
             replies = [
-                Client(control).ask(net[4].id, content, service="slow", **echoed(net))
-                for content in (b"", iter([b"x" * 65_536] * 1000))
+                Client(control).ask(net[4].id, content, service="slow", hops=0) for content in contents
             ]
             wait_until(net, lambda: not net[0].is_idle)
+        for reply in replies:
+            with pytest.raises(NodeStopped):
+                reply.result()
         wait_until_idle(net)
         for reply in replies:
             reply.cancel()  # else they would be reported as dropped

@@ -59,8 +59,9 @@ from tunnel.control.messages import (
     unpack_progress,
     unpack_route,
 )
-from tunnel.descriptor import Descriptor
+from tunnel.descriptor import Descriptor, short
 from tunnel.errors import (
+    BadRoute,
     ControlError,
     DescriptorError,
     ErrorCode,
@@ -70,9 +71,10 @@ from tunnel.errors import (
 )
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.api_service import Progress, QueryCall, QueryResult
+from tunnel.node.api_service import Progress, QueryCall, QueryResult, check_served
 from tunnel.node.asking import IncomingReply, ask
 from tunnel.node.contents import Content, as_content, open_content, rewinder
+from tunnel.node.failures import submit
 from tunnel.node.open_tunnel import OpenTunnel
 from tunnel.node.options import QueryOptions, TunnelOptions
 from tunnel.node.pending import PendingQuery, Sink
@@ -180,10 +182,11 @@ class ControlClient:
             A future of QueryResult. Cancelling it cancels the query in the node.
         Raises:
             TypeError, ValueError, LocalTunnelError: as `call`. From the future: what that of `Node.query`
-                raises; QueryFailed with the code CANCELLED where the node was stopped, DISCONNECTED where it
-                ended without a word; NodeNotRunning, ControlError: as `connect`.
+                raises; NodeStopped: the node was stopped, or this client closed; QueryFailed with the code
+                DISCONNECTED: the node ended without a word; NodeNotRunning, ControlError: as `connect`.
         """
-        return self.reactor.submit(self.query_service(self.call(destination, content, **options)))
+        call = self.call(destination, content, **options)
+        return submit(self.reactor, self.query_service(call), "control query")
 
     def call(self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]) -> QueryCall:
         """What `query` sends; the node draws what is left open. Args: `Node.query`.
@@ -193,43 +196,49 @@ class ControlClient:
                 mode `reply-on-reply`, which are for a node of the program's own.
         """
         check_options(options, QueryOptions.__annotations__)
-        content = as_content(content)
-        retries = options.get("retries", 0)
-        check_retries(content, retries)
-        purpose = checked_purpose(options.get("purpose"))
+        check_options(options, QueryOptions.__annotations__)
+        destination, content = checked_id(destination), as_content(content)
         mode = member(ReplyMode, options.get("mode", ReplyMode.ROUTE), "mode")
+        check_served(mode)
+        retries, idle_s, timeout_s = (
+            options.get("retries", 0),
+            options.get("idle_s"),
+            options.get("timeout_s"),
+        )
+        check_retries(content, retries)
         sink, sinks = options.get("sink"), tuple(options.get("sinks", ()))
         own_sinks = sinks if sink is None else (sink, *sinks)
         if options.get("replies", 1) != 1 or len(own_sinks) > 1 or mode is ReplyMode.REPLY_ON_REPLY:
             raise LocalTunnelError("a running node is asked for one reply, and none that can be answered")
         if options.get("rng") is not None:
             raise LocalTunnelError("a running node draws its routes itself: leave `rng` away")
-        destination = checked_id(destination)
-        if (hops := options.get("hops")) is not None:
-            checked_count(hops, "hops")
-        for name in ("idle_s", "timeout_s"):
-            if (given_s := options.get(name)) is not None:
-                checked_seconds(given_s, name)
         whole = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
+        is_large = whole is not None and len(whole) >= LARGE_BYTES
+        hops, route, reply_route = options.get("hops"), options.get("route"), options.get("reply_route")
         request = QueryRequest(
             destination,
-            hops,
-            options.get("route"),
-            options.get("reply_route"),
+            None if hops is None else _checked_hops(hops),
+            None if route is None else _checked_route(route, "route", destination),
+            None if reply_route is None else _checked_route(reply_route, "reply_route", self.id),
             Profile.of(options.get("profile")),
-            purpose or ("bulk" if whole is not None and len(whole) >= LARGE_BYTES else None),
+            checked_purpose(options.get("purpose")) or ("bulk" if is_large else None),
             mode,
             member(ErrorMode, options.get("error_mode", ErrorMode.STATUS), "error_mode"),
             retries,
-            options.get("idle_s"),
-            options.get("timeout_s"),
+            None if idle_s is None else checked_seconds(idle_s, "idle_s"),
+            None if timeout_s is None else checked_seconds(timeout_s, "timeout_s"),
             whole if whole is not None and len(whole) <= CONTENT_BYTES else None,
         )
-        route = request.route or Route((), destination)
-        profile = request.profile or Profile.for_proxies(len(route.proxies))
-        progress, idle_s = options.get("progress"), request.idle_s or 0.0
         return _ControlCall(
-            route, content, mode, profile, idle_s, own_sinks, progress, retries=retries, request=request
+            route or Route((), destination),
+            content,
+            mode,
+            request.profile or Profile.for_proxies(0),
+            request.idle_s or 0.0,
+            own_sinks,
+            options.get("progress"),
+            retries=retries,
+            request=request,
         )
 
     def query_service(self, call: QueryCall) -> Service[QueryResult]:
@@ -272,10 +281,11 @@ class ControlClient:
         """Have the node draw a route. Waits for the answer.
 
         Raises:
-            BadRoute: there is none. ControlError, QueryFailed: the node has ended.
+            BadRoute: there is none. ProfileError: no profile holds so many. ControlError, QueryFailed: the
+                node has ended.
         """
         destination, hops = checked_id(destination), checked_count(hops, "hops")
-        request = RouteRequest(destination, hops, profile).pack()
+        request = RouteRequest(checked_id(destination), _checked_hops(hops), profile).pack()
         return self._run(self._ask_once(request, Kind.ROUTED, unpack_route))
 
     def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]:
@@ -500,3 +510,21 @@ class _Upload:
         finally:
             reader.close()
         yield from self._link.send(pack_attempt(Kind.END, self._attempt))
+
+
+def _checked_hops(hops: int) -> int:
+    """Raises TypeError, BadArgument: no count. ProfileError: more than fit in any profile."""
+    Profile.for_proxies(checked_count(hops, "hops"))
+    return hops
+
+
+def _checked_route(route: Route, what: str, destination: bytes) -> Route:
+    """Raises TypeError, BadArgument: no route. ProfileError: too long. BadRoute: it ends elsewhere."""
+    if not isinstance(route, Route):
+        raise TypeError(f"{what}: expected a Route, got {type(route).__name__}")
+    for node_id in route.nodes:
+        checked_id(node_id, what)
+    if route.destination != destination:
+        raise BadRoute(f"{what}: it ends at {short(route.destination)}, expected {short(destination)}")
+    _checked_hops(len(route.proxies))
+    return route

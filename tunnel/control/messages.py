@@ -30,10 +30,12 @@ from enum import IntEnum
 from typing import Final, get_args
 
 from tunnel.errors import (
+    BadArgument,
     BadRoute,
     ControlError,
     ErrorCode,
     LocalTunnelError,
+    NodeStopped,
     ProfileError,
     QueryFailed,
     TunnelError,
@@ -83,6 +85,7 @@ _OUTCOME: Final = struct.Struct(">BBQQ")
 _REPORT: Final = struct.Struct(">BBB")
 _OPEN: Final = 255
 """A count that is left open, or a hop that is not known."""
+_NO_TIME: Final = -1.0
 _TEXT_BYTES: Final = 4096
 _PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
 
@@ -218,6 +221,10 @@ def _take_proxies(fields: _Fields, destination: bytes) -> Route | None:
     return None if count == _OPEN else Route(tuple(fields.take(32) for _ in range(count)), destination)
 
 
+def _is_time(value: float) -> bool:
+    return value == _NO_TIME or value >= 0
+
+
 def _profile(value: int) -> Profile | None:
     try:
         return Profile.from_byte(value) if value else None
@@ -256,7 +263,7 @@ class QueryRequest:
     """A query as a client asks for it: what it leaves open the node chooses.
 
     Layout: destination 32, hops u8 (255: open), profile u8 (0: open), purpose u8 (255: open), mode u8, error
-    mode u8 (places in their lists), retries u8, idle f64, timeout f64 (seconds; 0: open), route and reply
+    mode u8 (places in their lists), retries u8, idle f64, timeout f64 (seconds; -1: open), route and reply
     route (count u8, 255: open; ids), is whole u8, content.
 
     Attributes:
@@ -285,8 +292,8 @@ class QueryRequest:
             list(ReplyMode).index(self.mode),
             list(ErrorMode).index(self.error_mode),
             self.retries,
-            self.idle_s or 0.0,
-            self.timeout_s or 0.0,
+            _NO_TIME if self.idle_s is None else self.idle_s,
+            _NO_TIME if self.timeout_s is None else self.timeout_s,
         )
         ways = _pack_proxies(self.route) + _pack_proxies(self.reply_route)
         return pack_frame(Kind.QUERY, head + ways + bytes([self.content is not None]) + (self.content or b""))
@@ -306,7 +313,7 @@ class QueryRequest:
             raise ControlError("control socket: a QUERY with an unknown mode")
         if purpose != _OPEN and purpose >= len(_PURPOSES):
             raise ControlError("control socket: a QUERY with an unknown purpose")
-        if not (0 <= idle_s < 1e9 and 0 <= timeout_s < 1e9) or (content and not is_whole):
+        if not (_is_time(idle_s) and _is_time(timeout_s)) or (content and not is_whole):
             raise ControlError("control socket: a QUERY with impossible limits or stray content")
         return cls(
             destination,
@@ -318,8 +325,8 @@ class QueryRequest:
             list(ReplyMode)[mode],
             list(ErrorMode)[error_mode],
             retries,
-            idle_s or None,
-            timeout_s or None,
+            None if idle_s == _NO_TIME else idle_s,
+            None if timeout_s == _NO_TIME else timeout_s,
             content if is_whole else None,
         )
 
@@ -475,13 +482,27 @@ class QueryOutcome:
 
 
 # The first class that an error is an instance of; the place in the list is its number.
-_ERRORS: Final = (QueryFailed, BadRoute, ProfileError, ControlError, LocalTunnelError, TypeError, ValueError)
+_ERRORS: Final = (
+    QueryFailed,
+    BadRoute,
+    ProfileError,
+    ControlError,
+    BadArgument,
+    LocalTunnelError,
+    TypeError,
+    ValueError,
+)
+
+
+_STOPPED: Final = 255
 
 
 def pack_error(error: Exception) -> bytes:
-    """Class u8 (its place in a fixed list), text; of QueryFailed: code u8, text, report, ids of those blamed,
-    failed attempts. What has no class there becomes a QueryFailed."""
+    """Class u8 (its place in a fixed list), text. Of NodeStopped: class 255 alone. Of QueryFailed: class u8,
+    code u8, text, report, ids of those blamed, failed attempts. What has no class there becomes one."""
     number = next((index for index, kind in enumerate(_ERRORS) if isinstance(error, kind)), 0)
+    if isinstance(error, NodeStopped):
+        return pack_frame(Kind.ERROR, bytes([_STOPPED]))
     if number:
         return pack_frame(Kind.ERROR, bytes([number]) + _pack_text(str(error)))
     if not isinstance(error, QueryFailed):
@@ -499,6 +520,9 @@ def unpack_error(body: bytes) -> Exception:
     """The error to raise. Raises ControlError: not such a body."""
     fields = _Fields(body)
     number = fields.byte()
+    if number == _STOPPED:
+        fields.end()
+        return NodeStopped()
     if number >= len(_ERRORS):
         raise ControlError(f"control socket: error class {number} does not exist")
     if number:

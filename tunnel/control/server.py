@@ -55,7 +55,7 @@ from tunnel.control.messages import (
     unpack_attempt,
 )
 from tunnel.directory import Directory
-from tunnel.errors import ControlError, ErrorCode, QueryFailed, StateError, TunnelError
+from tunnel.errors import ControlError, ErrorCode, NodeStopped, StateError, TunnelError
 from tunnel.node import Node
 from tunnel.node.asking import IncomingReply
 from tunnel.node.options import CallOptions
@@ -307,7 +307,7 @@ class _Exchange:
 
     def _explained(self, error: Exception) -> Exception:
         if self._server.is_stopping and getattr(error, "code", None) in (None, ErrorCode.CANCELLED):
-            return QueryFailed("the node was stopped while the query was under way", ErrorCode.CANCELLED)
+            return NodeStopped()
         if not isinstance(error, TunnelError | TypeError | ValueError):
             log.error("a query of a control client failed: %s: %s", type(error).__name__, error)
         return error
