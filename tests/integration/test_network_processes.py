@@ -321,7 +321,7 @@ def test_a_second_control_c_does_not_wait(tmp_path: Path) -> None:
         up.process.send_signal(signal.SIGINT)
         _wait_for_end(first)  # so the first signal has been taken
         status, errors = up.stop()
-        assert (status, "error: interrupted" in errors) == (1, True)
+        assert (status, "error: interrupted" in errors) == (130, True)
         assert all(is_gone(node["pid"]) for node in ready.values())
 
 
@@ -341,7 +341,7 @@ def test_a_bar_on_a_terminal_and_control_c_in_the_middle(tmp_path: Path) -> None
             _read_until(terminal, "MiB")
             send.send_signal(signal.SIGINT)
             assert "error: interrupted" in _read_until(terminal, "error: interrupted")
-            assert send.wait(PATIENCE_S) == 1
+            assert send.wait(PATIENCE_S) == 130
         finally:
             watchdog.cancel()
             send.kill()
