@@ -13,6 +13,7 @@ import threading
 from typing import Any, Protocol
 
 from reactor.errors import Closed
+from reactor.timers import lock_timeout
 from reactor.waiting import Waiter
 
 __all__ = ["Claim", "Crossing", "Home", "ThreadWaiter"]
@@ -122,7 +123,7 @@ class ThreadWaiter:
 
     def wait(self, timeout_s: float | None) -> bool:
         """Block until there is an answer. Returns False when the time is over; none will come then."""
-        if self._gate.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+        if self._gate.acquire(timeout=lock_timeout(timeout_s)):
             return True
         return not self.give_up()
 

@@ -35,7 +35,7 @@ from reactor.selection import Select
 from reactor.shared_channel import ReceiveShared, SendShared, SharedChannel
 from reactor.signal import Signal
 from reactor.task import Task
-from reactor.timers import Deadline, SleepingTask
+from reactor.timers import Deadline, SleepingTask, check_seconds
 from reactor.waiting import PARKED
 
 __all__ = ["HANDLERS", "Handler", "find_by_base"]
@@ -94,11 +94,7 @@ def _on_set_timer(request: SetTimer, task: Task[Any]) -> Deadline:
 
 
 def _deadline_s(seconds: float, task: Task[Any]) -> float:
-    if type(seconds) is not float and (not isinstance(seconds, int | float) or isinstance(seconds, bool)):
-        raise BadRequest(f"a time to wait is a number of seconds, got {seconds!r}")
-    # nan would be in no order with the other deadlines and spoil the heap.
-    if seconds != seconds:
-        raise BadRequest("a time to wait is a number of seconds, got nan")
+    check_seconds(seconds)
     try:
         return task.runner.now() + seconds
     except OverflowError:

@@ -18,6 +18,7 @@ from reactor.forgotten import needs_yield_from
 from reactor.handle import Handle
 from reactor.requests import Service
 from reactor.task import Task
+from reactor.timers import lock_timeout
 from reactor.waiting import PARKED, Waiter
 
 __all__ = ["ProxyHandle"]
@@ -62,7 +63,7 @@ class ProxyHandle(Handle[T]):
         """Block this thread until the service has ended.
 
         Args:
-            timeout_s: None: for ever.
+            timeout_s: None: for ever. BadRequest: not a number of seconds.
         Returns:
             Its result. Raises what `result` raises, and:
         Raises:
@@ -71,7 +72,8 @@ class ProxyHandle(Handle[T]):
         """
         if not self.is_finished and self._thread_id == threading.get_ident():
             raise Busy(f"service {self.name!r} runs in this very thread, which cannot wait for it")
-        if not self._ended.wait(timeout_s):
+        limit_s = lock_timeout(timeout_s)
+        if not self._ended.wait(None if limit_s < 0 else limit_s):
             raise TimedOut(f"service {self.name!r} has not ended within {timeout_s} s")
         return self.result()
 

@@ -164,7 +164,7 @@ class SharedChannel(Generic[T]):
         """Send an item; block this thread until there is room.
 
         Args:
-            timeout_s: None: for ever.
+            timeout_s: None: for ever. BadRequest: not a number of seconds.
         Raises:
             ChannelClosed: closed before the item was taken; it was not sent.
             TimedOut: there was no room in time; it was not sent.
@@ -190,7 +190,7 @@ class SharedChannel(Generic[T]):
         """Take the next item; block this thread until there is one.
 
         Args:
-            timeout_s: None: for ever.
+            timeout_s: None: for ever. BadRequest: not a number of seconds.
         Raises:
             ChannelClosed: closed, and all items have been taken.
             TimedOut: none came in time.

@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 from reactor.errors import Broken, Closed, TimedOut
 from reactor.loop import Reactor
 from reactor.requests import Service
+from reactor.timers import lock_timeout
 
 __all__ = ["ReactorThread"]
 
@@ -58,13 +59,14 @@ class ReactorThread:
             TimedOut: the thread has not ended; some service keeps the loop.
             Broken: the reactor's thread failed; `__cause__` says how.
         """
+        limit_s = lock_timeout(timeout_s)
         if self._thread.ident is None:
             self.reactor.close()
             return
         # Closed: it has ended by itself, or was closed before.
         with contextlib.suppress(Closed):
             self.reactor.stop()
-        self._thread.join(timeout_s)
+        self._thread.join(None if limit_s < 0 else limit_s)
         if self._thread.is_alive():
             raise TimedOut(f"thread {self._thread.name!r} did not end within {timeout_s} s")
         self._raise_failure()

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from reactor.errors import Cancelled
+from reactor.errors import BadRequest, Cancelled
 from reactor.waiting import Waiter
 
 if TYPE_CHECKING:
     from reactor.task import Task
 
-__all__ = ["Deadline", "Expired", "SleepingTask", "Timer", "Timers"]
+__all__ = ["Deadline", "Expired", "SleepingTask", "Timer", "Timers", "check_seconds", "lock_timeout"]
 
 Timer: TypeAlias = list[Any]
 """[deadline_s, order, action or None when fired or cancelled, argument]: to others a token for `cancel`."""
@@ -32,6 +33,23 @@ _ACTION: Final = 2
 _ARGUMENT: Final = 3
 # Below this many empty entries a rebuild is not worth its fixed cost.
 _MIN_DEAD: Final = 64
+
+
+def check_seconds(seconds: object) -> None:
+    """Refuse what is not a time to wait; inf is one. Raises BadRequest."""
+    if type(seconds) is not float and (not isinstance(seconds, int | float) or isinstance(seconds, bool)):
+        raise BadRequest(f"a time to wait is a number of seconds, got {seconds!r}")
+    # nan would be in no order with the other deadlines and spoil the heap.
+    if seconds != seconds:
+        raise BadRequest("a time to wait is a number of seconds, got nan")
+
+
+def lock_timeout(timeout_s: float | None) -> float:
+    """Turn a time limit into what `Lock.acquire` takes, which knows no inf. Raises BadRequest."""
+    if timeout_s is None:
+        return -1
+    check_seconds(timeout_s)
+    return min(max(0, timeout_s), threading.TIMEOUT_MAX)
 
 
 class Timers:

@@ -16,6 +16,8 @@ from reactor import (
     Reactor,
     ReactorThread,
     Service,
+    SharedChannel,
+    ThreadPool,
     TimedOut,
 )
 from tests.reactor.helpers import forever, give, passes
@@ -160,3 +162,24 @@ def test_never_started_can_be_closed() -> None:
     thread.close()
     with pytest.raises(Closed):
         thread.submit(forever())
+
+
+@pytest.mark.parametrize("timeout_s", [float("inf"), 10**400, threading.TIMEOUT_MAX * 2])
+def test_a_thread_may_wait_for_any_time(timeout_s: float) -> None:
+    channel: SharedChannel[int] = SharedChannel(1)
+    with ThreadPool() as pool:
+        assert pool.spawn(give(1)).wait(timeout_s) == 1
+        receiving = pool.spawn(channel.send(7))
+        assert channel.receive_blocking(timeout_s) == 7
+        receiving.wait(timeout_s)
+    ReactorThread().start().close(timeout_s)
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), "1", True, []])
+def test_a_thread_cannot_wait_for_what_is_no_time(timeout_s: Any) -> None:
+    channel: SharedChannel[int] = SharedChannel(1)
+    with ThreadPool() as pool:
+        handle = pool.spawn(forever())
+        for wait in (handle.wait, channel.receive_blocking):
+            with pytest.raises(BadRequest, match="number of seconds"):
+                wait(timeout_s)
