@@ -84,7 +84,6 @@ def _on_pass(request: Pass, task: Task[Any]) -> object:
 
 
 def _on_sleep(request: Sleep, task: Task[Any]) -> object:
-    request.take_note()
     task.wait = SleepingTask(task, task.runner.timers, _deadline_s(request.seconds, task))
     return PARKED
 
@@ -110,12 +109,10 @@ def _on_current_time(request: CurrentTime, task: Task[Any]) -> float:
 
 
 def _on_spawn(request: Spawn, task: Task[Any]) -> Handle[Any]:
-    request.take_note()
     return task.runner.start(request.service, request.name)
 
 
 def _on_join(request: Join, task: Task[Any]) -> object:
-    request.take_note()
     handle = request.handle
     if handle.is_finished:
         error = handle.error

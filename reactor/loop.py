@@ -161,6 +161,15 @@ class Reactor:
         """
         self._inbox.append((function, args))
 
+    def check_usable(self) -> None:
+        """Refuse to go on with a reactor that runs nothing any more.
+
+        Raises:
+            Closed: it is closed. Forked: it belongs to the parent of this process.
+        """
+        if self._is_closed:
+            raise self._closed_error()
+
     @property
     def is_closed(self) -> bool:
         """Whether it is closed: it starts nothing any more."""

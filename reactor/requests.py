@@ -70,14 +70,17 @@ class Request:
 
 
 class OneUse(Request):
-    """Base of the requests that are made for one `yield`. One that is never yielded warns."""
+    """Base of the requests that are made for one `yield`. One that is never yielded warns.
+
+    A runner that reads what is asked has received the request, so reading takes note of it.
+    """
 
     __slots__ = ("_reminder",)
 
     _reminder: Reminder | None
 
     def take_note(self) -> None:
-        """Take note that it was yielded. For the runner."""
+        """Take note that it was yielded."""
         reminder, self._reminder = self._reminder, None
         if reminder is not None:
             settle(reminder)
@@ -132,11 +135,17 @@ class WaitWritable(Request):
 class Sleep(OneUse):
     """Resume after so many seconds of the runner's clock; 0 or less: with the next pass, inf: never."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("_seconds",)
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self._seconds = seconds
         self._reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
+
+    @property
+    def seconds(self) -> float:
+        """For the runner."""
+        self.take_note()
+        return self._seconds
 
 
 class Pass(Request):
@@ -163,17 +172,23 @@ class CurrentTime(Request):
 class Spawn(OneUse):
     """Start a service beside this one. Answered at once with its `Handle`; it first runs in the next pass."""
 
-    __slots__ = ("name", "service")
+    __slots__ = ("_service", "name")
 
     def __init__(self, service: Service[Any], name: str | None = None) -> None:
-        self.service = service
+        self._service = service
         self.name = name
         self._reminder = remind("Spawn(...) was made and never yielded: write `yield Spawn(...)`")
 
     def drop(self) -> None:
         """See `OneUse`. The other service is not started."""
         self.take_note()
-        discard(self.service)
+        discard(self._service)
+
+    @property
+    def service(self) -> Service[Any]:
+        """For the runner."""
+        self.take_note()
+        return self._service
 
 
 class Join(OneUse):
@@ -182,14 +197,20 @@ class Join(OneUse):
     With its result, or its error is raised here (`ServiceCancelled` when it was cancelled).
     """
 
-    __slots__ = ("handle",)
+    __slots__ = ("_handle",)
 
     def __init__(self, handle: Handle[Any]) -> None:
-        self.handle = handle
+        self._handle = handle
         self._reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
 
+    @property
+    def handle(self) -> Handle[Any]:
+        """For the runner."""
+        self.take_note()
+        return self._handle
+
     def undo(self, task: Waiter) -> None:
-        self.handle.forget_watcher(task)
+        self._handle.forget_watcher(task)
 
 
 class RunInThread(OneUse):
@@ -204,16 +225,22 @@ class RunInThread(OneUse):
         TypeError: the function cannot be called.
     """
 
-    __slots__ = ("args", "function")
+    __slots__ = ("_function", "args")
 
     pool: ClassVar[str] = "calls"
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         if not callable(function):
             raise TypeError(f"RunInThread takes a function and its arguments, got {function!r}")
-        self.function = function
+        self._function = function
         self.args = args
         self._reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """For the runner."""
+        self.take_note()
+        return self._function
 
 
 class LookUp(RunInThread):

@@ -56,7 +56,7 @@ def test_the_three_kinds_of_clients_have_the_same_names() -> None:
     assert names(ThreadReply) == names(AsyncReply) == served
     held = names(OpenTunnel) - {"handle", "has_ended", "is_as_new"}  # for services of the loop
     assert names(ThreadTunnel) == names(AsyncTunnel) == held
-    assert names(ThreadStream) == names(AsyncStream) == names(OpenStream)
+    assert names(ThreadStream) == names(AsyncStream) == names(OpenStream) - {"leave"}
 
 
 def test_their_arguments_are_the_same_but_for_time_limits() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from reactor import Reactor, RunInThread
+from reactor import Reactor, Request, RunInThread, Sleep
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main
@@ -229,8 +229,10 @@ def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
         assert "descriptor is not written yet" in caplog.text
         folder.with_name("away").rename(folder)
         refreshing = configured._refresh()
-        next(refreshing)  # a while later
-        refreshing.send(None)
+        assert_sleeps(next(refreshing))  # a while later
+        request = next(refreshing)
+        assert isinstance(request, RunInThread)
+        request.function(*request.args)
         refreshing.close()
         (published,) = StaticDirectory.load(folder / "me", OPENSSL)
         assert published == configured.node.descriptor
@@ -402,14 +404,20 @@ def test_check_private_of_what_is_not_there(tmp_path: Path) -> None:
 # --- a state that cannot be saved ---------------------------------------------------------------------------
 
 
+def assert_sleeps(request: Request) -> None:
+    assert isinstance(request, Sleep)
+    assert request.seconds
+
+
 def steps(configured: ConfiguredNode, count: int) -> None:
     """Let so many refreshes go by."""
     refreshing = configured._refresh()
-    next(refreshing)
+    assert_sleeps(next(refreshing))
     for _ in range(count):
         request = refreshing.send(None)
         while isinstance(request, RunInThread):
             request = refreshing.send(request.function(*request.args))
+        assert_sleeps(request)
     refreshing.close()
 
 

@@ -178,8 +178,10 @@ def run(options: argparse.Namespace) -> int:
         ) as net,
     ):
         if not options.json:
-            say(f"{len(net)} nodes are listening on 127.0.0.1, proxies: {hops}, mode {mode}, "
-                  f"profile {profile.name}, engine {net.engine.name}, {options.links} links")  # fmt: skip
+            say(
+                f"{len(net)} nodes are listening on 127.0.0.1, {hops} {'proxy' if hops == 1 else 'proxies'}, "
+                f"mode {mode}, profile {profile.name}, engine {net.engine.name}, {options.links} links"
+            )
         positions = rng.sample(range(len(net)), 2)
         alice, bob = net[positions[0]], net[positions[1]]
         route_rng = PositionSampler(rng, net) if options.seed is not None else None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, Generic, Protocol, TypeVar, Unpack
 
-from reactor import Reactor, Service
+from reactor import Closed, Forked, Reactor, Service
 from tunnel.errors import NodeStopped
 from tunnel.geometry import Profile
 from tunnel.node.api_service import QueryCall, QueryResult
@@ -63,10 +63,14 @@ def check_running(node: AskingNode) -> None:
     """That services of the node can still run: one that is made and cannot would warn that it was forgotten.
 
     Raises:
-        NodeStopped: its reactor is closed.
+        NodeStopped: its reactor is closed. Forked: it is the reactor of a parent process.
     """
-    if node.reactor.is_closed:
-        raise NodeStopped()
+    try:
+        node.reactor.check_usable()
+    except Forked:
+        raise
+    except Closed as error:
+        raise NodeStopped() from error
 
 
 def _prefixed(prefix: bytes, content: Content) -> Content:

@@ -42,6 +42,7 @@ class MuxStream(Generic[N]):
             come, and both when the stream fails.
         status: what `send_status` sent at the other end, once it is here.
         error: why it failed: sticky, raised by each call that it concerns.
+        failed: set when the stream fails, for a service that neither reads nor writes. None: none waits.
         content_in, content_out: bytes read and written.
     """
 
@@ -60,6 +61,7 @@ class MuxStream(Generic[N]):
         "content_out",
         "control_mark",
         "error",
+        "failed",
         "id",
         "is_opener",
         "profile",
@@ -97,6 +99,7 @@ class MuxStream(Generic[N]):
         self._queue = ReceiveQueue()
         self._read_error: TunnelError | None = None
         self.error: TunnelError | None = None
+        self.failed: N | None = None
         self.control_mark = 0  # number of this stream's last control frame (ControlQueue)
         self.readable = readable
         self.writable = writable
@@ -123,6 +126,11 @@ class MuxStream(Generic[N]):
     def is_answered(self) -> bool:
         """On the side that accepted: whether the status is sent."""
         return self._send_half is Half.BACKWARD_ENDED
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it has failed before the peer's half came to its FIN: what was not read is lost."""
+        return self._read_error is not None
 
     @property
     def unread_bytes(self) -> int:
@@ -351,3 +359,5 @@ class MuxStream(Generic[N]):
             self._drop_unread(error)
         self.readable.set()
         self.writable.set()
+        if self.failed is not None:
+            self.failed.set()

@@ -74,13 +74,17 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
     incoming, profile = forward.stream, forward.stream.profile
     towards_bob, towards_alice = node.tunnel.relay_layers(forward.opened.slot, profile)
     chunk_bytes = profile.geometry.chunk_bytes
-    backward_ended, forward_ended = Signal(), Signal()
+    backward_ended, failed = Signal(), Signal()
+    incoming.failed = outgoing.failed = failed
+    has_sent_all = False
 
     def relay_forward() -> Service[None]:
+        nonlocal has_sent_all
         yield from relay(incoming, outgoing, towards_bob.decrypt, chunk_bytes)
         outgoing.finish()
         yield from report_frame(node, outgoing, started_s, content_in=incoming.content_in)
-        forward_ended.set()
+        has_sent_all = True
+        failed.set()  # the watch looks again
         yield backward_ended
 
     def relay_backward() -> Service[None]:
@@ -88,12 +92,17 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
         yield from forward.reporter.pass_on((yield from wait_status(outgoing)))
         backward_ended.set()
 
-    def watch_for_reset() -> Service[None]:
-        """Behind its FIN the sender may still give the frame up: who serves it is to hear of that."""
-        yield forward_ended
-        while incoming.error is None:
-            yield incoming.readable
-        raise renewed(incoming.error)
+    def watch_failures() -> Service[None]:
+        """End the frame when either neighbour gives it up, also while both relays wait for the other one.
 
-    watches = watch_for_reset(), idle_watch([incoming, outgoing], node.limits.idle_s)
+        Content that came in full before a link broke is still forwarded. A sender may give up behind its FIN.
+        """
+        while True:
+            if incoming.error is not None and (has_sent_all or incoming.is_cut):
+                raise renewed(incoming.error)
+            if outgoing.error is not None and outgoing.is_cut:
+                raise renewed(outgoing.error)
+            yield failed
+
+    watches = watch_failures(), idle_watch([incoming, outgoing], node.limits.idle_s)
     yield from guarded(relay_forward(), relay_backward(), *watches)
