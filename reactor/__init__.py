@@ -4,9 +4,26 @@ Start with `Reactor` (loop.py) and what a service may yield (requests.py); strea
 sockets.py are what most services use.
 """
 
-from reactor.channel import Channel
-from reactor.clock import Clock, FakeClock, MonotonicClock
-from reactor.descriptor import Descriptor
+from reactor.core.forgotten import needs_yield_from
+from reactor.core.loop import Reactor
+from reactor.core.poller import Descriptor, EpollPoller, Poller, SelectorPoller
+from reactor.core.requests import (
+    PASS,
+    CurrentTask,
+    CurrentTime,
+    Join,
+    Pass,
+    Request,
+    RunInThread,
+    Service,
+    SetTimer,
+    Sleep,
+    Spawn,
+    WaitReadable,
+    WaitWritable,
+)
+from reactor.core.task import Handle, WeakHandle
+from reactor.core.timers import Clock, FakeClock, MonotonicClock
 from reactor.errors import (
     BadRequest,
     Broken,
@@ -25,44 +42,28 @@ from reactor.errors import (
     TimedOut,
     UnexpectedEnd,
 )
-from reactor.forgotten import needs_yield_from
-from reactor.handle import Handle, WeakHandle
-from reactor.inspection import describe, dump
-from reactor.lending import Loan, ReadSide
-from reactor.loop import Reactor
-from reactor.memory import MemoryReader, MemoryWriter, memory_pipe
-from reactor.poller import EpollPoller, Poller, SelectorPoller
-from reactor.proxy_handle import ProxyHandle
-from reactor.requests import (
-    PASS,
-    CurrentTask,
-    CurrentTime,
-    Join,
-    Pass,
-    Request,
-    RunInThread,
-    Service,
-    SetTimer,
-    Sleep,
-    Spawn,
-    WaitReadable,
-    WaitWritable,
+from reactor.io.memory import MemoryReader, MemoryWriter, memory_pipe
+from reactor.io.sockets import SocketStream, TcpListener, UnixListener, connect_tcp, connect_unix
+from reactor.io.streams import Loan, ReadSide, ReadStream, ReadYield, WriteStream, WriteYield
+from reactor.run.debug import Tracer, Watchdog, add_tracer, describe, dump, remove_tracer
+from reactor.run.signals import dump_on_signal, run_main
+from reactor.run.spawners import (
+    Blocker,
+    CommandService,
+    Coroutine,
+    ProxyHandle,
+    Receiving,
+    Restart,
+    RestartHandle,
+    Sending,
+    Spawner,
+    serve,
 )
-from reactor.scope import Scope, in_scope
-from reactor.selection import Chosen, Select, Source
-from reactor.sender import Sender
-from reactor.serving import CommandService, Receiving, Sending, serve
-from reactor.shared_channel import SharedChannel
-from reactor.signal import Signal
-from reactor.sockets import SocketStream, TcpListener, UnixListener, connect_tcp, connect_unix
-from reactor.spawners import Blocker, Coroutine, Restart, RestartHandle, Spawner
-from reactor.streams import ReadStream, ReadYield, WriteStream, WriteYield
-from reactor.thread import ReactorThread
-from reactor.thread_spawners import ThreadPark, ThreadPool
-from reactor.timeout import move_on_after, timeout_after
-from reactor.tracing import Tracer, add_tracer, remove_tracer
-from reactor.unix_signals import dump_on_signal, run_main
-from reactor.watchdog import Watchdog
+from reactor.run.threads import ReactorThread, ThreadPark, ThreadPool
+from reactor.sync.channel import Channel, Sender
+from reactor.sync.scope import Scope, Signal, in_scope, move_on_after, timeout_after
+from reactor.sync.selection import Chosen, Select, Source
+from reactor.sync.shared_channel import SharedChannel
 
 __all__ = [
     "PASS",

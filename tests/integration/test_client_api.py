@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reactor import Reactor, Service, Signal, Sleep, TimedOut, timeout_after
-from reactor.aio import EmbeddedReactor
+from reactor.run.aio import EmbeddedReactor
 from tests.integration.client_kinds import KINDS, Scenario, play
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route

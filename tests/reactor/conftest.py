@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from reactor import EpollPoller, FakeClock, Poller, Reactor, SelectorPoller, SocketStream
-from reactor.poller import HAS_EPOLL
+from reactor.core.poller import HAS_EPOLL
 from tests.reactor.helpers import errors_logged
 
 

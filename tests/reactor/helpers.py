@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from reactor import PASS, Handle, Reactor, Service, Signal, SocketStream
-from reactor.task import Task
+from reactor.core.task import Task
 
 __all__ = ["assert_clean", "errors_logged", "forever", "give", "passes", "pump", "run"]
 

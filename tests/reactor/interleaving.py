@@ -35,10 +35,10 @@ from reactor import (
     Tracer,
     WriteYield,
     add_tracer,
-    loop,
     memory_pipe,
     timeout_after,
 )
+from reactor.core import loop
 from tests.reactor.conftest import POLLERS
 
 __all__ = ["play"]

@@ -35,8 +35,8 @@ from reactor import (
     WriteYield,
     timeout_after,
 )
-from reactor.aio import AsyncioBridge, EmbeddedReactor
-from reactor.poller import HAS_EPOLL
+from reactor.core.poller import HAS_EPOLL
+from reactor.run.aio import AsyncioBridge, EmbeddedReactor
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import forever, give, passes
 from tests.support.leaks import no_leaks

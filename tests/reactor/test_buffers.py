@@ -23,9 +23,8 @@ from reactor import (
     WriteYield,
     memory_pipe,
 )
-from reactor.lending import ReadSide
-from reactor.requests import Request
-from reactor.streams import byte_view, writable_view
+from reactor.core.requests import Request
+from reactor.io.streams import ReadSide, byte_view, writable_view
 from tests.reactor.helpers import run
 from tests.support.buffers import NO_BUFFERS, SHAPES
 

@@ -46,7 +46,7 @@ from reactor import (
     move_on_after,
     timeout_after,
 )
-from reactor.timers import Expired
+from reactor.core.timers import Expired
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import passes, task_of
 from tests.reactor.services import SERVICES

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import reactor.sockets as sockets
+import reactor.io.sockets as sockets
 from reactor import (
     ConnectError,
     CurrentTime,

@@ -27,8 +27,8 @@ from reactor import (
     TimedOut,
     UnexpectedEnd,
 )
-from reactor.aio import AsyncioBridge
 from reactor.errors import renewed
+from reactor.run.aio import AsyncioBridge
 from tests.reactor.helpers import passes, run
 from tests.support.kept_errors import TIMES, caught, check_that_nothing_grows, frames
 

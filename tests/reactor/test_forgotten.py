@@ -46,7 +46,7 @@ from reactor import (
     serve,
     timeout_after,
 )
-from reactor.forgotten import discard
+from reactor.core.forgotten import discard
 from tests.reactor.helpers import errors_logged, forever, give, passes, run
 
 HERE = Path(__file__)
@@ -396,9 +396,6 @@ def test_an_error_inside_a_request_is_the_services_own(fake: Reactor) -> None:
         @property
         def seconds(self) -> float:
             raise ZeroDivisionError
-
-        @seconds.setter
-        def seconds(self, seconds: float) -> None: ...
 
     def service() -> Service[str]:
         with pytest.raises(ZeroDivisionError):

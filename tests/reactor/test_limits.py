@@ -31,7 +31,7 @@ from reactor import (
     dump,
     timeout_after,
 )
-from reactor.timers import Timer, Timers
+from reactor.core.timers import Timer, Timers
 from tests.reactor.helpers import assert_clean, forever
 from tests.support.leaks import no_leaks
 

@@ -32,7 +32,7 @@ from reactor import (
     TimedOut,
     timeout_after,
 )
-from reactor.descriptor import Descriptor
+from reactor.core.poller import Descriptor
 from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
 
 ACTIONS = ["send", "set", "select", "receive", "cancel", "turn", "close"]

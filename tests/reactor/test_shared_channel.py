@@ -32,7 +32,8 @@ from reactor import (
     move_on_after,
     timeout_after,
 )
-from reactor.crossing import Claim, Crossing, ThreadWaiter
+from reactor.core.task import Claim
+from reactor.sync.shared_channel import Crossing, ThreadWaiter
 from tests.reactor.helpers import forever, passes, task_of
 
 PATIENCE_S = 20.0

@@ -189,7 +189,7 @@ def test_usr1_prints_what_each_waits_for() -> None:
     text = "".join(lines)
     assert text.startswith("reactor: ")
     assert text.count("'quiet one' waits for a signal") == 2
-    assert "'receiver' waits for an item of channel 'orders'\n    reactor/channel.py:" in text
+    assert "'receiver' waits for an item of channel 'orders'\n    reactor/sync/channel.py:" in text
     assert re.search(r"'the main one' waits (999|1000)\.\d+ s more\n", text)
 
 

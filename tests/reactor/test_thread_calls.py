@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import reactor.sockets
+import reactor.io.sockets
 from reactor import (
     Broken,
     Handle,
@@ -25,7 +25,7 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
-from reactor.thread_calls import _MOST_THREADS, _THREADS
+from reactor.core.threads import _MOST_THREADS, _THREADS
 from tests.reactor.helpers import passes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,12 +120,12 @@ def test_there_is_a_limit_on_threads_however_many_calls_hang() -> None:
 
 def test_slow_names_hold_up_no_files_and_slow_files_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    real = reactor.sockets._getaddrinfo
+    real = reactor.io.sockets._getaddrinfo
 
     def look_up(host: str, port: int) -> Any:
         return real("127.0.0.1", port) if host == "fast.example" else gate.wait(PATIENCE_S) and []
 
-    monkeypatch.setattr(reactor.sockets, "_getaddrinfo", look_up)
+    monkeypatch.setattr(reactor.io.sockets, "_getaddrinfo", look_up)
 
     def main() -> Service[None]:
         for number in range(8):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reactor.timers import Timer, Timers
+from reactor.core.timers import Timer, Timers
 
 
 class TimersAgainstModel(RuleBasedStateMachine):

@@ -31,11 +31,11 @@ from reactor import (
     Tracer,
     Watchdog,
     add_tracer,
-    closing,
     describe,
     dump,
     remove_tracer,
 )
+from reactor.core import loop as closing
 from tests.reactor.helpers import errors_logged, forever, give, passes, run
 
 Pair = tuple[SocketStream, SocketStream]

@@ -8,7 +8,7 @@
         async with await client.tunnel(bob_id) as tunnel:
             answer = await tunnel.ask(b"hello")
 
-The node's reactor runs in another thread, or within asyncio's loop (`reactor.aio.EmbeddedReactor`, to be
+The node's reactor runs in another thread, or within asyncio's loop (`reactor.run.aio.EmbeddedReactor`, to be
 given as `bridge`). Cancelling a task cancels what it awaits, and waits for its clean-up. For a limit on any
 wait: `asyncio.timeout(5)`.
 
@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 from reactor import Closed, Forked, Service, ServiceCancelled
-from reactor.aio import AsyncioBridge
+from reactor.run.aio import AsyncioBridge
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
 from tunnel.errors import NodeStopped
 from tunnel.established import Target

@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TypeVar
 
 from reactor import Closed, Forked, Reactor, Service, ServiceCancelled
-from reactor.submission import ServiceFuture
+from reactor.core.threads import ServiceFuture
 from readwrite_comp.helpers import is_same_error
 from tunnel.descriptor import short
 from tunnel.errors import ErrorCode, NextRefused, NodeStopped, PeerError, QueryFailed, StreamReset

@@ -1,0 +1,189 @@
+"""Warnings about calls that never ran: a forgotten `yield from`.
+
+    reply.write(b"hello")  # makes a generator, which nothing runs: nothing is written
+
+Of coroutines Python says "was never awaited", of generators it says nothing. So the public functions of
+services put a `Reminder` into their generator. The first step of the generator settles the reminder. A
+generator that is dropped before that takes its reminder along, and the reminder warns. Requests that are made
+for one use, such as `Sleep(1)`, hold a reminder until they are yielded.
+
+There are two decorators because of the price. `needs_yield_from` costs 0.5 µs a call and remembers the line
+of the call. `reminded` costs 0.1 µs, for methods that a busy service calls for every few bytes. It names the
+line that dropped the call, which for a statement such as the one above is the same line.
+
+Rule for changing this file: a settled reminder is used for another call, so only the generator holds it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Generator
+from types import CodeType, FrameType, GeneratorType
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+
+__all__ = ["Reminder", "discard", "needs_yield_from", "remind", "reminded", "settle"]
+
+logger = logging.getLogger("reactor")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+# The log gets each place once, and no more places than this.
+_MOST_PLACES: Final = 1_000
+_logged: Final[set[tuple[str, int, str]]] = set()
+# What `warnings` remembers of each file, as the `__warningregistry__` of its module does.
+_registries: Final[dict[str, dict[Any, Any]]] = {}
+
+
+class Reminder:
+    """Warns when it is dropped before it was settled.
+
+    Attributes:
+        text: of the warning.
+        code, position: the place of the call. None, 0: not known.
+    """
+
+    __slots__ = ("code", "position", "text")
+
+    text: str
+    code: CodeType | None
+    position: int
+
+    def __del__(self) -> None:
+        # The settled ones are dropped when the interpreter ends.
+        if not sys.is_finalizing():
+            _warn(self)
+
+
+_settled: Final[list[Reminder]] = []
+
+settle: Final = _settled.append
+"""Take note that the call of a reminder runs. Once for each call."""
+
+
+def remind(text: str) -> Reminder:
+    """Make a reminder in a function that is called by a service: it remembers the line of that call."""
+    try:
+        reminder = _settled.pop()
+    except IndexError:
+        reminder = Reminder()
+    reminder.text = text
+    frame = sys._getframe(2)
+    reminder.code = frame.f_code
+    reminder.position = frame.f_lasti
+    return reminder
+
+
+def needs_yield_from(function: Callable[P, Generator[Any, Any, R]]) -> Callable[P, Generator[Any, Any, R]]:
+    """Decorate a public generator function: a call that never runs warns, with the line of the call."""
+    text, name, qualified_name = _text_for(function), function.__name__, function.__qualname__
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, R]:
+        service: Any = _run(function(*args, **kwargs), remind(text))
+        # Services are named after their generator.
+        service.__name__ = name
+        service.__qualname__ = qualified_name
+        running: Generator[Any, Any, R] = service
+        return running
+
+    return call
+
+
+def _run(service: Generator[Any, Any, R], reminder: Reminder) -> Generator[Any, Any, R]:
+    settle(reminder)
+    del reminder
+    return (yield from service)
+
+
+def reminded(
+    method: Callable[Concatenate[S, Reminder, P], Generator[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Generator[Any, Any, R]]:
+    """Decorate a public generator function that must be fast, of arguments without defaults.
+
+    It takes the reminder as its second argument, and begins with `settle(reminder)` and `del reminder`.
+    """
+    first, _, *others = method.__code__.co_varnames[: method.__code__.co_argcount]
+    scope: dict[str, Any] = {
+        "method": method,
+        "take": _settled.pop,
+        "Reminder": Reminder,
+        "text": _text_for(method),
+    }
+    exec(_REMINDED.format(name=method.__name__, first=first, others=", ".join(others)), scope)
+    call: Any = functools.wraps(method)(scope[method.__name__])
+    # `help` is to show neither the reminder nor, of the signature, the wrapped method.
+    del call.__wrapped__, call.__annotations__["reminder"]
+    call.__signature__ = inspect.signature(call)
+    call.__wrapped__ = method
+    return cast("Callable[Concatenate[S, P], Generator[Any, Any, R]]", call)
+
+
+# As text, because the arguments keep their names: `*args, **kwargs` would cost as much as all the rest.
+_REMINDED: Final = """
+def {name}({first}, {others}):
+    try:
+        reminder = take()
+    except IndexError:
+        reminder = Reminder()
+    reminder.text = text
+    reminder.code = None
+    return method({first}, reminder, {others})
+"""
+
+
+def _text_for(function: Callable[..., object]) -> str:
+    # Some classes behind a public interface are private.
+    name = function.__qualname__.lstrip("_")
+    return f"the call of {name}() was never run: write `yield from` before it"
+
+
+def discard(service: object) -> None:
+    """Close a service that will not be started, and the calls that it would have run, without a warning."""
+    if isinstance(service, GeneratorType) and not (service.gi_suspended or service.gi_running):
+        # It has ended, or not begun: then its frame holds its arguments.
+        arguments = {} if service.gi_frame is None else service.gi_frame.f_locals
+        for argument in list(arguments.values()):
+            if isinstance(argument, Reminder):
+                settle(argument)
+            else:
+                discard(argument)
+    if isinstance(service, Generator):
+        service.close()
+
+
+def _warn(reminder: Reminder) -> None:
+    dropped_in = sys._getframe(2)
+    if reminder.code is not None:
+        path, line = reminder.code.co_filename, _line_of(reminder.code, reminder.position)
+    else:
+        path, line = dropped_in.f_code.co_filename, dropped_in.f_lineno
+    service = _service_of(dropped_in)
+    place = path, line, reminder.text
+    if service is not None and place not in _logged and len(_logged) < _MOST_PLACES:
+        _logged.add(place)
+        logger.warning("service %r, %s:%d: %s", service, path, line, reminder.text)
+    warnings.warn_explicit(
+        reminder.text, RuntimeWarning, path, line, registry=_registries.setdefault(path, {})
+    )
+
+
+def _line_of(code: CodeType, position: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= position < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def _service_of(frame: FrameType | None) -> str | None:
+    """Name the service that runs in this thread, if any."""
+    while frame is not None:
+        if frame.f_code.co_name == "_step" and frame.f_globals.get("__name__") == "reactor.core.loop":
+            return str(frame.f_locals["task"].name)
+        frame = frame.f_back
+    return None

@@ -1,0 +1,619 @@
+"""The reactor: one loop that resumes services when what they wait for has come.
+
+How it works. `_step` resumes one service and answers its requests until one of them has to wait.
+`_run_passes` steps those that are ready at a pass's start; what they make ready waits for the next pass,
+so nobody is starved. `_turn` polls, takes in what other threads posted, fires timers and runs passes. The
+poller is asked again after some 64 steps, not after each pass: when two services only talk to each other a
+pass is one step, and a system call per step would be most of its cost.
+
+Rules for changing this file:
+
+1. Whatever wakes a task goes through `Task.wake`, `wake_error` or `interrupt`, or does just the same inline
+   (poller.py).
+2. Other threads touch `_inbox` (by `post`) and `_asleep`, nothing else.
+3. What a request means is told in handlers.py, not here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, overload
+
+from reactor.core.forgotten import discard
+from reactor.core.handlers import HANDLERS, find_by_base
+from reactor.core.poller import Descriptor, Poller, default_poller
+from reactor.core.requests import OneUse, Service, WaitReadable
+from reactor.core.task import PARKED, Handle, Task
+from reactor.core.threads import ServiceFuture, ThreadCalls, fail, tie
+from reactor.core.timers import Clock, MonotonicClock, Timers
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, Forked, ReactorError, log_failure
+
+__all__ = ["Reactor", "Waker", "cancel_all", "run_ready", "run_until_ended", "shuffle"]
+
+
+# The order within a pass, shuffled: for tests that look for hidden dependence on it.
+
+
+def shuffle(ready: deque[Any], generator: random.Random) -> None:
+    """Put the queue into an order that the generator draws, in place."""
+    shuffled = list(ready)
+    generator.shuffle(shuffled)
+    ready.clear()
+    ready.extend(shuffled)
+
+
+# How another thread wakes a loop that sleeps in its poller: a byte through a pipe.
+_DRAIN_BYTES: Final = 4096
+
+
+class Waker:
+    """A pipe whose read end is in the poller. `wake` is for any thread, the rest for the loop's.
+
+    Attributes:
+        descriptor: of the read end; its `read_ready` tells that `drain` is due.
+        write_fd: a byte written here wakes the loop; for `signal.set_wakeup_fd`.
+    """
+
+    __slots__ = ("_is_closed", "_lock", "_poller", "_read_fd", "descriptor", "write_fd")
+
+    def __init__(self, poller: Poller) -> None:
+        self._read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        os.set_blocking(self.write_fd, False)
+        # Reentrant: a signal handler or a destructor may wake us in the middle of `wake`.
+        self._lock = threading.RLock()
+        self._is_closed = False
+        self._poller = poller
+        self.descriptor = Descriptor(self._read_fd)
+        self.descriptor.adopt(poller)
+        poller.watch(self.descriptor)
+
+    def wake(self) -> None:
+        """Make the poller return."""
+        # The lock keeps a late byte out of whatever file gets our number after `close`.
+        # Blocked: the pipe is full of earlier wakes, which the loop will see.
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._is_closed:
+                os.write(self.write_fd, b"\0")
+
+    def drain(self) -> None:
+        """Take out the bytes and be ready for the next wake."""
+        self.descriptor.read_ready = False
+        # Blocked: the byte of this event was read together with those before it.
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read_fd, _DRAIN_BYTES)
+        self._poller.watch(self.descriptor)
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self.descriptor.close_notify()
+            os.close(self._read_fd)
+            os.close(self.write_fd)
+
+
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
+# One step answers so many requests at most; then the service goes to the end of the queue, its answer kept.
+_ANSWERS_PER_STEP: Final = range(64)
+# The poller is asked again after so many steps.
+_STEPS_PER_POLL: Final = 64
+# epoll takes 2^31 ms, 24.8 days; whoever sleeps for longer is looked at once a day.
+_MOST_WAIT_S: Final = 86_400.0
+
+
+class Reactor:
+    """Runs services in the thread that calls `run`.
+
+    Args:
+        clock: `MonotonicClock()` unless given.
+        poller: the best one of this system unless given. It becomes the reactor's own.
+        seed: shuffle the order within each pass, reproducibly; for tests that look for hidden dependence on
+            the order.
+        slow_step_s: log a warning when a service keeps the loop for longer than this; None: do not measure.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        poller: Poller | None = None,
+        seed: int | None = None,
+        slow_step_s: float | None = 0.1,
+    ) -> None:
+        clock = MonotonicClock() if clock is None else clock
+        self.now: Callable[[], float] = clock.now
+        self.ready: deque[Task[Any]] = deque()
+        self._jump_to: Callable[[float], None] | None = getattr(clock, "jump_to", None)
+        self.poller = default_poller() if poller is None else poller
+        self.timers = Timers()
+        self._random = None if seed is None else random.Random(seed)
+        self._slow_step_s = slow_step_s
+        # Living tasks, in the order they were made; a dict for want of an ordered set.
+        self._tasks: dict[Task[Any], None] = {}
+        self._unasked: list[Task[Any]] = []
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._asleep = False
+        self._waker = Waker(self.poller)
+        self.threads = ThreadCalls(self.post)
+        self._thread_id: int | None = None
+        self._stop_asked = False
+        self._is_closed = False
+        self._pid = os.getpid()
+        # The service that `run` runs to its end.
+        self._main: Task[Any] | None = None
+        self._deadlock_victim: Task[Any] | None = None
+        self._handlers = dict(HANDLERS)
+        _reactors.add(self)
+
+    # What users call.
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
+        """Start a service; it first runs in the next pass.
+
+        Args:
+            service: a generator, not yet started.
+            name: for messages; the generator's own name unless given.
+        Raises:
+            Closed: the reactor is closed.
+            BadRequest: not a generator, or called from another thread while the loop runs (use `submit`).
+        """
+        if self._thread_id is not None and self._thread_id != threading.get_ident():
+            raise BadRequest("spawn is for the reactor's own thread, use submit")
+        return self.start(service, name)
+
+    def submit(self, service: Service[T], *, name: str | None = None) -> Future[T]:
+        """Start a service from any thread.
+
+        Returns:
+            A future of its result. `Future.cancel` cancels the service: the future is cancelled at once, the
+            service cleans up after.
+        Raises:
+            Closed: the reactor is closed.
+        """
+        future: Future[T] = ServiceFuture()
+        try:
+            self.post(self._start_submitted, service, name, future)
+        except Closed:
+            discard(service)
+            raise
+        return future
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function(*args)` called by the loop, from any thread. It must neither block nor fail.
+
+        Raises:
+            Closed: the reactor is closed.
+        """
+        if self._is_closed:
+            raise self._closed_error()
+        # The order matters. The loop says it is asleep and then looks into the inbox; we fill the inbox and
+        # then look whether it sleeps.
+        self._inbox.append((function, args))
+        if self._asleep:
+            self._asleep = False
+            self._waker.wake()
+        elif self._is_closed:
+            # Closed meanwhile, and perhaps after its last look: see to it that a future in there is answered.
+            self._drain_inbox()
+
+    def post_from_signal(self, function: Callable[..., object], *args: Any) -> None:
+        """`post` for the handler of a system signal, which may have interrupted a `post`: it takes no lock.
+
+        Nor does it wake the loop. That does the byte of `signal.set_wakeup_fd(reactor.wake_fd)`, which the
+        interpreter writes at the moment of the signal (see unix_signals.py).
+        """
+        self._inbox.append((function, args))
+
+    def check_usable(self) -> None:
+        """Refuse to go on with a reactor that runs nothing any more.
+
+        Raises:
+            Closed: it is closed. Forked: it belongs to the parent of this process.
+        """
+        if self._is_closed:
+            raise self._closed_error()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is closed: it starts nothing any more."""
+        return self._is_closed
+
+    @property
+    def wake_fd(self) -> int:
+        """The descriptor into which a byte is written to wake the loop; non-blocking."""
+        return self._waker.write_fd
+
+    @overload
+    def run(self, service: Service[T], name: str | None = None) -> T: ...
+    @overload
+    def run(self) -> None: ...
+    def run(self, service: Service[T] | None = None, name: str | None = None) -> T | None:
+        """Run the loop until a service ends, or `stop` is called.
+
+        Args:
+            service: started first; the loop ends with it. None: run until stopped.
+        Returns:
+            The service's result; None without a service.
+        Raises:
+            Busy: the loop runs already.
+            Closed: the reactor is closed, or was stopped before the service ended (which lives on).
+            Forked: the reactor was made before a fork, in the parent.
+            OSError: the poller failed. The services stay as they are.
+            any other: the service's error.
+        """
+        self._check_startable()
+        task = None if service is None else self.start(service, name)
+        self._loop(task)
+        if self._pid != os.getpid():
+            raise self._closed_error()
+        if task is None:
+            return None
+        if not task.is_finished:
+            raise Closed(f"the reactor was stopped before service {task.name!r} ended")
+        return task.result()
+
+    def turn(self) -> float | None:
+        """Run what is ready, without waiting: for another loop that runs this one (see aio.py).
+
+        Returns:
+            Seconds until the next turn is due: 0 there is more to do; None: when `poller.fileno()` becomes
+            readable, which a `post` sees to.
+        Raises:
+            Busy, Closed, BadRequest: as for `run`.
+        """
+        self._check_startable()
+        self._asleep = self._stop_asked = False
+        self._thread_id = threading.get_ident()
+        try:
+            self._turn(may_wait=False)
+        finally:
+            self._thread_id = None
+            # From here on a post wakes us; what came before this line is seen below.
+            self._asleep = True
+        return 0 if self.ready or self._inbox else self._idle_s()
+
+    def stop(self) -> None:
+        """Make `run` return after the current pass; from any thread. The services stay as they are."""
+        self.post(self._ask_stop)
+
+    def close(self) -> None:
+        """Cancel what still lives, let it clean up (for a second at most), then let go of everything.
+
+        Done twice it does nothing.
+
+        Raises:
+            Busy: called while the loop runs.
+        """
+        if self._is_closed:
+            return
+        if self._thread_id is not None:
+            raise Busy("the reactor runs: stop it before closing it")
+        try:
+            cancel_all(self)
+        finally:
+            self._is_closed = True
+            self.threads.close()
+            self._drain_inbox()
+            self._report_unasked()
+            self.poller.close()
+            self._waker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The loop.
+
+    def _check_startable(self) -> None:
+        if self._thread_id is not None:
+            raise Busy("the reactor runs already")
+        if self._is_closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> Closed:
+        if self._pid == os.getpid():
+            return Closed("the reactor is closed")
+        return Forked(
+            f"the reactor belongs to process {self._pid}, this is a child that it forked: "
+            "make reactors, nodes and networks after the fork"
+        )
+
+    def leave_to_parent(self) -> None:
+        """Be closed, in the child of a fork: the services and their streams are the parent's."""
+        self._is_closed = self._stop_asked = True
+        self._thread_id = None
+        self._inbox.clear()
+        # When a service forks the loop runs here too, in the middle of a pass: nothing is to follow.
+        self.ready.clear()
+        self.ready = deque(maxlen=0)
+
+    def _loop(self, main: Task[Any] | None, may_wait: bool = True) -> None:
+        self._thread_id = threading.get_ident()
+        self._main = main
+        self._stop_asked = False
+        try:
+            while not self._stop_asked:
+                self._turn(may_wait, may_jump=may_wait)
+                if not (may_wait or self.ready or self._inbox):
+                    break
+        finally:
+            self._thread_id = self._main = self._deadlock_victim = None
+            self._report_unasked()
+
+    def _turn(self, may_wait: bool = True, *, may_jump: bool = True) -> None:
+        """Wait until something is ready, and run it."""
+        ready = self.ready
+        wait_s: float | None = None
+        if ready or self._inbox or not may_wait:
+            wait_s = 0
+        elif self.timers.held or self._deadlock_victim is not None:
+            # Not asked when there is nothing to ask for: with one busy connection each request is a turn.
+            wait_s = self._idle_s()
+        if wait_s == 0:
+            self.poller.poll(0, ready)
+        else:
+            self._asleep = True
+            try:
+                # Somebody may have posted between the look above and this line, not knowing that we sleep.
+                self.poller.poll(0 if self._inbox else wait_s, ready)
+            finally:
+                self._asleep = False
+        if self._waker.descriptor.read_ready:
+            self._waker.drain()
+        if self._inbox:
+            self._drain_inbox()
+        if self.timers.held:
+            if may_jump and self._jump_to is not None and not ready:
+                self._jump()
+            self.timers.fire(self.now())
+        if ready:
+            self._run_passes()
+        if self._unasked:
+            self._report_unasked()
+
+    def _jump(self) -> None:
+        """With a clock that is not waited for: all is idle, so go on to the next timer."""
+        deadline_s = self.timers.next_deadline()
+        if deadline_s is not None and self._jump_to is not None and not self.threads.running:
+            self._jump_to(deadline_s)
+
+    def _idle_s(self) -> float | None:
+        """Say how long to wait when nothing is ready: None is for ever."""
+        deadline_s = self.timers.next_deadline()
+        if deadline_s is not None:
+            if self._jump_to is not None and not self.threads.running:
+                return 0
+            return min(max(0.0, deadline_s - self.now()), _MOST_WAIT_S)
+        victim = self._deadlock_victim
+        if victim is not None and not self._awaits_outside():
+            victim.interrupt(
+                Deadlock(f"service {victim.name!r} waits, and nothing is left that could wake it")
+            )
+            return 0
+        return None
+
+    def _awaits_outside(self) -> bool:
+        """Whether a descriptor or another thread may wake anybody here."""
+        return (
+            self.threads.running > 0
+            or self.poller.has_waiters()
+            or any(getattr(task.wait, "is_from_outside", False) for task in self._tasks)
+        )
+
+    def _run_passes(self) -> None:
+        """Step each task that is ready, once; then those that became ready meanwhile, for some 64 steps."""
+        ready, step = self.ready, self._step
+        next_ready = ready.popleft
+        slow_step_s, clock = self._slow_step_s, time.monotonic
+        before_s = clock()
+        steps_left = _STEPS_PER_POLL
+        while ready and steps_left > 0 and not self._stop_asked:
+            if self._random is not None:
+                shuffle(ready, self._random)
+            steps = len(ready)
+            steps_left -= steps
+            for _ in range(steps):
+                try:
+                    task = next_ready()
+                except IndexError:
+                    return  # a service has forked, and this is the child
+                step(task)
+                if slow_step_s is not None:
+                    after_s = clock()
+                    if after_s - before_s > slow_step_s:
+                        logger.warning("service %r kept the loop for %.3f s", task.name, after_s - before_s)
+                    before_s = after_s
+
+    def _step(self, task: Task[Any]) -> None:
+        """Resume a service and answer its requests until it has to wait or ends."""
+        service = task.service
+        assert service is not None
+        value = task.value
+        if value is not None:
+            task.value = None
+        error = task.thrown
+        handlers, poller = self._handlers, self.poller
+        for _ in _ANSWERS_PER_STEP:
+            try:
+                if error is None:
+                    request = service.send(value)
+                else:
+                    task.thrown = None
+                    request = service.throw(error)
+                    error = None
+            except StopIteration as stop:
+                self._finish(task, stop.value, None)
+                return
+            except BaseException as failure:  # noqa: BLE001 - it goes to the handle, the scope or the log
+                self._finish(task, None, failure)
+                return
+            if task.pending:
+                error = task.pending.pop(0)
+                if isinstance(request, OneUse):
+                    request.drop()
+                continue
+            if type(request) is WaitReadable:
+                # The usual case of the most frequent request; handlers.py has all of it. Finding the handler
+                # and calling it is a twelfth of our part of a small request.
+                descriptor = request.descriptor
+                if (
+                    descriptor.poller is poller
+                    and descriptor.reader is None
+                    and not descriptor.read_ready
+                    and not poller.needs_arming
+                ):
+                    descriptor.drained = False
+                    descriptor.reader = task
+                    task.wait = request
+                    return
+            try:
+                handler = handlers.get(request.__class__) or find_by_base(request, handlers, service)
+                value = handler(request, task)
+            except Exception as refusal:  # noqa: BLE001 - a request that cannot be answered is its service's error
+                value, error = None, refusal
+                if isinstance(request, OneUse):
+                    request.drop()
+                continue
+            if value is PARKED:
+                return
+        task.value = value
+        task.thrown = error
+        self.ready.append(task)
+
+    def _finish(self, task: Task[Any], result: Any, error: BaseException | None) -> None:
+        del self._tasks[task]
+        if task is self._main:
+            self._stop_asked = True
+        elif error is not None and not task.is_watched and not isinstance(error, Cancelled):
+            self._unasked.append(task)
+        task.settle(result, error)
+        if error is not None and isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+
+    def _drain_inbox(self) -> None:
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            try:
+                function, args = inbox.popleft()
+            except IndexError:
+                # The reactor is closed, and a thread that posts too late helps to empty it.
+                return
+            function(*args)
+
+    def _report_unasked(self) -> None:
+        unasked, self._unasked = self._unasked, []
+        for task in unasked:
+            if not task.was_asked and task.error is not None:
+                log_failure(logger, task.error, "service %r failed and nobody waits for it", task.name)
+
+    # Starting and ending.
+
+    def start(self, service: Service[T], name: str | None) -> Task[T]:
+        """Make a task and put it into the queue, in any thread. Raises Closed and BadRequest as `spawn`."""
+        if self._is_closed:
+            discard(service)
+            raise self._closed_error()
+        task = Task(service, name, self)
+        self._tasks[task] = None
+        self.ready.append(task)
+        return task
+
+    def _start_submitted(self, service: Service[T], name: str | None, future: Future[T]) -> None:
+        if future.cancelled():
+            future.set_running_or_notify_cancel()
+            discard(service)
+            return
+        try:
+            task = self.start(service, name)
+        except ReactorError as error:
+            fail(future, error)
+        else:
+            tie(task, future, self.post)
+
+    def _ask_stop(self) -> None:
+        self._stop_asked = True
+
+
+_reactors: Final[weakref.WeakSet[Reactor]] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for reactor in list(_reactors):
+        reactor.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+# How a reactor ends what still lives in it: by asking first, then by force.
+#
+# Each service is cancelled and may take its time to clean up, wait in its cleanup and start others, which
+# are cancelled in their turn. What has not ended after the grace is closed where it stands.
+# How long the cleanup of what was cancelled may take.
+_GRACE_S: Final = 1.0
+
+
+def cancel_all(reactor: Reactor) -> None:
+    """Cancel all services and run until they have ended or the grace is over; then end them by force."""
+    until_s = time.monotonic() + _GRACE_S
+    tasks = reactor._tasks
+    reactor._thread_id = threading.get_ident()
+    try:
+        _cancel_each(reactor)
+        while tasks and time.monotonic() < until_s:
+            # A timer of our own bounds the wait of the poller.
+            bound = reactor.timers.add(reactor.now() + _GRACE_S, lambda _: None)
+            reactor._stop_asked = False
+            reactor._turn()
+            reactor.timers.cancel(bound)
+            _cancel_each(reactor)
+    finally:
+        reactor._thread_id = None
+    for task in list(tasks):
+        logger.warning("service %r did not end within %.1f s of being cancelled", task.name, _GRACE_S)
+        task.end_by_force()
+        reactor._finish(task, None, Cancelled("ended by force"))
+    reactor.ready.clear()
+
+
+def _cancel_each(reactor: Reactor) -> None:
+    for task in list(reactor._tasks):
+        task.cancel("the reactor is closed")
+
+
+# Running a reactor for a while: what spawners need that are no loops themselves. (Usual: `Reactor.run`.)
+#
+# Like closing.py a part of the loop, kept apart for its length: both know its insides.
+
+
+def run_until_ended(reactor: Reactor, task: Task[Any]) -> None:
+    """Run the loop until a task of its own has ended, when nobody outside can help it.
+
+    When it waits for something that nothing can end, `Deadlock` is thrown into it. Raises as `Reactor.run`.
+    """
+    reactor._check_startable()
+    if not task.is_finished:
+        reactor._deadlock_victim = task
+        reactor._loop(task)
+
+
+def run_ready(reactor: Reactor) -> None:
+    """Run what can go on without waiting, then return. Raises as `Reactor.run`."""
+    reactor._check_startable()
+    reactor._loop(None, may_wait=False)

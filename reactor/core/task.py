@@ -1,0 +1,500 @@
+"""A handle: what everybody but the runner sees of a service that was started.
+
+The outcome is set once. Whoever wants to know of it is a *watcher*: a task that joins, or a function to be
+called. These handles belong to the thread of their runner. Other threads use the future of `Reactor.submit`,
+or the handles of the spawners for threads (proxy_handle.py).
+
+Dropping a handle does not end its service: who is to end with whom is the business of scopes. A `WeakHandle`
+neither keeps the outcome alive nor the service.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+from reactor.core.forgotten import Reminder, discard, reminded, settle
+from reactor.core.requests import Join, OneUse, Request, Service
+from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, log_failure, renewed
+
+if TYPE_CHECKING:
+    from reactor.core.poller import Poller
+    from reactor.core.threads import ThreadCalls
+    from reactor.core.timers import Timers
+
+__all__ = ["PARKED", "Claim", "Handle", "Runner", "Task", "Undoable", "Waiter", "WeakHandle", "name_of"]
+
+
+# What waits, what is waited on, and what runs them, as they see each other.
+#
+# Here so that requests, channels and signals need not know of tasks, nor tasks of the loop: each knows the
+# protocols of this file, and imports point one way.
+#
+# Rule for changing this file: an attribute comes in when a second kind of waiter needs it. The two kinds
+# are a service (task.py) and one of the waits of a `Select` (selection.py).
+PARKED: Final = object()
+"""What a request's handler returns when there is no answer yet.
+
+It has set `wait` of the waiter, or put the task into the queue.
+"""
+
+
+class Undoable(Protocol):
+    """What a waiter can be parked on."""
+
+    def undo(self, task: Waiter, /) -> bool | None:
+        """Forget the waiter, and return something false.
+
+        Or return True: too late, another thread has answered and the answer is on its way. The waiter then
+        stays parked until it comes.
+        """
+
+
+class Waiter(Protocol):
+    """What waits for one answer.
+
+    Attributes:
+        name: for messages.
+        runner: whoever runs it.
+        wait: what it is parked on.
+    """
+
+    name: str
+    runner: Runner
+    wait: Undoable | None
+
+    def wake(self, value: Any = None, /) -> None:
+        """Take the answer. Called once, in the runner's thread."""
+
+    def wake_error(self, error: BaseException, /) -> None:
+        """Take an error in place of the answer."""
+
+    def make_claim(self) -> Claim:
+        """Give what threads that would answer this wait compete for."""
+
+
+class Runner(Protocol):
+    """What a task and the handlers of its requests need of whoever runs it."""
+
+    ready: deque[Task[Any]]
+    poller: Poller
+    timers: Timers
+    threads: ThreadCalls
+    now: Callable[[], float]
+
+    def start(self, service: Generator[Any, Any, Any], name: str | None, /) -> Task[Any]:
+        """Make a task and put it into the queue."""
+
+    def post(self, function: Callable[..., object], /, *args: Any) -> None:
+        """Have a function called by the loop, from any thread."""
+
+
+class Claim:
+    """Taken once, by whoever comes first; to that one it stays taken."""
+
+    __slots__ = ("_lock", "_owner")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: object = None
+
+    def take(self, owner: object) -> bool:
+        """Take it, from any thread. Returns whether it is `owner`'s, now or since before."""
+        if self._lock.acquire(blocking=False):
+            self._owner = owner
+            return True
+        return self._owner is owner
+
+
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
+
+
+class Handle(Generic[T]):
+    """A service that was started: its name, its outcome, and the means to wait for it or to end it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_error",
+        "_is_taken",
+        "_result",
+        "_watchers",
+        "is_finished",
+        "name",
+        "was_asked",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_finished = False
+        # True once somebody has taken notice of the outcome: then a failure need not be logged.
+        self.was_asked = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._is_taken = False
+        self._watchers: list[Waiter | Callable[[Handle[T]], object]] | None = None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the service.
+
+        None while it runs and when it returned, `Cancelled` when it was cancelled.
+        """
+        self.was_asked = True
+        return self._error
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody waits for the outcome now."""
+        return bool(self._watchers)
+
+    def result(self) -> T:
+        """Give what the service returned.
+
+        Raises:
+            Busy: it has not ended yet.
+            Closed: the result was taken away by `take`.
+            ServiceCancelled: it was cancelled.
+            any other: the error it ended with.
+        """
+        if not self.is_finished:
+            raise Busy(f"service {self.name!r} has not ended, it has no result yet")
+        self.was_asked = True
+        if self._error is not None:
+            raise self.error_for_others()
+        if self._is_taken:
+            raise Closed(f"the result of service {self.name!r} was taken")
+        return cast(T, self._result)
+
+    def take(self) -> T:
+        """Give the result and keep it no longer: the state of a service, to be started again.
+
+        Raises what `result` raises; Closed from the second time on.
+        """
+        result = self.result()
+        self._is_taken = True
+        self._result = None
+        return result
+
+    def weak(self) -> WeakHandle[T]:
+        """Make a reference that does not keep the outcome alive."""
+        return WeakHandle(self)
+
+    def unyield(self) -> bool:
+        """Wake the service early if it is parked where a wake is a hint: on the readiness of a descriptor.
+
+        It then looks for itself whether there is something to do. At any other moment (running, ready,
+        finished, asleep, waiting for an item or a signal) nothing happens, for there would be nothing to see.
+
+        Returns:
+            Whether the service was woken, or for one in another thread, may be.
+        """
+        raise NotImplementedError
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Have `Cancelled` thrown into the service where it waits.
+
+        Returns whether this call did it (it is done once).
+        """
+        raise NotImplementedError
+
+    @reminded
+    def join(self, reminder: Reminder) -> Service[T]:
+        """Wait for the end: `result = yield from handle.join()`. Raises what `result` raises."""
+        settle(reminder)
+        del reminder
+        if self.is_finished:
+            return self.result()
+        # Annotated, not `cast`, which is a call at run time: a tenth of a ping-pong over channels.
+        result: T = yield Join(self)
+        return result
+
+    def add_done_callback(self, function: Callable[[Handle[T]], object]) -> None:
+        """Have `function(handle)` called when the service has ended, at once if it has.
+
+        An error in it is logged.
+        """
+        if self.is_finished:
+            self.was_asked = True
+            self._call(function)
+        else:
+            self.add_watcher(function)
+
+    # What follows is for the runner.
+
+    def add_watcher(self, watcher: Waiter | Callable[[Handle[T]], object]) -> None:
+        """Have a task woken, or a function called, at the end. For the runner."""
+        if self._watchers is None:
+            self._watchers = [watcher]
+        else:
+            self._watchers.append(watcher)
+
+    def forget_watcher(self, watcher: Waiter) -> None:
+        """Undo `add_watcher`. For the runner."""
+        if self._watchers is not None and watcher in self._watchers:
+            self._watchers.remove(watcher)
+
+    def join_from_outside(self, task: Waiter) -> object:
+        """Answer with the result, or park a task of another runner until it is there. For the runner.
+
+        Raises:
+            BadRequest: this handle is for its own runner only.
+        """
+        raise BadRequest(f"{self!r} is run by another reactor, {task.name!r} cannot join it")
+
+    def error_for_others(self) -> BaseException:
+        """Give the error as others are to see it: an object for each of them, however many and however often.
+
+        The `Cancelled` of one service must not pass for their own.
+        """
+        error = self._error
+        assert error is not None
+        if isinstance(error, Cancelled):
+            wrapped = ServiceCancelled(f"service {self.name!r} was cancelled")
+            wrapped.__cause__ = error
+            return wrapped
+        return renewed(error)
+
+    def settle(self, result: T | None, error: BaseException | None) -> None:
+        """Set the outcome and tell the watchers."""
+        self.is_finished = True
+        self._result = result
+        self._error = error
+        watchers = self._watchers
+        if watchers is None:
+            return
+        self._watchers = None
+        self.was_asked = True
+        for watcher in watchers:
+            if callable(watcher):
+                self._call(watcher)
+            elif error is None:
+                watcher.wake(result)
+            else:
+                watcher.wake_error(self.error_for_others())
+
+    def _call(self, function: Callable[[Handle[T]], object]) -> None:
+        try:
+            function(self)
+        except Exception as error:  # noqa: BLE001 - a callback ends no loop
+            log_failure(logger, error, "a done callback of service %r failed", self.name)
+
+    def __repr__(self) -> str:
+        if not self.is_finished:
+            state = "alive"
+        elif self._error is None:
+            state = "returned"
+        else:
+            state = "cancelled" if isinstance(self._error, Cancelled) else f"failed: {self._error!r}"
+        return f"<{type(self).__name__} {self.name!r} {state}>"
+
+
+class WeakHandle(Generic[T]):
+    """Refers to a service without keeping its outcome: for tables, and for whoever only prods.
+
+    A service that runs is kept by its runner, so the reference holds as long as it runs or somebody has the
+    handle.
+    """
+
+    __slots__ = ("_reference", "name")
+
+    def __init__(self, handle: Handle[T]) -> None:
+        self.name = handle.name
+        self._reference = weakref.ref(handle)
+
+    def upgrade(self) -> Handle[T] | None:
+        """Give the handle; None when the service has ended and nobody kept its handle."""
+        return self._reference()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the service has ended."""
+        handle = self._reference()
+        return handle is None or handle.is_finished
+
+    def unyield(self) -> bool:
+        """See `Handle.unyield`; nothing happens when the handle is gone."""
+        handle = self._reference()
+        return handle is not None and handle.unyield()
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """See `Handle.cancel`; nothing happens when the handle is gone."""
+        handle = self._reference()
+        return handle is not None and handle.cancel(reason)
+
+    def __repr__(self) -> str:
+        return f"<WeakHandle {self.name!r} of {self._reference()!r}>"
+
+
+# A task: a service as its runner sees it, that is a generator and what it is to be resumed with.
+#
+# A living task is in exactly one of three places, and `wait` tells which:
+#
+# * waiting: `wait` is the thing it is parked on, whose `undo(task)` takes it out again;
+# * ready: `wait` is None, the task is in the runner's queue, `value` or `thrown` is what it will be resumed
+#   with;
+# * running: `wait` is None, the runner is inside its generator.
+#
+# **The first wake wins.** Whatever takes a task out of its wait (the event, a timeout, a cancellation, a clos
+# does so by clearing `wait`, and the others then find nothing to do. An interruption that comes when the task
+# is already ready or running, or when another thread has answered (crossing.py), is not lost and does not
+# overwrite the answer that is on its way (which might be a received item): it is kept in `pending` and thrown
+# at the next yield. So a new task that is cancelled runs to its first yield, and the `finally` blocks around
+# hold.
+# A service that answers each GeneratorExit with another yield is given up after so many.
+_CLOSE_ATTEMPTS: Final = 16
+
+
+def name_of(service: Service[Any], name: str | None) -> str:
+    """Give the name that a service goes by.
+
+    Raises:
+        BadRequest: it is no generator.
+    """
+    _check_service(service)
+    return name if name is not None else str(getattr(service, "__name__", "service"))
+
+
+def _check_service(service: object) -> None:
+    """Refuse what is no service.
+
+    Raises:
+        BadRequest: it is no generator.
+    """
+    if not isinstance(service, Generator):
+        raise BadRequest(f"a service is a generator, got {service!r}: {_advice(service)}")
+
+
+def _advice(service: object) -> str:
+    """Say what to write instead of something that is no service."""
+    if isinstance(service, CoroutineType | AsyncGeneratorType):
+        if isinstance(service, CoroutineType):
+            service.close()  # else it warns that it was never awaited
+        return "write the function with `def` and `yield from`, without `async`"
+    if isinstance(service, Request):
+        if isinstance(service, OneUse):
+            service.take_note()
+        return "a request is yielded by a service, `yield Sleep(1)`"
+    if callable(service):
+        return "call it first, `spawn(function(...))`"
+    return "did the function that returned it forget to `yield`?"
+
+
+class Task(Handle[T]):
+    """A generator, its runner, and what the generator is to be resumed with."""
+
+    __slots__ = ("_cancel_asked", "pending", "runner", "service", "thrown", "value", "wait")
+
+    def __init__(self, service: Service[T], name: str | None, runner: Runner) -> None:
+        if service.__class__ is not GeneratorType:
+            _check_service(service)
+        # Not through super().__init__: a task per connection is made here, and this is a third of its cost.
+        self.name = name if name is not None else getattr(service, "__name__", "service")
+        self.is_finished = False
+        self.was_asked = False
+        self._result = None
+        self._error = None
+        self._is_taken = False
+        self._watchers = None
+        self.service: Service[T] | None = service
+        self.runner = runner
+        self.value: Any = None
+        self.thrown: BaseException | None = None
+        self.wait: Undoable | None = None
+        self.pending: list[BaseException] | None = None
+        self._cancel_asked = False
+
+    def wake(self, value: Any = None) -> None:
+        """Make a waiting task ready, with the answer to its request.
+
+        Its entry in what it waited for is the caller's to remove.
+        """
+        self.wait = None
+        self.value = value
+        self.runner.ready.append(self)
+
+    def wake_error(self, error: BaseException) -> None:
+        """Make a waiting task ready, with an error to be thrown into it."""
+        self.wait = None
+        self.thrown = error
+        self.runner.ready.append(self)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Throw an error into the service where it waits; at its next yield when it does not wait now."""
+        wait = self.wait
+        if wait is not None and not wait.undo(self):
+            self.wake_error(error)
+        elif not self.is_finished:
+            if self.pending is None:
+                self.pending = []
+            self.pending.append(error)
+
+    def unyield(self) -> bool:
+        """See `Handle`."""
+        wait = self.wait
+        if wait is None or not getattr(wait, "may_end_early", False):
+            return False
+        wait.undo(self)
+        self.wake()
+        return True
+
+    def make_claim(self) -> Claim:
+        """See `Waiter`."""
+        return Claim()
+
+    def take_back(self, error: BaseException) -> None:
+        """Forget an interruption that has not been thrown yet."""
+        if self.pending and error in self.pending:
+            self.pending.remove(error)
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """Have `Cancelled` thrown into the service where it waits, or at its next yield.
+
+        Only the first call counts, so that a cleanup that waits is not interrupted by one scope after
+        another.
+        """
+        if self.is_finished or self._cancel_asked:
+            return False
+        self._cancel_asked = True
+        self.interrupt(Cancelled(reason) if reason is not None else Cancelled())
+        return True
+
+    def end_by_force(self) -> None:
+        """Close the generator where it stands. What it yields in its cleanup is not answered any more."""
+        if self.wait is not None:
+            self.wait.undo(self)
+            self.wait = None
+        service = self.service
+        for _ in range(_CLOSE_ATTEMPTS):
+            if service is None or not _closes_with_yield(service, self.name):
+                return
+        logger.error("service %r goes on after each GeneratorExit, it is left behind", self.name)
+
+    def settle(self, result: T | None, error: BaseException | None) -> None:
+        # The frame of a finished service may hold buffers; handles are kept for long.
+        self.service = None
+        self.pending = None
+        # Not super(), which makes an object: this is done once per task.
+        Handle.settle(self, result, error)
+
+
+def _closes_with_yield(service: Service[Any], name: str) -> bool:
+    """Close a generator. Returns whether it yielded once more instead of ending."""
+    try:
+        if getattr(service, "gi_suspended", True):
+            # Not `close`, which would drop the request that it yields.
+            request = service.throw(GeneratorExit())
+            if isinstance(request, OneUse):
+                request.drop()
+            return True
+        discard(service)
+    except (GeneratorExit, StopIteration):
+        pass
+    except Exception as error:  # noqa: BLE001 - the others are still to be ended
+        log_failure(logger, error, "service %r failed while it was ended by force", name)
+    return False

@@ -1,0 +1,308 @@
+"""`RunInThread`: a few threads for calls that block, started as they are needed.
+
+They are for small files and for names, not for computing. Calls about files and look-ups of names have
+threads of their own (`RunInThread.pool`), so neither kind waits for the other.
+
+A call can hang: in the open of a FIFO, on a mount whose server is gone. No thread can be interrupted there.
+So when nobody waits for a call any more its thread no longer counts, and another one takes its place, up to
+`_MOST_THREADS`. The threads are daemons, so a call that hangs does not keep the program from ending. Calls
+that only take a little longer get `_GRACE_S` at the end of the program.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import enum
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Final, TypeVar
+
+from reactor.core.requests import RunInThread
+from reactor.core.task import Handle, Waiter
+from reactor.errors import Broken, Cancelled, Closed, renewed
+
+__all__ = ["ServiceFuture", "ThreadCalls", "fail", "tie"]
+
+logger = logging.getLogger("reactor")
+# How many calls of a kind run at once. A look-up only waits for an answer from the network.
+_THREADS: Final = {"calls": 4, "names": 16}
+# Threads of a kind, those of abandoned calls included. A thread that hangs costs some 10 kB.
+_MOST_THREADS: Final = 64
+_GRACE_S: Final = 1.0
+
+
+class ThreadCalls:
+    """The calls that threads make for one runner.
+
+    Args:
+        post: has a function called by the loop, from any thread; `Reactor.post`.
+
+    Attributes:
+        running: how many calls a service waits for.
+    """
+
+    __slots__ = ("_pools", "_post", "running")
+
+    def __init__(self, post: Callable[..., None]) -> None:
+        self._post = post
+        self._pools: dict[str, _Pool] = {}
+        self.running = 0
+
+    def begin(self, request: RunInThread, task: Waiter) -> None:
+        """Hand a call to the threads of its kind and park the task on it.
+
+        Raises:
+            Broken: the system has no thread to spare.
+        """
+        pool = self._pools.get(request.pool)
+        if pool is None:
+            pool = self._pools[request.pool] = _Pool(_THREADS[request.pool], f"reactor {request.pool}")
+        call = _Call(self, pool, task, request)
+        pool.put(call)
+        task.wait = call
+        self.running += 1
+
+    def end_soon(self, call: _Call) -> None:
+        """In the thread: hand over to the loop, unless it was closed without waiting for us."""
+        try:
+            self._post(self._end, call)
+        except Closed:
+            logger.debug("a call in a thread ended after its reactor was closed")
+
+    def _end(self, call: _Call) -> None:
+        if call.task is not None:
+            self.running -= 1
+            call.deliver(call.task)
+
+    def close(self) -> None:
+        """Drop the calls that have not begun; wait for none."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _State(enum.Enum):
+    """Of a call, as its pool sees it."""
+
+    QUEUED = enum.auto()
+    RUNS = enum.auto()
+    RUNS_FOR_NOBODY = enum.auto()
+    ENDED = enum.auto()
+
+
+class _Call:
+    """One call, and what its task is parked on.
+
+    Attributes:
+        task: waits for it; None when it was cancelled. The outcome is then dropped.
+        state: belongs to the pool.
+    """
+
+    __slots__ = ("_calls", "_error", "_pool", "_request", "_result", "state", "task")
+
+    def __init__(self, calls: ThreadCalls, pool: _Pool, task: Waiter, request: RunInThread) -> None:
+        self._calls = calls
+        self._pool = pool
+        self._request = request
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.task: Waiter | None = task
+        self.state = _State.QUEUED
+
+    def run(self) -> None:
+        """In the thread: make the call and hand its outcome over."""
+        try:
+            self._result = self._request.function(*self._request.args)
+        except BaseException as error:  # noqa: BLE001 - it goes to the service
+            self._error = error
+        self._calls.end_soon(self)
+
+    def undo(self, task: Waiter) -> None:
+        self.task = None
+        self._calls.running -= 1
+        self._pool.abandon(self)
+
+    def deliver(self, task: Waiter) -> None:
+        """In the loop: resume the service with the outcome."""
+        if self._error is None:
+            task.wake(self._result)
+        else:
+            task.wake_error(self._error)
+
+
+class _Pool:
+    """Threads for one kind of calls.
+
+    Rule for changing this class: every attribute belongs to the lock, which is never held during a call.
+
+    Args:
+        limit: of the calls that run at once and are waited for.
+        name: of the threads.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit = limit
+        self._name = name
+        self._changed = threading.Condition(threading.Lock())
+        self._queue: deque[_Call] = deque()
+        self._threads = 0
+        self._idle = 0
+        self._abandoned = 0
+        self._is_closed = False
+        _pools.add(self)
+
+    def put(self, call: _Call) -> None:
+        """Have a thread run a call. Raises Broken: there is no thread, and none can be started."""
+        with self._changed:
+            self._queue.append(call)
+            self._find_thread()
+
+    def abandon(self, call: _Call) -> None:
+        """Nothing waits for a call any more: take it out of the queue, or do without its thread."""
+        with self._changed:
+            if call.state is _State.QUEUED and not self._is_closed:
+                self._queue.remove(call)
+            elif call.state is _State.RUNS:
+                call.state = _State.RUNS_FOR_NOBODY
+                self._abandoned += 1
+                if self._queue:
+                    self._find_thread()
+
+    def close(self) -> None:
+        """Drop what has not begun. The threads end, each after its call."""
+        with self._changed:
+            self._is_closed = True
+            self._queue.clear()
+            self._changed.notify_all()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call runs."""
+        with self._changed:
+            return self._threads > self._idle
+
+    def _find_thread(self) -> None:
+        if self._idle >= len(self._queue):
+            self._changed.notify()
+            return
+        if self._threads - self._abandoned >= self._limit or self._threads >= _MOST_THREADS:
+            return
+        try:
+            threading.Thread(target=self._main, name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            if self._threads == 0:
+                self._queue.clear()
+                raise Broken(f"no thread for a call: {error}") from error
+        else:
+            self._threads += 1
+
+    def _main(self) -> None:
+        call = self._next(None)
+        while call is not None:
+            call.run()
+            call = self._next(call)
+
+    def _next(self, ended: _Call | None) -> _Call | None:
+        """Wait for a call to run. None: the thread is to end."""
+        with self._changed:
+            if ended is not None:
+                if ended.state is _State.RUNS_FOR_NOBODY:
+                    self._abandoned -= 1
+                ended.state = _State.ENDED
+            while True:
+                if self._is_closed or self._threads - self._abandoned > self._limit:
+                    self._threads -= 1
+                    return None
+                if self._queue:
+                    call = self._queue.popleft()
+                    call.state = _State.RUNS
+                    return call
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+
+
+_pools: Final[weakref.WeakSet[_Pool]] = weakref.WeakSet()
+
+
+def _give_time() -> None:
+    """Let calls that run come to their end, such as the last write to a file. One that hangs is left."""
+    until_s = time.monotonic() + _GRACE_S
+    while any(pool.is_busy for pool in list(_pools)) and time.monotonic() < until_s:
+        time.sleep(0.01)
+
+
+atexit.register(_give_time)
+
+if hasattr(os, "register_at_fork"):
+    # The child of a fork has none of the threads.
+    os.register_at_fork(after_in_child=_pools.clear)
+
+
+# The joint between a service and the `concurrent.futures.Future` that another thread holds of it.
+#
+# The future stays "pending" in the eyes of `concurrent.futures` while the service runs: a future that is
+# "running" refuses to be cancelled.
+T = TypeVar("T")
+
+
+class ServiceFuture(Future[T]):
+    """A future that raises an error of its own each time it is asked; see `renewed`."""
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the result; as `concurrent.futures.Future.result`."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise renewed(error)
+        return super().result(0)
+
+
+def tie(handle: Handle[T], future: Future[T], post: Callable[..., None]) -> None:
+    """Have the service's outcome given to the future, and a cancelled future cancel the service.
+
+    Args:
+        handle: of the service.
+        future: just made.
+        post: has a function called by the loop, from any thread.
+    """
+
+    def cancel_service(future: Future[T]) -> None:
+        if future.cancelled():
+            # Closed: then the service has ended already.
+            with contextlib.suppress(Closed):
+                post(handle.cancel)
+
+    def give_outcome(handle: Handle[T]) -> None:
+        error = handle.error
+        if error is None:
+            _set(future, handle.result(), None)
+        elif isinstance(error, Cancelled):
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        else:
+            _set(future, None, error)
+
+    future.add_done_callback(cancel_service)
+    handle.add_done_callback(give_outcome)
+
+
+def fail(future: Future[Any], error: BaseException) -> None:
+    """Give the future an error: its service was never started."""
+    _set(future, None, error)
+
+
+def _set(future: Future[Any], result: Any, error: BaseException | None) -> None:
+    try:
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        # Cancelled by its owner, perhaps at this very moment. Those who wait for it are still to be told.
+        future.set_running_or_notify_cancel()

@@ -1,0 +1,236 @@
+"""Timers: a heap with lazy cancellation.
+
+Most timers are timeouts that never fire. Cancelling one must therefore be cheap: the entry is emptied and
+stays in the heap, except when it is the last leaf, where dropping it keeps the heap a heap (the usual case of
+a timeout set and cleared before the next is set). When more than half of the
+entries are empty the heap is rebuilt without them, so that memory follows the number of living timers: each
+rebuild is paid for by as many cancellations.
+
+An entry is a plain list, compared by deadline and then by order of making: an object with `__lt__` makes each
+comparison a call into Python, and a tuple could not be emptied.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from reactor.core.task import Waiter
+from reactor.errors import BadRequest, Cancelled
+
+if TYPE_CHECKING:
+    from reactor.core.task import Task
+
+__all__ = [
+    "Clock",
+    "Deadline",
+    "Expired",
+    "FakeClock",
+    "MonotonicClock",
+    "SleepingTask",
+    "Timer",
+    "Timers",
+    "check_seconds",
+    "lock_timeout",
+]
+
+
+# Clocks. The loop asks no other module for the time, so a test can give it a clock of its own.
+#
+# `FakeClock` jumps to the next timer when all is idle: a test of an hour's timeouts takes no time and has
+# no races with the real clock.
+
+
+class Clock(Protocol):
+    """Seconds that never go back, of no fixed origin.
+
+    A clock that also has `jump_to(deadline_s)` is never waited for: when nothing is ready and no thread works
+    for the loop, the loop calls it with the deadline of the next timer instead.
+    """
+
+    def now(self) -> float:
+        """Give the time in seconds."""
+
+
+class MonotonicClock:
+    """The system's monotonic clock."""
+
+    __slots__ = ()
+
+    now = staticmethod(time.monotonic)
+
+
+class FakeClock:
+    """A clock that stands still until it is told to go, or the loop has nothing to do but wait for it."""
+
+    __slots__ = ("_now_s",)
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        self._now_s = start_s
+
+    def now(self) -> float:
+        """Give the time in seconds."""
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass. To be called from a service or while the loop is not running.
+
+        Raises:
+            ValueError: `seconds` is negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"a clock goes forward, got {seconds} s")
+        self._now_s += seconds
+
+    def jump_to(self, deadline_s: float) -> None:
+        """Let time pass up to a deadline; nothing happens if it is over."""
+        self._now_s = max(self._now_s, deadline_s)
+
+
+Timer: TypeAlias = list[Any]
+"""[deadline_s, order, action or None when fired or cancelled, argument]: to others a token for `cancel`."""
+
+_ACTION: Final = 2
+_ARGUMENT: Final = 3
+# Below this many empty entries a rebuild is not worth its fixed cost.
+_MIN_DEAD: Final = 64
+
+
+def check_seconds(seconds: object) -> None:
+    """Refuse what is not a time to wait; inf is one. Raises BadRequest."""
+    if type(seconds) is not float and (not isinstance(seconds, int | float) or isinstance(seconds, bool)):
+        raise BadRequest(f"a time to wait is a number of seconds, got {seconds!r}")
+    # nan would be in no order with the other deadlines and spoil the heap.
+    if seconds != seconds:
+        raise BadRequest("a time to wait is a number of seconds, got nan")
+
+
+def lock_timeout(timeout_s: float | None) -> float:
+    """Turn a time limit into what `Lock.acquire` takes, which knows no inf. Raises BadRequest."""
+    if timeout_s is None:
+        return -1
+    check_seconds(timeout_s)
+    return min(max(0, timeout_s), threading.TIMEOUT_MAX)
+
+
+class Timers:
+    """What is to happen when. The clock is the caller's: times are arguments.
+
+    Attributes:
+        held: the heap, cancelled entries included. Others may look whether there is anything in it.
+    """
+
+    __slots__ = ("_dead", "_next_order", "held")
+
+    def __init__(self) -> None:
+        self.held: list[Timer] = []
+        self._next_order = itertools.count().__next__
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self.held) - self._dead
+
+    def add(self, deadline_s: float, action: Callable[[Any], object], argument: Any = None) -> Timer:
+        """Have `action(argument)` called by the first `fire` at or after the deadline.
+
+        Equal deadlines keep their order.
+        """
+        timer = [deadline_s, self._next_order(), action, argument]
+        heapq.heappush(self.held, timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """See that it does not fire; nothing happens if it has, or was cancelled before."""
+        if timer[_ACTION] is None:
+            return
+        timer[_ACTION] = timer[_ARGUMENT] = None
+        heap = self.held
+        if heap[-1] is timer:
+            heap.pop()
+            return
+        self._dead = dead = self._dead + 1
+        if dead > _MIN_DEAD and dead * 2 > len(heap):
+            self.held = [entry for entry in heap if entry[_ACTION] is not None]
+            heapq.heapify(self.held)
+            self._dead = 0
+
+    def next_deadline(self) -> float | None:
+        """Give the earliest deadline, or None when no timer lives."""
+        while self.held:
+            first = self.held[0]
+            if first[_ACTION] is not None:
+                deadline_s: float = first[0]
+                return deadline_s
+            heapq.heappop(self.held)
+            self._dead -= 1
+        return None
+
+    def fire(self, now_s: float) -> int:
+        """Call the actions of all that are due, in order of deadline. Returns how many.
+
+        An action may cancel other timers; one that adds timers which are due already has them called too, so
+        it must not do so for ever.
+        """
+        fired = 0
+        while self.held and self.held[0][0] <= now_s:
+            timer = heapq.heappop(self.held)
+            action, argument = timer[_ACTION], timer[_ARGUMENT]
+            if action is None:
+                self._dead -= 1
+                continue
+            timer[_ACTION] = timer[_ARGUMENT] = None
+            fired += 1
+            action(argument)
+        return fired
+
+
+class Expired(Cancelled):
+    """Thrown into a service by its `Deadline`.
+
+    `timeout_after` turns its own into `TimedOut` and lets those of others pass.
+    """
+
+
+class Deadline:
+    """The timer of one `timeout_after`: interrupts its task, or does nothing any more once cancelled."""
+
+    __slots__ = ("_task", "_timer", "_timers", "error")
+
+    def __init__(self, task: Task[Any], timers: Timers, deadline_s: float) -> None:
+        self._task = task
+        self._timers = timers
+        self._timer = timers.add(deadline_s, Deadline._fire, self)
+        self.error: Expired | None = None
+
+    def _fire(self) -> None:
+        self.error = Expired()
+        self._task.interrupt(self.error)
+
+    def cancel(self) -> None:
+        """Stop the timer; if it fired and its error has not been thrown yet, it never will be."""
+        self._timers.cancel(self._timer)
+        if self.error is not None:
+            self._task.take_back(self.error)
+
+
+class SleepingTask:
+    """What a sleeping task is parked on."""
+
+    __slots__ = ("_timer", "_timers")
+
+    def __init__(self, task: Waiter, timers: Timers, deadline_s: float) -> None:
+        self._timers = timers
+        self._timer = timers.add(deadline_s, task.wake)
+
+    @property
+    def deadline_s(self) -> float:
+        """When it is to be woken, on the runner's clock."""
+        deadline_s: float = self._timer[0]
+        return deadline_s
+
+    def undo(self, task: Waiter) -> None:
+        self._timers.cancel(self._timer)

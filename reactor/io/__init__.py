@@ -1,0 +1,1 @@
+"""Streams and sockets: where `BlockingIOError` becomes a wait. Built on `reactor.core`."""

@@ -1,0 +1,695 @@
+"""TCP and Unix sockets for services: a non-blocking stream, ways to connect, ways to listen."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+from reactor.core.forgotten import needs_yield_from
+from reactor.core.poller import Descriptor
+from reactor.core.requests import PASS, CurrentTime, LookUp, Service, Sleep
+from reactor.core.task import Handle
+from reactor.errors import Broken, Closed, ConnectError, renewed
+from reactor.io.streams import byte_view, writable_view
+from reactor.sync.scope import Scope, timeout_after
+from reactor.sync.selection import Chosen, Select
+
+__all__ = ["SocketStream", "TcpListener", "UnixListener", "connect_tcp", "connect_unix"]
+
+logger = logging.getLogger("reactor")
+
+# Family, kind, protocol, canonical name and address, as `getaddrinfo` has them.
+_Found: TypeAlias = tuple[Any, ...]
+
+# After so many connections accepted in a row the others get their turn.
+_ACCEPTS_PER_PASS: Final = 16
+# Without free descriptors: how long until the next try. Others may close some; those who connect wait in the
+# backlog.
+_ACCEPT_BACKOFF_S: Final = 0.1
+# And how long until it is told of again: at its limit a server runs out anew with each connection that ends.
+_SHORT_REPORT_S: Final = 60.0
+# Until the next try to connect to a Unix socket whose backlog is full.
+_FULL_BACKLOG_S: Final = 0.02
+# The longest socket address of Linux, without the zero behind it. Systems with a lower limit raise an error.
+_MOST_PATH_BYTES: Final = 107
+_MOST_PORT: Final = 65_535
+# Until the next address of a name is tried beside the last (RFC 8305, section 8).
+_ATTEMPT_DELAY_S: Final = 0.25
+# Addresses that are tried at the same time: a name may have any number, which all keep silent.
+_MOST_ATTEMPTS: Final = 16
+_OPEN_FOLDERS: Final = "/proc/self/fd"
+_CREDENTIALS: Final = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
+_OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Errors of one connection that is gone before it was accepted (see accept(2)), none of the listener.
+_CONNECTION_GONE: Final = frozenset(
+    getattr(errno, name)
+    for name in [
+        "ECONNABORTED",
+        "EPROTO",
+        "ENETDOWN",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+        "EPERM",
+    ]
+    if hasattr(errno, name)
+)
+
+
+class SocketStream:
+    """A connected stream socket, non-blocking. It owns the socket.
+
+    The four ways to end are told apart. The other side has shut down: reading gives 0, now and later, after
+    all that it sent. The connection was lost: `Broken`, now and later, also when the writing side heard of it
+    first. `close` was called: `Closed`. Only our half is shut down: reading goes on. Urgent bytes (MSG_OOB)
+    are bytes like all others, in their place (RFC 6093, section 6).
+
+    Args:
+        sock: TCP, a Unix socket, or one of a socketpair.
+        peername: the other side's address if known already; asked for on demand otherwise.
+
+    Attributes:
+        readable, writable: the requests to yield when a call was refused.
+    """
+
+    __slots__ = (
+        "_descriptor",
+        "_peername",
+        "_sock",
+        "readable",
+        "writable",
+    )
+
+    def __init__(self, sock: socket.socket, peername: Any = None) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Otherwise the kernel would drop urgent bytes out of the stream; local sockets have them, too.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        self._sock: socket.socket | _LostSocket = sock
+        self._peername = peername
+        self._descriptor = descriptor = Descriptor(sock)
+        self.readable = descriptor.readable
+        self.writable = descriptor.writable
+
+    def fileno(self) -> int:
+        """Give the socket's descriptor, -1 after `close`."""
+        return self._sock.fileno()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._descriptor.is_closed
+
+    @property
+    def hang_up(self) -> bool:
+        """Whether the other side is known to have shut down or failed. There may still be bytes to read."""
+        return self._descriptor.hang_up
+
+    @property
+    def hint(self) -> Descriptor:
+        """What has `drained`, for `ReadYield`; see descriptor.py."""
+        return self._descriptor
+
+    @property
+    def drained(self) -> bool:
+        """Whether a read would be refused now, and there will be news of the next bytes. A hint."""
+        return self._descriptor.drained
+
+    @drained.setter
+    def drained(self, drained: bool) -> None:
+        self._descriptor.drained = drained
+
+    @property
+    def peername(self) -> Any:
+        """The other side's address.
+
+        Raises:
+            Closed, Broken: the connection is gone and nobody had asked before.
+        """
+        if self._peername is None:
+            try:
+                self._peername = self._sock.getpeername()
+            except OSError as error:
+                raise self._translate(error) from error
+        return self._peername
+
+    @property
+    def peer_uid(self) -> int | None:
+        """The user of the process at the other end of a Unix socket; None where the system does not say.
+
+        Raises:
+            Closed, Broken: the connection is gone.
+        """
+        option = getattr(socket, "SO_PEERCRED", None)
+        if option is None:
+            return None
+        try:
+            _, uid, _ = _CREDENTIALS.unpack(
+                self._sock.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+            )
+        except OSError as error:
+            raise self._translate(error) from error
+        return int(uid)
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Read what there is. Returns how many bytes; 0 is the end.
+
+        Raises:
+            BlockingIOError: nothing yet.
+            Broken: the connection was lost; `__cause__` says how. So from then on.
+            Closed: `close` was called.
+            TypeError: no buffer that can be written to.
+        """
+        if type(buffer) is not bytearray:
+            buffer = writable_view(buffer)
+        try:
+            count = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._remember_loss(error)
+            raise self._translate(error) from error
+        descriptor = self._descriptor
+        descriptor.drained = 0 < count < len(buffer) and not descriptor.short_reads_lie
+        return count
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Read up to a limit as new bytes; b"" is the end. Raises as `readinto`."""
+        try:
+            data = self._sock.recv(limit_bytes)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._remember_loss(error)
+            raise self._translate(error) from error
+        descriptor = self._descriptor
+        descriptor.drained = 0 < len(data) < limit_bytes and not descriptor.short_reads_lie
+        return data
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Write some of the bytes. Returns how many.
+
+        Raises:
+            BlockingIOError: none can be taken now.
+            Broken: the connection was lost; `__cause__` says how.
+            Closed: `close` was called.
+            TypeError: no contiguous buffer.
+        """
+        try:
+            return self._sock.send(data)  # counts bytes, whatever the buffer
+        except BlockingIOError:
+            raise
+        except (TypeError, BufferError):
+            byte_view(data)  # says what was expected
+            raise
+        except OSError as error:
+            # EPIPE says no more than that writing is over: the other side had ended its half before.
+            if error.errno != errno.EPIPE:
+                self._remember_loss(error)
+            raise self._translate(error) from error
+
+    def shutdown_write(self) -> None:
+        """Tell the other side that no more will come; reading goes on.
+
+        Raises:
+            Broken, Closed: as for `write`.
+        """
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._translate(error) from error
+
+    def close(self) -> None:
+        """Close the connection; a service that waits on it gets `Closed`. Done twice it does nothing."""
+        self._descriptor.close_notify()
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def detach(self) -> None:
+        """Leave the reactor, so that another can use the stream. Raises Busy while a service waits on it."""
+        self._descriptor.detach()
+
+    def _remember_loss(self, loss: OSError) -> None:
+        """See that a lost connection never reads as ended."""
+        if self._descriptor.is_closed or isinstance(self._sock, _LostSocket):
+            return
+        self._sock = _LostSocket(self._sock, loss)
+
+    def _translate(self, error: OSError) -> Broken | Closed:
+        if self._descriptor.is_closed:
+            return Closed("the stream is closed")
+        return Broken(f"connection lost: {error.strerror or error}")
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else f"fd {self.fileno()}"
+        return f"<SocketStream {state}>"
+
+
+class _LostSocket:
+    """A socket whose connection was lost: reading tells so, after what had come before.
+
+    The kernel tells of a loss once, to whoever calls first, and says 0 to the next one who reads. Put in the
+    socket's place, this costs nothing before.
+    """
+
+    def __init__(self, sock: socket.socket, loss: OSError) -> None:
+        self._lost = sock
+        self._loss = renewed(loss).with_traceback(None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lost, name)
+
+    def recv(self, limit_bytes: int) -> bytes:
+        data = self._lost.recv(limit_bytes)
+        if not data and limit_bytes:
+            raise renewed(self._loss)
+        return data
+
+    def recv_into(self, buffer: bytearray | memoryview) -> int:
+        count = self._lost.recv_into(buffer)
+        if not count and len(buffer):
+            raise renewed(self._loss)
+        return count
+
+
+@needs_yield_from
+def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
+    """Connect: `stream = yield from connect_tcp(host, port)`.
+
+    The addresses of a name are tried in the system's order, IPv6 and IPv4 in turn. Each gets a quarter of a
+    second before the next is tried beside it; the first that answers is taken ("Happy Eyeballs").
+
+    Args:
+        host: an address, or a name, which is looked up in a thread.
+        port: 1 to 65535.
+        timeout_s: for all of it; None: what the system allows.
+    Raises:
+        ConnectError: no address answered, the name is unknown or malformed, or the port is out of range. Its
+            `errors` say how each address failed.
+        TimedOut: the time is over.
+        TypeError: `host` is no text, or `port` no whole number.
+    On error or cancellation: no socket is left open.
+    Source: RFC 8305, section 5.
+    """
+    _check_types(host, port)
+    return _connect_within(timeout_s, host, port)
+
+
+def _check_types(host: object, port: object) -> None:
+    """Raises TypeError: no text, or no whole number."""
+    if not isinstance(host, str):
+        raise TypeError(f"host: expected a name or an address as text, got {type(host).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port: expected a whole number, got {type(port).__name__}")
+
+
+def _fault(host: str, port: int, least_port: int) -> str | None:
+    """What is wrong with a place, before the system is asked: it takes some such for another place."""
+    if not host or "\0" in host:
+        return f"the host is {host!a}, expected a name or an address"
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # An empty or too long label ("a..b"), or characters that no name has.
+        return f"the host {host!a} is not a valid name"
+    if not least_port <= port <= _MOST_PORT:
+        return f"port {port} is out of range, expected {least_port} to {_MOST_PORT}"
+    return None
+
+
+def _connect_within(timeout_s: float | None, host: str, port: int) -> Service[SocketStream]:
+    return (yield from timeout_after(timeout_s, _connect(host, port)))
+
+
+def _connect(host: str, port: int) -> Service[SocketStream]:
+    fault = _fault(host, port, 1)
+    if fault is not None:
+        raise ConnectError(host, port, None, fault)
+    addresses = _in_turn((yield from _look_up(host, port)))
+    failures: list[tuple[Any, OSError]] = []
+    if len(addresses) == 1:
+        # The usual case, an address: no services beside this one.
+        stream = yield from _attempt(addresses[0], failures)
+    else:
+        stream = yield from _race(addresses, failures)
+    if stream is not None:
+        return stream
+    if not failures:
+        raise ConnectError(host, port, None, "the name has no address")
+    texts = [error.strerror or str(error) for _, error in failures]
+    if len(failures) > 1:
+        texts = [f"{address[0]}: {text}" for (address, _), text in zip(failures, texts, strict=True)]
+    last = failures[-1][1]
+    errors = tuple(error for _, error in failures)
+    raise ConnectError(host, port, last.errno, "; ".join(texts), errors) from last
+
+
+def _look_up(host: str, port: int) -> Service[list[_Found]]:
+    try:
+        # A numeric address needs no thread.
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass
+    try:
+        found: list[_Found] = yield LookUp(_getaddrinfo, host, port)
+    except OSError as error:
+        raise ConnectError(host, port, error.errno, f"{error}") from error
+    return found
+
+
+def _getaddrinfo(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _in_turn(found: list[_Found]) -> list[_Found]:
+    """The addresses, those of each family in their order and the families in turn, each address once.
+
+    Source: RFC 8305, section 4, with one address of the first family before one of the other.
+    """
+    families: dict[int, list[_Found]] = {}
+    for entry in dict.fromkeys(found):
+        families.setdefault(entry[0], []).append(entry)
+    return [entry for turn in zip_longest(*families.values()) for entry in turn if entry is not None]
+
+
+def _race(addresses: list[_Found], failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
+    """Try one address beside the other; the first stream, or None when all have failed."""
+    scope = Scope("connect", fail_together=False)
+    attempts: list[Handle[SocketStream | None]] = []
+    winner = None
+    try:
+        try:
+            first = yield from _first_answer(addresses, failures, scope, attempts)
+        finally:
+            yield from scope.close()
+        winner = first
+    finally:
+        # Several may have answered; after an interruption none is wanted, not even the first.
+        for attempt in attempts:
+            stream = attempt.result() if attempt.is_finished and attempt.error is None else None
+            if stream is not None and stream is not winner:
+                stream.close()
+    return winner
+
+
+def _first_answer(
+    addresses: list[_Found],
+    failures: list[tuple[Any, OSError]],
+    scope: Scope,
+    attempts: list[Handle[SocketStream | None]],
+) -> Service[SocketStream | None]:
+    delay = Sleep(_ATTEMPT_DELAY_S)
+    under_way = Select()
+    for number, address in enumerate(addresses, 1):
+        attempt = yield from scope.spawn(_attempt(address, failures), name="connect to one address")
+        attempts.append(attempt)
+        under_way.add(attempt)
+        is_last = number == len(addresses)
+        has_room = len(under_way) < _MOST_ATTEMPTS
+        if has_room and not is_last:
+            under_way.add(delay)
+        while under_way:
+            chosen: Chosen = yield under_way
+            stream: SocketStream | None = chosen.result()  # None of the delay as well
+            if stream is not None:
+                return stream
+            if not is_last:
+                break
+        under_way.discard(delay)
+    return None
+
+
+def _attempt(entry: _Found, failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
+    """Connect to one address; None when it has failed, which is noted."""
+    family, kind, protocol, _, address = entry
+    try:
+        return (yield from _connect_address(family, kind, protocol, address))
+    except OSError as error:
+        failures.append((address, error))
+        return None
+
+
+def _connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[SocketStream]:
+    """Raises OSError, which the caller turns into the error of the whole."""
+    sock = socket.socket(family, kind, protocol)
+    stream = None
+    try:
+        sock.setblocking(False)
+        status = sock.connect_ex(address)
+        if status not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR):
+            raise OSError(status, os.strerror(status))
+        stream = SocketStream(sock, address)
+        if status != 0:
+            yield from _wait_connected(stream, sock)
+    except BaseException:
+        if stream is not None:
+            stream.close()
+        sock.close()
+        raise
+    return stream
+
+
+def _wait_connected(stream: SocketStream, sock: socket.socket) -> Service[None]:
+    while True:
+        yield stream.writable
+        status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if status != 0:
+            raise OSError(status, os.strerror(status))
+        try:
+            sock.getpeername()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            # A spurious wake: still on its way.
+        else:
+            return
+
+
+@needs_yield_from
+def connect_unix(path: str | os.PathLike[str], *, timeout_s: float | None = None) -> Service[SocketStream]:
+    """Connect to a Unix socket: `stream = yield from connect_unix(path)`.
+
+    Args:
+        path: as for `UnixListener`.
+        timeout_s: for the wait until a listener with a full backlog accepts; None: no limit.
+    Raises:
+        OSError: no such path (FileNotFoundError), no program listens there (ConnectionRefusedError), or no
+            right to connect (PermissionError).
+        TimedOut: the time is over.
+    On error or cancellation: no socket is left open.
+    """
+    return (yield from timeout_after(timeout_s, _connect_unix(path)))
+
+
+def _connect_unix(path: str | os.PathLike[str]) -> Service[SocketStream]:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                with _short_path(path) as short:
+                    sock.connect(short)
+                return SocketStream(sock, os.fspath(path))
+            except BlockingIOError:
+                # The backlog is full, and the system has no event for "there is room".
+                yield Sleep(_FULL_BACKLOG_S)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _is_stale(path: str | os.PathLike[str]) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, _short_path(path) as short:
+            probe.setblocking(False)
+            probe.connect(short)
+    except OSError as error:
+        return error.errno == errno.ECONNREFUSED
+    return False
+
+
+@contextlib.contextmanager
+def _short_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name of the path that fits a socket address: a long one by way of its open folder."""
+    name = os.fspath(path)
+    if len(os.fsencode(name)) <= _MOST_PATH_BYTES or not os.path.isdir(_OPEN_FOLDERS):
+        yield name
+        return
+    folder, last = os.path.split(name)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"{_OPEN_FOLDERS}/{descriptor}/{last}"
+    finally:
+        os.close(descriptor)
+
+
+class _Listener:
+    """A listening socket of any family. It owns the socket, which is bound already.
+
+    Args:
+        sock: bound. backlog: connections that may wait to be accepted.
+        address: for messages and for the user.
+    """
+
+    __slots__ = ("_accept", "_descriptor", "_next_report_s", "_sock", "_streak", "address")
+
+    def __init__(self, sock: socket.socket, backlog: int, address: Any) -> None:
+        sock.listen(backlog)
+        sock.setblocking(False)
+        self._sock = sock
+        self.address = address
+        self._descriptor = Descriptor(sock)
+        # Kept apart so that a test can put an accept of its own in its place.
+        self._accept: Callable[[], tuple[socket.socket, Any]] = sock.accept
+        self._next_report_s = -math.inf
+        self._streak = 0
+
+    @needs_yield_from
+    def accept(self) -> Service[SocketStream]:
+        """Wait for a connection: `stream = yield from listener.accept()`.
+
+        While the process has no descriptor to spare it says so in the log, once a minute at most, and tries
+        again a little later.
+
+        Raises:
+            Closed: the listener is closed.
+            Broken: the listener's socket failed.
+        """
+        self._streak += 1
+        if self._streak > _ACCEPTS_PER_PASS:
+            self._streak = 0
+            yield PASS
+        while True:
+            try:
+                sock, peername = self._accept()
+            except BlockingIOError:
+                self._streak = 0
+                yield self._descriptor.readable
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    self._report_short(error, (yield CurrentTime()))
+                    yield Sleep(_ACCEPT_BACKOFF_S)
+                elif error.errno not in _CONNECTION_GONE:
+                    raise self._translate(error) from error
+            else:
+                stream = SocketStream(sock, peername)
+                # Wait first: few have sent already, and the first wait tells when they have. A refused read
+                # costs a system call, and its traceback leaves a frame of 200 bytes in a waiting generator.
+                stream.drained = True
+                return stream
+
+    def _report_short(self, error: OSError, now_s: float) -> None:
+        if now_s >= self._next_report_s:
+            self._next_report_s = now_s + _SHORT_REPORT_S
+            logger.error("cannot accept at %s: %s; trying on", self.address, error.strerror)
+
+    def _translate(self, error: OSError) -> Broken | Closed:
+        if self._descriptor.is_closed:
+            return Closed(f"the listener at {self.address} is closed")
+        return Broken(f"cannot accept at {self.address}: {error.strerror or error}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening; a service that waits in `accept` gets `Closed`. Done twice it does nothing."""
+        self._descriptor.close_notify()
+        self._sock.close()
+
+
+class TcpListener(_Listener):
+    """A listening TCP socket.
+
+    Args:
+        host: an address of this machine, or a name that has one.
+        port: 0 to 65535; 0: the system chooses, see `address`.
+        backlog: connections that may wait to be accepted.
+    Raises:
+        OSError: the address cannot be had.
+        ValueError: the port is out of range, or the host can be no name.
+        TypeError: `host` is no text, or `port` no whole number.
+    """
+
+    __slots__ = ()
+
+    address: tuple[Any, ...]
+
+    def __init__(self, host: str, port: int, backlog: int = 128) -> None:
+        _check_types(host, port)
+        fault = _fault(host, port, 0)
+        if fault is not None:
+            raise ValueError(f"cannot listen: {fault}")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            super().__init__(sock, backlog, sock.getsockname())
+        except BaseException:
+            sock.close()
+            raise
+
+
+class UnixListener(_Listener):
+    """A listening Unix socket, which only its owner may connect to (mode 0600).
+
+    `close` leaves the path there: remove it only when no other process can have bound it.
+
+    Args:
+        path: where, of any length where the system has `/proc`; else at most 107 bytes, or what the system
+            allows.
+        backlog: connections that may wait to be accepted.
+        replace_stale: replace a socket on which no process listens any more. Not for a folder where two
+            processes may do so at the same time: hold a lock.
+    Raises:
+        OSError: the path exists (EADDRINUSE), is too long, or its folder cannot be written to.
+    """
+
+    __slots__ = ()
+
+    address: str
+
+    def __init__(
+        self, path: str | os.PathLike[str], backlog: int = 16, *, replace_stale: bool = False
+    ) -> None:
+        if replace_stale and _is_stale(path):
+            os.unlink(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _short_path(path) as short:
+                sock.bind(short)
+                # Nothing can connect before `listen`.
+                os.chmod(short, 0o600)
+            super().__init__(sock, backlog, os.fspath(path))
+        except BaseException:
+            sock.close()
+            raise

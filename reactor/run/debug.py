@@ -1,0 +1,319 @@
+"""What all services are doing: `dump` for people, while the loop runs or stands still.
+
+Only names, descriptor numbers, times and places in the code: no item of a channel, no bytes, no address.
+
+`dump` looks and changes nothing, so it may be called where the loop may not be: in a signal handler of the
+loop's thread (unix_signals.py), in a debugger, from a service.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from reactor.core.loop import Reactor
+from reactor.core.requests import Join, Service, WaitReadable, WaitWritable
+from reactor.core.task import Handle, Task
+from reactor.core.threads import ThreadCalls
+from reactor.core.timers import SleepingTask
+from reactor.errors import BadRequest, log_failure
+from reactor.sync.channel import ReceiveItem, SendItem
+from reactor.sync.scope import Signal
+
+__all__ = ["Tracer", "Watchdog", "add_tracer", "describe", "dump", "remove_tracer"]
+
+# Frames of who makes the dump.
+_LOOKING: Final = ("reactor/run/debug.py:", "reactor/run/signals.py:")
+# More services than a person reads; the rest are counted.
+_MOST_SERVICES: Final = 1_000
+
+
+def dump(reactor: Reactor, *, limit: int = _MOST_SERVICES) -> str:
+    """Describe all services that live.
+
+    Args:
+        limit: so many are described, the oldest first; the others are counted.
+    Returns:
+        Lines, each ended: a summary; then per service what it waits for, and below it where it stands, from
+        the service's own line to the innermost generator's. For the one that runs now, where the loop's
+        thread is instead.
+    """
+    tasks = list(reactor._tasks)
+    lines = [f"reactor: {len(tasks)} services, {len(reactor.ready)} ready, {len(reactor.timers)} timers"]
+    for task in tasks[:limit]:
+        lines.append(describe(task))
+        lines += [f"    {place}" for place in _places(task, reactor)]
+    if len(tasks) > limit:
+        lines.append(f"and {len(tasks) - limit} more")
+    return "\n".join(lines) + "\n"
+
+
+def describe(service: Handle[Any]) -> str:
+    """Say in one line what a service does or waits for: `'echo' waits to read descriptor 7`."""
+    if service.is_finished or not isinstance(service, Task):
+        return f"{service.name!r} has ended" if service.is_finished else f"{service.name!r} runs elsewhere"
+    if getattr(service.service, "gi_running", False):
+        return f"{service.name!r} runs now"
+    if service.wait is None:
+        return f"{service.name!r} is ready to run"
+    return f"{service.name!r} waits {_wait_text(service.wait, service)}"
+
+
+def _sleep_text(wait: Any, task: Task[Any]) -> str:
+    left_s = wait.deadline_s - task.runner.now()
+    return f"{left_s:.3f} s more"
+
+
+def _channel_name(wait: Any) -> str:
+    return getattr(getattr(wait, "_channel", None), "name", "channel")
+
+
+# What a task is parked on, in words that follow "waits".
+_WAITS: Final[dict[type, Callable[[Any, Task[Any]], str]]] = {
+    WaitReadable: lambda wait, _: f"to read descriptor {wait.descriptor.fileno()}",
+    WaitWritable: lambda wait, _: f"to write descriptor {wait.descriptor.fileno()}",
+    ReceiveItem: lambda wait, _: f"for an item of channel {_channel_name(wait)!r}",
+    SendItem: lambda wait, _: f"for room in channel {_channel_name(wait)!r}",
+    Join: lambda wait, _: f"for the end of {wait.handle.name!r}",
+    Signal: lambda wait, _: "for a signal",
+    SleepingTask: _sleep_text,
+}
+
+
+def _wait_text(wait: Any, task: Task[Any]) -> str:
+    for base in type(wait).__mro__:
+        if base in _WAITS:
+            return _WAITS[base](wait, task)
+    if type(wait).__module__ == ThreadCalls.__module__:
+        return "for a call in a thread"
+    return f"for {type(wait).__name__}"
+
+
+def _places(task: Task[Any], reactor: Reactor) -> Iterator[str]:
+    """Where a service stands, outermost first."""
+    generator: Any = task.service
+    if getattr(generator, "gi_running", False):
+        yield from _running_places(reactor)
+        return
+    while generator is not None:
+        frame = getattr(generator, "gi_frame", None)
+        if frame is None:
+            # A generator made by hand, or one on which the outer one has just been resumed.
+            yield f"in {type(generator).__name__}, which has no frame"
+            return
+        yield _place(frame, frame.f_lineno)
+        generator = getattr(generator, "gi_yieldfrom", None)
+
+
+def _running_places(reactor: Reactor) -> Iterator[str]:
+    thread_id = reactor._thread_id
+    frame = None if thread_id is None else sys._current_frames().get(thread_id)
+    if frame is None:
+        return
+    # Innermost first: without those who look, and up to the loop; what is beyond is the way to `run`.
+    places: list[str] = []
+    for caller, line in traceback.walk_stack(frame):
+        text = _place(caller, line)
+        if text.startswith("reactor/core/loop.py:"):
+            break
+        if not text.startswith(_LOOKING):
+            places.append(text)
+    yield from reversed(places)
+
+
+def _place(frame: FrameType, line: int) -> str:
+    path = frame.f_code.co_filename.replace("\\", "/").split("/")
+    # Files of this package with its name, others with their folder.
+    shown = path[-3:] if path[-3:-2] == ["reactor"] else path[-2:]
+    return f"{'/'.join(shown)}:{line} in {frame.f_code.co_name}"
+
+
+# Tracers: told when a service is created, resumed, suspended and when it has ended.
+#
+# While a reactor has tracers, three of its methods are shadowed by traced twins (`start`, `_step`,
+# `_finish`, entered in the reactor's own `__dict__`); with the last one gone the shadows go. So a reactor
+# without tracers runs the same code as if this file did not exist. A tracer that is added takes effect for
+# what is created, and from the next turn on for what is resumed.
+#
+# Precedents: trio's instruments, also in that a tracer that fails is removed and logged.
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
+
+
+class Tracer:
+    """Base of tracers: override what you want to hear of.
+
+    The methods are called by the loop, in its thread. They must not wait, nor run the loop. An `Exception`
+    from one is logged, and the tracer is removed from that reactor; the services do not notice.
+    """
+
+    def service_created(self, service: Handle[Any]) -> None:
+        """A service was started; it first runs in the next pass."""
+
+    def service_resumed(self, service: Handle[Any]) -> None:
+        """A service is about to run."""
+
+    def service_suspended(self, service: Handle[Any]) -> None:
+        """A service has run, and waits or lets others go first. `describe` (inspection.py) tells for what."""
+
+    def service_ended(self, service: Handle[Any]) -> None:
+        """A service has returned or failed; the handle has the outcome, and its watchers were told."""
+
+
+def add_tracer(reactor: Reactor, tracer: Tracer) -> None:
+    """Have a tracer told of a reactor's services. To be called in the reactor's thread, or before it runs.
+
+    Raises:
+        BadRequest: it was added before.
+    """
+    tracing = _tracing_of(reactor) or _Tracing(reactor)
+    if tracer in tracing.tracers:
+        raise BadRequest(f"{tracer!r} traces this reactor already")
+    tracing.tracers = (*tracing.tracers, tracer)
+
+
+def remove_tracer(reactor: Reactor, tracer: Tracer) -> None:
+    """Stop telling a tracer. Nothing happens if it is not told any more, since it failed or was removed."""
+    tracing = _tracing_of(reactor)
+    if tracing is not None:
+        tracing.remove(tracer)
+
+
+def _tracing_of(reactor: Reactor) -> _Tracing | None:
+    shadow = vars(reactor).get("_step")
+    return None if shadow is None else shadow.__self__
+
+
+class _Tracing:
+    """The tracers of one reactor, and the traced twins of its methods."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.tracers: tuple[Tracer, ...] = ()
+        self._reactor = reactor
+        # Bound while there are no shadows: the plain methods.
+        self._plain_start, self._plain_step, self._plain_finish = (
+            reactor.start,
+            reactor._step,
+            reactor._finish,
+        )
+        vars(reactor).update(start=self.start, _step=self.step, _finish=self.finish)
+
+    def remove(self, tracer: Tracer) -> None:
+        self.tracers = tuple(other for other in self.tracers if other is not tracer)
+        if not self.tracers:
+            for name in ("start", "_step", "_finish"):
+                vars(self._reactor).pop(name, None)
+
+    def start(self, service: Service[T], name: str | None) -> Task[T]:
+        task = self._plain_start(service, name)
+        self._tell("service_created", task)
+        return task
+
+    def step(self, task: Task[Any]) -> None:
+        self._tell("service_resumed", task)
+        self._plain_step(task)
+        if not task.is_finished:
+            self._tell("service_suspended", task)
+
+    def finish(self, task: Task[Any], result: Any, error: BaseException | None) -> None:
+        try:
+            self._plain_finish(task, result, error)
+        finally:
+            self._tell("service_ended", task)
+
+    def _tell(self, event: str, task: Task[Any]) -> None:
+        for tracer in self.tracers:
+            try:
+                getattr(tracer, event)(task)
+            except Exception as error:  # noqa: BLE001 - a tracer ends no service
+                text = "tracer %r failed at %s of service %r: removed"
+                log_failure(logger, error, text, tracer, event, task.name)
+                self.remove(tracer)
+
+
+# A watchdog: tells of a service that does not give the loop back, while it still does not.
+#
+# The slow-step warning of the loop comes when the step is over; a service that never yields is never told
+# of. The watchdog is a thread that looks every now and then at which service runs since when, and logs the
+# stack of the loop's thread. It is a tracer, so it costs something only while it is on: two calls per step.
+# So many looks within the time after which a service is told of.
+_LOOKS: Final = 4
+
+
+class Watchdog(Tracer):
+    """Logs, once per step, a service that keeps the loop for longer than a time: its name and its stack.
+
+    Use: `with Watchdog(reactor, after_s=1.0): reactor.run(...)`.
+
+    Args:
+        reactor: to be watched. Enter and leave the context in its thread, or while it does not run.
+        after_s: seconds of the system's monotonic clock.
+    Raises:
+        BadRequest: `after_s` is not positive.
+    """
+
+    def __init__(self, reactor: Reactor, *, after_s: float = 1.0) -> None:
+        if not after_s > 0:
+            raise BadRequest(f"a watchdog barks after some time, got {after_s} s")
+        self._reactor = reactor
+        self._after_s = after_s
+        # What runs, since when, in which thread: one object per step, set and read as a whole.
+        self._step: tuple[Handle[Any], float, int] | None = None
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def service_resumed(self, service: Handle[Any]) -> None:
+        """See `Tracer`."""
+        self._step = (service, time.monotonic(), threading.get_ident())
+
+    def service_suspended(self, service: Handle[Any]) -> None:
+        """See `Tracer`."""
+        self._step = None
+
+    def service_ended(self, service: Handle[Any]) -> None:
+        """See `Tracer`."""
+        self._step = None
+
+    def __enter__(self) -> Self:
+        add_tracer(self._reactor, self)
+        self._is_over.clear()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        remove_tracer(self._reactor, self)
+        self._step = None
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        reported = None
+        while not self._is_over.wait(self._after_s / _LOOKS):
+            step = self._step
+            if step is None or step is reported:
+                continue
+            service, since_s, thread_id = step
+            for_s = time.monotonic() - since_s
+            if for_s < self._after_s:
+                continue
+            frame = sys._current_frames().get(thread_id)
+            stack = [] if frame is None else traceback.format_stack(frame)
+            # Looked at once more: the stack must be of this very step.
+            if self._step is step:
+                reported = step
+                logger.warning(
+                    "service %r keeps the loop since %.3f s and does not yield:\n%s",
+                    service.name,
+                    for_s,
+                    "".join(stack),
+                )

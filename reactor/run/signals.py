@@ -1,0 +1,159 @@
+"""Signals of the system: `run_main` ends a program cleanly, and SIGUSR1 prints what it is doing.
+
+How it works. The interpreter runs signal handlers in the main thread, between two bytecodes, so possibly in
+the middle of anything. A handler of ours therefore only puts a function into the loop's inbox. If the loop is
+about to sleep in the poller nothing would make it look there: so the interpreter writes a byte into the
+loop's wake-up pipe at the very moment of the signal (`signal.set_wakeup_fd`). The dump is the exception: it
+is made in the handler, for it is most wanted when a service does not give the loop back; it looks only, and
+writes with `os.write`, since `print` cannot be interrupted by itself.
+
+All that was set is put back at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+from reactor.core.loop import Reactor
+from reactor.core.requests import Service
+from reactor.core.task import Handle
+from reactor.errors import BadRequest, Cancelled
+from reactor.run.debug import dump
+
+__all__ = ["dump_on_signal", "run_main"]
+
+logger = logging.getLogger("reactor")
+
+T = TypeVar("T")
+
+_Handler = Callable[[int, FrameType | None], Any]
+
+# SIGHUP comes when the terminal is closed, and from a service manager. Windows has none.
+_ENDING: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+_STDERR_FD: Final = 2
+
+
+def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) -> T | None:
+    """Run a service as a program's main one, until it ends or the program is told to.
+
+    The first SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal is closed) cancels the service: it cleans up,
+    and may wait while it does. The second does not wait: `KeyboardInterrupt`, or for SIGTERM
+    `SystemExit(143)` and for SIGHUP `SystemExit(129)`, is raised wherever the program is, also in a service
+    that never yields. SIGUSR1 prints a dump of all services to stderr. A signal that is ignored (as SIGHUP by
+    `nohup`) stays ignored.
+
+    Returns:
+        The service's result; None when it was ended by a signal.
+    Raises:
+        BadRequest: not called in the main thread, where alone signals can be caught.
+        KeyboardInterrupt, SystemExit: see above. The services stay as they are: close the reactor.
+        Busy, Closed, any other: as for `Reactor.run`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise BadRequest("run_main is for the main thread, where signals arrive; use Reactor.run here")
+    handle = reactor.spawn(service, name=name)
+    ending = _Ending(reactor, handle)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_wake_on_signal(reactor))
+        for number in _ENDING:
+            stack.enter_context(_handled(number, ending.on_signal))
+        if hasattr(signal, "SIGUSR1"):
+            stack.enter_context(dump_on_signal(reactor))
+        reactor.run(_watch(handle))
+    error = handle.error
+    if isinstance(error, Cancelled) and ending.was_asked:
+        return None
+    return handle.result()
+
+
+class _Ending:
+    """What the signals that end the program do."""
+
+    def __init__(self, reactor: Reactor, main: Handle[Any]) -> None:
+        self.was_asked = False
+        self._reactor = reactor
+        self._main = main
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.was_asked:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            # As a shell has it: 128 and the signal's number.
+            raise SystemExit(128 + number)
+        self.was_asked = True
+        self._reactor.post_from_signal(self._cancel, signal.Signals(number).name)
+
+    def _cancel(self, name: str) -> None:
+        logger.info("%s: ending", name)
+        self._main.cancel(f"the program got {name}")
+
+
+def _watch(handle: Handle[Any]) -> Service[None]:
+    """Wait for the end, whatever it is."""
+    with contextlib.suppress(Exception):
+        yield from handle.join()
+
+
+@contextlib.contextmanager
+def dump_on_signal(reactor: Reactor, number: int | None = None, *, fd: int = _STDERR_FD) -> Iterator[None]:
+    """Print a dump of all services whenever a signal comes: `with dump_on_signal(reactor): reactor.run(...)`.
+
+    Args:
+        number: the signal; SIGUSR1 unless given.
+        fd: the descriptor to print to; stderr unless given.
+    Raises:
+        BadRequest: not called in the main thread, or the system has no SIGUSR1.
+    """
+    if number is None:
+        number = getattr(signal, "SIGUSR1", None)
+        if number is None:
+            raise BadRequest("this system has no SIGUSR1, give another signal")
+    if threading.current_thread() is not threading.main_thread():
+        raise BadRequest("signals can be caught in the main thread only")
+
+    def print_dump(number: int, frame: FrameType | None) -> None:
+        _write_all(fd, dump(reactor).encode("utf-8", "backslashreplace"))
+
+    # Woken, a loop that was on its way to sleep gives the interpreter the chance to run the handler.
+    with _wake_on_signal(reactor), _handled(number, print_dump):
+        yield
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    # A full pipe, or none: a dump that cannot be printed must not end the program.
+    with contextlib.suppress(OSError):
+        while data:
+            data = data[os.write(fd, data) :]
+
+
+@contextlib.contextmanager
+def _handled(number: int, handler: _Handler) -> Iterator[None]:
+    before = signal.getsignal(number)
+    # None: set by C code, and could not be put back. Ignored: somebody meant it.
+    if before is None or before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextlib.contextmanager
+def _wake_on_signal(reactor: Reactor) -> Iterator[None]:
+    # A full pipe means that the loop will wake anyway.
+    before = signal.set_wakeup_fd(reactor.wake_fd, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)

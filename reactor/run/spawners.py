@@ -1,0 +1,459 @@
+"""The handle of a service that a private runner runs: in another thread, or turned by hand.
+
+Everything here may be called from any thread: what concerns the service is posted to its runner, and the
+outcome comes back under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from reactor.core.forgotten import needs_yield_from
+from reactor.core.loop import Reactor, run_ready, run_until_ended
+from reactor.core.poller import Poller, SelectorPoller
+from reactor.core.requests import Service
+from reactor.core.task import PARKED, Handle, Task, Waiter
+from reactor.core.timers import Clock, lock_timeout
+from reactor.errors import (
+    Busy,
+    Cancelled,
+    ChannelClosed,
+    Closed,
+    Forked,
+    ServiceCancelled,
+    TimedOut,
+    log_failure,
+)
+from reactor.sync.scope import Signal, timeout_after
+from reactor.sync.shared_channel import Crossing
+
+__all__ = [
+    "Blocker",
+    "CommandService",
+    "Coroutine",
+    "ProxyHandle",
+    "Receiving",
+    "Restart",
+    "RestartHandle",
+    "Sending",
+    "Spawner",
+    "poll_poller",
+    "serve",
+]
+
+
+# Services that are objects: one command in, one answer out, and a state in between.
+#
+# `service.call(command)` is a generator like any other. `serve` makes of it one that takes its commands
+# from a channel, so every spawner runs it; when it ends, its result is the service object, so the state can
+# be taken out of the handle and served again, by the same spawner or another.
+C_contra = TypeVar("C_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+S = TypeVar("S", bound="CommandService[Any, Any]")
+
+
+class CommandService(Protocol[C_contra, R_co]):
+    """A service with a state."""
+
+    def call(self, command: C_contra, /) -> Service[R_co]:
+        """Handle one command; the generator's result is the answer."""
+
+
+class Receiving(Protocol[T_co]):
+    """Where commands come from: `Channel` or `SharedChannel`."""
+
+    def receive(self) -> Service[T_co]:
+        """Take the next item; `ChannelClosed` at the end."""
+
+
+class Sending(Protocol[T_contra]):
+    """Where answers go: a channel, or its `Sender`."""
+
+    def send(self, item: T_contra, /) -> Service[None]:
+        """Send an item, waiting for room."""
+
+
+@needs_yield_from
+def serve(
+    service: S, commands: Receiving[Any], answers: Sending[Any] | None = None, *, limit: int | None = None
+) -> Service[S]:
+    """Have a service object answer the commands of a channel, one after the other.
+
+    Args:
+        service: it belongs to this until the end.
+        commands: until they are closed and drained.
+        answers: one for each command, in order; None: the answers are dropped.
+        limit: end after so many commands; None: go on.
+    Returns:
+        The service object, with its state.
+    Raises:
+        ChannelClosed: the answers are no longer wanted. One answer is lost.
+        any other: what `call` raises. The command that did it is used up; the object is its maker's to keep.
+    """
+    done = 0
+    while limit is None or done < limit:
+        try:
+            command = yield from commands.receive()
+        except ChannelClosed:
+            break
+        answer = yield from service.call(command)
+        if answers is not None:
+            yield from answers.send(answer)
+        done += 1
+    return service
+
+
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
+
+
+class ProxyHandle(Handle[T]):
+    """A handle for any thread.
+
+    Callbacks are called in the service's thread, or at once when it has ended. A failure that nobody asked
+    for is logged when the handle is dropped.
+    """
+
+    __slots__ = (
+        "_cancel_reason",
+        "_crossings",
+        "_ended",
+        "_is_cancelling",
+        "_is_unyielding",
+        "_lock",
+        "_task",
+        "_thread_id",
+    )
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._crossings: list[Crossing] = []
+        self._task: Task[T] | None = None
+        self._thread_id: int | None = None
+        self._is_cancelling = False
+        self._cancel_reason: str | None = None
+        self._is_unyielding = False
+
+    # For any thread.
+
+    def wait(self, timeout_s: float | None = None) -> T:
+        """Block this thread until the service has ended.
+
+        Args:
+            timeout_s: None: for ever. BadRequest: not a number of seconds.
+        Returns:
+            Its result. Raises what `result` raises, and:
+        Raises:
+            TimedOut: it has not ended in time, and goes on.
+            Busy: called in the service's own thread, which would wait for itself.
+        """
+        if not self.is_finished and self._thread_id == threading.get_ident():
+            raise Busy(f"service {self.name!r} runs in this very thread, which cannot wait for it")
+        limit_s = lock_timeout(timeout_s)
+        if not self._ended.wait(None if limit_s < 0 else limit_s):
+            raise TimedOut(f"service {self.name!r} has not ended within {timeout_s} s")
+        return self.result()
+
+    def cancel(self, reason: str | None = None) -> bool:
+        """See `Handle`. The service learns of it when its thread comes to it."""
+        with self._lock:
+            if self.is_finished or self._is_cancelling:
+                return False
+            self._is_cancelling = True
+            self._cancel_reason = reason
+            task = self._task
+        if task is not None:
+            self._post(task.cancel, reason)
+        return True
+
+    @needs_yield_from
+    def as_service(self) -> Service[T]:
+        """Stand for the service in a reactor, so that a scope can own it: `scope.spawn(handle.as_service())`.
+
+        Returns:
+            Its result. Raises what `result` raises. Cancelled, it cancels the service and waits for its end.
+        """
+        try:
+            return (yield from self.join())
+        finally:
+            if not self.is_finished:
+                self.cancel()
+                with contextlib.suppress(ServiceCancelled):
+                    yield from self.join()
+
+    def unyield(self) -> bool:
+        """See `Handle`. Many calls before the service's thread comes to it cost as much as one."""
+        task = self._task
+        if task is None or self.is_finished:
+            return False
+        if self._is_unyielding:
+            return True
+        self._is_unyielding = True
+        return self._post(self._unyield, task)
+
+    def add_done_callback(self, function: Callable[[Handle[T]], object]) -> None:
+        """See `Handle`."""
+        with self._lock:
+            if not self.is_finished:
+                super().add_watcher(function)
+                return
+        super().add_done_callback(function)
+
+    def join_from_outside(self, task: Waiter) -> object:
+        with self._lock:
+            if not self.is_finished:
+                crossing = Crossing(task, self)
+                self._crossings.append(crossing)
+                task.wait = crossing
+                return PARKED
+        # It has ended at this very moment.
+        self.was_asked = True
+        if self._error is None:
+            return self._result
+        task.wake_error(self.error_for_others())
+        return PARKED
+
+    def forget(self, waiter: Crossing) -> None:
+        """Take out a waiter. For the runner."""
+        with self._lock:
+            if waiter in self._crossings:
+                self._crossings.remove(waiter)
+
+    # For the service's own thread.
+
+    @property
+    def is_watched(self) -> bool:
+        """See `Handle`."""
+        return bool(self._crossings) or super().is_watched
+
+    def bind(self, task: Task[T]) -> None:
+        """Say which task this handle stands for, when it has been started."""
+        with self._lock:
+            self._task = task
+            self._thread_id = threading.get_ident()
+            is_cancelling, reason = self._is_cancelling, self._cancel_reason
+        if is_cancelling:
+            task.cancel(reason)
+
+    def settle(self, result: T | None, error: BaseException | None) -> None:
+        with self._lock:
+            self._task = None
+            self._result = result
+            self._error = error
+            self.is_finished = True
+            crossings = [crossing for crossing in self._crossings if crossing.claim()]
+            self._crossings.clear()
+        self._ended.set()
+        for crossing in crossings:
+            self.was_asked = True
+            crossing.deliver(result, None if error is None else self.error_for_others())
+        super().settle(result, error)
+
+    def settle_from(self, task: Handle[T]) -> None:
+        """Take over the outcome of an ended task."""
+        error = task.error
+        self.settle(None if error is not None else task.take(), error)
+
+    def _unyield(self, task: Task[T]) -> None:
+        self._is_unyielding = False
+        task.unyield()
+
+    def _post(self, function: Callable[..., object], *args: Any) -> bool:
+        # Closed: then the service has ended, or is about to be told so.
+        with contextlib.suppress(Closed):
+            task = self._task
+            if task is not None:
+                task.runner.post(function, *args)
+                return True
+        return False
+
+    def __del__(self) -> None:
+        error = self._error
+        if error is not None and not self.was_asked and not isinstance(error, Cancelled):
+            log_failure(logger, error, "service %r failed and nobody asked", self.name)
+
+
+# Spawners: ways to run one service.
+#
+# Each has `spawn(service) -> Handle`. A service is written for the requests, not for the spawner. Those
+# that use threads are in thread_spawners.py.
+#
+# What a service started (`Spawn`) and left behind is cancelled at its end where it had a loop of its own
+# (`Blocker`, `ThreadPark`), and lives on, as in any reactor, where it shares one.
+
+
+class Spawner(Protocol):
+    """A way to run a service."""
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
+        """Start a service.
+
+        Args:
+            service: a generator, not yet started.
+            name: for messages; the generator's own name unless given.
+        """
+
+
+class Coroutine:
+    """Runs services in a reactor, beside all others there."""
+
+    __slots__ = ("_reactor",)
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
+        """Start a service; see `Reactor.spawn`."""
+        return self._reactor.spawn(service, name=name)
+
+
+class Blocker:
+    """Runs a service here and now to its end: for scripts, and for calls in a service that must not suspend.
+
+    Each `spawn` is a small reactor of its own over `poll`, so a service may use every request, have timeouts
+    and start others. Those that it leaves behind are cancelled when it ends.
+
+    Args:
+        clock: as for `Reactor`.
+    """
+
+    __slots__ = ("_clock",)
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
+        """Run a service to its end.
+
+        Returns:
+            The finished handle: its `result()` gives the value or raises the error. The error is `Deadlock`
+            (thrown into the service where it waits) when nothing is left that could end a wait.
+        """
+        with Reactor(clock=self._clock, poller=poll_poller(), slow_step_s=None) as reactor:
+            task = reactor.start(service, name)
+            run_until_ended(reactor, task)
+            return task
+
+
+class Restart:
+    """Runs services here, until they would wait; and on, from where they stopped, with each `unyield`.
+
+    Made for whoever has no loop and wants none: send a command into the service's channel, `unyield`, look
+    for the answer. Between two calls the service's state rests in its handle and nothing runs.
+
+    All services of one `Restart` share a reactor that is turned by hand, so each of those that are ready goes
+    on with the `unyield` of any.
+
+    Args:
+        clock: as for `Reactor`.
+    """
+
+    __slots__ = ("_reactor",)
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._reactor = Reactor(clock=clock, poller=poll_poller(), slow_step_s=None)
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> RestartHandle[T]:
+        """Run a service until it ends or would wait.
+
+        Raises:
+            Closed: after `close`.
+            Busy: called from a service of this `Restart`.
+            BadRequest: not a generator.
+        """
+        task = self._reactor.start(service, name)
+        handle = RestartHandle(task, self._reactor)
+        run_ready(self._reactor)
+        return handle
+
+    def close(self) -> None:
+        """Cancel what has not ended and let it clean up; see `Reactor.close`."""
+        self._reactor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RestartHandle(ProxyHandle[T]):
+    """A service that goes on when told to, in the thread that tells it; one thread at a time."""
+
+    __slots__ = ("_own_task", "_reactor")
+
+    def __init__(self, task: Task[T], reactor: Reactor) -> None:
+        super().__init__(task.name)
+        self._own_task = task
+        self._reactor = reactor
+        self.bind(task)
+        task.add_done_callback(self.settle_from)
+
+    def unyield(self) -> bool:
+        """Let the service go on, here and now, until it ends or would wait.
+
+        Nothing happens when it has ended, or is running (called from within).
+
+        Returns:
+            Whether it was given the chance.
+        Raises:
+            whatever `Reactor.run` lets through: KeyboardInterrupt and SystemExit of a service.
+        """
+        if self.is_finished:
+            return False
+        self._own_task.unyield()
+        try:
+            run_ready(self._reactor)
+        except Forked:
+            raise
+        except (Busy, Closed):
+            return False
+        return True
+
+    def wait(self, timeout_s: float | None = None) -> T:
+        """Run the service to its end, here, waiting as `Blocker` does.
+
+        Args:
+            timeout_s: None: for ever.
+        Returns:
+            Its result. Raises what `result` raises, and:
+        Raises:
+            TimedOut: it has not ended in time, and rests again.
+            Busy: called from a service of the same `Restart`.
+        """
+        if not self.is_finished:
+            if timeout_s is None:
+                run_until_ended(self._reactor, self._own_task)
+            else:
+                self._reactor.run(_within(timeout_s, self._own_task))
+        return self.result()
+
+
+def _within(timeout_s: float, handle: Handle[Any]) -> Service[None]:
+    """Wait for a service's end, and only that: its error is not ours. Raises TimedOut."""
+    ended = Signal()
+    handle.add_done_callback(lambda _: ended.set())
+
+    def wait() -> Service[None]:
+        yield ended
+
+    yield from timeout_after(timeout_s, wait())
+
+
+def poll_poller() -> Poller:
+    """Make a poller for few descriptors."""
+    # poll() wants no descriptor of its own, and here there are few to look through.
+    kind = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+    return SelectorPoller(kind())

@@ -1,0 +1,293 @@
+"""Spawners that run a service in another thread: one of its own, or one of a few.
+
+The service is the same; what it shares with other threads must be made for that: `SharedChannel`, the
+handles given out here, locks. Streams, `Channel` and `Signal` belong to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from reactor.core.forgotten import discard
+from reactor.core.loop import Reactor
+from reactor.core.requests import Service
+from reactor.core.task import Handle, Task, name_of
+from reactor.core.timers import Clock, lock_timeout
+from reactor.errors import Broken, Busy, Closed, TimedOut
+from reactor.run.spawners import ProxyHandle, poll_poller
+
+__all__ = ["ReactorThread", "ThreadPark", "ThreadPool"]
+
+T = TypeVar("T")
+# A thread costs some 50 kB and three descriptors here; whoever needs more services at once wants a pool.
+_MAX_THREADS: Final = 64
+
+
+class ThreadPark:
+    """Runs each service in a thread of its own, parked on each wait.
+
+    For services that compute or call what blocks, and would keep a loop from running. Each thread has a
+    small reactor, as with `Blocker`. The threads are daemons: at the program's end they do not hold it up.
+
+    Args:
+        clock: as for `Reactor`; shared by all threads.
+        max_threads: living services; one more is refused.
+    """
+
+    __slots__ = ("_clock", "_lock", "_max_threads", "_threads")
+
+    def __init__(self, *, clock: Clock | None = None, max_threads: int = _MAX_THREADS) -> None:
+        self._clock = clock
+        self._max_threads = max_threads
+        self._lock = threading.Lock()
+        self._threads = 0
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> ProxyHandle[T]:
+        """Start a service in a new thread; from any thread.
+
+        The handle is finished when the service has ended and what it left behind has cleaned up.
+
+        Raises:
+            Busy: `max_threads` services live.
+            Broken: the system has no thread to spare; `__cause__` says why.
+            BadRequest: not a generator.
+        """
+        handle: ProxyHandle[T] = ProxyHandle(name_of(service, name))
+        with self._lock:
+            if self._threads >= self._max_threads:
+                raise Busy(f"{self._max_threads} services run in threads of their own, which is the limit")
+            self._threads += 1
+        thread = threading.Thread(target=self._main, args=(service, handle), name=handle.name, daemon=True)
+        try:
+            thread.start()
+        except BaseException as error:
+            self._count_down()
+            discard(service)
+            raise Broken(f"no thread for service {handle.name!r}: {error}") from error
+        return handle
+
+    def _main(self, service: Service[T], handle: ProxyHandle[T]) -> None:
+        task: Task[T] | None = None
+        error: BaseException | None = None
+        try:
+            with Reactor(clock=self._clock, poller=poll_poller(), slow_step_s=None) as reactor:
+                task = reactor.start(service, handle.name)
+                handle.bind(task)
+                # Taken up here, so that the reactor does not log it; it ends the run, too.
+                task.add_done_callback(lambda _: reactor.stop())
+                reactor.run()
+        except BaseException as failure:  # noqa: BLE001 - it goes to the handle
+            error = failure
+        self._count_down()
+        if task is not None and task.is_finished:
+            handle.settle_from(task)
+        else:
+            handle.settle(None, error)
+
+    def _count_down(self) -> None:
+        with self._lock:
+            self._threads -= 1
+
+
+class ThreadPool:
+    """Runs services in a few threads, each with a reactor: a new one goes where the fewest live.
+
+    A service stays in its thread. While it waits the thread runs others, so services may wait for each other
+    in any number; while it computes the others of its thread stand still.
+
+    Args:
+        threads: how many at most, started as they are needed; at least 1.
+        clock: as for `Reactor`; shared by all threads.
+    Raises:
+        ValueError: `threads` is less than 1.
+    """
+
+    __slots__ = ("_clock", "_is_closed", "_lock", "_max_threads", "_members")
+
+    def __init__(self, threads: int = 4, *, clock: Clock | None = None) -> None:
+        if threads < 1:
+            raise ValueError(f"a pool has at least 1 thread, got {threads}")
+        self._max_threads = threads
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._members: list[_Member] = []
+        self._is_closed = False
+
+    def spawn(self, service: Service[T], *, name: str | None = None) -> ProxyHandle[T]:
+        """Start a service in a thread of the pool; from any thread.
+
+        Raises:
+            Closed: after `close`.
+            Broken: the system has no thread or descriptor to spare; `__cause__` says why.
+            BadRequest: not a generator.
+        """
+        handle: ProxyHandle[T] = ProxyHandle(name_of(service, name))
+        with self._lock:
+            if self._is_closed:
+                discard(service)
+                raise Closed("the pool is closed")
+            while True:
+                member = self._choose()
+                try:
+                    member.post_start(service, handle)
+                except Closed:
+                    # Its thread was ended, by SystemExit in a service: go on without it.
+                    self._members.remove(member)
+                else:
+                    return handle
+
+    def _choose(self) -> _Member:
+        idle_most = min(self._members, key=lambda member: member.living, default=None)
+        if idle_most is not None and (idle_most.living == 0 or len(self._members) == self._max_threads):
+            return idle_most
+        try:
+            member = _Member(self._clock, f"pool-{len(self._members)}")
+        except (OSError, RuntimeError) as error:
+            if idle_most is not None:
+                return idle_most
+            raise Broken(f"no thread for a pool: {error}") from error
+        self._members.append(member)
+        return member
+
+    def close(self) -> None:
+        """Cancel what lives, let it clean up and wait for the threads. Done twice it does nothing.
+
+        Raises:
+            TimedOut: a service keeps its thread.
+            Broken: a thread failed; `__cause__` says how.
+        """
+        with self._lock:
+            self._is_closed = True
+            members, self._members = self._members, []
+        for member in members:
+            member.thread.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Member:
+    """One thread of a pool."""
+
+    __slots__ = ("_lock", "living", "thread")
+
+    def __init__(self, clock: Clock | None, name: str) -> None:
+        reactor = Reactor(clock=clock, slow_step_s=None)
+        self.thread = ReactorThread(reactor, name=name)
+        try:
+            self.thread.start()
+        except BaseException:
+            reactor.close()
+            raise
+        self._lock = threading.Lock()
+        self.living = 0
+
+    def post_start(self, service: Service[Any], handle: ProxyHandle[Any]) -> None:
+        self.thread.reactor.post(self._start, service, handle)
+        self._count(1)
+
+    def _start(self, service: Service[Any], handle: ProxyHandle[Any]) -> None:
+        """In the thread."""
+        try:
+            task = self.thread.reactor.start(service, handle.name)
+        except Closed as error:
+            discard(service)
+            self._count(-1)
+            handle.settle(None, error)
+            return
+        handle.bind(task)
+        task.add_done_callback(lambda task: self._end(task, handle))
+
+    def _end(self, task: Handle[Any], handle: ProxyHandle[Any]) -> None:
+        self._count(-1)
+        handle.settle_from(task)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self.living += change
+
+
+# A reactor in a thread of its own, for programs that are not built around one.
+
+
+class ReactorThread:
+    """A reactor and the daemon thread that runs it.
+
+    Args:
+        reactor: to be run; a new one unless given. It is closed at the end.
+        name: of the thread.
+
+    Attributes:
+        reactor: from other threads use `submit`, `post` and `stop` only.
+    """
+
+    def __init__(self, reactor: Reactor | None = None, *, name: str = "reactor") -> None:
+        self.reactor = Reactor() if reactor is None else reactor
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._failure: BaseException | None = None
+
+    def start(self) -> Self:
+        """Start the thread. Returns self, for `thread = ReactorThread().start()`."""
+        self._thread.start()
+        return self
+
+    def submit(self, service: Service[T], *, name: str | None = None) -> Future[T]:
+        """Start a service in the reactor; see `Reactor.submit`.
+
+        Raises:
+            Closed: `close` was called.
+            Broken: the reactor's thread failed; `__cause__` says how.
+        """
+        try:
+            return self.reactor.submit(service, name=name)
+        except Closed:
+            self._raise_failure()
+            raise
+
+    def close(self, timeout_s: float | None = 5.0) -> None:
+        """Stop the reactor, cancel what lives in it and wait for the thread. Done twice it does nothing.
+
+        Raises:
+            TimedOut: the thread has not ended; some service keeps the loop.
+            Broken: the reactor's thread failed; `__cause__` says how.
+        """
+        limit_s = lock_timeout(timeout_s)
+        if self._thread.ident is None:
+            self.reactor.close()
+            return
+        # Closed: it has ended by itself, or was closed before.
+        with contextlib.suppress(Closed):
+            self.reactor.stop()
+        self._thread.join(None if limit_s < 0 else limit_s)
+        if self._thread.is_alive():
+            raise TimedOut(f"thread {self._thread.name!r} did not end within {timeout_s} s")
+        self._raise_failure()
+
+    def _main(self) -> None:
+        try:
+            with self.reactor:
+                self.reactor.run()
+        except BaseException as error:  # noqa: BLE001 - raised again in the threads that use us
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise Broken("the reactor's thread failed") from failure
+
+    def __enter__(self) -> Self:
+        return self.start() if self._thread.ident is None else self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

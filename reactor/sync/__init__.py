@@ -1,0 +1,1 @@
+"""What services share: channels, signals, selections, scopes and timeouts. Built on `reactor.core`."""

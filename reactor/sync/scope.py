@@ -1,0 +1,348 @@
+"""A scope owns the services started in it, so that none outlives its purpose and no failure gets lost.
+
+Precedents: trio's nurseries. Generators have no `async with`, so leaving a scope takes a word. `in_scope`
+runs a service with a scope around it and is the whole of it in one call; the pieces are for those who keep a
+scope in an object: `yield from scope.close()` in a `finally`, or `with scope:`, which cancels on the way out
+but cannot wait.
+
+**Each failure is reported once**: the first of a scope whose children fail together is raised, by `join` or
+`in_scope`, or logged when the scope is left without that; every other one is logged when it happens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from reactor.core.forgotten import Reminder, discard, needs_yield_from, reminded, settle
+from reactor.core.requests import CurrentTask, Request, Service, SetTimer, Spawn
+from reactor.core.task import PARKED, Handle, Task, Waiter
+from reactor.core.timers import Deadline, Expired
+from reactor.errors import Busy, Cancelled, Closed, TimedOut, log_failure
+
+__all__ = ["Scope", "Signal", "in_scope", "move_on_after", "timeout_after"]
+
+
+# A signal: a level flag for services of one thread, and the smallest thing one can wait for.
+#
+# The signal is itself the request, made once: `yield signal` returns when it is set, and clears it. One
+# waiter; a second one is a mistake that would lose wakes, so it gets `Busy`.
+
+
+class Signal(Request):
+    """A flag that one service may wait for. Not for use across threads."""
+
+    __slots__ = ("is_set", "waiter")
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self.waiter: Waiter | None = None
+
+    def set(self) -> None:
+        """Set the flag; a service that waits is resumed and has thereby consumed it."""
+        waiter = self.waiter
+        if waiter is None:
+            self.is_set = True
+        else:
+            self.waiter = None
+            waiter.wake()
+
+    def clear(self) -> None:
+        """Unset the flag."""
+        self.is_set = False
+
+    def undo(self, task: Waiter) -> None:
+        self.waiter = None
+
+    def pass_on(self, error: BaseException) -> None:
+        """Throw an error into who waits, if anybody does, and set the flag for the next. For lending."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.wake_error(error)
+        self.is_set = True
+
+    def give_back(self, value: None) -> None:
+        """Undo a wait whose end nobody wants. For `Select`."""
+        self.set()
+
+    def begin(self, task: Waiter) -> object:
+        """Consume the flag, or park the task. For the runner.
+
+        Raises:
+            Busy: somebody waits already.
+        """
+        if self.waiter is not None:
+            raise Busy(f"signal is waited for by {self.waiter.name!r}, {task.name!r} cannot wait too")
+        if self.is_set:
+            self.is_set = False
+            return None
+        self.waiter = task
+        task.wait = self
+        return PARKED
+
+
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
+
+
+class Scope:
+    """A group of services with one end.
+
+    Args:
+        name: for messages.
+        fail_together: True: the first child that fails cancels its siblings, and `join` raises its error.
+            False: a failure is logged, and the siblings go on.
+
+    Attributes:
+        failures: the errors of failed children, in order.
+    """
+
+    __slots__ = (
+        "_all_ended",
+        "_children",
+        "_is_left",
+        "_joiners",
+        "_on_failure",
+        "_unreported",
+        "fail_together",
+        "failures",
+        "is_cancelled",
+        "name",
+    )
+
+    def __init__(self, name: str = "scope", *, fail_together: bool = True) -> None:
+        self.name = name
+        self.fail_together = fail_together
+        self.failures: list[BaseException] = []
+        self.is_cancelled = False
+        self._children: dict[Handle[Any], None] = {}
+        self._all_ended = Signal()
+        self._joiners = 0
+        # True from `close` or the end of `with` on: nobody will join any more.
+        self._is_left = False
+        # A failed child's name and error.
+        self._unreported: tuple[str, BaseException] | None = None
+        self._on_failure: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        """Give the number of children that live."""
+        return len(self._children)
+
+    @needs_yield_from
+    def spawn(self, service: Service[T], *, name: str | None = None) -> Service[Handle[T]]:
+        """Start a child: `handle = yield from scope.spawn(service)`.
+
+        Raises:
+            Closed: the scope was cancelled, by its owner or by a failure (which is then its `__cause__`). The
+                service was not started.
+        """
+        if self.is_cancelled:
+            discard(service)
+            cause = self.failures[0] if self.fail_together and self.failures else None
+            raise Closed(f"scope {self.name!r} was cancelled, it takes no more services") from cause
+        handle: Handle[T] = yield Spawn(service, name)
+        self._children[handle] = None
+        handle.add_done_callback(self._child_ended)
+        if self.is_cancelled:
+            handle.cancel(f"scope {self.name!r} was cancelled")
+        return handle
+
+    def cancel(self) -> None:
+        """Cancel all children.
+
+        They may take their time to clean up, `join` waits for that. No more can be started.
+        """
+        self.is_cancelled = True
+        for child in list(self._children):
+            child.cancel(f"scope {self.name!r} was cancelled")
+
+    @needs_yield_from
+    def join(self) -> Service[None]:
+        """Wait until no child lives. One service at a time may do so.
+
+        Raises:
+            Busy: another service joins.
+            any other: the error of the first child that failed, with fail_together, and only once.
+        """
+        yield from self._wait_ended()
+        unreported, self._unreported = self._unreported, None
+        if unreported is not None:
+            raise unreported[1]
+
+    @needs_yield_from
+    def close(self) -> Service[None]:
+        """Cancel all children and wait until they have ended.
+
+        Made for `finally`: it logs what has not been reported, and raises nothing of theirs.
+        """
+        self._leave()
+        yield from self._wait_ended()
+
+    def _leave(self) -> None:
+        self._is_left = True
+        self.cancel()
+        self._report()
+
+    def _wait_ended(self) -> Service[None]:
+        self._joiners += 1
+        try:
+            while self._children:
+                yield self._all_ended
+        finally:
+            self._joiners -= 1
+
+    def _child_ended(self, handle: Handle[Any]) -> None:
+        self._children.pop(handle, None)
+        error = handle.error
+        if error is not None and not isinstance(error, Cancelled):
+            self._take_failure(handle, error)
+        if not self._children and self._joiners:
+            self._all_ended.set()
+
+    def _take_failure(self, handle: Handle[Any], error: BaseException) -> None:
+        self.failures.append(error)
+        if self.fail_together and len(self.failures) == 1 and not self._is_left:
+            self._unreported = handle.name, error
+            self.cancel()
+            if self._on_failure is not None:
+                self._on_failure()
+        else:
+            self._log(handle.name, error)
+
+    def _report(self) -> None:
+        """Log the failure that nobody was there to be told of."""
+        unreported, self._unreported = self._unreported, None
+        if unreported is not None:
+            self._log(*unreported)
+
+    def _log(self, name: str, error: BaseException) -> None:
+        log_failure(logger, error, "service %r of scope %r failed", name, self.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def __del__(self) -> None:
+        self._report()
+
+    def __repr__(self) -> str:
+        return f"<Scope {self.name!r} {len(self._children)} alive{' cancelled' if self.is_cancelled else ''}>"
+
+
+class _ChildFailed(Cancelled):
+    """Thrown into the body of `in_scope` when a child has failed."""
+
+
+@needs_yield_from
+def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Service[T]:
+    """Run a service with a scope around it: `x = yield from in_scope(body)`, with `def body(scope): ...`.
+
+    It is left when the body and all children have ended. The first failure, of the body or of a child,
+    cancels all the others and is raised once they have cleaned up; so does a cancellation from outside. For a
+    limit on the time of the whole: `timeout_after(5, in_scope(body))`.
+
+    Args:
+        body: starts children with `yield from scope.spawn(...)`; it runs in the caller's task.
+        name: of the scope, for messages.
+    Returns:
+        What the body returned.
+    Raises:
+        any: the first failure. When the body fails while it is being cancelled for a child's sake, its error
+            is raised and the child's is logged.
+    """
+    scope = Scope(name)
+    task = cast(Task[Any], (yield CurrentTask()))
+    interruption = _ChildFailed(f"a service of scope {name!r} failed")
+    scope._on_failure = lambda: task.interrupt(interruption)
+    result: T | None = None
+    try:
+        try:
+            result = yield from body(scope)
+        except _ChildFailed as thrown:
+            if thrown is not interruption:
+                raise
+        finally:
+            scope._on_failure = None
+            task.take_back(interruption)
+        # Raises the child's failure, if there was one.
+        yield from scope.join()
+        return cast(T, result)
+    finally:
+        yield from scope.close()
+
+
+# Limits on the time of a service: `timeout_after` fails when it is over, `move_on_after` goes on.
+#
+# Both run the service within the caller's task, and are thereby scopes in time: they nest, and what is
+# inside cleans up before they return.
+
+
+@reminded
+def timeout_after(seconds: float | None, reminder: Reminder, service: Service[T]) -> Service[T]:
+    """Run a service within this one, for so many seconds: `x = yield from timeout_after(5, stream_reader())`.
+
+    When the time is over the inner service is interrupted where it waits, with an error that is no
+    `Exception`; it cleans up as for a cancellation (and may wait while it does). Timeouts nest: the error of
+    an outer one passes through the inner ones. With `in_scope` inside, the time limits all its children.
+
+    Args:
+        seconds: of the runner's clock; None: no limit.
+        service: runs in the caller's task.
+    Returns:
+        What the inner service returned, also when it did so at the very moment the time was over.
+    Raises:
+        TimedOut: the time is over.
+        any other: what the inner service raised.
+    """
+    settle(reminder)
+    del reminder
+    if seconds is None:
+        return (yield from service)
+    try:
+        deadline: Deadline = yield SetTimer(seconds)
+    except BaseException:
+        discard(service)
+        raise
+    try:
+        return (yield from service)
+    except Expired as expired:
+        if expired is not deadline.error:
+            raise
+        raise TimedOut(f"not done within {seconds:g} s") from None
+    finally:
+        deadline.cancel()
+
+
+@reminded
+def move_on_after(seconds: float, reminder: Reminder, service: Service[T]) -> Service[T | None]:
+    """Run a service within this one, and give it up without an error when its time is over.
+
+    Args:
+        seconds: of the runner's clock.
+        service: runs in the caller's task, and cleans up as for `timeout_after`.
+    Returns:
+        What the inner service returned; None when its time was over.
+    Raises:
+        any: what the inner service raised, a `TimedOut` of its own included.
+    """
+    settle(reminder)
+    del reminder
+    try:
+        deadline: Deadline = yield SetTimer(seconds)
+    except BaseException:
+        discard(service)
+        raise
+    try:
+        return (yield from service)
+    except Expired as expired:
+        if expired is not deadline.error:
+            raise
+        return None
+    finally:
+        deadline.cancel()

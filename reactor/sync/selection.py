@@ -1,0 +1,216 @@
+"""`Select`: wait for whichever of several things comes first.
+
+Each of the things is waited for by a `_Case`, which looks to it like a task: so channels, signals, handles
+and timers know nothing of this. The first case that is woken takes the others out of their waits, so that
+nothing is left behind, and an item that comes to a case too late goes back where it came from.
+
+With sources that other threads answer, all cases share one claim (crossing.py): the thread that takes it
+answers, and everybody else finds the wait taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+from reactor.core.requests import Join, Request, Sleep
+from reactor.core.task import PARKED, Claim, Handle, Runner, Undoable, Waiter
+from reactor.errors import BadRequest, Busy, ReactorError, renewed
+from reactor.sync.channel import Channel
+from reactor.sync.scope import Signal
+from reactor.sync.shared_channel import SharedChannel
+
+__all__ = ["Chosen", "Select", "Source"]
+
+Source: TypeAlias = Channel[Any] | SharedChannel[Any] | Handle[Any] | Signal | Sleep
+
+
+class Chosen:
+    """What came first.
+
+    Attributes:
+        source: the thing that was waited for.
+        error: `ChannelClosed` of a channel, or the error a service ended with; else None.
+    """
+
+    __slots__ = ("_value", "error", "source")
+
+    def __init__(self, source: Source, value: Any, error: BaseException | None) -> None:
+        self.source = source
+        self.error = error
+        self._value = value
+
+    def result(self) -> Any:
+        """Give the received item or the service's result, None of a signal or a sleep; or raise `error`."""
+        if self.error is not None:
+            raise renewed(self.error)
+        return self._value
+
+
+class Select(Request):
+    """Resume with the first that comes: `chosen = yield select`.
+
+    Made once and yielded again and again, by one service at a time. Of several that are ready the one after
+    the last chosen has precedence, so that each has its turn. A source that has ended (a closed and drained
+    channel, a finished service) is chosen once more, and then left out: `while select: chosen = yield select`
+    takes all there is.
+
+    Cancelled, it has taken nothing from any source.
+
+    Args:
+        sources: channels to receive from, handles to join, signals to consume, and `Sleep(s)`, which starts
+            anew with each wait.
+    Raises:
+        BadRequest: something else.
+    """
+
+    __slots__ = ("_cases", "_claim", "_next", "_task", "sources")
+
+    def __init__(self, *sources: Source) -> None:
+        self.sources: list[Source] = []
+        self._next = 0
+        self._task: Waiter | None = None
+        self._claim: Claim | None = None
+        self._cases: list[_Case] = []
+        for source in sources:
+            self.add(source)
+
+    def __len__(self) -> int:
+        """Give the number of sources that have not ended."""
+        return len(self.sources)
+
+    def add(self, source: Source) -> None:
+        """Wait for one more, from the next wait on.
+
+        Raises:
+            BadRequest: nothing that can be selected.
+        """
+        if not isinstance(source, Channel | SharedChannel | Handle | Signal | Sleep):
+            raise BadRequest(f"cannot select over {source!r}: channels, handles, signals and Sleep only")
+        if isinstance(source, Sleep):
+            source.take_note()
+        self.sources.append(source)
+
+    def discard(self, source: Source) -> None:
+        """Leave a source out from the next wait on; nothing happens if it is none."""
+        if source in self.sources:
+            index = self.sources.index(source)
+            del self.sources[index]
+            if index < self._next:
+                self._next -= 1
+
+    # For the runner.
+
+    def begin(self, task: Waiter, find_handler: Callable[[Request], Callable[[Any, Any], Any]]) -> object:
+        """Answer with the first source that is ready, or park the task on all of them.
+
+        Raises:
+            Busy: another service waits here, or on one of the signals.
+            BadRequest: no source is left, or a handle belongs to another runner.
+        """
+        if self._task is not None:
+            raise Busy(f"a select is waited on by {self._task.name!r}, {task.name!r} cannot wait too")
+        sources = self.sources
+        if not sources:
+            raise BadRequest("a select without a source would never end")
+        self._task = task
+        self._claim = None
+        task.wait = self
+        first = self._next % len(sources)
+        for source in sources[first:] + sources[:first]:
+            case = _Case(self, source, task)
+            try:
+                answer = find_handler(case.request)(case.request, case)
+            except (Busy, BadRequest):
+                if self._undo_cases_unless_late(case):
+                    break
+                self._task = task.wait = None
+                raise
+            except ReactorError as error:
+                case.wake_error(error)
+            else:
+                if answer is not PARKED:
+                    case.wake(answer)
+                elif self._task is not None:
+                    self._cases.append(case)
+            if self._task is None:
+                break
+        return PARKED
+
+    def _undo_cases_unless_late(self, owner: object) -> bool:
+        """Take the cases out of their waits. Returns True when another thread has answered one of them."""
+        if self._claim is not None and not self._claim.take(owner):
+            return True
+        cases, self._cases = self._cases, []
+        for case in cases:
+            if case is not owner and case.wait is not None:
+                case.wait.undo(case)
+        return False
+
+    def undo(self, task: Waiter) -> bool:
+        if self._undo_cases_unless_late(self):
+            return True
+        self._task = None
+        return False
+
+    @property
+    def is_from_outside(self) -> bool:
+        """Whether another thread may answer."""
+        return any(getattr(case.wait, "is_from_outside", False) for case in self._cases)
+
+    def make_claim(self) -> Claim:
+        """Give the one claim of all cases of this wait. For the runner."""
+        if self._claim is None:
+            self._claim = Claim()
+        return self._claim
+
+    def finish(self, case: _Case, value: Any, error: BaseException | None) -> bool:
+        """Wake the service, unless it has its answer. Returns whether this was it."""
+        task = self._task
+        if task is None or self._undo_cases_unless_late(case):
+            return False
+        self._task = None
+        source = case.source
+        index = self.sources.index(source) if source in self.sources else 0
+        self._next = index + 1
+        if error is not None or isinstance(source, Handle):
+            self.discard(source)
+        task.wake(Chosen(source, value, error))
+        return True
+
+
+class _Case:
+    """One wait of a select, to its source a waiter like any other."""
+
+    __slots__ = ("_select", "name", "request", "runner", "source", "wait")
+
+    def __init__(self, select: Select, source: Source, task: Waiter) -> None:
+        self._select = select
+        self.source = source
+        self.request = _request_of(source)
+        self.name = task.name
+        self.runner: Runner = task.runner
+        self.wait: Undoable | None = None
+
+    def wake(self, value: Any = None) -> None:
+        self.wait = None
+        if not self._select.finish(self, value, None):
+            give_back = getattr(self.request, "give_back", None)
+            if give_back is not None:
+                give_back(value)
+
+    def wake_error(self, error: BaseException) -> None:
+        self.wait = None
+        # Too late is no harm: an end does not pass, and is found by the next wait.
+        self._select.finish(self, None, error)
+
+    def make_claim(self) -> Claim:
+        return self._select.make_claim()
+
+
+def _request_of(source: Source) -> Request:
+    if isinstance(source, Channel | SharedChannel):
+        return source.receiving
+    if isinstance(source, Handle):
+        return Join(source)
+    return cast(Request, source)
