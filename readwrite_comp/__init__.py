@@ -3,11 +3,8 @@
 The contract that every layer keeps is in `readwrite_comp.base`; `readwrite_comp.testing` checks it.
 """
 
-from .base import Ending, ExtRead, ExtWrite
-from .blocks import WideBlockR, WideBlockW
-from .chain import ChainExtRead
-from .comp import CompR, CompW
-from .endstream import EndStreamR, EndStreamW
+from .base import Ending, Event, ExtRead, ExtWrite, IdentityR, IdentityW, Phase
+from .comp import CompR, CompW, FileR, FileW
 from .errors import (
     AuthenticationError,
     BadParameter,
@@ -21,23 +18,25 @@ from .errors import (
     RemoteLayerError,
     Truncated,
 )
-from .escapeterm import EscapeTermR, EscapeTermW
-from .files import FileR, FileW
 from .hctr import Hctr
 from .helpers import ByteReader, ByteWriter, Owed, Take
-from .identity import IdentityR, IdentityW
-from .inplace import InPlaceR, InPlaceW, Transform
-from .paddedwindows import PaddedWindowsR, PaddedWindowsW
-from .padding import Padding
-from .phases import Event, Phase
+from .inplace import InPlaceR, InPlaceW, StreamCipherR, StreamCipherW, Transform
+from .marks import EndStreamR, EndStreamW, EscapeTermR, EscapeTermW
 from .primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
 from .sealed import SealedR, SealedW
 from .shared import SharedR, SharedW
-from .sizedwindows import SizedWindowsR, SizedWindowsW, WindowSizes
-from .stack import CompExtR, CompExtW, MultiRExt, MultiWExt
-from .streamcipher import StreamCipherR, StreamCipherW
-from .whole import read_exact_from, read_to_end, write_all_into
-from .wideblock import Lioness, WidePermutation
+from .stack import (
+    ChainExtRead,
+    CompExtR,
+    CompExtW,
+    MultiRExt,
+    MultiWExt,
+    read_exact_from,
+    read_to_end,
+    write_all_into,
+)
+from .wideblock import Lioness, WideBlockR, WideBlockW, WidePermutation
+from .windows import PaddedWindowsR, PaddedWindowsW, Padding, SizedWindowsR, SizedWindowsW, WindowSizes
 
 __all__ = [
     "Aead",

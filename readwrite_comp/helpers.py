@@ -41,10 +41,8 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=BaseException)
-
 _EMPTY = memoryview(b"")
 _ORIGINAL = "_renewed_from"
-
 # At most this much is skipped in one call of the stream.
 _SCRATCH_BYTES = 16 * 1024
 

@@ -28,11 +28,15 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from .engines import SPARE_BYTES, Aead, BlockCipher, CtrStream, Engine, WideEngine
-from .errors import AuthenticationError, BadParameter, EngineUnavailable
-from .hashes import (
+from .engines import (
+    SPARE_BYTES,
+    Aead,
+    BlockCipher,
+    CtrStream,
+    Engine,
     HmacSha256,
     ReadableBuffer,
+    WideEngine,
     equal,
     hkdf_expand_sha256,
     hkdf_sha256,
@@ -40,6 +44,7 @@ from .hashes import (
     random_bytes,
     sha256,
 )
+from .errors import AuthenticationError, BadParameter, EngineUnavailable
 from .helpers import byte_view
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ from copy import copy
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from .base import ExtRead, ExtWrite, _Phased, check_layer
+from .base import ExtRead, ExtWrite, Phase, _Phased, check_layer
 from .errors import InUse
 from .helpers import ByteReader, ByteWriter
-from .phases import Phase
 
 if TYPE_CHECKING:
     from typing import Self

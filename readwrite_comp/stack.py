@@ -27,18 +27,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-from .base import Ending, ExtRead, ExtWrite, _Phased, check_layer
-from .errors import BadParameter, InUse
-from .helpers import ByteReader, ByteWriter, would_block
-from .phases import Phase
+from .base import Ending, ExtRead, ExtWrite, Phase, _Phased, check_layer
+from .errors import BadParameter, InUse, LimitExceeded, Truncated
+from .helpers import ByteReader, ByteWriter, byte_view, would_block, writable_view
 
-__all__ = ["CompExtR", "CompExtW", "MultiRExt", "MultiWExt"]
+__all__ = [
+    "ChainExtRead",
+    "CompExtR",
+    "CompExtW",
+    "MultiRExt",
+    "MultiWExt",
+    "read_exact_from",
+    "read_to_end",
+    "write_all_into",
+]
 
 # The most that is asked of a layer at once on behalf of the one above it: bounds a stage, whatever a wish
 # says.
 _STAGE_BYTES = 64 * 1024
 _EMPTY = memoryview(b"")
-
 T = TypeVar("T")
 L = TypeVar("L", ExtWrite, ExtRead)
 
@@ -330,3 +337,181 @@ class CompExtR(MultiRExt):
 
     def __init__(self, outer: ExtRead, inner: ExtRead) -> None:
         super().__init__([outer, inner])
+
+
+# `ChainExtRead`: two messages that follow each other on one stream, read as one.
+#
+# For content that somebody wrote in two parts, each through layers of its own: the first message's content,
+# past its end, then the second's. Either reader may be *initialised already*, its header read by somebody
+# else (from this stream or from another place); the chain then begins with its content.
+# Endings by which reading returns 0 while the stream below goes on.
+_ENDS_BY_ITSELF = (Ending.EXACT, Ending.MARKED)
+
+
+class ChainExtRead(ExtRead):
+    """Reads the content of one message through `first`, then that of the next through `second`. Ends: as
+    `second`.
+
+    The chain is NEW again after its end; both readers then read their headers, also one that was initialised
+    at first. `reset()` resets both.
+
+    Args:
+        first: must end by itself (EXACT, or MARKED: its padding is then read as content).
+        second: any layer or stack.
+    Raises:
+        BadParameter: `first` does not end by itself, so there would be no second.
+        InUse: one object given twice, or a reader that is neither NEW nor initialised (between header and
+            end).
+        TypeError: one of them is no layer that reads.
+    """
+
+    def __init__(self, first: ExtRead, second: ExtRead) -> None:
+        super().__init__()
+        check_layer(first, ExtRead, "the first reader")
+        check_layer(second, ExtRead, "the second reader")
+        if first.ends not in _ENDS_BY_ITSELF:
+            raise BadParameter(
+                f"the first reader ends {first.ends.name}, expected one that ends by itself: EXACT or MARKED"
+            )
+        if first is second:
+            raise InUse("one reader given twice; each part needs an object of its own")
+        for reader in (first, second):
+            if reader.phase not in (Phase.NEW, Phase.CONTENT):
+                raise InUse(f"the reader is in phase {reader.phase.name}, expected NEW or CONTENT")
+        self.ends = second.ends
+        self._first = first
+        self._second = second
+        self._is_first_over = False
+
+    @property
+    def at_hand(self) -> int:
+        return (self._second if self._is_first_over else self._first).at_hand
+
+    def _start(self) -> None:
+        self._is_first_over = False
+
+    def _read_header(self, r: ByteReader) -> None:
+        if self._first.phase is not Phase.CONTENT:
+            self._first.read_header(r)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        if not self._is_first_over:
+            # After a refusal in the end of the first message it is in phase END, and only that goes on.
+            if self._first.phase is Phase.CONTENT:
+                count = self._first.read_into(r, view)
+                if count:
+                    return count
+            self._pass_border(r)
+        self._open_second(r)
+        return self._second.read_into(r, view)
+
+    def _skip(self, r: ByteReader) -> None:
+        if not self._is_first_over:
+            self._pass_border(r)
+        if self._second.phase is not Phase.END:
+            self._open_second(r)
+        self._second.read_end(r)
+
+    def _pass_border(self, r: ByteReader) -> None:
+        self._first.read_end(r)
+        self._is_first_over = True
+
+    def _open_second(self, r: ByteReader) -> None:
+        if self._second.phase is not Phase.CONTENT:
+            self._second.read_header(r)
+
+    def reset(self) -> None:
+        super().reset()
+        self._first.reset()
+        self._second.reset()
+
+
+# Whole pieces of content through a layer: write all, read exactly, read to the end.
+#
+# The layer's own calls may handle less than asked; these go on until all is done. Over a stream that
+# refuses they are as restartable as a layer: `BlockingIOError` tells in `characters_written` (as in `io`)
+# how many bytes of content this call has handled, and the next call goes on with the rest. `read_to_end`
+# keeps what it has in the caller's `bytearray`, so it is simply called again.
+# The buffer of `read_to_end`.
+_PIECE_BYTES = 64 * 1024
+
+
+def _refused_after(done: int, error: BlockingIOError) -> BlockingIOError:
+    return BlockingIOError(error.errno, error.strerror or "not now", done)
+
+
+def write_all_into(ext: ExtWrite, w: ByteWriter, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data` as content.
+
+    Args:
+        ext: between header and end.
+        w: the stream below.
+        data: content, the bytes of any contiguous buffer.
+    Raises:
+        BlockingIOError: its `characters_written` bytes were taken; call again with the others.
+        PhaseError: not between header and end.
+        TypeError: `data` is no contiguous buffer.
+    """
+    view = byte_view(data)
+    done = 0
+    while done < len(view):
+        try:
+            done += ext.write_into(w, view[done:])
+        except BlockingIOError as error:
+            raise _refused_after(done, error) from None
+
+
+def read_exact_from(ext: ExtRead, r: ByteReader, buffer: bytearray | memoryview) -> None:
+    """Fill `buffer` with content, and read none beyond.
+
+    Args:
+        ext: between header and end.
+        r: the stream below.
+        buffer: any contiguous one; filled from the front.
+    Raises:
+        BlockingIOError: its `characters_written` bytes are there; call again with `buffer` from there on.
+        BadParameter: it is read-only. TypeError: it is no contiguous buffer.
+        Truncated: the content ended before. Not sticky: the layer stands at the end of its content.
+        RemoteLayerError: the bytes are not of the layer's format; sticky.
+        PhaseError: not between header and end.
+    """
+    view = writable_view(buffer)
+    done = 0
+    while done < len(view):
+        try:
+            count = ext.read_into(r, view[done:])
+        except BlockingIOError as error:
+            raise _refused_after(done, error) from None
+        if count == 0:
+            raise Truncated(f"the content ended after {done} of {len(view)} bytes")
+        done += count
+
+
+def read_to_end(ext: ExtRead, r: ByteReader, content: bytearray, *, limit_bytes: int) -> None:
+    """Append all content up to its end to `content`; `read_end` is still to be called.
+
+    Args:
+        ext: between header and end. If it is PADDED or MARKED, padding is part of what is read.
+        r: the stream below.
+        content: what has been read so far, by this call or earlier ones.
+        limit_bytes: how long `content` may become.
+    Raises:
+        BlockingIOError: call again with the same `content`.
+        LimitExceeded: there is more. `content` is one byte longer than the limit; nothing is lost, so a call
+            with a higher limit goes on.
+        RemoteLayerError: the bytes are not of the layer's format; sticky. `content` holds what came before.
+        PhaseError: not between header and end.
+        TypeError: `content` is no bytearray.
+    """
+    if not isinstance(content, bytearray):
+        raise TypeError(f"content: expected a bytearray, which grows, got {type(content).__name__}")
+    buffer = memoryview(bytearray(min(_PIECE_BYTES, max(0, limit_bytes - len(content)) + 1)))
+    while True:
+        # One byte more than there is room for: only so can content of exactly the limit be told from more.
+        room = limit_bytes - len(content) + 1
+        if room <= 0:
+            raise LimitExceeded(f"more than {limit_bytes} bytes of content")
+        count = ext.read_into(r, buffer[:room])
+        if count == 0:
+            return
+        content += buffer[:count]

@@ -23,9 +23,20 @@ from .checks import (
     check_round_trip,
 )
 from .costs import check_memory, check_work
-from .drive import MakePair, ReadResult, read_message, write_message
-from .streams import HostileReader, HostileWriter, KitFailure
-from .tampering import check_corruption, check_extension, check_removal, check_runs, check_truncation
+from .streams import (
+    HostileReader,
+    HostileWriter,
+    KitFailure,
+    MakePair,
+    ReadResult,
+    check_corruption,
+    check_extension,
+    check_removal,
+    check_runs,
+    check_truncation,
+    read_message,
+    write_message,
+)
 
 __all__ = [
     "HostileReader",

@@ -11,9 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from ..base import Ending
 from ..errors import PhaseError
 from .costs import check_memory, check_work
-from .drive import MakePair, length_for, read_message, write_message
-from .streams import HostileReader, HostileWriter, KitFailure, require
-from .tampering import check_corruption, check_extension, check_removal, check_truncation
+from .streams import (
+    HostileReader,
+    HostileWriter,
+    KitFailure,
+    MakePair,
+    check_corruption,
+    check_extension,
+    check_removal,
+    check_truncation,
+    length_for,
+    read_message,
+    require,
+    write_message,
+)
 
 __all__ = [
     "check_abandoned_write",

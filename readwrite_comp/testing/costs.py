@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 from ..base import ExtRead, ExtWrite
 from ..helpers import would_block
-from .drive import MakePair
-from .streams import KitFailure, require
+from .streams import KitFailure, MakePair, require
 
 __all__ = ["check_memory", "check_work"]
 

@@ -6,11 +6,34 @@ layer makes, is a failure at once. That is what turns a hang into an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
 
+from ..base import Ending, ExtRead, ExtWrite, Phase
+from ..errors import AuthenticationError, LayerError, Malformed, RemoteLayerError, Truncated
 from ..helpers import byte_view, would_block, writable_view
 
-__all__ = ["MAX_REFUSALS", "Broken", "HostileReader", "HostileWriter", "KitFailure", "require"]
+__all__ = [
+    "MAX_REFUSALS",
+    "Broken",
+    "HostileReader",
+    "HostileWriter",
+    "KitFailure",
+    "MakePair",
+    "ReadResult",
+    "check_corruption",
+    "check_extension",
+    "check_removal",
+    "check_runs",
+    "check_truncation",
+    "length_for",
+    "read_message",
+    "require",
+    "write_message",
+]
 
 # Calls of one stream, and refusals in a row of one layer, after which the kit speaks of a hang. Far above
 # what byte by byte transfer of the kit's contents takes.
@@ -91,3 +114,330 @@ class HostileWriter:
         count = self._script.limit(len(data))
         self.data += data[:count]
         return count
+
+
+# Drivers: one message through one layer, each refused (or broken) call made again.
+#
+# The reading driver also checks, at every error, that it is sticky.
+T = TypeVar("T")
+_AGAIN = (BlockingIOError, Broken)
+MakePair: TypeAlias = Callable[[], tuple[ExtWrite, ExtRead]]
+"""Returns a fresh writer and the reader that matches it."""
+
+
+def length_for(reader: ExtRead, length: int) -> int | None:
+    """What a reader must be told of the length of a message: nothing if it ends by itself."""
+    return None if reader.ends is Ending.EXACT else length
+
+
+def _until_done(call: Callable[[], T]) -> T:
+    for _ in range(MAX_REFUSALS):
+        try:
+            return call()
+        except _AGAIN:
+            continue
+    raise KitFailure("the layer hangs: it refuses for ever although the stream does not")
+
+
+def write_message(
+    ext: ExtWrite,
+    w: HostileWriter,
+    content: bytes,
+    splits: Sequence[int] = (1 << 20,),
+    *,
+    flush_every: int = 0,
+    gives_up_when_refused: bool = False,
+) -> bytes:
+    """Write one message, making each refused call again.
+
+    Args:
+        ext: a layer in phase NEW.
+        w: where to.
+        content: what.
+        splits: sizes of the pieces offered; a refused piece is offered again with the next size.
+        flush_every: flush after so many pieces; 0: never.
+        gives_up_when_refused: end the message at the first refusal of content.
+    Returns:
+        The content that the layer took: all of `content` unless it gave up.
+    """
+    _until_done(lambda: ext.write_header(w))
+    require(ext.write_into(w, b"") == 0, "write_into of nothing did not return 0")
+    sizes = itertools.cycle(splits)
+    done, pieces, refusals = 0, 0, 0
+    while done < len(content):
+        piece = content[done : done + next(sizes)]
+        try:
+            count = ext.write_into(w, piece)
+        except _AGAIN:
+            refusals += 1
+            require(refusals <= MAX_REFUSALS, "the layer hangs: it takes no content")
+            if gives_up_when_refused:
+                break
+            continue
+        require(1 <= count <= len(piece), f"write_into took {count} of {len(piece)} bytes")
+        done, pieces, refusals = done + count, pieces + 1, 0
+        if flush_every and pieces % flush_every == 0:
+            _until_done(lambda: ext.flush_into(w))
+    _until_done(lambda: ext.write_end(w))
+    require(ext.phase is Phase.NEW, f"after write_end the writer is {ext.phase.name}, expected NEW")
+    return content[:done]
+
+
+@dataclass
+class ReadResult:
+    """What came out of one message."""
+
+    content: bytes
+    error: RemoteLayerError | None
+
+
+def read_message(
+    ext: ExtRead,
+    r: HostileReader,
+    length: int | None,
+    splits: Sequence[int] = (1 << 16,),
+    *,
+    most_bytes: int = 1 << 24,
+) -> ReadResult:
+    """Read one message, making each refused call again.
+
+    Args:
+        ext: a layer in phase NEW.
+        r: where from.
+        length: read so many bytes and not on to the end; None: until the layer says 0.
+        splits: sizes of the buffers.
+        most_bytes: more content than this is a failure.
+    Returns:
+        The content up to the end or to the documented error. Any other error passes through.
+    """
+    content = bytearray()
+    try:
+        _until_done(lambda: ext.read_header(r))
+        require(ext.read_into(r, bytearray()) == 0, "read_into of no buffer did not return 0")
+        sizes, refusals = itertools.cycle(splits), 0
+        while length is None or len(content) < length:
+            size = next(sizes)
+            view = memoryview(bytearray(size if length is None else min(size, length - len(content))))
+            try:
+                count = ext.read_into(r, view)
+            except _AGAIN:
+                refusals += 1
+                require(refusals <= MAX_REFUSALS, "the layer hangs: it gives no content")
+                continue
+            require(0 <= count <= len(view), f"read_into of {len(view)} bytes returned {count}")
+            if count == 0:
+                again = _until_done(lambda: ext.read_into(r, bytearray(1)))
+                require(again == 0, "read_into went on after it had returned 0")
+                break
+            refusals = 0
+            content += view[:count]
+            require(len(content) <= most_bytes, f"more than {most_bytes} bytes of content")
+        _until_done(lambda: ext.read_end(r))
+    except RemoteLayerError as error:
+        _check_sticky(ext, r, error)
+        return ReadResult(bytes(content), error)
+    require(ext.phase is Phase.NEW, f"after read_end the reader is {ext.phase.name}, expected NEW")
+    return ReadResult(bytes(content), None)
+
+
+def _check_sticky(ext: ExtRead, r: HostileReader, error: RemoteLayerError) -> None:
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: ext.read_into(r, bytearray(8)),
+        lambda: ext.read_end(r),
+        lambda: ext.read_header(r),
+    )
+    for call in calls:
+        try:
+            call()
+        except LayerError as again:
+            require(
+                type(again) is type(error),
+                f"{type(again).__name__} after {type(error).__name__}: the error is not sticky",
+            )
+        else:
+            raise KitFailure(f"a call went through after {type(error).__name__}: the error is not sticky")
+
+
+# The checks that touch the wire: cut it, change it, put bytes in, take bytes out, repeat some.
+#
+# A layer answers with a documented error or, where nothing authenticates, with wrong content that is no
+# longer than the wire: never with a hang, and never with another exception.
+# Endings that the format shows: a cut anywhere is noticed.
+_SHOWN = (Ending.EXACT, Ending.MARKED)
+
+
+def check_truncation(
+    make_pair: MakePair,
+    content: bytes,
+    cut: int,
+    *,
+    read_script: Iterable[int] = (),
+    read_splits: Sequence[int] = (64,),
+) -> None:
+    """A stream that ends after `cut` bytes of the message: a documented error, or, if the layer has no end
+    mark, an early end. What came out is a prefix of the content; after `reset()` the reader reads a whole
+    message.
+    """
+    writer, reader = make_pair()
+    w = HostileWriter()
+    write_message(writer, w, content)
+    wire = bytes(w.data)
+    cut = min(cut, len(wire))
+    result = read_message(
+        reader, HostileReader(wire[:cut], read_script), length_for(reader, len(content)), read_splits
+    )
+    where = f"cut after {cut} of {len(wire)} bytes"
+    require(content.startswith(result.content), f"{where}: what came out is not a prefix of the content")
+    if cut == len(wire):
+        require(result.error is None and result.content == content, f"{where}: {result.error!r}")
+    elif reader.ends in _SHOWN:
+        require(result.error is not None, f"{where}: not noticed, although the layer has an end mark")
+    _check_usable_again(writer, reader, content)
+
+
+def check_corruption(
+    make_pair: MakePair,
+    content: bytes,
+    position: int,
+    mask: int,
+    *,
+    authenticated: bool,
+    read_splits: Sequence[int] = (64,),
+) -> None:
+    """One changed byte on the wire (XOR `mask`, not 0; `position` counts round and round).
+
+    With `authenticated` nothing wrong may come out: a prefix of the content and then `AuthenticationError`,
+    `Malformed` or `Truncated`, or all of the content where the byte was padding outside the seal. Without it,
+    documented errors or wrong content, no longer than the wire. After `reset()` the reader reads a whole
+    message.
+
+    Raises:
+        KitFailure: it is not so.
+    """
+
+    def change(wire: bytes) -> bytes:
+        at = position % max(len(wire), 1)
+        return wire[:at] + bytes(byte ^ mask for byte in wire[at : at + 1]) + wire[at + 1 :]
+
+    where = f"byte {position} changed by {mask}"
+    _check_tampered(make_pair, content, change, where, authenticated, read_splits)
+
+
+def check_extension(
+    make_pair: MakePair,
+    content: bytes,
+    position: int,
+    inserted: bytes,
+    *,
+    authenticated: bool,
+    read_splits: Sequence[int] = (64,),
+) -> None:
+    """Bytes put into the message before `position` (round and round). As `check_corruption`."""
+
+    def change(wire: bytes) -> bytes:
+        at = position % (len(wire) + 1)
+        return wire[:at] + inserted + wire[at:]
+
+    where = f"{len(inserted)} bytes put in before byte {position}"
+    _check_tampered(make_pair, content, change, where, authenticated, read_splits)
+
+
+def check_removal(
+    make_pair: MakePair,
+    content: bytes,
+    position: int,
+    count: int,
+    *,
+    authenticated: bool,
+    read_splits: Sequence[int] = (64,),
+) -> None:
+    """`count` bytes taken out of the message at `position` (round and round). As `check_corruption`."""
+
+    def change(wire: bytes) -> bytes:
+        at = position % (len(wire) + 1)
+        return wire[:at] + wire[at + count :]
+
+    where = f"{count} bytes taken out at byte {position}"
+    _check_tampered(make_pair, content, change, where, authenticated, read_splits)
+
+
+def check_runs(make_pair: MakePair, content: bytes, *, authenticated: bool, lengths: Sequence[int]) -> None:
+    """Every run of some lengths taken out, repeated, or swapped with the run behind it.
+
+    That finds what single bytes do not: whole chunks that may be dropped, repeated or put in another order
+    because nothing counts them. Not a part of `check_ext_pair`, since it takes a second or more. As
+    `check_corruption`.
+
+    Args:
+        lengths: of the runs; name that of a chunk or window on the wire.
+    """
+    writer, _ = make_pair()
+    w = HostileWriter()
+    write_message(writer, w, content)
+    for count in lengths:
+        for start in range(len(w.data) - count + 1):
+            for what, change in _MOVES.items():
+                where = f"{count} bytes at byte {start} {what}"
+                moved = partial(change, start, count)
+                _check_tampered(make_pair, content, moved, where, authenticated, (1 << 16,))
+
+
+def _taken_out(start: int, count: int, wire: bytes) -> bytes:
+    return wire[:start] + wire[start + count :]
+
+
+def _repeated(start: int, count: int, wire: bytes) -> bytes:
+    return wire[: start + count] + wire[start:]
+
+
+def _swapped(start: int, count: int, wire: bytes) -> bytes:
+    before, run, after = wire[:start], wire[start : start + count], wire[start + count :]
+    return before + after[:count] + run + after[count:]
+
+
+_MOVES: Final[dict[str, Callable[[int, int, bytes], bytes]]] = {
+    "taken out": _taken_out,
+    "repeated": _repeated,
+    "swapped with those behind them": _swapped,
+}
+
+
+def _check_tampered(
+    make_pair: MakePair,
+    content: bytes,
+    change: Callable[[bytes], bytes],
+    where: str,
+    authenticated: bool,
+    read_splits: Sequence[int],
+) -> None:
+    writer, reader = make_pair()
+    w = HostileWriter()
+    write_message(writer, w, content)
+    wire = bytes(w.data)
+    changed = change(wire)
+    where = f"{where} of {len(wire)}"
+    length = length_for(reader, len(content))
+    result = read_message(reader, HostileReader(changed), length, read_splits, most_bytes=len(changed))
+    require(
+        result.error is None or isinstance(result.error, (AuthenticationError, Malformed, Truncated)),
+        f"{where}: undocumented {result.error!r}",
+    )
+    if authenticated:
+        require(content.startswith(result.content), f"{where}: content that was not written came out")
+        require(
+            result.error is not None or result.content == content,
+            f"{where}: content is missing, and no error",
+        )
+    _check_usable_again(writer, reader, content)
+
+
+def _check_usable_again(writer: ExtWrite, reader: ExtRead, content: bytes) -> None:
+    reader.reset()
+    require(reader.phase is Phase.NEW, f"after reset() the reader is {reader.phase.name}, expected NEW")
+    w = HostileWriter()
+    write_message(writer, w, content)
+    result = read_message(reader, HostileReader(bytes(w.data)), length_for(reader, len(content)))
+    require(
+        result.error is None and result.content == content,
+        f"after reset() a good message fails: {result.error!r}",
+    )

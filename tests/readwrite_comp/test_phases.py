@@ -8,7 +8,7 @@ import pytest
 
 from readwrite_comp import Event, InUse, LocalLayerError, Phase, PhaseError, RemoteLayerError
 from readwrite_comp import errors as errors_module
-from readwrite_comp.phases import TRANSITIONS, next_phase
+from readwrite_comp.base import TRANSITIONS, next_phase
 
 
 @pytest.mark.parametrize(("phase", "event"), list(itertools.product(Phase, Event)))

@@ -30,7 +30,7 @@ from readwrite_comp import (
     read_to_end,
 )
 from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair, read_message, write_message
-from readwrite_comp.testing.drive import length_for
+from readwrite_comp.testing.streams import length_for
 
 from .pairs import KEY, LAYERS, Pair, is_authenticated
 

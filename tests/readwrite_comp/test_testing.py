@@ -26,9 +26,9 @@ from readwrite_comp import (
     WideBlockR,
     WideBlockW,
 )
-from readwrite_comp.blocks import _Blocks
 from readwrite_comp.helpers import ByteReader, ByteWriter, read_some, write_some
 from readwrite_comp.testing import KitFailure, check_ext_pair, check_round_trip, check_runs
+from readwrite_comp.wideblock import _Blocks
 
 from .pairs import KEY, lioness
 

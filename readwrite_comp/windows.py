@@ -16,19 +16,68 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from .base import Ending, ExtRead, ExtWrite
+from .engines import random_bytes
 from .errors import BadParameter, Malformed, Truncated
 from .helpers import ByteReader, ByteWriter, Take, read_part, read_some, skip_some, write_some
-from .padding import MAX_WINDOW_BYTES, Padding
 
-__all__ = ["SizedWindowsR", "SizedWindowsW", "WindowSizes"]
+__all__ = [
+    "MAX_WINDOW_BYTES",
+    "PaddedWindowsR",
+    "PaddedWindowsW",
+    "Padding",
+    "SizedWindowsR",
+    "SizedWindowsW",
+    "WindowSizes",
+    "check_window",
+]
+
+
+# What the limiters share: what padding is made of, and how large a window may be.
+# The top bit of a written length is kept free: it means "the last".
+MAX_WINDOW_BYTES = 2**31 - 1
+
+
+class Padding(Enum):
+    """What padding is made of."""
+
+    ZERO = auto()
+    """Zero bytes: cheap, and checked by readers that know it; for use inside a cipher."""
+
+    RANDOM = auto()
+    """Random bytes, ignored by the reader."""
+
+    @classmethod
+    def of(cls, padding: Padding | str) -> Padding:
+        """Return the padding itself, or the one of that name, in any case.
+
+        Raises:
+            BadParameter: there is none of that name.
+        """
+        if isinstance(padding, cls):
+            return padding
+        try:
+            return cls[padding.strip().upper()]  # type: ignore[union-attr]
+        except (AttributeError, KeyError):
+            names = ", ".join(member.name.lower() for member in cls)
+            raise BadParameter(f"padding {padding!r}, expected one of {names}") from None
+
+    def make(self, count: int) -> bytes:
+        """Return `count` bytes of padding."""
+        return bytes(count) if self is Padding.ZERO else random_bytes(count)
+
+
+def check_window(window_bytes: int) -> None:
+    """Raises BadParameter: `window_bytes` is outside 1 to `MAX_WINDOW_BYTES`."""
+    if not 1 <= window_bytes <= MAX_WINDOW_BYTES:
+        raise BadParameter(f"window of {window_bytes} bytes, expected 1 to {MAX_WINDOW_BYTES}")
+
 
 _SIZE = struct.Struct("!I")
-
 # How much content goes out together with a written size. More would only copy more.
 _FIRST_BYTES = 16 * 1024
-
 # The most padding that is made at once.
 _PADDING_BYTES = 16 * 1024
 
@@ -202,3 +251,132 @@ class SizedWindowsR(ExtRead):
             self._is_first = False
         while self._left:
             self._left -= skip_some(r, self._left, "window padding", must_be_zero=self._zero_padded)
+
+
+# `PaddedWindows`: windows of one size on the wire that say how much of each is content.
+#
+# Format: window*, window = head u32 big-endian (last << 31 | content length) ‖ content ‖ padding; content
+# and padding together are always `window_bytes`. The window with the `last` bit ends the message
+# (`Ending.EXACT`); it may be empty. Any other holds at least one byte of content, so that a reader's work
+# is bounded by the content.
+#
+# A window is announced with its length, so the writer collects it first: one copy. One full window is held
+# back until more content comes, as the last one has to say so.
+_HEAD = struct.Struct("!I")
+_LAST = 1 << 31
+
+
+class PaddedWindowsW(ExtWrite):
+    """Writes content in windows of one size. Ends: EXACT. `flush_into` sends what is held as a window of its
+    own.
+
+    Args:
+        window_bytes: content and padding of each window; 4 more bytes go over the stream.
+        padding: what fills a window that is not full.
+    """
+
+    ends = Ending.EXACT
+
+    def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
+        super().__init__()
+        check_window(window_bytes)
+        self._window_bytes = window_bytes
+        self._padding = Padding.of(padding)
+        self._window = memoryview(bytearray(_HEAD.size + window_bytes))
+        self._held = 0
+
+    def _start(self) -> None:
+        self._held = 0
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        if self._held == self._window_bytes:
+            self._close_window(0)
+            self._owed.settle(w)
+        count = min(len(view), self._window_bytes - self._held)
+        start = _HEAD.size + self._held
+        self._window[start : start + count] = view[:count]
+        self._held += count
+        return count
+
+    def _flush(self) -> None:
+        if self._held:
+            self._close_window(0)
+
+    def _finish(self) -> None:
+        self._close_window(_LAST)
+
+    def _close_window(self, last: int) -> None:
+        held, self._held = self._held, 0
+        _HEAD.pack_into(self._window, 0, last | held)
+        if held < self._window_bytes:
+            self._window[_HEAD.size + held :] = self._padding.make(self._window_bytes - held)
+        self._owed.owe(self._window)
+
+
+class PaddedWindowsR(ExtRead):
+    """Reads what `PaddedWindowsW` wrote. Ends: EXACT.
+
+    Args:
+        window_bytes: as given to the writer.
+        padding: as given to the writer. ZERO is checked: other bytes are `Malformed`.
+    """
+
+    ends = Ending.EXACT
+
+    def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
+        super().__init__()
+        check_window(window_bytes)
+        self._window_bytes = window_bytes
+        self._zero_padded = Padding.of(padding) is Padding.ZERO
+        self._head = memoryview(bytearray(_HEAD.size))
+        self._incoming = Take()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._content_left = 0
+        self._padding_left = 0
+        self._is_last = False
+        self._incoming.begin(self._head)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        if not self._content_left:
+            if self._is_last:
+                return 0
+            self._open_window(r)
+            if not self._content_left:
+                return 0
+        count = read_part(r, view, self._content_left, "window content")
+        self._content_left -= count
+        return count
+
+    def _skip(self, r: ByteReader) -> None:
+        while True:
+            while self._content_left:
+                self._content_left -= skip_some(r, self._content_left, "window content")
+            if self._is_last:
+                break
+            self._open_window(r)
+        self._skip_padding(r)
+
+    def _skip_padding(self, r: ByteReader) -> None:
+        while self._padding_left:
+            self._padding_left -= skip_some(
+                r, self._padding_left, "window padding", must_be_zero=self._zero_padded
+            )
+
+    def _open_window(self, r: ByteReader) -> None:
+        """Pass the padding of the window before and read the next head. No content is left when this is
+        called.
+        """
+        self._skip_padding(r)
+        self._incoming.fill(r, "a window's head")
+        (head,) = _HEAD.unpack(self._head)
+        length = head & ~_LAST
+        if length > self._window_bytes:
+            raise Malformed(f"{length} bytes of content in a window, at most {self._window_bytes}")
+        if not head & _LAST and not length:
+            raise Malformed("a window without content that is not the last")
+        self._incoming.begin(self._head)
+        self._is_last = bool(head & _LAST)
+        self._content_left = length
+        self._padding_left = self._window_bytes - length
