@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from reactor import Reactor, ReactorThread, Service, Sleep
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.keys import NodeKeys
+from tunnel.identity.keys import NodeKeys
 from tunnel.node import Node
-from tunnel.primitives import tunnel_engine
 
 __all__ = ["NodeGroup"]
 

@@ -39,11 +39,11 @@ from bench.services import SERVICES, Sink, make_service
 from bench.usage import own_usage, reset_peak
 from reactor import ReactorThread
 from tunnel import Limits, Node, Profile, QueryResult, ReplyMode, Route
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.keys import NodeKeys
+from tunnel.identity.keys import NodeKeys
 from tunnel.node.context import LOCAL_NETWORK_ID
 from tunnel.node.limits import LinkPolicy
-from tunnel.primitives import tunnel_engine
 
 __all__ = ["main"]
 

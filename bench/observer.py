@@ -34,13 +34,13 @@ from bench.wire_records import Connection
 from reactor import CurrentTime, Sleep
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import DEFAULT, Profile
+from tunnel.link.buffers import MAX_UNITS, UNIT_BYTES
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.records import MAX_UNITS, UNIT_BYTES
 from tunnel.modes import ReplyMode
 from tunnel.node import Limits, Node
-from tunnel.node.api_service import QueryCall
 from tunnel.node.limits import LinkPolicy
-from tunnel.route import Route
+from tunnel.node.query.running import QueryCall
+from tunnel.routing.route import Route
 
 __all__ = ["Case", "Settings", "Watched", "main", "measure", "record", "text"]
 

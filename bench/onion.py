@@ -28,17 +28,17 @@ from bench.command import add_outputs, run
 from bench.onion_more_cases import status_cases, tunnel_cases
 from bench.report import Machine, Spread, report, table
 from readwrite_comp import engine_names
-from tunnel.descriptor import Descriptor
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, SUITES, Profile
-from tunnel.key_ring import KeyRing
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ReplyMode
+from tunnel.onion.codec import Tunnel
+from tunnel.onion.key_schedule import permutation
 from tunnel.onion.message import MessageR, MessageW
-from tunnel.onion.suites import permutation
-from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.route import Route
-from tunnel.tunnel import Tunnel
+from tunnel.routing.route import Route
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode
 from tunnel.established.keys import ChunkOpener, ChunkSealer
 from tunnel.geometry import DEFAULT, INTERACTIVE, Geometry, Profile
 from tunnel.onion.message import ChunkType
 from tunnel.onion.status import StatusKeys, originate_status, read_status, wrap_status
-from tunnel.primitives import TunnelEngine
 
 __all__ = ["Prepared", "status_cases", "tunnel_cases"]
 

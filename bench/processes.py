@@ -34,10 +34,10 @@ from bench.control import (
 from bench.services import Received
 from bench.usage import Usage
 from tunnel import ErrorCode, QueryFailed
-from tunnel.descriptor import Descriptor
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.keys import NodeKeys
-from tunnel.primitives import tunnel_engine
+from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.keys import NodeKeys
 
 __all__ = ["FailedAttempt", "NodeProcess", "NodeProcesses", "QueryReport", "RunningQuery"]
 

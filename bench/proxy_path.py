@@ -22,15 +22,14 @@ from typing import Any
 from bench.command import add_outputs, run
 from bench.report import Machine, Spread, report, table
 from reactor import Reactor, Service, Signal
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, Profile
-from tunnel.link.buffers import BUFFER_BYTES
+from tunnel.link.buffers import BUFFER_BYTES, RecordOpener, RecordSealer, record_bytes_for
 from tunnel.link.frames import FRAME_HEAD_BYTES
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
-from tunnel.link.records import RecordOpener, RecordSealer, record_bytes_for
-from tunnel.node.relay import relay
-from tunnel.onion.suites import permutation
-from tunnel.primitives import tunnel_engine
+from tunnel.node.relay.relay_loop import relay
+from tunnel.onion.key_schedule import permutation
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 

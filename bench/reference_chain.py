@@ -38,11 +38,11 @@ from bench.content import DIGESTS, RepeatedContent, content_digest, new_digest
 from bench.control import ControlledProcess, ControlPipe, Message, ProcessError, stop_processes
 from bench.usage import own_usage
 from readwrite_comp import Aead
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.geometry import Profile
+from tunnel.link.buffers import HEAD_BYTES, TAG_BYTES, record_bytes_for
 from tunnel.link.frames import FRAME_HEAD_BYTES
-from tunnel.link.records import HEAD_BYTES, TAG_BYTES, record_bytes_for
-from tunnel.onion.suites import permutation
-from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.onion.key_schedule import permutation
 
 __all__ = ["ChainRun", "ReferenceChain"]
 

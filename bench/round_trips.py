@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from reactor import Service, Signal
 from tunnel import Node, Profile, QueryFailed, ReplyMode, Route
-from tunnel.node.tunnels import NodeTunnel
-from tunnel.route import Purpose
+from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.routing.route import Purpose
 
 __all__ = ["KINDS", "ManyTunnels", "round_trips"]
 

@@ -20,7 +20,7 @@ from reactor import (
     TcpListener,
     connect_tcp,
 )
-from tunnel.descriptor import Address
+from tunnel.identity.descriptor import Address
 
 __all__ = ["TcpProxy", "Watcher"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tunnel.errors import LinkError
+from tunnel.link.buffers import HEAD_BYTES, record_bytes_of
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES
-from tunnel.link.records import HEAD_BYTES, record_bytes_of
 
 __all__ = ["Connection", "Record"]
 

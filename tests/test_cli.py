@@ -22,7 +22,7 @@ from tunnel.cli.demo import _LINE, PositionSampler, _open_content
 from tunnel.cli.terminal import ProgressBar, readable_size, table
 from tunnel.config.kinds import parse_size
 from tunnel.geometry import GEOMETRIES, Geometry
-from tunnel.route import choose_route
+from tunnel.routing.route import choose_route
 
 KEYS = {
     "ok", "peers", "hops", "mode", "profile", "engine", "link_policy", "query_bytes", "reply_bytes",

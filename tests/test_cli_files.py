@@ -200,7 +200,7 @@ def test_a_full_disk_is_named_with_what_to_do(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tunnel.services.partial_file.os.pwrite", full)
+        patch.setattr("tunnel.services.file_store.os.pwrite", full)
         assert served.get(name="f") == 1
     shown = capsys.readouterr().err
     assert "No space left on device" in shown

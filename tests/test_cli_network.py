@@ -17,9 +17,9 @@ from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main, make_parser
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
-from tunnel.directory.peer_files import list_peer_files
+from tunnel.directory.base import list_peer_files
 from tunnel.errors import ConfigError
-from tunnel.keys import NodeKeys
+from tunnel.identity.keys import NodeKeys
 
 COMMANDS = [
     "demo", "network", "up", "keygen", "node", "ping", "send", "get", "peers", "route", "bench",

@@ -30,12 +30,12 @@ from tunnel.cli.main import _Formatter, make_parser
 from tunnel.cli.options import _MAX_RETRIES, COMMANDS
 from tunnel.cli.terminal import ProgressBar, _width, prepare_output, printable, say, table
 from tunnel.codes import CODES
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.directory.peer_files import PeerFiles
+from tunnel.directory.base import PeerFiles
 from tunnel.errors import ErrorCode
-from tunnel.node.retry import MAX_RETRIES
-from tunnel.primitives import tunnel_engine
-from tunnel.reports import Report
+from tunnel.node.query.retry import MAX_RETRIES
+from tunnel.onion.reports import Report
 
 CLI = Path(sys.modules["tunnel.cli.main"].__file__ or "").parent
 HEAVY = (

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_config
 from tunnel.config.document import document, write_toml
 from tunnel.config.settings import TABLES
-from tunnel.descriptor import Address
 from tunnel.errors import ConfigError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
+from tunnel.identity.descriptor import Address
 from tunnel.link.handshake import PaddingMode
 from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.node.limits import LinkPolicy

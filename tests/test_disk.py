@@ -14,14 +14,13 @@ from tests.tunnel.helpers import OPENSSL
 from tunnel import disk
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
-from tunnel.directory.peer_files import PeerFiles
+from tunnel.directory.base import PeerFiles
 from tunnel.disk import open_regular, read_regular, rename_new
 from tunnel.errors import LocalTunnelError, TunnelError
-from tunnel.key_ring import KeyRing
-from tunnel.keys import NodeKeys
-from tunnel.private_file import write_private
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import NodeKeys
+from tunnel.identity.state_dir import StateDir, write_private
 from tunnel.services import pack_attachments
-from tunnel.state_dir import StateDir
 
 
 def make_fifo(path: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tunnel.client import Client, ServiceClient, ThreadReply, ThreadStream, ThreadTunnel
 from tunnel.client.aio import AsyncClient, AsyncReply, AsyncStream, AsyncTunnel
-from tunnel.node.asking import IncomingReply
-from tunnel.node.open_tunnel import OpenStream, OpenTunnel
+from tunnel.node.query.reply import IncomingReply
+from tunnel.node.tunnels.open_tunnel import OpenStream, OpenTunnel
 from tunnel.services.attachments import MAX_PIECE_BYTES
+from tunnel.services.base import MAX_FILE_NAME_BYTES, MAX_NAME_BYTES
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     REPLY_BYTES,
@@ -19,7 +20,6 @@ from tunnel.services.file_requests import (
     Operation,
 )
 from tunnel.services.file_store import _STALLED_S
-from tunnel.services.names import MAX_FILE_NAME_BYTES, MAX_NAME_BYTES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "services.md").read_text(encoding="utf-8")
 

@@ -21,13 +21,13 @@ from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main
 from tunnel.cli.running import ConfiguredNode
 from tunnel.config import NodeConfig, make_config
-from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import StaticDirectory
-from tunnel.directory.peer_files import PeerFiles, list_peer_files, write_descriptor
+from tunnel.directory.base import PeerFiles, list_peer_files, write_descriptor
 from tunnel.errors import ConfigError, KeyFileError, ReplayFileError, StateError, TunnelError
 from tunnel.geometry import Profile
-from tunnel.keys import NodeKeys
-from tunnel.state_dir import StateDir, check_private
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.keys import NodeKeys
+from tunnel.identity.state_dir import StateDir, check_private
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_disk_that_is_full_leaves_the_folder_unlocked(state: Path, monkeypatch
         raise OSError(errno.ENOSPC, "no space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tunnel.state_dir.os.pwrite", full)
+        patched.setattr("tunnel.identity.state_dir.os.pwrite", full)
         with pytest.raises(OSError, match="no space"):
             StateDir(state)
     StateDir(state).close()
@@ -506,7 +506,7 @@ def test_a_full_disk_at_the_stop_is_an_error_with_the_path_and_leaves_the_old_ke
 
     configured = ConfiguredNode(config, Reactor()).__enter__()
     with monkeypatch.context() as patch:
-        patch.setattr("tunnel.private_file.os.fsync", full)
+        patch.setattr("tunnel.identity.state_dir.os.fsync", full)
         with pytest.raises(StateError, match=f"{config.keys}: No space left") as caught:
             configured.__exit__(None, None, None)
     assert "the disk is full: free some space" in str(caught.value)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tunnel.local_network import LocalNetwork
     from tunnel.modes import ReplyMode
     from tunnel.node import Limits, Node, QueryResult
-    from tunnel.route import Route
+    from tunnel.routing.route import Route
     from tunnel.services import Echo, InnerService, Ping
 
 __all__ = [
@@ -40,7 +40,7 @@ _HOME = {
     "tunnel.local_network": ("LocalNetwork",),
     "tunnel.modes": ("ReplyMode",),
     "tunnel.node": ("Limits", "Node", "QueryResult"),
-    "tunnel.route": ("Route",),
+    "tunnel.routing.route": ("Route",),
     "tunnel.services": ("Echo", "InnerService", "Ping"),
 }
 

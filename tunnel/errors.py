@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunnel.reports import Report
+    from tunnel.onion.reports import Report
 
 __all__ = [
     "BadArgument",
@@ -378,7 +378,7 @@ class QueryFailed(RemoteTunnelError):
 
     Attributes:
         code: the reason, if known.
-        report: what the nodes of the way have said of it (`tunnel.reports.Report`), if they have.
+        report: what the nodes of the way have said of it (`tunnel.onion.reports.Report`), if they have.
         blamed: ids of the nodes of which one at least did not do its part: by the report, or by what was seen
             here of the first link. Empty where nobody can be named.
         attempts: of a query that was retried: how each attempt failed, the last included.

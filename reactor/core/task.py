@@ -340,7 +340,8 @@ class WeakHandle(Generic[T]):
 #   with;
 # * running: `wait` is None, the runner is inside its generator.
 #
-# **The first wake wins.** Whatever takes a task out of its wait (the event, a timeout, a cancellation, a clos
+# **The first wake wins.** Whatever takes a task out of its wait (the event, a timeout, a cancellation, a
+#   close)
 # does so by clearing `wait`, and the others then find nothing to do. An interruption that comes when the task
 # is already ready or running, or when another thread has answered (crossing.py), is not lost and does not
 # overwrite the answer that is on its way (which might be a received item): it is kept in `pending` and thrown

@@ -45,8 +45,10 @@ __all__ = [
 #
 # * Who waits through an old loan is woken with `Lent`, once. Who reads or waits through it later gets `Lent`.
 #   Neither has taken anything from the stream.
-# * The news move along. What the old holder was woken for may be all the news there ever are, so the first wa
-#   of the new holder is answered at once: try. The end, a lost connection and a close come to whoever holds t
+# * The news move along. What the old holder was woken for may be all the news there ever are, so the first
+#   wait
+#   of the new holder is answered at once: try. The end, a lost connection and a close come to whoever holds
+#   the
 #   side when they are read.
 #
 # Rule for changing this file: a loan that is over touches neither the stream nor what it waits on.

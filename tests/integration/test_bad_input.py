@@ -20,14 +20,14 @@ from reactor import Service, Sleep
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tests.support.raw_peer import RawPeer
 from tunnel import ErrorCode, Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
-from tunnel.descriptor import Address
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.geometry import DEFAULT
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address
+from tunnel.identity.keys import NodeKeys
 from tunnel.link.frames import FrameType, pack_go_away
 from tunnel.link.handshake import M1_BYTES
-from tunnel.node.api_service import SERVED_MODES
+from tunnel.node.query.running import SERVED_MODES
 from tunnel.onion.header import Command, Slot, build_header
-from tunnel.primitives import tunnel_engine
 
 ENGINE = tunnel_engine()
 PROFILE = Profile(DEFAULT)

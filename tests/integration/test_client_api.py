@@ -23,8 +23,8 @@ from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, ProfileError, SubStreamReset
 from tunnel.established import Target, TargetKind
 from tunnel.geometry import LONG
-from tunnel.keys import NodeKeys
-from tunnel.node.tunnels import NodeTunnel
+from tunnel.identity.keys import NodeKeys
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.services import Echo, Query, Reply, Services
 
 Steps = Generator[Any, Any, Any]

@@ -21,7 +21,7 @@ from tunnel.cli import client as cli_client
 from tunnel.cli.main import main
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode
-from tunnel.node.options import CallOptions, QueryOptions, WayOptions
+from tunnel.node.query.request import CallOptions, QueryOptions, WayOptions
 from tunnel.node.user import NodeUser
 from tunnel.services import Echo, Ping, Services
 

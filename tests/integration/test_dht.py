@@ -21,14 +21,14 @@ from tests.support.network import PATIENCE_S, wait_until
 from tests.support.strangers import strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits
-from tunnel.addresses import LOCAL
 from tunnel.cli import main
 from tunnel.cli.running import ConfiguredNode
 from tunnel.config import load_config
-from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import DhtDirectory
 from tunnel.errors import MissingLibrary
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.keys import NodeKeys
+from tunnel.routing.addresses import LOCAL
 
 NETWORK = b"a network of its"
 HAS_OPENDHT = importlib.util.find_spec("opendht") is not None

@@ -25,19 +25,19 @@ from tests.support.network import PATIENCE_S, assert_works, wait_until, wait_unt
 from tunnel import ErrorCode, Limits, LocalNetwork, Node, QueryFailed, ReplyMode
 from tunnel.client import Client, list_files
 from tunnel.client.aio import AsyncClient
-from tunnel.cover import CoverPlan
-from tunnel.descriptor import Address
 from tunnel.directory import StaticDirectory
 from tunnel.errors import LocalTunnelError, NodeStopped, PeerError
 from tunnel.geometry import DEFAULT, Profile
-from tunnel.keys import NodeKeys
-from tunnel.node.api_service import SERVED_MODES
-from tunnel.node.asking import IncomingReply
+from tunnel.identity.descriptor import Address
+from tunnel.identity.keys import NodeKeys
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.listener import listen_service
-from tunnel.node.open_tunnel import OpenTunnel
-from tunnel.node.tunnels import NodeTunnel
-from tunnel.route import Route
+from tunnel.node.links.handshake_io import listen_service
+from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.onion.cover import CoverPlan
+from tunnel.routing.route import Route
 from tunnel.services import InnerService, Query, Reply, Tunnel
 
 # Links that do not outlive their message: so the way back has to be dialled.

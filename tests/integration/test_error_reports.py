@@ -20,10 +20,10 @@ from tunnel.errors import PeerError
 from tunnel.geometry import INTERACTIVE
 from tunnel.link.mux import MuxStream
 from tunnel.modes import MODES, ErrorMode
-from tunnel.node.api_service import SERVED_MODES
-from tunnel.node.statuses import Reporter
+from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.relay.status_reporter import Reporter
 from tunnel.onion.header import Command, Slot
-from tunnel.reports import Report
+from tunnel.onion.reports import Report
 from tunnel.services import Query, Reply
 
 LIMITS = Limits(idle_s=3.0, answer_s=3.0, linger_s=2.0)

@@ -21,7 +21,7 @@ from tunnel import LocalNetwork, Profile, QueryFailed
 from tunnel.client import FilesClient, get, list_files, put
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, FilesError, LocalTunnelError
-from tunnel.node.link_table import LinkTable
+from tunnel.node.links.link_table import LinkTable
 from tunnel.services import (
     Echo,
     Files,
@@ -34,8 +34,7 @@ from tunnel.services import (
     file_store,
 )
 from tunnel.services.file_requests import REPLY_BYTES, FileEntry, FileReply, FileRequest, Operation
-from tunnel.services.file_store import FileStore, StoreRefused
-from tunnel.services.partial_file import PartialFile
+from tunnel.services.file_store import FileStore, PartialFile, StoreRefused
 
 CONTENT = os.urandom(1_500_000)
 DIGEST = hashlib.sha256(CONTENT).digest()

@@ -23,10 +23,10 @@ from tunnel import ErrorCode, Limits, Node, Profile, QueryFailed, ReplyMode, Rou
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute
 from tunnel.geometry import BULK, DEFAULT
-from tunnel.keys import NodeKeys
+from tunnel.identity.keys import NodeKeys
 from tunnel.link.frames import FrameType
-from tunnel.node.handshakes import _puzzle_bits
 from tunnel.node.limits import LinkPolicy
+from tunnel.node.links.handshake_io import _puzzle_bits
 
 LIMITS = Limits(dial_s=5.0, linger_s=1.0, link_tick_s=0.02, redial_s=0.02)
 ELSEWHERE = b"another network."

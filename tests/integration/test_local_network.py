@@ -23,8 +23,8 @@ from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError
 from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geometry
 from tunnel.modes import MODES
 from tunnel.node import FrameReport
-from tunnel.node.api_service import SERVED_MODES
 from tunnel.node.limits import LinkPolicy
+from tunnel.node.query.running import SERVED_MODES
 from tunnel.services import Query, Reply
 
 # Links that do not outlive their message: so the way back has to be dialled.

@@ -16,9 +16,9 @@ import pytest
 from bench.processes import NodeProcesses, QueryReport
 from tests.support.lossy_wire import LossyWire, why_not
 from tunnel import QueryFailed
-from tunnel.descriptor import short
+from tunnel.identity.descriptor import short
 from tunnel.modes import MODES
-from tunnel.node.api_service import SERVED_MODES
+from tunnel.node.query.running import SERVED_MODES
 
 COUNT = 8
 ALICE, BOB = 0, 4

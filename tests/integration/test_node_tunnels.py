@@ -15,7 +15,7 @@ from tunnel import Echo, ErrorCode, Limits, LocalNetwork, Profile, QueryFailed, 
 from tunnel.errors import PeerError
 from tunnel.established import EstablishedTunnel, Target, TargetKind
 from tunnel.geometry import DEFAULT
-from tunnel.node.tunnels import NodeTunnel
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.onion.header import Command
 from tunnel.services import InnerService, Query, Reply, Tunnel
 

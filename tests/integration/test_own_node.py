@@ -23,9 +23,9 @@ from tunnel.cli.peer_log import PeerLog
 from tunnel.cli.running import ConfiguredNode
 from tunnel.client import Client, connect
 from tunnel.config import load_config
-from tunnel.descriptor import Address, Descriptor, short
 from tunnel.directory import StaticDirectory
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address, Descriptor, short
+from tunnel.identity.keys import NodeKeys
 
 TEXT = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
 NODE, CLIENT = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)

@@ -13,12 +13,12 @@ import pytest
 from reactor import Service
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import ErrorCode, InnerService, Limits, LocalNetwork, Profile, QueryFailed, ReplyMode, Route
-from tunnel.cover import CoverPlan, QuerySample, draw_cover
 from tunnel.errors import BadRoute, LocalTunnelError, ReplayedHeader, TunnelError
 from tunnel.geometry import INTERACTIVE, LONG
 from tunnel.modes import MODES
-from tunnel.node import spool
-from tunnel.node.api_service import SERVED_MODES
+from tunnel.node.query import pending as spool
+from tunnel.node.query.running import SERVED_MODES
+from tunnel.onion.cover import CoverPlan, QuerySample, draw_cover
 from tunnel.services import Query, Reply
 
 SMALL = Profile(INTERACTIVE)
@@ -220,7 +220,7 @@ def test_a_loop_that_somebody_throws_away_is_missed() -> None:
 
 def test_the_delay_that_a_sender_drew_is_kept(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two proxies that are told to wait for 150 ms each; the destination's own field is 0."""
-    monkeypatch.setattr("tunnel.way_builder.draw_delay", lambda mean_s, random_bytes: 15)
+    monkeypatch.setattr("tunnel.onion.header_builder.draw_delay", lambda mean_s, random_bytes: 15)
     plan = CoverPlan(Route((net[1].id, net[2].id), net[3].id), SMALL, 100, is_loop=False)
     began_s = time.monotonic()
     net[0].send_cover(plan, mean_delay_s=0.1).result(PATIENCE_S)

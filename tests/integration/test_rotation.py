@@ -14,7 +14,7 @@ from tests.support.network import PATIENCE_S
 from tunnel import Limits, Node, QueryResult, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ErrorCode, QueryFailed
-from tunnel.keys import EPOCH_S, NodeKeys
+from tunnel.identity.keys import EPOCH_S, NodeKeys
 
 LIMITS = Limits(key_tick_s=0.01, link_tick_s=0.05)
 

@@ -28,14 +28,14 @@ from tunnel import (
     Route,
 )
 from tunnel.client import Client
-from tunnel.descriptor import Address, Descriptor
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ErrorCode
-from tunnel.guards import Guards
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ErrorMode
-from tunnel.node.retry import _likeliest
-from tunnel.node.tunnels import NodeTunnel
+from tunnel.node.query.retry import _likeliest
+from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.routing.guards import Guards
 
 MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED]
 PEERS = 11

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import TunnelError
-from tunnel.primitives import TunnelEngine, tunnel_engine
 
 __all__ = ["ENGINES", "OPENSSL", "PRIME", "PYCRYPTODOME", "keys", "non_canonical", "outcome", "same_outcome"]
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from tunnel.descriptor import Address, Descriptor
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.keys import NodeKeys
+from tunnel.link.buffers import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.link.frames import (
     FRAME_HEAD,
     MAX_PAYLOAD_BYTES,
@@ -24,9 +26,7 @@ from tunnel.link.frames import (
     split_frames,
 )
 from tunnel.link.handshake import M2_BYTES, Initiator, Settings
-from tunnel.link.records import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.node import LOCAL_NETWORK_ID
-from tunnel.primitives import TunnelEngine
 
 __all__ = ["STREAM", "RawPeer"]
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
 from tests.support.network import PATIENCE_S, wait_until
 from tests.tunnel.helpers import OPENSSL
-from tunnel.addresses import LOCAL
-from tunnel.descriptor import Descriptor
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.base import Directory
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.keys import NodeKeys
 from tunnel.node import Limits, Node
+from tunnel.routing.addresses import LOCAL
 
 __all__ = ["Stranger", "Strangers", "strangers"]
 

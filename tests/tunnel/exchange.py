@@ -13,13 +13,13 @@ from functools import cache
 from readwrite_comp import ExtRead, ExtWrite, LayerError
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
 from tests.tunnel.helpers import NOW_S, Peer, Relayed, chunks_of, make_peers, relay_frame
-from tunnel.engine import TunnelEngine
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command
+from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
 from tunnel.onion.message_head import MessageHead
-from tunnel.outgoing import OutgoingFrame, OutgoingQuery
-from tunnel.route import Route
+from tunnel.routing.route import Route
 
 __all__ = [
     "MESSAGE_MODES",

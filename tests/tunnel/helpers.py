@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from readwrite_comp import ExtRead, ExtWrite, LayerError
 from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer, WideEngine
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
-from tunnel.descriptor import Address, Descriptor
+from tunnel.crypto.engine import HpkePrivate, TunnelEngine, X25519Private
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.engine import HpkePrivate, TunnelEngine, X25519Private
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Profile
-from tunnel.key_ring import KeyRing
-from tunnel.keys import EPOCH_S, NodeKeys, OnionKey
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
+from tunnel.onion.codec import Tunnel
 from tunnel.onion.header import Opened
 from tunnel.onion.replay import DEFAULT_LIMIT
-from tunnel.primitives import tunnel_engine
-from tunnel.tunnel import Tunnel
 
 __all__ = [
     "ALL_PROFILE_BYTES",

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.tunnel.helpers import OPENSSL
-from tunnel.engine import TunnelEngine
-from tunnel.link.buffers import BufferPool
+from tunnel.crypto.engine import TunnelEngine
+from tunnel.link.buffers import BufferPool, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.link.frames import split_frames
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
 from tunnel.link.receive_queue import Budget
-from tunnel.link.records import RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 
 __all__ = ["Clock", "Flag", "Link", "RawPeer", "Side", "frame", "pump", "read_all", "write_all"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from tests.tunnel.helpers import OPENSSL
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode
 from tunnel.geometry import Geometry
 from tunnel.onion.status import StatusKeys, originate_status, wrap_status
-from tunnel.primitives import TunnelEngine
 
 __all__ = ["Tamper", "carry", "keys_of", "seeds_of"]
 

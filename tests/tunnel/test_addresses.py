@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.addresses import LOCAL, PUBLIC, AddressRules, IpRange, is_private_range, is_public, network_group
-from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import LocalTunnelError
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.routing.addresses import (
+    LOCAL,
+    PUBLIC,
+    AddressRules,
+    IpRange,
+    is_private_range,
+    is_public,
+    network_group,
+)
 
 REFUSED = [
     "0.0.0.0",

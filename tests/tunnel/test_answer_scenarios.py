@@ -27,24 +27,22 @@ from tests.support.second_status import second_read_status
 from tests.support.vectors import load_vectors
 from tests.tunnel.helpers import ENGINES
 from tests.vectors.make_scenarios import EXPECTED
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.engine import TunnelEngine
 from tunnel.errors import ErrorCode, MalformedMessage, UnknownNext
 from tunnel.geometry import Profile
-from tunnel.key_ring import KeyRing
-from tunnel.keys import EPOCH_S, NodeKeys, OnionKey
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.statuses import wait_status
-from tunnel.onion.frame import FrameW
+from tunnel.node.relay.status_reporter import wait_status
+from tunnel.onion.codec import Tunnel
 from tunnel.onion.header import OpeningKey, open_header
-from tunnel.onion.message import MessageW
+from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery, Way, WayBack
+from tunnel.onion.message import FrameW, MessageW
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reply_block import HomeTicket
-from tunnel.onion.status_chunk import seal_status_chunk
-from tunnel.outgoing import OutgoingFrame, OutgoingQuery, Way, WayBack
-from tunnel.reports import read_way_back_report
-from tunnel.route import Route
-from tunnel.tunnel import Tunnel
+from tunnel.onion.reports import read_way_back_report, seal_status_chunk
+from tunnel.routing.route import Route
 
 SCENARIOS = load_vectors("onion", expected=EXPECTED)
 HANDED_ON = [name for name, scenario in SCENARIOS.items() if scenario["kind"] == "handed_on"]

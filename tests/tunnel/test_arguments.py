@@ -21,18 +21,18 @@ from tunnel import Limits, LocalNetwork, Node, QueryFailed, ReplyMode
 from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
 from tunnel.client import Client
 from tunnel.config.load import load_config
-from tunnel.descriptor import Address
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadArgument, BadRoute, LocalTunnelError, ProfileError
 from tunnel.established import Target, TargetKind
 from tunnel.geometry import ALL_PROFILES, Profile
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address
+from tunnel.identity.keys import NodeKeys
 from tunnel.link.handshake import PaddingMode
 from tunnel.modes import ErrorMode
 from tunnel.node import LinkPolicy
-from tunnel.node.api_service import QueryCall
-from tunnel.primitives import tunnel_engine
-from tunnel.route import Route, checked_purpose
+from tunnel.node.query.running import QueryCall
+from tunnel.routing.route import Route, checked_purpose
 from tunnel.services import Query, Reply
 
 ENUMS: list[type[Enum]] = [ReplyMode, ErrorMode, LinkPolicy, PaddingMode]

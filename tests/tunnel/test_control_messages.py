@@ -28,8 +28,8 @@ from tunnel.control.messages import (
 from tunnel.errors import BadRoute, ControlError, ErrorCode, IdleTimeout, ProfileError, QueryFailed
 from tunnel.geometry import ALL_PROFILES
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.reports import Report
-from tunnel.route import Route
+from tunnel.onion.reports import Report
+from tunnel.routing.route import Route
 
 OWN_ID = b"n" * 32
 ids = st.integers(0, 255).map(lambda value: bytes([value]) * 32)

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from tests.tunnel.exchange import cast_of, receive, send
 from tests.tunnel.helpers import NOW_S, SMALL, make_peers, relay_frame, seeded_bytes
-from tunnel.cover import QuerySample, draw_cover, draw_gap_s
 from tunnel.errors import BadRoute, UnknownNext
 from tunnel.geometry import DEFAULT, HCTR_SUITE, Profile
 from tunnel.modes import ReplyMode
-from tunnel.onion.delay import MAX_DELAY_10MS, draw_delay
-from tunnel.onion.header import Command
-from tunnel.route import Route
+from tunnel.onion.cover import QuerySample, draw_cover, draw_gap_s
+from tunnel.onion.header import MAX_DELAY_10MS, Command, draw_delay
+from tunnel.routing.route import Route
 
 PEERS = make_peers(9)
 DESCRIPTORS = [peer.descriptor for peer in PEERS]

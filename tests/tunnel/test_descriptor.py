@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, engines, make_keys
-from tunnel.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor, OnionKeyInfo
-from tunnel.engine import TunnelEngine
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.errors import DescriptorError
 from tunnel.geometry import GEOMETRIES, Profile
+from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor, OnionKeyInfo
 
 SEED = b"\x07" * 32
 NODE_ID = OPENSSL.ed25519_public(SEED)

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, make_keys
-from tunnel.descriptor import Address, Descriptor
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.engine import TunnelEngine
 from tunnel.errors import KeyFileError
+from tunnel.identity.descriptor import Address, Descriptor
 
 
 def descriptor(name: str, at_s: float = NOW_S) -> Descriptor:

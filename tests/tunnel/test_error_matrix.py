@@ -24,10 +24,15 @@ from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command, Opened
-from tunnel.onion.status_chunk import fits_status_chunk, seal_status_chunk
-from tunnel.outgoing import OutgoingQuery, Way
-from tunnel.reports import Report, read_report, read_way_back_report
-from tunnel.route import Route
+from tunnel.onion.header_builder import OutgoingQuery, Way
+from tunnel.onion.reports import (
+    Report,
+    fits_status_chunk,
+    read_report,
+    read_way_back_report,
+    seal_status_chunk,
+)
+from tunnel.routing.route import Route
 
 MOMENTS = ("before", "during", "after")
 BLOCK_MODES = [mode for mode in MESSAGE_MODES if MODES[mode].reply_blocks]

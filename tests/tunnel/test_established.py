@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from readwrite_comp import AuthenticationError
 from tests.tunnel.helpers import OPENSSL, mixed_engine
 from tests.tunnel.tunnels import ECHO, SEED, Flag, Pair, Tunnel, make_end, read_some, write_all
+from tunnel.crypto.primitives import expand
 from tunnel.errors import (
     Disconnected,
     ErrorCode,
@@ -27,9 +28,8 @@ from tunnel.errors import (
 from tunnel.established import End, SubStream, Target, TargetKind, TunnelLimits
 from tunnel.established.halves import END_COST_BYTES
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, Geometry, padme
+from tunnel.onion.key_schedule import end_to_end_key
 from tunnel.onion.message import ChunkType
-from tunnel.onion.secrets import end_to_end_key
-from tunnel.primitives import expand
 
 DATA = INTERACTIVE.chunk_data_bytes
 MANY_KEYS = TunnelLimits(rekey_chunks=5, window_chunks=4, sub_streams=4)

@@ -15,9 +15,8 @@ from tests.tunnel.tunnels import ECHO, Flag, Tunnel, read_some
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import DEFAULT, INTERACTIVE, Geometry, Profile
-from tunnel.onion.expiry import draw_expiry
-from tunnel.onion.header import Command, Slot, build_header
-from tunnel.onion.secrets import layer_keys
+from tunnel.onion.header import Command, Slot, build_header, draw_expiry
+from tunnel.onion.key_schedule import layer_keys
 from tunnel.onion.status import StatusKeys, originate_status, read_status, wrap_status
 
 

@@ -23,13 +23,17 @@ from tunnel.established.layouts import (
     HELLO_BYTES,
     MAX_TARGET_BYTES,
     MAX_WINDOW_BYTES,
+    STREAM_TABLE,
+    TUNNEL_TABLE,
     Hello,
+    StreamEvent,
+    StreamState,
+    TunnelState,
     pack_close,
     pack_credit,
     unpack_close,
     unpack_credit,
 )
-from tunnel.established.states import STREAM_TABLE, TUNNEL_TABLE, StreamEvent, StreamState, TunnelState
 from tunnel.geometry import INTERACTIVE, padme
 from tunnel.onion.message import ChunkType
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.tunnel.helpers import NOW_S, OPENSSL, make_keys
-from tunnel.addresses import LOCAL
-from tunnel.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
 from tunnel.directory import ExchangeDirectory
-from tunnel.directory.messages import MAX_DESCRIPTORS, ExchangeMessage
+from tunnel.directory.exchange import MAX_DESCRIPTORS, ExchangeMessage
 from tunnel.errors import DescriptorError, LinkError, LocalTunnelError
+from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
 from tunnel.link.frames import MAX_EXCHANGE_BYTES
+from tunnel.routing.addresses import LOCAL
 
 ME = b"me" * 16
 LIMIT = 12

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from readwrite_comp.primitives import random_bytes
 from tests.tunnel.helpers import seeded_bytes
 from tunnel.errors import ErrorCode, ExpiredHeader
-from tunnel.onion.expiry import check_expiry, draw_expiry
+from tunnel.onion.header import check_expiry, draw_expiry
 
 HOUR = 3_600
 times = st.floats(1e9, 4e9)

@@ -11,6 +11,7 @@ from tests.tunnel.helpers import PROFILES, SMALL, seeded_bytes
 from tests.tunnel.mux_helpers import Link, RawPeer, frame
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError
 from tunnel.geometry import GEOMETRIES, Profile
+from tunnel.link.buffers import record_bytes_for
 from tunnel.link.frames import (
     FRAMES,
     MAX_CREDIT,
@@ -29,7 +30,6 @@ from tunnel.link.frames import (
     parse_reset,
     split_frames,
 )
-from tunnel.link.records import record_bytes_for
 
 streams = st.integers(1, 2**32 - 1)
 

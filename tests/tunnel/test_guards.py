@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.addresses import PUBLIC
-from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import KeyFileError
-from tunnel.guards import MAX_GUARDS, Guard, Guards
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.routing.addresses import PUBLIC
+from tunnel.routing.guards import MAX_GUARDS, Guard, Guards
 
 DAY_S = 24 * 3600
 NOW_S = 1_800_000_000

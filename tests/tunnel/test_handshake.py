@@ -11,21 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, engines, make_keys
-from tunnel.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
-from tunnel.engine import TunnelEngine
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.errors import HandshakeError, LocalTunnelError
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
+from tunnel.identity.keys import NodeKeys
 from tunnel.link.handshake import (
     M1_BYTES,
     M2_BYTES,
     M3_BYTES,
+    MAX_BITS,
     Initiator,
     PaddingMode,
+    Puzzle,
     Responder,
     Settings,
 )
 from tunnel.link.noise import LinkKeys, NoiseXK
-from tunnel.link.puzzle import MAX_BITS, Puzzle
 
 NETWORK = b"a network's name"
 ALICE, BOB, EVE = make_keys("alice"), make_keys("bob"), make_keys("eve")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, OPENSSL, PROFILES, SMALL, engines, mixed_engine, seeded_bytes
-from tunnel.engine import TunnelEngine
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.errors import ErrorCode, HeaderError, ProfileError, RefusedKey
 from tunnel.geometry import BULK, DEFAULT, SLOT_BYTES, Profile
 from tunnel.onion.header import Command, Hop, Opened, OpeningKey, Slot, build_header, open_header

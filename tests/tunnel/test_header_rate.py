@@ -10,8 +10,8 @@ from tests.tunnel.exchange import cast_of, send
 from tests.tunnel.helpers import NOW_S, SMALL
 from tunnel.errors import ErrorCode, TooManyHeaders
 from tunnel.modes import ReplyMode
-from tunnel.onion.header_rate import HeaderRate
-from tunnel.tunnel import Tunnel
+from tunnel.onion.codec import Tunnel
+from tunnel.onion.replay import HeaderRate
 
 A, B = b"a" * 32, b"b" * 32
 

@@ -18,7 +18,7 @@ from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, Peer, make_peers, read_a
 from tunnel.geometry import DEFAULT, Profile
 from tunnel.modes import ReplyMode
 from tunnel.onion.header import Opened
-from tunnel.route import Route
+from tunnel.routing.route import Route
 
 PROXIES = 4
 FRAMES = 250

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, make_keys
-from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import KeyFileError
 from tunnel.geometry import ALL_PROFILES
-from tunnel.keys import EPOCH_S, NodeKeys
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.keys import EPOCH_S, NodeKeys
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_new_file_that_cannot_be_written_leaves_nothing(
         if is_failing(os.fstat(descriptor).st_mode):
             raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr("tunnel.private_file.os.fsync", full)
+    monkeypatch.setattr("tunnel.identity.state_dir.os.fsync", full)
     with pytest.raises(OSError, match="no space"):
         make_keys("a").save(tmp_path / "k", replace=False)
     assert os.listdir(tmp_path) == []
@@ -130,7 +130,7 @@ def test_a_crash_while_writing_leaves_the_old_file(saved: Path, monkeypatch: pyt
     def crash(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("tunnel.private_file.os.fsync", crash)
+    monkeypatch.setattr("tunnel.identity.state_dir.os.fsync", crash)
     with pytest.raises(OSError, match="disk full"):
         make_keys("b").save(saved)
     assert NodeKeys.load(saved) == make_keys("a")
@@ -149,7 +149,7 @@ def test_what_is_written_is_synced_before_it_gets_its_name(
         seen.append((tmp_path / "k").exists())
         fsync(descriptor)
 
-    monkeypatch.setattr("tunnel.private_file.os.fsync", record)
+    monkeypatch.setattr("tunnel.identity.state_dir.os.fsync", record)
     make_keys("a").save(tmp_path / "k")
     assert seen == [False, True], "the file before it has its name, the folder afterwards"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tunnel.errors import LinkError, LocalTunnelError
 from tunnel.link.handshake import PaddingMode
+from tunnel.link.mux import Liveness, Pinger
 from tunnel.link.padding import ConstantRate, NoPadding, PoissonPadding
-from tunnel.link.ping import Liveness, Pinger
 from tunnel.link.pool import ONCE, POOLED, NeighbourPool, PoolPolicy
 
 LOW, HIGH = b"\x01" * 32, b"\x02" * 32

@@ -47,11 +47,10 @@ from tests.tunnel.helpers import (
     seeded_bytes,
     written,
 )
-from tunnel.engine import HpkePrivate, TunnelEngine, X25519Private
+from tunnel.crypto.engine import HpkePrivate, TunnelEngine, X25519Private
 from tunnel.errors import LocalTunnelError
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, LONG, Profile, padme
-from tunnel.onion.frame import FrameW
-from tunnel.onion.message import ChunkType, MessageR, MessageW
+from tunnel.onion.message import ChunkType, FrameW, MessageR, MessageW
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reply_block import ReplyBlock
 

@@ -23,14 +23,14 @@ from tests.tunnel.helpers import (
     relay_frame,
     seeded_bytes,
 )
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.engine import TunnelEngine
 from tunnel.errors import BadRoute, LocalTunnelError, MalformedMessage, NeedsTunnel, ReplayedHeader
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Geometry, Profile
 from tunnel.modes import ERROR_MODES, MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command
 from tunnel.onion.message_head import MessageHead, OriginClaim
-from tunnel.route import Route
+from tunnel.routing.route import Route
 
 ANSWERING = [mode for mode in MESSAGE_MODES if MODES[mode].has_reply]
 PEERS = (2, 3, 6, 25, 128)

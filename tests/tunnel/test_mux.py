@@ -22,12 +22,11 @@ from tests.tunnel.mux_helpers import (
 )
 from tunnel.errors import Disconnected, ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull
 from tunnel.geometry import DEFAULT, GEOMETRIES, Profile
-from tunnel.link.buffers import BUFFER_BYTES
+from tunnel.link.buffers import BUFFER_BYTES, record_bytes_for
 from tunnel.link.frames import MAX_EXCHANGE_BYTES, FrameType
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.receive_queue import Budget
-from tunnel.link.records import record_bytes_for
-from tunnel.link.sender import MIN_FIXED_UNITS
+from tunnel.link.scheduler import MIN_FIXED_UNITS
 
 T = FrameType
 MIDDLE = Profile(DEFAULT)

@@ -12,7 +12,7 @@ from tests.tunnel.mux_helpers import Flag, RawPeer, frame, read_all
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset
 from tunnel.link.frames import MAX_CREDIT, FrameType
 from tunnel.link.mux import MuxStream
-from tunnel.link.states import ENDED, MAY_SEND_DATA, TRANSITIONS, Half
+from tunnel.link.stream import ENDED, MAY_SEND_DATA, TRANSITIONS, Half
 
 T = FrameType
 OPEN_PAYLOAD = bytes([1, SMALL.byte, 0, 0, 0, 0])

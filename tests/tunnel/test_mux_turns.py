@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.tunnel.mux_helpers import Flag
-from tunnel.link.turns import Turns
+from tunnel.link.scheduler import Turns
 
 PIECE = 10
 ROOM = 35  # three pieces and a half

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from noise.connection import Keypair, NoiseConnection
 
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import HandshakeError, LocalTunnelError
 from tunnel.link import noise as noise_module
 from tunnel.link.noise import MAX_MESSAGE_BYTES, PROTOCOL_NAME, CipherState, LinkKeys, NoiseXK, Role
-from tunnel.primitives import TunnelEngine, tunnel_engine
 
 ENGINES = {name: tunnel_engine(name) for name in ("openssl", "pycryptodome")}
 ENGINE = ENGINES["openssl"]

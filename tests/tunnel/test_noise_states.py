@@ -6,9 +6,9 @@ import pytest
 
 from readwrite_comp.errors import AuthenticationError
 from tests.support.engines import ENGINES, OPENSSL
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import LocalTunnelError
 from tunnel.link.noise import CipherState, SymmetricState, nonce_of, rekeyed
-from tunnel.primitives import TunnelEngine
 
 
 def test_nonce_is_big_endian() -> None:

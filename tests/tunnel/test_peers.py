@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tunnel.errors import ErrorCode, QueryFailed
-from tunnel.node.peers import PeerTable
-from tunnel.reports import Report
+from tunnel.onion.reports import Report
+from tunnel.routing.peers import PeerTable
 
 LIMIT = 8
 IDS = [bytes([number]) * 32 for number in range(20)]

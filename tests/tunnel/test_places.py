@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reactor import FakeClock, Handle, Reactor, Service, Sleep, Spawn
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
-from tunnel.services.places import Places
+from tunnel.services.blocking import Places
 
 SILENT_S = 30.0
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from readwrite_comp.errors import BadParameter, EngineUnavailable
 from readwrite_comp.primitives import engine_names, get_engine
 from tests.support.engines import ENGINES, OPENSSL, PRIME, keys, non_canonical, outcome, same_outcome
-from tunnel.engine import _hpke_key_and_nonce
+from tunnel.crypto.engine import _hpke_key_and_nonce
+from tunnel.crypto.primitives import HPKE_OVERHEAD, TunnelEngine, expand, hkdf, tunnel_engine
 from tunnel.errors import BadSignature, CryptoError, LocalTunnelError, Refused, RefusedKey
-from tunnel.primitives import HPKE_OVERHEAD, TunnelEngine, expand, hkdf, tunnel_engine
 
 # https://cr.yp.to/ecdh.html#validate: the points whose order divides 8, on the curve or on its twist, in
 # every encoding below 2^255. The top bit is ignored, which doubles them.

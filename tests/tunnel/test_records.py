@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, OPENSSL, engines, mixed_engine
-from tunnel.engine import TunnelEngine
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.errors import ErrorCode, LinkError
-from tunnel.link.noise import rekeyed
-from tunnel.link.records import (
+from tunnel.link.buffers import (
     HEAD_BYTES,
     MAX_RECORD_BYTES,
     MAX_UNITS,
@@ -25,6 +24,7 @@ from tunnel.link.records import (
     record_bytes_for,
     record_bytes_of,
 )
+from tunnel.link.noise import rekeyed
 
 KEY = bytes(range(32))
 

@@ -19,7 +19,7 @@ from reactor import (
     memory_pipe,
 )
 from tunnel.errors import FrameTruncated, IdleTimeout, MalformedMessage
-from tunnel.node.relay import guarded, idle_watch, relay
+from tunnel.node.relay.relay_loop import guarded, idle_watch, relay
 
 CHUNK = 8
 

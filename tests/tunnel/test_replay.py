@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tunnel.errors import ErrorCode, ExpiredHeader, ReplayedHeader, ReplayFileError, TableFull
 from tunnel.geometry import SLOT_BYTES
-from tunnel.onion.expiry import check_expiry
+from tunnel.onion.header import check_expiry
 from tunnel.onion.replay import ReplayTable
 
 KEY = b"k" * 32

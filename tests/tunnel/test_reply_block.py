@@ -16,12 +16,12 @@ from tests.tunnel.helpers import (
     engines,
     seeded_bytes,
 )
-from tunnel.engine import TunnelEngine
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.errors import ErrorCode, HeaderError, MalformedMessage, ProfileError
 from tunnel.geometry import Profile
 from tunnel.onion.header import Command, Hop, OpeningKey, Slot, open_header
+from tunnel.onion.key_schedule import reply_end_to_end_seed, reply_hop_seed
 from tunnel.onion.reply_block import HomeTicket, ReplyBlock, build_reply_block
-from tunnel.onion.secrets import reply_end_to_end_seed, reply_hop_seed
 
 EPOCH = 7
 HOME_KEY = b"h" * 32

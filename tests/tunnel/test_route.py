@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tunnel.route
+import tunnel.routing.route
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, PYCRYPTODOME, make_keys
-from tunnel.descriptor import Address, Descriptor
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, Profile
-from tunnel.keys import offered_profiles
-from tunnel.route import Purpose, Route, best_profile, choose_other_route, choose_route
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.keys import offered_profiles
+from tunnel.routing.route import Purpose, Route, best_profile, choose_other_route, choose_route
 
 ALICE, BOB = b"A" * 32, b"B" * 32
 
@@ -70,7 +70,7 @@ def test_a_seed_repeats_the_choice_whatever_the_order_of_the_directory() -> None
 
 
 def test_by_default_the_system_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(tunnel.route._SYSTEM, random.SystemRandom)
+    assert isinstance(tunnel.routing.route._SYSTEM, random.SystemRandom)
     assert len({choose(PEERS, 10).proxies for _ in range(5)}) == 5
 
 

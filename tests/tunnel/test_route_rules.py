@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, make_keys
-from tunnel.addresses import LOCAL, PUBLIC, AddressRules
-from tunnel.descriptor import Address, Descriptor, OnionKeyInfo
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, Profile
-from tunnel.guards import Guards
-from tunnel.keys import EPOCH_S
-from tunnel.node.peers import PeerTable
-from tunnel.node.route_provider import RouteProvider, _is_this_host
-from tunnel.onion.expiry import clock_text
-from tunnel.route import Route, choose_route
+from tunnel.identity.descriptor import Address, Descriptor, OnionKeyInfo
+from tunnel.identity.keys import EPOCH_S
+from tunnel.onion.header import clock_text
+from tunnel.routing.addresses import LOCAL, PUBLIC, AddressRules
+from tunnel.routing.guards import Guards
+from tunnel.routing.peers import PeerTable
+from tunnel.routing.route import Route, choose_route
+from tunnel.routing.route_provider import RouteProvider, _is_this_host
 
 ALICE, BOB = b"A" * 32, b"B" * 32
 PROFILE = Profile(DEFAULT)

@@ -14,19 +14,18 @@ from readwrite_comp.testing import HostileReader, HostileWriter, read_message, w
 from tests.support.vectors import load_vectors
 from tests.tunnel.helpers import ENGINES, make_keys
 from tests.vectors.make_scenarios import EXPECTED, build_all
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.engine import TunnelEngine
 from tunnel.errors import ErrorCode, PeerError
 from tunnel.geometry import Profile
-from tunnel.key_ring import KeyRing
-from tunnel.keys import EPOCH_S, NodeKeys, OnionKey
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
+from tunnel.onion.codec import Tunnel
 from tunnel.onion.header import Command, OpeningKey, Slot, open_header
+from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.message import MessageR
-from tunnel.onion.message_head import MessageHead, head_bytes
-from tunnel.onion.origin import answered_query, check_origin
+from tunnel.onion.message_head import MessageHead, answered_query, check_origin, head_bytes
 from tunnel.onion.reply_block import HomeTicket, ReplyBlock
-from tunnel.outgoing import OutgoingFrame
-from tunnel.tunnel import Tunnel
 
 T = TypeVar("T")
 SCENARIOS = load_vectors("onion", expected=EXPECTED)

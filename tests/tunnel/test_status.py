@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from readwrite_comp.primitives import hmac_sha256
 from tests.tunnel.helpers import ENGINES, OPENSSL, engines
 from tests.tunnel.status_routes import carry, keys_of, seeds_of
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.geometry import DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geometry
-from tunnel.onion import attribution
+from tunnel.onion import status as attribution
 from tunnel.onion import status as status_module
-from tunnel.onion.attribution import MAX_HOLD_MS, Trail
-from tunnel.onion.secrets import end_to_end_key
+from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.reports import fits_status_chunk, open_status_chunk, seal_status_chunk
 from tunnel.onion.status import (
+    MAX_HOLD_MS,
     STATUS_TEXT_BYTES,
     StatusKeys,
+    Trail,
     block_status_keys,
     clean_text,
     draw_status_wait_ms,
@@ -29,8 +32,6 @@ from tunnel.onion.status import (
     read_status,
     wrap_status,
 )
-from tunnel.onion.status_chunk import fits_status_chunk, open_status_chunk, seal_status_chunk
-from tunnel.primitives import TunnelEngine
 
 codes = st.sampled_from([None, *ErrorCode])
 

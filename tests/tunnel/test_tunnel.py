@@ -30,9 +30,8 @@ from tests.tunnel.helpers import (
     seeded_bytes,
     written,
 )
-from tunnel.descriptor import Descriptor, OnionKeyInfo
+from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.engine import TunnelEngine
 from tunnel.errors import (
     BadRoute,
     ExpiredHeader,
@@ -44,14 +43,14 @@ from tunnel.errors import (
     UnknownNext,
 )
 from tunnel.geometry import DEFAULT, LONG, Profile
-from tunnel.key_ring import KeyRing
+from tunnel.identity.descriptor import Descriptor, OnionKeyInfo
+from tunnel.identity.key_ring import KeyRing
 from tunnel.modes import ReplyMode
+from tunnel.onion.codec import Tunnel, UsedBlocks
 from tunnel.onion.header import Command, Hop, Slot, build_header
 from tunnel.onion.message import MessageR
 from tunnel.onion.reply_block import ReplyBlock
-from tunnel.route import Route
-from tunnel.tunnel import Tunnel
-from tunnel.tunnel_reader import UsedBlocks
+from tunnel.routing.route import Route
 
 PREFIX_BYTES = 4
 FIRST_MODES = [ReplyMode.NONE, ReplyMode.ROUTE]  # the others: test_modes.py

@@ -11,9 +11,9 @@ import pytest
 
 from readwrite_comp.primitives import sha256
 from tests.support.vectors import load_vectors
+from tunnel.crypto.primitives import TunnelEngine, hkdf, tunnel_engine
 from tunnel.errors import BadSignature, Refused
 from tunnel.link.noise import NoiseXK, nonce_of
-from tunnel.primitives import TunnelEngine, hkdf, tunnel_engine
 
 X25519 = load_vectors("x25519", expected=4)
 ED25519 = load_vectors("ed25519", expected=5)

@@ -9,10 +9,10 @@ from tests.support.second_status import second_read_status
 from tests.support.vectors import load_vectors
 from tests.tunnel.helpers import ENGINES, OPENSSL
 from tests.vectors import make_established, make_status
+from tunnel.crypto.primitives import TunnelEngine, expand
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.onion.message import ChunkType
 from tunnel.onion.status import StatusKeys, read_status
-from tunnel.primitives import TunnelEngine, expand
 
 STATUSES = load_vectors("status", expected=18)
 TUNNELS = load_vectors("established", expected=11)

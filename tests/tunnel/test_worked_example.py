@@ -38,7 +38,7 @@ from tests.vectors.make_worked_example import (
     secret,
     vector_lines,
 )
-from tunnel.primitives import tunnel_engine
+from tunnel.crypto.primitives import tunnel_engine
 
 PROFILE = 1
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 from readwrite_comp.primitives import sha256
 from tests.tunnel.helpers import OPENSSL, seeded_bytes
-from tunnel.engine import TunnelEngine
+from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import expand
 from tunnel.errors import PeerError
 from tunnel.established import End, EstablishedTunnel, SubStream, Target, TargetKind, TunnelLimits
 from tunnel.established.layouts import Hello
 from tunnel.geometry import INTERACTIVE, Geometry
 from tunnel.onion.message import ChunkType
-from tunnel.primitives import expand
 
 __all__ = ["ECHO", "SEED", "Flag", "Pair", "RawEnd", "Tunnel", "make_end", "read_some", "write_all"]
 

@@ -24,13 +24,13 @@ from tests.vectors.scenario_makers import (
     secret,
     sha_hex,
 )
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, UnknownNext
 from tunnel.geometry import Profile
 from tunnel.modes import ReplyMode
-from tunnel.onion.secrets import end_to_end_key
+from tunnel.onion.key_schedule import end_to_end_key
 from tunnel.onion.status import block_status_keys, originate_status, read_status, wrap_status
-from tunnel.primitives import TunnelEngine
-from tunnel.route import Route
+from tunnel.routing.route import Route
 
 __all__ = ["follow_up", "handed_on", "report_of"]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.vectors.scenario_files import write_scenarios
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.established import End, EstablishedTunnel, Target, TargetKind, TunnelLimits
 from tunnel.geometry import INTERACTIVE
-from tunnel.onion.secrets import end_to_end_key
-from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.onion.key_schedule import end_to_end_key
 
 __all__ = ["FOLDER", "LIMITS", "SEED", "build", "make_ends", "receive"]
 

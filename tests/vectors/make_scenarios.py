@@ -42,11 +42,11 @@ from tests.vectors.scenario_makers import (
     origin,
     with_head,
 )
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode
-from tunnel.keys import EPOCH_S
+from tunnel.identity.keys import EPOCH_S
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.onion.header import Command
-from tunnel.primitives import TunnelEngine, tunnel_engine
 
 __all__ = ["EXPECTED", "FOLDER", "build_all"]
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.vectors.scenario_files import write_scenarios
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode
 from tunnel.geometry import DEFAULT, INTERACTIVE, LONG, Geometry
 from tunnel.onion.status import StatusKeys, StatusReport, originate_status, read_status, wrap_status
-from tunnel.primitives import TunnelEngine, tunnel_engine
 
 __all__ = ["FOLDER", "GEOMETRIES_BY_SLOTS", "build", "report_as_json", "seeds"]
 

@@ -26,28 +26,28 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tunnel.descriptor import Address, Descriptor
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import INTERACTIVE, Profile
-from tunnel.key_ring import KeyRing
-from tunnel.keys import NodeKeys, OnionKey
+from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import NodeKeys, OnionKey
+from tunnel.link.buffers import RecordOpener, record_bytes_of
 from tunnel.link.handshake import Initiator, Responder, Settings
 from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.noise import LinkKeys, rekeyed
-from tunnel.link.records import RecordOpener, record_bytes_of
 from tunnel.modes import ReplyMode
+from tunnel.onion.codec import OutgoingFrame, Tunnel
 from tunnel.onion.header import Command, Opened, Slot
-from tunnel.onion.message import MessageW
-from tunnel.onion.secrets import (
+from tunnel.onion.key_schedule import (
     end_to_end_key,
     header_key,
     layer_keys,
     reply_end_to_end_seed,
     reply_hop_seed,
 )
-from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.route import Route
-from tunnel.tunnel import OutgoingFrame, Tunnel
+from tunnel.onion.message import MessageW
+from tunnel.routing.route import Route
 
 __all__ = [
     "DOCUMENT",

@@ -16,20 +16,19 @@ from typing import Any
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
 from tests.tunnel.exchange import Cast, Exchange, Reply, exchange, send
 from tests.tunnel.helpers import Peer, chunks_of, relay_frame
-from tunnel.descriptor import Address
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import ALL_PROFILES, INTERACTIVE, Profile
-from tunnel.key_ring import KeyRing
-from tunnel.keys import EPOCH_S, NodeKeys, OnionKey
+from tunnel.identity.descriptor import Address
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
 from tunnel.modes import ErrorMode, ReplyMode
+from tunnel.onion.codec import Tunnel
 from tunnel.onion.header import Command, Hop, Slot, build_header
 from tunnel.onion.message import MessageR, MessageW
-from tunnel.onion.message_head import MessageHead
-from tunnel.onion.origin import answer_ticket, claim_origin
+from tunnel.onion.message_head import MessageHead, answer_ticket, claim_origin
 from tunnel.onion.reply_block import HomeTicket
-from tunnel.primitives import TunnelEngine
-from tunnel.route import Route
-from tunnel.tunnel import Tunnel
+from tunnel.routing.route import Route
 
 __all__ = [
     "CHUNK_DATA",

@@ -30,15 +30,15 @@ from tunnel.cli.running import ConfiguredNode, Peers, load_peers, make_node, set
 from tunnel.client.calls import AskingNode
 from tunnel.config import NodeConfig, load_config, make_config
 from tunnel.control import CONTROL_FILE, ControlClient
-from tunnel.descriptor import Descriptor, short
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.directory.peer_files import list_peer_files
+from tunnel.directory.base import list_peer_files
 from tunnel.errors import ConfigError, ErrorCode, KeyFileError, NodeNotRunning, QueryFailed
 from tunnel.geometry import Profile
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.keys import NodeKeys
 from tunnel.node import Node
-from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.route import Route
+from tunnel.routing.route import Route
 
 __all__ = [
     "Client",

@@ -21,13 +21,13 @@ from typing import IO, Any
 from tunnel.arguments import plain_name
 from tunnel.cli.options import add_json, command, count, size
 from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
-from tunnel.descriptor import short
 from tunnel.disk import open_regular
 from tunnel.geometry import Profile
+from tunnel.identity.descriptor import short
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node import FrameReport, Limits, LinkPolicy, QueryResult
-from tunnel.node.api_service import SERVED_MODES
+from tunnel.node.query.running import SERVED_MODES
 from tunnel.services import InnerService, Query, Reply
 
 __all__ = ["PositionSampler", "add_parser"]

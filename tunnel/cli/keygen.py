@@ -9,9 +9,9 @@ from typing import Any
 
 from tunnel.cli.options import add_json, command
 from tunnel.cli.terminal import say, say_json
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import ConfigError
-from tunnel.keys import NodeKeys
-from tunnel.primitives import tunnel_engine
+from tunnel.identity.keys import NodeKeys
 
 __all__ = ["add_parser"]
 

@@ -23,15 +23,15 @@ from tunnel.cli.options import add_json, command, count
 from tunnel.cli.terminal import say, say_json
 from tunnel.config.document import write_toml
 from tunnel.config.settings import SERVICES
-from tunnel.descriptor import Address
-from tunnel.directory.peer_files import write_descriptor
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
+from tunnel.directory.base import write_descriptor
 from tunnel.disk import naming
 from tunnel.errors import ConfigError
-from tunnel.key_ring import KeyRing
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import NodeKeys
+from tunnel.identity.state_dir import StateDir
 from tunnel.node import Limits
-from tunnel.primitives import TunnelEngine, tunnel_engine
-from tunnel.state_dir import StateDir
 
 __all__ = ["CLIENT_FILE", "NODE_FILE", "PEERS_FOLDER", "STATE_FOLDER", "add_parser", "node_folders"]
 

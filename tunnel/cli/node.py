@@ -22,7 +22,7 @@ from tunnel.cli.options import add_json, command
 from tunnel.cli.running import ConfiguredNode
 from tunnel.cli.terminal import say, say_json
 from tunnel.config import NodeConfig, load_config
-from tunnel.descriptor import short
+from tunnel.identity.descriptor import short
 
 __all__ = ["add_parser"]
 

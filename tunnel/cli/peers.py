@@ -12,11 +12,11 @@ from tunnel.cli.options import add_json, command
 from tunnel.cli.running import Peers, load_peers, settle
 from tunnel.cli.terminal import say, say_json, table
 from tunnel.control import PeerState
-from tunnel.descriptor import Descriptor
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import DescriptorError
 from tunnel.geometry import Profile
-from tunnel.primitives import tunnel_engine
+from tunnel.identity.descriptor import Descriptor
 
 __all__ = ["add_parser"]
 

@@ -15,8 +15,8 @@ from tunnel.cli.options import add_json, add_retries, command
 from tunnel.cli.terminal import say, say_json, table
 from tunnel.errors import QueryFailed
 from tunnel.modes import ReplyMode
-from tunnel.reports import Report
-from tunnel.route import Route
+from tunnel.onion.reports import Report
+from tunnel.routing.route import Route
 from tunnel.services import service_prefix
 
 __all__ = ["add_parser"]

@@ -22,17 +22,17 @@ from reactor import Reactor, RunInThread, Service, Sleep, Spawn
 from tunnel.cli.peer_log import PeerLog
 from tunnel.config import NodeConfig
 from tunnel.control import CONTROL_FILE, ControlServer
-from tunnel.descriptor import Descriptor, short
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
-from tunnel.directory.peer_files import PeerFiles, write_descriptor
+from tunnel.directory.base import PeerFiles, write_descriptor
 from tunnel.disk import advice_for
 from tunnel.errors import ConfigError, KeyFileError, StateError
-from tunnel.key_ring import KeyRing
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import NodeKeys
+from tunnel.identity.state_dir import StateDir, check_private
 from tunnel.node import Node, address_rules
-from tunnel.primitives import TunnelEngine, tunnel_engine
 from tunnel.services import Echo, Files, InnerService, Ping, Services
-from tunnel.state_dir import StateDir, check_private
 
 __all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "settle"]
 

@@ -21,7 +21,7 @@ from tunnel.cli.network import STATE_FOLDER, node_folders
 from tunnel.cli.options import add_json, command, seconds
 from tunnel.cli.terminal import ProgressBar, complain, say, say_json
 from tunnel.errors import NetworkFailed
-from tunnel.state_dir import StateDir, take_lock
+from tunnel.identity.state_dir import StateDir, take_lock
 
 __all__ = ["add_parser"]
 

@@ -9,13 +9,13 @@ from typing import Final, Generic, Protocol, TypeVar, Unpack
 from reactor import Closed, Forked, Reactor, Service
 from tunnel.errors import NodeStopped
 from tunnel.geometry import Profile
-from tunnel.node.api_service import QueryCall, QueryResult
-from tunnel.node.asking import IncomingReply
-from tunnel.node.contents import Content, Prefixed, as_content
-from tunnel.node.open_tunnel import OpenTunnel
-from tunnel.node.options import CallOptions, QueryOptions, TunnelOptions
-from tunnel.route import Route
-from tunnel.services.router import service_prefix
+from tunnel.node.query.contents import Content, Prefixed, as_content
+from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.request import CallOptions, QueryOptions, TunnelOptions
+from tunnel.node.query.running import QueryCall, QueryResult
+from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.routing.route import Route
+from tunnel.services.base import service_prefix
 
 __all__ = ["READ_BYTES", "AskingNode", "Owned", "check_running", "make_call"]
 

@@ -37,10 +37,10 @@ from tunnel.errors import (
     NodeStopped,
     QueryFailed,
 )
-from tunnel.node.asking import IncomingReply
-from tunnel.node.failures import submit
-from tunnel.node.options import WayOptions
-from tunnel.services.byte_reader import ByteReader
+from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.request import WayOptions
+from tunnel.node.query.running import submit
+from tunnel.services.base import ByteReader, checked_file_name, service_prefix
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     NO_DIGEST,
@@ -52,8 +52,6 @@ from tunnel.services.file_requests import (
     Operation,
 )
 from tunnel.services.files import BATCH_BYTES
-from tunnel.services.names import checked_file_name
-from tunnel.services.router import service_prefix
 
 __all__ = ["Fetched", "FileProgress", "FilesClient", "Stored", "get", "list_files", "put"]
 

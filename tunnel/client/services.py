@@ -19,11 +19,11 @@ from typing import Unpack
 
 from reactor import Service, needs_yield_from
 from tunnel.client.calls import AskingNode, make_call
-from tunnel.node.api_service import QueryResult
-from tunnel.node.asking import IncomingReply
-from tunnel.node.contents import Content
-from tunnel.node.open_tunnel import OpenTunnel
-from tunnel.node.options import CallOptions, TunnelOptions
+from tunnel.node.query.contents import Content
+from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.request import CallOptions, TunnelOptions
+from tunnel.node.query.running import QueryResult
+from tunnel.node.tunnels.open_tunnel import OpenTunnel
 
 __all__ = ["ServiceClient"]
 

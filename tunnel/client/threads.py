@@ -24,14 +24,13 @@ from reactor import Closed, Reactor, Service, timeout_after
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
 from tunnel.established import Target
 from tunnel.geometry import Profile
-from tunnel.node.api_service import QueryResult
-from tunnel.node.asking import IncomingReply
-from tunnel.node.contents import Content
-from tunnel.node.failures import submit
-from tunnel.node.open_tunnel import OpenStream, OpenTunnel
-from tunnel.node.options import CallOptions, TunnelOptions
-from tunnel.node.tunnels import MESSAGE_BYTES
-from tunnel.reports import Report
+from tunnel.node.query.contents import Content
+from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.request import CallOptions, TunnelOptions
+from tunnel.node.query.running import QueryResult, submit
+from tunnel.node.tunnels.open_tunnel import OpenStream, OpenTunnel
+from tunnel.node.tunnels.tunnel import MESSAGE_BYTES
+from tunnel.onion.reports import Report
 
 __all__ = ["Client", "ThreadReply", "ThreadStream", "ThreadTunnel"]
 

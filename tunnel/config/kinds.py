@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tunnel.addresses import IpRange, is_private_range
 from tunnel.arguments import plain_name
-from tunnel.descriptor import Address
+from tunnel.identity.descriptor import Address
+from tunnel.routing.addresses import IpRange, is_private_range
 
 __all__ = [
     "Choice",

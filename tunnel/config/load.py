@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunnel.addresses import IpRange
 from tunnel.config.kinds import Choice, ListOf
 from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
-from tunnel.descriptor import Address
 from tunnel.disk import read_regular
 from tunnel.errors import ConfigError, LocalTunnelError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
+from tunnel.identity.descriptor import Address
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.sender import MIN_FIXED_UNITS
+from tunnel.link.scheduler import MIN_FIXED_UNITS
 from tunnel.node import Limits, address_rules
+from tunnel.routing.addresses import IpRange
 from tunnel.services import FilesSettings
 
 __all__ = ["NodeConfig", "load_config", "make_config"]

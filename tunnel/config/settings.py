@@ -31,9 +31,9 @@ from tunnel.config.kinds import (
 )
 from tunnel.established import TunnelLimits
 from tunnel.geometry import ALL_PROFILES, LONG
-from tunnel.guards import MOST_GUARDS
-from tunnel.link.records import MAX_UNITS
+from tunnel.link.buffers import MAX_UNITS
 from tunnel.node import LOCAL_NETWORK_ID, Limits
+from tunnel.routing.guards import MOST_GUARDS
 from tunnel.services import FilesSettings
 
 __all__ = ["ENVIRONMENT_PREFIX", "SERVICES", "SETTINGS", "TABLES", "Setting"]

@@ -59,7 +59,7 @@ from tunnel.control.messages import (
     unpack_progress,
     unpack_route,
 )
-from tunnel.descriptor import Descriptor, short
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import (
     BadRoute,
     ControlError,
@@ -70,21 +70,19 @@ from tunnel.errors import (
     QueryFailed,
 )
 from tunnel.geometry import Profile
+from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.state_dir import check_private
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.api_service import Progress, QueryCall, QueryResult, check_served
-from tunnel.node.asking import IncomingReply, ask
-from tunnel.node.contents import Content, as_content, open_content, rewinder
-from tunnel.node.failures import submit
-from tunnel.node.open_tunnel import OpenTunnel
-from tunnel.node.options import QueryOptions, TunnelOptions
-from tunnel.node.pending import PendingQuery, Sink
-from tunnel.node.relay import guarded
-from tunnel.node.retry import check_retries
-from tunnel.node.route_provider import LARGE_BYTES
-from tunnel.node.spool import Spool
-from tunnel.primitives import tunnel_engine
-from tunnel.route import Route, checked_purpose
-from tunnel.state_dir import check_private
+from tunnel.node.query.contents import Content, as_content, open_content, rewinder
+from tunnel.node.query.pending import PendingQuery, Sink, Spool
+from tunnel.node.query.reply import IncomingReply, ask
+from tunnel.node.query.request import QueryOptions, TunnelOptions
+from tunnel.node.query.retry import check_retries
+from tunnel.node.query.running import Progress, QueryCall, QueryResult, check_served, submit
+from tunnel.node.relay.relay_loop import guarded
+from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.routing.route import Route, checked_purpose
+from tunnel.routing.route_provider import LARGE_BYTES
 
 __all__ = ["CONTROL_FILE", "ControlClient", "connect"]
 

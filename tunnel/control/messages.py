@@ -42,8 +42,8 @@ from tunnel.errors import (
 )
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.reports import Report
-from tunnel.route import Purpose, Route
+from tunnel.onion.reports import Report
+from tunnel.routing.route import Purpose, Route
 
 __all__ = [
     "CLIENT_BODY_BYTES",

@@ -57,9 +57,9 @@ from tunnel.control.messages import (
 from tunnel.directory import Directory
 from tunnel.errors import ControlError, ErrorCode, NodeStopped, StateError, TunnelError
 from tunnel.node import Node
-from tunnel.node.asking import IncomingReply
-from tunnel.node.options import CallOptions
-from tunnel.node.relay import guarded
+from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.request import CallOptions
+from tunnel.node.relay.relay_loop import guarded
 
 __all__ = ["ControlServer"]
 

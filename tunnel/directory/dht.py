@@ -29,11 +29,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from tunnel.addresses import PUBLIC, AddressRules
-from tunnel.descriptor import MAX_DESCRIPTOR_BYTES, Descriptor
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory.exchange import ExchangeDirectory
 from tunnel.errors import DescriptorError, MissingLibrary
-from tunnel.primitives import TunnelEngine
+from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Descriptor
+from tunnel.routing.addresses import PUBLIC, AddressRules
 
 __all__ = ["DhtDirectory"]
 

@@ -16,8 +16,7 @@ from readwrite_comp.helpers import renewed
 from tunnel.arguments import member
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
 from tunnel.established.halves import Incoming, N, Outgoing
-from tunnel.established.layouts import Target
-from tunnel.established.states import StreamEvent, StreamState, next_stream_state
+from tunnel.established.layouts import StreamEvent, StreamState, Target, next_stream_state
 
 __all__ = ["MessageWriter", "Stream", "SubStream"]
 

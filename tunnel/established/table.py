@@ -17,9 +17,16 @@ from typing import Generic
 
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage, PeerError, SubStreamReset
 from tunnel.established.halves import Incoming, IncomingMessages, N, Outgoing
-from tunnel.established.layouts import CREDIT_ENTRY_BYTES, Target, pack_close, pack_credit
-from tunnel.established.limits import LEAST_SUB_STREAMS
-from tunnel.established.states import StreamEvent, StreamState, next_stream_state
+from tunnel.established.keys import LEAST_SUB_STREAMS
+from tunnel.established.layouts import (
+    CREDIT_ENTRY_BYTES,
+    StreamEvent,
+    StreamState,
+    Target,
+    next_stream_state,
+    pack_close,
+    pack_credit,
+)
 from tunnel.established.streams import Stream, SubStream
 from tunnel.onion.message import ChunkType
 

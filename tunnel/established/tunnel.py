@@ -22,6 +22,7 @@ from typing import Generic
 from readwrite_comp.helpers import renewed
 from readwrite_comp.primitives import random_bytes as system_random_bytes
 from tunnel.arguments import member
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -31,15 +32,27 @@ from tunnel.errors import (
     SubStreamReset,
 )
 from tunnel.established.halves import IncomingMessages, N
-from tunnel.established.keys import Chunk, TunnelKeys
-from tunnel.established.layouts import Hello, Target, unpack_close, unpack_credit
-from tunnel.established.limits import LEAST_SUB_STREAMS, LEAST_WINDOW_CHUNKS, End, TunnelLimits
-from tunnel.established.states import TUNNEL_TABLE, StreamEvent, TunnelState
+from tunnel.established.keys import (
+    LEAST_SUB_STREAMS,
+    LEAST_WINDOW_CHUNKS,
+    Chunk,
+    End,
+    TunnelKeys,
+    TunnelLimits,
+)
+from tunnel.established.layouts import (
+    TUNNEL_TABLE,
+    Hello,
+    StreamEvent,
+    Target,
+    TunnelState,
+    unpack_close,
+    unpack_credit,
+)
 from tunnel.established.streams import MessageWriter, SubStream
 from tunnel.established.table import StreamTable
 from tunnel.geometry import Geometry, padme
 from tunnel.onion.message import ChunkType
-from tunnel.primitives import TunnelEngine
 
 __all__ = ["EstablishedTunnel"]
 

@@ -15,17 +15,84 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 
 from readwrite_comp.primitives import random_bytes
-from tunnel.descriptor import Descriptor
+from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.errors import DescriptorError, HandshakeError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION
+from tunnel.identity.descriptor import Descriptor
 from tunnel.link.noise import LinkKeys, NoiseXK
-from tunnel.link.puzzle import ANSWER_BYTES, MAX_BITS, Puzzle
-from tunnel.onion.expiry import clock_text
-from tunnel.primitives import TunnelEngine, X25519Private
+from tunnel.onion.header import clock_text
 
-__all__ = ["M1_BYTES", "M2_BYTES", "M3_BYTES", "Initiator", "PaddingMode", "Responder", "Settings"]
+__all__ = [
+    "ANSWER_BYTES",
+    "M1_BYTES",
+    "M2_BYTES",
+    "M3_BYTES",
+    "MAX_BITS",
+    "Initiator",
+    "PaddingMode",
+    "Puzzle",
+    "Responder",
+    "Settings",
+]
+
+
+# The puzzle of a link handshake under load: some hashing, so that M1 costs its sender more than its reader.
+#
+# Answer: 12 bytes for which SHA-256("mtun1 puzzle" ‖ challenge 16 ‖ e 32 ‖ answer 12) begins with so many
+# zero bits. The challenge is of one connection and e of one handshake, so an answer serves once. Each bit
+# doubles the work: 12 bits are about 4,096 hashes, some milliseconds; checking is one hash. Source:
+# docs/protocol.md, "Link handshake"; Juels, Brainard, "Client puzzles" (NDSS 1999).
+ANSWER_BYTES = 12
+# About four million hashes, seconds of work: whoever asks for more only wants to keep the initiator busy, and
+# RETRY is not authenticated.
+MAX_BITS = 22
+_LABEL = b"mtun1 puzzle"
+
+
+@dataclass(slots=True)
+class Puzzle:
+    """One puzzle, and how far the search has come.
+
+    Attributes:
+        challenge: 16 bytes of the responder's.
+        ephemeral: e of M1, 32 bytes.
+        bits: zero bits that the hash must begin with, 1 to MAX_BITS.
+        answer: 12 bytes once `search` has found them; never all zero, which is "no answer" in M1.
+    """
+
+    challenge: bytes
+    ephemeral: bytes
+    bits: int
+    answer: bytes | None = None
+    _next: int = 1
+
+    def search(self, tries: int) -> bool:
+        """Try `tries` candidates; True when `answer` is there. Call again until it is.
+
+        So that whoever runs other things beside it can let them run: 10,000 tries take about 10 ms.
+        """
+        if self.answer is not None:
+            return True
+        prefix = sha256(_LABEL + self.challenge + self.ephemeral)
+        limit = 1 << (64 - self.bits)
+        for number in range(self._next, self._next + tries):
+            candidate = number.to_bytes(ANSWER_BYTES, "big")
+            state = prefix.copy()
+            state.update(candidate)
+            if int.from_bytes(state.digest()[:8], "big") < limit:
+                self.answer = candidate
+                return True
+        self._next += tries
+        return False
+
+    def accepts(self, answer: bytes) -> bool:
+        """Whether these 12 bytes answer it."""
+        digest = sha256(_LABEL + self.challenge + self.ephemeral + answer).digest()
+        return int.from_bytes(digest[:8], "big") < 1 << (64 - self.bits)
+
 
 _MAGIC = b"MT"
 _HELLO = struct.Struct(">2sH12s")
@@ -33,7 +100,6 @@ _SETTINGS = struct.Struct(">IIB3sI8s")
 _M3_PLAIN_BYTES = 512
 _CHALLENGE_BYTES = 16
 _LENGTH = struct.Struct(">H")
-
 M1_BYTES = _HELLO.size + 32 + 16
 M2_BYTES = 32 + _SETTINGS.size + 16
 M3_BYTES = 48 + _M3_PLAIN_BYTES + 16
@@ -346,4 +412,5 @@ class Responder:
 
 
 assert (M1_BYTES, M2_BYTES, M3_BYTES) == (64, 72, 576)
+
 assert _RETRY.size == M2_BYTES

@@ -23,8 +23,8 @@ from typing import Literal
 
 from readwrite_comp.errors import AuthenticationError
 from readwrite_comp.primitives import ReadableBuffer, random_bytes, sha256
+from tunnel.crypto.primitives import TunnelEngine, X25519Private, hkdf
 from tunnel.errors import HandshakeError, LocalTunnelError, RefusedKey
-from tunnel.primitives import TunnelEngine, X25519Private, hkdf
 
 __all__ = [
     "MAX_MESSAGE_BYTES",

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tunnel.errors import LocalTunnelError
+from tunnel.link.buffers import MAX_UNITS
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.records import MAX_UNITS
 
 __all__ = ["ConstantRate", "NoPadding", "Padded", "PaddingPolicy", "PoissonPadding", "Randomness"]
 

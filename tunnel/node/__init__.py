@@ -1,10 +1,10 @@
 """Nodes: the onion protocol joined to sockets by services of the reactor."""
 
-from tunnel.node.api_service import QueryResult
 from tunnel.node.context import FrameReport, address_rules
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.node import LOCAL_NETWORK_ID, Node
-from tunnel.node.peers import PeerListener
+from tunnel.node.query.running import QueryResult
+from tunnel.routing.peers import PeerListener
 
 __all__ = [
     "LOCAL_NETWORK_ID",

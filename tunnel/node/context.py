@@ -9,30 +9,29 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from reactor import Channel, CurrentTime, Scope, Service, Signal
-from tunnel.addresses import AddressRules, IpRange
-from tunnel.descriptor import Descriptor, short
+from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
-from tunnel.guards import Guards
+from tunnel.identity.descriptor import Descriptor, short
 from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.link.receive_queue import Budget
-from tunnel.node.forward import Forward
-from tunnel.node.limits import Limits, LinkPolicy
-from tunnel.node.peers import PeerTable
-from tunnel.node.pending import PendingQuery
-from tunnel.node.route_provider import RouteProvider
-from tunnel.node.tunnel_budget import TunnelBudget
-from tunnel.onion.expiry import CLOCK_SKEW_S, clock_text
-from tunnel.primitives import TunnelEngine, X25519Private
-from tunnel.route import Route
+from tunnel.node.limits import Limits, LinkPolicy, TunnelBudget
+from tunnel.node.query.pending import PendingQuery
+from tunnel.node.relay.forward import Forward
+from tunnel.onion.codec import Tunnel
+from tunnel.onion.header import CLOCK_SKEW_S, clock_text
+from tunnel.routing.addresses import AddressRules, IpRange
+from tunnel.routing.guards import Guards
+from tunnel.routing.peers import PeerTable
+from tunnel.routing.route import Route
+from tunnel.routing.route_provider import RouteProvider
 from tunnel.services import InnerService
-from tunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from tunnel.node.link_table import LinkTable
+    from tunnel.node.links.link_table import LinkTable
 
 __all__ = [
     "LOCAL_NETWORK_ID",

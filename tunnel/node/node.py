@@ -2,39 +2,80 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from functools import partial
 
 from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
-from tunnel.addresses import IpRange
-from tunnel.descriptor import Address, Descriptor, short
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
-from tunnel.guards import Guards
-from tunnel.key_ring import KeyRing
-from tunnel.keys import NodeKeys
+from tunnel.identity.descriptor import Address, Descriptor, short
+from tunnel.identity.key_ring import KeyRing
+from tunnel.identity.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
-from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules
-from tunnel.node.drawing import Drawing
-from tunnel.node.exchange import seek_peers
-from tunnel.node.global_service import global_service
-from tunnel.node.keeper import keep_links
+from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules, span_text
 from tunnel.node.limits import Limits
-from tunnel.node.link_table import LinkTable
-from tunnel.node.listener import listen_service
-from tunnel.node.peers import PeerTable
-from tunnel.node.prepared_tunnels import PreparedTunnels
-from tunnel.node.read_service import read_service
-from tunnel.node.rotation import rotate_keys
+from tunnel.node.links.handshake_io import listen_service
+from tunnel.node.links.keeper import keep_links, seek_peers
+from tunnel.node.links.link_table import LinkTable
+from tunnel.node.query.request import Drawing
+from tunnel.node.relay.read_service import global_service, read_service
+from tunnel.node.tunnels.prepared import PreparedTunnels
 from tunnel.node.user import NodeUser
-from tunnel.onion.header_rate import HeaderRate
-from tunnel.primitives import TunnelEngine, tunnel_engine
+from tunnel.onion.codec import Tunnel
+from tunnel.onion.header import CLOCK_SKEW_S, clock_text
+from tunnel.onion.replay import HeaderRate
+from tunnel.routing.addresses import IpRange
+from tunnel.routing.guards import Guards
+from tunnel.routing.peers import PeerTable
 from tunnel.services import Echo, InnerService, ServiceFunction
 from tunnel.services.base import as_service
-from tunnel.tunnel import Tunnel
 
-__all__ = ["LOCAL_NETWORK_ID", "Node"]
+__all__ = ["LOCAL_NETWORK_ID", "Node", "rotate_keys"]
+
+
+# Onion keys over time: a service that moves them on, publishes what is new and lets go of what is old.
+#
+# The key ring decides (tunnel/identity/key_ring.py); here it is asked now and then. Not at computed
+# moments: wall clocks are set, machines sleep, and a full replay table asks for a new key between times.
+# Whether the wall clock was set is seen by the reactor's, which nobody sets.
+log = logging.getLogger("tunnel.node")
+
+
+def rotate_keys(node: NodeContext) -> Service[None]:
+    """Run for the node's life."""
+    ring, ahead_s = node.tunnel.ring, node.wall_clock() - node.now_s()
+    while True:
+        yield Sleep(node.limits.key_tick_s)
+        now_s = node.wall_clock()
+        _look_at_clock(node, now_s, ahead_s)
+        ahead_s = now_s - node.now_s()
+        if ring.wants_rotation and ring.rotate_early(now_s):
+            log.warning("node %s has a new onion key before its time: a replay table was full", node.name)
+            node.publish()
+        elif ring.advance(now_s):
+            log.info("node %s has moved its onion keys on", node.name)
+            node.publish()
+
+
+def _look_at_clock(node: NodeContext, now_s: float, ahead_s: float) -> None:
+    """Log where the wall clock has moved otherwise than time has passed.
+
+    Args:
+        ahead_s: of the wall clock before the reactor's, when they were looked at last.
+    """
+    step_s = now_s - node.now_s() - ahead_s
+    if abs(step_s) <= CLOCK_SKEW_S:
+        return
+    way = "ahead" if step_s > 0 else "back"
+    log.error(
+        "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. Where that is wrong, other "
+        "nodes refuse what this one sends",
+        node.name, way, span_text(step_s), clock_text(now_s), ", or the machine slept" if step_s > 0 else "",
+    )  # fmt: skip
+
 
 _LOOK_S = 0.05
 _FORWARD_QUEUE = 64  # frames handed over and not yet taken up; the global service takes each at once

@@ -15,25 +15,32 @@ from typing import Unpack
 
 from reactor import Reactor, Service, needs_yield_from
 from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
-from tunnel.cover import CoverPlan
 from tunnel.errors import BadRoute, LocalTunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.api_service import Content, Progress, QueryCall, QueryResult, Sink, check_served
-from tunnel.node.asking import IncomingReply, ask
-from tunnel.node.blind_frames import FollowUp, cover_service, follow_up_service
-from tunnel.node.contents import as_content
 from tunnel.node.context import NodeContext
-from tunnel.node.drawing import Draft, Drawing
-from tunnel.node.failures import submit, until_stopped
-from tunnel.node.open_tunnel import OpenTunnel, open_tunnel
-from tunnel.node.options import QueryOptions
-from tunnel.node.prepared_tunnels import PreparedTunnels, TunnelKind
-from tunnel.node.retry import check_retries, query_with_retries
-from tunnel.node.tunnel_call import with_tunnel
-from tunnel.node.tunnels import NodeTunnel
-from tunnel.reports import Report
-from tunnel.route import Purpose, Route, checked_purpose
+from tunnel.node.query.contents import as_content
+from tunnel.node.query.reply import IncomingReply, ask
+from tunnel.node.query.request import Draft, Drawing, QueryOptions
+from tunnel.node.query.retry import check_retries, query_with_retries
+from tunnel.node.query.running import (
+    Content,
+    Progress,
+    QueryCall,
+    QueryResult,
+    Sink,
+    check_served,
+    submit,
+    until_stopped,
+)
+from tunnel.node.query.untracked import FollowUp, cover_service, follow_up_service
+from tunnel.node.tunnels.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.tunnels.prepared import PreparedTunnels, TunnelKind
+from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.node.tunnels.tunnel_call import with_tunnel
+from tunnel.onion.cover import CoverPlan
+from tunnel.onion.reports import Report
+from tunnel.routing.route import Purpose, Route, checked_purpose
 
 __all__ = ["NodeUser"]
 
@@ -68,7 +75,7 @@ class NodeUser:
                 end. Regular files are read in the reactor's thread, paths, pipes and iterators in their own.
             options: how it goes (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `purpose`,
                 `idle_s`, `timeout_s`, `rng`), `progress`, `retries`, and where replies go (`sink`, `replies`,
-                `sinks`): see `tunnel.node.options`, which says what each means.
+                `sinks`): see `tunnel.node.query.request`, which says what each means.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
@@ -225,7 +232,7 @@ class NodeUser:
         return submit(self._reactor, service, f"{self._context.name} follow-up")
 
     def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
-        """Send one frame that says nothing, from any thread: see `tunnel.cover.draw_cover`.
+        """Send one frame that says nothing, from any thread: see `tunnel.onion.cover.draw_cover`.
 
         Args:
             plan: a loop, or a DROP frame. When to send the next one is the caller's to decide.
@@ -254,7 +261,7 @@ class NodeUser:
             use: called with the tunnel in the reactor; a generator. The tunnel lives as long as it runs, and
                 is then closed in order.
             hops, route: as for `query`.
-            profile, purpose: see `tunnel.node.options.TunnelOptions`.
+            profile, purpose: see `tunnel.node.query.request.TunnelOptions`.
         Returns:
             A future of what the route says of the tunnel. Cancelling it gives the tunnel up.
         Raises:

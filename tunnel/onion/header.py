@@ -12,18 +12,24 @@ construction follows Sphinx (Danezis, Goldberg 2009) with HPKE in place of the b
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 from hashlib import sha256
 
-from tunnel.errors import HeaderError, ProfileError, Refused
+from tunnel.crypto.primitives import HpkePrivate, TunnelEngine
+from tunnel.errors import ExpiredHeader, HeaderError, ProfileError, Refused
 from tunnel.geometry import ADDRESS_BYTES, NODE_ID_BYTES, PROTOCOL_VERSION, SEED_BYTES, SLOT_BYTES, Profile
-from tunnel.onion.secrets import header_key
-from tunnel.primitives import HpkePrivate, TunnelEngine
+from tunnel.onion.key_schedule import header_key
 
 __all__ = [
+    "CLOCK_SKEW_S",
+    "HOUR_S",
+    "LATEST_S",
+    "MAX_DELAY_10MS",
     "NO_ADDRESS",
     "NO_ID",
     "Command",
@@ -32,16 +38,73 @@ __all__ = [
     "OpeningKey",
     "Slot",
     "build_header",
+    "check_expiry",
+    "clock_text",
+    "draw_delay",
+    "draw_expiry",
     "open_header",
 ]
 
+
+# How expiries are drawn and checked: one rule for queries and reply blocks, so that they look alike.
+#
+# Source: docs/protocol.md, "Onion header" and "Order of checks".
+HOUR_S = 3600
+CLOCK_SKEW_S = 600  # clocks of nodes may differ by ten minutes
+LATEST_S = 4 * HOUR_S  # now + 1 h + at most 2 h, rounded up to the hour
+
+
+def draw_expiry(now_s: float, random_bytes: Callable[[int], bytes]) -> int:
+    """now + 1 h + uniform(0 … 2 h), rounded up to the hour: seconds since 1970."""
+    extra = int.from_bytes(random_bytes(8), "big") % (2 * HOUR_S + 1)
+    return -(-(int(now_s) + HOUR_S + extra) // HOUR_S) * HOUR_S
+
+
+def clock_text(now_s: float) -> str:
+    """A time as people see it, in UTC and to the minute: links tell clocks no more exactly either."""
+    return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def check_expiry(expiry: int, now_s: float) -> None:
+    """Raises ExpiredHeader when `expiry` is past, or later than any honest sender draws."""
+    if expiry < now_s - CLOCK_SKEW_S:
+        raise ExpiredHeader(
+            f"header expired {int(now_s) - expiry} s ago, by the clock here, which shows {clock_text(now_s)}"
+        )
+    if expiry > now_s + LATEST_S + CLOCK_SKEW_S:
+        raise ExpiredHeader(
+            f"header's expiry is {expiry - int(now_s)} s ahead, no honest sender draws more than {LATEST_S}: "
+            f"one of the two clocks is wrong; the one here shows {clock_text(now_s)}"
+        )
+
+
+# How the delay in a slot is drawn: an exponential distribution, as Loopix has it, cut off at 30 s.
+#
+# With exponential delays a proxy is a queue that forgets: of two frames that it holds, each is equally
+# likely to leave first, whichever came first. Source: docs/protocol.md, "Onion header"; Piotrowska et al.,
+# "The Loopix Anonymity System" (2017), section 3.
+MAX_DELAY_10MS = 3_000  # 30 s
+_UNITS_PER_S = 100
+
+
+def draw_delay(mean_s: float, random_bytes: Callable[[int], bytes]) -> int:
+    """A delay for one proxy, in units of 10 ms, 0 to 3,000.
+
+    Args:
+        mean_s: of the distribution before it is cut off. 0: no delay, and nothing is drawn.
+    """
+    if mean_s <= 0:
+        return 0
+    # In (0, 1]: 0 would have no logarithm.
+    uniform = (int.from_bytes(random_bytes(8), "big") + 1) / 2**64
+    return min(MAX_DELAY_10MS, round(-math.log(uniform) * mean_s * _UNITS_PER_S))
+
+
 NO_ID = bytes(NODE_ID_BYTES)
 NO_ADDRESS = bytes(ADDRESS_BYTES)
-
 _FIELDS = struct.Struct(">BBHI32s18s16s6s")
 _INFO = struct.Struct(">12sBBI32s")
 _KNOWN_FLAGS = 0x07  # EXIT, XORERR, NOERR
-
 Seal = Callable[[bytes, bytes, bytes], bytes]
 
 
@@ -226,4 +289,5 @@ def open_header(
 
 
 assert _FIELDS.size == SLOT_BYTES - 48
+
 assert len(NO_ID) + ADDRESS_BYTES + SEED_BYTES == 66

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from readwrite_comp.primitives import equal, hmac_sha256
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import HeaderError, MalformedMessage
 from tunnel.geometry import NODE_ID_BYTES, SEED_BYTES, Profile
 from tunnel.onion.header import NO_ADDRESS, Command, Hop, Seal, Slot, build_header
-from tunnel.onion.secrets import reply_end_to_end_seed, reply_hop_seed
-from tunnel.primitives import TunnelEngine
+from tunnel.onion.key_schedule import reply_end_to_end_seed, reply_hop_seed
 
 __all__ = ["HomeTicket", "ReplyBlock", "build_reply_block"]
 

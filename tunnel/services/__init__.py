@@ -1,15 +1,21 @@
 """Inner services: what a node does with the queries that reach it."""
 
-from tunnel.services.attachments import pack_attachments
-from tunnel.services.base import InnerService, Query, Reply, ServiceFunction, Tunnel
+from tunnel.services.attachments import AttachmentLimits, SavedAttachment, pack_attachments, save_attachments
+from tunnel.services.base import (
+    Echo,
+    InnerService,
+    Ping,
+    Query,
+    Reply,
+    ServiceFunction,
+    Services,
+    Tunnel,
+    safe_name,
+    service_prefix,
+)
 from tunnel.services.blocking import BlockingQuery, BlockingReply, BlockingService, blocking
-from tunnel.services.echo import Echo
 from tunnel.services.file_requests import FileEntry, FileStatus
 from tunnel.services.files import Files, FilesSettings
-from tunnel.services.names import safe_name
-from tunnel.services.ping import Ping
-from tunnel.services.router import Services, service_prefix
-from tunnel.services.saving import AttachmentLimits, SavedAttachment, save_attachments
 
 __all__ = [
     "AttachmentLimits",

@@ -13,24 +13,192 @@ A plain function with the same two arguments will do as well: `Node(..., service
 from __future__ import annotations
 
 import inspect
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Final, Protocol, TypeAlias
 
 from reactor import needs_yield_from
-from tunnel.errors import LocalTunnelError, TargetNotAllowed
+from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
 
 __all__ = [
+    "MAX_FILE_NAME_BYTES",
+    "MAX_NAME_BYTES",
+    "ByteReader",
+    "Echo",
     "InnerService",
+    "Ping",
     "Query",
     "Reply",
     "ServiceFunction",
+    "Services",
     "Tunnel",
     "as_service",
     "check_function",
+    "checked_file_name",
+    "checked_name",
+    "file_name",
+    "is_name",
     "name_of",
     "run_service",
+    "safe_name",
+    "service_prefix",
 ]
+
+
+# Which names services, files and attachments may have.
+#
+# *Services* have names of ASCII letters and digits, "-", "_" and ".", without a dot in front: they are typed,
+# and they stand in configurations.
+#
+# *Files and attachments* keep the names that people give them: "日本語.txt", "my résumé (1).txt",
+# ".bashrc". On the wire a name is UTF-8 in NFC, so that the two ways to write é are one name. Refused are
+# only names that no folder can hold ("/", NUL, ".", ".."), that a terminal would obey or show in another
+# order (control characters, line separators, marks of writing direction), and those of files that are not
+# whole yet (".….part"). So a name from a peer is never a path and is safe to print.
+MAX_NAME_BYTES: Final = 120
+"""Of a service."""
+
+MAX_FILE_NAME_BYTES: Final = 255
+"""Of a file, in UTF-8: what file systems hold, and what the one byte of its length on the wire can say."""
+
+_ALLOWED: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+# Control characters, surrogates, line and paragraph separators.
+_REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# All of Unicode's Bidi_Control: "gpj.\u202eexe" would look like an image.
+_DIRECTION_MARKS: Final = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+
+
+def is_name(raw: bytes) -> bool:
+    """Whether bytes from outside are the name of a service."""
+    return 1 <= len(raw) <= MAX_NAME_BYTES and raw[0] != ord(".") and _ALLOWED.issuperset(raw)
+
+
+def checked_name(name: str) -> bytes:
+    """The name of a service as bytes. Raises LocalTunnelError: it cannot be one. TypeError: no text."""
+    if not isinstance(name, str):
+        raise TypeError(f"service: expected a name as text, got {type(name).__name__}")
+    raw = name.encode("utf-8", "surrogatepass")
+    if not is_name(raw):
+        raise LocalTunnelError(
+            f"invalid name {name!r}: expected 1 to {MAX_NAME_BYTES} ASCII letters, digits, '-', '_' or '.', "
+            "and no dot first"
+        )
+    return raw
+
+
+def file_name(raw: bytes) -> str | None:
+    """The name of a file or attachment that bytes from outside are; None: they cannot be one."""
+    if not 1 <= len(raw) <= MAX_FILE_NAME_BYTES:
+        return None
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return name if not _fault(name) and unicodedata.is_normalized("NFC", name) else None
+
+
+def checked_file_name(name: str) -> str:
+    """A file's name as the wire has it: in NFC.
+
+    Raises:
+        LocalTunnelError: a file or attachment cannot have this name; says why, and a name that it could have.
+    """
+    if fault := _fault(name):
+        raise LocalTunnelError(
+            f"invalid file name {name!r}: {fault}; use another name, for instance {safe_name(name)!r}"
+        )
+    normalized = unicodedata.normalize("NFC", name)
+    size = len(normalized.encode("utf-8"))
+    if size > MAX_FILE_NAME_BYTES:
+        raise LocalTunnelError(
+            f"invalid file name {name!r}: {size} bytes in UTF-8, expected at most {MAX_FILE_NAME_BYTES}; use "
+            f"another name, for instance {safe_name(name)!r}"
+        )
+    return normalized
+
+
+def safe_name(name: str) -> str:
+    """The nearest name that a file can have: what is not allowed becomes "_", and a suffix is kept."""
+    name = unicodedata.normalize("NFC", "".join("_" if _is_refused(char) else char for char in name))
+    if len(name.encode("utf-8")) > MAX_FILE_NAME_BYTES:
+        stem, dot, suffix = name.rpartition(".")
+        if not stem or len(suffix.encode("utf-8")) > 16:  # a long text behind a dot is no suffix
+            stem, dot, suffix = name, "", ""
+        room = MAX_FILE_NAME_BYTES - len((dot + suffix).encode("utf-8"))
+        name = stem.encode("utf-8")[:room].decode("utf-8", "ignore") + dot + suffix
+    if name in ("", ".", "..") or _is_part(name):
+        name = "_" + name[1:]
+    return name
+
+
+def _fault(name: str) -> str:
+    """Why a file cannot have this name; empty if it can. Not its length, nor its normal form."""
+    if not name:
+        return "it is empty"
+    if name in (".", ".."):
+        return "it means a folder"
+    if "/" in name:
+        return "it has a '/', which separates folders"
+    if any("\ud800" <= char <= "\udfff" for char in name):
+        return "it is not UTF-8"
+    if found := next((char for char in name if _is_refused(char)), ""):
+        return f"it has the control character U+{ord(found):04X}"
+    if _is_part(name):
+        return "names that begin with '.' and end with '.part' are those of unfinished files"
+    return ""
+
+
+def _is_refused(char: str) -> bool:
+    return char == "/" or char in _DIRECTION_MARKS or unicodedata.category(char) in _REFUSED_CATEGORIES
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(".") and name.casefold().endswith(".part")
+
+
+# Reads fixed layouts from whatever gives pieces of any length: a query, a reply, a message.
+
+
+class ByteReader:
+    """Args: read: a service that gives the next bytes, b"" at the end: `query.read`."""
+
+    def __init__(self, read: Callable[[], Generator[Any, Any, bytes]]) -> None:
+        self._read = read
+        self._held = b""
+
+    def exactly(self, count: int) -> Generator[Any, Any, bytes]:
+        """So many bytes. Raises MalformedMessage: the content ends before."""
+        while len(self._held) < count:
+            more = yield from self._read()
+            if not more:
+                raise MalformedMessage(f"the content ends after {len(self._held)} of {count} bytes")
+            self._held += more
+        data, self._held = self._held[:count], self._held[count:]
+        return data
+
+    def read(self) -> Generator[Any, Any, bytes]:
+        """The next bytes, b"" at the end."""
+        if self._held:
+            data, self._held = self._held, b""
+            return data
+        return (yield from self._read())
+
+    def batches(self, size: int) -> Callable[[], Generator[Any, Any, bytes]]:
+        """A service that gives pieces of at least `size` bytes, but for the last: for threads and disks,
+        which cost by the call."""
+
+        def batch() -> Generator[Any, Any, bytes]:
+            pieces: list[bytes] = []
+            count = 0
+            while count < size and (data := (yield from self.read())):
+                pieces.append(data)
+                count += len(data)
+            return b"".join(pieces)
+
+        return batch
 
 
 class Query(Protocol):
@@ -92,7 +260,7 @@ class Reply(Protocol):
 
 
 class Tunnel(Protocol):
-    """An established tunnel, as a service sees it; see `tunnel.node.tunnels.NodeTunnel`."""
+    """An established tunnel, as a service sees it; see `tunnel.node.tunnels.tunnel.NodeTunnel`."""
 
     def send(self, message: bytes) -> Generator[Any, Any, None]:
         """Send one whole message."""
@@ -305,3 +473,87 @@ def _functions_of(function: Any) -> tuple[Any, ...]:
 def _short(value: object) -> str:
     # Not its content, which may be of a query.
     return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+# The service that sends every query back as it came.
+
+
+class Echo(InnerService):
+    """Answers with the query's own content, chunk by chunk, in bounded memory."""
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        while chunk := (yield from query.read()):
+            yield from reply.write(chunk)
+
+
+# The service that says that it is there.
+PONG = b"pong"
+
+
+class Ping(InnerService):
+    """Answers each query with b"pong", when it has been read to its end."""
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        while (yield from query.read()):
+            pass
+        yield from reply.write(PONG)
+
+
+# Several services on one node, each with a name.
+#
+# A message says for whom it is in its first bytes: the length of the name (one byte, 1 to 120), and the
+# name. A sub-stream of an established tunnel says it by its target (kind SERVICE). Source:
+# docs/services.md, "Services".
+
+
+def service_prefix(name: str) -> bytes:
+    """What precedes a message for the service of that name. Raises LocalTunnelError: an invalid name."""
+    raw = checked_name(name)
+    return bytes([len(raw)]) + raw
+
+
+class Services(InnerService):
+    """Hands each message, and each sub-stream, to the service that it names.
+
+    Args:
+        named: the services. Over an established tunnel each message names its own.
+    Raises:
+        LocalTunnelError: an invalid name. TypeError: a service that is none.
+    """
+
+    def __init__(self, named: Mapping[str, InnerService | ServiceFunction]) -> None:
+        self._named = {checked_name(name): as_service(service) for name, service in named.items()}
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        """Serve one message.
+
+        Raises:
+            MalformedMessage: it does not begin with a name. TargetNotAllowed: no service has that name.
+        """
+        reader = ByteReader(query.read)
+        length = (yield from reader.exactly(1))[0]
+        name = yield from reader.exactly(length)
+        if not is_name(name):
+            raise MalformedMessage("the message does not begin with the name of a service")
+        yield from run_service(self._find(name).handle, _Rest(reader), reply)
+
+    def find(self, name: bytes) -> InnerService:
+        """The service for sub-streams to this name."""
+        return self._find(name)
+
+    def _find(self, name: bytes) -> InnerService:
+        service = self._named.get(name)
+        if service is None:
+            # The name is of the peer's making: not for the log.
+            raise TargetNotAllowed("no service of that name is here")
+        return service
+
+
+class _Rest:
+    """A query without the name that it began with."""
+
+    def __init__(self, reader: ByteReader) -> None:
+        self._reader = reader
+
+    def read(self) -> Generator[Any, Any, bytes]:
+        return (yield from self._reader.read())

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reactor import RunInThread, Service
-from tunnel.services.base import InnerService, Query, Reply
-from tunnel.services.byte_reader import ByteReader
+from tunnel.services.base import ByteReader, InnerService, Query, Reply
 from tunnel.services.file_requests import (
     NO_DIGEST,
     REQUEST_HEAD_BYTES,

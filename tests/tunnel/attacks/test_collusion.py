@@ -18,7 +18,7 @@ from tests.tunnel.helpers import OPENSSL, SMALL, SMALL_HCTR, chunks_of
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
 from tunnel.onion.header import Opened
-from tunnel.onion.secrets import end_to_end_key, header_key, layer_keys
+from tunnel.onion.key_schedule import end_to_end_key, header_key, layer_keys
 
 PROXIES = 5
 ANSWERED = [ReplyMode.ROUTE, ReplyMode.CACHED, ReplyMode.KNOWN_DEST, ReplyMode.OTHER_ROUTE]

@@ -13,11 +13,11 @@ import pytest
 from readwrite_comp import AuthenticationError
 from tests.tunnel.helpers import OPENSSL
 from tests.tunnel.tunnels import ECHO, SEED, Pair, RawEnd, Tunnel, make_end, read_some
+from tunnel.crypto.primitives import expand
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.established import End, TunnelLimits
+from tunnel.onion.key_schedule import end_to_end_key
 from tunnel.onion.message import ChunkType
-from tunnel.onion.secrets import end_to_end_key
-from tunnel.primitives import expand
 
 
 def refuses(end: Tunnel, chunk: bytes) -> None:

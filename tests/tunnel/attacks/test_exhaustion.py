@@ -15,13 +15,13 @@ from tests.tunnel.exchange import Cast, cast_of, receive, send
 from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, make_keys
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, HeaderError, PeerError, TableFull, TooManyHeaders
-from tunnel.key_ring import EARLY_ROTATION_S, KeyRing
+from tunnel.identity.key_ring import EARLY_ROTATION_S, KeyRing
 from tunnel.modes import ReplyMode
-from tunnel.onion.header_rate import HeaderRate
+from tunnel.onion.codec import Tunnel
 from tunnel.onion.message import MessageR, MessageW
 from tunnel.onion.message_head import MessageHead
-from tunnel.route import Route
-from tunnel.tunnel import Tunnel
+from tunnel.onion.replay import HeaderRate
+from tunnel.routing.route import Route
 
 HOSTILE, HONEST = b"h" * 32, b"o" * 32
 

@@ -21,7 +21,7 @@ from tests.tunnel.helpers import NOW_S, SMALL, SMALL_HCTR, Peer, Relayed, relay_
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.onion.header import Command
-from tunnel.route import Route
+from tunnel.routing.route import Route
 
 pytestmark = pytest.mark.full
 

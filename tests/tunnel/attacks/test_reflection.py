@@ -13,9 +13,8 @@ from tests.tunnel.exchange import Cast, cast_of, exchange, receive, send
 from tests.tunnel.helpers import NOW_S, SMALL, Peer, relay_frame
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.modes import ReplyMode
-from tunnel.onion.message_head import MessageHead, OriginClaim
-from tunnel.onion.origin import Origin, answer_ticket, claim_origin
-from tunnel.route import Route
+from tunnel.onion.message_head import MessageHead, Origin, OriginClaim, answer_ticket, claim_origin
+from tunnel.routing.route import Route
 
 
 def parts() -> tuple[Cast, Peer]:

@@ -17,10 +17,10 @@ import pytest
 from tests.tunnel.exchange import Cast, Exchange, cast_of, exchange, send
 from tests.tunnel.helpers import NOW_S, SMALL, Peer, make_peers, relay_frame
 from tunnel.errors import ErrorCode, ExpiredHeader, HeaderError, PeerError, ReplayedHeader
-from tunnel.key_ring import KEEP_PREVIOUS_S, KeyRing
-from tunnel.keys import EPOCH_S
+from tunnel.identity.key_ring import KEEP_PREVIOUS_S, KeyRing
+from tunnel.identity.keys import EPOCH_S
 from tunnel.modes import ReplyMode
-from tunnel.onion.expiry import LATEST_S
+from tunnel.onion.header import LATEST_S
 
 HEADER = SMALL.geometry.header_bytes
 MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.CACHED, ReplyMode.KNOWN_DEST]

@@ -15,8 +15,8 @@ from readwrite_comp import AuthenticationError
 from tests.tunnel.exchange import cast_of, exchange, receive
 from tests.tunnel.helpers import NOW_S, SMALL
 from tunnel.errors import HeaderError
-from tunnel.key_ring import KEEP_PREVIOUS_S
-from tunnel.keys import EPOCH_S, NodeKeys
+from tunnel.identity.key_ring import KEEP_PREVIOUS_S
+from tunnel.identity.keys import EPOCH_S, NodeKeys
 from tunnel.modes import ReplyMode
 from tunnel.onion.header import OpeningKey, Slot, open_header
 

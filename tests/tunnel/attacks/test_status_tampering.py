@@ -16,8 +16,7 @@ from tests.tunnel.helpers import OPENSSL
 from tests.tunnel.status_routes import Tamper, carry, keys_of
 from tunnel.errors import ErrorCode
 from tunnel.geometry import DEFAULT, INTERACTIVE, LONG, Geometry
-from tunnel.onion.attribution import Trail
-from tunnel.onion.status import StatusReport, originate_status, read_status, wrap_status
+from tunnel.onion.status import StatusReport, Trail, originate_status, read_status, wrap_status
 
 TRUTH = (ErrorCode.TIMEOUT, "truth")
 

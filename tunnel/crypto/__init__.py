@@ -1,0 +1,1 @@
+"""Public-key operations and the engine that carries them out."""

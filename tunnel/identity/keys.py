@@ -1,0 +1,231 @@
+"""A node's secret keys, how they are made, and the file that keeps them.
+
+Everything secret comes from the operating system's generator. The file is JSON with hex values and mode 0600,
+written whole or not at all (`tunnel.identity.state_dir`). When onion keys are made, published and erased is
+`tunnel.identity.key_ring`'s business. Source: docs/protocol.md, "Keys".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from readwrite_comp.primitives import random_bytes
+from tunnel.crypto.primitives import TunnelEngine, X25519Private
+from tunnel.disk import read_regular
+from tunnel.errors import KeyFileError, LocalTunnelError
+from tunnel.geometry import ALL_PROFILES
+from tunnel.identity.descriptor import Address, Descriptor, OnionKeyInfo
+from tunnel.identity.state_dir import make_private, write_private
+from tunnel.onion.header import OpeningKey
+
+__all__ = ["EPOCH_S", "NodeKeys", "OnionKey", "new_onion_key", "offered_profiles"]
+
+EPOCH_S = 24 * 3600  # life of an onion key
+DESCRIPTOR_LIFE_S = 7 * 24 * 3600
+_CLOCK_SLACK_S = 600  # a first epoch begins so long before its key is made: slow clocks accept it
+_LAST_CLOCK_S = 2**32 - DESCRIPTOR_LIFE_S  # times on the wire are u32; in 2106
+_FILE_VERSION = 2
+_MOST_FILE_BYTES = 1 << 16  # larger than any key file; another file is not read whole
+
+
+@dataclass(frozen=True, slots=True)
+class OnionKey:
+    """A private onion key, and what lives and dies with it.
+
+    Attributes:
+        epoch: its not-before time, and its name. not_after: when senders stop to use it.
+        private: X25519, 32 bytes. table: 32 bytes, key of its replay table.
+    """
+
+    epoch: int
+    not_after: int
+    private: bytes
+    table: bytes
+
+    def info(self, engine: TunnelEngine) -> OnionKeyInfo:
+        """What is published of it."""
+        return OnionKeyInfo(self.epoch, self.not_after, engine.x25519_private(self.private).public)
+
+    def opening_key(self, engine: TunnelEngine) -> OpeningKey:
+        """The key as `open_header` takes it."""
+        return OpeningKey(engine.hpke_private(self.private), self.epoch)
+
+
+def new_onion_key(not_before: int) -> OnionKey:
+    """A fresh onion key, with a table key of its own."""
+    return OnionKey(not_before, not_before + EPOCH_S, random_bytes(32), random_bytes(32))
+
+
+def _first_onion_key(now_s: float) -> OnionKey:
+    if not _CLOCK_SLACK_S <= now_s < _LAST_CLOCK_S:  # also refuses NaN
+        raise LocalTunnelError(f"the clock shows {now_s} s since 1970, which no key can hold: set it first")
+    return new_onion_key(int(now_s) - _CLOCK_SLACK_S)
+
+
+def offered_profiles(engine: TunnelEngine) -> tuple[int, ...]:
+    """The profile bytes that a node with this engine offers, 4 or 8 of them."""
+    return tuple(profile.byte for profile in ALL_PROFILES if profile.suite in engine.suites)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """Every secret of a node, each 32 bytes.
+
+    Attributes:
+        identity: Ed25519 seed; its public key is the node id.
+        link: X25519, static key of the link handshake.
+        onion: the current onion key.
+        home: MAC key of this node's own reply tickets.
+        previous, next: the onion keys before and after the current one, where they exist.
+        sequence: of the last descriptor that was signed with these; 0: none is known.
+    """
+
+    identity: bytes
+    link: bytes
+    onion: OnionKey
+    home: bytes
+    previous: OnionKey | None = None
+    next: OnionKey | None = None
+    sequence: int = 0
+
+    @classmethod
+    def generate(cls, now_s: float) -> NodeKeys:
+        """Fresh keys; the onion key's epoch begins ten minutes ago, so that slow clocks accept it.
+
+        Raises:
+            LocalTunnelError: the clock shows a time that the wire has no number for.
+        """
+        onion = _first_onion_key(now_s)
+        return cls(random_bytes(32), random_bytes(32), onion, random_bytes(32))
+
+    def rotated(self, now_s: float) -> NodeKeys:
+        """The same node with one fresh onion key and no other: what was sealed before opens no more.
+
+        For a start without the replay tables of the last run. Raises as `generate`.
+        """
+        return replace(self, onion=_first_onion_key(now_s), previous=None, next=None)
+
+    def node_id(self, engine: TunnelEngine) -> bytes:
+        return engine.ed25519_public(self.identity)
+
+    def link_private(self, engine: TunnelEngine) -> X25519Private:
+        return engine.x25519_private(self.link)
+
+    def opening_key(self, engine: TunnelEngine) -> OpeningKey:
+        """The current onion key, for opening."""
+        return self.onion.opening_key(engine)
+
+    def descriptor(
+        self,
+        addresses: tuple[Address, ...],
+        now_s: float,
+        engine: TunnelEngine,
+        *,
+        profiles: tuple[int, ...] | None = None,
+        sequence: int | None = None,
+        family: bytes | None = None,
+    ) -> Descriptor:
+        """This node's signed descriptor: the current onion key, and the next one where there is one.
+
+        Args:
+            profiles: bytes; by default all that suit the engine.
+            sequence: by default the time in seconds: a later descriptor replaces an earlier one.
+            family: 16 bytes, the same in all nodes of one owner; None: it has no other.
+        """
+        published = (self.onion,) if self.next is None else (self.onion, self.next)
+        return Descriptor(
+            node_id=self.node_id(engine),
+            link_key=self.link_private(engine).public,
+            onion_keys=tuple(key.info(engine) for key in published),
+            addresses=addresses,
+            profiles=offered_profiles(engine) if profiles is None else profiles,
+            sequence=int(now_s) if sequence is None else sequence,
+            expiry=int(now_s) + DESCRIPTOR_LIFE_S,
+            unlisted=not addresses,
+            family=family,
+        ).sign(self.identity, engine)
+
+    def save(self, path: Path, *, replace: bool = True) -> None:
+        """Write the keys to `path`, mode 0600, whole or not at all.
+
+        What an older file held is gone from the file, though not surely from the disk's blocks.
+
+        Raises:
+            FileExistsError: there is a file already, and it is not to be replaced. OSError.
+        After a crash a new file may be there in part; one that replaces another is never.
+        """
+        record = {
+            "mtun-keys": _FILE_VERSION,
+            "identity": self.identity.hex(),
+            "link": self.link.hex(),
+            "home": self.home.hex(),
+            "onion": _record(self.onion),
+            "previous": _record(self.previous),
+            "next": _record(self.next),
+            "sequence": self.sequence,
+        }
+        write = write_private if replace else make_private
+        write(path, json.dumps(record, indent=1).encode("ascii"))
+
+    @classmethod
+    def load(cls, path: Path) -> NodeKeys:
+        """Read what `save` wrote.
+
+        Raises:
+            KeyFileError: not a key file of this version; names the file and what is wrong with it.
+        """
+        try:
+            record = json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii"))
+            if record["mtun-keys"] != _FILE_VERSION:
+                raise KeyFileError(
+                    f"{path}: key file version {record['mtun-keys']}, expected {_FILE_VERSION}: make new keys"
+                )
+            identity, link, home = (_secret(record[name]) for name in ("identity", "link", "home"))
+            onion = _onion(record["onion"])
+            if onion is None:
+                raise ValueError("the current onion key is missing")
+            previous, following = _onion(record["previous"]), _onion(record["next"])
+            sequence = record.get("sequence", 0)  # not there in files of before
+            if type(sequence) is not int or not 0 <= sequence < 1 << 63:
+                raise ValueError(f"a sequence number of {sequence!r}")
+            return cls(identity, link, onion, home, previous, following, sequence)
+        except (OSError, LocalTunnelError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise KeyFileError(f"{path} is not a key file: {type(error).__name__}: {error}") from error
+
+
+def _record(key: OnionKey | None) -> dict[str, int | str] | None:
+    if key is None:
+        return None
+    return {
+        "epoch": key.epoch,
+        "not-after": key.not_after,
+        "private": key.private.hex(),
+        "table": key.table.hex(),
+    }
+
+
+def _onion(record: Mapping[str, Any] | None) -> OnionKey | None:
+    if record is None:
+        return None
+    epoch, not_after = _time(record["epoch"]), _time(record["not-after"])
+    if epoch >= not_after:
+        raise ValueError(f"an onion key from {epoch} to {not_after} is never valid")
+    return OnionKey(epoch, not_after, _secret(record["private"]), _secret(record["table"]))
+
+
+def _time(value: object) -> int:
+    # bool is an int to isinstance; the wire has 4 bytes.
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"a time of {value!r}, expected seconds since 1970")
+    return value
+
+
+def _secret(text: str) -> bytes:
+    value = bytes.fromhex(text)
+    if len(value) != 32:
+        raise ValueError(f"a key of {len(value)} bytes, expected 32")
+    return value

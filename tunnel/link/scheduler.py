@@ -1,0 +1,399 @@
+"""The sending half of a link: one outgoing buffer, whose turn it is to write, and what shares records.
+
+Content is sealed straight into the buffer (buffers.py) when its stream has its turn (turns.py). Control
+frames wait (control.py) until the link is about to send: then they ride in the padding of a record of
+content, or make up a record of their own. With records of one fixed size nothing leaves but by `tick`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, Protocol
+
+from tunnel.errors import LocalTunnelError
+from tunnel.link.buffers import (
+    MAX_RECORD_BYTES,
+    MAX_UNITS,
+    RECORD_OVERHEAD,
+    UNIT_BYTES,
+    BufferPool,
+    Outgoing,
+    RecordSealer,
+)
+from tunnel.link.frames import FRAME_HEAD, FRAME_HEAD_BYTES, MAX_EXCHANGE_BYTES, FrameType, pack_credit
+
+__all__ = [
+    "MIN_FIXED_UNITS",
+    "ControlQueue",
+    "Creditor",
+    "Notifier",
+    "Sender",
+    "SendingStream",
+    "Turns",
+    "Writer",
+]
+
+
+# What a link owes its peer besides content: small frames that share records.
+#
+# They wait here until the link has something to send or room to send it, so that all credits owed at one
+# flush go out together, mostly in padding that would have been sent anyway. The queue is bounded by what it
+# holds: of each stream at most OPEN, FIN and RESET and one CREDIT, of the link one GOAWAY, one answer to a
+# PING, one PEER-EXCHANGE; and RESETs of streams that have ended since, which the multiplexer counts. Order
+# is kept among frames that are queued; a credit may go later than they do.
+_CREDIT_BYTES = FRAME_HEAD_BYTES + 4
+
+
+class Creditor(Protocol):
+    """A stream that owes credit."""
+
+    id: int
+
+    def take_owed(self) -> int:
+        """The credit to grant now; 0 where it is owed no more."""
+
+
+class ControlQueue:
+    """Frames in, the front part of a record out.
+
+    Attributes:
+        queued, taken: how many frames were ever queued and taken (credits, and the answer, not counted): a
+            frame has left the queue when `taken` has reached what `queued` was after it.
+    """
+
+    __slots__ = ("_answer", "_bytes", "_frames", "_owing", "queued", "taken")
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []  # a deque takes 700 bytes of each idle link
+        self._owing: dict[Creditor, None] = {}
+        self._answer = b""
+        self._bytes = 0
+        self.queued = 0
+        self.taken = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all frames that wait."""
+        return self._bytes + len(self._answer) + _CREDIT_BYTES * len(self._owing)
+
+    def add(self, frame: bytes) -> int:
+        """Queue a frame; returns its number, to be compared with `taken`."""
+        self._frames.append(frame)
+        self._bytes += len(frame)
+        self.queued += 1
+        return self.queued
+
+    def answer(self, frame: bytes) -> None:
+        """The answer to a PING. One that still waits is replaced, so that a flood of them fills nothing."""
+        self._answer = frame
+
+    def owe(self, stream: Creditor) -> None:
+        """Ask `stream`, when it comes to that, what credit it owes."""
+        self._owing[stream] = None
+
+    def forget(self, stream: Creditor) -> None:
+        """The stream has ended: its credit is owed no more."""
+        self._owing.pop(stream, None)
+
+    def take(self, limit: int) -> bytes:
+        """Frames of at most `limit` bytes together, which leave the queue; may be empty."""
+        parts: list[bytes] = []
+        for frame in self._frames:
+            if len(frame) > limit:
+                break
+            limit -= len(frame)
+            self._bytes -= len(frame)
+            parts.append(frame)
+        del self._frames[: len(parts)]
+        self.taken += len(parts)
+        if self._answer and len(self._answer) <= limit:
+            limit -= len(self._answer)
+            parts.append(self._answer)
+            self._answer = b""
+        while self._owing and limit >= _CREDIT_BYTES:
+            stream = next(iter(self._owing))
+            del self._owing[stream]
+            count = stream.take_owed()
+            if count:
+                limit -= _CREDIT_BYTES
+                parts.append(pack_credit(stream.id, count))
+        return b"".join(parts)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._frames.clear()
+        self._owing.clear()
+        self._answer = b""
+        self._bytes = 0
+        self.taken = self.queued
+
+
+# Who writes next: round robin of at most one piece for each stream and turn.
+#
+# A stream that is refused for want of room stands at the end of a queue. When room is freed, as many are
+# woken from its front as fit; such a stream holds a *grant* until it calls again. While anyone waits or
+# holds a grant, a stream without one goes to the end of the queue even where there is room: so nobody
+# writes twice while another waits to write once.
+#
+# A grant whose holder does not call (its service was cancelled in between) would hold up the rest: it ends
+# with its stream, and otherwise when the buffer has run empty twice since.
+
+
+class Notifier(Protocol):
+    """Something that can be told that it is worth trying again."""
+
+    def set(self) -> None:
+        """Tell whoever waits; if nobody does, whoever waits next is told at once."""
+
+
+class Writer(Protocol):
+    """A stream as the queue sees it."""
+
+    @property
+    def writable(self) -> Notifier:
+        """Told when a refused write is worth another try."""
+
+
+class Turns:
+    """The queue of one link: entries are wanted bytes; grants carry the emptying at which they were given."""
+
+    __slots__ = ("_empties", "_granted", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Writer, int] = OrderedDict()
+        self._granted: dict[Writer, tuple[int, int]] = {}
+        self._empties = 0
+
+    def __len__(self) -> int:
+        """Streams that wait or hold a grant."""
+        return len(self._waiting) + len(self._granted)
+
+    def admits(self, stream: Writer, size: int, room: int) -> bool:
+        """Whether `stream` may add `size` bytes now; if not, it has its place in the queue."""
+        waiting, granted = self._waiting, self._granted
+        if not waiting and not granted:
+            if size <= room:
+                return True
+            waiting[stream] = size
+            return False
+        has_turn = granted.pop(stream, None) is not None
+        if has_turn and size <= room:
+            if not granted:
+                self.wake(room - size)
+            return True
+        waiting[stream] = size
+        if has_turn:
+            waiting.move_to_end(stream, last=False)
+        return False
+
+    def wake(self, room: int) -> None:
+        """Give grants to those in front, as far as `room` reaches beyond the grants that are out."""
+        if not self._waiting:
+            return
+        room -= sum(size for size, _ in self._granted.values())
+        while self._waiting:
+            stream, size = next(iter(self._waiting.items()))
+            if size > room:
+                return
+            room -= size
+            del self._waiting[stream]
+            self._granted[stream] = size, self._empties
+            stream.writable.set()
+
+    def freed(self, room: int, *, is_empty: bool) -> None:
+        """Bytes have left; `is_empty` when none are left."""
+        if is_empty:
+            self._empties += 1
+            for stream, (_, given) in list(self._granted.items()):
+                if given < self._empties - 1:
+                    del self._granted[stream]
+        self.wake(room)
+
+    def forget(self, stream: Writer, room: int) -> None:
+        """The stream writes no more, or cannot now: its place and its grant go to the others."""
+        self._waiting.pop(stream, None)
+        if self._granted.pop(stream, None) is not None:
+            self.wake(room)
+
+    def clear(self) -> None:
+        """Forget everybody."""
+        self._waiting.clear()
+        self._granted.clear()
+
+
+# The longest control frame, PEER-EXCHANGE, has to fit into a record of a fixed size.
+MIN_FIXED_UNITS: Final = -(-(MAX_EXCHANGE_BYTES + FRAME_HEAD_BYTES + RECORD_OVERHEAD) // UNIT_BYTES)
+
+
+class SendingStream(Creditor, Writer, Protocol):
+    """A stream as the sender sees it: `control_mark` is the number of its last control frame."""
+
+    control_mark: int
+
+
+class Sender:
+    """One direction of a link.
+
+    Args:
+        sealer: of this direction.
+        pool: where the buffer is borrowed while there is something in it.
+        record_units: 0, or the one size of all records.
+        output: told when there may be something to send.
+    Raises:
+        LocalTunnelError: `record_units` below MIN_FIXED_UNITS or above 63.
+    """
+
+    __slots__ = ("_control", "_out", "_output", "_turns", "fixed_bytes")
+
+    def __init__(self, sealer: RecordSealer, pool: BufferPool, record_units: int, output: Notifier) -> None:
+        if record_units and not MIN_FIXED_UNITS <= record_units <= MAX_UNITS:
+            raise LocalTunnelError(
+                f"records of a fixed size have {MIN_FIXED_UNITS} to {MAX_UNITS} units, not {record_units}"
+            )
+        self.fixed_bytes = record_units * UNIT_BYTES
+        self._out = Outgoing(sealer, pool, self.fixed_bytes)
+        self._control = ControlQueue()
+        self._turns = Turns()
+        self._output = output
+
+    # -- the socket's side ----------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> memoryview:
+        """Sealed bytes to send, control frames that waited included; valid until the next call."""
+        if not self.fixed_bytes:
+            self._flush_control()
+        return self._out.pending
+
+    def sent(self, count: int) -> None:
+        """The first `count` bytes of `pending` have left."""
+        out = self._out
+        out.sent(count)
+        self._turns.freed(out.room, is_empty=out.is_empty)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is unsent."""
+        return not self._control.size and self._out.is_empty
+
+    # -- padding --------------------------------------------------------------------------------------
+
+    def pad(self, units: int) -> bool:
+        """Seal a record of padding only. False: no room, so there is traffic enough."""
+        size = units * UNIT_BYTES
+        if self.fixed_bytes or size > self._out.room:
+            return False
+        self._out.add(size, b"")
+        self._output.set()
+        return True
+
+    def tick(self) -> None:
+        """With records of a fixed size: let exactly one more leave, of padding if there is nothing else.
+
+        A socket that takes less than it is given holds up the clock: with two records unsent nothing is
+        added.
+        """
+        out = self._out
+        if not self.fixed_bytes:
+            raise LocalTunnelError("tick on a link without a fixed record size")
+        if not out.hidden_bytes:
+            if out.room < self.fixed_bytes:
+                return  # two records are unsent
+            out.add(self.fixed_bytes, self._control.take(self.fixed_bytes - RECORD_OVERHEAD))
+        out.show_next()
+        self._output.set()
+
+    # -- control frames -------------------------------------------------------------------------------
+
+    def queue(self, frame: bytes) -> int:
+        """Queue a control frame; returns its number, for `has_left`."""
+        mark = self._control.add(frame)
+        self._output.set()
+        return mark
+
+    def queue_for(self, stream: SendingStream, frame: bytes) -> None:
+        """Queue a control frame that no later content of `stream` may overtake."""
+        stream.control_mark = self.queue(frame)
+
+    def queue_answer(self, frame: bytes) -> None:
+        """Queue the answer to a PING, in place of one that still waits."""
+        self._control.answer(frame)
+        self._output.set()
+
+    def has_left(self, mark: int) -> bool:
+        """Whether the control frame with this number has been sealed."""
+        return mark <= self._control.taken
+
+    def owe(self, stream: Creditor) -> None:
+        """The stream has credit to grant."""
+        self._control.owe(stream)
+        self._output.set()
+
+    def owe_nothing(self, stream: Creditor) -> None:
+        """The stream's peer sends nothing more: it needs no credit."""
+        self._control.forget(stream)
+
+    # -- content --------------------------------------------------------------------------------------
+
+    def fixed_room(self) -> int:
+        """Content that the next record of the fixed size takes beside the control frames that wait."""
+        inside = self.fixed_bytes - RECORD_OVERHEAD - FRAME_HEAD_BYTES
+        return inside - min(self._control.size, inside // 2)
+
+    def emit(self, stream: SendingStream, kind: FrameType, payload: bytes | memoryview) -> bool:
+        """Seal one frame of content, if it is the stream's turn and there is room.
+
+        Control frames ride in front as far as they fit into what would be padding. Those of this stream go
+        first in any case: nothing of a stream overtakes its OPEN or FIN.
+        """
+        out, control = self._out, self._control
+        frame_bytes = FRAME_HEAD_BYTES + len(payload)
+        size = out.size_for(frame_bytes)
+        spare = size - RECORD_OVERHEAD - frame_bytes
+        room = out.room
+        if control.size > spare and stream.control_mark > control.taken:
+            self._flush_control()
+            # Where they do not all fit now, the content waits until some have left.
+            room = out.room if stream.control_mark <= control.taken else 0
+        if not self._turns.admits(stream, size, room):
+            return False
+        front = control.take(spare) if control.size else b""
+        out.add(size, front + FRAME_HEAD.pack(kind, 0, len(payload), stream.id), payload)
+        self._output.set()
+        return True
+
+    def pass_turn(self, stream: Writer) -> None:
+        """The stream cannot write now, whoever's turn it is."""
+        if len(self._turns):
+            self._turns.forget(stream, self._out.room)
+
+    def forget(self, stream: SendingStream) -> None:
+        """The stream has ended; its control frames still go."""
+        self._control.forget(stream)
+        self.pass_turn(stream)
+
+    # -- ending ---------------------------------------------------------------------------------------
+
+    def stop(self, last: bytes = b"") -> None:
+        """Take nothing more. What is sealed can still be sent, and behind it, if there is room, `last`."""
+        self._control.clear()
+        self._turns.clear()
+        size = self._out.size_for(1)
+        if last and self._out.room >= size:
+            self._out.add(size, last)
+            self._output.set()
+
+    def clear(self) -> None:
+        """Forget everything and give the buffer back."""
+        self.stop()
+        self._out.clear()
+
+    def _flush_control(self) -> None:
+        """Seal control frames into records of their own, as far as there is room."""
+        out, control = self._out, self._control
+        while control.size:
+            limit = min(self.fixed_bytes or MAX_RECORD_BYTES, out.room) - RECORD_OVERHEAD
+            frames = control.take(limit) if limit > 0 else b""
+            if not frames:
+                return
+            out.add(out.size_for(len(frames)), frames)

@@ -1,0 +1,1 @@
+"""A frame that ends here: the inner service and its replies."""

@@ -1,0 +1,332 @@
+"""Bob's side of a query: the inner service reads it and writes the answer, along the way back that its head
+names.
+
+The way back is opened with the first byte of the answer, or at its end. Until Alice has the answer the
+query's own streams stay open, so that she is told there of what fails on the way back; but only for half of
+the time after which proxies would find them idle.
+
+A query may carry several reply blocks, each for one reply. They go out one after the other, each when the one
+before has arrived; those that the service leaves unused go out empty.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield, needs_yield_from
+from reactor.errors import log_failure
+from readwrite_comp.helpers import byte_view, renewed
+from tunnel.errors import (
+    ErrorCode,
+    LocalTunnelError,
+    PeerError,
+    ServiceFailed,
+    StreamReset,
+    TunnelError,
+    WayBackFailed,
+)
+from tunnel.modes import MODES, ReplyMode
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame
+from tunnel.node.relay.relay_loop import Counted, guarded, idle_watch, within
+from tunnel.node.relay.status_reporter import Reporter, wait_status
+from tunnel.onion.header import Command, Slot
+from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
+from tunnel.onion.message_head import MessageHead
+from tunnel.onion.reports import fits_status_chunk, read_report, seal_status_chunk
+from tunnel.services.base import run_service
+
+__all__ = ["Incoming", "answer_service"]
+
+log = logging.getLogger("tunnel.node")
+
+READ_BYTES = 16 * 1024
+_LOOK_S = 0.5
+
+
+class Incoming:
+    """A query that has come in, its head read.
+
+    Attributes:
+        slot: of this node, from the header.
+        frame: reads the content.
+        head: says how to answer.
+        moving: streams of this exchange, for the idle watch; the way back joins them.
+    """
+
+    def __init__(self, stream: Stream, slot: Slot, frame: FrameReader, head: MessageHead) -> None:
+        self.stream = stream
+        self.slot = slot
+        self.frame = frame
+        self.head = head
+        self.moving: list[Counted] = [stream]
+
+    @property
+    def mode(self) -> ReplyMode:
+        """How it is to be answered. Along a reply block only by another block: that frame's backward half
+        ends at its sender, who did not build its layers."""
+        mode = self.head.mode
+        return ReplyMode.NONE if mode is ReplyMode.CACHED and self.slot.command is Command.HOME else mode
+
+
+def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
+    """Let the inner service answer one query, to the end of the answer.
+
+    Raises:
+        PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
+            logged.
+    """
+    replies = _Replies(node, query)
+    code = ErrorCode.CANCELLED
+    try:
+        yield from guarded(
+            _answer(node, query, replies),
+            idle_watch(query.moving, node.limits.answer_s),
+            _let_go(node, query, reporter),
+            _watch_for_reset(query),
+        )
+        # From here on nobody else writes to the query's stream.
+        yield from _hand_on(node, query, replies)
+    except PeerError as error:
+        code = error.code
+        try:
+            if (yield from _hand_on(node, query, replies)):
+                yield from reporter.fail(error)
+                yield from _wait_heard(node, query)
+        except PeerError as further:
+            log.debug("the status of a way back was not handed on: %s", further)
+        raise
+    finally:
+        replies.abandon(code)
+    yield from reporter.succeed()
+
+
+def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
+    """End the backward half when the answer takes long: the query is here, its streams are of no more use."""
+    if not MODES[query.mode].backward_content:
+        yield query.frame.ended
+        yield Sleep(node.limits.idle_s / 2)
+        yield from reporter.succeed()
+
+
+def _watch_for_reset(query: Incoming) -> Service[None]:
+    """Alice has given the query up: nobody wants its answer, however long it takes.
+
+    By looking now and then: the service may not read, or not any more, and so nobody waits for the stream.
+    """
+    while query.stream.error is None:
+        yield Sleep(_LOOK_S)
+    raise renewed(query.stream.error)
+
+
+def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[None]:
+    try:
+        yield from run_service(node.service.handle, _Query(query.frame), replies)
+    except PeerError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
+        log_failure(log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__)
+        yield from _announce_failure(replies)
+        raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
+    # The reply ends first: who asked may wait for that before the query's end.
+    yield from replies.end()
+    limit_s = node.limits.answer_s
+    yield from within(limit_s, query.frame.drain(), "the query did not end after its answer")
+    yield from replies.finish()
+
+
+def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[bool]:
+    """Give Alice the status of the last way back, which she alone can read, over the query's own streams.
+
+    Always, where there is one: it may tell of success or of failure, and this node cannot know.
+    Returns whether it was.
+    """
+    stream, status = query.stream, replies.status
+    if status is None or query.slot.command is not Command.DEST or not stream.can_write:
+        return False
+    geometry = stream.profile.geometry
+    if not fits_status_chunk(geometry, query.head.reply_blocks[0].profile.geometry):
+        return False
+    chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine, number=replies.number)
+    write = WriteYield(stream).write_all(chunk)
+    yield from within(node.limits.idle_s, write, "the link did not take the status of the way back")
+    return True
+
+
+def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
+    """Wait for Alice to end the query that has failed. A reset of this node's would overtake, at each proxy,
+    the chunk that tells her why.
+    """
+    reader, scratch = ReadYield(query.stream), memoryview(bytearray(READ_BYTES))
+
+    def drain() -> Service[None]:
+        while (yield from reader.readinto(scratch)):
+            pass
+
+    yield from within(node.limits.linger_s, drain(), "a failed query was not ended")
+
+
+def _announce_failure(reply: _Replies) -> Service[None]:
+    """Open the way back, so that the reset has a stream to travel on; its own failure adds nothing."""
+    try:
+        yield from reply.open()
+    except PeerError as error:
+        log.debug("way back of a failed query: %s", error)
+
+
+class _Query:
+    """`tunnel.services.Query` over a frame reader."""
+
+    def __init__(self, frame: FrameReader) -> None:
+        self._frame = frame
+        self._buffer = memoryview(bytearray(READ_BYTES))
+
+    @needs_yield_from
+    def read(self) -> Service[bytes]:
+        count = yield from self._frame.readinto(self._buffer)
+        return bytes(self._buffer[:count])
+
+
+class _Replies:
+    """`tunnel.services.Reply` along the query's ways back, one after the other.
+
+    Attributes:
+        number: of the reply under way, from 0: that of the reply block which it takes.
+    """
+
+    def __init__(self, node: NodeContext, query: Incoming) -> None:
+        self._node = node
+        self._query = query
+        self._row = MODES[query.mode]
+        self.number = 0
+        self._writer: FrameWriter | None = None
+        self._has_ended = False  # the reply under way: its end is written
+        self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
+        # Why there is no way back; a service that goes on writing all the same is told again.
+        self._failure: PeerError | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        return self._row.has_reply
+
+    @property
+    def status(self) -> bytes | None:
+        """What came back along a reply block's way."""
+        return self._writer.stream.status if self._writer is not None and self._row.reply_blocks else None
+
+    def open(self) -> Service[None]:
+        """Open the way back, before anything is written."""
+        if self.is_possible:
+            yield from self._start()
+
+    @needs_yield_from
+    def write(self, data: bytes) -> Service[None]:
+        view = byte_view(data)  # also where it is dropped: a mistake shows in every mode
+        if self._has_ended:
+            raise LocalTunnelError("write after the end of the reply")
+        if self.is_possible:
+            writer = yield from self._start()
+            yield from writer.write(view)
+
+    @needs_yield_from
+    def flush(self) -> Service[None]:
+        has_begun = self._writer is not None or self._failure is not None
+        if self.is_possible and has_begun and not self._has_ended:
+            writer = yield from self._start()
+            yield from writer.flush()
+
+    @needs_yield_from
+    def end(self) -> Service[None]:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if self.is_possible:
+            writer = yield from self._start()
+            yield from writer.finish()
+            if not self._row.backward_content:
+                writer.stream.finish()
+
+    @property
+    def remaining(self) -> int:
+        return max(0, len(self._query.head.reply_blocks) - 1 - self.number)
+
+    @needs_yield_from
+    def next(self) -> Service[None]:
+        if not self.remaining:
+            raise LocalTunnelError(f"reply {self.number + 1} is the last that this query was sent for")
+        yield from self._finish_one()
+        self.number += 1
+        self._writer = None
+        self._has_ended = False
+
+    def finish(self) -> Service[None]:
+        """End the answer and wait until Alice has it. Raises PeerError when a hop on the way failed."""
+        while self.remaining:
+            yield from self.next()
+        if self.is_possible:
+            yield from self._finish_one()
+
+    def _finish_one(self) -> Service[None]:
+        yield from self.end()
+        writer = yield from self._start()
+        if not self._row.backward_content:
+            status = yield from wait_status(writer.stream)
+            # Of a reply block's way it is opaque here: Alice, who built it, gets it handed on.
+            if self._own is not None:
+                report = read_report(self._own, status, self._node.engine)
+                if report is not None and not report.succeeded:
+                    self._failure = WayBackFailed(StreamReset(report.code or ErrorCode.INTERNAL))
+                    raise renewed(self._failure)
+
+    def abandon(self, code: ErrorCode) -> None:
+        """End a way back of its own with a reset that carries `code`; nothing if it has ended in order."""
+        if self._writer is not None and not self._row.backward_content:
+            self._writer.stream.reset(code)
+
+    def _start(self) -> Service[FrameWriter]:
+        """The way back: opened by the first call, the same one from then on."""
+        if self._failure is not None:
+            raise renewed(self._failure)
+        if self._writer is None:
+            try:
+                self._writer = yield from self._open()
+            except TunnelError as error:
+                self._failure = WayBackFailed(error)
+                # The cause names the neighbour's address, and a service that wraps this is logged with
+                # its traceback. The dialler has told it to the DEBUG log.
+                raise renewed(self._failure) from None
+        return self._writer
+
+    def _open(self) -> Service[FrameWriter]:
+        node, query = self._node, self._query
+        if self._row.backward_content:
+            layer = node.tunnel.cached_reply(query.slot, query.stream.profile)
+            yield from WriteYield(query.stream).call(layer.write_header)
+            return FrameWriter(node, query.stream, layer)
+        frame = yield from self._frame()
+        writer = yield from start_frame(node, frame)
+        query.moving.append(writer.stream)
+        return writer
+
+    def _frame(self) -> Service[OutgoingFrame]:
+        """The frame that carries the answer. Routes of this node's own are built in a thread."""
+        node, query, now_s = self._node, self._query, self._node.wall_clock()
+        if query.mode is ReplyMode.ROUTE:
+            return node.tunnel.reply(query.head.reply_blocks[self.number], now_s=now_s)
+        if query.mode is ReplyMode.KNOWN_DEST:
+            origin = node.tunnel.origin(query.slot, query.head)
+            route = node.choose_route(origin.descriptor.node_id, query.stream.profile)
+            own: OutgoingQuery = yield RunInThread(
+                partial(node.tunnel.answer, origin, route, query.stream.profile, now_s=now_s)
+            )
+            self._own = own
+            return own.frame
+        block = query.head.reply_blocks[self.number]
+        ways = node.ways_home(block.profile)
+        frame: OutgoingFrame = yield RunInThread(
+            partial(node.tunnel.reply, block, now_s=now_s, reply_routes=ways)
+        )
+        assert frame.query_id is not None
+        node.invite(frame.query_id)
+        return frame

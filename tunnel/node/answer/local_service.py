@@ -1,0 +1,289 @@
+"""The local service: frames that end at this node. One per message.
+
+DEST: a query or a tunnel for the inner service, or the answer of somebody to whom this node had named
+itself. HOME: what came along a reply block of this node: the reply to a query, or what follows a reply that
+carried blocks. DROP: consumed. The stream is lent by the read service.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from reactor import ReadYield, Request, Service, Signal, UnexpectedEnd
+from reactor.errors import log_failure
+from readwrite_comp.helpers import is_same_error
+from tunnel.errors import (
+    ErrorCode,
+    FrameTruncated,
+    IdleTimeout,
+    PeerError,
+    ServiceFailed,
+    StreamReset,
+    TunnelError,
+    UnknownQuery,
+)
+from tunnel.established import End, EstablishedTunnel
+from tunnel.established.keys import ChunkOpener
+from tunnel.node.answer.answers import READ_BYTES, Incoming, answer_service
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.query.frame_io import FrameReader
+from tunnel.node.query.pending import PendingQuery
+from tunnel.node.relay.relay_loop import guarded, idle_watch
+from tunnel.node.relay.status_reporter import Reporter
+from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
+from tunnel.node.tunnels.tunnel import NodeTunnel, carry
+from tunnel.onion.header import Command, Slot
+from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.message import ChunkType, FrameR
+from tunnel.onion.message_head import MessageHead
+from tunnel.onion.reply_block import ReplyBlock
+from tunnel.services.base import run_service
+
+__all__ = [
+    "Replayed",
+    "begins_tunnel",
+    "local_service",
+    "read_first_chunk",
+    "receive_reply",
+    "tunnel_service",
+]
+
+
+# What the first chunk at Bob says of a frame: a message, or an established tunnel.
+#
+# Both begin under the same key, and only the chunk's type tells them apart. So it is opened twice: here, in
+# a copy, to look, and by whoever then reads the frame from its start.
+
+
+class Replayed:
+    """A stream whose first bytes were read before: it gives them again, then goes on."""
+
+    def __init__(self, stream: Stream, first: memoryview) -> None:
+        self._stream = stream
+        self._first = first
+
+    @property
+    def readable(self) -> Request:
+        """The request to yield when refused."""
+        return self._stream.readable
+
+    def readinto(self, buffer: memoryview) -> int:
+        """As the stream's own."""
+        first = self._first
+        if not first:
+            return self._stream.readinto(buffer)
+        count = min(len(first), len(buffer))
+        buffer[:count] = first[:count]
+        self._first = first[count:]
+        return count
+
+
+def read_first_chunk(stream: Stream) -> Service[memoryview]:
+    """Wait for the first chunk.
+
+    Raises:
+        FrameTruncated: FIN before its end. Whatever the stream raises.
+    """
+    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
+    try:
+        yield from ReadYield(stream).read_exactly(chunk)
+    except UnexpectedEnd as error:
+        raise FrameTruncated(f"FIN after {error.received_bytes} bytes of the first content chunk") from error
+    return chunk
+
+
+def begins_tunnel(node: NodeContext, slot: Slot, stream: Stream, chunk: memoryview) -> bool:
+    """Whether this first chunk is a HELLO.
+
+    Raises:
+        MalformedMessage: it does not open.
+    """
+    opener = ChunkOpener(end_to_end_key(slot.seed, b"forward"), stream.profile.geometry, node.engine)
+    return opener.open(memoryview(bytearray(chunk))).kind is ChunkType.HELLO
+
+
+# Bob's end of an established tunnel: its chunks are carried, and the inner service uses it.
+log = logging.getLogger("tunnel.node")
+
+
+def tunnel_service(
+    node: NodeContext, stream: Stream, slot: Slot, first: memoryview, reporter: Reporter
+) -> Service[None]:
+    """Serve one tunnel to its end.
+
+    Args:
+        first: its first chunk, the HELLO.
+    Raises:
+        PeerError: the stream broke, or what came is no tunnel. ServiceFailed: the inner service raised
+            something else; logged.
+    """
+    core = EstablishedTunnel(
+        slot.seed,
+        stream.profile.geometry,
+        End.BOB,
+        engine=node.engine,
+        make_notifier=Signal,
+        limits=node.limits.tunnel,
+    )
+    tunnel = NodeTunnel(core)
+    failed: list[ServiceFailed] = []
+
+    def use() -> Service[None]:
+        try:
+            yield from run_service(node.service.tunnel, tunnel)
+            yield from tunnel.stop_sending()
+            # Else an other end that still writes would wait for ever.
+            yield from tunnel.drain()
+        except PeerError as error:
+            core.give_up(error.code)
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - also a user's sys.exit() ends no node
+            log_failure(
+                log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
+            )
+            core.give_up(ErrorCode.SERVICE_FAILED)
+            # Its end travels to Alice in the tunnel; the status follows that.
+            failed.append(ServiceFailed(f"inner service failed: {type(error).__name__}"))
+
+    def carry_on() -> Service[None]:
+        yield from carry(node, stream, core, first=first)
+        tunnel.end()
+
+    handler = service_handler(node.service, node.limits)
+    streams = serve_streams(tunnel.accept, handler, most=2 * node.limits.tunnel.sub_streams)
+    yield from guarded(carry_on(), use(), streams)
+    if failed:
+        raise failed[0]
+    yield from reporter.succeed()
+
+
+def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
+    """Serve one frame that ends here.
+
+    Raises:
+        PeerError: the frame, or the way back of its answer, broke. UnknownQuery: it answers a query that
+            nobody waits for (any more). HeaderError: a HOME slot that was not made here.
+    """
+    if slot.command is Command.DEST:
+        yield from _destination(node, stream, slot, reporter)
+    elif slot.command is Command.HOME:
+        yield from _home(node, stream, slot, reporter)
+    else:
+        yield from guarded(_drop(stream, reporter), idle_watch([stream], node.limits.idle_s))
+
+
+def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
+    layer = node.tunnel.destination_reader(slot, stream.profile)
+    first = memoryview(b"")
+    frame: FrameReader | None = None
+
+    def begin() -> Service[None]:
+        nonlocal frame, first
+        first = yield from read_first_chunk(stream)
+        if not begins_tunnel(node, slot, stream, first):
+            frame = FrameReader(Replayed(stream, first), layer)
+            yield from frame.start()
+
+    yield from guarded(begin(), idle_watch([stream], node.limits.idle_s))
+    if frame is None:
+        yield from tunnel_service(node, stream, slot, first, reporter)
+        return
+    query_id = node.tunnel.answered_query(layer.head)
+    if query_id is None:
+        yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
+        return
+    pending = _claim(node, query_id, 0)
+    yield from guarded(
+        receive_reply(stream, frame, pending, reporter), idle_watch([stream], node.limits.idle_s)
+    )
+
+
+def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
+    ticket = node.tunnel.home_ticket(slot)
+    layer = node.tunnel.home_reader(slot, ticket, stream.profile)
+    frame = FrameReader(stream, layer)
+    if node.take_invitation(ticket.query_id):
+        yield from guarded(frame.start(), idle_watch([stream], node.limits.idle_s))
+        yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
+        return
+    pending = _claim(node, ticket.query_id, ticket.number)
+
+    def receive() -> Service[None]:
+        yield from receive_reply(
+            stream,
+            frame,
+            pending,
+            reporter,
+            number=ticket.number,
+            layer=layer,
+            node_id=node.descriptor.node_id,
+        )
+
+    yield from guarded(receive(), idle_watch([stream], node.limits.idle_s))
+
+
+def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
+    pending = node.pending.get(query_id)
+    if pending is None or not pending.claim(number):
+        raise UnknownQuery("a reply has come for a query that nobody waits for")
+    return pending
+
+
+def receive_reply(
+    stream: Stream,
+    frame: FrameReader,
+    pending: PendingQuery,
+    reporter: Reporter | None,
+    *,
+    number: int = 0,
+    layer: FrameR | None = None,
+    node_id: bytes = b"",
+) -> Service[None]:
+    """Read a reply to one of this node's queries into its sink, and wake who waits for it.
+
+    Args:
+        stream: on which it comes.
+        frame: at the start of the message, or of the content.
+        reporter: tells Bob's way back that it is here; None where he needs no telling.
+        number: which of the query's replies this is.
+        layer: knows the message's head; a reply block of it that this node (`node_id`) can use is kept.
+    """
+    is_whole = False
+    frame.on_content_end = pending.content_ended
+    try:
+        yield from frame.start()
+        if layer is not None:
+            pending.reply_blocks += _way_on(node_id, layer.head)
+        buffer = memoryview(bytearray(READ_BYTES))
+        while count := (yield from frame.readinto(buffer)):
+            pending.take(buffer[:count], number)
+            yield from pending.wait_room(number)
+        is_whole = True
+        pending.succeed(number)
+    except TunnelError as error:
+        # A reset comes from anywhere on the way; any other end of the stream is that of its link.
+        is_links = is_same_error(error, stream.error) and not isinstance(error, StreamReset)
+        pending.fail(error, lost=stream.peer_id if is_links else None)
+        raise
+    finally:
+        if not is_whole:
+            # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
+            pending.fail(IdleTimeout("the reply was given up before its end"))
+    if reporter is not None:
+        yield from reporter.succeed()
+
+
+def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
+    """The first block of a reply that can be used. All lead to the same end, and their maker, who does not
+    know for whom they are, may have put this very node at the beginning of one.
+    """
+    return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]
+
+
+def _drop(stream: Stream, reporter: Reporter) -> Service[None]:
+    """Consume cover traffic to its FIN."""
+    reader = ReadYield(stream)
+    scratch = memoryview(bytearray(READ_BYTES))
+    while (yield from reader.readinto(scratch)):
+        pass
+    yield from reporter.succeed()

@@ -1,0 +1,1 @@
+"""Links to neighbours: handshake, table, liveness, peer exchange."""

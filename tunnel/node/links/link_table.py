@@ -1,0 +1,263 @@
+"""A node's links by neighbour, and the way to a new stream: over a link that lives, or one dialled for it.
+
+The table owns every link from the end of its handshake: it runs the link's services and takes the link out
+when it has ended. Which link a stream takes, when to dial again after a failure and when a link is old are
+decided by the neighbour's pool (tunnel/link/pool.py); here it is carried out.
+
+Under policy `pooled` links live on between messages, and those to some neighbours are kept whether there are
+messages or not (keeper.py): an observer of connections sees no message begin or end. Under `once` each stream
+has a link of its own, as the Rust original had it: kept for comparison, since it draws the route.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+from reactor import Handle, Service
+from tunnel.errors import NextRefused, PeerError, TableFull, UnknownNext
+from tunnel.geometry import Profile
+from tunnel.identity.descriptor import Descriptor, short
+from tunnel.link.pool import NeighbourPool
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.limits import LinkPolicy
+from tunnel.node.links.handshake_io import Shaken, dial
+from tunnel.node.links.link import Link, Serve
+
+__all__ = ["LinkTable"]
+
+log = logging.getLogger("tunnel.node")
+
+Refusal: TypeAlias = NextRefused | TableFull | None
+"""Why there is no new link; None: there is."""
+
+# A link that was there a moment ago may be leaving: so often another one is looked for.
+_ATTEMPTS: Final = 3
+_RANDOM: Final = random.SystemRandom()
+
+
+class LinkTable:
+    """All links of a node.
+
+    Args:
+        serve: gets each stream that a neighbour opens.
+    Attributes:
+        is_leaving: the node is about to stop: no link outlives its streams.
+    """
+
+    def __init__(self, node: NodeContext, serve: Serve) -> None:
+        self._node = node
+        self._serve = serve
+        self._pools: dict[bytes, NeighbourPool[Link]] = {}
+        self._dialling: dict[bytes, Handle[Refusal]] = {}
+        self._is_once = node.limits.link_policy is LinkPolicy.ONCE
+        self.is_leaving = False
+
+    def __iter__(self) -> Iterator[Link]:
+        for pool in self._pools.values():
+            yield from pool.links
+
+    def __len__(self) -> int:
+        """Links that live."""
+        return sum(len(pool.links) for pool in self._pools.values())
+
+    @property
+    def streams(self) -> int:
+        """Streams that are open, on all links."""
+        return sum(link.streams for link in self)
+
+    @property
+    def dialling(self) -> int:
+        """Attempts under way."""
+        return sum(pool.dialling for pool in self._pools.values())
+
+    @property
+    def linked(self) -> list[bytes]:
+        """The neighbours to which a new stream needs no dialling."""
+        return [
+            peer_id
+            for peer_id, pool in list(self._pools.items())
+            if any(link.can_open for link in pool.links)
+        ]
+
+    # -- streams -------------------------------------------------------------------------------------
+
+    def open_stream(self, peer_id: bytes, profile: Profile) -> Service[Stream]:
+        """Open a stream to a neighbour, over a link that is there or is dialled for it.
+
+        Raises:
+            UnknownNext: the node is neither linked nor in the directory. NextRefused: it cannot be reached.
+            TableFull: it, or this node, takes no more streams or links.
+        """
+        for _ in range(_ATTEMPTS):
+            pool = self._pools.get(peer_id)
+            link = pool.choose() if pool is not None else None
+            if link is not None:
+                stream = link.open(profile)
+                if self._is_once or self.is_leaving:
+                    link.retire()
+                return stream
+            yield from self.dial(peer_id)
+        raise NextRefused("the links to it end as soon as they begin")
+
+    # -- dialling --------------------------------------------------------------------------------------
+
+    def dial(self, peer_id: bytes) -> Service[None]:
+        """See to a new link; those who want one to the same neighbour at the same time share it.
+
+        Raises:
+            UnknownNext, NextRefused, TableFull: as for `open_stream`.
+        """
+        node = self._node
+        peer = node.directory.lookup(peer_id)
+        if peer is None:
+            raise UnknownNext("the next node is neither linked nor in the directory")
+        outcome = yield from self._connect(peer) if self._is_once else self._connect_shared(peer)
+        if outcome is not None:
+            # Anew for each who asked: one error raised in many services would gather their tracebacks.
+            raise type(outcome)(str(outcome))
+
+    def _connect_shared(self, peer: Descriptor) -> Service[Refusal]:
+        handle = self._dialling.get(peer.node_id)
+        if handle is None:
+            now_s, pool = self._node.now_s(), self.pool(peer.node_id)
+            if not pool.wants_dial(now_s, waiting=1):
+                wait_s = pool.retry_s - now_s
+                why = pool.failure or "it could not be reached"
+                raise NextRefused(f"{why}; next try in {max(wait_s, 0):.1f} s")
+            handle = yield from self._node.scope.spawn(self._connect(peer), name=f"{self._node.name} dial")
+            self._dialling[peer.node_id] = handle
+            handle.add_done_callback(lambda _: self._dialling.pop(peer.node_id, None))
+        return (yield from handle.join())
+
+    def _connect(self, peer: Descriptor) -> Service[Refusal]:
+        """Dial, and run the link. A refusal is an outcome here: it is no failure of this service."""
+        node, pool = self._node, self.pool(peer.node_id)
+        try:
+            self.check_room()
+        except TableFull as error:
+            return error
+        pool.dial_begins()
+        try:
+            shaken = yield from dial(node, peer)
+        except BaseException as error:
+            pool.dial_fails(node.now_s())
+            if isinstance(error, NextRefused):
+                pool.failure = str(error)
+                node.peers.failed(peer.node_id)
+                return error
+            raise
+        try:
+            yield from self.adopt(shaken)
+        except TableFull as error:
+            return error
+        return None
+
+    # -- links -----------------------------------------------------------------------------------------
+
+    def pool(self, peer_id: bytes) -> NeighbourPool[Link]:
+        """The links of one neighbour. Neighbours are in the directory, or have shaken hands."""
+        pool = self._pools.get(peer_id)
+        if pool is None:
+            policy, own_id = self._node.limits.pool_policy, self._node.descriptor.node_id
+            pool = NeighbourPool(policy, own_id=own_id, peer_id=peer_id, rng=_RANDOM)
+            self._pools[peer_id] = pool
+        return pool
+
+    def adopt(self, shaken: Shaken) -> Service[None]:
+        """Run a link from the end of its handshake on, in a service of its own.
+
+        Raises:
+            TableFull: all links of this node are in use.
+        On error or cancellation: the socket is closed.
+        """
+        node, peer_id = self._node, shaken.peer.node_id
+        pool = self.pool(peer_id)
+        try:
+            self._make_room()
+        except TableFull:
+            if shaken.is_dialler:
+                pool.dial_fails(node.now_s())
+            shaken.socket.close()
+            raise
+        link = Link(node, shaken, self._serve)
+        pool.can_dial = bool(shaken.peer.addresses)
+        pool.add(link, node.now_s(), is_dialler=shaken.is_dialler)
+        try:
+            yield from node.scope.spawn(self._run(link), name=f"{node.name} link")
+        except BaseException:
+            # Cancelled just here, or the node is being closed: nobody has taken the link.
+            pool.remove(link, node.now_s())
+            shaken.socket.close()
+            raise
+        if self.is_leaving and not shaken.is_dialler:
+            link.retire()
+        node.peers.seen(peer_id)
+        node.peers.told_clock(peer_id, shaken.settings.clock_s)
+        if difference := node.clock_difference(peer_id):
+            own = " (this node's own is probably wrong)" if node.is_clock_doubtful else ""
+            log.warning("node %s: the clock of a neighbour differs from this one's%s", node.name, own)
+            log.debug("node %s: %s", node.name, difference)
+        self.retire(peer_id)
+
+    def retire(self, peer_id: bytes) -> None:
+        """Send GOAWAY on the links of a neighbour that are due to end; forget it when none is left."""
+        pool, now_s = self._pools[peer_id], self._node.now_s()
+        for link in pool.retire(now_s):
+            link.retire()
+        if not (pool.links or pool.dialling or pool.is_wanted or now_s < pool.retry_s):
+            del self._pools[peer_id]
+
+    def retire_due(self) -> None:
+        """The same for every neighbour; the keeper calls it now and then."""
+        for peer_id in list(self._pools):
+            self.retire(peer_id)
+
+    def leave(self) -> None:
+        """Send GOAWAY on all links: what is open goes on, and they end with it. Dialling stays possible, for
+        the streams that those still need."""
+        self.is_leaving = True
+        for link in self:
+            link.retire()
+
+    def check_room(self) -> None:
+        """See that one link more could be had: there is a place, or an idle link that would make one.
+
+        Nothing ends yet: whoever has not shown an identity must not be able to end the links of others.
+
+        Raises:
+            TableFull: all are in use.
+        """
+        limits = self._node.limits
+        if len(self) + self._node.half_open < limits.links:
+            return
+        # More only by as many as are on their way out.
+        if not self._idle() or sum(link.is_retired for link in self) >= limits.half_open:
+            raise TableFull(f"all {limits.links} links of this node are in use")
+
+    def _make_room(self) -> None:
+        """At the limit, the idle link that was used longest ago ends. Raises TableFull: none is idle."""
+        limit = self._node.limits.links
+        if sum(not link.is_retired for link in self) < limit:
+            return
+        idle = self._idle()
+        if not idle:
+            raise TableFull(f"all {limit} links of this node are in use")
+        min(idle, key=lambda link: link.used_s).retire()
+
+    def _idle(self) -> list[Link]:
+        return [link for link in self if not link.streams and not link.is_retired]
+
+    def _run(self, link: Link) -> Service[None]:
+        node = self._node
+        try:
+            yield from link.run()
+        except PeerError as error:
+            log.warning("node %s lost a link: %s: %s", node.name, type(error).__name__, error)
+            log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
+            node.peers.failed(link.peer.node_id)
+        finally:
+            self._pools[link.peer.node_id].remove(link, node.now_s())
+            self.retire(link.peer.node_id)

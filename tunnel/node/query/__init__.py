@@ -1,0 +1,1 @@
+"""A query of this node's user."""

@@ -1,0 +1,197 @@
+"""Frames whose status tells their sender nothing: follow-ups along a reply block, loops, DROP frames.
+
+A follow-up goes on from a reply that carried blocks: along a way that the other end built and alone has the
+keys of. What becomes of it is known by what comes back, or by nothing coming. A loop is its own answer. Of a
+DROP frame nobody says anything; that its stream ends in order is all there is.
+
+Source: docs/protocol.md, "Reply modes" and "Cover traffic".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from reactor import RunInThread, Service
+from readwrite_comp.helpers import renewed
+from tunnel.errors import ErrorCode, NodeStopped, PeerError, QueryFailed
+from tunnel.modes import ReplyMode
+from tunnel.node.context import NodeContext
+from tunnel.node.query.contents import Content
+from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
+from tunnel.node.query.pending import PendingQuery, Sink, Spool
+from tunnel.node.query.running import QueryResult
+from tunnel.node.relay.relay_loop import guarded, idle_watch
+from tunnel.node.relay.status_reporter import settle_beside, wait_status
+from tunnel.onion.cover import CoverPlan
+from tunnel.onion.header_builder import OutgoingFrame
+from tunnel.onion.reply_block import ReplyBlock
+from tunnel.routing.route import Route
+
+__all__ = ["FollowUp", "cover_service", "follow_up_service"]
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """What is to be said along a reply block of the other end's.
+
+    Attributes:
+        destination: who made the block.
+        content: bytes, or a file that is read to its end.
+        way_back: over which it is answered, to this node; None: no answer is wanted.
+        wants_blocks: the answer is to carry blocks again.
+        sinks: where the answers go, one for each; none: temporary files.
+        replies: how many answers.
+    """
+
+    destination: bytes
+    block: ReplyBlock
+    content: Content
+    way_back: Route | None
+    idle_s: float
+    wants_blocks: bool = False
+    sinks: tuple[Sink, ...] = ()
+    replies: int = 1
+
+
+def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]:
+    """Send a follow-up, and wait for its answers where any are wanted.
+
+    Raises:
+        ExpiredHeader, ReplayedHeader, UnknownNext, TableFull: the block is of no use (any more). BadRoute,
+            ProfileError: no such way back. QueryFailed: no answer has come; says what is known.
+            LocalTunnelError, OSError: as `query_service`.
+    """
+    replies = 0 if call.way_back is None else call.replies
+    spools = () if call.sinks else tuple(Spool() for _ in range(replies))
+    pending = PendingQuery(*(call.sinks or spools))
+    try:
+        sent_bytes = yield from _send(
+            node, partial(_follow_up, node, call), call.content, pending, call.idle_s
+        )
+    except BaseException:
+        for spool in spools:
+            spool.close()
+        raise
+    for spool in spools:
+        spool.rewind()
+    return QueryResult(
+        Route((), call.destination),
+        ReplyMode.NONE if call.way_back is None else ReplyMode.REPLY_ON_REPLY,
+        call.block.profile,
+        sent_bytes,
+        pending.content_in,
+        spools[0] if spools else None,
+        None,
+        pending.reply_blocks,
+        spools,
+    )
+
+
+def cover_service(node: NodeContext, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Service[None]:
+    """Send one frame of cover traffic, and wait for its end: a loop comes home, a DROP frame is taken.
+
+    Raises:
+        BadRoute, ProfileError: no such way. QueryFailed: it did not arrive. Of a loop: somebody on the way
+            throws frames away, or failed.
+    """
+    build = node.tunnel.loop if plan.is_loop else node.tunnel.drop
+    frame = partial(build, plan.route, plan.profile, now_s=node.wall_clock(), mean_delay_s=mean_delay_s)
+    pending = PendingQuery(*([_Nowhere()] if plan.is_loop else []))
+    yield from _send(node, frame, _Zeros(plan.content_bytes), pending, node.limits.idle_s)
+
+
+def _follow_up(node: NodeContext, call: FollowUp) -> OutgoingFrame:
+    return node.tunnel.reply(
+        call.block,
+        now_s=node.wall_clock(),
+        reply_routes=() if call.way_back is None else (call.way_back,),
+        blocks=None if call.way_back is None else call.replies,
+        wants_blocks=call.wants_blocks,
+    )
+
+
+def _send(
+    node: NodeContext,
+    build: Callable[[], OutgoingFrame],
+    content: Content,
+    pending: PendingQuery,
+    idle_s: float,
+) -> Service[int]:
+    """Build a frame in a thread, send it, and wait for all that is to come. Returns the content's length."""
+    if node.queries >= node.limits.queries:
+        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
+    node.queries += 1
+    query_id: bytes | None = None
+    try:
+        frame: OutgoingFrame = yield RunInThread(build)
+        query_id = frame.query_id
+        if node.scope.is_cancelled:
+            raise NodeStopped()
+        node.own.add(pending)
+        if query_id is not None:
+            node.pending[query_id] = pending
+        try:
+            writer = yield from start_frame(node, frame)
+            yield from _exchange(node, writer, content, pending, idle_s)
+        except PeerError as error:
+            raise QueryFailed(
+                f"{error}, at a place that is not known ({error.code.name})", error.code
+            ) from error
+        return writer.content_bytes
+    finally:
+        node.queries -= 1
+        node.own.discard(pending)
+        pending.given_up = True
+        if query_id is not None:
+            node.pending.pop(query_id, None)
+
+
+def _exchange(
+    node: NodeContext, writer: FrameWriter, content: Content, pending: PendingQuery, idle_s: float
+) -> Service[None]:
+    stream = writer.stream
+    awaits_frames = not pending.complete
+
+    def send() -> Service[None]:
+        yield from write_content(writer, content, pending.moved)
+        if awaits_frames:
+            yield pending.done
+        else:
+            yield from wait_status(stream)
+
+    def watch() -> Service[None]:
+        yield pending.failed
+        assert pending.error is not None
+        raise renewed(pending.error)
+
+    code = ErrorCode.CANCELLED
+    try:
+        yield from guarded(send(), watch(), idle_watch([stream, pending], idle_s))
+        if pending.error is not None:
+            raise renewed(pending.error)
+        yield from settle_beside(node, stream)
+    except BaseException as error:
+        code = error.code if isinstance(error, PeerError) else code
+        stream.reset(code)
+        raise
+
+
+class _Nowhere:
+    """The sink of a loop."""
+
+    def write(self, data: memoryview, /) -> int:
+        return len(data)
+
+
+class _Zeros:
+    """Content for nobody, of any length."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def read(self, size: int, /) -> bytes:
+        taken = min(size, self._left)
+        self._left -= taken
+        return bytes(taken)

@@ -1,0 +1,1 @@
+"""A frame through this node."""

@@ -1,0 +1,246 @@
+"""The hot path: one direction of a proxied frame, chunk by chunk.
+
+Exactly C bytes are taken, permuted in place and sealed for the next link. A chunk that came in one record, as
+our nodes send them, lies in a piece of its own and is permuted there; what comes cut otherwise is collected
+first. What is sealed leaves when the link's own service gets its turn: all chunks that one receive became
+leave in one `send`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from reactor import (
+    Closed,
+    ReadYield,
+    Request,
+    Scope,
+    Service,
+    Signal,
+    Sleep,
+    TimedOut,
+    WriteYield,
+    timeout_after,
+)
+from tunnel.errors import FrameTruncated, IdleTimeout
+
+__all__ = ["Counted", "Duplex", "Post", "Turn", "guarded", "idle_watch", "relay", "release_dropped", "within"]
+
+
+# Small tools of the node's services: a time limit on one step, turns of what one at a time may do, and what
+# happens to an object that its user has dropped.
+Post: TypeAlias = Callable[[Callable[[], object]], None]
+"""Has a function called in the reactor's thread, from any thread."""
+
+T = TypeVar("T")
+
+
+def within(limit_s: float, service: Service[T], what: str) -> Service[T]:
+    """Run a service, for so long.
+
+    Args:
+        what: names what was waited for, in the error's text.
+    Raises:
+        IdleTimeout: the time is over. Whatever the service raises.
+    """
+    try:
+        return (yield from timeout_after(limit_s, service))
+    except TimedOut as error:
+        raise IdleTimeout(f"{what} within {limit_s:g} s") from error
+
+
+def release_dropped(post: Post, release: Callable[[], object], text: str | None, source: object) -> None:
+    """For `__del__`, in any thread: have `release` called in the reactor, and warn as a file would.
+
+    Args:
+        text: of the ResourceWarning; None: none. source: what was dropped.
+    """
+    with contextlib.suppress(Closed):  # then all of it has ended
+        post(release)
+    if text is not None:
+        warnings.warn(text, ResourceWarning, stacklevel=3, source=source)
+
+
+class Turn:
+    """One user at a time, in the order in which they came.
+
+        place = turn.enter()
+        try:
+            yield from turn.wait(place)
+            ...
+        finally:
+            turn.leave(place)
+
+    `enter` is a call and no service: two services that enter two turns within one step have the same order in
+    both.
+
+    Attributes:
+        gaps: users that left with `leaves_gap` just before the one whose turn it is, or was last.
+    """
+
+    __slots__ = ("_queue", "gaps")
+
+    def __init__(self) -> None:
+        self._queue: deque[Signal | None] = deque()  # the first has the turn; None is a gap
+        self.gaps = 0
+
+    def enter(self) -> Signal:
+        """Take a place in the queue."""
+        place = Signal()
+        self._queue.append(place)
+        return place
+
+    def wait(self, place: Signal) -> Service[None]:
+        """Wait until the place is the first."""
+        if self._queue[0] is not place:
+            yield place
+
+    def leave(self, place: Signal, *, leaves_gap: bool = False) -> None:
+        """Leave the queue, whether the turn has come or not. Nothing if it was left before.
+
+        Args:
+            leaves_gap: what this user would have taken is still to come, and is not for the next.
+        """
+        queue = self._queue
+        if place not in queue:
+            return
+        if leaves_gap:
+            queue[queue.index(place)] = None
+        was_first = queue[0] is place or queue[0] is None
+        if not leaves_gap:
+            queue.remove(place)
+        while queue and queue[0] is None:
+            queue.popleft()
+            self.gaps += 1
+        if was_first and queue and queue[0] is not None:
+            queue[0].set()
+
+
+log = logging.getLogger("tunnel.node")
+
+
+class Counted(Protocol):
+    """Something whose movement can be watched."""
+
+    @property
+    def content_in(self) -> int: ...
+    @property
+    def content_out(self) -> int: ...
+
+
+class Duplex(Counted, Protocol):
+    """What a relay needs of a stream."""
+
+    @property
+    def readable(self) -> Request: ...
+    @property
+    def writable(self) -> Request: ...
+    def take_piece(self, size: int, /) -> bytearray | None: ...
+    def readinto(self, buffer: memoryview, /) -> int: ...
+    def write(self, data: bytes | memoryview, /) -> int: ...
+
+
+def relay(
+    source: Duplex, sink: Duplex, permute: Callable[[memoryview, int], None], chunk_bytes: int
+) -> Generator[Any, Any, int]:
+    """Move the chunks of one direction of a frame from `source` to `sink`, until its FIN.
+
+    Args:
+        permute: this hop's layer: (chunk in place, chunk number from 0).
+    Returns:
+        The number of chunks.
+    Raises:
+        FrameTruncated: FIN inside a chunk. Whatever the two streams raise.
+    """
+    reader, writer = ReadYield(source), WriteYield(sink)
+    number = 0
+    while True:
+        chunk = source.take_piece(chunk_bytes)
+        if chunk is None:
+            chunk = yield from _collect(source, reader, chunk_bytes, number)
+            if chunk is None:
+                return number
+        view = memoryview(chunk)
+        permute(view, number)
+        number += 1
+        yield from writer.write_all(view)
+        del chunk, view  # a frame that is quiet holds no chunk
+
+
+def _collect(
+    source: Duplex, reader: ReadYield, chunk_bytes: int, number: int
+) -> Generator[Any, Any, bytearray | None]:
+    """Wait for a chunk, and put it together if it is not in one piece. None: FIN came instead."""
+    # Many halves never carry a byte, and most chunks come whole: no buffer before it is needed.
+    first = bytearray(1)
+    while True:
+        chunk = source.take_piece(chunk_bytes)
+        if chunk is not None:
+            return chunk
+        try:
+            if not source.readinto(memoryview(first)):
+                return None
+            break
+        except BlockingIOError:
+            yield source.readable
+    chunk = first + bytes(chunk_bytes - 1)
+    view, have = memoryview(chunk), 1
+    while have < chunk_bytes:
+        count = yield from reader.readinto(view[have:])
+        if not count:
+            raise FrameTruncated(f"FIN after {have} of {chunk_bytes} bytes of chunk {number}")
+        have += count
+    return chunk
+
+
+def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, None]:
+    """End with IdleTimeout when nothing has moved on any of `streams` for `idle_s` to 1.5 × `idle_s`.
+
+    One timer per frame, not per read: it looks twice per limit whether the counters have moved.
+    """
+    last: list[int] = []
+    quiet = 0
+    while True:
+        now = [stream.content_in + stream.content_out for stream in streams]
+        quiet = quiet + 1 if now == last else 0
+        if quiet >= 2:
+            raise IdleTimeout(f"nothing moved for {idle_s:g} s")
+        last = now
+        yield Sleep(idle_s / 2)
+
+
+def guarded(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
+    """Run `main` while `guards` run beside it.
+
+    Whoever fails first ends all, and its error is raised here; a guard that ends changes nothing. When `main`
+    ends the guards are cancelled. Nothing is left running in any case.
+    """
+    scope = Scope("guarded")
+    errors: list[Exception] = []
+
+    def run(service: Generator[Any, Any, object], *, ends_all: bool) -> Service[None]:
+        try:
+            yield from service
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+            ends_all = True
+        if ends_all:
+            scope.cancel()
+
+    try:
+        for guard in guards:
+            yield from scope.spawn(run(guard, ends_all=False), name="guard")
+        yield from scope.spawn(run(main, ends_all=True), name="guarded")
+        yield from scope.join()
+    finally:
+        yield from scope.close()
+    for error in errors[1:]:
+        # One broken connection is news to everyone who uses it; the first to hear of it speaks for all.
+        log.debug("failed as well: %s: %s", type(error).__name__, error)
+    if errors:
+        raise errors[0]

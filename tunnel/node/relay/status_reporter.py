@@ -1,0 +1,160 @@
+"""STATUS on the streams of a node: how a frame went, as the last thing on its backward half.
+
+Once per stream, always sent, and of one length: to a proxy success looks like failure. The node where a frame
+ended or failed originates it, each hop before adds its own, and Alice reads it. A node that has told a
+failure resets the stream after it: what is still coming has nowhere to go.
+
+A node that could not open a header has no keys to tell anything with, and sends RESET alone; the neighbour
+before it tells on its behalf. Source: docs/protocol.md, "Status" and "Error modes".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from reactor import ReadYield, Service, Sleep, WriteYield
+from tunnel.errors import Disconnected, ErrorCode, MalformedMessage, NextRefused, PeerError, StreamReset
+from tunnel.link.mux import MuxStream
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.relay.relay_loop import within
+from tunnel.onion.error_channel import originate, pass_on
+from tunnel.onion.header import Slot
+from tunnel.onion.status import draw_status_wait_ms
+
+__all__ = ["Reporter", "fault_here", "settle_beside", "wait_status"]
+
+log = logging.getLogger("tunnel.node")
+
+_READ_BYTES = 16 * 1024
+
+
+class Reporter:
+    """Tells, once, how a frame went that came in over `stream`.
+
+    What is told first is what is told: its bytes are made once, since the keys of a slot serve for one
+    STATUS, and kept until they are sent. So a service that is cancelled while it waits to send them loses
+    nothing: whoever tells next sends them in its place. One service tells at a time.
+
+    Args:
+        slot: what this node opened of the frame's header: its seed and flags say how to tell.
+    """
+
+    def __init__(self, node: NodeContext, stream: Stream, slot: Slot) -> None:
+        self._node = node
+        self._stream = stream
+        self._slot = slot
+        self._began_s = node.now_s()
+        self._status: bytes | None = None
+
+    def succeed(self) -> Service[None]:
+        """At the last node: the frame is here, all is well. Ends the backward half. Again: nothing."""
+        if self._status is None:
+            self._status = self._originate(None)
+        yield from self._send(self._node.limits.idle_s)
+
+    def fail(self, error: PeerError, *, about_next: bool = False) -> Service[None]:
+        """Tell a failure, of this node's own or of the node behind it. Without effect once something is told.
+
+        A neighbour that is gone, or does not listen, is not told: that is no further error.
+        """
+        if self._stream.error is not None or self._stream.is_answered:
+            return
+        try:
+            if self._status is None:
+                if not self._node.is_local:
+                    # Else the time alone would say how far away the failure was.
+                    yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
+                text = _text(error)
+                if about_next and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
+                    # It cannot speak for itself, and its clock may be the reason.
+                    text = self._node.clock_difference(self._slot.next_id, own=self._node.name)
+                self._status = self._originate(error.code, about_next=about_next, text=text)
+            yield from self._send(self._node.limits.linger_s)
+        except PeerError as failure:
+            log.debug("a status was not sent: %s", failure)
+
+    def pass_on(self, status: bytes) -> Service[None]:
+        """At a proxy: add this hop's own to the status of the next, and hand it to the one before.
+
+        Raises:
+            MalformedMessage: it is none; nothing is told then.
+        """
+        if self._status is None:
+            geometry, node = self._stream.profile.geometry, self._node
+            self._status = pass_on(status, self._slot, geometry, hold_ms=self._hold_ms, engine=node.engine)
+        yield from self._send(self._node.limits.idle_s)
+
+    def _send(self, limit_s: float) -> Service[None]:
+        """Raises IdleTimeout when the link takes nothing."""
+        assert self._status is not None
+        if not self._stream.is_answered:
+            self._stream.finish()
+            send = WriteYield(self._stream).call(MuxStream.send_status, self._status)
+            yield from within(limit_s, send, "the link did not take the status")
+
+    @property
+    def _hold_ms(self) -> int:
+        return int((self._node.now_s() - self._began_s) * 1000)
+
+    def _originate(self, code: ErrorCode | None, *, about_next: bool = False, text: str = "") -> bytes:
+        return originate(
+            self._slot,
+            self._stream.profile.geometry,
+            code,
+            hold_ms=self._hold_ms,
+            engine=self._node.engine,
+            about_next=about_next,
+            text=text,
+        )
+
+
+def _text(error: PeerError) -> str:
+    """For Alice alone, so it may say what the log may; but a reset is told whole by its code."""
+    return "" if isinstance(error, StreamReset | NextRefused | Disconnected) else str(error)
+
+
+def fault_here() -> PeerError:
+    """What Alice is told of a fault of this node's own: that, and nothing of its kind."""
+    fault = PeerError()
+    fault.code = ErrorCode.INTERNAL
+    return fault
+
+
+def wait_status(stream: Stream) -> Service[bytes]:
+    """Wait for the end of a backward half that carries no content, and give its status.
+
+    Raises:
+        MalformedMessage: content comes. Whatever the stream raises.
+    """
+    reader = ReadYield(stream)
+    if (yield from reader.readinto(memoryview(bytearray(1)))):
+        raise MalformedMessage("content on the backward half of a frame that asked for none")
+    return (yield from reader.call(MuxStream.read_status))
+
+
+def settle_beside(node: NodeContext, stream: Stream) -> Service[None]:
+    """Wait for the end of the backward half while the caller goes on; it is reset if it takes too long.
+
+    A stream that is reset the moment its query is answered would make every proxy report a failure.
+    """
+    if not stream.is_ended:
+        yield from node.scope.spawn(_settle(node, stream), name=f"{node.name} end")
+
+
+def _settle(node: NodeContext, stream: Stream) -> Service[None]:
+    limit_s = node.limits.linger_s
+    try:
+        yield from within(limit_s, _drain(stream), "the stream of an answered query did not end")
+    except PeerError as error:
+        log.debug("stream of an answered query did not end in order: %s", error)
+    finally:
+        stream.reset(ErrorCode.CANCELLED)
+
+
+def _drain(stream: Stream) -> Service[None]:
+    """Read to the status. Content may come before it: what Bob was told of the way of his reply."""
+    reader, scratch = ReadYield(stream), memoryview(bytearray(_READ_BYTES))
+    while (yield from reader.readinto(scratch)):
+        pass
+    yield from reader.call(MuxStream.read_status)

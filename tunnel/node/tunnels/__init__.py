@@ -1,0 +1,1 @@
+"""Established tunnels at both ends."""

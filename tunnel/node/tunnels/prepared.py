@@ -1,0 +1,167 @@
+"""Established tunnels that stand open before anybody asks for them.
+
+To open a tunnel costs a key exchange with each hop and a way there and back. Where a node goes to the same
+destinations again and again, as a front for other programs does, the next tunnel can stand open already: it
+then carries its first byte at once, and nobody sees by the time at which it is opened that there is something
+to say. Off by default, since each costs every hop a stream, and the other end a service that waits.
+
+Each standing tunnel has a service of its own that owns it, until somebody takes it. It is closed when nobody
+has for ten minutes, and thrown away when it has ended, its other end has closed or a hop of its route has
+failed since. Bounded: so many of each kind, and 16 kinds, of which the one used longest ago goes; in all no
+more than half of the node's queries, which they count among. All in the reactor's thread.
+Source: docs/routes.md, "Prepared tunnels".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from reactor import Select, Service, Signal, Sleep
+from tunnel.errors import TunnelError
+from tunnel.geometry import Profile
+from tunnel.node.tunnels.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.routing.route import Purpose, Route
+
+if TYPE_CHECKING:
+    from tunnel.node.context import NodeContext
+
+__all__ = ["PreparedTunnels", "TunnelKind"]
+
+log = logging.getLogger("tunnel.node")
+_LIFE_S: Final = 600.0
+_KINDS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelKind:
+    """What two calls have in common when either can take the other's tunnel.
+
+    Attributes:
+        hops: that the caller asks for; None: as many as the node draws.
+        profile: the one that the caller asks for, or the purpose by which it is chosen for the route.
+    """
+
+    destination: bytes
+    hops: int | None
+    profile: Profile | Purpose
+
+
+class _Place:
+    """A standing tunnel, or one that is being opened.
+
+    Attributes:
+        tunnel: None until it is open. route: None until it is drawn.
+        is_taken: it is somebody else's. is_over: wanted no more. `wake` tells its service of either.
+    """
+
+    def __init__(self) -> None:
+        self.tunnel: OpenTunnel | None = None
+        self.route: Route | None = None
+        self.is_taken = False
+        self.is_over = False
+        self.wake = Signal()
+
+    def drop(self) -> None:
+        self.is_over = True
+        self.wake.set()
+
+
+class PreparedTunnels:
+    """The standing tunnels of one node.
+
+    Args:
+        per_kind: how many of each kind; 0: none.
+        life_s: how long one stands when nobody takes it.
+    """
+
+    def __init__(self, node: NodeContext, per_kind: int, *, life_s: float = _LIFE_S) -> None:
+        self._node = node
+        self._per_kind = per_kind
+        self._life_s = life_s
+        self._places: OrderedDict[TunnelKind, list[_Place]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Those that stand open, not those that are being opened."""
+        return sum(place.tunnel is not None for places in self._places.values() for place in places)
+
+    def take(self, kind: TunnelKind) -> OpenTunnel | None:
+        """A tunnel that stands open; it is the caller's from here on. None: open one."""
+        places = self._places.get(kind, [])
+        resting = set(self._node.peers.resting())
+        for place in tuple(places):
+            if place.tunnel is None or place.route is None:
+                continue
+            places.remove(place)
+            if place.tunnel.is_as_new and not resting & set(place.route.nodes):
+                place.is_taken = True
+                place.wake.set()
+                return place.tunnel
+            place.drop()
+        return None
+
+    def fill(self, kind: TunnelKind, draw: Callable[[], tuple[Route, Profile]]) -> Service[None]:
+        """Begin to open what is missing of one kind; does not wait for it.
+
+        Args:
+            draw: gives a way, a new one at each call. Raises BadRoute, ProfileError.
+        """
+        if not self._per_kind:
+            return
+        places = self._places.setdefault(kind, [])
+        self._places.move_to_end(kind)
+        if len(self._places) > _KINDS:
+            self._drop_oldest_kind()
+        while len(places) < self._per_kind and self._has_room:
+            place = _Place()
+            places.append(place)
+            standing = self._stand(places, place, draw)
+            try:
+                yield from self._node.scope.spawn(standing, name=f"{self._node.name} prepared tunnel")
+            except BaseException:
+                self._forget(places, place)
+                place.drop()
+                raise
+
+    def close(self) -> None:
+        """Begin to close those that stand, and open no more: the node is about to stop."""
+        self._per_kind = 0
+        while self._places:
+            self._drop_oldest_kind()
+
+    def _drop_oldest_kind(self) -> None:
+        _, unused = self._places.popitem(last=False)
+        for place in unused:
+            place.drop()
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more leaves half of the node's queries to those who ask for something now."""
+        return 2 * sum(map(len, self._places.values())) + 2 <= self._node.limits.queries
+
+    def _stand(
+        self, places: list[_Place], place: _Place, draw: Callable[[], tuple[Route, Profile]]
+    ) -> Service[None]:
+        """Open one tunnel, and own it until it is taken."""
+        try:
+            place.route, profile = draw()
+            place.tunnel = tunnel = yield from open_tunnel(self._node, place.route, profile)
+            if not place.is_over:
+                yield Select(place.wake, tunnel.handle, Sleep(self._life_s))
+            if not place.is_taken and not tunnel.has_ended:
+                self._forget(places, place)
+                yield from tunnel.close()
+        except TunnelError as error:
+            # The next call of this kind tells its caller.
+            log.debug("node %s prepares no tunnel: %s", self._node.name, error)
+        finally:
+            self._forget(places, place)
+            if place.tunnel is not None and not place.is_taken:
+                place.tunnel.give_up()
+
+    def _forget(self, places: list[_Place], place: _Place) -> None:
+        if place in places:
+            places.remove(place)

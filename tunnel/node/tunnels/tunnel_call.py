@@ -1,0 +1,224 @@
+"""Alice's end of an established tunnel: built, opened over the first link, and carried until it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from reactor import RunInThread, Service, Signal, Sleep, TimedOut, WriteYield, timeout_after
+from readwrite_comp.helpers import is_same_error, renewed
+from tunnel.errors import (
+    ErrorCode,
+    FrameTruncated,
+    IdleTimeout,
+    LocalTunnelError,
+    PeerError,
+    QueryFailed,
+    TunnelStopped,
+)
+from tunnel.established import End, EstablishedTunnel
+from tunnel.geometry import Profile
+from tunnel.modes import ErrorMode
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.query.running import explain
+from tunnel.node.relay.relay_loop import guarded, within
+from tunnel.node.relay.status_reporter import wait_status
+from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
+from tunnel.node.tunnels.tunnel import NodeTunnel, carry
+from tunnel.onion.header_builder import Way
+from tunnel.onion.key_schedule import permutation
+from tunnel.onion.reports import Report, read_report
+from tunnel.routing.route import Route
+
+__all__ = ["with_tunnel"]
+
+log = logging.getLogger("tunnel.node")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the status of a tunnel is read with."""
+
+    route: Route
+    way: Way
+    error_mode: ErrorMode = ErrorMode.STATUS
+
+
+def with_tunnel(
+    node: NodeContext, route: Route, profile: Profile, use: Callable[[NodeTunnel], Service[None]]
+) -> Service[Report | None]:
+    """Open a tunnel, let `use` have it, and end it.
+
+    When `use` returns, the tunnel is closed in order: what was sent arrives, and what the other end still
+    sends may come. When it raises, the tunnel is given up.
+
+    Returns:
+        What the route says of the tunnel, where it has come.
+    Raises:
+        BadRoute, ProfileError: no such tunnel can be built. QueryFailed: it could not be opened, or it broke;
+            says where. any other: what `use` has raised.
+    """
+    if node.queries >= node.limits.queries:
+        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
+    node.queries += 1
+    try:
+        way: Way = yield RunInThread(partial(node.tunnel.way, route, profile, now_s=node.wall_clock()))
+        return (yield from _Tunnelled(node, _Sent(route, way)).run(use))
+    finally:
+        node.queries -= 1
+
+
+class _Tunnelled:
+    """A tunnel under way."""
+
+    def __init__(self, node: NodeContext, sent: _Sent) -> None:
+        self._node = node
+        self._sent = sent
+        self._stream: Stream | None = None
+        self._place: str | None = None  # where it failed, if that is known beside all reports
+        self._own_error: PeerError | None = None  # what `use` has raised while the tunnel was well
+
+    def run(self, use: Callable[[NodeTunnel], Service[None]]) -> Service[Report | None]:
+        node, way = self._node, self._sent.way
+        try:
+            self._stream = stream = yield from node.links.open_stream(way.first_id, way.profile)
+            try:
+                header = WriteYield(stream).write_all(way.header)
+                yield from within(node.limits.idle_s, header, "the first node did not take the header")
+                status = yield from self._run(stream, use)
+            except FrameTruncated as error:
+                if not is_same_error(error, self._own_error):
+                    yield from self._hear_why(stream, error)
+                raise
+            finally:
+                stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
+        except PeerError as error:
+            if is_same_error(error, self._own_error):
+                raise
+            if isinstance(error, TunnelStopped):
+                self._place = "this node"
+            failure = explain(node, self._sent, error, self._stream, where=self._place)
+            node.peers.query_failed(failure)
+            raise failure from error
+        report = read_report(self._sent, status, node.engine)
+        if report is not None:
+            node.peers.reported(report)
+        return report
+
+    def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
+        """A hop that fails ends the backward half early, and says why in its status, which comes next."""
+        try:
+            yield from within(self._node.limits.linger_s, wait_status(stream), "no status of the tunnel")
+        except PeerError as error:
+            log.debug("no status of a tunnel that broke: %s", error)
+            if stream.error is not None:
+                raise renewed(stream.error) from truncated
+
+    def _run(self, stream: Stream, use: Callable[[NodeTunnel], Service[None]]) -> Service[bytes]:
+        node, way = self._node, self._sent.way
+        core = EstablishedTunnel(
+            way.end_to_end_seed,
+            way.profile.geometry,
+            End.ALICE,
+            engine=node.engine,
+            make_notifier=Signal,
+            limits=node.limits.tunnel,
+        )
+        tunnel = NodeTunnel(core)
+        handle = yield from node.scope.spawn(self._carry(stream, core, tunnel), name=f"{node.name} tunnel")
+        try:
+            yield from use(tunnel)
+            yield from self._end(tunnel)
+        except BaseException as error:
+            if isinstance(error, PeerError):
+                if tunnel.has_failed:
+                    yield tunnel.when_ended()  # by then more may be known of it than `use` was told
+                    if tunnel.failure is not None:
+                        raise renewed(tunnel.failure) from error
+                elif (place := tunnel.given_up_by) is not None:
+                    self._place = place
+                elif self._place is None:
+                    self._own_error = error
+            core.give_up()
+            handle.cancel()
+            raise
+        if tunnel.failure is not None:
+            raise renewed(tunnel.failure)
+        return (yield from within(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
+
+    def _end(self, tunnel: NodeTunnel) -> Service[None]:
+        """Wait for the other end to close as well. Raises IdleTimeout: it takes too long."""
+        limits = self._node.limits
+
+        def end() -> Service[None]:
+            with contextlib.suppress(PeerError):  # told elsewhere
+                yield from tunnel.drain()  # else an other end that still sends would wait for ever
+            yield tunnel.when_ended()
+
+        def end_streams() -> Service[None]:
+            tunnel.finish_streams()
+            yield Sleep(limits.linger_s)
+            tunnel.give_up_streams()
+
+        def both() -> Service[None]:
+            yield from guarded(end(), end_streams(), tunnel.stop_sending())
+
+        try:
+            yield from timeout_after(limits.answer_s, both())
+        except TimedOut as error:
+            self._place = "the other end"
+            raise IdleTimeout(f"it has not closed the tunnel within {limits.answer_s:g} s") from error
+
+    def _carry(self, stream: Stream, core: EstablishedTunnel[Signal], tunnel: NodeTunnel) -> Service[None]:
+        engine, profile, seeds = self._node.engine, self._sent.way.profile, self._sent.way.proxy_seeds
+        outward = [permutation(profile, seed, b"forward", engine) for seed in reversed(seeds)]
+        homeward = [permutation(profile, seed, b"backward", engine) for seed in seeds]
+
+        def put_on(chunk: memoryview, number: int) -> None:
+            for layer in outward:
+                layer.encrypt(chunk, number)
+
+        def take_off(chunk: memoryview, number: int) -> None:
+            for layer in homeward:
+                layer.encrypt(chunk, number)
+
+        def carry_on() -> Service[None]:
+            try:
+                yield from carry(
+                    self._node, stream, core, put_on=put_on, take_off=take_off, heard=self._heard
+                )
+                tunnel.end()
+            except PeerError as error:
+                tunnel.end(error)
+            except LocalTunnelError as error:
+                self._place = "this node"
+                tunnel.end(_as_peer(error))
+            except BaseException:
+                # Cancelled, perhaps by the service beside it, which has seen the failure first.
+                tunnel.end(core.failure or TunnelStopped("this node was stopped"))
+                raise
+
+        with contextlib.suppress(PeerError):  # of the tunnel's end: it is told above
+            yield from guarded(
+                carry_on(),
+                serve_streams(tunnel.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams),
+            )
+
+    def _heard(self) -> None:
+        """The other end has answered: all on the way have done their part, whatever becomes of the tunnel.
+
+        The report comes last, and from a tunnel that was given up or broke none does. Once, as for a reply:
+        else a hop that lets other queries fail would never rest while a tunnel passes over it.
+        """
+        for node_id in self._sent.route.nodes:
+            self._node.peers.seen(node_id)
+
+
+def _as_peer(error: LocalTunnelError) -> PeerError:
+    """A fault of this node's, told like the others."""
+    wrapped = PeerError(str(error))
+    wrapped.code = ErrorCode.INTERNAL
+    return wrapped

@@ -1,0 +1,523 @@
+"""The facade over the onion protocol: frames to send, frames to open. Bytes only, no socket, no waiting.
+
+`TunnelReader` opens and reads (`tunnel.onion.codec`). `Tunnel` adds what needs routes, keys and randomness:
+queries in every mode, replies that carry blocks, answers to somebody who named herself, cover traffic. What a
+mode needs is read from its row in `tunnel.modes`.
+Source: docs/protocol.md, "Reply modes" and "Building a query".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from readwrite_comp import WideBlockR
+from readwrite_comp.primitives import random_bytes as system_random_bytes
+from readwrite_comp.wideblock import WidePermutation
+from tunnel.arguments import member
+from tunnel.directory import Directory
+from tunnel.errors import BadRoute, HeaderError, LocalTunnelError, NeedsTunnel, UnknownNext
+from tunnel.geometry import SEED_BYTES, Profile
+from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.key_ring import KeyRing
+from tunnel.modes import MODES, ErrorMode, ReplyMode
+from tunnel.onion.header import LATEST_S, MAX_DELAY_10MS, Command, Opened, Slot, check_expiry, open_header
+from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery, Way, WayBack, WayBuilder
+from tunnel.onion.key_schedule import end_to_end_key, permutation, reply_end_to_end_seed, reply_hop_seed
+from tunnel.onion.message import FrameR, FrameW, MessageR, MessageW
+from tunnel.onion.message_head import (
+    MessageHead,
+    Origin,
+    OriginClaim,
+    answer_ticket,
+    answered_query,
+    check_origin,
+    claim_origin,
+)
+from tunnel.onion.replay import HeaderRate, ReplayTable
+from tunnel.onion.reply_block import HomeTicket, ReplyBlock
+from tunnel.routing.route import Route
+
+__all__ = ["OutgoingFrame", "OutgoingQuery", "Tunnel", "TunnelReader", "UsedBlocks", "Way", "WayBack"]
+
+
+# `TunnelReader`: the light half of a tunnel, all that a service which reads frames needs.
+#
+# It opens headers with every check in its order, makes the layers for what a header says, and can answer
+# where the way back is in the message or in the stream. It has no directory, makes no reply blocks and
+# builds no route; what it cannot do alone it says with `NeedsTunnel`, and the node then hands the frame to
+# its `Tunnel`. It shares the key ring and its tables with that: any number of readers may be made. Source:
+# docs/protocol.md, "Order of checks".
+_OWN = b"own"
+
+
+class UsedBlocks:
+    """Reply blocks that this node has used. A second frame along one would have the nonces of the first.
+
+    Known by their seeds, from which the key comes, for as long as any block can be alive, whatever expiry it
+    names: whoever made it may write a later one into it. Apart from the replay tables of headers, so that
+    answering fills nobody's share there. Not kept over a restart: a block comes with a query, and no query is
+    accepted twice. A clock that was set back goes on here from the latest time: only how much passes counts.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._table = ReplayTable(system_random_bytes(32), limit=limit, share=limit)
+        self._set_back_s = 0.0
+
+    def use(self, block: ReplyBlock, *, now_s: float) -> None:
+        """Raises ReplayedHeader, TableFull or ExpiredHeader as `ReplayTable.insert`."""
+        self._set_back_s = max(self._set_back_s, self._table.latest_now_s - now_s)
+        now_s += self._set_back_s
+        self._table.insert(block.end_to_end_seed, int(now_s) + LATEST_S, now_s=now_s, neighbour=_OWN)
+
+
+class TunnelReader:
+    """What a read service needs to know what a frame is, to read it, and to answer it where it can.
+
+    Args:
+        node_id: this node's own id.
+        ring: its onion keys and their replay tables; its home key.
+        used_blocks: shared by all readers of this node.
+        header_rate: of each neighbour; None: no limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: bytes,
+        ring: KeyRing,
+        used_blocks: UsedBlocks,
+        header_rate: HeaderRate | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self.ring = ring
+        self.engine = ring.engine
+        self._used_blocks = used_blocks
+        self._header_rate = header_rate
+
+    def reader(self) -> TunnelReader:
+        """A light reader on the same keys, tables and limits."""
+        return TunnelReader(
+            node_id=self.node_id,
+            ring=self.ring,
+            used_blocks=self._used_blocks,
+            header_rate=self._header_rate,
+        )
+
+    # --- every frame ---------------------------------------------------------------------------------------
+
+    def open_frame(self, header: bytes, profile: Profile, *, neighbour: bytes, now_s: float) -> Opened:
+        """Open and check a header, in the documented order; remember it.
+
+        Args:
+            header: 128·N bytes. neighbour: who it came from. now_s: seconds since 1970.
+        Raises:
+            TooManyHeaders, HeaderError, UnknownNext, ExpiredHeader, ReplayedHeader, TableFull: each has the
+            code for a RESET.
+        On error: no header was remembered.
+        """
+        if self._header_rate is not None:
+            self._header_rate.take(neighbour, now_s=now_s)
+        epochs = self.ring.opening(now_s)
+        opened = open_header(header, profile, [epoch.key for epoch in epochs], engine=self.engine)
+        slot = opened.slot
+        if slot.delay_10ms > MAX_DELAY_10MS:
+            raise HeaderError(
+                f"slot asks for a delay of {slot.delay_10ms * 10} ms, at most 30,000 are allowed"
+            )
+        if slot.command is Command.RELAY and slot.next_id in (self.node_id, neighbour):
+            raise UnknownNext("slot names this node itself, or the neighbour that it came from, as the next")
+        check_expiry(slot.expiry, now_s)
+        (table,) = (epoch.table for epoch in epochs if epoch.key.epoch == opened.epoch)
+        table.insert(header, slot.expiry, now_s=now_s, neighbour=neighbour)
+        return opened
+
+    # --- proxy ---------------------------------------------------------------------------------------------
+
+    def relay_layers(self, slot: Slot, profile: Profile) -> tuple[WidePermutation, WidePermutation]:
+        """The permutations of a proxy, (forward, backward); it applies their `decrypt` to each chunk."""
+        return (
+            permutation(profile, slot.seed, b"forward", self.engine),
+            permutation(profile, slot.seed, b"backward", self.engine),
+        )
+
+    # --- Bob -----------------------------------------------------------------------------------------------
+
+    def destination_reader(self, slot: Slot, profile: Profile) -> MessageR:
+        """Bob's reader of a query. When its header is read, `head` says how to answer."""
+        return MessageR(profile, end_to_end_key(slot.seed, b"forward"), engine=self.engine)
+
+    def reply_mode(self, head: MessageHead) -> ReplyMode:
+        """How a message is to be answered, if this reader can do it alone: none, route or cached.
+
+        Raises:
+            NeedsTunnel: the answer needs a route of this node's own choice (known-dest, reply-on-reply).
+        """
+        row = MODES[head.mode]
+        if row.names_alice or row.replies_carry_blocks:
+            raise NeedsTunnel(f"a reply in mode {head.mode} needs a route: let the node's Tunnel write it")
+        return head.mode
+
+    def reply(self, block: ReplyBlock, *, now_s: float) -> OutgoingFrame:
+        """A frame along a reply block.
+
+        Raises:
+            ExpiredHeader: the block is too old to be of use. UnknownNext: it begins at this node itself.
+            ReplayedHeader: it was used before; a second frame would be sealed with the nonces of the first.
+            TableFull: too many blocks were used in the last hours.
+        """
+        return self._reply(block, MessageHead(), now_s)
+
+    def _reply(
+        self, block: ReplyBlock, head: MessageHead, now_s: float, query_id: bytes | None = None
+    ) -> OutgoingFrame:
+        check_expiry(block.expiry, now_s)
+        if block.first_id == self.node_id:
+            raise UnknownNext("reply block names this node itself as the first of the way back")
+        self._used_blocks.use(block, now_s=now_s)
+        key = end_to_end_key(block.end_to_end_seed, b"forward")
+        message = MessageW(block.profile, key, engine=self.engine, head=head)
+        return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message), query_id)
+
+    def cached_reply(self, slot: Slot, profile: Profile) -> MessageW:
+        """Bob's writer of a reply over the query's own streams. Make it once for each query: a second one
+        would use the nonces of the first.
+        """
+        return MessageW(profile, end_to_end_key(slot.seed, b"backward"), engine=self.engine)
+
+    def origin(self, slot: Slot, head: MessageHead) -> Origin:
+        """Who asks in mode `known-dest`, checked.
+
+        Raises:
+            MalformedMessage: she is not who she says.
+            LocalTunnelError: the message names nobody: its mode is another.
+        """
+        if head.origin is None:
+            raise LocalTunnelError(f"a message of mode {head.mode} names no origin")
+        return check_origin(head.origin, destination=self.node_id, dest_seed=slot.seed, engine=self.engine)
+
+    # --- Alice ---------------------------------------------------------------------------------------------
+
+    def answered_query(self, head: MessageHead) -> bytes | None:
+        """The id of the query that a message for this node answers (mode `known-dest`); None: it is a query.
+
+        Raises:
+            MalformedMessage: its ticket was not made here.
+        """
+        return None if head.answer is None else answered_query(self.ring.keys.home, head.answer)
+
+    def home_ticket(self, slot: Slot) -> HomeTicket:
+        """Whose reply this is. Raises HeaderError when the slot was not made here."""
+        return HomeTicket.unpack(slot, self.ring.keys.home)
+
+    def home_reader(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> FrameR:
+        """Alice's reader of a reply by block: the layers of the reply route's last proxy come off first."""
+        layers = [
+            WideBlockR(
+                permutation(profile, reply_hop_seed(slot.seed, proxy), b"forward", self.engine), inverse=True
+            )
+            for proxy in range(ticket.proxies - 1, -1, -1)
+        ]
+        key = end_to_end_key(reply_end_to_end_seed(slot.seed), b"forward")
+        return FrameR(layers, MessageR(profile, key, engine=self.engine))
+
+
+_QUERY_ID_BYTES = 8
+_USED_BLOCKS = 1_000_000
+
+
+class Tunnel(TunnelReader):
+    """A reader that can also write: for Alice, for Bob's replies, and for cover traffic.
+
+    Args:
+        ring: this node's keys.
+        directory: where the descriptors of routes come from.
+        header_rate: limit on headers that are opened for each neighbour; None: no limit.
+        random_bytes: seeds, ids, delays and padding; the operating system's generator unless a test fixes it.
+    """
+
+    def __init__(
+        self,
+        *,
+        ring: KeyRing,
+        directory: Directory,
+        header_rate: HeaderRate | None = None,
+        random_bytes: Callable[[int], bytes] = system_random_bytes,
+    ) -> None:
+        node_id = ring.keys.node_id(ring.engine)
+        super().__init__(
+            node_id=node_id, ring=ring, used_blocks=UsedBlocks(_USED_BLOCKS), header_rate=header_rate
+        )
+        self._random_bytes = random_bytes
+        self._builder = WayBuilder(node_id=node_id, ring=ring, directory=directory, random_bytes=random_bytes)
+
+    # --- Alice ---------------------------------------------------------------------------------------------
+
+    def query(
+        self,
+        route: Route,
+        mode: ReplyMode,
+        profile: Profile,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        reply_routes: Sequence[Route] = (),
+        reply_profile: Profile | None = None,
+        blocks: int | None = None,
+        descriptor: Descriptor | None = None,
+        mean_delay_s: float = 0.0,
+    ) -> OutgoingQuery:
+        """Build a query's frame over `route`, in any mode but `established` (see `way`).
+
+        Args:
+            reply_routes: other-route and reply-on-reply: ways back, from Bob's first proxy to this node,
+                their destination. reply-on-reply takes the query's proxies in reverse if there are none.
+            reply_profile: of the reply blocks; by default the query's.
+            blocks: how many reply blocks, each for one reply; the ways back are used in turn. By default one
+                for each way.
+            descriptor: known-dest: this node's own, as it is now.
+            mean_delay_s: of the random delay at each proxy, there and back by block; 0: none.
+        Raises:
+            BadRoute: a node that is unknown, visited twice, does not offer the profile, or has no onion key
+                that can be sealed to now.
+            ProfileError: a route is longer than its profile holds.
+            LocalTunnelError: arguments that the mode has no use for, or that it lacks.
+        """
+        mode, error_mode = member(ReplyMode, mode, "mode"), member(ErrorMode, error_mode, "error_mode")
+        row = MODES[mode]
+        if mode is ReplyMode.ESTABLISHED:
+            raise LocalTunnelError("an established tunnel is no message: build it on `Tunnel.way`")
+        if row.names_alice != (descriptor is not None):
+            raise LocalTunnelError(f"mode {mode}: `descriptor` is for known-dest, and is needed there")
+        if blocks is not None and not row.reply_blocks:
+            raise LocalTunnelError(f"mode {mode} has no use for `blocks`")
+        ways_back = self._ways_back(route, mode, reply_routes)
+        query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
+        blocks_and_ways: list[tuple[ReplyBlock, WayBack]] = []
+        if query_id is not None and ways_back:
+            blocks_and_ways = self._reply_blocks(
+                ways_back,
+                reply_profile or profile,
+                user=route.destination,
+                query_id=query_id,
+                blocks=blocks,
+                now_s=now_s,
+                mean_delay_s=mean_delay_s,
+            )
+        way = self.way(route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s)
+        origin = None
+        if descriptor is not None and query_id is not None:
+            origin = self._claim(descriptor, route.destination, way, query_id)
+        head = MessageHead(
+            tuple(block for block, _ in blocks_and_ways),
+            origin,
+            backward=row.backward_content,
+            wants_blocks=row.replies_carry_blocks,
+        )
+        return OutgoingQuery(
+            route,
+            self._frame(way, head, query_id),
+            mode,
+            error_mode,
+            way,
+            self._backward(way) if row.backward_content else None,
+            tuple(way_back for _, way_back in blocks_and_ways),
+        )
+
+    def way(
+        self,
+        route: Route,
+        profile: Profile,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        mean_delay_s: float = 0.0,
+    ) -> Way:
+        """A header over `route` and its secrets, without a message: what an established tunnel begins with.
+
+        Raises BadRoute and ProfileError as `query`.
+        """
+        error_mode = member(ErrorMode, error_mode, "error_mode")
+        return self._builder.way(
+            route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s
+        )
+
+    # --- Bob -----------------------------------------------------------------------------------------------
+
+    def reply(
+        self,
+        block: ReplyBlock,
+        *,
+        now_s: float,
+        reply_routes: Sequence[Route] = (),
+        reply_profile: Profile | None = None,
+        blocks: int | None = None,
+        wants_blocks: bool = False,
+        mean_delay_s: float = 0.0,
+    ) -> OutgoingFrame:
+        """A frame along a reply block; with `reply_routes`, one that carries reply blocks itself.
+
+        Args:
+            reply_routes: ways back to this node (reply-on-reply), the others as in `query`.
+            wants_blocks: with `reply_routes`: what comes back along them is to carry blocks again.
+        Returns:
+            The frame; its `query_id` is the one under which what Alice sends along those blocks comes home.
+        Raises:
+            Those of `TunnelReader.reply`, and of `query` for the blocks.
+        """
+        if not reply_routes:
+            return super().reply(block, now_s=now_s)
+        query_id = self._random_bytes(_QUERY_ID_BYTES)
+        # Who uses them is not known, only that she is not the first of the way to her unless it is direct.
+        reply_blocks = self._reply_blocks(
+            reply_routes,
+            reply_profile or block.profile,
+            user=None,
+            query_id=query_id,
+            blocks=blocks,
+            now_s=now_s,
+            mean_delay_s=mean_delay_s,
+        )
+        head = MessageHead(tuple(own for own, _ in reply_blocks), wants_blocks=wants_blocks)
+        return self._reply(block, head, now_s, query_id)
+
+    def answer(
+        self,
+        origin: Origin,
+        route: Route,
+        profile: Profile,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+        mean_delay_s: float = 0.0,
+    ) -> OutgoingQuery:
+        """Bob's own query to somebody who named herself (mode `known-dest`): it carries her ticket.
+
+        Args:
+            origin: checked, from `TunnelReader.origin`.
+            route: of this node's choice; its destination is the origin, who need not be in the directory here
+                (but in that of the last proxy, or linked to it).
+        Raises:
+            BadRoute, ProfileError: as `query`; also when the route leads to somebody else.
+        """
+        if route.destination != origin.descriptor.node_id:
+            raise BadRoute("the route of an answer ends at another node than the one that asked")
+        way = self._builder.way(
+            route,
+            profile,
+            now_s=now_s,
+            error_mode=error_mode,
+            mean_delay_s=mean_delay_s,
+            destination=origin.descriptor,
+        )
+        frame = self._frame(way, MessageHead(answer=origin.ticket), None)
+        return OutgoingQuery(route, frame, ReplyMode.NONE, error_mode, way)
+
+    # --- cover traffic -------------------------------------------------------------------------------------
+
+    def drop(
+        self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
+    ) -> OutgoingFrame:
+        """A frame that its last node throws away. Write any content into it, zeros for instance.
+
+        Raises BadRoute and ProfileError as `query`.
+        """
+        way = self._builder.way(route, profile, Command.DROP, now_s=now_s, mean_delay_s=mean_delay_s)
+        return self._frame(way, MessageHead(), None)
+
+    def loop(
+        self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
+    ) -> OutgoingFrame:
+        """A frame that comes back to this node: Alice uses a reply block of her own.
+
+        Args:
+            route: at least two proxies (one would be told to send it back where it came from), and this node.
+        Returns:
+            The frame; it comes home as a HOME frame with its `query_id`, unless somebody dropped it.
+        Raises:
+            BadRoute, ProfileError: as `query`.
+        """
+        if len(route.proxies) < 2:
+            raise BadRoute(f"a loop over {len(route.proxies)} proxies, expected at least 2")
+        query_id = self._random_bytes(_QUERY_ID_BYTES)
+        block = self._builder.reply_block(
+            route,
+            profile,
+            user=None,
+            query_id=query_id,
+            number=0,
+            master_seed=self._random_bytes(SEED_BYTES),
+            now_s=now_s,
+            mean_delay_s=mean_delay_s,
+        )
+        return self._reply(block, MessageHead(), now_s, query_id)
+
+    # --- parts ---------------------------------------------------------------------------------------------
+
+    def _ways_back(self, route: Route, mode: ReplyMode, reply_routes: Sequence[Route]) -> Sequence[Route]:
+        reverse = Route(route.proxies[::-1], self.node_id)
+        match mode:
+            case ReplyMode.ROUTE if not reply_routes:
+                return (reverse,)
+            case ReplyMode.OTHER_ROUTE if reply_routes:
+                return reply_routes
+            case ReplyMode.REPLY_ON_REPLY:
+                return reply_routes or (reverse,)
+            case ReplyMode.OTHER_ROUTE:
+                raise LocalTunnelError("mode other-route needs `reply_routes`")
+        if reply_routes:
+            raise LocalTunnelError(f"mode {mode} has no use for `reply_routes`")
+        return ()
+
+    def _reply_blocks(
+        self,
+        routes: Sequence[Route],
+        profile: Profile,
+        *,
+        user: bytes | None,
+        query_id: bytes,
+        blocks: int | None,
+        now_s: float,
+        mean_delay_s: float,
+    ) -> list[tuple[ReplyBlock, WayBack]]:
+        count = len(routes) if blocks is None else blocks
+        if not 1 <= count <= profile.geometry.max_reply_blocks:
+            raise LocalTunnelError(
+                f"{count} reply blocks of profile {profile.name!r}, expected 1 to "
+                f"{profile.geometry.max_reply_blocks}"
+            )
+        found = []
+        for number in range(count):
+            way_back = WayBack(routes[number % len(routes)], profile, self._random_bytes(SEED_BYTES))
+            block = self._builder.reply_block(
+                way_back.route,
+                profile,
+                user=user,
+                query_id=query_id,
+                number=number,
+                master_seed=way_back.master_seed,
+                now_s=now_s,
+                mean_delay_s=mean_delay_s,
+            )
+            found.append((block, way_back))
+        return found
+
+    def _claim(self, descriptor: Descriptor, destination: bytes, way: Way, query_id: bytes) -> OriginClaim:
+        keys = self.ring.keys
+        return claim_origin(
+            descriptor,
+            keys.identity,
+            ticket=answer_ticket(keys.home, query_id),
+            destination=destination,
+            dest_seed=way.end_to_end_seed,
+            engine=self.engine,
+        )
+
+    def _frame(self, way: Way, head: MessageHead, query_id: bytes | None) -> OutgoingFrame:
+        key = end_to_end_key(way.end_to_end_seed, b"forward")
+        message = MessageW(way.profile, key, engine=self.engine, head=head)
+        layer = FrameW(way.header, way.forward_layers(self.engine), message)
+        return OutgoingFrame(way.first_id, way.profile, layer, query_id)
+
+    def _backward(self, way: Way) -> FrameR:
+        key = end_to_end_key(way.end_to_end_seed, b"backward")
+        return FrameR(way.backward_layers(self.engine), MessageR(way.profile, key, engine=self.engine))

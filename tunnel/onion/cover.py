@@ -1,0 +1,109 @@
+"""Cover traffic: what to send when there is nothing to say, drawn so that it looks like real queries.
+
+Two kinds. A DROP frame ends at another node, which throws it away. A loop comes back to its sender, who so
+learns as well whether somebody on the way throws frames away (Loopix). Length, number of hops and time are
+drawn from what the node's own queries are like: cover that has a shape of its own covers nothing. Pure: the
+caller brings the generator and the samples, and sends the frames (`Tunnel.drop`, `Tunnel.loop`).
+Source: docs/protocol.md, "Cover traffic".
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tunnel.errors import BadRoute
+from tunnel.geometry import Profile
+from tunnel.identity.descriptor import Descriptor
+from tunnel.routing.route import Route, choose_route
+
+__all__ = ["CoverPlan", "QuerySample", "draw_cover", "draw_gap_s"]
+
+_HEAD_BYTES = 4  # of a message that names no way back
+_MIN_LOOP_HOPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySample:
+    """What one real query of this node was like.
+
+    Attributes:
+        proxies: of its route.
+        message_bytes: its head (reply blocks included) and content.
+    """
+
+    profile: Profile
+    proxies: int
+    message_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoverPlan:
+    """A frame to send: a loop if its route ends at the sender, else a DROP frame.
+
+    Attributes:
+        content_bytes: what to write into it; zeros do, as nobody can see them.
+    """
+
+    route: Route
+    profile: Profile
+    content_bytes: int
+    is_loop: bool
+
+
+def draw_cover(
+    rng: random.Random,
+    samples: Sequence[QuerySample],
+    peers: Sequence[Descriptor],
+    *,
+    origin: bytes,
+    own: Collection[bytes] = (),
+    now_s: float | None = None,
+    loop_share: float = 0.5,
+) -> CoverPlan:
+    """Draw one cover frame.
+
+    Args:
+        rng: `random.SystemRandom()`, but for tests.
+        samples: of real queries, or of what they will probably be like; one is drawn for the shape.
+        peers: the directory's descriptors. origin: this node.
+        own, now_s: as for `tunnel.routing.route.choose_route`.
+        loop_share: how many of the frames come back, 0 to 1.
+    Raises:
+        BadRoute: no samples, or too few peers for the shape that was drawn.
+    """
+    if not samples:
+        raise BadRoute("cover traffic needs at least one sample of a query to look like")
+    sample = rng.choice(samples)
+    is_loop = rng.random() < loop_share and sample.proxies >= _MIN_LOOP_HOPS
+    listed = [
+        peer
+        for peer in peers
+        if not peer.unlisted
+        and sample.profile.byte in peer.profiles
+        and (now_s is None or peer.obstacle(now_s) is None)
+    ]
+    if is_loop:
+        destination = origin
+    else:
+        others = sorted(peer.node_id for peer in listed if peer.node_id != origin)
+        if not others:
+            raise BadRoute("cover traffic needs at least one other node that offers the profile")
+        destination = rng.choice(others)
+    route = choose_route(
+        peers,
+        origin=origin,
+        destination=destination,
+        hops=sample.proxies,
+        profile_byte=sample.profile.byte,
+        own=own,
+        now_s=now_s,
+        rng=rng,
+    )
+    return CoverPlan(route, sample.profile, max(0, sample.message_bytes - _HEAD_BYTES), is_loop)
+
+
+def draw_gap_s(rng: random.Random, mean_s: float) -> float:
+    """Seconds until the next cover frame: exponential, so that the frames' times are a Poisson process."""
+    return rng.expovariate(1 / mean_s)

@@ -1,0 +1,78 @@
+"""The key schedule: which secret gives which key, each with one label and one use.
+
+Everything is expand(secret, label, n) = HKDF-SHA256(salt "mtun1", ikm secret, info label, length n).
+Source: docs/protocol.md, "Key schedule".
+"""
+
+from __future__ import annotations
+
+from readwrite_comp.hctr import HCTR_KEY_BYTES, Hctr
+from readwrite_comp.wideblock import LIONESS_KEY_BYTES, Lioness, WidePermutation
+from tunnel.crypto.primitives import TunnelEngine, expand
+from tunnel.geometry import HCTR_SUITE, SEED_BYTES, Profile
+
+__all__ = [
+    "end_to_end_key",
+    "header_key",
+    "layer_keys",
+    "origin_binding",
+    "permutation",
+    "reply_end_to_end_seed",
+    "reply_hop_seed",
+]
+
+
+def header_key(slot_seed: bytes) -> bytes:
+    """AES-256-CTR key of the header keystream of a relay (32 bytes, counter block 0, used once)."""
+    return expand(slot_seed, b"header", 32)
+
+
+def layer_keys(slot_seed: bytes, direction: bytes, length: int = 128) -> bytes:
+    """The wide-block keys of a relay for `direction`, b"forward" or b"backward".
+
+    `length` is the suite's: 128 bytes for LIONESS, 64 for HCTR.
+    """
+    return expand(slot_seed, direction, length)
+
+
+def end_to_end_key(seed: bytes, direction: bytes) -> bytes:
+    """AES-256-GCM key of chunks (32 bytes) for `direction`, b"forward" or b"backward"."""
+    return expand(seed, b"e2e " + direction, 32)
+
+
+def origin_binding(seed: bytes) -> bytes:
+    """What ties Alice's signature in mode `known-dest` to one query, from the DEST seed (32 bytes)."""
+    return expand(seed, b"origin", 32)
+
+
+def reply_hop_seed(master_seed: bytes, proxy: int) -> bytes:
+    """Slot seed of proxy `proxy` of a reply route; 0 is the first after Bob."""
+    return expand(master_seed, b"hop" + proxy.to_bytes(2, "big"), SEED_BYTES)
+
+
+def reply_end_to_end_seed(master_seed: bytes) -> bytes:
+    """The end-to-end seed that a reply block gives to Bob."""
+    return expand(master_seed, b"reply e2e", SEED_BYTES)
+
+
+# The two suites of the content layers: which permutation a profile means, and how its key is made.
+#
+# Suite 0 is LIONESS, which every node offers. Suite 1 is HCTR, three to four times faster with OpenSSL,
+# used where every hop offers it. A slot seed belongs to one frame, a frame has one profile, and the profile
+# is bound into each slot: so the two suites may take their keys from the same label. Source:
+# docs/protocol.md, "Wide-block layer".
+
+
+def permutation(
+    profile: Profile, slot_seed: bytes, direction: bytes, engine: TunnelEngine
+) -> WidePermutation:
+    """The permutation of one proxy for one direction of a frame.
+
+    Args:
+        profile: gives the suite and the chunk's length.
+        slot_seed: 16 bytes from the proxy's slot. direction: b"forward" or b"backward".
+    """
+    chunk_bytes = profile.geometry.chunk_bytes
+    if profile.suite == HCTR_SUITE:
+        return Hctr(layer_keys(slot_seed, direction, HCTR_KEY_BYTES), chunk_bytes, engine.layers)
+    return Lioness(layer_keys(slot_seed, direction, LIONESS_KEY_BYTES), chunk_bytes, engine.layers)

@@ -1,0 +1,179 @@
+"""Guards: the few nodes that a node's routes begin with, kept for months and over restarts.
+
+Why: who draws a new first hop for every route will sooner or later draw one of an attacker's, and an attacker
+who also watches Bob then has both ends. With a fixed small set most nodes never have a bad first hop at all,
+and the others do not get worse with the number of routes (Wright et al. 2002; Tor proposals 236 and 271).
+
+The rules, each with its reason:
+
+* A guard is drawn uniformly among listed nodes that can be dialled, no two of one network or family unless
+  told otherwise: one owner is not to be all of the set.
+* The first of the set that can be used is used, always in the same order: a random one of three would show
+  three nodes what one can see.
+* A guard that fails stays, and is used again when it is back: else whoever can make guards fail could walk a
+  node to one of his own. One more is drawn only when none of the set can be used, and never more than `most`
+  altogether.
+* A guard leaves after 60 to 120 days, drawn for each: long enough to keep what the set is for, short enough
+  that one that was bad is not for ever; and after 7 days out of the directory, when it will not come back.
+
+Pure: peers, time and randomness are arguments; the state is bytes of a fixed layout (`to_bytes`) that the
+caller keeps on disk. Layout: "mtgd" ‖ version 1 ‖ count 1 ‖ count × (node id 32 ‖ since u32 ‖ until u32 ‖
+missing since u32, 0 = listed), in order of use. Source: docs/routes.md, "Guards".
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tunnel.errors import KeyFileError
+from tunnel.identity.descriptor import Descriptor
+from tunnel.routing.addresses import AddressRules
+
+__all__ = ["MAX_GUARDS", "MOST_GUARDS", "Guard", "Guards"]
+
+_DAY_S: Final = 24 * 3600
+_LIFE_DAYS: Final = (60, 120)
+_MISSING_S: Final = 7 * _DAY_S
+_MAGIC: Final = b"mtgd\x01"
+_ENTRY: Final = struct.Struct(">32sIII")
+MOST_GUARDS: Final = 9
+"""Of a set, with those that were drawn because no other could be used."""
+MAX_GUARDS: Final = 16
+"""More than any set has: what a state may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One guard; times in seconds since 1970.
+
+    Attributes:
+        since_s, until_s: when it was drawn, and when it leaves.
+        missing_since_s: since when it is not in the directory; 0: it is.
+    """
+
+    node_id: bytes
+    since_s: int
+    until_s: int
+    missing_since_s: int = 0
+
+
+class Guards:
+    """A node's guards.
+
+    Args:
+        guards: from the last run (`from_bytes`).
+        size: how many are kept.
+        most: how many there may be, with those that were drawn because no other could be used.
+    """
+
+    def __init__(self, guards: Iterable[Guard] = (), *, size: int = 3, most: int = MOST_GUARDS) -> None:
+        self._guards = list(guards)[:MAX_GUARDS]
+        self._size = size
+        self._most = min(most, MAX_GUARDS)
+
+    def __iter__(self) -> Iterator[Guard]:
+        return iter(tuple(self._guards))
+
+    def __len__(self) -> int:
+        return len(self._guards)
+
+    def choose(
+        self,
+        peers: Collection[Descriptor],
+        usable: Collection[bytes],
+        *,
+        now_s: float,
+        rules: AddressRules,
+        rng: random.Random,
+    ) -> bytes | None:
+        """The guard for a route.
+
+        Args:
+            peers: of the directory: those that may be guards of this node at all.
+            usable: ids of those that can be the first hop of this very route now.
+            rules: say which nodes count as one owner's; no two guards are.
+        Returns:
+            None: no guard can be used, and no more may be drawn.
+        """
+        self._age(peers, int(now_s))
+        while len(self._guards) < self._size and self._draw(peers, peers, int(now_s), rules, rng):
+            pass
+        for guard in self._guards:
+            if guard.node_id in usable:
+                return guard.node_id
+        if len(self._guards) < self._most:
+            fit = [peer for peer in peers if peer.node_id in usable]
+            if self._draw(fit, peers, int(now_s), rules, rng):
+                return self._guards[-1].node_id
+        return None
+
+    def _age(self, peers: Collection[Descriptor], now_s: int) -> None:
+        """Let go of those whose time is over, and note who is missing."""
+        listed = {peer.node_id for peer in peers}
+        kept = []
+        for guard in self._guards:
+            if guard.node_id in listed:
+                guard = replace(guard, missing_since_s=0)
+            elif not guard.missing_since_s:
+                guard = replace(guard, missing_since_s=now_s)
+            is_gone = guard.missing_since_s and now_s - guard.missing_since_s > _MISSING_S
+            if now_s < guard.until_s and not is_gone:
+                kept.append(guard)
+        self._guards = kept
+
+    def _draw(
+        self,
+        candidates: Iterable[Descriptor],
+        peers: Iterable[Descriptor],
+        now_s: int,
+        rules: AddressRules,
+        rng: random.Random,
+    ) -> bool:
+        """Add one guard; False where nobody can be."""
+        present = {guard.node_id for guard in self._guards}
+        taken = {owner for peer in peers if peer.node_id in present for owner in rules.owners(peer)}
+        free = sorted(
+            peer.node_id
+            for peer in candidates
+            if peer.node_id not in present and not (taken and rules.owners(peer) & taken)
+        )
+        if not free:
+            return False
+        life_s = rng.randrange(_LIFE_DAYS[0] * _DAY_S, _LIFE_DAYS[1] * _DAY_S)
+        self._guards.append(Guard(rng.choice(free), now_s, now_s + life_s))
+        return True
+
+    def to_bytes(self) -> bytes:
+        """The state, for the next run. It tells who is likely to see this node's queries: keep it private."""
+        entries = [
+            _ENTRY.pack(guard.node_id, guard.since_s, guard.until_s, guard.missing_since_s)
+            for guard in self._guards
+        ]
+        return _MAGIC + bytes([len(entries)]) + b"".join(entries)
+
+    @classmethod
+    def from_bytes(cls, state: bytes, *, size: int = 3, most: int = MOST_GUARDS) -> Guards:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            KeyFileError: it is something else, or damaged: remove it, and new guards are drawn.
+        """
+        head = len(_MAGIC) + 1
+        if not state.startswith(_MAGIC) or len(state) < head:
+            raise KeyFileError(
+                "the state of the guards is of another version or of something else: remove it"
+            )
+        count = state[head - 1]
+        if count > MAX_GUARDS or len(state) != head + count * _ENTRY.size:
+            raise KeyFileError(
+                f"the state of {count} guards is {len(state)} bytes, expected "
+                f"{head + count * _ENTRY.size} for at most {MAX_GUARDS}: remove it"
+            )
+        guards = [Guard(*fields) for fields in _ENTRY.iter_unpack(state[head:])]
+        if len({guard.node_id for guard in guards}) != count:
+            raise KeyFileError("the state of the guards names one of them twice: remove it")
+        return cls(guards, size=size, most=most)
