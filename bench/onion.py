@@ -35,7 +35,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ReplyMode
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.key_schedule import permutation
 from tunnel.onion.message import MessageR, MessageW
 from tunnel.routing.route import Route
@@ -99,10 +99,10 @@ class _Nodes:
             directory.publish(found[-1])
         ids = [descriptor.node_id for descriptor in found]
         self.route = Route(tuple(ids[1:-1]), ids[-1])
-        self.alice = Tunnel(ring=KeyRing(keys[0], engine), directory=directory)
+        self.alice = OnionCodec(ring=KeyRing(keys[0], engine), directory=directory)
         # Enough room in the first proxy's table for every header that is opened here, from one neighbour.
         ring = KeyRing(keys[1], engine, limit=10_000_000, share=10_000_000)
-        self.first = Tunnel(ring=ring, directory=directory)
+        self.first = OnionCodec(ring=ring, directory=directory)
         self.home = Route(self.route.proxies[::-1], ids[0])
 
     def header(self) -> bytes:

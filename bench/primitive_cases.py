@@ -32,7 +32,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from reactor import PASS, Channel, Reactor, Service, Signal, Sleep, Spawn, timeout_after
+from reactor import YIELD, Channel, Reactor, Service, Signal, Sleep, Spawn, timeout_after
 
 __all__ = ["CASES", "KINDS", "main"]
 
@@ -132,7 +132,7 @@ def _reactor_cases(reactor: Reactor, figures: Figures) -> Service[None]:
         for _ in range(count):
             timers.cancel(timers.add(reactor.now() + _LONG_S, _nothing))
     # The cases around this one do not wait; together they would be reported as a slow step.
-    yield PASS
+    yield YIELD
     finished = Signal()
     with figures.timed("timer set + fire") as count:
         last = _Countdown(count, finished.set)
@@ -181,7 +181,7 @@ def _reactor_group(service: Callable[..., Service[None]], *args: Any) -> Service
 
 def _reactor_nothing() -> Service[None]:
     return
-    yield PASS
+    yield YIELD
 
 
 def _reactor_sleeper(count: int) -> Service[None]:

@@ -8,7 +8,7 @@ from reactor.core.forgotten import needs_yield_from
 from reactor.core.loop import Reactor
 from reactor.core.poller import Descriptor, EpollPoller, Poller, SelectorPoller
 from reactor.core.requests import (
-    PASS,
+    YIELD,
     CurrentTask,
     CurrentTime,
     Join,
@@ -66,7 +66,7 @@ from reactor.sync.selection import Chosen, Select, Source
 from reactor.sync.shared_channel import SharedChannel
 
 __all__ = [
-    "PASS",
+    "YIELD",
     "BadRequest",
     "Blocker",
     "Broken",

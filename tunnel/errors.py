@@ -220,7 +220,7 @@ class NetworkFailed(LocalTunnelError):
 
 
 class NeedsTunnel(LocalTunnelError):
-    """A light reader was asked for what needs a directory and keys: only the node's `Tunnel` can do it."""
+    """A light reader was asked for what needs a directory and keys: use the node's `OnionCodec`."""
 
 
 class TooManyFiles(LocalTunnelError):

@@ -190,7 +190,7 @@ def _advice(request: object) -> str:
     if isinstance(request, type) and issubclass(request, Request):
         return f"make one, `yield {request.__name__}(...)`"
     if request is None:
-        return "write `yield PASS` to let others run"
+        return "write `yield YIELD` to let others run"
     if isinstance(request, Handle):
         return "write `yield from handle.join()`"
     if isinstance(request, Channel | SharedChannel):

@@ -9,7 +9,7 @@ Rules for changing this file:
 1. Plain data. A request knows its arguments, and how to forget a waiter (`undo`), nothing else; the answers
    are in the runner's handlers.
 2. A request that is waited on often is made once and yielded again and again (`descriptor.readable`,
-   `signal`, `PASS`): an object per yield costs half a microsecond, which is a tenth of serving a small
+   `signal`, `YIELD`): an object per yield costs half a microsecond, which is a tenth of serving a small
    request.
 3. `undo(task)` is how a timeout or a cancellation takes a waiting task out of what it waits for. After it a
    late wake finds nothing.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from reactor.core.task import Handle, Waiter
 
 __all__ = [
-    "PASS",
+    "YIELD",
     "CurrentTask",
     "CurrentTime",
     "Join",
@@ -152,7 +152,7 @@ class Pass(Request):
     __slots__ = ()
 
 
-PASS: Final = Pass()
+YIELD: Final = Pass()
 
 
 class CurrentTask(Request):

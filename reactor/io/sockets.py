@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from reactor.core.forgotten import needs_yield_from
 from reactor.core.poller import Descriptor
-from reactor.core.requests import PASS, CurrentTime, LookUp, Service, Sleep
+from reactor.core.requests import YIELD, CurrentTime, LookUp, Service, Sleep
 from reactor.core.task import Handle
 from reactor.errors import Broken, Closed, ConnectError, renewed
 from reactor.io.streams import byte_view, writable_view
@@ -581,7 +581,7 @@ class _Listener:
         self._streak += 1
         if self._streak > _ACCEPTS_PER_PASS:
             self._streak = 0
-            yield PASS
+            yield YIELD
         while True:
             try:
                 sock, peername = self._accept()

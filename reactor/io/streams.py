@@ -11,7 +11,7 @@ read waits first. The hint lives in the descriptor, not here, for another servic
 have been given the news (see descriptor.py).
 
 A stream that is always ready never waits, and would keep everybody else from running. So after a number of
-calls that were not refused both yield `PASS`.
+calls that were not refused both yield `YIELD`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from reactor.core.forgotten import Reminder, needs_yield_from, reminded, settle
-from reactor.core.requests import PASS, Request, Service
+from reactor.core.requests import YIELD, Request, Service
 from reactor.errors import Lent, UnexpectedEnd
 
 __all__ = [
@@ -103,7 +103,7 @@ class ReadSide:
             self.loan.reason = reason
             self.loan = None
         request, self._moves_on = self._moves_on or self.stream.readable, None
-        # A request without `pass_on` (such as PASS) has nobody parked on it.
+        # A request without `pass_on` (such as YIELD) has nobody parked on it.
         pass_on = getattr(request, "pass_on", None)
         if pass_on is not None:
             pass_on(Lent(reason))
@@ -296,7 +296,7 @@ class ReadYield:
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
             self._streak = 0
-            yield PASS
+            yield YIELD
         while True:
             try:
                 # No waiting first, whatever the hint: the method may have bytes of its own to give.
@@ -327,7 +327,7 @@ class ReadYield:
             self._streak += 1
             if self._streak > _CALLS_PER_PASS:
                 self._streak = 0
-                yield PASS
+                yield YIELD
         while True:
             try:
                 return stream.readinto(buffer)
@@ -352,7 +352,7 @@ class ReadYield:
             self._streak += 1
             if self._streak > _CALLS_PER_PASS:
                 self._streak = 0
-                yield PASS
+                yield YIELD
         while True:
             try:
                 data: bytes = stream.read(limit_bytes)
@@ -413,7 +413,7 @@ class WriteYield:
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
             self._streak = 0
-            yield PASS
+            yield YIELD
         while True:
             try:
                 return method(stream, *args)
@@ -438,7 +438,7 @@ class WriteYield:
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
             self._streak = 0
-            yield PASS
+            yield YIELD
         while True:
             try:
                 return stream.write(data)
@@ -461,7 +461,7 @@ class WriteYield:
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
             self._streak = 0
-            yield PASS
+            yield YIELD
         try:
             done = stream.write(data)
         except BlockingIOError:

@@ -31,7 +31,7 @@ from reactor.errors import (
     log_failure,
 )
 from reactor.sync.scope import Signal, timeout_after
-from reactor.sync.shared_channel import Crossing
+from reactor.sync.shared_channel import CrossThreadWait
 
 __all__ = [
     "Blocker",
@@ -137,7 +137,7 @@ class ProxyHandle(Handle[T]):
         super().__init__(name)
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._crossings: list[Crossing] = []
+        self._crossings: list[CrossThreadWait] = []
         self._task: Task[T] | None = None
         self._thread_id: int | None = None
         self._is_cancelling = False
@@ -212,7 +212,7 @@ class ProxyHandle(Handle[T]):
     def join_from_outside(self, task: Waiter) -> object:
         with self._lock:
             if not self.is_finished:
-                crossing = Crossing(task, self)
+                crossing = CrossThreadWait(task, self)
                 self._crossings.append(crossing)
                 task.wait = crossing
                 return PARKED
@@ -223,7 +223,7 @@ class ProxyHandle(Handle[T]):
         task.wake_error(self.error_for_others())
         return PARKED
 
-    def forget(self, waiter: Crossing) -> None:
+    def forget(self, waiter: CrossThreadWait) -> None:
         """Take out a waiter. For the runner."""
         with self._lock:
             if waiter in self._crossings:

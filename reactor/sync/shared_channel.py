@@ -26,26 +26,26 @@ from reactor.core.timers import lock_timeout
 from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed, TimedOut
 from reactor.sync.channel import Sender, check_capacity
 
-__all__ = ["Crossing", "Home", "ReceiveShared", "SendShared", "SharedChannel", "ThreadWaiter"]
+__all__ = ["CrossThreadWait", "ReceiveShared", "SendShared", "SharedChannel", "ThreadWaiter", "WaitQueue"]
 
 
 # Waits that end in another thread: for channels and handles that are shared between threads.
 #
-# A service that waits for another thread is parked on a `Crossing`; a thread that waits is a
+# A service that waits for another thread is parked on a `CrossThreadWait`; a thread that waits is a
 # `ThreadWaiter`. Whoever answers first *claims* the waiter, under the lock of what is waited on, and then
 # delivers; a cancellation or a timeout claims it too. So exactly one of them comes first, whichever thread
 # it is in. A cancellation that comes second is told "too late" and is thrown at the service's next yield,
 # as for any answer that is on its way.
 
 
-class Home(Protocol):
+class WaitQueue(Protocol):
     """What is waited for."""
 
     def forget(self, waiter: Any, /) -> None:
         """Take a waiter out, from any thread, if it is still in there."""
 
 
-class Crossing:
+class CrossThreadWait:
     """What a service is parked on while another thread is to answer.
 
     Args:
@@ -59,7 +59,7 @@ class Crossing:
     # For the loop, which tells a service that nobody can wake any more.
     is_from_outside = True
 
-    def __init__(self, task: Waiter, home: Home, item: Any = None) -> None:
+    def __init__(self, task: Waiter, home: WaitQueue, item: Any = None) -> None:
         self.task = task
         self.item = item
         self._claim = task.make_claim()
@@ -157,7 +157,7 @@ class ReceiveShared(Request):
         item = channel._take(None)
         if item is not _NOTHING:
             return item
-        crossing = Crossing(task, channel)
+        crossing = CrossThreadWait(task, channel)
         item = channel._take(crossing)
         if item is not _NOTHING:
             return item
@@ -183,7 +183,7 @@ class SendShared(Request):
         channel = self._channel
         if channel._offer(self._item, None):
             return None
-        crossing = Crossing(task, channel, self._item)
+        crossing = CrossThreadWait(task, channel, self._item)
         if channel._offer(self._item, crossing):
             return None
         task.wait = crossing
@@ -223,8 +223,8 @@ class SharedChannel(Generic[T]):
         self.is_closed = False
         self._lock = threading.Lock()
         self._items: deque[T] = deque()
-        self._receivers: deque[Crossing | ThreadWaiter] = deque()
-        self._senders: deque[Crossing | ThreadWaiter] = deque()
+        self._receivers: deque[CrossThreadWait | ThreadWaiter] = deque()
+        self._senders: deque[CrossThreadWait | ThreadWaiter] = deque()
         self._sender_count = 0
         self._lost: deque[None] = deque()
         self.receiving = ReceiveShared(self)
@@ -376,7 +376,7 @@ class SharedChannel(Generic[T]):
 
     # The inside.
 
-    def _offer(self, item: T, waiter: Crossing | ThreadWaiter | None) -> bool:
+    def _offer(self, item: T, waiter: CrossThreadWait | ThreadWaiter | None) -> bool:
         """Send, or enter a waiter that carries the item. Returns whether it was sent."""
         is_sent, receiver = True, None
         with self._lock:
@@ -398,7 +398,7 @@ class SharedChannel(Generic[T]):
             self._reap()
         return is_sent
 
-    def _take(self, waiter: Crossing | ThreadWaiter | None) -> object:
+    def _take(self, waiter: CrossThreadWait | ThreadWaiter | None) -> object:
         """Receive, or enter a waiter. Returns the item or _NOTHING."""
         item: object = _NOTHING
         sender = None
@@ -431,7 +431,7 @@ class SharedChannel(Generic[T]):
         if self._lost:
             self._reap()
 
-    def forget(self, waiter: Crossing | ThreadWaiter) -> None:
+    def forget(self, waiter: CrossThreadWait | ThreadWaiter) -> None:
         """Take out a waiter that is claimed by itself. For the runner."""
         with self._lock:
             for queue in (self._receivers, self._senders):
@@ -484,7 +484,7 @@ class SharedChannel(Generic[T]):
         return f"<SharedChannel {self.name!r} {len(self._items)} of {self.capacity}{closed}>"
 
 
-def _claim_first(queue: deque[Crossing | ThreadWaiter]) -> Crossing | ThreadWaiter | None:
+def _claim_first(queue: deque[CrossThreadWait | ThreadWaiter]) -> CrossThreadWait | ThreadWaiter | None:
     """Take out the first waiter that is still there to be answered."""
     while queue:
         waiter = queue.popleft()

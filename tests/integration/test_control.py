@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from reactor import PASS, Handle, Service, Signal, Spawn
+from reactor import YIELD, Handle, Service, Signal, Spawn
 from tests.integration.test_network_processes import PATIENCE_S, asked, mtun, network, running
 from tests.support.leaks import no_leaks
 from tests.support.network import wait_until, wait_until_idle
@@ -472,4 +472,4 @@ def connect_to(node0: Node0) -> None:
 def _restore(server: ControlServer) -> Service[None]:
     server.restore()
     server.restore()
-    yield PASS
+    yield YIELD

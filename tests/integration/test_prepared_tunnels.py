@@ -124,7 +124,7 @@ def test_those_that_nobody_takes_are_closed_in_order(
         opened.append((yield from open_tunnel(*way)))
         return opened[-1]
 
-    monkeypatch.setattr("tunnel.node.tunnels.tunnel.prepared.open_tunnel", watched)
+    monkeypatch.setattr("tunnel.node.tunnels.prepared.open_tunnel", watched)
     net[0]._standing = PreparedTunnels(net[0]._context, 2, life_s=0.05)
     use(net)
     wait_until(net, lambda: len(opened) == 2 and all(tunnel.has_ended for tunnel in opened))
@@ -132,11 +132,11 @@ def test_those_that_nobody_takes_are_closed_in_order(
     assert all(report is not None and report.succeeded for report in reports)
     wait_until(net, lambda: not any(standing(net)._places.values()))
     wait_until_idle(net)
-    assert not net[0].peers.resting()
+    assert not net[0].peers.backed_off()
 
 
 def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.node.tunnels.tunnel.prepared._KINDS", 2)
+    monkeypatch.setattr("tunnel.node.tunnels.prepared._KINDS", 2)
     for hops in (0, 1, 2):
         use(net, hops)
     wait_until(net, lambda: len(standing(net)) == 4)
@@ -218,7 +218,7 @@ def test_one_whose_other_end_has_closed_is_not_handed_out() -> None:
         wait_until(net, lambda: all(tunnel._held.other_end_has_closed for tunnel in old))
         use(net)
         wait_until(net, lambda: all(tunnel.has_ended for tunnel in old))
-        assert not net[0].peers.resting(), "nobody failed"
+        assert not net[0].peers.backed_off(), "nobody failed"
 
 
 def test_they_leave_half_of_the_nodes_queries_to_others() -> None:

@@ -72,7 +72,7 @@ def test_a_dead_hop_is_named_and_gone_around(net: LocalNetwork, mode: ReplyMode,
         assert failure.report is not None
         assert failure.blamed == (net[1].id, net[DEAD].id)
         assert net[DEAD].id.hex()[:8] in str(failure)
-    assert net[DEAD].id in net[0].peers.resting()
+    assert net[DEAD].id in net[0].peers.backed_off()
     wait_until_idle(net)
 
 
@@ -98,7 +98,7 @@ def test_a_reply_ends_the_pauses_of_all_who_carried_it(net: LocalNetwork, mode: 
             peers.failed(node_id)
         reply_route = back if back.proxies else None
         assert _query(net, [1, 2], mode=mode, reply_route=reply_route).read() == b"hello"
-        assert not set(carriers) & set(peers.resting())
+        assert not set(carriers) & set(peers.backed_off())
         assert [peers.failures(node_id) for node_id in carriers] == [0] * len(carriers)
 
 
@@ -111,11 +111,11 @@ def test_a_tunnel_that_answers_ends_the_pauses_of_all_who_carry_it(net: LocalNet
             peers.failed(node_id)
         with (yield from net[0].open_tunnel(net[BOB].id, route=route)) as tunnel:
             yield from tunnel.ask(b"hello")
-            assert not set(route.nodes) & set(peers.resting())
+            assert not set(route.nodes) & set(peers.backed_off())
             # Once: a hop that lets queries fail rests for that, also while a tunnel passes over it.
             peers.failed(net[2].id)
             yield from tunnel.ask(b"hello")
-            assert net[2].id in peers.resting()
+            assert net[2].id in peers.backed_off()
 
     net.submit(use()).result(PATIENCE_S)
     assert [peers.failures(node_id) for node_id in route.nodes] == [0, 1, 0]
@@ -486,7 +486,7 @@ def test_a_node_that_is_restarted_is_used_again() -> None:
             alice.query(network[3].id, b"two", route=route).result(PATIENCE_S)
         assert victim_id in caught.value.blamed
         network.wait_until(lambda: ("offline", victim_id) in heard.events)
-        assert victim_id in alice.peers.resting()
+        assert victim_id in alice.peers.backed_off()
         network.all.remove(victim)
 
         # Its clock runs, or the descriptor of its second life would be as old as that of its first.
@@ -496,7 +496,7 @@ def test_a_node_that_is_restarted_is_used_again() -> None:
         newest = back.node.descriptor.sequence
         network.wait_until(lambda: _sequence(network, alice, victim_id) >= newest)
         _until_it_works(network, alice, route)
-        assert victim_id not in alice.peers.resting()
+        assert victim_id not in alice.peers.backed_off()
         assert alice.peers.failures(victim_id) == 0
         network.wait_until(lambda: heard.events[-1] == ("online", victim_id))
 
@@ -665,7 +665,7 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() ->
         wait_full()
         for ready in list(waiting):
             net[0].peers.failed(ready.call.route.proxies[1])
-        assert not set(ask().route.proxies) & set(net[0].peers.resting())
+        assert not set(ask().route.proxies) & set(net[0].peers.backed_off())
         # A kind of its own, and a retry that draws anew.
         for mode in (ReplyMode.OTHER_ROUTE, ReplyMode.CACHED, ReplyMode.NONE):
             assert [ask(mode).query_bytes for _ in range(3)] == [5, 5, 5]

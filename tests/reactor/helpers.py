@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from reactor import PASS, Handle, Reactor, Service, Signal, SocketStream
+from reactor import YIELD, Handle, Reactor, Service, Signal, SocketStream
 from reactor.core.task import Task
 
 __all__ = ["assert_clean", "errors_logged", "forever", "give", "passes", "pump", "run"]
@@ -30,14 +30,14 @@ def forever() -> Service[None]:
 
 def give(value: T) -> Service[T]:
     """Return a value after one pass."""
-    yield PASS
+    yield YIELD
     return value
 
 
 def passes(count: int) -> Service[None]:
     """Let everybody else go, so many times."""
     for _ in range(count):
-        yield PASS
+        yield YIELD
 
 
 def pump(reactor: Reactor, until: Callable[[], bool], limit: int = 1_000) -> None:
@@ -47,7 +47,7 @@ def pump(reactor: Reactor, until: Callable[[], bool], limit: int = 1_000) -> Non
         for _ in range(limit):
             if until():
                 return
-            yield PASS
+            yield YIELD
         raise AssertionError("it never came to hold")
 
     reactor.run(wait())

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from reactor import (
-    PASS,
+    YIELD,
     Broken,
     Cancelled,
     Closed,
@@ -64,7 +64,7 @@ class Play:
 
     def some_passes(self) -> Service[None]:
         for _ in range(self.random.choice([0, 0, 1, 1, 2, 5])):
-            yield PASS
+            yield YIELD
 
     def send(self) -> Service[None]:
         writer, start = WriteYield(self.writer), 0
@@ -104,7 +104,7 @@ class Play:
                 self.got += buffer[:count]
                 reads = None if reads is None else reads - 1
                 if self.random.random() < 0.3:
-                    yield PASS
+                    yield YIELD
             return "enough"
         except Lent:
             try:
@@ -131,7 +131,7 @@ class Play:
             try:
                 yield loan.readable
             except Lent:
-                yield PASS
+                yield YIELD
             else:
                 raise AssertionError("waited through a loan that is over")
 

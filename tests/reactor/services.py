@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor import (
-    PASS,
+    YIELD,
     BadRequest,
     Broken,
     Busy,
@@ -197,11 +197,11 @@ def over_a_waiting_cleanup() -> Service[list[str]]:
             yield from forever()
         finally:
             yield Sleep(2)
-            yield PASS
+            yield YIELD
             seen.append("cleaned")
 
     handle = yield Spawn(child())
-    yield PASS
+    yield YIELD
     handle.cancel()
     try:
         yield from handle.join()
@@ -268,7 +268,7 @@ class Counter:
         self.total = 0
 
     def call(self, command: int) -> Service[int]:
-        yield PASS
+        yield YIELD
         self.total += command
         return self.total
 
@@ -304,11 +304,11 @@ def prodding() -> Service[list[Any]]:
     with left, right:
         handle = yield Spawn(child())
         seen.append(handle.unyield())
-        yield PASS
+        yield YIELD
         seen.append(handle.unyield())
         yield Sleep(4)
         seen.append(handle.weak().unyield())
-        yield PASS
+        yield YIELD
         seen.append(handle.unyield())
         signal.set()
         yield from handle.join()
@@ -324,17 +324,17 @@ def cancelling_itself() -> Service[None]:
 
 
 def failing() -> Service[None]:
-    yield PASS
+    yield YIELD
     raise Broken("on purpose")
 
 
 def failing_at_once() -> Service[None]:
     raise Broken("at once")
-    yield PASS
+    yield YIELD
 
 
 def failing_with_cause() -> Service[None]:
-    yield PASS
+    yield YIELD
     try:
         raise ValueError("deep")
     except ValueError as error:
@@ -342,7 +342,7 @@ def failing_with_cause() -> Service[None]:
 
 
 def returning_nothing() -> Service[None]:
-    yield PASS
+    yield YIELD
 
 
 def yielding_nonsense() -> Service[None]:
@@ -356,7 +356,7 @@ def two_on_one_signal() -> Service[str]:
         yield signal
 
     first = yield Spawn(wait(), "first")
-    yield PASS
+    yield YIELD
     try:
         yield signal
     except Busy:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reactor import (
-    PASS,
+    YIELD,
     BadRequest,
     Broken,
     Busy,
@@ -81,7 +81,7 @@ def play(open_bridge: Open, scene: Callable[[AsyncioBridge], Awaitable[None]]) -
 
 
 def fail() -> Service[None]:
-    yield PASS
+    yield YIELD
     raise Broken("on purpose")
 
 
@@ -256,7 +256,7 @@ def test_leaving_cancels_what_was_started(open_bridge: Open) -> None:
                 loop.call_soon_threadsafe(started.set)
                 yield from forever()
             finally:
-                yield PASS
+                yield YIELD
                 seen.append("cleaned up")
 
         async with open_bridge() as bridge:
@@ -355,7 +355,7 @@ def test_embedded_timers_of_both_and_a_busy_service_let_each_other_run() -> None
             turns = 0
             while not done[0]:
                 turns += 1
-                yield PASS
+                yield YIELD
             return turns
 
         task = asyncio.ensure_future(bridge.run(busy()))
@@ -403,11 +403,11 @@ def test_embedded_spawn_starts_at_once_and_nobody_else_may_run_it() -> None:
         done = asyncio.Event()
 
         def service() -> Service[None]:
-            yield PASS
+            yield YIELD
             with pytest.raises(Exception, match="runs already"):
                 bridge.reactor.turn()
             bridge.reactor.stop()
-            yield PASS
+            yield YIELD
             done.set()
 
         handle = bridge.spawn(service())
@@ -458,7 +458,7 @@ def test_embedded_poller_that_fails_reaches_who_awaits() -> None:
 
 def test_embedded_wish_to_exit_leaves_asyncio() -> None:
     def service() -> Service[None]:
-        yield PASS
+        yield YIELD
         raise SystemExit(3)
 
     async def main() -> None:

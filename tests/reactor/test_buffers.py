@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import (
-    PASS,
+    YIELD,
     FakeClock,
     Reactor,
     ReadYield,
@@ -32,8 +32,8 @@ from tests.support.buffers import NO_BUFFERS, SHAPES
 class Part:
     """A stream of a user's, which takes or gives a few bytes and counts what it is handed as bytes."""
 
-    writable: Request = PASS
-    readable: Request = PASS
+    writable: Request = YIELD
+    readable: Request = YIELD
 
     def __init__(self, most: int, content: bytes = b"") -> None:
         self.most = most

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import (
-    PASS,
+    YIELD,
     Cancelled,
     Channel,
     CurrentTask,
@@ -74,7 +74,7 @@ class World:
 
     def service(self) -> Service[None]:
         try:
-            yield PASS
+            yield YIELD
             yield CurrentTime()
             yield Sleep(1)
             self.child = yield from self.scope.spawn(self.helper())
@@ -104,7 +104,7 @@ class World:
             self.ended = True
         finally:
             # A cleanup that waits, as real ones do.
-            yield PASS
+            yield YIELD
             yield from self.scope.close()
             self.cleaned = True
 
@@ -319,7 +319,7 @@ def step_by_step(reactor: Reactor, handle: Handle[None], steps: int) -> None:
         for number in range(steps):
             if handle.is_finished:
                 return
-            yield Sleep(0.25) if number % 2 else PASS
+            yield Sleep(0.25) if number % 2 else YIELD
 
     reactor.run(turns())
 
@@ -339,7 +339,7 @@ def test_a_new_service_runs_to_its_first_yield(fake: Reactor) -> None:
     def service() -> Service[None]:
         try:
             seen.append("started")
-            yield PASS
+            yield YIELD
             seen.append("not to be reached")
         finally:
             seen.append("cleaned")

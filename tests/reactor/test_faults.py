@@ -230,8 +230,8 @@ def test_a_forked_child_cannot_disturb_its_parent(kind: str) -> None:
         reactor = Reactor(poller={kind}())
         reading = reactor.spawn(answer(left))
         def settle():
-            yield PASS
-            yield PASS
+            yield YIELD
+            yield YIELD
         reactor.run(settle())
         child = os.fork()
         if child == 0:
@@ -273,7 +273,7 @@ def test_everything_that_starts_a_service_is_refused_in_a_forked_child() -> None
         from reactor import *
 
         def one():
-            yield PASS
+            yield YIELD
             return 1
 
         def forever():
@@ -334,14 +334,14 @@ def test_a_service_that_forks_is_the_only_one_in_the_child() -> None:
         def other():
             for _ in range(100):
                 print(os.getpid(), flush=True)
-                yield PASS
+                yield YIELD
 
         def main():
             beside = yield Spawn(other())
-            yield PASS
+            yield YIELD
             child = os.fork()
             if child == 0:
-                yield PASS
+                yield YIELD
                 print("goes on in the child", flush=True)
             yield from beside.join()
             return child

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reactor import (
-    PASS,
+    YIELD,
     BadRequest,
     Cancelled,
     Channel,
@@ -106,9 +106,9 @@ def test_a_forgotten_call_warns_with_its_line_and_is_logged(
     line = forget.__code__.co_firstlineno
 
     def service() -> Service[None]:
-        yield PASS
+        yield YIELD
         forget(parts)  # dropped here
-        yield PASS
+        yield YIELD
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -135,7 +135,7 @@ def test_a_call_that_is_kept_and_never_run_warns_with_the_line_of_the_call(
 
     def service() -> Service[None]:
         kept = forget(parts)
-        yield PASS
+        yield YIELD
         assert kept is not None
 
     with pytest.warns(RuntimeWarning, match=name) as caught:
@@ -149,7 +149,7 @@ def test_a_users_own_function_warns_too() -> None:
     @needs_yield_from
     def double(number: int, *, times: int = 2) -> Service[int]:
         """Twice."""
-        yield PASS
+        yield YIELD
         return number * times
 
     with pytest.warns(RuntimeWarning, match=r"double\(\) was never run: write `yield from` before it"):
@@ -310,7 +310,7 @@ with Reactor() as reactor:
     [
         (lambda: give(1), "write `yield from`"),
         (lambda: connect_tcp("127.0.0.1", 1), "write `yield from`"),
-        (lambda: None, "yield PASS"),
+        (lambda: None, "yield YIELD"),
         (lambda: Sleep, r"yield Sleep\(...\)"),
         (lambda: 0.5, r"yield Sleep\(...\)"),
         (lambda: give, "call it"),

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from reactor import (
-    PASS,
+    YIELD,
     Broken,
     Closed,
     FakeClock,
@@ -314,7 +314,7 @@ def test_the_plain_stream_may_be_passed_on_after_a_wait(reactor: Reactor) -> Non
         assert reader.drained
         writer.write(b"def")
         yield reader.readable
-        yield PASS
+        yield YIELD
         assert (yield from later.read(10)) == b"def"
 
     run(reactor, timeout_after(5, service()))

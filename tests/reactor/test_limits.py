@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from reactor import (
-    PASS,
+    YIELD,
     FakeClock,
     Handle,
     Reactor,
@@ -73,8 +73,8 @@ def test_ten_thousand_services(fake: Reactor) -> None:
         handles = []
         for number in range(MANY):
             handles.append((yield Spawn(link(number))))
-        yield PASS
-        yield PASS
+        yield YIELD
+        yield YIELD
         assert len(fake._tasks) == MANY + 1
         assert dump(fake, limit=10).endswith(f"and {MANY + 1 - 10} more\n")
         signals[0].set()
@@ -96,8 +96,8 @@ def test_ten_thousand_are_cancelled_at_once(fake: Reactor) -> None:
         scope = Scope("many")
         for _ in range(MANY):
             yield from scope.spawn(timeout_after(60, forever()))
-        yield PASS
-        yield PASS
+        yield YIELD
+        yield YIELD
         assert len(fake.timers) == MANY
         yield from scope.close()
 
@@ -236,8 +236,8 @@ def test_many_sleepers_are_cancelled_without_a_trace(clock: FakeClock) -> None:
         handles = [reactor.spawn(sleeper(number)) for number in range(many)]
 
         def main() -> Service[None]:
-            yield PASS
-            yield PASS
+            yield YIELD
+            yield YIELD
             assert len(reactor.timers) == many
             for handle in handles[1:]:
                 handle.cancel()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reactor import (
-    PASS,
+    YIELD,
     BadRequest,
     Broken,
     Busy,
@@ -33,7 +33,7 @@ from tests.reactor.helpers import assert_clean, errors_logged, forever, give, pa
 
 
 def fail(text: str) -> Service[None]:
-    yield PASS
+    yield YIELD
     raise Broken(text)
 
 
@@ -49,7 +49,7 @@ def test_nonsense_is_refused_in_the_service(fake: Reactor, nonsense: Any) -> Non
     def service() -> Service[str]:
         with pytest.raises(BadRequest, match="takes a request"):
             yield nonsense
-        yield PASS
+        yield YIELD
         return "goes on"
 
     assert run(fake, service()) == "goes on"
@@ -90,7 +90,7 @@ class HandMade(Generator[Any, Any, str]):
         self.turn += 1
         if self.turn == 3:
             raise StopIteration("made by hand")
-        return PASS
+        return YIELD
 
     def throw(self, *error: Any) -> Any:
         raise error[0]
@@ -195,7 +195,7 @@ def test_cancelled_services_are_not_logged(fake: Reactor) -> None:
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 def test_wish_to_exit_leaves_the_loop(fake: Reactor, kind: type[BaseException]) -> None:
     def service() -> Service[None]:
-        yield PASS
+        yield YIELD
         raise kind
 
     with pytest.raises(kind):
@@ -221,7 +221,7 @@ def test_stop_leaves_services_as_they_are(reactor: Reactor) -> None:
 
 def test_running_twice_and_closing_while_running(fake: Reactor) -> None:
     def service() -> Service[None]:
-        yield PASS
+        yield YIELD
         with pytest.raises(Busy):
             fake.run()
         with pytest.raises(Busy):
@@ -258,7 +258,7 @@ def test_close_runs_finally_blocks_and_children_they_start(fake: Reactor) -> Non
             yield from forever()
         finally:
             yield Spawn(child())
-            yield PASS
+            yield YIELD
             seen.append("parent")
 
     fake.spawn(service())
@@ -294,7 +294,7 @@ def test_nobody_is_starved_of_timers_and_posts(reactor: Reactor) -> None:
 
     def busy() -> Service[None]:
         while not done[0]:
-            yield PASS
+            yield YIELD
 
     def finish() -> None:
         done[0] = True
@@ -309,7 +309,7 @@ def order_of(seed: int | None) -> list[int]:
     def worker(number: int) -> Service[None]:
         for _ in range(3):
             order.append(number)
-            yield PASS
+            yield YIELD
 
     with Reactor(clock=FakeClock(), seed=seed) as reactor:
         for number in range(6):
@@ -402,14 +402,14 @@ def test_a_turn_says_when_the_next_is_due(poller: Poller) -> None:
         seen.append("started")
         with pytest.raises(Busy):
             reactor.turn()
-        yield PASS
+        yield YIELD
         seen.append("passed")
         yield Sleep(1_000)
         seen.append("slept")
 
     def busy() -> Service[None]:
         while True:
-            yield PASS
+            yield YIELD
 
     with Reactor(poller=poller) as reactor:
         assert reactor.turn() is None

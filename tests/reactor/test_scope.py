@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from reactor import (
-    PASS,
+    YIELD,
     Broken,
     Cancelled,
     Closed,
@@ -174,7 +174,7 @@ def test_child_that_ends_cancelled_is_no_failure(fake: Reactor) -> None:
         scope = Scope("work")
         child = yield from scope.spawn(forever())
         other = yield from scope.spawn(passes(5))
-        yield PASS
+        yield YIELD
         child.cancel()
         yield from scope.join()
         assert scope.failures == []
@@ -246,7 +246,7 @@ def test_a_failure_while_closing_is_logged(fake: Reactor, caplog: pytest.LogCapt
     def service() -> Service[None]:
         scope = Scope("work")
         yield from scope.spawn(fail_in_cleanup("cleanup"), name="unlucky")
-        yield PASS
+        yield YIELD
         yield from scope.close()
 
     run(fake, service())
@@ -259,7 +259,7 @@ def fail_in_cleanup(text: str) -> Service[None]:
     try:
         yield from forever()
     finally:
-        yield PASS
+        yield YIELD
         raise Broken(text)
 
 
@@ -350,7 +350,7 @@ def test_in_scope_raises_a_child_failure_with_its_cause(fake: Reactor, body_wait
 def test_in_scope_when_the_body_fails(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
     def body(scope: Scope) -> Service[None]:
         yield from scope.spawn(fail_in_cleanup("child"), name="unlucky")
-        yield PASS
+        yield YIELD
         raise Broken("body")
 
     with pytest.raises(Broken, match="body"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import (
-    PASS,
+    YIELD,
     BadRequest,
     Broken,
     Busy,
@@ -195,7 +195,7 @@ def test_an_end_is_told_once(fake: Reactor) -> None:
 
 
 def fail() -> Service[None]:
-    yield PASS
+    yield YIELD
     raise Broken("on purpose")
 
 

@@ -33,7 +33,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.task import Claim
-from reactor.sync.shared_channel import Crossing, ThreadWaiter
+from reactor.sync.shared_channel import CrossThreadWait, ThreadWaiter
 from tests.reactor.helpers import forever, passes, task_of
 
 PATIENCE_S = 20.0
@@ -365,7 +365,7 @@ def test_an_item_for_a_closed_loop_goes_back() -> None:
     assert handle.is_finished
     assert not channel._receivers
     # As if another thread had claimed it just before the end.
-    assert isinstance(waiter, Crossing)
+    assert isinstance(waiter, CrossThreadWait)
     waiter._claim = Claim()
     channel._receivers.append(waiter)
     channel.send_nowait(1)

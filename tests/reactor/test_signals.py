@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reactor import PASS, BadRequest, FakeClock, Reactor, Service, dump_on_signal, run_main
+from reactor import YIELD, BadRequest, FakeClock, Reactor, Service, dump_on_signal, run_main
 from tests.reactor.helpers import forever, give
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
@@ -168,7 +168,7 @@ def test_usr1_prints_what_each_waits_for() -> None:
             yield Sleep(1_000)
 
         def speaker():
-            yield PASS
+            yield YIELD
             say("ready")
 
         with Reactor() as reactor:
@@ -201,7 +201,7 @@ def test_usr1_shows_where_a_service_that_never_yields_is() -> None:
                 pass
 
         def hog():
-            yield PASS
+            yield YIELD
             spin()
 
         with Reactor(slow_step_s=None) as reactor:
@@ -257,7 +257,7 @@ def test_the_example_server_ends_cleanly_with_connections_open() -> None:
 
 def test_results_errors_and_handlers_in_this_process() -> None:
     def broken() -> Service[None]:
-        yield PASS
+        yield YIELD
         raise ZeroDivisionError
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)

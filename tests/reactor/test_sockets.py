@@ -252,7 +252,7 @@ def test_out_of_descriptors_for_real() -> None:
             for _ in range(3):
                 clients.append((yield from connect_tcp(*listener.address)))
             while len(accepted) < 3:
-                yield PASS
+                yield YIELD
             late = socket.socket()
             late.setblocking(False)
             highest = max(s.fileno() for s in clients + accepted + [late])

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from reactor import (
-    PASS,
+    YIELD,
     BadRequest,
     Blocker,
     Broken,
@@ -140,7 +140,7 @@ def test_same_result_with_all(way: Way, make: Callable[[], Service[Any]]) -> Non
 
 def test_causes_are_kept(way: Way) -> None:
     def service() -> Service[None]:
-        yield PASS
+        yield YIELD
         raise Broken("surface") from ValueError("deep")
 
     with pytest.raises(Broken) as caught:
@@ -277,7 +277,7 @@ def test_joined_from_another_reactor(fake: Reactor) -> None:
         stuck = park.spawn(forever())
         joiner = yield Spawn(waiting.join())
         other = yield Spawn(waiting.join())
-        yield PASS
+        yield YIELD
         other.cancel()
         gate.send_nowait(7)
         seen.append((yield from joiner.join()))
@@ -295,7 +295,7 @@ def test_joined_from_another_reactor(fake: Reactor) -> None:
 
 
 def fail() -> Service[None]:
-    yield PASS
+    yield YIELD
     raise Broken("on purpose")
 
 
@@ -395,7 +395,7 @@ def test_what_another_thread_may_end_is_no_deadlock() -> None:
 
 def send_when_awaited(channel: SharedChannel[int]) -> Service[None]:
     while not channel._receivers:
-        yield PASS
+        yield YIELD
     yield from channel.send(1)
 
 
@@ -419,7 +419,7 @@ def test_children_left_behind_are_cancelled(spawner: Blocker | ThreadPark) -> No
 
     def service() -> Service[str]:
         yield Spawn(child())
-        yield PASS
+        yield YIELD
         return "done"
 
     handle = spawner.spawn(service())
@@ -460,7 +460,7 @@ def test_blocker_does_not_take_a_stream_from_its_waiter(fake: Reactor) -> None:
 
 def test_blockers_nest() -> None:
     def outer() -> Service[int]:
-        yield PASS
+        yield YIELD
         return Blocker().spawn(give(5)).result() + 1
 
     assert Blocker().spawn(outer()).result() == 6
@@ -563,7 +563,7 @@ def test_restart_from_within() -> None:
     handles: list[Handle[None]] = []
 
     def prod() -> Service[None]:
-        yield PASS
+        yield YIELD
         seen.append(handles[0].unyield())
 
     with Restart() as restart:
@@ -580,7 +580,7 @@ def test_restart_from_within() -> None:
 
 
 def spawn_with(restart: Restart) -> Service[None]:
-    yield PASS
+    yield YIELD
     restart.spawn(give(1))
 
 
@@ -613,7 +613,7 @@ def test_thread_park_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_in_its_thread() -> None:
     def thread_id() -> Service[int]:
-        yield PASS
+        yield YIELD
         return threading.get_ident()
 
     park = ThreadPark()
@@ -656,7 +656,7 @@ def test_a_closed_pool() -> None:
 
 def test_a_pool_goes_on_without_a_thread_that_was_ended() -> None:
     def leave() -> Service[None]:
-        yield PASS
+        yield YIELD
         raise SystemExit(3)
 
     with ThreadPool(1) as pool:
@@ -711,7 +711,7 @@ def test_cancelled_before_its_thread_comes_to_it() -> None:
     def holding() -> Service[None]:
         held.set()
         hold.wait(PATIENCE_S)
-        yield PASS
+        yield YIELD
 
     def early() -> Service[None]:
         seen.append("started")

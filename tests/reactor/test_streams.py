@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import (
-    PASS,
+    YIELD,
     Broken,
     Busy,
     Closed,
@@ -136,7 +136,7 @@ def test_lending_the_read_side_while_data_arrives(reactor: Reactor, pair: Pair) 
         writer = WriteYield(left)
         for start in range(0, total, 5):
             yield from writer.write_all(BIG[start : start + 5])
-            yield PASS
+            yield YIELD
 
     handles = [reactor.spawn(borrower(number)) for number in range(3)]
     reactor.spawn(sender())
@@ -264,7 +264,7 @@ def test_read_exactly(reactor: Reactor, pair: Pair) -> None:
 def send_bytes_one_by_one(stream: SocketStream, data: bytes) -> Service[None]:
     for byte in data:
         yield from WriteYield(stream).write_all(bytes([byte]))
-        yield PASS
+        yield YIELD
 
 
 class Restartable:
@@ -523,7 +523,7 @@ def test_before_wait_runs_before_each_wait_and_only_then(reactor: Reactor, pair:
 
     def note() -> Service[None]:
         waits.append(1)
-        yield PASS
+        yield YIELD
 
     def service() -> Service[None]:
         reader = ReadYield(right, before_wait=note)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reactor import (
-    PASS,
+    YIELD,
     BadRequest,
     Broken,
     Cancelled,
@@ -70,7 +70,7 @@ def test_a_tracer_hears_the_life_of_each_service(fake: Reactor) -> None:
 
     def child() -> Service[None]:
         yield Sleep(2)
-        yield PASS
+        yield YIELD
 
     def parent() -> Service[None]:
         handle = yield Spawn(child(), "child")
@@ -97,7 +97,7 @@ def test_a_failed_a_cancelled_and_a_forced_end_are_ends(
     monkeypatch.setattr(closing, "_GRACE_S", 0.02)
 
     def fail() -> Service[None]:
-        yield PASS
+        yield YIELD
         raise Broken("on purpose")
 
     def stubborn() -> Service[None]:
@@ -197,10 +197,10 @@ def test_a_service_that_never_yields_is_told_of_while_it_runs(caplog: pytest.Log
     try:
 
         def hog() -> Service[None]:
-            yield PASS
+            yield YIELD
             # Only the report ends this step.
             assert heard.event.wait(LIMIT_S)
-            yield PASS
+            yield YIELD
 
         with Reactor(slow_step_s=None) as reactor, Watchdog(reactor, after_s=0.01):
             reactor.run(hog(), name="the hog")
@@ -291,7 +291,7 @@ def passing_sleep() -> Service[None]:
 
 
 def inner_sleep() -> Service[None]:
-    yield PASS
+    yield YIELD
     yield Sleep(30)
 
 

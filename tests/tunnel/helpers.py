@@ -21,7 +21,7 @@ from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import Opened
 from tunnel.onion.replay import DEFAULT_LIMIT
 
@@ -166,7 +166,7 @@ class Peer:
     """A node without sockets."""
 
     keys: NodeKeys
-    tunnel: Tunnel
+    tunnel: OnionCodec
     descriptor: Descriptor
 
     @property
@@ -186,10 +186,10 @@ def make_peers(count: int, *, engine: TunnelEngine = OPENSSL, random_seed: int |
         directory.publish(descriptor)
         ring = KeyRing(keys, engine, share=DEFAULT_LIMIT)
         if random_seed is None:
-            tunnel = Tunnel(ring=ring, directory=directory)
+            tunnel = OnionCodec(ring=ring, directory=directory)
         else:
             source = seeded_bytes(random_seed * 1_000 + index)
-            tunnel = Tunnel(ring=ring, directory=directory, random_bytes=source)
+            tunnel = OnionCodec(ring=ring, directory=directory, random_bytes=source)
         peers.append(Peer(keys, tunnel, descriptor))
     return peers
 

@@ -35,9 +35,9 @@ from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.relay.status_reporter import wait_status
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import OpeningKey, open_header
-from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery, Way, WayBack
+from tunnel.onion.header_builder import Circuit, OutgoingFrame, OutgoingQuery, ReplyPath
 from tunnel.onion.message import FrameW, MessageW
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reply_block import HomeTicket
@@ -57,14 +57,14 @@ def query_of(scenario: dict[str, Any], engine: TunnelEngine) -> OutgoingQuery:
     there = Route((ids["proxy 1"], ids["proxy 2"]), ids["bob"])
     back = Route(there.proxies[::-1], ids["alice"])
     layer = FrameW(b"", [], MessageW(profile, bytes(32), engine=engine))
-    way = Way(ids["proxy 1"], profile, b"", tuple(bytes.fromhex(seed) for seed in scenario["seeds"]))
+    way = Circuit(ids["proxy 1"], profile, b"", tuple(bytes.fromhex(seed) for seed in scenario["seeds"]))
     return OutgoingQuery(
         there,
         OutgoingFrame(way.first_id, profile, layer),
         ReplyMode.ROUTE,
         ErrorMode.STATUS,
         way,
-        ways_back=tuple(WayBack(back, profile, bytes.fromhex(master)) for master in scenario["masters"]),
+        ways_back=tuple(ReplyPath(back, profile, bytes.fromhex(master)) for master in scenario["masters"]),
     )
 
 
@@ -152,7 +152,7 @@ def test_the_second_implementation_reads_the_same_status(name: str) -> None:
         assert found["code"] == code + 256 * report["about_next"]
 
 
-def tunnel_of(node: dict[str, Any], engine: TunnelEngine) -> Tunnel:
+def tunnel_of(node: dict[str, Any], engine: TunnelEngine) -> OnionCodec:
     epoch, onion = node["epoch"], bytes.fromhex(node["onion"])
     keys = NodeKeys(
         bytes.fromhex(node["identity"]),
@@ -160,7 +160,7 @@ def tunnel_of(node: dict[str, Any], engine: TunnelEngine) -> Tunnel:
         OnionKey(epoch, epoch + EPOCH_S, onion, bytes(32)),
         bytes.fromhex(node["home"]),
     )
-    return Tunnel(ring=KeyRing(keys, engine), directory=StaticDirectory())
+    return OnionCodec(ring=KeyRing(keys, engine), directory=StaticDirectory())
 
 
 def read_home(

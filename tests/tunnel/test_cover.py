@@ -122,7 +122,7 @@ def test_gaps_are_exponential() -> None:
 
 def test_no_mean_no_delay_and_nothing_drawn() -> None:
     def never(length: int) -> bytes:
-        raise AssertionError("drawn")
+        raise AssertionError("plan")
 
     assert draw_delay(0.0, never) == 0
 

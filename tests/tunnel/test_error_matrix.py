@@ -24,7 +24,7 @@ from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command, Opened
-from tunnel.onion.header_builder import OutgoingQuery, Way
+from tunnel.onion.header_builder import Circuit, OutgoingQuery
 from tunnel.onion.reports import (
     Report,
     fits_status_chunk,
@@ -223,7 +223,7 @@ class Sent:
     """What the status of a tunnel is read with."""
 
     route: Route
-    way: Way
+    way: Circuit
     error_mode: ErrorMode
 
 

@@ -284,8 +284,8 @@ def test_a_length_beyond_the_chunk() -> None:
 
 
 def test_a_key_that_serves_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys_module, "MAX_KEY_CHUNKS", 8)
     hand = raw(End.ALICE)
+    monkeypatch.setattr(keys_module, "MAX_KEY_CHUNKS", 8)
     for _ in range(7):
         hand.send(ChunkType.PAD)
     hand.rekey()

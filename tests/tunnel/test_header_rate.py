@@ -10,7 +10,7 @@ from tests.tunnel.exchange import cast_of, send
 from tests.tunnel.helpers import NOW_S, SMALL
 from tunnel.errors import ErrorCode, TooManyHeaders
 from tunnel.modes import ReplyMode
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.replay import HeaderRate
 
 A, B = b"a" * 32, b"b" * 32
@@ -87,7 +87,7 @@ def test_never_more_than_burst_and_rate_allow(
 
 def test_the_limit_comes_before_any_opening() -> None:
     cast = cast_of(2)
-    bob = Tunnel(
+    bob = OnionCodec(
         ring=cast.bob.tunnel.ring,
         directory=cast.bob.tunnel._builder._directory,
         header_rate=HeaderRate(per_s=1, burst=1),

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.tunnel.mux_helpers import Flag
-from tunnel.link.scheduler import Turns
+from tunnel.link.scheduler import WriteScheduler
 
 PIECE = 10
 ROOM = 35  # three pieces and a half
@@ -33,14 +33,14 @@ def woken(streams: list[Writer]) -> list[Writer]:
 
 
 def test_with_room_and_nobody_waiting_anybody_writes() -> None:
-    turns = Turns()
+    turns = WriteScheduler()
     (stream,) = writers(1)
     assert all(turns.admits(stream, PIECE, ROOM) for _ in range(5))
     assert len(turns) == 0
 
 
 def test_as_many_are_woken_as_fit_in_the_order_in_which_they_came() -> None:
-    turns, streams = Turns(), writers(6)
+    turns, streams = WriteScheduler(), writers(6)
     assert not any(turns.admits(stream, PIECE, 0) for stream in streams)
     turns.freed(ROOM, is_empty=False)
     assert woken(streams) == streams[:3]
@@ -52,7 +52,7 @@ def test_as_many_are_woken_as_fit_in_the_order_in_which_they_came() -> None:
 
 
 def test_who_has_written_goes_behind_those_that_wait() -> None:
-    turns, (first, second) = Turns(), writers(2)
+    turns, (first, second) = WriteScheduler(), writers(2)
     assert not turns.admits(first, PIECE, 0)
     assert not turns.admits(second, PIECE, 0)
     turns.freed(ROOM, is_empty=True)
@@ -65,7 +65,7 @@ def test_who_has_written_goes_behind_those_that_wait() -> None:
 
 
 def test_who_finds_less_room_than_promised_keeps_the_front_place() -> None:
-    turns, streams = Turns(), writers(3)
+    turns, streams = WriteScheduler(), writers(3)
     for stream in streams:
         assert not turns.admits(stream, PIECE, 0)
     turns.freed(PIECE, is_empty=False)
@@ -77,7 +77,7 @@ def test_who_finds_less_room_than_promised_keeps_the_front_place() -> None:
 
 @pytest.mark.parametrize("is_woken", [True, False])
 def test_who_leaves_passes_the_turn_on(is_woken: bool) -> None:
-    turns, streams = Turns(), writers(3)
+    turns, streams = WriteScheduler(), writers(3)
     for stream in streams:
         assert not turns.admits(stream, PIECE, 0)
     if is_woken:
@@ -90,7 +90,7 @@ def test_who_leaves_passes_the_turn_on(is_woken: bool) -> None:
 
 
 def test_a_grant_that_is_not_used_ends_when_the_buffer_was_empty_twice() -> None:
-    turns, streams = Turns(), writers(2)
+    turns, streams = WriteScheduler(), writers(2)
     for stream in streams:
         assert not turns.admits(stream, PIECE, 0)
     turns.freed(PIECE, is_empty=True)
@@ -103,7 +103,7 @@ def test_a_grant_that_is_not_used_ends_when_the_buffer_was_empty_twice() -> None
 @pytest.mark.parametrize("seed", range(20))
 def test_nobody_starves_and_all_write_about_as_often(seed: int) -> None:
     """Writers that call only when woken, in any order, and write as often as they may in one call."""
-    rng, turns, streams = random.Random(seed), Turns(), writers(3 + seed % 9)
+    rng, turns, streams = random.Random(seed), WriteScheduler(), writers(3 + seed % 9)
     counts = dict.fromkeys(streams, 0)
     used = 0
 

@@ -49,18 +49,18 @@ def test_pauses_double_and_end_with_the_first_sign_of_life() -> None:
     table, clock, log = make()
     for pause_s in (5, 10, 20, 40):
         table.failed(IDS[0])
-        assert table.resting() == [IDS[0]]
+        assert table.backed_off() == [IDS[0]]
         clock[0] += pause_s - 0.001
-        assert table.resting() == [IDS[0]]
+        assert table.backed_off() == [IDS[0]]
         clock[0] += 0.001
-        assert table.resting() == []
+        assert table.backed_off() == []
     for _ in range(50):
         table.failed(IDS[0])
     clock[0] += 600
-    assert table.resting() == []
+    assert table.backed_off() == []
     table.failed(IDS[0])
     table.seen(IDS[0])
-    assert table.resting() == []
+    assert table.backed_off() == []
     assert table.failures(IDS[0]) == 0
     assert table.last_seen_s(IDS[0]) == clock[0]
     assert log.events == [(IDS[0], False), (IDS[0], True)]
@@ -73,14 +73,14 @@ def test_what_breaks_together_is_one_pause() -> None:
     clock[0] += 4
     table.failed(IDS[0])
     clock[0] += 4.999
-    assert table.resting() == [IDS[0]]
+    assert table.backed_off() == [IDS[0]]
     clock[0] += 0.001
-    assert table.resting() == []
+    assert table.backed_off() == []
     table.failed(IDS[0])
     clock[0] += 9.999
-    assert table.resting() == [IDS[0]], "the second pause"
+    assert table.backed_off() == [IDS[0]], "the second pause"
     clock[0] += 0.001
-    assert table.resting() == []
+    assert table.backed_off() == []
 
 
 def test_reports_say_who_was_seen_and_who_is_to_blame() -> None:
@@ -89,12 +89,12 @@ def test_reports_say_who_was_seen_and_who_is_to_blame() -> None:
     table.reported(Report(route, True, 3, None, is_way_back=True))
     assert log.events == [(node_id, True) for node_id in IDS[:3]]
     table.reported(Report(route, False, 1, ErrorCode.NEXT_REFUSED, about_next=True))
-    assert set(table.resting()) == set(IDS[1:3])
+    assert set(table.backed_off()) == set(IDS[1:3])
     table.reported(Report(route, False, 3, ErrorCode.TIMEOUT))
-    assert set(table.resting()) == set(IDS[1:3]), "blame of this node itself is no news"
+    assert set(table.backed_off()) == set(IDS[1:3]), "blame of this node itself is no news"
     table.query_failed(QueryFailed("it failed", blamed=(IDS[0],)))
-    assert table.resting()[-1] in IDS[:3]
-    assert len(table.resting()) == 3
+    assert table.backed_off()[-1] in IDS[:3]
+    assert len(table.backed_off()) == 3
 
 
 def test_those_that_failed_least_come_first() -> None:
@@ -103,7 +103,7 @@ def test_those_that_failed_least_come_first() -> None:
         for _ in range(times):
             table.failed(IDS[number])
         clock[0] += 0.1
-    assert table.resting() == [IDS[1], IDS[3], IDS[2], IDS[0]]
+    assert table.backed_off() == [IDS[1], IDS[3], IDS[2], IDS[0]]
 
 
 class _Bounded(RuleBasedStateMachine):
@@ -123,7 +123,7 @@ class _Bounded(RuleBasedStateMachine):
         before = self.table.failures(node_id)
         self.table.failed(node_id)
         assert self.table.failures(node_id) == before + 1
-        assert node_id in self.table.resting()
+        assert node_id in self.table.backed_off()
 
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:
@@ -142,7 +142,7 @@ class _Bounded(RuleBasedStateMachine):
     @invariant()
     def is_bounded_and_tells_changes_only(self) -> None:
         assert len(self.table) <= LIMIT
-        assert len(self.table.resting()) == len(set(self.table.resting()))
+        assert len(self.table.backed_off()) == len(set(self.table.backed_off()))
 
 
 TestBounded = _Bounded.TestCase

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reactor import FakeClock, Handle, Reactor, Service, Sleep, Spawn
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
-from tunnel.services.blocking import Places
+from tunnel.services.blocking import WorkerSlots
 
 SILENT_S = 30.0
 
@@ -19,7 +19,7 @@ SILENT_S = 30.0
 class Held:
     """A holder of a place, and of what happened to it."""
 
-    def __init__(self, places: Places, clock: FakeClock, place: int, *, waits: bool = True) -> None:
+    def __init__(self, places: WorkerSlots, clock: FakeClock, place: int, *, waits: bool = True) -> None:
         self._places = places
         self._clock = clock
         self.place = place
@@ -52,7 +52,7 @@ class Hall:
     def __init__(self, reactor: Reactor, clock: FakeClock, count: int) -> None:
         self.reactor = reactor
         self.clock = clock
-        self.places = Places(count, SILENT_S)
+        self.places = WorkerSlots(count, SILENT_S)
         self.served: list[str] = []
         self.held: dict[str, Held] = {}
 
@@ -207,7 +207,7 @@ def test_a_place_that_comes_together_with_a_cancellation_is_in_hand(hall: Hall) 
 @pytest.mark.parametrize("silent_s", [0, -1, float("nan"), float("inf"), 1e9])
 def test_a_silence_that_is_none(silent_s: float) -> None:
     with pytest.raises(LocalTunnelError, match="silent_s"):
-        Places(1, silent_s)
+        WorkerSlots(1, silent_s)
 
 
 NAMES = st.integers(0, 5)

@@ -19,7 +19,7 @@ from reactor import (
     memory_pipe,
 )
 from tunnel.errors import FrameTruncated, IdleTimeout, MalformedMessage
-from tunnel.node.relay.relay_loop import guarded, idle_watch, relay
+from tunnel.node.relay.relay_loop import idle_watch, relay, run_with_guards
 
 CHUNK = 8
 
@@ -153,7 +153,7 @@ def _fail(seconds: float) -> Service[None]:
 def test_guards_end_with_what_they_guard() -> None:
     log: list[str] = []
     with Reactor(clock=FakeClock()) as reactor:
-        reactor.run(guarded(_sleep(1, []), _sleep(100, log), _sleep(0.5, [])))
+        reactor.run(run_with_guards(_sleep(1, []), _sleep(100, log), _sleep(0.5, [])))
         assert log == ["ended"]
         assert reactor.now() < 50
 
@@ -162,7 +162,7 @@ def test_guard_that_fails_ends_what_it_guards() -> None:
     log: list[str] = []
     with Reactor(clock=FakeClock()) as reactor:
         with pytest.raises(MalformedMessage, match="guard"):
-            reactor.run(guarded(_sleep(10, log), _fail(1)))
+            reactor.run(run_with_guards(_sleep(10, log), _fail(1)))
         assert log == ["ended"]
 
 
@@ -170,5 +170,5 @@ def test_error_of_what_is_guarded_is_raised_and_the_guards_end() -> None:
     log: list[str] = []
     with Reactor(clock=FakeClock()) as reactor:
         with pytest.raises(MalformedMessage, match="guard"):
-            reactor.run(guarded(_fail(1), _sleep(10, log)))
+            reactor.run(run_with_guards(_fail(1), _sleep(10, log)))
         assert log == ["ended"]

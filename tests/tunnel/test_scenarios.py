@@ -20,7 +20,7 @@ from tunnel.errors import ErrorCode, PeerError
 from tunnel.geometry import Profile
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import Command, OpeningKey, Slot, open_header
 from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.message import MessageR
@@ -73,7 +73,7 @@ def outcome(call: Callable[[], T]) -> tuple[T | None, tuple[str, str]]:
 @pytest.mark.parametrize("name", of_kind("open"))
 def test_headers(name: str, engine: TunnelEngine) -> None:
     scenario = SCENARIOS[name]
-    tunnel = Tunnel(ring=ring_of(scenario, engine), directory=StaticDirectory())
+    tunnel = OnionCodec(ring=ring_of(scenario, engine), directory=StaticDirectory())
     tunnel.node_id = bytes.fromhex(scenario["node"])
     header, neighbour = bytes.fromhex(scenario["header"]), bytes.fromhex(scenario["neighbour"])
     profile, found = Profile.from_byte(scenario["profile"]), ("ok", "")
@@ -111,7 +111,7 @@ def test_blocks(name: str, engine: TunnelEngine) -> None:
     scenario = SCENARIOS[name]
     keys = NodeKeys.generate(scenario["now"])
     keys = replace(keys, identity=bytes.fromhex(scenario["identity"]))
-    bob = Tunnel(ring=KeyRing(keys, engine), directory=StaticDirectory())
+    bob = OnionCodec(ring=KeyRing(keys, engine), directory=StaticDirectory())
     assert bob.node_id.hex() == scenario["node"]
     block, found = ReplyBlock.unpack(bytes.fromhex(scenario["block"])), ("ok", "")
     frame: OutgoingFrame | None = None
@@ -167,7 +167,7 @@ def test_the_first_link_of_an_exchange_read_hop_by_hop(name: str, engine: Tunnel
     frame, size = bytes.fromhex(scenario["query"]["first"]), profile.geometry.header_bytes
     by_id = {bytes.fromhex(node["id"]): node for node in scenario["nodes"].values()}
     at, links = bytes.fromhex(scenario["nodes"]["proxy 1"]["id"]), []
-    reader = Tunnel(ring=KeyRing(make_keys("spare"), engine), directory=StaticDirectory())
+    reader = OnionCodec(ring=KeyRing(make_keys("spare"), engine), directory=StaticDirectory())
     while True:
         links.append(hashlib.sha256(frame).hexdigest())
         node = by_id[at]

@@ -46,7 +46,7 @@ from tunnel.geometry import DEFAULT, LONG, Profile
 from tunnel.identity.descriptor import Descriptor, OnionKeyInfo
 from tunnel.identity.key_ring import KeyRing
 from tunnel.modes import ReplyMode
-from tunnel.onion.codec import Tunnel, UsedBlocks
+from tunnel.onion.codec import OnionCodec, UsedBlocks
 from tunnel.onion.header import Command, Hop, Slot, build_header
 from tunnel.onion.message import MessageR
 from tunnel.onion.reply_block import ReplyBlock
@@ -503,7 +503,7 @@ def test_a_refused_header_is_not_remembered() -> None:
 
 def test_a_full_table_refuses_before_anything_is_forwarded() -> None:
     keys = make_keys("0")
-    tunnel = Tunnel(ring=KeyRing(keys, OPENSSL, limit=1), directory=StaticDirectory())
+    tunnel = OnionCodec(ring=KeyRing(keys, OPENSSL, limit=1), directory=StaticDirectory())
     peers = [Peer(keys, tunnel, descriptor_of("0"))] * 3
     opens(peers, header_for(peers, seed=10))
     with pytest.raises(TableFull):
@@ -545,8 +545,8 @@ def directory_with(*descriptors: Descriptor) -> StaticDirectory:
     return StaticDirectory(descriptors)
 
 
-def alice_with(*descriptors: Descriptor) -> Tunnel:
-    return Tunnel(ring=KeyRing(make_keys("0"), OPENSSL), directory=directory_with(*descriptors))
+def alice_with(*descriptors: Descriptor) -> OnionCodec:
+    return OnionCodec(ring=KeyRing(make_keys("0"), OPENSSL), directory=directory_with(*descriptors))
 
 
 def descriptor_of(name: str) -> Descriptor:

@@ -4,7 +4,7 @@
     python -m tests.vectors.make_worked_example --write     # the JSON file, and the document's vector blocks
 
 Alice sends `ping` to Bob through proxies 1 and 2 in geometry 1 with a reply block (mode `route`); Bob answers
-`pong`. The project's own code runs, `Tunnel` on all four nodes, with two things replaced: each random draw,
+`pong`. The project's own code runs, `OnionCodec` on all four nodes, with two replacements: each random draw,
 and the ephemeral key of each HPKE seal and of the handshake. Both come from `secret(name)`, SHAKE-256 of a
 name that the document lists, so that a second implementation needs no table of random numbers.
 
@@ -37,7 +37,7 @@ from tunnel.link.handshake import Initiator, Responder, Settings
 from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.noise import LinkKeys, rekeyed
 from tunnel.modes import ReplyMode
-from tunnel.onion.codec import OutgoingFrame, Tunnel
+from tunnel.onion.codec import OnionCodec, OutgoingFrame
 from tunnel.onion.header import Command, Opened, Slot
 from tunnel.onion.key_schedule import (
     end_to_end_key,
@@ -178,7 +178,7 @@ def build(engine: TunnelEngine) -> Values:
     fixed = _engine_with_fixed_seals(engine, values)
     directory = StaticDirectory(descriptors.values())
     tunnels = {
-        name: Tunnel(ring=KeyRing(keys[name], fixed), directory=directory, random_bytes=draws)
+        name: OnionCodec(ring=KeyRing(keys[name], fixed), directory=directory, random_bytes=draws)
         for name in NODES
     }
     ids = {name: descriptors[name].node_id for name in NODES}
@@ -248,7 +248,7 @@ def _carry(
     direction: str,
     stream: bytes,
     path: tuple[str, ...],
-    tunnels: dict[str, Tunnel],
+    tunnels: dict[str, OnionCodec],
     ids: dict[str, bytes],
 ) -> Opened:
     """Take a frame along `path`, note it on each link, and return what the last node opened."""
@@ -284,7 +284,7 @@ def _open_chunks(values: Values, direction: str, key: bytes, engine: TunnelEngin
     return data
 
 
-def _cached(values: Values, tunnels: dict[str, Tunnel], dest_seed: bytes, engine: TunnelEngine) -> None:
+def _cached(values: Values, tunnels: dict[str, OnionCodec], dest_seed: bytes, engine: TunnelEngine) -> None:
     """The same answer in mode `cached`: over the query's own streams, each proxy with its backward keys."""
     profile = Profile(INTERACTIVE)
     slots = {name: Slot(Command.RELAY, 0, values[f"draw.query seed {name}"]) for name in ("proxy1", "proxy2")}

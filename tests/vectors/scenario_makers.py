@@ -23,7 +23,7 @@ from tunnel.identity.descriptor import Address
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import Command, Hop, Slot, build_header
 from tunnel.onion.message import MessageR, MessageW
 from tunnel.onion.message_head import MessageHead, answer_ticket, claim_origin
@@ -121,7 +121,7 @@ def fixed_cast(scenario: str, engine: TunnelEngine) -> Cast:
             profiles=_PROFILE_BYTES,
         )
         directory.publish(descriptor)
-        tunnel = Tunnel(ring=KeyRing(keys, fixed), directory=directory, random_bytes=draws)
+        tunnel = OnionCodec(ring=KeyRing(keys, fixed), directory=directory, random_bytes=draws)
         peers.append(Peer(keys, tunnel, descriptor))
     return Cast(peers[0], peers[1:3], peers[3], peers[4:])
 

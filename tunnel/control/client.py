@@ -79,7 +79,7 @@ from tunnel.node.query.reply import IncomingReply, ask
 from tunnel.node.query.request import QueryOptions, TunnelOptions
 from tunnel.node.query.retry import check_retries
 from tunnel.node.query.running import Progress, QueryCall, QueryResult, check_served, submit
-from tunnel.node.relay.relay_loop import guarded
+from tunnel.node.relay.relay_loop import run_with_guards
 from tunnel.node.tunnels.open_tunnel import OpenTunnel
 from tunnel.routing.route import Route, checked_purpose
 from tunnel.routing.route_provider import LARGE_BYTES
@@ -375,7 +375,7 @@ class ControlClient:
             yield from link.send(call.request.pack())
             download = _Download(link, call, sink)
             if call.request.content is None:
-                yield from guarded(download.run(), _Upload(link, call.content, download).run())
+                yield from run_with_guards(download.run(), _Upload(link, call.content, download).run())
             else:
                 yield from download.run()
         assert download.outcome is not None

@@ -59,7 +59,7 @@ from tunnel.errors import ControlError, ErrorCode, NodeStopped, StateError, Tunn
 from tunnel.node import Node
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import CallOptions
-from tunnel.node.relay.relay_loop import guarded
+from tunnel.node.relay.relay_loop import run_with_guards
 
 __all__ = ["ControlServer"]
 
@@ -180,7 +180,7 @@ class ControlServer:
 
     def _list_peers(self, link: _Link) -> Service[None]:
         peers = self._node.peers
-        backed_off = set(peers.resting())
+        backed_off = set(peers.backed_off())
         for descriptor in self._directory.sample():
             node_id = descriptor.node_id
             state = PeerState.UNKNOWN if peers.last_seen_s(node_id) is None else PeerState.SEEN
@@ -208,7 +208,7 @@ class ControlServer:
         call = self._node.call(request.destination, content, **options)
         with (yield from self._node.ask(call)) as reply:
             # The end of what is sent is the end of all.
-            yield from guarded(
+            yield from run_with_guards(
                 exchange.send(),
                 exchange.take_reply(reply),
                 exchange.upload.take_frames(),

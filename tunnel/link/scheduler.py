@@ -25,11 +25,11 @@ from tunnel.link.frames import FRAME_HEAD, FRAME_HEAD_BYTES, MAX_EXCHANGE_BYTES,
 __all__ = [
     "MIN_FIXED_UNITS",
     "ControlQueue",
-    "Creditor",
+    "CreditSource",
     "Notifier",
     "Sender",
     "SendingStream",
-    "Turns",
+    "WriteScheduler",
     "Writer",
 ]
 
@@ -44,12 +44,12 @@ __all__ = [
 _CREDIT_BYTES = FRAME_HEAD_BYTES + 4
 
 
-class Creditor(Protocol):
+class CreditSource(Protocol):
     """A stream that owes credit."""
 
     id: int
 
-    def take_owed(self) -> int:
+    def take_owed_credit(self) -> int:
         """The credit to grant now; 0 where it is owed no more."""
 
 
@@ -65,7 +65,7 @@ class ControlQueue:
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []  # a deque takes 700 bytes of each idle link
-        self._owing: dict[Creditor, None] = {}
+        self._owing: dict[CreditSource, None] = {}
         self._answer = b""
         self._bytes = 0
         self.queued = 0
@@ -87,11 +87,11 @@ class ControlQueue:
         """The answer to a PING. One that still waits is replaced, so that a flood of them fills nothing."""
         self._answer = frame
 
-    def owe(self, stream: Creditor) -> None:
+    def schedule_credit(self, stream: CreditSource) -> None:
         """Ask `stream`, when it comes to that, what credit it owes."""
         self._owing[stream] = None
 
-    def forget(self, stream: Creditor) -> None:
+    def forget(self, stream: CreditSource) -> None:
         """The stream has ended: its credit is owed no more."""
         self._owing.pop(stream, None)
 
@@ -113,7 +113,7 @@ class ControlQueue:
         while self._owing and limit >= _CREDIT_BYTES:
             stream = next(iter(self._owing))
             del self._owing[stream]
-            count = stream.take_owed()
+            count = stream.take_owed_credit()
             if count:
                 limit -= _CREDIT_BYTES
                 parts.append(pack_credit(stream.id, count))
@@ -154,7 +154,7 @@ class Writer(Protocol):
         """Told when a refused write is worth another try."""
 
 
-class Turns:
+class WriteScheduler:
     """The queue of one link: entries are wanted bytes; grants carry the emptying at which they were given."""
 
     __slots__ = ("_empties", "_granted", "_waiting")
@@ -225,7 +225,7 @@ class Turns:
 MIN_FIXED_UNITS: Final = -(-(MAX_EXCHANGE_BYTES + FRAME_HEAD_BYTES + RECORD_OVERHEAD) // UNIT_BYTES)
 
 
-class SendingStream(Creditor, Writer, Protocol):
+class SendingStream(CreditSource, Writer, Protocol):
     """A stream as the sender sees it: `control_mark` is the number of its last control frame."""
 
     control_mark: int
@@ -253,7 +253,7 @@ class Sender:
         self.fixed_bytes = record_units * UNIT_BYTES
         self._out = Outgoing(sealer, pool, self.fixed_bytes)
         self._control = ControlQueue()
-        self._turns = Turns()
+        self._turns = WriteScheduler()
         self._output = output
 
     # -- the socket's side ----------------------------------------------------------------------------
@@ -324,12 +324,12 @@ class Sender:
         """Whether the control frame with this number has been sealed."""
         return mark <= self._control.taken
 
-    def owe(self, stream: Creditor) -> None:
+    def schedule_credit(self, stream: CreditSource) -> None:
         """The stream has credit to grant."""
-        self._control.owe(stream)
+        self._control.schedule_credit(stream)
         self._output.set()
 
-    def owe_nothing(self, stream: Creditor) -> None:
+    def owe_nothing(self, stream: CreditSource) -> None:
         """The stream's peer sends nothing more: it needs no credit."""
         self._control.forget(stream)
 
@@ -362,7 +362,7 @@ class Sender:
         self._output.set()
         return True
 
-    def pass_turn(self, stream: Writer) -> None:
+    def yield_turn(self, stream: Writer) -> None:
         """The stream cannot write now, whoever's turn it is."""
         if len(self._turns):
             self._turns.forget(stream, self._out.room)
@@ -370,7 +370,7 @@ class Sender:
     def forget(self, stream: SendingStream) -> None:
         """The stream has ended; its control frames still go."""
         self._control.forget(stream)
-        self.pass_turn(stream)
+        self.yield_turn(stream)
 
     # -- ending ---------------------------------------------------------------------------------------
 

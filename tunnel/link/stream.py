@@ -213,7 +213,7 @@ class MuxStream(Generic[N]):
         self._owed += count
         self._read_since += count
         if 2 * self._owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
-            self._mux.sender.owe(self)
+            self._mux.sender.schedule_credit(self)
 
     def read_status(self) -> bytes:
         """The status that ends the backward half; call it after `readinto` has given 0.
@@ -255,7 +255,7 @@ class MuxStream(Generic[N]):
             # Every record has one size whatever it holds: here content may be cut as credit and room have it.
             count = min(count, self._credit, sender.fixed_room())
         if not 0 < count <= self._credit:
-            sender.pass_turn(self)
+            sender.yield_turn(self)
             raise BlockingIOError(errno.EAGAIN, f"credit of {self._credit} bytes")
         if not sender.emit(self, FrameType.DATA, memoryview(data)[:count]):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
@@ -272,7 +272,7 @@ class MuxStream(Generic[N]):
         if self.error is None and self._send_half in MAY_SEND_DATA:
             self._send_half = TRANSITIONS[self._send_half][FrameType.FIN]
             self._mux.sender.queue_for(self, pack_fin(self.id))
-            self._mux.sender.pass_turn(self)
+            self._mux.sender.yield_turn(self)
             self._mux.settle(self)
 
     def send_status(self, status: bytes) -> None:
@@ -371,7 +371,7 @@ class MuxStream(Generic[N]):
         self.writable.set()
         return True
 
-    def take_owed(self) -> int:
+    def take_owed_credit(self) -> int:
         """The credit to grant now, and how much the window grows by, in one; 0 after the peer's FIN."""
         if self.error is not None or self._receive_half not in MAY_SEND_DATA:
             return 0

@@ -21,7 +21,7 @@ from tunnel.link.receive_queue import Budget
 from tunnel.node.limits import Limits, LinkPolicy, TunnelBudget
 from tunnel.node.query.pending import PendingQuery
 from tunnel.node.relay.forward import Forward
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.routing.addresses import AddressRules, IpRange
 from tunnel.routing.guards import Guards
@@ -104,7 +104,7 @@ class NodeContext:
     descriptor: Descriptor
     rules: AddressRules
     directory: Directory
-    tunnel: Tunnel
+    tunnel: OnionCodec
     service: InnerService
     limits: Limits
     scope: Scope

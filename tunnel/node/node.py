@@ -20,11 +20,11 @@ from tunnel.node.limits import Limits
 from tunnel.node.links.handshake_io import listen_service
 from tunnel.node.links.keeper import keep_links, seek_peers
 from tunnel.node.links.link_table import LinkTable
-from tunnel.node.query.request import Drawing
+from tunnel.node.query.request import RoutePlanner
 from tunnel.node.relay.read_service import global_service, read_service
 from tunnel.node.tunnels.prepared import PreparedTunnels
 from tunnel.node.user import NodeUser
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.onion.replay import HeaderRate
 from tunnel.routing.addresses import IpRange
@@ -163,7 +163,7 @@ class Node(NodeUser):
         except BaseException:
             self.close()
             raise
-        tunnel = Tunnel(ring=ring, directory=directory, header_rate=HeaderRate())
+        tunnel = OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate())
         self._context = NodeContext(
             engine=engine,
             network_id=network_id,
@@ -186,7 +186,7 @@ class Node(NodeUser):
             guards=kept if has_guards else None,
             own_ids=tuple(own),
         )
-        self._drawing = Drawing(self._context, reactor)
+        self._drawing = RoutePlanner(self._context, reactor)
         self._standing = PreparedTunnels(self._context, limits.prepared_tunnels)
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
         self._has_left = Signal()

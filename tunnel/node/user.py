@@ -21,7 +21,7 @@ from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.context import NodeContext
 from tunnel.node.query.contents import as_content
 from tunnel.node.query.reply import IncomingReply, ask
-from tunnel.node.query.request import Draft, Drawing, QueryOptions
+from tunnel.node.query.request import QueryOptions, QueryRequest, RoutePlanner
 from tunnel.node.query.retry import check_retries, query_with_retries
 from tunnel.node.query.running import (
     Content,
@@ -50,7 +50,7 @@ class NodeUser:
 
     _context: NodeContext
     _reactor: Reactor
-    _drawing: Drawing
+    _drawing: RoutePlanner
     _standing: PreparedTunnels
 
     @property
@@ -97,7 +97,7 @@ class NodeUser:
             TypeError, ValueError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
         """
         check_options(options, QueryOptions.__annotations__)
-        return self._drawing.drawn(self._draft(destination, content, **options))
+        return self._drawing.plan(self._draft(destination, content, **options))
 
     def _draft(
         self,
@@ -119,7 +119,7 @@ class NodeUser:
         progress: Progress | None = None,
         retries: int = 0,
         rng: random.Random | None = None,
-    ) -> Draft:
+    ) -> QueryRequest:
         """What a caller asks for, checked; its ways are still open. Args and errors as for `query`."""
         destination = checked_id(destination)
         content, limits = as_content(content), self._context.limits
@@ -150,7 +150,7 @@ class NodeUser:
             timeout_s=timeout_s,
             retries=retries,
         )
-        return Draft(call, hops, route, reply_route, chosen, purpose, rng)
+        return QueryRequest(call, hops, route, reply_route, chosen, purpose, rng)
 
     @needs_yield_from
     def query_service(self, call: QueryCall) -> Service[QueryResult]:

@@ -1,6 +1,6 @@
 """The facade over the onion protocol: frames to send, frames to open. Bytes only, no socket, no waiting.
 
-`TunnelReader` opens and reads (`tunnel.onion.codec`). `Tunnel` adds what needs routes, keys and randomness:
+`OnionReader` opens and reads. `OnionCodec` adds what needs routes, keys and randomness:
 queries in every mode, replies that carry blocks, answers to somebody who named herself, cover traffic. What a
 mode needs is read from its row in `tunnel.modes`.
 Source: docs/protocol.md, "Reply modes" and "Building a query".
@@ -21,7 +21,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import LATEST_S, MAX_DELAY_10MS, Command, Opened, Slot, check_expiry, open_header
-from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery, Way, WayBack, WayBuilder
+from tunnel.onion.header_builder import Circuit, HeaderBuilder, OutgoingFrame, OutgoingQuery, ReplyPath
 from tunnel.onion.key_schedule import end_to_end_key, permutation, reply_end_to_end_seed, reply_hop_seed
 from tunnel.onion.message import FrameR, FrameW, MessageR, MessageW
 from tunnel.onion.message_head import (
@@ -37,15 +37,23 @@ from tunnel.onion.replay import HeaderRate, ReplayTable
 from tunnel.onion.reply_block import HomeTicket, ReplyBlock
 from tunnel.routing.route import Route
 
-__all__ = ["OutgoingFrame", "OutgoingQuery", "Tunnel", "TunnelReader", "UsedBlocks", "Way", "WayBack"]
+__all__ = [
+    "Circuit",
+    "OnionCodec",
+    "OnionReader",
+    "OutgoingFrame",
+    "OutgoingQuery",
+    "ReplyPath",
+    "UsedBlocks",
+]
 
 
-# `TunnelReader`: the light half of a tunnel, all that a service which reads frames needs.
+# `OnionReader`: the light half of a tunnel, all that a service which reads frames needs.
 #
 # It opens headers with every check in its order, makes the layers for what a header says, and can answer
 # where the way back is in the message or in the stream. It has no directory, makes no reply blocks and
 # builds no route; what it cannot do alone it says with `NeedsTunnel`, and the node then hands the frame to
-# its `Tunnel`. It shares the key ring and its tables with that: any number of readers may be made. Source:
+# its `OnionCodec`. Readers share its key ring and tables: any number of them may be made. Source:
 # docs/protocol.md, "Order of checks".
 _OWN = b"own"
 
@@ -70,7 +78,7 @@ class UsedBlocks:
         self._table.insert(block.end_to_end_seed, int(now_s) + LATEST_S, now_s=now_s, neighbour=_OWN)
 
 
-class TunnelReader:
+class OnionReader:
     """What a read service needs to know what a frame is, to read it, and to answer it where it can.
 
     Args:
@@ -94,9 +102,9 @@ class TunnelReader:
         self._used_blocks = used_blocks
         self._header_rate = header_rate
 
-    def reader(self) -> TunnelReader:
+    def reader(self) -> OnionReader:
         """A light reader on the same keys, tables and limits."""
-        return TunnelReader(
+        return OnionReader(
             node_id=self.node_id,
             ring=self.ring,
             used_blocks=self._used_blocks,
@@ -225,7 +233,7 @@ _QUERY_ID_BYTES = 8
 _USED_BLOCKS = 1_000_000
 
 
-class Tunnel(TunnelReader):
+class OnionCodec(OnionReader):
     """A reader that can also write: for Alice, for Bob's replies, and for cover traffic.
 
     Args:
@@ -248,7 +256,9 @@ class Tunnel(TunnelReader):
             node_id=node_id, ring=ring, used_blocks=UsedBlocks(_USED_BLOCKS), header_rate=header_rate
         )
         self._random_bytes = random_bytes
-        self._builder = WayBuilder(node_id=node_id, ring=ring, directory=directory, random_bytes=random_bytes)
+        self._builder = HeaderBuilder(
+            node_id=node_id, ring=ring, directory=directory, random_bytes=random_bytes
+        )
 
     # --- Alice ---------------------------------------------------------------------------------------------
 
@@ -292,7 +302,7 @@ class Tunnel(TunnelReader):
             raise LocalTunnelError(f"mode {mode} has no use for `blocks`")
         ways_back = self._ways_back(route, mode, reply_routes)
         query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
-        blocks_and_ways: list[tuple[ReplyBlock, WayBack]] = []
+        blocks_and_ways: list[tuple[ReplyBlock, ReplyPath]] = []
         if query_id is not None and ways_back:
             blocks_and_ways = self._reply_blocks(
                 ways_back,
@@ -331,7 +341,7 @@ class Tunnel(TunnelReader):
         now_s: float,
         error_mode: ErrorMode = ErrorMode.STATUS,
         mean_delay_s: float = 0.0,
-    ) -> Way:
+    ) -> Circuit:
         """A header over `route` and its secrets, without a message: what an established tunnel begins with.
 
         Raises BadRoute and ProfileError as `query`.
@@ -362,7 +372,7 @@ class Tunnel(TunnelReader):
         Returns:
             The frame; its `query_id` is the one under which what Alice sends along those blocks comes home.
         Raises:
-            Those of `TunnelReader.reply`, and of `query` for the blocks.
+            Those of `OnionReader.reply`, and of `query` for the blocks.
         """
         if not reply_routes:
             return super().reply(block, now_s=now_s)
@@ -393,7 +403,7 @@ class Tunnel(TunnelReader):
         """Bob's own query to somebody who named herself (mode `known-dest`): it carries her ticket.
 
         Args:
-            origin: checked, from `TunnelReader.origin`.
+            origin: checked, from `OnionReader.origin`.
             route: of this node's choice; its destination is the origin, who need not be in the directory here
                 (but in that of the last proxy, or linked to it).
         Raises:
@@ -478,7 +488,7 @@ class Tunnel(TunnelReader):
         blocks: int | None,
         now_s: float,
         mean_delay_s: float,
-    ) -> list[tuple[ReplyBlock, WayBack]]:
+    ) -> list[tuple[ReplyBlock, ReplyPath]]:
         count = len(routes) if blocks is None else blocks
         if not 1 <= count <= profile.geometry.max_reply_blocks:
             raise LocalTunnelError(
@@ -487,7 +497,7 @@ class Tunnel(TunnelReader):
             )
         found = []
         for number in range(count):
-            way_back = WayBack(routes[number % len(routes)], profile, self._random_bytes(SEED_BYTES))
+            way_back = ReplyPath(routes[number % len(routes)], profile, self._random_bytes(SEED_BYTES))
             block = self._builder.reply_block(
                 way_back.route,
                 profile,
@@ -501,7 +511,9 @@ class Tunnel(TunnelReader):
             found.append((block, way_back))
         return found
 
-    def _claim(self, descriptor: Descriptor, destination: bytes, way: Way, query_id: bytes) -> OriginClaim:
+    def _claim(
+        self, descriptor: Descriptor, destination: bytes, way: Circuit, query_id: bytes
+    ) -> OriginClaim:
         keys = self.ring.keys
         return claim_origin(
             descriptor,
@@ -512,12 +524,12 @@ class Tunnel(TunnelReader):
             engine=self.engine,
         )
 
-    def _frame(self, way: Way, head: MessageHead, query_id: bytes | None) -> OutgoingFrame:
+    def _frame(self, way: Circuit, head: MessageHead, query_id: bytes | None) -> OutgoingFrame:
         key = end_to_end_key(way.end_to_end_seed, b"forward")
         message = MessageW(way.profile, key, engine=self.engine, head=head)
         layer = FrameW(way.header, way.forward_layers(self.engine), message)
         return OutgoingFrame(way.first_id, way.profile, layer, query_id)
 
-    def _backward(self, way: Way) -> FrameR:
+    def _backward(self, way: Circuit) -> FrameR:
         key = end_to_end_key(way.end_to_end_seed, b"backward")
         return FrameR(way.backward_layers(self.engine), MessageR(way.profile, key, engine=self.engine))

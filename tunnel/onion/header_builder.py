@@ -23,14 +23,14 @@ from tunnel.onion.message import FrameR, FrameW
 from tunnel.onion.reply_block import ReplyBlock, build_reply_block
 from tunnel.routing.route import Route
 
-__all__ = ["OutgoingFrame", "OutgoingQuery", "Way", "WayBack", "WayBuilder"]
+__all__ = ["Circuit", "HeaderBuilder", "OutgoingFrame", "OutgoingQuery", "ReplyPath"]
 
 
-# What `Tunnel` gives out: ways, frames and queries to send. Plain data, with its layers.
+# What `OnionCodec` gives out: ways, frames and queries to send. Plain data, with its layers.
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Circuit:
     """A header over a route, and Alice's secrets of it: what every mode begins with.
 
     Attributes:
@@ -83,7 +83,7 @@ class OutgoingFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class WayBack:
+class ReplyPath:
     """A reply block's way, and what Alice needs to read what becomes of a frame on it.
 
     Attributes:
@@ -110,9 +110,9 @@ class OutgoingQuery:
     frame: OutgoingFrame
     mode: ReplyMode
     error_mode: ErrorMode
-    way: Way = field(repr=False)
+    way: Circuit = field(repr=False)
     backward: FrameR | None = None
-    ways_back: tuple[WayBack, ...] = ()
+    ways_back: tuple[ReplyPath, ...] = ()
 
     @property
     def query_id(self) -> bytes | None:
@@ -120,7 +120,7 @@ class OutgoingQuery:
         return self.frame.query_id
 
 
-class WayBuilder:
+class HeaderBuilder:
     """Seals headers to the nodes of a route.
 
     Args:
@@ -146,7 +146,7 @@ class WayBuilder:
         error_mode: ErrorMode = ErrorMode.STATUS,
         mean_delay_s: float = 0.0,
         destination: Descriptor | None = None,
-    ) -> Way:
+    ) -> Circuit:
         """A fresh header over `route`, ending with `command`.
 
         Args:
@@ -178,7 +178,7 @@ class WayBuilder:
             )
         except RefusedKey as error:
             raise _unsealable() from error
-        return Way(ids[0], profile, header, seeds)
+        return Circuit(ids[0], profile, header, seeds)
 
     def reply_block(
         self,

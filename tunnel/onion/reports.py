@@ -14,7 +14,7 @@ from tunnel.geometry import Geometry
 from tunnel.identity.descriptor import short
 from tunnel.modes import ErrorMode
 from tunnel.onion.error_channel import read_xor_code
-from tunnel.onion.header_builder import OutgoingQuery, Way
+from tunnel.onion.header_builder import Circuit, OutgoingQuery
 from tunnel.onion.key_schedule import end_to_end_key, permutation
 from tunnel.onion.message import ChunkType
 from tunnel.onion.status import StatusKeys, StatusReport, block_status_keys, read_status
@@ -111,7 +111,7 @@ class Reported(Protocol):
     @property
     def route(self) -> Route: ...
     @property
-    def way(self) -> Way: ...
+    def way(self) -> Circuit: ...
     @property
     def error_mode(self) -> ErrorMode: ...
 

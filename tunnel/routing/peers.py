@@ -135,7 +135,7 @@ class PeerTable:
         peer = self._peers.get(node_id)
         return 0 if peer is None else peer.failures
 
-    def resting(self) -> list[bytes]:
+    def backed_off(self) -> list[bytes]:
         """Those that are not to be used now, who failed least first; of equals whose pause ends first."""
         now_s = self.now_s()
         # A copy first: routes are drawn in the caller's thread, while the reactor's may note what happens.

@@ -243,7 +243,7 @@ class RouteProvider:
     def _draw(self, draw: Callable[[frozenset[bytes]], Route], avoid: Collection[bytes]) -> Route:
         """Without the peers that failed lately, or else with as few of them as it takes."""
         never = frozenset(avoid)
-        resting = self._peers.resting()
+        resting = self._peers.backed_off()
         for released in range(min(len(resting), _MOST_STEPS)):
             try:
                 return draw(never.union(resting[released:]))

@@ -43,7 +43,7 @@ __all__ = [
     "BlockingReply",
     "BlockingService",
     "Holder",
-    "Places",
+    "WorkerSlots",
     "blocking",
 ]
 
@@ -87,7 +87,7 @@ class Holder(Protocol):
         ...
 
 
-class Places:
+class WorkerSlots:
     """The places of one service.
 
     Args:
@@ -251,7 +251,7 @@ class BlockingService(InnerService):
             )
         self._function = function
         self._most_waiting = waiting
-        self._places = Places(threads, silent_s)
+        self._places = WorkerSlots(threads, silent_s)
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.
@@ -302,7 +302,7 @@ class _Call:
     tells the thread that all is over.
     """
 
-    def __init__(self, function: BlockingFunction, reply: Reply, places: Places, place: int) -> None:
+    def __init__(self, function: BlockingFunction, reply: Reply, places: WorkerSlots, place: int) -> None:
         self._function = function
         self._reply = reply
         self._places = places

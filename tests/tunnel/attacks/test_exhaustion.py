@@ -17,7 +17,7 @@ from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, HeaderError, PeerError, TableFull, TooManyHeaders
 from tunnel.identity.key_ring import EARLY_ROTATION_S, KeyRing
 from tunnel.modes import ReplyMode
-from tunnel.onion.codec import Tunnel
+from tunnel.onion.codec import OnionCodec
 from tunnel.onion.message import MessageR, MessageW
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.replay import HeaderRate
@@ -26,9 +26,9 @@ from tunnel.routing.route import Route
 HOSTILE, HONEST = b"h" * 32, b"o" * 32
 
 
-def victim(*, limit: int = 1_000_000, rate: HeaderRate | None = None) -> Tunnel:
+def victim(*, limit: int = 1_000_000, rate: HeaderRate | None = None) -> OnionCodec:
     """Bob of `cast_of(2)`, with limits."""
-    return Tunnel(
+    return OnionCodec(
         ring=KeyRing(make_keys("1"), OPENSSL, limit=limit), directory=StaticDirectory(), header_rate=rate
     )
 
@@ -38,7 +38,7 @@ def fresh_header(cast: Cast) -> bytes:
     return send(frame.layer, b"")[: SMALL.geometry.header_bytes]
 
 
-def outcome(bob: Tunnel, header: bytes, neighbour: bytes, now_s: float = NOW_S) -> type[PeerError] | None:
+def outcome(bob: OnionCodec, header: bytes, neighbour: bytes, now_s: float = NOW_S) -> type[PeerError] | None:
     try:
         bob.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
     except PeerError as error:

@@ -29,7 +29,7 @@ from tunnel.errors import (
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame
-from tunnel.node.relay.relay_loop import Counted, guarded, idle_watch, within
+from tunnel.node.relay.relay_loop import Counted, idle_watch, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import Reporter, wait_status
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
@@ -80,7 +80,7 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
     replies = _Replies(node, query)
     code = ErrorCode.CANCELLED
     try:
-        yield from guarded(
+        yield from run_with_guards(
             _answer(node, query, replies),
             idle_watch(query.moving, node.limits.answer_s),
             _let_go(node, query, reporter),
@@ -132,7 +132,7 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
     # The reply ends first: who asked may wait for that before the query's end.
     yield from replies.end()
     limit_s = node.limits.answer_s
-    yield from within(limit_s, query.frame.drain(), "the query did not end after its answer")
+    yield from with_timeout(limit_s, query.frame.drain(), "the query did not end after its answer")
     yield from replies.finish()
 
 
@@ -150,7 +150,7 @@ def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[b
         return False
     chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine, number=replies.number)
     write = WriteYield(stream).write_all(chunk)
-    yield from within(node.limits.idle_s, write, "the link did not take the status of the way back")
+    yield from with_timeout(node.limits.idle_s, write, "the link did not take the status of the way back")
     return True
 
 
@@ -164,7 +164,7 @@ def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
         while (yield from reader.readinto(scratch)):
             pass
 
-    yield from within(node.limits.linger_s, drain(), "a failed query was not ended")
+    yield from with_timeout(node.limits.linger_s, drain(), "a failed query was not ended")
 
 
 def _announce_failure(reply: _Replies) -> Service[None]:

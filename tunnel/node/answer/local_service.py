@@ -28,10 +28,10 @@ from tunnel.node.answer.answers import READ_BYTES, Incoming, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader
 from tunnel.node.query.pending import PendingQuery
-from tunnel.node.relay.relay_loop import guarded, idle_watch
+from tunnel.node.relay.relay_loop import idle_watch, run_with_guards
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
-from tunnel.node.tunnels.tunnel import NodeTunnel, carry
+from tunnel.node.tunnels.tunnel import NodeTunnel, pump
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import end_to_end_key
 from tunnel.onion.message import ChunkType, FrameR
@@ -146,12 +146,12 @@ def tunnel_service(
             failed.append(ServiceFailed(f"inner service failed: {type(error).__name__}"))
 
     def carry_on() -> Service[None]:
-        yield from carry(node, stream, core, first=first)
+        yield from pump(node, stream, core, first=first)
         tunnel.end()
 
     handler = service_handler(node.service, node.limits)
     streams = serve_streams(tunnel.accept, handler, most=2 * node.limits.tunnel.sub_streams)
-    yield from guarded(carry_on(), use(), streams)
+    yield from run_with_guards(carry_on(), use(), streams)
     if failed:
         raise failed[0]
     yield from reporter.succeed()
@@ -169,7 +169,7 @@ def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Repor
     elif slot.command is Command.HOME:
         yield from _home(node, stream, slot, reporter)
     else:
-        yield from guarded(_drop(stream, reporter), idle_watch([stream], node.limits.idle_s))
+        yield from run_with_guards(_drop(stream, reporter), idle_watch([stream], node.limits.idle_s))
 
 
 def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
@@ -184,7 +184,7 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
             frame = FrameReader(Replayed(stream, first), layer)
             yield from frame.start()
 
-    yield from guarded(begin(), idle_watch([stream], node.limits.idle_s))
+    yield from run_with_guards(begin(), idle_watch([stream], node.limits.idle_s))
     if frame is None:
         yield from tunnel_service(node, stream, slot, first, reporter)
         return
@@ -193,7 +193,7 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
         return
     pending = _claim(node, query_id, 0)
-    yield from guarded(
+    yield from run_with_guards(
         receive_reply(stream, frame, pending, reporter), idle_watch([stream], node.limits.idle_s)
     )
 
@@ -203,7 +203,7 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
     layer = node.tunnel.home_reader(slot, ticket, stream.profile)
     frame = FrameReader(stream, layer)
     if node.take_invitation(ticket.query_id):
-        yield from guarded(frame.start(), idle_watch([stream], node.limits.idle_s))
+        yield from run_with_guards(frame.start(), idle_watch([stream], node.limits.idle_s))
         yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
         return
     pending = _claim(node, ticket.query_id, ticket.number)
@@ -219,7 +219,7 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
             node_id=node.descriptor.node_id,
         )
 
-    yield from guarded(receive(), idle_watch([stream], node.limits.idle_s))
+    yield from run_with_guards(receive(), idle_watch([stream], node.limits.idle_s))
 
 
 def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:

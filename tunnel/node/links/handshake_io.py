@@ -1,6 +1,6 @@
 """Dialling and accepting: the link handshake over a socket, as services.
 
-Both end with a `Shaken`: a connected socket, the keys of the link, and a peer that has proven who it is. Who
+Both end with a `HandshakeResult`: a connected socket, the keys of the link, and an authenticated peer. Who
 uses it from then on is the link (link.py).
 """
 
@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from reactor import (
-    PASS,
+    YIELD,
     Broken,
     ConnectError,
     ReadYield,
@@ -40,7 +40,7 @@ from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext
 from tunnel.onion.header import clock_text
 
-__all__ = ["Shaken", "accept_handshake", "dial", "listen_service"]
+__all__ = ["HandshakeResult", "accept_handshake", "dial", "listen_service"]
 
 log = logging.getLogger("tunnel.node")
 # About two milliseconds.
@@ -48,7 +48,7 @@ _TRIES_PER_TURN = 2_000
 
 
 @dataclass(slots=True)
-class Shaken:
+class HandshakeResult:
     """A finished handshake.
 
     Attributes:
@@ -64,7 +64,7 @@ class Shaken:
     is_dialler: bool
 
 
-def dial(node: NodeContext, peer: Descriptor) -> Service[Shaken]:
+def dial(node: NodeContext, peer: Descriptor) -> Service[HandshakeResult]:
     """Connect to `peer`: each of its addresses in turn, then the handshake.
 
     Raises:
@@ -115,7 +115,7 @@ def _reason(failure: Exception | None) -> str:
     return "the connection broke"
 
 
-def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> Service[Shaken]:
+def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> Service[HandshakeResult]:
     socket = yield from connect_tcp(host, port)
     try:
         initiator = Initiator(
@@ -134,7 +134,7 @@ def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> 
             answer = yield from _read(reader, M2_BYTES)
         yield from writer.write_all(initiator.reply(answer))
         assert initiator.peer_settings is not None
-        return Shaken(socket, initiator.finish(), peer, initiator.peer_settings, is_dialler=True)
+        return HandshakeResult(socket, initiator.finish(), peer, initiator.peer_settings, is_dialler=True)
     except BaseException:
         socket.close()
         raise
@@ -144,7 +144,7 @@ def _solve(initiator: Initiator, retry: bytes) -> Service[bytes]:
     """M1 once more, with the answer of the puzzle; the search lets others run."""
     puzzle = initiator.retry(retry)
     while not puzzle.search(_TRIES_PER_TURN):
-        yield PASS
+        yield YIELD
     assert puzzle.answer is not None
     return initiator.hello_again(puzzle.answer)
 
@@ -158,7 +158,7 @@ def _puzzle_bits(node: NodeContext) -> int:
     return 0 if taken < 0.5 else 12 + int((taken - 0.5) * 12)
 
 
-def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[Shaken]:
+def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[HandshakeResult]:
     """The responder's side.
 
     Raises:
@@ -176,7 +176,7 @@ def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[Shaken]
         raise Disconnected(f"connection broke in the handshake: {error}") from error
 
 
-def _accept(node: NodeContext, socket: SocketStream) -> Service[Shaken]:
+def _accept(node: NodeContext, socket: SocketStream) -> Service[HandshakeResult]:
     responder = Responder(
         network_id=node.network_id,
         link_private=node.link_private,
@@ -190,7 +190,7 @@ def _accept(node: NodeContext, socket: SocketStream) -> Service[Shaken]:
     last = yield from _read(reader, M3_BYTES)
     peer = responder.final(last, now_s=node.wall_clock())
     assert responder.peer_settings is not None
-    return Shaken(socket, responder.finish(), peer, responder.peer_settings, is_dialler=False)
+    return HandshakeResult(socket, responder.finish(), peer, responder.peer_settings, is_dialler=False)
 
 
 def _read(reader: ReadYield, count: int) -> Service[bytes]:

@@ -26,7 +26,7 @@ from tunnel.link.frames import pack_reset
 from tunnel.link.mux import Multiplexer
 from tunnel.node.context import NodeContext
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.relay.relay_loop import guarded
+from tunnel.node.relay.relay_loop import run_with_guards
 
 __all__ = ["exchange_with", "keep_links", "seek_peers"]
 
@@ -50,7 +50,7 @@ def exchange_with(node: NodeContext, peer: Descriptor, host: str, mux: Multiplex
     directory.saw(peer, own_id=node.descriptor.node_id, now_s=node.wall_clock())
     exchange = _Exchange(node, directory, peer.node_id, node.rules.source(peer, host), mux)
     try:
-        yield from guarded(exchange.listen(), exchange.tell())
+        yield from run_with_guards(exchange.listen(), exchange.tell())
     except LinkError as error:
         mux.fail(error)
         mux.sender.stop(pack_reset(0, error.code))

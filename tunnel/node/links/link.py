@@ -18,15 +18,15 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from reactor import PASS, Broken, Closed, ReadYield, Service, Signal, Sleep, SocketStream, WriteYield
+from reactor import YIELD, Broken, Closed, ReadYield, Service, Signal, Sleep, SocketStream, WriteYield
 from tunnel.errors import Disconnected, IdleTimeout, PeerError
 from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Liveness, Multiplexer
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.links.handshake_io import Shaken
+from tunnel.node.links.handshake_io import HandshakeResult
 from tunnel.node.links.keeper import exchange_with
-from tunnel.node.relay.relay_loop import guarded
+from tunnel.node.relay.relay_loop import run_with_guards
 
 __all__ = ["Link", "Serve"]
 
@@ -53,7 +53,7 @@ class Link:
         is_retired: it takes no new stream and ends when it has none left.
     """
 
-    def __init__(self, node: NodeContext, shaken: Shaken, serve: Serve) -> None:
+    def __init__(self, node: NodeContext, shaken: HandshakeResult, serve: Serve) -> None:
         self._node = node
         self._socket: SocketStream = shaken.socket
         self._serve = serve
@@ -106,7 +106,7 @@ class Link:
         try:
             padding = () if self._padding.mode is PaddingMode.OFF else (self._pad(),)
             exchange = exchange_with(self._node, self.peer, self.host, self.mux)
-            yield from guarded(self._receive(), self._send(), self._watch(), exchange, *padding)
+            yield from run_with_guards(self._receive(), self._send(), self._watch(), exchange, *padding)
         except PeerError as error:
             failure = error
             raise
@@ -128,7 +128,7 @@ class Link:
                 self.used_s = node.now_s()
                 yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
             # One receive brings all that is there: let the streams have it before more comes.
-            yield socket.readable if socket.drained else PASS
+            yield socket.readable if socket.drained else YIELD
         if mux.streams or not mux.peer_leaves:
             raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
 

@@ -23,7 +23,7 @@ from tunnel.identity.descriptor import Descriptor, short
 from tunnel.link.pool import NeighbourPool
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.links.handshake_io import Shaken, dial
+from tunnel.node.links.handshake_io import HandshakeResult, dial
 from tunnel.node.links.link import Link, Serve
 
 __all__ = ["LinkTable"]
@@ -166,7 +166,7 @@ class LinkTable:
             self._pools[peer_id] = pool
         return pool
 
-    def adopt(self, shaken: Shaken) -> Service[None]:
+    def adopt(self, shaken: HandshakeResult) -> Service[None]:
         """Run a link from the end of its handshake on, in a service of its own.
 
         Raises:

@@ -7,13 +7,13 @@ from contextlib import closing
 from time import perf_counter
 from typing import Any, TypeVar
 
-from reactor import PASS, ReadStream, ReadYield, Service, Signal, WriteYield
+from reactor import YIELD, ReadStream, ReadYield, Service, Signal, WriteYield
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.query.contents import Content, open_content
-from tunnel.node.relay.relay_loop import within
+from tunnel.node.relay.relay_loop import with_timeout
 from tunnel.onion.codec import OutgoingFrame
 
 __all__ = ["FrameReader", "FrameWriter", "start_frame", "write_content"]
@@ -73,7 +73,7 @@ class FrameWriter:
             self.content_bytes += taken
             view = view[taken:]
             if self._turn.is_over():
-                yield PASS
+                yield YIELD
 
     def flush(self) -> Service[None]:
         """Seal the chunk under way, full or not."""
@@ -113,7 +113,7 @@ def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]
     try:
         writer = FrameWriter(node, stream, frame.layer)
         header = WriteYield(stream).call(frame.layer.write_header)
-        yield from within(node.limits.idle_s, header, "the first node did not take the header")
+        yield from with_timeout(node.limits.idle_s, header, "the first node did not take the header")
     except BaseException:
         stream.reset(ErrorCode.CANCELLED)
         raise
@@ -151,7 +151,7 @@ class FrameReader:
         if self._has_ended:
             return 0
         if self._turn.is_over():
-            yield PASS
+            yield YIELD
         count = yield from self._call(self._layer.read_into, buffer)
         if count == 0 and len(buffer):
             yield from self._call(self._layer.read_end)

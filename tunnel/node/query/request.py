@@ -23,7 +23,7 @@ from tunnel.routing.route_provider import LARGE_BYTES
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
 
-__all__ = ["CallOptions", "Draft", "Drawing", "QueryOptions", "TunnelOptions", "WayOptions"]
+__all__ = ["CallOptions", "QueryOptions", "QueryRequest", "RoutePlanner", "TunnelOptions", "WayOptions"]
 
 
 # What a query and a tunnel may be told beside destination and content: one list for nodes and all clients.
@@ -119,7 +119,7 @@ class TunnelOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class QueryRequest:
     """A query, and what of it is still to be drawn.
 
     Attributes:
@@ -145,7 +145,7 @@ class Draft:
         return self.route is None and self.reply_route is None and self.rng is None
 
 
-class Drawing:
+class RoutePlanner:
     """Makes calls of drafts, for one node. May be called from any thread.
 
     Args:
@@ -157,7 +157,7 @@ class Drawing:
         self._reactor = reactor
         self._prepared = PreparedQueries(node, node.limits.prepared)
 
-    def drawn(self, draft: Draft, avoid: frozenset[bytes] = frozenset()) -> QueryCall:
+    def plan(self, draft: QueryRequest, avoid: frozenset[bytes] = frozenset()) -> QueryCall:
         """The call with its ways, drawn where they are not given, and the best profile where none is.
 
         Raises:
@@ -178,18 +178,18 @@ class Drawing:
         redraw = partial(self.again, draft)
         return replace(call, route=route, reply_route=back, profile=profile, redraw=redraw)
 
-    def again(self, draft: Draft, avoid: frozenset[bytes]) -> QueryCall:
+    def again(self, draft: QueryRequest, avoid: frozenset[bytes]) -> QueryCall:
         """The call over other ways, also where some were given. Raises as `drawn`."""
-        return self.drawn(replace(draft, route=None, reply_route=None), avoid)
+        return self.plan(replace(draft, route=None, reply_route=None), avoid)
 
-    def ready(self, draft: Draft) -> QueryCall:
+    def ready(self, draft: QueryRequest) -> QueryCall:
         """The call with a frame that waits ready, or else as `drawn`; the next one is prepared beside it."""
         call = draft.call
         # Much content has another profile, and so long a way that its beginning does not count.
         is_small = (_size(call.content) or 0) < LARGE_BYTES
         is_fit = draft.is_free and is_small and call.mode is not ReplyMode.KNOWN_DEST
         if not (self._node.limits.prepared and is_fit):
-            return self.drawn(draft)
+            return self.plan(draft)
         kind = Kind(
             call.route.destination,
             draft.hops,
@@ -200,10 +200,10 @@ class Drawing:
         )
         found = self._prepared.take(kind)
         bare = replace(draft, call=replace(call, content=b"", sinks=(), progress=None))
-        refill = self._prepared.fill(kind, lambda: self.drawn(bare))
+        refill = self._prepared.fill(kind, lambda: self.plan(bare))
         self._reactor.submit(refill, name=f"{self._node.name} prepare")
         if found is None:
-            return self.drawn(draft)
+            return self.plan(draft)
         ways, query = found
         return replace(call.over(ways), prepared=query, redraw=partial(self.again, draft))
 

@@ -274,6 +274,6 @@ class PreparedQueries:
     def _is_good(self, ready: _Ready) -> bool:
         if self._node.now_s() - ready.made_s > _LIFE_S:
             return False
-        if ready.sequences.keys() & set(self._node.peers.resting()):
+        if ready.sequences.keys() & set(self._node.peers.backed_off()):
             return False
         return ready.sequences == self._sequences(ready.query)

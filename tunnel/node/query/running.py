@@ -48,7 +48,7 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.contents import Content, Source
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame, write_content
 from tunnel.node.query.pending import PendingQuery, Sink, Spool
-from tunnel.node.relay.relay_loop import guarded, idle_watch, within
+from tunnel.node.relay.relay_loop import idle_watch, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.onion.header import clock_text
 from tunnel.onion.header_builder import OutgoingQuery
@@ -459,7 +459,7 @@ class _Asked:
         stream, pending = writer.stream, self.pending
         code = ErrorCode.CANCELLED
         try:
-            yield from guarded(
+            yield from run_with_guards(
                 self._send(writer),
                 self._watch_backward(stream),
                 self._watch_reply(),
@@ -510,7 +510,7 @@ class _Asked:
 
     def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
         """A hop that fails ends the backward half early, and says why in its status, which comes next."""
-        status = yield from within(self._node.limits.linger_s, wait_status(stream), "no status")
+        status = yield from with_timeout(self._node.limits.linger_s, wait_status(stream), "no status")
         self._report = read_report(self._query, status, self._node.engine)
         if self._report is None or self._report.succeeded:
             raise truncated

@@ -22,7 +22,7 @@ from tunnel.node.query.contents import Content
 from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
 from tunnel.node.query.pending import PendingQuery, Sink, Spool
 from tunnel.node.query.running import QueryResult
-from tunnel.node.relay.relay_loop import guarded, idle_watch
+from tunnel.node.relay.relay_loop import idle_watch, run_with_guards
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.onion.cover import CoverPlan
 from tunnel.onion.header_builder import OutgoingFrame
@@ -168,7 +168,7 @@ def _exchange(
 
     code = ErrorCode.CANCELLED
     try:
-        yield from guarded(send(), watch(), idle_watch([stream, pending], idle_s))
+        yield from run_with_guards(send(), watch(), idle_watch([stream, pending], idle_s))
         if pending.error is not None:
             raise renewed(pending.error)
         yield from settle_beside(node, stream)

@@ -28,7 +28,7 @@ from tunnel.identity.descriptor import short
 from tunnel.node.answer.local_service import local_service
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.relay.forward import Forward
-from tunnel.node.relay.relay_loop import guarded, idle_watch, relay, within
+from tunnel.node.relay.relay_loop import idle_watch, relay, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import Reporter, fault_here, wait_status
 from tunnel.onion.header import Command
 
@@ -102,7 +102,7 @@ def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:
     header = bytearray(stream.profile.geometry.header_bytes)
     read = ReadYield(stream).read_exactly(memoryview(header))
     try:
-        yield from within(node.limits.header_s, read, "no whole header after OPEN")
+        yield from with_timeout(node.limits.header_s, read, "no whole header after OPEN")
     except UnexpectedEnd as error:
         raise FrameTruncated("FIN inside the onion header") from error
     return bytes(header)
@@ -127,7 +127,7 @@ def write_service(node: NodeContext, forward: Forward) -> Service[None]:
     code = ErrorCode.CANCELLED
     try:
         header = WriteYield(outgoing).write_all(forward.opened.next_header)
-        yield from within(node.limits.idle_s, header, "the next node did not take the header")
+        yield from with_timeout(node.limits.idle_s, header, "the next node did not take the header")
         forward.opened = replace(forward.opened, next_header=b"")
         yield from _relay_both(node, forward, outgoing, started_s)
     except PeerError as error:
@@ -191,7 +191,7 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
             yield failed
 
     watches = watch_failures(), idle_watch([incoming, outgoing], node.limits.idle_s)
-    yield from guarded(relay_forward(), relay_backward(), *watches)
+    yield from run_with_guards(relay_forward(), relay_backward(), *watches)
 
 
 # The global service: takes frames to be forwarded and gives each a write service, which is lent the stream.

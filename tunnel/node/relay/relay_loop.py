@@ -29,7 +29,17 @@ from reactor import (
 )
 from tunnel.errors import FrameTruncated, IdleTimeout
 
-__all__ = ["Counted", "Duplex", "Post", "Turn", "guarded", "idle_watch", "relay", "release_dropped", "within"]
+__all__ = [
+    "Counted",
+    "Duplex",
+    "Post",
+    "Turn",
+    "idle_watch",
+    "relay",
+    "release_dropped",
+    "run_with_guards",
+    "with_timeout",
+]
 
 
 # Small tools of the node's services: a time limit on one step, turns of what one at a time may do, and what
@@ -40,7 +50,7 @@ Post: TypeAlias = Callable[[Callable[[], object]], None]
 T = TypeVar("T")
 
 
-def within(limit_s: float, service: Service[T], what: str) -> Service[T]:
+def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
     """Run a service, for so long.
 
     Args:
@@ -214,13 +224,13 @@ def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, Non
         yield Sleep(idle_s / 2)
 
 
-def guarded(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
+def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
     """Run `main` while `guards` run beside it.
 
     Whoever fails first ends all, and its error is raised here; a guard that ends changes nothing. When `main`
     ends the guards are cancelled. Nothing is left running in any case.
     """
-    scope = Scope("guarded")
+    scope = Scope("run_with_guards")
     errors: list[Exception] = []
 
     def run(service: Generator[Any, Any, object], *, ends_all: bool) -> Service[None]:
@@ -235,7 +245,7 @@ def guarded(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None
     try:
         for guard in guards:
             yield from scope.spawn(run(guard, ends_all=False), name="guard")
-        yield from scope.spawn(run(main, ends_all=True), name="guarded")
+        yield from scope.spawn(run(main, ends_all=True), name="run_with_guards")
         yield from scope.join()
     finally:
         yield from scope.close()

@@ -17,7 +17,7 @@ from reactor import ReadYield, Service, Sleep, WriteYield
 from tunnel.errors import Disconnected, ErrorCode, MalformedMessage, NextRefused, PeerError, StreamReset
 from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.relay.relay_loop import within
+from tunnel.node.relay.relay_loop import with_timeout
 from tunnel.onion.error_channel import originate, pass_on
 from tunnel.onion.header import Slot
 from tunnel.onion.status import draw_status_wait_ms
@@ -91,7 +91,7 @@ class Reporter:
         if not self._stream.is_answered:
             self._stream.finish()
             send = WriteYield(self._stream).call(MuxStream.send_status, self._status)
-            yield from within(limit_s, send, "the link did not take the status")
+            yield from with_timeout(limit_s, send, "the link did not take the status")
 
     @property
     def _hold_ms(self) -> int:
@@ -145,7 +145,7 @@ def settle_beside(node: NodeContext, stream: Stream) -> Service[None]:
 def _settle(node: NodeContext, stream: Stream) -> Service[None]:
     limit_s = node.limits.linger_s
     try:
-        yield from within(limit_s, _drain(stream), "the stream of an answered query did not end")
+        yield from with_timeout(limit_s, _drain(stream), "the stream of an answered query did not end")
     except PeerError as error:
         log.debug("stream of an answered query did not end in order: %s", error)
     finally:

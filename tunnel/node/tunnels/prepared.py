@@ -91,7 +91,7 @@ class PreparedTunnels:
     def take(self, kind: TunnelKind) -> OpenTunnel | None:
         """A tunnel that stands open; it is the caller's from here on. None: open one."""
         places = self._places.get(kind, [])
-        resting = set(self._node.peers.resting())
+        resting = set(self._node.peers.backed_off())
         for place in tuple(places):
             if place.tunnel is None or place.route is None:
                 continue

@@ -11,14 +11,14 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from reactor import PASS, ReadYield, Scope, Service, Signal, WriteYield, move_on_after, needs_yield_from
+from reactor import YIELD, ReadYield, Scope, Service, Signal, WriteYield, move_on_after, needs_yield_from
 from reactor.errors import log_failure
 from readwrite_comp.helpers import byte_view, renewed
 from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.node.limits import Limits
-from tunnel.node.relay.relay_loop import Turn, guarded
+from tunnel.node.relay.relay_loop import Turn, run_with_guards
 from tunnel.services import InnerService
 from tunnel.services.base import run_service
 
@@ -144,7 +144,7 @@ def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
         named = service.find(target.address)
         stream.confirm()
         # A service whose sub-stream is given up is cancelled where it waits, as that of a query is.
-        yield from guarded(run_service(named.handle, stream, _StreamReply(stream)), stream.watch())
+        yield from run_with_guards(run_service(named.handle, stream, _StreamReply(stream)), stream.watch())
         yield from stream.finish(limits.linger_s, limits.answer_s)
 
     return handle
@@ -171,7 +171,7 @@ class _StreamReply:
     @needs_yield_from
     def end(self) -> Service[None]:
         self._stream.close()
-        yield PASS
+        yield YIELD
 
     @needs_yield_from
     def next(self) -> Service[None]:

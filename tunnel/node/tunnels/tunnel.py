@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reactor import PASS, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope, needs_yield_from
+from reactor import YIELD, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope, needs_yield_from
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, TunnelStopped
 from tunnel.established import EstablishedTunnel, Target
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.relay.relay_loop import Turn, guarded, idle_watch
+from tunnel.node.relay.relay_loop import Turn, idle_watch, run_with_guards
 from tunnel.node.tunnels.sub_streams import TunnelStream
 
-__all__ = ["MESSAGE_BYTES", "NodeTunnel", "carry"]
+__all__ = ["MESSAGE_BYTES", "NodeTunnel", "pump"]
 
 MESSAGE_BYTES = 1 << 20
 """The longest message that is taken whole unless the caller says otherwise."""
@@ -107,7 +107,7 @@ class NodeTunnel:
     def flush(self) -> Service[None]:
         """Let what was written leave now."""
         self._core.outgoing.flush()
-        yield PASS
+        yield YIELD
 
     @needs_yield_from
     def end_message(self) -> Service[None]:
@@ -117,7 +117,7 @@ class NodeTunnel:
             yield from self._sending.wait(place)
             yield from self._end()
             self._is_in_pieces = False
-            yield PASS
+            yield YIELD
         finally:
             self._sending.leave(place)
 
@@ -367,14 +367,14 @@ class NodeTunnel:
         self._core.give_up(code)
 
 
-def carry(
+def pump(
     node: NodeContext,
     stream: Stream,
     core: EstablishedTunnel[Signal],
     *,
     first: memoryview | None = None,
-    put_on: Layers | None = None,
-    take_off: Layers | None = None,
+    add_layers: Layers | None = None,
+    remove_layers: Layers | None = None,
     heard: Callable[[], None] | None = None,
 ) -> Service[None]:
     """Move a tunnel's chunks until both directions have ended in order.
@@ -390,17 +390,17 @@ def carry(
     received = Signal()
 
     def send() -> Service[None]:
-        yield from _send(node, stream, core, put_on)
+        yield from _send(node, stream, core, add_layers)
         yield received
 
     def receive() -> Service[None]:
-        yield from _receive(node, stream, core, first, take_off, heard)
+        yield from _receive(node, stream, core, first, remove_layers, heard)
         received.set()
 
     node.tunnels.enter(core)
     try:
         silence = idle_watch([_Heard(stream)], node.limits.idle_s)
-        yield from guarded(send(), receive(), _keep_alive(node, core), silence)
+        yield from run_with_guards(send(), receive(), _keep_alive(node, core), silence)
     except PeerError as error:
         core.fail(error)
         raise
@@ -412,7 +412,7 @@ def carry(
 
 
 def _send(
-    node: NodeContext, stream: Stream, core: EstablishedTunnel[Signal], put_on: Layers | None
+    node: NodeContext, stream: Stream, core: EstablishedTunnel[Signal], add_layers: Layers | None
 ) -> Service[None]:
     writer = WriteYield(stream)
     chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
@@ -421,8 +421,8 @@ def _send(
         if not core.next_chunk(chunk, node.now_s()):
             yield core.sendable
             continue
-        if put_on is not None:
-            put_on(chunk, number)
+        if add_layers is not None:
+            add_layers(chunk, number)
         number += 1
         yield from writer.write_all(chunk)
     stream.finish()
@@ -433,7 +433,7 @@ def _receive(
     stream: Stream,
     core: EstablishedTunnel[Signal],
     first: memoryview | None,
-    take_off: Layers | None,
+    remove_layers: Layers | None,
     heard: Callable[[], None] | None,
 ) -> Service[None]:
     reader = ReadYield(stream)
@@ -448,8 +448,8 @@ def _receive(
             if count < len(chunk):
                 yield from reader.read_exactly(chunk[count:])
         first = None
-        if take_off is not None:
-            take_off(chunk, number)
+        if remove_layers is not None:
+            remove_layers(chunk, number)
         number += 1
         core.received(chunk)
         if heard is not None:

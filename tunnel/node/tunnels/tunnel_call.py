@@ -24,11 +24,11 @@ from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.running import explain
-from tunnel.node.relay.relay_loop import guarded, within
+from tunnel.node.relay.relay_loop import run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import wait_status
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
-from tunnel.node.tunnels.tunnel import NodeTunnel, carry
-from tunnel.onion.header_builder import Way
+from tunnel.node.tunnels.tunnel import NodeTunnel, pump
+from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import permutation
 from tunnel.onion.reports import Report, read_report
 from tunnel.routing.route import Route
@@ -43,7 +43,7 @@ class _Sent:
     """What the status of a tunnel is read with."""
 
     route: Route
-    way: Way
+    way: Circuit
     error_mode: ErrorMode = ErrorMode.STATUS
 
 
@@ -65,7 +65,7 @@ def with_tunnel(
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1
     try:
-        way: Way = yield RunInThread(partial(node.tunnel.way, route, profile, now_s=node.wall_clock()))
+        way: Circuit = yield RunInThread(partial(node.tunnel.way, route, profile, now_s=node.wall_clock()))
         return (yield from _Tunnelled(node, _Sent(route, way)).run(use))
     finally:
         node.queries -= 1
@@ -87,7 +87,7 @@ class _Tunnelled:
             self._stream = stream = yield from node.links.open_stream(way.first_id, way.profile)
             try:
                 header = WriteYield(stream).write_all(way.header)
-                yield from within(node.limits.idle_s, header, "the first node did not take the header")
+                yield from with_timeout(node.limits.idle_s, header, "the first node did not take the header")
                 status = yield from self._run(stream, use)
             except FrameTruncated as error:
                 if not is_same_error(error, self._own_error):
@@ -111,7 +111,9 @@ class _Tunnelled:
     def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
         """A hop that fails ends the backward half early, and says why in its status, which comes next."""
         try:
-            yield from within(self._node.limits.linger_s, wait_status(stream), "no status of the tunnel")
+            yield from with_timeout(
+                self._node.limits.linger_s, wait_status(stream), "no status of the tunnel"
+            )
         except PeerError as error:
             log.debug("no status of a tunnel that broke: %s", error)
             if stream.error is not None:
@@ -147,7 +149,7 @@ class _Tunnelled:
             raise
         if tunnel.failure is not None:
             raise renewed(tunnel.failure)
-        return (yield from within(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
+        return (yield from with_timeout(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
 
     def _end(self, tunnel: NodeTunnel) -> Service[None]:
         """Wait for the other end to close as well. Raises IdleTimeout: it takes too long."""
@@ -164,7 +166,7 @@ class _Tunnelled:
             tunnel.give_up_streams()
 
         def both() -> Service[None]:
-            yield from guarded(end(), end_streams(), tunnel.stop_sending())
+            yield from run_with_guards(end(), end_streams(), tunnel.stop_sending())
 
         try:
             yield from timeout_after(limits.answer_s, both())
@@ -177,18 +179,23 @@ class _Tunnelled:
         outward = [permutation(profile, seed, b"forward", engine) for seed in reversed(seeds)]
         homeward = [permutation(profile, seed, b"backward", engine) for seed in seeds]
 
-        def put_on(chunk: memoryview, number: int) -> None:
+        def add_layers(chunk: memoryview, number: int) -> None:
             for layer in outward:
                 layer.encrypt(chunk, number)
 
-        def take_off(chunk: memoryview, number: int) -> None:
+        def remove_layers(chunk: memoryview, number: int) -> None:
             for layer in homeward:
                 layer.encrypt(chunk, number)
 
         def carry_on() -> Service[None]:
             try:
-                yield from carry(
-                    self._node, stream, core, put_on=put_on, take_off=take_off, heard=self._heard
+                yield from pump(
+                    self._node,
+                    stream,
+                    core,
+                    add_layers=add_layers,
+                    remove_layers=remove_layers,
+                    heard=self._heard,
                 )
                 tunnel.end()
             except PeerError as error:
@@ -202,7 +209,7 @@ class _Tunnelled:
                 raise
 
         with contextlib.suppress(PeerError):  # of the tunnel's end: it is told above
-            yield from guarded(
+            yield from run_with_guards(
                 carry_on(),
                 serve_streams(tunnel.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams),
             )
