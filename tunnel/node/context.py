@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from reactor import Channel, CurrentTime, Scope, Service, Signal
+from reactor import CurrentTime, Scope, Service, Signal
 from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
@@ -20,7 +20,6 @@ from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonP
 from tunnel.link.receive_queue import Budget
 from tunnel.node.limits import Limits, LinkPolicy, TunnelBudget
 from tunnel.node.query.pending import PendingQuery
-from tunnel.node.relay.forward import Forward
 from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.routing.addresses import AddressRules, IpRange
@@ -81,7 +80,6 @@ class NodeContext:
     """Attributes:
     rules: what addresses mean in this network.
     scope: owns every service of the node; one that fails harms no other.
-    forwards: frames that read services hand over for proxying.
     pending: queries of this node that wait for a reply, by query id.
     queries: queries of this node under way, in any mode.
     invitations: query ids of reply blocks that this node has put into replies.
@@ -108,7 +106,6 @@ class NodeContext:
     service: InnerService
     limits: Limits
     scope: Scope
-    forwards: Channel[Forward]
     now_s: Callable[[], float]
     post: Callable[[Callable[[], object]], None]
     budget: Budget

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 
-from reactor import Channel, Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
+from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
@@ -21,7 +21,7 @@ from tunnel.node.links.handshake_io import listen_service
 from tunnel.node.links.keeper import keep_links, seek_peers
 from tunnel.node.links.link_table import LinkTable
 from tunnel.node.query.request import RoutePlanner
-from tunnel.node.relay.read_service import global_service, read_service
+from tunnel.node.relay.read_service import read_service
 from tunnel.node.tunnels.prepared import PreparedTunnels
 from tunnel.node.user import NodeUser
 from tunnel.onion.codec import OnionCodec
@@ -78,7 +78,6 @@ def _look_at_clock(node: NodeContext, now_s: float, ahead_s: float) -> None:
 
 
 _LOOK_S = 0.05
-_FORWARD_QUEUE = 64  # frames handed over and not yet taken up; the global service takes each at once
 
 
 class Node(NodeUser):
@@ -174,9 +173,8 @@ class Node(NodeUser):
             tunnel=tunnel,
             service=inner,
             limits=limits,
-            # A read or write service that fails must not take the others with it.
+            # A service that fails must not end the others.
             scope=Scope(f"node {short(descriptor.node_id)}", fail_together=False),
-            forwards=Channel(_FORWARD_QUEUE),
             now_s=reactor.now,
             post=reactor.post,
             budget=Budget(limits.buffer_bytes),
@@ -250,7 +248,6 @@ class Node(NodeUser):
         """Run the node until it is cancelled; then everything of it is ended."""
         scope = self._context.scope
         try:
-            yield from scope.spawn(global_service(self._context), name=f"{self._context.name} global")
             yield from scope.spawn(rotate_keys(self._context), name=f"{self._context.name} keys")
             yield from scope.spawn(keep_links(self._context), name=f"{self._context.name} keeper")
             yield from scope.spawn(seek_peers(self._context), name=f"{self._context.name} seeker")

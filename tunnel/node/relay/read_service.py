@@ -1,15 +1,22 @@
-"""The write service: one per forwarded frame. Opens a stream to the next node, relays both halves, passes on
-the status.
+"""One service per stream that a neighbour opens: reads the header, then relays the frame or serves it here.
 
-It is lent the incoming stream: its forward relay reads there and its backward relay writes there. It owns the
-outgoing one and ends it; the incoming one goes back to the read service. What goes wrong behind this node it
-tells itself, since only here is it known on which side that was.
+The card's four services, as functions: `read_service` (read; it also does what the card calls global),
+`relay_frame` (write), and `local_service` in tunnel/node/answer (local). Example, a frame that passes:
+`read_service` opens the header, finds the command RELAY and calls `relay_frame`, which opens a stream to the
+next node, sends the next header, and relays both halves and the status.
+
+Rules:
+
+* The read service owns the incoming stream. It alone resets it, and reports this node's own failures on it.
+* `relay_frame` owns the outgoing stream, and reports failures of the next node: only there is it known on
+  which side of this node a stream broke.
+* A relayed frame may be quiet for hours and there may be thousands, so neither header stays in memory once it
+  has been used: hold it in no variable across a wait.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from reactor import CurrentTime, ReadYield, Service, Signal, Sleep, UnexpectedEnd, WriteYield
 from readwrite_comp.helpers import renewed
@@ -22,29 +29,21 @@ from tunnel.errors import (
     PeerError,
     ProfileError,
     StreamReset,
-    TunnelError,
 )
 from tunnel.identity.descriptor import short
 from tunnel.node.answer.local_service import local_service
 from tunnel.node.context import NodeContext, Stream, report_frame
-from tunnel.node.relay.forward import Forward
 from tunnel.node.relay.relay_loop import idle_watch, relay, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import Reporter, fault_here, wait_status
-from tunnel.onion.header import Command
+from tunnel.onion.header import Command, Opened, Slot
 
-__all__ = ["global_service", "read_service", "write_service"]
+__all__ = ["read_service", "relay_frame"]
 
-
-# The read service: one per stream that a neighbour opened. Header, and then whoever the frame is for.
-#
-# A frame to be forwarded is handed to the global service, which lends the stream to a write service; frames
-# that end here are served by the local service. The read service owns the stream all the time: it alone
-# tells the neighbour of an error, in one place.
 log = logging.getLogger("tunnel.node")
 
 
 def read_service(node: NodeContext, stream: Stream) -> Service[None]:
-    """Serve one stream to its end. Errors of the peer end it, and are logged here."""
+    """Serve one stream until it ends. The peer's errors end it and are logged here."""
     code = ErrorCode.CANCELLED
     try:
         yield from _serve(node, stream)
@@ -56,13 +55,13 @@ def read_service(node: NodeContext, stream: Stream) -> Service[None]:
         code = ErrorCode.INTERNAL
     except Exception:
         code = ErrorCode.INTERNAL
-        raise  # a fault of this node: the scope logs it
+        raise  # a bug in this node: the scope logs it
     finally:
-        stream.reset(code)  # without effect when it has ended in order
+        stream.reset(code)  # no effect after an orderly end
 
 
 def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
-    # Who talks to whom stays below INFO; that and why a node refused something does not.
+    # Addresses and ids of neighbours are logged at DEBUG only; refusals and their reasons above it.
     level = logging.INFO if isinstance(error, StreamReset) else logging.WARNING
     log.log(level, "node %s ended a frame: %s: %s", node.name, type(error).__name__, error)
     log.debug("node %s: that frame came from %s", node.name, short(stream.peer_id))
@@ -70,20 +69,19 @@ def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
 
 def _serve(node: NodeContext, stream: Stream) -> Service[None]:
     opened = node.tunnel.open_frame(
-        # In no variable: it would stay as long as the frame, and there may be a thousand.
+        # In no variable: see the rules above.
         (yield from _read_header(node, stream)),
         stream.profile,
         neighbour=stream.peer_id,
         now_s=node.wall_clock(),
     )
-    # From here on this node has keys of the frame, and can tell Alice what goes wrong with it.
+    # From here on this node has keys of the frame and can report failures to Alice.
     reporter = Reporter(node, stream, opened.slot)
     try:
         if opened.slot.command is Command.RELAY:
-            forward = Forward(stream, opened, reporter)
-            del opened  # the next header, which the write service drops when it is sent
-            yield from node.forwards.send(forward)
-            yield from forward.wait_returned()
+            relaying = relay_frame(node, stream, opened, reporter)
+            del opened  # it holds the next header, which `relay_frame` drops once it is sent
+            yield from relaying
         else:
             yield from local_service(node, stream, opened.slot, reporter)
     except PeerError as error:
@@ -108,58 +106,68 @@ def _read_header(node: NodeContext, stream: Stream) -> Service[bytes]:
     return bytes(header)
 
 
-def write_service(node: NodeContext, forward: Forward) -> Service[None]:
-    """Forward one frame.
+def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: Reporter) -> Service[None]:
+    """Forward one frame to the next node, and relay both halves and the status until both have ended.
+
+    Args:
+        incoming: from the neighbour, its header read; the caller ends it.
+        opened: what the header contains for this node.
 
     Raises:
         UnknownNext: the next node is neither linked nor in the directory. NextRefused: it cannot be reached.
-        PeerError: either side broke, was reset, or fell silent.
+        PeerError: either stream broke, was reset, or was idle for too long.
     """
     started_s: float = yield CurrentTime()
-    slot = forward.opened.slot
-    if forward.opened.delay_s:
-        yield Sleep(forward.opened.delay_s)
+    slot, header = opened.slot, opened.next_header
+    if opened.delay_s:
+        yield Sleep(opened.delay_s)
+    del opened
     try:
-        outgoing = yield from node.links.open_stream(slot.next_id, forward.stream.profile)
+        outgoing = yield from node.links.open_stream(slot.next_id, incoming.profile)
     except NextRefused as error:
-        yield from forward.reporter.fail(error, about_next=True)
+        yield from reporter.fail(error, about_next=True)
         raise
     code = ErrorCode.CANCELLED
     try:
-        header = WriteYield(outgoing).write_all(forward.opened.next_header)
-        yield from with_timeout(node.limits.idle_s, header, "the next node did not take the header")
-        forward.opened = replace(forward.opened, next_header=b"")
-        yield from _relay_both(node, forward, outgoing, started_s)
+        send = WriteYield(outgoing).write_all(header)
+        yield from with_timeout(node.limits.idle_s, send, "the next node did not take the header")
+        del header, send
+        yield from _relay_both(node, incoming, outgoing, slot, reporter, started_s)
     except PeerError as error:
         code = error.code
-        yield from _tell(forward, outgoing, error)
+        yield from _report_behind(reporter, outgoing, error)
         raise
     finally:
-        outgoing.reset(code)  # without effect when it has ended in order
+        outgoing.reset(code)  # no effect after an orderly end
 
 
-def _tell(forward: Forward, outgoing: Stream, error: PeerError) -> Service[None]:
-    """Tell of a failure behind this node: in the words of the next one, or what became of the stream to it.
+def _report_behind(reporter: Reporter, outgoing: Stream, error: PeerError) -> Service[None]:
+    """Report a failure behind this node: the next node's status if it sent one, else how its stream broke.
 
-    A failure of this node's own is the read service's to tell, also where the next one has told of success
-    already.
+    The read service reports this node's own failures, also where the next node has reported success.
     """
     if outgoing.error is None and not isinstance(error, MalformedMessage):
         return
     try:
         if outgoing.status is not None:
-            yield from forward.reporter.pass_on(outgoing.status)
+            yield from reporter.pass_on(outgoing.status)
             return
     except MalformedMessage as malformed:
         error = malformed
-    yield from forward.reporter.fail(error, about_next=True)
+    yield from reporter.fail(error, about_next=True)
 
 
-def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s: float) -> Service[None]:
-    """Both halves at once, until both have ended; the first error ends both."""
-    incoming, profile = forward.stream, forward.stream.profile
-    towards_bob, towards_alice = node.tunnel.relay_layers(forward.opened.slot, profile)
-    chunk_bytes = profile.geometry.chunk_bytes
+def _relay_both(
+    node: NodeContext,
+    incoming: Stream,
+    outgoing: Stream,
+    slot: Slot,
+    reporter: Reporter,
+    started_s: float,
+) -> Service[None]:
+    """Relay both halves in parallel until both have ended; the first error ends both."""
+    towards_bob, towards_alice = node.tunnel.relay_layers(slot, incoming.profile)
+    chunk_bytes = incoming.profile.geometry.chunk_bytes
     backward_ended, failed = Signal(), Signal()
     incoming.failed = outgoing.failed = failed
     has_sent_all = False
@@ -175,13 +183,13 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
 
     def relay_backward() -> Service[None]:
         yield from relay(outgoing, incoming, towards_alice.decrypt, chunk_bytes)
-        yield from forward.reporter.pass_on((yield from wait_status(outgoing)))
+        yield from reporter.pass_on((yield from wait_status(outgoing)))
         backward_ended.set()
 
     def watch_failures() -> Service[None]:
-        """End the frame when either neighbour gives it up, also while both relays wait for the other one.
+        """End the frame when either neighbour gives it up, even while both relays wait for the other one.
 
-        Content that came in full before a link broke is still forwarded. A sender may give up behind its FIN.
+        Content that arrived in full before a link broke is still forwarded. A sender may reset after its FIN.
         """
         while True:
             if incoming.error is not None and (has_sent_all or incoming.is_cut):
@@ -192,25 +200,3 @@ def _relay_both(node: NodeContext, forward: Forward, outgoing: Stream, started_s
 
     watches = watch_failures(), idle_watch([incoming, outgoing], node.limits.idle_s)
     yield from run_with_guards(relay_forward(), relay_backward(), *watches)
-
-
-# The global service: takes frames to be forwarded and gives each a write service, which is lent the stream.
-#
-# No content passes through it; it decides only whether a frame may go on and to whom.
-
-
-def global_service(node: NodeContext) -> Service[None]:
-    """Run for the node's life."""
-    while True:
-        forward = yield from node.forwards.receive()
-        yield from node.scope.spawn(_forward(node, forward), name=f"{node.name} write")
-
-
-def _forward(node: NodeContext, forward: Forward) -> Service[None]:
-    try:
-        yield from write_service(node, forward)
-        forward.error = None
-    except TunnelError as error:
-        forward.error = error
-    finally:
-        forward.returned.set()
