@@ -31,7 +31,7 @@ BYTES_ONLY = (
     "routing/guards",
 )
 # What joins bytes to sockets, clocks and threads.
-JOINS = ("node", "cli", "client", "control", "local_network", "services", "__init__", "__main__")
+JOINS = ("node", "cli", "client", "control", "local_network", "running", "services", "__init__", "__main__")
 # Files and choice: no socket, and not bytes alone.
 NEUTRAL = ("config", "disk", "identity", "directory", "routing")
 MAY_NAME_CRYPTO = {"readwrite_comp/primitives.py", "tunnel/crypto/primitives.py"}

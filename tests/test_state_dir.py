@@ -19,7 +19,6 @@ from reactor import Reactor, Request, RunInThread, Sleep
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main
-from tunnel.cli.running import ConfiguredNode
 from tunnel.config import NodeConfig, make_config
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import PeerFiles, list_peer_files, write_descriptor
@@ -28,6 +27,7 @@ from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.identity.state_dir import StateDir, check_private
+from tunnel.running.configured_node import ConfiguredNode
 
 
 @pytest.fixture
@@ -448,7 +448,7 @@ def test_a_state_that_cannot_be_saved_is_told_once_an_hour_and_when_that_is_over
         told = f"the state of the node is not saved: {config.state} is not a folder"
         assert caplog.text.count(told) == 1
         now_s = time.monotonic()
-        monkeypatch.setattr("tunnel.cli.running.time.monotonic", lambda: now_s + 4000)
+        monkeypatch.setattr("tunnel.running.configured_node.time.monotonic", lambda: now_s + 4000)
         steps(configured, 3)
         assert caplog.text.count(told) == 2
         config.state.unlink()

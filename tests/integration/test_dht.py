@@ -22,13 +22,13 @@ from tests.support.strangers import strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits
 from tunnel.cli import main
-from tunnel.cli.running import ConfiguredNode
 from tunnel.config import load_config
 from tunnel.directory import DhtDirectory
 from tunnel.errors import MissingLibrary
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.routing.addresses import LOCAL
+from tunnel.running.configured_node import ConfiguredNode
 
 NETWORK = b"a network of its"
 HAS_OPENDHT = importlib.util.find_spec("opendht") is not None

@@ -19,13 +19,13 @@ from tests.integration.test_network_processes import PROJECT, Running, asked, mt
 from tests.support.network import wait_until
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli import main
-from tunnel.cli.peer_log import PeerLog
-from tunnel.cli.running import ConfiguredNode
 from tunnel.client import Client, connect
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
 from tunnel.identity.descriptor import Address, Descriptor, short
 from tunnel.identity.keys import NodeKeys
+from tunnel.running.configured_node import ConfiguredNode
+from tunnel.running.peer_log import PeerLog
 
 TEXT = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
 NODE, CLIENT = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)

@@ -16,13 +16,13 @@ from tests.support.network import PATIENCE_S, wait_until
 from tests.support.strangers import Strangers, strangers
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits, Node, Profile, ReplyMode
-from tunnel.cli.running import ConfiguredNode
 from tunnel.config import make_config
 from tunnel.directory import ExchangeDirectory
 from tunnel.directory.exchange import ExchangeMessage
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.routing.addresses import LOCAL
+from tunnel.running.configured_node import ConfiguredNode
 
 COUNT = 20
 LIMITS = Limits(exchange_s=0.5, exchange_min_s=0.01, link_tick_s=0.1)

@@ -26,7 +26,6 @@ from typing import Self, TypeVar
 from reactor import ReactorThread
 from tunnel.cli.network import CLIENT_FILE
 from tunnel.cli.options import closest, count, seconds
-from tunnel.cli.running import ConfiguredNode, Peers, load_peers, make_node, settle
 from tunnel.client.calls import AskingNode
 from tunnel.config import NodeConfig, load_config, make_config
 from tunnel.control import CONTROL_FILE, ControlClient
@@ -39,6 +38,7 @@ from tunnel.identity.descriptor import Descriptor, short
 from tunnel.identity.keys import NodeKeys
 from tunnel.node import Node
 from tunnel.routing.route import Route
+from tunnel.running.configured_node import ConfiguredNode, Peers, load_peers, make_node, settle
 
 __all__ = [
     "Client",

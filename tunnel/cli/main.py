@@ -135,7 +135,11 @@ def _log(verbose: int, *, is_for_people: bool) -> None:
 
 def _concerns_user(record: logging.LogRecord) -> bool:
     """Errors, and warnings of what the user can set right: what happens to links shows in the result."""
-    return record.levelno >= logging.ERROR or record.name in ("tunnel.cli", "tunnel.directory")
+    return record.levelno >= logging.ERROR or record.name in (
+        "tunnel.cli",
+        "tunnel.running",
+        "tunnel.directory",
+    )
 
 
 class _Formatter(logging.Formatter):

@@ -19,10 +19,10 @@ from typing import Any
 from reactor import Descriptor as FileDescriptor
 from reactor import Reactor, Service, Spawn, run_main
 from tunnel.cli.options import add_json, command
-from tunnel.cli.running import ConfiguredNode
 from tunnel.cli.terminal import say, say_json
 from tunnel.config import NodeConfig, load_config
 from tunnel.identity.descriptor import short
+from tunnel.running.configured_node import ConfiguredNode
 
 __all__ = ["add_parser"]
 

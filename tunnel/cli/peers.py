@@ -9,7 +9,6 @@ from typing import Any
 
 from tunnel.cli.client import PeerNames, client_config, running_node
 from tunnel.cli.options import add_json, command
-from tunnel.cli.running import Peers, load_peers, settle
 from tunnel.cli.terminal import say, say_json, table
 from tunnel.control import PeerState
 from tunnel.crypto.primitives import tunnel_engine
@@ -17,6 +16,7 @@ from tunnel.directory import StaticDirectory
 from tunnel.errors import DescriptorError
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
+from tunnel.running.configured_node import Peers, load_peers, settle
 
 __all__ = ["add_parser"]
 

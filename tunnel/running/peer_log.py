@@ -17,7 +17,7 @@ from tunnel.node import PeerListener
 
 __all__ = ["PeerLog"]
 
-log = logging.getLogger("tunnel.cli")
+log = logging.getLogger("tunnel.running")
 
 _NAMED: Final = 8  # peers in one line
 _LINES: Final = 10  # about peers that answer or do not, in so many seconds

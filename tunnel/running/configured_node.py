@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
-from tunnel.cli.peer_log import PeerLog
 from tunnel.config import NodeConfig
 from tunnel.control import CONTROL_FILE, ControlServer
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
@@ -32,6 +31,7 @@ from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.identity.state_dir import StateDir, check_private
 from tunnel.node import Node, address_rules
+from tunnel.running.peer_log import PeerLog
 from tunnel.services import Echo, Files, InnerService, Ping, Services
 
 __all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "settle"]
@@ -39,7 +39,7 @@ __all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service",
 Peers: TypeAlias = StaticDirectory | ExchangeDirectory
 """The peers of a configuration: those of its files, and where it says so those that neighbours tell of."""
 
-log = logging.getLogger("tunnel.cli")
+log = logging.getLogger("tunnel.running")
 
 _TELL_AGAIN_S = 3_600.0
 _SETTLE_S = 15.0

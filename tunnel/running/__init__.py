@@ -1,0 +1,5 @@
+"""From a configuration to a running node: its peers, keys, services and state.
+
+Used by `mtun node`, by the commands that are clients, and by programs (`open_node`). Imports everything but
+the command line and the clients.
+"""
