@@ -18,10 +18,10 @@ from .errors import (
     RemoteLayerError,
     Truncated,
 )
+from .escapeterm import EscapeTermR, EscapeTermW
 from .hctr import Hctr
 from .helpers import ByteReader, ByteWriter, Owed, Take
 from .inplace import InPlaceR, InPlaceW, StreamCipherR, StreamCipherW, Transform
-from .marks import EndStreamR, EndStreamW, EscapeTermR, EscapeTermW
 from .primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
 from .sealed import SealedR, SealedW
 from .shared import SharedR, SharedW
@@ -36,7 +36,16 @@ from .stack import (
     write_all_into,
 )
 from .wideblock import Lioness, WideBlockR, WideBlockW, WidePermutation
-from .windows import PaddedWindowsR, PaddedWindowsW, Padding, SizedWindowsR, SizedWindowsW, WindowSizes
+from .windows import (
+    EndStreamR,
+    EndStreamW,
+    PaddedWindowsR,
+    PaddedWindowsW,
+    Padding,
+    SizedWindowsR,
+    SizedWindowsW,
+    WindowSizes,
+)
 
 __all__ = [
     "Aead",

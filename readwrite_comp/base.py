@@ -41,12 +41,11 @@ __all__ = [
 ]
 
 
-# The phases of a message in a layer, as one table that every layer shares.
+# Phases of a message, in one table for all layers.
 #
-# Two rules. An event that the table does not list for a phase is an error of the caller (`PhaseError`), and
-# the phase stays as it was. Header and end may take several calls, since each may be refused by the stream
-# half-way (`BlockingIOError`): so each of them is a phase, entered by the first call and left when all is
-# done.
+# An event that the table does not list is an error of the caller (`PhaseError`), and the phase stays. The
+# stream may refuse a header or an end half-way (`BlockingIOError`), so each of the two is a phase: the first
+# call enters it, and it is left when all is done.
 #
 #     NEW ──HEADER──▶ HEADER ──HEADER_DONE──▶ CONTENT ──END──▶ END ──END_DONE──▶ NEW
 #
@@ -456,8 +455,7 @@ def check_layer(layer: object, kind: type[ExtRead] | type[ExtWrite], what: str) 
     raise TypeError(f"{what}: expected {expected}, got {given}")
 
 
-# The layer that changes nothing: a placeholder in stacks whose depth is fixed, and the smallest example of
-# a layer.
+# The layer that changes nothing: a placeholder in stacks of fixed depth, and the smallest example.
 
 
 class IdentityW(ExtWrite):

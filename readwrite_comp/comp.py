@@ -1,11 +1,11 @@
 """`CompW` / `CompR`: a layer and a stream together as a file-like object (`io.RawIOBase`) and context
-manager.
+manager. `FileW` / `FileR` put the standard library's buffers on top, for code that knows no layers.
 
 The header is written or read on first use, the end on `close()`. The stream below is never closed here: it
 does not belong to a layer. `BlockingIOError` passes through as everywhere: make the same call again,
 `close()` included.
 
-`suspend()` lets go of the stream in the middle of a message, so that somebody else can use it, and `resume()`
+`suspend()` lets go of the stream in the middle of a message, so that another user can have it, and `resume()`
 goes on, on the same stream or another one.
 
 Leaving a `with` block by an exception abandons the message instead of ending it, so that the other side sees
@@ -305,18 +305,16 @@ class CompR(_Comp[ByteReader]):
         self._ext.read_header(stream)
 
 
-# `FileW` / `FileR`: a layer and a *blocking* stream as an ordinary binary file, for code that knows nothing
-# of layers: `shutil.copyfileobj`, `tarfile` (modes "w|" and "r|"), `gzip`, and `io.TextIOWrapper` for
-# `json`.
+# Ordinary binary files, for `shutil.copyfileobj`, `tarfile` (modes "w|" and "r|"), `gzip`, and
+# `io.TextIOWrapper` for `json`. Over *blocking* streams only: a buffer in front of a stream that refuses
+# cannot be closed twice.
 #
-# `CompW.write` may take a part of what it is offered, as a raw file may; such code ignores the count and
-# would lose the rest. So the standard library's own buffers stand on top: they write all, and read full
-# buffers. They read ahead in the *content* only; after `close()` the stream stands at the message's border.
+# `CompW.write` may take a part of its data, as a raw file may. Such code ignores the count and would lose the
+# rest, so the standard library's buffers stand on top. They read ahead in the *content* only: after `close()`
+# the stream stands at the end of the message.
 #
-# What the buffers do by themselves is put right here: they would end the message also when a `with` block
-# is left by an exception, or from the garbage collector, and the other side would take half a message for a
-# whole one. Both abandon it here. For streams that refuse (`BlockingIOError`) use `CompW` / `CompR`: a
-# buffer in front of them cannot be closed twice.
+# The buffers would end the message also when an exception leaves the `with` block, or from the garbage
+# collector, and the other side would take half a message for a whole one. Both abandon the message here.
 _BUFFER_BYTES = 64 * 1024
 
 

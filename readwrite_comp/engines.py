@@ -1,7 +1,7 @@
 """What an engine is: AES-256 in the forms that the layers use, whatever library carries it out.
 
-`primitives` has the two engines. The descriptions stand apart from them, so that a layer, or an engine of
-somebody's own, depends on no library.
+`primitives` has the two engines. The descriptions stand apart from them, so that a layer, or a user's own
+engine, depends on no library.
 
 * `Engine`: AEAD and keystreams, all that the layers and suite 0 of the wide blocks need.
 * `WideEngine`: also the block cipher and the polynomial hash that suite 1 (`hctr`) is built of.
@@ -172,10 +172,8 @@ class WideEngine(Engine, Protocol):
         ...
 
 
-# SHA-256, HMAC, HKDF, random bytes and constant-time comparison: what the standard library has, in the form
-# that layers use.
-#
-# The same with every engine, so it stands apart from them; `primitives` offers all of it as well.
+# From the standard library, and the same with every engine: SHA-256, HMAC, HKDF, random bytes, constant-time
+# comparison.
 ReadableBuffer = bytes | bytearray | memoryview
 _BLOCK_BYTES: Final = 64
 _INNER: Final = bytes(byte ^ 0x36 for byte in range(256))

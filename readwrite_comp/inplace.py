@@ -271,12 +271,11 @@ class InPlaceR(_InPlace, ExtRead):
             apply(view)
 
 
-# `StreamCipher`: AES-256-CTR over content of any length. It hides content and nothing else: no
-# authentication, no end mark.
+# `StreamCipher`: AES-256-CTR over content of any length, without authentication and without an end mark.
 #
 # Format: IV 16 random bytes ‖ content XOR keystream; the IV is the first counter block (one big-endian
-# number). Who changes a bit on the wire changes that bit of the content: put `Sealed` inside, or use it in
-# its place, wherever that matters.
+# number). A bit changed on the wire changes that bit of the content: where that matters, put
+# `Sealed` inside or use it instead.
 #
 # Source: NIST SP 800-38A, CTR mode.
 

@@ -19,7 +19,8 @@ Neighbours that work in place on equal blocks are joined into one layer with a l
 `inplace`): no copy between them. Stacks within stacks are unpacked. Either way the bytes on the wire are the
 same.
 
-`CompExtW(outer, inner)` / `CompExtR` are the case of two.
+`CompExtW(outer, inner)` / `CompExtR` are the case of two. `ChainExtRead` reads two messages one after the
+other. `write_all_into`, `read_exact_from` and `read_to_end` move whole pieces of content through a layer.
 """
 
 from __future__ import annotations
@@ -339,11 +340,10 @@ class CompExtR(MultiRExt):
         super().__init__([outer, inner])
 
 
-# `ChainExtRead`: two messages that follow each other on one stream, read as one.
-#
-# For content that somebody wrote in two parts, each through layers of its own: the first message's content,
-# past its end, then the second's. Either reader may be *initialised already*, its header read by somebody
-# else (from this stream or from another place); the chain then begins with its content.
+# Two messages on one stream, read as one: the content of the first, its end, the content of the second.
+# Either reader may be *initialised already*, with its header read elsewhere; then the chain begins with its
+# content.
+
 # Endings by which reading returns 0 while the stream below goes on.
 _ENDS_BY_ITSELF = (Ending.EXACT, Ending.MARKED)
 
@@ -426,12 +426,11 @@ class ChainExtRead(ExtRead):
         self._second.reset()
 
 
-# Whole pieces of content through a layer: write all, read exactly, read to the end.
-#
-# The layer's own calls may handle less than asked; these go on until all is done. Over a stream that
-# refuses they are as restartable as a layer: `BlockingIOError` tells in `characters_written` (as in `io`)
-# how many bytes of content this call has handled, and the next call goes on with the rest. `read_to_end`
-# keeps what it has in the caller's `bytearray`, so it is simply called again.
+# Whole pieces of content. A layer's own calls may handle less than asked; these loop until all is done. They
+# are as restartable as a layer: `BlockingIOError.characters_written` (as in `io`) is the number of content
+# bytes that this call has handled, and the next call takes the rest. `read_to_end` keeps its bytes in the
+# caller's `bytearray`, so the same call is made again.
+
 # The buffer of `read_to_end`.
 _PIECE_BYTES = 64 * 1024
 

@@ -1,6 +1,7 @@
 """Wide-block permutations: a whole chunk is one block, and every output bit depends on every input bit.
 
-Suite 0, LIONESS, is here. A permutation is length-preserving, so a layer of it leaves no place where a hop
+Suite 0, LIONESS, is here, and `WideBlock`, the layer that applies a permutation to each block of its
+content. A permutation is length-preserving, so a layer of it leaves no place where a hop
 could see how many layers there are; and since one changed bit garbles the whole block, nobody can mark a
 block and know it again further on.
 
@@ -128,9 +129,8 @@ class Lioness:
             raise BadParameter(f"tweak {tweak} is outside 0 to 2^64 - 1") from None
 
 
-# `WideBlock`: a layer that sends each block of its content through a wide-block permutation, in place.
-#
-# Format: block*, each of the permutation's `block_bytes`; the content is padded with zero bytes to whole
+# The layer. Format: block*, each of the permutation's `block_bytes`; the content is padded with zero bytes
+# to whole
 # blocks, and block t of a message has the tweak `first_tweak` + t. No header, no end mark: the reader knows
 # the length, or a layer inside does.
 #

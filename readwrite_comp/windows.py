@@ -1,15 +1,19 @@
-"""`SizedWindows`: a limiter that pads a message to whole windows, so that its length shows only in steps.
+"""Window limiters: a message is cut into windows, and padding hides its exact length.
 
-Windows follow each other, each of the size that `WindowSizes` gives; the last is padded. There is at least
-one, so an empty message looks like a short one. Nothing marks where content ends and padding begins
-(`Ending.PADDED`); `PaddedWindows` does that.
+    SizedWindowsW(WindowSizes(1024, growth=(2, 1), max_bytes=65_536))   # 1, 2, 4 … 64 KiB
 
-Format: window*, window = [size u32 big-endian, if `size_written`] ‖ size bytes. With sizes written the reader
-takes any size from 1 to its maximum, so the writer may follow a plan of its own.
+| limiter | on the wire | where the message ends |
+| --- | --- | --- |
+| `SizedWindows` | (size u32, if `size_written` ‖ window)* | the reader knows the length (`Ending.PADDED`) |
+| `PaddedWindows` | (last bit and content length in a u32 ‖ window)* | marked exactly (`Ending.EXACT`) |
+| `EndStream` | (window ‖ mark)*, mark = 0 more, 1 end | at a whole window (`Ending.MARKED`) |
 
-Content is passed through, not copied, except for the first bytes of a window whose size is written: size and
-content must reach the stream as one, as a window may be announced only when content for it has been taken
-(else giving up after a refusal would leave a window that the reader does not expect).
+All numbers are big-endian. The last window is padded. There is at least one window, so an empty message looks
+like a short one. Three classes and not one with three settings: they differ in what has to be known before a
+window may be announced, which is where each of them is hard.
+
+Rule for changing this file: a window may be announced only when content for it has been taken. A writer that
+gives up after a refusal would otherwise leave a window that the reader waits for.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from .helpers import ByteReader, ByteWriter, Take, read_part, read_some, skip_so
 
 __all__ = [
     "MAX_WINDOW_BYTES",
+    "EndStreamR",
+    "EndStreamW",
     "PaddedWindowsR",
     "PaddedWindowsW",
     "Padding",
@@ -34,8 +40,6 @@ __all__ = [
     "check_window",
 ]
 
-
-# What the limiters share: what padding is made of, and how large a window may be.
 # The top bit of a written length is kept free: it means "the last".
 MAX_WINDOW_BYTES = 2**31 - 1
 
@@ -115,7 +119,11 @@ class WindowSizes:
 
 
 class SizedWindowsW(ExtWrite):
-    """Writes content in windows, the last one padded. Ends: PADDED.
+    """Writes content in windows whose sizes `WindowSizes` gives. Ends: PADDED.
+
+    With sizes written the reader takes any size from 1 to its maximum, so a writer may follow another plan.
+    Content passes uncopied, except for the first bytes of a window whose size is written: size and content
+    must reach the stream together.
 
     Args:
         sizes: the plan, the same on both sides unless `size_written`.
@@ -253,22 +261,17 @@ class SizedWindowsR(ExtRead):
             self._left -= skip_some(r, self._left, "window padding", must_be_zero=self._zero_padded)
 
 
-# `PaddedWindows`: windows of one size on the wire that say how much of each is content.
-#
-# Format: window*, window = head u32 big-endian (last << 31 | content length) ‖ content ‖ padding; content
-# and padding together are always `window_bytes`. The window with the `last` bit ends the message
-# (`Ending.EXACT`); it may be empty. Any other holds at least one byte of content, so that a reader's work
-# is bounded by the content.
-#
-# A window is announced with its length, so the writer collects it first: one copy. One full window is held
-# back until more content comes, as the last one has to say so.
 _HEAD = struct.Struct("!I")
 _LAST = 1 << 31
 
 
 class PaddedWindowsW(ExtWrite):
-    """Writes content in windows of one size. Ends: EXACT. `flush_into` sends what is held as a window of its
-    own.
+    """Writes content in windows of one size that name their content. Ends: EXACT.
+
+    Each window but the last holds at least one byte of content, so a reader's work is bounded by the content.
+    The length stands before the content, so the writer collects a window: one copy. It holds a full window
+    back until more content comes, because the last window is marked. `flush_into` sends what is held as a
+    window.
 
     Args:
         window_bytes: content and padding of each window; 4 more bytes go over the stream.
@@ -380,3 +383,107 @@ class PaddedWindowsR(ExtRead):
         self._is_last = bool(head & _LAST)
         self._content_left = length
         self._padding_left = self._window_bytes - length
+
+
+_MORE = 0
+_END = 1
+_MARK_BYTES = 1
+
+
+class EndStreamW(ExtWrite):
+    """Writes content in windows with a mark after each, for content of unknown length. Ends: MARKED.
+
+    Padding is not marked: a reader that does not know the length reads it too, so a copy into another
+    `EndStream` keeps the size. A full window leaves immediately; its mark waits for more content and goes out
+    in front of it. `flush_into` sends the content that is held; the window stays open.
+
+    Args:
+        window_bytes: content of each window; 1 more byte goes over the stream.
+        padding: what fills the last window.
+    """
+
+    ends = Ending.MARKED
+
+    def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
+        super().__init__()
+        check_window(window_bytes)
+        self._padding = Padding.of(padding)
+        # The mark of the window before (always "another follows") and this window.
+        self._unit = memoryview(bytearray(_MARK_BYTES + window_bytes))
+        self._held = _MARK_BYTES
+        self._sent = _MARK_BYTES
+
+    def _start(self) -> None:
+        # No mark precedes the first window.
+        self._held = self._sent = _MARK_BYTES
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        if self._held == len(self._unit):
+            self._held, self._sent = _MARK_BYTES, 0
+        count = min(len(view), len(self._unit) - self._held)
+        self._unit[self._held : self._held + count] = view[:count]
+        self._held += count
+        if self._held == len(self._unit):
+            self._flush()
+            self._owed.push(w)
+        return count
+
+    def _flush(self) -> None:
+        self._owed.owe(self._unit[self._sent : self._held])
+        self._sent = self._held
+
+    def _finish(self) -> None:
+        if self._held < len(self._unit):
+            self._unit[self._held :] = self._padding.make(len(self._unit) - self._held)
+        self._owed.owe(self._unit[self._sent :])
+        self._owed.owe(bytes([_END]))
+
+
+class EndStreamR(ExtRead):
+    """Reads what `EndStreamW` wrote. Ends: MARKED. `read_end` passes what is left of the content, and the
+    padding, whatever they hold.
+
+    Args:
+        window_bytes: as given to the writer.
+    """
+
+    ends = Ending.MARKED
+
+    def __init__(self, window_bytes: int) -> None:
+        super().__init__()
+        check_window(window_bytes)
+        self._window_bytes = window_bytes
+        self._mark = memoryview(bytearray(_MARK_BYTES))
+        self._incoming = Take()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._left = self._window_bytes
+        self._has_ended = False
+        self._incoming.begin(self._mark)
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        if not self._left and not self._open_window(r):
+            return 0
+        count = read_part(r, view, self._left, "a window")
+        self._left -= count
+        return count
+
+    def _skip(self, r: ByteReader) -> None:
+        while self._left or self._open_window(r):
+            self._left -= skip_some(r, self._left, "a window")
+
+    def _open_window(self, r: ByteReader) -> bool:
+        """Read the mark after a window that was read to its end; False when it was the last."""
+        if self._has_ended:
+            return False
+        self._incoming.fill(r, "the mark of a window")
+        self._incoming.begin(self._mark)
+        mark = self._mark[0]
+        if mark not in (_MORE, _END):
+            raise Malformed(f"a window's mark is {mark}, expected {_MORE} or {_END}")
+        if mark == _END:
+            self._has_ended = True
+            return False
+        self._left = self._window_bytes
+        return True
