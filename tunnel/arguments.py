@@ -1,9 +1,8 @@
-"""What public calls check of their arguments, before anything is done.
+"""Checks of the arguments of public calls, and `setting`, which declares a documented field.
 
-Each function returns the argument as the program uses it, and is called where a user's value comes in: a
-setting given as text becomes the member of its enum there and nowhere else, so all code behind may compare
-with `is`. A value of the wrong type is a TypeError, one that is out of range or unknown a `BadArgument`; both
-say what was expected.
+Each check returns the argument in the form that the program uses. It runs where a user's value enters: a
+setting given as text becomes an enum member there and nowhere else, so all later code can compare with `is`.
+A wrong type raises TypeError, an unknown or out-of-range value `BadArgument`; both name what was expected.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from dataclasses import field
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -25,12 +25,24 @@ __all__ = [
     "checked_seconds",
     "member",
     "plain_name",
+    "setting",
 ]
 
 ID_BYTES = 32
 """Of a node id."""
 
 E = TypeVar("E", bound=Enum)
+T = TypeVar("T")
+
+
+def setting(default: T, help: str, unit: str = "") -> T:
+    """A dataclass field that the configuration file can set.
+
+    Args:
+        default: immutable. help: meaning, one or two sentences; shown in docs/configuration.md.
+        unit: "s" or "bytes", for numbers that have one.
+    """
+    return field(default=default, metadata={"help": help, "unit": unit})
 
 
 def plain_name(text: str) -> str:

@@ -1,15 +1,13 @@
-"""Every setting of a node: its table, key, kind, unit, default and meaning. One row each.
+"""Every setting of a node: table, key, kind, unit, default and meaning.
 
-Rules for changing it: what is a field of `Limits`, `TunnelLimits` or `FilesSettings` has no row here; it is
-found by itself, with its default from the class, its unit from its name (`_s`, `_bytes`) and its meaning from
-the docstring, and only its table (`_TABLE_OF`) and an unusual range (`_KIND_OF`) are named.
-docs/configuration.md is made from this list (`python -m tunnel.config.document`), and a test keeps it equal.
+Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits` and
+`FilesSettings` declare themselves with `tunnel.arguments.setting`: default, unit and help text stand there.
+This file adds only their table (`_TABLE_OF`) and unusual ranges (`_KIND_OF`). Afterwards run
+`python -m tunnel.config.document > docs/configuration.md`; a test compares the two.
 """
 
 from __future__ import annotations
 
-import inspect
-import re
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
@@ -39,7 +37,7 @@ from tunnel.services import FilesSettings
 __all__ = ["ENVIRONMENT_PREFIX", "SERVICES", "SETTINGS", "TABLES", "Setting"]
 
 ENVIRONMENT_PREFIX = "MTUN_"
-_MOST_ADDRESSES = 4  # what a descriptor has room for
+_MOST_ADDRESSES = 4  # the capacity of a descriptor
 _MOST_FILES = 64
 _MOST_RANGES = 16
 _MOST_COUNT = 100_000_000
@@ -47,15 +45,15 @@ _MOST_SECONDS = 30 * 24 * 3600.0
 _MOST_BYTES = 1 << 40
 
 TABLES = {
-    "node": "Who the node is and where it listens.",
-    "peers": "Where the other nodes' descriptors come from, and where this node's goes.",
-    "service": "What the node does with the queries that reach it. Each query names its service.",
-    "files": "The files service: what it keeps, and for whom.",
-    "timeouts": "How long what may take. Safe as they are for links of any quality that people use.",
-    "routes": "How this node draws the routes of its own queries and answers.",
-    "links": "Connections to neighbours: how many, and how they are used.",
-    "padding": "What links send beside content.",
-    "limits": "What a node holds at most. A peer can make nothing grow beyond these.",
+    "node": "Identity and addresses of the node.",
+    "peers": "Sources of other nodes' descriptors, and publication of this node's.",
+    "service": "The services that answer queries at this node. Each query names one.",
+    "files": "The files service: storage and permissions.",
+    "timeouts": "Time limits. The defaults suit links of any ordinary quality.",
+    "routes": "Routes of this node's own queries and answers.",
+    "links": "Connections to neighbours: number and use.",
+    "padding": "Cover traffic on links.",
+    "limits": "Bounds of a node's memory and tables. No peer can make them grow further.",
     "tunnels": "Established tunnels: windows, sub-streams and keys.",
 }
 
@@ -67,12 +65,12 @@ class Setting:
     """One setting.
 
     Attributes:
-        table, key: where it is in the file.
-        kind: what it takes.
-        default: as TOML gives it.
-        unit: of a number; "" where there is none.
-        meaning: for the document.
-        owner: "node" for a field of `NodeConfig`, "limits", "tunnel" and "files" for one of those classes.
+        table, key: position in the file.
+        kind: accepted values.
+        default: as TOML represents it.
+        unit: of a number; "" if it has none.
+        meaning: help text for the document.
+        owner: class of the field: "node" (`NodeConfig`), "limits", "tunnel" or "files".
     """
 
     table: str
@@ -85,7 +83,7 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        """The environment variable that overrides it."""
+        """Name of the environment variable that overrides the setting."""
         return f"{ENVIRONMENT_PREFIX}{self.table}_{self.key}".upper()
 
 
@@ -96,7 +94,7 @@ _OWN = [
         Text("a path; relative ones begin at the configuration file"),
         "state",
         "",
-        "Folder of what the node keeps: keys, replay tables, guards. One node only; mode 0700.",
+        "Folder for keys, replay tables and guards. Belongs to one node; mode 0700.",
     ),
     Setting(
         "node",
@@ -104,8 +102,8 @@ _OWN = [
         Text('a path, or "none"', or_empty=True),
         "",
         "",
-        "The key file, as `mtun keygen` makes it. Empty: `keys` in the state folder. "
-        '"none": a client, which makes fresh keys each time.',
+        "The key file, made by `mtun keygen`. Empty: `keys` in the state folder. "
+        '"none": a client, which makes fresh keys for each run.',
     ),
     Setting(
         "node",
@@ -113,7 +111,8 @@ _OWN = [
         Place(or_none=True, least_port=0),
         "127.0.0.1:0",
         "",
-        'Where to listen. "none": nowhere; such a node relays nothing, and gets replies over its own links.',
+        'Address to listen on. "none": do not listen. Such a node relays nothing and receives replies over '
+        "links that it dialled.",
     ),
     Setting(
         "node",
@@ -121,7 +120,7 @@ _OWN = [
         ListOf(Place(), _MOST_ADDRESSES),
         [],
         "",
-        "Addresses at which others reach it. Empty: where it listens.",
+        "Addresses at which other nodes reach this one. Empty: the address of `listen`.",
     ),
     Setting(
         "node",
@@ -129,9 +128,9 @@ _OWN = [
         NetworkId(LOCAL_NETWORK_ID),
         "local",
         "",
-        'Which network this is. "local": one machine or one room, where addresses are no secret and rules '
-        "against many nodes at one address are off. In any other only public addresses are dialled, and "
-        "those in `private_ranges`.",
+        'The network of this node. "local": one machine or one room, where addresses are not secret; several '
+        "nodes may share an address. In other networks the node dials only public addresses and those in "
+        "`private_ranges`.",
     ),
     Setting(
         "node",
@@ -139,8 +138,9 @@ _OWN = [
         ListOf(PrivateRange(), _MOST_RANGES),
         [],
         "",
-        "Ranges of a LAN or VPN that are part of the network, the same in all nodes. What other nodes name "
-        "there is dialled, so keep them small; and only `family` keeps owners there apart.",
+        "Ranges of a LAN or VPN that belong to the network; use the same list in all nodes. Any address "
+        "that a peer advertises in them is dialled, so keep them small. Only `family` tells owners in them "
+        "apart.",
     ),
     Setting(
         "node",
@@ -148,8 +148,8 @@ _OWN = [
         Family(),
         "",
         "",
-        "Says openly that nodes have one owner: no route passes two of them, and no route of theirs passes "
-        "any. Empty: no family.",
+        "Declares publicly that several nodes have one owner. A route passes at most one node of a family, "
+        "and routes from a node of the family pass none. Empty: no family.",
     ),
     Setting(
         "node",
@@ -157,7 +157,7 @@ _OWN = [
         Choice({name: name for name in ("auto", "openssl", "pycryptodome")}),
         "auto",
         "",
-        "Crypto library. `auto` takes the faster one that is installed.",
+        "Crypto library. `auto`: the fastest one installed.",
     ),
     Setting(
         "node",
@@ -165,7 +165,7 @@ _OWN = [
         ListOf(Choice({profile.name: profile for profile in ALL_PROFILES}), len(ALL_PROFILES)),
         [],
         "",
-        "Profiles that the descriptor offers to others. Empty: all that the engine has.",
+        "Profiles that the descriptor offers. Empty: all that the engine supports.",
     ),
     Setting(
         "node",
@@ -173,8 +173,8 @@ _OWN = [
         Choice({name: name.upper() for name in ("debug", "info", "warning", "error")}),
         "info",
         "",
-        "What is logged, to standard error. Of peers it has the first digits of their ids; their addresses "
-        "appear at `debug` only.",
+        "Verbosity of the log, which goes to standard error. Peers appear by the first digits of their ids; "
+        "their addresses appear at `debug` only.",
     ),
     Setting(
         "peers",
@@ -182,7 +182,7 @@ _OWN = [
         ListOf(Text("a path"), _MOST_FILES),
         [],
         "",
-        "Peer files: one signed descriptor a line. A folder stands for all files in it.",
+        "Peer files, one signed descriptor a line. A folder means all files in it.",
     ),
     Setting(
         "peers",
@@ -190,7 +190,7 @@ _OWN = [
         Text("a path", or_empty=True),
         "",
         "",
-        "Where the node writes its own descriptor, at each start and key change. Empty: nowhere.",
+        "File to which the node writes its own descriptor at each start and key change. Empty: none.",
     ),
     Setting(
         "peers",
@@ -198,7 +198,7 @@ _OWN = [
         Number(0, _MOST_SECONDS),
         5.0,
         "s",
-        "How often peer files are looked at; those that changed are read again.",
+        "Interval between checks of the peer files. Changed files are read again.",
     ),
     Setting(
         "peers",
@@ -206,7 +206,7 @@ _OWN = [
         Switch(),
         True,
         "",
-        "Whether the node learns of others from its neighbours, and tells them whom it knows.",
+        "Whether the node exchanges known peers with its neighbours.",
     ),
     Setting(
         "peers",
@@ -214,7 +214,7 @@ _OWN = [
         Switch(),
         False,
         "",
-        "Whether peers are also found in a distributed hash table, and this node's descriptor is put there. "
+        "Whether the node also finds peers in a distributed hash table and publishes its descriptor there. "
         "Needs `exchange`, and OpenDHT: `pip install 'mydht-tunnel[dht]'`.",
     ),
     Setting(
@@ -223,7 +223,7 @@ _OWN = [
         HostPort(),
         "",
         "",
-        "Any node of the hash table, with its UDP port. Empty: this node is the first one.",
+        "Any node of the hash table, with its UDP port. Empty: this node starts the table.",
     ),
     Setting(
         "peers",
@@ -231,7 +231,7 @@ _OWN = [
         Integer(0, 65_535),
         0,
         "",
-        "UDP port of this node in the hash table. 0: any free one.",
+        "UDP port of this node in the hash table. 0: any free port.",
     ),
     Setting(
         "service",
@@ -239,7 +239,7 @@ _OWN = [
         ListOf(Choice({name: name for name in SERVICES}), len(SERVICES)),
         ["ping"],
         "",
-        "`ping` answers `pong`, `echo` sends queries back, `files` keeps files. Empty: a pure relay.",
+        "`ping` answers `pong`, `echo` returns the query, `files` stores files. Empty: a pure relay.",
     ),
     Setting(
         "files",
@@ -247,7 +247,8 @@ _OWN = [
         Text("a path"),
         "files",
         "",
-        "The folder whose files the service serves, and nothing else; made where there is none.",
+        "The only folder that the service serves; created if missing. With the defaults it is public and "
+        "writable.",
     ),
     Setting(
         "timeouts",
@@ -255,7 +256,7 @@ _OWN = [
         Number(0, _MOST_SECONDS),
         5.0,
         "s",
-        "At a clean stop: how long what passes through the node may take to end.",
+        "At a clean stop: time allowed for traffic through the node to finish.",
     ),
 ]
 
@@ -267,7 +268,7 @@ _TABLE_OF = {
     "link_age_s link_tick_s redial_s",
     "padding": "padding padding_gap_s padding_units",
 }
-# Where 1 (a count), or anything above 0 (a time), is not the least that makes sense.
+# Ranges other than the usual ones: 1 or more for counts, above 0 for times.
 _KIND_OF: dict[str, Kind] = {
     "links_ahead": Integer(0, 1024),
     "padding_units": Integer(1, MAX_UNITS),
@@ -288,26 +289,8 @@ _KIND_OF: dict[str, Kind] = {
 }
 
 
-_NO_SETTING = ("tunnel", "is_name_allowed")  # a class of settings of its own; a function
-
-
-def _meanings(owner: type) -> dict[str, str]:
-    """The entries under "Attributes:" or "Args:" of a docstring; none where docstrings are left out."""
-    found: dict[str, str] = {}
-    key = ""
-    for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
-        if (start := re.match(r"    (\w+(?:, \w+)*): (.*)", line)) is not None:
-            key = start[1]
-            found[key] = start[2]
-        elif line.startswith("        ") and key:
-            found[key] += " " + line.strip()
-        else:
-            key = ""
-    return {key: text[:1].upper() + text[1:] for keys, text in found.items() for key in keys.split(", ")}
-
-
 def _kind(name: str, default: Any) -> tuple[Kind, Any]:
-    """The kind of a field, and its default as TOML has it."""
+    """The kind of a field, and its default as TOML represents it."""
     if isinstance(default, Enum):
         return Choice({member.name.lower(): member for member in type(default)}), default.name.lower()
     if name in _KIND_OF:
@@ -320,16 +303,16 @@ def _kind(name: str, default: Any) -> tuple[Kind, Any]:
 
 
 def _limits(defaults: Any, owner: str, other_table: str) -> list[Setting]:
-    meanings = _meanings(type(defaults))
+    """The settings that a class declares. Args: other_table: of those that `_TABLE_OF` does not list."""
     tables = {name: table for table, names in _TABLE_OF.items() for name in names.split()}
     found = []
-    for name in (field.name for field in fields(defaults)):
-        if name in _NO_SETTING:
+    for field in fields(defaults):
+        if "help" not in field.metadata:
             continue
+        name = field.name
         kind, default = _kind(name, getattr(defaults, name))
-        unit = "s" if name.endswith("_s") else "bytes" if name.endswith("_bytes") else ""
-        table = tables.get(name, other_table)
-        found.append(Setting(table, name, kind, default, unit, meanings.get(name, ""), owner))
+        unit, meaning = field.metadata["unit"], field.metadata["help"]
+        found.append(Setting(tables.get(name, other_table), name, kind, default, unit, meaning, owner))
     return found
 
 
@@ -344,4 +327,4 @@ SETTINGS = tuple(
         key=lambda setting: list(TABLES).index(setting.table),
     )
 )
-"""All of them, table by table."""
+"""All settings, in the order of `TABLES`."""

@@ -19,6 +19,7 @@ from enum import Enum
 
 from readwrite_comp import AuthenticationError
 from readwrite_comp.primitives import sha256
+from tunnel.arguments import setting
 from tunnel.crypto.engine import PRIVATE_BYTES
 from tunnel.crypto.primitives import TunnelEngine, X25519Private, expand
 from tunnel.errors import LocalTunnelError, MalformedMessage, RefusedKey
@@ -243,24 +244,27 @@ class End(Enum):
 class TunnelLimits:
     """What one end allows the other, and when it changes keys.
 
-    Args:
-        window_chunks: window of each stream, in full chunks of data; 4 to 1,024. Memory of a tunnel is at
-            most (sub_streams + 1) · (window_chunks + 1) chunks for each end's sub-streams, and only if the
-            user reads nothing at all.
-        sub_streams: that the other end may have open at once, 4 to 32,767.
-        rekey_chunks: sent under one key, at most 2^24.
-        rekey_s: age at which a key is replaced before the next chunk.
-        early: Alice only: send before Bob's HELLO is here. Saves a round trip; those chunks have no forward
-            secrecy, and Bob cannot tell them from a replay but by the header's replay table.
     Raises:
         LocalTunnelError: out of range.
     """
 
-    window_chunks: int = 16
-    sub_streams: int = 64
-    rekey_chunks: int = MAX_KEY_CHUNKS
-    rekey_s: float = 600.0
-    early: bool = False
+    window_chunks: int = setting(
+        16,
+        "Window of each stream in full chunks of data, 4 to 1,024. A tunnel holds at most (sub_streams + "
+        "1) · (window_chunks + 1) chunks for the sub-streams of each end, and only if the user reads "
+        "nothing.",
+    )
+    sub_streams: int = setting(
+        64,
+        "Sub-streams that the other end may have open at the same time, 4 to 32,767.",
+    )
+    rekey_chunks: int = setting(MAX_KEY_CHUNKS, "Chunks sent under one key, at most 2^24.")
+    rekey_s: float = setting(600.0, "Age at which a key is replaced before the next chunk.", "s")
+    early: bool = setting(
+        False,
+        "Alice only: send before Bob's HELLO arrives. Saves a round trip, but these chunks have no "
+        "forward secrecy, and only the header's replay table protects them from replay.",
+    )
 
     def __post_init__(self) -> None:
         if not LEAST_WINDOW_CHUNKS <= self.window_chunks <= 1024:

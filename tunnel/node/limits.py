@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from enum import Enum, StrEnum
 from typing import Protocol
 
-from tunnel.arguments import checked_count, checked_seconds, member
+from tunnel.arguments import checked_count, checked_seconds, member, setting
 from tunnel.errors import ErrorCode
 from tunnel.established import TunnelLimits
 from tunnel.link.handshake import PaddingMode
@@ -79,99 +79,155 @@ class LinkPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Settings of a node; times in seconds.
+    """Settings of a node. The help text of each field is its documentation, and docs/configuration.md has it.
 
     Attributes:
-        handshake_s: a whole handshake; a slow peer holds a connection slot no longer.
-        header_s: OPEN and the onion header, from the end of the handshake.
-        dial_s: a connection attempt and its handshake; hops upstream wait for it.
-        idle_s: a frame under way on which nothing moves, in either direction, is ended.
-        answer_s: the longest that this node's inner service may think, without reading or writing.
-        linger_s: how long the end of a link is waited for after GOAWAY, and that of the stream of an answered
-            query.
-        links: connections at once, incoming and dialled; at the limit an idle one makes room. One that idles
-            costs a few KiB.
-        links_per_address: incoming ones from one host, half-open ones included; a network declared local has
-            no such limit.
-        links_ahead: neighbours to which a link is kept whether there are messages or not; 0: links are
-            dialled when the first message wants them, and kept from then on.
-        streams_per_link: that a neighbour may open at once.
-        half_open: incoming connections that have not finished their handshake.
-        link_policy: see `LinkPolicy`.
-        link_idle_s: a link without streams for so long is ended, unless it is kept ahead. Longer than the
-            pauses of people.
-        link_age_s: after about so long a link takes no new streams and another is dialled: fresh keys.
-        link_tick_s: how often links are looked after.
-        redial_s: the longest wait before a neighbour that could not be reached is dialled again: one that was
-            restarted is to be used again soon.
-        padding: what each link of this node sends beside content: nothing, records of padding at random
-            times, or records of one size at one rate and nothing else.
-        padding_gap_s: mean time between such records.
-        padding_units: their size in KiB; at a constant rate at least 5, and 16 carry a chunk whole.
-        quiet_s: nothing has come for so long: PING.
-        pong_s: a neighbour that has not answered a PING for so long is gone.
-        record_s: a record that has begun to come must be whole after so long.
-        buffer_bytes: unread content of all links; above nine tenths of it the streams that wait longest are
-            reset.
-        tunnel_bytes: unread content of all established tunnels, in their sub-streams and messages; above it
-            the tunnel that holds most is given up.
-        replay_tags: size of the replay table; about 100 bytes each.
-        queries: of this node's own that wait for their result.
-        key_tick_s: how often the onion keys are looked after; they change once a day.
         tunnel: windows, sub-streams and keys of established tunnels.
-        answer_hops: proxies of the routes that this node chooses for answers (modes known-dest and
-            reply-on-reply).
-        route_hops: proxies of a query's route where the caller does not say.
-        route_bias: up to so many more, drawn anew for each route: then no length is a mark of this node.
-        guards: nodes that routes begin with, the same ones for months; 0: any node. In a network declared
-            local there are none, for there is nobody to hide from.
-        prepared: queries of each kind that wait ready for the next time, their headers sealed: for a node
-            that asks the same destinations over long routes; 0: none.
-        prepared_tunnels: established tunnels of each kind that stand open for the next time, till ten minutes
-            after the last use: for a node that goes to the same destinations; 0: none.
-        exchange_s: mean time between two messages of peer exchange on a link, when there is no news.
-        exchange_min_s: the least time between two that are taken in, or answered, on a link. A neighbour that
-            sends more only replaces its last one.
     Raises:
-        BadArgument: a name that does not exist, or a negative number. TypeError: of another type than the
-            default.
+        BadArgument: an unknown name, or a negative number. TypeError: a type other than the default's.
     """
 
-    handshake_s: float = 10.0
-    header_s: float = 10.0
-    dial_s: float = 10.0
-    idle_s: float = 60.0
-    answer_s: float = 300.0
-    linger_s: float = 5.0
-    links: int = 1024
-    links_per_address: int = 64
-    links_ahead: int = 0
-    streams_per_link: int = 1024
-    half_open: int = 128
-    link_policy: LinkPolicy = LinkPolicy.POOLED
-    link_idle_s: float = 600.0
-    link_age_s: float = 3600.0
-    link_tick_s: float = 5.0
-    redial_s: float = 10.0
-    padding: PaddingMode = PaddingMode.OFF
-    padding_gap_s: float = 1.0
-    padding_units: int = 16
-    quiet_s: float = 25.0
-    pong_s: float = 20.0
-    record_s: float = 30.0
-    buffer_bytes: int = 256 << 20
-    tunnel_bytes: int = 128 << 20
-    replay_tags: int = 1_000_000
-    queries: int = 1024
-    key_tick_s: float = 60.0
-    answer_hops: int = 1
-    route_hops: int = 3
-    route_bias: int = 0
-    guards: int = 3
-    prepared: int = 0
-    prepared_tunnels: int = 0
-    exchange_s: float = 60.0
-    exchange_min_s: float = 1.0
+    handshake_s: float = setting(
+        10.0,
+        "Limit of a whole handshake. A slow peer occupies a connection slot no longer than this.",
+        "s",
+    )
+    header_s: float = setting(
+        10.0,
+        "Limit for OPEN and the onion header, from the end of the handshake.",
+        "s",
+    )
+    dial_s: float = setting(
+        10.0,
+        "Limit of a connection attempt with its handshake. The hops before this node wait for it.",
+        "s",
+    )
+    idle_s: float = setting(
+        60.0,
+        "A frame in transit is ended when nothing moves in either direction for this long.",
+        "s",
+    )
+    answer_s: float = setting(
+        300.0,
+        "Longest time that an inner service may run without reading or writing.",
+        "s",
+    )
+    linger_s: float = setting(
+        5.0,
+        "How long to wait for a link to end after GOAWAY, and for the stream of an answered query to end.",
+        "s",
+    )
+    links: int = setting(
+        1024,
+        "Simultaneous connections, incoming and dialled. At the limit an idle link is closed to make "
+        "room. An idle link costs a few KiB.",
+    )
+    links_per_address: int = setting(
+        64,
+        'Incoming connections from one host, half-open ones included. Does not apply in network "local".',
+    )
+    links_ahead: int = setting(
+        0,
+        "Number of neighbours to which a link is kept open even without traffic. 0: links are dialled for "
+        "the first message and then kept.",
+    )
+    streams_per_link: int = setting(1024, "Streams that a neighbour may have open on one link.")
+    half_open: int = setting(128, "Incoming connections whose handshake is not finished.")
+    link_policy: LinkPolicy = setting(
+        LinkPolicy.POOLED,
+        '"pooled": long-lived links carry many streams. "once": one link for each message, which makes '
+        "routes visible to an observer.",
+    )
+    link_idle_s: float = setting(
+        600.0,
+        "A link without streams is closed after this time, unless `links_ahead` keeps it. Longer than a "
+        "person's pauses.",
+        "s",
+    )
+    link_age_s: float = setting(
+        3600.0,
+        "After about this time a link takes no new streams and a new one is dialled, with fresh keys.",
+        "s",
+    )
+    link_tick_s: float = setting(5.0, "Interval between checks of all links.", "s")
+    redial_s: float = setting(
+        10.0,
+        "Longest back-off before an unreachable neighbour is dialled again. Short, so that a restarted "
+        "node is soon in use.",
+        "s",
+    )
+    padding: PaddingMode = setting(
+        PaddingMode.OFF,
+        'Cover traffic on each link. "off": none. "poisson": padding records at random times. "constant": '
+        "records of one size at a constant rate, and nothing else.",
+    )
+    padding_gap_s: float = setting(1.0, "Mean time between padding records.", "s")
+    padding_units: int = setting(
+        16,
+        "Size of a padding record in KiB. A constant rate needs at least 5; 16 hold a whole chunk.",
+    )
+    quiet_s: float = setting(25.0, "A PING is sent after this time without input.", "s")
+    pong_s: float = setting(
+        20.0,
+        "A neighbour that leaves a PING unanswered for this long is considered gone.",
+        "s",
+    )
+    record_s: float = setting(30.0, "Limit for the arrival of a whole record, from its first byte.", "s")
+    buffer_bytes: int = setting(
+        256 << 20,
+        "Unread content of all links together. Above nine tenths of it the streams that wait longest are "
+        "reset.",
+        "bytes",
+    )
+    tunnel_bytes: int = setting(
+        128 << 20,
+        "Unread content of all established tunnels together, in sub-streams and messages. Above it the "
+        "tunnel that holds most is closed.",
+        "bytes",
+    )
+    replay_tags: int = setting(1_000_000, "Capacity of the replay table; about 100 bytes per entry.")
+    queries: int = setting(1024, "This node's own queries that may wait for a result at the same time.")
+    key_tick_s: float = setting(
+        60.0,
+        "Interval between checks of the onion keys, which change once a day.",
+        "s",
+    )
+    answer_hops: int = setting(
+        1,
+        "Proxies of the routes that this node chooses for answers (modes known-dest and reply-on-reply).",
+    )
+    route_hops: int = setting(3, "Proxies of a query's route, unless the caller gives a number.")
+    route_bias: int = setting(
+        0,
+        "Upper bound of a random number of extra proxies, drawn for each route, so that route length does "
+        "not identify this node.",
+    )
+    guards: int = setting(
+        3,
+        "Number of nodes that all routes begin with, kept for months. 0: routes may begin with any node. "
+        'Network "local" uses no guards: it has no adversary to hide from.',
+    )
+    prepared: int = setting(
+        0,
+        "Queries of each kind that are kept ready with sealed headers. Useful for repeated queries to the "
+        "same destinations over long routes. 0: none.",
+    )
+    prepared_tunnels: int = setting(
+        0,
+        "Established tunnels of each kind that are kept open in reserve, until ten minutes after the last "
+        "use. Useful for repeated tunnels to the same destinations. 0: none.",
+    )
+    exchange_s: float = setting(
+        60.0,
+        "Mean time between two peer exchange messages on a link while there is no news.",
+        "s",
+    )
+    exchange_min_s: float = setting(
+        1.0,
+        "Shortest time between two peer exchange messages that are processed or answered on a link. Of "
+        "messages that arrive faster only the last one counts.",
+        "s",
+    )
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)
 
     def __post_init__(self) -> None:

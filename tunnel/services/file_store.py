@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from readwrite_comp.helpers import byte_view
+from tunnel.arguments import setting
 from tunnel.disk import Identity, kind_of, naming, open_regular, rename_new, sync_folder
 from tunnel.errors import LocalTunnelError
 from tunnel.services.base import file_name
@@ -247,25 +248,21 @@ class FilesSettings:
     """What a files service allows.
 
     Attributes:
-        quota_bytes: everything in the folder, with what is being stored.
-        files: how many whole files, and how many digests are remembered.
-        file_bytes: the largest file.
-        uploads: files that are being stored at once.
-        part_age_s: what was not stored to the end is kept for so long, to be resumed.
-        may_get, may_put, may_list: which operations there are.
-        may_replace: whether a name that has other content is given the new one.
-        is_name_allowed: a further rule beside `tunnel.services.base`.
+        is_name_allowed: a rule for names beside those of `tunnel.services.base`.
     """
 
-    quota_bytes: int = 1 << 30
-    files: int = 10_000
-    file_bytes: int = 1 << 30
-    uploads: int = 16
-    part_age_s: float = 86_400.0
-    may_get: bool = True
-    may_put: bool = True
-    may_list: bool = True
-    may_replace: bool = False
+    quota_bytes: int = setting(1 << 30, "Total size of the folder, uploads in progress included.", "bytes")
+    files: int = setting(10_000, "Number of complete files. As many digests are remembered.")
+    file_bytes: int = setting(1 << 30, "Size of the largest file.", "bytes")
+    uploads: int = setting(16, "Simultaneous uploads.")
+    part_age_s: float = setting(86_400.0, "How long an interrupted upload is kept for resumption.", "s")
+    may_get: bool = setting(True, "Whether files can be read.")
+    may_put: bool = setting(True, "Whether files can be stored.")
+    may_list: bool = setting(True, "Whether files can be listed.")
+    may_replace: bool = setting(
+        False,
+        "Whether an upload may replace a file of the same name and other content.",
+    )
     is_name_allowed: Callable[[str], bool] | None = None
 
 
