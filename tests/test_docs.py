@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from enum import Enum
 from pathlib import Path
@@ -308,3 +309,41 @@ def test_each_section_that_a_docstring_names_is_there() -> None:
                     assert title in headings, f"{path.name} names the section {title!r}"
                     named += 1
     assert named >= 15
+
+
+def test_each_place_that_the_architecture_page_names_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"`([\w./]+(?:/|\.py))(?::([\w.]+))?`", page))
+    missing = [
+        f"{path}:{name}" if name else path
+        for path, name in sorted(places)
+        if not (ROOT / path).exists() or (name and name not in _defined_in(ROOT / path))
+    ]
+    assert not missing
+    assert len(places) > 80
+
+
+def _defined_in(path: Path) -> set[str]:
+    """The functions and classes of a module, and the members of its classes as Class.member."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            members = (each for each in node.body if isinstance(each, ast.FunctionDef))
+            found |= {f"{node.name}.{member.name}" for member in members}
+    return found
+
+
+def test_each_link_of_a_document_leads_to_a_file() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "newsfragments" / "README.md"]
+    links = [
+        (document, target)
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
+        if "://" not in target
+    ]
+    assert len(links) > 30
+    assert not [
+        f"{document.name}: {target}" for document, target in links if not (document.parent / target).exists()
+    ]
