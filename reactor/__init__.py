@@ -1,7 +1,7 @@
 """Services as generators, on a small hand-written loop. Standard library only.
 
-Start with `Reactor` (loop.py) and what a service may yield (requests.py); streams.py and
-sockets.py are what most services use.
+Start with `Reactor` (core/loop.py), the requests that a service may yield (core/requests.py), and the streams
+and sockets in io/. Imports neither `readwrite_comp` nor `tunnel`; anything may import it.
 """
 
 from reactor.core.forgotten import needs_yield_from

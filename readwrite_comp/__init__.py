@@ -1,6 +1,7 @@
 """Byte layers that compose: limiters, ciphers, and stacks of them over any stream.
 
-The contract that every layer keeps is in `readwrite_comp.base`; `readwrite_comp.testing` checks it.
+`readwrite_comp.base` has the contract of a layer; `readwrite_comp.testing` checks it. Imports the standard
+library and, in `primitives`, the crypto libraries; no sockets, clocks or threads. Anything may import it.
 """
 
 from .base import Ending, Event, ExtRead, ExtWrite, IdentityR, IdentityW, Phase

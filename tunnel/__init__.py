@@ -1,8 +1,8 @@
-"""Multi-hop tunnels: Alice sends content of any length to Bob through peers that she chose, and gets his
-answer.
+"""Multi-hop tunnels: Alice sends content of any length to Bob through peers of her choice, and gets his answer.
 
-The public names are loaded when they are first used: `mtun --help` needs none of them, and loading them all
-takes a third of a second.
+docs/architecture.md describes the rooms. User programs import the names below; the rooms import each other
+directly. Each name is loaded at its first use: `mtun --help` needs none, and all together take a third of a
+second.
 """
 
 # Nothing is imported here, not even typing: Ctrl-C is a traceback until `tunnel.cli` sees to it.

@@ -1,4 +1,4 @@
-"""The loop and what a service may yield to it: requests, tasks, timers, polling, threads.
+"""The loop and what a service may yield to it: requests, tasks, timers, pollers, thread calls.
 
-Imports nothing of the other rooms; everything else in the package is built on it.
+Imports no other room of the reactor. Every other room is built on it.
 """

@@ -1,1 +1,4 @@
-"""What services share: channels, signals, selections, scopes and timeouts. Built on `reactor.core`."""
+"""Coordination of services: channels, signals, selections, scopes, time limits.
+
+Imports `reactor.core`. `reactor.io`, `reactor.run` and users of the package import it.
+"""

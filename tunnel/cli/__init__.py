@@ -1,4 +1,7 @@
-"""The command line: `mtun`."""
+"""The command line `mtun`: one module per command, and what they share.
+
+Imports every room; no other room imports it. A command's module is loaded only for that command.
+"""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""What users of a node call: queries and tunnels from threads and services, and files of other nodes.
+"""Clients of a node: queries and tunnels from threads and services, and file transfer. For asyncio: `aio`.
 
-For asyncio: `tunnel.client.aio`.
+Built on `tunnel.node` and `tunnel.services`. User programs, `tunnel.control` and the command line import it.
 """
 
 from tunnel.client.files import Fetched, FilesClient, Stored, get, list_files, put

@@ -1,4 +1,7 @@
-"""A node's configuration: TOML, checked whole, with overrides from the environment."""
+"""A node's configuration: TOML, checked whole, with overrides from the environment.
+
+Imports the settings classes of the rooms that it configures. `tunnel.control` and `tunnel.cli` import it.
+"""
 
 from tunnel.config.load import NodeConfig, load_config, make_config
 from tunnel.config.settings import SETTINGS, Setting

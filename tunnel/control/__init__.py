@@ -1,4 +1,7 @@
-"""A running node, used by its owner's other programs: its control socket, from both sides."""
+"""A running node as used by its owner's other programs: its control socket, from both sides.
+
+Built on `tunnel.node` and `tunnel.config`. `tunnel.client` and the command line import it.
+"""
 
 from tunnel.control.client import CONTROL_FILE, ControlClient, connect
 from tunnel.control.messages import PeerState

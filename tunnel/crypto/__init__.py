@@ -1,1 +1,4 @@
-"""Public-key operations and the engine that carries them out."""
+"""Public-key operations, and the engine that carries them out.
+
+Imports `readwrite_comp` only; `primitives` alone names the crypto libraries. Every room may import it.
+"""

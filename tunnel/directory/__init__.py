@@ -1,4 +1,7 @@
-"""Where descriptors come from: a file, the neighbours of a node, or a distributed hash table."""
+"""Sources of descriptors: files, the neighbours of a node, or a distributed hash table.
+
+Imports `tunnel.identity` and the address rules of `tunnel.routing`. Nodes, routing and `mtun` import it.
+"""
 
 from tunnel.directory.base import Directory, StaticDirectory
 from tunnel.directory.dht import DhtDirectory

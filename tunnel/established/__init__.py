@@ -1,4 +1,7 @@
-"""Established tunnels: both directions for as long as both ends want. Bytes only: see `tunnel`."""
+"""Established tunnels as bytes: messages, sub-streams, credit and keys of both directions.
+
+No sockets, clocks, threads or reactor. `tunnel.node.tunnels` joins it to the streams of a node.
+"""
 
 from tunnel.established.halves import IncomingMessages, Notifier
 from tunnel.established.keys import End, TunnelLimits

@@ -1,4 +1,8 @@
-"""Nodes: the onion protocol joined to sockets by services of the reactor."""
+"""A running node: the onion protocol joined to sockets by services of the reactor.
+
+Rooms: links (neighbours), relay (frames that pass), query (the user's own), answer (frames that end here),
+tunnels (established ones). Clients, control, config and the command line import it; byte code never does.
+"""
 
 from tunnel.node.context import FrameReport, address_rules
 from tunnel.node.limits import Limits, LinkPolicy

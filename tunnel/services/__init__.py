@@ -1,4 +1,7 @@
-"""Inner services: what a node does with the queries that reach it."""
+"""Inner services: the code that answers queries and tunnels at their destination.
+
+Imports the reactor and `tunnel.disk`, and nothing of a node. Nodes, clients and user programs import it.
+"""
 
 from tunnel.services.attachments import AttachmentLimits, SavedAttachment, pack_attachments, save_attachments
 from tunnel.services.base import (

@@ -1,1 +1,4 @@
-"""A frame that ends here: the inner service and its replies."""
+"""A frame that ends at this node: a query for its inner service, or a reply to its own query.
+
+`tunnel.node.relay` calls it once the header is open. Replies leave through `tunnel.node.query.frame_io`.
+"""

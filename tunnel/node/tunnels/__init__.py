@@ -1,1 +1,4 @@
-"""Established tunnels at both ends."""
+"""Established tunnels at both ends: opening, use, sub-streams, tunnels prepared in advance.
+
+Joins `tunnel.established` to the streams of a node. `tunnel.node` and the clients import it.
+"""
