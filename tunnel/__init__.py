@@ -1,4 +1,5 @@
-"""Multi-hop tunnels: Alice sends content of any length to Bob through peers of her choice, and gets his answer.
+"""Multi-hop tunnels: Alice sends content of any length to Bob through peers that she chose, and gets his
+answer.
 
 docs/architecture.md describes the rooms. User programs import the names below; the rooms import each other
 directly. Each name is loaded at its first use: `mtun --help` needs none, and all together take a third of a
