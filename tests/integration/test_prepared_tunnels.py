@@ -26,7 +26,7 @@ def net() -> Iterator[LocalNetwork]:
 
 
 def standing(net: LocalNetwork) -> PreparedTunnels:
-    return net[0]._standing
+    return net[0]._prepared_tunnels
 
 
 def tunnels(net: LocalNetwork) -> list[OpenTunnel]:
@@ -125,7 +125,7 @@ def test_those_that_nobody_takes_are_closed_in_order(
         return opened[-1]
 
     monkeypatch.setattr("tunnel.node.tunnels.prepared.open_tunnel", watched)
-    net[0]._standing = PreparedTunnels(net[0]._context, 2, life_s=0.05)
+    net[0]._prepared_tunnels = PreparedTunnels(net[0]._context, 2, life_s=0.05)
     use(net)
     wait_until(net, lambda: len(opened) == 2 and all(tunnel.has_ended for tunnel in opened))
     reports = [tunnel._carried.report for tunnel in opened]

@@ -641,7 +641,7 @@ def test_a_network_with_a_name_of_its_own_runs_on_a_lan() -> None:
 
 def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() -> None:
     with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:
-        prepared = net[0]._drawing._prepared
+        prepared = net[0]._planner._prepared
 
         def wait_full() -> None:
             wait_until(net, lambda: len(prepared) >= 2)
@@ -675,7 +675,7 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() ->
 
 def test_a_prepared_query_that_fails_is_retried_over_a_fresh_route() -> None:
     with LocalNetwork(peers=4, limits=Limits(prepared=1)) as net:
-        prepared = net[0]._drawing._prepared
+        prepared = net[0]._planner._prepared
         net[0].query(net[3].id, b"hello", hops=1).result(PATIENCE_S)
         wait_until(net, lambda: len(prepared))
         (waiting,) = prepared._ready.values()

@@ -1,16 +1,28 @@
-"""A node: its keys, its listener and its services. What it does for its user is in user.py."""
+"""A node: keys, listener, services, and everything that its user asks of it.
+
+`Node` is the public class. Its methods are thin: state shared by the node's services is in `NodeContext`
+(context.py), limits in limits.py, and the work in the folders: `links` (neighbours), `relay` (frames that
+pass), `answer` (frames that end here), `query` and `tunnels` (what this node's user sends). Put new behaviour
+there and only its entry point here.
+"""
 
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from functools import partial
+from types import EllipsisType
+from typing import Unpack
 
 from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
+from tunnel.arguments import check_options, checked_count, checked_id
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
+from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address, Descriptor, short
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
@@ -20,67 +32,44 @@ from tunnel.node.limits import Limits
 from tunnel.node.links.handshake_io import listen_service
 from tunnel.node.links.keeper import keep_links, seek_peers
 from tunnel.node.links.link_table import LinkTable
-from tunnel.node.query.request import RoutePlanner
+from tunnel.node.query.reply import IncomingReply, ask
+from tunnel.node.query.request import (
+    QueryOptions,
+    RoutePlanner,
+    draw_hops,
+    make_request,
+    make_sinks,
+    plan_tunnel,
+)
+from tunnel.node.query.retry import query_with_retries
+from tunnel.node.query.running import Content, QueryCall, QueryResult, Sink, submit, until_stopped
+from tunnel.node.query.untracked import cover_service, follow_up_service, make_follow_up
 from tunnel.node.relay.read_service import read_service
-from tunnel.node.tunnels.prepared import PreparedTunnels
-from tunnel.node.user import NodeUser
+from tunnel.node.tunnels.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.tunnels.prepared import PreparedTunnels, TunnelKind
+from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.node.tunnels.tunnel_call import with_tunnel
 from tunnel.onion.codec import OnionCodec
+from tunnel.onion.cover import CoverPlan
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.onion.replay import HeaderRate
+from tunnel.onion.reports import Report
 from tunnel.routing.addresses import IpRange
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
+from tunnel.routing.route import Purpose, Route, checked_purpose
 from tunnel.services import Echo, InnerService, ServiceFunction
 from tunnel.services.base import as_service
 
 __all__ = ["LOCAL_NETWORK_ID", "Node", "rotate_keys"]
 
 
-# Onion keys over time: a service that moves them on, publishes what is new and lets go of what is old.
-#
-# The key ring decides (tunnel/identity/key_ring.py); here it is asked now and then. Not at computed
-# moments: wall clocks are set, machines sleep, and a full replay table asks for a new key between times.
-# Whether the wall clock was set is seen by the reactor's, which nobody sets.
 log = logging.getLogger("tunnel.node")
-
-
-def rotate_keys(node: NodeContext) -> Service[None]:
-    """Run for the node's life."""
-    ring, ahead_s = node.tunnel.ring, node.wall_clock() - node.now_s()
-    while True:
-        yield Sleep(node.limits.key_tick_s)
-        now_s = node.wall_clock()
-        _look_at_clock(node, now_s, ahead_s)
-        ahead_s = now_s - node.now_s()
-        if ring.wants_rotation and ring.rotate_early(now_s):
-            log.warning("node %s has a new onion key before its time: a replay table was full", node.name)
-            node.publish()
-        elif ring.advance(now_s):
-            log.info("node %s has moved its onion keys on", node.name)
-            node.publish()
-
-
-def _look_at_clock(node: NodeContext, now_s: float, ahead_s: float) -> None:
-    """Log where the wall clock has moved otherwise than time has passed.
-
-    Args:
-        ahead_s: of the wall clock before the reactor's, when they were looked at last.
-    """
-    step_s = now_s - node.now_s() - ahead_s
-    if abs(step_s) <= CLOCK_SKEW_S:
-        return
-    way = "ahead" if step_s > 0 else "back"
-    log.error(
-        "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. Where that is wrong, other "
-        "nodes refuse what this one sends",
-        node.name, way, span_text(step_s), clock_text(now_s), ", or the machine slept" if step_s > 0 else "",
-    )  # fmt: skip
-
 
 _LOOK_S = 0.05
 
 
-class Node(NodeUser):
+class Node:
     """One peer: listens, relays, answers queries with its inner service, and asks queries of its own.
 
     The listener is bound when the object is made, so that `descriptor` names the real port. `serve` is the
@@ -184,8 +173,8 @@ class Node(NodeUser):
             guards=kept if has_guards else None,
             own_ids=tuple(own),
         )
-        self._drawing = RoutePlanner(self._context, reactor)
-        self._standing = PreparedTunnels(self._context, limits.prepared_tunnels)
+        self._planner = RoutePlanner(self._context, reactor)
+        self._prepared_tunnels = PreparedTunnels(self._context, limits.prepared_tunnels)
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
         self._has_left = Signal()
 
@@ -274,7 +263,7 @@ class Node(NodeUser):
             within_s: for each of the two; what has not ended by then is cut.
         """
         context = self._context
-        self._standing.close()
+        self._prepared_tunnels.close()
         yield from _wait_until(lambda: not context.queries, within_s)
         context.links.leave()
         self.close()
@@ -290,6 +279,205 @@ class Node(NodeUser):
             if not self._context.links.is_leaving:
                 raise
         yield self._has_left
+
+    # -- queries, follow-ups, cover frames and tunnels: from any thread, or as services of the reactor
+
+    @property
+    def route_hops(self) -> tuple[int, int]:
+        """`Limits.route_hops`, and up to how many more: `Limits.route_bias`."""
+        limits = self._context.limits
+        return limits.route_hops, limits.route_bias
+
+    def draw_hops(self) -> int:
+        """Proxies of a new route whose length the caller leaves open: `Limits.route_hops`, and up to
+        `route_bias` more. Never fewer: a network that is too small for them is an error."""
+        return draw_hops(self._context)
+
+    def query(
+        self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
+    ) -> Future[QueryResult]:
+        """Send `content` to the node `destination` through proxies, from any thread.
+
+        Args:
+            content: bytes; the path of a regular file; a binary file, read up to the size that it has now (a
+                regular file) or to its end; an iterator of bytes; or a service that gives bytes, b"" at the
+                end. Regular files are read in the reactor's thread, paths, pipes and iterators in their own.
+            options: how it goes (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `purpose`,
+                `idle_s`, `timeout_s`, `rng`), `progress`, `retries`, and where replies go (`sink`, `replies`,
+                `sinks`): see `tunnel.node.query.request`, which says what each means.
+        Returns:
+            A future of QueryResult. Cancelling it cancels the query.
+        Raises:
+            TypeError: content is nothing of these, or is to be sent again and cannot be; profile is neither a
+                Profile nor a name. ValueError: retries
+                are not 0 to 16. LocalTunnelError: other than one sink for each reply.
+            BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
+                QueryFailed: the query did not come through; says what is known. FileChanged: the content is a
+                file that changed while it was sent. Whatever reading the content raises.
+        """
+        check_options(options, QueryOptions.__annotations__)
+        call = self._planner.ready(make_request(self._context, destination, content, **options))
+        return submit(self._reactor, self.query_service(call), f"{self._context.name} query")
+
+    def call(self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]) -> QueryCall:
+        """What `query` sends, with everything chosen that was left open. Args: see there.
+
+        Raises:
+            TypeError, ValueError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
+        """
+        check_options(options, QueryOptions.__annotations__)
+        return self._planner.plan(make_request(self._context, destination, content, **options))
+
+    @needs_yield_from
+    def query_service(self, call: QueryCall) -> Service[QueryResult]:
+        """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
+        return until_stopped(self._context, query_with_retries(self._context, call))
+
+    @needs_yield_from
+    def ask(self, call: QueryCall) -> Service[IncomingReply]:
+        """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
+
+        Raises, when run: QueryFailed, the node has been stopped.
+        """
+        context = self._context
+        asking = ask(
+            context.scope,
+            context.post,
+            call.route.destination,
+            lambda sink: self.query_service(call.with_sink(sink)),
+            f"{context.name} query",
+        )
+        return until_stopped(context, asking)
+
+    def follow_up(
+        self,
+        result: QueryResult,
+        content: Content,
+        *,
+        hops: int | EllipsisType | None = ...,
+        wants_blocks: bool = False,
+        replies: int = 1,
+        sink: Sink | None = None,
+        sinks: Sequence[Sink] = (),
+        idle_s: float | None = None,
+    ) -> Future[QueryResult]:
+        """Go on from a reply that carried reply blocks (mode `reply-on-reply`), from any thread.
+
+        The content goes along the first block that is left in `result`, which is taken from it: over a way
+        that the other end chose, and of which this node knows nothing but the end.
+
+        Args:
+            hops: proxies of the way on which the answer comes, drawn at random; by default as many as a query
+                has. None: no answer is wanted.
+            wants_blocks: the answer is to carry blocks, so that one can go on from it again.
+            content, replies, sink, sinks, idle_s: as for `query`.
+        Returns:
+            A future of QueryResult. Without an answer it says that the content was sent, not that it arrived.
+        Raises:
+            TypeError: content is neither bytes nor a file.
+            LocalTunnelError: no block is left; other than one sink for each reply.
+            BadRoute: no such way back. From the future as well, and from there ExpiredHeader, UnknownNext:
+                the block is of no use (any more); QueryFailed: no answer has come.
+        """
+        call = make_follow_up(
+            self._context,
+            result,
+            content,
+            hops=self.draw_hops() if hops is ... else hops,
+            wants_blocks=wants_blocks,
+            replies=replies,
+            sinks=make_sinks(replies, sink, sinks),
+            idle_s=idle_s,
+        )
+        service = until_stopped(self._context, follow_up_service(self._context, call))
+        return submit(self._reactor, service, f"{self._context.name} follow-up")
+
+    def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
+        """Send one frame that says nothing, from any thread: see `tunnel.onion.cover.draw_cover`.
+
+        Args:
+            plan: a loop, or a DROP frame. When to send the next one is the caller's to decide.
+            mean_delay_s: of the random delay at each proxy.
+        Returns:
+            A future that ends when the frame has arrived: a loop at this node.
+        Raises:
+            From the future BadRoute, ProfileError: no such way; QueryFailed: it did not arrive.
+        """
+        service = cover_service(self._context, plan, mean_delay_s=mean_delay_s)
+        return submit(self._reactor, until_stopped(self._context, service), f"{self._context.name} cover")
+
+    def tunnel(
+        self,
+        destination: bytes,
+        use: Callable[[NodeTunnel], Service[None]],
+        *,
+        hops: int | None = None,
+        route: Route | None = None,
+        profile: Profile | str | None = None,
+        purpose: Purpose = "mixed",
+    ) -> Future[Report | None]:
+        """Open an established tunnel to the node `destination`, from any thread, and let a service use it.
+
+        Args:
+            use: called with the tunnel in the reactor; a generator. The tunnel lives as long as it runs, and
+                is then closed in order.
+            hops, route: as for `query`.
+            profile, purpose: see `tunnel.node.query.request.TunnelOptions`.
+        Returns:
+            A future of what the route says of the tunnel. Cancelling it gives the tunnel up.
+        Raises:
+            BadRoute, ProfileError: no such route can be chosen. LocalTunnelError: unknown purpose. From the
+                future as well, and from there QueryFailed: it could not be opened, or broke. any other: what
+                `use` has raised.
+        """
+        route, chosen = plan_tunnel(
+            self._context,
+            checked_id(destination),
+            hops,
+            route,
+            Profile.of(profile),
+            checked_purpose(purpose) or "mixed",
+        )
+        service = until_stopped(self._context, with_tunnel(self._context, route, chosen, use))
+        return submit(self._reactor, service, f"{self._context.name} tunnel")
+
+    @needs_yield_from
+    def open_tunnel(
+        self,
+        destination: bytes,
+        *,
+        hops: int | None = None,
+        route: Route | None = None,
+        profile: Profile | str | None = None,
+        purpose: Purpose = "mixed",
+    ) -> Service[OpenTunnel]:
+        """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
+
+        One that stands open already is taken, where `Limits.prepared_tunnels` keeps such and `route` is left
+        open. Args and errors as for `tunnel`, but for `use`.
+        """
+        destination, chosen = checked_id(destination), Profile.of(profile)
+        purpose = checked_purpose(purpose) or "mixed"
+        way = partial(plan_tunnel, self._context, destination, hops, route, chosen, purpose)
+        if route is None:
+            kind = TunnelKind(destination, hops, chosen or purpose)
+            standing = self._prepared_tunnels.take(kind)
+            try:
+                yield from until_stopped(self._context, self._prepared_tunnels.fill(kind, way))
+            except BaseException:
+                if standing is not None:
+                    standing.give_up()
+                raise
+            if standing is not None:
+                return standing
+        return (yield from until_stopped(self._context, open_tunnel(self._context, *way())))
+
+    def choose_route(
+        self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
+    ) -> Route:
+        """Draw a route. Raises BadRoute; BadArgument, TypeError: as `query`."""
+        destination, hops = checked_id(destination), checked_count(hops, "hops")
+        return self._context.routes.route(destination, hops, profile, rng=rng)
 
 
 def _first_descriptor(
@@ -323,3 +511,42 @@ def _checked_limits(limits: Limits | None) -> Limits:
     if not isinstance(limits, Limits):
         raise TypeError(f"limits: expected Limits, got {type(limits).__name__}")
     return limits
+
+
+# Key rotation: a service that advances the onion keys and publishes each new descriptor. The key ring decides
+# when (tunnel/identity/key_ring.py). The service polls it, since wall clocks are set, machines sleep, and a
+# full replay table asks for a new key early. A wall clock that was set shows as a jump against the reactor's
+# clock, which is monotonic.
+
+
+def rotate_keys(node: NodeContext) -> Service[None]:
+    """Run for the node's life."""
+    ring, ahead_s = node.tunnel.ring, node.wall_clock() - node.now_s()
+    while True:
+        yield Sleep(node.limits.key_tick_s)
+        now_s = node.wall_clock()
+        _look_at_clock(node, now_s, ahead_s)
+        ahead_s = now_s - node.now_s()
+        if ring.wants_rotation and ring.rotate_early(now_s):
+            log.warning("node %s has a new onion key before its time: a replay table was full", node.name)
+            node.publish()
+        elif ring.advance(now_s):
+            log.info("node %s has moved its onion keys on", node.name)
+            node.publish()
+
+
+def _look_at_clock(node: NodeContext, now_s: float, ahead_s: float) -> None:
+    """Log where the wall clock has moved otherwise than time has passed.
+
+    Args:
+        ahead_s: of the wall clock before the reactor's, when they were looked at last.
+    """
+    step_s = now_s - node.now_s() - ahead_s
+    if abs(step_s) <= CLOCK_SKEW_S:
+        return
+    way = "ahead" if step_s > 0 else "back"
+    log.error(
+        "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. Where that is wrong, other "
+        "nodes refuse what this one sends",
+        node.name, way, span_text(step_s), clock_text(now_s), ", or the machine slept" if step_s > 0 else "",
+    )  # fmt: skip

@@ -6,6 +6,7 @@ reactor's. Source: docs/routes.md.
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,23 +14,37 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 from reactor import Reactor
+from tunnel.arguments import checked_count, checked_id, checked_seconds, member
+from tunnel.errors import BadRoute, LocalTunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.query.retry import Kind, PreparedQueries
-from tunnel.node.query.running import Content, Progress, QueryCall, Sink
-from tunnel.routing.route import Purpose, Route
+from tunnel.node.query.contents import as_content
+from tunnel.node.query.retry import Kind, PreparedQueries, check_retries
+from tunnel.node.query.running import Content, Progress, QueryCall, Sink, check_served
+from tunnel.routing.route import Purpose, Route, checked_purpose
 from tunnel.routing.route_provider import LARGE_BYTES
 
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
 
-__all__ = ["CallOptions", "QueryOptions", "QueryRequest", "RoutePlanner", "TunnelOptions", "WayOptions"]
+__all__ = [
+    "CallOptions",
+    "QueryOptions",
+    "QueryRequest",
+    "RoutePlanner",
+    "TunnelOptions",
+    "WayOptions",
+    "draw_hops",
+    "make_request",
+    "make_sinks",
+    "plan_tunnel",
+]
 
 
 # What a query and a tunnel may be told beside destination and content: one list for nodes and all clients.
 #
-# An option is added to the dictionary of those who may give it, said there, and taken in `NodeUser`, which
-# has its default.
+# An option is added to the dictionary of those who may give it, said there, and taken in `make_request`,
+# which has its default.
 
 
 class WayOptions(TypedDict, total=False):
@@ -145,6 +160,60 @@ class QueryRequest:
         return self.route is None and self.reply_route is None and self.rng is None
 
 
+def make_request(
+    node: NodeContext,
+    destination: bytes,
+    content: Content,
+    *,
+    hops: int | None = None,
+    route: Route | None = None,
+    mode: ReplyMode | str = ReplyMode.ROUTE,
+    error_mode: ErrorMode | str = ErrorMode.STATUS,
+    reply_route: Route | None = None,
+    profile: Profile | str | None = None,
+    purpose: Purpose | None = None,
+    idle_s: float | None = None,
+    timeout_s: float | None = None,
+    sink: Sink | None = None,
+    replies: int = 1,
+    sinks: Sequence[Sink] = (),
+    progress: Progress | None = None,
+    retries: int = 0,
+    rng: random.Random | None = None,
+) -> QueryRequest:
+    """The checked request of a caller, its routes not drawn yet. Args and errors: as `Node.query`."""
+    destination = checked_id(destination)
+    content, limits = as_content(content), node.limits
+    mode, error_mode = member(ReplyMode, mode, "mode"), member(ErrorMode, error_mode, "error_mode")
+    check_served(mode)
+    own_sinks = make_sinks(replies, sink, sinks)
+    chosen, purpose = Profile.of(profile), checked_purpose(purpose)
+    check_retries(content, retries)
+    idle_s = limits.idle_s if idle_s is None else checked_seconds(idle_s, "idle_s")
+    if timeout_s is not None:
+        checked_seconds(timeout_s, "timeout_s")
+    for given, name in ((route, "route"), (reply_route, "reply_route")):
+        if given is not None:
+            node.routes.check(_checked_route(given, name))
+    hops = _count_hops(node, hops, route)
+    if mode is ReplyMode.KNOWN_DEST and not node.descriptor.addresses:
+        raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
+    call = QueryCall(
+        route or Route((), destination),
+        content,
+        mode,
+        chosen or Profile.for_proxies(hops),
+        idle_s,
+        own_sinks,
+        progress,
+        error_mode=error_mode,
+        replies=replies,
+        timeout_s=timeout_s,
+        retries=retries,
+    )
+    return QueryRequest(call, hops, route, reply_route, chosen, purpose, rng)
+
+
 class RoutePlanner:
     """Makes calls of drafts, for one node. May be called from any thread.
 
@@ -211,3 +280,54 @@ class RoutePlanner:
 def _size(content: Content) -> int | None:
     """Of content that lies in memory; None for any other."""
     return len(content) if isinstance(content, bytes | memoryview) else None
+
+
+def plan_tunnel(
+    node: NodeContext,
+    destination: bytes,
+    hops: int | None,
+    route: Route | None,
+    profile: Profile | None,
+    purpose: Purpose,
+) -> tuple[Route, Profile]:
+    """The route and profile of a tunnel, drawn where the caller leaves them open. Errors as `Node.tunnel`."""
+    if route is not None:
+        node.routes.check(_checked_route(route, "route"))
+    proxies = _count_hops(node, hops, route)
+    least = profile or Profile.for_proxies(proxies)
+    route = route or node.routes.route(destination, proxies, least)
+    return route, profile or node.routes.profile((route,), purpose=purpose) or least
+
+
+def draw_hops(node: NodeContext) -> int:
+    """Number of proxies of a new route: `Limits.route_hops` and up to `route_bias` more."""
+    return node.routes.draw_hops(node.limits.route_hops, node.limits.route_bias)
+
+
+def _count_hops(node: NodeContext, hops: int | None, route: Route | None) -> int:
+    """Number of proxies: of the given route, as given, or drawn."""
+    if hops is not None:
+        checked_count(hops, "hops")
+    if route is not None:
+        return len(route.proxies)
+    return draw_hops(node) if hops is None else hops
+
+
+def make_sinks(replies: int, sink: Sink | None, sinks: Sequence[Sink]) -> tuple[Sink, ...]:
+    """The sinks of a query; none: temporary files. Raises TypeError, BadArgument, LocalTunnelError."""
+    checked_count(replies, "replies")
+    # Not `or`: a sink with a length is false while it is empty.
+    own = tuple(sinks) if sink is None else (sink, *sinks)
+    for each in own:
+        if isinstance(each, io.TextIOBase) or not callable(getattr(each, "write", None)):
+            raise TypeError(f"sink: expected a binary file to write to, got {type(each).__name__}")
+    if replies < 1 or (own and len(own) != replies):
+        raise LocalTunnelError(f"{replies} replies and {len(own)} sinks: at least one reply, a sink for each")
+    return own
+
+
+def _checked_route(route: Route, what: str) -> Route:
+    """Raises TypeError: no route."""
+    if not isinstance(route, Route):
+        raise TypeError(f"{what}: expected a Route, got {type(route).__name__}")
+    return route

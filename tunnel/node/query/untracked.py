@@ -15,10 +15,11 @@ from functools import partial
 
 from reactor import RunInThread, Service
 from readwrite_comp.helpers import renewed
-from tunnel.errors import ErrorCode, NodeStopped, PeerError, QueryFailed
+from tunnel.arguments import checked_count, checked_seconds
+from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.node.context import NodeContext
-from tunnel.node.query.contents import Content
+from tunnel.node.query.contents import Content, as_content
 from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
 from tunnel.node.query.pending import PendingQuery, Sink, Spool
 from tunnel.node.query.running import QueryResult
@@ -29,7 +30,7 @@ from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.routing.route import Route
 
-__all__ = ["FollowUp", "cover_service", "follow_up_service"]
+__all__ = ["FollowUp", "cover_service", "follow_up_service", "make_follow_up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,50 @@ class FollowUp:
     wants_blocks: bool = False
     sinks: tuple[Sink, ...] = ()
     replies: int = 1
+
+
+def make_follow_up(
+    node: NodeContext,
+    result: QueryResult,
+    content: Content,
+    *,
+    hops: int | None,
+    wants_blocks: bool,
+    replies: int,
+    sinks: tuple[Sink, ...],
+    idle_s: float | None,
+) -> FollowUp:
+    """The checked follow-up along the first block of `result`, which is taken from it.
+
+    Args:
+        others as `Node.follow_up`.
+    Raises:
+        TypeError: content is of no known kind. BadArgument: a number out of range. LocalTunnelError: no block
+            is left. BadRoute: no route for the answer.
+    """
+    content = as_content(content)
+    if idle_s is not None:
+        checked_seconds(idle_s, "idle_s")
+    if not result.reply_blocks:
+        raise LocalTunnelError("no reply block is left in this result")
+    block, *left = result.reply_blocks
+    way_back = None
+    if hops is not None:
+        checked_count(hops, "hops")
+        origin = Route((), result.route.destination)
+        last = node.home_neighbour(block.profile, origin.destination) if hops else None
+        way_back = node.routes.other_route(origin, block.profile, hops=hops, last=last)
+    result.reply_blocks = tuple(left)
+    return FollowUp(
+        result.route.destination,
+        block,
+        content,
+        way_back,
+        node.limits.idle_s if idle_s is None else idle_s,
+        wants_blocks=wants_blocks,
+        sinks=sinks,
+        replies=replies,
+    )
 
 
 def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]:
