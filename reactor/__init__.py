@@ -6,24 +6,11 @@ and sockets in io/. Imports neither `readwrite_comp` nor `tunnel`; anything may 
 
 from reactor.core.forgotten import needs_yield_from
 from reactor.core.loop import Reactor
-from reactor.core.poller import Descriptor, EpollPoller, Poller, SelectorPoller
-from reactor.core.requests import (
-    YIELD,
-    CurrentTask,
-    CurrentTime,
-    Join,
-    Pass,
-    Request,
-    RunInThread,
-    Service,
-    SetTimer,
-    Sleep,
-    Spawn,
-    WaitReadable,
-    WaitWritable,
-)
-from reactor.core.task import Handle, WeakHandle
-from reactor.core.timers import Clock, FakeClock, MonotonicClock
+from reactor.core.poller import Descriptor, EpollPoller, Poller, SelectorPoller, WaitReadable, WaitWritable
+from reactor.core.requests import YIELD, CurrentTask, CurrentTime, Pass, Request, Service, Spawn
+from reactor.core.task import Handle, Join, WeakHandle
+from reactor.core.threads import RunInThread
+from reactor.core.timers import Clock, FakeClock, MonotonicClock, SetTimer, Sleep
 from reactor.errors import (
     BadRequest,
     Broken,

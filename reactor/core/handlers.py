@@ -15,21 +15,11 @@ from types import CoroutineType, GeneratorType
 from typing import Any, Final, TypeAlias
 
 from reactor.core.forgotten import discard
-from reactor.core.requests import (
-    CurrentTask,
-    CurrentTime,
-    Join,
-    Pass,
-    Request,
-    RunInThread,
-    SetTimer,
-    Sleep,
-    Spawn,
-    WaitReadable,
-    WaitWritable,
-)
-from reactor.core.task import PARKED, Handle, Task
-from reactor.core.timers import Deadline, SleepingTask, check_seconds
+from reactor.core.poller import WaitReadable, WaitWritable
+from reactor.core.requests import PARKED, CurrentTask, CurrentTime, Pass, Request, Spawn
+from reactor.core.task import Handle, Join, Task
+from reactor.core.threads import RunInThread
+from reactor.core.timers import Deadline, SetTimer, Sleep, SleepingTask, check_seconds
 from reactor.errors import BadRequest, Busy
 from reactor.sync.channel import Channel, ReceiveCounted, ReceiveItem, SendItem
 from reactor.sync.scope import Signal

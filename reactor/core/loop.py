@@ -31,9 +31,9 @@ from typing import Any, Final, Self, TypeVar, overload
 
 from reactor.core.forgotten import discard
 from reactor.core.handlers import HANDLERS, find_by_base
-from reactor.core.poller import Descriptor, Poller, default_poller
-from reactor.core.requests import OneUse, Service, WaitReadable
-from reactor.core.task import PARKED, Handle, Task
+from reactor.core.poller import Descriptor, Poller, WaitReadable, default_poller
+from reactor.core.requests import PARKED, OneUse, Service
+from reactor.core.task import Handle, Task
 from reactor.core.threads import ServiceFuture, ThreadCalls, fail, tie
 from reactor.core.timers import Clock, MonotonicClock, Timers
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, Forked, ReactorError, log_failure

@@ -31,10 +31,11 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from reactor.core.requests import WaitReadable, WaitWritable
+from reactor.core.requests import Request
 from reactor.errors import BadRequest, Busy, Closed
 
 if TYPE_CHECKING:
+    from reactor.core.requests import Waiter
     from reactor.core.task import Task
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "HasFileno",
     "Poller",
     "SelectorPoller",
+    "WaitReadable",
+    "WaitWritable",
     "default_poller",
 ]
 
@@ -568,3 +571,41 @@ class Descriptor:
 
     def __repr__(self) -> str:
         return f"<Descriptor {self._fd}{' closed' if self.is_closed else ''}>"
+
+
+class WaitReadable(Request):
+    """Resume when the descriptor can be read, has ended or has failed.
+
+    Spurious wakes are allowed: try, and wait again when refused.
+    """
+
+    __slots__ = ("descriptor",)
+
+    may_end_early = True
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+
+    def undo(self, task: Waiter) -> None:
+        self.descriptor.reader = None
+
+    def pass_on(self, error: BaseException) -> None:
+        """Throw an error into who waits, if anybody does, and answer the next wait at once. For lending."""
+        descriptor = self.descriptor
+        if descriptor.reader is not None:
+            descriptor.reader.interrupt(error)
+        descriptor.read_ready = True
+
+
+class WaitWritable(Request):
+    """Resume when the descriptor can be written or has failed. Spurious wakes are allowed, as above."""
+
+    __slots__ = ("descriptor",)
+
+    may_end_early = True
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+
+    def undo(self, task: Waiter) -> None:
+        self.descriptor.writer = None

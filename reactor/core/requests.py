@@ -18,30 +18,32 @@ Rules for changing this file:
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 from reactor.core.forgotten import Reminder, discard, remind, settle
 
 if TYPE_CHECKING:
-    from reactor.core.poller import Descriptor
-    from reactor.core.task import Handle, Waiter
+    from reactor.core.poller import Poller
+    from reactor.core.task import Task
+    from reactor.core.threads import ThreadCalls
+    from reactor.core.timers import Timers
 
 __all__ = [
+    "PARKED",
     "YIELD",
+    "Claim",
     "CurrentTask",
     "CurrentTime",
-    "Join",
-    "LookUp",
     "Pass",
     "Request",
-    "RunInThread",
+    "Runner",
     "Service",
-    "SetTimer",
-    "Sleep",
     "Spawn",
-    "WaitReadable",
-    "WaitWritable",
+    "Undoable",
+    "Waiter",
 ]
 
 T = TypeVar("T")
@@ -92,60 +94,6 @@ Service: TypeAlias = Generator[Request, Any, T]
 """A service that ends with a T: `def echo(stream) -> Service[int]`."""
 
 
-class WaitReadable(Request):
-    """Resume when the descriptor can be read, has ended or has failed.
-
-    Spurious wakes are allowed: try, and wait again when refused.
-    """
-
-    __slots__ = ("descriptor",)
-
-    may_end_early = True
-
-    def __init__(self, descriptor: Descriptor) -> None:
-        self.descriptor = descriptor
-
-    def undo(self, task: Waiter) -> None:
-        self.descriptor.reader = None
-
-    def pass_on(self, error: BaseException) -> None:
-        """Throw an error into who waits, if anybody does, and answer the next wait at once. For lending."""
-        descriptor = self.descriptor
-        if descriptor.reader is not None:
-            descriptor.reader.interrupt(error)
-        descriptor.read_ready = True
-
-
-class WaitWritable(Request):
-    """Resume when the descriptor can be written or has failed. Spurious wakes are allowed, as above."""
-
-    __slots__ = ("descriptor",)
-
-    may_end_early = True
-
-    def __init__(self, descriptor: Descriptor) -> None:
-        self.descriptor = descriptor
-
-    def undo(self, task: Waiter) -> None:
-        self.descriptor.writer = None
-
-
-class Sleep(OneUse):
-    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass, inf: never."""
-
-    __slots__ = ("_seconds",)
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
-
-    @property
-    def seconds(self) -> float:
-        """For the runner."""
-        self.take_note()
-        return self._seconds
-
-
 class Pass(Request):
     """Let all others that are ready go first."""
 
@@ -189,73 +137,82 @@ class Spawn(OneUse):
         return self._service
 
 
-class Join(OneUse):
-    """Resume when a service has ended.
+# What waits, what is waited on, and what runs them, as they see each other.
+#
+# Here so that requests, channels and signals need not know of tasks, nor tasks of the loop: each knows the
+# protocols of this file, and imports point one way.
+#
+# Rule for changing this file: an attribute comes in when a second kind of waiter needs it. The two kinds
+# are a service (task.py) and one of the waits of a `Select` (selection.py).
+PARKED: Final = object()
+"""What a request's handler returns when there is no answer yet.
 
-    With its result, or its error is raised here (`ServiceCancelled` when it was cancelled).
-    """
-
-    __slots__ = ("_handle",)
-
-    def __init__(self, handle: Handle[Any]) -> None:
-        self._handle = handle
-        self._reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
-
-    @property
-    def handle(self) -> Handle[Any]:
-        """For the runner."""
-        self.take_note()
-        return self._handle
-
-    def undo(self, task: Waiter) -> None:
-        self._handle.forget_watcher(task)
+It has set `wait` of the waiter, or put the task into the queue.
+"""
 
 
-class RunInThread(OneUse):
-    """Call `function(*args)` in a thread of the runner's small pool; resume with its result or its error.
+class Undoable(Protocol):
+    """What a waiter can be parked on."""
 
-    For blocking calls such as those about files. When the waiting service is cancelled, a call that has begun
-    runs on and its outcome is dropped. A call that hangs keeps neither others nor the end of the program.
+    def undo(self, task: Waiter, /) -> bool | None:
+        """Forget the waiter, and return something false.
+
+        Or return True: too late, another thread has answered and the answer is on its way. The waiter then
+        stays parked until it comes.
+        """
+
+
+class Waiter(Protocol):
+    """What waits for one answer.
 
     Attributes:
-        pool: which threads run it, see thread_calls.py.
-    Raises:
-        TypeError: the function cannot be called.
+        name: for messages.
+        runner: whoever runs it.
+        wait: what it is parked on.
     """
 
-    __slots__ = ("_function", "args")
+    name: str
+    runner: Runner
+    wait: Undoable | None
 
-    pool: ClassVar[str] = "calls"
+    def wake(self, value: Any = None, /) -> None:
+        """Take the answer. Called once, in the runner's thread."""
 
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        if not callable(function):
-            raise TypeError(f"RunInThread takes a function and its arguments, got {function!r}")
-        self._function = function
-        self.args = args
-        self._reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
+    def wake_error(self, error: BaseException, /) -> None:
+        """Take an error in place of the answer."""
 
-    @property
-    def function(self) -> Callable[..., Any]:
-        """For the runner."""
-        self.take_note()
-        return self._function
+    def make_claim(self) -> Claim:
+        """Give what threads that would answer this wait compete for."""
 
 
-class LookUp(RunInThread):
-    """The same for names of hosts, in threads of their own: a slow name does not hold up a file."""
+class Runner(Protocol):
+    """What a task and the handlers of its requests need of whoever runs it."""
 
-    __slots__ = ()
+    ready: deque[Task[Any]]
+    poller: Poller
+    timers: Timers
+    threads: ThreadCalls
+    now: Callable[[], float]
 
-    pool = "names"
+    def start(self, service: Generator[Any, Any, Any], name: str | None, /) -> Task[Any]:
+        """Make a task and put it into the queue."""
+
+    def post(self, function: Callable[..., object], /, *args: Any) -> None:
+        """Have a function called by the loop, from any thread."""
 
 
-class SetTimer(Request):
-    """Answered at once with a `Deadline`, which interrupts this service when its time is over.
+class Claim:
+    """Taken once, by whoever comes first; to that one it stays taken."""
 
-    Used by `timeout_after`; a service has no need of it.
-    """
+    __slots__ = ("_lock", "_owner")
 
-    __slots__ = ("seconds",)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: object = None
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def take(self, owner: object) -> bool:
+        """Take it, from any thread. Returns whether it is `owner`'s, now or since before."""
+        if self._lock.acquire(blocking=False):
+            self._owner = owner
+            return True
+        return self._owner is owner

@@ -11,105 +11,16 @@ neither keeps the outcome alive nor the service.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
-from reactor.core.forgotten import Reminder, discard, reminded, settle
-from reactor.core.requests import Join, OneUse, Request, Service
+from reactor.core.forgotten import Reminder, discard, remind, reminded, settle
+from reactor.core.requests import Claim, OneUse, Request, Runner, Service, Undoable, Waiter
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, log_failure, renewed
 
-if TYPE_CHECKING:
-    from reactor.core.poller import Poller
-    from reactor.core.threads import ThreadCalls
-    from reactor.core.timers import Timers
-
-__all__ = ["PARKED", "Claim", "Handle", "Runner", "Task", "Undoable", "Waiter", "WeakHandle", "name_of"]
-
-
-# What waits, what is waited on, and what runs them, as they see each other.
-#
-# Here so that requests, channels and signals need not know of tasks, nor tasks of the loop: each knows the
-# protocols of this file, and imports point one way.
-#
-# Rule for changing this file: an attribute comes in when a second kind of waiter needs it. The two kinds
-# are a service (task.py) and one of the waits of a `Select` (selection.py).
-PARKED: Final = object()
-"""What a request's handler returns when there is no answer yet.
-
-It has set `wait` of the waiter, or put the task into the queue.
-"""
-
-
-class Undoable(Protocol):
-    """What a waiter can be parked on."""
-
-    def undo(self, task: Waiter, /) -> bool | None:
-        """Forget the waiter, and return something false.
-
-        Or return True: too late, another thread has answered and the answer is on its way. The waiter then
-        stays parked until it comes.
-        """
-
-
-class Waiter(Protocol):
-    """What waits for one answer.
-
-    Attributes:
-        name: for messages.
-        runner: whoever runs it.
-        wait: what it is parked on.
-    """
-
-    name: str
-    runner: Runner
-    wait: Undoable | None
-
-    def wake(self, value: Any = None, /) -> None:
-        """Take the answer. Called once, in the runner's thread."""
-
-    def wake_error(self, error: BaseException, /) -> None:
-        """Take an error in place of the answer."""
-
-    def make_claim(self) -> Claim:
-        """Give what threads that would answer this wait compete for."""
-
-
-class Runner(Protocol):
-    """What a task and the handlers of its requests need of whoever runs it."""
-
-    ready: deque[Task[Any]]
-    poller: Poller
-    timers: Timers
-    threads: ThreadCalls
-    now: Callable[[], float]
-
-    def start(self, service: Generator[Any, Any, Any], name: str | None, /) -> Task[Any]:
-        """Make a task and put it into the queue."""
-
-    def post(self, function: Callable[..., object], /, *args: Any) -> None:
-        """Have a function called by the loop, from any thread."""
-
-
-class Claim:
-    """Taken once, by whoever comes first; to that one it stays taken."""
-
-    __slots__ = ("_lock", "_owner")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: object = None
-
-    def take(self, owner: object) -> bool:
-        """Take it, from any thread. Returns whether it is `owner`'s, now or since before."""
-        if self._lock.acquire(blocking=False):
-            self._owner = owner
-            return True
-        return self._owner is owner
-
+__all__ = ["Handle", "Join", "Task", "WeakHandle", "name_of"]
 
 logger = logging.getLogger("reactor")
 T = TypeVar("T")
@@ -499,3 +410,25 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
     except Exception as error:  # noqa: BLE001 - the others are still to be ended
         log_failure(logger, error, "service %r failed while it was ended by force", name)
     return False
+
+
+class Join(OneUse):
+    """Resume when a service has ended.
+
+    With its result, or its error is raised here (`ServiceCancelled` when it was cancelled).
+    """
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: Handle[Any]) -> None:
+        self._handle = handle
+        self._reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
+
+    @property
+    def handle(self) -> Handle[Any]:
+        """For the runner."""
+        self.take_note()
+        return self._handle
+
+    def undo(self, task: Waiter) -> None:
+        self._handle.forget_watcher(task)

@@ -22,13 +22,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
-from reactor.core.requests import RunInThread
-from reactor.core.task import Handle, Waiter
+from reactor.core.forgotten import remind
+from reactor.core.requests import OneUse, Waiter
+from reactor.core.task import Handle
 from reactor.errors import Broken, Cancelled, Closed, renewed
 
-__all__ = ["ServiceFuture", "ThreadCalls", "fail", "tie"]
+__all__ = ["LookUp", "RunInThread", "ServiceFuture", "ThreadCalls", "fail", "tie"]
 
 logger = logging.getLogger("reactor")
 # How many calls of a kind run at once. A look-up only waits for an answer from the network.
@@ -244,7 +245,6 @@ if hasattr(os, "register_at_fork"):
     # The child of a fork has none of the threads.
     os.register_at_fork(after_in_child=_pools.clear)
 
-
 # The joint between a service and the `concurrent.futures.Future` that another thread holds of it.
 #
 # The future stays "pending" in the eyes of `concurrent.futures` while the service runs: a future that is
@@ -306,3 +306,41 @@ def _set(future: Future[Any], result: Any, error: BaseException | None) -> None:
     except InvalidStateError:
         # Cancelled by its owner, perhaps at this very moment. Those who wait for it are still to be told.
         future.set_running_or_notify_cancel()
+
+
+class RunInThread(OneUse):
+    """Call `function(*args)` in a thread of the runner's small pool; resume with its result or its error.
+
+    For blocking calls such as those about files. When the waiting service is cancelled, a call that has begun
+    runs on and its outcome is dropped. A call that hangs keeps neither others nor the end of the program.
+
+    Attributes:
+        pool: which threads run it, see thread_calls.py.
+    Raises:
+        TypeError: the function cannot be called.
+    """
+
+    __slots__ = ("_function", "args")
+
+    pool: ClassVar[str] = "calls"
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        if not callable(function):
+            raise TypeError(f"RunInThread takes a function and its arguments, got {function!r}")
+        self._function = function
+        self.args = args
+        self._reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """For the runner."""
+        self.take_note()
+        return self._function
+
+
+class LookUp(RunInThread):
+    """The same for names of hosts, in threads of their own: a slow name does not hold up a file."""
+
+    __slots__ = ()
+
+    pool = "names"

@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from reactor.core.task import Waiter
+from reactor.core.forgotten import remind
+from reactor.core.requests import OneUse, Request, Waiter
 from reactor.errors import BadRequest, Cancelled
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = [
     "Expired",
     "FakeClock",
     "MonotonicClock",
+    "SetTimer",
+    "Sleep",
     "SleepingTask",
     "Timer",
     "Timers",
@@ -234,3 +237,31 @@ class SleepingTask:
 
     def undo(self, task: Waiter) -> None:
         self._timers.cancel(self._timer)
+
+
+class Sleep(OneUse):
+    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass, inf: never."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
+
+    @property
+    def seconds(self) -> float:
+        """For the runner."""
+        self.take_note()
+        return self._seconds
+
+
+class SetTimer(Request):
+    """Answered at once with a `Deadline`, which interrupts this service when its time is over.
+
+    Used by `timeout_after`; a service has no need of it.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds

@@ -17,8 +17,10 @@ from typing import Any, Final, Self, TypeAlias
 
 from reactor.core.forgotten import needs_yield_from
 from reactor.core.poller import Descriptor
-from reactor.core.requests import YIELD, CurrentTime, LookUp, Service, Sleep
+from reactor.core.requests import YIELD, CurrentTime, Service
 from reactor.core.task import Handle
+from reactor.core.threads import LookUp
+from reactor.core.timers import Sleep
 from reactor.errors import Broken, Closed, ConnectError, renewed
 from reactor.io.streams import byte_view, writable_view
 from reactor.sync.scope import Scope, timeout_after

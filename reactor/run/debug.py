@@ -18,8 +18,9 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from reactor.core.loop import Reactor
-from reactor.core.requests import Join, Service, WaitReadable, WaitWritable
-from reactor.core.task import Handle, Task
+from reactor.core.poller import WaitReadable, WaitWritable
+from reactor.core.requests import Service
+from reactor.core.task import Handle, Join, Task
 from reactor.core.threads import ThreadCalls
 from reactor.core.timers import SleepingTask
 from reactor.errors import BadRequest, log_failure

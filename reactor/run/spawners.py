@@ -17,8 +17,8 @@ from typing import Any, Protocol, Self, TypeVar
 from reactor.core.forgotten import needs_yield_from
 from reactor.core.loop import Reactor, run_ready, run_until_ended
 from reactor.core.poller import Poller, SelectorPoller
-from reactor.core.requests import Service
-from reactor.core.task import PARKED, Handle, Task, Waiter
+from reactor.core.requests import PARKED, Service, Waiter
+from reactor.core.task import Handle, Task
 from reactor.core.timers import Clock, lock_timeout
 from reactor.errors import (
     Busy,

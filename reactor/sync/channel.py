@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from reactor.core.forgotten import Reminder, reminded, settle
-from reactor.core.requests import Request, Service
-from reactor.core.task import PARKED, Waiter
+from reactor.core.requests import PARKED, Request, Service, Waiter
 from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed
 
 __all__ = ["Channel", "ReceiveCounted", "ReceiveItem", "SendItem", "Sender", "check_capacity"]

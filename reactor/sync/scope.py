@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from reactor.core.forgotten import Reminder, discard, needs_yield_from, reminded, settle
-from reactor.core.requests import CurrentTask, Request, Service, SetTimer, Spawn
-from reactor.core.task import PARKED, Handle, Task, Waiter
-from reactor.core.timers import Deadline, Expired
+from reactor.core.requests import PARKED, CurrentTask, Request, Service, Spawn, Waiter
+from reactor.core.task import Handle, Task
+from reactor.core.timers import Deadline, Expired, SetTimer
 from reactor.errors import Busy, Cancelled, Closed, TimedOut, log_failure
 
 __all__ = ["Scope", "Signal", "in_scope", "move_on_after", "timeout_after"]

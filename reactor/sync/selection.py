@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
-from reactor.core.requests import Join, Request, Sleep
-from reactor.core.task import PARKED, Claim, Handle, Runner, Undoable, Waiter
+from reactor.core.requests import PARKED, Claim, Request, Runner, Undoable, Waiter
+from reactor.core.task import Handle, Join
+from reactor.core.timers import Sleep
 from reactor.errors import BadRequest, Busy, ReactorError, renewed
 from reactor.sync.channel import Channel
 from reactor.sync.scope import Signal

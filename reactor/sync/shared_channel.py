@@ -20,8 +20,7 @@ from collections import deque
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from reactor.core.forgotten import Reminder, reminded, settle
-from reactor.core.requests import Request, Service
-from reactor.core.task import PARKED, Claim, Waiter
+from reactor.core.requests import PARKED, Claim, Request, Service, Waiter
 from reactor.core.timers import lock_timeout
 from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed, TimedOut
 from reactor.sync.channel import Sender, check_capacity

@@ -32,7 +32,7 @@ from reactor import (
     move_on_after,
     timeout_after,
 )
-from reactor.core.task import Claim
+from reactor.core.requests import Claim
 from reactor.sync.shared_channel import CrossThreadWait, ThreadWaiter
 from tests.reactor.helpers import forever, passes, task_of
 
