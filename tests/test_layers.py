@@ -107,6 +107,26 @@ def test_nothing_points_back() -> None:
             assert not _tops(path) & forbidden, path
 
 
+def test_the_core_of_the_reactor_knows_nothing_built_on_it() -> None:
+    rooms = ("reactor.sync", "reactor.io", "reactor.run")
+    found = {path.name: [name for name in _imports(path) if name.startswith(rooms)]
+             for path in _files("reactor/core")}  # fmt: skip
+    assert len(found) > 5, "the room was not looked into"
+    assert {name: imports for name, imports in found.items() if imports} == {}
+
+
+def test_no_more_than_three_files_of_the_core_import_each_other() -> None:
+    """Imports under TYPE_CHECKING count: a reader follows them too."""
+    imports = {f"reactor.core.{path.stem}": set(_imports(path)) for path in _files("reactor/core")}
+    reached = {name: set(names) for name, names in imports.items()}
+    for _ in imports:
+        for names in reached.values():
+            names |= {far for near in names & imports.keys() for far in reached[near]}
+    circles = {name: sorted(other for other in names & imports.keys() if name in reached[other])
+               for name, names in reached.items()}  # fmt: skip
+    assert {name: circle for name, circle in circles.items() if len(circle) > 3} == {}
+
+
 def test_files_hold_one_idea() -> None:
     long = {str(path.relative_to(ROOT)): count for path in (ROOT).glob("*/**/*.py")
             if path.relative_to(ROOT).parts[0] in ("reactor", "readwrite_comp", "tunnel")

@@ -29,14 +29,11 @@ import os
 import selectors
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
-from reactor.core.requests import Request
+from reactor.core.requests import PARKED, Request, Waiter
+from reactor.core.task import Task
 from reactor.errors import BadRequest, Busy, Closed
-
-if TYPE_CHECKING:
-    from reactor.core.requests import Waiter
-    from reactor.core.task import Task
 
 __all__ = [
     "HAS_EPOLL",
@@ -586,11 +583,35 @@ class WaitReadable(Request):
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
 
+    def begin(self, task: Task[Any]) -> object:
+        """See `Request`.
+
+        Raises:
+            Busy: another service reads the descriptor, or waits on it through another object.
+            Closed: the descriptor is closed.
+            BadRequest: it is a regular file or directory.
+        """
+        descriptor = self.descriptor
+        poller: Poller = task.runner.poller
+        if descriptor.poller is not poller:
+            descriptor.adopt(poller)
+        descriptor.drained = False
+        if descriptor.read_ready:
+            descriptor.read_ready = False
+            return None
+        if descriptor.reader is not None:
+            raise Busy(f"{descriptor!r} is read by {descriptor.reader.name!r}, {task.name!r} cannot wait too")
+        descriptor.reader = task
+        if poller.needs_arming:
+            poller.arm(descriptor)
+        task.wait = self
+        return PARKED
+
     def undo(self, task: Waiter) -> None:
         self.descriptor.reader = None
 
     def pass_on(self, error: BaseException) -> None:
-        """Throw an error into who waits, if anybody does, and answer the next wait at once. For lending."""
+        """Throw an error into the waiting service, if any, and answer the next wait at once. For lending."""
         descriptor = self.descriptor
         if descriptor.reader is not None:
             descriptor.reader.interrupt(error)
@@ -598,7 +619,7 @@ class WaitReadable(Request):
 
 
 class WaitWritable(Request):
-    """Resume when the descriptor can be written or has failed. Spurious wakes are allowed, as above."""
+    """Resume when the descriptor can be written or has failed. Spurious wakes are allowed here too."""
 
     __slots__ = ("descriptor",)
 
@@ -606,6 +627,25 @@ class WaitWritable(Request):
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
+
+    def begin(self, task: Task[Any]) -> object:
+        """See `Request`. Raises Busy, Closed and BadRequest as `WaitReadable.begin`."""
+        descriptor = self.descriptor
+        poller: Poller = task.runner.poller
+        if descriptor.poller is not poller:
+            descriptor.adopt(poller)
+        if descriptor.write_ready:
+            descriptor.write_ready = False
+            return None
+        if descriptor.writer is not None:
+            raise Busy(
+                f"{descriptor!r} is written by {descriptor.writer.name!r}, {task.name!r} cannot wait too"
+            )
+        descriptor.writer = task
+        if poller.needs_arming:
+            poller.arm(descriptor)
+        task.wait = self
+        return PARKED
 
     def undo(self, task: Waiter) -> None:
         self.descriptor.writer = None

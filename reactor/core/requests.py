@@ -1,19 +1,27 @@
-"""What a service may yield: the whole vocabulary between services and whoever runs them.
+"""Requests: what a service may yield, and the protocols between requests and whoever runs services.
 
-A service is a generator. It yields a request and is resumed with the answer, or the request's error is thrown
-into it. It never holds the reactor, so any runner that answers these requests can run it. The runner picks
-the handler by the request's class.
+A service is a generator. It yields a request and is resumed with the answer, or the error of the request is
+thrown into it:
+
+    now_s = yield CurrentTime()
+    task = yield Spawn(echo(stream))
+    yield YIELD
+
+A service never holds the reactor. Any runner that has the attributes of `Runner` can run it: the runner calls
+`request.begin(task)` and knows nothing else of a request. Requests that need a timer, the poller, a thread
+or another task are defined in the file of that thing; those of this file need only the runner.
 
 Rules for changing this file:
 
-1. Plain data. A request knows its arguments, and how to forget a waiter (`undo`), nothing else; the answers
-   are in the runner's handlers.
-2. A request that is waited on often is made once and yielded again and again (`descriptor.readable`,
-   `signal`, `YIELD`): an object per yield costs half a microsecond, which is a tenth of serving a small
-   request.
-3. `undo(task)` is how a timeout or a cancellation takes a waiting task out of what it waits for. After it a
-   late wake finds nothing.
-4. What may be woken for no reason says so in `may_end_early`.
+1. `begin(task)` returns the answer. Or it stores the task where the event will find it, sets `task.wait` and
+   returns `PARKED`. An exception of `begin` is thrown into the service.
+2. `undo(task)` is how a timeout or a cancellation takes a parked task out again. A late wake then finds
+   nothing.
+3. A request that is yielded often is made once and yielded again and again (`descriptor.readable`, a signal,
+   `YIELD`). An object per yield costs half a microsecond, a tenth of serving a small request.
+4. A request that may wake for no reason sets `may_end_early`.
+5. `Waiter` gets an attribute when its second implementation needs it. The two are `Task` (task.py) and one
+   case of a `Select` (sync/selection.py).
 """
 
 from __future__ import annotations
@@ -24,12 +32,10 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias, TypeVar
 
 from reactor.core.forgotten import Reminder, discard, remind, settle
+from reactor.errors import BadRequest
 
 if TYPE_CHECKING:
-    from reactor.core.poller import Poller
     from reactor.core.task import Task
-    from reactor.core.threads import ThreadCalls
-    from reactor.core.timers import Timers
 
 __all__ = [
     "PARKED",
@@ -37,6 +43,7 @@ __all__ = [
     "Claim",
     "CurrentTask",
     "CurrentTime",
+    "OneUse",
     "Pass",
     "Request",
     "Runner",
@@ -47,6 +54,83 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+PARKED: Final = object()
+"""Returned by `Request.begin` when there is no answer yet: the task waits, or is in the runner's queue."""
+
+
+class Undoable(Protocol):
+    """What a waiter is parked on."""
+
+    def undo(self, task: Waiter, /) -> bool | None:
+        """Remove the waiter and return a false value.
+
+        True means too late: another thread has answered. The waiter then stays parked until the answer
+        arrives.
+        """
+
+
+class Waiter(Protocol):
+    """The receiver of one answer.
+
+    Attributes:
+        name: for messages.
+        runner: what runs it.
+        wait: what it is parked on; None when it does not wait.
+    """
+
+    name: str
+    runner: Runner
+    wait: Undoable | None
+
+    def wake(self, value: Any = None, /) -> None:
+        """Take the answer. Called once, in the runner's thread."""
+
+    def wake_error(self, error: BaseException, /) -> None:
+        """Take an error instead of the answer."""
+
+    def make_claim(self) -> Claim:
+        """Give the claim that the threads which may answer this wait compete for."""
+
+
+class Runner(Protocol):
+    """What requests need of the loop that runs their service.
+
+    Attributes:
+        ready: the queue of tasks to resume.
+        poller, timers, threads: for the requests of poller.py, timers.py and threads.py, which give the type:
+            this file imports none of them.
+        now: the clock, seconds of no fixed origin.
+    """
+
+    ready: deque[Any]
+    poller: Any
+    timers: Any
+    threads: Any
+    now: Callable[[], float]
+
+    def start(self, service: Generator[Any, Any, Any], name: str | None, /) -> Task[Any]:
+        """Make a task and append it to the queue."""
+
+    def post(self, function: Callable[..., object], /, *args: Any) -> None:
+        """Have a function called by the loop, from any thread."""
+
+
+class Claim:
+    """The right to answer a wait, taken once by the first of several threads."""
+
+    __slots__ = ("_lock", "_owner")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: object = None
+
+    def take(self, owner: object) -> bool:
+        """Take the claim, from any thread. Returns whether `owner` has it, now or since an earlier call."""
+        if self._lock.acquire(blocking=False):
+            self._owner = owner
+            return True
+        return self._owner is owner
 
 
 class Request:
@@ -60,33 +144,39 @@ class Request:
 
     may_end_early: ClassVar[bool] = False
 
-    def undo(self, task: Waiter) -> bool | None:
-        """Forget that `task` waits here. Only called while it does. See `Undoable`.
+    def begin(self, task: Task[Any]) -> object:
+        """Answer `task`, or park it and return PARKED. For the runner.
 
         Raises:
-            NotImplementedError: nobody can wait for a request of this class.
+            BadRequest: this class has no answer.
+            any other: goes to the service.
+        """
+        raise BadRequest(f"{type(self).__name__} defines no `begin`, no runner can answer it")
+
+    def undo(self, task: Waiter) -> bool | None:
+        """Remove a task that waits here. For the runner; see `Undoable`.
+
+        Raises:
+            NotImplementedError: no task can wait for a request of this class.
         """
         raise NotImplementedError(f"{type(self).__name__} is never waited on")
 
 
 class OneUse(Request):
-    """Base of the requests that are made for one `yield`. One that is never yielded warns.
-
-    A runner that reads what is asked has received the request, so reading takes note of it.
-    """
+    """Base of the requests that are made for one `yield`, such as `Sleep(1)`. One never yielded warns."""
 
     __slots__ = ("_reminder",)
 
     _reminder: Reminder | None
 
     def take_note(self) -> None:
-        """Take note that it was yielded."""
+        """Record that it was yielded. Each `begin` calls it."""
         reminder, self._reminder = self._reminder, None
         if reminder is not None:
             settle(reminder)
 
     def drop(self) -> None:
-        """Take note that it was yielded by a service that gets an error in place of the answer."""
+        """Record that it was yielded, by a service that gets an error instead of the answer."""
         self.take_note()
 
 
@@ -95,18 +185,27 @@ Service: TypeAlias = Generator[Request, Any, T]
 
 
 class Pass(Request):
-    """Let all others that are ready go first."""
+    """Let all other ready services run first."""
 
     __slots__ = ()
+
+    def begin(self, task: Task[Any]) -> object:
+        """See `Request`."""
+        task.runner.ready.append(task)
+        return PARKED
 
 
 YIELD: Final = Pass()
 
 
 class CurrentTask(Request):
-    """Answered at once with the asking service's own handle."""
+    """Answered at once with the service's own handle."""
 
     __slots__ = ()
+
+    def begin(self, task: Task[Any]) -> object:
+        """See `Request`."""
+        return task
 
 
 class CurrentTime(Request):
@@ -114,105 +213,27 @@ class CurrentTime(Request):
 
     __slots__ = ()
 
+    def begin(self, task: Task[Any]) -> object:
+        """See `Request`."""
+        return task.runner.now()
+
 
 class Spawn(OneUse):
     """Start a service beside this one. Answered at once with its `Handle`; it first runs in the next pass."""
 
-    __slots__ = ("_service", "name")
+    __slots__ = ("name", "service")
 
     def __init__(self, service: Service[Any], name: str | None = None) -> None:
-        self._service = service
+        self.service = service
         self.name = name
         self._reminder = remind("Spawn(...) was made and never yielded: write `yield Spawn(...)`")
+
+    def begin(self, task: Task[Any]) -> object:
+        """See `Request`. Raises Closed and BadRequest as `Reactor.spawn`."""
+        self.take_note()
+        return task.runner.start(self.service, self.name)
 
     def drop(self) -> None:
         """See `OneUse`. The other service is not started."""
         self.take_note()
-        discard(self._service)
-
-    @property
-    def service(self) -> Service[Any]:
-        """For the runner."""
-        self.take_note()
-        return self._service
-
-
-# What waits, what is waited on, and what runs them, as they see each other.
-#
-# Here so that requests, channels and signals need not know of tasks, nor tasks of the loop: each knows the
-# protocols of this file, and imports point one way.
-#
-# Rule for changing this file: an attribute comes in when a second kind of waiter needs it. The two kinds
-# are a service (task.py) and one of the waits of a `Select` (selection.py).
-PARKED: Final = object()
-"""What a request's handler returns when there is no answer yet.
-
-It has set `wait` of the waiter, or put the task into the queue.
-"""
-
-
-class Undoable(Protocol):
-    """What a waiter can be parked on."""
-
-    def undo(self, task: Waiter, /) -> bool | None:
-        """Forget the waiter, and return something false.
-
-        Or return True: too late, another thread has answered and the answer is on its way. The waiter then
-        stays parked until it comes.
-        """
-
-
-class Waiter(Protocol):
-    """What waits for one answer.
-
-    Attributes:
-        name: for messages.
-        runner: whoever runs it.
-        wait: what it is parked on.
-    """
-
-    name: str
-    runner: Runner
-    wait: Undoable | None
-
-    def wake(self, value: Any = None, /) -> None:
-        """Take the answer. Called once, in the runner's thread."""
-
-    def wake_error(self, error: BaseException, /) -> None:
-        """Take an error in place of the answer."""
-
-    def make_claim(self) -> Claim:
-        """Give what threads that would answer this wait compete for."""
-
-
-class Runner(Protocol):
-    """What a task and the handlers of its requests need of whoever runs it."""
-
-    ready: deque[Task[Any]]
-    poller: Poller
-    timers: Timers
-    threads: ThreadCalls
-    now: Callable[[], float]
-
-    def start(self, service: Generator[Any, Any, Any], name: str | None, /) -> Task[Any]:
-        """Make a task and put it into the queue."""
-
-    def post(self, function: Callable[..., object], /, *args: Any) -> None:
-        """Have a function called by the loop, from any thread."""
-
-
-class Claim:
-    """Taken once, by whoever comes first; to that one it stays taken."""
-
-    __slots__ = ("_lock", "_owner")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: object = None
-
-    def take(self, owner: object) -> bool:
-        """Take it, from any thread. Returns whether it is `owner`'s, now or since before."""
-        if self._lock.acquire(blocking=False):
-            self._owner = owner
-            return True
-        return self._owner is owner
+        discard(self.service)

@@ -17,10 +17,10 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from reactor.core.forgotten import Reminder, discard, remind, reminded, settle
-from reactor.core.requests import Claim, OneUse, Request, Runner, Service, Undoable, Waiter
+from reactor.core.requests import PARKED, Claim, OneUse, Request, Runner, Service, Undoable, Waiter
 from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, log_failure, renewed
 
-__all__ = ["Handle", "Join", "Task", "WeakHandle", "name_of"]
+__all__ = ["Handle", "Join", "Task", "WeakHandle", "name_of", "not_a_request"]
 
 logger = logging.getLogger("reactor")
 T = TypeVar("T")
@@ -283,7 +283,7 @@ def _check_service(service: object) -> None:
 
 
 def _advice(service: object) -> str:
-    """Say what to write instead of something that is no service."""
+    """What to write instead of an object that is not a service."""
     if isinstance(service, CoroutineType | AsyncGeneratorType):
         if isinstance(service, CoroutineType):
             service.close()  # else it warns that it was never awaited
@@ -295,6 +295,45 @@ def _advice(service: object) -> str:
     if callable(service):
         return "call it first, `spawn(function(...))`"
     return "did the function that returned it forget to `yield`?"
+
+
+def not_a_request(yielded: object, service: Service[Any]) -> BadRequest:
+    """Make the error for a service that yielded something else: where it stands, and what to write."""
+    what = f"{yielded.__qualname__}()" if isinstance(yielded, GeneratorType) else repr(yielded)
+    return BadRequest(f"{_place_of(service)}`yield` takes a request, got {what}: {_yield_advice(yielded)}")
+
+
+def _yield_advice(yielded: object) -> str:
+    if isinstance(yielded, GeneratorType):
+        discard(yielded)
+        return "write `yield from`"
+    if isinstance(yielded, CoroutineType):
+        yielded.close()  # else it warns that it was never awaited
+        return "a service waits for asyncio with `yield from bridge.wait(...)`, see reactor.run.aio"
+    if isinstance(yielded, type) and issubclass(yielded, Request):
+        return f"make one, `yield {yielded.__name__}(...)`"
+    if yielded is None:
+        return "write `yield YIELD` to let others run"
+    if isinstance(yielded, Handle):
+        return "write `yield from handle.join()`"
+    if hasattr(yielded, "receive"):
+        return "write `yield from channel.receive()`"
+    if isinstance(yielded, int | float):
+        return "write `yield Sleep(...)` to wait"
+    if callable(yielded):
+        return "write `yield from` and call it"
+    return "a service gives values with `return` or through a channel"
+
+
+def _place_of(service: object) -> str:
+    """File and line of the innermost generator, where the service stands."""
+    place = ""
+    while service is not None:
+        frame = getattr(service, "gi_frame", None)
+        if frame is not None:
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno}: "
+        service = getattr(service, "gi_yieldfrom", None)
+    return place
 
 
 class Task(Handle[T]):
@@ -413,22 +452,33 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
 
 
 class Join(OneUse):
-    """Resume when a service has ended.
+    """Resume when a service has ended, with its result.
 
-    With its result, or its error is raised here (`ServiceCancelled` when it was cancelled).
+    Its error is raised here: `ServiceCancelled` when it was cancelled.
     """
 
-    __slots__ = ("_handle",)
+    __slots__ = ("handle",)
 
     def __init__(self, handle: Handle[Any]) -> None:
-        self._handle = handle
+        self.handle = handle
         self._reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
 
-    @property
-    def handle(self) -> Handle[Any]:
-        """For the runner."""
+    def begin(self, task: Waiter) -> object:
+        """See `Request`. Raises BadRequest: the handle belongs to another runner."""
         self.take_note()
-        return self._handle
+        handle = self.handle
+        if handle.is_finished:
+            error = handle.error
+            if error is None:
+                return handle.result()
+            # Not raised: it may be a KeyboardInterrupt, which a failed `begin` would let out of the loop.
+            task.wake_error(handle.error_for_others())
+            return PARKED
+        if not isinstance(handle, Task) or handle.runner is not task.runner:
+            return handle.join_from_outside(task)
+        handle.add_watcher(task)
+        task.wait = self
+        return PARKED
 
     def undo(self, task: Waiter) -> None:
-        self._handle.forget_watcher(task)
+        self.handle.forget_watcher(task)

@@ -25,7 +25,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, ClassVar, Final, TypeVar
 
 from reactor.core.forgotten import remind
-from reactor.core.requests import OneUse, Waiter
+from reactor.core.requests import PARKED, OneUse, Waiter
 from reactor.core.task import Handle
 from reactor.errors import Broken, Cancelled, Closed, renewed
 
@@ -311,35 +311,37 @@ def _set(future: Future[Any], result: Any, error: BaseException | None) -> None:
 class RunInThread(OneUse):
     """Call `function(*args)` in a thread of the runner's small pool; resume with its result or its error.
 
-    For blocking calls such as those about files. When the waiting service is cancelled, a call that has begun
-    runs on and its outcome is dropped. A call that hangs keeps neither others nor the end of the program.
+    For blocking calls, such as those about files. When the waiting service is cancelled, a call that has
+    begun runs on and its outcome is dropped. A hanging call blocks neither other calls nor the end of the
+    program.
 
     Attributes:
-        pool: which threads run it, see thread_calls.py.
+        pool: the name of the threads that run it, a key of `_THREADS`.
     Raises:
         TypeError: the function cannot be called.
     """
 
-    __slots__ = ("_function", "args")
+    __slots__ = ("args", "function")
 
     pool: ClassVar[str] = "calls"
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         if not callable(function):
             raise TypeError(f"RunInThread takes a function and its arguments, got {function!r}")
-        self._function = function
+        self.function = function
         self.args = args
         self._reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
 
-    @property
-    def function(self) -> Callable[..., Any]:
-        """For the runner."""
+    def begin(self, task: Waiter) -> object:
+        """See `Request`. Raises Broken: the system has no thread to spare."""
         self.take_note()
-        return self._function
+        threads: ThreadCalls = task.runner.threads
+        threads.begin(self, task)
+        return PARKED
 
 
 class LookUp(RunInThread):
-    """The same for names of hosts, in threads of their own: a slow name does not hold up a file."""
+    """The same for host names, in threads apart: a slow name server does not delay a file."""
 
     __slots__ = ()
 

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from reactor.core.forgotten import remind
-from reactor.core.requests import OneUse, Request, Waiter
+from reactor.core.requests import PARKED, OneUse, Request, Runner, Waiter
+from reactor.core.task import Task
 from reactor.errors import BadRequest, Cancelled
-
-if TYPE_CHECKING:
-    from reactor.core.task import Task
 
 __all__ = [
     "Clock",
@@ -240,28 +239,40 @@ class SleepingTask:
 
 
 class Sleep(OneUse):
-    """Resume after so many seconds of the runner's clock; 0 or less: with the next pass, inf: never."""
+    """Resume after a number of seconds of the runner's clock; 0 or less: in the next pass, inf: never."""
 
-    __slots__ = ("_seconds",)
+    __slots__ = ("seconds",)
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
 
-    @property
-    def seconds(self) -> float:
-        """For the runner."""
+    def begin(self, task: Waiter) -> object:
+        """See `Request`. Raises BadRequest: not a number of seconds."""
         self.take_note()
-        return self._seconds
+        task.wait = SleepingTask(task, task.runner.timers, _deadline_s(self.seconds, task.runner))
+        return PARKED
 
 
 class SetTimer(Request):
-    """Answered at once with a `Deadline`, which interrupts this service when its time is over.
+    """Answered at once with a `Deadline`, which interrupts this service when the time is over.
 
-    Used by `timeout_after`; a service has no need of it.
+    Used by `timeout_after`; services have no need of it.
     """
 
     __slots__ = ("seconds",)
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+
+    def begin(self, task: Task[Any]) -> object:
+        """See `Request`. Raises BadRequest: not a number of seconds."""
+        return Deadline(task, task.runner.timers, _deadline_s(self.seconds, task.runner))
+
+
+def _deadline_s(seconds: float, runner: Runner) -> float:
+    check_seconds(seconds)
+    try:
+        return runner.now() + seconds
+    except OverflowError:  # an int too large for a float
+        return math.inf if seconds > 0 else -math.inf

@@ -10,16 +10,15 @@ answers, and everybody else finds the wait taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from reactor.core.requests import PARKED, Claim, Request, Runner, Undoable, Waiter
 from reactor.core.task import Handle, Join
 from reactor.core.timers import Sleep
 from reactor.errors import BadRequest, Busy, ReactorError, renewed
-from reactor.sync.channel import Channel
+from reactor.sync.channel import Channel, ReceiveItem
 from reactor.sync.scope import Signal
-from reactor.sync.shared_channel import SharedChannel
+from reactor.sync.shared_channel import ReceiveShared, SharedChannel
 
 __all__ = ["Chosen", "Select", "Source"]
 
@@ -102,7 +101,7 @@ class Select(Request):
 
     # For the runner.
 
-    def begin(self, task: Waiter, find_handler: Callable[[Request], Callable[[Any, Any], Any]]) -> object:
+    def begin(self, task: Waiter) -> object:
         """Answer with the first source that is ready, or park the task on all of them.
 
         Raises:
@@ -121,7 +120,7 @@ class Select(Request):
         for source in sources[first:] + sources[:first]:
             case = _Case(self, source, task)
             try:
-                answer = find_handler(case.request)(case.request, case)
+                answer = case.request.begin(case)
             except (Busy, BadRequest):
                 if self._undo_cases_unless_late(case):
                     break
@@ -209,9 +208,9 @@ class _Case:
         return self._select.make_claim()
 
 
-def _request_of(source: Source) -> Request:
+def _request_of(source: Source) -> ReceiveItem | ReceiveShared | Join | Signal | Sleep:
     if isinstance(source, Channel | SharedChannel):
         return source.receiving
     if isinstance(source, Handle):
         return Join(source)
-    return cast(Request, source)
+    return source
