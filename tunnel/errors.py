@@ -4,7 +4,8 @@ Rules for changing it:
 
 * Whose fault comes first: `LocalTunnelError` (this process broke the rules: a bug, or a wrong argument) or
   `RemoteTunnelError` (bytes from outside did). Every class below is one or the other.
-* A class exists only where a caller acts differently; detail for people goes in the text.
+* A class exists only where a caller acts differently. Other faults of peers are a plain `PeerError` with a
+  code; detail for people goes in the text.
 * Text says what, expected, got, where. It goes to the log; a peer never sees it.
 * Refusals of cryptography say *that* bytes were refused and never why: the reason (short input, bad point,
   wrong tag) would help only whoever is probing.
@@ -30,20 +31,15 @@ __all__ = [
     "DescriptorError",
     "Disconnected",
     "ErrorCode",
-    "ExpiredHeader",
     "FileChanged",
     "FilesError",
     "FrameTruncated",
     "HandshakeError",
-    "HeaderError",
-    "IdleTimeout",
     "KeyFileError",
     "LinkError",
     "LocalTunnelError",
     "MalformedMessage",
     "MissingLibrary",
-    "NeedsTunnel",
-    "NetworkFailed",
     "NextRefused",
     "NodeNotRunning",
     "NodeStopped",
@@ -54,20 +50,14 @@ __all__ = [
     "RefusedKey",
     "RemoteTunnelError",
     "ReplayFileError",
-    "ReplayedHeader",
-    "ServiceFailed",
     "StateError",
     "StreamReset",
     "SubStreamReset",
     "TableFull",
     "TargetNotAllowed",
     "TooManyFiles",
-    "TooManyHeaders",
     "TunnelError",
     "TunnelStopped",
-    "UnknownNext",
-    "UnknownQuery",
-    "WayBackFailed",
 ]
 
 
@@ -215,14 +205,6 @@ class NodeNotRunning(ControlError):
     """No running node has its control socket there."""
 
 
-class NetworkFailed(LocalTunnelError):
-    """A node of a network that is being started has ended, or is not ready in time. Names it and its log."""
-
-
-class NeedsTunnel(LocalTunnelError):
-    """A light reader was asked for what needs a directory and keys: use the node's `OnionCodec`."""
-
-
 class TooManyFiles(LocalTunnelError):
     """The network needs more open files than this process may have; the text says how to raise the limit."""
 
@@ -240,9 +222,18 @@ class MissingLibrary(LocalTunnelError):
 
 
 class PeerError(RemoteTunnelError):
-    """What a neighbour or a frame did wrong. `code` is what its sender is told, in a RESET."""
+    """A neighbour or a frame broke a rule. A subclass exists where code acts on it; else `code` is enough.
+
+    Attributes:
+        code: the reason, which the sender receives in a RESET.
+    """
 
     code: ErrorCode = ErrorCode.PROTOCOL
+
+    def __init__(self, text: str = "", code: ErrorCode | None = None) -> None:
+        super().__init__(text)
+        if code is not None:
+            self.code = code
 
 
 class LinkError(PeerError):
@@ -255,40 +246,10 @@ class ProfileError(PeerError):
     code = ErrorCode.UNSUPPORTED
 
 
-class HeaderError(PeerError):
-    """An onion header that does not open here, or holds values that no sender writes."""
-
-    code = ErrorCode.BAD_HEADER
-
-
-class ExpiredHeader(PeerError):
-    """A header whose expiry is past, or too far ahead."""
-
-    code = ErrorCode.EXPIRED
-
-
-class ReplayedHeader(PeerError):
-    """A header that was accepted before."""
-
-    code = ErrorCode.REPLAYED
-
-
 class TableFull(PeerError):
     """A table is at its limit; new work is refused until some of the old has gone."""
 
     code = ErrorCode.BUSY
-
-
-class TooManyHeaders(PeerError):
-    """A neighbour sends headers faster than this node opens them for one neighbour."""
-
-    code = ErrorCode.BUSY
-
-
-class UnknownNext(PeerError):
-    """A slot names a next node that is not in this node's directory, or is no legal next node."""
-
-    code = ErrorCode.UNKNOWN_NEXT
 
 
 class NextRefused(PeerError):
@@ -303,12 +264,6 @@ class Disconnected(PeerError):
     code = ErrorCode.DISCONNECTED
 
 
-class IdleTimeout(PeerError):
-    """Nothing moved for longer than the limit."""
-
-    code = ErrorCode.TIMEOUT
-
-
 class FrameTruncated(PeerError):
     """A frame ended (FIN) before its last chunk."""
 
@@ -321,24 +276,6 @@ class MalformedMessage(PeerError):
     code = ErrorCode.BAD_CONTENT
 
 
-class ServiceFailed(PeerError):
-    """The inner service at this node raised an error while it handled a query."""
-
-    code = ErrorCode.SERVICE_FAILED
-
-
-class WayBackFailed(PeerError):
-    """Bob could not send his answer, or the rest of it. `code` is that of the reason."""
-
-    def __init__(self, reason: TunnelError) -> None:
-        code = getattr(reason, "code", ErrorCode.INTERNAL)
-        text = f"the way back failed: {code.name}"
-        if isinstance(reason, BadRoute) and reason.hops is not None:
-            text = f"the way back needs {reason.hops} proxies, and this node has {reason.available} for it"
-        super().__init__(text)
-        self.code = code
-
-
 class TargetNotAllowed(PeerError):
     """A named service that is not here, or a target of a sub-stream that the rules of this node forbid."""
 
@@ -349,12 +286,6 @@ class TunnelStopped(PeerError):
     """An established tunnel was ended by this node: its user gave it up, or the node stops."""
 
     code = ErrorCode.CANCELLED
-
-
-class UnknownQuery(PeerError):
-    """A reply for a query that is not (or no longer) waited for."""
-
-    code = ErrorCode.UNKNOWN_QUERY
 
 
 class StreamReset(PeerError):

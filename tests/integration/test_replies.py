@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from reactor import Service
+from tests.support.errors import raises_code
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import ErrorCode, InnerService, Limits, LocalNetwork, Profile, QueryFailed, ReplyMode, Route
-from tunnel.errors import BadRoute, LocalTunnelError, ReplayedHeader, TunnelError
+from tunnel.errors import BadRoute, LocalTunnelError, TunnelError
 from tunnel.geometry import INTERACTIVE, LONG
 from tunnel.modes import MODES
 from tunnel.node.query import pending as spool
@@ -163,7 +164,7 @@ def test_a_follow_up_with_several_answers_and_one_with_none(net: LocalNetwork) -
     assert last.query_bytes == 4
     # A block serves once, whoever has kept it.
     result.reply_blocks = (block,)
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         net[0].follow_up(result, b"again").result(PATIENCE_S)
     wait_until_idle(net)
 

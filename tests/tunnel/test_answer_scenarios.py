@@ -12,6 +12,7 @@ import pytest
 
 from readwrite_comp.primitives import sha256
 from readwrite_comp.testing import HostileReader, read_message
+from tests.support.errors import raises_code
 from tests.support.second_implementation import expand
 from tests.support.second_implementation_frames import (
     DEST,
@@ -29,7 +30,7 @@ from tests.tunnel.helpers import ENGINES
 from tests.vectors.make_scenarios import EXPECTED
 from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.errors import ErrorCode, MalformedMessage, UnknownNext
+from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.geometry import Profile
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
@@ -187,7 +188,7 @@ def test_what_goes_on_along_a_block_of_bobs(name: str, engine: TunnelEngine) -> 
     assert (content.hex(), len(head.reply_blocks), head.wants_blocks) == (contents[1], 2, False)
     alice = tunnel_of(scenario["nodes"]["alice"], engine)
     if scenario["expect"] != "ok":
-        with pytest.raises(UnknownNext) as caught:
+        with raises_code(ErrorCode.UNKNOWN_NEXT) as caught:
             alice.reply(head.reply_blocks[0], now_s=scenario["now"])
         assert (type(caught.value).__name__, caught.value.code.name) == (scenario["expect"], scenario["code"])
     assert alice.reply(head.reply_blocks[1], now_s=scenario["now"]).profile.byte == scenario["profile"]

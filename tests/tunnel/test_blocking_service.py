@@ -11,7 +11,7 @@ import pytest
 
 from reactor import Channel, FakeClock, Handle, Reactor, Service, Signal, Sleep, Spawn
 from tests.support.network import PATIENCE_S
-from tunnel.errors import ErrorCode, IdleTimeout, TableFull
+from tunnel.errors import ErrorCode, PeerError, TableFull
 from tunnel.services import BlockingQuery, BlockingReply, BlockingService
 from tunnel.services.blocking import BlockingFunction
 
@@ -134,7 +134,7 @@ def test_a_silent_query_gives_way_to_one_that_waits(
         yield from served.join()
         assert reply.got == b"served"
         assert clock.now() >= 30
-        assert isinstance(ended.error, IdleTimeout)
+        assert isinstance(ended.error, PeerError)
         assert ended.error.code is ErrorCode.TIMEOUT
         assert [type(error) for error in heard] == [BrokenPipeError]
 
@@ -203,7 +203,8 @@ def test_a_peer_that_dribbles_keeps_its_thread_for_as_long(reactor: Reactor, clo
         assert not served.is_finished
         yield from served.join()
         assert clock.now() >= 10 * 29 + 30
-        assert isinstance(ended.error, IdleTimeout)
+        assert isinstance(ended.error, PeerError)
+        assert ended.error.code is ErrorCode.TIMEOUT
 
     reactor.run(play())
 

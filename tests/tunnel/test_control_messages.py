@@ -25,7 +25,7 @@ from tunnel.control.messages import (
     pack_frame,
     unpack_error,
 )
-from tunnel.errors import BadRoute, ControlError, ErrorCode, IdleTimeout, ProfileError, QueryFailed
+from tunnel.errors import BadRoute, ControlError, ErrorCode, PeerError, ProfileError, QueryFailed
 from tunnel.geometry import ALL_PROFILES
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.onion.reports import Report
@@ -137,7 +137,7 @@ def test_an_error_keeps_its_class_and_text(error: Exception) -> None:
 
 
 def test_an_error_that_is_the_nodes_own_affair_is_a_failed_query() -> None:
-    found = unpack_error(body(pack_error(IdleTimeout("nothing moved")), is_node=False))
+    found = unpack_error(body(pack_error(PeerError("nothing moved", ErrorCode.TIMEOUT)), is_node=False))
     assert isinstance(found, QueryFailed)
     assert found.code is ErrorCode.TIMEOUT
     found = unpack_error(body(pack_error(KeyError("a bug's secret")), is_node=False))

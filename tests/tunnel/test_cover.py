@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.errors import raises_code
 from tests.tunnel.exchange import cast_of, receive, send
 from tests.tunnel.helpers import NOW_S, SMALL, make_peers, relay_frame, seeded_bytes
-from tunnel.errors import BadRoute, UnknownNext
+from tunnel.errors import BadRoute, ErrorCode
 from tunnel.geometry import DEFAULT, HCTR_SUITE, Profile
 from tunnel.modes import ReplyMode
 from tunnel.onion.cover import QuerySample, draw_cover, draw_gap_s
@@ -74,7 +75,7 @@ def test_loops_that_cannot_be() -> None:
         master_seed=bytes(16),
         now_s=NOW_S,
     )
-    with pytest.raises(UnknownNext):
+    with raises_code(ErrorCode.UNKNOWN_NEXT):
         proxy.tunnel.open_frame(block.header, SMALL, neighbour=alice.id, now_s=NOW_S)
 
 

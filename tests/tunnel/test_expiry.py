@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readwrite_comp.primitives import random_bytes
+from tests.support.errors import raises_code
 from tests.tunnel.helpers import seeded_bytes
-from tunnel.errors import ErrorCode, ExpiredHeader
+from tunnel.errors import ErrorCode
 from tunnel.onion.header import check_expiry, draw_expiry
 
 HOUR = 3_600
@@ -58,7 +59,7 @@ def test_edges_of_the_check(offset_s: int, is_accepted: bool) -> None:
     if is_accepted:
         check_expiry(now_s + offset_s, now_s)
         return
-    with pytest.raises(ExpiredHeader) as caught:
+    with raises_code(ErrorCode.EXPIRED) as caught:
         check_expiry(now_s + offset_s, now_s)
     assert caught.value.code is ErrorCode.EXPIRED
 

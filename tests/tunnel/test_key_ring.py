@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.errors import raises_code
 from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, make_keys, seeded_bytes
-from tunnel.errors import ExpiredHeader, HeaderError, KeyFileError, ReplayedHeader, ReplayFileError, TableFull
+from tunnel.errors import ErrorCode, KeyFileError, ReplayFileError, TableFull
 from tunnel.identity.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S, KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys
 from tunnel.onion.header import Command, Hop, Slot, build_header, clock_text, open_header
@@ -73,14 +74,14 @@ def test_a_frame_of_the_previous_epoch_opens_and_one_of_the_epoch_before_does_no
     end = second + KEEP_PREVIOUS_S
     assert a_ring.next_change_s == end
     assert opens(a_ring, old, end - 1) == START
-    with pytest.raises(HeaderError):
+    with raises_code(ErrorCode.BAD_HEADER):
         opens(a_ring, old, end)
     assert a_ring.advance(end)
     assert a_ring.keys.previous is None
     new = sealed(a_ring.keys, end)
     assert a_ring.advance(second + EPOCH_S)
     assert opens(a_ring, new, second + EPOCH_S) == second
-    with pytest.raises(HeaderError):
+    with raises_code(ErrorCode.BAD_HEADER):
         opens(a_ring, old, second + EPOCH_S)
 
 
@@ -91,7 +92,7 @@ def test_the_next_key_opens_from_ten_minutes_before_its_time() -> None:
         if is_open:
             assert opens(a_ring, early, now_s) == START + EPOCH_S
         else:
-            with pytest.raises(HeaderError):
+            with raises_code(ErrorCode.BAD_HEADER):
                 opens(a_ring, early, now_s)
 
 
@@ -135,7 +136,7 @@ def test_a_clock_that_is_set_back_brings_nothing_back() -> None:
     assert a_ring.advance(NOW_S), "a key of tomorrow would serve nobody"
     assert a_ring.keys.onion not in (after.onion, after.next)
     assert a_ring.keys.previous is None
-    with pytest.raises(HeaderError):
+    with raises_code(ErrorCode.BAD_HEADER):
         opens(a_ring, old, NOW_S)
 
 
@@ -177,7 +178,7 @@ def test_a_clock_that_was_wrong_for_a_moment_leaves_a_node_that_can_be_reached(
         a_ring.advance(now_s)
     header = sealed(a_ring.keys, now_s, 2)
     insert(a_ring, header, now_s)
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         insert(a_ring, header, now_s)
     assert a_ring.next_change_s > now_s
     assert not a_ring.advance(now_s)
@@ -282,7 +283,7 @@ def insert(a_ring: KeyRing, header: bytes, now_s: float = NOW_S) -> None:
 def test_a_clean_stop_keeps_the_keys_and_what_was_seen(tmp_path: Path) -> None:
     seen, unseen, keys_path, table_path = stopped(tmp_path)
     again = KeyRing.resume(keys_path, table_path, OPENSSL, now_s=NOW_S + 60)
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         insert(again, seen, NOW_S + 60)
     insert(again, unseen, NOW_S + 60)
     assert again.opening(NOW_S + 60)[0].table.held_by(b"n" * 32) == 2
@@ -294,7 +295,7 @@ def test_an_unclean_stop_always_makes_new_keys(tmp_path: Path) -> None:
     KeyRing.resume(keys_path, table_path, OPENSSL, now_s=NOW_S + 60)  # started, and then crashed
     again = KeyRing.resume(keys_path, table_path, OPENSSL, now_s=NOW_S + 120)
     for header in (seen, unseen):
-        with pytest.raises(HeaderError):
+        with raises_code(ErrorCode.BAD_HEADER):
             insert(again, header, NOW_S + 120)
     assert NodeKeys.load(keys_path) == again.keys
 
@@ -339,7 +340,7 @@ def test_the_clock_that_the_table_saw_is_kept(tmp_path: Path) -> None:
     insert(a_ring, sealed(a_ring.keys, NOW_S + 5 * HOUR, 2), NOW_S + 5 * HOUR)
     a_ring.stop(keys_path, table_path)
     again = KeyRing.resume(keys_path, table_path, OPENSSL, now_s=NOW_S)
-    with pytest.raises(HeaderError):
+    with raises_code(ErrorCode.BAD_HEADER):
         insert(again, early)
     insert(again, sealed(again.keys, NOW_S, 3))
 
@@ -349,7 +350,7 @@ def test_a_table_that_saw_a_slightly_later_time_refuses_what_it_forgot() -> None
     early = sealed(a_ring.keys, NOW_S, 1)
     insert(a_ring, early)
     insert(a_ring, sealed(a_ring.keys, NOW_S + 3 * HOUR, 2), NOW_S + 3 * HOUR)
-    with pytest.raises(ExpiredHeader, match="stepped back"):
+    with raises_code(ErrorCode.EXPIRED, match="stepped back"):
         insert(a_ring, early)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.errors import raises_code
 from tests.tunnel.exchange import MESSAGE_MODES, PLAIN, Cast, Pace, cast_of, exchange, receive, send
 from tests.tunnel.helpers import (
     ENGINES,
@@ -25,7 +26,7 @@ from tests.tunnel.helpers import (
 )
 from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.errors import BadRoute, LocalTunnelError, MalformedMessage, NeedsTunnel, ReplayedHeader
+from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Geometry, Profile
 from tunnel.modes import ERROR_MODES, MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command
@@ -218,7 +219,7 @@ def test_a_block_serves_once_and_the_others_still_serve() -> None:
     cast = cast_of(3)
     done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a", b"b"], profile=SMALL)
     for block in done.head.reply_blocks:
-        with pytest.raises(ReplayedHeader):
+        with raises_code(ErrorCode.REPLAYED):
             cast.bob.tunnel.reply(block, now_s=NOW_S)
 
 
@@ -373,7 +374,7 @@ def test_the_light_reader_says_what_it_cannot_do_alone(mode: ReplyMode) -> None:
     light = cast.bob.tunnel.reader()
     done = exchange(cast, mode, b"q", profile=SMALL)
     if mode in (ReplyMode.KNOWN_DEST, ReplyMode.REPLY_ON_REPLY):
-        with pytest.raises(NeedsTunnel, match=str(mode)):
+        with pytest.raises(LocalTunnelError, match=str(mode)):
             light.reply_mode(done.head)
     else:
         assert light.reply_mode(done.head) is done.head.mode
@@ -386,12 +387,12 @@ def test_light_readers_share_keys_and_tables() -> None:
     header, body = wire[: SMALL.geometry.header_bytes], wire[SMALL.geometry.header_bytes :]
     first, second = cast.bob.tunnel.reader(), cast.bob.tunnel.reader()
     opened = first.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         second.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
     behind = second.destination_reader(opened.slot, SMALL)
     assert receive(behind, body) == (b"q", None)
     first.reply(behind.reply_blocks[0], now_s=NOW_S)
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         second.reply(behind.reply_blocks[0], now_s=NOW_S)
 
 

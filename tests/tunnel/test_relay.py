@@ -18,7 +18,8 @@ from reactor import (
     WriteYield,
     memory_pipe,
 )
-from tunnel.errors import FrameTruncated, IdleTimeout, MalformedMessage
+from tests.support.errors import raises_code
+from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.node.relay.relay_loop import idle_watch, relay, run_with_guards
 
 CHUNK = 8
@@ -132,7 +133,7 @@ def test_idle_watch_waits_while_something_moves_and_not_much_longer() -> None:
     with Reactor(clock=clock) as reactor:
         started_s = reactor.now()
         reactor.spawn(move())
-        with pytest.raises(IdleTimeout, match="10 s"):
+        with raises_code(ErrorCode.TIMEOUT, match="10 s"):
             reactor.run(idle_watch([still, moving], 10))
         assert 70 <= reactor.now() - started_s <= 75.1
 

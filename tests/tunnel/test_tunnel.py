@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from readwrite_comp import AuthenticationError, ExtRead
 from readwrite_comp.testing import HostileReader
+from tests.support.errors import raises_code
 from tests.tunnel.helpers import (
     ENGINES,
     NOW_S,
@@ -32,16 +33,7 @@ from tests.tunnel.helpers import (
 )
 from tunnel.crypto.engine import TunnelEngine
 from tunnel.directory import StaticDirectory
-from tunnel.errors import (
-    BadRoute,
-    ExpiredHeader,
-    HeaderError,
-    PeerError,
-    ProfileError,
-    ReplayedHeader,
-    TableFull,
-    UnknownNext,
-)
+from tunnel.errors import BadRoute, ErrorCode, ProfileError, TableFull
 from tunnel.geometry import DEFAULT, LONG, Profile
 from tunnel.identity.descriptor import Descriptor, OnionKeyInfo
 from tunnel.identity.key_ring import KeyRing
@@ -382,7 +374,7 @@ def test_a_replayed_header_is_refused_everywhere() -> None:
         header = link[: SMALL.geometry.header_bytes]
         # Whoever it comes from, and whenever, until it has expired.
         for neighbour, now_s in ((peers[0].id, NOW_S), (b"e" * 32, NOW_S + 3_000)):
-            with pytest.raises(ReplayedHeader):
+            with raises_code(ErrorCode.REPLAYED):
                 peer.tunnel.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
 
 
@@ -391,7 +383,7 @@ def test_a_reply_block_serves_once() -> None:
     peers = plain_peers(3)
     exchange = send_query(peers, b"q", ReplyMode.ROUTE)
     send_reply(peers, exchange, b"first")
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         peers[-1].tunnel.reply(exchange.blocks[0], now_s=NOW_S)
 
 
@@ -403,9 +395,9 @@ def test_a_clock_that_was_ahead_for_a_moment_stops_no_replies() -> None:
     used.use(block, now_s=NOW_S + 48 * 3_600)
     used.use(another, now_s=NOW_S)
     for now_s in (NOW_S, NOW_S + 4 * 3_600):
-        with pytest.raises(ReplayedHeader):
+        with raises_code(ErrorCode.REPLAYED):
             used.use(another, now_s=now_s)
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         used.use(block, now_s=NOW_S)
 
 
@@ -414,14 +406,14 @@ def test_a_reply_block_serves_once_even_if_bob_has_forgotten() -> None:
     exchange = send_query(peers, b"q", ReplyMode.ROUTE)
     send_reply(peers, exchange, b"first")
     forgetful = [*peers[:-1], make_peers(3)[-1]]
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         send_reply(forgetful, exchange, b"second")
 
 
 def test_a_header_for_another_node_is_refused() -> None:
     peers = plain_peers(4)
     for index in (0, 2, 3):
-        with pytest.raises(HeaderError):
+        with raises_code(ErrorCode.BAD_HEADER):
             opens(peers, header_for(peers), index)
 
 
@@ -429,7 +421,7 @@ def test_a_header_for_another_node_is_refused() -> None:
 def test_the_next_node_is_neither_this_one_nor_the_one_before(which: str) -> None:
     peers = make_peers(3)
     next_id = peers[1].id if which == "self" else b"a" * 32
-    with pytest.raises(UnknownNext):
+    with raises_code(ErrorCode.UNKNOWN_NEXT):
         opens(peers, header_for(peers, next_id=next_id))
     # For the last node the field means something else, or nothing.
     assert opens(peers, header_for(peers, next_id=next_id, command=Command.DEST)).next_id == next_id
@@ -445,7 +437,7 @@ def test_delays(command: Command, delay_10ms: int, is_accepted: bool) -> None:
     if is_accepted:
         assert opens(peers, header).delay_10ms == delay_10ms
     else:
-        with pytest.raises(HeaderError, match="30,000"):
+        with raises_code(ErrorCode.BAD_HEADER, match="30,000"):
             opens(peers, header)
 
 
@@ -459,7 +451,7 @@ def test_expiries(offset_s: int, is_accepted: bool) -> None:
     if is_accepted:
         opens(peers, header, now_s=int(NOW_S))
     else:
-        with pytest.raises(ExpiredHeader):
+        with raises_code(ErrorCode.EXPIRED):
             opens(peers, header, now_s=int(NOW_S))
 
 
@@ -471,18 +463,18 @@ def test_checks_come_in_their_order() -> None:
     peers = make_peers(3)
     own = peers[1].id
     everything = header_for(peers, next_id=own, delay_10ms=9_999, expiry=LATE)
-    wrong: list[tuple[bytes, type[PeerError], str]] = [
-        (everything[:-1] + b"x", HeaderError, "opens with none"),
-        (everything, HeaderError, "delay"),
-        (header_for(peers, next_id=own, expiry=LATE), UnknownNext, "itself"),
-        (header_for(peers, expiry=LATE), ExpiredHeader, "expired"),
+    wrong: list[tuple[bytes, ErrorCode, str]] = [
+        (everything[:-1] + b"x", ErrorCode.BAD_HEADER, "opens with none"),
+        (everything, ErrorCode.BAD_HEADER, "delay"),
+        (header_for(peers, next_id=own, expiry=LATE), ErrorCode.UNKNOWN_NEXT, "itself"),
+        (header_for(peers, expiry=LATE), ErrorCode.EXPIRED, "expired"),
     ]
-    for header, error, text in wrong:
-        with pytest.raises(error, match=text):
+    for header, code, text in wrong:
+        with raises_code(code, match=text):
             opens(peers, header)
     good = header_for(peers)
     opens(peers, good)
-    with pytest.raises(ReplayedHeader):
+    with raises_code(ErrorCode.REPLAYED):
         opens(peers, good)
 
 
@@ -492,9 +484,9 @@ def test_a_refused_header_is_not_remembered() -> None:
     (epoch,) = peers[1].tunnel.ring.opening(NOW_S)
     table = epoch.table
     early = header_for(peers, expiry=int(NOW_S) + 15_001)
-    with pytest.raises(ExpiredHeader):
+    with raises_code(ErrorCode.EXPIRED):
         opens(peers, early, now_s=int(NOW_S))
-    with pytest.raises(UnknownNext):
+    with raises_code(ErrorCode.UNKNOWN_NEXT):
         opens(peers, early, neighbour=b"n" * 32, now_s=int(NOW_S) + 1)
     assert len(table) == 0
     opens(peers, early, now_s=int(NOW_S) + 1)
@@ -513,7 +505,7 @@ def test_a_full_table_refuses_before_anything_is_forwarded() -> None:
 @given(st.binary(max_size=1_100))
 def test_random_headers_are_refused(header: bytes) -> None:
     for bytes_in in (header, header.ljust(1_024, b"x")[:1_024]):
-        with pytest.raises(HeaderError):
+        with raises_code(ErrorCode.BAD_HEADER):
             opens(plain_peers(3), bytes_in)
 
 
@@ -525,16 +517,16 @@ def test_a_home_slot_that_alice_did_not_make_is_refused() -> None:
     peers = make_peers(3)
     slot = opens(peers, header_for(peers, command=Command.HOME, next_id=seeded_bytes(5)(32)))
     assert slot.command is Command.HOME
-    with pytest.raises(HeaderError, match="not made here"):
+    with raises_code(ErrorCode.BAD_HEADER, match="not made here"):
         peers[1].tunnel.home_ticket(slot)
 
 
 def test_a_ticket_of_another_node_is_refused() -> None:
     peers = plain_peers(3)
     relayed, _ = send_reply(peers, send_query(peers, b"q", ReplyMode.ROUTE), b"r")
-    with pytest.raises(HeaderError):
+    with raises_code(ErrorCode.BAD_HEADER):
         peers[1].tunnel.home_ticket(relayed.opened.slot)
-    with pytest.raises(HeaderError):
+    with raises_code(ErrorCode.BAD_HEADER):
         peers[0].tunnel.home_ticket(replace(relayed.opened.slot, seed=bytes(16)))
 
 
@@ -615,14 +607,14 @@ def test_an_old_block_is_not_answered() -> None:
     (block,) = send_query(peers, b"q", ReplyMode.ROUTE).blocks
     peers[-1].tunnel.reply(block, now_s=block.expiry + 600)
     for now_s in (block.expiry + 601, block.expiry - 15_001):
-        with pytest.raises(ExpiredHeader):
+        with raises_code(ErrorCode.EXPIRED):
             peers[-1].tunnel.reply(block, now_s=now_s)
 
 
 def test_a_block_that_begins_at_bob_himself_is_not_answered() -> None:
     peers = plain_peers(3)
     (block,) = send_query(peers, b"q", ReplyMode.ROUTE).blocks
-    with pytest.raises(UnknownNext):
+    with raises_code(ErrorCode.UNKNOWN_NEXT):
         peers[-1].tunnel.reply(replace(block, first_id=peers[-1].id), now_s=NOW_S)
 
 

@@ -25,7 +25,7 @@ from tests.vectors.scenario_makers import (
     sha_hex,
 )
 from tunnel.crypto.primitives import TunnelEngine
-from tunnel.errors import ErrorCode, UnknownNext
+from tunnel.errors import ErrorCode, PeerError
 from tunnel.geometry import Profile
 from tunnel.modes import ReplyMode
 from tunnel.onion.key_schedule import end_to_end_key
@@ -146,8 +146,9 @@ def follow_up(
         if own_first:
             try:
                 alice.tunnel.reply(reply.head.reply_blocks[0], now_s=NOW_S)
-            except UnknownNext:
-                pass
+            except PeerError as error:
+                if error.code is not ErrorCode.UNKNOWN_NEXT:
+                    raise
             else:
                 raise AssertionError("Alice sends to herself")
         further = alice.tunnel.reply(

@@ -104,7 +104,7 @@ def _answers() -> dict[str, Maker]:
         follow("wants_blocks", wants_blocks=True),
         follow("two_answers", answers=2, profile=HCTR),
         follow("without_a_way_back", answers=0),
-        follow("first_block_begins_at_alice", own_first=True, expect="UnknownNext"),
+        follow("first_block_begins_at_alice", own_first=True, expect="PeerError"),
     ])  # fmt: skip
 
 
@@ -131,12 +131,12 @@ def _opens() -> dict[str, Maker]:
         named("command_5", raw=lambda fields: b"\5" + fields[1:]),
         named("flag_8", raw=lambda fields: fields[:1] + b"\x08" + fields[2:]),
         named("delay_3001", delay_10ms=3_001),
-        named("next_is_self", "UnknownNext", "UNKNOWN_NEXT", next_id=b"self"),
-        named("next_is_neighbour", "UnknownNext", "UNKNOWN_NEXT", next_id=NEIGHBOUR),
-        named("expired", "ExpiredHeader", "EXPIRED", expiry=int(NOW_S) - 600),
+        named("next_is_self", "PeerError", "UNKNOWN_NEXT", next_id=b"self"),
+        named("next_is_neighbour", "PeerError", "UNKNOWN_NEXT", next_id=NEIGHBOUR),
+        named("expired", "PeerError", "EXPIRED", expiry=int(NOW_S) - 600),
         named("just_not_expired", "ok", expiry=int(NOW_S) - 599),
-        named("too_far_ahead", "ExpiredHeader", "EXPIRED", expiry=int(NOW_S) + 15_001),
-        named("replayed", "ReplayedHeader", "REPLAYED", times=2),
+        named("too_far_ahead", "PeerError", "EXPIRED", expiry=int(NOW_S) + 15_001),
+        named("replayed", "PeerError", "REPLAYED", times=2),
     ])  # fmt: skip
 
 
@@ -182,9 +182,9 @@ def build_all(engine: TunnelEngine) -> dict[str, Scenario]:
     """Every scenario by its name, made with `engine`."""
     makers = _exchanges() | _answers() | _opens() | _messages()
     for name, maker in {
-        "block_used_twice": block("block_used_twice", "ReplayedHeader", "REPLAYED", times=2),
-        "block_expired": block("block_expired", "ExpiredHeader", "EXPIRED", late_s=601),
-        "block_begins_at_bob": block("block_begins_at_bob", "UnknownNext", "UNKNOWN_NEXT", own=True),
+        "block_used_twice": block("block_used_twice", "PeerError", "REPLAYED", times=2),
+        "block_expired": block("block_expired", "PeerError", "EXPIRED", late_s=601),
+        "block_begins_at_bob": block("block_begins_at_bob", "PeerError", "UNKNOWN_NEXT", own=True),
         "block_used": block("block_used", "ok", ""),
         "home": home("home", lambda ticket: ticket, "ok"),
         "home_forged_mac": home("home_forged_mac", flipped(31)),

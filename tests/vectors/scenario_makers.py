@@ -218,7 +218,7 @@ _NEXT = secret("open", "next")
 
 def opened(
     name: str,
-    expect: str = "HeaderError",
+    expect: str = "PeerError",
     code: str = "BAD_HEADER",
     *,
     change: Callable[[bytes], bytes] = lambda header: header,
@@ -344,7 +344,7 @@ def block(name: str, expect: str, code: str, *, times: int = 1, late_s: int = 0,
     return build
 
 
-def home(name: str, change: Callable[[bytes], bytes], expect: str = "HeaderError") -> Maker:
+def home(name: str, change: Callable[[bytes], bytes], expect: str = "PeerError") -> Maker:
     def build(engine: TunnelEngine) -> Scenario:
         home_key, master = secret(name, "home"), secret(name, "master", 16)
         ticket = HomeTicket(secret(name, "query id", 8), 5, 2).pack(home_key, master)

@@ -20,7 +20,7 @@ from tunnel.cli.child import ChildNode
 from tunnel.cli.network import STATE_FOLDER, node_folders
 from tunnel.cli.options import add_json, command, seconds
 from tunnel.cli.terminal import ProgressBar, complain, say, say_json
-from tunnel.errors import NetworkFailed
+from tunnel.errors import LocalTunnelError
 from tunnel.identity.state_dir import StateDir, take_lock
 
 __all__ = ["add_parser"]
@@ -103,14 +103,14 @@ class _Network:
             for number, node in enumerate(self._nodes, start=1):
                 yield node.is_settled
                 if node.ready is None:
-                    raise NetworkFailed(self._epitaph(node))
+                    raise LocalTunnelError(self._epitaph(node))
                 self._bar.update(number)
 
         try:
             yield from timeout_after(self._options.timeout, all_of_them())
         except TimedOut as error:
             late = [node.name for node in self._nodes if node.ready is None]
-            raise NetworkFailed(
+            raise LocalTunnelError(
                 f"not ready within {self._options.timeout:g} s: {', '.join(late)}; see their logs"
             ) from error
         self._is_ready = True

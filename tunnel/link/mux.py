@@ -481,9 +481,7 @@ class Multiplexer(Generic[N]):
     def _on_reset(self, stream_id: int, payload: memoryview) -> None:
         code = parse_reset(payload)
         if not stream_id:
-            error = LinkError(f"the neighbour ended the link: {code.name}")
-            error.code = code
-            raise error
+            raise LinkError(f"the neighbour ended the link: {code.name}", code)
         stream = self.table.find(stream_id, FrameType.RESET)
         if stream is not None:
             self.table.remove(stream)

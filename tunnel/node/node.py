@@ -376,8 +376,8 @@ class Node:
         Raises:
             TypeError: content is neither bytes nor a file.
             LocalTunnelError: no block is left; other than one sink for each reply.
-            BadRoute: no such way back. From the future as well, and from there ExpiredHeader, UnknownNext:
-                the block is of no use (any more); QueryFailed: no answer has come.
+            BadRoute: no such way back. The future may raise it too, and PeerError (EXPIRED or UNKNOWN_NEXT):
+                the block can no longer be used; QueryFailed: no answer arrived.
         """
         call = make_follow_up(
             self._context,

@@ -15,7 +15,7 @@ from readwrite_comp.primitives import random_bytes as system_random_bytes
 from readwrite_comp.wideblock import WidePermutation
 from tunnel.arguments import member
 from tunnel.directory import Directory
-from tunnel.errors import BadRoute, HeaderError, LocalTunnelError, NeedsTunnel, UnknownNext
+from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError
 from tunnel.geometry import SEED_BYTES, Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
@@ -52,8 +52,8 @@ __all__ = [
 #
 # It opens headers with every check in its order, makes the layers for what a header says, and can answer
 # where the way back is in the message or in the stream. It has no directory, makes no reply blocks and
-# builds no route; what it cannot do alone it says with `NeedsTunnel`, and the node then hands the frame to
-# its `OnionCodec`. Readers share its key ring and tables: any number of them may be made. Source:
+# builds no route: where an answer needs one, `reply_mode` raises LocalTunnelError, and the node uses its
+# `OnionCodec`. Readers share its key ring and tables: any number of them may be made. Source:
 # docs/protocol.md, "Order of checks".
 _OWN = b"own"
 
@@ -72,7 +72,7 @@ class UsedBlocks:
         self._set_back_s = 0.0
 
     def use(self, block: ReplyBlock, *, now_s: float) -> None:
-        """Raises ReplayedHeader, TableFull or ExpiredHeader as `ReplayTable.insert`."""
+        """Raises PeerError (REPLAYED or EXPIRED) or TableFull as `ReplayTable.insert`."""
         self._set_back_s = max(self._set_back_s, self._table.latest_now_s - now_s)
         now_s += self._set_back_s
         self._table.insert(block.end_to_end_seed, int(now_s) + LATEST_S, now_s=now_s, neighbour=_OWN)
@@ -119,8 +119,7 @@ class OnionReader:
         Args:
             header: 128·N bytes. neighbour: who it came from. now_s: seconds since 1970.
         Raises:
-            TooManyHeaders, HeaderError, UnknownNext, ExpiredHeader, ReplayedHeader, TableFull: each has the
-            code for a RESET.
+            PeerError: BUSY, BAD_HEADER, UNKNOWN_NEXT, EXPIRED or REPLAYED, for the RESET. TableFull: no room.
         On error: no header was remembered.
         """
         if self._header_rate is not None:
@@ -129,11 +128,15 @@ class OnionReader:
         opened = open_header(header, profile, [epoch.key for epoch in epochs], engine=self.engine)
         slot = opened.slot
         if slot.delay_10ms > MAX_DELAY_10MS:
-            raise HeaderError(
-                f"slot asks for a delay of {slot.delay_10ms * 10} ms, at most 30,000 are allowed"
+            raise PeerError(
+                f"slot asks for a delay of {slot.delay_10ms * 10} ms, at most 30,000 are allowed",
+                ErrorCode.BAD_HEADER,
             )
         if slot.command is Command.RELAY and slot.next_id in (self.node_id, neighbour):
-            raise UnknownNext("slot names this node itself, or the neighbour that it came from, as the next")
+            raise PeerError(
+                "slot names this node itself, or the neighbour that it came from, as the next",
+                ErrorCode.UNKNOWN_NEXT,
+            )
         check_expiry(slot.expiry, now_s)
         (table,) = (epoch.table for epoch in epochs if epoch.key.epoch == opened.epoch)
         table.insert(header, slot.expiry, now_s=now_s, neighbour=neighbour)
@@ -158,19 +161,21 @@ class OnionReader:
         """How a message is to be answered, if this reader can do it alone: none, route or cached.
 
         Raises:
-            NeedsTunnel: the answer needs a route of this node's own choice (known-dest, reply-on-reply).
+            LocalTunnelError: the answer needs a route of this node's own choice (known-dest, reply-on-reply).
         """
         row = MODES[head.mode]
         if row.names_alice or row.replies_carry_blocks:
-            raise NeedsTunnel(f"a reply in mode {head.mode} needs a route: let the node's Tunnel write it")
+            raise LocalTunnelError(
+                f"a reply in mode {head.mode} needs a route: let the node's Tunnel write it"
+            )
         return head.mode
 
     def reply(self, block: ReplyBlock, *, now_s: float) -> OutgoingFrame:
         """A frame along a reply block.
 
         Raises:
-            ExpiredHeader: the block is too old to be of use. UnknownNext: it begins at this node itself.
-            ReplayedHeader: it was used before; a second frame would be sealed with the nonces of the first.
+            PeerError: EXPIRED: the block is too old. UNKNOWN_NEXT: it begins at this node itself. REPLAYED:
+                it was used before; a second frame would be sealed with the nonces of the first.
             TableFull: too many blocks were used in the last hours.
         """
         return self._reply(block, MessageHead(), now_s)
@@ -180,7 +185,9 @@ class OnionReader:
     ) -> OutgoingFrame:
         check_expiry(block.expiry, now_s)
         if block.first_id == self.node_id:
-            raise UnknownNext("reply block names this node itself as the first of the way back")
+            raise PeerError(
+                "reply block names this node itself as the first of the way back", ErrorCode.UNKNOWN_NEXT
+            )
         self._used_blocks.use(block, now_s=now_s)
         key = end_to_end_key(block.end_to_end_seed, b"forward")
         message = MessageW(block.profile, key, engine=self.engine, head=head)
@@ -214,7 +221,7 @@ class OnionReader:
         return None if head.answer is None else answered_query(self.ring.keys.home, head.answer)
 
     def home_ticket(self, slot: Slot) -> HomeTicket:
-        """Whose reply this is. Raises HeaderError when the slot was not made here."""
+        """Whose reply this is. Raises PeerError (BAD_HEADER) when the slot was not made here."""
         return HomeTicket.unpack(slot, self.ring.keys.home)
 
     def home_reader(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> FrameR:

@@ -21,7 +21,7 @@ from enum import IntEnum
 from hashlib import sha256
 
 from tunnel.crypto.primitives import HpkePrivate, TunnelEngine
-from tunnel.errors import ExpiredHeader, HeaderError, ProfileError, Refused
+from tunnel.errors import ErrorCode, PeerError, ProfileError, Refused
 from tunnel.geometry import ADDRESS_BYTES, NODE_ID_BYTES, PROTOCOL_VERSION, SEED_BYTES, SLOT_BYTES, Profile
 from tunnel.onion.key_schedule import header_key
 
@@ -66,15 +66,17 @@ def clock_text(now_s: float) -> str:
 
 
 def check_expiry(expiry: int, now_s: float) -> None:
-    """Raises ExpiredHeader when `expiry` is past, or later than any honest sender draws."""
+    """Raises PeerError (EXPIRED) when `expiry` is past, or later than any honest sender draws."""
     if expiry < now_s - CLOCK_SKEW_S:
-        raise ExpiredHeader(
-            f"header expired {int(now_s) - expiry} s ago, by the clock here, which shows {clock_text(now_s)}"
+        raise PeerError(
+            f"header expired {int(now_s) - expiry} s ago, by the clock here, which shows {clock_text(now_s)}",
+            ErrorCode.EXPIRED,
         )
     if expiry > now_s + LATEST_S + CLOCK_SKEW_S:
-        raise ExpiredHeader(
+        raise PeerError(
             f"header's expiry is {expiry - int(now_s)} s ahead, no honest sender draws more than {LATEST_S}: "
-            f"one of the two clocks is wrong; the one here shows {clock_text(now_s)}"
+            f"one of the two clocks is wrong; the one here shows {clock_text(now_s)}",
+            ErrorCode.EXPIRED,
         )
 
 
@@ -151,12 +153,17 @@ class Slot:
 
     @classmethod
     def unpack(cls, data: bytes) -> Slot:
-        """Raises HeaderError for a command or a flag that this version does not know."""
+        """Raises PeerError (BAD_HEADER) for a command or a flag that this version does not know."""
         command, flags, delay, expiry, next_id, address, seed, _reserved = _FIELDS.unpack(data)
         if command not in Command._value2member_map_:
-            raise HeaderError(f"slot command is {command}, expected one of {[int(c) for c in Command]}")
+            raise PeerError(
+                f"slot command is {command}, expected one of {[int(c) for c in Command]}",
+                ErrorCode.BAD_HEADER,
+            )
         if flags & ~_KNOWN_FLAGS:
-            raise HeaderError(f"slot flags are 0x{flags:02x}, known bits are 0x{_KNOWN_FLAGS:02x}")
+            raise PeerError(
+                f"slot flags are 0x{flags:02x}, known bits are 0x{_KNOWN_FLAGS:02x}", ErrorCode.BAD_HEADER
+            )
         return cls(Command(command), expiry, seed, next_id, address, flags, delay)
 
 
@@ -265,12 +272,14 @@ def open_header(
         header: exactly 128·N bytes.
         keys: onion keys to try, in order: current, previous, next.
     Raises:
-        HeaderError: wrong length, no key opens it, or it holds unknown values. Reset the stream, BAD_HEADER.
+        PeerError (BAD_HEADER): wrong length, no key opens it, or it holds unknown values. Reset the stream.
     On error: nothing has changed anywhere.
     """
     length = profile.geometry.header_bytes
     if len(header) != length:
-        raise HeaderError(f"header is {len(header)} bytes, profile {profile.name!r} has {length}")
+        raise PeerError(
+            f"header is {len(header)} bytes, profile {profile.name!r} has {length}", ErrorCode.BAD_HEADER
+        )
     sealed, rest = header[:SLOT_BYTES], header[SLOT_BYTES:]
     for key in keys:
         try:
@@ -282,9 +291,10 @@ def open_header(
         if slot.command is Command.RELAY:
             next_header = _xor(rest + bytes(SLOT_BYTES), _keystream(engine, slot.seed, length))
         return Opened(slot, next_header, key.epoch)
-    raise HeaderError(
+    raise PeerError(
         f"the header's first slot opens with none of this node's {len(keys)} onion keys: it is for another "
-        "node, for another epoch, or damaged"
+        "node, for another epoch, or damaged",
+        ErrorCode.BAD_HEADER,
     )
 
 

@@ -19,7 +19,7 @@ import struct
 from collections import Counter
 
 from readwrite_comp.primitives import equal, hmac_sha256
-from tunnel.errors import ExpiredHeader, ReplayedHeader, ReplayFileError, TableFull, TooManyHeaders
+from tunnel.errors import ErrorCode, PeerError, ReplayFileError, TableFull
 from tunnel.geometry import SLOT_BYTES
 from tunnel.onion.header import CLOCK_SKEW_S, HOUR_S
 
@@ -80,20 +80,21 @@ class ReplayTable:
             now_s: seconds since 1970.
             neighbour: whose share this takes from.
         Raises:
-            ExpiredHeader: its hour was forgotten already, by the latest time that this table was told.
-            ReplayedHeader: it was here before. TableFull: no room, for this neighbour or for anybody.
+            PeerError (EXPIRED): its hour was forgotten already, by the latest time that this table was told.
+            PeerError (REPLAYED): it was here before. TableFull: no room, for this neighbour or for anybody.
         On error: no header is remembered or lost.
         """
         self._forget(now_s)
         if expiry < self._latest_now_s - CLOCK_SKEW_S:
-            raise ExpiredHeader(
-                "header expired by the latest time that was seen here: the clock has stepped back"
+            raise PeerError(
+                "header expired by the latest time that was seen here: the clock has stepped back",
+                ErrorCode.EXPIRED,
             )
         tag = self._tag(header[:SLOT_BYTES])
         # Rounded up here too, so that senders of odd expiries cannot make thousands of sets of one tag each.
         hour = -(-expiry // HOUR_S) * HOUR_S
         if any(tag in tags for tags in self._hours.values()):
-            raise ReplayedHeader("this header was accepted before")
+            raise PeerError("this header was accepted before", ErrorCode.REPLAYED)
         who = self._tag(neighbour)
         held = self._held[who]
         if self._count >= self._limit or held >= self._share:
@@ -204,12 +205,13 @@ class HeaderRate:
             now_s: any clock in seconds. A clock that steps back refills nothing for that once; one that
                 steps forward fills the bucket, and no more.
         Raises:
-            TooManyHeaders: it has had its share for now; nothing was counted.
+            PeerError (BUSY): it has had its share for now; nothing was counted.
         """
         tokens = self._tokens(neighbour, now_s)
         if tokens < 1:
-            raise TooManyHeaders(
-                f"a neighbour sends more than {self._per_s:g} headers a second; refused until it slows down"
+            raise PeerError(
+                f"a neighbour sends more than {self._per_s:g} headers a second; refused until it slows down",
+                ErrorCode.BUSY,
             )
         if neighbour not in self._buckets and len(self._buckets) >= self._neighbours:
             self._forget_full(now_s)
@@ -224,4 +226,6 @@ class HeaderRate:
         for who in full:
             del self._buckets[who]
         if not full:
-            raise TooManyHeaders(f"{self._neighbours} neighbours are sending headers; refusing a further one")
+            raise PeerError(
+                f"{self._neighbours} neighbours are sending headers; refusing a further one", ErrorCode.BUSY
+            )

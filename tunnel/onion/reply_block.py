@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from readwrite_comp.primitives import equal, hmac_sha256
 from tunnel.crypto.primitives import TunnelEngine
-from tunnel.errors import HeaderError, MalformedMessage
+from tunnel.errors import ErrorCode, MalformedMessage, PeerError
 from tunnel.geometry import NODE_ID_BYTES, SEED_BYTES, Profile
 from tunnel.onion.header import NO_ADDRESS, Command, Hop, Seal, Slot, build_header
 from tunnel.onion.key_schedule import reply_end_to_end_seed, reply_hop_seed
@@ -90,12 +90,14 @@ class HomeTicket:
         """Check the ticket of an opened HOME slot.
 
         Raises:
-            HeaderError: the MAC is not ours: somebody else sealed this slot. Reset the stream, BAD_HEADER.
+            PeerError (BAD_HEADER): wrong MAC: another node sealed this slot. Reset the stream.
         """
         query_id, proxies, number, zero, mac = _TICKET.unpack(slot.next_id)
         expected = _ticket_mac(home_key, slot.seed, query_id, proxies, number)
         if zero != bytes(6) or not equal(mac, expected):
-            raise HeaderError("HOME slot carries no ticket of this node: it was not made here")
+            raise PeerError(
+                "HOME slot carries no ticket of this node: it was not made here", ErrorCode.BAD_HEADER
+            )
         return cls(query_id, proxies, number)
 
 

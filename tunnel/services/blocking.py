@@ -34,7 +34,7 @@ from reactor import (
     move_on_after,
 )
 from readwrite_comp.helpers import byte_view, renewed, writable_view
-from tunnel.errors import IdleTimeout, LocalTunnelError, PeerError, TableFull
+from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull
 from tunnel.services.base import InnerService, Query, Reply, check_function, name_of
 
 __all__ = [
@@ -172,8 +172,9 @@ class WorkerSlots:
         self.leave(longest)
         self._ending, self._ended_s = longest.place, now_s
         longest.end(
-            IdleTimeout(
-                f"silent for {now_s - longest.moved_s:.0f} s, and others wait for the thread it holds"
+            PeerError(
+                f"silent for {now_s - longest.moved_s:.0f} s, and others wait for the thread it holds",
+                ErrorCode.TIMEOUT,
             )
         )
         return self._silent_s
@@ -257,8 +258,9 @@ class BlockingService(InnerService):
         """Serve one query.
 
         Raises:
-            TableFull: no thread is free, and enough queries wait for one. IdleTimeout: the peer was silent,
-                and others waited for the thread. any other: what the function raised.
+            TableFull: no thread is free, and the waiting list is full.
+            PeerError (TIMEOUT): the peer was silent while other queries waited for the thread.
+            Any other: raised by the function.
         """
         if self._places.waiting - self._places.free >= self._most_waiting:
             raise TableFull(

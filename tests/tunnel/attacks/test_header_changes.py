@@ -2,7 +2,7 @@
 
 A proxy or an observer has headers as they stand on each link. He flips any bit, moves slots, joins the
 beginning of one to the end of another, sends one under another profile or to another node. He learns nothing:
-each is refused by the very next node with HeaderError (BAD_HEADER), with one text whatever was changed, so
+each is refused by the very next node with PeerError (BAD_HEADER), with one text whatever was changed, so
 no distance to Bob can be read from how far a change gets.
 """
 
@@ -12,9 +12,10 @@ import random
 
 import pytest
 
+from tests.support.errors import raises_code
 from tests.tunnel.exchange import cast_of, exchange
 from tests.tunnel.helpers import NOW_S, SMALL, SMALL_HCTR, Peer
-from tunnel.errors import ErrorCode, HeaderError
+from tunnel.errors import ErrorCode
 from tunnel.geometry import LONG, Profile
 from tunnel.modes import ReplyMode
 
@@ -41,7 +42,7 @@ HEADERS = headers()
 
 
 def refusal(peer: Peer, header: bytes, neighbour: bytes, profile: Profile = SMALL) -> str:
-    with pytest.raises(HeaderError) as caught:
+    with raises_code(ErrorCode.BAD_HEADER) as caught:
         peer.tunnel.open_frame(header, profile, neighbour=neighbour, now_s=NOW_S)
     assert caught.value.code is ErrorCode.BAD_HEADER
     return str(caught.value)

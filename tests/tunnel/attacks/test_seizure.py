@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from readwrite_comp import AuthenticationError
+from tests.support.errors import raises_code
 from tests.tunnel.exchange import cast_of, exchange, receive
 from tests.tunnel.helpers import NOW_S, SMALL
-from tunnel.errors import HeaderError
+from tunnel.errors import ErrorCode
 from tunnel.identity.key_ring import KEEP_PREVIOUS_S
 from tunnel.identity.keys import EPOCH_S, NodeKeys
 from tunnel.modes import ReplyMode
@@ -45,14 +44,14 @@ def test_erased_keys_open_nothing_that_was_recorded(tmp_path: Path) -> None:
         assert open_header(header, SMALL, all_keys(NodeKeys.load(tmp_path / "k")), engine=ring.engine)
         for other, link in enumerate(done.relayed.links):
             if other != number:
-                with pytest.raises(HeaderError):
+                with raises_code(ErrorCode.BAD_HEADER):
                     open_header(link[:HEADER], SMALL, all_keys(ring.keys), engine=ring.engine)
         # Seized after the epoch.
         ring.advance(NOW_S + EPOCH_S)
         ring.advance(NOW_S + EPOCH_S + KEEP_PREVIOUS_S)
         ring.keys.save(tmp_path / "k")
         for keys in (ring.keys, NodeKeys.load(tmp_path / "k")):
-            with pytest.raises(HeaderError):
+            with raises_code(ErrorCode.BAD_HEADER):
                 open_header(header, SMALL, all_keys(keys), engine=ring.engine)
 
 

@@ -17,15 +17,7 @@ from functools import partial
 from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield, needs_yield_from
 from reactor.errors import log_failure
 from readwrite_comp.helpers import byte_view, renewed
-from tunnel.errors import (
-    ErrorCode,
-    LocalTunnelError,
-    PeerError,
-    ServiceFailed,
-    StreamReset,
-    TunnelError,
-    WayBackFailed,
-)
+from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame
@@ -74,8 +66,8 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
     """Let the inner service answer one query, to the end of the answer.
 
     Raises:
-        PeerError: the frame or the way back broke. ServiceFailed: the inner service raised something else;
-            logged.
+        PeerError: the frame or the reply path broke, or (SERVICE_FAILED) the inner service raised another
+            error, which is logged.
     """
     replies = _Replies(node, query)
     code = ErrorCode.CANCELLED
@@ -128,7 +120,7 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
     except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
         log_failure(log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__)
         yield from _announce_failure(replies)
-        raise ServiceFailed(f"inner service failed: {type(error).__name__}") from error
+        raise PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED) from error
     # The reply ends first: who asked may wait for that before the query's end.
     yield from replies.end()
     limit_s = node.limits.answer_s
@@ -276,7 +268,7 @@ class _Replies:
             if self._own is not None:
                 report = read_report(self._own, status, self._node.engine)
                 if report is not None and not report.succeeded:
-                    self._failure = WayBackFailed(StreamReset(report.code or ErrorCode.INTERNAL))
+                    self._failure = _reply_failure(StreamReset(report.code or ErrorCode.INTERNAL))
                     raise renewed(self._failure)
 
     def abandon(self, code: ErrorCode) -> None:
@@ -292,7 +284,7 @@ class _Replies:
             try:
                 self._writer = yield from self._open()
             except TunnelError as error:
-                self._failure = WayBackFailed(error)
+                self._failure = _reply_failure(error)
                 # The cause names the neighbour's address, and a service that wraps this is logged with
                 # its traceback. The dialler has told it to the DEBUG log.
                 raise renewed(self._failure) from None
@@ -330,3 +322,13 @@ class _Replies:
         assert frame.query_id is not None
         node.invite(frame.query_id)
         return frame
+
+
+def _reply_failure(reason: TunnelError) -> PeerError:
+    """The error of an answer that could not be sent, or not completely; it has the code of the reason."""
+    code = getattr(reason, "code", ErrorCode.INTERNAL)
+    if isinstance(reason, BadRoute) and reason.hops is not None:
+        return PeerError(
+            f"the way back needs {reason.hops} proxies, and this node has {reason.available} for it", code
+        )
+    return PeerError(f"the way back failed: {code.name}", code)

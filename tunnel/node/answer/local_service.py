@@ -12,16 +12,7 @@ import logging
 from reactor import ReadYield, Request, Service, Signal, UnexpectedEnd
 from reactor.errors import log_failure
 from readwrite_comp.helpers import is_same_error
-from tunnel.errors import (
-    ErrorCode,
-    FrameTruncated,
-    IdleTimeout,
-    PeerError,
-    ServiceFailed,
-    StreamReset,
-    TunnelError,
-    UnknownQuery,
-)
+from tunnel.errors import ErrorCode, FrameTruncated, PeerError, StreamReset, TunnelError
 from tunnel.established import End, EstablishedTunnel
 from tunnel.established.keys import ChunkOpener
 from tunnel.node.answer.answers import READ_BYTES, Incoming, answer_service
@@ -114,8 +105,8 @@ def tunnel_service(
     Args:
         first: its first chunk, the HELLO.
     Raises:
-        PeerError: the stream broke, or what came is no tunnel. ServiceFailed: the inner service raised
-            something else; logged.
+        PeerError: the stream broke, its content is not a tunnel, or (SERVICE_FAILED) the inner service raised
+            another error, which is logged.
     """
     core = EstablishedTunnel(
         slot.seed,
@@ -126,7 +117,7 @@ def tunnel_service(
         limits=node.limits.tunnel,
     )
     tunnel = NodeTunnel(core)
-    failed: list[ServiceFailed] = []
+    failed: list[PeerError] = []
 
     def use() -> Service[None]:
         try:
@@ -143,7 +134,9 @@ def tunnel_service(
             )
             core.give_up(ErrorCode.SERVICE_FAILED)
             # Its end travels to Alice in the tunnel; the status follows that.
-            failed.append(ServiceFailed(f"inner service failed: {type(error).__name__}"))
+            failed.append(
+                PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED)
+            )
 
     def carry_on() -> Service[None]:
         yield from pump(node, stream, core, first=first)
@@ -161,8 +154,8 @@ def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Repor
     """Serve one frame that ends here.
 
     Raises:
-        PeerError: the frame, or the way back of its answer, broke. UnknownQuery: it answers a query that
-            nobody waits for (any more). HeaderError: a HOME slot that was not made here.
+        PeerError: the frame or the reply path of its answer broke. UNKNOWN_QUERY: it answers no pending
+            query. BAD_HEADER: its HOME slot was not made here.
     """
     if slot.command is Command.DEST:
         yield from _destination(node, stream, slot, reporter)
@@ -225,7 +218,7 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
 def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
     pending = node.pending.get(query_id)
     if pending is None or not pending.claim(number):
-        raise UnknownQuery("a reply has come for a query that nobody waits for")
+        raise PeerError("a reply has come for a query that nobody waits for", ErrorCode.UNKNOWN_QUERY)
     return pending
 
 
@@ -268,7 +261,7 @@ def receive_reply(
     finally:
         if not is_whole:
             # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
-            pending.fail(IdleTimeout("the reply was given up before its end"))
+            pending.fail(PeerError("the reply was given up before its end", ErrorCode.TIMEOUT))
     if reporter is not None:
         yield from reporter.succeed()
 

@@ -27,8 +27,8 @@ from reactor import (
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import (
     Disconnected,
+    ErrorCode,
     HandshakeError,
-    IdleTimeout,
     LinkError,
     NextRefused,
     PeerError,
@@ -163,13 +163,13 @@ def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[Handsha
 
     Raises:
         HandshakeError: what came is no handshake of this network with this node. LinkError: it ended early.
-        Disconnected: the connection broke. IdleTimeout: it took longer than the limit.
+        Disconnected: the connection broke. PeerError (TIMEOUT): it took longer than the limit.
     On error: the socket is still the caller's to close.
     """
     try:
         return (yield from timeout_after(node.limits.handshake_s, _accept(node, socket)))
     except TimedOut as error:
-        raise IdleTimeout(f"no handshake within {node.limits.handshake_s:g} s") from error
+        raise PeerError(f"no handshake within {node.limits.handshake_s:g} s", ErrorCode.TIMEOUT) from error
     except UnexpectedEnd as error:
         raise LinkError(f"connection ended inside the handshake: {error}") from error
     except Broken as error:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final
 
 from reactor import YIELD, Broken, Closed, ReadYield, Service, Signal, Sleep, SocketStream, WriteYield
-from tunnel.errors import Disconnected, IdleTimeout, PeerError
+from tunnel.errors import Disconnected, ErrorCode, PeerError
 from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Liveness, Multiplexer
@@ -162,7 +162,7 @@ class Link:
             raise Disconnected(f"connection broke while it was ended: {error}") from error
         # The rest is the neighbour's to do.
         yield Sleep(self._node.limits.linger_s)
-        raise IdleTimeout("the neighbour did not end a link that both sides have left")
+        raise PeerError("the neighbour did not end a link that both sides have left", ErrorCode.TIMEOUT)
 
     def _send_some(self, socket: SocketStream) -> bool:
         """Send what the socket takes of what is owed. Returns whether more is owed now."""
@@ -192,18 +192,22 @@ class Link:
             elif left_since_s is None:
                 left_since_s = now_s
             elif now_s - left_since_s > limits.linger_s:
-                raise IdleTimeout(f"the neighbour did not answer GOAWAY within {limits.linger_s:g} s")
+                raise PeerError(
+                    f"the neighbour did not answer GOAWAY within {limits.linger_s:g} s", ErrorCode.TIMEOUT
+                )
             if not mux.has_partial_record:
                 partial_since_s = None
             elif partial_since_s is None:
                 partial_since_s = now_s
             elif now_s - partial_since_s > limits.record_s:
-                raise IdleTimeout(f"a record was not complete within {limits.record_s:g} s")
+                raise PeerError(f"a record was not complete within {limits.record_s:g} s", ErrorCode.TIMEOUT)
             verdict, _ = liveness.look(
                 now_s, last_received_s=mux.last_received_s, ping_sent_s=mux.ping_sent_s
             )
             if verdict == "dead":
-                raise IdleTimeout(f"the neighbour answered no PING within {limits.pong_s:g} s")
+                raise PeerError(
+                    f"the neighbour answered no PING within {limits.pong_s:g} s", ErrorCode.TIMEOUT
+                )
             if verdict == "ping":
                 mux.ping()
 

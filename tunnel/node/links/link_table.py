@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from reactor import Handle, Service
-from tunnel.errors import NextRefused, PeerError, TableFull, UnknownNext
+from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor, short
 from tunnel.link.pool import NeighbourPool
@@ -88,7 +88,8 @@ class LinkTable:
         """Open a stream to a neighbour, over a link that is there or is dialled for it.
 
         Raises:
-            UnknownNext: the node is neither linked nor in the directory. NextRefused: it cannot be reached.
+            PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
+            NextRefused: it cannot be reached.
             TableFull: it, or this node, takes no more streams or links.
         """
         for _ in range(_ATTEMPTS):
@@ -108,12 +109,12 @@ class LinkTable:
         """See to a new link; those who want one to the same neighbour at the same time share it.
 
         Raises:
-            UnknownNext, NextRefused, TableFull: as for `open_stream`.
+            PeerError (UNKNOWN_NEXT), NextRefused, TableFull: as for `open_stream`.
         """
         node = self._node
         peer = node.directory.lookup(peer_id)
         if peer is None:
-            raise UnknownNext("the next node is neither linked nor in the directory")
+            raise PeerError("the next node is neither linked nor in the directory", ErrorCode.UNKNOWN_NEXT)
         outcome = yield from self._connect(peer) if self._is_once else self._connect_shared(peer)
         if outcome is not None:
             # Anew for each who asked: one error raised in many services would gather their tracebacks.

@@ -105,7 +105,8 @@ def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]
     """Open a stream to a frame's first node, and send the header.
 
     Raises:
-        UnknownNext: the node is neither linked nor in the directory. NextRefused: it cannot be reached.
+        PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
+        NextRefused: it cannot be reached.
         PeerError: it could, and the stream broke.
     On error: the stream has ended.
     """

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import IO, Protocol
 
 from reactor import Service, Signal
-from tunnel.errors import LocalTunnelError, TunnelError, UnknownQuery
+from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TunnelError
 from tunnel.onion.reply_block import ReplyBlock
 
 __all__ = ["PendingQuery", "Sink", "Spool"]
@@ -103,11 +103,11 @@ class PendingQuery:
         """Content of a reply has come.
 
         Raises:
-            LocalTunnelError: the user's sink fails. UnknownQuery: the query has ended, its sink is not to be
-                written to.
+            LocalTunnelError: the user's sink fails.
+            PeerError (UNKNOWN_QUERY): the query has ended; nothing more is written to its sink.
         """
         if self.given_up:
-            raise UnknownQuery("the query was given up while its reply came")
+            raise PeerError("the query was given up while its reply came", ErrorCode.UNKNOWN_QUERY)
         try:
             self._write(data, self._sinks[number])
         except Exception as error:

@@ -104,8 +104,8 @@ def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]
     """Send a follow-up, and wait for its answers where any are wanted.
 
     Raises:
-        ExpiredHeader, ReplayedHeader, UnknownNext, TableFull: the block is of no use (any more). BadRoute,
-            ProfileError: no such way back. QueryFailed: no answer has come; says what is known.
+        PeerError (EXPIRED, REPLAYED or UNKNOWN_NEXT), TableFull: the block can no longer be used.
+        BadRoute, ProfileError: no such way back. QueryFailed: no answer has come; says what is known.
             LocalTunnelError, OSError: as `query_service`.
     """
     replies = 0 if call.way_back is None else call.replies

@@ -114,7 +114,8 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
         opened: what the header contains for this node.
 
     Raises:
-        UnknownNext: the next node is neither linked nor in the directory. NextRefused: it cannot be reached.
+        PeerError (UNKNOWN_NEXT): the next node is neither linked nor in the directory.
+        NextRefused: it cannot be reached.
         PeerError: either stream broke, was reset, or was idle for too long.
     """
     started_s: float = yield CurrentTime()

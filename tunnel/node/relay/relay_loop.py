@@ -27,7 +27,7 @@ from reactor import (
     WriteYield,
     timeout_after,
 )
-from tunnel.errors import FrameTruncated, IdleTimeout
+from tunnel.errors import ErrorCode, FrameTruncated, PeerError
 
 __all__ = [
     "Counted",
@@ -56,12 +56,12 @@ def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
     Args:
         what: names what was waited for, in the error's text.
     Raises:
-        IdleTimeout: the time is over. Whatever the service raises.
+        PeerError (TIMEOUT): the time is over. Whatever the service raises.
     """
     try:
         return (yield from timeout_after(limit_s, service))
     except TimedOut as error:
-        raise IdleTimeout(f"{what} within {limit_s:g} s") from error
+        raise PeerError(f"{what} within {limit_s:g} s", ErrorCode.TIMEOUT) from error
 
 
 def release_dropped(post: Post, release: Callable[[], object], text: str | None, source: object) -> None:
@@ -209,7 +209,7 @@ def _collect(
 
 
 def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, None]:
-    """End with IdleTimeout when nothing has moved on any of `streams` for `idle_s` to 1.5 × `idle_s`.
+    """End with PeerError (TIMEOUT) when nothing has moved on any of `streams` for `idle_s` to 1.5 × `idle_s`.
 
     One timer per frame, not per read: it looks twice per limit whether the counters have moved.
     """
@@ -219,7 +219,7 @@ def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, Non
         now = [stream.content_in + stream.content_out for stream in streams]
         quiet = quiet + 1 if now == last else 0
         if quiet >= 2:
-            raise IdleTimeout(f"nothing moved for {idle_s:g} s")
+            raise PeerError(f"nothing moved for {idle_s:g} s", ErrorCode.TIMEOUT)
         last = now
         yield Sleep(idle_s / 2)
 

@@ -86,7 +86,7 @@ class Reporter:
         yield from self._send(self._node.limits.idle_s)
 
     def _send(self, limit_s: float) -> Service[None]:
-        """Raises IdleTimeout when the link takes nothing."""
+        """Raises PeerError (TIMEOUT) when the link takes nothing."""
         assert self._status is not None
         if not self._stream.is_answered:
             self._stream.finish()
@@ -115,10 +115,8 @@ def _text(error: PeerError) -> str:
 
 
 def fault_here() -> PeerError:
-    """What Alice is told of a fault of this node's own: that, and nothing of its kind."""
-    fault = PeerError()
-    fault.code = ErrorCode.INTERNAL
-    return fault
+    """Alice's view of an internal error of this node: the code, without details."""
+    return PeerError("", ErrorCode.INTERNAL)
 
 
 def wait_status(stream: Stream) -> Service[bytes]:

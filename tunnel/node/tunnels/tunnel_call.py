@@ -10,15 +10,7 @@ from functools import partial
 
 from reactor import RunInThread, Service, Signal, Sleep, TimedOut, WriteYield, timeout_after
 from readwrite_comp.helpers import is_same_error, renewed
-from tunnel.errors import (
-    ErrorCode,
-    FrameTruncated,
-    IdleTimeout,
-    LocalTunnelError,
-    PeerError,
-    QueryFailed,
-    TunnelStopped,
-)
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, TunnelStopped
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
@@ -152,7 +144,7 @@ class _Tunnelled:
         return (yield from with_timeout(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
 
     def _end(self, tunnel: NodeTunnel) -> Service[None]:
-        """Wait for the other end to close as well. Raises IdleTimeout: it takes too long."""
+        """Wait for the other end to close as well. Raises PeerError (TIMEOUT): it takes too long."""
         limits = self._node.limits
 
         def end() -> Service[None]:
@@ -172,7 +164,9 @@ class _Tunnelled:
             yield from timeout_after(limits.answer_s, both())
         except TimedOut as error:
             self._place = "the other end"
-            raise IdleTimeout(f"it has not closed the tunnel within {limits.answer_s:g} s") from error
+            raise PeerError(
+                f"it has not closed the tunnel within {limits.answer_s:g} s", ErrorCode.TIMEOUT
+            ) from error
 
     def _carry(self, stream: Stream, core: EstablishedTunnel[Signal], tunnel: NodeTunnel) -> Service[None]:
         engine, profile, seeds = self._node.engine, self._sent.way.profile, self._sent.way.proxy_seeds
@@ -226,6 +220,4 @@ class _Tunnelled:
 
 def _as_peer(error: LocalTunnelError) -> PeerError:
     """A fault of this node's, told like the others."""
-    wrapped = PeerError(str(error))
-    wrapped.code = ErrorCode.INTERNAL
-    return wrapped
+    return PeerError(str(error), ErrorCode.INTERNAL)
