@@ -39,7 +39,7 @@ from tunnel.link.handshake import PaddingMode
 from tunnel.modes import ReplyMode
 from tunnel.node import Limits, Node
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.query.running import QueryCall
+from tunnel.node.query.request import QueryRequest
 from tunnel.routing.route import Route
 
 __all__ = ["Case", "Settings", "Watched", "main", "measure", "record", "text"]
@@ -164,7 +164,7 @@ class Watched:
     def ask(self, route: tuple[int, ...], content_bytes: int) -> Generator[Any, Any, None]:
         """A query in mode `none`, so that its route is passed once. Raises QueryFailed."""
         ids = [self.nodes[index].id for index in route]
-        call = QueryCall(
+        call = QueryRequest(
             Route(tuple(ids[1:-1]), ids[-1]), bytes(content_bytes), ReplyMode.NONE, Profile(DEFAULT), 60.0
         )
         result = yield from self.nodes[route[0]].query_service(call)

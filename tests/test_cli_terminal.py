@@ -34,7 +34,7 @@ from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import PeerFiles
 from tunnel.errors import ErrorCode
-from tunnel.node.query.retry import MAX_RETRIES
+from tunnel.node.query.request import MAX_RETRIES
 from tunnel.onion.reports import Report
 
 CLI = Path(sys.modules["tunnel.cli.main"].__file__ or "").parent

@@ -26,7 +26,7 @@ from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.frames import FrameType, pack_go_away
 from tunnel.link.handshake import M1_BYTES
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 from tunnel.onion.header import Command, Slot, build_header
 
 ENGINE = tunnel_engine()

@@ -13,7 +13,7 @@ from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import Limits, LocalNetwork, QueryFailed, QueryResult
 from tunnel.codes import CODES
 from tunnel.modes import MODES
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 
 pytestmark = pytest.mark.full
 

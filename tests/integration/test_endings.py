@@ -33,7 +33,7 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.handshake_io import listen_service
 from tunnel.node.query.reply import IncomingReply
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.tunnels.open_tunnel import OpenTunnel
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.onion.cover import CoverPlan

@@ -20,7 +20,7 @@ from tunnel.errors import PeerError
 from tunnel.geometry import INTERACTIVE
 from tunnel.link.mux import MuxStream
 from tunnel.modes import MODES, ErrorMode
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.reports import Report

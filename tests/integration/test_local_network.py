@@ -24,7 +24,7 @@ from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geomet
 from tunnel.modes import MODES
 from tunnel.node import FrameReport
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 from tunnel.services import Query, Reply
 
 # Links that do not outlive their message: so the way back has to be dialled.

@@ -18,7 +18,7 @@ from tests.support.lossy_wire import LossyWire, why_not
 from tunnel import QueryFailed
 from tunnel.identity.descriptor import short
 from tunnel.modes import MODES
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 
 COUNT = 8
 ALICE, BOB = 0, 4

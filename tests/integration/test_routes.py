@@ -641,7 +641,7 @@ def test_a_network_with_a_name_of_its_own_runs_on_a_lan() -> None:
 
 def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() -> None:
     with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:
-        prepared = net[0]._planner._prepared
+        prepared = net[0]._prepared_queries
 
         def wait_full() -> None:
             wait_until(net, lambda: len(prepared) >= 2)
@@ -652,11 +652,11 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() ->
         assert ask().read() == b"hello"
         wait_full()
         (waiting,) = prepared._ready.values()
-        expected = [ready.call.route for ready in waiting]
+        expected = [ready.request.route for ready in waiting]
         assert [ask().route for _ in range(2)] == expected
         wait_full()
         # A hop of both has published a newer descriptor: nobody could open what was sealed to its old key.
-        old = {ready.call.route for ready in waiting}
+        old = {ready.request.route for ready in waiting}
         for node in net:
             node._context.publish()
         fresh = ask()
@@ -664,7 +664,7 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() ->
         assert fresh.route not in old
         wait_full()
         for ready in list(waiting):
-            net[0].peers.failed(ready.call.route.proxies[1])
+            net[0].peers.failed(ready.request.route.proxies[1])
         assert not set(ask().route.proxies) & set(net[0].peers.backed_off())
         # A kind of its own, and a retry that draws anew.
         for mode in (ReplyMode.OTHER_ROUTE, ReplyMode.CACHED, ReplyMode.NONE):
@@ -675,11 +675,11 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() ->
 
 def test_a_prepared_query_that_fails_is_retried_over_a_fresh_route() -> None:
     with LocalNetwork(peers=4, limits=Limits(prepared=1)) as net:
-        prepared = net[0]._planner._prepared
+        prepared = net[0]._prepared_queries
         net[0].query(net[3].id, b"hello", hops=1).result(PATIENCE_S)
         wait_until(net, lambda: len(prepared))
         (waiting,) = prepared._ready.values()
-        victim = waiting[0].call.route.proxies[0]
+        victim = waiting[0].request.route.proxies[0]
         net.stop(next(index for index in range(4) if net[index].id == victim))
         # What this node has noticed of it is forgotten, or it would not be tried at all.
         net[0].peers.seen(victim)

@@ -31,7 +31,7 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.link.handshake import PaddingMode
 from tunnel.modes import ErrorMode
 from tunnel.node import LinkPolicy
-from tunnel.node.query.running import QueryCall
+from tunnel.node.query.request import QueryRequest
 from tunnel.routing.route import Route, checked_purpose
 from tunnel.services import Query, Reply
 
@@ -192,7 +192,7 @@ def test_an_option_is_refused_at_the_call(options: Any, kind: Any, word: str, ne
     if set(options) <= {"mode", "error_mode"} and word != "none of a query":
         route, profile = Route((), net[3].id), ALL_PROFILES[0]
         with pytest.raises(kind, match=word):
-            QueryCall(route, b"x", **{"mode": ReplyMode.ROUTE, **options}, profile=profile, idle_s=1.0)
+            QueryRequest(route, b"x", **{"mode": ReplyMode.ROUTE, **options}, profile=profile, idle_s=1.0)
 
 
 @pytest.mark.parametrize("limit_bytes", [0, -1, "9", 1.5, None])

@@ -17,8 +17,8 @@ from tunnel.control.messages import (
     NODE_BODY_BYTES,
     FrameParser,
     Kind,
+    QueryMessage,
     QueryOutcome,
-    QueryRequest,
     RouteRequest,
     Welcome,
     pack_error,
@@ -61,7 +61,7 @@ failures = st.builds(
     st.lists(ids, max_size=3).map(tuple),
 )
 requests = st.builds(
-    QueryRequest,
+    QueryMessage,
     st.just(b"d" * 32),
     st.none() | st.integers(0, 126),
     st.none() | routes(b"d" * 32),
@@ -101,8 +101,8 @@ def facts(error: BaseException) -> list[Any]:
 
 
 @given(requests)
-def test_a_query_arrives_as_it_was_asked(request: QueryRequest) -> None:
-    assert QueryRequest.unpack(body(request.pack(), is_node=True), OWN_ID) == request
+def test_a_query_arrives_as_it_was_asked(request: QueryMessage) -> None:
+    assert QueryMessage.unpack(body(request.pack(), is_node=True), OWN_ID) == request
 
 
 @given(outcomes, st.lists(failures, max_size=3))
@@ -148,10 +148,10 @@ def test_an_error_that_is_the_nodes_own_affair_is_a_failed_query() -> None:
 
 def test_the_longest_query_and_its_longest_failure_fit() -> None:
     route = Route((b"p" * 32,) * 126, b"d" * 32)
-    request = QueryRequest(
+    request = QueryMessage(
         b"d" * 32, route=route, reply_route=Route(route.proxies, OWN_ID), content=bytes(CONTENT_BYTES)
     )
-    assert QueryRequest.unpack(body(request.pack(), is_node=True), OWN_ID) == request
+    assert QueryMessage.unpack(body(request.pack(), is_node=True), OWN_ID) == request
     report = Report(route.nodes, False, 126, ErrorCode.TIMEOUT, text="é" * 5000, hold_ms=(1,) * 127)
     failure = QueryFailed("x" * 100_000, ErrorCode.TIMEOUT, report, route.nodes)
     failure.attempts = (failure,) * 17
@@ -168,7 +168,7 @@ def test_a_text_of_any_length_fits() -> None:
 @given(st.binary(max_size=300))
 def test_no_bytes_make_a_reader_fail_in_another_way(data: bytes) -> None:
     for unpack in (
-        lambda data: QueryRequest.unpack(data, OWN_ID),
+        lambda data: QueryMessage.unpack(data, OWN_ID),
         QueryOutcome.unpack,
         RouteRequest.unpack,
         Welcome.unpack,
@@ -183,14 +183,14 @@ def test_no_bytes_make_a_reader_fail_in_another_way(data: bytes) -> None:
 
 @given(requests, st.data())
 def test_a_cut_or_changed_query_is_refused_or_another_query(
-    request: QueryRequest, data: st.DataObject
+    request: QueryMessage, data: st.DataObject
 ) -> None:
     whole = bytearray(body(request.pack(), is_node=True))
     place = data.draw(st.integers(0, len(whole) - 1))
     whole[place] ^= data.draw(st.integers(1, 255))
     for changed in (bytes(whole), bytes(whole[:place])):
         with contextlib.suppress(ControlError):
-            QueryRequest.unpack(changed, OWN_ID)
+            QueryMessage.unpack(changed, OWN_ID)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 9))

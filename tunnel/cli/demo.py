@@ -27,7 +27,7 @@ from tunnel.identity.descriptor import short
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node import FrameReport, Limits, LinkPolicy, QueryResult
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 from tunnel.services import InnerService, Query, Reply
 
 __all__ = ["PositionSampler", "add_parser"]

@@ -44,7 +44,7 @@ COMMANDS = {
 }
 """Command → module in tunnel.cli, and one line of help. A module is loaded only for its own commands."""
 
-_MAX_RETRIES = 16  # tunnel.node.query.retry.MAX_RETRIES, which takes long to load; a test compares them
+_MAX_RETRIES = 16  # tunnel.node.query.request.MAX_RETRIES, which takes long to load; a test compares them
 _SIZE = "17, 10k, 300KiB, 64MiB or 1GB (k, KiB: 1024 bytes; KB: 1000)"
 
 

@@ -11,8 +11,8 @@ from tunnel.errors import NodeStopped
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content, Prefixed, as_content
 from tunnel.node.query.reply import IncomingReply
-from tunnel.node.query.request import CallOptions, QueryOptions, TunnelOptions
-from tunnel.node.query.running import QueryCall, QueryResult
+from tunnel.node.query.request import CallOptions, QueryOptions, QueryRequest, TunnelOptions
+from tunnel.node.query.running import QueryResult
 from tunnel.node.tunnels.open_tunnel import OpenTunnel
 from tunnel.routing.route import Route
 from tunnel.services.base import service_prefix
@@ -36,19 +36,19 @@ class AskingNode(Protocol):
     def draw_hops(self) -> int: ...
     def call(
         self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
-    ) -> QueryCall: ...
+    ) -> QueryRequest: ...
     def query(
         self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
     ) -> Future[QueryResult]: ...
-    def query_service(self, call: QueryCall) -> Service[QueryResult]: ...
-    def ask(self, call: QueryCall) -> Service[IncomingReply]: ...
+    def query_service(self, call: QueryRequest) -> Service[QueryResult]: ...
+    def ask(self, call: QueryRequest) -> Service[IncomingReply]: ...
     def choose_route(self, destination: bytes, hops: int, profile: Profile) -> Route: ...
     def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]: ...
 
 
 def make_call(
     node: AskingNode, destination: bytes, content: Content, service: str | None, options: CallOptions
-) -> QueryCall:
+) -> QueryRequest:
     """The query. Args and errors: `Node.query`; service: the name of one of several there.
 
     Raises, as well: NodeStopped, the reactor of the node is closed.

@@ -48,8 +48,8 @@ from tunnel.control.messages import (
     FrameParser,
     Kind,
     PeerState,
+    QueryMessage,
     QueryOutcome,
-    QueryRequest,
     RouteRequest,
     Welcome,
     pack_attempt,
@@ -76,9 +76,15 @@ from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, open_content, rewinder
 from tunnel.node.query.pending import PendingQuery, Sink, Spool
 from tunnel.node.query.reply import IncomingReply, ask
-from tunnel.node.query.request import QueryOptions, TunnelOptions
-from tunnel.node.query.retry import check_retries
-from tunnel.node.query.running import Progress, QueryCall, QueryResult, check_served, submit
+from tunnel.node.query.request import (
+    Progress,
+    QueryOptions,
+    QueryRequest,
+    TunnelOptions,
+    check_retries,
+    check_served,
+)
+from tunnel.node.query.running import QueryResult, submit
 from tunnel.node.relay.relay_loop import run_with_guards
 from tunnel.node.tunnels.open_tunnel import OpenTunnel
 from tunnel.routing.route import Route, checked_purpose
@@ -111,10 +117,10 @@ def connect(place: str | Path) -> ControlClient:
 
 
 @dataclass(frozen=True, slots=True)
-class _ControlCall(QueryCall):
+class _ControlCall(QueryRequest):
     """A query of a `ControlClient`: what the node is to be asked."""
 
-    request: QueryRequest | None = None
+    message: QueryMessage | None = None
 
 
 class ControlClient:
@@ -186,7 +192,9 @@ class ControlClient:
         call = self.call(destination, content, **options)
         return submit(self.reactor, self.query_service(call), "control query")
 
-    def call(self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]) -> QueryCall:
+    def call(
+        self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
+    ) -> QueryRequest:
         """What `query` sends; the node draws what is left open. Args: `Node.query`.
 
         Raises:
@@ -213,7 +221,7 @@ class ControlClient:
         whole = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
         is_large = whole is not None and len(whole) >= LARGE_BYTES
         hops, route, reply_route = options.get("hops"), options.get("route"), options.get("reply_route")
-        request = QueryRequest(
+        message = QueryMessage(
             destination,
             None if hops is None else _checked_hops(hops),
             None if route is None else _checked_route(route, "route", destination),
@@ -231,15 +239,15 @@ class ControlClient:
             route or Route((), destination),
             content,
             mode,
-            request.profile or Profile.for_proxies(0),
-            request.idle_s or 0.0,
+            message.profile or Profile.for_proxies(0),
+            message.idle_s or 0.0,
             own_sinks,
             options.get("progress"),
             retries=retries,
-            request=request,
+            message=message,
         )
 
-    def query_service(self, call: QueryCall) -> Service[QueryResult]:
+    def query_service(self, call: QueryRequest) -> Service[QueryResult]:
         """A query as a service of this client's reactor. Raises as the future of `query`."""
         spools = () if call.sinks else (Spool(),)
         try:
@@ -262,7 +270,7 @@ class ControlClient:
             attempts=outcome.attempts,
         )
 
-    def ask(self, call: QueryCall) -> Service[IncomingReply]:
+    def ask(self, call: QueryRequest) -> Service[IncomingReply]:
         """Begin a query whose reply is read while it comes: as `Node.ask`.
 
         Raises, when run: Closed, the client has been closed.
@@ -367,14 +375,14 @@ class ControlClient:
                 except DescriptorError as error:
                     raise ControlError(f"control socket: {error}") from error
 
-    def _query(self, call: QueryCall, sink: Sink) -> Service[QueryOutcome]:
-        if not isinstance(call, _ControlCall) or call.request is None:
+    def _query(self, call: QueryRequest, sink: Sink) -> Service[QueryOutcome]:
+        if not isinstance(call, _ControlCall) or call.message is None:
             raise TypeError("this query was made by another node: use `call` of the client that sends it")
         link, _ = yield from self._open()
         with link:
-            yield from link.send(call.request.pack())
+            yield from link.send(call.message.pack())
             download = _Download(link, call, sink)
-            if call.request.content is None:
+            if call.message.content is None:
                 yield from run_with_guards(download.run(), _Upload(link, call.content, download).run())
             else:
                 yield from download.run()
@@ -439,7 +447,7 @@ class _Download:
         rewinds: attempts for which the content is wanted again. asked: set with each.
     """
 
-    def __init__(self, link: _Link, call: QueryCall, sink: Sink) -> None:
+    def __init__(self, link: _Link, call: QueryRequest, sink: Sink) -> None:
         self._link = link
         self._pending = PendingQuery(sink)
         self._sent = 0

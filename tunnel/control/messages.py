@@ -4,7 +4,7 @@ One connection carries one request. The node speaks first; all integers are big-
 
     frame       kind u8, length u32, body
     node        WELCOME   version u8, hops u8, bias u8, process u32, node id 32
-    client      QUERY     see `QueryRequest`; then CONTENT and END unless the request holds its content
+    client      QUERY     see `QueryMessage`; then CONTENT and END unless the request holds its content
                 CONTENT   attempt u8, data           END       attempt u8
                 PEERS     empty                      ROUTE     destination 32, hops u8, profile u8
     node        REPLY     data                       PROGRESS  sent u64, received u64
@@ -53,8 +53,8 @@ __all__ = [
     "FrameParser",
     "Kind",
     "PeerState",
+    "QueryMessage",
     "QueryOutcome",
-    "QueryRequest",
     "RouteRequest",
     "Welcome",
     "pack_attempt",
@@ -259,7 +259,7 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
-class QueryRequest:
+class QueryMessage:
     """A query as a client asks for it: what it leaves open the node chooses.
 
     Layout: destination 32, hops u8 (255: open), profile u8 (0: open), purpose u8 (255: open), mode u8, error
@@ -299,7 +299,7 @@ class QueryRequest:
         return pack_frame(Kind.QUERY, head + ways + bytes([self.content is not None]) + (self.content or b""))
 
     @classmethod
-    def unpack(cls, body: bytes, node_id: bytes) -> QueryRequest:
+    def unpack(cls, body: bytes, node_id: bytes) -> QueryMessage:
         """Args: node_id: where a reply route ends. Raises ControlError: not such a body."""
         fields = _Fields(body)
         destination, hops, profile, purpose, mode, error_mode, retries, idle_s, timeout_s = _QUERY.unpack(

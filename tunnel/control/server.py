@@ -43,8 +43,8 @@ from tunnel.control.messages import (
     FrameParser,
     Kind,
     PeerState,
+    QueryMessage,
     QueryOutcome,
-    QueryRequest,
     RouteRequest,
     Welcome,
     pack_attempt,
@@ -158,7 +158,7 @@ class ControlServer:
                 yield from link.send(Welcome(node.id, *node.route_hops, os.getpid()).pack())
                 kind, body = yield from timeout_after(_REQUEST_S, link.receive())
                 if kind is Kind.QUERY:
-                    yield from self._query(link, QueryRequest.unpack(body, node.id))
+                    yield from self._query(link, QueryMessage.unpack(body, node.id))
                 elif kind is Kind.PEERS:
                     yield from self._list_peers(link)
                 elif kind is Kind.ROUTE:
@@ -189,7 +189,7 @@ class ControlServer:
             yield from link.send(pack_frame(Kind.PEER, bytes([state]) + descriptor.signed))
         yield from link.send(pack_frame(Kind.DONE))
 
-    def _query(self, link: _Link, request: QueryRequest) -> Service[None]:
+    def _query(self, link: _Link, request: QueryMessage) -> Service[None]:
         exchange = _Exchange(self, link, request)
         options: CallOptions = {
             "hops": request.hops,
@@ -261,7 +261,7 @@ class _Exchange:
         upload: the content of the query.
     """
 
-    def __init__(self, server: ControlServer, link: _Link, request: QueryRequest) -> None:
+    def __init__(self, server: ControlServer, link: _Link, request: QueryMessage) -> None:
         self._server = server
         self._link = link
         self.upload = _Upload(link)

@@ -32,17 +32,20 @@ from tunnel.node.limits import Limits
 from tunnel.node.links.handshake_io import listen_service
 from tunnel.node.links.keeper import keep_links, seek_peers
 from tunnel.node.links.link_table import LinkTable
+from tunnel.node.query.contents import Content
+from tunnel.node.query.pending import Sink
+from tunnel.node.query.prepared import PreparedQueries
 from tunnel.node.query.reply import IncomingReply, ask
 from tunnel.node.query.request import (
     QueryOptions,
-    RoutePlanner,
+    QueryRequest,
     draw_hops,
     make_request,
     make_sinks,
     plan_tunnel,
 )
 from tunnel.node.query.retry import query_with_retries
-from tunnel.node.query.running import Content, QueryCall, QueryResult, Sink, submit, until_stopped
+from tunnel.node.query.running import QueryResult, submit, until_stopped
 from tunnel.node.query.untracked import cover_service, follow_up_service, make_follow_up
 from tunnel.node.relay.read_service import read_service
 from tunnel.node.tunnels.open_tunnel import OpenTunnel, open_tunnel
@@ -173,7 +176,7 @@ class Node:
             guards=kept if has_guards else None,
             own_ids=tuple(own),
         )
-        self._planner = RoutePlanner(self._context, reactor)
+        self._prepared_queries = PreparedQueries(self._context, reactor)
         self._prepared_tunnels = PreparedTunnels(self._context, limits.prepared_tunnels)
         self._context.links = LinkTable(self._context, partial(read_service, self._context))
         self._has_left = Signal()
@@ -316,25 +319,27 @@ class Node:
                 file that changed while it was sent. Whatever reading the content raises.
         """
         check_options(options, QueryOptions.__annotations__)
-        call = self._planner.ready(make_request(self._context, destination, content, **options))
-        return submit(self._reactor, self.query_service(call), f"{self._context.name} query")
+        request = self._prepared_queries.use(make_request(self._context, destination, content, **options))
+        return submit(self._reactor, self.query_service(request), f"{self._context.name} query")
 
-    def call(self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]) -> QueryCall:
+    def call(
+        self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
+    ) -> QueryRequest:
         """What `query` sends, with everything chosen that was left open. Args: see there.
 
         Raises:
             TypeError, ValueError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
         """
         check_options(options, QueryOptions.__annotations__)
-        return self._planner.plan(make_request(self._context, destination, content, **options))
+        return make_request(self._context, destination, content, **options)
 
     @needs_yield_from
-    def query_service(self, call: QueryCall) -> Service[QueryResult]:
+    def query_service(self, request: QueryRequest) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
-        return until_stopped(self._context, query_with_retries(self._context, call))
+        return until_stopped(self._context, query_with_retries(self._context, request))
 
     @needs_yield_from
-    def ask(self, call: QueryCall) -> Service[IncomingReply]:
+    def ask(self, request: QueryRequest) -> Service[IncomingReply]:
         """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
 
         Raises, when run: QueryFailed, the node has been stopped.
@@ -343,8 +348,8 @@ class Node:
         asking = ask(
             context.scope,
             context.post,
-            call.route.destination,
-            lambda sink: self.query_service(call.with_sink(sink)),
+            request.route.destination,
+            lambda sink: self.query_service(request.with_sink(sink)),
             f"{context.name} query",
         )
         return until_stopped(context, asking)

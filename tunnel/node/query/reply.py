@@ -32,7 +32,7 @@ class IncomingReply:
     without that is cancelled with a ResourceWarning.
     """
 
-    def __init__(self, post: Post, query: _RunningQuery) -> None:
+    def __init__(self, post: Post, query: _ReplyBuffer) -> None:
         self._post = post
         self._query = query
         self._reading = Turn()
@@ -94,7 +94,7 @@ class IncomingReply:
         release_dropped(self._post, query.cancel, text, self)
 
 
-class _RunningQuery:
+class _ReplyBuffer:
     """What the node holds of a query under way, and the sink of its reply.
 
     Apart from `IncomingReply`, which must be free to go when its user drops it.
@@ -193,6 +193,6 @@ def ask(
     Raises:
         Closed: the scope was cancelled: the node has been stopped.
     """
-    running = _RunningQuery(destination)
+    running = _ReplyBuffer(destination)
     running.handle = yield from scope.spawn(running.run(query(running), scope), name=name)
     return IncomingReply(post, running)

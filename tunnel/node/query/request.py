@@ -1,50 +1,67 @@
-"""What the caller of a query leaves open: its ways and its profile, drawn; or a frame that waits ready.
+"""What this node's user asks for: the options, and the `QueryRequest` and tunnel routes made of them.
 
-Drawn in the caller's thread, so that he is told at once when there is no such way; a retry is drawn in the
-reactor's. Source: docs/routes.md.
+A query passes three objects. Example, `node.query(bob, b"ping", hops=3)`:
+
+1. `make_request` checks the options, draws a route and chooses a profile: a `QueryRequest`, a plain value.
+   This runs in the caller's thread, so that a missing route is an error at the call.
+2. `build_query` (running.py) seals the headers in a thread: an `OutgoingQuery` of `tunnel.onion`, with the
+   `Circuit` to Bob and the `ReplyPath`s back.
+3. `RunningQuery` (running.py) sends it and waits for the outcome. retry.py runs another attempt, over routes
+   that `draw_routes` draws without the suspected hops.
+
+To add an option: put it in the dictionary below that fits, describe it there, and take it in `make_request`,
+which has its default. Source: docs/routes.md.
 """
 
 from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
-from reactor import Reactor
 from tunnel.arguments import checked_count, checked_id, checked_seconds, member
 from tunnel.errors import BadRoute, LocalTunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.query.contents import as_content
-from tunnel.node.query.retry import Kind, PreparedQueries, check_retries
-from tunnel.node.query.running import Content, Progress, QueryCall, Sink, check_served
+from tunnel.node.query.contents import Content, as_content, rewinder
+from tunnel.node.query.pending import Sink
+from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.routing.route import Purpose, Route, checked_purpose
-from tunnel.routing.route_provider import LARGE_BYTES
 
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
 
 __all__ = [
+    "MAX_RETRIES",
+    "SERVED_MODES",
     "CallOptions",
+    "Progress",
     "QueryOptions",
     "QueryRequest",
-    "RoutePlanner",
     "TunnelOptions",
     "WayOptions",
+    "check_retries",
+    "check_served",
+    "content_size",
     "draw_hops",
+    "draw_routes",
     "make_request",
     "make_sinks",
     "plan_tunnel",
 ]
 
+MAX_RETRIES = 16
+"""More attempts rarely help, and each costs every hop a header."""
 
-# What a query and a tunnel may be told beside destination and content: one list for nodes and all clients.
-#
-# An option is added to the dictionary of those who may give it, said there, and taken in `make_request`,
-# which has its default.
+SERVED_MODES = tuple(mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED)
+"""Reply modes of a query; an established tunnel is none."""
+
+Progress = Callable[[int, int], None]
+
+
+# The options of queries and tunnels beside destination and content: one list for nodes and all clients.
 
 
 class WayOptions(TypedDict, total=False):
@@ -135,29 +152,51 @@ class TunnelOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class QueryRequest:
-    """A query, and what of it is still to be drawn.
+    """What a user wants sent, with every choice made. A value: it may be sent more than once.
 
     Attributes:
-        call: all the rest; its ways and its profile count for nothing but the destination, and what it is
-            drawn again with is not set yet.
-        hops: proxies of the way there.
-        route, reply_route, profile: as given; None: to be drawn.
-        purpose: by which the profile is chosen.
-        rng: of a demonstration, whose route is to be the same each time.
+        route: to the destination; `reply_route`: modes other-route and reply-on-reply, back to this node.
+        content: see `tunnel.node.query.contents.Content`; read until its end.
+        idle_s: the query fails after so long without movement in either direction.
+        sinks: one for each reply; none: temporary files, in memory while small.
+        progress: called with (query bytes sent, reply bytes received) as they grow.
+        replies: how many; more than one in modes with reply blocks only.
+        timeout_s: the query fails after so long, all attempts together; None: no limit but `idle_s`.
+        retries: attempts after the first, at most. None are made without `hops`.
+        hops: proxies of a route that is drawn anew; None: the routes cannot be drawn anew.
+        wanted_profile, purpose: as the caller gave them; choose the profile of new routes.
+        rng: draws the routes of a demonstration.
+        has_given_routes: the caller gave a route.
+        prepared: the frame if it was built in advance; used once.
     """
 
-    call: QueryCall
-    hops: int
-    route: Route | None = None
+    route: Route
+    content: Content
+    mode: ReplyMode
+    profile: Profile
+    idle_s: float
+    sinks: tuple[Sink, ...] = ()
+    progress: Progress | None = None
+    error_mode: ErrorMode = ErrorMode.STATUS
     reply_route: Route | None = None
-    profile: Profile | None = None
+    replies: int = 1
+    timeout_s: float | None = None
+    retries: int = 0
+    hops: int | None = None
+    wanted_profile: Profile | None = None
     purpose: Purpose | None = None
     rng: random.Random | None = None
+    has_given_routes: bool = False
+    prepared: OutgoingQuery | None = None
 
-    @property
-    def is_free(self) -> bool:
-        """Whether any ways will do."""
-        return self.route is None and self.reply_route is None and self.rng is None
+    def __post_init__(self) -> None:
+        # Users may give both by name.
+        object.__setattr__(self, "mode", member(ReplyMode, self.mode, "mode"))
+        object.__setattr__(self, "error_mode", member(ErrorMode, self.error_mode, "error_mode"))
+
+    def with_sink(self, sink: Sink) -> QueryRequest:
+        """The same request with one reply, which goes to `sink`."""
+        return replace(self, sinks=(sink,), replies=1)
 
 
 def make_request(
@@ -181,7 +220,7 @@ def make_request(
     retries: int = 0,
     rng: random.Random | None = None,
 ) -> QueryRequest:
-    """The checked request of a caller, its routes not drawn yet. Args and errors: as `Node.query`."""
+    """Check the options of a query and draw what they leave open. Args and errors: as `Node.query`."""
     destination = checked_id(destination)
     content, limits = as_content(content), node.limits
     mode, error_mode = member(ReplyMode, mode, "mode"), member(ErrorMode, error_mode, "error_mode")
@@ -198,8 +237,8 @@ def make_request(
     hops = _count_hops(node, hops, route)
     if mode is ReplyMode.KNOWN_DEST and not node.descriptor.addresses:
         raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
-    call = QueryCall(
-        route or Route((), destination),
+    request = QueryRequest(
+        Route((), destination),
         content,
         mode,
         chosen or Profile.for_proxies(hops),
@@ -210,76 +249,66 @@ def make_request(
         replies=replies,
         timeout_s=timeout_s,
         retries=retries,
+        hops=hops,
+        wanted_profile=chosen,
+        purpose=purpose,
+        rng=rng,
+        has_given_routes=route is not None or reply_route is not None,
     )
-    return QueryRequest(call, hops, route, reply_route, chosen, purpose, rng)
+    return draw_routes(node, request, route=route, reply_route=reply_route)
 
 
-class RoutePlanner:
-    """Makes calls of drafts, for one node. May be called from any thread.
+def draw_routes(
+    node: NodeContext,
+    request: QueryRequest,
+    *,
+    avoid: frozenset[bytes] = frozenset(),
+    route: Route | None = None,
+    reply_route: Route | None = None,
+) -> QueryRequest:
+    """The request over new routes, in the best profile for them unless the caller wanted another.
 
     Args:
-        reactor: where frames are prepared for the next time (`Limits.prepared`).
+        avoid: ids of nodes to leave out. route, reply_route: to be used instead of drawing one.
+    Raises:
+        BadRoute, ProfileError: no such route.
     """
-
-    def __init__(self, node: NodeContext, reactor: Reactor) -> None:
-        self._node = node
-        self._reactor = reactor
-        self._prepared = PreparedQueries(node, node.limits.prepared)
-
-    def plan(self, draft: QueryRequest, avoid: frozenset[bytes] = frozenset()) -> QueryCall:
-        """The call with its ways, drawn where they are not given, and the best profile where none is.
-
-        Raises:
-            BadRoute, ProfileError: there is no such way.
-        """
-        call, routes = draft.call, self._node.routes
-        route, back = draft.route, draft.reply_route
-        least = draft.profile or Profile.for_proxies(draft.hops)
-        if route is None:
-            route = routes.route(call.route.destination, draft.hops, least, avoid=avoid, rng=draft.rng)
-        if call.mode is ReplyMode.OTHER_ROUTE and back is None:
-            last = self._node.home_neighbour(least, route.destination, *avoid)
-            back = routes.other_route(route, least, last=last, avoid=avoid, rng=draft.rng)
-        profile = draft.profile
-        if profile is None:
-            ways = (route,) if back is None else (route, back)
-            profile = routes.profile(ways, _size(call.content), draft.purpose) or least
-        redraw = partial(self.again, draft)
-        return replace(call, route=route, reply_route=back, profile=profile, redraw=redraw)
-
-    def again(self, draft: QueryRequest, avoid: frozenset[bytes]) -> QueryCall:
-        """The call over other ways, also where some were given. Raises as `drawn`."""
-        return self.plan(replace(draft, route=None, reply_route=None), avoid)
-
-    def ready(self, draft: QueryRequest) -> QueryCall:
-        """The call with a frame that waits ready, or else as `drawn`; the next one is prepared beside it."""
-        call = draft.call
-        # Much content has another profile, and so long a way that its beginning does not count.
-        is_small = (_size(call.content) or 0) < LARGE_BYTES
-        is_fit = draft.is_free and is_small and call.mode is not ReplyMode.KNOWN_DEST
-        if not (self._node.limits.prepared and is_fit):
-            return self.plan(draft)
-        kind = Kind(
-            call.route.destination,
-            draft.hops,
-            call.mode,
-            call.error_mode,
-            draft.profile or draft.purpose,
-            call.replies,
-        )
-        found = self._prepared.take(kind)
-        bare = replace(draft, call=replace(call, content=b"", sinks=(), progress=None))
-        refill = self._prepared.fill(kind, lambda: self.plan(bare))
-        self._reactor.submit(refill, name=f"{self._node.name} prepare")
-        if found is None:
-            return self.plan(draft)
-        ways, query = found
-        return replace(call.over(ways), prepared=query, redraw=partial(self.again, draft))
+    routes, destination, rng = node.routes, request.route.destination, request.rng
+    assert request.hops is not None
+    least = request.wanted_profile or Profile.for_proxies(request.hops)
+    if route is None:
+        route = routes.route(destination, request.hops, least, avoid=avoid, rng=rng)
+    if request.mode is ReplyMode.OTHER_ROUTE and reply_route is None:
+        last = node.home_neighbour(least, route.destination, *avoid)
+        reply_route = routes.other_route(route, least, last=last, avoid=avoid, rng=rng)
+    profile = request.wanted_profile
+    if profile is None:
+        ways = (route,) if reply_route is None else (route, reply_route)
+        profile = routes.profile(ways, content_size(request.content), request.purpose) or least
+    return replace(request, route=route, reply_route=reply_route, profile=profile, prepared=None)
 
 
-def _size(content: Content) -> int | None:
-    """Of content that lies in memory; None for any other."""
+def content_size(content: Content) -> int | None:
+    """Bytes of content that is in memory; None for any other."""
     return len(content) if isinstance(content, bytes | memoryview) else None
+
+
+def check_served(mode: ReplyMode) -> None:
+    """Raises LocalTunnelError: a mode that no query has."""
+    if mode not in SERVED_MODES:
+        raise LocalTunnelError(f"mode {mode} is none of a query; those are {', '.join(SERVED_MODES)}")
+
+
+def check_retries(content: Content, retries: int) -> None:
+    """Whether a query can be retried so often.
+
+    Raises:
+        BadArgument: more often than a query can be. TypeError: no whole number, or the content cannot be sent
+            again.
+    """
+    checked_count(retries, "retries", most=MAX_RETRIES)
+    if retries and rewinder(content) is None:
+        raise TypeError("retries need content that can be sent again: bytes, or a file that can be rewound")
 
 
 def plan_tunnel(

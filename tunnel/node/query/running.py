@@ -7,12 +7,11 @@ Whichever fails first ends the query with what it knows, and the status says whe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Self, TypeVar
 
 from reactor import (
     Closed,
@@ -29,7 +28,6 @@ from reactor import (
 )
 from reactor.core.threads import ServiceFuture
 from readwrite_comp.helpers import is_same_error, renewed
-from tunnel.arguments import member
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -42,12 +40,12 @@ from tunnel.errors import (
 )
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import short
-from tunnel.modes import MODES, ErrorMode, ReplyMode
+from tunnel.modes import MODES, ReplyMode
 from tunnel.node.answer.local_service import receive_reply
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.contents import Content, Source
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame, write_content
-from tunnel.node.query.pending import PendingQuery, Sink, Spool
+from tunnel.node.query.pending import PendingQuery, Spool
+from tunnel.node.query.request import QueryRequest, check_served
 from tunnel.node.relay.relay_loop import idle_watch, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.onion.header import clock_text
@@ -57,16 +55,9 @@ from tunnel.onion.reports import Report, Reported, read_report, read_way_back_re
 from tunnel.routing.route import Route
 
 __all__ = [
-    "SERVED_MODES",
-    "Content",
-    "Progress",
-    "QueryCall",
     "QueryResult",
-    "Redraw",
-    "Sink",
-    "Source",
+    "RunningQuery",
     "build_query",
-    "check_served",
     "explain",
     "query_service",
     "submit",
@@ -219,13 +210,6 @@ def _where(first: str, error: PeerError, stream: Stream | None) -> str:
     return f"a place that is not known: the first hop, {first}, or behind it"
 
 
-# An established tunnel is no query.
-SERVED_MODES = tuple(mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED)
-Progress = Callable[[int, int], None]
-Redraw: TypeAlias = "Callable[[frozenset[bytes]], QueryCall]"
-"""Gives the same query over ways that avoid these nodes. Raises BadRoute, ProfileError."""
-
-
 @dataclass(slots=True)
 class QueryResult:
     """What came of a query.
@@ -283,63 +267,7 @@ class QueryResult:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class QueryCall:
-    """What a user asks for.
-
-    Attributes:
-        content: see `tunnel.node.query.contents.Content`; read to its end.
-        idle_s: the query fails when nothing moves, in either direction, for this long.
-        sinks: where the replies go, one for each; none: temporary files that stay in memory while they are
-            small.
-        replies: how many; more than one with reply blocks only.
-        progress: called with (query bytes sent, reply bytes received) as they grow.
-        reply_route: modes other-route and reply-on-reply: the way back, to this node.
-        mean_delay_s: of a random delay at each proxy, there and back by block.
-        timeout_s: the query fails when it has not ended after so long; None: no limit but `idle_s`.
-        prepared: the frame, where it was built before; for once.
-        retries: attempts after the first, at most, each over the ways that `redraw` gives; none without it.
-    """
-
-    route: Route
-    content: Content
-    mode: ReplyMode
-    profile: Profile
-    idle_s: float
-    sinks: tuple[Sink, ...] = ()
-    progress: Progress | None = None
-    error_mode: ErrorMode = ErrorMode.STATUS
-    reply_route: Route | None = None
-    mean_delay_s: float = 0.0
-    replies: int = 1
-    timeout_s: float | None = None
-    prepared: OutgoingQuery | None = None
-    retries: int = 0
-    redraw: Redraw | None = None
-
-    def __post_init__(self) -> None:
-        # Users may give both by name.
-        object.__setattr__(self, "mode", member(ReplyMode, self.mode, "mode"))
-        object.__setattr__(self, "error_mode", member(ErrorMode, self.error_mode, "error_mode"))
-
-    def over(self, ways: QueryCall) -> QueryCall:
-        """The same query over the ways of another, in its profile."""
-        return replace(
-            self, route=ways.route, reply_route=ways.reply_route, profile=ways.profile, prepared=None
-        )
-
-    def with_sink(self, sink: Sink) -> QueryCall:
-        """The same query with its one reply elsewhere."""
-        return replace(self, sinks=(sink,), replies=1)
-
-
-def check_served(mode: ReplyMode) -> None:
-    """Raises LocalTunnelError: a mode that no query has."""
-    if mode not in SERVED_MODES:
-        raise LocalTunnelError(f"mode {mode} is none of a query; those are {', '.join(SERVED_MODES)}")
-
-
-def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
+def query_service(node: NodeContext, request: QueryRequest) -> Service[QueryResult]:
     """Send one query, once, and wait for its result. For one that is retried see `retry`.
 
     Raises:
@@ -347,17 +275,19 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
             known. LocalTunnelError: the sink or the progress callback failed, or the content's file does not
             block. OSError: reading the content did.
     """
-    check_served(call.mode)
+    check_served(request.mode)
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1
-    spools = () if call.sinks else tuple(Spool() for _ in range(call.replies))
+    spools = () if request.sinks else tuple(Spool() for _ in range(request.replies))
     try:
-        result = yield from timeout_after(call.timeout_s, _query(node, call, spools))
+        result = yield from timeout_after(request.timeout_s, _query(node, request, spools))
     except TimedOut as error:
         for spool in spools:
             spool.close()
-        raise QueryFailed(f"the query was not done within {call.timeout_s} s", ErrorCode.TIMEOUT) from error
+        raise QueryFailed(
+            f"the query was not done within {request.timeout_s} s", ErrorCode.TIMEOUT
+        ) from error
     except BaseException:
         for spool in spools:
             spool.close()
@@ -367,19 +297,19 @@ def query_service(node: NodeContext, call: QueryCall) -> Service[QueryResult]:
     return result
 
 
-def _query(node: NodeContext, call: QueryCall, spools: tuple[Spool, ...]) -> Service[QueryResult]:
-    query: OutgoingQuery = call.prepared or (yield RunInThread(partial(build_query, node, call)))
+def _query(node: NodeContext, request: QueryRequest, spools: tuple[Spool, ...]) -> Service[QueryResult]:
+    query: OutgoingQuery = request.prepared or (yield RunInThread(partial(build_query, node, request)))
     if node.scope.is_cancelled:
         raise NodeStopped()
-    asked = _Asked(node, call, query, PendingQuery(*(call.sinks or spools)))
+    asked = RunningQuery(node, request, query, PendingQuery(*(request.sinks or spools)))
     report = yield from asked.run()
     for spool in spools:
         spool.rewind()
     pending = asked.pending
     return QueryResult(
-        call.route,
-        call.mode,
-        call.profile,
+        request.route,
+        request.mode,
+        request.profile,
         asked.sent_bytes,
         pending.content_in,
         spools[0] if spools else None,
@@ -389,7 +319,7 @@ def _query(node: NodeContext, call: QueryCall, spools: tuple[Spool, ...]) -> Ser
     )
 
 
-def build_query(node: NodeContext, call: QueryCall) -> OutgoingQuery:
+def build_query(node: NodeContext, request: QueryRequest) -> OutgoingQuery:
     """Draw the secrets of a query and seal its headers; for another thread than the reactor's.
 
     Up to 254 public-key operations: a third of a second in which the node's loop goes on elsewhere.
@@ -398,19 +328,18 @@ def build_query(node: NodeContext, call: QueryCall) -> OutgoingQuery:
         BadRoute, ProfileError: this query cannot be built.
     """
     return node.tunnel.query(
-        call.route,
-        call.mode,
-        call.profile,
+        request.route,
+        request.mode,
+        request.profile,
         now_s=node.wall_clock(),
-        error_mode=call.error_mode,
-        reply_routes=() if call.reply_route is None else (call.reply_route,),
-        descriptor=node.descriptor if MODES[call.mode].names_alice else None,
-        mean_delay_s=call.mean_delay_s,
-        blocks=None if call.replies == 1 else call.replies,
+        error_mode=request.error_mode,
+        reply_routes=() if request.reply_route is None else (request.reply_route,),
+        descriptor=node.descriptor if MODES[request.mode].names_alice else None,
+        blocks=None if request.replies == 1 else request.replies,
     )
 
 
-class _Asked:
+class RunningQuery:
     """A query under way.
 
     Attributes:
@@ -418,10 +347,10 @@ class _Asked:
     """
 
     def __init__(
-        self, node: NodeContext, call: QueryCall, query: OutgoingQuery, pending: PendingQuery
+        self, node: NodeContext, request: QueryRequest, query: OutgoingQuery, pending: PendingQuery
     ) -> None:
         self._node = node
-        self._call = call
+        self._request = request
         self._query = query
         self.pending = pending
         self._writer: FrameWriter | None = None
@@ -463,7 +392,7 @@ class _Asked:
                 self._send(writer),
                 self._watch_backward(stream),
                 self._watch_reply(),
-                idle_watch([stream, pending], self._call.idle_s),
+                idle_watch([stream, pending], self._request.idle_s),
             )
             if pending.error is not None:
                 raise renewed(pending.error)
@@ -475,14 +404,14 @@ class _Asked:
 
     def _send(self, writer: FrameWriter) -> Service[None]:
         """Send the content, then wait for what this mode waits for."""
-        call, pending = self._call, self.pending
-        progress = call.progress
+        request, pending = self._request, self.pending
+        progress = request.progress
         if progress is not None:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
         pending.is_sending = True
-        yield from write_content(writer, call.content, pending.moved)
+        yield from write_content(writer, request.content, pending.moved)
         pending.is_sending = False
-        yield pending.done if MODES[call.mode].has_reply else self._delivered
+        yield pending.done if MODES[request.mode].has_reply else self._delivered
         if pending.error is not None:
             yield Signal()  # the watch over the reply tells, when it has heard what there is to hear
 
