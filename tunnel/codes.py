@@ -1,8 +1,8 @@
-"""What each error code means, where its cause usually is, and what the one who asked can do about it.
+"""Meaning, usual cause and advice for each error code.
 
-One table for RESET, STATUS and CLOSE; docs/errors.md shows the same rows and a test compares them. Texts are
-for people: command line and log show them, no peer ever sees them. A new code gets the next number; numbers
-are never used again.
+One table serves RESET, STATUS and CLOSE; docs/errors.md has the same rows, and a test compares them. The
+command line and the log show these texts; they are never sent to a peer. A new code gets the next number;
+numbers are never reused.
 
 Source: docs/protocol.md, "Error codes"; the locations follow arti's `ErrorKind`.
 """
@@ -18,7 +18,7 @@ __all__ = ["CODES", "CodeRow", "Location"]
 
 
 class Location(StrEnum):
-    """Where the cause of an error is to be looked for, seen from the one who asked."""
+    """Where to look for the cause of an error, seen from the node that asked."""
 
     PROCESS = "this process"
     HOST = "this host"
@@ -28,13 +28,13 @@ class Location(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CodeRow:
-    """What is known of a code.
+    """Texts for one code.
 
     Attributes:
-        did: what the node that reports the code did, behind its name; `{next}` is the node behind it.
+        did: action of the reporting node, to follow its name; `{next}` is the node behind it.
         meaning: one line for people.
-        location: where the cause usually is; a code by itself proves nothing.
-        advice: what to do about it.
+        location: usual place of the cause; a code proves nothing.
+        advice: what to do.
     """
 
     did: str
@@ -46,41 +46,41 @@ class CodeRow:
 CODES = {
     ErrorCode.PROTOCOL: CodeRow(
         "received bytes that the protocol does not allow",
-        "bytes on a link that records or frames do not allow, or a frame that a stream's state does not",
+        "bytes that violate the record or frame layouts of a link, or a frame that the state of its "
+        "stream forbids",
         Location.RELAY,
         "a bug or an attack on that link; the log of the node that sent the code says which bytes. "
         "Choose another route",
     ),
     ErrorCode.BAD_HEADER: CodeRow(
         "could not open the header",
-        "the onion header does not open, or holds what no sender writes; at Alice: a HOME slot that she did "
-        "not make",
+        "the onion header does not open or has invalid fields; at Alice: a HOME slot that she did not make",
         Location.RELAY,
-        "most often an onion key that its node has replaced (fetch its descriptor again), or a clock that is "
-        "wrong by a day. Once more over another route",
+        "usually a replaced onion key (fetch the descriptor again) or a clock that is wrong by a day. "
+        "Retry over another route",
     ),
     ErrorCode.EXPIRED: CodeRow(
-        "found the header to be of another time",
-        "header or reply block too old, or further ahead than any sender draws",
+        "found the header expired or too far in the future",
+        "a header or reply block that is too old, or further in the future than senders choose",
         Location.HOST,
-        "compare the clocks: Alice's, and that of the node whose log shows it. They may differ by 10 "
-        "minutes. A reply block serves 1 to 4 hours",
+        "compare Alice's clock with that of the node whose log shows the error. They may differ by 10 "
+        "minutes. A reply block is valid for 1 to 4 hours",
     ),
     ErrorCode.REPLAYED: CodeRow(
         "has accepted this header before",
         "the same header was accepted before",
         Location.RELAY,
-        "nobody sends a frame twice: somebody recorded it. Ask again; the new query has new headers",
+        "no node sends a header twice, so it was recorded and replayed. Retry; the new query has new headers",
     ),
     ErrorCode.UNKNOWN_NEXT: CodeRow(
         "does not know {next}",
         "the next node is not in the hop's directory, or is the hop itself or the one before",
         Location.RELAY,
-        "the two peers' lists differ: give both the same peer file. Choose another route",
+        "the peer lists of the two nodes differ: give both the same peer file. Choose another route",
     ),
     ErrorCode.NEXT_REFUSED: CodeRow(
         "could not connect to {next}",
-        "the next node does not answer, or is not the one that it should be",
+        "the next node does not answer, or another node answers in its place",
         Location.RELAY,
         "the node is down, its address is old, or it refused the connection (its log says why). Choose "
         "another route",
@@ -89,26 +89,25 @@ CODES = {
         "lost a connection",
         "a connection broke, or ended before the frame did",
         Location.RELAY,
-        "a node stopped, or the network did. Ask again",
+        "a node or the network failed. Retry",
     ),
     ErrorCode.TIMEOUT: CodeRow(
         "waited too long",
-        "no header in time, or nothing moved for the idle limit",
+        "no header arrived in time, or nothing moved for the idle limit",
         Location.RELAY,
-        "ask again; raise `Limits.idle_s` (all nodes) and `idle_s` (the query) for services that think long "
-        "or answer long",
+        "retry; for slow services raise `Limits.idle_s` (all nodes) and `idle_s` (the query)",
     ),
     ErrorCode.TRUNCATED: CodeRow(
         "received an incomplete message",
         "FIN in the header, inside a chunk, or before the chunk marked last",
         Location.RELAY,
-        "a node before it is faulty or hostile. Choose another route",
+        "an earlier node is faulty or hostile. Choose another route",
     ),
     ErrorCode.BAD_CONTENT: CodeRow(
         "received content that was changed",
-        "a chunk that does not open, or that no sender writes",
+        "a chunk that does not open or is malformed",
         Location.RELAY,
-        "somebody on the way changed it. Choose another route",
+        "a node or link of the route changed it. Choose another route",
     ),
     ErrorCode.UNSUPPORTED: CodeRow(
         "does not know the profile",
@@ -118,11 +117,11 @@ CODES = {
     ),
     ErrorCode.BUSY: CodeRow(
         "has no room for more",
-        "a table is full, or a neighbour's share of it; headers come too fast; a link carries as many "
-        "streams as it may; or the node holds too much unread content, and this stream's had waited longest",
+        "a table, or a neighbour's share of it, is full; headers arrive too fast; a link has its maximum "
+        "of streams; or the node holds too much unread content, and that of this stream is the oldest",
         Location.RELAY,
-        "wait, or choose another route; its owner can raise `Limits.replay_tags`, `streams_per_link` or "
-        "`buffer_bytes`. If a reader stopped reading: let it read, or reset its stream",
+        "wait, or choose another route. The owner can raise `Limits.replay_tags`, `streams_per_link` or "
+        "`buffer_bytes`. If an application stopped reading: let it read, or reset its stream",
     ),
     ErrorCode.SERVICE_FAILED: CodeRow(
         "could not answer, because its service failed",
@@ -132,21 +131,21 @@ CODES = {
     ),
     ErrorCode.UNKNOWN_QUERY: CodeRow(
         "does not wait for this answer",
-        "a reply for which nobody waits, or a second one",
+        "a reply without a pending query, or a second reply",
         Location.PROCESS,
-        "the query had been given up; nothing to do",
+        "the query was abandoned before; nothing to do",
     ),
     ErrorCode.CANCELLED: CodeRow(
         "gave up",
-        "the node was told to give up: a cancelled query, a node that stops",
+        "a query was cancelled, or a node stops",
         Location.PROCESS,
-        "nothing, or ask again",
+        "nothing, or retry",
     ),
     ErrorCode.INTERNAL: CodeRow(
         "has failed",
-        "a fault in the node itself",
+        "an internal error of the node",
         Location.RELAY,
-        "its log has the error; report it",
+        "its log has the error; please report it",
     ),
     ErrorCode.TARGET_NOT_ALLOWED: CodeRow(
         "does not offer this service or target",
@@ -156,7 +155,7 @@ CODES = {
     ),
     ErrorCode.TARGET_UNREACHABLE: CodeRow(
         "found no way to the target",
-        "the exit finds no way to the target, or no address for its name",
+        "the exit finds no route to the target, or no address for its name",
         Location.FAR_END,
         "is the name right? Try again through another exit",
     ),
