@@ -127,6 +127,39 @@ def test_no_more_than_three_files_of_the_core_import_each_other() -> None:
     assert {name: circle for name, circle in circles.items() if len(circle) > 3} == {}
 
 
+# Room → rooms that it does not import; each folder's `__init__` says the same.
+BELOW = {
+    "reactor/core": ("reactor.sync", "reactor.io", "reactor.run"),
+    "reactor/sync": ("reactor.io", "reactor.run"),
+    "reactor/io": ("reactor.run",),
+    "reactor/run": ("reactor.io",),
+    "tunnel/config": ("tunnel.client", "tunnel.cli", "tunnel.control", "tunnel.running"),
+    "tunnel/crypto": ("tunnel.identity", "tunnel.onion", "tunnel.link", "tunnel.node"),
+    "tunnel/directory": ("reactor", "tunnel.link", "tunnel.node"),
+    "tunnel/identity": ("reactor", "tunnel.link", "tunnel.node"),
+    "tunnel/node": ("tunnel.client", "tunnel.cli", "tunnel.config", "tunnel.control", "tunnel.running"),
+    "tunnel/routing": ("reactor", "tunnel.link", "tunnel.node"),
+    "tunnel/running": ("tunnel.client", "tunnel.cli"),
+    "tunnel/services": ("tunnel.client", "tunnel.link", "tunnel.node", "tunnel.onion"),
+}
+
+
+def test_no_room_imports_one_that_stands_above_it() -> None:
+    offences = []
+    for room, above in BELOW.items():
+        files = _files(room)
+        assert files, room
+        for path in files:
+            for name in _imports(path):
+                if f"{name}.".startswith(tuple(f"{each}." for each in above)):
+                    offences.append(f"{path.relative_to(ROOT)} imports {name}")
+    for path in _files("tunnel"):
+        if path.parts[-2] != "cli" and path.name != "__main__.py":
+            uses = any(f"{name}.".startswith("tunnel.cli.") for name in _imports(path))
+            offences += [f"{path.relative_to(ROOT)} imports tunnel.cli"] if uses else []
+    assert not offences
+
+
 def test_files_hold_one_idea() -> None:
     long = {str(path.relative_to(ROOT)): count for path in (ROOT).glob("*/**/*.py")
             if path.relative_to(ROOT).parts[0] in ("reactor", "readwrite_comp", "tunnel")

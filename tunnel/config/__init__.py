@@ -1,6 +1,7 @@
 """A node's configuration: TOML, checked whole, with overrides from the environment.
 
-Imports the settings classes of the rooms that it configures. `tunnel.control` and `tunnel.cli` import it.
+Imports the settings classes of the rooms that it configures. `tunnel.running`, `tunnel.control` and
+`tunnel.cli` import it.
 """
 
 from tunnel.config.load import NodeConfig, load_config, make_config
