@@ -15,7 +15,7 @@ from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, QueryFailed, Route
 from tunnel.client import Client
 from tunnel.client.aio import AsyncClient
-from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
 from tunnel.established import EstablishedTunnel, Target, TargetKind
 from tunnel.node.relay.relay_loop import Turn
 from tunnel.node.tunnels.tunnel import NodeTunnel
@@ -134,6 +134,36 @@ def test_a_message_in_pieces_is_not_mixed_with_another(net: LocalNetwork) -> Non
     wait_until_idle(net)
 
 
+@pytest.mark.parametrize("call", ["receive", "ask"])
+def test_a_message_that_was_too_long_is_read_in_pieces_from_its_beginning(
+    net: LocalNetwork, call: str
+) -> None:
+    with Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:
+        sent = message("upper", b"a" * BIG)
+        if call == "receive":
+            tunnel.send(sent, timeout_s=PATIENCE_S)
+        arguments = (sent, 10) if call == "ask" else (10,)
+        with pytest.raises(FrameTruncated, match="read it in pieces"):
+            getattr(tunnel, call)(*arguments, timeout_s=PATIENCE_S)
+        got = b""
+        while piece := tunnel.read(1_000, timeout_s=PATIENCE_S):
+            assert len(piece) <= 1_000
+            got += piece
+        assert got == b"A" * BIG
+        assert tunnel.ask(message("upper", b"next"), timeout_s=PATIENCE_S) == b"NEXT"
+    wait_until_idle(net)
+
+
+def test_a_message_that_was_too_long_is_received_whole_under_a_higher_limit_only(net: LocalNetwork) -> None:
+    with Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:
+        tunnel.send(message("upper", b"a" * 5_000), timeout_s=PATIENCE_S)
+        for limit_bytes in (10, 4_999):
+            with pytest.raises(FrameTruncated):
+                tunnel.receive(limit_bytes, timeout_s=PATIENCE_S)
+        assert tunnel.receive(5_000, timeout_s=PATIENCE_S) == b"A" * 5_000
+    wait_until_idle(net)
+
+
 def test_a_sub_stream_and_a_reply_have_several_users(net: LocalNetwork) -> None:
     client = Client(net[0])
     with client.tunnel(net[3].id, hops=1) as tunnel:
@@ -247,6 +277,18 @@ def test_an_own_error_of_a_tunnels_user_is_not_laid_to_a_hop(net: LocalNetwork) 
     with pytest.raises(PeerError) as caught:
         net[0].tunnel(net[3].id, use, hops=1).result(PATIENCE_S)
     assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
+    wait_until_idle(net)
+
+
+def test_a_tunnel_that_the_other_end_gave_up_opens_no_sub_stream(net: LocalNetwork) -> None:
+    """An end that waits for the answer to an OPEN behind the other's last words would wait for ever."""
+    tunnel = Client(net[0]).tunnel(net[3].id, hops=1)
+    tunnel.send(b"")  # no name of a service
+    with pytest.raises(QueryFailed):
+        tunnel.receive(timeout_s=PATIENCE_S)
+    with pytest.raises(QueryFailed):
+        tunnel.open("echo", timeout_s=PATIENCE_S)
+    tunnel.give_up()
     wait_until_idle(net)
 
 

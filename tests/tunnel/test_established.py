@@ -273,6 +273,17 @@ def test_both_give_up_at_once() -> None:
     pair.settle()
 
 
+@pytest.mark.parametrize("by", ["alice", "bob"])
+def test_no_sub_stream_is_opened_in_a_tunnel_that_either_end_gave_up(by: str) -> None:
+    pair = Pair()
+    pair.settle()
+    getattr(pair, by).give_up(ErrorCode.BUSY)
+    pair.settle()
+    for end in (pair.alice, pair.bob):
+        with pytest.raises(SubStreamReset, match="BUSY"):
+            end.open(ECHO)
+
+
 def test_the_limit_on_sub_streams_and_how_it_frees() -> None:
     pair = Pair(limits=MANY_KEYS)
     pair.settle()

@@ -118,7 +118,7 @@ class EstablishedTunnel(Generic[N]):
         self.outgoing: MessageWriter[N] = MessageWriter(self._table.messages)
         self._pad_wanted = False
         self._close_wanted = False
-        self._given_up = False  # by either end: what is left is padding
+        self._given_up: SubStreamReset | None = None  # by either end: what is left is padding
         self.other_end_gave_up = False
         self._last_sent = False
 
@@ -148,7 +148,7 @@ class EstablishedTunnel(Generic[N]):
     @property
     def is_given_up(self) -> bool:
         """Whether one of its ends gave the whole tunnel up. `other_end_gave_up`: it was not this one."""
-        return self._given_up
+        return self._given_up is not None
 
     @property
     def held_bytes(self) -> int:
@@ -223,8 +223,9 @@ class EstablishedTunnel(Generic[N]):
             LocalTunnelError: after `close`, or no id is left (32,767 for each end): use a new tunnel.
             PeerError: the tunnel ended.
         """
-        if self._error is not None:
-            raise renewed(self._error)
+        ended = self._error or self._given_up
+        if ended is not None:
+            raise renewed(ended)
         if self._close_wanted:
             raise LocalTunnelError("a sub-stream after the tunnel was closed")
         return self._table.open(target)
@@ -271,9 +272,9 @@ class EstablishedTunnel(Generic[N]):
         code = member(ErrorCode, code, "code")
         if self._error is not None or self._given_up:
             return
-        self._given_up = True
+        self._given_up = SubStreamReset(code)
         self._table.give_up_all(code)
-        self._fail_streams(SubStreamReset(code))
+        self._fail_streams(self._given_up)
 
     # --- sending --------------------------------------------------------------------------------------------
 
@@ -320,7 +321,7 @@ class EstablishedTunnel(Generic[N]):
         """Nothing follows but padding: given up, or both ends have closed and no stream is left."""
         if self._state is TunnelState.AWAIT_HELLO or not self._table.messages.close_sent:
             return False  # without HELLO, Alice's LAST would be an early chunk, which proves nothing
-        return self._given_up or self._table.is_over
+        return self.is_given_up or self._table.is_over
 
     def _key_is_old(self, now_s: float) -> bool:
         if self._state is TunnelState.AWAIT_HELLO:
@@ -414,9 +415,9 @@ class EstablishedTunnel(Generic[N]):
     def _receive_give_up(self, code: ErrorCode) -> None:
         """The other end gave the tunnel up: this direction ends too, behind a CLOSE of its own."""
         self._table.messages.advance(StreamEvent.GIVE_UP)
-        self._given_up = self.other_end_gave_up = True
+        self._given_up, self.other_end_gave_up = SubStreamReset(code), True
         self._table.give_up_all(None)
-        self._fail_streams(SubStreamReset(code))
+        self._fail_streams(self._given_up)
         self.sendable.set()  # for the padding, when this end's CLOSE has left already
 
     # --- common ---------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class NodeTunnel:
         self._writer = WriteYield(core.outgoing)
         self._is_reading = False  # within a message, its end not seen
         self._received: bytearray | None = None  # of a message that `receive` has begun
+        self._begun = bytearray()  # the same, handed over to `read`
         self._is_in_pieces = False  # a message was begun by `write`, and not ended
         self._is_skipping = False  # within the answer to an `ask` that was cancelled
         self._sending, self._receiving, self._opening = Turn(), Turn(), Turn()
@@ -136,11 +137,22 @@ class NodeTunnel:
 
     @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        """Read from the message that `next_message` began; b"" at its end."""
+        """Read from the message that `next_message` began; b"" at its end.
+
+        Also from one that `receive` found too long, or in which it was cancelled: nothing of it is missing.
+        """
         checked_count(limit_bytes, "limit_bytes", least=1)
         place = self._receiving.enter()
         try:
             yield from self._receiving.wait(place)
+            if self._received is not None:
+                # A `receive` or `ask` has begun this message, and was cancelled or found it too long.
+                self._begun, self._received = self._received, None
+                self._receiving.gaps -= bool(self._receiving.gaps)
+            if self._begun:
+                piece = bytes(self._begun[:limit_bytes])
+                del self._begun[:limit_bytes]
+                return piece
             return (yield from self._read(limit_bytes))
         finally:
             self._receiving.leave(place)
@@ -215,6 +227,7 @@ class NodeTunnel:
         try:
             yield from self._receiving.wait(place)
             self._received = None
+            self._begun.clear()
             while self._is_reading or (yield from self._next_message()):
                 yield from self._read()
         finally:
@@ -257,10 +270,14 @@ class NodeTunnel:
             if not (yield from self._next_message()):
                 return None
             self._received = bytearray()
-        while piece := (yield from self._read()):
+        piece = b""
+        while True:
             self._received += piece
             if len(self._received) > limit_bytes:
                 raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
+            piece = yield from self._read()
+            if not piece:
+                break
         message, self._received = bytes(self._received), None
         return message
 
