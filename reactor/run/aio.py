@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
@@ -57,6 +58,7 @@ class AsyncioBridge:
         self.reactor = reactor
         self._asyncio_loop: asyncio.AbstractEventLoop | None = None
         self._entered: list[asyncio.AbstractEventLoop] = []
+        self._left: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._runs: set[_Run[Any]] = set()
         self._closed_by: BaseException | None = None
 
@@ -74,7 +76,11 @@ class AsyncioBridge:
             Broken: the embedded reactor failed; `__cause__` says how.
             any other: the service's error, also one from its cleanup.
         """
-        self._loop()
+        try:
+            self._loop()
+        except BadRequest:
+            discard(service)
+            raise
         run = _Run[T](self, asyncio.get_running_loop())
         self._runs.add(run)
         try:
@@ -121,6 +127,10 @@ class AsyncioBridge:
             raise renewed(wait.error)  # the awaitable may be one that others await as well
         return cast(T, wait.result)
 
+    def was_left_by(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the loop has left the context, and so has cancelled what it had started."""
+        return loop in self._left
+
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._asyncio_loop is None:
             raise BadRequest("the bridge is not open: async with it first")
@@ -147,6 +157,7 @@ class AsyncioBridge:
     async def __aenter__(self) -> Self:
         self._asyncio_loop = loop = asyncio.get_running_loop()
         self._entered.append(loop)
+        self._left.discard(loop)
         self._closed_by = None
         return self
 
@@ -161,6 +172,7 @@ class AsyncioBridge:
             self._closed_by = self._closed_by or Closed("its context was left")
         if loop in self._entered:
             return  # an inner context of the same loop
+        self._left.add(loop)
         runs = [run for run in list(self._runs) if run.loop is loop]
         for run in runs:
             run.cancel()

@@ -73,6 +73,9 @@ class Select(Request):
         self._claim: Claim | None = None
         self._cases: list[_Case] = []
         for source in sources:
+            if isinstance(source, Sleep):
+                source.take_note()  # also when another one is refused: then it was not forgotten
+        for source in sources:
             self.add(source)
 
     def __len__(self) -> int:

@@ -6,13 +6,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 
-from reactor import Reactor, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor import Closed, Reactor, Service, Signal, Sleep, TimedOut, timeout_after
 from reactor.run.aio import EmbeddedReactor
 from tests.integration.client_kinds import KINDS, Scenario, play
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
@@ -585,6 +585,31 @@ def test_asyncio_times_out_and_cancels(net: LocalNetwork) -> None:
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
+
+    asyncio.run(main())
+    wait_until_idle(net)
+
+
+@pytest.mark.parametrize("left_with", ["query", "read", "tunnel"])
+def test_leaving_an_asyncio_client_is_not_taken_for_a_stop_of_its_node(
+    net: LocalNetwork, left_with: str
+) -> None:
+    async def main() -> None:
+        async with AsyncClient(net[0]) as client:
+            reply = await client.ask(net[4].id, b"", service="stuck", hops=1)
+            assert await reply.read() == b"begun"
+            tunnel = await client.tunnel(net[4].id, hops=1)
+            calls: dict[str, Callable[[], Any]] = {
+                "query": lambda: client.query(net[4].id, b"", service="stuck", hops=1),
+                "read": reply.read,
+                "tunnel": tunnel.receive,
+            }
+            task = asyncio.create_task(calls[left_with]())
+            await asyncio.sleep(0)
+        with pytest.raises(Closed, match="client was closed"):
+            await task
+        reply.cancel()
+        tunnel.give_up()
 
     asyncio.run(main())
     wait_until_idle(net)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import re
 import socket
@@ -47,6 +48,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.forgotten import discard
+from reactor.run.aio import AsyncioBridge
 from tests.reactor.helpers import errors_logged, forever, give, passes, run
 
 HERE = Path(__file__)
@@ -222,6 +224,14 @@ def test_a_service_that_is_refused_or_ended_before_it_began_does_not_warn() -> N
     with pytest.raises(Closed):
         reactor.submit(timeout_after(1, channel.receive()))
     discard(in_scope(lambda scope: channel.receive()))
+    gc.collect()
+
+
+def test_what_a_select_or_a_bridge_refuses_does_not_warn() -> None:
+    with pytest.raises(BadRequest, match="cannot select over 5"):
+        Select(Sleep(1), 5, Sleep(2))  # type: ignore[arg-type]
+    with Reactor() as reactor, pytest.raises(BadRequest, match="not open"):
+        asyncio.run(AsyncioBridge(reactor).run(Channel[int](1).receive()))
     gc.collect()
 
 

@@ -299,6 +299,8 @@ async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:
     try:
         return await bridge.run(service, name="client")
     except ServiceCancelled as error:
+        if bridge.was_left_by(asyncio.get_running_loop()):
+            raise Closed("the client was closed while this call ran") from error
         raise NodeStopped() from error
     except Forked:
         raise  # not stopped: the node runs, in another process
