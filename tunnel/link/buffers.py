@@ -1,12 +1,11 @@
-"""The two buffers of a link: sealed records going out, received bytes coming in.
+"""Link records, and the two buffers of a link: sealed records going out, received bytes coming in.
 
-Each is four of the largest records long, so that what one receive brought is handled, and all that it
-became is sent, with one system call each (with two records a proxy used 10 to 20 % more processor time). A
-link that is quiet holds neither: both are borrowed from a pool for as long as there are bytes in them. So a
-node with a thousand idle links has a handful of buffers.
+A buffer holds four of the largest records, so one system call receives a batch and one sends what became of
+it. With two records a proxy used 10 to 20 % more processor time. Both buffers are borrowed from a pool
+while they hold bytes, so a node with a thousand idle links has a handful of buffers.
 
-What a borrowed buffer held before is still in it (ciphertext of others, or content that this node has read):
-whoever writes a record writes all of it, padding included.
+Rule for changing this file: a borrowed buffer still holds old bytes (ciphertext of other links, or content
+that this node has read). Write every byte of a record, padding included.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ __all__ = [
 ]
 
 
-# Link records: what an observer of a connection sees. Sizes are multiples of 1,024 bytes, contents are
+# Link records: all that an observer of a connection sees. Sizes are multiples of 1,024 bytes, contents are
 # noise.
 #
-# A record on the wire is `units` 2 ‖ zero 2 ‖ ciphertext units·1,024 − 20 ‖ tag 16; the first four bytes
-# are the associated data. The nonce is a counter that never repeats under a key; after 2^14 records the key
-# is replaced by its successor (Noise REKEY) and the counter goes on. Both classes work in place in the
-# caller's buffer. Source: docs/protocol.md, "Link record"; the Noise Protocol Framework, revision 34,
-# sections 4.2 and 11.3.
+#     units 2 ‖ zero 2 ‖ ciphertext units·1,024 − 20 ‖ tag 16
+#
+# The first four bytes are associated data. The nonce is a counter that never repeats under a key. After 2^14
+# records the key is replaced by its successor (Noise REKEY), and the counter goes on. Both classes work in
+# place. Source: docs/protocol.md, "Link record"; the Noise Protocol Framework, revision 34, 4.2 and 11.3.
 UNIT_BYTES = 1024
 MAX_UNITS = 63
 MAX_RECORD_BYTES = MAX_UNITS * UNIT_BYTES

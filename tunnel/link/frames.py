@@ -1,9 +1,9 @@
 """Link frames: what stands inside the records. Type 1 ‖ flags 1 ‖ length 2 ‖ stream 4 ‖ payload.
 
-Layouts only: `FRAMES` holds one row for each type, with the lengths that its payload may have and whether it
-speaks of a stream or of the link. A frame that does not fit its row is refused here; whether it is legal
-*now* is asked of states.py. To add a type: a number in `FrameType`, a row in `FRAMES`, a function that packs
-it, and its line in docs/protocol.md. Source: docs/protocol.md, "Link frames".
+Layouts only: `FRAMES` holds one row for each type, with the lengths that its payload may have and whether
+it speaks of a stream or of the link. A frame that does not fit its row is refused here; whether it is legal
+*now* is in the table of stream.py. To add a type: a number in `FrameType`, a row in `FRAMES`, a function
+that packs it, and its line in docs/protocol.md. Source: docs/protocol.md, "Link frames".
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ the initiator's signed descriptor, padded to 512 ‖ tag.  All three have one le
 what to collect before it believes a byte. The responder is proven by the key that the initiator knew before;
 the initiator by its static key, which its signed descriptor must name.
 
-Under load a responder answers M1 with RETRY, as long as M2, before it has computed anything: the initiator
-solves the puzzle in it (puzzle.py) and says M1 again, answer included. What each side may see next is in
-`_INITIATOR` and `_RESPONDER`. Source: docs/protocol.md, "Link handshake".
+Under load a responder answers M1 with RETRY, which is as long as M2, before it computes anything. The
+initiator solves the puzzle in it and sends M1 again with the answer. `_INITIATOR` and `_RESPONDER` list the
+legal next messages. Source: docs/protocol.md, "Link handshake".
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = [
 ]
 
 
-# The puzzle of a link handshake under load: some hashing, so that M1 costs its sender more than its reader.
+# The puzzle: hashing that makes M1 dearer for its sender than for its reader.
 #
-# Answer: 12 bytes for which SHA-256("mtun1 puzzle" ‖ challenge 16 ‖ e 32 ‖ answer 12) begins with so many
-# zero bits. The challenge is of one connection and e of one handshake, so an answer serves once. Each bit
-# doubles the work: 12 bits are about 4,096 hashes, some milliseconds; checking is one hash. Source:
-# docs/protocol.md, "Link handshake"; Juels, Brainard, "Client puzzles" (NDSS 1999).
+# The answer is 12 bytes for which SHA-256("mtun1 puzzle" ‖ challenge 16 ‖ e 32 ‖ answer 12) begins with the
+# asked number of zero bits. The challenge belongs to one connection and e to one handshake, so an answer
+# serves once. Each bit doubles the work: 12 bits are about 4,096 hashes, some milliseconds. A check is one
+# hash. Source: docs/protocol.md, "Link handshake"; Juels, Brainard, "Client puzzles" (NDSS 1999).
 ANSWER_BYTES = 12
 # About four million hashes, seconds of work: whoever asks for more only wants to keep the initiator busy, and
 # RETRY is not authenticated.
@@ -305,7 +305,7 @@ class Responder:
 
     Args:
         network_id, link_private, settings, engine: as for `Initiator`.
-        load: 0, or the bits of a puzzle that the initiator has to solve first, 1 to MAX_BITS (puzzle.py).
+        load: 0, or the bits of a puzzle that the initiator has to solve first, 1 to MAX_BITS.
         challenge: 16 unpredictable bytes for that puzzle, of this connection only.
     """
 

@@ -1,10 +1,10 @@
 """All streams of one authenticated link, as a state machine over bytes.
 
 The socket side calls `space`, `received`, `pending`, `sent`; services hold streams (stream.py). What goes out
-is sealed straight into one buffer (sender.py); there is no queue of content on that side. What comes in is
-opened where it lies (buffers.py) and its frames applied one by one: content goes to its stream's own queue,
-bounded by the credit that this side granted. Which streams there are is in table.py, which frames are legal
-when in states.py.
+is sealed straight into one buffer (scheduler.py): the sending side has no queue of content. What comes in is
+opened in place (buffers.py), and its frames are applied one by one. Content goes to the queue of its stream,
+bounded by the credit that this side granted. table.py holds the streams; stream.py has the table of legal
+frames. `Pinger` and `Liveness` decide how long a silent link is kept.
 
 Rules for changing it:
 
@@ -58,12 +58,9 @@ from tunnel.link.table import MuxLimits, StreamTable
 __all__ = ["Liveness", "Multiplexer", "MuxLimits", "MuxStream", "Pinger"]
 
 
-# Signs of life: PING and its answer, and how long a silent link is believed in.
-#
-# One PING at a time. Its token is a number of this link, so an answer that nobody asked for is recognised;
-# the round trip is measured along the way. `Liveness` is the policy: it looks at times and says what to do.
-# Only the neighbour of a dead link notices; nobody else runs a timer against it. Source: docs/protocol.md,
-# "Link frames".
+# Liveness: one PING at a time. Its token is a counter of this link, so an unsolicited answer is recognised.
+# The PING also measures the round trip. `Liveness` is the policy: from times to an action. Only the two
+# ends of a link watch it. Source: docs/protocol.md, "Link frames".
 
 
 class Pinger:

@@ -108,7 +108,7 @@ class ConstantRate:
 
     Args:
         gap_s: between records, above 0.
-        units: their size, MIN_FIXED_UNITS (sender.py) to 63.
+        units: their size, MIN_FIXED_UNITS (scheduler.py) to 63.
         now_s: the first is due one gap later.
     Raises:
         LocalTunnelError: no gap. (The size is checked by the multiplexer.)

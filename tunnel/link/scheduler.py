@@ -1,8 +1,9 @@
-"""The sending half of a link: one outgoing buffer, whose turn it is to write, and what shares records.
+"""The sending half of a link: which stream writes next, and which frames share a record.
 
-Content is sealed straight into the buffer (buffers.py) when its stream has its turn (turns.py). Control
-frames wait (control.py) until the link is about to send: then they ride in the padding of a record of
-content, or make up a record of their own. With records of one fixed size nothing leaves but by `tick`.
+`WriteScheduler` gives the streams their turns, `ControlQueue` holds the small frames, and `Sender` joins
+both to the one outgoing buffer (buffers.py). Content is sealed straight into that buffer when its stream
+has its turn. Control frames wait until the link is about to send. They then ride in the padding of a
+content record, or fill a record by themselves. With records of one fixed size, only `tick` sends.
 """
 
 from __future__ import annotations
@@ -34,13 +35,10 @@ __all__ = [
 ]
 
 
-# What a link owes its peer besides content: small frames that share records.
-#
-# They wait here until the link has something to send or room to send it, so that all credits owed at one
-# flush go out together, mostly in padding that would have been sent anyway. The queue is bounded by what it
-# holds: of each stream at most OPEN, FIN and RESET and one CREDIT, of the link one GOAWAY, one answer to a
-# PING, one PEER-EXCHANGE; and RESETs of streams that have ended since, which the multiplexer counts. Order
-# is kept among frames that are queued; a credit may go later than they do.
+# Control frames wait until the link sends, so that all credits of one flush go out together, mostly in
+# padding that would have been sent anyway. The queue is bounded: for each stream at most OPEN, FIN, RESET
+# and one CREDIT; for the link one GOAWAY, one answer to a PING and one PEER-EXCHANGE; and RESETs of ended
+# streams, which the multiplexer counts. Queued frames keep their order; a credit may go out after them.
 _CREDIT_BYTES = FRAME_HEAD_BYTES + 4
 
 
@@ -128,15 +126,15 @@ class ControlQueue:
         self.taken = self.queued
 
 
-# Who writes next: round robin of at most one piece for each stream and turn.
+# Fairness: round robin, at most one piece for each stream and turn.
 #
-# A stream that is refused for want of room stands at the end of a queue. When room is freed, as many are
-# woken from its front as fit; such a stream holds a *grant* until it calls again. While anyone waits or
-# holds a grant, a stream without one goes to the end of the queue even where there is room: so nobody
-# writes twice while another waits to write once.
+# A stream that finds no room waits at the end of a queue. Freed room wakes as many streams from the front
+# as fit, and each holds a *grant* until it calls again. While a stream waits or holds a grant, a stream
+# without a grant goes to the end of the queue even if there is room. So no stream writes twice while
+# another waits.
 #
-# A grant whose holder does not call (its service was cancelled in between) would hold up the rest: it ends
-# with its stream, and otherwise when the buffer has run empty twice since.
+# A grant whose holder never calls, because its service was cancelled, would block the rest. It ends with its
+# stream, or when the buffer has run empty twice since.
 
 
 class Notifier(Protocol):

@@ -29,16 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["ENDED", "MAY_SEND_DATA", "TRANSITIONS", "Half", "MuxStream", "N"]
 
 
-# The states of a stream's two halves, in one table.
+# The states of a stream's two halves.
 #
-# The *forward* half runs from the side that opened the stream to the other, the *backward* half back. Each
-# half is in one state; a frame that its sender sends moves it along a row of `TRANSITIONS`. RESET is not in
-# the table: it is legal at any time, from either side, and ends both halves at once. CREDIT is not either:
-# it speaks *about* the other side's half and changes none. A pair that is not listed is an error, and the
-# state stays as it was.
+# The *forward* half runs from the opener to the other side, the *backward* half runs back. A frame moves
+# the half of its sender along a row of `TRANSITIONS`. RESET is not in the table: it is always legal, from
+# either side, and ends both halves. CREDIT is not either: it concerns the other side's half and changes no
+# state. A pair that is not listed is an error and changes nothing.
 #
-# To change: only here, and in docs/protocol.md, "Streams". tests/tunnel/test_mux_states.py walks every
-# pair.
+# Change it together with docs/protocol.md, "Streams". tests/tunnel/test_mux_states.py walks every pair.
 
 
 class Half(StrEnum):
