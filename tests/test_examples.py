@@ -16,6 +16,7 @@ EXPECTED = {
     "echo_server": "echoed 1000005 bytes",
     "files": "the copy is the same: True",
     "first_query": "'ping' came back through 23 proxies",
+    "real_node": "A REAL NODE",
     "upper_service": "A QUIET VOICE",
     "send_file": "refused, as it should be: NEXT_REFUSED",
     "sealed_file": "length is hidden in windows\nbytes behind the message",

@@ -6,6 +6,9 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
+from tunnel.cli import main
 from tunnel.client import Client, ServiceClient, ThreadReply, ThreadStream, ThreadTunnel
 from tunnel.client.aio import AsyncClient, AsyncReply, AsyncStream, AsyncTunnel
 from tunnel.node.query.reply import IncomingReply
@@ -29,6 +32,19 @@ def _sum_of(table: str) -> int:
     rows = re.search(rf"^\| {table} \| bytes \| \|\n\| --- .*\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
     assert rows
     return sum(int(count) for count in re.findall(r"^\| [a-z ]+ \| (\d+) \|", rows[1], re.MULTILINE))
+
+
+def test_the_node_in_a_program_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = TEXT.split("## A node in a program\n")[1].split("\n## ")[0]
+    commands = re.findall(r"`mtun (network [^`]+)`", section)
+    (program,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    assert main(commands[0].split()) == 0
+    capsys.readouterr()
+    exec(compile(program, "docs/services.md", "exec"), {})
+    assert capsys.readouterr().out == "A QUIET VOICE\n"
 
 
 def test_the_statuses_of_the_files_service() -> None:

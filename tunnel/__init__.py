@@ -6,43 +6,59 @@ directly. Each name is loaded at its first use: `mtun --help` needs none, and al
 second.
 """
 
-# Nothing is imported here, not even typing: Ctrl-C is a traceback until `tunnel.cli` sees to it.
+# No imports here, not even typing: until `tunnel.cli` handles Ctrl-C, it shows a traceback.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tunnel.client import Client, connect
+    from tunnel.directory import Directory
     from tunnel.errors import ErrorCode, QueryFailed, TunnelError
     from tunnel.geometry import Profile
+    from tunnel.identity.keys import NodeKeys
     from tunnel.local_network import LocalNetwork
-    from tunnel.modes import ReplyMode
+    from tunnel.modes import ErrorMode, ReplyMode
     from tunnel.node import Limits, Node, QueryResult
     from tunnel.routing.route import Route
-    from tunnel.services import Echo, InnerService, Ping
+    from tunnel.running import open_node
+    from tunnel.services import Echo, InnerService, Ping, Services, blocking
 
 __all__ = [
+    "Client",
+    "Directory",
     "Echo",
     "ErrorCode",
+    "ErrorMode",
     "InnerService",
     "Limits",
     "LocalNetwork",
     "Node",
+    "NodeKeys",
     "Ping",
     "Profile",
     "QueryFailed",
     "QueryResult",
     "ReplyMode",
     "Route",
+    "Services",
     "TunnelError",
+    "blocking",
+    "connect",
+    "open_node",
 ]
 
 __version__ = "0.1.0"  # pyproject.toml reads it here
 
 _HOME = {
+    "tunnel.client": ("Client", "connect"),
+    "tunnel.directory": ("Directory",),
     "tunnel.errors": ("ErrorCode", "QueryFailed", "TunnelError"),
     "tunnel.geometry": ("Profile",),
+    "tunnel.identity.keys": ("NodeKeys",),
     "tunnel.local_network": ("LocalNetwork",),
-    "tunnel.modes": ("ReplyMode",),
+    "tunnel.modes": ("ErrorMode", "ReplyMode"),
     "tunnel.node": ("Limits", "Node", "QueryResult"),
     "tunnel.routing.route": ("Route",),
-    "tunnel.services": ("Echo", "InnerService", "Ping"),
+    "tunnel.running": ("open_node",),
+    "tunnel.services": ("Echo", "InnerService", "Ping", "Services", "blocking"),
 }
 
 

@@ -21,7 +21,7 @@ from tests.integration.test_network_processes import PATIENCE_S, asked, mtun, ne
 from tests.support.leaks import no_leaks
 from tests.support.network import wait_until, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed, ReplyMode, Route
-from tunnel.client import Client, ControlClient, ServiceClient, connect, get, list_files, put
+from tunnel.client import Client, ConnectedNode, ControlClient, ServiceClient, connect, get, list_files, put
 from tunnel.client.aio import AsyncClient
 from tunnel.control import CONTROL_FILE, ControlServer, PeerState
 from tunnel.errors import (
@@ -90,7 +90,7 @@ def node0(net: LocalNetwork, tmp_path: Path) -> Iterator[Node0]:
 
 
 @pytest.fixture
-def control(node0: Node0) -> Iterator[ControlClient]:
+def control(node0: Node0) -> Iterator[ConnectedNode]:
     with connect(node0.path.parent) as control:
         yield control
 
@@ -99,7 +99,7 @@ def echoed(net: LocalNetwork) -> dict[str, Any]:
     return {"route": Route((net[2].id,), net[4].id)}
 
 
-def test_a_program_asks_as_the_running_node(control: ControlClient, net: LocalNetwork) -> None:
+def test_a_program_asks_as_the_running_node(control: ConnectedNode, net: LocalNetwork) -> None:
     assert control.id == net[0].id
     assert control.pid == os.getpid()
     counts: list[tuple[int, int]] = []
@@ -125,7 +125,7 @@ def test_a_program_asks_as_the_running_node(control: ControlClient, net: LocalNe
 
 
 @pytest.mark.parametrize("content", ["bytes", "view", "file", "iterator"])
-def test_content_of_each_kind_goes_both_ways(control: ControlClient, net: LocalNetwork, content: str) -> None:
+def test_content_of_each_kind_goes_both_ways(control: ConnectedNode, net: LocalNetwork, content: str) -> None:
     given: Any = {
         "bytes": BIG,
         "view": memoryview(BIG).cast("I"),
@@ -137,7 +137,7 @@ def test_content_of_each_kind_goes_both_ways(control: ControlClient, net: LocalN
         assert reply.result().query_bytes == len(BIG) + 5
 
 
-def test_services_and_asyncio_use_a_running_node_too(control: ControlClient, net: LocalNetwork) -> None:
+def test_services_and_asyncio_use_a_running_node_too(control: ConnectedNode, net: LocalNetwork) -> None:
     def scenario() -> Service[bytes]:
         result = yield from ServiceClient(control).query(net[4].id, b"one", service="echo", **echoed(net))
         return result.read()
@@ -152,7 +152,7 @@ def test_services_and_asyncio_use_a_running_node_too(control: ControlClient, net
 
 
 def test_files_are_put_listed_and_fetched_through_a_running_node(
-    control: ControlClient, net: LocalNetwork, tmp_path: Path
+    control: ConnectedNode, net: LocalNetwork, tmp_path: Path
 ) -> None:
     (tmp_path / "big").write_bytes(BIG)
     way: Any = {"service": "files", "hops": 1, "retries": 8}
@@ -162,7 +162,7 @@ def test_files_are_put_listed_and_fetched_through_a_running_node(
     assert (tmp_path / "copy").read_bytes() == BIG
 
 
-def test_errors_come_with_hop_code_and_text(control: ControlClient, net: LocalNetwork) -> None:
+def test_errors_come_with_hop_code_and_text(control: ConnectedNode, net: LocalNetwork) -> None:
     client = Client(control)
     with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED") as caught:
         client.query(net[4].id, b"", service="none", **echoed(net)).result(PATIENCE_S)
@@ -182,7 +182,7 @@ def test_errors_come_with_hop_code_and_text(control: ControlClient, net: LocalNe
     assert caught.value.code is ErrorCode.TIMEOUT
 
 
-def test_what_a_running_node_cannot_do_is_refused_here(control: ControlClient, net: LocalNetwork) -> None:
+def test_what_a_running_node_cannot_do_is_refused_here(control: ConnectedNode, net: LocalNetwork) -> None:
     with pytest.raises(LocalTunnelError, match="one reply"):
         control.call(net[4].id, b"", replies=2)
     with pytest.raises(LocalTunnelError, match="one reply"):
@@ -208,7 +208,7 @@ def test_what_a_running_node_cannot_do_is_refused_here(control: ControlClient, n
 
 @pytest.mark.parametrize("size", [100, 2_000_000])
 def test_content_is_sent_again_when_a_route_fails(
-    control: ControlClient, net: LocalNetwork, size: int
+    control: ConnectedNode, net: LocalNetwork, size: int
 ) -> None:
     content = io.BytesIO(b"not this" + BIG[:size])
     content.seek(8)
@@ -221,7 +221,7 @@ def test_content_is_sent_again_when_a_route_fails(
         assert net[DEAD].id in result.attempts[0].blamed
 
 
-def test_a_service_that_does_not_read_holds_up_the_content(control: ControlClient, net: LocalNetwork) -> None:
+def test_a_service_that_does_not_read_holds_up_the_content(control: ConnectedNode, net: LocalNetwork) -> None:
     pulled = 0
     has_stalled = threading.Event()
 
@@ -244,7 +244,7 @@ def test_a_service_that_does_not_read_holds_up_the_content(control: ControlClien
     wait_until_idle(net)
 
 
-def test_a_reader_that_pauses_holds_up_the_reply(control: ControlClient, net: LocalNetwork) -> None:
+def test_a_reader_that_pauses_holds_up_the_reply(control: ConnectedNode, net: LocalNetwork) -> None:
     sent = 0
 
     def pieces() -> Iterator[bytes]:
@@ -266,7 +266,7 @@ def test_a_reader_that_pauses_holds_up_the_reply(control: ControlClient, net: Lo
         assert len(reply.read()) + sum(map(len, reply)) > 50_000_000
 
 
-def test_cancelling_ends_the_nodes_work(control: ControlClient, net: LocalNetwork) -> None:
+def test_cancelling_ends_the_nodes_work(control: ConnectedNode, net: LocalNetwork) -> None:
     query = Client(control).query(net[4].id, b"", service="slow", **echoed(net))
     wait_until(net, lambda: not net[0].is_idle)
     query.cancel()

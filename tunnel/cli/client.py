@@ -13,32 +13,26 @@ import argparse
 import os
 import re
 import shlex
-import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from reactor import ReactorThread
-from tunnel.cli.network import CLIENT_FILE
 from tunnel.cli.options import closest, count, seconds
 from tunnel.client.calls import AskingNode
+from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
 from tunnel.config import NodeConfig, load_config, make_config
-from tunnel.control import CONTROL_FILE, ControlClient
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import list_peer_files
-from tunnel.errors import ConfigError, ErrorCode, KeyFileError, NodeNotRunning, QueryFailed
+from tunnel.errors import ConfigError, ErrorCode, KeyFileError, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor, short
-from tunnel.identity.keys import NodeKeys
-from tunnel.node import Node
 from tunnel.routing.route import Route
-from tunnel.running.configured_node import ConfiguredNode, Peers, load_peers, make_node, settle
+from tunnel.running.configured_node import Peers
 
 __all__ = [
     "Client",
@@ -46,14 +40,12 @@ __all__ = [
     "add_client_options",
     "add_target",
     "proxies_text",
-    "running_node",
     "wait",
 ]
 
 T = TypeVar("T")
 
 _MOST_HOPS = 126
-_LEAVE_S = 1.0  # a command that is done does not keep its user waiting
 
 
 def add_client_options(
@@ -239,32 +231,15 @@ class Client:
             if running is not None:
                 self.node = self._stack.enter_context(running)
                 self.directory = StaticDirectory(running.peers())
-                self.names = PeerNames(
-                    self.directory, config.files, engine, source_options(options), self.node.id
-                )
-                self._stack = self._stack.pop_all()
-                return self
-            thread = ReactorThread(name="client")
-            self._stack.callback(thread.close)  # also where it never comes to start
-            if options.config is not None and not _is_client(config):
-                config = load_config(options.config, os.environ)  # it is the node itself, with its address
-                configured = self._stack.enter_context(ConfiguredNode(config, thread.reactor))
-                node, self.directory = configured.node, configured.directory
             else:
-                self.directory, _ = load_peers(config, engine)
-                self._stack.callback(self.directory.close)
-                keys = NodeKeys.generate(time.time())
-                served_nothing = replace(config, names=())
-                node = make_node(served_nothing, keys, self.directory, thread.reactor, engine)
-            self.node = node
-            settle(self.directory)
+                is_node = options.config is not None and not is_client(config)
+                if is_node:
+                    config = load_config(options.config, os.environ)  # with its address
+                client = self._stack.enter_context(ClientNode(config, has_identity=is_node))
+                self.node, self.directory = client.node, client.directory
             self.names = PeerNames(
                 self.directory, config.files, engine, source_options(options), self.node.id
             )
-            # Entered last, left first: nothing runs any more when the state is written.
-            self._stack.enter_context(thread)
-            serving = thread.submit(node.serve(), name="client node")
-            self._stack.callback(_leave, thread, node, serving)
             self._stack = self._stack.pop_all()
         return self
 
@@ -303,26 +278,6 @@ class Client:
 def proxies_text(hops: int) -> str:
     """How far a result has come, for people: a user is to see what hides them."""
     return "directly, over no proxy" if not hops else f"over {hops} {'proxy' if hops == 1 else 'proxies'}"
-
-
-def _leave(thread: ReactorThread, node: Node, serving: Future[None]) -> None:
-    thread.submit(node.leave(_LEAVE_S), name="leave").result()
-    serving.result()
-
-
-def _is_client(config: NodeConfig) -> bool:
-    """Whether a configuration is that of a client: without keys, or with none where they are by default."""
-    return config.is_client or (config.keys == config.state / "keys" and not config.keys.exists())
-
-
-def running_node(config: NodeConfig) -> ControlClient | None:
-    """The node of a configuration, if it runs now. Raises ControlError, StateError: it cannot be used."""
-    if config.is_client:
-        return None
-    try:
-        return ControlClient(config.state / CONTROL_FILE)
-    except NodeNotRunning:
-        return None
 
 
 def wait(future: Future[T], timeout_s: float) -> T:

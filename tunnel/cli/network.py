@@ -21,6 +21,7 @@ from typing import Any
 
 from tunnel.cli.options import add_json, command, count
 from tunnel.cli.terminal import say, say_json
+from tunnel.client.connect import CLIENT_FILE
 from tunnel.config.document import write_toml
 from tunnel.config.settings import SERVICES
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
@@ -33,9 +34,9 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.identity.state_dir import StateDir
 from tunnel.node import Limits
 
-__all__ = ["CLIENT_FILE", "NODE_FILE", "PEERS_FOLDER", "STATE_FOLDER", "add_parser", "node_folders"]
+__all__ = ["NODE_FILE", "PEERS_FOLDER", "STATE_FOLDER", "add_parser", "node_folders"]
 
-CLIENT_FILE, NODE_FILE, PEERS_FOLDER, STATE_FOLDER = "client.toml", "node.toml", "peers", "state"
+NODE_FILE, PEERS_FOLDER, STATE_FOLDER = "node.toml", "peers", "state"
 _HOST = "127.0.0.1"
 # Below the ports that systems give to outgoing connections, which would take them while a node is down.
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.client import PeerNames, client_config, running_node
+from tunnel.cli.client import PeerNames, client_config
 from tunnel.cli.options import add_json, command
 from tunnel.cli.terminal import say, say_json, table
+from tunnel.client.connect import running_node
 from tunnel.control import PeerState
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory

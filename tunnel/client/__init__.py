@@ -3,13 +3,16 @@
 Built on `tunnel.node` and `tunnel.services`. User programs, `tunnel.control` and the command line import it.
 """
 
+from tunnel.client.connect import ClientNode, ConnectedNode, connect
 from tunnel.client.files import Fetched, FilesClient, Stored, get, list_files, put
 from tunnel.client.services import ServiceClient
 from tunnel.client.threads import Client, ThreadReply, ThreadStream, ThreadTunnel
-from tunnel.control import ControlClient, PeerState, connect
+from tunnel.control import ControlClient, PeerState
 
 __all__ = [
     "Client",
+    "ClientNode",
+    "ConnectedNode",
     "ControlClient",
     "Fetched",
     "FilesClient",

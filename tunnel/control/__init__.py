@@ -3,8 +3,8 @@
 Built on `tunnel.node` and `tunnel.config`. `tunnel.client` and the command line import it.
 """
 
-from tunnel.control.client import CONTROL_FILE, ControlClient, connect
+from tunnel.control.client import CONTROL_FILE, ControlClient
 from tunnel.control.messages import PeerState
-from tunnel.control.server import ControlServer
+from tunnel.control.server import ControlServer, peer_states
 
-__all__ = ["CONTROL_FILE", "ControlClient", "ControlServer", "PeerState", "connect"]
+__all__ = ["CONTROL_FILE", "ControlClient", "ControlServer", "PeerState", "peer_states"]

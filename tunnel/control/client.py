@@ -1,6 +1,6 @@
 """A running node, for the commands and programs of its owner: over its control socket.
 
-    with connect("node.toml") as node:                     # the configuration, or the state folder
+    with ControlClient(state_folder / CONTROL_FILE) as node:   # or tunnel.connect("node.toml")
         print(node.query(bob_id, b"ping").result(timeout=30).read())
         for peer in node.peers(): ...
 
@@ -41,7 +41,6 @@ from reactor import (
     timeout_after,
 )
 from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
-from tunnel.config import load_config
 from tunnel.control.messages import (
     CONTENT_BYTES,
     NODE_BODY_BYTES,
@@ -90,7 +89,7 @@ from tunnel.node.tunnels.open_tunnel import OpenTunnel
 from tunnel.routing.route import Route, checked_purpose
 from tunnel.routing.route_provider import LARGE_BYTES
 
-__all__ = ["CONTROL_FILE", "ControlClient", "connect"]
+__all__ = ["CONTROL_FILE", "ControlClient"]
 
 CONTROL_FILE: Final = "control"
 """The name of the socket in the state folder."""
@@ -98,22 +97,6 @@ CONTROL_FILE: Final = "control"
 T = TypeVar("T")
 
 _CONNECT_S: Final = 10.0  # a running node answers in a moment; one that does not is stopped or stuck
-
-
-def connect(place: str | Path) -> ControlClient:
-    """Use a running node of this user.
-
-    Args:
-        place: its configuration file, or its state folder.
-    Returns:
-        A client, to be used as a context or closed.
-    Raises:
-        NodeNotRunning: no node runs there. ControlError: it does not answer, or it is of another version.
-        ConfigError: as `load_config`. StateError: the state folder is not private, or has another owner.
-    """
-    path = Path(place)
-    state = path if path.is_dir() else load_config(path, os.environ, listens=False).state
-    return ControlClient(state / CONTROL_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +112,8 @@ class ControlClient:
     Args:
         path: of the control socket.
     Raises:
-        NodeNotRunning, ControlError, StateError: as `connect`.
+        NodeNotRunning: no node runs there. ControlError: it does not answer, or it is of another version.
+        StateError: the state folder is not private, or has another owner.
     """
 
     def __init__(self, path: Path) -> None:
@@ -187,7 +171,7 @@ class ControlClient:
         Raises:
             TypeError, ValueError, LocalTunnelError: as `call`. From the future: what that of `Node.query`
                 raises; NodeStopped: the node was stopped, or this client closed; QueryFailed with the code
-                DISCONNECTED: the node ended without a word; NodeNotRunning, ControlError: as `connect`.
+                DISCONNECTED: the node ended without a word; NodeNotRunning, ControlError: as `ControlClient`.
         """
         call = self.call(destination, content, **options)
         return submit(self.reactor, self.query_service(call), "control query")

@@ -56,12 +56,13 @@ from tunnel.control.messages import (
 )
 from tunnel.directory import Directory
 from tunnel.errors import ControlError, ErrorCode, NodeStopped, StateError, TunnelError
+from tunnel.identity.descriptor import Descriptor
 from tunnel.node import Node
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import CallOptions
 from tunnel.node.relay.relay_loop import run_with_guards
 
-__all__ = ["ControlServer"]
+__all__ = ["ControlServer", "peer_states"]
 
 log = logging.getLogger("tunnel.control")
 
@@ -73,6 +74,18 @@ _AHEAD: Final = 2  # pieces of content that are held for the node
 _LAST_WORDS_S: Final = 1.0  # at a stop, for the last frames
 
 _Step: TypeAlias = Service[None]
+
+
+def peer_states(node: Node, directory: Directory) -> dict[Descriptor, PeerState]:
+    """The peers of a node, each with what dealing with it has shown. For the reactor's thread."""
+    backed_off = set(node.peers.backed_off())
+
+    def state(node_id: bytes) -> PeerState:
+        if node_id in backed_off:
+            return PeerState.BACKED_OFF
+        return PeerState.UNKNOWN if node.peers.last_seen_s(node_id) is None else PeerState.SEEN
+
+    return {descriptor: state(descriptor.node_id) for descriptor in directory.sample()}
 
 
 class ControlServer:
@@ -179,13 +192,7 @@ class ControlServer:
                 yield from link.send_last(pack_error(error))
 
     def _list_peers(self, link: _Link) -> Service[None]:
-        peers = self._node.peers
-        backed_off = set(peers.backed_off())
-        for descriptor in self._directory.sample():
-            node_id = descriptor.node_id
-            state = PeerState.UNKNOWN if peers.last_seen_s(node_id) is None else PeerState.SEEN
-            if node_id in backed_off:
-                state = PeerState.BACKED_OFF
+        for descriptor, state in peer_states(self._node, self._directory).items():
             yield from link.send(pack_frame(Kind.PEER, bytes([state]) + descriptor.signed))
         yield from link.send(pack_frame(Kind.DONE))
 

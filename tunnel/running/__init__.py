@@ -3,3 +3,8 @@
 Used by `mtun node`, by the commands that are clients, and by programs (`open_node`). Imports everything but
 the command line and the clients.
 """
+
+from tunnel.running.configured_node import ConfiguredNode, Peers, load_peers, make_node, settle
+from tunnel.running.open_node import open_node
+
+__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "open_node", "settle"]

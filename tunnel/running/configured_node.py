@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import mkdtemp
@@ -32,7 +32,7 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.identity.state_dir import StateDir, check_private
 from tunnel.node import Node, address_rules
 from tunnel.running.peer_log import PeerLog
-from tunnel.services import Echo, Files, InnerService, Ping, Services
+from tunnel.services import Echo, Files, InnerService, Ping, ServiceFunction, Services
 
 __all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "settle"]
 
@@ -46,10 +46,14 @@ _SETTLE_S = 15.0
 _GUARDS = "guards", 1  # name and version of their state file
 
 
-def make_service(config: NodeConfig) -> InnerService:
-    """The inner services that the configuration names, behind one that tells queries apart.
+def make_service(config: NodeConfig, own: Mapping[str, InnerService | ServiceFunction] = {}) -> InnerService:
+    """The inner services of a node, each query addressed to one by name.
 
+    Args:
+        own: the program's services by name, beside those that the configuration names; one with the same name
+            replaces the configured one.
     Raises:
+        LocalTunnelError: an invalid name. TypeError: a service that is none.
         OSError: the folder of the files service cannot be made.
     """
     makers: dict[str, Callable[[], InnerService]] = {
@@ -57,7 +61,8 @@ def make_service(config: NodeConfig) -> InnerService:
         "echo": Echo,
         "files": lambda: Files(config.folder, config.files_settings),
     }
-    return Services({name: makers[name]() for name in config.names})
+    configured = {name: makers[name]() for name in config.names if name not in own}
+    return Services({**configured, **own})
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFiles]:
@@ -108,10 +113,11 @@ def make_node(
     reactor: Reactor,
     engine: TunnelEngine,
     *,
+    services: Mapping[str, InnerService | ServiceFunction] = {},
     guards: bytes | None = None,
     on_publish: Callable[[Descriptor], None] | None = None,
 ) -> Node:
-    """A node with the settings of a configuration.
+    """A node with the settings of a configuration. Args: services: as `own` of `make_service`.
 
     Raises:
         ConfigError: the address cannot be listened on. KeyFileError: the state of the guards is damaged.
@@ -122,7 +128,7 @@ def make_node(
             keys,
             directory,
             reactor=reactor,
-            service=make_service(config),
+            service=make_service(config, services),
             engine=engine,
             limits=config.limits,
             host="127.0.0.1" if listen is None else listen.host,
@@ -158,8 +164,15 @@ class ConfiguredNode:
         StateError: the state is not saved; says where the keys are.
     """
 
-    def __init__(self, config: NodeConfig, reactor: Reactor) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        reactor: Reactor,
+        *,
+        services: Mapping[str, InnerService | ServiceFunction] | None = None,
+    ) -> None:
         self.config = config
+        self._services = services or {}
         self._reactor = reactor
         self._engine = tunnel_engine(config.engine)
         self._unwritten: Descriptor | None = None
@@ -196,6 +209,7 @@ class ConfiguredNode:
                 self.directory,
                 self._reactor,
                 engine,
+                services=self._services,
                 guards=self._guards,
                 on_publish=self._publish,
             )
@@ -243,7 +257,7 @@ class ConfiguredNode:
             self._guards = guards
 
     def serve(self, ready: Callable[[], None]) -> Service[None]:
-        """Run the node until this service is cancelled; then leave in order.
+        """Run the node until this service is cancelled, or `stop`; then leave in order.
 
         Args:
             ready: called once it accepts connections.
@@ -265,6 +279,12 @@ class ConfiguredNode:
                 yield from serving.join()
             if control is not None:
                 yield from control.finish()
+
+    def stop(self) -> Service[None]:
+        """Stop in order: `serve` ends when what runs now has ended, after `stop_s` at most."""
+        if self._control is not None:
+            self._control.close()
+        yield from self.node.leave(self.config.stop_s)
 
     def _open_control(self) -> ControlServer | None:
         """The control socket. A node relays without one, too."""

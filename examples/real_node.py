@@ -1,0 +1,29 @@
+"""Real nodes in one program: configurations on disk, two nodes, a client that queries one over the other.
+
+`mtun up` and `mtun node` run the same nodes as processes of their own.
+"""
+
+import tempfile
+from pathlib import Path
+
+from reactor import Service
+from tunnel import Client, connect, open_node
+from tunnel.cli import main
+from tunnel.services import Query, Reply
+
+
+def upper(query: Query, reply: Reply) -> Service[None]:
+    while chunk := (yield from query.read()):
+        yield from reply.write(chunk.upper())
+
+
+with tempfile.TemporaryDirectory() as folder:
+    network = Path(folder) / "mynet"
+    main(["network", str(network), "--nodes", "2"])  # in a shell: mtun network mynet --nodes 2
+    with (
+        open_node(network / "node-0" / "node.toml"),
+        open_node(network / "node-1" / "node.toml", services={"upper": upper}) as bob,
+        connect(network) as node,
+    ):
+        query = Client(node).query(bob.id, b"a real node", service="upper", hops=1)
+        print(query.result(timeout=30).read().decode())

@@ -1,0 +1,130 @@
+"""Nodes that a program opens, and what it connects to: real configurations, state folders and sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reactor import Service
+from tunnel import Client, Node, connect, open_node
+from tunnel.cli import main
+from tunnel.client import ClientNode, ControlClient, ServiceClient
+from tunnel.client.aio import AsyncClient
+from tunnel.control import PeerState
+from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed, StateError
+from tunnel.services import Query, Reply
+
+PATIENCE_S = 30.0
+
+
+def upper(query: Query, reply: Reply) -> Service[None]:
+    while chunk := (yield from query.read()):
+        yield from reply.write(chunk.upper())
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """A folder with two nodes, none of which runs."""
+    assert main(["network", str(tmp_path / "net"), "--nodes", "2"]) == 0
+    return tmp_path / "net"
+
+
+@pytest.fixture
+def bob(network: Path) -> Iterator[Node]:
+    services = {"upper": upper, "echo": upper}
+    with (
+        open_node(str(network / "node-0" / "node.toml")),
+        open_node(network / "node-1" / "node.toml", services=services) as node,
+    ):
+        yield node
+
+
+def test_services_of_the_program_stand_beside_the_configured_ones(bob: Node, network: Path) -> None:
+    with connect(network) as node:
+        assert isinstance(node, ClientNode)
+
+        def answer(service: str) -> bytes:
+            query = Client(node).query(bob.id, b"a voice", service=service, hops=1)
+            return query.result(PATIENCE_S).read()
+
+        assert answer("upper") == b"A VOICE"
+        assert answer("echo") == b"A VOICE"  # in place of the configured one
+        assert answer("ping") == b"pong"
+        with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED"):
+            answer("nothing")
+
+
+@pytest.mark.parametrize("place", ["", "client.toml"])
+def test_a_client_node_serves_threads_generators_and_asyncio(bob: Node, network: Path, place: str) -> None:
+    def scenario() -> Service[bytes]:
+        return (yield from ServiceClient(node).query(bob.id, b"one", service="upper", hops=1)).read()
+
+    async def task() -> bytes:
+        async with AsyncClient(node) as client:
+            return (await client.query(bob.id, b"two", service="upper", hops=1)).read()
+
+    with connect(str(network / place)) as node:
+        assert node.reactor.submit(scenario()).result(PATIENCE_S) == b"ONE"
+        assert asyncio.run(task()) == b"TWO"
+        with Client(node).tunnel(bob.id, hops=1) as tunnel, tunnel.open("upper") as stream:
+            stream.write(b"three", timeout_s=PATIENCE_S)
+            assert stream.read(timeout_s=PATIENCE_S) == b"THREE"
+        assert bob.id in {peer.node_id for peer in node.peers()}
+        assert PeerState.SEEN in node.peers().values()
+        assert node.pid == os.getpid()
+        assert node.id != bob.id
+    node.close()
+    with pytest.raises(QueryFailed, match="stopped"):
+        Client(node).query(bob.id, b"", service="upper").result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("place", ["node-0/node.toml", "node-0/state"])
+def test_a_node_that_a_program_opened_is_used_over_its_control_socket(
+    bob: Node, network: Path, place: str
+) -> None:
+    with connect(network / place) as node:
+        assert isinstance(node, ControlClient)
+        query = Client(node).query(bob.id, b"from outside", service="upper", hops=0)
+        assert query.result(PATIENCE_S).read() == b"FROM OUTSIDE"
+
+
+def test_the_state_is_saved_at_the_end_and_the_node_stays_the_same(network: Path) -> None:
+    config = network / "node-0" / "node.toml"
+    state = network / "node-0" / "state"
+
+    found: list[bytes] = []
+
+    def fail() -> None:
+        with open_node(config) as node:
+            assert (state / "control").is_socket()
+            assert not (state / "replay").exists()  # a crash must not leave an old one
+            with pytest.raises(StateError, match="in use"), open_node(config):
+                pass
+            found.append(node.id)
+            raise RuntimeError("the program fails")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the program fails"):
+            fail()
+        assert (state / "replay").exists()
+        assert not (state / "control").exists()
+    assert found[0] == found[1]
+
+
+def test_what_cannot_be_opened_is_named(network: Path, tmp_path: Path) -> None:
+    with pytest.raises(NodeNotRunning):
+        connect(network / "node-0" / "node.toml")
+    with pytest.raises(NodeNotRunning):
+        connect(network / "node-0" / "state")
+    with pytest.raises(ConfigError, match="nowhere"):
+        connect(tmp_path / "nowhere")
+    with pytest.raises(ConfigError), open_node(network / "client.toml"):
+        pass
+    with pytest.raises(TypeError), open_node(network / "node-0" / "node.toml", services={"x": 3}):  # type: ignore[dict-item]
+        pass
+    with open_node(network / "node-0" / "node.toml"):  # nothing was left locked
+        pass

@@ -1,0 +1,169 @@
+"""A network in a program: `connect` gives a node that asks, whichever way the program reaches the network.
+
+    with connect("mynet") as node:
+        print(Client(node).query(bob_id, b"hello", service="echo").result(timeout=30).read())
+
+There are two kinds. The node of a configuration may run already: the program uses it over its control socket
+(`ControlClient`). Otherwise the program gets a client node of its own (`ClientNode`), with fresh keys each
+time. Both have the asking side of a `Node`, so `Client`, `ServiceClient`, `AsyncClient` and the files
+functions take either. The commands choose in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from reactor import ReactorThread, Service, Sleep
+from tunnel.client.calls import AskingNode
+from tunnel.config import NodeConfig, load_config
+from tunnel.control import CONTROL_FILE, ControlClient, PeerState, peer_states
+from tunnel.crypto.primitives import tunnel_engine
+from tunnel.errors import NodeNotRunning
+from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.keys import NodeKeys
+from tunnel.node import Node
+from tunnel.running import ConfiguredNode, Peers, load_peers, make_node, settle
+
+__all__ = ["CLIENT_FILE", "ClientNode", "ConnectedNode", "connect", "is_client", "running_node"]
+
+CLIENT_FILE: Final = "client.toml"
+"""The configuration for clients in a folder that `mtun network` has made."""
+
+_LEAVE_S: Final = 1.0  # a program that is done does not wait for long
+
+
+class ConnectedNode(AskingNode, Protocol):
+    """A node that asks for this program. A context manager: leaving it closes it, and cancels its queries."""
+
+    @property
+    def pid(self) -> int: ...
+    def peers(self) -> dict[Descriptor, PeerState]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def connect(place: str | Path) -> ConnectedNode:
+    """Use a network from this program.
+
+    Args:
+        place: the configuration file or the state folder of a running node: that node is used. The
+            configuration file of a client, or a folder made by `mtun network`: a client node is started in
+            a thread of this program.
+    Returns:
+        The node that asks, to be used as a context or closed.
+    Raises:
+        NodeNotRunning: the configuration has keys, and its node does not run; `open_node` would run it.
+        ControlError: the running node does not answer, or is of another version. ConfigError: as
+        `load_config`. StateError: the state folder is not private, or has another owner. KeyFileError,
+        MissingLibrary, OSError: as `load_peers`.
+    """
+    path = Path(place)
+    if path.is_dir() and not (path / CLIENT_FILE).exists():
+        return ControlClient(path / CONTROL_FILE)
+    config = load_config(path / CLIENT_FILE if path.is_dir() else path, os.environ, listens=False)
+    if not is_client(config):
+        return ControlClient(config.state / CONTROL_FILE)
+    return running_node(config) or ClientNode(config)
+
+
+def is_client(config: NodeConfig) -> bool:
+    """Whether a configuration is that of a client: without keys, or with none where they are by default."""
+    return config.is_client or (config.keys == config.state / "keys" and not config.keys.exists())
+
+
+def running_node(config: NodeConfig) -> ControlClient | None:
+    """The node of a configuration, if it runs now. Raises ControlError, StateError: it cannot be used."""
+    if config.is_client:
+        return None
+    try:
+        return ControlClient(config.state / CONTROL_FILE)
+    except NodeNotRunning:
+        return None
+
+
+class ClientNode:
+    """A client node of this program: it listens nowhere, and its reactor runs in a thread.
+
+    Args:
+        config: gives network, peers and limits.
+        has_identity: whether the client is the node of the configuration, with its keys, state and services.
+            By default it has fresh keys and no services.
+    Attributes:
+        node: the node that runs. directory: its peers.
+        id, reactor, call, query, query_service, ask, choose_route, draw_hops, open_tunnel: as of the node.
+        pid: this process.
+    Raises:
+        ConfigError, KeyFileError, StateError, MissingLibrary, OSError: as `load_peers` and, with
+        `has_identity`, `ConfiguredNode`.
+    """
+
+    def __init__(self, config: NodeConfig, *, has_identity: bool = False) -> None:
+        self.node: Node
+        self.directory: Peers
+        with ExitStack() as stack:
+            thread = ReactorThread(name="client")
+            stack.callback(thread.close)  # also where it never comes to start
+            if has_identity:
+                configured = stack.enter_context(ConfiguredNode(config, thread.reactor))
+                self.node, self.directory = configured.node, configured.directory
+            else:
+                engine = tunnel_engine(config.engine)
+                self.directory, _ = load_peers(config, engine)
+                stack.callback(self.directory.close)
+                keys = NodeKeys.generate(time.time())
+                serves_nothing = replace(config, names=())
+                self.node = make_node(serves_nothing, keys, self.directory, thread.reactor, engine)
+            settle(self.directory)
+            # Entered last, left first: nothing runs any more when the state is written.
+            stack.enter_context(thread)
+            serving = thread.submit(self.node.serve(), name="client node")
+
+            def leave() -> None:
+                thread.submit(self.node.leave(_LEAVE_S), name="leave").result()
+                serving.result()
+
+            stack.callback(leave)
+            self._stack = stack.pop_all()
+        node = self.node
+        self.id, self.reactor, self.pid = node.id, node.reactor, os.getpid()
+        self.call, self.query, self.query_service, self.ask = (
+            node.call,
+            node.query,
+            node.query_service,
+            node.ask,
+        )
+        self.choose_route, self.draw_hops, self.open_tunnel = (
+            node.choose_route,
+            node.draw_hops,
+            node.open_tunnel,
+        )
+
+    def peers(self) -> dict[Descriptor, PeerState]:
+        """The peers that the node knows, each with what dealing with it has shown."""
+
+        def look() -> Service[dict[Descriptor, PeerState]]:
+            yield Sleep(0)  # the table of peers belongs to the reactor's thread
+            return peer_states(self.node, self.directory)
+
+        return self.reactor.submit(look()).result()
+
+    def close(self) -> None:
+        """Let running queries end for a second, and stop. Idempotent."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
