@@ -1,6 +1,7 @@
 """Clients of a node: queries and tunnels from threads and services, and file transfer. For asyncio: `aio`.
 
-Built on `tunnel.node` and `tunnel.services`. User programs, `tunnel.control` and the command line import it.
+Built on `tunnel.node`, `tunnel.services`, `tunnel.control` and `tunnel.running`. User programs and the
+command line import it.
 """
 
 from tunnel.client.connect import ClientNode, ConnectedNode, connect

@@ -42,9 +42,15 @@ class ConnectedNode(AskingNode, Protocol):
     """A node that asks for this program. A context manager: leaving it closes it, and cancels its queries."""
 
     @property
-    def pid(self) -> int: ...
-    def peers(self) -> dict[Descriptor, PeerState]: ...
-    def close(self) -> None: ...
+    def pid(self) -> int:
+        """The process of the node."""
+
+    def peers(self) -> dict[Descriptor, PeerState]:
+        """The peers that the node knows, each with what dealing with it has shown."""
+
+    def close(self) -> None:
+        """Cancel running queries. Idempotent."""
+
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,6 +1,7 @@
 """A running node as used by its owner's other programs: its control socket, from both sides.
 
-Built on `tunnel.node` and `tunnel.config`. `tunnel.client` and the command line import it.
+Built on `tunnel.node` and `tunnel.config`. `tunnel.client`, `tunnel.running` and the command
+line import it.
 """
 
 from tunnel.control.client import CONTROL_FILE, ControlClient

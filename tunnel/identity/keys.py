@@ -110,9 +110,11 @@ class NodeKeys:
         return replace(self, onion=_first_onion_key(now_s), previous=None, next=None)
 
     def node_id(self, engine: TunnelEngine) -> bytes:
+        """The node id, 32 bytes: the public key of `identity`."""
         return engine.ed25519_public(self.identity)
 
     def link_private(self, engine: TunnelEngine) -> X25519Private:
+        """The static key of the handshake on links."""
         return engine.x25519_private(self.link)
 
     def opening_key(self, engine: TunnelEngine) -> OpeningKey:
@@ -179,22 +181,24 @@ class NodeKeys:
             KeyFileError: not a key file of this version; names the file and what is wrong with it.
         """
         try:
-            record = json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii"))
-            if record["mtun-keys"] != _FILE_VERSION:
-                raise KeyFileError(
-                    f"{path}: key file version {record['mtun-keys']}, expected {_FILE_VERSION}: make new keys"
-                )
-            identity, link, home = (_secret(record[name]) for name in ("identity", "link", "home"))
-            onion = _onion(record["onion"])
-            if onion is None:
-                raise ValueError("the current onion key is missing")
-            previous, following = _onion(record["previous"]), _onion(record["next"])
-            sequence = record.get("sequence", 0)  # not there in files of before
-            if type(sequence) is not int or not 0 <= sequence < 1 << 63:
-                raise ValueError(f"a sequence number of {sequence!r}")
-            return cls(identity, link, onion, home, previous, following, sequence)
+            return _parsed(json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii")))
         except (OSError, LocalTunnelError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise KeyFileError(f"{path} is not a key file: {type(error).__name__}: {error}") from error
+
+
+def _parsed(record: Mapping[str, Any]) -> NodeKeys:
+    """Raises ValueError, KeyError, TypeError: not the content of a key file."""
+    if record["mtun-keys"] != _FILE_VERSION:
+        raise ValueError(f"version {record['mtun-keys']}, expected {_FILE_VERSION}: make new keys")
+    identity, link, home = (_secret(record[name]) for name in ("identity", "link", "home"))
+    onion = _onion(record["onion"])
+    if onion is None:
+        raise ValueError("the current onion key is missing")
+    previous, following = _onion(record["previous"]), _onion(record["next"])
+    sequence = record.get("sequence", 0)  # files of older versions have none
+    if type(sequence) is not int or not 0 <= sequence < 1 << 63:
+        raise ValueError(f"a sequence number of {sequence!r}")
+    return NodeKeys(identity, link, onion, home, previous, following, sequence)
 
 
 def _record(key: OnionKey | None) -> dict[str, int | str] | None:
