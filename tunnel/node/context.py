@@ -1,4 +1,8 @@
-"""What the services of one node share: made by `Node`, read by all, and only the tables in it change."""
+"""The state that the services of one node share: `NodeContext`, made by `Node`.
+
+Services read everything here; only the tables change. Two things are policy rather than state: the routes
+that this node chooses for its own answers, and the comparison of clocks.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +48,7 @@ __all__ = [
 
 LOCAL_NETWORK_ID = b"mtun local net.."
 _RANDOM = random.SystemRandom()
-# A handshake tells the clock rounded to the minute, and takes a moment itself.
+# A handshake carries the clock rounded to the minute, and takes a moment itself.
 _CLOCKS_DIFFER_S = CLOCK_SKEW_S + 60
 
 Stream: TypeAlias = MuxStream[Signal]
@@ -61,10 +65,10 @@ class FrameReport:
     """One direction of a frame has passed a node: for tables and tests on the node's own machine.
 
     Attributes:
-        node, neighbour: who sent it on, and to whom (node ids).
+        node, neighbour: ids of sender and receiver.
         bytes_in: header and chunks as received; 0 where the frame begins.
         bytes_out: header and chunks as sent.
-        started_s, ended_s: on the reactor's clock: the first byte taken in hand, the last one sent.
+        started_s, ended_s: first byte received and last byte sent, on the reactor's clock.
     """
 
     node: bytes
@@ -79,21 +83,21 @@ class FrameReport:
 class NodeContext:
     """Attributes:
     rules: what addresses mean in this network.
-    scope: owns every service of the node; one that fails harms no other.
+    scope: owns every service of the node; a failure of one does not end the others.
     pending: queries of this node that wait for a reply, by query id.
     queries: queries of this node under way, in any mode.
     invitations: query ids of reply blocks that this node has put into replies.
-    own: those of them that have a first hop, or are about to: told when the node ends.
-    half_open_hosts: where the incoming connections come from that have not finished their handshake.
+    own: queries of this node that have or are opening a stream: they fail when the node stops.
+    half_open_hosts: hosts of the incoming connections whose handshake is not finished.
     budget: bounds the unread content of all links.
-    post: has a function called in the reactor's thread, from any thread. Raises Closed.
-    tunnels: bounds that of all established tunnels.
+    post: calls a function in the reactor's thread, from any thread. Raises Closed.
+    tunnels: bounds the unread content of all established tunnels.
     own_ids: other nodes of the same owner.
-    guards: that routes begin with; None: they may begin with any node.
-    peers: what is known of them from dealing with them. routes: draws routes.
+    guards: first hops of routes; None: any node may be one.
+    peers: last contact, failures and back-off of each peer. routes: draws routes.
     links: to neighbours; set by `Node`, since it is made from this context.
-    on_publish: told of each new descriptor; None = nobody is.
-    observe: called with a FrameReport when a frame has been sent on; None = nobody looks.
+    on_publish: called with each new descriptor; None: no callback.
+    observe: called with a FrameReport for each forwarded frame; None: no callback.
     """
 
     engine: TunnelEngine
@@ -141,7 +145,7 @@ class NodeContext:
 
     @property
     def name(self) -> str:
-        """The node's id as the log shows it: its first four bytes in hex."""
+        """The node's id in logs: its first four bytes in hex."""
         return short(self.descriptor.node_id)
 
     @property
@@ -151,28 +155,27 @@ class NodeContext:
 
     @property
     def is_local(self) -> bool:
-        """Whether this network is declared local: one machine or one room, where times and addresses are no
-        secret."""
+        """Whether this network is declared local: on one machine or in one room, nothing to hide from."""
         return self.rules.is_local
 
     def choose_route(
         self, destination: bytes | None, profile: Profile, *, avoid: Collection[bytes] = ()
     ) -> Route:
-        """Proxies for a frame of this node's own making. Raises BadRoute."""
+        """Draw the route of an answer; with destination None, a route to this node. Raises BadRoute."""
         hops = self.limits.answer_hops
         if destination is not None:
             return self.routes.route(destination, hops, profile, avoid=avoid)
-        # From nobody that is known: a way home, whose last proxy is the one that sees this node.
+        # The sender is unknown: a route to this node, whose last proxy must be able to reach it.
         nobody, last = Route((), self.descriptor.node_id), self.home_neighbour(profile)
         return self.routes.other_route(nobody, profile, hops=hops, last=last, avoid=avoid)
 
     def home_neighbour(self, profile: Profile, *avoid: bytes) -> bytes | None:
-        """For a node that nobody can dial: who comes last on a way to it, drawn from its linked neighbours.
+        """The last proxy of a route to a node that cannot be dialled: one of its linked neighbours.
 
         Returns:
-            None for a node that has an address: anybody may.
+            None for a node that has an address: any proxy can reach it.
         Raises:
-            BadRoute: none is linked that is in the directory and offers the profile.
+            BadRoute: no linked neighbour is in the directory and offers the profile.
         """
         if self.descriptor.addresses:
             return None
@@ -194,8 +197,8 @@ class NodeContext:
         return _RANDOM.choice(usable)
 
     def ways_home(self, profile: Profile) -> tuple[Route, ...]:
-        """Two ways to this node for somebody who is not known, that begin at different nodes: she may be one
-        of the two, and cannot use that way. One, where there are too few nodes. Raises BadRoute.
+        """Two routes to this node with different first nodes, for an unknown user: she may be one of these
+        nodes and could not use that route. One route if there are too few nodes. Raises BadRoute.
         """
         first = self.choose_route(None, profile)
         if not first.proxies:
@@ -206,14 +209,14 @@ class NodeContext:
             return (first,)
 
     def clock_difference(self, *node_ids: bytes, own: str = "this node") -> str:
-        """Which of these nodes has another time than this one, for people: both times, and by how much.
+        """Text on the nodes whose clocks differ from this one's: both times and the difference.
 
         Args:
-            own: what this node is called.
+            own: the name of this node in the text.
 
         Returns:
-            Empty where none is known to be more than ten minutes off. With the advice to look at this node's
-            own clock where most of its neighbours differ from it.
+            Empty if none is known to be more than ten minutes off. It includes the advice to check this
+            node's own clock if most of its neighbours differ from it.
         """
         now_s = self.wall_clock()
         texts = [
@@ -229,23 +232,23 @@ class NodeContext:
 
     @property
     def is_clock_doubtful(self) -> bool:
-        """Whether at least two neighbours have told their clock, and most of them differ from this one's."""
+        """Whether at least two neighbours have sent their clock and most of them differ from this one's."""
         now_s, clocks = self.wall_clock(), self.peers.clocks()
         different = sum(abs(shown_s - now_s) > _CLOCKS_DIFFER_S for shown_s in clocks)
         return different >= 2 and 2 * different > len(clocks)
 
     def invite(self, query_id: bytes) -> None:
-        """Take one frame that comes home under `query_id` for a query of its own."""
+        """Accept one frame with this query id, which arrives along a reply block, as a new query."""
         if len(self.invitations) >= self.limits.queries:
             del self.invitations[next(iter(self.invitations))]  # the oldest: its blocks expire first
         self.invitations[query_id] = None
 
     def take_invitation(self, query_id: bytes) -> bool:
-        """Whether such a frame was invited; each is once."""
+        """Whether such a frame was invited; each invitation is used once."""
         return query_id in self.invitations and self.invitations.pop(query_id) is None
 
     def publish(self) -> None:
-        """Sign a descriptor with the onion keys of this moment, and give it to the directory."""
+        """Sign a descriptor with the present onion keys and give it to the directory."""
         now_s, addresses = self.wall_clock(), self.descriptor.addresses
         # The highest sequence number wins, and keys may change twice within a second.
         sequence = self.tunnel.ring.next_sequence(now_s, self.descriptor.sequence)
@@ -258,7 +261,7 @@ class NodeContext:
             self.on_publish(self.descriptor)
 
     def link_settings(self) -> Settings:
-        """What this node says of itself in a handshake."""
+        """This node's settings for handshakes."""
         limits = self.limits
         return Settings.make(
             self.wall_clock(),
@@ -268,7 +271,7 @@ class NodeContext:
         )
 
     def padding_policy(self) -> PaddingPolicy:
-        """What a new link sends beside content."""
+        """The padding of a new link."""
         limits, now_s = self.limits, self.now_s()
         if limits.padding is PaddingMode.POISSON:
             return PoissonPadding(1 / limits.padding_gap_s, [limits.padding_units], now_s=now_s, rng=_RANDOM)
@@ -277,12 +280,12 @@ class NodeContext:
         return NoPadding()
 
     def mux_limits(self, peer: Settings) -> MuxLimits:
-        """What one link may use: this node's limits, and what the peer has said of its own."""
+        """Limits of one link: this node's, and those in the peer's settings."""
         return MuxLimits(max_streams=self.limits.streams_per_link, peer_max_streams=peer.max_streams)
 
 
 def span_text(span_s: float) -> str:
-    """A span of time for people, without its sign: `2 h 5 min`, `3 days 1 h`."""
+    """A span of time as text, without its sign: `2 h 5 min`, `3 days 1 h`."""
     minutes = round(abs(span_s) / 60)
     days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
     if days:
@@ -291,7 +294,7 @@ def span_text(span_s: float) -> str:
 
 
 def report_frame(node: NodeContext, stream: Stream, started_s: float, *, content_in: int) -> Service[None]:
-    """Tell the observer, if there is one, that a frame has been sent on over `stream`."""
+    """Report to the observer, if there is one, that a frame was sent over `stream`."""
     if node.observe is not None:
         ended_s: float = yield CurrentTime()
         node.observe(

@@ -15,15 +15,14 @@ from tunnel.link.pool import ONCE, POOLED, PoolPolicy
 __all__ = ["Holder", "Limits", "LinkPolicy", "TunnelBudget"]
 
 
-# One bound for what all established tunnels of a node hold unread.
+# One bound on the unread content of all established tunnels of a node.
 #
-# Each tunnel has its windows; a peer that opens many tunnels, and in each the sub-streams that nobody
-# reads, would fill the memory with them all the same. When the node holds too much, the tunnel that holds
-# most is given up: those whose users read on are not the ones to pay.
+# Each tunnel has windows, but a peer could open many tunnels and fill memory with sub-streams that are not
+# read. Above the bound the tunnel that holds most is given up, so tunnels whose users read are spared.
 
 
 class Holder(Protocol):
-    """A tunnel, as far as its memory goes."""
+    """A tunnel that holds memory."""
 
     @property
     def held_bytes(self) -> int: ...
@@ -31,7 +30,7 @@ class Holder(Protocol):
 
 
 class TunnelBudget:
-    """Counts what tunnels hold. Args: limit_bytes: of all of them together."""
+    """Counts what tunnels hold. Args: limit_bytes: for all of them together."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -40,7 +39,7 @@ class TunnelBudget:
 
     @property
     def total(self) -> int:
-        """As last counted; users may have read since."""
+        """Bytes as last counted; users may have read since."""
         return self._total
 
     def enter(self, tunnel: Holder) -> None:
@@ -48,15 +47,15 @@ class TunnelBudget:
         self._held[tunnel] = 0
 
     def leave(self, tunnel: Holder) -> None:
-        """It has ended."""
+        """Stop counting a tunnel that has ended."""
         self._total -= self._held.pop(tunnel)
 
     def received(self, tunnel: Holder) -> None:
-        """Something has come for it; gives up the one that holds most when that was too much."""
+        """Count newly received content; above the limit, give up the tunnel that holds most."""
         self._count(tunnel)
         if self._total <= self._limit_bytes:
             return
-        # What was read of the others since is not counted yet.
+        # Reads of the other tunnels are not counted yet.
         for each in self._held:
             self._count(each)
         if self._total > self._limit_bytes:

@@ -73,38 +73,36 @@ _LOOK_S = 0.05
 
 
 class Node:
-    """One peer: listens, relays, answers queries with its inner service, and asks queries of its own.
+    """One peer: listens, relays, answers queries with its inner service, and sends queries of its own.
 
-    The listener is bound when the object is made, so that `descriptor` names the real port. `serve` is the
-    service that does everything else; it is to be run by the reactor given here.
+    The constructor binds the listener, so that `descriptor` has the real port. `serve` is the service that
+    does everything else; run it in the reactor given here.
 
     Args:
-        keys: this node's secrets; the onion key is then made anew. Or a ring that was resumed with its replay
-            tables (`KeyRing.resume`), whose keys go on; to be stopped by the caller when `serve` has ended.
+        keys: this node's secrets; a new onion key is made. Or a ring resumed with its replay tables
+            (`KeyRing.resume`), whose keys stay valid; the caller stops it when `serve` has ended.
         directory: the peers; shared and filled by the caller.
-        reactor: runs this node; queries may be asked from any thread.
+        reactor: runs this node; queries may be sent from any thread.
         service: answers queries that reach this node, an `InnerService` or a generator function; by default
             `Echo`. For several: `tunnel.services.Services`.
-        host, port: where to listen; port 0 lets the system choose. None: nowhere. Such a node keeps links to
-            others (`Limits.links_ahead`), and gets its replies over them.
-        addresses: where others reach it; by default the listener's own address. Another one where a router
-            forwards a port.
+        host, port: listening address; port 0 lets the system choose, None does not listen. A node that does
+            not listen keeps links to others (`Limits.links_ahead`), and its replies arrive over them.
+        addresses: where others reach it; by default the listener's address. Give the router's where a port is
+            forwarded.
         private_ranges: IP networks that are part of this network beside the open internet, such as a LAN's or
             a VPN's: only their private addresses are dialled. A network declared local needs none.
-        profiles: bytes of those to offer; by default all that suit the engine.
-        family: 16 bytes, the same in all nodes of one owner, so that nobody's route passes two of them.
-        own: ids of other nodes of the same owner, in this process or elsewhere: never proxies of this node's.
-            Those of the same family never are.
-        engine: where the ciphers come from, or its name; by default the preferred one.
+        profiles: profile bytes to offer; by default all that the engine supports.
+        family: 16 bytes, equal in all nodes of one owner, so that no route passes two of them.
+        own: ids of other nodes of the same owner, never proxies of this node's routes. Nodes of the same
+            family never are.
+        engine: cipher engine or its name; by default the preferred one.
         guards: `Node.guards` of the last run, so that routes begin with the same nodes again.
-        on_publish: called in the reactor with each new descriptor after the first one.
-        observe: called with a FrameReport for each frame sent on; stays on this machine.
+        on_publish: called in the reactor with each new descriptor after the first.
+        observe: called with a FrameReport for each forwarded frame; the reports stay on this machine.
     Raises:
-        OSError: the address cannot be listened on. TypeError: `service` is none, or an argument
-        is of another type than said here. ValueError: `host` is a
-        name, not an IP address.
-        LocalTunnelError: the wall clock shows a time that no key or descriptor can hold. KeyFileError: the
-        state of the guards is damaged.
+        OSError: the address cannot be listened on. TypeError: an argument has the wrong type.
+            ValueError: `host` is a name, not an IP address. LocalTunnelError: the wall clock shows a time
+            that no key or descriptor can hold. KeyFileError: the state of the guards is damaged.
     """
 
     def __init__(
@@ -137,8 +135,7 @@ class Node:
         rules = address_rules(network_id, private_ranges)
         has_guards = limits.guards > 0 and not rules.is_local
         if isinstance(keys, NodeKeys):
-            # The last run's replay table is gone, so what it guarded must be too: with a new onion key frames
-            # recorded before open no more.
+            # The last run's replay table is lost, so its onion key goes too: recorded frames no longer open.
             keys = KeyRing(keys.rotated(wall_clock()), engine, limit=limits.replay_tags)
         elif not isinstance(keys, KeyRing):
             raise TypeError(f"keys: expected NodeKeys or a KeyRing, got {type(keys).__name__}")
@@ -188,47 +185,47 @@ class Node:
 
     @property
     def descriptor(self) -> Descriptor:
-        """What others know of this node: its keys, addresses and profiles, signed."""
+        """The signed public description of this node: keys, addresses, profiles."""
         return self._context.descriptor
 
     @property
     def address(self) -> Address:
-        """Where others reach it. Raises IndexError: a node without an address."""
+        """The first address at which others reach it. Raises IndexError: it has none."""
         return self._context.descriptor.addresses[0]
 
     @property
     def guards(self) -> bytes | None:
-        """The state of the guards, to be kept on disk and given to the next run; None: this node has none."""
+        """State of the guards: store it and give it to the next run. None: this node uses no guards."""
         return self._context.routes.guards
 
     @property
     def peers(self) -> PeerTable:
-        """What this node knows of others from dealing with them; add a `PeerListener` to its `listeners`."""
+        """Last contact, failures and back-off of each peer; add a `PeerListener` to its `listeners`."""
         return self._context.peers
 
     @property
     def listens_at(self) -> Address | None:
-        """Where its listener is; None without one."""
+        """The listener's address; None without a listener."""
         return self._listens_at
 
     @property
     def reactor(self) -> Reactor:
-        """What runs this node."""
+        """The reactor that runs this node."""
         return self._reactor
 
     @property
     def open_links(self) -> int:
-        """Links to neighbours now; they stay between messages."""
+        """Number of links to neighbours; links stay open between messages."""
         return len(self._context.links)
 
     @property
     def open_streams(self) -> int:
-        """Frames on their way, in one direction or the other; 0 when nothing passes this node."""
+        """Number of open streams: frames under way in either direction."""
         return self._context.links.streams
 
     @property
     def is_idle(self) -> bool:
-        """No frame on its way through, no handshake under way, no query of its own."""
+        """Whether no frame, handshake or query of this node is under way."""
         context = self._context
         links = context.links
         return not (
@@ -237,7 +234,7 @@ class Node:
 
     @needs_yield_from
     def serve(self) -> Service[None]:
-        """Run the node until it is cancelled; then everything of it is ended."""
+        """Run the node until cancelled; then end all its services and links."""
         scope = self._context.scope
         try:
             yield from scope.spawn(rotate_keys(self._context), name=f"{self._context.name} keys")
@@ -251,19 +248,18 @@ class Node:
             yield from scope.close()
 
     def close(self) -> None:
-        """Stop listening. `serve` does so when it ends; this is for one that never came to serve."""
+        """Stop listening. `serve` does so when it ends; call this for a node that was never served."""
         if self._listener is not None:
             self._listener.close()
 
     @needs_yield_from
     def leave(self, within_s: float = 60.0) -> Service[None]:
-        """Stop in order, for a restart: no stream is lost, here or at the neighbours; then `serve` ends.
+        """Stop for a restart without losing a stream, here or at the neighbours; then `serve` ends.
 
-        Queries of this node's own come to their end first. Then its neighbours are told that its links take
-        nothing new, and what passes through it may end.
+        First this node's own queries finish. Then it sends GOAWAY on its links, and relayed frames finish.
 
         Args:
-            within_s: for each of the two; what has not ended by then is cut.
+            within_s: limit for each of the two steps; the rest is cut off.
         """
         context = self._context
         self._prepared_tunnels.close()
@@ -274,7 +270,7 @@ class Node:
         self._has_left.set()
 
     def _listen(self) -> Service[None]:
-        """Until `leave` is done."""
+        """Listen until `leave` is done."""
         try:
             if self._listener is not None:
                 yield from listen_service(self._context, self._listener)
@@ -287,13 +283,12 @@ class Node:
 
     @property
     def route_hops(self) -> tuple[int, int]:
-        """`Limits.route_hops`, and up to how many more: `Limits.route_bias`."""
+        """`Limits.route_hops` and `Limits.route_bias`: proxies of a route, and up to how many more."""
         limits = self._context.limits
         return limits.route_hops, limits.route_bias
 
     def draw_hops(self) -> int:
-        """Proxies of a new route whose length the caller leaves open: `Limits.route_hops`, and up to
-        `route_bias` more. Never fewer: a network that is too small for them is an error."""
+        """Number of proxies of a new route: `Limits.route_hops` and up to `route_bias` more, never fewer."""
         return draw_hops(self._context)
 
     def query(
@@ -302,21 +297,22 @@ class Node:
         """Send `content` to the node `destination` through proxies, from any thread.
 
         Args:
-            content: bytes; the path of a regular file; a binary file, read up to the size that it has now (a
-                regular file) or to its end; an iterator of bytes; or a service that gives bytes, b"" at the
-                end. Regular files are read in the reactor's thread, paths, pipes and iterators in their own.
-            options: how it goes (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `purpose`,
-                `idle_s`, `timeout_s`, `rng`), `progress`, `retries`, and where replies go (`sink`, `replies`,
-                `sinks`): see `tunnel.node.query.request`, which says what each means.
+            content: bytes; the path of a regular file; a binary file, read up to its present size (a regular
+                file) or to its end; an iterator of bytes; or a service that returns bytes, b"" at the end.
+                Regular files are read in the reactor's thread, paths, pipes and iterators in a thread of
+                their own.
+            options: the route (`hops`, `route`, `mode`, `error_mode`, `reply_route`, `profile`, `purpose`,
+                `idle_s`, `timeout_s`, `rng`), `progress`, `retries`, and the sinks of replies (`sink`,
+                `replies`, `sinks`); described in `tunnel.node.query.request`.
         Returns:
             A future of QueryResult. Cancelling it cancels the query.
         Raises:
-            TypeError: content is nothing of these, or is to be sent again and cannot be; profile is neither a
-                Profile nor a name. ValueError: retries
-                are not 0 to 16. LocalTunnelError: other than one sink for each reply.
+            TypeError: content of another kind, or retries with content that cannot be sent again; profile is
+                neither a Profile nor a name. ValueError: retries are not 0 to 16. LocalTunnelError: the
+                number of sinks is not that of replies.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
-                QueryFailed: the query did not come through; says what is known. FileChanged: the content is a
-                file that changed while it was sent. Whatever reading the content raises.
+                QueryFailed: the query failed; carries what is known. FileChanged: the content is a file that
+                changed while it was sent. Whatever reading the content raises.
         """
         check_options(options, QueryOptions.__annotations__)
         request = self._prepared_queries.use(make_request(self._context, destination, content, **options))
@@ -325,7 +321,7 @@ class Node:
     def call(
         self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
     ) -> QueryRequest:
-        """What `query` sends, with everything chosen that was left open. Args: see there.
+        """The request that `query` would send, with a route and profile chosen. Args: see there.
 
         Raises:
             TypeError, ValueError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
@@ -340,7 +336,7 @@ class Node:
 
     @needs_yield_from
     def ask(self, request: QueryRequest) -> Service[IncomingReply]:
-        """Begin a query whose reply is read while it comes: `reply = yield from node.ask(node.call(...))`.
+        """Start a query whose reply is read as it arrives: `reply = yield from node.ask(node.call(...))`.
 
         Raises, when run: QueryFailed, the node has been stopped.
         """
@@ -366,18 +362,18 @@ class Node:
         sinks: Sequence[Sink] = (),
         idle_s: float | None = None,
     ) -> Future[QueryResult]:
-        """Go on from a reply that carried reply blocks (mode `reply-on-reply`), from any thread.
+        """Answer a reply that carried reply blocks (mode `reply-on-reply`), from any thread.
 
-        The content goes along the first block that is left in `result`, which is taken from it: over a way
-        that the other end chose, and of which this node knows nothing but the end.
+        The content takes the path of the first block in `result`, which is removed from it. The other end
+        chose that path; this node knows only its end.
 
         Args:
-            hops: proxies of the way on which the answer comes, drawn at random; by default as many as a query
-                has. None: no answer is wanted.
-            wants_blocks: the answer is to carry blocks, so that one can go on from it again.
+            hops: proxies of the answer's route, drawn at random; by default as many as a query has. None: no
+                answer wanted.
+            wants_blocks: the answer is to carry blocks, for another follow-up.
             content, replies, sink, sinks, idle_s: as for `query`.
         Returns:
-            A future of QueryResult. Without an answer it says that the content was sent, not that it arrived.
+            A future of QueryResult. Without an answer it means that the content was sent, not received.
         Raises:
             TypeError: content is neither bytes nor a file.
             LocalTunnelError: no block is left; other than one sink for each reply.
@@ -398,15 +394,15 @@ class Node:
         return submit(self._reactor, service, f"{self._context.name} follow-up")
 
     def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
-        """Send one frame that says nothing, from any thread: see `tunnel.onion.cover.draw_cover`.
+        """Send one cover frame, from any thread; see `tunnel.onion.cover.draw_cover`.
 
         Args:
-            plan: a loop, or a DROP frame. When to send the next one is the caller's to decide.
-            mean_delay_s: of the random delay at each proxy.
+            plan: a loop or a DROP frame. The caller decides when to send the next one.
+            mean_delay_s: mean of the random delay at each proxy.
         Returns:
-            A future that ends when the frame has arrived: a loop at this node.
+            A future that ends when the frame has arrived; a loop arrives at this node.
         Raises:
-            From the future BadRoute, ProfileError: no such way; QueryFailed: it did not arrive.
+            From the future BadRoute, ProfileError: no such route; QueryFailed: it did not arrive.
         """
         service = cover_service(self._context, plan, mean_delay_s=mean_delay_s)
         return submit(self._reactor, until_stopped(self._context, service), f"{self._context.name} cover")
@@ -424,12 +420,12 @@ class Node:
         """Open an established tunnel to the node `destination`, from any thread, and let a service use it.
 
         Args:
-            use: called with the tunnel in the reactor; a generator. The tunnel lives as long as it runs, and
-                is then closed in order.
+            use: a generator function, called with the tunnel in the reactor. When it returns, the tunnel is
+                closed in order.
             hops, route: as for `query`.
             profile, purpose: see `tunnel.node.query.request.TunnelOptions`.
         Returns:
-            A future of what the route says of the tunnel. Cancelling it gives the tunnel up.
+            A future of the route's report on the tunnel. Cancelling it gives the tunnel up.
         Raises:
             BadRoute, ProfileError: no such route can be chosen. LocalTunnelError: unknown purpose. From the
                 future as well, and from there QueryFailed: it could not be opened, or broke. any other: what
@@ -458,8 +454,8 @@ class Node:
     ) -> Service[OpenTunnel]:
         """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
 
-        One that stands open already is taken, where `Limits.prepared_tunnels` keeps such and `route` is left
-        open. Args and errors as for `tunnel`, but for `use`.
+        Reuses a pre-opened tunnel if `Limits.prepared_tunnels` keeps one and `route` is not given. Args and
+        errors as for `tunnel`, without `use`.
         """
         destination, chosen = checked_id(destination), Profile.of(profile)
         purpose = checked_purpose(purpose) or "mixed"
@@ -493,7 +489,7 @@ def _first_descriptor(
     profiles: tuple[int, ...] | None,
     family: bytes | None,
 ) -> Descriptor:
-    """That of a start. It replaces the last run's also where the clock was set back since."""
+    """The descriptor of a start, numbered above the last run's even if the clock was set back since."""
     known = directory.lookup(ring.keys.node_id(ring.engine))
     sequence = ring.next_sequence(now_s, 0 if known is None else known.sequence)
     return ring.keys.descriptor(
@@ -502,7 +498,7 @@ def _first_descriptor(
 
 
 def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]:
-    """Look every now and then: what ends here ends in many places."""
+    """Poll: the condition changes in many places."""
     for _ in range(max(1, round(within_s / _LOOK_S))):
         if condition():
             return
@@ -541,17 +537,17 @@ def rotate_keys(node: NodeContext) -> Service[None]:
 
 
 def _look_at_clock(node: NodeContext, now_s: float, ahead_s: float) -> None:
-    """Log where the wall clock has moved otherwise than time has passed.
+    """Log a jump of the wall clock.
 
     Args:
-        ahead_s: of the wall clock before the reactor's, when they were looked at last.
+        ahead_s: difference between the wall clock and the reactor's clock at the last look.
     """
     step_s = now_s - node.now_s() - ahead_s
     if abs(step_s) <= CLOCK_SKEW_S:
         return
     way = "ahead" if step_s > 0 else "back"
     log.error(
-        "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. Where that is wrong, other "
+        "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. If that is wrong, other "
         "nodes refuse what this one sends",
         node.name, way, span_text(step_s), clock_text(now_s), ", or the machine slept" if step_s > 0 else "",
     )  # fmt: skip

@@ -1,5 +1,7 @@
-"""A query of this node that waits for its reply: the meeting point of the api service and the reply's read
-service.
+"""The replies that a query waits for: `PendingQuery` joins the query to the service that reads its reply.
+
+The query registers it under its id (`NodeContext.pending`). The read service of a reply finds it there,
+claims a reply number and writes content to its sink. `Spool` is the sink of a caller who gave none.
 """
 
 from __future__ import annotations
@@ -17,17 +19,15 @@ from tunnel.onion.reply_block import ReplyBlock
 __all__ = ["PendingQuery", "Sink", "Spool"]
 
 
-# Where a reply waits for its reader: memory while it is small, an unnamed temporary file beyond.
-#
-# `tempfile.SpooledTemporaryFile` warns when it is dropped unclosed even while it is only memory, so that
-# `query(...).result().read()` in a script would warn each time; here only a real file does.
+# `tempfile.SpooledTemporaryFile` warns when it is dropped unclosed even if it never left memory:
+# `query(...).result().read()` in a script would always warn. A `Spool` warns for a real file only.
 MEMORY_BYTES = 1024 * 1024
 MOST_BYTES = 1 << 34
-"""As for files that are fetched: no node can fill the disk here. Longer ones need a sink of their own."""
+"""So that no node can fill the disk; the same limit as for fetched files. Longer replies need a sink."""
 
 
 class Spool:
-    """Written once from start to end, then read."""
+    """A reply's storage, written once and then read: memory while it is small, else a temporary file."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         self._memory_bytes = memory_bytes
@@ -35,7 +35,7 @@ class Spool:
         self._file: IO[bytes] = io.BytesIO()
 
     def write(self, data: memoryview) -> int:
-        """Append. Raises OSError: the disk does not take it, or it is too much in all."""
+        """Append. Raises OSError: the disk is full, or the reply is too long."""
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
             raise OSError(errno.EFBIG, "the reply is longer than what is kept without a sink")
@@ -46,22 +46,22 @@ class Spool:
         return self._file.write(data)
 
     def rewind(self) -> None:
-        """Read from the start now."""
+        """Continue reading at the start."""
         self._file.seek(0)
 
     def read(self, size: int = -1) -> bytes:
         return self._file.read(size)
 
     def close(self) -> None:
-        """Give memory or disk back. Idempotent."""
+        """Release memory or disk. Idempotent."""
         self._file.close()
 
 
 class Sink(Protocol):
-    """Where a reply goes: any binary file, or whatever takes bytes. The view is good during the call only.
+    """Where a reply goes: a binary file, or any object with this method. The view is valid during the call.
 
-    One that has a method `wait_room`, a service, is given nothing more until that returns. One that has a
-    method `end` is told when all replies are here and the query is still being sent.
+    Optional methods: `wait_room`, a service that returns when the sink accepts more; `end`, called when all
+    replies are complete while the query is still being sent.
     """
 
     def write(self, data: memoryview, /) -> object: ...
@@ -75,12 +75,12 @@ class PendingQuery:
 
     Attributes:
         content_in, content_out: movement, for the idle watch.
-        is_sending: the query has not been sent to its end.
-        given_up: the query has ended; a reply still under way has nowhere to go.
+        is_sending: the query is not sent completely yet.
+        given_up: the query has ended; replies are refused.
         done: set when all replies are complete or one has failed.
-        failed: set when one has failed; for another who waits.
-        lost: the neighbour whose link broke while it brought a reply.
-        reply_blocks: along which Bob can be answered again (mode `reply-on-reply`).
+        failed: set when one has failed.
+        lost: the neighbour whose link broke during a reply.
+        reply_blocks: usable for follow-ups to Bob (mode `reply-on-reply`).
     """
 
     def __init__(self, *sinks: Sink) -> None:
@@ -100,7 +100,7 @@ class PendingQuery:
         self.reply_blocks: tuple[ReplyBlock, ...] = ()
 
     def take(self, data: memoryview, number: int = 0) -> None:
-        """Content of a reply has come.
+        """Write content of a reply to its sink.
 
         Raises:
             LocalTunnelError: the user's sink fails.
@@ -118,7 +118,7 @@ class PendingQuery:
         self.moved()
 
     def wait_room(self, number: int = 0) -> Service[None]:
-        """Wait until the sink takes more; most always do."""
+        """Wait until the sink accepts more; most always do."""
         wait: Callable[[], Service[None]] | None = getattr(self._sinks[number], "wait_room", None)
         if wait is not None:
             yield from wait()
@@ -133,9 +133,7 @@ class PendingQuery:
                 taken = sink.write(data)
 
     def moved(self) -> None:
-        """Something was sent or received: tell whoever wants to know. Raises LocalTunnelError when that
-        fails.
-        """
+        """Call the progress callback. Raises LocalTunnelError: it failed."""
         if self.on_progress is None:
             return
         try:
@@ -146,7 +144,7 @@ class PendingQuery:
             ) from error
 
     def claim(self, number: int = 0) -> bool:
-        """True for the first frame that comes as this reply; a reply block serves once."""
+        """Whether this is the first frame for that reply; a reply block is used once."""
         if number in self._claimed or number >= len(self._sinks):
             return False
         self._claimed.add(number)
@@ -154,12 +152,12 @@ class PendingQuery:
 
     @property
     def claimed(self) -> bool:
-        """A reply has begun to come."""
+        """Whether a reply has started."""
         return bool(self._claimed)
 
     @property
     def complete(self) -> bool:
-        """All replies are here."""
+        """Whether all replies are complete."""
         return len(self._complete) == len(self._sinks)
 
     @property
@@ -167,7 +165,7 @@ class PendingQuery:
         return self.complete or self.error is not None
 
     def content_ended(self) -> None:
-        """The content of one reply is here, to its end."""
+        """The content of one reply is complete."""
         self._ends_left -= 1
         if self.is_sending and not self._ends_left:
             for sink in self._sinks:
@@ -176,13 +174,13 @@ class PendingQuery:
                     end()
 
     def succeed(self, number: int = 0) -> None:
-        """One reply is here."""
+        """One reply is complete and checked."""
         self._complete.add(number)
         if self.complete:
             self.done.set()
 
     def fail(self, error: TunnelError, *, lost: bytes | None = None) -> None:
-        """The reply will not come. What ended it first stays the reason; `lost` as the attribute."""
+        """The reply has failed. The first error stays; `lost` as the attribute."""
         if not self.has_ended:
             self.error, self.lost = error, lost
             self.done.set()

@@ -1,7 +1,7 @@
-"""A query whose reply is read while it arrives: for services.
+"""A query whose reply is read while it arrives (`Node.ask`).
 
-The reply waits in a bounded buffer; while that is full the frame is not read, so its sender is held up, hop
-by hop. A reply that nobody reads for as long as `idle_s` is therefore ended.
+The reply waits in a bounded buffer. While the buffer is full the frame is not read, which slows its sender
+down, hop by hop. A reply that is not read for `idle_s` is therefore ended.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ REPLY_WINDOW_BYTES: Final = 256 * 1024
 
 
 class IncomingReply:
-    """A query under way: its reply, read as it comes, and its outcome.
+    """A query under way: its reply, read as it arrives, and its outcome.
 
-    It is a context: what is left of the query when the block is left is cancelled. One that is dropped
-    without that is cancelled with a ResourceWarning.
+    A context manager: leaving the block cancels the query if it is not complete. Dropping an unfinished one
+    cancels it with a ResourceWarning.
     """
 
     def __init__(self, post: Post, query: _ReplyBuffer) -> None:
@@ -39,20 +39,20 @@ class IncomingReply:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the query is over; a part of the reply may still wait here."""
+        """Whether the query has ended; part of the reply may still be unread."""
         return self._query.has_ended
 
     @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """The next bytes of the reply, at least one; b"" at its end.
 
-        The end is given when the whole query has succeeded, and only then; but a reply that ends while the
-        query is still being sent ends at once, and `result` says what becomes of the query.
+        The end is reported only when the whole query has succeeded. Exception: a reply that ends while the
+        query is still being sent ends immediately; `result` has the outcome of the query.
 
         Raises:
-            QueryFailed: it did not succeed; what was read before is authentic, and not whole. Whatever else
+            QueryFailed: the query failed; what was read is authentic but incomplete. Whatever else
                 `Node.query` raises.
-        Cancellation: nothing is taken.
+        Cancellation: nothing is consumed.
         """
         place = self._reading.enter()
         try:
@@ -63,7 +63,7 @@ class IncomingReply:
 
     @needs_yield_from
     def result(self) -> Service[QueryResult]:
-        """Wait for the end of the query; what is left of the reply is thrown away. Raises as `read`."""
+        """Wait for the end of the query; the unread rest of the reply is discarded. Raises as `read`."""
         place = self._reading.enter()
         try:
             yield from self._reading.wait(place)
@@ -72,7 +72,7 @@ class IncomingReply:
             self._reading.leave(place)
 
     def cancel(self) -> None:
-        """End the query; who reads gets QueryFailed. Nothing if it has ended."""
+        """Cancel the query; a pending read gets QueryFailed. No effect if it has ended."""
         self._query.cancel()
 
     def __enter__(self) -> Self:
@@ -95,9 +95,9 @@ class IncomingReply:
 
 
 class _ReplyBuffer:
-    """What the node holds of a query under way, and the sink of its reply.
+    """The node's side of an `IncomingReply`: the sink of its reply, and its outcome.
 
-    Apart from `IncomingReply`, which must be free to go when its user drops it.
+    A separate object, so that an `IncomingReply` is collected when its user drops it.
     """
 
     def __init__(self, destination: bytes) -> None:
@@ -108,7 +108,7 @@ class _ReplyBuffer:
         self._room = Signal()
         self._result: QueryResult | None = None
         self._error: BaseException | None = None
-        self._is_whole = False  # the reply is, while the query is still being sent
+        self._is_whole = False  # the reply is complete while the query is still being sent
         self._is_dropping = False
         self.handle: Handle[None] | None = None
 
@@ -146,7 +146,7 @@ class _ReplyBuffer:
     # The sink of the query.
 
     def write(self, data: memoryview) -> None:
-        """Take content of the reply; called by the node."""
+        """Accept content of the reply; called by the node."""
         if self._is_whole:
             raise LocalTunnelError("the query was sent again after its reply had ended")
         if not self._is_dropping:
@@ -154,12 +154,12 @@ class _ReplyBuffer:
             self._changed.set()
 
     def end(self) -> None:
-        """The reply is whole, and the query is still being sent; called by the node."""
+        """The reply is complete while the query is still being sent; called by the node."""
         self._is_whole = True
         self._changed.set()
 
     def wait_room(self) -> Service[None]:
-        """Wait until more may come; called by the node."""
+        """Wait for room in the buffer; called by the node."""
         while len(self._held) >= REPLY_WINDOW_BYTES and not self.has_ended:
             yield self._room
 
@@ -182,14 +182,14 @@ class _ReplyBuffer:
 def ask(
     scope: Scope, post: Post, destination: bytes, query: Callable[[Sink], Service[QueryResult]], name: str
 ) -> Service[IncomingReply]:
-    """Begin a query, and return its reply to come.
+    """Start a query and return its reply, which may not have begun.
 
-    It is retried until something of the reply is here: that may have been read.
+    Retries stop once part of the reply has arrived, since it may have been read.
 
     Args:
         scope: owns the query.
-        post: has a function called in the reactor's thread, from any thread.
-        query: the query, whose reply goes to this sink.
+        post: calls a function in the reactor's thread, from any thread.
+        query: runs the query with this sink for its reply.
     Raises:
         Closed: the scope was cancelled: the node has been stopped.
     """

@@ -1,8 +1,9 @@
-"""The api service: one per query of this node's user, from the first dial to the reply's last byte.
+"""One attempt of a query, from building its headers to the reply's last byte; and the result or the error.
 
-One service sends and then waits for the reply; three guard it: the watch over the backward half (which brings
-the status, and in mode `cached` the reply), the watch over a reply that comes by itself, and the idle watch.
-Whichever fails first ends the query with what it knows, and the status says where that was.
+Example: `query_service(node, request)` seals the headers in a thread. Then a `RunningQuery` opens the stream,
+sends the content and waits for the reply. Three guards run beside it: one reads the backward half (the
+status, and in mode `cached` the reply), one watches the reply that arrives as a frame of its own, and one is
+the idle watch. The first failure ends the query. The status shows where it happened.
 """
 
 from __future__ import annotations
@@ -65,19 +66,19 @@ __all__ = [
 ]
 
 
-# What Alice's user is told of a query or tunnel that failed: the status, or else what was seen here.
 T = TypeVar("T")
-# What a wrong clock looks like: keys and expiries of another time, and a handshake that is broken off.
+# Errors that a wrong clock can cause: keys and expiries of another time, and a handshake that breaks off.
 _OF_CLOCKS = {ErrorCode.BAD_HEADER, ErrorCode.EXPIRED, ErrorCode.DISCONNECTED, ErrorCode.NEXT_REFUSED}
 _CLOCK_HINT = "set the clock that is wrong: this machine's, where several nodes differ from it"
 
 
 def until_stopped(node: NodeContext, service: Service[T]) -> Service[T]:
-    """Run what the node's user has asked for. When the node stops, that is the reason, wherever it hits: a
-    dial that was cancelled, a service that cannot begin any more, a link that broke.
+    """Run a service for the node's user, and report any failure caused by stopping the node as NodeStopped.
+
+    Such failures: a cancelled dial, a service that cannot start any more, a broken link.
 
     Raises:
-        NodeStopped: what it says. Whatever the service raises.
+        NodeStopped: the node was stopped. Whatever the service raises.
     """
     try:
         return (yield from service)
@@ -88,10 +89,10 @@ def until_stopped(node: NodeContext, service: Service[T]) -> Service[T]:
 
 
 def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
-    """`Reactor.submit` for what the user of a node asks for: a reactor that closes stops its nodes.
+    """`Reactor.submit` for the user of a node: a closed reactor is reported as a stopped node.
 
     Returns:
-        A future that is cancelled by its owner only.
+        A future that only its owner cancels.
     Raises:
         NodeStopped: the reactor is closed. Also from the future.
         Forked: this is a child of the node's process.
@@ -99,12 +100,12 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
     try:
         running = reactor.submit(service, name=name)
     except Forked:
-        raise  # not stopped: the node runs, in another process
+        raise  # not stopped: the node runs in the parent process
     except Closed as error:
         raise NodeStopped() from error
     asked: Future[T] = ServiceFuture()
-    # Futures keep their callbacks: without this the two would hold each other, and a result that its user has
-    # dropped (a tunnel, a reply) would live until the garbage collector comes.
+    # Futures keep their callbacks. Without this list the two futures would hold each other, and a result that
+    # its user has dropped (a tunnel, a reply) would live until the next garbage collection.
     to_cancel = [running]
 
     def cancel(asked: Future[T]) -> None:
@@ -128,7 +129,7 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
             else:
                 asked.set_exception(error)
         except InvalidStateError:
-            asked.set_running_or_notify_cancel()  # those who wait for it are still to be told
+            asked.set_running_or_notify_cancel()  # wakes the threads that wait for it
 
     asked.add_done_callback(cancel)
     running.add_done_callback(give_outcome)
@@ -145,15 +146,15 @@ def explain(
     where: str | None = None,
     lost: bytes | None = None,
 ) -> QueryFailed:
-    """The error for the user.
+    """The error for the user of a query or tunnel: from the status if there is one, else from local evidence.
 
     Args:
-        frame: what was sent.
-        error: what ended it here.
-        stream: to the first hop; None: there was none.
-        report: what the route has told, if it was read already.
-        counts: what had moved by then, for people.
-        where: the place, where that is known. lost: the neighbour whose link broke there.
+        frame: the sent frame.
+        error: the local cause.
+        stream: to the first hop; None if none was opened.
+        report: the route's report, if it was read already.
+        counts: bytes moved so far, as text.
+        where: the place, if known. lost: the neighbour whose link broke there.
     """
     if report is None and stream is not None and stream.status is not None:
         report = read_report(frame, stream.status, node.engine)
@@ -180,8 +181,8 @@ def explain(
 
 
 def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report | None) -> str:
-    """Whose clock differs, where that may be the reason. A hop that is no neighbour shows its own in the
-    report; beside it stands this one's."""
+    """Text on differing clocks if they may be the cause. The report shows the clock of a remote hop; this
+    text adds the local one."""
     code = error.code if report is None else report.code
     if code not in _OF_CLOCKS:
         return ""
@@ -193,16 +194,16 @@ def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report
 
 
 def _blamed(first: bytes, error: PeerError, stream: Stream | None) -> tuple[bytes, ...]:
-    """The first hop where it could not be reached, where its link broke or where it reset the stream.
+    """The first hop if it was unreachable, its link broke or it reset the stream.
 
-    Not for a time-out, which may be anybody's, nor for what this node itself has no room for.
+    Nobody for a time-out, which any hop may have caused, or for this node's own lack of room.
     """
     is_its = isinstance(error, NextRefused) if stream is None else is_same_error(error, stream.error)
     return (first,) if is_its else ()
 
 
 def _where(first: str, error: PeerError, stream: Stream | None) -> str:
-    """Where it failed, when no status says so."""
+    """The place of a failure without a status."""
     if stream is None:
         return f"the first hop, {first}"
     if is_same_error(error, stream.error) and not isinstance(error, StreamReset):
@@ -212,19 +213,18 @@ def _where(first: str, error: PeerError, stream: Stream | None) -> str:
 
 @dataclass(slots=True)
 class QueryResult:
-    """What came of a query.
+    """The outcome of a query.
 
     Attributes:
-        route: the way that it took.
+        route: the route taken.
         query_bytes, reply_bytes: content sent and received.
-        has_reply: False in mode `none`: then Bob has confirmed that he holds the whole query.
-        content: the reply, to be read from its start; None where the caller gave a sink of its own.
-        replies: the contents of all replies, in the order in which the other end sent them; `content` is the
-            first. Empty where the caller gave sinks.
-        report: what the route says of the query, where it has come: how long each node held it.
-        reply_blocks: mode `reply-on-reply`: one of each reply, along which it can be answered, once
-            (`Node.follow_up`).
-        attempts: how earlier attempts over other routes failed, where it was retried.
+        has_reply: False in mode `none`: Bob has confirmed that he holds the whole query.
+        content: the reply, read from its start; None if the caller gave a sink.
+        replies: all replies in the order in which the other end sent them; `content` is the first. Empty if
+            the caller gave sinks.
+        report: the route's report, if it arrived: how long each node held the query.
+        reply_blocks: mode `reply-on-reply`: one for each reply, each usable once (`Node.follow_up`).
+        attempts: the failures of earlier attempts over other routes.
     """
 
     route: Route
@@ -247,14 +247,14 @@ class QueryResult:
         """Read from the reply.
 
         Raises:
-            LocalTunnelError: it went to a sink of the caller's.
+            LocalTunnelError: it went to the caller's sink.
         """
         if self.content is None:
             raise LocalTunnelError("the reply went to the sink that the query was given: read it there")
         return self.content.read(size)
 
     def close(self) -> None:
-        """Give back what holds the reply: of use for replies of over 1 MiB, which lie on the disk."""
+        """Release the reply's storage; matters for replies above 1 MiB, which are on disk."""
         for content in self.replies:
             content.close()
 
@@ -268,12 +268,12 @@ class QueryResult:
 
 
 def query_service(node: NodeContext, request: QueryRequest) -> Service[QueryResult]:
-    """Send one query, once, and wait for its result. For one that is retried see `retry`.
+    """Run one attempt and wait for its result; for retries see retry.py.
 
     Raises:
-        BadRoute, ProfileError: this query cannot be built. QueryFailed: it did not come through; says what is
-            known. LocalTunnelError: the sink or the progress callback failed, or the content's file does not
-            block. OSError: reading the content did.
+        BadRoute, ProfileError: the query cannot be built. QueryFailed: it failed; carries what is known.
+            LocalTunnelError: the sink or the progress callback failed, or the content's file is non-blocking.
+            OSError: reading the content failed.
     """
     check_served(request.mode)
     if node.queries >= node.limits.queries:
@@ -320,12 +320,12 @@ def _query(node: NodeContext, request: QueryRequest, spools: tuple[Spool, ...]) 
 
 
 def build_query(node: NodeContext, request: QueryRequest) -> OutgoingQuery:
-    """Draw the secrets of a query and seal its headers; for another thread than the reactor's.
+    """Draw the secrets of a query and seal its headers. Run it in a thread.
 
-    Up to 254 public-key operations: a third of a second in which the node's loop goes on elsewhere.
+    Up to 254 public-key operations take a third of a second, which would block the node's loop.
 
     Raises:
-        BadRoute, ProfileError: this query cannot be built.
+        BadRoute, ProfileError: the query cannot be built.
     """
     return node.tunnel.query(
         request.route,
@@ -340,10 +340,10 @@ def build_query(node: NodeContext, request: QueryRequest) -> OutgoingQuery:
 
 
 class RunningQuery:
-    """A query under way.
+    """An attempt under way: its stream, its state and its report.
 
     Attributes:
-        pending: where the reply is gathered, whichever way it comes.
+        pending: collects the replies, over whichever stream they come.
     """
 
     def __init__(
@@ -359,11 +359,11 @@ class RunningQuery:
 
     @property
     def sent_bytes(self) -> int:
-        """Content of the query that has left."""
+        """Content bytes sent so far."""
         return 0 if self._writer is None else self._writer.content_bytes
 
     def run(self) -> Service[Report | None]:
-        """Send the query and wait for all that is to come.
+        """Send the query and wait for the status and the replies.
 
         Raises:
             QueryFailed, LocalTunnelError, OSError: as `query_service`.
@@ -413,10 +413,10 @@ class RunningQuery:
         pending.is_sending = False
         yield pending.done if MODES[request.mode].has_reply else self._delivered
         if pending.error is not None:
-            yield Signal()  # the watch over the reply tells, when it has heard what there is to hear
+            yield Signal()  # `_watch_reply` raises the error once the status had time to arrive
 
     def _watch_backward(self, stream: Stream) -> Service[None]:
-        """What comes back over the query's own streams: a cached reply, and the status."""
+        """Read the query's own backward half: a cached reply, then the status."""
         if self._query.backward is not None:
             frame = FrameReader(stream, self._query.backward)
             try:
@@ -430,7 +430,7 @@ class RunningQuery:
         if self._report is not None and not self._report.succeeded:
             raise StreamReset(self._report.code or ErrorCode.INTERNAL)
         if self._report is None:
-            # Nobody says how it went. What can be seen is whether the stream ends with a reset.
+            # No report in this mode. Only a reset of the stream shows a failure.
             while not stream.is_ended:
                 yield stream.readable
             if stream.error is not None:
@@ -438,7 +438,7 @@ class RunningQuery:
         self._delivered.set()
 
     def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
-        """A hop that fails ends the backward half early, and says why in its status, which comes next."""
+        """A hop that fails ends the backward half early; its status follows and holds the reason."""
         status = yield from with_timeout(self._node.limits.linger_s, wait_status(stream), "no status")
         self._report = read_report(self._query, status, self._node.engine)
         if self._report is None or self._report.succeeded:
@@ -446,7 +446,7 @@ class RunningQuery:
         raise StreamReset(self._report.code or truncated.code) from truncated
 
     def _read_way_back(self, stream: Stream) -> Service[None]:
-        """The status of the reply's way, handed on by Bob; none when he has let go, or could not begin."""
+        """Read the status of the reply path, which Bob forwards; none if he has let go or could not start."""
         reader = ReadYield(stream)
         chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
         count = yield from reader.readinto(chunk)
@@ -459,10 +459,10 @@ class RunningQuery:
             raise StreamReset(report.code or ErrorCode.INTERNAL)
 
     def _watch_reply(self) -> Service[None]:
-        """A reply that failed ends the query, also while it is still being sent.
+        """End the query when its reply fails, even while the query is still being sent.
 
-        At once where the fault was found here. A reset on its way home says nothing of where; the status
-        does, but it goes to Bob, who hands it on: that takes a moment longer.
+        Immediately if the fault was found here. A reset does not show where the reply failed. The status
+        does, but it goes to Bob, who forwards it, so the query waits for it a moment.
         """
         yield self.pending.failed
         error = self.pending.error
@@ -476,11 +476,11 @@ class RunningQuery:
         yield self._delivered
 
     def _failure(self, error: PeerError) -> QueryFailed:
-        """What is known of a failed query, for its user."""
+        """The error for the user, from everything known here."""
         pending = self.pending
         stream = None if self._writer is None else self._writer.stream
         where, lost = None, None
-        # Not where the query's own stream has ended with it: in mode `cached`, or both on one link.
+        # Unless the query's own stream ended with the same error: mode `cached`, or both on one link.
         is_replys = is_same_error(error, pending.error)
         if is_replys and (stream is None or not is_same_error(error, stream.error)):
             where, lost = "the reply" if pending.claimed else "this node", pending.lost

@@ -1,8 +1,8 @@
-"""Frames whose status tells their sender nothing: follow-ups along a reply block, loops, DROP frames.
+"""Frames without a status for their sender: follow-ups along a reply block, loops and DROP frames.
 
-A follow-up goes on from a reply that carried blocks: along a way that the other end built and alone has the
-keys of. What becomes of it is known by what comes back, or by nothing coming. A loop is its own answer. Of a
-DROP frame nobody says anything; that its stream ends in order is all there is.
+A follow-up answers a reply that carried reply blocks. It takes a path that the other end built, so only that
+end has the keys and could read a status; the sender learns the outcome from the answer, or from its absence.
+A loop returns to its sender. For a DROP frame the orderly end of the stream is the only sign.
 
 Source: docs/protocol.md, "Reply modes" and "Cover traffic".
 """
@@ -35,15 +35,15 @@ __all__ = ["FollowUp", "cover_service", "follow_up_service", "make_follow_up"]
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """What is to be said along a reply block of the other end's.
+    """A message along a reply block.
 
     Attributes:
-        destination: who made the block.
-        content: bytes, or a file that is read to its end.
-        way_back: over which it is answered, to this node; None: no answer is wanted.
-        wants_blocks: the answer is to carry blocks again.
-        sinks: where the answers go, one for each; none: temporary files.
-        replies: how many answers.
+        destination: id of the node that made the block.
+        content: as for queries; read until its end.
+        way_back: route of the answer, to this node; None: no answer wanted.
+        wants_blocks: the answer is to carry reply blocks.
+        sinks: one for each answer; none: temporary files.
+        replies: number of answers.
     """
 
     destination: bytes
@@ -101,11 +101,11 @@ def make_follow_up(
 
 
 def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]:
-    """Send a follow-up, and wait for its answers where any are wanted.
+    """Send a follow-up and wait for its answers, if any are wanted.
 
     Raises:
         PeerError (EXPIRED, REPLAYED or UNKNOWN_NEXT), TableFull: the block can no longer be used.
-        BadRoute, ProfileError: no such way back. QueryFailed: no answer has come; says what is known.
+        BadRoute, ProfileError: no such way back. QueryFailed: no answer arrived; carries what is known.
             LocalTunnelError, OSError: as `query_service`.
     """
     replies = 0 if call.way_back is None else call.replies
@@ -135,11 +135,11 @@ def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]
 
 
 def cover_service(node: NodeContext, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Service[None]:
-    """Send one frame of cover traffic, and wait for its end: a loop comes home, a DROP frame is taken.
+    """Send one cover frame and wait for its end: a loop returns, a DROP frame is consumed.
 
     Raises:
-        BadRoute, ProfileError: no such way. QueryFailed: it did not arrive. Of a loop: somebody on the way
-            throws frames away, or failed.
+        BadRoute, ProfileError: no such route. QueryFailed: it did not arrive; for a loop, a hop failed or
+            drops frames.
     """
     build = node.tunnel.loop if plan.is_loop else node.tunnel.drop
     frame = partial(build, plan.route, plan.profile, now_s=node.wall_clock(), mean_delay_s=mean_delay_s)
@@ -164,7 +164,7 @@ def _send(
     pending: PendingQuery,
     idle_s: float,
 ) -> Service[int]:
-    """Build a frame in a thread, send it, and wait for all that is to come. Returns the content's length."""
+    """Build a frame in a thread, send it and wait for its answers. Returns the content's length."""
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1
@@ -231,7 +231,7 @@ class _Nowhere:
 
 
 class _Zeros:
-    """Content for nobody, of any length."""
+    """Dummy content of a given length."""
 
     def __init__(self, count: int) -> None:
         self._left = count
