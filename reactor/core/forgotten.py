@@ -1,17 +1,17 @@
 """Warnings about calls that never ran: a forgotten `yield from`.
 
-    reply.write(b"hello")  # makes a generator, which nothing runs: nothing is written
+    reply.write(b"hello")  # makes a generator that nothing runs: nothing is written
 
-Of coroutines Python says "was never awaited", of generators it says nothing. So the public functions of
+Python warns about coroutines that were never awaited, but not about generators. So the public functions of
 services put a `Reminder` into their generator. The first step of the generator settles the reminder. A
-generator that is dropped before that takes its reminder along, and the reminder warns. Requests that are made
-for one use, such as `Sleep(1)`, hold a reminder until they are yielded.
+generator that is dropped before that drops its reminder too, and the reminder warns. Requests made for one
+use, such as `Sleep(1)`, hold a reminder until they are yielded.
 
-There are two decorators because of the price. `needs_yield_from` costs 0.5 µs a call and remembers the line
-of the call. `reminded` costs 0.1 µs, for methods that a busy service calls for every few bytes. It names the
+There are two decorators because of their cost. `needs_yield_from` costs 0.5 µs a call and records the line of
+the call. `reminded` costs 0.1 µs, for methods that a busy service calls for every few bytes. It reports the
 line that dropped the call, which for a statement such as the one above is the same line.
 
-Rule for changing this file: a settled reminder is used for another call, so only the generator holds it.
+Rule for changing this file: a settled reminder is reused, so only the generator may hold it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 
-# The log gets each place once, and no more places than this.
+# Each place is logged once, and no more places than this.
 _MOST_PLACES: Final = 1_000
 _logged: Final[set[tuple[str, int, str]]] = set()
-# What `warnings` remembers of each file, as the `__warningregistry__` of its module does.
+# The state of `warnings` for each file, like the `__warningregistry__` of a module.
 _registries: Final[dict[str, dict[Any, Any]]] = {}
 
 
 class Reminder:
-    """Warns when it is dropped before it was settled.
+    """Warns when it is dropped without having been settled.
 
     Attributes:
         text: of the warning.
-        code, position: the place of the call. None, 0: not known.
+        code, position: place of the call; None, 0: unknown.
     """
 
     __slots__ = ("code", "position", "text")
@@ -55,7 +55,7 @@ class Reminder:
     position: int
 
     def __del__(self) -> None:
-        # The settled ones are dropped when the interpreter ends.
+        # The settled reminders are dropped when the interpreter ends.
         if not sys.is_finalizing():
             _warn(self)
 
@@ -63,11 +63,11 @@ class Reminder:
 _settled: Final[list[Reminder]] = []
 
 settle: Final = _settled.append
-"""Take note that the call of a reminder runs. Once for each call."""
+"""Record that the call of a reminder runs. Once per call."""
 
 
 def remind(text: str) -> Reminder:
-    """Make a reminder in a function that is called by a service: it remembers the line of that call."""
+    """Make a reminder with the line that called the calling function."""
     try:
         reminder = _settled.pop()
     except IndexError:
@@ -104,9 +104,10 @@ def _run(service: Generator[Any, Any, R], reminder: Reminder) -> Generator[Any, 
 def reminded(
     method: Callable[Concatenate[S, Reminder, P], Generator[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Generator[Any, Any, R]]:
-    """Decorate a public generator function that must be fast, of arguments without defaults.
+    """Decorate a public generator method that must be fast; its arguments have no defaults.
 
-    It takes the reminder as its second argument, and begins with `settle(reminder)` and `del reminder`.
+    The method takes the reminder as its second argument, and begins with `settle(reminder)` and
+    `del reminder`.
     """
     first, _, *others = method.__code__.co_varnames[: method.__code__.co_argcount]
     scope: dict[str, Any] = {
@@ -117,14 +118,14 @@ def reminded(
     }
     exec(_REMINDED.format(name=method.__name__, first=first, others=", ".join(others)), scope)
     call: Any = functools.wraps(method)(scope[method.__name__])
-    # `help` is to show neither the reminder nor, of the signature, the wrapped method.
+    # `help` must not show the reminder, nor take the signature from the wrapped method.
     del call.__wrapped__, call.__annotations__["reminder"]
     call.__signature__ = inspect.signature(call)
     call.__wrapped__ = method
     return cast("Callable[Concatenate[S, P], Generator[Any, Any, R]]", call)
 
 
-# As text, because the arguments keep their names: `*args, **kwargs` would cost as much as all the rest.
+# Text, so that arguments keep their names and order: `*args, **kwargs` would double the cost.
 _REMINDED: Final = """
 def {name}({first}, {others}):
     try:
@@ -138,15 +139,15 @@ def {name}({first}, {others}):
 
 
 def _text_for(function: Callable[..., object]) -> str:
-    # Some classes behind a public interface are private.
+    # Some classes behind a public interface have a leading underscore.
     name = function.__qualname__.lstrip("_")
     return f"the call of {name}() was never run: write `yield from` before it"
 
 
 def discard(service: object) -> None:
-    """Close a service that will not be started, and the calls that it would have run, without a warning."""
+    """Close a service that will not be started, and the calls in its arguments, without a warning."""
     if isinstance(service, GeneratorType) and not (service.gi_suspended or service.gi_running):
-        # It has ended, or not begun: then its frame holds its arguments.
+        # It has ended, or not begun: then its frame still holds the arguments.
         arguments = {} if service.gi_frame is None else service.gi_frame.f_locals
         for argument in list(arguments.values()):
             if isinstance(argument, Reminder):

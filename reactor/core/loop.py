@@ -1,17 +1,20 @@
-"""The reactor: one loop that resumes services when what they wait for has come.
+"""The reactor: one loop that resumes services when the event they wait for has arrived.
 
-How it works. `_step` resumes one service and answers its requests until one of them has to wait.
-`_run_passes` steps those that are ready at a pass's start; what they make ready waits for the next pass,
-so nobody is starved. `_turn` polls, takes in what other threads posted, fires timers and runs passes. The
-poller is asked again after some 64 steps, not after each pass: when two services only talk to each other a
-pass is one step, and a system call per step would be most of its cost.
+`_step` resumes one service and answers its requests until one of them parks it. `_run_passes` steps the tasks
+that are ready when a pass starts; tasks that become ready meanwhile wait for the next pass, so none starves.
+`_turn` polls, empties the inbox of other threads, fires timers and runs passes.
+
+The poller is asked after some 64 steps, not after each pass: when two services only talk to each other a pass
+is one step, and a system call per step would be most of its cost.
 
 Rules for changing this file:
 
-1. Whatever wakes a task goes through `Task.wake`, `wake_error` or `interrupt`, or does just the same inline
+1. Every wake of a task goes through `Task.wake`, `wake_error` or `interrupt`, or does exactly the same inline
    (poller.py).
 2. Other threads touch `_inbox` (by `post`) and `_asleep`, nothing else.
-3. The loop knows no request but by `request.begin(task)`. What a request does is defined in its class.
+3. The loop knows requests only by `request.begin(task)`. What a request does is defined in its class.
+4. Before the thread sleeps it sets `_asleep` and then looks into the inbox; `post` fills the inbox and then
+   looks at `_asleep`. In this order no wake is lost.
 """
 
 from __future__ import annotations
@@ -40,26 +43,36 @@ from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, Forked
 __all__ = ["Reactor", "Waker", "cancel_all", "run_ready", "run_until_ended", "shuffle"]
 
 
-# The order within a pass, shuffled: for tests that look for hidden dependence on it.
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
+
+# Requests answered in one step; then the service goes to the end of the queue, its answer kept.
+_ANSWERS_PER_STEP: Final = range(64)
+# Steps between two calls of the poller.
+_STEPS_PER_POLL: Final = 64
+# epoll takes 2^31 ms, 24.8 days: a longer sleep is cut into days.
+_MOST_WAIT_S: Final = 86_400.0
+# Time for cancelled services to clean up when the reactor is closed.
+_GRACE_S: Final = 1.0
+# Bytes taken from the wake-up pipe by one read.
+_DRAIN_BYTES: Final = 4096
 
 
 def shuffle(ready: deque[Any], generator: random.Random) -> None:
-    """Put the queue into an order that the generator draws, in place."""
+    """Put the queue into random order, in place: for tests that look for hidden dependence on the order."""
     shuffled = list(ready)
     generator.shuffle(shuffled)
     ready.clear()
     ready.extend(shuffled)
 
 
-# How another thread wakes a loop that sleeps in its poller: a byte through a pipe.
-_DRAIN_BYTES: Final = 4096
-
-
 class Waker:
-    """A pipe whose read end is in the poller. `wake` is for any thread, the rest for the loop's.
+    """Wakes a loop that sleeps in its poller, by a byte through a pipe whose read end the poller watches.
+
+    `wake` is for any thread, the rest for the loop's.
 
     Attributes:
-        descriptor: of the read end; its `read_ready` tells that `drain` is due.
+        descriptor: of the read end; `drain` is due when its `read_ready` is set.
         write_fd: a byte written here wakes the loop; for `signal.set_wakeup_fd`.
     """
 
@@ -79,16 +92,16 @@ class Waker:
 
     def wake(self) -> None:
         """Make the poller return."""
-        # The lock keeps a late byte out of whatever file gets our number after `close`.
-        # Blocked: the pipe is full of earlier wakes, which the loop will see.
+        # The lock keeps a late byte out of a file that gets the pipe's number after `close`.
+        # BlockingIOError: the pipe is full of earlier wakes, which the loop will see.
         with self._lock, contextlib.suppress(BlockingIOError):
             if not self._is_closed:
                 os.write(self.write_fd, b"\0")
 
     def drain(self) -> None:
-        """Take out the bytes and be ready for the next wake."""
+        """Empty the pipe and prepare for the next wake."""
         self.descriptor.read_ready = False
-        # Blocked: the byte of this event was read together with those before it.
+        # BlockingIOError: an earlier read took this event's byte too.
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_fd, _DRAIN_BYTES)
         self._poller.watch(self.descriptor)
@@ -101,25 +114,14 @@ class Waker:
             os.close(self.write_fd)
 
 
-logger = logging.getLogger("reactor")
-T = TypeVar("T")
-# One step answers so many requests at most; then the service goes to the end of the queue, its answer kept.
-_ANSWERS_PER_STEP: Final = range(64)
-# The poller is asked again after so many steps.
-_STEPS_PER_POLL: Final = 64
-# epoll takes 2^31 ms, 24.8 days; whoever sleeps for longer is looked at once a day.
-_MOST_WAIT_S: Final = 86_400.0
-
-
 class Reactor:
     """Runs services in the thread that calls `run`.
 
     Args:
-        clock: `MonotonicClock()` unless given.
-        poller: the best one of this system unless given. It becomes the reactor's own.
-        seed: shuffle the order within each pass, reproducibly; for tests that look for hidden dependence on
-            the order.
-        slow_step_s: log a warning when a service keeps the loop for longer than this; None: do not measure.
+        clock: default `MonotonicClock()`.
+        poller: default the best one of this system. The reactor closes it.
+        seed: shuffle the order within each pass, reproducibly; see `shuffle`.
+        slow_step_s: log a warning when a service blocks the loop for longer; None: do not measure.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class Reactor:
         self.timers = Timers()
         self._random = None if seed is None else random.Random(seed)
         self._slow_step_s = slow_step_s
-        # Living tasks, in the order they were made; a dict for want of an ordered set.
+        # Living tasks in order of creation: a dict as an ordered set.
         self._tasks: dict[Task[Any], None] = {}
         self._unasked: list[Task[Any]] = []
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -149,12 +151,10 @@ class Reactor:
         self._stop_asked = False
         self._is_closed = False
         self._pid = os.getpid()
-        # The service that `run` runs to its end.
+        # The service that `run` waits for.
         self._main: Task[Any] | None = None
         self._deadlock_victim: Task[Any] | None = None
         _reactors.add(self)
-
-    # What users call.
 
     def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
         """Start a service; it first runs in the next pass.
@@ -174,8 +174,8 @@ class Reactor:
         """Start a service from any thread.
 
         Returns:
-            A future of its result. `Future.cancel` cancels the service: the future is cancelled at once, the
-            service cleans up after.
+            A future of its result. `Future.cancel` cancels the service: the future is cancelled immediately,
+            the service cleans up afterwards.
         Raises:
             Closed: the reactor is closed.
         """
@@ -195,26 +195,25 @@ class Reactor:
         """
         if self._is_closed:
             raise self._closed_error()
-        # The order matters. The loop says it is asleep and then looks into the inbox; we fill the inbox and
-        # then look whether it sleeps.
+        # In this order, see rule 4.
         self._inbox.append((function, args))
         if self._asleep:
             self._asleep = False
             self._waker.wake()
         elif self._is_closed:
-            # Closed meanwhile, and perhaps after its last look: see to it that a future in there is answered.
+            # Closed meanwhile, perhaps after its last look: a future in the inbox must still be answered.
             self._drain_inbox()
 
     def post_from_signal(self, function: Callable[..., object], *args: Any) -> None:
-        """`post` for the handler of a system signal, which may have interrupted a `post`: it takes no lock.
+        """`post` for a signal handler, which may interrupt a `post`: it takes no lock.
 
-        Nor does it wake the loop. That does the byte of `signal.set_wakeup_fd(reactor.wake_fd)`, which the
-        interpreter writes at the moment of the signal (see unix_signals.py).
+        It does not wake the loop either. The interpreter does, by the byte that
+        `signal.set_wakeup_fd(reactor.wake_fd)` has it write (see run/signals.py).
         """
         self._inbox.append((function, args))
 
     def check_usable(self) -> None:
-        """Refuse to go on with a reactor that runs nothing any more.
+        """Check that the reactor can run services.
 
         Raises:
             Closed: it is closed. Forked: it belongs to the parent of this process.
@@ -224,12 +223,12 @@ class Reactor:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is closed: it starts nothing any more."""
+        """Whether the reactor was closed."""
         return self._is_closed
 
     @property
     def wake_fd(self) -> int:
-        """The descriptor into which a byte is written to wake the loop; non-blocking."""
+        """Non-blocking descriptor; a byte written to it wakes the loop."""
         return self._waker.write_fd
 
     @overload
@@ -240,14 +239,14 @@ class Reactor:
         """Run the loop until a service ends, or `stop` is called.
 
         Args:
-            service: started first; the loop ends with it. None: run until stopped.
+            service: started first, and the loop ends with it. None: run until stopped.
         Returns:
             The service's result; None without a service.
         Raises:
             Busy: the loop runs already.
-            Closed: the reactor is closed, or was stopped before the service ended (which lives on).
-            Forked: the reactor was made before a fork, in the parent.
-            OSError: the poller failed. The services stay as they are.
+            Closed: the reactor is closed, or was stopped before the service ended (the service lives on).
+            Forked: the reactor was made in the parent of this process.
+            OSError: the poller failed. The services are unchanged.
             any other: the service's error.
         """
         self._check_startable()
@@ -262,11 +261,11 @@ class Reactor:
         return task.result()
 
     def turn(self) -> float | None:
-        """Run what is ready, without waiting: for another loop that runs this one (see aio.py).
+        """Run the ready services without waiting: for another loop that runs this one (see run/aio.py).
 
         Returns:
-            Seconds until the next turn is due: 0 there is more to do; None: when `poller.fileno()` becomes
-            readable, which a `post` sees to.
+            Seconds until the next turn is due; 0: immediately; None: when `poller.fileno()` becomes readable,
+            also after a `post`.
         Raises:
             Busy, Closed, BadRequest: as for `run`.
         """
@@ -277,18 +276,16 @@ class Reactor:
             self._turn(may_wait=False)
         finally:
             self._thread_id = None
-            # From here on a post wakes us; what came before this line is seen below.
+            # From here on a post wakes the loop; an earlier one is found in the inbox below.
             self._asleep = True
         return 0 if self.ready or self._inbox else self._idle_s()
 
     def stop(self) -> None:
-        """Make `run` return after the current pass; from any thread. The services stay as they are."""
+        """Make `run` return after the current pass; from any thread. The services are unchanged."""
         self.post(self._ask_stop)
 
     def close(self) -> None:
-        """Cancel what still lives, let it clean up (for a second at most), then let go of everything.
-
-        Done twice it does nothing.
+        """Cancel all services, give them a second to clean up, then release all resources. Idempotent.
 
         Raises:
             Busy: called while the loop runs.
@@ -315,8 +312,6 @@ class Reactor:
     ) -> None:
         self.close()
 
-    # The loop.
-
     def _check_startable(self) -> None:
         if self._thread_id is not None:
             raise Busy("the reactor runs already")
@@ -332,11 +327,11 @@ class Reactor:
         )
 
     def leave_to_parent(self) -> None:
-        """Be closed, in the child of a fork: the services and their streams are the parent's."""
+        """Close this copy in the child of a fork: the services and their streams belong to the parent."""
         self._is_closed = self._stop_asked = True
         self._thread_id = None
         self._inbox.clear()
-        # When a service forks the loop runs here too, in the middle of a pass: nothing is to follow.
+        # When a service forks, the child is in the middle of a pass too: nothing may follow.
         self.ready.clear()
         self.ready = deque(maxlen=0)
 
@@ -354,20 +349,20 @@ class Reactor:
             self._report_unasked()
 
     def _turn(self, may_wait: bool = True, *, may_jump: bool = True) -> None:
-        """Wait until something is ready, and run it."""
+        """Wait until services are ready, and run them."""
         ready = self.ready
         wait_s: float | None = None
         if ready or self._inbox or not may_wait:
             wait_s = 0
         elif self.timers.held or self._deadlock_victim is not None:
-            # Not asked when there is nothing to ask for: with one busy connection each request is a turn.
+            # Skipped without timers: with one busy connection each request is a turn.
             wait_s = self._idle_s()
         if wait_s == 0:
             self.poller.poll(0, ready)
         else:
             self._asleep = True
             try:
-                # Somebody may have posted between the look above and this line, not knowing that we sleep.
+                # A thread may have posted before `_asleep` was set: then it did not wake the loop.
                 self.poller.poll(0 if self._inbox else wait_s, ready)
             finally:
                 self._asleep = False
@@ -385,13 +380,13 @@ class Reactor:
             self._report_unasked()
 
     def _jump(self) -> None:
-        """With a clock that is not waited for: all is idle, so go on to the next timer."""
+        """Advance a clock that is never waited for to the next timer, when all is idle."""
         deadline_s = self.timers.next_deadline()
         if deadline_s is not None and self._jump_to is not None and not self.threads.running:
             self._jump_to(deadline_s)
 
     def _idle_s(self) -> float | None:
-        """Say how long to wait when nothing is ready: None is for ever."""
+        """How long to wait when nothing is ready; None: without limit."""
         deadline_s = self.timers.next_deadline()
         if deadline_s is not None:
             if self._jump_to is not None and not self.threads.running:
@@ -406,7 +401,7 @@ class Reactor:
         return None
 
     def _awaits_outside(self) -> bool:
-        """Whether a descriptor or another thread may wake anybody here."""
+        """Whether a descriptor or another thread may wake a service."""
         return (
             self.threads.running > 0
             or self.poller.has_waiters()
@@ -414,7 +409,7 @@ class Reactor:
         )
 
     def _run_passes(self) -> None:
-        """Step each task that is ready, once; then those that became ready meanwhile, for some 64 steps."""
+        """Step each ready task once, then those that became ready meanwhile, for some 64 steps."""
         ready, step = self.ready, self._step
         next_ready = ready.popleft
         slow_step_s, clock = self._slow_step_s, time.monotonic
@@ -429,7 +424,7 @@ class Reactor:
                 try:
                     task = next_ready()
                 except IndexError:
-                    return  # a service has forked, and this is the child
+                    return  # a service forked, and this is the child
                 step(task)
                 if slow_step_s is not None:
                     after_s = clock()
@@ -438,7 +433,7 @@ class Reactor:
                     before_s = after_s
 
     def _step(self, task: Task[Any]) -> None:
-        """Resume a service and answer its requests until it has to wait or ends."""
+        """Resume a service and answer its requests until it waits or ends."""
         service = task.service
         assert service is not None
         value = task.value
@@ -466,8 +461,8 @@ class Reactor:
                     request.drop()
                 continue
             if type(request) is WaitReadable:
-                # `WaitReadable.begin` for the usual case of the most frequent request, written out: the call
-                # is a twelfth of our part of a small request.
+                # The usual case of `WaitReadable.begin`, inlined: the call is a twelfth of the loop's part of
+                # a small request.
                 descriptor = request.descriptor
                 if (
                     descriptor.poller is poller
@@ -510,7 +505,7 @@ class Reactor:
             try:
                 function, args = inbox.popleft()
             except IndexError:
-                # The reactor is closed, and a thread that posts too late helps to empty it.
+                # The reactor is closed, and a thread that posted too late empties the inbox too.
                 return
             function(*args)
 
@@ -518,12 +513,10 @@ class Reactor:
         unasked, self._unasked = self._unasked, []
         for task in unasked:
             if not task.was_asked and task.error is not None:
-                log_failure(logger, task.error, "service %r failed and nobody waits for it", task.name)
-
-    # Starting and ending.
+                log_failure(logger, task.error, "service %r failed and nothing waits for it", task.name)
 
     def start(self, service: Service[T], name: str | None) -> Task[T]:
-        """Make a task and put it into the queue, in any thread. Raises Closed and BadRequest as `spawn`."""
+        """Make a task and append it to the queue, in any thread. Raises Closed and BadRequest as `spawn`."""
         if self._is_closed:
             discard(service)
             raise self._closed_error()
@@ -560,23 +553,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-# How a reactor ends what still lives in it: by asking first, then by force.
-#
-# Each service is cancelled and may take its time to clean up, wait in its cleanup and start others, which
-# are cancelled in their turn. What has not ended after the grace is closed where it stands.
-# How long the cleanup of what was cancelled may take.
-_GRACE_S: Final = 1.0
-
-
 def cancel_all(reactor: Reactor) -> None:
-    """Cancel all services and run until they have ended or the grace is over; then end them by force."""
+    """End all services of a reactor that is being closed.
+
+    Each is cancelled and may clean up, wait meanwhile and start others, which are cancelled in turn. A
+    service that has not ended after `_GRACE_S` is closed where it stands.
+    """
     until_s = time.monotonic() + _GRACE_S
     tasks = reactor._tasks
     reactor._thread_id = threading.get_ident()
     try:
         _cancel_each(reactor)
         while tasks and time.monotonic() < until_s:
-            # A timer of our own bounds the wait of the poller.
+            # This timer limits the wait of the poller.
             bound = reactor.timers.add(reactor.now() + _GRACE_S, lambda _: None)
             reactor._stop_asked = False
             reactor._turn()
@@ -596,15 +585,10 @@ def _cancel_each(reactor: Reactor) -> None:
         task.cancel("the reactor is closed")
 
 
-# Running a reactor for a while: what spawners need that are no loops themselves. (Usual: `Reactor.run`.)
-#
-# Like closing.py a part of the loop, kept apart for its length: both know its insides.
-
-
 def run_until_ended(reactor: Reactor, task: Task[Any]) -> None:
-    """Run the loop until a task of its own has ended, when nobody outside can help it.
+    """Run the loop until one of its tasks has ended. For spawners.
 
-    When it waits for something that nothing can end, `Deadlock` is thrown into it. Raises as `Reactor.run`.
+    `Deadlock` is thrown into the task when nothing is left that could wake it. Raises as `Reactor.run`.
     """
     reactor._check_startable()
     if not task.is_finished:
@@ -613,6 +597,6 @@ def run_until_ended(reactor: Reactor, task: Task[Any]) -> None:
 
 
 def run_ready(reactor: Reactor) -> None:
-    """Run what can go on without waiting, then return. Raises as `Reactor.run`."""
+    """Run the services until all of them wait, then return. For spawners. Raises as `Reactor.run`."""
     reactor._check_startable()
     reactor._loop(None, may_wait=False)

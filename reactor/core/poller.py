@@ -1,25 +1,40 @@
-"""Two pollers: what asks the system which descriptors are ready and hands the news to those who wait.
+"""Readiness of descriptors: two pollers, `Descriptor`, and the requests that wait for it.
 
-`EpollPoller` is edge-triggered: one `epoll_ctl` when a descriptor is first waited on and none per wait, which
-is worth one microsecond of a request that costs seven. `SelectorPoller` is level-triggered over the standard
-`selectors` and works on any system; it keeps the set of
-wanted events in step with the waiters, lazily: interest is dropped only when an event comes and nobody waits.
+    yield descriptor.readable
 
-Some facts about epoll that the code rests on:
+A poller asks the system which descriptors are ready and wakes the tasks that wait for them. `EpollPoller` is
+edge-triggered: one `epoll_ctl` when a descriptor is first waited on and none per wait, which saves one
+microsecond of a request that costs seven. `SelectorPoller` is level-triggered over the standard `selectors`
+and works on any system. It drops interest in an event lazily: when the event arrives and no task waits.
 
-* An event carries the whole readiness at that moment, not only what changed: so `EPOLLOUT` comes along with
-  most `EPOLLIN`. The flag it leaves (`write_ready`) may be stale when it is used. That costs one refused
-  call, never a hang, since a refused call is followed by a new wait.
-* Adding a descriptor that is ready already gives an event. So registering late, on the first wait, loses
+A `Descriptor` has at most one waiter on each side. An edge-triggered poller reports a change once. If no task
+waits at that moment, the change is kept in `read_ready` or `write_ready`, and the next wait on that side
+returns immediately. So no wake is lost between a refused call and the wait after it, nor when a stream is
+lent to another service. The price is an occasional spurious wake: **a wait means "try", never "there is data"**.
+
+`drained` means that the last read got less than it asked for. The kernel's buffer is then empty, the next
+bytes will be reported, and a reader may wait before it tries. There are two exceptions, after which no read
+counts as short (`short_reads_lie`):
+
+* Data and the end of the stream may share one edge, and no second edge follows for the end (`hang_up`).
+* A read stops short at urgent data (MSG_OOB), and the data behind it was reported already.
+
+Each wait clears the hint: one service may get the event and another do the reading.
+
+Facts about epoll that the code relies on:
+
+* An event carries the whole readiness at that moment, not only the change, so `EPOLLOUT` accompanies most
+  `EPOLLIN`. The flag it leaves (`write_ready`) may be stale when used. That costs one refused call, never a
+  hang, since a new wait follows a refused call.
+* Adding a descriptor that is already ready produces an event. So registering late, on the first wait, loses
   nothing.
-* Data and end of stream may share one edge; only `EPOLLRDHUP` tells. A read stops at urgent data, which only
-  `EPOLLPRI` tells. Both make a short read say nothing (see descriptor.py).
-* Closing the last copy of a descriptor removes it. With another copy open (dup, fork) it stays, so it is
-  always removed by name before the close.
-* After a fork the child's copy is the same object in the kernel: what the child registers, or takes out
-  because it closes a socket, changes the parent's. So the child's copies are closed at once.
-* A batch of events is handed out whole before any service runs: no service can close a descriptor, and
-  another open one of the same number, between an event and its delivery.
+* Only `EPOLLRDHUP` reports the end that shares an edge with data, and only `EPOLLPRI` reports urgent data.
+* Closing the last copy of a descriptor removes it. With another copy open (dup, fork) it stays, so the code
+  always unregisters before the close.
+* After a fork the child's copy is the same object in the kernel: a registration by the child, or a socket it
+  closes, would change the parent's. So the child's copies are closed immediately.
+* A batch of events is handed out completely before any service runs. So no service can close a descriptor,
+  and open another one of the same number, between an event and its delivery.
 """
 
 from __future__ import annotations
@@ -55,56 +70,52 @@ except ImportError:  # not Linux: SelectorPoller serves
     HAS_EPOLL = False
 
 logger = logging.getLogger("reactor")
-# How many events one call may bring. More gain nothing: the call is then a hundredth of the work that they
-# cause.
+# Events per call. More gain nothing: the call is then a hundredth of the work that the events cause.
 _EVENTS_PER_POLL = 512
 
 
 class Poller(Protocol):
-    """What the loop needs of a poller."""
+    """The interface between the loop and a poller."""
 
     def register(self, descriptor: Descriptor) -> None:
-        """Take up a descriptor that is waited on for the first time."""
+        """Add a descriptor on its first wait."""
 
     def unregister(self, descriptor: Descriptor) -> None:
-        """Forget a descriptor; it may have been closed behind our back."""
+        """Remove a descriptor; it may have been closed without notice."""
 
     @property
     def needs_arming(self) -> bool:
-        """Whether `arm` must be called whenever a task has been entered as a waiter."""
+        """Whether `arm` must be called after each new waiter."""
 
     def arm(self, descriptor: Descriptor) -> None:
-        """Ask for the events that the descriptor's waiters wait for."""
+        """Request the events that the waiters of a descriptor need."""
 
     def watch(self, descriptor: Descriptor) -> None:
-        """Have `read_ready` set once when there is something to read, though no task waits.
-
-        For the loop's own wake-up pipe.
-        """
+        """Set `read_ready` once when there is data, without a waiting task. For the loop's wake-up pipe."""
 
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
-        """Wait for events, append the tasks they wake to `ready`, and keep what nobody waits for in flags.
+        """Wait for events and append the tasks they wake to `ready`; events without a waiter set flags.
 
         Args:
-            timeout_s: None: for ever.
+            timeout_s: None: no limit.
         """
 
     def has_waiters(self) -> bool:
         """Whether any service waits on any descriptor."""
 
     def fileno(self) -> int:
-        """Give the poller's own descriptor, which is readable when there are events.
+        """Number of the poller's own descriptor, which is readable when there are events.
 
         Raises:
-            BadRequest: it has none.
+            BadRequest: this poller has none.
         """
 
     def close(self) -> None:
-        """Let go of all descriptors and of the system's object. Done twice it does nothing."""
+        """Release all descriptors and the system's object. Idempotent."""
 
 
 class _Table:
-    """The descriptors a poller serves, by number."""
+    """The descriptors of a poller, by number."""
 
     def __init__(self) -> None:
         self._by_fd: dict[int, Descriptor] = {}
@@ -116,9 +127,9 @@ class _Table:
     def _evict(self, descriptor: Descriptor) -> None:
         """Make room for a descriptor whose number is taken.
 
-        Either the earlier one was closed without `close_notify` and the system has given its number out
-        again: its waiters will never see an event and are told. Or there are two objects for one open file:
-        that is fine while only one is waited on.
+        Either the earlier one was closed without `close_notify` and the system has reused its number: its
+        waiters would never see an event and get `Closed`. Or two objects refer to one open file, which is
+        allowed while only one of them is waited on.
         """
         fd = descriptor.fileno()
         earlier = self._by_fd.get(fd)
@@ -167,15 +178,15 @@ if HAS_EPOLL:
 
         def __init__(self) -> None:
             super().__init__()
-            # Not in the class: asked on each wait, and found three times as fast here.
+            # In the instance: read on each wait, three times as fast as from the class.
             self.needs_arming = False
             self._epoll = epoll()
 
         def register(self, descriptor: Descriptor) -> None:
-            """Take up a descriptor.
+            """Add a descriptor.
 
             Raises:
-                Closed: there is no such descriptor.
+                Closed: the descriptor does not exist.
                 BadRequest: it is a regular file or directory, which epoll refuses.
                 Busy: its number is waited on through another Descriptor object.
             """
@@ -204,7 +215,7 @@ if HAS_EPOLL:
             try:
                 self._epoll.unregister(fd)
             except OSError:
-                # Closed behind our back: the kernel has removed it already, which is what we want.
+                # Closed without notice: the kernel has removed it already.
                 return
 
         def _is_known(self, fd: int) -> bool:
@@ -215,10 +226,10 @@ if HAS_EPOLL:
             return True
 
         def arm(self, descriptor: Descriptor) -> None:
-            """Nothing to do: all events are asked for from the start."""
+            """Nothing to do: all events are requested from the start."""
 
         def watch(self, descriptor: Descriptor) -> None:
-            """Nothing to do, likewise."""
+            """Nothing to do either."""
 
         def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
             """See `Poller`."""
@@ -227,14 +238,14 @@ if HAS_EPOLL:
                 try:
                     descriptor = by_fd[fd]
                 except KeyError:
-                    # Closed without notice while a copy of it lives on: silence it.
+                    # Closed without notice while a copy of it exists: silence it.
                     self._drop(fd)
                     continue
                 if events & _SHORT_READS_LIE:
                     descriptor.short_reads_lie = True
                     if events & _HANG_UP:
                         descriptor.hang_up = True
-                # The wakes are written out: a call for each would cost as much as the rest of this loop.
+                # `Task.wake` inlined: the calls would cost as much as the rest of this loop.
                 if events & _READ:
                     task = descriptor.reader
                     if task is None:
@@ -263,7 +274,7 @@ if HAS_EPOLL:
 
 
 def _identity_of(fd: int) -> tuple[int, int]:
-    """Tell open files of one number apart; selectors, other than epoll, cannot be asked."""
+    """Distinguish open files of one number; unlike epoll, selectors cannot be asked."""
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
 
@@ -272,7 +283,7 @@ class SelectorPoller(_Table):
     """Level-triggered, over `selectors`; for systems without epoll, and for `Blocker`.
 
     Args:
-        selector: `DefaultSelector()` unless given; one of the standard library's kinds.
+        selector: default `DefaultSelector()`; a class of the standard library.
     """
 
     needs_arming = True
@@ -284,10 +295,10 @@ class SelectorPoller(_Table):
         self._identity: dict[int, tuple[int, int]] = {}
 
     def register(self, descriptor: Descriptor) -> None:
-        """Take up a descriptor; the system is asked about it only while somebody waits (see `arm`).
+        """Add a descriptor. The system is asked about it only while a task waits (see `arm`).
 
         Raises:
-            Closed: there is no such descriptor.
+            Closed: the descriptor does not exist.
             Busy: its number is waited on through another Descriptor object.
         """
         fd = descriptor.fileno()
@@ -307,10 +318,10 @@ class SelectorPoller(_Table):
             self._ask(fd, 0)
 
     def arm(self, descriptor: Descriptor) -> None:
-        """Ask for the events that the descriptor's waiters wait for.
+        """Request the events that the waiters of a descriptor need.
 
         Raises:
-            Closed, BadRequest: the system refuses the descriptor. The waiter has been taken out again.
+            Closed, BadRequest: the system refuses the descriptor. The waiter was removed again.
         """
         fd = descriptor.fileno()
         interest = self._interest.get(fd, 0)
@@ -342,13 +353,13 @@ class SelectorPoller(_Table):
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
         """See `Poller`."""
         try:
-            news = self._selector.select(timeout_s)
+            events_by_key = self._selector.select(timeout_s)
         except (OSError, ValueError):
             # select() fails as a whole when one of its descriptors is closed.
             if not self._renew():
                 raise
             return
-        for key, events in news:
+        for key, events in events_by_key:
             descriptor = self._by_fd[key.fd]
             unwanted = 0
             if events & selectors.EVENT_READ:
@@ -375,7 +386,7 @@ class SelectorPoller(_Table):
                     return
 
     def _ask(self, fd: int, interest: int) -> None:
-        """Make `interest` what the system is asked about a descriptor."""
+        """Set the events that the system is asked for."""
         before = self._interest.get(fd, 0)
         if interest == 0:
             if before:
@@ -395,12 +406,13 @@ class SelectorPoller(_Table):
             return False
 
     def _renew(self) -> bool:
-        """Make a new selector, without what was closed behind our back: a waiter there gets `Closed`.
+        """Replace the selector by one without descriptors that were closed without notice.
 
-        The old one cannot be rid of such a descriptor while a copy of it is open elsewhere.
+        Their waiters get `Closed`. The old selector keeps such a descriptor while a copy of it is open. No
+        event is lost, since pending ones are reported again (level-triggered).
 
         Returns:
-            Whether there was any. Events that were under way come again: we are level-triggered.
+            Whether there was such a descriptor.
         """
         lost = [descriptor for fd, descriptor in self._by_fd.items() if not self._is_known(fd)]
         interest, self._interest = self._interest, {}
@@ -416,10 +428,10 @@ class SelectorPoller(_Table):
         return bool(lost)
 
     def fileno(self) -> int:
-        """Give the selector's own descriptor.
+        """Number of the selector's own descriptor.
 
         Raises:
-            BadRequest: it has none; only epoll, kqueue and /dev/poll have.
+            BadRequest: it has none; only epoll, kqueue and /dev/poll have one.
         """
         own = getattr(self._selector, "fileno", None)
         if own is None:
@@ -440,42 +452,20 @@ def default_poller() -> Poller:
     return EpollPoller() if HAS_EPOLL else SelectorPoller()
 
 
-# Readiness of one descriptor: who waits on which side, and what became ready while nobody waited.
-#
-# The theory. With an edge-triggered poller the kernel tells of a change once. If nobody waits at that
-# moment the news is kept in `read_ready` or `write_ready`, and the next wait on that side returns at once.
-# So no wake-up is lost when a stream is lent from one service to another, nor between a refused call and
-# the wait after it. The price is a spurious wake now and then: **a wait says "try", never "there is
-# data"**.
-#
-# `drained` says that the last read got less than it asked for: the kernel's buffer is empty, there will be
-# news of the next bytes, and a reader may wait before it tries. That is false in two cases. Data and the
-# end of the stream may share one edge; then no second edge will come for the end. And a read stops short at
-# urgent data (MSG_OOB), with more behind it that has been told of already. So after a hang-up (`hang_up`)
-# and after urgent data no read counts as short (`short_reads_lie`). A wait takes the hint down, for the
-# news it stands for may be handed to one service and the reading be done by another.
-#
-# A descriptor is registered with a poller by the first wait, once for its life, and each wait costs no
-# system call from then on.
-
-
 class HasFileno(Protocol):
-    """A file, socket or pipe object."""
+    """An object with a descriptor: file, socket, pipe."""
 
     def fileno(self) -> int: ...
 
 
 class Descriptor:
-    """One file descriptor's readiness.
-
-    The descriptor itself stays its owner's: this class opens and closes nothing.
+    """Readiness of one file descriptor. The owner opens and closes the descriptor, this class never does.
 
     Attributes:
-        readable, writable: the requests to yield. At most one service at a time per side; a second one gets
-            `Busy`.
-        drained: see the module. Set by who reads, taken down by each wait.
-        hang_up: the poller saw that the other side has shut down or failed. Stays False with a
-            level-triggered poller, which needs no such care.
+        readable, writable: the requests to yield. One service at a time per side; a second one gets `Busy`.
+        drained: see the module. Set by the reader, cleared by each wait.
+        hang_up: the poller saw that the other side has shut down or failed. Always False with a
+            level-triggered poller, which does not need it.
         short_reads_lie: see the module.
         is_closed: after `close_notify`.
     Raises:
@@ -514,11 +504,11 @@ class Descriptor:
         self.poller: Poller | None = None
 
     def fileno(self) -> int:
-        """Give the descriptor's number (also after it was closed: for messages and for forgetting it)."""
+        """The number of the descriptor, also after `close_notify`."""
         return self._fd
 
     def detach(self) -> None:
-        """Take it out of its poller, so that another runner may use it. The next wait registers it anew.
+        """Remove it from its poller, so that another runner may use it. The next wait registers it again.
 
         Raises:
             Busy: a service waits on it.
@@ -529,9 +519,9 @@ class Descriptor:
         self._leave_poller()
 
     def close_notify(self) -> None:
-        """Say that the descriptor is about to be closed: call this *before* closing it.
+        """Announce that the descriptor will be closed: call this *before* closing it.
 
-        Its waiters get `Closed`; so does each later wait. Done twice it does nothing.
+        Its waiters and all later waits get `Closed`. Idempotent.
         """
         if self.is_closed:
             return
@@ -553,7 +543,7 @@ class Descriptor:
         self.read_ready = self.write_ready = False
 
     def adopt(self, poller: Poller) -> None:
-        """Register with a runner's poller, leaving the one before. For the runner, on the first wait.
+        """Register with the poller of a runner and leave the previous one. For the first wait.
 
         Raises:
             Closed: the descriptor is closed.

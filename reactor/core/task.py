@@ -1,11 +1,25 @@
-"""A handle: what everybody but the runner sees of a service that was started.
+"""Services that were started: `Handle` for other services, `WeakHandle`, and `Task` for the loop.
 
-The outcome is set once. Whoever wants to know of it is a *watcher*: a task that joins, or a function to be
-called. These handles belong to the thread of their runner. Other threads use the future of `Reactor.submit`,
-or the handles of the spawners for threads (proxy_handle.py).
+    handle = yield Spawn(count_lines(stream))
+    lines = yield from handle.join()
 
-Dropping a handle does not end its service: who is to end with whom is the business of scopes. A `WeakHandle`
-neither keeps the outcome alive nor the service.
+A handle has the name and the outcome of its service. The outcome is set once, and its watchers are notified:
+tasks that join, or functions to be called. Handles belong to the thread of their runner. Other threads use
+the future of `Reactor.submit`, or the handles of the thread spawners (run/spawners.py). Dropping a handle
+does not end its service; scopes do that. A `WeakHandle` keeps neither the outcome nor the service alive.
+
+A task is a handle, the generator, and what the generator will be resumed with. A living task is in exactly
+one of three states:
+
+* waiting: `wait` is the thing it is parked on, whose `undo(task)` removes it;
+* ready: `wait` is None, the task is in the runner's queue, and `value` or `thrown` is what it gets;
+* running: `wait` is None, and the runner is inside its generator.
+
+**The first wake wins.** The event, a timeout, a cancellation or a close ends a wait by clearing `wait`; later
+ones find nothing to do. An interruption of a task that is ready or running, or that another thread has
+answered already, must not overwrite the answer, which may be a received item. It is kept in `pending` and
+thrown at the next yield. So a new task that is cancelled runs to its first yield, and its `finally` blocks
+are executed.
 """
 
 from __future__ import annotations
@@ -25,9 +39,12 @@ __all__ = ["Handle", "Join", "Task", "WeakHandle", "name_of", "not_a_request"]
 logger = logging.getLogger("reactor")
 T = TypeVar("T")
 
+# A service that answers GeneratorExit with another yield is abandoned after this many attempts.
+_CLOSE_ATTEMPTS: Final = 16
+
 
 class Handle(Generic[T]):
-    """A service that was started: its name, its outcome, and the means to wait for it or to end it."""
+    """A started service: its name, its outcome, and the means to wait for it or to end it."""
 
     __slots__ = (
         "__weakref__",
@@ -43,7 +60,7 @@ class Handle(Generic[T]):
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_finished = False
-        # True once somebody has taken notice of the outcome: then a failure need not be logged.
+        # Whether the outcome was looked at: then a failure need not be logged.
         self.was_asked = False
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -52,7 +69,7 @@ class Handle(Generic[T]):
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the service.
+        """The error that ended the service.
 
         None while it runs and when it returned, `Cancelled` when it was cancelled.
         """
@@ -61,15 +78,15 @@ class Handle(Generic[T]):
 
     @property
     def is_watched(self) -> bool:
-        """Whether anybody waits for the outcome now."""
+        """Whether a watcher waits for the outcome."""
         return bool(self._watchers)
 
     def result(self) -> T:
-        """Give what the service returned.
+        """The value that the service returned.
 
         Raises:
             Busy: it has not ended yet.
-            Closed: the result was taken away by `take`.
+            Closed: the result was removed by `take`.
             ServiceCancelled: it was cancelled.
             any other: the error it ended with.
         """
@@ -83,9 +100,9 @@ class Handle(Generic[T]):
         return cast(T, self._result)
 
     def take(self) -> T:
-        """Give the result and keep it no longer: the state of a service, to be started again.
+        """Remove and return the result, such as the state of a service that is to be started again.
 
-        Raises what `result` raises; Closed from the second time on.
+        Raises what `result` raises; Closed from the second call on.
         """
         result = self.result()
         self._is_taken = True
@@ -97,20 +114,20 @@ class Handle(Generic[T]):
         return WeakHandle(self)
 
     def unyield(self) -> bool:
-        """Wake the service early if it is parked where a wake is a hint: on the readiness of a descriptor.
+        """Wake the service early if it waits for the readiness of a descriptor, where a wake is a hint.
 
-        It then looks for itself whether there is something to do. At any other moment (running, ready,
-        finished, asleep, waiting for an item or a signal) nothing happens, for there would be nothing to see.
+        The service then tries again. In any other state (running, ready, finished, asleep, waiting for an
+        item or a signal) nothing happens.
 
         Returns:
-            Whether the service was woken, or for one in another thread, may be.
+            Whether the service was woken; in another thread, whether it may have been.
         """
         raise NotImplementedError
 
     def cancel(self, reason: str | None = None) -> bool:
-        """Have `Cancelled` thrown into the service where it waits.
+        """Throw `Cancelled` into the service where it waits.
 
-        Returns whether this call did it (it is done once).
+        Returns whether this call did it: only the first one does.
         """
         raise NotImplementedError
 
@@ -121,12 +138,12 @@ class Handle(Generic[T]):
         del reminder
         if self.is_finished:
             return self.result()
-        # Annotated, not `cast`, which is a call at run time: a tenth of a ping-pong over channels.
+        # Annotated instead of `cast`, a call at run time: a tenth of a ping-pong over channels.
         result: T = yield Join(self)
         return result
 
     def add_done_callback(self, function: Callable[[Handle[T]], object]) -> None:
-        """Have `function(handle)` called when the service has ended, at once if it has.
+        """Have `function(handle)` called when the service has ended, immediately if it already has.
 
         An error in it is logged.
         """
@@ -136,32 +153,32 @@ class Handle(Generic[T]):
         else:
             self.add_watcher(function)
 
-    # What follows is for the runner.
+    # For the runner.
 
     def add_watcher(self, watcher: Waiter | Callable[[Handle[T]], object]) -> None:
-        """Have a task woken, or a function called, at the end. For the runner."""
+        """Have a task woken, or a function called, at the end."""
         if self._watchers is None:
             self._watchers = [watcher]
         else:
             self._watchers.append(watcher)
 
     def forget_watcher(self, watcher: Waiter) -> None:
-        """Undo `add_watcher`. For the runner."""
+        """Undo `add_watcher`."""
         if self._watchers is not None and watcher in self._watchers:
             self._watchers.remove(watcher)
 
     def join_from_outside(self, task: Waiter) -> object:
-        """Answer with the result, or park a task of another runner until it is there. For the runner.
+        """Answer with the result, or park a task of another runner until there is one.
 
         Raises:
-            BadRequest: this handle is for its own runner only.
+            BadRequest: only tasks of the same runner can join this handle.
         """
         raise BadRequest(f"{self!r} is run by another reactor, {task.name!r} cannot join it")
 
     def error_for_others(self) -> BaseException:
-        """Give the error as others are to see it: an object for each of them, however many and however often.
+        """Make a new error object for one watcher.
 
-        The `Cancelled` of one service must not pass for their own.
+        The `Cancelled` of this service becomes `ServiceCancelled`: the watcher itself was not cancelled.
         """
         error = self._error
         assert error is not None
@@ -172,7 +189,7 @@ class Handle(Generic[T]):
         return renewed(error)
 
     def settle(self, result: T | None, error: BaseException | None) -> None:
-        """Set the outcome and tell the watchers."""
+        """Set the outcome and notify the watchers."""
         self.is_finished = True
         self._result = result
         self._error = error
@@ -192,7 +209,7 @@ class Handle(Generic[T]):
     def _call(self, function: Callable[[Handle[T]], object]) -> None:
         try:
             function(self)
-        except Exception as error:  # noqa: BLE001 - a callback ends no loop
+        except Exception as error:  # noqa: BLE001 - a callback must not end the loop
             log_failure(logger, error, "a done callback of service %r failed", self.name)
 
     def __repr__(self) -> str:
@@ -206,10 +223,9 @@ class Handle(Generic[T]):
 
 
 class WeakHandle(Generic[T]):
-    """Refers to a service without keeping its outcome: for tables, and for whoever only prods.
+    """Refers to a service without keeping its outcome: for tables, and for callers that only `unyield`.
 
-    A service that runs is kept by its runner, so the reference holds as long as it runs or somebody has the
-    handle.
+    The runner keeps a running service, so the reference is valid while the service runs or a handle exists.
     """
 
     __slots__ = ("_reference", "name")
@@ -219,7 +235,7 @@ class WeakHandle(Generic[T]):
         self._reference = weakref.ref(handle)
 
     def upgrade(self) -> Handle[T] | None:
-        """Give the handle; None when the service has ended and nobody kept its handle."""
+        """The handle; None when the service has ended and its handle was dropped."""
         return self._reference()
 
     @property
@@ -229,12 +245,12 @@ class WeakHandle(Generic[T]):
         return handle is None or handle.is_finished
 
     def unyield(self) -> bool:
-        """See `Handle.unyield`; nothing happens when the handle is gone."""
+        """See `Handle.unyield`; no effect when the handle is gone."""
         handle = self._reference()
         return handle is not None and handle.unyield()
 
     def cancel(self, reason: str | None = None) -> bool:
-        """See `Handle.cancel`; nothing happens when the handle is gone."""
+        """See `Handle.cancel`; no effect when the handle is gone."""
         handle = self._reference()
         return handle is not None and handle.cancel(reason)
 
@@ -242,41 +258,21 @@ class WeakHandle(Generic[T]):
         return f"<WeakHandle {self.name!r} of {self._reference()!r}>"
 
 
-# A task: a service as its runner sees it, that is a generator and what it is to be resumed with.
-#
-# A living task is in exactly one of three places, and `wait` tells which:
-#
-# * waiting: `wait` is the thing it is parked on, whose `undo(task)` takes it out again;
-# * ready: `wait` is None, the task is in the runner's queue, `value` or `thrown` is what it will be resumed
-#   with;
-# * running: `wait` is None, the runner is inside its generator.
-#
-# **The first wake wins.** Whatever takes a task out of its wait (the event, a timeout, a cancellation, a
-#   close)
-# does so by clearing `wait`, and the others then find nothing to do. An interruption that comes when the task
-# is already ready or running, or when another thread has answered (crossing.py), is not lost and does not
-# overwrite the answer that is on its way (which might be a received item): it is kept in `pending` and thrown
-# at the next yield. So a new task that is cancelled runs to its first yield, and the `finally` blocks around
-# hold.
-# A service that answers each GeneratorExit with another yield is given up after so many.
-_CLOSE_ATTEMPTS: Final = 16
-
-
 def name_of(service: Service[Any], name: str | None) -> str:
-    """Give the name that a service goes by.
+    """The name of a service in messages.
 
     Raises:
-        BadRequest: it is no generator.
+        BadRequest: not a generator.
     """
     _check_service(service)
     return name if name is not None else str(getattr(service, "__name__", "service"))
 
 
 def _check_service(service: object) -> None:
-    """Refuse what is no service.
+    """Check that an object is a generator.
 
     Raises:
-        BadRequest: it is no generator.
+        BadRequest: it is not.
     """
     if not isinstance(service, Generator):
         raise BadRequest(f"a service is a generator, got {service!r}: {_advice(service)}")
@@ -298,7 +294,7 @@ def _advice(service: object) -> str:
 
 
 def not_a_request(yielded: object, service: Service[Any]) -> BadRequest:
-    """Make the error for a service that yielded something else: where it stands, and what to write."""
+    """Make the error for a service that yielded anything else: the line, and what to write instead."""
     what = f"{yielded.__qualname__}()" if isinstance(yielded, GeneratorType) else repr(yielded)
     return BadRequest(f"{_place_of(service)}`yield` takes a request, got {what}: {_yield_advice(yielded)}")
 
@@ -326,7 +322,7 @@ def _yield_advice(yielded: object) -> str:
 
 
 def _place_of(service: object) -> str:
-    """File and line of the innermost generator, where the service stands."""
+    """File and line at which the innermost generator of a service is suspended."""
     place = ""
     while service is not None:
         frame = getattr(service, "gi_frame", None)
@@ -344,7 +340,7 @@ class Task(Handle[T]):
     def __init__(self, service: Service[T], name: str | None, runner: Runner) -> None:
         if service.__class__ is not GeneratorType:
             _check_service(service)
-        # Not through super().__init__: a task per connection is made here, and this is a third of its cost.
+        # Without super().__init__, a third of the cost of a task; each connection makes one.
         self.name = name if name is not None else getattr(service, "__name__", "service")
         self.is_finished = False
         self.was_asked = False
@@ -363,20 +359,20 @@ class Task(Handle[T]):
     def wake(self, value: Any = None) -> None:
         """Make a waiting task ready, with the answer to its request.
 
-        Its entry in what it waited for is the caller's to remove.
+        The caller removes the task from the thing it waited for.
         """
         self.wait = None
         self.value = value
         self.runner.ready.append(self)
 
     def wake_error(self, error: BaseException) -> None:
-        """Make a waiting task ready, with an error to be thrown into it."""
+        """Make a waiting task ready; the error is thrown into it."""
         self.wait = None
         self.thrown = error
         self.runner.ready.append(self)
 
     def interrupt(self, error: BaseException) -> None:
-        """Throw an error into the service where it waits; at its next yield when it does not wait now."""
+        """Throw an error into the service where it waits, or at its next yield when it does not."""
         wait = self.wait
         if wait is not None and not wait.undo(self):
             self.wake_error(error)
@@ -404,10 +400,9 @@ class Task(Handle[T]):
             self.pending.remove(error)
 
     def cancel(self, reason: str | None = None) -> bool:
-        """Have `Cancelled` thrown into the service where it waits, or at its next yield.
+        """Throw `Cancelled` into the service where it waits, or at its next yield.
 
-        Only the first call counts, so that a cleanup that waits is not interrupted by one scope after
-        another.
+        Only the first call has an effect, so that nested scopes do not interrupt a cleanup that waits.
         """
         if self.is_finished or self._cancel_asked:
             return False
@@ -416,7 +411,7 @@ class Task(Handle[T]):
         return True
 
     def end_by_force(self) -> None:
-        """Close the generator where it stands. What it yields in its cleanup is not answered any more."""
+        """Close the generator where it stands. Requests of its cleanup are not answered."""
         if self.wait is not None:
             self.wait.undo(self)
             self.wait = None
@@ -424,21 +419,21 @@ class Task(Handle[T]):
         for _ in range(_CLOSE_ATTEMPTS):
             if service is None or not _closes_with_yield(service, self.name):
                 return
-        logger.error("service %r goes on after each GeneratorExit, it is left behind", self.name)
+        logger.error("service %r continues after each GeneratorExit, it is abandoned", self.name)
 
     def settle(self, result: T | None, error: BaseException | None) -> None:
-        # The frame of a finished service may hold buffers; handles are kept for long.
+        # The frame of a finished service may hold buffers, and handles live long.
         self.service = None
         self.pending = None
-        # Not super(), which makes an object: this is done once per task.
+        # Without super(), which makes an object.
         Handle.settle(self, result, error)
 
 
 def _closes_with_yield(service: Service[Any], name: str) -> bool:
-    """Close a generator. Returns whether it yielded once more instead of ending."""
+    """Close a generator. Returns whether it yielded again instead of ending."""
     try:
         if getattr(service, "gi_suspended", True):
-            # Not `close`, which would drop the request that it yields.
+            # Not `close`, which would lose the request that it yields.
             request = service.throw(GeneratorExit())
             if isinstance(request, OneUse):
                 request.drop()
@@ -446,7 +441,7 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
         discard(service)
     except (GeneratorExit, StopIteration):
         pass
-    except Exception as error:  # noqa: BLE001 - the others are still to be ended
+    except Exception as error:  # noqa: BLE001 - the other services must still be ended
         log_failure(logger, error, "service %r failed while it was ended by force", name)
     return False
 

@@ -1,12 +1,17 @@
-"""`RunInThread`: a few threads for calls that block, started as they are needed.
+"""Calls that block: `RunInThread` and `LookUp`, their threads, and futures of services for other threads.
 
-They are for small files and for names, not for computing. Calls about files and look-ups of names have
-threads of their own (`RunInThread.pool`), so neither kind waits for the other.
+    text = yield RunInThread(path.read_text)
 
-A call can hang: in the open of a FIFO, on a mount whose server is gone. No thread can be interrupted there.
-So when nobody waits for a call any more its thread no longer counts, and another one takes its place, up to
-`_MOST_THREADS`. The threads are daemons, so a call that hangs does not keep the program from ending. Calls
-that only take a little longer get `_GRACE_S` at the end of the program.
+The threads are for small files and for host names, not for computing. They are started as needed. Calls about
+files and look-ups of names have pools apart (`RunInThread.pool`), so neither delays the other.
+
+A call can hang, for example in the open of a FIFO or on a mount whose server is gone, and a thread cannot be
+interrupted. So an abandoned call no longer counts and another thread takes its place, up to `_MOST_THREADS`.
+The threads are daemons: a hanging call does not keep the program from ending. Calls that are still running at
+the end of the program get `_GRACE_S`.
+
+A `ServiceFuture` is the `concurrent.futures.Future` that another thread holds of a service; `tie` connects
+the two. It stays "pending" while the service runs, because a "running" future refuses to be cancelled.
 """
 
 from __future__ import annotations
@@ -32,21 +37,23 @@ from reactor.errors import Broken, Cancelled, Closed, renewed
 __all__ = ["LookUp", "RunInThread", "ServiceFuture", "ThreadCalls", "fail", "tie"]
 
 logger = logging.getLogger("reactor")
-# How many calls of a kind run at once. A look-up only waits for an answer from the network.
+T = TypeVar("T")
+
+# Concurrent calls of each pool. A look-up only waits for an answer from the network.
 _THREADS: Final = {"calls": 4, "names": 16}
-# Threads of a kind, those of abandoned calls included. A thread that hangs costs some 10 kB.
+# Threads of a pool, those of abandoned calls included. A hanging thread costs some 10 kB.
 _MOST_THREADS: Final = 64
 _GRACE_S: Final = 1.0
 
 
 class ThreadCalls:
-    """The calls that threads make for one runner.
+    """The thread calls of one runner.
 
     Args:
         post: has a function called by the loop, from any thread; `Reactor.post`.
 
     Attributes:
-        running: how many calls a service waits for.
+        running: number of calls that a service waits for.
     """
 
     __slots__ = ("_pools", "_post", "running")
@@ -57,10 +64,10 @@ class ThreadCalls:
         self.running = 0
 
     def begin(self, request: RunInThread, task: Waiter) -> None:
-        """Hand a call to the threads of its kind and park the task on it.
+        """Hand a call to its pool and park the task on it.
 
         Raises:
-            Broken: the system has no thread to spare.
+            Broken: the system cannot start a thread.
         """
         pool = self._pools.get(request.pool)
         if pool is None:
@@ -71,7 +78,7 @@ class ThreadCalls:
         self.running += 1
 
     def end_soon(self, call: _Call) -> None:
-        """In the thread: hand over to the loop, unless it was closed without waiting for us."""
+        """In the thread: pass the outcome to the loop, unless it was closed meanwhile."""
         try:
             self._post(self._end, call)
         except Closed:
@@ -83,25 +90,25 @@ class ThreadCalls:
             call.deliver(call.task)
 
     def close(self) -> None:
-        """Drop the calls that have not begun; wait for none."""
+        """Drop the calls that have not begun. Does not wait for the others."""
         for pool in self._pools.values():
             pool.close()
 
 
 class _State(enum.Enum):
-    """Of a call, as its pool sees it."""
+    """State of a call in its pool."""
 
     QUEUED = enum.auto()
     RUNS = enum.auto()
-    RUNS_FOR_NOBODY = enum.auto()
+    ABANDONED = enum.auto()
     ENDED = enum.auto()
 
 
 class _Call:
-    """One call, and what its task is parked on.
+    """One call; its task is parked on it.
 
     Attributes:
-        task: waits for it; None when it was cancelled. The outcome is then dropped.
+        task: waits for the outcome; None after a cancellation, which drops the outcome.
         state: belongs to the pool.
     """
 
@@ -117,7 +124,7 @@ class _Call:
         self.state = _State.QUEUED
 
     def run(self) -> None:
-        """In the thread: make the call and hand its outcome over."""
+        """In the thread: make the call and pass on its outcome."""
         try:
             self._result = self._request.function(*self._request.args)
         except BaseException as error:  # noqa: BLE001 - it goes to the service
@@ -138,12 +145,12 @@ class _Call:
 
 
 class _Pool:
-    """Threads for one kind of calls.
+    """The threads of one kind of calls.
 
-    Rule for changing this class: every attribute belongs to the lock, which is never held during a call.
+    Rule for changing this class: the lock protects every attribute and is never held during a call.
 
     Args:
-        limit: of the calls that run at once and are waited for.
+        limit: calls that run concurrently, abandoned ones not counted.
         name: of the threads.
     """
 
@@ -159,24 +166,24 @@ class _Pool:
         _pools.add(self)
 
     def put(self, call: _Call) -> None:
-        """Have a thread run a call. Raises Broken: there is no thread, and none can be started."""
+        """Have a thread run a call. Raises Broken: no thread exists and none can be started."""
         with self._changed:
             self._queue.append(call)
             self._find_thread()
 
     def abandon(self, call: _Call) -> None:
-        """Nothing waits for a call any more: take it out of the queue, or do without its thread."""
+        """Cancel a call that no task waits for: remove it from the queue, or stop counting its thread."""
         with self._changed:
             if call.state is _State.QUEUED and not self._is_closed:
                 self._queue.remove(call)
             elif call.state is _State.RUNS:
-                call.state = _State.RUNS_FOR_NOBODY
+                call.state = _State.ABANDONED
                 self._abandoned += 1
                 if self._queue:
                     self._find_thread()
 
     def close(self) -> None:
-        """Drop what has not begun. The threads end, each after its call."""
+        """Drop the queued calls. Each thread ends after its call."""
         with self._changed:
             self._is_closed = True
             self._queue.clear()
@@ -210,10 +217,10 @@ class _Pool:
             call = self._next(call)
 
     def _next(self, ended: _Call | None) -> _Call | None:
-        """Wait for a call to run. None: the thread is to end."""
+        """Wait for a call to run. None: the thread must end."""
         with self._changed:
             if ended is not None:
-                if ended.state is _State.RUNS_FOR_NOBODY:
+                if ended.state is _State.ABANDONED:
                     self._abandoned -= 1
                 ended.state = _State.ENDED
             while True:
@@ -233,7 +240,7 @@ _pools: Final[weakref.WeakSet[_Pool]] = weakref.WeakSet()
 
 
 def _give_time() -> None:
-    """Let calls that run come to their end, such as the last write to a file. One that hangs is left."""
+    """Let running calls finish, such as the last write to a file. Hanging ones are left."""
     until_s = time.monotonic() + _GRACE_S
     while any(pool.is_busy for pool in list(_pools)) and time.monotonic() < until_s:
         time.sleep(0.01)
@@ -242,18 +249,12 @@ def _give_time() -> None:
 atexit.register(_give_time)
 
 if hasattr(os, "register_at_fork"):
-    # The child of a fork has none of the threads.
+    # Threads do not survive a fork.
     os.register_at_fork(after_in_child=_pools.clear)
-
-# The joint between a service and the `concurrent.futures.Future` that another thread holds of it.
-#
-# The future stays "pending" in the eyes of `concurrent.futures` while the service runs: a future that is
-# "running" refuses to be cancelled.
-T = TypeVar("T")
 
 
 class ServiceFuture(Future[T]):
-    """A future that raises an error of its own each time it is asked; see `renewed`."""
+    """A future that raises a new error object on each call of `result`; see `renewed`."""
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the result; as `concurrent.futures.Future.result`."""
@@ -264,17 +265,15 @@ class ServiceFuture(Future[T]):
 
 
 def tie(handle: Handle[T], future: Future[T], post: Callable[..., None]) -> None:
-    """Have the service's outcome given to the future, and a cancelled future cancel the service.
+    """Pass the outcome of a service to a new future, and a cancellation of the future to the service.
 
     Args:
-        handle: of the service.
-        future: just made.
         post: has a function called by the loop, from any thread.
     """
 
     def cancel_service(future: Future[T]) -> None:
         if future.cancelled():
-            # Closed: then the service has ended already.
+            # Closed: the service has ended already.
             with contextlib.suppress(Closed):
                 post(handle.cancel)
 
@@ -293,7 +292,7 @@ def tie(handle: Handle[T], future: Future[T], post: Callable[..., None]) -> None
 
 
 def fail(future: Future[Any], error: BaseException) -> None:
-    """Give the future an error: its service was never started."""
+    """Give an error to the future of a service that could not be started."""
     _set(future, None, error)
 
 
@@ -304,7 +303,7 @@ def _set(future: Future[Any], result: Any, error: BaseException | None) -> None:
         else:
             future.set_exception(error)
     except InvalidStateError:
-        # Cancelled by its owner, perhaps at this very moment. Those who wait for it are still to be told.
+        # Its owner has cancelled it, perhaps just now. Its waiters must still be notified.
         future.set_running_or_notify_cancel()
 
 

@@ -1,13 +1,18 @@
-"""Timers: a heap with lazy cancellation.
+"""Timers, the clocks they are measured by, and the requests that use them (`Sleep`, `SetTimer`).
 
-Most timers are timeouts that never fire. Cancelling one must therefore be cheap: the entry is emptied and
-stays in the heap, except when it is the last leaf, where dropping it keeps the heap a heap (the usual case of
-a timeout set and cleared before the next is set). When more than half of the
-entries are empty the heap is rebuilt without them, so that memory follows the number of living timers: each
+    yield Sleep(0.5)
+
+The timers are a heap with lazy cancellation. Most timers are timeouts that never fire, so cancelling must be
+cheap: the entry is emptied and stays in the heap. The exception is the last leaf, which can be dropped
+directly (the usual case: a timeout is set and cleared before the next one is set). When more than half of the
+entries are empty the heap is rebuilt without them. Memory so follows the number of living timers, and each
 rebuild is paid for by as many cancellations.
 
-An entry is a plain list, compared by deadline and then by order of making: an object with `__lt__` makes each
-comparison a call into Python, and a tuple could not be emptied.
+An entry is a plain list, compared by deadline, then by order of creation. Comparing objects with `__lt__`
+would call into Python each time, and a tuple could not be emptied.
+
+The loop gets the time from its clock only. With `FakeClock`, which jumps to the next timer when all services
+wait, a test of an hour's timeout takes no time and has no race with the real clock.
 """
 
 from __future__ import annotations
@@ -41,17 +46,11 @@ __all__ = [
 ]
 
 
-# Clocks. The loop asks no other module for the time, so a test can give it a clock of its own.
-#
-# `FakeClock` jumps to the next timer when all is idle: a test of an hour's timeouts takes no time and has
-# no races with the real clock.
-
-
 class Clock(Protocol):
-    """Seconds that never go back, of no fixed origin.
+    """A source of seconds that never go back, of no fixed origin.
 
-    A clock that also has `jump_to(deadline_s)` is never waited for: when nothing is ready and no thread works
-    for the loop, the loop calls it with the deadline of the next timer instead.
+    The loop never waits for a clock that also has `jump_to(deadline_s)`: when nothing is ready and no thread
+    call is under way it calls that with the deadline of the next timer instead.
     """
 
     def now(self) -> float:
@@ -67,7 +66,7 @@ class MonotonicClock:
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go, or the loop has nothing to do but wait for it."""
+    """A clock that stands still until `advance` is called or the loop would wait for a timer."""
 
     __slots__ = ("_now_s",)
 
@@ -79,7 +78,7 @@ class FakeClock:
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Let time pass. To be called from a service or while the loop is not running.
+        """Let time pass. Call it from a service or while the loop is not running.
 
         Raises:
             ValueError: `seconds` is negative.
@@ -89,30 +88,30 @@ class FakeClock:
         self._now_s += seconds
 
     def jump_to(self, deadline_s: float) -> None:
-        """Let time pass up to a deadline; nothing happens if it is over."""
+        """Let time pass up to a deadline; a deadline in the past does nothing."""
         self._now_s = max(self._now_s, deadline_s)
 
 
 Timer: TypeAlias = list[Any]
-"""[deadline_s, order, action or None when fired or cancelled, argument]: to others a token for `cancel`."""
+"""[deadline_s, order, action or None when fired or cancelled, argument]; for callers a token for `cancel`."""
 
 _ACTION: Final = 2
 _ARGUMENT: Final = 3
-# Below this many empty entries a rebuild is not worth its fixed cost.
+# With fewer empty entries a rebuild is not worth its fixed cost.
 _MIN_DEAD: Final = 64
 
 
 def check_seconds(seconds: object) -> None:
-    """Refuse what is not a time to wait; inf is one. Raises BadRequest."""
+    """Check a time to wait: any number but nan, inf included. Raises BadRequest."""
     if type(seconds) is not float and (not isinstance(seconds, int | float) or isinstance(seconds, bool)):
         raise BadRequest(f"a time to wait is a number of seconds, got {seconds!r}")
-    # nan would be in no order with the other deadlines and spoil the heap.
+    # nan has no order relative to the other deadlines and would corrupt the heap.
     if seconds != seconds:
         raise BadRequest("a time to wait is a number of seconds, got nan")
 
 
 def lock_timeout(timeout_s: float | None) -> float:
-    """Turn a time limit into what `Lock.acquire` takes, which knows no inf. Raises BadRequest."""
+    """Convert a time limit for `Lock.acquire`, which refuses inf. Raises BadRequest."""
     if timeout_s is None:
         return -1
     check_seconds(timeout_s)
@@ -120,10 +119,10 @@ def lock_timeout(timeout_s: float | None) -> float:
 
 
 class Timers:
-    """What is to happen when. The clock is the caller's: times are arguments.
+    """The pending timers of one loop. Times are arguments: the clock belongs to the caller.
 
     Attributes:
-        held: the heap, cancelled entries included. Others may look whether there is anything in it.
+        held: the heap, cancelled entries included. Callers may only check whether it is empty.
     """
 
     __slots__ = ("_dead", "_next_order", "held")
@@ -146,7 +145,7 @@ class Timers:
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """See that it does not fire; nothing happens if it has, or was cancelled before."""
+        """Cancel a timer; no effect when it has fired or was cancelled before."""
         if timer[_ACTION] is None:
             return
         timer[_ACTION] = timer[_ARGUMENT] = None
@@ -161,7 +160,7 @@ class Timers:
             self._dead = 0
 
     def next_deadline(self) -> float | None:
-        """Give the earliest deadline, or None when no timer lives."""
+        """The earliest deadline, None without a living timer."""
         while self.held:
             first = self.held[0]
             if first[_ACTION] is not None:
@@ -172,10 +171,10 @@ class Timers:
         return None
 
     def fire(self, now_s: float) -> int:
-        """Call the actions of all that are due, in order of deadline. Returns how many.
+        """Call the actions of all due timers, in order of deadline. Returns their number.
 
-        An action may cancel other timers; one that adds timers which are due already has them called too, so
-        it must not do so for ever.
+        An action may cancel other timers. Timers that an action adds and that are due already are called too,
+        so actions must not add them endlessly.
         """
         fired = 0
         while self.held and self.held[0][0] <= now_s:
@@ -193,12 +192,12 @@ class Timers:
 class Expired(Cancelled):
     """Thrown into a service by its `Deadline`.
 
-    `timeout_after` turns its own into `TimedOut` and lets those of others pass.
+    `timeout_after` turns the one of its own deadline into `TimedOut` and lets all others pass.
     """
 
 
 class Deadline:
-    """The timer of one `timeout_after`: interrupts its task, or does nothing any more once cancelled."""
+    """The timer of one `timeout_after`: interrupts its task unless cancelled before."""
 
     __slots__ = ("_task", "_timer", "_timers", "error")
 
@@ -213,14 +212,14 @@ class Deadline:
         self._task.interrupt(self.error)
 
     def cancel(self) -> None:
-        """Stop the timer; if it fired and its error has not been thrown yet, it never will be."""
+        """Stop the timer. An error that it has set off and that was not thrown yet is withdrawn."""
         self._timers.cancel(self._timer)
         if self.error is not None:
             self._task.take_back(self.error)
 
 
 class SleepingTask:
-    """What a sleeping task is parked on."""
+    """The thing that a sleeping task is parked on."""
 
     __slots__ = ("_timer", "_timers")
 
@@ -230,7 +229,7 @@ class SleepingTask:
 
     @property
     def deadline_s(self) -> float:
-        """When it is to be woken, on the runner's clock."""
+        """Time of the wake, on the runner's clock."""
         deadline_s: float = self._timer[0]
         return deadline_s
 
