@@ -10,7 +10,8 @@ and works on any system. It drops interest in an event lazily: when the event ar
 A `Descriptor` has at most one waiter on each side. An edge-triggered poller reports a change once. If no task
 waits at that moment, the change is kept in `read_ready` or `write_ready`, and the next wait on that side
 returns immediately. So no wake is lost between a refused call and the wait after it, nor when a stream is
-lent to another service. The price is an occasional spurious wake: **a wait means "try", never "there is data"**.
+lent to another service. The price is an occasional spurious wake: **a wait means "try", never "there is
+data"**.
 
 `drained` means that the last read got less than it asked for. The kernel's buffer is then empty, the next
 bytes will be reported, and a reader may wait before it tries. There are two exceptions, after which no read
