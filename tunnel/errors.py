@@ -1,16 +1,17 @@
-"""The one error tree of the tunnel package.
+"""The error tree of the tunnel package.
 
 Rules for changing it:
 
-* Whose fault comes first: `LocalTunnelError` (this process broke the rules: a bug, or a wrong argument) or
-  `RemoteTunnelError` (bytes from outside did). Every class below is one or the other.
+* The first level names the side at fault: `LocalTunnelError` (this process: a bug or a wrong argument) or
+  `RemoteTunnelError` (bytes from outside).
 * A class exists only where a caller acts differently. Other faults of peers are a plain `PeerError` with a
   code; detail for people goes in the text.
-* Text says what, expected, got, where. It goes to the log; a peer never sees it.
-* Refusals of cryptography say *that* bytes were refused and never why: the reason (short input, bad point,
-  wrong tag) would help only whoever is probing.
+* A text has what happened, the expected and the actual value, and the place. It goes to the log, never to a
+  peer.
+* Cryptographic refusals do not give the reason (short input, bad point, wrong tag): it would help only an
+  attacker.
 
-`readwrite_comp.errors.LayerError` and `reactor`'s errors are trees of their own: each package stands alone.
+`readwrite_comp.errors` and `reactor.errors` are separate trees, because each package stands alone.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ __all__ = [
 
 
 class ErrorCode(IntEnum):
-    """The reason in a RESET, a STATUS or a CLOSE. Meaning and advice: `tunnel.codes`, docs/errors.md."""
+    """The reason in a RESET, STATUS or CLOSE. `tunnel.codes` and docs/errors.md have meaning and advice."""
 
     PROTOCOL = 1
     BAD_HEADER = 2
@@ -94,21 +95,21 @@ class LocalTunnelError(TunnelError):
 
 
 class BadArgument(LocalTunnelError, ValueError):
-    """A value that is out of range, or a name that does not exist; the text says what was expected."""
+    """A value out of range, or an unknown name; the text has the expected values."""
 
 
 class RemoteTunnelError(TunnelError):
     """Bytes from outside broke the rules; nothing here is wrong.
 
     Attributes:
-        is_expected: a log needs one line for it, and no traceback: see `reactor.errors.log_failure`.
+        is_expected: logged in one line, without a traceback: see `reactor.errors.log_failure`.
     """
 
     is_expected = True
 
 
 class CryptoError(RemoteTunnelError):
-    """Root of what the primitives refuse about bytes from outside."""
+    """Root of refusals by the cryptographic primitives."""
 
 
 class Refused(CryptoError):
@@ -124,7 +125,7 @@ class BadSignature(CryptoError):
 
 
 class HandshakeError(RemoteTunnelError):
-    """A link handshake message was refused; the handshake stands where it stood before."""
+    """A link handshake message was refused; the state of the handshake is unchanged."""
 
 
 class DescriptorError(RemoteTunnelError):
@@ -135,9 +136,8 @@ class BadRoute(LocalTunnelError):
     """No such route can be built: too long, too few peers, a node twice, or an unknown node.
 
     Attributes:
-        hops: the proxies that the route was to have; available: how many nodes can be proxies of it now. None
-            where their number is not what is wrong.
-        hint: what to do, for people; may be empty.
+        hops, available: number of proxies needed and of usable nodes; None if the cause is another one.
+        hint: remedy, for people; may be empty.
     """
 
     def __init__(
@@ -154,18 +154,18 @@ class BadRoute(LocalTunnelError):
 
 
 class KeyFileError(LocalTunnelError):
-    """A key or peer file cannot be read: damaged, of another version, or of something else."""
+    """A key or peer file cannot be read: damaged, of another version, or another kind of file."""
 
 
 class ReplayFileError(LocalTunnelError):
-    """A kept replay table cannot be used: damaged, or not that of the onion key. Make a new onion key."""
+    """A saved replay table is damaged or belongs to another onion key. Make a new onion key."""
 
 
 class ConfigError(LocalTunnelError):
     """A configuration, or a name on the command line, is refused: unknown, of a wrong type, out of range.
 
     Attributes:
-        hint: what to do, for people; may be empty.
+        hint: remedy, for people; may be empty.
     """
 
     def __init__(self, text: str, hint: str = "") -> None:
@@ -174,10 +174,10 @@ class ConfigError(LocalTunnelError):
 
 
 class StateError(LocalTunnelError):
-    """What a node keeps on disk cannot be used: held by another node, damaged, foreign, or not private.
+    """The state on disk cannot be used: locked by another node, damaged, foreign, or not private.
 
     Attributes:
-        hint: what to do, for people.
+        hint: remedy, for people.
     """
 
     def __init__(self, text: str, hint: str) -> None:
@@ -193,7 +193,7 @@ class ControlError(LocalTunnelError):
     """A running node cannot be used over its control socket: not there, another user's, or another version.
 
     Attributes:
-        hint: what to do, for people; may be empty.
+        hint: remedy, for people; may be empty.
     """
 
     def __init__(self, text: str, hint: str = "") -> None:
@@ -202,7 +202,7 @@ class ControlError(LocalTunnelError):
 
 
 class NodeNotRunning(ControlError):
-    """No running node has its control socket there."""
+    """No node is running with that control socket."""
 
 
 class TooManyFiles(LocalTunnelError):
@@ -210,10 +210,10 @@ class TooManyFiles(LocalTunnelError):
 
 
 class MissingLibrary(LocalTunnelError):
-    """What was asked for needs a library that is not installed; the text says which.
+    """A required library is not installed; the text names it.
 
     Attributes:
-        hint: how to get it, for people.
+        hint: how to install it, for people.
     """
 
     def __init__(self, text: str, hint: str) -> None:
@@ -253,7 +253,7 @@ class TableFull(PeerError):
 
 
 class NextRefused(PeerError):
-    """The next node could not be reached, or is not who it should be."""
+    """The next node could not be reached, or another node answered in its place."""
 
     code = ErrorCode.NEXT_REFUSED
 
@@ -271,25 +271,25 @@ class FrameTruncated(PeerError):
 
 
 class MalformedMessage(PeerError):
-    """Content that does not open, or that no sender writes: found by Bob, or by Alice in a reply."""
+    """Content that does not open or is malformed: found by Bob, or by Alice in a reply."""
 
     code = ErrorCode.BAD_CONTENT
 
 
 class TargetNotAllowed(PeerError):
-    """A named service that is not here, or a target of a sub-stream that the rules of this node forbid."""
+    """An unknown service name, or a sub-stream target that the rules of this node forbid."""
 
     code = ErrorCode.TARGET_NOT_ALLOWED
 
 
 class TunnelStopped(PeerError):
-    """An established tunnel was ended by this node: its user gave it up, or the node stops."""
+    """This node ended an established tunnel, at the user's request or because it stops."""
 
     code = ErrorCode.CANCELLED
 
 
 class StreamReset(PeerError):
-    """The stream was ended with RESET, by the neighbour or here. `code` is the reason, passed on as it is."""
+    """The neighbour or this node ended the stream with RESET. `code` is the reason, passed on unchanged."""
 
     def __init__(self, code: ErrorCode, by: str = "by the neighbour") -> None:
         super().__init__(f"reset {by}: {code.name}")
@@ -297,7 +297,7 @@ class StreamReset(PeerError):
 
 
 class SubStreamReset(PeerError):
-    """One of both ends gave up a sub-stream of an established tunnel, or the tunnel, because of `code`."""
+    """One end abandoned a sub-stream of an established tunnel, or the tunnel, because of `code`."""
 
     def __init__(self, code: ErrorCode) -> None:
         super().__init__(f"the stream was given up by one of its ends: {code.name}")
@@ -309,11 +309,11 @@ class QueryFailed(RemoteTunnelError):
 
     Attributes:
         code: the reason, if known.
-        report: what the nodes of the way have said of it (`tunnel.onion.reports.Report`), if they have.
-        blamed: ids of the nodes of which one at least did not do its part: by the report, or by what was seen
-            here of the first link. Empty where nobody can be named.
-        attempts: of a query that was retried: how each attempt failed, the last included.
-        hint: what to do, for people, where more is known than the code's advice; may be empty.
+        report: the report of the route's nodes (`tunnel.onion.reports.Report`), if there is one.
+        blamed: ids of suspects, of which at least one is at fault, by the report or by the failure of the
+            first link. May be empty.
+        attempts: failures of all attempts of a retried query, the last one included.
+        hint: remedy, for people, if it is more specific than the code's advice; may be empty.
     """
 
     def __init__(
@@ -334,14 +334,14 @@ class QueryFailed(RemoteTunnelError):
 
 
 class NodeStopped(QueryFailed):
-    """The node that asked was stopped, or its reactor closed, before or during a query or tunnel of its."""
+    """This node was stopped, or its reactor closed, before or during a query or tunnel."""
 
     def __init__(self) -> None:
         super().__init__("this node was stopped", ErrorCode.CANCELLED)
 
 
 class FilesError(RemoteTunnelError):
-    """A files service did not do what it was asked. `status` says why (`tunnel.services.FileStatus`)."""
+    """A files service refused a request. `status` is the reason (`tunnel.services.FileStatus`)."""
 
     def __init__(self, text: str, status: IntEnum) -> None:
         super().__init__(f"{text} ({status.name})")

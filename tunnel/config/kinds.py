@@ -1,8 +1,8 @@
-"""Kinds of values: what a setting takes, said in words and checked by code.
+"""Kinds of setting values: a description for people, and the checks.
 
-A kind knows its `expected` text, turns a TOML value into the value that the program uses (`check`), reads the
-TOML value out of an environment variable (`read`), and shows a default as TOML (`show`). `check` and `read`
-raise ValueError; whoever calls adds file and key. A `bool` is an `int` to Python and never one here.
+`expected` describes valid values. `check` converts a TOML value to the value that the program uses; `read`
+converts the text of an environment variable to a TOML value. Both raise ValueError, to which the caller adds
+file and key. `show` writes a default as TOML. A `bool` never counts as an integer here, unlike in Python.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse_size(text: str) -> int:
     """Bytes of "17", "10k", "300KiB", "1GB". Case does not matter; only KB, MB, … count in thousands.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2].lower() not in _UNITS:
@@ -57,21 +57,21 @@ def parse_size(text: str) -> int:
 
 
 class Kind(Protocol):
-    """See the module."""
+    """A kind of value; see the module's docstring."""
 
     @property
     def expected(self) -> str:
-        """What such a value is, for people."""
+        """Description of valid values, for people."""
 
     def check(self, value: Any) -> Any:
-        """The value as the program uses it. Raises ValueError: it is none of this kind."""
+        """The value as the program uses it. Raises ValueError: invalid."""
 
     def read(self, text: str) -> Any:
-        """What TOML would have given, from an environment variable. Raises ValueError."""
+        """The TOML value of an environment variable's text. Raises ValueError: invalid."""
 
 
 class _AsWritten:
-    """A kind whose values are text in TOML: the environment has them as they are."""
+    """A kind whose TOML values are text: the environment has them unchanged."""
 
     __slots__ = ()
 
@@ -101,7 +101,7 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A number of bytes in a range, also as text with a unit: see `parse_size`."""
+    """A number of bytes in a range, or text with a unit as in `parse_size`."""
 
     least: int
     most: int
@@ -174,7 +174,7 @@ class Choice(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class Text(_AsWritten):
-    """Any text, a path for one. Args: or_empty: whether there may be none."""
+    """Any text, such as a path. Args: or_empty: whether it may be empty."""
 
     what: str
     or_empty: bool = False
@@ -286,7 +286,7 @@ class NetworkId(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class Family(_AsWritten):
-    """What the nodes of one owner have in common: 16 bytes in hex. Empty: None."""
+    """The family that the nodes of one owner share: 16 bytes in hex. Empty: None."""
 
     @property
     def expected(self) -> str:
@@ -300,7 +300,7 @@ class Family(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """Any number of values of one kind; in the environment with commas between them."""
+    """A list of values of one kind; commas separate them in the environment."""
 
     item: Kind
     most: int
@@ -319,5 +319,5 @@ class ListOf:
 
 
 def show(value: Any) -> str:
-    """A TOML value as TOML; what JSON writes of text, numbers, booleans and lists is TOML too."""
+    """A value in TOML syntax, which equals JSON for text, numbers, booleans and lists."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,8 +1,7 @@
-"""Reading a configuration: file, then environment, each value checked, each key known.
+"""Reads a configuration: first the file, then the environment, with every key and value checked.
 
-Nothing is taken as it is: an unknown table or key is refused with the name that is closest, a value of the
-wrong type or range with what is expected. Relative paths begin at the file's folder, so that a node may be
-started from anywhere.
+An unknown table or key is refused with a hint at the closest name, a value of a wrong type or range with the
+expected values. Relative paths start at the file's folder, so a node can be started from any directory.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ from tunnel.services import FilesSettings
 __all__ = ["NodeConfig", "load_config", "make_config"]
 
 _NO_KEYS = "none"  # of a client
-_MOST_FILE_BYTES = 1 << 20  # somebody named another file
+_MOST_FILE_BYTES = 1 << 20  # anything larger is another kind of file
 
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """A configuration, checked. What each means: docs/configuration.md.
+    """A checked configuration. docs/configuration.md explains each setting.
 
     Attributes:
         files: peer files. folder: of the files service.
-        state, keys, files, folder, publish: whole paths. publish: None: nowhere.
-        listen: None: nowhere. advertise: empty: where it listens. family: None: none.
-        profiles: empty: all of the engine.
-        is_client: it says keys = "none": a client, which makes fresh ones each time.
+        state, keys, files, folder, publish: absolute paths. publish: None: not published.
+        listen: None: does not listen. advertise: empty: the address of `listen`. family: None: no family.
+        profiles: empty: all that the engine supports.
+        is_client: keys = "none": a client, which makes fresh keys for each run.
     """
 
     state: Path
@@ -75,10 +74,10 @@ def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = T
     """Read the configuration in `path`, with the overrides of the environment.
 
     Args:
-        environment: `os.environ`; what begins with MTUN_ counts.
-        listens: False: for a client, which listens nowhere whatever `listen` and `advertise` say.
+        environment: `os.environ`; only names with the prefix MTUN_ count.
+        listens: False: a client; `listen` and `advertise` are ignored.
     Raises:
-        ConfigError: unreadable, no TOML, an unknown name or a wrong value; says where and what is expected.
+        ConfigError: unreadable, not TOML, an unknown name or a wrong value.
     """
     try:
         text = read_regular(path, _MOST_FILE_BYTES)
@@ -106,11 +105,11 @@ def make_config(
     environment: Mapping[str, str],
     listens: bool = True,
 ) -> NodeConfig:
-    """Check what a file holds.
+    """Check the content of a file.
 
     Args:
-        tables: as `tomllib` gives them.
-        folder: where relative paths begin. source: what to call the file in messages.
+        tables: parsed by `tomllib`.
+        folder: base of relative paths. source: name of the file in messages.
         listens: as for `load_config`.
     Raises:
         ConfigError: as `load_config`.
@@ -150,7 +149,7 @@ def make_config(
 
 
 def _check_address(config: NodeConfig, source: str) -> None:
-    """A node that listens where no other would dial it serves nobody, and nothing else would say so."""
+    """Refuse an address that no other node would dial: the node would run without any traffic or error."""
     shown = config.advertise or ((config.listen,) if config.listen is not None else ())
     rules = address_rules(config.network, config.private_ranges)
     if config.listen is not None and not rules.dialable(shown):
@@ -162,8 +161,7 @@ def _check_address(config: NodeConfig, source: str) -> None:
 
 
 def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:
-    """What the service serves, anybody reads, and adds to: so no secrets are there, and nothing that the node
-    reads."""
+    """The served folder is public and writable: it must hold no secrets and no files that the node reads."""
     own = [folder, config.state, config.keys.parent, *config.files]
     own += [] if config.publish is None else [config.publish.parent]
     if "files" in config.names and config.folder.resolve() in [path.resolve() for path in own]:
@@ -239,7 +237,7 @@ def _wrong(setting: Setting, value: Any, where: str) -> ConfigError:
 
 
 def _nearest_choice(setting: Setting, value: Any) -> str:
-    """A hint: the choice that a mistyped one is most like."""
+    """A hint: the valid choice closest to a mistyped one."""
     kind = setting.kind.item if isinstance(setting.kind, ListOf) else setting.kind
     if not isinstance(kind, Choice):
         return ""
