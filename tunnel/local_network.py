@@ -28,19 +28,19 @@ T = TypeVar("T")
 
 
 class LocalNetwork:
-    """A context manager that holds `peers` nodes which know each other.
+    """A context manager: `peers` nodes that know each other.
 
         with LocalNetwork(peers=25) as net:
             print(net[0].query(net[24].id, b"ping", hops=23).result(timeout=30).read())
 
     Args:
-        peers: how many nodes.
+        peers: number of nodes.
         service: the inner service of every node; by default `Echo`.
-        engine: "auto", "openssl" or "pycryptodome", or one that is made.
+        engine: "auto", "openssl", "pycryptodome", or an engine.
         limits: of every node.
-        observe: called, in the reactor's thread, with a FrameReport for each frame that a node has sent on.
+        observe: called in the reactor's thread with a FrameReport for each frame that a node relays.
     Raises:
-        TypeError: an argument of another type, or a service that is none. BadArgument: no nodes.
+        TypeError: an argument has the wrong type, or `service` is not a service. BadArgument: no nodes.
         EngineUnavailable, BadParameter (both of `readwrite_comp`): the engine is not installed, or unknown.
     Raises (on entry):
         TooManyFiles: the longest route through all peers needs more open files than this process may have.
@@ -115,7 +115,7 @@ class LocalNetwork:
         return self._thread.submit(service)
 
     def stop(self, index: int) -> None:
-        """End one node as a crash would: its connections break, and nobody listens at its address."""
+        """Stop one node like a crash: its connections break, and its address refuses new ones."""
 
         def stop_in_reactor() -> Service[None]:
             handle = self._serving[self._nodes[index].id]
@@ -141,7 +141,7 @@ class LocalNetwork:
         self.close()
 
     def close(self) -> None:
-        """End all nodes and their thread. Queries under way are cancelled. Idempotent."""
+        """Stop all nodes and their thread. Running queries are cancelled. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.close()
@@ -150,7 +150,7 @@ class LocalNetwork:
 
 
 def _check_open_files(peers: int) -> None:
-    """One query along all peers and its reply: a listener each, and two ends of each link, twice."""
+    """A query through all peers and its reply: a listener each, and both ends of each link, twice."""
     needed = peers + 4 * peers + 64
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < needed:

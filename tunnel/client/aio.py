@@ -9,10 +9,10 @@
             answer = await tunnel.ask(b"hello")
 
 The node's reactor runs in another thread, or within asyncio's loop (`reactor.run.aio.EmbeddedReactor`, to be
-given as `bridge`). Cancelling a task cancels what it awaits, and waits for its clean-up. For a limit on any
-wait: `asyncio.timeout(5)`.
+given as `bridge`). Cancelling a task cancels its call and waits for the clean-up. A time
+limit for any call: `asyncio.timeout(5)`.
 
-Not imported with the package: asyncio takes longer to import than all the rest.
+`tunnel.client` does not import this module: asyncio takes longer to import than everything else.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ AsyncContent: TypeAlias = "Content | AsyncIterable[bytes]"
 
 
 class AsyncClient:
-    """To be used as a context, in one asyncio loop or in several, at once or one after the other.
+    """Queries and tunnels of a node, for one or several asyncio loops. A context manager.
 
-    Its replies and tunnels may be used in any of these loops.
+    Replies and tunnels may be used in any of these loops.
 
     Args:
-        node: asks.
-        bridge: one that is open already, to the node's reactor; by default one of its own, for a reactor in
+        node: sends the queries.
+        bridge: an open bridge to the node's reactor. By default the client makes its own, for a reactor in
             another thread.
     """
 
@@ -69,11 +69,11 @@ class AsyncClient:
         service: str | None = None,
         **options: Unpack[CallOptions],
     ) -> QueryResult:
-        """Send a query, and give its result when the whole reply is here. Args and errors: `Node.query`.
+        """Send a query and return its result when the whole reply has arrived. Args and errors: `Node.query`.
 
         Args:
-            content: also an asynchronous iterator of bytes.
-            service: the name of the service there, where several are.
+            content: an asynchronous iterator of bytes is allowed as well.
+            service: name of the service, if the destination offers several (`Services`).
             progress (of the options): called in asyncio's thread.
         """
         call = make_call(self._node, destination, self._content(content), service, self._options(options))
@@ -87,11 +87,10 @@ class AsyncClient:
         service: str | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncReply:
-        """Begin a query, and give its reply, to be read while it comes. Args: as for `query`.
+        """Start a query and return its reply, to be read as it arrives. Args: as for `query`.
 
         Raises:
-            TypeError, BadRoute, ProfileError: as `Node.query`. What happens to the query is told by the
-            reply.
+            TypeError, BadRoute, ProfileError: as `Node.query`. The reply raises what ends the query.
         """
         call = make_call(self._node, destination, self._content(content), service, self._options(options))
         reply = await _run_owned(self._bridge, self._node.ask(call), IncomingReply.cancel)
@@ -131,23 +130,23 @@ class AsyncClient:
         return read
 
     def _options(self, options: CallOptions) -> CallOptions:
-        """The same, with the progress told in asyncio's thread."""
+        """The options, with `progress` called in asyncio's thread."""
         progress = options.get("progress")
         if progress is None:
             return options
         tell, loop = progress, asyncio.get_running_loop()
 
         def hand_over(sent: int, received: int) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(tell, sent, received)
 
         return CallOptions(**{**options, "progress": hand_over})
 
 
 class AsyncReply:
-    """`IncomingReply` for asyncio: an iterator over its pieces, and a context that cancels what is left.
+    """`IncomingReply` for asyncio. Iterating yields its pieces; leaving the context cancels the rest.
 
-    Raises, from each method: what `IncomingReply` raises.
+    Raises, from each method: the errors of `IncomingReply`.
     """
 
     def __init__(self, bridge: AsyncioBridge, reply: IncomingReply) -> None:
@@ -155,11 +154,11 @@ class AsyncReply:
         self._reply = reply
 
     async def read(self, limit_bytes: int = READ_BYTES) -> bytes:
-        """The next bytes, at least one; b"" when the whole query has succeeded, and only then."""
+        """Read at least one byte; b"" only when the whole query has succeeded."""
         return await _run(self._bridge, self._reply.read(limit_bytes))
 
     async def result(self) -> QueryResult:
-        """Wait for the end of the query; what is left of the reply is thrown away."""
+        """Wait for the end of the query, discarding the rest of the reply."""
         return await _run(self._bridge, self._reply.result())
 
     def cancel(self) -> None:
@@ -180,12 +179,12 @@ class AsyncReply:
 
 
 class AsyncTunnel:
-    """`OpenTunnel` for asyncio: one task may send while another receives.
+    """`OpenTunnel` for asyncio; several tasks may use it at once.
 
-    It is an iterator over the messages that come, and a context: left in order the tunnel is closed, left by
-    an error it is given up.
+    Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
+    it.
 
-    Raises, from each method: what `OpenTunnel` raises.
+    Raises, from each method: the errors of `OpenTunnel`.
     """
 
     def __init__(self, bridge: AsyncioBridge, tunnel: OpenTunnel) -> None:
@@ -198,15 +197,15 @@ class AsyncTunnel:
         return self._tunnel.profile
 
     async def send(self, message: bytes) -> None:
-        """Send one whole message. Cancelled in the middle of it, the tunnel is given up."""
+        """Send one whole message. Cancellation in the middle of the message aborts the tunnel."""
         await _run(self._bridge, self._tunnel.send(message))
 
     async def receive(self, limit_bytes: int = MESSAGE_BYTES) -> bytes | None:
-        """Wait for one whole message. None: the other end sends no more. Cancelled, nothing is lost."""
+        """Receive one whole message; None: the other end sends no more. Cancellation loses nothing."""
         return await _run(self._bridge, self._tunnel.receive(limit_bytes))
 
     async def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> bytes | None:
-        """Send a message and receive one, both at once."""
+        """Send a message and receive one at the same time."""
         return await _run(self._bridge, self._tunnel.ask(message, limit_bytes))
 
     async def write(self, data: bytes) -> None:
@@ -214,7 +213,7 @@ class AsyncTunnel:
         await _run(self._bridge, self._tunnel.write(data))
 
     async def flush(self) -> None:
-        """Let what was written leave now."""
+        """Send buffered bytes now."""
         await _run(self._bridge, self._tunnel.flush())
 
     async def end_message(self) -> None:
@@ -230,20 +229,20 @@ class AsyncTunnel:
         return await _run(self._bridge, self._tunnel.read(limit_bytes))
 
     async def open(self, target: str | Target) -> AsyncStream:
-        """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
+        """Open a sub-stream and wait for the other end to accept it; see `OpenTunnel.open`."""
         opening = self._tunnel.open(target)
         return AsyncStream(self._bridge, await _run_owned(self._bridge, opening, OpenStream.give_up))
 
     async def stop_sending(self) -> None:
-        """Send no more messages and open no more sub-streams; the other end's can still be received."""
+        """End this end's messages and sub-streams; those of the other end can still be received."""
         await _run(self._bridge, self._tunnel.stop_sending())
 
     async def close(self) -> Report | None:
-        """End in order. Cancelled, `give_up` is still to be called."""
+        """Close in order. After a cancellation, call `give_up`."""
         return await _run(self._bridge, self._tunnel.close())
 
     def give_up(self) -> None:
-        """End it now, both ways."""
+        """Abort the tunnel in both directions."""
         _post(self._bridge, self._tunnel.give_up)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -270,19 +269,19 @@ class AsyncStream:
         self._stream = stream
 
     async def read(self, limit_bytes: int = 65_536) -> bytes:
-        """The next bytes; b"" when the other end has closed its half."""
+        """Read bytes; b"" when the other end has closed its half."""
         return await _run(self._bridge, self._stream.read(limit_bytes))
 
     async def write(self, data: bytes) -> None:
-        """Send bytes; they leave at once."""
+        """Send bytes immediately."""
         await _run(self._bridge, self._stream.write(data))
 
     def close(self) -> None:
-        """End this half, behind what was written; the other goes on."""
+        """Close this half after the written bytes; the other half stays open."""
         _post(self._bridge, self._stream.close)
 
     def give_up(self) -> None:
-        """End both halves now."""
+        """Abort both halves."""
         _post(self._bridge, self._stream.give_up)
 
     async def __aenter__(self) -> Self:
@@ -311,7 +310,7 @@ async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:
 
 
 async def _run_owned(bridge: AsyncioBridge, service: Service[T], release: Callable[[T], None]) -> T:
-    """Await a service whose result must not be lost: a cancellation may come just after it was made."""
+    """Await a service whose result needs releasing: cancellation may arrive just after it was made."""
     made = Owned(service)
     try:
         return await _run(bridge, made.run())
@@ -321,5 +320,5 @@ async def _run_owned(bridge: AsyncioBridge, service: Service[T], release: Callab
 
 
 def _post(bridge: AsyncioBridge, function: Callable[[], Any]) -> None:
-    with contextlib.suppress(Closed):  # then all of it has ended
+    with contextlib.suppress(Closed):  # everything has ended already
         bridge.reactor.post(function)

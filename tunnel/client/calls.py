@@ -1,4 +1,4 @@
-"""From what a user of a client says to the query that is sent: the same for all kinds of clients."""
+"""What all kinds of clients share: the node they need, and how arguments become a query."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tunnel.services.base import service_prefix
 __all__ = ["READ_BYTES", "AskingNode", "Owned", "check_running", "make_call"]
 
 READ_BYTES: Final = 256 * 1024
-"""What one crossing between threads brings at most: all that may wait."""
+"""The most bytes that one crossing between threads brings: the whole buffer of a reply."""
 
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def make_call(
 
 
 def check_running(node: AskingNode) -> None:
-    """That services of the node can still run: one that is made and cannot would warn that it was forgotten.
+    """Check that the node's reactor runs: a service made in vain would warn about a forgotten `yield from`.
 
     Raises:
         NodeStopped: its reactor is closed. Forked: it is the reactor of a parent process.
@@ -81,14 +81,14 @@ def _prefixed(prefix: bytes, content: Content) -> Content:
 
 
 class Owned(Generic[T]):
-    """A service whose result is remembered, for whoever was cancelled while it came to him."""
+    """A service that keeps its result, to be released if its caller is cancelled at that moment."""
 
     def __init__(self, service: Service[T]) -> None:
         self._service = service
         self._made: list[T] = []
 
     def run(self) -> Service[T]:
-        # As an argument, where the reactor finds it when it refuses to start the whole.
+        # As an argument: the reactor finds and closes it there if it refuses to start the outer service.
         return self._run(self._service)
 
     def _run(self, service: Service[T]) -> Service[T]:
@@ -97,6 +97,6 @@ class Owned(Generic[T]):
         return made
 
     def release(self, release: Callable[[T], None]) -> None:
-        """Let go of the result, if it was made."""
+        """Release the result, if there is one."""
         for made in self._made:
             release(made)

@@ -141,17 +141,10 @@ class ClientNode:
             self._stack = stack.pop_all()
         node = self.node
         self.id, self.reactor, self.pid = node.id, node.reactor, os.getpid()
-        self.call, self.query, self.query_service, self.ask = (
-            node.call,
-            node.query,
-            node.query_service,
-            node.ask,
-        )
-        self.choose_route, self.draw_hops, self.open_tunnel = (
-            node.choose_route,
-            node.draw_hops,
-            node.open_tunnel,
-        )
+        # The asking side of a node. Methods that only forward would repeat its signatures.
+        self.call, self.query, self.query_service = node.call, node.query, node.query_service
+        self.ask, self.open_tunnel = node.ask, node.open_tunnel
+        self.choose_route, self.draw_hops = node.choose_route, node.draw_hops
 
     def peers(self) -> dict[Descriptor, PeerState]:
         """The peers that the node knows, each with what dealing with it has shown."""

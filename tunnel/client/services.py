@@ -9,8 +9,8 @@
         answer = yield from tunnel.ask(b"hello")
         yield from tunnel.close()
 
-The clients for threads and for asyncio have the same names, which mean the same; only how one waits differs.
-For a limit on any wait: `timeout_after(5, reply.read())`.
+The clients for threads and asyncio have the same methods; only the way to wait differs. A time limit for any
+call: `timeout_after(5, reply.read())`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["ServiceClient"]
 
 
 class ServiceClient:
-    """Args: node: asks; its reactor runs the services that use this."""
+    """Queries and tunnels of a node, for services that run in its reactor."""
 
     def __init__(self, node: AskingNode) -> None:
         self._node = node
@@ -43,10 +43,10 @@ class ServiceClient:
         service: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Service[QueryResult]:
-        """Send a query, and give its result when the whole reply is here. Args and errors: `Node.query`.
+        """Send a query and return its result when the whole reply has arrived. Args and errors: `Node.query`.
 
         Args:
-            service: the name of the service there, where several are.
+            service: name of the service, if the destination offers several (`Services`).
         """
         call = make_call(self._node, destination, content, service, options)
         return (yield from self._node.query_service(call))
@@ -60,11 +60,10 @@ class ServiceClient:
         service: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Service[IncomingReply]:
-        """Begin a query, and give its reply, to be read while it comes. Args: as for `query`.
+        """Start a query and return its reply, to be read as it arrives. Args: as for `query`.
 
         Raises:
-            TypeError, BadRoute, ProfileError: as `Node.query`. What happens to the query is told by the
-            reply.
+            TypeError, BadRoute, ProfileError: as `Node.query`. The reply raises what ends the query.
         """
         call = make_call(self._node, destination, content, service, options)
         return (yield from self._node.ask(call))

@@ -1,4 +1,4 @@
-"""Queries and tunnels for threads: calls that wait, and futures.
+"""Queries and tunnels for threads: blocking calls and futures.
 
     client = Client(node)
     result = client.query(bob_id, b"ping").result(timeout=5)
@@ -8,7 +8,7 @@
     with client.tunnel(bob_id) as tunnel:
         answer = tunnel.ask(b"hello", timeout_s=5)
 
-Not for the thread that runs the node's reactor: there it would wait for itself.
+Not for the thread of the node's reactor, which would wait for itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """Args: node: asks; any thread but its reactor's may use this."""
+    """Queries and tunnels of a node, for any thread but that of its reactor."""
 
     def __init__(self, node: AskingNode) -> None:
         self._node = node
@@ -54,7 +54,7 @@ class Client:
         """Send a query; cancelling the future cancels it. Args and errors: `Node.query`.
 
         Args:
-            service: the name of the service there, where several are.
+            service: name of the service, if the destination offers several (`Services`).
         """
         call = make_call(self._node, destination, content, service, options)
         return submit(self._node.reactor, self._node.query_service(call), "client query")
@@ -67,11 +67,10 @@ class Client:
         service: str | None = None,
         **options: Unpack[CallOptions],
     ) -> ThreadReply:
-        """Begin a query, and give its reply, to be read while it comes. Args: as for `query`.
+        """Start a query and return its reply, to be read as it arrives. Args: as for `query`.
 
         Raises:
-            TypeError, BadRoute, ProfileError: as `Node.query`. What happens to the query is told by the
-            reply.
+            TypeError, BadRoute, ProfileError: as `Node.query`. The reply raises what ends the query.
         """
         reactor = self._node.reactor
         call = make_call(self._node, destination, content, service, options)
@@ -86,10 +85,10 @@ class Client:
 
 
 class ThreadReply:
-    """`IncomingReply` for threads: an iterator over its pieces, and a context that cancels what is left.
+    """`IncomingReply` for threads. Iterating yields its pieces; leaving a `with` block cancels the rest.
 
-    Raises, from each method that has `timeout_s`: TimedOut, a TimeoutError; nothing is lost by that. What
-    `IncomingReply` raises.
+    Raises, from each method with `timeout_s`: TimedOut, a TimeoutError, which loses nothing; the errors of
+    `IncomingReply`.
     """
 
     def __init__(self, reactor: Reactor, reply: IncomingReply) -> None:
@@ -97,11 +96,11 @@ class ThreadReply:
         self._reply = reply
 
     def read(self, limit_bytes: int = READ_BYTES, *, timeout_s: float | None = None) -> bytes:
-        """The next bytes, at least one; b"" when the whole query has succeeded, and only then."""
+        """Read at least one byte; b"" only when the whole query has succeeded."""
         return _run(self._reactor, self._reply.read(limit_bytes), timeout_s)
 
     def result(self, *, timeout_s: float | None = None) -> QueryResult:
-        """Wait for the end of the query; what is left of the reply is thrown away."""
+        """Wait for the end of the query, discarding the rest of the reply."""
         return _run(self._reactor, self._reply.result(), timeout_s)
 
     def cancel(self) -> None:
@@ -122,12 +121,12 @@ class ThreadReply:
 
 
 class ThreadTunnel:
-    """`OpenTunnel` for threads: one thread may send while another receives.
+    """`OpenTunnel` for threads; several may use it at once.
 
-    It is an iterator over the messages that come, and a context: left in order the tunnel is closed, left by
-    an error it is given up.
+    Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
+    it.
 
-    Raises, from each method that has `timeout_s`: TimedOut, a TimeoutError. What `OpenTunnel` raises.
+    Raises, from each method with `timeout_s`: TimedOut, a TimeoutError; the errors of `OpenTunnel`.
     """
 
     def __init__(self, reactor: Reactor, tunnel: OpenTunnel) -> None:
@@ -140,17 +139,17 @@ class ThreadTunnel:
         return self._tunnel.profile
 
     def send(self, message: bytes, *, timeout_s: float | None = None) -> None:
-        """Send one whole message. Timed out in the middle of it, the tunnel is given up."""
+        """Send one whole message. A timeout in the middle of the message aborts the tunnel."""
         _run(self._reactor, self._tunnel.send(message), timeout_s)
 
     def receive(self, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None) -> bytes | None:
-        """Wait for one whole message. None: the other end sends no more. Timed out, nothing is lost."""
+        """Receive one whole message; None: the other end sends no more. A timeout loses nothing."""
         return _run(self._reactor, self._tunnel.receive(limit_bytes), timeout_s)
 
     def ask(
         self, message: bytes, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None
     ) -> bytes | None:
-        """Send a message and receive one, both at once."""
+        """Send a message and receive one at the same time."""
         return _run(self._reactor, self._tunnel.ask(message, limit_bytes), timeout_s)
 
     def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
@@ -158,7 +157,7 @@ class ThreadTunnel:
         _run(self._reactor, self._tunnel.write(data), timeout_s)
 
     def flush(self) -> None:
-        """Let what was written leave now."""
+        """Send buffered bytes now."""
         _run(self._reactor, self._tunnel.flush())
 
     def end_message(self, *, timeout_s: float | None = None) -> None:
@@ -174,20 +173,20 @@ class ThreadTunnel:
         return _run(self._reactor, self._tunnel.read(limit_bytes), timeout_s)
 
     def open(self, target: str | Target, *, timeout_s: float | None = None) -> ThreadStream:
-        """Open a sub-stream, and wait until the other end has accepted it; see `OpenTunnel.open`."""
+        """Open a sub-stream and wait for the other end to accept it; see `OpenTunnel.open`."""
         opening = timeout_after(timeout_s, self._tunnel.open(target))
         return ThreadStream(self._reactor, _run_owned(self._reactor, opening, OpenStream.give_up))
 
     def stop_sending(self, *, timeout_s: float | None = None) -> None:
-        """Send no more messages and open no more sub-streams; the other end's can still be received."""
+        """End this end's messages and sub-streams; those of the other end can still be received."""
         _run(self._reactor, self._tunnel.stop_sending(), timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> Report | None:
-        """End in order. Timed out, `give_up` is still to be called."""
+        """Close in order. After a timeout, call `give_up`."""
         return _run(self._reactor, self._tunnel.close(), timeout_s)
 
     def give_up(self) -> None:
-        """End it now, both ways."""
+        """Abort the tunnel in both directions."""
         _post(self._reactor, self._tunnel.give_up)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -207,26 +206,26 @@ class ThreadTunnel:
 
 
 class ThreadStream:
-    """`OpenStream` for threads. Raises TimedOut as well, from methods that have `timeout_s`."""
+    """`OpenStream` for threads. Methods with `timeout_s` also raise TimedOut."""
 
     def __init__(self, reactor: Reactor, stream: OpenStream) -> None:
         self._reactor = reactor
         self._stream = stream
 
     def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
-        """The next bytes; b"" when the other end has closed its half."""
+        """Read bytes; b"" when the other end has closed its half."""
         return _run(self._reactor, self._stream.read(limit_bytes), timeout_s)
 
     def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
-        """Send bytes; they leave at once."""
+        """Send bytes immediately."""
         _run(self._reactor, self._stream.write(data), timeout_s)
 
     def close(self) -> None:
-        """End this half, behind what was written; the other goes on."""
+        """Close this half after the written bytes; the other half stays open."""
         _post(self._reactor, self._stream.close)
 
     def give_up(self) -> None:
-        """End both halves now."""
+        """Abort both halves."""
         _post(self._reactor, self._stream.give_up)
 
     def __enter__(self) -> Self:
@@ -239,7 +238,7 @@ class ThreadStream:
 
 
 def _run(reactor: Reactor, service: Service[T], timeout_s: float | None = None) -> T:
-    """Run a service in the reactor, and wait for its end; interrupted, cancel it."""
+    """Run a service in the reactor and wait for its result. An interruption cancels the service."""
     future = submit(reactor, timeout_after(timeout_s, service), "client")
     try:
         return future.result()
@@ -249,7 +248,7 @@ def _run(reactor: Reactor, service: Service[T], timeout_s: float | None = None) 
 
 
 def _run_owned(reactor: Reactor, service: Service[T], release: Callable[[T], None]) -> T:
-    """Run a service whose result must not be lost: Ctrl-C may come just after it was made."""
+    """Run a service whose result needs releasing: Ctrl-C may arrive just after it was made."""
     made = Owned(service)
     try:
         return _run(reactor, made.run())
@@ -259,5 +258,5 @@ def _run_owned(reactor: Reactor, service: Service[T], release: Callable[[T], Non
 
 
 def _post(reactor: Reactor, function: Callable[[], Any]) -> None:
-    with contextlib.suppress(Closed):  # then all of it has ended
+    with contextlib.suppress(Closed):  # everything has ended already
         reactor.post(function)

@@ -1,9 +1,9 @@
-"""One node as its configuration says: from the state folder to a clean stop.
+"""A node from its configuration: from the state folder to a clean stop.
 
     with Reactor() as reactor, ConfiguredNode(config, reactor) as configured: ...
 
-Order matters. The folder is locked before anything of it is read; the replay tables are read, and removed,
-before anything can be opened; they are written after the last moment at which something could be.
+Order matters. The folder is locked before it is read. The replay tables are read and removed before the node
+can open a header, and written when it no longer can.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tunnel.services import Echo, Files, InnerService, Ping, ServiceFunction, Se
 __all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "settle"]
 
 Peers: TypeAlias = StaticDirectory | ExchangeDirectory
-"""The peers of a configuration: those of its files, and where it says so those that neighbours tell of."""
+"""The peers of a configuration: from its files, and if `exchange` or `dht` is on from other nodes."""
 
 log = logging.getLogger("tunnel.running")
 
@@ -66,11 +66,11 @@ def make_service(config: NodeConfig, own: Mapping[str, InnerService | ServiceFun
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFiles]:
-    """The peers of the configuration: a directory, to be closed, with those of the files.
+    """Open the directory of the configuration, to be closed by the caller, and load the peer files.
 
     Raises:
-        KeyFileError: nothing in the files can be read. ConfigError: none of them is there. MissingLibrary:
-            no hash table. OSError: its port is taken.
+        KeyFileError: none of the files can be read. ConfigError: none of them exists. MissingLibrary: OpenDHT
+            is not installed. OSError: its port is taken.
     """
     missing = [path for path in config.files if not path.exists()]
     if missing and len(missing) == len(config.files):
@@ -101,7 +101,7 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
 
 
 def settle(directory: Peers) -> None:
-    """For a client, which uses the peers now: wait for those of a hash table."""
+    """For a client, which needs its peers now: wait for those of the hash table."""
     if isinstance(directory, DhtDirectory) and not directory.wait_settled(_SETTLE_S):
         log.error("the hash table has shown no peers within %g s: is [peers] dht_bootstrap right?", _SETTLE_S)
 
@@ -150,9 +150,9 @@ def make_node(
 
 
 class ConfiguredNode:
-    """A node with its state, ready to serve. A context manager; leaving it writes the state.
+    """A node with its state, ready to serve. A context manager: leaving it writes the state.
 
-    Leave it when the reactor is closed or the node has ended: nothing may be opened after.
+    Leave it when the reactor is closed or the node has ended: no header may be opened afterwards.
 
     Attributes:
         node, directory: not before `with`.
@@ -161,7 +161,7 @@ class ConfiguredNode:
         cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables cannot be read.
         OSError.
     Raises (on exit):
-        StateError: the state is not saved; says where the keys are.
+        StateError: the state is not saved; the text says where the keys are.
     """
 
     def __init__(
@@ -233,13 +233,13 @@ class ConfiguredNode:
     def _write(self, descriptor: Descriptor) -> None:
         if not self._is_state_here():
             self._restore()
-        # With its sequence number: that of the next start is to be higher, whatever the clock shows then.
+        # With its sequence number: the next start needs a higher one, even if the clock was set back.
         self._ring.keys.save(self.config.keys)
         if self.config.publish is not None:
             write_descriptor(self.config.publish, descriptor)
 
     def _publish(self, descriptor: Descriptor) -> None:
-        """Write a new descriptor; where the disk does not take it, it is tried again later."""
+        """Write a new descriptor. If that fails, `_refresh` tries again."""
         try:
             self._write(descriptor)
         except (OSError, StateError) as error:
@@ -250,14 +250,14 @@ class ConfiguredNode:
             self._unwritten = None
 
     def _keep_guards(self) -> None:
-        """Also while the node runs: one that crashed is to begin with the same guards again."""
+        """Save the guards while the node runs: after a crash it must start with the same ones."""
         guards = self.node.guards
         if guards is not None and guards != self._guards:
             self._state.write(*_GUARDS, guards)
             self._guards = guards
 
     def serve(self, ready: Callable[[], None]) -> Service[None]:
-        """Run the node until this service is cancelled, or `stop`; then leave in order.
+        """Run the node until this service is cancelled or `stop` is called, then leave in order.
 
         Args:
             ready: called once it accepts connections.
@@ -287,7 +287,7 @@ class ConfiguredNode:
         yield from self.node.leave(self.config.stop_s)
 
     def _open_control(self) -> ControlServer | None:
-        """The control socket. A node relays without one, too."""
+        """The control socket; without one the node still relays."""
         path = self._state.path / CONTROL_FILE
         try:
             return ControlServer(self.node, self.directory, path)
@@ -310,7 +310,7 @@ class ConfiguredNode:
                     self._restore()
                     if self._control is not None:
                         self._control.restore()
-                self._keep_guards()  # a few bytes, and hardly ever: no thread for it
+                self._keep_guards()  # a few bytes, rarely: not worth a thread
             except (OSError, StateError) as error:
                 self._tell_problem(_text_of(error))
             else:
@@ -320,7 +320,7 @@ class ConfiguredNode:
         return self._state.is_here and self.config.keys.exists()
 
     def _restore(self) -> None:
-        """Make what somebody has removed while the node runs.
+        """Make the state folder and keys again if they were removed while the node runs.
 
         Raises:
             StateError: the folder is another node's now. OSError.
@@ -328,7 +328,7 @@ class ConfiguredNode:
         config = self.config
         has_keys = config.keys.exists()
         if has_keys and not self._are_keys_whole():
-            # A network that was made anew at the same place: its keys are not to be replaced by these.
+            # A new network was made at the same place: its keys must not be replaced by these.
             raise StateError(
                 f"{config.keys} holds other keys now", "give each node a state folder of its own"
             )
@@ -340,14 +340,14 @@ class ConfiguredNode:
         log.error("%s, or the keys, were removed while the node runs; they are made again", config.state)
 
     def _are_keys_whole(self) -> bool:
-        """Whether the key file is there, and is that of this node."""
+        """Whether the key file exists and belongs to this node."""
         try:
             return NodeKeys.load(self.config.keys).identity == self._ring.keys.identity
         except KeyFileError:
             return False
 
     def _tell_problem(self, problem: str) -> None:
-        """Log that the state cannot be saved: once, each hour while that lasts, and when it is over."""
+        """Log that the state cannot be saved: at the start, each hour, and when it is over."""
         now_s = time.monotonic()
         if problem and (problem != self._problem or now_s - self._told_s > _TELL_AGAIN_S):
             self._told_s = now_s
@@ -370,16 +370,16 @@ class ConfiguredNode:
                 unsaved = self._rescue(failure)
                 if error is None:
                     raise unsaved from failure
-                log.error("%s (%s)", unsaved, unsaved.hint)  # what ended the node is raised
+                log.error("%s (%s)", unsaved, unsaved.hint)  # the error that ended the node is raised
         finally:
             self.directory.close()
             self._state.close()
 
     def _rescue(self, failure: OSError | StateError) -> StateError:
-        """The state cannot be saved at its place. See that the keys are somewhere: they are the node.
+        """The state cannot be saved at its place: save at least the keys elsewhere, as they are the identity.
 
         Returns:
-            The error that says what has become of them.
+            The error to raise; it names where the keys are.
         """
         keys = self.config.keys
         text = f"the state of the node is not saved: {_text_of(failure)}"

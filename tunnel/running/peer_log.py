@@ -1,8 +1,8 @@
-"""What a node's log says of its peers: which it learns of, which stop answering, and which answer again.
+"""The peers in a node's log: which are new or forgotten, which stop answering, and which answer again.
 
-One line for each change, and a few changes a minute at most: a network that comes up, or an outage, is not to
-fill the disk. What is left out is counted. Peers are named by the first digits of their ids; their addresses
-are not logged.
+One line for each change, a few changes a minute at most: a starting network or an outage must not fill the
+disk. Suppressed changes are counted. Peers are named by the first digits of their ids; their addresses are
+not logged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["PeerLog"]
 log = logging.getLogger("tunnel.running")
 
 _NAMED: Final = 8  # peers in one line
-_LINES: Final = 10  # about peers that answer or do not, in so many seconds
+_LINES: Final = 10  # about peers that answer or do not, in each window
 _WINDOW_S: Final = 60.0
 _MOST_AWAY: Final = 4096  # as many as a `PeerTable` holds
 
@@ -29,7 +29,7 @@ class PeerLog(PeerListener):
     """Logs what happens to the peers of one node. For the reactor's thread.
 
     Args:
-        now_s: a clock that never steps back.
+        now_s: a monotonic clock.
         directory: the node's.
     """
 
@@ -43,7 +43,7 @@ class PeerLog(PeerListener):
         self._left_out = 0
 
     def look(self) -> None:
-        """Log who has come and gone since the last time; to be called now and then."""
+        """Log the peers that came and went since the last call. Call it periodically."""
         known = self._ids()
         learnt, forgotten = known - self._known, self._known - known
         self._known = known
@@ -54,7 +54,7 @@ class PeerLog(PeerListener):
         self._begin_window()
 
     def peer_offline(self, node_id: bytes) -> None:
-        """Log that a peer is backed off, unless it is so already."""
+        """Log that a peer is backed off, if it was not yet."""
         if node_id in self._away:
             return
         if len(self._away) >= _MOST_AWAY:
