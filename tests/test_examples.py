@@ -1,7 +1,8 @@
-"""Every example runs as a user would run it, and prints what its text promises."""
+"""Every example and the README's Python code run as a user would run them, and print what they promise."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,15 @@ def test_example(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr  # nodes may log what they refuse, and a busy machine is slow
     assert EXPECTED[name] in done.stdout
+
+
+@pytest.mark.full
+def test_the_python_code_of_the_readme(tmp_path: Path) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    network = [sys.executable, "-m", "tunnel", "network", "mynet", "--nodes", "2"]
+    subprocess.run(network, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["b'ping'", "b'hello'", "b'PING'", "b'A REAL NODE'", ""]
