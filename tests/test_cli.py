@@ -22,6 +22,8 @@ from tunnel.cli.demo import _LINE, PositionSampler, _open_content
 from tunnel.cli.terminal import ProgressBar, readable_size, table
 from tunnel.config.kinds import parse_size
 from tunnel.geometry import GEOMETRIES, Geometry
+from tunnel.modes import MODES, ReplyMode
+from tunnel.node.query.running import SERVED_MODES
 from tunnel.routing.route import choose_route
 
 KEYS = {
@@ -91,6 +93,28 @@ def test_demo(
         assert outcome["reply_sha256_sent"] is outcome["reply_sha256_received"] is None
 
 
+@pytest.mark.parametrize("mode", SERVED_MODES)
+def test_the_demo_succeeds_in_every_mode_and_shows_the_way_of_the_reply(
+    capsys: pytest.CaptureFixture[str], mode: ReplyMode
+) -> None:
+    outcome = _demo(capsys, "--peers", "9", "--hops", "2", "--mode", mode, "--size", "5k")
+    assert outcome["ok"] is True
+    links = outcome["links"]
+    assert [bool(link["query_frame_bytes"]) for link in links] == [True] * 3 + [False] * (len(links) - 3)
+    reply_links = [link for link in links if link["reply_frame_bytes"]]
+    assert len({link["reply_frame_bytes"] for link in reply_links}) == MODES[mode].has_reply
+    alice, bob = links[0]["from"], links[2]["to"]
+    # From Bob to Alice, over the query's links or others.
+    back = {link["to"]: link["from"] for link in reply_links}
+    node = bob
+    for _ in back:
+        node = back[node]
+    if mode is ReplyMode.CACHED:  # over the query's open streams: only Bob tells of it
+        assert list(back) == [bob]
+    else:
+        assert node == (alice if MODES[mode].has_reply else bob)
+
+
 def test_demo_sends_a_file_of_the_users(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "binary"
     file.write_bytes(os.urandom(123_456))
@@ -142,7 +166,7 @@ def test_seed_repeats_the_positions_of_the_route_and_not_the_keys() -> None:
         (["--peers", "5", "--hops", "4"], 2, ["error:", "needs as many peers", "hint:"]),
         (["--peers", "25", "--profile", "interactive"], 2, ["error:", "holds 6", "hint:"]),
         (["--profile", "huge"], 2, ["error:", "no profile is called 'huge'", "hint:"]),
-        (["--file", "no/such/file"], 1, ["error:", "no/such/file"]),
+        (["--file", "no/such/file"], 1, ["error: no such file: no/such/file"]),
     ],
 )
 def test_errors_are_said_in_two_lines(
@@ -158,7 +182,7 @@ def test_errors_are_said_in_two_lines(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "COMMAND"),
+        ([], "mtun --help lists the commands"),
         (["nonsense"], "the commands are demo, "),
         (["demo", "--links", "twice"], "expected pooled, once"),
         (["demo", "--mode", "smoke"], "expected none, known-dest, route"),

@@ -151,7 +151,7 @@ def test_what_is_no_archive_is_not_extracted(served: Served, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("none", ["none: No such file"]),
+        ("none", ["no such file: none"]),
         ("fifo", ["is a FIFO", "mtun send -"]),
         ("/dev/null", ["is a device", "mtun send -"]),
         ("/proc/cpuinfo", ["cannot be announced", "mtun send -"]),

@@ -116,12 +116,17 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
         (["network", "{net}"], ["is not empty", "hint:"]),
         (["network", "{net}/new", "--nodes", "3", "--port", "65534"], ["port 65536 is not free", "hint:"]),
         (["keygen", "{net}/node-0/state/keys"], ["never overwritten", "hint:"]),
-        (["up", "{net}/peers"], ["holds no network", "hint: make one with: mtun network"]),
-        (["node", "--config", "{net}/none.toml"], ["none.toml: No such file", "hint:"]),
+        (["up", "{net}/peers"], ["holds no network", "hint: did you mean {net}?"]),
+        (["node", "--config", "{net}/none.toml"], ["no such file: ", "none.toml", "hint:"]),
         (["ping", "node-99", "--network", "{net}"], ["no peer is called 'node-99'", "hint:"]),
-        (["ping", "node-1", "--network", "{net}/peers"], ["holds no network", "hint:"]),
+        (["ping", "node-1", "--network", "{net}/peers"], ["holds no network", "hint: did you mean {net}?"]),
+        (["ping", "node-1", "--network", "{net}/none"], ["no such folder: ", "hint: make a network"]),
+        (["up", "{net}/client.toml"], ["client.toml is not a folder", "hint: name the folder that"]),
+        (["up", "{net}/node-0/state"], ["holds no network", "hint: name the folder that"]),
+        (["get", "node-1", "x", "--network", "{net}", "--output", "{net}/client.toml/"],
+         ["client.toml is not a folder", "hint: --output"]),
         (["ping", "node-1", "--network", "{net}", "--hops", "50"], ["needs as many peers"]),
-        (["send", "{net}/none", "node-1", "--network", "{net}"], ["No such file", "hint:"]),
+        (["send", "{net}/none", "node-1", "--network", "{net}"], ["no such file: ", "hint:"]),
         (["get", "node-1", "client.toml", "--network", "{net}", "--output", "{net}/client.toml"],
          ["exists", "hint: --replace"]),
         (["bench", "node-1"], ["belong together", "hint:"]),
@@ -136,13 +141,22 @@ def test_wrong_use_is_said_in_two_lines(
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     for word in words:
-        assert word in captured.err
+        assert word.format(net=net) in captured.err
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
         [],
+        ["send", "", "node-1", "--network", "a"],
+        ["send", "file", "node-1", "--network", "a", "--name", ""],
+        ["send", "file", "node-1", "--network", ""],
+        ["get", "node-1", "", "--network", "a"],
+        ["get", "node-1", "file", "--network", "a", "--output", ""],
+        ["keygen", ""],
+        ["node", "--config", ""],
+        ["demo", "--file", "file", "--size", "1k"],
+        ["demo", "--seed", "x"],
         ["fly"],
         ["ping"],
         ["ping", "node-1"],

@@ -215,7 +215,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file") as caught:
+    with pytest.raises(ConfigError, match="no such file") as caught:
         load_config(tmp_path / "node.toml", {})
     assert caught.value.hint
 

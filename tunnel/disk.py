@@ -37,6 +37,7 @@ __all__ = [
     "kind_of",
     "naming",
     "open_regular",
+    "os_error_text",
     "pieces_of",
     "read_regular",
     "regular_status",
@@ -229,6 +230,11 @@ def naming(path: Path) -> Iterator[None]:
 def advice_for(error: OSError) -> str:
     """What a user can do about an error of the disk; empty where the error itself says all."""
     return _ADVICE.get(error.errno or 0, "")
+
+
+def os_error_text(error: OSError, path: object) -> str:
+    """What has failed at a path, for people."""
+    return f"no such file: {path}" if error.errno == errno.ENOENT else f"{path}: {error.strerror}"
 
 
 def rename_new(source: Path, target: Path) -> None:

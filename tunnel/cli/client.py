@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tunnel.cli.options import closest, count, seconds
+from tunnel.cli.network import no_network
+from tunnel.cli.options import closest, count, filled_path, seconds
 from tunnel.client.calls import AskingNode
 from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
 from tunnel.config import NodeConfig, load_config, make_config
@@ -54,13 +55,13 @@ def add_client_options(
     """Where the network is, how many proxies, how long to wait."""
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=required)
-    source.add_argument("--network", type=Path, metavar="DIR", help="a network made by `mtun network`")
+    source.add_argument("--network", type=filled_path, metavar="DIR", help="a network made by `mtun network`")
     source.add_argument(
-        "--peers", type=Path, action="append", metavar="PATH", help="a peer file, or a folder of them"
+        "--peers", type=filled_path, action="append", metavar="PATH", help="a peer file, or a folder of them"
     )
     source.add_argument(
         "--config",
-        type=Path,
+        type=filled_path,
         metavar="FILE",
         help="use the node of this configuration, whether it runs or not",
     )
@@ -88,12 +89,9 @@ def client_config(options: argparse.Namespace) -> NodeConfig:
     if options.config is not None:
         return load_config(options.config, os.environ, listens=False)
     if options.network is not None:
-        path = options.network / CLIENT_FILE
-        if not path.exists():
-            raise ConfigError(
-                f"{options.network} holds no network", f"make one with: mtun network {options.network}"
-            )
-        return load_config(path, os.environ)
+        if not (options.network / CLIENT_FILE).exists():
+            raise no_network(options.network)
+        return load_config(options.network / CLIENT_FILE, os.environ)
     files = [str(path.resolve()) for path in options.peers]
     tables = {"node": {"listen": "none"}, "peers": {"files": files, "exchange": False}}
     return make_config(tables, folder=Path(), source="--peers", environment=os.environ)
@@ -191,7 +189,8 @@ class PeerNames:
         listed = f"the peers are listed by: mtun peers {self._source}"
         nearest = closest(text.lower(), self._ids)
         raise ConfigError(
-            f"no peer is called {text!r}, and no id begins so", f"{nearest} {listed}" if nearest else listed
+            f"no peer is called {text!r}, and no id begins with it",
+            f"{nearest} {listed}" if nearest else listed,
         )
 
 

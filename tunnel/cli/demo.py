@@ -14,12 +14,11 @@ import random
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
 from tunnel.arguments import plain_name
-from tunnel.cli.options import add_json, command, count, size
+from tunnel.cli.options import add_json, command, count, filled_path, size
 from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
 from tunnel.disk import open_regular
 from tunnel.geometry import Profile
@@ -59,13 +58,14 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="proxies between Alice and Bob (default: all the others)",
     )
-    add(
+    content = parser.add_mutually_exclusive_group()
+    content.add_argument(
         "--size",
         type=size(0, 1 << 40),
         default=300 * 1024,
         help="of the text that is made (default 300KiB)",
     )
-    add("--file", type=Path, help="send this file in place of a made text")
+    content.add_argument("--file", type=filled_path, help="send this file in place of a made text")
     add(
         "--mode",
         type=plain_name,
@@ -85,13 +85,17 @@ def add_parser(commands: Any) -> None:
         default=LinkPolicy.POOLED.value,
         help="links that live on and carry many messages, or one for each message (default pooled)",
     )
-    add("--seed", type=int, help="makes the choice of the route repeatable (keys are always fresh)")
+    add(
+        "--seed",
+        type=count(0, 1 << 63),
+        help="makes the choice of the route repeatable (keys are always fresh)",
+    )
     add_json(parser)
 
 
 @dataclass(slots=True)
 class Link:
-    """One step of the route, and the frame bytes that crossed it each way."""
+    """One step of a route, and the frame bytes that crossed it: of the query, and of the reply back."""
 
     source: str
     target: str
@@ -265,11 +269,13 @@ def _outcome(
     reports: list[FrameReport],
     seconds: float,
 ) -> dict[str, Any]:
-    links = _links(alice, result, reports)
+    query, reply = _frames(alice, result, reports)
     has_reply = result.has_reply
-    sizes_agree = len({link.query_frame_bytes for link in links}) == 1
-    sizes_agree &= len({link.reply_frame_bytes for link in links}) == 1
-    sizes_agree &= bool(links[0].query_frame_bytes) and bool(links[0].reply_frame_bytes) == has_reply
+    sizes_agree = len({report.bytes_out for report in query}) == 1 and len(query) == len(result.route.nodes)
+    if has_reply:
+        # Of a reply over the query's open streams proxies tell nothing: only Bob's part of it is known.
+        is_home = bool(reply) and (reply[-1].neighbour == alice or MODES[result.mode].backward_content)
+        sizes_agree &= is_home and len({report.bytes_out for report in reply}) == 1
     digests_agree = source.digest.hex == bob.received.hex and (
         not has_reply or bob.sent.hex == sink.digest.hex
     )
@@ -288,14 +294,35 @@ def _outcome(
         "reply_sha256_sent": bob.sent.hex if has_reply else None,
         "reply_sha256_received": sink.digest.hex if has_reply else None,
         "seconds": round(seconds, 4),
-        "links": [link.as_json() for link in links],
+        "links": [link.as_json() for link in _links(query, reply)],
     }
 
 
-def _links(alice: bytes, result: QueryResult, reports: list[FrameReport]) -> list[Link]:
-    sent = {(report.node, report.neighbour): report.bytes_out for report in reports}
-    nodes = (alice, *result.route.nodes)
-    return [Link(a.hex(), b.hex(), sent.get((a, b), 0), sent.get((b, a), 0)) for a, b in pairwise(nodes)]
+def _frames(
+    alice: bytes, result: QueryResult, reports: list[FrameReport]
+) -> tuple[list[FrameReport], list[FrameReport]]:
+    """What each step of the query and of the reply has sent on. The reply may take another route."""
+    left = list(reports)
+    ways: tuple[list[FrameReport], list[FrameReport]] = [], []
+    for way, start, end in zip(
+        ways, (alice, result.route.nodes[-1]), (result.route.nodes[-1], alice), strict=True
+    ):
+        node = start
+        while node != end and (report := next((one for one in left if one.node == node), None)):
+            left.remove(report)
+            way.append(report)
+            node = report.neighbour
+    return ways
+
+
+def _links(query: list[FrameReport], reply: list[FrameReport]) -> list[Link]:
+    """The links of the query's route, then those that only the reply has passed."""
+    back = {(report.neighbour, report.node): report.bytes_out for report in reply}
+    links = [
+        Link(sent.node.hex(), sent.neighbour.hex(), sent.bytes_out, back.pop((sent.node, sent.neighbour), 0))
+        for sent in query
+    ]
+    return links + [Link(source.hex(), target.hex(), 0, count) for (source, target), count in back.items()]
 
 
 def _print_table(
@@ -305,29 +332,20 @@ def _print_table(
     reports: list[FrameReport],
     ports: dict[bytes, int],
 ) -> None:
-    by_step = {(report.node, report.neighbour): report for report in reports}
-    nodes = (alice, *result.route.nodes)
+    query, reply = _frames(alice, result, reports)
     start_s = min(report.started_s for report in reports)
+    nodes = (alice, *result.route.nodes)
+    roles = {node: f"proxy {i}" for i, node in enumerate(nodes)} | {alice: "Alice", nodes[-1]: "Bob"}
+    others = [report.node for report in reply if report.node not in roles]  # of a reply over another route
+    roles |= {node: f"reply {i}" for i, node in enumerate(others, start=1)}
     rows = []
-    for i, node in enumerate(nodes):
-        role = "Alice" if i == 0 else "Bob" if i == len(nodes) - 1 else f"proxy {i}"
-        query = by_step.get((node, nodes[i + 1])) if i + 1 < len(nodes) else None
-        reply = by_step.get((node, nodes[i - 1])) if i else None
-        query_in = by_step.get((nodes[i - 1], node)) if i else None
-        reply_in = by_step.get((nodes[i + 1], node)) if i + 1 < len(nodes) else None
-        rows.append(
-            [
-                role,
-                short(node),
-                f":{ports[node]}",
-                _bytes_out(query_in),
-                _bytes_out(query),
-                _milliseconds(query, start_s),
-                _bytes_out(reply_in),
-                _bytes_out(reply),
-                _milliseconds(reply, start_s),
-            ]
-        )
+    for node, role in roles.items():
+        cells = [role, short(node), f":{ports[node]}"]
+        for way in query, reply:
+            received = next((report for report in way if report.neighbour == node), None)
+            sent = next((report for report in way if report.node == node), None)
+            cells += [_bytes_out(received), _bytes_out(sent), _milliseconds(sent, start_s)]
+        rows.append(cells)
     heads = ["node", "id", "port", "query in", "out", "left at", "reply in", "out", "left at"]
     say(f"{table(heads, rows)}\n\n{_summary(outcome)}")
 
@@ -341,7 +359,7 @@ def _milliseconds(report: FrameReport | None, start_s: float) -> str:
 
 
 def _summary(outcome: dict[str, Any]) -> str:
-    query_frames = {link["query_frame_bytes"] for link in outcome["links"]}
+    query_frames = {link["query_frame_bytes"] for link in outcome["links"]} - {0}  # 0: only the reply's
     lines = [
         _verdict(
             "query", outcome["query_bytes"], outcome["query_sha256_sent"], outcome["query_sha256_received"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -20,11 +21,11 @@ from typing import Any, BinaryIO, TypeVar
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.folders import pack_folder, unpack_archive
-from tunnel.cli.options import add_json, command, count
+from tunnel.cli.options import add_json, command, count, filled
 from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_ends import resumable_bytes
-from tunnel.disk import advice_for, naming, open_regular
+from tunnel.disk import advice_for, naming, open_regular, os_error_text
 from tunnel.errors import ConfigError, FilesError, LocalTunnelError
 from tunnel.services.base import checked_file_name
 
@@ -55,17 +56,22 @@ example:
 def add_parser(commands: Any) -> None:
     """Add both subcommands to the main parser."""
     sender = command(commands, "send", __doc__, _SEND_EXAMPLE, run_send)
-    sender.add_argument("file", metavar="FILE", help="a file, a folder, or - for standard input")
+    sender.add_argument("file", type=filled, metavar="FILE", help="a file, a folder, or - for standard input")
     add_target(sender)
     sender.add_argument(
-        "--name", help="under which it is kept there (default: that of the file; FOLDER.tar; stdin)"
+        "--name",
+        type=filled,
+        help="under which it is kept there (default: that of the file; FOLDER.tar; stdin)",
     )
     getter = command(commands, "get", __doc__, _GET_EXAMPLE, run_get)
     add_target(getter)
-    getter.add_argument("name", metavar="NAME", nargs="?", help="of the file; without: list them")
+    getter.add_argument(
+        "name", type=filled, metavar="NAME", nargs="?", help="of the file; without: list them"
+    )
     getter.add_argument(
         "-o",
         "--output",
+        type=filled,
         metavar="PATH",
         help="file or folder, or - for standard output (default: NAME, here)",
     )
@@ -121,9 +127,10 @@ def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[P
         os.close(open_regular(path))  # what cannot be sent is said before a network is looked for
     except OSError as error:
         hint = advice_for(error) or "FILE is a file, a folder, or - for standard input"
-        raise ConfigError(f"{path}: {error.strerror}", hint) from error
+        raise ConfigError(os_error_text(error, path), hint) from error
     except LocalTunnelError as error:
-        raise ConfigError(str(error), f"send what it gives: mtun send - {options.id} < {path}") from error
+        given = f"mtun send - {options.id} < {shlex.quote(str(path))}"
+        raise ConfigError(str(error), f"send what it gives: {given}") from error
     return path, name
 
 
@@ -223,22 +230,26 @@ def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
         folder = _extracted(options)
         if os.path.lexists(folder):
             raise ConfigError(f"{folder} exists", "--output names another folder; --extract replaces nothing")
-        if not folder.parent.is_dir():
-            raise ConfigError(
-                f"there is no folder {folder.parent}", f"make it first: mkdir -p {folder.parent}"
-            )
+        _check_folder(folder.parent)
         path = folder.with_name(f".{folder.name}.tar.fetched")
         return path, path
     path = Path(options.name if options.output is None else options.output)
     if path.is_dir() and options.output is not None:
         path /= options.name
     elif options.output is not None and options.output.endswith("/"):
-        raise ConfigError(f"there is no folder {path}", f"make it first: mkdir -p {path}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent}", f"make it first: mkdir -p {path.parent}")
+        _check_folder(path)
+    _check_folder(path.parent)
     if os.path.lexists(path) and not options.replace:
         raise ConfigError(f"{path} exists", "--replace replaces it, --output names another place")
     return path, path
+
+
+def _check_folder(path: Path) -> None:
+    if path.is_dir():
+        return
+    if os.path.lexists(path):
+        raise ConfigError(f"{path} is not a folder", "--output names a file, or a folder that is there")
+    raise ConfigError(f"no such folder: {path}", f"make it first: mkdir -p {shlex.quote(str(path))}")
 
 
 def _extracted(options: argparse.Namespace) -> Path:

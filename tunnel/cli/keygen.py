@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.options import add_json, command
+from tunnel.cli.options import add_json, command, filled_path
 from tunnel.cli.terminal import say, say_json
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import ConfigError
@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     parser = command(commands, "keygen", __doc__, _EXAMPLE, run)
     parser.add_argument(
         "file",
-        type=Path,
+        type=filled_path,
         metavar="FILE",
         help="where they go; must not exist yet, its folder is made where there is none",
     )

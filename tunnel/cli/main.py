@@ -26,7 +26,7 @@ from typing import Any
 from tunnel import __version__
 from tunnel.cli.options import COMMANDS, Parser, UsageError
 from tunnel.cli.terminal import STDOUT_NAME, complain, prepare_output, printable, say_all, say_json
-from tunnel.disk import advice_for
+from tunnel.disk import advice_for, os_error_text
 from tunnel.errors import (
     BadRoute,
     ConfigError,
@@ -225,7 +225,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         if error.filename == STDOUT_NAME:
             _close_stdout()
         if error.strerror:
-            text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+            text = error.strerror if error.filename is None else os_error_text(error, error.filename)
     elif isinstance(error, TunnelError):
         status = 2 if isinstance(error, BadRoute | ConfigError | ProfileError) else 1
         hint, code = _hint(error), _code(error)

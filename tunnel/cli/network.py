@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.options import add_json, command, count
+from tunnel.cli.options import add_json, command, count, filled_path
 from tunnel.cli.terminal import say, say_json
 from tunnel.client.connect import CLIENT_FILE
 from tunnel.config.document import write_toml
@@ -34,7 +34,7 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.identity.state_dir import StateDir
 from tunnel.node import Limits
 
-__all__ = ["NODE_FILE", "PEERS_FOLDER", "STATE_FOLDER", "add_parser", "node_folders"]
+__all__ = ["NODE_FILE", "PEERS_FOLDER", "STATE_FOLDER", "add_parser", "no_network", "node_folders"]
 
 NODE_FILE, PEERS_FOLDER, STATE_FOLDER = "node.toml", "peers", "state"
 _HOST = "127.0.0.1"
@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
     parser = command(commands, "network", __doc__, _EXAMPLE, run)
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="where it goes; must be empty or not exist yet")
+    add("folder", type=filled_path, metavar="DIR", help="where it goes; must be empty or not exist yet")
     add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="how many (default 5)")
     add(
         "--port",
@@ -118,6 +118,22 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
     return {"id": ring.keys.node_id(engine).hex(), "listen": place}
 
 
+def no_network(folder: Path) -> ConfigError:
+    """The error for a folder that holds no network, with what its user may have meant."""
+    name = shlex.quote(str(folder))
+    if not folder.exists():
+        return ConfigError(f"no such folder: {folder}", f"make a network there with: mtun network {name}")
+    if not folder.is_dir():
+        return ConfigError(f"{folder} is not a folder", "name the folder that `mtun network` has made")
+    if (folder.absolute().parent / CLIENT_FILE).exists():
+        hint = f"did you mean {folder.parent if folder.name else folder.absolute().parent}?"
+    elif any(folder.iterdir()):
+        hint = "name the folder that `mtun network` has made"
+    else:
+        hint = f"make one with: mtun network {name}"
+    return ConfigError(f"{folder} holds no network", hint)
+
+
 def node_folders(folder: Path) -> list[Path]:
     """The nodes of a network, by number.
 
@@ -126,7 +142,7 @@ def node_folders(folder: Path) -> list[Path]:
     """
     found = [entry.parent for entry in folder.glob(f"node-*/{NODE_FILE}")]
     if not found:
-        raise ConfigError(f"{folder} holds no network", f"make one with: mtun network {folder} --nodes 5")
+        raise no_network(folder)
     return sorted(found, key=lambda entry: (len(entry.name), entry.name))
 
 

@@ -13,12 +13,11 @@ import os
 import resource
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from reactor import Descriptor as FileDescriptor
 from reactor import Reactor, Service, Spawn, run_main
-from tunnel.cli.options import add_json, command
+from tunnel.cli.options import add_json, command, filled_path
 from tunnel.cli.terminal import say, say_json
 from tunnel.config import NodeConfig, load_config
 from tunnel.identity.descriptor import short
@@ -41,7 +40,9 @@ example:
 def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
     parser = command(commands, "node", __doc__, _EXAMPLE, run)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration, TOML")
+    parser.add_argument(
+        "--config", type=filled_path, required=True, metavar="FILE", help="configuration, TOML"
+    )
     # For `mtun up`: no node outlives the program that started it, however that ends.
     parser.add_argument("--stop-at-eof", action="store_true", help=argparse.SUPPRESS)
     add_json(parser)

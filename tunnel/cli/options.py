@@ -12,6 +12,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tunnel.errors import ConfigError
@@ -25,6 +26,8 @@ __all__ = [
     "closest",
     "command",
     "count",
+    "filled",
+    "filled_path",
     "seconds",
     "size",
 ]
@@ -67,7 +70,12 @@ class Parser(argparse.ArgumentParser):
         raise self._wrong(message.removeprefix("argument "))
 
     def _wrong(self, message: str, hint: str = "") -> UsageError:
-        return UsageError(message, hint or f"{self.prog} --help has an example", self.format_usage())
+        return UsageError(
+            message,
+            hint
+            or f"{self.prog} --help {'has an example' if self._subparsers is None else 'lists the commands'}",
+            self.format_usage(),
+        )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As `argparse` does, behind the checks of the module's description."""
@@ -170,6 +178,18 @@ def add_retries(parser: argparse.ArgumentParser, of: str) -> None:
     """`--retries` of queries. of: of which, for people."""
     text = f"of {of}, around proxies that failed (default 0)"
     parser.add_argument("--retries", type=count(0, _MAX_RETRIES), default=0, metavar="N", help=text)
+
+
+def filled(text: str) -> str:
+    """A name, for `type=`: an empty one is a variable of a script that was not set, not the folder here."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, not an empty text")
+    return text
+
+
+def filled_path(text: str) -> Path:
+    """A path, for `type=`, as `filled`."""
+    return Path(filled(text))
 
 
 def count(least: int, most: int) -> Callable[[str], int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 from tunnel.cli.client import PeerNames, client_config
-from tunnel.cli.options import add_json, command
+from tunnel.cli.options import add_json, command, filled_path
 from tunnel.cli.terminal import say, say_json, table
 from tunnel.client.connect import running_node
 from tunnel.control import PeerState
@@ -32,11 +31,11 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
     parser = command(commands, "peers", __doc__, _EXAMPLE, run)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--network", type=Path, metavar="DIR", help="a network made by `mtun network`")
+    source.add_argument("--network", type=filled_path, metavar="DIR", help="a network made by `mtun network`")
     source.add_argument(
-        "--peers", type=Path, action="append", metavar="PATH", help="a peer file, or a folder of them"
+        "--peers", type=filled_path, action="append", metavar="PATH", help="a peer file, or a folder of them"
     )
-    source.add_argument("--config", type=Path, metavar="FILE", help="the peers of this configuration")
+    source.add_argument("--config", type=filled_path, metavar="FILE", help="the peers of this configuration")
     add_json(parser)
 
 

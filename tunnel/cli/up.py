@@ -18,7 +18,7 @@ from typing import Any
 from reactor import Reactor, Scope, Service, TimedOut, run_main, timeout_after
 from tunnel.cli.child import ChildNode
 from tunnel.cli.network import STATE_FOLDER, node_folders
-from tunnel.cli.options import add_json, command, seconds
+from tunnel.cli.options import add_json, command, filled_path, seconds
 from tunnel.cli.terminal import ProgressBar, complain, say, say_json
 from tunnel.errors import LocalTunnelError
 from tunnel.identity.state_dir import StateDir, take_lock
@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
     parser = command(commands, "up", __doc__, _EXAMPLE, run)
     add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="made by `mtun network`")
+    add("folder", type=filled_path, metavar="DIR", help="made by `mtun network`")
     add("--timeout", type=seconds, default=60.0, metavar="S", help="for all to be ready (default 60)")
     add("--stop-timeout", type=seconds, default=20.0, metavar="S", help="for all to stop (default 20)")
     add_json(parser)

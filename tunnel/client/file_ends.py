@@ -145,8 +145,8 @@ class SourceFile:
 
     def _unknown_size(self) -> LocalTunnelError:
         return LocalTunnelError(
-            f"{self._label} has a size of {self.size:,} bytes and holds another number, like files of /proc "
-            "and /sys: its size cannot be announced; send what reading it gives (mtun send - < FILE)"
+            f"{self._label} holds more or less than the {self.size:,} bytes of its size, as files of /proc "
+            "and /sys do, so its size cannot be announced; send what reading it gives (mtun send - < FILE)"
         )
 
     @property

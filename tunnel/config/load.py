@@ -16,7 +16,7 @@ from typing import Any
 
 from tunnel.config.kinds import Choice, ListOf
 from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
-from tunnel.disk import read_regular
+from tunnel.disk import os_error_text, read_regular
 from tunnel.errors import ConfigError, LocalTunnelError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
@@ -85,7 +85,7 @@ def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = T
         raise ConfigError(str(error), "name the configuration file itself") from error
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}",
+            os_error_text(error, path),
             "make one with: mtun network DIR --nodes N, or see docs/configuration.md",
         ) from error
     if len(text) > _MOST_FILE_BYTES:
