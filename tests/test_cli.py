@@ -23,7 +23,7 @@ from tunnel.cli.terminal import ProgressBar, readable_size, table
 from tunnel.config.kinds import parse_size
 from tunnel.geometry import GEOMETRIES, Geometry
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node.query.running import SERVED_MODES
+from tunnel.node.query.request import SERVED_MODES
 from tunnel.routing.route import choose_route
 
 KEYS = {

@@ -21,7 +21,7 @@ Rules for changing this file:
    `YIELD`). An object per yield costs half a microsecond, a tenth of serving a small request.
 4. A request that may wake for no reason sets `may_end_early`.
 5. `Waiter` gets an attribute when its second implementation needs it. The two are `Task` (task.py) and one
-   case of a `Select` (sync/selection.py).
+   case of a `Select` (reactor/sync/selection.py).
 """
 
 from __future__ import annotations

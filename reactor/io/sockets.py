@@ -123,7 +123,7 @@ class SocketStream:
 
     @property
     def hint(self) -> Descriptor:
-        """What has `drained`, for `ReadYield`; see descriptor.py."""
+        """What has `drained`, for `ReadYield`; see `Descriptor` in poller.py."""
         return self._descriptor
 
     @property

@@ -8,7 +8,7 @@ to another service by passing it: the other makes its own.
 Try first, wait when refused, with one exception. A read that got less than it asked for has emptied the
 kernel's buffer, so trying again would be refused; a socket stream says so in `hint.drained`, and the next
 read waits first. The hint lives in the descriptor, not here, for another service may have read in between, or
-have been given the news (see descriptor.py).
+have been given the news (see `Descriptor` in poller.py).
 
 A stream that is always ready never waits, and would keep everybody else from running. So after a number of
 calls that were not refused both yield `YIELD`.

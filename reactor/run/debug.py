@@ -3,7 +3,7 @@
 Only names, descriptor numbers, times and places in the code: no item of a channel, no bytes, no address.
 
 `dump` looks and changes nothing, so it may be called where the loop may not be: in a signal handler of the
-loop's thread (unix_signals.py), in a debugger, from a service.
+loop's thread (signals.py), in a debugger, from a service.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Tracer:
         """A service is about to run."""
 
     def service_suspended(self, service: Handle[Any]) -> None:
-        """A service has run, and waits or lets others go first. `describe` (inspection.py) tells for what."""
+        """A service has run, and waits or lets others go first. `describe` tells for what."""
 
     def service_ended(self, service: Handle[Any]) -> None:
         """A service has returned or failed; the handle has the outcome, and its watchers were told."""

@@ -286,7 +286,7 @@ class ProxyHandle(Handle[T]):
 # Spawners: ways to run one service.
 #
 # Each has `spawn(service) -> Handle`. A service is written for the requests, not for the spawner. Those
-# that use threads are in thread_spawners.py.
+# that use threads are in threads.py.
 #
 # What a service started (`Spawn`) and left behind is cancelled at its end where it had a loop of its own
 # (`Blocker`, `ThreadPark`), and lives on, as in any reactor, where it shares one.

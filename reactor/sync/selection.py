@@ -4,7 +4,7 @@ Each of the things is waited for by a `_Case`, which looks to it like a task: so
 and timers know nothing of this. The first case that is woken takes the others out of their waits, so that
 nothing is left behind, and an item that comes to a case too late goes back where it came from.
 
-With sources that other threads answer, all cases share one claim (crossing.py): the thread that takes it
+With sources that other threads answer, all cases share one `Claim`: the thread that takes it
 answers, and everybody else finds the wait taken.
 """
 

@@ -6,7 +6,7 @@ write.
         reply.write(b"%d lines" % sum(1 for line in query))
 
 The thread is a few pieces ahead of the network at most, in both directions: whoever is faster waits. When the
-query breaks off, or is ended because its peer is silent while others wait for a thread (places.py), the
+query breaks off, or is ended because its peer is silent while others wait for a thread (`WorkerSlots`), the
 function gets `BrokenPipeError` from its next read or write; a thread that blocks elsewhere cannot be ended,
 and keeps its place until it returns.
 """
