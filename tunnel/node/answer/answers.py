@@ -1,12 +1,11 @@
-"""Bob's side of a query: the inner service reads it and writes the answer, along the way back that its head
-names.
+"""Bob's side of a query: the inner service reads it and writes the answer along the way back in its head.
 
-The way back is opened with the first byte of the answer, or at its end. Until Alice has the answer the
-query's own streams stay open, so that she is told there of what fails on the way back; but only for half of
-the time after which proxies would find them idle.
+The way back is opened with the first byte of the answer, or at its end. Until Alice has the answer, the
+query's own streams stay open to carry failures of the way back to her, but only for half of the time after
+which proxies would close them as idle.
 
-A query may carry several reply blocks, each for one reply. They go out one after the other, each when the one
-before has arrived; those that the service leaves unused go out empty.
+A query may carry several reply blocks, one for each reply. Replies are sent one after the other, each after
+the previous one has arrived. Reply blocks that the service leaves unused are answered with empty replies.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ _LOOK_S = 0.5
 
 
 class Incoming:
-    """A query that has come in, its head read.
+    """A received query whose head is read.
 
     Attributes:
         slot: of this node, from the header.
         frame: reads the content.
-        head: says how to answer.
-        moving: streams of this exchange, for the idle watch; the way back joins them.
+        head: the reply mode and the way back.
+        moving: streams of this exchange, for the idle watch; the way back is added.
     """
 
     def __init__(self, stream: Stream, slot: Slot, frame: FrameReader, head: MessageHead) -> None:
@@ -56,14 +55,14 @@ class Incoming:
 
     @property
     def mode(self) -> ReplyMode:
-        """How it is to be answered. Along a reply block only by another block: that frame's backward half
-        ends at its sender, who did not build its layers."""
+        """The reply mode. A frame along a reply block is answered by another block only: its backward half
+        ends at its sender, who did not build the layers."""
         mode = self.head.mode
         return ReplyMode.NONE if mode is ReplyMode.CACHED and self.slot.command is Command.HOME else mode
 
 
 def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
-    """Let the inner service answer one query, to the end of the answer.
+    """Let the inner service answer one query; ends when the answer has been sent.
 
     Raises:
         PeerError: the frame or the reply path broke, or (SERVICE_FAILED) the inner service raised another
@@ -78,7 +77,7 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
             _let_go(node, query, reporter),
             _watch_for_reset(query),
         )
-        # From here on nobody else writes to the query's stream.
+        # From here on nothing else writes to the query's stream.
         yield from _hand_on(node, query, replies)
     except PeerError as error:
         code = error.code
@@ -95,7 +94,7 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
 
 
 def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
-    """End the backward half when the answer takes long: the query is here, its streams are of no more use."""
+    """End the backward half when the answer takes long; the query is complete and no longer needs it."""
     if not MODES[query.mode].backward_content:
         yield query.frame.ended
         yield Sleep(node.limits.idle_s / 2)
@@ -103,9 +102,9 @@ def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[N
 
 
 def _watch_for_reset(query: Incoming) -> Service[None]:
-    """Alice has given the query up: nobody wants its answer, however long it takes.
+    """Fail when Alice has given the query up, however long its answer takes.
 
-    By looking now and then: the service may not read, or not any more, and so nobody waits for the stream.
+    Polls, since a service that does not read leaves nothing waiting on the stream.
     """
     while query.stream.error is None:
         yield Sleep(_LOOK_S)
@@ -117,11 +116,11 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
         yield from run_service(node.service.handle, _Query(query.frame), replies)
     except PeerError:
         raise
-    except (Exception, SystemExit) as error:  # a user's sys.exit() is to end no node
+    except (Exception, SystemExit) as error:  # a service's sys.exit() must not end the node
         log_failure(log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__)
         yield from _announce_failure(replies)
         raise PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED) from error
-    # The reply ends first: who asked may wait for that before the query's end.
+    # The reply ends first: the user may wait for that before ending the query.
     yield from replies.end()
     limit_s = node.limits.answer_s
     yield from with_timeout(limit_s, query.frame.drain(), "the query did not end after its answer")
@@ -129,10 +128,10 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
 
 
 def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[bool]:
-    """Give Alice the status of the last way back, which she alone can read, over the query's own streams.
+    """Forward the status of the last way back to Alice, over the query's own streams.
 
-    Always, where there is one: it may tell of success or of failure, and this node cannot know.
-    Returns whether it was.
+    Only she can read it, so success and failure look alike here and both are forwarded.
+    Returns whether there was one.
     """
     stream, status = query.stream, replies.status
     if status is None or query.slot.command is not Command.DEST or not stream.can_write:
@@ -147,8 +146,8 @@ def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[b
 
 
 def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
-    """Wait for Alice to end the query that has failed. A reset of this node's would overtake, at each proxy,
-    the chunk that tells her why.
+    """Wait for Alice to end the failed query. A reset from here would overtake, at each proxy, the chunk with
+    the reason.
     """
     reader, scratch = ReadYield(query.stream), memoryview(bytearray(READ_BYTES))
 
@@ -160,7 +159,7 @@ def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
 
 
 def _announce_failure(reply: _Replies) -> Service[None]:
-    """Open the way back, so that the reset has a stream to travel on; its own failure adds nothing."""
+    """Open the way back, so that the reset has a stream to travel on; a failure to open it is ignored."""
     try:
         yield from reply.open()
     except PeerError as error:
@@ -184,7 +183,7 @@ class _Replies:
     """`tunnel.services.Reply` along the query's ways back, one after the other.
 
     Attributes:
-        number: of the reply under way, from 0: that of the reply block which it takes.
+        number: of the current reply and its reply block, from 0.
     """
 
     def __init__(self, node: NodeContext, query: Incoming) -> None:
@@ -193,9 +192,9 @@ class _Replies:
         self._row = MODES[query.mode]
         self.number = 0
         self._writer: FrameWriter | None = None
-        self._has_ended = False  # the reply under way: its end is written
+        self._has_ended = False  # the end of the current reply is written
         self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
-        # Why there is no way back; a service that goes on writing all the same is told again.
+        # Why there is no way back; raised again at each further write.
         self._failure: PeerError | None = None
 
     @property
@@ -253,7 +252,7 @@ class _Replies:
         self._has_ended = False
 
     def finish(self) -> Service[None]:
-        """End the answer and wait until Alice has it. Raises PeerError when a hop on the way failed."""
+        """End the answer and wait until Alice has it. Raises PeerError: a hop of the way back failed."""
         while self.remaining:
             yield from self.next()
         if self.is_possible:
@@ -264,7 +263,7 @@ class _Replies:
         writer = yield from self._start()
         if not self._row.backward_content:
             status = yield from wait_status(writer.stream)
-            # Of a reply block's way it is opaque here: Alice, who built it, gets it handed on.
+            # A reply block's status is opaque here: it is forwarded to Alice, who built the path.
             if self._own is not None:
                 report = read_report(self._own, status, self._node.engine)
                 if report is not None and not report.succeeded:
@@ -272,12 +271,12 @@ class _Replies:
                     raise renewed(self._failure)
 
     def abandon(self, code: ErrorCode) -> None:
-        """End a way back of its own with a reset that carries `code`; nothing if it has ended in order."""
+        """Reset a way back that has its own stream, with `code`; no effect after an orderly end."""
         if self._writer is not None and not self._row.backward_content:
             self._writer.stream.reset(code)
 
     def _start(self) -> Service[FrameWriter]:
-        """The way back: opened by the first call, the same one from then on."""
+        """The way back, opened by the first call."""
         if self._failure is not None:
             raise renewed(self._failure)
         if self._writer is None:
@@ -285,8 +284,8 @@ class _Replies:
                 self._writer = yield from self._open()
             except TunnelError as error:
                 self._failure = _reply_failure(error)
-                # The cause names the neighbour's address, and a service that wraps this is logged with
-                # its traceback. The dialler has told it to the DEBUG log.
+                # No cause: it names the neighbour's address, and a service that wraps this error is logged
+                # with its traceback. The dialler has logged the address at DEBUG.
                 raise renewed(self._failure) from None
         return self._writer
 
@@ -302,7 +301,7 @@ class _Replies:
         return writer
 
     def _frame(self) -> Service[OutgoingFrame]:
-        """The frame that carries the answer. Routes of this node's own are built in a thread."""
+        """The frame that carries the answer. Routes chosen by this node are built in a thread."""
         node, query, now_s = self._node, self._query, self._node.wall_clock()
         if query.mode is ReplyMode.ROUTE:
             return node.tunnel.reply(query.head.reply_blocks[self.number], now_s=now_s)

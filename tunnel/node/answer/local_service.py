@@ -1,8 +1,10 @@
-"""The local service: frames that end at this node. One per message.
+"""The local service of the card: frames that end at this node, by the command of their slot.
 
-DEST: a query or a tunnel for the inner service, or the answer of somebody to whom this node had named
-itself. HOME: what came along a reply block of this node: the reply to a query, or what follows a reply that
-carried blocks. DROP: consumed. The stream is lent by the read service.
+* DEST: a query or a tunnel for the inner service, or (mode known-dest) the answer to a query of this node.
+* HOME: a frame along a reply block of this node: the reply to a query, or a follow-up to a reply.
+* DROP: cover traffic, consumed.
+
+The read service owns the stream and calls `local_service`.
 """
 
 from __future__ import annotations
@@ -40,14 +42,12 @@ __all__ = [
 ]
 
 
-# What the first chunk at Bob says of a frame: a message, or an established tunnel.
-#
-# Both begin under the same key, and only the chunk's type tells them apart. So it is opened twice: here, in
-# a copy, to look, and by whoever then reads the frame from its start.
+# A message and an established tunnel begin under the same key; only the type of the first chunk differs. So
+# that chunk is opened twice: here, in a copy, to see its type, and then by the reader of the frame.
 
 
 class Replayed:
-    """A stream whose first bytes were read before: it gives them again, then goes on."""
+    """A stream whose first bytes were read before: returns them again, then continues."""
 
     def __init__(self, stream: Stream, first: memoryview) -> None:
         self._stream = stream
@@ -55,7 +55,7 @@ class Replayed:
 
     @property
     def readable(self) -> Request:
-        """The request to yield when refused."""
+        """The request to yield when a read raises BlockingIOError."""
         return self._stream.readable
 
     def readinto(self, buffer: memoryview) -> int:
@@ -93,14 +93,13 @@ def begins_tunnel(node: NodeContext, slot: Slot, stream: Stream, chunk: memoryvi
     return opener.open(memoryview(bytearray(chunk))).kind is ChunkType.HELLO
 
 
-# Bob's end of an established tunnel: its chunks are carried, and the inner service uses it.
 log = logging.getLogger("tunnel.node")
 
 
 def tunnel_service(
     node: NodeContext, stream: Stream, slot: Slot, first: memoryview, reporter: Reporter
 ) -> Service[None]:
-    """Serve one tunnel to its end.
+    """Serve one tunnel until it ends: pump its chunks and let the inner service use it.
 
     Args:
         first: its first chunk, the HELLO.
@@ -123,17 +122,17 @@ def tunnel_service(
         try:
             yield from run_service(node.service.tunnel, tunnel)
             yield from tunnel.stop_sending()
-            # Else an other end that still writes would wait for ever.
+            # Else a peer that still writes would wait forever.
             yield from tunnel.drain()
         except PeerError as error:
             core.give_up(error.code)
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - also a user's sys.exit() ends no node
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a service's sys.exit() must not end the node
             log_failure(
                 log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
             )
             core.give_up(ErrorCode.SERVICE_FAILED)
-            # Its end travels to Alice in the tunnel; the status follows that.
+            # The end travels to Alice in the tunnel; the status follows.
             failed.append(
                 PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED)
             )
@@ -232,14 +231,14 @@ def receive_reply(
     layer: FrameR | None = None,
     node_id: bytes = b"",
 ) -> Service[None]:
-    """Read a reply to one of this node's queries into its sink, and wake who waits for it.
+    """Read a reply to one of this node's queries into its sink and wake the query.
 
     Args:
-        stream: on which it comes.
+        stream: of the reply.
         frame: at the start of the message, or of the content.
-        reporter: tells Bob's way back that it is here; None where he needs no telling.
-        number: which of the query's replies this is.
-        layer: knows the message's head; a reply block of it that this node (`node_id`) can use is kept.
+        reporter: reports success along Bob's way back; None: there is none.
+        number: of the reply, from 0.
+        layer: has the message's head; its first reply block that this node (`node_id`) can use is kept.
     """
     is_whole = False
     frame.on_content_end = pending.content_ended
@@ -254,27 +253,27 @@ def receive_reply(
         is_whole = True
         pending.succeed(number)
     except TunnelError as error:
-        # A reset comes from anywhere on the way; any other end of the stream is that of its link.
+        # A reset may come from any hop; any other error of the stream is that of its link.
         is_links = is_same_error(error, stream.error) and not isinstance(error, StreamReset)
         pending.fail(error, lost=stream.peer_id if is_links else None)
         raise
     finally:
         if not is_whole:
-            # Cancelled, by the idle watch for one; a block serves once, so nothing more can come.
+            # Cancelled, for example by the idle watch. A block is used once, so no further reply can come.
             pending.fail(PeerError("the reply was given up before its end", ErrorCode.TIMEOUT))
     if reporter is not None:
         yield from reporter.succeed()
 
 
 def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
-    """The first block of a reply that can be used. All lead to the same end, and their maker, who does not
-    know for whom they are, may have put this very node at the beginning of one.
+    """The first usable reply block. All lead to the same end, but their maker does not know this node and may
+    have chosen it as the first hop of one.
     """
     return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]
 
 
 def _drop(stream: Stream, reporter: Reporter) -> Service[None]:
-    """Consume cover traffic to its FIN."""
+    """Consume cover traffic until its FIN."""
     reader = ReadYield(stream)
     scratch = memoryview(bytearray(READ_BYTES))
     while (yield from reader.readinto(scratch)):

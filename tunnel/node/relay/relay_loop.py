@@ -1,9 +1,11 @@
 """The hot path: one direction of a proxied frame, chunk by chunk.
 
-Exactly C bytes are taken, permuted in place and sealed for the next link. A chunk that came in one record, as
-our nodes send them, lies in a piece of its own and is permuted there; what comes cut otherwise is collected
-first. What is sealed leaves when the link's own service gets its turn: all chunks that one receive became
-leave in one `send`.
+A chunk of C bytes is taken, permuted in place and sealed for the next link. A chunk that arrived in one
+record, as our nodes send them, is permuted in its own buffer; others are collected first. Sealed records
+leave when the link's writer runs, so the chunks of one `recv` leave in one `send`.
+
+Below it are the tools of the node's services: a time limit on a step, guards beside a service, one user at a
+time, and clean-up of dropped objects.
 """
 
 from __future__ import annotations
@@ -42,10 +44,8 @@ __all__ = [
 ]
 
 
-# Small tools of the node's services: a time limit on one step, turns of what one at a time may do, and what
-# happens to an object that its user has dropped.
 Post: TypeAlias = Callable[[Callable[[], object]], None]
-"""Has a function called in the reactor's thread, from any thread."""
+"""Calls a function in the reactor's thread, from any thread."""
 
 T = TypeVar("T")
 
@@ -65,19 +65,19 @@ def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
 
 
 def release_dropped(post: Post, release: Callable[[], object], text: str | None, source: object) -> None:
-    """For `__del__`, in any thread: have `release` called in the reactor, and warn as a file would.
+    """For `__del__`, in any thread: call `release` in the reactor, and warn like an unclosed file.
 
     Args:
-        text: of the ResourceWarning; None: none. source: what was dropped.
+        text: of the ResourceWarning; None: no warning. source: the dropped object.
     """
-    with contextlib.suppress(Closed):  # then all of it has ended
+    with contextlib.suppress(Closed):  # everything has ended already
         post(release)
     if text is not None:
         warnings.warn(text, ResourceWarning, stacklevel=3, source=source)
 
 
 class Turn:
-    """One user at a time, in the order in which they came.
+    """One user at a time, first come, first served.
 
         place = turn.enter()
         try:
@@ -86,8 +86,8 @@ class Turn:
         finally:
             turn.leave(place)
 
-    `enter` is a call and no service: two services that enter two turns within one step have the same order in
-    both.
+    `enter` is a plain call, not a service, so two services that enter two turns in one step have the same
+    order in both.
 
     Attributes:
         gaps: users that left with `leaves_gap` just before the one whose turn it is, or was last.
@@ -111,10 +111,10 @@ class Turn:
             yield place
 
     def leave(self, place: Signal, *, leaves_gap: bool = False) -> None:
-        """Leave the queue, whether the turn has come or not. Nothing if it was left before.
+        """Leave the queue, with or without having had the turn. Idempotent.
 
         Args:
-            leaves_gap: what this user would have taken is still to come, and is not for the next.
+            leaves_gap: this user's item is still to arrive and must not go to the next user.
         """
         queue = self._queue
         if place not in queue:
@@ -135,7 +135,7 @@ log = logging.getLogger("tunnel.node")
 
 
 class Counted(Protocol):
-    """Something whose movement can be watched."""
+    """A stream whose byte counts show movement."""
 
     @property
     def content_in(self) -> int: ...
@@ -179,14 +179,14 @@ def relay(
         permute(view, number)
         number += 1
         yield from writer.write_all(view)
-        del chunk, view  # a frame that is quiet holds no chunk
+        del chunk, view  # a quiet frame holds no chunk
 
 
 def _collect(
     source: Duplex, reader: ReadYield, chunk_bytes: int, number: int
 ) -> Generator[Any, Any, bytearray | None]:
-    """Wait for a chunk, and put it together if it is not in one piece. None: FIN came instead."""
-    # Many halves never carry a byte, and most chunks come whole: no buffer before it is needed.
+    """Wait for a chunk and assemble it if it is not in one piece. None: FIN came instead."""
+    # Many halves never carry a byte, and most chunks arrive whole: allocate no buffer before it is needed.
     first = bytearray(1)
     while True:
         chunk = source.take_piece(chunk_bytes)
@@ -225,10 +225,10 @@ def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, Non
 
 
 def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
-    """Run `main` while `guards` run beside it.
+    """Run `main` with `guards` beside it.
 
-    Whoever fails first ends all, and its error is raised here; a guard that ends changes nothing. When `main`
-    ends the guards are cancelled. Nothing is left running in any case.
+    The first failure cancels all and is raised here. A guard that returns changes nothing. When `main`
+    returns, the guards are cancelled. Nothing is left running in any case.
     """
     scope = Scope("run_with_guards")
     errors: list[Exception] = []
@@ -250,7 +250,7 @@ def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, A
     finally:
         yield from scope.close()
     for error in errors[1:]:
-        # One broken connection is news to everyone who uses it; the first to hear of it speaks for all.
+        # One broken connection fails every service that uses it; the first error stands for all.
         log.debug("failed as well: %s: %s", type(error).__name__, error)
     if errors:
         raise errors[0]

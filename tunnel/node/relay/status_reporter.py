@@ -1,11 +1,11 @@
-"""STATUS on the streams of a node: how a frame went, as the last thing on its backward half.
+"""STATUS on a node's streams: the outcome of a frame, the last thing on its backward half.
 
-Once per stream, always sent, and of one length: to a proxy success looks like failure. The node where a frame
-ended or failed originates it, each hop before adds its own, and Alice reads it. A node that has told a
-failure resets the stream after it: what is still coming has nowhere to go.
+One STATUS per stream is always sent, of one length, so a proxy cannot tell success from failure. The node
+where the frame ended or failed originates it, each earlier hop adds its own part, and Alice reads it. After
+reporting a failure a node resets the stream, since it cannot use what is still to come.
 
-A node that could not open a header has no keys to tell anything with, and sends RESET alone; the neighbour
-before it tells on its behalf. Source: docs/protocol.md, "Status" and "Error modes".
+A node that could not open a header has no keys for a status. It sends RESET alone, and the hop before it
+reports the failure. Source: docs/protocol.md, "Status" and "Error modes".
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _READ_BYTES = 16 * 1024
 
 
 class Reporter:
-    """Tells, once, how a frame went that came in over `stream`.
+    """Reports, once, the outcome of a frame that arrived over `stream`.
 
-    What is told first is what is told: its bytes are made once, since the keys of a slot serve for one
-    STATUS, and kept until they are sent. So a service that is cancelled while it waits to send them loses
-    nothing: whoever tells next sends them in its place. One service tells at a time.
+    The first result wins. Its bytes are made once, since the keys of a slot are for one STATUS, and kept
+    until they are sent: if a service is cancelled while it waits to send them, the next report sends them.
+    One service reports at a time.
 
     Args:
-        slot: what this node opened of the frame's header: its seed and flags say how to tell.
+        slot: this node's slot of the header: its seed and flags determine keys and error mode.
     """
 
     def __init__(self, node: NodeContext, stream: Stream, slot: Slot) -> None:
@@ -48,26 +48,26 @@ class Reporter:
         self._status: bytes | None = None
 
     def succeed(self) -> Service[None]:
-        """At the last node: the frame is here, all is well. Ends the backward half. Again: nothing."""
+        """At the last node: report success and end the backward half. Idempotent."""
         if self._status is None:
             self._status = self._originate(None)
         yield from self._send(self._node.limits.idle_s)
 
     def fail(self, error: PeerError, *, about_next: bool = False) -> Service[None]:
-        """Tell a failure, of this node's own or of the node behind it. Without effect once something is told.
+        """Report a failure of this node or of the next one. No effect after an earlier report was sent.
 
-        A neighbour that is gone, or does not listen, is not told: that is no further error.
+        A neighbour that is gone or does not read gets no report; this is no further error.
         """
         if self._stream.error is not None or self._stream.is_answered:
             return
         try:
             if self._status is None:
                 if not self._node.is_local:
-                    # Else the time alone would say how far away the failure was.
+                    # Else the time alone would show how far away the failure was.
                     yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
                 text = _text(error)
                 if about_next and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
-                    # It cannot speak for itself, and its clock may be the reason.
+                    # The next node has no keys for a status, and its clock may be the reason.
                     text = self._node.clock_difference(self._slot.next_id, own=self._node.name)
                 self._status = self._originate(error.code, about_next=about_next, text=text)
             yield from self._send(self._node.limits.linger_s)
@@ -75,10 +75,10 @@ class Reporter:
             log.debug("a status was not sent: %s", failure)
 
     def pass_on(self, status: bytes) -> Service[None]:
-        """At a proxy: add this hop's own to the status of the next, and hand it to the one before.
+        """At a proxy: add this hop's part to the status of the next hop and send it to the previous one.
 
         Raises:
-            MalformedMessage: it is none; nothing is told then.
+            MalformedMessage: it is not a status; nothing is sent.
         """
         if self._status is None:
             geometry, node = self._stream.profile.geometry, self._node
@@ -110,7 +110,7 @@ class Reporter:
 
 
 def _text(error: PeerError) -> str:
-    """For Alice alone, so it may say what the log may; but a reset is told whole by its code."""
+    """The text of a status, which only Alice reads: as in the log. A reset needs its code only."""
     return "" if isinstance(error, StreamReset | NextRefused | Disconnected) else str(error)
 
 
@@ -120,10 +120,10 @@ def fault_here() -> PeerError:
 
 
 def wait_status(stream: Stream) -> Service[bytes]:
-    """Wait for the end of a backward half that carries no content, and give its status.
+    """Wait for the end of a backward half without content, and return its status.
 
     Raises:
-        MalformedMessage: content comes. Whatever the stream raises.
+        MalformedMessage: content arrived. Whatever the stream raises.
     """
     reader = ReadYield(stream)
     if (yield from reader.readinto(memoryview(bytearray(1)))):
@@ -132,9 +132,9 @@ def wait_status(stream: Stream) -> Service[bytes]:
 
 
 def settle_beside(node: NodeContext, stream: Stream) -> Service[None]:
-    """Wait for the end of the backward half while the caller goes on; it is reset if it takes too long.
+    """Wait for the end of the backward half in a service of its own; reset the stream if it takes too long.
 
-    A stream that is reset the moment its query is answered would make every proxy report a failure.
+    Resetting the stream as soon as its query is answered would make every proxy report a failure.
     """
     if not stream.is_ended:
         yield from node.scope.spawn(_settle(node, stream), name=f"{node.name} end")
@@ -151,7 +151,7 @@ def _settle(node: NodeContext, stream: Stream) -> Service[None]:
 
 
 def _drain(stream: Stream) -> Service[None]:
-    """Read to the status. Content may come before it: what Bob was told of the way of his reply."""
+    """Read until the status. Content may precede it: the status of the reply path, forwarded by Bob."""
     reader, scratch = ReadYield(stream), memoryview(bytearray(_READ_BYTES))
     while (yield from reader.readinto(scratch)):
         pass
