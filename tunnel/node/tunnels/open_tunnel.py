@@ -1,11 +1,10 @@
-"""An established tunnel that a user holds, and closes when he has done with it: for services.
+"""`OpenTunnel`: an established tunnel that its user holds and closes. For services.
 
-`with_tunnel` is the whole life of a tunnel around a service that uses it; here that service is one that
-waits, and the tunnel is used from elsewhere. When it breaks, each call raises one `QueryFailed` that says
-where.
+`with_tunnel` runs a tunnel around the service that uses it. Here that service only waits, while other
+services use the tunnel. When the tunnel breaks, each call raises a `QueryFailed` that names the place.
 
-What the user holds and what the node holds are two objects: a user who drops his loses the tunnel, and the
-node ends it, with a ResourceWarning.
+The user and the node hold different objects. So a tunnel that its user drops is garbage collected, and the
+node ends it with a ResourceWarning.
 """
 
 from __future__ import annotations
@@ -38,13 +37,12 @@ T = TypeVar("T")
 class OpenTunnel:
     """An established tunnel: messages each way, each of any length, and sub-streams.
 
-    Any number of services may use it at once: `send`, `receive` and `ask` each move a whole message, and an
-    `ask` gets its own answer. A message in pieces is for one service at a time. It is a context: unless it
-    was closed, leaving it gives the tunnel up. One that is dropped without either is given up with a
-    ResourceWarning.
+    Any number of services may use it at once: `send`, `receive` and `ask` each move a whole message, and each
+    `ask` gets its own answer. A message in pieces is for one service at a time. Leaving a `with` block aborts
+    the tunnel unless it was closed. A tunnel that is dropped while open is aborted with a ResourceWarning.
 
-    Raises, from each method: QueryFailed when the tunnel has ended early; it says where, or that the place is
-    not known, or that the other end gave it up, and why. LocalTunnelError for a call out of order.
+    Raises, from each method: QueryFailed: the tunnel has ended early; the text names the place, if
+    known, or the reason of the other end. LocalTunnelError: a call out of order.
     """
 
     def __init__(self, node: NodeContext, carried: _Carried) -> None:
@@ -60,31 +58,31 @@ class OpenTunnel:
 
     @needs_yield_from
     def send(self, message: bytes) -> Service[None]:
-        """Send one whole message. Cancelled in the middle of it, the tunnel is given up."""
+        """Send one whole message. Cancellation in the middle of the message aborts the tunnel."""
         yield from self._use(self._held.send(message))
 
     @needs_yield_from
     def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
-        """Wait for one whole message. None: the other end sends no more. Cancellation: nothing is lost.
+        """Receive one whole message; None: the other end sends no more. Cancellation loses nothing.
 
         Raises:
-            FrameTruncated: it is longer than the limit; read such messages in pieces.
+            FrameTruncated: the message is longer than the limit; read it in pieces.
         """
         return (yield from self._use(self._held.receive(limit_bytes)))
 
     @needs_yield_from
     def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
-        """Send a message and receive one, both at once: whatever their sizes, neither end waits for ever."""
+        """Send a message and receive one at the same time, so no size of either can deadlock the two ends."""
         return (yield from self._use(self._held.ask(message, limit_bytes)))
 
     @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
-        """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
+        """Send a part of a message. It leaves in whole chunks, at `flush`, or at `end_message`."""
         yield from self._use(self._held.write(data))
 
     @needs_yield_from
     def flush(self) -> Service[None]:
-        """Let what was written leave now."""
+        """Send buffered bytes now."""
         yield from self._use(self._held.flush())
 
     @needs_yield_from
@@ -106,12 +104,12 @@ class OpenTunnel:
 
     @needs_yield_from
     def open(self, target: str | Target) -> Service[OpenStream]:
-        """Open a sub-stream, and wait until the other end has accepted it.
+        """Open a sub-stream and wait for the other end to accept it.
 
         Args:
-            target: the name of a service there, or any target.
+            target: the name of a service of the other end, or any target.
         Raises:
-            SubStreamReset: the other end refused; TARGET_NOT_ALLOWED where its rules forbid the target.
+            SubStreamReset: the other end refused, with TARGET_NOT_ALLOWED if its rules forbid the target.
         """
         if isinstance(target, str):
             target = Target(TargetKind.SERVICE, checked_name(target))
@@ -124,16 +122,16 @@ class OpenTunnel:
 
     @needs_yield_from
     def stop_sending(self) -> Service[None]:
-        """Send no more messages and open no more sub-streams; the other end's can still be received."""
+        """End this end's messages and sub-streams; those of the other end can still be received."""
         yield from self._use(self._held.stop_sending())
 
     @needs_yield_from
     def close(self) -> Service[Report | None]:
-        """End in order: what was sent arrives; what the other end still sends is thrown away.
+        """Close in order: sent data arrives, incoming data is discarded.
 
         Returns:
-            What the route says of the tunnel, where it has come.
-        Cancellation: `give_up` is still to be called.
+            The report of the route, if it has arrived.
+        Cancellation: call `give_up` afterwards.
         """
         carried = self._carried
         carried.is_closing = True
@@ -144,7 +142,7 @@ class OpenTunnel:
         return carried.report
 
     def give_up(self) -> None:
-        """End it now, both ways. Nothing if it has ended."""
+        """Abort the tunnel in both directions. No effect after its end."""
         self._carried.give_up()
 
     def __enter__(self) -> Self:
@@ -167,18 +165,18 @@ class OpenTunnel:
 
     @property
     def handle(self) -> Handle[None]:
-        """Of the service that carries it: finished when the tunnel has ended."""
+        """The service that carries the tunnel: finished when the tunnel has ended."""
         assert self._carried.handle is not None
         return self._carried.handle
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is of no more use, in order or not."""
+        """Whether the tunnel has ended, in order or not."""
         return self._carried.has_ended
 
     @property
     def is_as_new(self) -> bool:
-        """Whether one that nobody has used yet is as good as one that is opened now."""
+        """Whether an unused tunnel is as good as a new one: both ends are open."""
         return not self.has_ended and not self._held.other_end_has_closed
 
     # -- inside --------------------------------------------------------------------------------------
@@ -189,7 +187,7 @@ class OpenTunnel:
         return self._carried.tunnel
 
     def _use(self, service: Service[T]) -> Service[T]:
-        """Run a call on the tunnel; what ended the tunnel is told in one way."""
+        """Run a call on the tunnel, and raise the tunnel's own failure if that is why the call failed."""
         try:
             return (yield from service)
         except PeerError as error:
@@ -206,11 +204,11 @@ class OpenTunnel:
 
 
 class _Carried:
-    """What the node holds of an open tunnel.
+    """The node's side of an open tunnel.
 
     Attributes:
-        leave: set to close the tunnel; is_closing: it was. was_given_up: by its user.
-        report: of a tunnel that was closed. error: of one that ended otherwise.
+        leave: set to close the tunnel. is_closing: closed or aborted. was_given_up: aborted by its user.
+        report: of a closed tunnel. error: what ended the tunnel otherwise.
     """
 
     def __init__(self, destination: bytes, profile: Profile) -> None:
@@ -236,7 +234,7 @@ class _Carried:
             self.handle.cancel("the tunnel was given up by its user")
 
     def join(self) -> Service[None]:
-        """Wait for the end of the service that carries it; `error` then says how it ended."""
+        """Wait for the end of the carrying service; `error` then holds the reason."""
         assert self.handle is not None
         try:
             yield from self.handle.join()
@@ -246,7 +244,7 @@ class _Carried:
     def run(self, node: NodeContext, route: Route) -> Service[None]:
         try:
             self.report = yield from with_tunnel(node, route, self.profile, self._hold)
-        except Exception as error:  # noqa: BLE001 - raised where the tunnel is used
+        except Exception as error:  # noqa: BLE001 - raised to the users of the tunnel
             self.error = error
         finally:
             self.is_open.set()
@@ -256,7 +254,7 @@ class _Carried:
         self.is_open.set()
         yield Select(self.leave, tunnel.when_ended())
         if not (self.is_closing or tunnel.has_failed or tunnel.given_up_by):
-            yield self.leave  # both ends have closed, and the user may still read what came
+            yield self.leave  # both ends have closed; the user may still read buffered data
 
 
 def _given_up_here() -> QueryFailed:
@@ -264,12 +262,12 @@ def _given_up_here() -> QueryFailed:
 
 
 class OpenStream:
-    """A sub-stream of an `OpenTunnel`: bytes in both directions. Several that read, or write, take turns.
+    """A sub-stream of an `OpenTunnel`: bytes in both directions. Concurrent readers take turns, and so do
+    writers.
 
-    It is a context: left in order it is closed, left by an error it is given up.
+    At the end of a `with` block it is closed; an error aborts it.
 
-    Raises, from each method: SubStreamReset when one of both ends gave it up. QueryFailed when the tunnel has
-    ended.
+    Raises, from each method: SubStreamReset: one of the ends aborted it. QueryFailed: the tunnel has ended.
     """
 
     def __init__(self, tunnel: OpenTunnel, stream: TunnelStream) -> None:
@@ -278,24 +276,24 @@ class OpenStream:
 
     @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        """The next bytes; b"" when the other end has closed its half."""
+        """Read bytes; b"" when the other end has closed its half."""
         return (yield from self._tunnel._use(self._stream.read(limit_bytes)))
 
     @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
-        """Send bytes; they leave at once."""
+        """Send bytes immediately."""
         yield from self._tunnel._use(self._stream.write(data))
 
     def close(self) -> None:
-        """End this half, behind what was written; the other goes on."""
+        """Close this half after the written bytes; the other half stays open."""
         self._stream.close()
 
     def give_up(self) -> None:
-        """End both halves now."""
+        """Abort both halves."""
         self._stream.give_up()
 
     def leave(self, *, in_order: bool) -> None:
-        """End of a block: in order, what was written is sent and closed, and no more is read."""
+        """End of a `with` block: read no more; in order, send what was written and close this half."""
         if in_order:
             self._stream.close()
         self._stream.drop()
@@ -318,11 +316,11 @@ class OpenStream:
 
 
 def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[OpenTunnel]:
-    """Open a tunnel; it can be used at once. What fails beyond the first hop is told by the first call.
+    """Open a tunnel for immediate use. The first call raises failures beyond the first hop.
 
     Raises:
         BadRoute, ProfileError: no such tunnel can be built. QueryFailed: the first hop cannot be reached.
-        Closed: the scope of the node was cancelled: it has been stopped.
+        Closed: the node has been stopped.
     """
     carried = _Carried(route.destination, profile)
     running = carried.run(node, route)

@@ -1,14 +1,14 @@
-"""Established tunnels that stand open before anybody asks for them.
+"""Prepared tunnels: established tunnels that are opened before they are needed.
 
-To open a tunnel costs a key exchange with each hop and a way there and back. Where a node goes to the same
-destinations again and again, as a front for other programs does, the next tunnel can stand open already: it
-then carries its first byte at once, and nobody sees by the time at which it is opened that there is something
-to say. Off by default, since each costs every hop a stream, and the other end a service that waits.
+Opening a tunnel costs a key exchange with each hop and one round trip. For a node that returns to the same
+destinations, such as a front for other programs, the next tunnel can be open already: its first byte leaves
+without delay, and the time of opening does not reveal when there is something to send. Off by default: each
+prepared tunnel costs every hop a stream, and the other end a waiting service.
 
-Each standing tunnel has a service of its own that owns it, until somebody takes it. It is closed when nobody
-has for ten minutes, and thrown away when it has ended, its other end has closed or a hop of its route has
-failed since. Bounded: so many of each kind, and 16 kinds, of which the one used longest ago goes; in all no
-more than half of the node's queries, which they count among. All in the reactor's thread.
+A service owns each prepared tunnel until a caller takes it. An unused one is closed after ten minutes, and
+discarded earlier if it has ended, its other end has closed, or a hop of its route has failed. Limits:
+`prepared_tunnels` of each kind; 16 kinds, where the least recently used one goes; half of the node's queries,
+which they count among. Everything runs in the reactor's thread.
 Source: docs/routes.md, "Prepared tunnels".
 """
 
@@ -38,11 +38,11 @@ _KINDS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class TunnelKind:
-    """What two calls have in common when either can take the other's tunnel.
+    """The key of a prepared tunnel: calls with equal kinds can take each other's.
 
     Attributes:
-        hops: that the caller asks for; None: as many as the node draws.
-        profile: the one that the caller asks for, or the purpose by which it is chosen for the route.
+        hops: as given by the caller; None: drawn by the node.
+        profile: as given by the caller, or the purpose that selects one for the route.
     """
 
     destination: bytes
@@ -51,11 +51,11 @@ class TunnelKind:
 
 
 class _Place:
-    """A standing tunnel, or one that is being opened.
+    """A prepared tunnel, or one that is being opened.
 
     Attributes:
         tunnel: None until it is open. route: None until it is drawn.
-        is_taken: it is somebody else's. is_over: wanted no more. `wake` tells its service of either.
+        is_taken: a caller owns it. is_over: no longer wanted. `wake` notifies its service of both.
     """
 
     def __init__(self) -> None:
@@ -71,11 +71,11 @@ class _Place:
 
 
 class PreparedTunnels:
-    """The standing tunnels of one node.
+    """The prepared tunnels of one node.
 
     Args:
-        per_kind: how many of each kind; 0: none.
-        life_s: how long one stands when nobody takes it.
+        per_kind: number for each kind; 0: none.
+        life_s: after this time an unused one is closed.
     """
 
     def __init__(self, node: NodeContext, per_kind: int, *, life_s: float = _LIFE_S) -> None:
@@ -85,18 +85,18 @@ class PreparedTunnels:
         self._places: OrderedDict[TunnelKind, list[_Place]] = OrderedDict()
 
     def __len__(self) -> int:
-        """Those that stand open, not those that are being opened."""
+        """Open ones, without those that are being opened."""
         return sum(place.tunnel is not None for places in self._places.values() for place in places)
 
     def take(self, kind: TunnelKind) -> OpenTunnel | None:
-        """A tunnel that stands open; it is the caller's from here on. None: open one."""
+        """Take an open tunnel, which then belongs to the caller; None: there is none."""
         places = self._places.get(kind, [])
-        resting = set(self._node.peers.backed_off())
+        backed_off = set(self._node.peers.backed_off())
         for place in tuple(places):
             if place.tunnel is None or place.route is None:
                 continue
             places.remove(place)
-            if place.tunnel.is_as_new and not resting & set(place.route.nodes):
+            if place.tunnel.is_as_new and not backed_off & set(place.route.nodes):
                 place.is_taken = True
                 place.wake.set()
                 return place.tunnel
@@ -104,10 +104,10 @@ class PreparedTunnels:
         return None
 
     def fill(self, kind: TunnelKind, draw: Callable[[], tuple[Route, Profile]]) -> Service[None]:
-        """Begin to open what is missing of one kind; does not wait for it.
+        """Start to open the missing tunnels of one kind, without waiting for them.
 
         Args:
-            draw: gives a way, a new one at each call. Raises BadRoute, ProfileError.
+            draw: draws a new route and its profile at each call. Raises BadRoute, ProfileError.
         """
         if not self._per_kind:
             return
@@ -127,7 +127,7 @@ class PreparedTunnels:
                 raise
 
     def close(self) -> None:
-        """Begin to close those that stand, and open no more: the node is about to stop."""
+        """Start to close all, and open no more: the node is about to stop."""
         self._per_kind = 0
         while self._places:
             self._drop_oldest_kind()
@@ -139,13 +139,13 @@ class PreparedTunnels:
 
     @property
     def _has_room(self) -> bool:
-        """Whether one more leaves half of the node's queries to those who ask for something now."""
+        """Whether one more leaves half of the node's queries to real use."""
         return 2 * sum(map(len, self._places.values())) + 2 <= self._node.limits.queries
 
     def _stand(
         self, places: list[_Place], place: _Place, draw: Callable[[], tuple[Route, Profile]]
     ) -> Service[None]:
-        """Open one tunnel, and own it until it is taken."""
+        """Open one tunnel and own it until it is taken."""
         try:
             place.route, profile = draw()
             place.tunnel = tunnel = yield from open_tunnel(self._node, place.route, profile)
@@ -155,7 +155,7 @@ class PreparedTunnels:
                 self._forget(places, place)
                 yield from tunnel.close()
         except TunnelError as error:
-            # The next call of this kind tells its caller.
+            # The next call of this kind raises it to its caller.
             log.debug("node %s prepares no tunnel: %s", self._node.name, error)
         finally:
             self._forget(places, place)

@@ -1,8 +1,8 @@
 """Sub-streams of established tunnels: as services use them, and what a node does with those that are opened
 to it.
 
-Nothing is reachable unless a rule says so: a sub-stream whose target the node's service does not know is
-refused with TARGET_NOT_ALLOWED. One that fails does no harm to the tunnel that carries it.
+Nothing is reachable by default: a sub-stream to a target that the node's service does not know is refused
+with TARGET_NOT_ALLOWED. A sub-stream that fails does not affect its tunnel.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger("tunnel.node")
 
 
 class TunnelStream:
-    """A sub-stream: bytes in both directions, for services. Several that read, or write, take turns.
+    """A sub-stream: bytes in both directions, for services. Concurrent readers take turns, as do writers.
 
     Attributes:
         target: where it leads.
 
-    Raises, from `read` and `write`: SubStreamReset when one of both ends gave it up; its `code` says why.
-        PeerError when the tunnel has ended.
+    Raises, from `read` and `write`: SubStreamReset: one of the ends aborted it; `code` is the reason.
+        PeerError: the tunnel has ended.
     """
 
     def __init__(self, stream: SubStream[Signal]) -> None:
@@ -46,7 +46,7 @@ class TunnelStream:
 
     @needs_yield_from
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        """The next bytes; b"" when the other end has closed its half."""
+        """Read bytes; b"" when the other end has closed its half."""
         buffer = bytearray(checked_count(limit_bytes, "limit_bytes", least=1))
         place = self._reading.enter()
         try:
@@ -58,7 +58,7 @@ class TunnelStream:
 
     @needs_yield_from
     def write(self, data: bytes) -> Service[None]:
-        """Send bytes; they leave at once. Cancellation: some, all or none of them are sent."""
+        """Send bytes immediately. Cancellation: some, all or none of them are sent."""
         view = byte_view(data)
         place = self._writing.enter()
         try:
@@ -70,7 +70,7 @@ class TunnelStream:
 
     @needs_yield_from
     def opened(self) -> Service[None]:
-        """Wait until the other end has accepted it."""
+        """Wait for the other end to accept the sub-stream."""
         yield from self._writer.call(lambda _: self.stream.check_opened())
 
     def confirm(self) -> None:

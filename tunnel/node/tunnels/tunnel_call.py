@@ -32,7 +32,7 @@ log = logging.getLogger("tunnel.node")
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What the status of a tunnel is read with."""
+    """What is needed to read the status of a tunnel."""
 
     route: Route
     way: Circuit
@@ -42,16 +42,16 @@ class _Sent:
 def with_tunnel(
     node: NodeContext, route: Route, profile: Profile, use: Callable[[NodeTunnel], Service[None]]
 ) -> Service[Report | None]:
-    """Open a tunnel, let `use` have it, and end it.
+    """Open a tunnel, run `use` with it, and close it.
 
-    When `use` returns, the tunnel is closed in order: what was sent arrives, and what the other end still
-    sends may come. When it raises, the tunnel is given up.
+    When `use` returns, the tunnel is closed in order: sent data arrives, and the other end may finish
+    sending. When `use` raises, the tunnel is aborted.
 
     Returns:
-        What the route says of the tunnel, where it has come.
+        The report of the route, if it has arrived.
     Raises:
         BadRoute, ProfileError: no such tunnel can be built. QueryFailed: it could not be opened, or it broke;
-            says where. any other: what `use` has raised.
+            the text names the place. any other: raised by `use`.
     """
     if node.queries >= node.limits.queries:
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
@@ -64,14 +64,14 @@ def with_tunnel(
 
 
 class _Tunnelled:
-    """A tunnel under way."""
+    """A running tunnel."""
 
     def __init__(self, node: NodeContext, sent: _Sent) -> None:
         self._node = node
         self._sent = sent
         self._stream: Stream | None = None
-        self._place: str | None = None  # where it failed, if that is known beside all reports
-        self._own_error: PeerError | None = None  # what `use` has raised while the tunnel was well
+        self._place: str | None = None  # of the failure, if known without a report
+        self._own_error: PeerError | None = None  # raised by `use` while the tunnel worked
 
     def run(self, use: Callable[[NodeTunnel], Service[None]]) -> Service[Report | None]:
         node, way = self._node, self._sent.way
@@ -86,7 +86,7 @@ class _Tunnelled:
                     yield from self._hear_why(stream, error)
                 raise
             finally:
-                stream.reset(ErrorCode.CANCELLED)  # without effect when it has ended in order
+                stream.reset(ErrorCode.CANCELLED)  # no effect after an end in order
         except PeerError as error:
             if is_same_error(error, self._own_error):
                 raise
@@ -101,7 +101,7 @@ class _Tunnelled:
         return report
 
     def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
-        """A hop that fails ends the backward half early, and says why in its status, which comes next."""
+        """A failing hop ends the backward half early and sends the reason in its status, which comes next."""
         try:
             yield from with_timeout(
                 self._node.limits.linger_s, wait_status(stream), "no status of the tunnel"
@@ -129,7 +129,7 @@ class _Tunnelled:
         except BaseException as error:
             if isinstance(error, PeerError):
                 if tunnel.has_failed:
-                    yield tunnel.when_ended()  # by then more may be known of it than `use` was told
+                    yield tunnel.when_ended()  # the failure may be known better by then
                     if tunnel.failure is not None:
                         raise renewed(tunnel.failure) from error
                 elif (place := tunnel.given_up_by) is not None:
@@ -144,12 +144,12 @@ class _Tunnelled:
         return (yield from with_timeout(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
 
     def _end(self, tunnel: NodeTunnel) -> Service[None]:
-        """Wait for the other end to close as well. Raises PeerError (TIMEOUT): it takes too long."""
+        """Wait for the other end to close as well. Raises PeerError (TIMEOUT): it took too long."""
         limits = self._node.limits
 
         def end() -> Service[None]:
-            with contextlib.suppress(PeerError):  # told elsewhere
-                yield from tunnel.drain()  # else an other end that still sends would wait for ever
+            with contextlib.suppress(PeerError):  # reported elsewhere
+                yield from tunnel.drain()  # else an end that still sends would never close
             yield tunnel.when_ended()
 
         def end_streams() -> Service[None]:
@@ -198,26 +198,26 @@ class _Tunnelled:
                 self._place = "this node"
                 tunnel.end(_as_peer(error))
             except BaseException:
-                # Cancelled, perhaps by the service beside it, which has seen the failure first.
+                # Cancelled, perhaps by the sibling service, which saw the failure first.
                 tunnel.end(core.failure or TunnelStopped("this node was stopped"))
                 raise
 
-        with contextlib.suppress(PeerError):  # of the tunnel's end: it is told above
+        with contextlib.suppress(PeerError):  # the tunnel's end was recorded above
             yield from run_with_guards(
                 carry_on(),
                 serve_streams(tunnel.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams),
             )
 
     def _heard(self) -> None:
-        """The other end has answered: all on the way have done their part, whatever becomes of the tunnel.
+        """The other end has answered, so every node of the route works.
 
-        The report comes last, and from a tunnel that was given up or broke none does. Once, as for a reply:
-        else a hop that lets other queries fail would never rest while a tunnel passes over it.
+        The report comes last, and never from an aborted or broken tunnel. Counted once, as for a reply:
+        otherwise a hop that fails other queries would never be backed off while a tunnel passes through it.
         """
         for node_id in self._sent.route.nodes:
             self._node.peers.seen(node_id)
 
 
 def _as_peer(error: LocalTunnelError) -> PeerError:
-    """A fault of this node's, told like the others."""
+    """A fault of this node, as an error of the tunnel."""
     return PeerError(str(error), ErrorCode.INTERNAL)
