@@ -1,11 +1,15 @@
-"""Attachments: named streams inside a message, each of any length. Layout and parser; bytes only.
+"""Attachments: named streams of any length inside a message. Layout, parser, and saving to files.
 
     message     = attachment* 0x00
-    attachment  = 0x01, name length (1 byte, 1 to 255), name, piece*, 0x00000000, SHA-256 of its content (32
-    bytes) piece       = length (u32, 1 to 1,048,576), so many bytes
+    attachment  = 0x01, name length (1 byte, 1 to 255), name, piece*, 0x00000000, SHA-256 (32 bytes)
+    piece       = length (u32, 1 to 1,048,576), data of that length
 
-Rules: lengths are checked before anything is kept, and what is kept is less than one head; a name is one of a
-file (`tunnel.services.base`), and comes once. Source: docs/services.md, "Attachments".
+Rules for the parser: it checks lengths before it keeps data, and keeps less than one head. A name is a file
+name (`tunnel.services.base`) and occurs once.
+
+`save_attachments` saves all or none: each file is written under a temporary name, and all are renamed when
+the message has ended and every digest matches. A failure leaves nothing behind; a crash of the process leaves
+hidden files named `.<random>.part`. Source: docs/services.md, "Attachments".
 """
 
 from __future__ import annotations
@@ -48,14 +52,14 @@ _READ_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AttachmentStart:
-    """The content of this name follows."""
+    """Content follows, under this name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class AttachmentEnd:
-    """The attachment is over, and its content is to have this SHA-256: the receiver compares."""
+    """The attachment has ended. The receiver compares `digest` with the SHA-256 of the content."""
 
     digest: bytes
 
@@ -207,17 +211,12 @@ def _pieces(content: bytes | Path | BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-# Attachments of a message to files: whole or not at all.
-#
-# Each is written under a name of its own making, and all are given theirs when the message has come to its
-# end and every digest fits. What fails before that leaves nothing behind; only a crash of the process
-# leaves parts, which are hidden and called `.<random>.part`.
 _BATCH_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class AttachmentLimits:
-    """What one message may bring.
+    """Limits of one message.
 
     Attributes:
         count: of attachments.

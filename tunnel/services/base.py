@@ -1,13 +1,24 @@
-"""The interface of an inner service: a generator that reads a query stream and may write a reply stream.
+"""The interface of inner services, the services `Echo`, `Ping` and `Services`, and the rules for names.
 
-Both streams have any length, and the reply may begin before the query has ended:
+An inner service is a generator that reads a query stream and may write a reply stream. Both have any length,
+and the reply may begin before the query ends:
 
     class Upper(InnerService):
         def handle(self, query, reply):
             while chunk := (yield from query.read()):
                 yield from reply.write(chunk.upper())
 
-A plain function with the same two arguments will do as well: `Node(..., service=upper)`.
+A plain function with the same two arguments works too: `Node(..., service=upper)`.
+
+`Services` serves several services by name. A message starts with the name of its service: its length (one
+byte, 1 to 120), then the name. A sub-stream of an established tunnel has the name as its target (kind
+SERVICE). Source: docs/services.md, "Services".
+
+Service names are ASCII letters, digits, "-", "_" and ".", without a leading dot, because people type them and
+put them into configurations. Files and attachments keep their names ("日本語.txt", "my résumé (1).txt",
+".bashrc"), in UTF-8 and NFC on the wire, so that é has one form. Refused are names that a folder cannot hold
+("/", NUL, ".", ".."), that change the display of a terminal (control characters, line separators, direction
+marks), and those of unfinished files (".….part"). A name from a peer is thus never a path, and safe to print.
 """
 
 from __future__ import annotations
@@ -46,21 +57,11 @@ __all__ = [
 ]
 
 
-# Which names services, files and attachments may have.
-#
-# *Services* have names of ASCII letters and digits, "-", "_" and ".", without a dot in front: they are typed,
-# and they stand in configurations.
-#
-# *Files and attachments* keep the names that people give them: "日本語.txt", "my résumé (1).txt",
-# ".bashrc". On the wire a name is UTF-8 in NFC, so that the two ways to write é are one name. Refused are
-# only names that no folder can hold ("/", NUL, ".", ".."), that a terminal would obey or show in another
-# order (control characters, line separators, marks of writing direction), and those of files that are not
-# whole yet (".….part"). So a name from a peer is never a path and is safe to print.
 MAX_NAME_BYTES: Final = 120
 """Of a service."""
 
 MAX_FILE_NAME_BYTES: Final = 255
-"""Of a file, in UTF-8: what file systems hold, and what the one byte of its length on the wire can say."""
+"""Of a file, in UTF-8: the limit of file systems, and of the length byte on the wire."""
 
 _ALLOWED: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 # Control characters, surrogates, line and paragraph separators.
@@ -159,18 +160,19 @@ def _is_part(name: str) -> bool:
     return name.startswith(".") and name.casefold().endswith(".part")
 
 
-# Reads fixed layouts from whatever gives pieces of any length: a query, a reply, a message.
-
-
 class ByteReader:
-    """Args: read: a service that gives the next bytes, b"" at the end: `query.read`."""
+    """Reads fixed layouts from pieces of any length: a query, a reply, a message.
+
+    Args:
+        read: a service that returns the next bytes, b"" at the end, such as `query.read`.
+    """
 
     def __init__(self, read: Callable[[], Generator[Any, Any, bytes]]) -> None:
         self._read = read
         self._held = b""
 
     def exactly(self, count: int) -> Generator[Any, Any, bytes]:
-        """So many bytes. Raises MalformedMessage: the content ends before."""
+        """Exactly `count` bytes. Raises MalformedMessage: the content ends before."""
         while len(self._held) < count:
             more = yield from self._read()
             if not more:
@@ -475,9 +477,6 @@ def _short(value: object) -> str:
     return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
-# The service that sends every query back as it came.
-
-
 class Echo(InnerService):
     """Answers with the query's own content, chunk by chunk, in bounded memory."""
 
@@ -486,12 +485,11 @@ class Echo(InnerService):
             yield from reply.write(chunk)
 
 
-# The service that says that it is there.
 PONG = b"pong"
 
 
 class Ping(InnerService):
-    """Answers each query with b"pong", when it has been read to its end."""
+    """Answers b"pong" after the end of each query."""
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         while (yield from query.read()):
@@ -499,15 +497,8 @@ class Ping(InnerService):
         yield from reply.write(PONG)
 
 
-# Several services on one node, each with a name.
-#
-# A message says for whom it is in its first bytes: the length of the name (one byte, 1 to 120), and the
-# name. A sub-stream of an established tunnel says it by its target (kind SERVICE). Source:
-# docs/services.md, "Services".
-
-
 def service_prefix(name: str) -> bytes:
-    """What precedes a message for the service of that name. Raises LocalTunnelError: an invalid name."""
+    """The prefix of a message for the service `name`. Raises LocalTunnelError: an invalid name."""
     raw = checked_name(name)
     return bytes([len(raw)]) + raw
 

@@ -1,14 +1,23 @@
-"""Services that block: a plain function in a thread, with the query as a file to read and the reply as one to
-write.
+"""Blocking services: a plain function in a thread, with query and reply as files.
 
     @blocking
     def count(query, reply):
         reply.write(b"%d lines" % sum(1 for line in query))
 
-The thread is a few pieces ahead of the network at most, in both directions: whoever is faster waits. When the
-query breaks off, or is ended because its peer is silent while others wait for a thread (`WorkerSlots`), the
-function gets `BrokenPipeError` from its next read or write; a thread that blocks elsewhere cannot be ended,
-and keeps its place until it returns.
+The thread is at most a few pieces ahead of the network, in both directions; the faster side waits. If the
+query breaks off, or ends to free its slot (see below), the next read or write of the function raises
+`BrokenPipeError`. A thread that blocks elsewhere cannot be ended and keeps its slot until it returns.
+
+Slots for threads (`WorkerSlots`) are given in order of arrival. A query holds its slot until its thread ends.
+While no slot is free, the first query in line ends the holder whose peer has been silent longest, once that
+is `silent_s`. Holders end one at a time, and only while a query waits. A quiet conversation may thus last for
+any time, and idle holders lose their slots.
+
+Rules for changing the slots:
+
+1. State about holders belongs to the reactor's thread. The thread of a query calls only `give_back`.
+2. `take` yields nothing between receiving a slot and returning: a cancellation there would lose the slot.
+3. Only the first query in line receives slots, so a time limit on that receive changes no order.
 """
 
 from __future__ import annotations
@@ -48,26 +57,12 @@ __all__ = [
 ]
 
 
-# Places for the threads of a blocking service: given in the order of arrival, and lost by who is silent.
-#
-# A query holds its place until its thread ends. While none is free, the first in line ends the query whose
-# peer has been silent longest, as soon as that is `silent_s`; one at a time, and none while nobody waits.
-# So a quiet conversation may last as long as it likes, and those who only hold a place lose it.
-#
-# Rules for changing this file:
-#
-# 1. What is known of the holders belongs to the reactor's thread. The thread of a query calls `give_back`
-#   only.
-# 2. Between the receive of a place and the return of `take` nothing is yielded: a cancellation there would
-#   lose
-#    the place for good.
-# 3. Only who has the turn receives places, so a time limit on that receive moves nobody in the line.
 # A week: well below what a poller can wait.
 _MAX_SILENT_S: Final = 604_800
 
 
 class Holder(Protocol):
-    """A query that has a place.
+    """A query that has a slot.
 
     Attributes:
         place: as `take` gave it.
@@ -182,7 +177,7 @@ class WorkerSlots:
 
 log = logging.getLogger("tunnel.node")
 _AHEAD: Final = 4
-# Of one crossing between the threads, which costs as much as copying this.
+# Crossing between threads costs about as much as copying this much.
 _PIECE_BYTES: Final = 64 * 1024
 
 

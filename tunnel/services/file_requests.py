@@ -1,7 +1,7 @@
-"""What the files service and its clients say to each other. Fixed layouts, both ways; bytes only.
+"""Messages between the files service and its clients: fixed layouts, bytes only.
 
-Rules for changing it: every layout is in docs/services.md first; each `unpack` takes exactly what `pack`
-writes and refuses the rest; no length in a layout makes a receiver reserve memory.
+Rules for changing it: describe each layout in docs/services.md first. Each `unpack` accepts exactly the
+output of `pack`. No length in a layout makes a receiver reserve memory.
 """
 
 from __future__ import annotations

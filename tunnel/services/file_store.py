@@ -1,11 +1,16 @@
-"""The folder behind the files service: what is in it, what may come in, and files that are not whole yet.
+"""The folder behind the files service: its files, its limits, and uploads in progress.
 
-Everything here blocks and is called in threads. Nothing outside the folder is touched: names are checked
-ones, links are not followed, and only regular files count. One process at a time uses a folder for storing.
+Everything here blocks and runs in threads, except `close`, which the reactor's thread may call at any time.
+Nothing outside the folder is touched: names are checked, links are not followed, and only regular files
+count. Only one process at a time may store files in a folder.
 
-A file that is being stored is called `.<its digest>.part`: so the same content is resumed under whatever
-name, and what somebody else has sent for it cannot become part of a file, for the digest would not fit. Parts
-that nobody is writing are removed when they are old, or, oldest first, when their room is needed.
+An upload is written to `.<digest>.part` and renamed when its digest matches, so a file is never visible in
+part. An interrupted upload of the same content resumes under any name, and content that another peer sent
+for it cannot enter a file, because the digest would not match. Idle parts are removed when they are old or,
+oldest first, when their space is needed.
+
+A cancelled service leaves a call behind that still runs in a thread. Closing its descriptor at that moment
+could give the number to another file. `ThreadFile` therefore lets that thread close it afterwards.
 """
 
 from __future__ import annotations
@@ -46,14 +51,13 @@ __all__ = [
 ]
 
 
-# A file descriptor that threads work with and the reactor's thread may close at any time, without waiting.
-#
-# A service that is cancelled leaves a call behind that still runs in a thread. Closing the descriptor under
-# its hands could give the number to another file; so then that thread closes it afterwards.
-
-
 class ThreadFile:
-    """Args: fd: owned from here on. on_closed: called once, in any thread, when it is closed."""
+    """A file descriptor for threads, which the reactor's thread may close at any time without waiting.
+
+    Args:
+        fd: owned from here on.
+        on_closed: called once, in any thread, when it is closed.
+    """
 
     def __init__(self, fd: int, on_closed: Callable[[], None] = lambda: None) -> None:
         self._fd: int | None = fd
@@ -74,7 +78,7 @@ class ThreadFile:
                 self.close()
 
     def close(self) -> None:
-        """Close it, now or when the thread that uses it is done. More than once does no harm."""
+        """Close it, now or when the thread that uses it is done. May be called several times."""
         self.is_closed = True
         if self._lock.acquire(blocking=False):
             try:
@@ -90,13 +94,8 @@ class ThreadFile:
         self.close()
 
 
-# A file that is being written: under another name, with the digest of what it holds, and renamed when that
-# fits.
-#
-# So no file is ever seen half. Everything here blocks and is called in threads; `close` alone may be called
-# in the reactor's, at any time.
 BLOCK_BYTES: Final = 8 << 20
-"""Read and hashed in one call: about 5 ms, after which a cancelled service is listened to."""
+"""Read and hashed in one call: about 5 ms, the longest delay of a cancellation."""
 
 _PART_BYTES: Final = 1 << 20
 _LOCK_STEP_S: Final = 0.02
@@ -230,14 +229,12 @@ def _open_locked(path: Path, flags: int, mode: int, wait_s: float) -> int:
 T = TypeVar("T")
 log = logging.getLogger("tunnel.services")
 _STALLED_S: Final = 2.0
-"""An upload on which nothing has moved for so long gives way to another of the same content: its sender may
-have
-lost the way here, and be back over another."""
+"""An upload without progress for this time gives way to another of the same content: its sender may have
+reconnected over another route."""
 
 _IDLE_S: Final = 60.0
-"""Where all places are taken, an upload on which nothing has moved for so long gives way to any other: who
-begins many and sends nothing, or next to nothing, keeps nobody out.
-"""
+"""At the limit of uploads, one without progress for this time gives way to any other, so that idle uploads
+cannot block the service."""
 
 _TRIAL_BYTES: Final = 200
 _PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
@@ -267,7 +264,7 @@ class FilesSettings:
 
 
 class StoreRefused(Exception):
-    """The store does not do that; `status` says why. For the files service alone: it becomes its reply."""
+    """The store refuses a request for the reason `status`, which the files service sends as its reply."""
 
     def __init__(self, status: FileStatus) -> None:
         super().__init__(status.name)

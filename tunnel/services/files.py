@@ -1,7 +1,7 @@
-"""The service that stores and sends files: put, get, list, with resume and digests.
+"""The service that stores and sends files: put, get and list, with resumption and digests.
 
-What it says is in `file_requests`, what it keeps in `file_store`; here the two are joined, and the disk's
-work is done by threads, a quarter of a megabyte at a time. Layouts: docs/services.md, "Files".
+It joins the messages of `file_requests` with the storage of `file_store`. Threads do the disk work, a quarter
+of a megabyte at a time. Layouts: docs/services.md, "Files".
 """
 
 from __future__ import annotations
