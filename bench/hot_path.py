@@ -15,7 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.echo_servers import READ_BYTES, SERVICES
-from reactor import EpollPoller, Reactor, Service, SocketStream
+from reactor import (
+    Reactor,
+    Service,
+    SocketStream,
+)
+from reactor.core.poller import EpollPoller
 
 __all__ = ["main", "measure"]
 

@@ -9,11 +9,11 @@ from reactor import (
     Restart,
     Service,
     SharedChannel,
-    Spawner,
     ThreadPark,
     ThreadPool,
     serve,
 )
+from reactor.run.spawners import Spawner
 
 
 class WordCount:

@@ -15,7 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from reactor import Reactor, Request, RunInThread, Sleep
+from reactor import (
+    Reactor,
+    RunInThread,
+    Sleep,
+)
+from reactor.core.requests import Request
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main

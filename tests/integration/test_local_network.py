@@ -292,7 +292,7 @@ def test_too_few_open_files_is_said_with_the_command_that_helps(peers: int, enou
 def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_works() -> None:
     program = """
         import asyncio, multiprocessing, os, sys
-        from reactor import Forked
+        from reactor.errors import Forked
         from tunnel import LocalNetwork
         from tunnel.client import Client
         from tunnel.client.aio import AsyncClient

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from reactor import FakeClock, ReactorThread
+from reactor import ReactorThread
+from reactor.core.timers import FakeClock
 from tests.integration.test_network_processes import PROJECT, Running, asked, mtun, running
 from tests.support.network import wait_until
 from tests.tunnel.helpers import OPENSSL

@@ -13,8 +13,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from reactor import EpollPoller, FakeClock, Poller, Reactor, SelectorPoller, SocketStream
-from reactor.core.poller import HAS_EPOLL
+from reactor import (
+    Reactor,
+    SocketStream,
+)
+from reactor.core.poller import (
+    HAS_EPOLL,
+    EpollPoller,
+    Poller,
+    SelectorPoller,
+)
+from reactor.core.timers import FakeClock
 from tests.reactor.helpers import errors_logged
 
 

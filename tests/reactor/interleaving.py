@@ -21,24 +21,28 @@ from reactor import (
     Broken,
     Cancelled,
     Closed,
-    FakeClock,
     Handle,
-    Lent,
-    Loan,
     Reactor,
-    ReadSide,
     ReadYield,
     Service,
     Sleep,
     SocketStream,
     Spawn,
-    Tracer,
     WriteYield,
-    add_tracer,
-    memory_pipe,
     timeout_after,
 )
 from reactor.core import loop
+from reactor.core.timers import FakeClock
+from reactor.errors import Lent
+from reactor.io.memory import memory_pipe
+from reactor.io.streams import (
+    Loan,
+    ReadSide,
+)
+from reactor.run.debug import (
+    Tracer,
+    add_tracer,
+)
 from tests.reactor.conftest import POLLERS
 
 __all__ = ["play"]

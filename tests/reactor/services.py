@@ -16,9 +16,7 @@ from reactor import (
     Busy,
     Channel,
     ChannelClosed,
-    CurrentTask,
     CurrentTime,
-    Join,
     ReadYield,
     RunInThread,
     Scope,
@@ -39,6 +37,8 @@ from reactor import (
     serve,
     timeout_after,
 )
+from reactor.core.requests import CurrentTask
+from reactor.core.task import Join
 from tests.reactor.helpers import forever, give
 
 __all__ = ["SERVICES", "Counter"]

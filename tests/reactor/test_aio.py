@@ -18,12 +18,9 @@ from reactor import (
     Broken,
     Busy,
     Closed,
-    EpollPoller,
-    FakeClock,
     Reactor,
     ReactorThread,
     ReadYield,
-    SelectorPoller,
     Service,
     ServiceCancelled,
     Signal,
@@ -35,7 +32,12 @@ from reactor import (
     WriteYield,
     timeout_after,
 )
-from reactor.core.poller import HAS_EPOLL
+from reactor.core.poller import (
+    HAS_EPOLL,
+    EpollPoller,
+    SelectorPoller,
+)
+from reactor.core.timers import FakeClock
 from reactor.run.aio import AsyncioBridge, EmbeddedReactor
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import forever, give, passes

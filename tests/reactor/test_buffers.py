@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from reactor import (
     YIELD,
-    FakeClock,
     Reactor,
     ReadYield,
     Service,
@@ -21,9 +20,10 @@ from reactor import (
     Spawn,
     UnexpectedEnd,
     WriteYield,
-    memory_pipe,
 )
 from reactor.core.requests import Request
+from reactor.core.timers import FakeClock
+from reactor.io.memory import memory_pipe
 from reactor.io.streams import ReadSide, byte_view, writable_view
 from tests.reactor.helpers import run
 from tests.support.buffers import NO_BUFFERS, SHAPES

@@ -22,12 +22,8 @@ from reactor import (
     YIELD,
     Cancelled,
     Channel,
-    CurrentTask,
     CurrentTime,
-    FakeClock,
     Handle,
-    Join,
-    ProxyHandle,
     Reactor,
     ReactorError,
     ReadYield,
@@ -47,7 +43,10 @@ from reactor import (
     move_on_after,
     timeout_after,
 )
-from reactor.core.timers import Expired
+from reactor.core.requests import CurrentTask
+from reactor.core.task import Join
+from reactor.core.timers import Expired, FakeClock
+from reactor.run.spawners import ProxyHandle
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import passes, task_of
 from tests.reactor.services import SERVICES

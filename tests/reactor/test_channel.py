@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from reactor import (
     Channel,
     ChannelClosed,
-    ChannelEmpty,
     ChannelFull,
-    FakeClock,
     Handle,
     Reactor,
-    Sender,
     Service,
     SharedChannel,
     Sleep,
     TimedOut,
     timeout_after,
 )
+from reactor.core.timers import FakeClock
+from reactor.errors import ChannelEmpty
+from reactor.sync.channel import Sender
 from tests.reactor.helpers import assert_clean, forever, passes, run
 
 ACTIONS = ["send", "receive", "send_nowait", "receive_nowait", "turn", "cancel"]

@@ -16,7 +16,6 @@ import reactor.io.sockets as sockets
 from reactor import (
     ConnectError,
     CurrentTime,
-    FakeClock,
     Reactor,
     Service,
     Sleep,
@@ -25,6 +24,7 @@ from reactor import (
     TimedOut,
     connect_tcp,
 )
+from reactor.core.timers import FakeClock
 from tests.reactor.helpers import assert_clean, passes, run
 
 ENTRY = (socket.AF_INET, socket.SOCK_STREAM, 6, "")

@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 from reactor import (
     Broken,
     Closed,
-    FakeClock,
     Handle,
     Reactor,
     ReadYield,
     Service,
     SocketStream,
-    Tracer,
     WriteYield,
-    add_tracer,
     timeout_after,
+)
+from reactor.core.timers import FakeClock
+from reactor.run.debug import (
+    Tracer,
+    add_tracer,
 )
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import assert_clean, passes, run

@@ -16,7 +16,6 @@ from reactor import (
     Broken,
     ChannelFull,
     ConnectError,
-    FakeClock,
     Reactor,
     ReactorThread,
     Select,
@@ -27,6 +26,7 @@ from reactor import (
     TimedOut,
     UnexpectedEnd,
 )
+from reactor.core.timers import FakeClock
 from reactor.errors import renewed
 from reactor.run.aio import AsyncioBridge
 from tests.reactor.helpers import passes, run

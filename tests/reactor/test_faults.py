@@ -17,10 +17,7 @@ import pytest
 from reactor import (
     BadRequest,
     Closed,
-    Descriptor,
-    FakeClock,
     Handle,
-    Poller,
     Reactor,
     ReadYield,
     Service,
@@ -29,6 +26,11 @@ from reactor import (
     Spawn,
     timeout_after,
 )
+from reactor.core.poller import (
+    Descriptor,
+    Poller,
+)
+from reactor.core.timers import FakeClock
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
 from tests.support.leaks import no_leaks
@@ -222,6 +224,7 @@ def test_a_forked_child_cannot_disturb_its_parent(kind: str) -> None:
     program = f"""
         import os, socket
         from reactor import *
+        from reactor.core.poller import EpollPoller, SelectorPoller
 
         def answer(stream):
             return (yield from ReadYield(stream).read())
@@ -271,6 +274,7 @@ def test_everything_that_starts_a_service_is_refused_in_a_forked_child() -> None
     program = """
         import os
         from reactor import *
+        from reactor.errors import Forked
 
         def one():
             yield YIELD
@@ -330,6 +334,7 @@ def test_a_service_that_forks_is_the_only_one_in_the_child() -> None:
     program = """
         import os
         from reactor import *
+        from reactor.errors import Forked
 
         def other():
             for _ in range(100):

@@ -21,16 +21,12 @@ from reactor import (
     Cancelled,
     Channel,
     Closed,
-    CurrentTask,
-    FakeClock,
     Handle,
-    Join,
     Reactor,
     ReadYield,
     RunInThread,
     Scope,
     Select,
-    Sender,
     Service,
     SharedChannel,
     Signal,
@@ -48,7 +44,11 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.forgotten import discard
+from reactor.core.requests import CurrentTask
+from reactor.core.task import Join
+from reactor.core.timers import FakeClock
 from reactor.run.aio import AsyncioBridge
+from reactor.sync.channel import Sender
 from tests.reactor.helpers import errors_logged, forever, give, passes, run
 
 HERE = Path(__file__)

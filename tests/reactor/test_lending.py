@@ -22,18 +22,20 @@ from reactor import (
     YIELD,
     Broken,
     Closed,
-    FakeClock,
     Handle,
-    Lent,
-    Loan,
     Reactor,
-    ReadSide,
     ReadYield,
     Service,
     SocketStream,
     Spawn,
-    memory_pipe,
     timeout_after,
+)
+from reactor.core.timers import FakeClock
+from reactor.errors import Lent
+from reactor.io.memory import memory_pipe
+from reactor.io.streams import (
+    Loan,
+    ReadSide,
 )
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import assert_clean, passes, run

@@ -14,7 +14,6 @@ import pytest
 
 from reactor import (
     YIELD,
-    FakeClock,
     Handle,
     Reactor,
     ReadYield,
@@ -25,13 +24,15 @@ from reactor import (
     SocketStream,
     Spawn,
     TcpListener,
-    Tracer,
     WriteYield,
-    add_tracer,
-    dump,
     timeout_after,
 )
-from reactor.core.timers import Timer, Timers
+from reactor.core.timers import FakeClock, Timer, Timers
+from reactor.run.debug import (
+    Tracer,
+    add_tracer,
+    dump,
+)
 from tests.reactor.helpers import assert_clean, forever
 from tests.support.leaks import no_leaks
 

@@ -17,10 +17,7 @@ from reactor import (
     Cancelled,
     Closed,
     Coroutine,
-    FakeClock,
     Handle,
-    Join,
-    Poller,
     Reactor,
     RunInThread,
     Service,
@@ -29,6 +26,9 @@ from reactor import (
     Sleep,
     Spawn,
 )
+from reactor.core.poller import Poller
+from reactor.core.task import Join
+from reactor.core.timers import FakeClock
 from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
 
 

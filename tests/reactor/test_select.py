@@ -17,8 +17,6 @@ from reactor import (
     Cancelled,
     Channel,
     ChannelClosed,
-    Chosen,
-    FakeClock,
     Handle,
     Reactor,
     Select,
@@ -33,6 +31,8 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.poller import Descriptor
+from reactor.core.timers import FakeClock
+from reactor.sync.selection import Chosen
 from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
 
 ACTIONS = ["send", "set", "select", "receive", "cancel", "turn", "close"]

@@ -17,13 +17,10 @@ from hypothesis import strategies as st
 from reactor import (
     Cancelled,
     ChannelClosed,
-    ChannelEmpty,
     ChannelFull,
-    FakeClock,
     Reactor,
     ReactorThread,
     Select,
-    Sender,
     Service,
     SharedChannel,
     Sleep,
@@ -33,6 +30,9 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.requests import Claim
+from reactor.core.timers import FakeClock
+from reactor.errors import ChannelEmpty
+from reactor.sync.channel import Sender
 from reactor.sync.shared_channel import CrossThreadWait, ThreadWaiter
 from tests.reactor.helpers import forever, passes, task_of
 

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from reactor import YIELD, BadRequest, FakeClock, Reactor, Service, dump_on_signal, run_main
+from reactor import (
+    YIELD,
+    BadRequest,
+    Reactor,
+    Service,
+    run_main,
+)
+from reactor.core.timers import FakeClock
+from reactor.run.signals import dump_on_signal
 from tests.reactor.helpers import forever, give
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
@@ -26,6 +34,8 @@ LIMIT_S = 30
 HEAD = """
     import signal, sys
     from reactor import *
+    from reactor.core.poller import EpollPoller, SelectorPoller
+    from reactor.run.signals import dump_on_signal
 
     def say(text):
         print(text, flush=True)

@@ -19,7 +19,6 @@ from reactor import (
     Broken,
     Closed,
     ConnectError,
-    FakeClock,
     Reactor,
     ReadYield,
     Scope,
@@ -33,6 +32,7 @@ from reactor import (
     connect_tcp,
     connect_unix,
 )
+from reactor.core.timers import FakeClock
 from tests.reactor.helpers import assert_clean, errors_logged, passes, run
 
 
@@ -240,6 +240,7 @@ def test_out_of_descriptors_for_real() -> None:
     program = """
         import logging, resource, socket
         from reactor import *
+        from reactor.core.timers import FakeClock
         logging.disable(logging.CRITICAL)
         listener = TcpListener("127.0.0.1", 0)
         accepted = []

@@ -19,18 +19,13 @@ from reactor import (
     Busy,
     Cancelled,
     Channel,
-    ChannelEmpty,
     Closed,
     Coroutine,
-    Deadlock,
-    FakeClock,
     Handle,
-    ProxyHandle,
     Reactor,
     ReactorError,
     ReadYield,
     Restart,
-    RestartHandle,
     Service,
     ServiceCancelled,
     SharedChannel,
@@ -38,12 +33,21 @@ from reactor import (
     Sleep,
     SocketStream,
     Spawn,
-    Spawner,
     ThreadPark,
     ThreadPool,
     TimedOut,
     move_on_after,
     serve,
+)
+from reactor.core.timers import FakeClock
+from reactor.errors import (
+    ChannelEmpty,
+    Deadlock,
+)
+from reactor.run.spawners import (
+    ProxyHandle,
+    RestartHandle,
+    Spawner,
 )
 from tests.reactor.helpers import errors_logged, forever, give, passes
 from tests.reactor.services import SERVICES, Counter, cancelling_itself

@@ -17,9 +17,6 @@ from reactor import (
     Broken,
     Busy,
     Closed,
-    Descriptor,
-    FakeClock,
-    Poller,
     Reactor,
     ReadYield,
     Service,
@@ -28,8 +25,13 @@ from reactor import (
     Spawn,
     UnexpectedEnd,
     WriteYield,
-    memory_pipe,
 )
+from reactor.core.poller import (
+    Descriptor,
+    Poller,
+)
+from reactor.core.timers import FakeClock
+from reactor.io.memory import memory_pipe
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import assert_clean, forever, passes, run
 

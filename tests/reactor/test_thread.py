@@ -12,7 +12,6 @@ from reactor import (
     BadRequest,
     Broken,
     Closed,
-    Poller,
     Reactor,
     ReactorThread,
     Service,
@@ -20,6 +19,7 @@ from reactor import (
     ThreadPool,
     TimedOut,
 )
+from reactor.core.poller import Poller
 from tests.reactor.helpers import forever, give, passes
 
 LIMIT_S = 10

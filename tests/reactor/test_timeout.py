@@ -11,8 +11,6 @@ from reactor import (
     Broken,
     Cancelled,
     CurrentTime,
-    FakeClock,
-    Poller,
     Reactor,
     Service,
     ServiceCancelled,
@@ -22,6 +20,8 @@ from reactor import (
     move_on_after,
     timeout_after,
 )
+from reactor.core.poller import Poller
+from reactor.core.timers import FakeClock
 from tests.reactor.helpers import assert_clean, forever, give, run
 
 

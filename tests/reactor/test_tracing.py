@@ -18,7 +18,6 @@ from reactor import (
     Broken,
     Cancelled,
     Channel,
-    FakeClock,
     Handle,
     Reactor,
     ReadYield,
@@ -28,6 +27,10 @@ from reactor import (
     Sleep,
     SocketStream,
     Spawn,
+)
+from reactor.core import loop as closing
+from reactor.core.timers import FakeClock
+from reactor.run.debug import (
     Tracer,
     Watchdog,
     add_tracer,
@@ -35,7 +38,6 @@ from reactor import (
     dump,
     remove_tracer,
 )
-from reactor.core import loop as closing
 from tests.reactor.helpers import errors_logged, forever, give, passes, run
 
 Pair = tuple[SocketStream, SocketStream]

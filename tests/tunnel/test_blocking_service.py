@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from reactor import Channel, FakeClock, Handle, Reactor, Service, Signal, Sleep, Spawn
+from reactor import (
+    Channel,
+    Handle,
+    Reactor,
+    Service,
+    Signal,
+    Sleep,
+    Spawn,
+)
+from reactor.core.timers import FakeClock
 from tests.support.network import PATIENCE_S
 from tunnel.errors import ErrorCode, PeerError, TableFull
 from tunnel.services import BlockingQuery, BlockingReply, BlockingService

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reactor import FakeClock, Handle, Reactor, Service, Sleep, Spawn
+from reactor import (
+    Handle,
+    Reactor,
+    Service,
+    Sleep,
+    Spawn,
+)
+from reactor.core.timers import FakeClock
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
 from tunnel.services.blocking import WorkerSlots
 

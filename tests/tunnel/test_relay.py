@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import pytest
 
 from reactor import (
-    FakeClock,
-    MemoryReader,
-    MemoryWriter,
     Reactor,
     ReadYield,
-    Request,
     Service,
     Sleep,
     WriteYield,
+)
+from reactor.core.requests import Request
+from reactor.core.timers import FakeClock
+from reactor.io.memory import (
+    MemoryReader,
+    MemoryWriter,
     memory_pipe,
 )
 from tests.support.errors import raises_code

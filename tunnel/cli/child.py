@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reactor import Descriptor as FileDescriptor
 from reactor import RunInThread, Service, Signal
+from reactor.core.poller import Descriptor as FileDescriptor
 from tunnel.cli.network import NODE_FILE
 
 __all__ = ["ChildNode"]

@@ -15,8 +15,8 @@ import signal
 import sys
 from typing import Any
 
-from reactor import Descriptor as FileDescriptor
 from reactor import Reactor, Service, Spawn, run_main
+from reactor.core.poller import Descriptor as FileDescriptor
 from tunnel.cli.options import add_json, command, filled_path
 from tunnel.cli.terminal import say, say_json
 from tunnel.config import NodeConfig, load_config

@@ -24,7 +24,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
-from reactor import Closed, Forked, Service, ServiceCancelled
+from reactor import (
+    Closed,
+    Service,
+    ServiceCancelled,
+)
+from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
 from tunnel.errors import NodeStopped

@@ -6,7 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, Generic, Protocol, TypeVar, Unpack
 
-from reactor import Closed, Forked, Reactor, Service
+from reactor import (
+    Closed,
+    Reactor,
+    Service,
+)
+from reactor.errors import Forked
 from tunnel.errors import NodeStopped
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content, Prefixed, as_content

@@ -34,7 +34,6 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from reactor import (
     ChannelClosed,
-    ChannelEmpty,
     CurrentTime,
     Scope,
     Service,
@@ -42,6 +41,7 @@ from reactor import (
     in_scope,
     move_on_after,
 )
+from reactor.errors import ChannelEmpty
 from readwrite_comp.helpers import byte_view, renewed, writable_view
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull
 from tunnel.services.base import InnerService, Query, Reply, check_function, name_of

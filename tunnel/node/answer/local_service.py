@@ -11,7 +11,13 @@ from __future__ import annotations
 
 import logging
 
-from reactor import ReadYield, Request, Service, Signal, UnexpectedEnd
+from reactor import (
+    ReadYield,
+    Service,
+    Signal,
+    UnexpectedEnd,
+)
+from reactor.core.requests import Request
 from reactor.errors import log_failure
 from readwrite_comp.helpers import is_same_error
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError, StreamReset, TunnelError

@@ -7,7 +7,14 @@ from contextlib import closing
 from time import perf_counter
 from typing import Any, TypeVar
 
-from reactor import YIELD, ReadStream, ReadYield, Service, Signal, WriteYield
+from reactor import (
+    YIELD,
+    ReadYield,
+    Service,
+    Signal,
+    WriteYield,
+)
+from reactor.io.streams import ReadStream
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage

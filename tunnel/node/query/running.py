@@ -16,7 +16,6 @@ from typing import Self, TypeVar
 
 from reactor import (
     Closed,
-    Forked,
     Reactor,
     ReadYield,
     RunInThread,
@@ -28,6 +27,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.threads import ServiceFuture
+from reactor.errors import Forked
 from readwrite_comp.helpers import is_same_error, renewed
 from tunnel.errors import (
     ErrorCode,

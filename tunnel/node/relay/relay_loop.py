@@ -20,7 +20,6 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from reactor import (
     Closed,
     ReadYield,
-    Request,
     Scope,
     Service,
     Signal,
@@ -29,6 +28,7 @@ from reactor import (
     WriteYield,
     timeout_after,
 )
+from reactor.core.requests import Request
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError
 
 __all__ = [
