@@ -19,6 +19,7 @@ from reactor import (
     Reactor,
     RunInThread,
     Service,
+    Sleep,
     Spawn,
     TcpListener,
     TimedOut,
@@ -99,12 +100,24 @@ def test_calls_that_are_waited_for_keep_to_the_limit() -> None:
 
 
 def test_there_is_a_limit_on_threads_however_many_calls_hang() -> None:
-    gate = threading.Event()
+    gate, begun = threading.Event(), threading.Semaphore(0)
     before = threading.active_count()
 
+    def hang() -> None:
+        begun.release()
+        gate.wait()
+
+    def give_one_up() -> Service[None]:
+        handle = yield Spawn(call(hang), "hangs")
+        while not begun.acquire(blocking=False):
+            yield Sleep(0.001)
+        handle.cancel()
+
     def main() -> Service[None]:
-        yield from hang_all(gate, _MOST_THREADS + 30, 0.0)
-        yield from hang_all(gate, _MOST_THREADS + 30, 0.05)
+        for _ in range(_MOST_THREADS):
+            yield from timeout_after(PATIENCE_S, give_one_up())
+        yield from hang_all(gate, 30, 0.0)
+        yield from hang_all(gate, 30, 0.01)
         assert threading.active_count() - before <= _MOST_THREADS
         with pytest.raises(TimedOut):
             yield from timeout_after(0.01, call(len, "x"))
