@@ -114,9 +114,9 @@ def test_a_node_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> 
         pass
 
 
-def test_a_node_that_fails_ends_its_process_and_an_error_has_its_log() -> None:
+def test_a_node_that_fails_ends_its_process_and_an_error_has_its_log(tmp_path: Path) -> None:
     def fail() -> None:
-        with NodeProcesses(2) as network:
+        with NodeProcesses(2, directory=tmp_path) as network:
             # Nobody says go twice: two services cannot accept from one listener.
             network.nodes[1].process.call("go")
             assert network.nodes[1].process.wait(TIMEOUT_S)
@@ -124,7 +124,9 @@ def test_a_node_that_fails_ends_its_process_and_an_error_has_its_log() -> None:
 
     with pytest.raises(ProcessEnded) as failure:
         fail()
-    assert "the node has failed" in "".join(failure.value.__notes__)
+    log = (tmp_path / "node-1.log").read_text()
+    assert "the node has failed" in log
+    assert log.strip().splitlines()[-1] in "".join(failure.value.__notes__)
 
 
 def test_all_processes_end_with_the_network() -> None:

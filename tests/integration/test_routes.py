@@ -639,9 +639,19 @@ def test_a_network_with_a_name_of_its_own_runs_on_a_lan() -> None:
 # --- prepared
 
 
-def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() -> None:
+def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:
         prepared = net[0]._prepared_queries
+        taken: list[Any] = []
+        take = prepared.take
+
+        def noted_take(kind: Any) -> Any:
+            taken.append(take(kind))
+            return taken[-1]
+
+        monkeypatch.setattr(prepared, "take", noted_take)
 
         def wait_full() -> None:
             wait_until(net, lambda: len(prepared) >= 2)
@@ -654,14 +664,13 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone() ->
         (waiting,) = prepared._ready.values()
         expected = [ready.request.route for ready in waiting]
         assert [ask().route for _ in range(2)] == expected
+        assert None not in taken[-2:]
         wait_full()
         # A hop of both has published a newer descriptor: nobody could open what was sealed to its old key.
-        old = {ready.request.route for ready in waiting}
         for node in net:
             node._context.publish()
-        fresh = ask()
-        assert fresh.read() == b"hello"
-        assert fresh.route not in old
+        assert ask().read() == b"hello"
+        assert taken[-1] is None
         wait_full()
         for ready in list(waiting):
             net[0].peers.failed(ready.request.route.proxies[1])
