@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -37,16 +36,12 @@ COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^mtun .*$", TEXT, re.
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder."""
     monkeypatch.chdir(tmp_path)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", 4000))
-        except OSError:  # another program has the port of the example
-            monkeypatch.setenv("MTUN_NODE_LISTEN", "0.0.0.0:0")
     return tmp_path
 
 
-def test_the_document_starts_a_node_in_an_empty_folder(empty: Path) -> None:
+def test_the_document_starts_a_node_in_an_empty_folder(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another program may have the port of the example, or take it in the middle of the test.
+    monkeypatch.setenv("MTUN_NODE_LISTEN", "0.0.0.0:0")
     (empty / "node.toml").write_text(NODE)
     assert COMMANDS == [["keygen", "state/keys"], ["node", "--config", "node.toml"]]
     mtun(*COMMANDS[0])

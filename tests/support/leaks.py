@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from reactor import Reactor
+from reactor.core.threads import _pools
 
 __all__ = ["Held", "held", "no_leaks"]
 
 _PATIENCE_S = 30.0
-_POOLS = ("reactor calls", "reactor names")
 _FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
@@ -35,8 +35,8 @@ def held(*reactors: Reactor) -> Held:
     gc.collect()
     return Held(
         len(os.listdir(_FD_FOLDER)),
-        # Those of the bounded pools of a reactor begin when there is work, and stay.
-        sum(thread.name not in _POOLS for thread in threading.enumerate()),
+        # A reactor keeps the threads of its pools, which begin when there is work, until it is closed.
+        threading.active_count() - sum(pool._threads for pool in list(_pools) if not pool._is_closed),
         sum(len(reactor._tasks) for reactor in reactors),
         sum(len(reactor.timers) for reactor in reactors),
         any(reactor.poller.has_waiters() for reactor in reactors),

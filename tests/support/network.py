@@ -34,10 +34,10 @@ def wait_until(
     future.result(timeout=patience_s)
 
 
-def wait_until_idle(net: LocalNetwork) -> None:
+def wait_until_idle(net: LocalNetwork, patience_s: float = PATIENCE_S) -> None:
     """Wait until no node holds a stream, a half-open handshake or a pending query."""
     try:
-        wait_until(net, lambda: all(node.is_idle for node in net))
+        wait_until(net, lambda: all(node.is_idle for node in net), patience_s)
     except TimeoutError:
         busy = {node.id.hex()[:8]: node.open_streams for node in net if not node.is_idle}
-        raise AssertionError(f"still busy after {PATIENCE_S} s: {busy}") from None
+        raise AssertionError(f"still busy after {patience_s} s: {busy}") from None
