@@ -227,6 +227,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mtun demo --peers" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_progress_bar_on_a_terminal() -> None:
     """A real terminal, and enough content to take longer than a second."""
     master, slave = pty.openpty()
@@ -313,6 +314,7 @@ def test_a_closed_pipe_ends_the_command_without_a_line(tmp_path: Path) -> None:
     assert result.stderr == b""
 
 
+@pytest.mark.full
 def test_a_terminal_without_the_letters_of_a_table(tmp_path: Path) -> None:
     assert _mtun("network", str(tmp_path / "net"), "--nodes", "1").returncode == 0
     result = _mtun("peers", "--network", str(tmp_path / "net"), PYTHONIOENCODING="ascii")

@@ -325,6 +325,7 @@ def test_a_file_that_changes_while_its_folder_is_packed(tmp_path: Path) -> None:
         pack_folder(tmp_path / "d", Meddling())
 
 
+@pytest.mark.full
 def test_through_real_pipes(network: Served, tmp_path: Path) -> None:
     """As in a shell: `cat | mtun send -`, `mtun get -o - | cat`."""
     run = [sys.executable, "-m", "tunnel"]

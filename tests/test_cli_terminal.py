@@ -230,6 +230,7 @@ def test_a_table_fits_its_terminal_and_loses_nothing(columns: int) -> None:
         assert cell in shown
 
 
+@pytest.mark.full
 def test_peers_fit_a_window_of_40_columns(net: Path) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
@@ -411,6 +412,7 @@ def test_every_command_is_in_the_help_once(capsys: pytest.CaptureFixture[str]) -
         assert help_text.split(",")[0] in " ".join(shown.split())
 
 
+@pytest.mark.full
 def test_one_bad_peer_file_is_one_warning_and_no_error(net: Path, tmp_path: Path) -> None:
     for path in (net / "peers").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -366,6 +366,7 @@ def test_a_follow_up_of_a_node_that_stops_ends_as_stopped() -> None:
             future.result(PATIENCE_S)
 
 
+@pytest.mark.full
 def test_many_queries_at_every_moment_of_a_stop() -> None:
     for turn in range(6):
         with LocalNetwork(peers=6, limits=Limits(answer_hops=0)) as net:

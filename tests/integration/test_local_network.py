@@ -32,7 +32,7 @@ ONCE = Limits(link_policy=LinkPolicy.ONCE)
 EDGE = [-23, -22, -21, -1, 0, 1]
 
 
-@pytest.mark.parametrize("engine", ["openssl", "pycryptodome"])
+@pytest.mark.parametrize("engine", ["openssl", pytest.param("pycryptodome", marks=pytest.mark.full)])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=lambda geometry: geometry.name)
 def test_contents_around_every_edge(geometry: Geometry, engine: str) -> None:
     reports: list[FrameReport] = []
@@ -271,6 +271,7 @@ def test_network_that_is_closed_before_its_nodes_serve_leaks_nothing() -> None:
             pass  # an unclosed socket is a ResourceWarning, which is an error here
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("peers", "enough"), [(128, 4096), (1000, 5064)])
 def test_too_few_open_files_is_said_with_the_command_that_helps(peers: int, enough: int) -> None:
     code = (
@@ -288,6 +289,7 @@ def test_too_few_open_files_is_said_with_the_command_that_helps(peers: int, enou
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_works() -> None:
     program = """

@@ -43,7 +43,7 @@ class Peaks:
     ("count", "geometry"),
     [
         (120, DEFAULT),
-        (120, INTERACTIVE),
+        pytest.param(120, INTERACTIVE, marks=pytest.mark.full),
         pytest.param(1000, DEFAULT, marks=pytest.mark.full),
         pytest.param(1000, INTERACTIVE, marks=pytest.mark.slow),
     ],

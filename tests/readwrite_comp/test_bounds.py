@@ -18,12 +18,15 @@ STACKS = [
 ]
 
 
-@pytest.mark.parametrize("names", STACKS, ids="-".join)
+@pytest.mark.parametrize(
+    "names", [*STACKS[:-1], pytest.param(STACKS[-1], marks=pytest.mark.full)], ids="-".join
+)
 def test_memory_and_work_of_stacks(names: list[str]) -> None:
     check_memory(stack_of(names), 10_000)
     check_work(stack_of(names), 10_000)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("names", [["sealed"], ["sealed", "padded_zero"], ["escape", "sealed"]], ids="-".join)
 def test_no_run_of_a_sealed_message_may_be_moved(names: list[str]) -> None:
     # Chunks are 36 bytes on the wire, those of the short one 22.

@@ -695,6 +695,7 @@ def test_both_engines_send_the_same_chunks() -> None:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.full
 def test_any_length_in_bounded_memory() -> None:
     """6,000 chunks each way through messages and sub-streams at once: what is held, and what is allocated."""
     pair = Pair(limits=TunnelLimits(window_chunks=4, rekey_chunks=1_000))

@@ -168,6 +168,7 @@ class Conversation:
         sub.close()
 
 
+@pytest.mark.full
 @given(
     seed=st.integers(0, 2**32),
     length=st.sampled_from([0, 1, 974, 5_000, 20_000]),

@@ -150,7 +150,13 @@ SIZES = (0, 1, DATA - PREFIX_BYTES, DATA, 2 * DATA - PREFIX_BYTES + 1)
 
 
 @pytest.mark.parametrize(
-    ("engine", "count"), [(ENGINES[0], 0), (ENGINES[1], 0), (ENGINES[1], 2)], ids=lambda value: str(value)[:8]
+    ("engine", "count"),
+    [
+        pytest.param(ENGINES[0], 0, marks=pytest.mark.full),
+        (ENGINES[1], 0),
+        pytest.param(ENGINES[1], 2, marks=pytest.mark.full),
+    ],
+    ids=lambda value: str(value)[:8],
 )
 def test_messages_pass_the_kit(engine: TunnelEngine, count: int) -> None:
     check_ext_pair(
@@ -164,7 +170,9 @@ def test_messages_pass_the_kit(engine: TunnelEngine, count: int) -> None:
     )
 
 
-@pytest.mark.parametrize("proxies", [0, 1, 3])
+@pytest.mark.parametrize(
+    "proxies", [pytest.param(0, marks=pytest.mark.full), 1, pytest.param(3, marks=pytest.mark.full)]
+)
 def test_frames_pass_the_kit(proxies: int) -> None:
     check_ext_pair(
         lambda: frame_pair(_FreshW(SMALL, KEY, engine=OPENSSL), _FreshR(SMALL, KEY, engine=OPENSSL), proxies),
@@ -174,6 +182,7 @@ def test_frames_pass_the_kit(proxies: int) -> None:
     )
 
 
+@pytest.mark.full
 @given(
     st.lists(contents, min_size=1, max_size=3),
     st.lists(st.integers(0, 700), max_size=30),

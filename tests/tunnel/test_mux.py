@@ -664,6 +664,7 @@ def test_content_that_was_evicted_does_not_end_like_a_whole_message() -> None:
         twin.readinto(memoryview(bytearray(1)))
 
 
+@pytest.mark.full
 def test_a_thousand_streams_one_of_which_is_never_read() -> None:
     """All others complete, and what the link holds at any time is counted."""
     budget = Budget(8 << 20)

@@ -252,6 +252,7 @@ def simulate(seed: int, steps: int) -> None:
     world.end()
 
 
+@pytest.mark.full
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(10, 250))
 def test_whatever_happens_what_is_read_is_what_was_written(seed: int, steps: int) -> None:

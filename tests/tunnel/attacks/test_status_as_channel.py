@@ -79,18 +79,21 @@ def test_success_and_failure_look_alike() -> None:
     )
 
 
+@pytest.mark.full
 def test_next_to_the_origin_or_far_from_it() -> None:
     assert_chance(
         many(lambda: seen_by(2, 4, 3, ErrorCode.TIMEOUT)), many(lambda: seen_by(0, 7, 6, ErrorCode.TIMEOUT))
     )
 
 
+@pytest.mark.full
 def test_first_hop_or_later_one() -> None:
     assert_chance(
         many(lambda: seen_by(0, 6, 5, ErrorCode.TIMEOUT)), many(lambda: seen_by(3, 6, 5, ErrorCode.TIMEOUT))
     )
 
 
+@pytest.mark.full
 def test_a_status_or_noise_or_xor_codes() -> None:
     draw = seeded_bytes(5)
     statuses = many(lambda: seen_by(1, 4, 3, None))
@@ -132,6 +135,7 @@ def test_a_mark_on_a_status_cannot_be_read_further_up(bit: int) -> None:
     assert report.suspects == (2, 3) or bit >= 2_048
 
 
+@pytest.mark.full
 def test_marked_and_unmarked_statuses_look_alike_to_an_accomplice() -> None:
     def at_hop_1(marked: bool) -> bytes:
         route = fresh_route(5)
