@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from tunnel import LocalNetwork
 from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.main import main
+from tunnel.client.file_ends import PathTarget
 from tunnel.directory import StaticDirectory
 from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services import Files, Services
@@ -173,15 +175,22 @@ def test_an_interrupted_get_says_that_it_can_be_resumed(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (served.folder / "big").write_bytes(CONTENT)
-    real = Download.read
+    real, real_write = Download.read, PathTarget.write
+    has_written = threading.Event()
 
     def breaks(self: Download, limit_bytes: int) -> bytes:
         if self._place >= 300_000 and self.digest:
+            assert has_written.wait(60)  # what has come and is not yet written is not kept
             raise LocalTunnelError("the node stops")
         return real(self, limit_bytes)
 
+    def write(self: PathTarget, data: bytes) -> None:
+        real_write(self, data)
+        has_written.set()
+
     with monkeypatch.context() as patch:
         patch.setattr(Download, "read", breaks)
+        patch.setattr(PathTarget, "write", write)
         assert served.get("--retries", "0", name="big") == 1
     shown = capsys.readouterr().err
     assert "are kept beside the target; the same command resumes the transfer" in shown
