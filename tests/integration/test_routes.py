@@ -645,13 +645,13 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
     with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:
         prepared = net[0]._prepared_queries
         taken: list[Any] = []
-        take = prepared.take
+        take = prepared._take
 
         def noted_take(kind: Any) -> Any:
             taken.append(take(kind))
             return taken[-1]
 
-        monkeypatch.setattr(prepared, "take", noted_take)
+        monkeypatch.setattr(prepared, "_take", noted_take)
 
         def wait_full() -> None:
             wait_until(net, lambda: len(prepared) >= 2)
