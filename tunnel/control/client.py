@@ -186,7 +186,6 @@ class ControlClient:
                 mode `reply-on-reply`, which are for a node of the program's own.
         """
         check_options(options, QueryOptions.__annotations__)
-        check_options(options, QueryOptions.__annotations__)
         destination, content = checked_id(destination), as_content(content)
         mode = member(ReplyMode, options.get("mode", ReplyMode.ROUTE), "mode")
         check_served(mode)

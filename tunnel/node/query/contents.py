@@ -1,9 +1,8 @@
-"""What may be the content of a query, and how it is read: as a service that gives the next bytes.
+"""The kinds of content of a query, and a reader for each: a service that returns the next bytes.
 
-A regular file is read where the query runs, and only up to the size that it had at first; whatever may keep
-its reader waiting (a path, which must be opened; a pipe, a terminal, an iterator) is read by a thread of its
-own, which is a few pieces ahead at most. Bytes leave in whole chunks, so content is no way to hold a
-conversation: an established tunnel is.
+A regular file is read in the reactor's thread, up to the size that it had at the start. Anything that may
+block (a path, which must be opened; a pipe, a terminal, an iterator) is read by a thread of its own, a few
+pieces ahead at most. Bytes leave in whole chunks: for a conversation use an established tunnel.
 """
 
 from __future__ import annotations
@@ -58,10 +57,10 @@ class Prefixed:
 
 
 def as_content(content: Content) -> Content:
-    """The content as it is sent: buffers of all kinds become bytes or a view of bytes, uncopied.
+    """The content as it is sent: any buffer becomes bytes or a view of bytes, without a copy.
 
     Raises:
-        TypeError: nothing that can be content.
+        TypeError: of no kind that can be content.
     """
     if isinstance(content, Prefixed):
         return Prefixed(content.prefix, as_content(content.content))
@@ -84,18 +83,18 @@ def as_content(content: Content) -> Content:
 
 
 def as_piece(piece: Any) -> bytes:
-    """What a file, an iterator or a service of the user's has given, as bytes.
+    """A piece from the user's file, iterator or service, as bytes.
 
     Raises:
-        TypeError: no contiguous buffer.
+        TypeError: not a contiguous buffer.
     """
     return piece if type(piece) is bytes else bytes(byte_view(piece, "a piece of the content"))
 
 
 def rewinder(content: Content) -> Callable[[], object] | None:
-    """What is to be called before content is sent once more; None: it cannot be.
+    """A function to call before content is sent again; None: it cannot be sent again.
 
-    Bytes can, and files that can be rewound: to where they are now.
+    Bytes can be, and files that can be rewound, to their present position.
     """
     content = as_content(content)
     if isinstance(content, Prefixed):
@@ -122,7 +121,7 @@ class ContentReader(Protocol):
         ...
 
     def close(self) -> None:
-        """No more is wanted. What was given from outside is left open."""
+        """Stop reading. Files of the caller stay open."""
         ...
 
 
@@ -169,7 +168,7 @@ class _FileReader:
 
 
 class _ServiceReader:
-    """A function that is a service; one with a `close` is told when no more is wanted."""
+    """A function that is a service; its `close`, if it has one, is called when reading stops."""
 
     def __init__(self, function: Callable[[], Service[bytes]]) -> None:
         self._function = function
@@ -180,7 +179,7 @@ class _ServiceReader:
 
 
 class _IteratorReader:
-    """Pulls an iterator in a thread. The thread ends with it, or when nobody wants more."""
+    """Pulls an iterator in a thread. The thread ends with the iterator, or when reading stops."""
 
     def __init__(self, iterator: Iterator[bytes]) -> None:
         self._iterator = iterator
@@ -206,22 +205,22 @@ class _IteratorReader:
 
 def _checked(data: bytes | None) -> bytes:
     if data is None:
-        # Taken for the end it would cut the query short unseen.
+        # Treating it as the end would silently truncate the query.
         raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
     return as_piece(data)
 
 
 def _may_wait(source: Source) -> bool:
-    """Whether it is a pipe, a socket, a terminal or a device: to read it may take for ever."""
+    """Whether it is a pipe, a socket, a terminal or a device: a read may block forever."""
     try:
         mode = os.fstat(cast(BinaryIO, source).fileno()).st_mode
     except (AttributeError, OSError, ValueError, TypeError):
-        return False  # none of the system's files
+        return False  # not a file of the system
     return not stat.S_ISREG(mode)
 
 
 def _pulled(source: Source) -> Iterator[bytes]:
-    """The pieces of a file as they come: `read1` does not wait until a piece is full."""
+    """The pieces of a file as they arrive: `read1` does not wait for a full piece."""
     read = getattr(source, "read1", source.read)
     while data := _checked(read(_READ_BYTES)):
         yield data
@@ -239,16 +238,16 @@ def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException
     finally:
         close: Any = getattr(iterator, "close", None)
         if close is not None:
-            close()  # a generator's clean-up runs in its own thread
+            close()  # a generator's clean-up runs in this thread
         pieces.close()
 
 
 def _sliced(view: memoryview) -> Iterator[bytes]:
-    """In pieces of bounded size; empty ones are left out, for they would be the end."""
+    """Split into pieces of bounded size; empty ones are left out, since b"" means the end."""
     for start in range(0, len(view), _READ_BYTES):
         yield bytes(view[start : start + _READ_BYTES])
 
 
 def _tell(pieces: SharedChannel[bytes | BaseException], error: BaseException) -> None:
-    with contextlib.suppress(ChannelClosed):  # then nobody is left to be told
+    with contextlib.suppress(ChannelClosed):  # the query has ended: no receiver is left
         pieces.send_blocking(error)

@@ -1,4 +1,4 @@
-"""Sending and receiving the content of frames over streams: for Alice's queries and Bob's replies alike."""
+"""Write and read the content of a frame over a stream, for Alice's queries and Bob's replies alike."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["FrameReader", "FrameWriter", "start_frame", "write_content"]
 
 T = TypeVar("T")
 
-# A chunk takes 5 µs at Bob, and milliseconds where 126 layers are put on. After so long the others have their
-# turn, the service that sends among them: one `send` then takes a handful of chunks. With a turn for each
-# chunk all nodes of a route together used a tenth more processor time.
+# A chunk takes 5 µs at Bob, and milliseconds at Alice if she adds 126 layers. After this time other services
+# run, among them the link's writer, whose `send` then takes several chunks. Yielding after each chunk cost
+# all nodes of a route together a tenth more processor time.
 _TURN_S = 500e-6
 
 
 class _Turn:
-    """When a service that always has work lets the others run. In real time, whatever clock the node has."""
+    """When a service that always has work must yield. Measured in real time, whatever clock the node has."""
 
     __slots__ = ("_began_s",)
 
@@ -42,7 +42,7 @@ class _Turn:
         self._began_s = perf_counter()
 
     def is_over(self) -> bool:
-        """Whether it is time for others; if so, the next turn has begun."""
+        """Whether it is time to yield; if so, the next turn begins."""
         now_s = perf_counter()
         if now_s - self._began_s < _TURN_S:
             return False
@@ -51,10 +51,10 @@ class _Turn:
 
 
 class FrameWriter:
-    """Writes the content and the end of one frame. The stream is the caller's to end.
+    """Writes the content and the end of one frame. The caller ends the stream.
 
     Args:
-        layer: of the frame; its header is written.
+        layer: of the frame; its header is already written.
 
     Attributes:
         content_bytes: content taken so far.
@@ -70,7 +70,7 @@ class FrameWriter:
         self.content_bytes = 0
 
     def write(self, data: bytes | memoryview) -> Service[None]:
-        """Write content; returns when all is taken. A chunk that is not full stays here: `flush`.
+        """Write content; returns when all is accepted. An incomplete chunk is kept until `flush`.
 
         Raises TypeError: no contiguous buffer. Whatever the stream raises.
         """
@@ -83,11 +83,11 @@ class FrameWriter:
                 yield YIELD
 
     def flush(self) -> Service[None]:
-        """Seal the chunk under way, full or not."""
+        """Seal the current chunk, full or not."""
         yield from self._writer.call(self._layer.flush_into)
 
     def finish(self) -> Service[None]:
-        """End the message and pad it. FIN is the caller's, or more may follow."""
+        """End the message and pad it. The caller sends FIN or more content."""
         yield from self._writer.call(self._layer.write_end)
         yield from report_frame(self._node, self.stream, self._began_s, content_in=0)
 
@@ -96,9 +96,9 @@ def write_content(writer: FrameWriter, content: Content, moved: Callable[[], Non
     """Write all of a frame's content and its end.
 
     Args:
-        moved: called when a piece has left.
+        moved: called after each piece.
     Raises:
-        LocalTunnelError: the content's file does not block. Whatever the stream or the content raises.
+        LocalTunnelError: the content's file is non-blocking. Whatever the stream or the content raises.
     """
     with closing(open_content(content)) as source:
         while chunk := (yield from source.read()):
@@ -109,7 +109,7 @@ def write_content(writer: FrameWriter, content: Content, moved: Callable[[], Non
 
 
 def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]:
-    """Open a stream to a frame's first node, and send the header.
+    """Open a stream to a frame's first node and send the header.
 
     Raises:
         PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
@@ -132,8 +132,8 @@ class FrameReader:
     """Reads the content of one frame whose header is already read.
 
     Attributes:
-        on_content_end: called when the message's end has been read and checked; its FIN may come much later.
-        ended: set when the frame has been read to its FIN.
+        on_content_end: called when the end of the message is read and checked; FIN may follow much later.
+        ended: set when FIN is read.
 
     Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes,
     FrameTruncated when the frame ends early, and whatever the link raises.
@@ -149,7 +149,7 @@ class FrameReader:
         self.ended = Signal()
 
     def start(self) -> Service[None]:
-        """Read what precedes the content: the message's head. Again: nothing."""
+        """Read the message's head, which precedes the content. Idempotent."""
         if not self._has_started:
             yield from self._call(self._layer.read_header)
             self._has_started = True
@@ -172,13 +172,13 @@ class FrameReader:
         return count
 
     def drain(self) -> Service[None]:
-        """Read and check the rest of the message, and throw it away."""
+        """Read, check and discard the rest of the message."""
         scratch = memoryview(bytearray(16 * 1024))
         while (yield from self.readinto(scratch)):
             pass
 
     def _call(self, method: Callable[..., T], *args: Any) -> Service[T]:
-        """Call the layer, with its errors turned into those of a frame."""
+        """Call the layer and convert its errors to those of a frame."""
         try:
             return (yield from self._reader.call(method, *args))
         except Truncated as error:

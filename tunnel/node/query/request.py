@@ -65,27 +65,26 @@ Progress = Callable[[int, int], None]
 
 
 class WayOptions(TypedDict, total=False):
-    """How a query goes and for how long.
+    """Route, mode and time limits of a query.
 
     Attributes:
-        hops: proxies, drawn at random; by default the node's limit `route_hops` (3), and up to `route_bias`
-            more.
-        route: the proxies themselves, in place of `hops` chosen at random.
-        mode: how the reply comes, and whether there is one; by default `route`.
-        error_mode: how failures come back: `status` (the default) says where, `xor` has the original's codes,
-            `none`.
+        hops: number of proxies, drawn at random; by default the node's limit `route_hops` (3), plus up to
+            `route_bias`.
+        route: a given route instead of `hops` random proxies.
+        mode: the reply mode; by default `route`.
+        error_mode: how failures are reported: `status` (the default) includes the place, `xor` uses the
+            original's codes, `none` reports nothing.
         reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by default
-            as many other proxies, drawn at random (the same in reverse for `reply-on-reply`).
-        profile: a profile or its name ("bulk-hctr"); by default the best one that all nodes of the ways
-            offer: `bulk` from 1 MiB on, else `default`, or `long` where the route needs it; suite 1 where all
+            as many other proxies, drawn at random (the reverse of the route for `reply-on-reply`).
+        profile: a profile or its name ("bulk-hctr"); by default the best one that all nodes of the routes
+            offer: `bulk` from 1 MiB on, else `default`, or `long` if the route needs it; suite 1 if all nodes
             have it.
-        purpose: what the content is like, in place of its length, which is not known of an iterator or for
-            the reply: `bulk` for megabytes, `interactive` for less than 4 KiB each way, `mixed`.
-        idle_s: fail when nothing moves for so long; by default the node's limit (60 s). A service that thinks
-            for longer needs more.
-        timeout_s: fail when the query has not ended after so long, all attempts together; by default there is
-            no such limit.
-        rng: for demonstrations whose route is to be the same each time.
+        purpose: the kind of content, for content of unknown length or a long reply: `bulk` for megabytes,
+            `interactive` for less than 4 KiB each way, `mixed`.
+        idle_s: fail after so many seconds without movement; by default the node's limit (60 s). A slower
+            service needs more.
+        timeout_s: limit in seconds of all attempts together; by default none.
+        rng: draws the route of a demonstration, so that it is the same each time.
     """
 
     hops: int | None
@@ -101,15 +100,15 @@ class WayOptions(TypedDict, total=False):
 
 
 class CallOptions(WayOptions, total=False):
-    """The same, and who is told how far it is, and whether to try again: of each query of a client.
+    """The same, plus progress and retries: the options of a client's query.
 
     Attributes:
-        progress: called with (query bytes sent, reply bytes received), in the reactor's thread where nothing
-            else is said.
-        retries: how often to try again, over another route of the same length without those to blame, when a
-            hop failed: 0 to 16, by default 0. For content that may reach the destination twice: bytes, or a
-            file that can be rewound. A reply that is read while it comes, or goes to a sink, must not have
-            begun to come.
+        progress: called with (query bytes sent, reply bytes received), in the reactor's thread unless the
+            client documents another.
+        retries: attempts after a hop failed, each over another route of the same length, excluding the
+            suspected hops: 0 to 16, by default 0. The content may reach the destination twice; it must be
+            bytes or a file that can be rewound. No retry once a reply that is read as it arrives, or goes to
+            a sink, has begun.
     """
 
     progress: Progress | None
@@ -117,12 +116,12 @@ class CallOptions(WayOptions, total=False):
 
 
 class QueryOptions(CallOptions, total=False):
-    """The same, and where the replies go: of a query of a node.
+    """The same, plus the sinks of replies: the options of a node's query.
 
     Attributes:
         sink: a binary file for the reply; by default memory up to 1 MiB, a temporary file beyond.
-        replies: how many the other end may send, in the modes with reply blocks: at most 8, and 3 in profile
-            `long`; by default 1. Those that its service does not send come empty.
+        replies: number of replies that the other end may send, in modes with reply blocks: at most 8, or 3
+            in profile `long`; by default 1. Replies that its service does not send arrive empty.
         sinks: one binary file for each reply, in place of `sink`.
     """
 
@@ -132,15 +131,15 @@ class QueryOptions(CallOptions, total=False):
 
 
 class TunnelOptions(TypedDict, total=False):
-    """How a tunnel goes.
+    """The options of a tunnel.
 
     Attributes:
-        hops: proxies, drawn at random; by default as many as of a query.
-        route: the proxies themselves, in place of `hops` chosen at random.
-        purpose: what the tunnel is for, which decides how long its chunks are: `mixed` (the default, 16 KiB)
-            for content and short messages, `interactive` (1 KiB) for short messages only over slow links,
-            `bulk` (64 KiB) for megabytes. Each message and each write to a sub-stream costs whole chunks.
-        profile: a profile or its name ("bulk-hctr"), in place of the best one for the purpose that all nodes
+        hops: number of proxies, drawn at random; by default as for a query.
+        route: a given route instead of `hops` random proxies.
+        purpose: decides the chunk size: `mixed` (the default, 16 KiB) for content and short messages,
+            `interactive` (1 KiB) for short messages only over slow links, `bulk` (64 KiB) for megabytes. Each
+            message and each write to a sub-stream costs whole chunks.
+        profile: a profile or its name ("bulk-hctr"); by default the best one for the purpose that all nodes
             of the route offer.
     """
 
@@ -294,17 +293,16 @@ def content_size(content: Content) -> int | None:
 
 
 def check_served(mode: ReplyMode) -> None:
-    """Raises LocalTunnelError: a mode that no query has."""
+    """Raises LocalTunnelError: not a mode of queries."""
     if mode not in SERVED_MODES:
         raise LocalTunnelError(f"mode {mode} is none of a query; those are {', '.join(SERVED_MODES)}")
 
 
 def check_retries(content: Content, retries: int) -> None:
-    """Whether a query can be retried so often.
+    """Check the number of retries against the content.
 
     Raises:
-        BadArgument: more often than a query can be. TypeError: no whole number, or the content cannot be sent
-            again.
+        BadArgument: out of range. TypeError: not a whole number, or the content cannot be sent again.
     """
     checked_count(retries, "retries", most=MAX_RETRIES)
     if retries and rewinder(content) is None:

@@ -51,12 +51,12 @@ T = TypeVar("T")
 
 
 def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
-    """Run a service, for so long.
+    """Run a service with a time limit.
 
     Args:
-        what: names what was waited for, in the error's text.
+        what: the start of the error's text, such as "no whole header".
     Raises:
-        PeerError (TIMEOUT): the time is over. Whatever the service raises.
+        PeerError (TIMEOUT): the limit was reached. Whatever the service raises.
     """
     try:
         return (yield from timeout_after(limit_s, service))
@@ -211,7 +211,7 @@ def _collect(
 def idle_watch(streams: list[Counted], idle_s: float) -> Generator[Any, Any, None]:
     """End with PeerError (TIMEOUT) when nothing has moved on any of `streams` for `idle_s` to 1.5 × `idle_s`.
 
-    One timer per frame, not per read: it looks twice per limit whether the counters have moved.
+    One timer per frame, not per read: it compares the counters twice per limit.
     """
     last: list[int] = []
     quiet = 0
