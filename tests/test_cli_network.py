@@ -108,6 +108,10 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
         with pytest.raises(ConfigError, match="no peer is called"):
             names.resolve(text)
     assert names.name(b"\x01" * 32) == "01010101"
+    # A peer file that a running node has not read yet.
+    with pytest.raises(ConfigError, match="does not know 'node-0' yet") as caught:
+        PeerNames(StaticDirectory(()), files, OPENSSL).resolve("node-0")
+    assert "refresh_s" in caught.value.hint
 
 
 @pytest.mark.parametrize(

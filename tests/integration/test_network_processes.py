@@ -21,6 +21,9 @@ from typing import Any
 
 import pytest
 
+from reactor import ReactorThread
+from tests.support.network import wait_until
+
 pytestmark = pytest.mark.full
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -494,6 +497,28 @@ def test_a_closed_terminal_ends_a_node_and_a_network_in_order(command: str, tmp_
     assert "error" not in (tmp_path / "errors").read_text()
     for index in range(2 if command == "up" else 1):
         assert (net / f"node-{index}" / "state" / "replay").exists()
+
+
+@pytest.mark.parametrize("command", ["send", "get"])
+def test_sigterm_in_the_middle_of_a_transfer_is_one_line_and_resumes(tmp_path: Path, command: str) -> None:
+    net, big, there = tmp_path / "net", tmp_path / "big", tmp_path / "net" / "node-1" / "files" / "big"
+    content = os.urandom(48 * MIB)
+    with network(net, 3):
+        (big if command == "send" else there).write_bytes(content)
+        source: list[str | Path] = ["node-1", "big", "--output", tmp_path / "copy"]
+        if command == "send":
+            source = [big, "node-1"]
+        arguments: list[str | Path] = [command, *source, "--network", net, "--hops", "1"]
+        target, parts = (there, there.parent) if command == "send" else (tmp_path / "copy", tmp_path)
+        with running(*arguments) as transfer, ReactorThread() as thread:
+            wait_until(thread, lambda: any(part.stat().st_size for part in parts.glob(".*.part")), PATIENCE_S)
+            status, errors = transfer.stop(signal.SIGTERM)
+        assert status == 128 + signal.SIGTERM
+        assert errors.startswith("error: ended by SIGTERM\n")
+        assert errors.count("\n") <= 2
+        assert not target.exists()
+        mtun(*arguments)
+        assert target.read_bytes() == content
 
 
 # Makes its standard input the terminal of its session, whose end then comes as SIGHUP.

@@ -213,8 +213,9 @@ def test_a_guard_in_bobs_network_is_passed_over_for_him_only() -> None:
 
 def test_when_no_guard_can_be_had_the_error_says_so() -> None:
     private = [peer(number, f"10.{number}.1.1") for number in range(9)]
-    with pytest.raises(BadRoute, match=r"0 guards .*0 nodes of the directory could be guards"):
+    with pytest.raises(BadRoute, match=r"0 guards.* 0 nodes of the directory could be guards") as caught:
         _World(private).provider.route(BOB, 1, PROFILE)
+    assert "add peers" in caught.value.hint
 
 
 def test_those_that_failed_come_back_one_by_one_where_there_are_too_few() -> None:

@@ -176,8 +176,14 @@ class PeerNames:
         return node_id
 
     def _find(self, text: str) -> bytes:
-        if text in self._ids:
-            return self._ids[text]
+        if (node_id := self._ids.get(text)) is not None:
+            if self._directory.lookup(node_id) is None:
+                raise ConfigError(
+                    f"the node that asks does not know {text!r} yet, or its descriptor has expired",
+                    "a running node looks at its peer files every [peers] refresh_s seconds; "
+                    f"what it knows is listed by: mtun peers {self._source}",
+                )
+            return node_id
         found = [peer.node_id for peer in self if text and peer.node_id.hex().startswith(text.lower())]
         if len(found) == 1:
             return found[0]

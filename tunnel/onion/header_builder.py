@@ -25,6 +25,8 @@ from tunnel.routing.route import Route
 
 __all__ = ["Circuit", "HeaderBuilder", "OutgoingFrame", "OutgoingQuery", "ReplyPath"]
 
+_OWN_ID = "the destination is this node itself: a node cannot ask itself"
+
 
 # What `OnionCodec` gives out: ways, frames and queries to send. Plain data, with its layers.
 
@@ -204,6 +206,8 @@ class HeaderBuilder:
         if route.destination != self._node_id:
             raise BadRoute(f"a reply route ends at {short(route.destination)}, expected this node itself")
         ids = route.nodes if user is None else (*route.nodes, user)
+        if user == self._node_id:
+            raise BadRoute(_OWN_ID)
         if len(set(ids)) != len(ids):
             raise BadRoute("a reply route visits no node twice, and neither its beginning nor its end")
         found = [self._descriptor(node_id, profile) for node_id in route.proxies]
@@ -229,6 +233,8 @@ class HeaderBuilder:
         self, route: Route, profile: Profile, now_s: float, destination: Descriptor | None
     ) -> list[Hop]:
         ids: Sequence[bytes] = route.nodes
+        if route.destination == self._node_id:
+            raise BadRoute(_OWN_ID)
         if len({self._node_id, *ids}) != len(ids) + 1:
             raise BadRoute("a route visits no node twice, and not its origin")
         hops = [self._hop(self._descriptor(node_id, profile), now_s) for node_id in route.proxies]

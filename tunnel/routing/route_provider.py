@@ -285,8 +285,9 @@ class RouteProvider:
             )
         if guard is None:
             raise BadRoute(
-                f"none of this node's {len(self._guards)} guards can begin a route now, and {len(may_be)} "
-                f"nodes of the directory could be guards at all"
+                f"no node can be the first proxy now: this node has {len(self._guards)} guards, and "
+                f"{len(may_be)} nodes of the directory could be guards",
+                hint="add peers, besides the destination, at addresses that this network may dial",
             )
         return guard
 
