@@ -1,17 +1,17 @@
-"""Files of another node: put, get, list. For the files service at its end (`tunnel.services.Files`).
+"""Files of another node that runs the files service (`tunnel.services.Files`): put, get, list.
 
     stored = put(node, bob_id, "report.pdf").result()
     get(node, bob_id, "report.pdf", "copy.pdf", progress=print).result()
     for entry in list_files(node, bob_id).result():
         print(entry.name, entry.size)
 
-These three may be called from any thread and give futures; cancelling one ends what it does. `FilesClient`
-has the same three as services of the reactor: `stored = yield from FilesClient(node,
+These functions may be called from any thread and return futures; cancelling a future cancels the transfer.
+`FilesClient` has the same three as services of the reactor: `stored = yield from FilesClient(node,
 bob_id).put("report.pdf")`.
 
-Both ends compute the SHA-256 of what they have, and it is compared at both; a file that is not whole is never
-seen under its name. What breaks off is gone on with from where it stands, over another route: within a call
-so many times as `retries` says, and by a later call for the same file.
+Both ends compute and compare the SHA-256 of the file; an incomplete file never appears under its name.
+Interrupted transfers resume over another route: up to `retries` times within a call, and in a later call for
+the same file.
 """
 
 from __future__ import annotations
@@ -59,28 +59,27 @@ FileProgress = Callable[[int, int], None]
 """Called in the reactor's thread with (bytes done, bytes of the whole file)."""
 
 _MOST_ENTRIES: Final = 100_000
-"""Of a list: what a node may make this one hold, some 20 MB."""
+"""Limit of a list, some 20 MB: the other node decides its length."""
 MOST_BYTES: Final = 1 << 34
-"""Of a file that is fetched, unless the caller says otherwise: 16 GiB, so that no node can fill the disk
-here.
+"""Default limit of a fetched file, 16 GiB: no node can fill the disk here.
 """
 
-# Three of them are longer than what the other end takes to see that an upload has stalled.
+# Three of them are longer than the other end needs to detect a stalled upload.
 _BUSY_PAUSE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.05
 _MOST_PAUSE_S: Final = 2.0
-# What another route, or another moment, does not change.
+# Neither another route nor another moment changes these.
 _FINAL_CODES: Final = (ErrorCode.TARGET_NOT_ALLOWED, ErrorCode.SERVICE_FAILED)
 _PASSING: Final = (FileStatus.BUSY, FileStatus.CHANGED, FileStatus.DIGEST)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What came of a put.
+    """The result of a put.
 
     Attributes:
-        sent_bytes: content that was sent in this call; less than `size` where some was there already.
-        attempts: queries that carried content, or would have.
+        sent_bytes: content sent in this call; less than `size` if a part was there already.
+        attempts: queries with content, failed ones included.
     """
 
     name: str
@@ -92,7 +91,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of a get. Attributes: received_bytes: in this call. attempts: queries that it took."""
+    """The result of a get. Attributes: received_bytes: in this call. attempts: number of queries."""
 
     name: str
     size: int
@@ -106,9 +105,9 @@ class FilesClient:
 
     Args:
         destination: the node's id.
-        service: the name of the files service there, where several are (`tunnel.services.Services`).
-        retries: how often an attempt that failed is followed by another.
-        options: of each query; `timeout_s` is the limit of an attempt.
+        service: name of the files service, if the node offers several services (`tunnel.services.Services`).
+        retries: attempts after the first.
+        options: of each query; `timeout_s` limits each attempt.
     Raises, from each method: FilesError: the other end refused; `status` says why. QueryFailed: the last
     attempt
         did not come through, or what answers there is no files service. LocalTunnelError: a wrong argument.

@@ -21,10 +21,10 @@ from tunnel.node.tunnels.sub_streams import TunnelStream
 __all__ = ["MESSAGE_BYTES", "NodeTunnel", "pump"]
 
 MESSAGE_BYTES = 1 << 20
-"""The longest message that is taken whole unless the caller says otherwise."""
+"""Default limit of a message that is received whole."""
 
 Layers = Callable[[memoryview, int], None]
-"""What is done to each chunk in place: (chunk, its number from 0)."""
+"""Transforms each chunk in place: (chunk, its number from 0)."""
 
 
 class NodeTunnel:
@@ -36,9 +36,9 @@ class NodeTunnel:
     is a service: `data = yield from tunnel.read()`.
 
     Attributes:
-        has_ended: both directions are over. failure: what has ended it early, once it has.
+        has_ended: both directions have ended. failure: what ended the tunnel early.
 
-    Raises, from each: PeerError when the tunnel has ended early. LocalTunnelError for a call out of order.
+    Raises, from each method: PeerError: the tunnel has ended early. LocalTunnelError: a call out of order.
     """
 
     def __init__(self, core: EstablishedTunnel[Signal]) -> None:
@@ -46,9 +46,9 @@ class NodeTunnel:
         self._reader = ReadYield(core.incoming)
         self._writer = WriteYield(core.outgoing)
         self._is_reading = False  # within a message, its end not seen
-        self._received: bytearray | None = None  # of a message that `receive` has begun
+        self._received: bytearray | None = None  # of a message that `receive` started to read
         self._begun = bytearray()  # the same, handed over to `read`
-        self._is_in_pieces = False  # a message was begun by `write`, and not ended
+        self._is_in_pieces = False  # `write` has begun a message and not ended it
         self._is_skipping = False  # within the answer to an `ask` that was cancelled
         self._sending, self._receiving, self._opening = Turn(), Turn(), Turn()
         self._waiting_for_end: list[Signal] = []
