@@ -1,17 +1,31 @@
-"""Where "would block" becomes a wait: the only place.
+"""The only place where "would block" becomes a wait: `ReadYield`, `WriteYield`, and lending of a read side.
 
-Whatever reads or writes a stream (a layer, a parser) is plain code that lets `BlockingIOError` through and
-can be called again. `ReadYield` and `WriteYield` call it, and when it is refused yield the stream's request
-and call it again. They hold no bytes, so making one is cheap and a stream is lent
-to another service by passing it: the other makes its own.
+    data = yield from ReadYield(stream).read(1024)
 
-Try first, wait when refused, with one exception. A read that got less than it asked for has emptied the
-kernel's buffer, so trying again would be refused; a socket stream says so in `hint.drained`, and the next
-read waits first. The hint lives in the descriptor, not here, for another service may have read in between, or
-have been given the news (see `Descriptor` in poller.py).
+A layer or parser that reads or writes a stream is plain code. It lets `BlockingIOError` through and can be
+called again. `ReadYield` and `WriteYield` call it; when it is refused they yield the request of the stream
+and call it again. They hold no bytes, so they are cheap to make, and a stream is lent to another service by
+passing it: the other makes its own.
 
-A stream that is always ready never waits, and would keep everybody else from running. So after a number of
-calls that were not refused both yield `YIELD`.
+They try first and wait when refused, with one exception. A read that got less than it asked for has emptied
+the kernel's buffer, and another try would be refused. A socket stream reports that in `hint.drained`, and the
+next read waits first. The hint lives in the descriptor: another service may have read in between, or may have
+been woken (see core/poller.py).
+
+A stream that is always ready never waits and would starve the other services. So both yield `YIELD` after a
+number of calls that were not refused.
+
+Lending. A stream may be passed on as it is when the old reader stops before the new one starts. `ReadSide`
+takes it away from a service that waits for bytes, or was just woken and has not run yet. It hands out
+*loans*, streams that are valid until the next loan:
+
+* The waiting holder of an old loan is woken with `Lent`, once. Later reads and waits through it raise `Lent`.
+  Neither has taken anything from the stream.
+* Pending readiness is transferred. The event that woke the old holder may be the only one, so the first wait
+  of the new holder is answered immediately. An end, a lost connection or a close reaches whichever holder
+  reads next.
+
+Rule for changing this file: an ended loan touches neither the stream nor what it waited on.
 """
 
 from __future__ import annotations
@@ -34,24 +48,6 @@ __all__ = [
     "byte_view",
     "writable_view",
 ]
-
-
-# Lending: the read side of a stream moves from one service to another, whatever happens to it meanwhile.
-#
-# A stream may be passed from hand to hand as it is, as long as each service stops reading before the next
-# one starts. `ReadSide` is for the case where it is taken away: from a service that waits for bytes, or has
-# just been woken for some and has not run yet. It hands out *loans*. A loan is a stream to read, and it is
-# good until the next one is handed out:
-#
-# * Who waits through an old loan is woken with `Lent`, once. Who reads or waits through it later gets `Lent`.
-#   Neither has taken anything from the stream.
-# * The news move along. What the old holder was woken for may be all the news there ever are, so the first
-#   wait
-#   of the new holder is answered at once: try. The end, a lost connection and a close come to whoever holds
-#   the
-#   side when they are read.
-#
-# Rule for changing this file: a loan that is over touches neither the stream nor what it waits on.
 
 
 class _NoHint:

@@ -1,9 +1,18 @@
-"""What all services are doing: `dump` for people, while the loop runs or stands still.
+"""Debugging: a dump of all services, tracers, and a watchdog for services that block the loop.
 
-Only names, descriptor numbers, times and places in the code: no item of a channel, no bytes, no address.
+`dump` gives names, descriptor numbers, times and places in the code: no item of a channel, no bytes, no
+address. It changes nothing, so it may be called anywhere: in a signal handler of the loop's thread
+(run/signals.py), in a debugger, from a service.
 
-`dump` looks and changes nothing, so it may be called where the loop may not be: in a signal handler of the
-loop's thread (signals.py), in a debugger, from a service.
+A `Tracer` is notified when a service is created, resumed, suspended and when it has ended. While a reactor
+has tracers, traced versions shadow three of its methods (`start`, `_step`, `_finish`, entered in the
+`__dict__` of the reactor). Without tracers it runs the same code as if this file did not exist. A new tracer
+takes effect for services created from now on, and for resumes from the next turn on. As with trio's
+instruments, a failing tracer is removed and logged.
+
+The slow-step warning of the loop comes when the step is over; a service that never yields would never cause
+one. The `Watchdog` is a tracer with a thread that checks which service runs since when, and logs the stack of
+the loop's thread. It costs two calls per step while it is on.
 """
 
 from __future__ import annotations
@@ -135,14 +144,6 @@ def _place(frame: FrameType, line: int) -> str:
     return f"{'/'.join(shown)}:{line} in {frame.f_code.co_name}"
 
 
-# Tracers: told when a service is created, resumed, suspended and when it has ended.
-#
-# While a reactor has tracers, three of its methods are shadowed by traced twins (`start`, `_step`,
-# `_finish`, entered in the reactor's own `__dict__`); with the last one gone the shadows go. So a reactor
-# without tracers runs the same code as if this file did not exist. A tracer that is added takes effect for
-# what is created, and from the next turn on for what is resumed.
-#
-# Precedents: trio's instruments, also in that a tracer that fails is removed and logged.
 logger = logging.getLogger("reactor")
 T = TypeVar("T")
 
@@ -238,12 +239,7 @@ class _Tracing:
                 self.remove(tracer)
 
 
-# A watchdog: tells of a service that does not give the loop back, while it still does not.
-#
-# The slow-step warning of the loop comes when the step is over; a service that never yields is never told
-# of. The watchdog is a thread that looks every now and then at which service runs since when, and logs the
-# stack of the loop's thread. It is a tracer, so it costs something only while it is on: two calls per step.
-# So many looks within the time after which a service is told of.
+# Checks of the watchdog within the time after which it reports a service.
 _LOOKS: Final = 4
 
 

@@ -1,7 +1,17 @@
-"""The handle of a service that a private runner runs: in another thread, or turned by hand.
+"""Spawners: ways to run one service, the handles they give out, and services that answer commands.
 
-Everything here may be called from any thread: what concerns the service is posted to its runner, and the
-outcome comes back under a lock.
+    handle = Blocker().spawn(service())
+
+Each spawner has `spawn(service) -> Handle`. A service is written for the requests, not for a spawner. The
+spawners that use threads are in run/threads.py. When a service ends, services that it started are cancelled
+if the spawner gave it a loop (`Blocker`, `ThreadPark`); in a shared reactor they live on.
+
+Every method of a `ProxyHandle` may be called from any thread: calls about the service are posted to its
+runner, and the outcome is stored under a lock.
+
+A service with a state is an object. `service.call(command)` is a generator like any other. `serve` makes a
+service of it that takes commands from a channel and returns the object at the end. So the state can be taken
+out of the handle and served again, by the same spawner or another.
 """
 
 from __future__ import annotations
@@ -48,11 +58,8 @@ __all__ = [
 ]
 
 
-# Services that are objects: one command in, one answer out, and a state in between.
-#
-# `service.call(command)` is a generator like any other. `serve` makes of it one that takes its commands
-# from a channel, so every spawner runs it; when it ends, its result is the service object, so the state can
-# be taken out of the handle and served again, by the same spawner or another.
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
 C_contra = TypeVar("C_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 T_co = TypeVar("T_co", covariant=True)
@@ -109,10 +116,6 @@ def serve(
             yield from answers.send(answer)
         done += 1
     return service
-
-
-logger = logging.getLogger("reactor")
-T = TypeVar("T")
 
 
 class ProxyHandle(Handle[T]):
@@ -281,15 +284,6 @@ class ProxyHandle(Handle[T]):
         error = self._error
         if error is not None and not self.was_asked and not isinstance(error, Cancelled):
             log_failure(logger, error, "service %r failed and nobody asked", self.name)
-
-
-# Spawners: ways to run one service.
-#
-# Each has `spawn(service) -> Handle`. A service is written for the requests, not for the spawner. Those
-# that use threads are in threads.py.
-#
-# What a service started (`Spawn`) and left behind is cancelled at its end where it had a loop of its own
-# (`Blocker`, `ThreadPark`), and lives on, as in any reactor, where it shares one.
 
 
 class Spawner(Protocol):

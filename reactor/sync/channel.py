@@ -1,9 +1,15 @@
 """A bounded queue between services of one thread. Between threads: shared_channel.py.
 
-An item goes straight to a receiver that waits, without a stop in the queue; a sender that waits has its item
-moved into the queue by the receiver that makes room. So order is kept, among items and among waiters, and **a
-send or a receive has happened or it has not**: one that is cancelled or times out while it waits has sent or
-taken nothing.
+    yield from channel.send(item)
+    item = yield from channel.receive()
+
+An item goes straight to a waiting receiver without entering the queue. The item of a waiting sender is moved
+into the queue by the receiver that makes room. So the order of items and of waiters is kept, and **a send or
+a receive has either happened or not**: one that is cancelled or times out has sent or taken nothing.
+
+A `Sender` counts: the channel closes with its last sender, and receivers notice. The channel itself is the
+*weak* sender, which does not keep it open. Producers get `channel.sender()`; the consumer and occasional
+senders use the channel.
 """
 
 from __future__ import annotations
@@ -20,10 +26,6 @@ from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed
 __all__ = ["Channel", "ReceiveCounted", "ReceiveItem", "SendItem", "Sender", "check_capacity"]
 
 
-# Senders that count: a channel closes when the last of them is gone, and its receivers learn of it.
-#
-# The channel itself is the *weak* sender: sending through it does not keep it open. So a producer is given
-# `channel.sender()`, and the consumer, or whoever only sends now and then, the channel.
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 

@@ -1,12 +1,25 @@
-"""A scope owns the services started in it, so that none outlives its purpose and no failure gets lost.
+"""Groups of services (`Scope`, `in_scope`), limits on their time, and `Signal`, the smallest wait.
 
-Precedents: trio's nurseries. Generators have no `async with`, so leaving a scope takes a word. `in_scope`
-runs a service with a scope around it and is the whole of it in one call; the pieces are for those who keep a
-scope in an object: `yield from scope.close()` in a `finally`, or `with scope:`, which cancels on the way out
-but cannot wait.
+    def body(scope):
+        yield from scope.spawn(pump(left, right))
+        yield from scope.spawn(pump(right, left))
 
-**Each failure is reported once**: the first of a scope whose children fail together is raised, by `join` or
-`in_scope`, or logged when the scope is left without that; every other one is logged when it happens.
+    yield from timeout_after(60, in_scope(body))
+
+A scope ends its services, so none outlives its purpose and no failure is lost. Precedent: trio's nurseries.
+Generators have no `async with`. `in_scope` runs a service inside a scope in one call. Objects that keep a
+scope call `yield from scope.close()` in a `finally`; `with scope:` cancels at the end of the block but cannot
+wait.
+
+**Each failure is reported once.** `join` and `in_scope` raise the first failure of a scope whose children
+fail together; if neither is called, it is logged when the scope is left. All other failures are logged when
+they happen.
+
+A `Signal` is itself the request: `yield signal` returns when it is set, and clears it. It has one waiter; a
+second one would lose wakes and gets `Busy`.
+
+`timeout_after` raises when the time is over, `move_on_after` continues. Both run the service in the task of
+the caller. They nest, and the inner services clean up before they return.
 """
 
 from __future__ import annotations
@@ -24,11 +37,8 @@ from reactor.errors import Busy, Cancelled, Closed, TimedOut, log_failure
 
 __all__ = ["Scope", "Signal", "in_scope", "move_on_after", "timeout_after"]
 
-
-# A signal: a level flag for services of one thread, and the smallest thing one can wait for.
-#
-# The signal is itself the request, made once: `yield signal` returns when it is set, and clears it. One
-# waiter; a second one is a mistake that would lose wakes, so it gets `Busy`.
+logger = logging.getLogger("reactor")
+T = TypeVar("T")
 
 
 class Signal(Request):
@@ -81,10 +91,6 @@ class Signal(Request):
         self.waiter = task
         task.wait = self
         return PARKED
-
-
-logger = logging.getLogger("reactor")
-T = TypeVar("T")
 
 
 class Scope:
@@ -275,12 +281,6 @@ def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Ser
         return cast(T, result)
     finally:
         yield from scope.close()
-
-
-# Limits on the time of a service: `timeout_after` fails when it is over, `move_on_after` goes on.
-#
-# Both run the service within the caller's task, and are thereby scopes in time: they nest, and what is
-# inside cleans up before they return.
 
 
 @reminded

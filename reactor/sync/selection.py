@@ -1,11 +1,13 @@
-"""`Select`: wait for whichever of several things comes first.
+"""`Select`: wait for the first of several things.
 
-Each of the things is waited for by a `_Case`, which looks to it like a task: so channels, signals, handles
-and timers know nothing of this. The first case that is woken takes the others out of their waits, so that
-nothing is left behind, and an item that comes to a case too late goes back where it came from.
+    chosen = yield Select(commands, child, Sleep(10))
 
-With sources that other threads answer, all cases share one `Claim`: the thread that takes it
-answers, and everybody else finds the wait taken.
+A `_Case` waits for each thing and looks like a task to it, so channels, signals, handles and timers need no
+code for selection. The first case that is woken removes the others from their waits; nothing is left behind,
+and an item that reaches a late case goes back to its source.
+
+With sources that other threads answer, all cases share one `Claim`: the thread that takes it answers, and all
+others find the wait taken.
 """
 
 from __future__ import annotations

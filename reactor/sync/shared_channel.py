@@ -1,16 +1,21 @@
 """A bounded queue between threads: services of different reactors, and threads without one.
 
-It behaves as `Channel` does: an item goes straight to a receiver that waits, order is kept, and a send or a
-receive has happened or it has not. A receiver that is cancelled after another thread has given it an item
-gets the item first and the cancellation at its next yield; nothing is lost and nothing goes back.
+It behaves like `Channel`: an item goes straight to a waiting receiver, order is kept, and a send or a receive
+has either happened or not. A receiver that is cancelled after another thread gave it an item gets the item
+first and the cancellation at its next yield; nothing is lost and nothing goes back.
+
+A service that waits for another thread is parked on a `CrossThreadWait`; a waiting thread is a
+`ThreadWaiter`. The answering thread first *claims* the waiter, under the lock of the channel or handle, and
+then delivers. A cancellation or a timeout claims it too, so exactly one of them wins. A cancellation that
+comes second is thrown at the next yield of the service.
 
 Rules for changing this file:
 
-1. The lock is held for a few lines that neither wait, call out nor run a destructor of a user's object.
+1. The lock is held for a few lines that do not wait, call out or run a destructor of a user's object.
    Answers are delivered after it is released.
 2. A destructor may run at any line, in any thread, also inside the lock. So a dropped `Sender` is only noted
-   (`_lost`), and whoever holds the lock looks for such notes after releasing it.
-3. Alive receivers are entered only while there are no items, alive senders only while there is no room.
+   (`_lost`), and each holder of the lock looks for such notes after releasing it.
+3. Live receivers are queued only while there are no items, live senders only while there is no room.
 """
 
 from __future__ import annotations
@@ -26,15 +31,6 @@ from reactor.errors import ChannelClosed, ChannelEmpty, ChannelFull, Closed, Tim
 from reactor.sync.channel import Sender, check_capacity
 
 __all__ = ["CrossThreadWait", "ReceiveShared", "SendShared", "SharedChannel", "ThreadWaiter", "WaitQueue"]
-
-
-# Waits that end in another thread: for channels and handles that are shared between threads.
-#
-# A service that waits for another thread is parked on a `CrossThreadWait`; a thread that waits is a
-# `ThreadWaiter`. Whoever answers first *claims* the waiter, under the lock of what is waited on, and then
-# delivers; a cancellation or a timeout claims it too. So exactly one of them comes first, whichever thread
-# it is in. A cancellation that comes second is told "too late" and is thrown at the service's next yield,
-# as for any answer that is on its way.
 
 
 class WaitQueue(Protocol):
