@@ -363,8 +363,9 @@ def test_a_byte_order_mark_and_lines_of_garbage_spoil_no_peer_file(
 def test_peer_files_without_one_peer_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x7fELF\0\0")
     (tmp_path / "b").write_text("# nothing\n")
-    with pytest.raises(KeyFileError, match=r"no peer can be read: .*/a, line 1"):
+    with pytest.raises(KeyFileError, match=r"no peer can be read: .*/a, line 1") as caught:
         PeerFiles(StaticDirectory(), [tmp_path], OPENSSL).load()
+    assert "descriptors that nodes publish" in caught.value.__notes__[0]
     (tmp_path / "a").unlink()
     PeerFiles(StaticDirectory(), [tmp_path], OPENSSL).load()  # a node may be the first
 

@@ -195,7 +195,9 @@ class PeerFiles:
                 self._directory.publish(descriptor)
                 count += 1
         if self._news and not count:
-            raise KeyFileError(f"no peer can be read: {self._news[0]}")
+            error = KeyFileError(f"no peer can be read: {self._news[0]}")
+            error.add_note("a peer file has the descriptors that nodes publish ([peers] publish), one a line")
+            raise error
         self._warn()
 
     def refresh(self) -> list[Descriptor]:
