@@ -181,6 +181,15 @@ def test_a_piece_of_content_that_is_no_buffer_is_refused(piece: Any) -> None:
             list(_pieces(open_content(content)))
 
 
+@pytest.mark.parametrize("given", [b"bytes", "text", None, [b"bytes"]])
+def test_content_from_a_plain_function_is_refused_with_what_to_write(given: Any) -> None:
+    def plain() -> Any:
+        return given
+
+    with pytest.raises(TypeError, match=r"plain\(\) returned \w+, expected a service, which is a generator"):
+        list(_pieces(open_content(plain)))
+
+
 def test_text_files_are_refused_at_the_call(net: LocalNetwork, tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("text")

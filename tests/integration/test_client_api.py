@@ -157,6 +157,21 @@ def test_an_iterator_that_fails_is_the_users_error(kind: str, net: LocalNetwork)
     run(kind, net, scenario)
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), GeneratorExit()])
+def test_an_iterator_that_leaves_its_thread_does_not_pass_for_the_end(
+    kind: str, net: LocalNetwork, error: BaseException
+) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise error
+
+    def scenario(client: Any) -> Steps:
+        with pytest.raises(LocalTunnelError, match=f"iterator ended with {type(error).__name__}"):
+            yield lambda: client.query(net[4].id, pieces(), service="echo", hops=1)
+
+    run(kind, net, scenario)
+
+
 def test_a_query_that_fails_says_so_where_it_is_read(kind: str, net: LocalNetwork) -> None:
     def scenario(client: Any) -> Steps:
         reply = yield lambda: client.ask(net[4].id, b"x", service="failing", hops=1)

@@ -16,16 +16,27 @@ from typing import Any
 
 import pytest
 
-from reactor import Sleep
+from reactor import RunInThread, Sleep
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import InnerService, Limits, LocalNetwork, Ping, Profile, QueryFailed, ReplyMode, Route
-from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError
+from tunnel.client import Client
+from tunnel.client.threads import ThreadTunnel
+from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError, SubStreamReset
 from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geometry
 from tunnel.modes import MODES
 from tunnel.node import FrameReport
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.query.request import SERVED_MODES
-from tunnel.services import Query, Reply
+from tunnel.services import (
+    BlockingQuery,
+    BlockingReply,
+    Echo,
+    Query,
+    Reply,
+    Services,
+    blocking,
+    service_prefix,
+)
 
 # Links that do not outlive their message: so the way back has to be dialled.
 ONCE = Limits(link_policy=LinkPolicy.ONCE)
@@ -151,6 +162,32 @@ def test_service_that_exits_ends_its_query_and_not_the_network(caplog: pytest.Lo
             net[0].query(net[2].id, b"exit", hops=1).result(timeout=PATIENCE_S)
         assert net[0].query(net[2].id, b"stay", hops=1).result(timeout=PATIENCE_S).read() == b""
     assert "inner service Exiting failed" in caplog.text
+
+
+@pytest.mark.parametrize("service", ["exits", "in a thread", "blocks"])
+def test_a_service_that_exits_ends_neither_tunnel_nor_network(service: str) -> None:
+    def exits(query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        yield from reply.write(b"begun")
+        raise SystemExit(3)
+
+    def exits_in_a_thread(query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        yield RunInThread(sys.exit, 3)
+
+    def blocks(query: BlockingQuery, reply: BlockingReply) -> None:
+        sys.exit(3)
+
+    services: dict[str, Any] = {"exits": exits, "in a thread": exits_in_a_thread, "blocks": blocking(blocks)}
+    served = Services({"it": services[service], "echo": Echo()})
+    with LocalNetwork(peers=3, service=served) as net, Client(net[0]).tunnel(net[2].id, hops=1) as tunnel:
+        with pytest.raises(SubStreamReset, match="SERVICE_FAILED"):
+            _read_to_end(tunnel, "it")
+        assert tunnel.ask(service_prefix("echo") + b"on", timeout_s=PATIENCE_S) == b"on"
+
+
+def _read_to_end(tunnel: ThreadTunnel, name: str) -> None:
+    stream = tunnel.open(name)
+    while stream.read(timeout_s=PATIENCE_S):
+        pass
 
 
 def test_content_that_is_neither_bytes_nor_a_file() -> None:

@@ -289,6 +289,23 @@ def test_a_reply_that_was_detached_fails_the_query_and_loses_no_place(reactor: R
     reactor.run(play())
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_a_function_that_leaves_its_thread_by_force_has_failed(
+    reactor: Reactor, error: BaseException
+) -> None:
+    def leaves(query: Any, reply: Any) -> None:
+        reply.write(b"lost")
+        raise error
+
+    def play() -> Service[None]:
+        handle = yield from ask(BlockingService(leaves), FakeQuery(), FakeReply())
+        yield from settle()
+        with pytest.raises(RuntimeError, match=rf"leaves\(\) at .* ended with {type(error).__name__}"):
+            yield from handle.join()
+
+    reactor.run(play())
+
+
 def test_a_service_where_nobody_may_wait_serves_as_many_as_it_has_threads(reactor: Reactor) -> None:
     service = BlockingService(lambda query, _reply: query.read(), threads=2, waiting=0)
 

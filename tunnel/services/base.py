@@ -50,6 +50,7 @@ __all__ = [
     "checked_name",
     "file_name",
     "is_name",
+    "left_by",
     "name_of",
     "run_service",
     "safe_name",
@@ -438,9 +439,22 @@ def run_service(function: Callable[..., object], *arguments: object) -> Generato
     Raises:
         TypeError: it is no generator, or returned something. The text names the function, its file and its
             line, and says what to write.
+        RuntimeError: it called `sys.exit()`, which is to end no node.
         any other: what the service raises.
     """
-    service = function(*arguments)
+    try:
+        service = function(*arguments)
+        yield from _run_checked(function, service)
+    except SystemExit as error:
+        raise left_by(function, error) from error
+
+
+def left_by(function: Callable[..., object], error: BaseException) -> RuntimeError:
+    """The failure of a user's function that ended with an error that is no `Exception`."""
+    return RuntimeError(f"{name_of(function)} ended with {type(error).__name__}: {error}")
+
+
+def _run_checked(function: Callable[..., object], service: object) -> Generator[Any, Any, None]:
     if not isinstance(service, Generator):
         if inspect.iscoroutine(service):
             service.close()

@@ -44,7 +44,7 @@ from reactor import (
 from reactor.errors import ChannelEmpty
 from readwrite_comp.helpers import byte_view, renewed, writable_view
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull
-from tunnel.services.base import InnerService, Query, Reply, check_function, name_of
+from tunnel.services.base import InnerService, Query, Reply, check_function, left_by, name_of
 
 __all__ = [
     "BlockingFunction",
@@ -310,7 +310,7 @@ class _Call:
         self._from_thread: SharedChannel[bytes | _Mark] = SharedChannel(_AHEAD, "reply of a blocking service")
         self._end: SharedChannel[PeerError] = SharedChannel(1, "end of a blocking service's query")
         self._is_whole = False  # the query was read to its end, so its channel closes in order
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
     def run(self, query: Query) -> Service[None]:
         # Before the first yield: from here on the thread gives the place back, whatever happens here.
@@ -401,8 +401,11 @@ class _Call:
             _check_result(self._function, self._function(query, reply))
             if not reply.closed:  # as a `with`, or a text file around it, leaves it
                 reply.flush_to_node()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by `run`
+        except Exception as error:  # noqa: BLE001 - raised by `run`
             self._error = error
+        except BaseException as error:  # noqa: BLE001 - unsaid, the reply would seem whole
+            self._error = left_by(self._function, error)
+            self._error.__cause__ = error
         finally:
             # What is still held back is of a reply that has broken; files flush when they are dropped.
             raw.is_over = True

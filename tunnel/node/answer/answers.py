@@ -116,7 +116,7 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
         yield from run_service(node.service.handle, _Query(query.frame), replies)
     except PeerError:
         raise
-    except (Exception, SystemExit) as error:  # a service's sys.exit() must not end the node
+    except Exception as error:
         log_failure(log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__)
         yield from _announce_failure(replies)
         raise PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED) from error

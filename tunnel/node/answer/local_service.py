@@ -133,7 +133,7 @@ def tunnel_service(
         except PeerError as error:
             core.give_up(error.code)
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a service's sys.exit() must not end the node
+        except Exception as error:  # noqa: BLE001 - told to the other end
             log_failure(
                 log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
             )

@@ -12,7 +12,7 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,8 +115,8 @@ class ContentReader(Protocol):
 
         Raises:
             LocalTunnelError: a file that does not block has nothing now; a path that is no regular file.
-                FileChanged: a regular file changed since it was opened. TypeError: a piece that is no bytes.
-                Whatever the file, the iterator or the service raises.
+                FileChanged: a regular file changed since it was opened. TypeError: a piece that is no bytes,
+                or a function that is no service. Whatever the file, the iterator or the service raises.
         """
         ...
 
@@ -175,7 +175,14 @@ class _ServiceReader:
         self.close: Callable[[], None] = getattr(function, "close", lambda: None)
 
     def read(self) -> Service[bytes]:
-        return as_piece((yield from self._function()))
+        service = self._function()
+        if not isinstance(service, Generator):
+            name = getattr(self._function, "__qualname__", type(self._function).__name__)
+            raise TypeError(
+                f"content: {name}() returned {type(service).__name__}, expected a service, which is a "
+                "generator function; give bytes as they are, or by an iterator"
+            )
+        return as_piece((yield from service))
 
 
 class _IteratorReader:
@@ -235,6 +242,11 @@ def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException
         pass  # the query has ended
     except Exception as error:  # noqa: BLE001 - raised where the content is read
         _tell(pieces, error)
+    except BaseException as error:  # noqa: BLE001 - unsaid, the content would seem to have ended here
+        # Raised there as it is, a SystemExit would end the node.
+        failure = LocalTunnelError(f"the content's iterator ended with {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        _tell(pieces, failure)
     finally:
         close: Any = getattr(iterator, "close", None)
         if close is not None:

@@ -212,7 +212,7 @@ def _serve(stream: TunnelStream, handler: StreamHandler) -> Service[None]:
     except PeerError as error:
         log.debug("a sub-stream ended: %s: %s", type(error).__name__, error)
         code = error.code
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - also a user's sys.exit() ends no node
+    except Exception as error:  # noqa: BLE001 - told to the other end
         log_failure(log, error, "the service of a sub-stream failed")
         code = ErrorCode.SERVICE_FAILED
     finally:
