@@ -163,14 +163,17 @@ class Request:
 
 
 class OneUse(Request):
-    """Base of the requests that are made for one `yield`, such as `Sleep(1)`. One never yielded warns."""
+    """Base of the requests that are made for one `yield`, such as `Sleep(1)`. One never yielded warns.
+
+    A test or a runner that steps a service by hand reads what is asked: then it was yielded, too.
+    """
 
     __slots__ = ("_reminder",)
 
     _reminder: Reminder | None
 
     def take_note(self) -> None:
-        """Record that it was yielded. Each `begin` calls it."""
+        """Record that it was yielded. Each `begin` calls it, and each read of what is asked."""
         reminder, self._reminder = self._reminder, None
         if reminder is not None:
             settle(reminder)
@@ -221,19 +224,23 @@ class CurrentTime(Request):
 class Spawn(OneUse):
     """Start a service beside this one. Answered at once with its `Handle`; it first runs in the next pass."""
 
-    __slots__ = ("name", "service")
+    __slots__ = ("_service", "name")
 
     def __init__(self, service: Service[Any], name: str | None = None) -> None:
-        self.service = service
+        self._service = service
         self.name = name
         self._reminder = remind("Spawn(...) was made and never yielded: write `yield Spawn(...)`")
 
     def begin(self, task: Task[Any]) -> object:
         """See `Request`. Raises Closed and BadRequest as `Reactor.spawn`."""
-        self.take_note()
         return task.runner.start(self.service, self.name)
+
+    @property
+    def service(self) -> Service[Any]:
+        """For a runner without `begin`."""
+        self.take_note()
+        return self._service
 
     def drop(self) -> None:
         """See `OneUse`. The other service is not started."""
-        self.take_note()
         discard(self.service)

@@ -452,15 +452,20 @@ class Join(OneUse):
     Its error is raised here: `ServiceCancelled` when it was cancelled.
     """
 
-    __slots__ = ("handle",)
+    __slots__ = ("_handle",)
 
     def __init__(self, handle: Handle[Any]) -> None:
-        self.handle = handle
+        self._handle = handle
         self._reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
+
+    @property
+    def handle(self) -> Handle[Any]:
+        """For a runner without `begin`."""
+        self.take_note()
+        return self._handle
 
     def begin(self, task: Waiter) -> object:
         """See `Request`. Raises BadRequest: the handle belongs to another runner."""
-        self.take_note()
         handle = self.handle
         if handle.is_finished:
             error = handle.error

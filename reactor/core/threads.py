@@ -320,16 +320,22 @@ class RunInThread(OneUse):
         TypeError: the function cannot be called.
     """
 
-    __slots__ = ("args", "function")
+    __slots__ = ("_function", "args")
 
     pool: ClassVar[str] = "calls"
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         if not callable(function):
             raise TypeError(f"RunInThread takes a function and its arguments, got {function!r}")
-        self.function = function
+        self._function = function
         self.args = args
         self._reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """For a runner without `begin`."""
+        self.take_note()
+        return self._function
 
     def begin(self, task: Waiter) -> object:
         """See `Request`. Raises Broken: the system has no thread to spare."""

@@ -240,15 +240,20 @@ class SleepingTask:
 class Sleep(OneUse):
     """Resume after a number of seconds of the runner's clock; 0 or less: in the next pass, inf: never."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("_seconds",)
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self._seconds = seconds
         self._reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
+
+    @property
+    def seconds(self) -> float:
+        """For a runner without `begin`."""
+        self.take_note()
+        return self._seconds
 
     def begin(self, task: Waiter) -> object:
         """See `Request`. Raises BadRequest: not a number of seconds."""
-        self.take_note()
         task.wait = SleepingTask(task, task.runner.timers, _deadline_s(self.seconds, task.runner))
         return PARKED
 
