@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from reactor import ReactorThread
 from reactor.core.timers import FakeClock
 from tests.integration.test_network_processes import PROJECT, Running, asked, mtun, running
-from tests.support.network import wait_until
+from tests.support.network import PATIENCE_S, wait_until
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli import main
 from tunnel.client import Client, connect
@@ -150,10 +151,16 @@ def test_the_log_says_how_a_node_stopped(empty: Path) -> None:
         first = node.event()
         other.event()
         with connect("other.toml") as control:
-            # A query that never ends keeps the node from stopping in order.
+            # A query that never ends keeps the node from stopping in order, once a part of it is there.
+            begun = threading.Event()
             reply = Client(control).ask(
-                bytes.fromhex(first["id"]), iter(lambda: bytes(9), b""), service="ping", hops=0
+                bytes.fromhex(first["id"]),
+                iter(lambda: bytes(9_000), b""),
+                service="ping",
+                hops=0,
+                progress=lambda sent, _: begun.set() if sent else None,
             )
+            assert begun.wait(PATIENCE_S)
             log = _ends(node, signal.SIGTERM, signal.SIGTERM)
             reply.cancel()
         assert "stopped by a second signal" in log
