@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -147,8 +148,11 @@ def test_the_log_says_how_a_node_stopped(empty: Path) -> None:
         assert "stopped in order" in _ends(node, signal.SIGTERM)
     (empty / "other.toml").write_text('[node]\nstate = "o"\n[peers]\nfiles = ["p"]\n')
     mtun("keygen", "o/keys")
-    with running("node", "--config", "node.toml") as node, running("node", "--config", "other.toml") as other:
+    with contextlib.ExitStack() as stack:
+        node = stack.enter_context(running("node", "--config", "node.toml"))
         first = node.event()
+        # Started after it: then it reads the address that the node has now.
+        other = stack.enter_context(running("node", "--config", "other.toml"))
         other.event()
         with connect("other.toml") as control:
             # A query that never ends keeps the node from stopping in order, once a part of it is there.
