@@ -28,7 +28,7 @@ from tunnel.link.buffers import BUFFER_BYTES, RecordOpener, RecordSealer, record
 from tunnel.link.frames import FRAME_HEAD_BYTES
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
-from tunnel.node.relay.relay_loop import relay
+from tunnel.node.relay.read_service import relay
 from tunnel.onion.key_schedule import permutation
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]

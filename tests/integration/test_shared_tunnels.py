@@ -17,8 +17,8 @@ from tunnel.client import Client
 from tunnel.client.aio import AsyncClient
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
 from tunnel.established import EstablishedTunnel, Target, TargetKind
-from tunnel.node.relay.relay_loop import Turn
 from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.node.waits import Turn
 from tunnel.services import Echo, Query, Reply, Services
 
 BIG = 200_000

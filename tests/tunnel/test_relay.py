@@ -22,7 +22,8 @@ from reactor.io.memory import (
 )
 from tests.support.errors import raises_code
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
-from tunnel.node.relay.relay_loop import idle_watch, relay, run_with_guards
+from tunnel.node.relay.read_service import relay
+from tunnel.node.waits import idle_watch, run_with_guards
 
 CHUNK = 8
 

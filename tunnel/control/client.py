@@ -84,8 +84,8 @@ from tunnel.node.query.request import (
     check_served,
 )
 from tunnel.node.query.running import QueryResult, submit
-from tunnel.node.relay.relay_loop import run_with_guards
 from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.node.waits import run_with_guards
 from tunnel.routing.route import Route, checked_purpose
 from tunnel.routing.route_provider import LARGE_BYTES
 

@@ -60,7 +60,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.node import Node
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import CallOptions
-from tunnel.node.relay.relay_loop import run_with_guards
+from tunnel.node.waits import run_with_guards
 
 __all__ = ["ControlServer", "peer_states"]
 

@@ -20,8 +20,8 @@ from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, Stre
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame
-from tunnel.node.relay.relay_loop import Counted, idle_watch, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import Reporter, wait_status
+from tunnel.node.waits import Counted, idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
 from tunnel.onion.message_head import MessageHead

@@ -27,10 +27,10 @@ from tunnel.node.answer.answers import READ_BYTES, Incoming, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader
 from tunnel.node.query.pending import PendingQuery
-from tunnel.node.relay.relay_loop import idle_watch, run_with_guards
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
 from tunnel.node.tunnels.tunnel import NodeTunnel, pump
+from tunnel.node.waits import idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import end_to_end_key
 from tunnel.onion.message import ChunkType, FrameR

@@ -26,7 +26,7 @@ from tunnel.link.frames import pack_reset
 from tunnel.link.mux import Multiplexer
 from tunnel.node.context import NodeContext
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.relay.relay_loop import run_with_guards
+from tunnel.node.waits import run_with_guards
 
 __all__ = ["exchange_with", "keep_links", "seek_peers"]
 

@@ -26,7 +26,7 @@ from tunnel.link.mux import Liveness, Multiplexer
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.links.handshake_io import HandshakeResult
 from tunnel.node.links.keeper import exchange_with
-from tunnel.node.relay.relay_loop import run_with_guards
+from tunnel.node.waits import run_with_guards
 
 __all__ = ["Link", "Serve"]
 

@@ -20,7 +20,7 @@ from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.query.contents import Content, open_content
-from tunnel.node.relay.relay_loop import with_timeout
+from tunnel.node.waits import with_timeout
 from tunnel.onion.codec import OutgoingFrame
 
 __all__ = ["FrameReader", "FrameWriter", "start_frame", "write_content"]

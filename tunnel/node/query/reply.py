@@ -17,7 +17,7 @@ from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, QueryFailed
 from tunnel.identity.descriptor import short
 from tunnel.node.query.pending import Sink
 from tunnel.node.query.running import QueryResult
-from tunnel.node.relay.relay_loop import Post, Turn, release_dropped
+from tunnel.node.waits import Post, Turn, release_dropped
 
 __all__ = ["REPLY_WINDOW_BYTES", "IncomingReply", "ask"]
 

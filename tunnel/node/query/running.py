@@ -47,8 +47,8 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame, write_content
 from tunnel.node.query.pending import PendingQuery, Spool
 from tunnel.node.query.request import QueryRequest, check_served
-from tunnel.node.relay.relay_loop import idle_watch, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
+from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import clock_text
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.onion.reply_block import ReplyBlock

@@ -23,8 +23,8 @@ from tunnel.node.query.contents import Content, as_content
 from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
 from tunnel.node.query.pending import PendingQuery, Sink, Spool
 from tunnel.node.query.running import QueryResult
-from tunnel.node.relay.relay_loop import idle_watch, run_with_guards
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
+from tunnel.node.waits import idle_watch, run_with_guards
 from tunnel.onion.cover import CoverPlan
 from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.reply_block import ReplyBlock

@@ -1,6 +1,5 @@
-"""A frame through this node: the header is read, then the frame is relayed or served here.
+"""A frame through this node: its header is read, then the frame is relayed or served here.
 
-`read_service` (read, global) and `relay_frame` (write) in read_service.py; the chunk loop and the guards of a
-service in relay_loop.py; STATUS in status_reporter.py. The rest of `tunnel.node` and
-`tunnel.control` import it.
+`read_service`, `relay_frame` and the chunk loop `relay` in read_service.py; STATUS in status_reporter.py.
+`tunnel.node` imports it; it imports the room answer and the state of the node.
 """

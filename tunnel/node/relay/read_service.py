@@ -17,8 +17,11 @@ Rules:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
 
 from reactor import CurrentTime, ReadYield, Service, Signal, Sleep, UnexpectedEnd, WriteYield
+from reactor.core.requests import Request
 from readwrite_comp.helpers import renewed
 from tunnel.errors import (
     ErrorCode,
@@ -33,11 +36,11 @@ from tunnel.errors import (
 from tunnel.identity.descriptor import short
 from tunnel.node.answer.local_service import local_service
 from tunnel.node.context import NodeContext, Stream, report_frame
-from tunnel.node.relay.relay_loop import idle_watch, relay, run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import Reporter, fault_here, wait_status
+from tunnel.node.waits import Counted, idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Command, Opened, Slot
 
-__all__ = ["read_service", "relay_frame"]
+__all__ = ["Duplex", "read_service", "relay", "relay_frame"]
 
 log = logging.getLogger("tunnel.node")
 
@@ -201,3 +204,73 @@ def _relay_both(
 
     watches = watch_failures(), idle_watch([incoming, outgoing], node.limits.idle_s)
     yield from run_with_guards(relay_forward(), relay_backward(), *watches)
+
+
+# The chunk loop: the hot path. A chunk is taken, permuted in place and sealed for the next link. A chunk that
+# arrived in one record, as our nodes send them, is permuted in its own buffer; others are assembled first.
+# Sealed records leave when the link's writer runs, so the chunks of one `recv` leave in one `send`.
+
+
+class Duplex(Counted, Protocol):
+    """What a relay needs of a stream."""
+
+    @property
+    def readable(self) -> Request: ...
+    @property
+    def writable(self) -> Request: ...
+    def take_piece(self, size: int, /) -> bytearray | None: ...
+    def readinto(self, buffer: memoryview, /) -> int: ...
+    def write(self, data: bytes | memoryview, /) -> int: ...
+
+
+def relay(
+    source: Duplex, sink: Duplex, permute: Callable[[memoryview, int], None], chunk_bytes: int
+) -> Generator[Any, Any, int]:
+    """Move the chunks of one direction of a frame from `source` to `sink`, until its FIN.
+
+    Args:
+        permute: this hop's layer: (chunk in place, chunk number from 0).
+    Returns:
+        The number of chunks.
+    Raises:
+        FrameTruncated: FIN inside a chunk. Whatever the two streams raise.
+    """
+    reader, writer = ReadYield(source), WriteYield(sink)
+    number = 0
+    while True:
+        chunk = source.take_piece(chunk_bytes)
+        if chunk is None:
+            chunk = yield from _collect(source, reader, chunk_bytes, number)
+            if chunk is None:
+                return number
+        view = memoryview(chunk)
+        permute(view, number)
+        number += 1
+        yield from writer.write_all(view)
+        del chunk, view  # a quiet frame holds no chunk
+
+
+def _collect(
+    source: Duplex, reader: ReadYield, chunk_bytes: int, number: int
+) -> Generator[Any, Any, bytearray | None]:
+    """Wait for a chunk and assemble it if it is not in one piece. None: FIN came instead."""
+    # Many halves never carry a byte, and most chunks arrive whole: allocate no buffer before it is needed.
+    first = bytearray(1)
+    while True:
+        chunk = source.take_piece(chunk_bytes)
+        if chunk is not None:
+            return chunk
+        try:
+            if not source.readinto(memoryview(first)):
+                return None
+            break
+        except BlockingIOError:
+            yield source.readable
+    chunk = first + bytes(chunk_bytes - 1)
+    view, have = memoryview(chunk), 1
+    while have < chunk_bytes:
+        count = yield from reader.readinto(view[have:])
+        if not count:
+            raise FrameTruncated(f"FIN after {have} of {chunk_bytes} bytes of chunk {number}")
+        have += count
+    return chunk

@@ -17,7 +17,7 @@ from reactor import ReadYield, Service, Sleep, WriteYield
 from tunnel.errors import Disconnected, ErrorCode, MalformedMessage, NextRefused, PeerError, StreamReset
 from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.relay.relay_loop import with_timeout
+from tunnel.node.waits import with_timeout
 from tunnel.onion.error_channel import originate, pass_on
 from tunnel.onion.header import Slot
 from tunnel.onion.status import draw_status_wait_ms

@@ -18,10 +18,10 @@ from tunnel.errors import ErrorCode, NodeStopped, PeerError, QueryFailed
 from tunnel.established import Target, TargetKind
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import short
-from tunnel.node.relay.relay_loop import release_dropped
 from tunnel.node.tunnels.sub_streams import TunnelStream
 from tunnel.node.tunnels.tunnel import MESSAGE_BYTES, NodeTunnel
 from tunnel.node.tunnels.tunnel_call import with_tunnel
+from tunnel.node.waits import release_dropped
 from tunnel.onion.reports import Report
 from tunnel.routing.route import Route
 from tunnel.services.base import checked_name

@@ -18,7 +18,7 @@ from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.node.limits import Limits
-from tunnel.node.relay.relay_loop import Turn, run_with_guards
+from tunnel.node.waits import Turn, run_with_guards
 from tunnel.services import InnerService
 from tunnel.services.base import run_service
 

@@ -15,8 +15,8 @@ from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, TunnelStopped
 from tunnel.established import EstablishedTunnel, Target
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.relay.relay_loop import Turn, idle_watch, run_with_guards
 from tunnel.node.tunnels.sub_streams import TunnelStream
+from tunnel.node.waits import Turn, idle_watch, run_with_guards
 
 __all__ = ["MESSAGE_BYTES", "NodeTunnel", "pump"]
 

@@ -16,10 +16,10 @@ from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.running import explain
-from tunnel.node.relay.relay_loop import run_with_guards, with_timeout
 from tunnel.node.relay.status_reporter import wait_status
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
 from tunnel.node.tunnels.tunnel import NodeTunnel, pump
+from tunnel.node.waits import run_with_guards, with_timeout
 from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import permutation
 from tunnel.onion.reports import Report, read_report

@@ -1,0 +1,165 @@
+"""What the services of a node wait with: time limits, guards beside a service, turns, and clean-up.
+
+Built on `reactor` (`timeout_after`, `Scope`, `Signal`). What these add belongs to a node: an expired limit is
+a `PeerError` with code TIMEOUT, and of several failures of one broken connection only the first counts.
+Every room of `tunnel.node` and `tunnel.control` imports it; it imports none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from reactor import Closed, Scope, Service, Signal, Sleep, TimedOut, timeout_after
+from tunnel.errors import ErrorCode, PeerError
+
+__all__ = ["Counted", "Post", "Turn", "idle_watch", "release_dropped", "run_with_guards", "with_timeout"]
+
+log = logging.getLogger("tunnel.node")
+
+Post: TypeAlias = Callable[[Callable[[], object]], None]
+"""Calls a function in the reactor's thread, from any thread."""
+
+T = TypeVar("T")
+
+
+def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
+    """Run a service with a time limit.
+
+    Args:
+        what: the start of the error's text, such as "no whole header".
+    Raises:
+        PeerError (TIMEOUT): the limit was reached. Whatever the service raises.
+    """
+    try:
+        return (yield from timeout_after(limit_s, service))
+    except TimedOut as error:
+        raise PeerError(f"{what} within {limit_s:g} s", ErrorCode.TIMEOUT) from error
+
+
+class Counted(Protocol):
+    """A stream whose byte counts show movement."""
+
+    @property
+    def content_in(self) -> int: ...
+    @property
+    def content_out(self) -> int: ...
+
+
+def idle_watch(streams: Sequence[Counted], idle_s: float) -> Generator[Any, Any, None]:
+    """End with PeerError (TIMEOUT) when nothing has moved on any of `streams` for `idle_s` to 1.5 × `idle_s`.
+
+    One timer per frame, not per read: it compares the counters twice per limit.
+    """
+    last: list[int] = []
+    quiet = 0
+    while True:
+        now = [stream.content_in + stream.content_out for stream in streams]
+        quiet = quiet + 1 if now == last else 0
+        if quiet >= 2:
+            raise PeerError(f"nothing moved for {idle_s:g} s", ErrorCode.TIMEOUT)
+        last = now
+        yield Sleep(idle_s / 2)
+
+
+def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
+    """Run `main` with `guards` beside it.
+
+    The first failure cancels all and is raised here. A guard that returns changes nothing. When `main`
+    returns, the guards are cancelled. Nothing is left running in any case.
+    """
+    scope = Scope("run_with_guards")
+    errors: list[Exception] = []
+
+    def run(service: Generator[Any, Any, object], *, ends_all: bool) -> Service[None]:
+        try:
+            yield from service
+        except Exception as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+            ends_all = True
+        if ends_all:
+            scope.cancel()
+
+    try:
+        for guard in guards:
+            yield from scope.spawn(run(guard, ends_all=False), name="guard")
+        yield from scope.spawn(run(main, ends_all=True), name="run_with_guards")
+        yield from scope.join()
+    finally:
+        yield from scope.close()
+    for error in errors[1:]:
+        # One broken connection fails every service that uses it; the first error stands for all.
+        log.debug("failed as well: %s: %s", type(error).__name__, error)
+    if errors:
+        raise errors[0]
+
+
+class Turn:
+    """One user at a time, first come, first served.
+
+        place = turn.enter()
+        try:
+            yield from turn.wait(place)
+            ...
+        finally:
+            turn.leave(place)
+
+    `enter` is a plain call, not a service, so two services that enter two turns in one step have the same
+    order in both.
+
+    Attributes:
+        gaps: users that left with `leaves_gap` just before the one whose turn it is, or was last.
+    """
+
+    __slots__ = ("_queue", "gaps")
+
+    def __init__(self) -> None:
+        self._queue: deque[Signal | None] = deque()  # the first has the turn; None is a gap
+        self.gaps = 0
+
+    def enter(self) -> Signal:
+        """Take a place in the queue."""
+        place = Signal()
+        self._queue.append(place)
+        return place
+
+    def wait(self, place: Signal) -> Service[None]:
+        """Wait until the place is the first."""
+        if self._queue[0] is not place:
+            yield place
+
+    def leave(self, place: Signal, *, leaves_gap: bool = False) -> None:
+        """Leave the queue, with or without having had the turn. Idempotent.
+
+        Args:
+            leaves_gap: this user's item is still to arrive and must not go to the next user.
+        """
+        queue = self._queue
+        if place not in queue:
+            return
+        if leaves_gap:
+            queue[queue.index(place)] = None
+        was_first = queue[0] is place or queue[0] is None
+        if not leaves_gap:
+            queue.remove(place)
+        while queue and queue[0] is None:
+            queue.popleft()
+            self.gaps += 1
+        if was_first and queue and queue[0] is not None:
+            queue[0].set()
+
+
+def release_dropped(post: Post, release: Callable[[], object], text: str | None, source: object) -> None:
+    """For `__del__`, in any thread: call `release` in the reactor, and warn like an unclosed file.
+
+    Args:
+        text: of the ResourceWarning; None: no warning. source: the dropped object.
+    """
+    with contextlib.suppress(Closed):  # everything has ended already
+        post(release)
+    if text is not None:
+        warnings.warn(text, ResourceWarning, stacklevel=3, source=source)
