@@ -41,9 +41,8 @@ from readwrite_comp import (
     engine_names,
     get_engine,
 )
-from readwrite_comp.hctr import HCTR_KEY_BYTES
 from readwrite_comp.primitives import SPARE_BYTES, TAG_BYTES, bound_xor
-from readwrite_comp.wideblock import LEFT_BYTES, LIONESS_KEY_BYTES
+from readwrite_comp.wideblock import HCTR_KEY_BYTES, LEFT_BYTES, LIONESS_KEY_BYTES
 
 __all__ = ["BLOCKS", "DEPTHS", "KINDS", "LIMITERS", "MIXED", "Pair", "Work", "pairs"]
 

@@ -19,10 +19,20 @@ from .errors import (
     RemoteLayerError,
     Truncated,
 )
-from .escapeterm import EscapeTermR, EscapeTermW
-from .hctr import Hctr
 from .helpers import ByteReader, ByteWriter, Owed, Take
 from .inplace import InPlaceR, InPlaceW, StreamCipherR, StreamCipherW, Transform
+from .limiters import (
+    EndStreamR,
+    EndStreamW,
+    EscapeTermR,
+    EscapeTermW,
+    PaddedWindowsR,
+    PaddedWindowsW,
+    Padding,
+    SizedWindowsR,
+    SizedWindowsW,
+    WindowSizes,
+)
 from .primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
 from .sealed import SealedR, SealedW
 from .shared import SharedR, SharedW
@@ -36,17 +46,7 @@ from .stack import (
     read_to_end,
     write_all_into,
 )
-from .wideblock import Lioness, WideBlockR, WideBlockW, WidePermutation
-from .windows import (
-    EndStreamR,
-    EndStreamW,
-    PaddedWindowsR,
-    PaddedWindowsW,
-    Padding,
-    SizedWindowsR,
-    SizedWindowsW,
-    WindowSizes,
-)
+from .wideblock import Hctr, Lioness, WideBlockR, WideBlockW, WidePermutation
 
 __all__ = [
     "Aead",

@@ -19,10 +19,11 @@ from .checks import (
     check_broken_stream,
     check_early_end,
     check_ext_pair,
+    check_memory,
     check_misuse,
     check_round_trip,
+    check_work,
 )
-from .costs import check_memory, check_work
 from .streams import (
     HostileReader,
     HostileWriter,

@@ -29,9 +29,9 @@ from readwrite_comp import (
     get_engine,
     primitives,
 )
-from readwrite_comp.hctr import HCTR_KEY_BYTES, PolynomialHash, advantage_log2
 from readwrite_comp.primitives import SPARE_BYTES, bound_xor, xor_function
 from readwrite_comp.testing import HostileReader, check_ext_pair, read_message
+from readwrite_comp.wideblock import HCTR_KEY_BYTES, PolynomialHash, advantage_log2
 
 from .pairs import wire_of
 

@@ -6,8 +6,7 @@ Source: docs/protocol.md, "Key schedule".
 
 from __future__ import annotations
 
-from readwrite_comp.hctr import HCTR_KEY_BYTES, Hctr
-from readwrite_comp.wideblock import LIONESS_KEY_BYTES, Lioness, WidePermutation
+from readwrite_comp.wideblock import HCTR_KEY_BYTES, LIONESS_KEY_BYTES, Hctr, Lioness, WidePermutation
 from tunnel.crypto.primitives import TunnelEngine, expand
 from tunnel.geometry import HCTR_SUITE, SEED_BYTES, Profile
 
