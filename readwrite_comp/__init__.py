@@ -4,9 +4,9 @@
 library and, in `primitives`, the crypto libraries; no sockets, clocks or threads. Anything may import it.
 """
 
-from .base import Ending, Event, ExtRead, ExtWrite, IdentityR, IdentityW, Phase
-from .comp import CompR, CompW, FileR, FileW
-from .errors import (
+from readwrite_comp.base import Ending, Event, ExtRead, ExtWrite, IdentityR, IdentityW, Phase
+from readwrite_comp.comp import CompR, CompW, FileR, FileW
+from readwrite_comp.errors import (
     AuthenticationError,
     BadParameter,
     EngineUnavailable,
@@ -19,9 +19,9 @@ from .errors import (
     RemoteLayerError,
     Truncated,
 )
-from .helpers import ByteReader, ByteWriter, Owed, Take
-from .inplace import InPlaceR, InPlaceW, StreamCipherR, StreamCipherW, Transform
-from .limiters import (
+from readwrite_comp.helpers import ByteReader, ByteWriter, Owed, Take
+from readwrite_comp.inplace import InPlaceR, InPlaceW, StreamCipherR, StreamCipherW, Transform
+from readwrite_comp.limiters import (
     EndStreamR,
     EndStreamW,
     EscapeTermR,
@@ -33,10 +33,10 @@ from .limiters import (
     SizedWindowsW,
     WindowSizes,
 )
-from .primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
-from .sealed import SealedR, SealedW
-from .shared import SharedR, SharedW
-from .stack import (
+from readwrite_comp.primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
+from readwrite_comp.sealed import SealedR, SealedW
+from readwrite_comp.shared import SharedR, SharedW
+from readwrite_comp.stack import (
     ChainExtRead,
     CompExtR,
     CompExtW,
@@ -46,7 +46,7 @@ from .stack import (
     read_to_end,
     write_all_into,
 )
-from .wideblock import Hctr, Lioness, WideBlockR, WideBlockW, WidePermutation
+from readwrite_comp.wideblock import Hctr, Lioness, WideBlockR, WideBlockW, WidePermutation
 
 __all__ = [
     "Aead",

@@ -24,8 +24,17 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from .errors import PhaseError, RemoteLayerError
-from .helpers import ByteReader, ByteWriter, Owed, byte_view, read_only, read_some, renewed, write_some
+from readwrite_comp.errors import PhaseError, RemoteLayerError
+from readwrite_comp.helpers import (
+    ByteReader,
+    ByteWriter,
+    Owed,
+    byte_view,
+    read_only,
+    read_some,
+    renewed,
+    write_some,
+)
 
 __all__ = [
     "TRANSITIONS",

@@ -19,9 +19,9 @@ import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .base import ExtRead, ExtWrite, Phase, check_layer
-from .errors import InUse, PhaseError
-from .helpers import ByteReader, ByteWriter, byte_view, writable_view
+from readwrite_comp.base import ExtRead, ExtWrite, Phase, check_layer
+from readwrite_comp.errors import InUse, PhaseError
+from readwrite_comp.helpers import ByteReader, ByteWriter, byte_view, writable_view
 
 if TYPE_CHECKING:
     from typing import Self

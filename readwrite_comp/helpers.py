@@ -21,7 +21,7 @@ import errno
 from types import WrapperDescriptorType
 from typing import Any, Protocol, TypeVar
 
-from .errors import BadParameter, Malformed, Truncated
+from readwrite_comp.errors import BadParameter, Malformed, Truncated
 
 __all__ = [
     "ByteReader",

@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .base import Ending, ExtRead, ExtWrite, _Phased
-from .errors import BadParameter
-from .helpers import ByteReader, ByteWriter, Take, read_some
-from .primitives import COUNTER_BLOCK_BYTES, Engine, checked_key, engine_of, random_bytes
+from readwrite_comp.base import Ending, ExtRead, ExtWrite, _Phased
+from readwrite_comp.errors import BadParameter
+from readwrite_comp.helpers import ByteReader, ByteWriter, Take, read_some
+from readwrite_comp.primitives import COUNTER_BLOCK_BYTES, Engine, checked_key, engine_of, random_bytes
 
 __all__ = ["InPlaceR", "InPlaceW", "StreamCipherR", "StreamCipherW", "Transform"]
 

@@ -23,10 +23,10 @@ import struct
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from .base import Ending, ExtRead, ExtWrite
-from .errors import BadParameter, Malformed, Truncated
-from .helpers import ByteReader, ByteWriter, Take, read_part, read_some, skip_some, write_some
-from .primitives import random_bytes
+from readwrite_comp.base import Ending, ExtRead, ExtWrite
+from readwrite_comp.errors import BadParameter, Malformed, Truncated
+from readwrite_comp.helpers import ByteReader, ByteWriter, Take, read_part, read_some, skip_some, write_some
+from readwrite_comp.primitives import random_bytes
 
 __all__ = [
     "MAX_WINDOW_BYTES",

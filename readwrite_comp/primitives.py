@@ -31,8 +31,8 @@ import os
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from .errors import AuthenticationError, BadParameter, EngineUnavailable
-from .helpers import byte_view
+from readwrite_comp.errors import AuthenticationError, BadParameter, EngineUnavailable
+from readwrite_comp.helpers import byte_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable

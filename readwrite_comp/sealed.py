@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import struct
 
-from .base import Ending, ExtRead, ExtWrite
-from .errors import AuthenticationError, BadParameter, Malformed
-from .helpers import ByteReader, ByteWriter, Take
-from .primitives import (
+from readwrite_comp.base import Ending, ExtRead, ExtWrite
+from readwrite_comp.errors import AuthenticationError, BadParameter, Malformed
+from readwrite_comp.helpers import ByteReader, ByteWriter, Take
+from readwrite_comp.primitives import (
     KEY_BYTES,
     TAG_BYTES,
     Aead,

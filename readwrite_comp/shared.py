@@ -15,9 +15,9 @@ from copy import copy
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from .base import ExtRead, ExtWrite, Phase, _Phased, check_layer
-from .errors import InUse
-from .helpers import ByteReader, ByteWriter
+from readwrite_comp.base import ExtRead, ExtWrite, Phase, _Phased, check_layer
+from readwrite_comp.errors import InUse
+from readwrite_comp.helpers import ByteReader, ByteWriter
 
 if TYPE_CHECKING:
     from typing import Self

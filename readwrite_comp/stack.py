@@ -28,9 +28,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-from .base import Ending, ExtRead, ExtWrite, Phase, _Phased, check_layer
-from .errors import BadParameter, InUse, LimitExceeded, Truncated
-from .helpers import ByteReader, ByteWriter, byte_view, would_block, writable_view
+from readwrite_comp.base import Ending, ExtRead, ExtWrite, Phase, _Phased, check_layer
+from readwrite_comp.errors import BadParameter, InUse, LimitExceeded, Truncated
+from readwrite_comp.helpers import ByteReader, ByteWriter, byte_view, would_block, writable_view
 
 __all__ = [
     "ChainExtRead",

@@ -20,9 +20,9 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from .errors import BadParameter
-from .inplace import InPlaceR, InPlaceW
-from .primitives import (
+from readwrite_comp.errors import BadParameter
+from readwrite_comp.inplace import InPlaceR, InPlaceW
+from readwrite_comp.primitives import (
     NONCE_BYTES,
     SPARE_BYTES,
     TAG_BYTES,

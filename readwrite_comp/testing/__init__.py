@@ -13,28 +13,28 @@ A hang is a failure, not a wait: streams and drivers count calls, and give up lo
 would be done.
 """
 
-from .checks import (
+from readwrite_comp.testing.checks import (
     check_abandoned_write,
     check_at_hand,
     check_broken_stream,
+    check_corruption,
     check_early_end,
     check_ext_pair,
+    check_extension,
     check_memory,
     check_misuse,
+    check_removal,
     check_round_trip,
+    check_runs,
+    check_truncation,
     check_work,
 )
-from .streams import (
+from readwrite_comp.testing.streams import (
     HostileReader,
     HostileWriter,
     KitFailure,
     MakePair,
     ReadResult,
-    check_corruption,
-    check_extension,
-    check_removal,
-    check_runs,
-    check_truncation,
     read_message,
     write_message,
 )
