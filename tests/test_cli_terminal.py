@@ -29,13 +29,12 @@ from tunnel.cli.client import PeerNames
 from tunnel.cli.main import _Formatter, make_parser
 from tunnel.cli.options import _MAX_RETRIES, COMMANDS
 from tunnel.cli.terminal import ProgressBar, _width, prepare_output, printable, say, table
-from tunnel.codes import CODES
+from tunnel.codes import CODES, Report
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import PeerFiles
 from tunnel.errors import ErrorCode
 from tunnel.node.query.request import MAX_RETRIES
-from tunnel.onion.reports import Report
 
 CLI = Path(sys.modules["tunnel.cli.main"].__file__ or "").parent
 HEAVY = (

@@ -1,8 +1,10 @@
-"""Meaning, usual cause and advice for each error code.
+"""What a node reports of a failure: the error codes, their texts, and the report of a route.
 
 One table serves RESET, STATUS and CLOSE; docs/errors.md has the same rows, and a test compares them. The
-command line and the log show these texts; they are never sent to a peer. A new code gets the next number;
-numbers are never reused.
+command line and the log show these texts; they are never sent to a peer.
+
+Rules for changing it: a new code gets the next number, and numbers are never reused. This file imports
+nothing of the package, because `tunnel.errors` carries codes and reports, and everything imports that.
 
 Source: docs/protocol.md, "Error codes"; the locations follow arti's `ErrorKind`.
 """
@@ -10,11 +12,33 @@ Source: docs/protocol.md, "Error codes"; the locations follow arti's `ErrorKind`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
-from tunnel.errors import ErrorCode
+__all__ = ["CODES", "CodeRow", "ErrorCode", "Location", "Report", "short"]
 
-__all__ = ["CODES", "CodeRow", "Location"]
+
+class ErrorCode(IntEnum):
+    """The reason in a RESET, STATUS or CLOSE; imported from `tunnel.errors`. `CODES` has the meanings."""
+
+    PROTOCOL = 1
+    BAD_HEADER = 2
+    EXPIRED = 3
+    REPLAYED = 4
+    UNKNOWN_NEXT = 5
+    NEXT_REFUSED = 6
+    DISCONNECTED = 7
+    TIMEOUT = 8
+    TRUNCATED = 9
+    BAD_CONTENT = 10
+    UNSUPPORTED = 11
+    BUSY = 12
+    SERVICE_FAILED = 13
+    UNKNOWN_QUERY = 14
+    CANCELLED = 15
+    INTERNAL = 16
+    TARGET_NOT_ALLOWED = 17
+    TARGET_UNREACHABLE = 18
+    TARGET_REFUSED = 19
 
 
 class Location(StrEnum):
@@ -166,3 +190,73 @@ CODES = {
         "nothing listens on that port: correct the address or the port",
     ),
 }
+
+
+def short(node_id: bytes) -> str:
+    """A node id as people see it: its first four bytes in hex."""
+    return node_id.hex()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a frame went, as its route tells.
+
+    Attributes:
+        route: the node ids that the frame was to pass, Bob last.
+        succeeded: Bob says that all is well.
+        hop: the index in `route` of the node that reports; None when nobody's word holds.
+        code: why it failed; None for success, or where no reason was given.
+        about_next: the node reports of the one behind it, which could not speak for itself.
+        text: what the node adds.
+        suspects: indices of the nodes between which the report was changed on its way; empty otherwise.
+        hold_ms: how long each node, from the first on, says that it held the frame.
+        is_way_back: it is about the reply, on the route of a reply block; Alice is its last node.
+    """
+
+    route: tuple[bytes, ...]
+    succeeded: bool
+    hop: int | None
+    code: ErrorCode | None
+    about_next: bool = False
+    text: str = ""
+    suspects: tuple[int, ...] = ()
+    hold_ms: tuple[int, ...] = ()
+    is_way_back: bool = False
+
+    @property
+    def blamed(self) -> tuple[int, ...]:
+        """Indices of the nodes of which one at least did not do its part: to be left out of a next route."""
+        if self.suspects or self.succeeded or self.hop is None:
+            return self.suspects
+        both = self.about_next and self.hop + 1 < len(self.route)
+        return (self.hop, self.hop + 1) if both else (self.hop,)
+
+    def __str__(self) -> str:
+        if self.succeeded:
+            return "delivered"
+        if self.suspects:
+            nodes = " and ".join(self._name(index) for index in self.suspects)
+            return f"the report of what happened was changed by, or between, {nodes}"
+        if self.hop is None:
+            return "nobody on the way says what happened"
+        names = [short(node_id) for node_id in self.route] + ["the next node"]
+        next_name = names[self.hop + 1]
+        did = (
+            "failed for no reason given" if self.code is None else CODES[self.code].did.format(next=next_name)
+        )
+        name = "no code" if self.code is None else self.code.name
+        has_next = self.about_next and self.hop + 1 < len(self.route)
+        about = f" about {self._role(self.hop + 1)}" if has_next else ""
+        why = f": {self.text}" if self.text else ""
+        if has_next and next_name not in did:
+            did += f", and so reports {next_name}"
+        return f"{names[self.hop]} {did}{why} ({name} at {self._role(self.hop)}{about})"
+
+    def _name(self, index: int) -> str:
+        return f"{self._role(index)} ({short(self.route[index])})"
+
+    def _role(self, index: int) -> str:
+        count = len(self.route)
+        if index == count - 1:
+            return "this node" if self.is_way_back else "the destination"
+        return f"hop {index + 1} of {count}{' of the way back' if self.is_way_back else ''}"

@@ -17,10 +17,8 @@ Rules for changing it:
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tunnel.onion.reports import Report
+from tunnel.codes import ErrorCode, Report
 
 __all__ = [
     "BadArgument",
@@ -60,30 +58,6 @@ __all__ = [
     "TunnelError",
     "TunnelStopped",
 ]
-
-
-class ErrorCode(IntEnum):
-    """The reason in a RESET, STATUS or CLOSE. `tunnel.codes` and docs/errors.md have meaning and advice."""
-
-    PROTOCOL = 1
-    BAD_HEADER = 2
-    EXPIRED = 3
-    REPLAYED = 4
-    UNKNOWN_NEXT = 5
-    NEXT_REFUSED = 6
-    DISCONNECTED = 7
-    TIMEOUT = 8
-    TRUNCATED = 9
-    BAD_CONTENT = 10
-    UNSUPPORTED = 11
-    BUSY = 12
-    SERVICE_FAILED = 13
-    UNKNOWN_QUERY = 14
-    CANCELLED = 15
-    INTERNAL = 16
-    TARGET_NOT_ALLOWED = 17
-    TARGET_UNREACHABLE = 18
-    TARGET_REFUSED = 19
 
 
 class TunnelError(Exception):
@@ -309,7 +283,7 @@ class QueryFailed(RemoteTunnelError):
 
     Attributes:
         code: the reason, if known.
-        report: the report of the route's nodes (`tunnel.onion.reports.Report`), if there is one.
+        report: the report of the route's nodes (`tunnel.codes.Report`), if there is one.
         blamed: ids of suspects, of which at least one is at fault, by the report or by the failure of the
             first link. May be empty.
         attempts: failures of all attempts of a retried query, the last one included.

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
 from tunnel.arguments import checked_count
+from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import TooManyFiles
-from tunnel.identity.descriptor import short
 from tunnel.identity.keys import NodeKeys
 from tunnel.node import FrameReport, Limits, Node
 from tunnel.services import InnerService, ServiceFunction

@@ -16,6 +16,7 @@ from reactor import Service, Signal, TimedOut, timeout_after
 from readwrite_comp.wideblock import WidePermutation
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import ErrorCode, InnerService, Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
+from tunnel.codes import Report
 from tunnel.errors import PeerError
 from tunnel.geometry import INTERACTIVE
 from tunnel.link.mux import MuxStream
@@ -23,7 +24,6 @@ from tunnel.modes import MODES, ErrorMode
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.onion.header import Command, Slot
-from tunnel.onion.reports import Report
 from tunnel.services import Query, Reply
 
 LIMITS = Limits(idle_s=3.0, answer_s=3.0, linger_s=2.0)

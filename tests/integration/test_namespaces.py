@@ -16,7 +16,7 @@ import pytest
 from bench.processes import NodeProcesses, QueryReport
 from tests.support.lossy_wire import LossyWire, why_not
 from tunnel import QueryFailed
-from tunnel.identity.descriptor import short
+from tunnel.codes import short
 from tunnel.modes import MODES
 from tunnel.node.query.request import SERVED_MODES
 

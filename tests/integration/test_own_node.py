@@ -22,9 +22,10 @@ from tests.support.network import PATIENCE_S, wait_until
 from tests.tunnel.helpers import OPENSSL
 from tunnel.cli import main
 from tunnel.client import Client, connect
+from tunnel.codes import short
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
-from tunnel.identity.descriptor import Address, Descriptor, short
+from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.running.configured_node import ConfiguredNode
 from tunnel.running.peer_log import PeerLog

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnel.codes import Report
 from tunnel.control import messages
 from tunnel.control.messages import (
     CLIENT_BODY_BYTES,
@@ -28,7 +29,6 @@ from tunnel.control.messages import (
 from tunnel.errors import BadRoute, ControlError, ErrorCode, PeerError, ProfileError, QueryFailed
 from tunnel.geometry import ALL_PROFILES
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.onion.reports import Report
 from tunnel.routing.route import Route
 
 OWN_ID = b"n" * 32

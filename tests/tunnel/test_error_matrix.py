@@ -20,13 +20,13 @@ from tests.tunnel.error_walks import FAULT, back_to_alice, open_over, relay_over
 from tests.tunnel.exchange import MESSAGE_MODES, Cast, Pace, cast_of, receive, send
 from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, SMALL_HCTR, seeded_bytes
 from tests.tunnel.test_modes import HOSTILE, geometry_for
+from tunnel.codes import Report
 from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command, Opened
 from tunnel.onion.header_builder import Circuit, OutgoingQuery
 from tunnel.onion.reports import (
-    Report,
     fits_status_chunk,
     read_report,
     read_way_back_report,

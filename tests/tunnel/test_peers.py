@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tunnel.codes import Report
 from tunnel.errors import ErrorCode, QueryFailed
-from tunnel.onion.reports import Report
 from tunnel.routing.peers import PeerTable
 
 LIMIT = 8

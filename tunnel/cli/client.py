@@ -25,13 +25,14 @@ from tunnel.cli.network import no_network
 from tunnel.cli.options import closest, count, filled_path, seconds
 from tunnel.client.calls import AskingNode
 from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
+from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, make_config
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import list_peer_files
 from tunnel.errors import ConfigError, ErrorCode, KeyFileError, QueryFailed
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.routing.route import Route
 from tunnel.running.configured_node import Peers
 

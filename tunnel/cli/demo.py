@@ -20,9 +20,9 @@ from typing import IO, Any
 from tunnel.arguments import plain_name
 from tunnel.cli.options import add_json, command, count, filled_path, size
 from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
+from tunnel.codes import short
 from tunnel.disk import open_regular
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import short
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node import FrameReport, Limits, LinkPolicy, QueryResult

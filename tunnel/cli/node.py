@@ -19,8 +19,8 @@ from reactor import Reactor, Service, Spawn, run_main
 from reactor.core.poller import Descriptor as FileDescriptor
 from tunnel.cli.options import add_json, command, filled_path
 from tunnel.cli.terminal import say, say_json
+from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config
-from tunnel.identity.descriptor import short
 from tunnel.running.configured_node import ConfiguredNode
 
 __all__ = ["add_parser"]

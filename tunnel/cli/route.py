@@ -13,9 +13,9 @@ from typing import Any
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command
 from tunnel.cli.terminal import say, say_json, table
+from tunnel.codes import Report
 from tunnel.errors import QueryFailed
 from tunnel.modes import ReplyMode
-from tunnel.onion.reports import Report
 from tunnel.routing.route import Route
 from tunnel.services import service_prefix
 

@@ -32,6 +32,7 @@ from reactor import (
 from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
+from tunnel.codes import Report
 from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
@@ -41,7 +42,6 @@ from tunnel.node.query.request import CallOptions, TunnelOptions
 from tunnel.node.query.running import QueryResult
 from tunnel.node.tunnels.open_tunnel import OpenStream, OpenTunnel
 from tunnel.node.tunnels.tunnel import MESSAGE_BYTES
-from tunnel.onion.reports import Report
 
 __all__ = ["AsyncClient", "AsyncReply", "AsyncStream", "AsyncTunnel"]
 

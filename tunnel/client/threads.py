@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, timeout_after
 from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
+from tunnel.codes import Report
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content
@@ -30,7 +31,6 @@ from tunnel.node.query.request import CallOptions, TunnelOptions
 from tunnel.node.query.running import QueryResult, submit
 from tunnel.node.tunnels.open_tunnel import OpenStream, OpenTunnel
 from tunnel.node.tunnels.tunnel import MESSAGE_BYTES
-from tunnel.onion.reports import Report
 
 __all__ = ["Client", "ThreadReply", "ThreadStream", "ThreadTunnel"]
 

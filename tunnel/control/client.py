@@ -41,6 +41,7 @@ from reactor import (
     timeout_after,
 )
 from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
+from tunnel.codes import short
 from tunnel.control.messages import (
     CONTENT_BYTES,
     NODE_BODY_BYTES,
@@ -69,7 +70,7 @@ from tunnel.errors import (
     QueryFailed,
 )
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.state_dir import check_private
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, open_content, rewinder

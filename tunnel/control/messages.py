@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, get_args
 
+from tunnel.codes import Report
 from tunnel.errors import (
     BadArgument,
     BadRoute,
@@ -42,7 +43,6 @@ from tunnel.errors import (
 )
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.onion.reports import Report
 from tunnel.routing.route import Purpose, Route
 
 __all__ = [

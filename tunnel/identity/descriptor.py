@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunnel.arguments import checked_count
+from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import BadArgument, BadSignature, DescriptorError, ProfileError
 from tunnel.geometry import ADDRESS_BYTES, Profile
@@ -25,7 +26,6 @@ __all__ = [
     "Address",
     "Descriptor",
     "OnionKeyInfo",
-    "short",
 ]
 
 MAX_DESCRIPTOR_BYTES = 486  # what a link handshake has room for
@@ -53,11 +53,6 @@ _FIELDS = {
     _EXPIRY: (4, 4, 1, 1),
     _FAMILY: (FAMILY_BYTES, FAMILY_BYTES, 0, 1),
 }
-
-
-def short(node_id: bytes) -> str:
-    """A node id as people see it: its first four bytes in hex."""
-    return node_id.hex()[:8]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from reactor import CurrentTime, Scope, Service, Signal
+from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding

@@ -19,11 +19,12 @@ from typing import Unpack
 
 from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
 from tunnel.arguments import check_options, checked_count, checked_id
+from tunnel.codes import Report, short
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import Directory
 from tunnel.errors import Disconnected
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Address, Descriptor, short
+from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.receive_queue import Budget
@@ -56,7 +57,6 @@ from tunnel.onion.codec import OnionCodec
 from tunnel.onion.cover import CoverPlan
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.onion.replay import HeaderRate
-from tunnel.onion.reports import Report
 from tunnel.routing.addresses import IpRange
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable

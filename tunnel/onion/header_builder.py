@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from readwrite_comp import WideBlockR, WideBlockW
+from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute, DescriptorError, RefusedKey
 from tunnel.geometry import SEED_BYTES, Profile
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.modes import ERROR_MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command, Hop, Slot, build_header, draw_delay, draw_expiry

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Protocol
 
 from readwrite_comp import AuthenticationError
-from tunnel.codes import CODES
+from tunnel.codes import Report
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.geometry import Geometry
-from tunnel.identity.descriptor import short
 from tunnel.modes import ErrorMode
 from tunnel.onion.error_channel import read_xor_code
 from tunnel.onion.header_builder import Circuit, OutgoingQuery
@@ -21,7 +19,6 @@ from tunnel.onion.status import StatusKeys, StatusReport, block_status_keys, rea
 from tunnel.routing.route import Route
 
 __all__ = [
-    "Report",
     "Reported",
     "fits_status_chunk",
     "open_status_chunk",
@@ -114,71 +111,6 @@ class Reported(Protocol):
     def way(self) -> Circuit: ...
     @property
     def error_mode(self) -> ErrorMode: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How a frame went, as its route tells.
-
-    Attributes:
-        route: the node ids that the frame was to pass, Bob last.
-        succeeded: Bob says that all is well.
-        hop: the index in `route` of the node that reports; None when nobody's word holds.
-        code: why it failed; None for success, or where no reason was given.
-        about_next: the node reports of the one behind it, which could not speak for itself.
-        text: what the node adds.
-        suspects: indices of the nodes between which the report was changed on its way; empty otherwise.
-        hold_ms: how long each node, from the first on, says that it held the frame.
-        is_way_back: it is about the reply, on the route of a reply block; Alice is its last node.
-    """
-
-    route: tuple[bytes, ...]
-    succeeded: bool
-    hop: int | None
-    code: ErrorCode | None
-    about_next: bool = False
-    text: str = ""
-    suspects: tuple[int, ...] = ()
-    hold_ms: tuple[int, ...] = ()
-    is_way_back: bool = False
-
-    @property
-    def blamed(self) -> tuple[int, ...]:
-        """Indices of the nodes of which one at least did not do its part: to be left out of a next route."""
-        if self.suspects or self.succeeded or self.hop is None:
-            return self.suspects
-        both = self.about_next and self.hop + 1 < len(self.route)
-        return (self.hop, self.hop + 1) if both else (self.hop,)
-
-    def __str__(self) -> str:
-        if self.succeeded:
-            return "delivered"
-        if self.suspects:
-            nodes = " and ".join(self._name(index) for index in self.suspects)
-            return f"the report of what happened was changed by, or between, {nodes}"
-        if self.hop is None:
-            return "nobody on the way says what happened"
-        names = [short(node_id) for node_id in self.route] + ["the next node"]
-        next_name = names[self.hop + 1]
-        did = (
-            "failed for no reason given" if self.code is None else CODES[self.code].did.format(next=next_name)
-        )
-        name = "no code" if self.code is None else self.code.name
-        has_next = self.about_next and self.hop + 1 < len(self.route)
-        about = f" about {self._role(self.hop + 1)}" if has_next else ""
-        why = f": {self.text}" if self.text else ""
-        if has_next and next_name not in did:
-            did += f", and so reports {next_name}"
-        return f"{names[self.hop]} {did}{why} ({name} at {self._role(self.hop)}{about})"
-
-    def _name(self, index: int) -> str:
-        return f"{self._role(index)} ({short(self.route[index])})"
-
-    def _role(self, index: int) -> str:
-        count = len(self.route)
-        if index == count - 1:
-            return "this node" if self.is_way_back else "the destination"
-        return f"hop {index + 1} of {count}{' of the way back' if self.is_way_back else ''}"
 
 
 def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report | None:

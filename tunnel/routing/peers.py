@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from tunnel.codes import Report
 from tunnel.errors import QueryFailed
-from tunnel.onion.reports import Report
 
 __all__ = ["PeerListener", "PeerTable"]
 

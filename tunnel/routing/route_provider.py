@@ -17,10 +17,11 @@ from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from typing import Final
 
+from tunnel.codes import short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.routing.addresses import AddressRules
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import Reactor, RunInThread, Service, Sleep, Spawn
+from tunnel.codes import short
 from tunnel.config import NodeConfig
 from tunnel.control import CONTROL_FILE, ControlServer
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
@@ -26,7 +27,7 @@ from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
 from tunnel.directory.base import PeerFiles, write_descriptor
 from tunnel.disk import advice_for
 from tunnel.errors import ConfigError, KeyFileError, StateError
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.identity.state_dir import StateDir, check_private

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from tunnel.codes import short
 from tunnel.directory import Directory
-from tunnel.identity.descriptor import short
 from tunnel.node import PeerListener
 
 __all__ = ["PeerLog"]

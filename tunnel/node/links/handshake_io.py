@@ -24,6 +24,7 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
+from tunnel.codes import short
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import (
     Disconnected,
@@ -34,7 +35,7 @@ from tunnel.errors import (
     PeerError,
     TableFull,
 )
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext

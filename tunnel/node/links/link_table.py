@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 from reactor import Handle, Service
+from tunnel.codes import short
 from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.link.pool import NeighbourPool
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy

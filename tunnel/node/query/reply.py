@@ -13,8 +13,8 @@ from typing import Final, Self
 from reactor import Handle, Scope, Service, Signal, needs_yield_from
 from readwrite_comp.helpers import renewed
 from tunnel.arguments import checked_count
+from tunnel.codes import short
 from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, QueryFailed
-from tunnel.identity.descriptor import short
 from tunnel.node.query.pending import Sink
 from tunnel.node.query.running import QueryResult
 from tunnel.node.waits import Post, Turn, release_dropped

@@ -29,6 +29,7 @@ from reactor import (
 from reactor.core.threads import ServiceFuture
 from reactor.errors import Forked
 from readwrite_comp.helpers import is_same_error, renewed
+from tunnel.codes import Report, short
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -40,7 +41,6 @@ from tunnel.errors import (
     StreamReset,
 )
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import short
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.answer.local_service import receive_reply
 from tunnel.node.context import NodeContext, Stream
@@ -52,7 +52,7 @@ from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import clock_text
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.onion.reply_block import ReplyBlock
-from tunnel.onion.reports import Report, Reported, read_report, read_way_back_report
+from tunnel.onion.reports import Reported, read_report, read_way_back_report
 from tunnel.routing.route import Route
 
 __all__ = [

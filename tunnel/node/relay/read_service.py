@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from reactor import CurrentTime, ReadYield, Service, Signal, Sleep, UnexpectedEnd, WriteYield
 from reactor.core.requests import Request
 from readwrite_comp.helpers import renewed
+from tunnel.codes import short
 from tunnel.errors import (
     ErrorCode,
     FrameTruncated,
@@ -33,7 +34,6 @@ from tunnel.errors import (
     ProfileError,
     StreamReset,
 )
-from tunnel.identity.descriptor import short
 from tunnel.node.answer.local_service import local_service
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.relay.status_reporter import Reporter, fault_here, wait_status

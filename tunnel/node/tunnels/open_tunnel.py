@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from reactor import Handle, Select, Service, ServiceCancelled, Signal, needs_yield_from
 from readwrite_comp.helpers import renewed
+from tunnel.codes import Report, short
 from tunnel.errors import ErrorCode, NodeStopped, PeerError, QueryFailed
 from tunnel.established import Target, TargetKind
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import short
 from tunnel.node.tunnels.sub_streams import TunnelStream
 from tunnel.node.tunnels.tunnel import MESSAGE_BYTES, NodeTunnel
 from tunnel.node.tunnels.tunnel_call import with_tunnel
 from tunnel.node.waits import release_dropped
-from tunnel.onion.reports import Report
 from tunnel.routing.route import Route
 from tunnel.services.base import checked_name
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from reactor import RunInThread, Service, Signal, Sleep, TimedOut, WriteYield, timeout_after
 from readwrite_comp.helpers import is_same_error, renewed
+from tunnel.codes import Report
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, QueryFailed, TunnelStopped
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
@@ -22,7 +23,7 @@ from tunnel.node.tunnels.tunnel import NodeTunnel, pump
 from tunnel.node.waits import run_with_guards, with_timeout
 from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import permutation
-from tunnel.onion.reports import Report, read_report
+from tunnel.onion.reports import read_report
 from tunnel.routing.route import Route
 
 __all__ = ["with_tunnel"]
