@@ -30,7 +30,7 @@ from tunnel.errors import FileChanged, LocalTunnelError
 __all__ = [
     "FileReader",
     "Identity",
-    "Source",
+    "ReadableFile",
     "advice_for",
     "check_unchanged",
     "file_changed",
@@ -160,7 +160,7 @@ def regular_status(file: object) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) else None
 
 
-class Source(Protocol):
+class ReadableFile(Protocol):
     """Any binary file that can be read; None: it does not block and has nothing now."""
 
     def read(self, size: int, /) -> bytes | None: ...
@@ -175,7 +175,7 @@ class FileReader:
         path: for errors; by default the name of the file.
     """
 
-    def __init__(self, file: Source, path: Path | None = None) -> None:
+    def __init__(self, file: ReadableFile, path: Path | None = None) -> None:
         self._file = file
         name = getattr(file, "name", None) if path is None else path
         self._name = repr(str(name)) if isinstance(name, str | Path) else "the file"

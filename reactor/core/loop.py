@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, overload
 
 from reactor.core.forgotten import discard
-from reactor.core.poller import Descriptor, Poller, WaitReadable, default_poller
+from reactor.core.poller import FileDescriptor, Poller, WaitReadable, default_poller
 from reactor.core.requests import PARKED, OneUse, Request, Service
 from reactor.core.task import Handle, Task, not_a_request
 from reactor.core.threads import ServiceFuture, ThreadCalls, fail, tie
@@ -86,7 +86,7 @@ class Waker:
         self._lock = threading.RLock()
         self._is_closed = False
         self._poller = poller
-        self.descriptor = Descriptor(self._read_fd)
+        self.descriptor = FileDescriptor(self._read_fd)
         self.descriptor.adopt(poller)
         poller.watch(self.descriptor)
 

@@ -1,4 +1,4 @@
-"""Readiness of descriptors: two pollers, `Descriptor`, and the requests that wait for it.
+"""Readiness of descriptors: two pollers, `FileDescriptor`, and the requests that wait for it.
 
     yield descriptor.readable
 
@@ -7,8 +7,8 @@ edge-triggered: one `epoll_ctl` when a descriptor is first waited on and none pe
 microsecond of a request that costs seven. `SelectorPoller` is level-triggered over the standard `selectors`
 and works on any system. It drops interest in an event lazily: when the event arrives and no task waits.
 
-A `Descriptor` has at most one waiter on each side. An edge-triggered poller reports a change once. If no task
-waits at that moment, the change is kept in `read_ready` or `write_ready`, and the next wait on that side
+A `FileDescriptor` has at most one waiter on each side. An edge-triggered poller reports a change once. If no
+task waits at that moment, the change is kept in `read_ready` or `write_ready`, and the next wait on that side
 returns immediately. So no wake is lost between a refused call and the wait after it, nor when a stream is
 lent to another service. The price is an occasional spurious wake: **a wait means "try", never "there is
 data"**.
@@ -53,8 +53,8 @@ from reactor.errors import BadRequest, Busy, Closed
 
 __all__ = [
     "HAS_EPOLL",
-    "Descriptor",
     "EpollPoller",
+    "FileDescriptor",
     "HasFileno",
     "Poller",
     "SelectorPoller",
@@ -78,20 +78,20 @@ _EVENTS_PER_POLL = 512
 class Poller(Protocol):
     """The interface between the loop and a poller."""
 
-    def register(self, descriptor: Descriptor) -> None:
+    def register(self, descriptor: FileDescriptor) -> None:
         """Add a descriptor on its first wait."""
 
-    def unregister(self, descriptor: Descriptor) -> None:
+    def unregister(self, descriptor: FileDescriptor) -> None:
         """Remove a descriptor; it may have been closed without notice."""
 
     @property
     def needs_arming(self) -> bool:
         """Whether `arm` must be called after each new waiter."""
 
-    def arm(self, descriptor: Descriptor) -> None:
+    def arm(self, descriptor: FileDescriptor) -> None:
         """Request the events that the waiters of a descriptor need."""
 
-    def watch(self, descriptor: Descriptor) -> None:
+    def watch(self, descriptor: FileDescriptor) -> None:
         """Set `read_ready` once when there is data, without a waiting task. For the loop's wake-up pipe."""
 
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
@@ -119,13 +119,13 @@ class _Table:
     """The descriptors of a poller, by number."""
 
     def __init__(self) -> None:
-        self._by_fd: dict[int, Descriptor] = {}
+        self._by_fd: dict[int, FileDescriptor] = {}
         _alive.add(self)
 
     def has_waiters(self) -> bool:
         return any(d.reader is not None or d.writer is not None for d in self._by_fd.values())
 
-    def _evict(self, descriptor: Descriptor) -> None:
+    def _evict(self, descriptor: FileDescriptor) -> None:
         """Make room for a descriptor whose number is taken.
 
         Either the earlier one was closed without `close_notify` and the system has reused its number: its
@@ -137,7 +137,7 @@ class _Table:
         if earlier is None or earlier is descriptor:
             return
         if self._is_known(fd) and (earlier.reader is not None or earlier.writer is not None):
-            raise Busy(f"descriptor {fd} is waited on through another Descriptor object")
+            raise Busy(f"descriptor {fd} is waited on through another FileDescriptor object")
         if self._is_known(fd):
             earlier.detach()
         else:
@@ -183,13 +183,13 @@ if HAS_EPOLL:
             self.needs_arming = False
             self._epoll = epoll()
 
-        def register(self, descriptor: Descriptor) -> None:
+        def register(self, descriptor: FileDescriptor) -> None:
             """Add a descriptor.
 
             Raises:
                 Closed: the descriptor does not exist.
                 BadRequest: it is a regular file or directory, which epoll refuses.
-                Busy: its number is waited on through another Descriptor object.
+                Busy: its number is waited on through another FileDescriptor object.
             """
             fd = descriptor.fileno()
             self._evict(descriptor)
@@ -203,7 +203,7 @@ if HAS_EPOLL:
                 raise Closed(f"descriptor {fd} cannot be waited on: {error.strerror}") from error
             self._by_fd[fd] = descriptor
 
-        def unregister(self, descriptor: Descriptor) -> None:
+        def unregister(self, descriptor: FileDescriptor) -> None:
             """See `Poller`."""
             fd = descriptor.fileno()
             if self._by_fd.get(fd) is not descriptor:
@@ -226,10 +226,10 @@ if HAS_EPOLL:
                 return False
             return True
 
-        def arm(self, descriptor: Descriptor) -> None:
+        def arm(self, descriptor: FileDescriptor) -> None:
             """Nothing to do: all events are requested from the start."""
 
-        def watch(self, descriptor: Descriptor) -> None:
+        def watch(self, descriptor: FileDescriptor) -> None:
             """Nothing to do either."""
 
         def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
@@ -295,12 +295,12 @@ class SelectorPoller(_Table):
         self._interest: dict[int, int] = {}
         self._identity: dict[int, tuple[int, int]] = {}
 
-    def register(self, descriptor: Descriptor) -> None:
+    def register(self, descriptor: FileDescriptor) -> None:
         """Add a descriptor. The system is asked about it only while a task waits (see `arm`).
 
         Raises:
             Closed: the descriptor does not exist.
-            Busy: its number is waited on through another Descriptor object.
+            Busy: its number is waited on through another FileDescriptor object.
         """
         fd = descriptor.fileno()
         self._evict(descriptor)
@@ -310,7 +310,7 @@ class SelectorPoller(_Table):
             raise Closed(f"descriptor {fd} cannot be waited on: {error.strerror}") from error
         self._by_fd[fd] = descriptor
 
-    def unregister(self, descriptor: Descriptor) -> None:
+    def unregister(self, descriptor: FileDescriptor) -> None:
         """See `Poller`."""
         fd = descriptor.fileno()
         if self._by_fd.get(fd) is descriptor:
@@ -318,7 +318,7 @@ class SelectorPoller(_Table):
             del self._identity[fd]
             self._ask(fd, 0)
 
-    def arm(self, descriptor: Descriptor) -> None:
+    def arm(self, descriptor: FileDescriptor) -> None:
         """Request the events that the waiters of a descriptor need.
 
         Raises:
@@ -346,7 +346,7 @@ class SelectorPoller(_Table):
                 ) from error
             raise Closed(f"descriptor {fd} cannot be waited on: {error}") from error
 
-    def watch(self, descriptor: Descriptor) -> None:
+    def watch(self, descriptor: FileDescriptor) -> None:
         """See `Poller`."""
         fd = descriptor.fileno()
         self._ask(fd, self._interest.get(fd, 0) | selectors.EVENT_READ)
@@ -459,7 +459,7 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
-class Descriptor:
+class FileDescriptor:
     """Readiness of one file descriptor. The owner opens and closes the descriptor, this class never does.
 
     Attributes:
@@ -558,7 +558,7 @@ class Descriptor:
         self.poller = poller
 
     def __repr__(self) -> str:
-        return f"<Descriptor {self._fd}{' closed' if self.is_closed else ''}>"
+        return f"<FileDescriptor {self._fd}{' closed' if self.is_closed else ''}>"
 
 
 class WaitReadable(Request):
@@ -571,7 +571,7 @@ class WaitReadable(Request):
 
     may_end_early = True
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: FileDescriptor) -> None:
         self.descriptor = descriptor
 
     def begin(self, task: Task[Any]) -> object:
@@ -616,7 +616,7 @@ class WaitWritable(Request):
 
     may_end_early = True
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: FileDescriptor) -> None:
         self.descriptor = descriptor
 
     def begin(self, task: Task[Any]) -> object:

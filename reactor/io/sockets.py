@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from reactor.core.forgotten import needs_yield_from
-from reactor.core.poller import Descriptor
+from reactor.core.poller import FileDescriptor
 from reactor.core.requests import YIELD, CurrentTime, Service
 from reactor.core.task import Handle
 from reactor.core.threads import LookUp
@@ -103,7 +103,7 @@ class SocketStream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._sock: socket.socket | _LostSocket = sock
         self._peername = peername
-        self._descriptor = descriptor = Descriptor(sock)
+        self._descriptor = descriptor = FileDescriptor(sock)
         self.readable = descriptor.readable
         self.writable = descriptor.writable
 
@@ -122,8 +122,8 @@ class SocketStream:
         return self._descriptor.hang_up
 
     @property
-    def hint(self) -> Descriptor:
-        """What has `drained`, for `ReadYield`; see `Descriptor` in poller.py."""
+    def hint(self) -> FileDescriptor:
+        """What has `drained`, for `ReadYield`; see `FileDescriptor` in poller.py."""
         return self._descriptor
 
     @property
@@ -563,7 +563,7 @@ class _Listener:
         sock.setblocking(False)
         self._sock = sock
         self.address = address
-        self._descriptor = Descriptor(sock)
+        self._descriptor = FileDescriptor(sock)
         # Kept apart so that a test can put an accept of its own in its place.
         self._accept: Callable[[], tuple[socket.socket, Any]] = sock.accept
         self._next_report_s = -math.inf

@@ -17,7 +17,7 @@ from tunnel import ErrorCode, Limits, Node, Profile, QueryFailed, ReplyMode, Rou
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import DEFAULT, INTERACTIVE, Geometry
 from tunnel.link.mux import MuxLimits
-from tunnel.link.receive_queue import Budget, Holder
+from tunnel.link.receive_queue import Budget, Evictable
 
 LIMITS = Limits(queries=2048, link_tick_s=0.05, buffer_bytes=64 << 20)
 STALLED_BYTES = 2_000_000
@@ -30,9 +30,9 @@ class Peaks:
     used: dict[Budget, int]
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        add: Callable[[Budget, Holder, int], None] = Budget.add
+        add: Callable[[Budget, Evictable, int], None] = Budget.add
 
-        def watched(budget: Budget, holder: Holder, count: int) -> None:
+        def watched(budget: Budget, holder: Evictable, count: int) -> None:
             add(budget, holder, count)
             self.used[budget] = max(self.used.get(budget, 0), budget.used_bytes)
 

@@ -27,7 +27,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.poller import (
-    Descriptor,
+    FileDescriptor,
     Poller,
 )
 from reactor.core.timers import FakeClock
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Pair = tuple[SocketStream, SocketStream]
 
 
-def wait_readable(descriptor: Descriptor) -> Service[str]:
+def wait_readable(descriptor: FileDescriptor) -> Service[str]:
     """Wait once, as somebody who holds a bare descriptor does."""
     yield descriptor.readable
     return "try"
@@ -57,7 +57,7 @@ def pair_at(number: int) -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-def parked(reactor: Reactor, descriptor: Descriptor) -> Handle[str]:
+def parked(reactor: Reactor, descriptor: FileDescriptor) -> Handle[str]:
     handle = reactor.spawn(wait_readable(descriptor), name="waiting")
     reactor.run(passes(3))
     return handle
@@ -71,7 +71,7 @@ def test_closed_without_notice_under_a_waiter(kind: str, caplog: pytest.LogCaptu
     """
     near, far = socket.socketpair()
     with far, Reactor(poller=POLLERS[kind](), clock=FakeClock()) as reactor:
-        descriptor = Descriptor(near)
+        descriptor = FileDescriptor(near)
         waiting = parked(reactor, descriptor)
         number = near.fileno()
         near.close()
@@ -97,7 +97,7 @@ def test_closed_without_notice_while_a_copy_lives(kind: str, caplog: pytest.LogC
     """The system goes on telling of the copy under the old number. The loop must not spin on it."""
     near, far = socket.socketpair()
     with far, Reactor(poller=POLLERS[kind](), clock=FakeClock()) as reactor:
-        descriptor = Descriptor(near)
+        descriptor = FileDescriptor(near)
         waiting = parked(reactor, descriptor)
         with near.dup():
             near.close()

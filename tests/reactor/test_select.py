@@ -30,7 +30,7 @@ from reactor import (
     TimedOut,
     timeout_after,
 )
-from reactor.core.poller import Descriptor
+from reactor.core.poller import FileDescriptor
 from reactor.core.timers import FakeClock
 from reactor.sync.selection import Chosen
 from tests.reactor.helpers import assert_clean, errors_logged, forever, give, passes, run
@@ -301,7 +301,7 @@ def test_one_at_a_time(fake: Reactor) -> None:
 
 def test_what_cannot_be_selected(fake: Reactor) -> None:
     with pytest.raises(BadRequest, match="cannot select"):
-        Select(Descriptor(0).readable)  # type: ignore[arg-type]
+        Select(FileDescriptor(0).readable)  # type: ignore[arg-type]
     with Reactor() as other:
         stranger = other.spawn(forever())
         with pytest.raises(BadRequest, match="another reactor"):

@@ -27,7 +27,7 @@ from reactor import (
     WriteYield,
 )
 from reactor.core.poller import (
-    Descriptor,
+    FileDescriptor,
     Poller,
 )
 from reactor.core.timers import FakeClock
@@ -417,10 +417,10 @@ def forever_reading(stream: SocketStream) -> Service[bytes]:
 def test_closed_without_notice_and_number_used_again(reactor: Reactor) -> None:
     """The owner forgot `close_notify`: the old waiter is told when its number comes back."""
     first, peer = socket.socketpair()
-    old = Descriptor(first)
+    old = FileDescriptor(first)
     number = first.fileno()
 
-    def wait(descriptor: Descriptor) -> Service[None]:
+    def wait(descriptor: FileDescriptor) -> Service[None]:
         yield descriptor.readable
 
     waiting = reactor.spawn(wait(old))
@@ -431,7 +431,7 @@ def test_closed_without_notice_and_number_used_again(reactor: Reactor) -> None:
         second, other_peer = other_peer, second
     assert second.fileno() == number
     with peer, second, other_peer:
-        fresh = Descriptor(second)
+        fresh = FileDescriptor(second)
         reading = reactor.spawn(wait(fresh))
         reactor.run(passes(3))
         assert isinstance(waiting.error, Closed)
@@ -444,11 +444,11 @@ def test_closed_without_notice_and_number_used_again(reactor: Reactor) -> None:
 def test_two_objects_for_one_file(reactor: Reactor, pair: Pair) -> None:
     """Allowed one after the other; at the same moment the second is refused."""
     left, right = pair
-    extra = Descriptor(right)
+    extra = FileDescriptor(right)
     left.write(b"x")
     assert run(reactor, ReadYield(right).read()) == b"x"
 
-    def wait(descriptor: Descriptor) -> Service[None]:
+    def wait(descriptor: FileDescriptor) -> Service[None]:
         yield descriptor.readable
 
     first = reactor.spawn(wait(extra))
@@ -488,7 +488,7 @@ def test_a_stream_moves_between_reactors(kind: str, pair: Pair) -> None:
 
 def test_what_cannot_be_waited_on_is_refused(reactor: Reactor) -> None:
     sock = socket.socket()
-    descriptor = Descriptor(sock)
+    descriptor = FileDescriptor(sock)
     sock.close()
 
     def service() -> Service[None]:
@@ -499,7 +499,7 @@ def test_what_cannot_be_waited_on_is_refused(reactor: Reactor) -> None:
 
     run(reactor, service())
     with pytest.raises(Closed):
-        Descriptor(sock)
+        FileDescriptor(sock)
 
 
 def test_cancelled_wait_leaves_the_descriptor_clean(reactor: Reactor, pair: Pair) -> None:

@@ -17,7 +17,7 @@ from tunnel.control.messages import (
     CONTENT_BYTES,
     NODE_BODY_BYTES,
     FrameParser,
-    Kind,
+    MessageKind,
     QueryMessage,
     QueryOutcome,
     RouteRequest,
@@ -195,13 +195,13 @@ def test_a_cut_or_changed_query_is_refused_or_another_query(
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 9))
 def test_frames_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], step: int) -> None:
-    stream = b"".join(pack_frame(Kind.CONTENT, data) for data in bodies)
+    stream = b"".join(pack_frame(MessageKind.CONTENT, data) for data in bodies)
     parser, found = FrameParser(CLIENT_BODY_BYTES, is_node=True), []
     for start in range(0, len(stream), step):
         parser.feed(stream[start : start + step])
         while (frame := parser.next()) is not None:
             found.append(frame)
-    assert found == [(Kind.CONTENT, data) for data in bodies]
+    assert found == [(MessageKind.CONTENT, data) for data in bodies]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reactor import RunInThread, Service, Signal
-from reactor.core.poller import Descriptor as FileDescriptor
+from reactor.core.poller import FileDescriptor
 from tunnel.cli.network import NODE_FILE
 
 __all__ = ["ChildNode"]

@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from reactor import Reactor, Service, Spawn, run_main
-from reactor.core.poller import Descriptor as FileDescriptor
+from reactor.core.poller import FileDescriptor
 from tunnel.cli.options import add_json, command, filled_path
 from tunnel.cli.terminal import say, say_json
 from tunnel.codes import short

@@ -17,7 +17,7 @@ from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services.file_requests import NO_DIGEST
 from tunnel.services.file_store import BLOCK_BYTES, PartialFile, ThreadFile
 
-__all__ = ["ObjectTarget", "PathTarget", "SourceFile", "Target", "resumable_bytes"]
+__all__ = ["FileTarget", "ObjectTarget", "PathTarget", "SourceFile", "resumable_bytes"]
 
 _MOST_STEM_BYTES: Final = 180  # 71 come before and behind it, and a name has at most 255
 _LOCK_WAIT_S: Final = 1.0
@@ -162,7 +162,7 @@ def _has_content(fd: int) -> bool:
         return True
 
 
-class Target(Protocol):
+class FileTarget(Protocol):
     """Where a fetched file goes. Each method raises OSError.
 
     Attributes:

@@ -27,7 +27,7 @@ from typing import BinaryIO, Final, Unpack
 
 from reactor import RunInThread, Service, Sleep, needs_yield_from
 from tunnel.client.calls import AskingNode
-from tunnel.client.file_ends import ObjectTarget, PathTarget, SourceFile, Target
+from tunnel.client.file_ends import FileTarget, ObjectTarget, PathTarget, SourceFile
 from tunnel.errors import (
     BadRoute,
     ErrorCode,
@@ -40,7 +40,7 @@ from tunnel.errors import (
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import WayOptions
 from tunnel.node.query.running import submit
-from tunnel.services.base import ByteReader, checked_file_name, service_prefix
+from tunnel.services.base import PieceReader, checked_file_name, service_prefix
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     NO_DIGEST,
@@ -249,9 +249,9 @@ class FilesClient:
             options = {"purpose": "bulk", **options}
         return (yield from self._node.ask(self._node.call(self._destination, content, **options)))
 
-    def _head(self, reply: IncomingReply, request: FileRequest) -> Service[tuple[ByteReader, FileReply]]:
+    def _head(self, reply: IncomingReply, request: FileRequest) -> Service[tuple[PieceReader, FileReply]]:
         """Read the head of a reply. Raises FilesError: it says that it did not work."""
-        reader = ByteReader(reply.read)
+        reader = PieceReader(reply.read)
         head = FileReply.unpack((yield from reader.exactly(REPLY_BYTES)))
         if head.status not in (FileStatus.OK, FileStatus.STORED):
             what = f"{request.operation.name.lower()} {request.name}".strip()
@@ -312,7 +312,12 @@ class _Get:
     """A file on its way in."""
 
     def __init__(
-        self, client: FilesClient, file: Target, name: str, progress: FileProgress | None, limit_bytes: int
+        self,
+        client: FilesClient,
+        file: FileTarget,
+        name: str,
+        progress: FileProgress | None,
+        limit_bytes: int,
     ) -> None:
         self._client = client
         self._file = file
@@ -351,7 +356,7 @@ class _Get:
             raise FilesError(f"get {self._name}: the content is not what was announced", FileStatus.DIGEST)
         yield RunInThread(file.commit)
 
-    def _receive(self, reader: ByteReader, head: FileReply) -> Service[None]:
+    def _receive(self, reader: PieceReader, head: FileReply) -> Service[None]:
         file = self._file
         self._progress(file.size, head.size)
         batch = reader.batches(BATCH_BYTES)
@@ -411,7 +416,7 @@ def list_files(
     return submit(node.reactor, client.list_files(), "files list")
 
 
-def _target(target: str | Path | BinaryIO, name: str, replace: bool) -> Target:
+def _target(target: str | Path | BinaryIO, name: str, replace: bool) -> FileTarget:
     if not isinstance(target, str | os.PathLike):
         if not hasattr(target, "write"):
             raise TypeError(f"a target is a path or a binary file, got {type(target).__name__}")

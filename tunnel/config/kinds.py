@@ -22,12 +22,12 @@ __all__ = [
     "Choice",
     "HostPort",
     "Integer",
-    "Kind",
     "ListOf",
     "NetworkId",
     "Number",
     "Place",
     "PrivateRange",
+    "SettingKind",
     "Size",
     "Switch",
     "Text",
@@ -56,7 +56,7 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].lower()]
 
 
-class Kind(Protocol):
+class SettingKind(Protocol):
     """A kind of value; see the module's docstring."""
 
     @property
@@ -302,7 +302,7 @@ class Family(_AsWritten):
 class ListOf:
     """A list of values of one kind; commas separate them in the environment."""
 
-    item: Kind
+    item: SettingKind
     most: int
 
     @property

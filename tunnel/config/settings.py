@@ -17,12 +17,12 @@ from tunnel.config.kinds import (
     Family,
     HostPort,
     Integer,
-    Kind,
     ListOf,
     NetworkId,
     Number,
     Place,
     PrivateRange,
+    SettingKind,
     Size,
     Switch,
     Text,
@@ -75,7 +75,7 @@ class Setting:
 
     table: str
     key: str
-    kind: Kind
+    kind: SettingKind
     default: Any
     unit: str
     meaning: str
@@ -269,7 +269,7 @@ _TABLE_OF = {
     "padding": "padding padding_gap_s padding_units",
 }
 # Ranges other than the usual ones: 1 or more for counts, above 0 for times.
-_KIND_OF: dict[str, Kind] = {
+_KIND_OF: dict[str, SettingKind] = {
     "links_ahead": Integer(0, 1024),
     "padding_units": Integer(1, MAX_UNITS),
     "route_hops": Integer(0, LONG.max_proxies),
@@ -289,7 +289,7 @@ _KIND_OF: dict[str, Kind] = {
 }
 
 
-def _kind(name: str, default: Any) -> tuple[Kind, Any]:
+def _kind(name: str, default: Any) -> tuple[SettingKind, Any]:
     """The kind of a field, and its default as TOML represents it."""
     if isinstance(default, Enum):
         return Choice({member.name.lower(): member for member in type(default)}), default.name.lower()

@@ -46,7 +46,7 @@ from tunnel.control.messages import (
     CONTENT_BYTES,
     NODE_BODY_BYTES,
     FrameParser,
-    Kind,
+    MessageKind,
     PeerState,
     QueryMessage,
     QueryOutcome,
@@ -276,7 +276,7 @@ class ControlClient:
         """
         destination, hops = checked_id(destination), checked_count(hops, "hops")
         request = RouteRequest(checked_id(destination), _checked_hops(hops), profile).pack()
-        return self._run(self._ask_once(request, Kind.ROUTED, unpack_route))
+        return self._run(self._ask_once(request, MessageKind.ROUTED, unpack_route))
 
     def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]:
         """Established tunnels are not offered.
@@ -325,7 +325,7 @@ class ControlClient:
         try:
             if stream.peer_uid not in (None, os.geteuid()):
                 raise ControlError(f"a process of user {stream.peer_uid} listens at {self._path}")
-            welcome = Welcome.unpack((yield from link.expect(Kind.WELCOME)))
+            welcome = Welcome.unpack((yield from link.expect(MessageKind.WELCOME)))
         except BaseException:
             stream.close()
             raise
@@ -336,7 +336,7 @@ class ControlClient:
         link.close()
         return welcome
 
-    def _ask_once(self, request: bytes, kind: Kind, unpack: Callable[[bytes], T]) -> Service[T]:
+    def _ask_once(self, request: bytes, kind: MessageKind, unpack: Callable[[bytes], T]) -> Service[T]:
         link, _ = yield from self._open()
         with link:
             yield from link.send(request)
@@ -347,12 +347,12 @@ class ControlClient:
         engine = tunnel_engine()
         found: dict[Descriptor, PeerState] = {}
         with link:
-            yield from link.send(pack_frame(Kind.PEERS))
+            yield from link.send(pack_frame(MessageKind.PEERS))
             while True:
                 kind, body = yield from link.receive()
-                if kind is Kind.DONE:
+                if kind is MessageKind.DONE:
                     return found
-                if kind is not Kind.PEER or not body or body[0] not in PeerState._value2member_map_:
+                if kind is not MessageKind.PEER or not body or body[0] not in PeerState._value2member_map_:
                     raise ControlError(f"control socket: {kind.name} in a list of peers")
                 try:
                     found[Descriptor.parse(body[1:], engine)] = PeerState(body[0])
@@ -391,7 +391,7 @@ class _Link:
             return False
         return True
 
-    def receive(self) -> Service[tuple[Kind, bytes]]:
+    def receive(self) -> Service[tuple[MessageKind, bytes]]:
         """The next frame. Raises the error that the node sends. QueryFailed: it has ended. ControlError."""
         while (frame := self._parser.next()) is None:
             try:
@@ -401,11 +401,11 @@ class _Link:
             if not data:
                 raise QueryFailed("the node ended while it was asked", ErrorCode.DISCONNECTED)
             self._parser.feed(data)
-        if frame[0] is Kind.ERROR:
+        if frame[0] is MessageKind.ERROR:
             raise unpack_error(frame[1])
         return frame
 
-    def expect(self, kind: Kind) -> Service[bytes]:
+    def expect(self, kind: MessageKind) -> Service[bytes]:
         """The body of the next frame, which must be of this kind. Raises as `receive`."""
         found, body = yield from self.receive()
         if found is not kind:
@@ -449,16 +449,16 @@ class _Download:
         pending = self._pending
         while self.outcome is None:
             kind, body = yield from self._link.receive()
-            if kind is Kind.REPLY:
+            if kind is MessageKind.REPLY:
                 pending.take(memoryview(body))
                 yield from pending.wait_room()
-            elif kind is Kind.PROGRESS:
+            elif kind is MessageKind.PROGRESS:
                 self._sent, _ = unpack_progress(body)
                 pending.moved()
-            elif kind is Kind.REWIND:
+            elif kind is MessageKind.REWIND:
                 self.rewinds.append(unpack_attempt(body)[0])
                 self.asked.set()
-            elif kind is Kind.RESULT:
+            elif kind is MessageKind.RESULT:
                 self.outcome = QueryOutcome.unpack(body)
             else:
                 raise ControlError(f"control socket: {kind.name} inside a reply")
@@ -494,12 +494,12 @@ class _Upload:
                 view = memoryview(data).cast("B")
                 for start in range(0, len(view), CONTENT_BYTES):
                     piece = view[start : start + CONTENT_BYTES]
-                    frame = pack_attempt(Kind.CONTENT, self._attempt, bytes(piece))
+                    frame = pack_attempt(MessageKind.CONTENT, self._attempt, bytes(piece))
                     if not (yield from self._link.send(frame)) or self._download.rewinds:
                         return
         finally:
             reader.close()
-        yield from self._link.send(pack_attempt(Kind.END, self._attempt))
+        yield from self._link.send(pack_attempt(MessageKind.END, self._attempt))
 
 
 def _checked_hops(hops: int) -> int:

@@ -51,7 +51,7 @@ __all__ = [
     "NODE_BODY_BYTES",
     "VERSION",
     "FrameParser",
-    "Kind",
+    "MessageKind",
     "PeerState",
     "QueryMessage",
     "QueryOutcome",
@@ -90,7 +90,7 @@ _TEXT_BYTES: Final = 4096
 _PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
 
 
-class Kind(IntEnum):
+class MessageKind(IntEnum):
     """What a frame holds. Those of the node have the highest bit set."""
 
     QUERY = 0x01
@@ -117,7 +117,7 @@ class PeerState(IntEnum):
     BACKED_OFF = 2
 
 
-def pack_frame(kind: Kind, body: bytes | bytearray | memoryview = b"") -> bytes:
+def pack_frame(kind: MessageKind, body: bytes | bytearray | memoryview = b"") -> bytes:
     """One frame."""
     return _HEAD.pack(kind, len(body)) + body
 
@@ -144,7 +144,7 @@ class FrameParser:
         """Take bytes. At most one piece of them and one frame are held if `next` is called until None."""
         self._held += data
 
-    def next(self) -> tuple[Kind, bytes] | None:
+    def next(self) -> tuple[MessageKind, bytes] | None:
         """The next whole frame; None: more bytes are needed.
 
         Raises:
@@ -153,18 +153,17 @@ class FrameParser:
         if len(self._held) < _HEAD.size:
             return None
         value, length = _HEAD.unpack_from(self._held)
-        if value not in Kind._value2member_map_ or (value >= Kind.WELCOME) is self._is_node:
+        if value not in MessageKind._value2member_map_ or (value >= MessageKind.WELCOME) is self._is_node:
             raise ControlError(f"control socket: frame of kind 0x{value:02x} is not expected here")
         if length > self._limit_bytes:
-            raise ControlError(
-                f"control socket: a {Kind(value).name} of {length:,} bytes, at most {self._limit_bytes:,}"
-            )
+            name = MessageKind(value).name
+            raise ControlError(f"control socket: a {name} of {length:,} bytes, at most {self._limit_bytes:,}")
         end = _HEAD.size + length
         if len(self._held) < end:
             return None
         body = bytes(memoryview(self._held)[_HEAD.size : end])
         del self._held[:end]
-        return Kind(value), body
+        return MessageKind(value), body
 
 
 class _Fields:
@@ -244,7 +243,9 @@ class Welcome:
     pid: int
 
     def pack(self) -> bytes:
-        return pack_frame(Kind.WELCOME, _WELCOME.pack(VERSION, self.hops, self.bias, self.pid, self.node_id))
+        return pack_frame(
+            MessageKind.WELCOME, _WELCOME.pack(VERSION, self.hops, self.bias, self.pid, self.node_id)
+        )
 
     @classmethod
     def unpack(cls, body: bytes) -> Welcome:
@@ -296,7 +297,9 @@ class QueryMessage:
             _NO_TIME if self.timeout_s is None else self.timeout_s,
         )
         ways = _pack_proxies(self.route) + _pack_proxies(self.reply_route)
-        return pack_frame(Kind.QUERY, head + ways + bytes([self.content is not None]) + (self.content or b""))
+        return pack_frame(
+            MessageKind.QUERY, head + ways + bytes([self.content is not None]) + (self.content or b"")
+        )
 
     @classmethod
     def unpack(cls, body: bytes, node_id: bytes) -> QueryMessage:
@@ -340,7 +343,7 @@ class RouteRequest:
     profile: Profile
 
     def pack(self) -> bytes:
-        return pack_frame(Kind.ROUTE, _ROUTE.pack(self.destination, self.hops, self.profile.byte))
+        return pack_frame(MessageKind.ROUTE, _ROUTE.pack(self.destination, self.hops, self.profile.byte))
 
     @classmethod
     def unpack(cls, body: bytes) -> RouteRequest:
@@ -354,7 +357,7 @@ class RouteRequest:
         return cls(destination, hops, profile)
 
 
-def pack_attempt(kind: Kind, attempt: int, data: bytes = b"") -> bytes:
+def pack_attempt(kind: MessageKind, attempt: int, data: bytes = b"") -> bytes:
     """CONTENT, END and REWIND: the number of the attempt that they belong to, and what follows."""
     return pack_frame(kind, bytes([attempt]) + data)
 
@@ -367,7 +370,7 @@ def unpack_attempt(body: bytes) -> tuple[int, bytes]:
 
 def pack_progress(sent: int, received: int) -> bytes:
     """Bytes of the query sent and of the reply received."""
-    return pack_frame(Kind.PROGRESS, _PROGRESS.pack(sent, received))
+    return pack_frame(MessageKind.PROGRESS, _PROGRESS.pack(sent, received))
 
 
 def unpack_progress(body: bytes) -> tuple[int, int]:
@@ -389,7 +392,7 @@ def _take_way(fields: _Fields) -> Route:
 
 def pack_route(route: Route) -> bytes:
     """The answer to ROUTE: destination 32, count u8, ids of the proxies."""
-    return pack_frame(Kind.ROUTED, _pack_way(route))
+    return pack_frame(MessageKind.ROUTED, _pack_way(route))
 
 
 def unpack_route(body: bytes) -> Route:
@@ -465,7 +468,9 @@ class QueryOutcome:
             list(ReplyMode).index(self.mode), self.profile.byte, self.query_bytes, self.reply_bytes
         )
         attempts = bytes([len(self.attempts)]) + b"".join(map(_pack_failure, self.attempts))
-        return pack_frame(Kind.RESULT, head + _pack_way(self.route) + _pack_report(self.report) + attempts)
+        return pack_frame(
+            MessageKind.RESULT, head + _pack_way(self.route) + _pack_report(self.report) + attempts
+        )
 
     @classmethod
     def unpack(cls, body: bytes) -> QueryOutcome:
@@ -502,16 +507,16 @@ def pack_error(error: Exception) -> bytes:
     code u8, text, report, ids of those blamed, failed attempts. What has no class there becomes one."""
     number = next((index for index, kind in enumerate(_ERRORS) if isinstance(error, kind)), 0)
     if isinstance(error, NodeStopped):
-        return pack_frame(Kind.ERROR, bytes([_STOPPED]))
+        return pack_frame(MessageKind.ERROR, bytes([_STOPPED]))
     if number:
-        return pack_frame(Kind.ERROR, bytes([number]) + _pack_text(str(error)))
+        return pack_frame(MessageKind.ERROR, bytes([number]) + _pack_text(str(error)))
     if not isinstance(error, QueryFailed):
         code = getattr(error, "code", None) or ErrorCode.INTERNAL
         text = str(error) if isinstance(error, TunnelError) else "the node failed; its log has the error"
         error = QueryFailed(text, code)
     attempts = error.attempts if len(error.attempts) < _OPEN else ()
     return pack_frame(
-        Kind.ERROR,
+        MessageKind.ERROR,
         bytes([0]) + _pack_failure(error) + bytes([len(attempts)]) + b"".join(map(_pack_failure, attempts)),
     )
 

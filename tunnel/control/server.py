@@ -41,7 +41,7 @@ from tunnel.control.messages import (
     CLIENT_BODY_BYTES,
     CONTENT_BYTES,
     FrameParser,
-    Kind,
+    MessageKind,
     PeerState,
     QueryMessage,
     QueryOutcome,
@@ -170,11 +170,11 @@ class ControlServer:
                 node = self._node
                 yield from link.send(Welcome(node.id, *node.route_hops, os.getpid()).pack())
                 kind, body = yield from timeout_after(_REQUEST_S, link.receive())
-                if kind is Kind.QUERY:
+                if kind is MessageKind.QUERY:
                     yield from self._query(link, QueryMessage.unpack(body, node.id))
-                elif kind is Kind.PEERS:
+                elif kind is MessageKind.PEERS:
                     yield from self._list_peers(link)
-                elif kind is Kind.ROUTE:
+                elif kind is MessageKind.ROUTE:
                     request = RouteRequest.unpack(body)
                     route = node.choose_route(request.destination, request.hops, request.profile)
                     yield from link.send(pack_route(route))
@@ -193,8 +193,8 @@ class ControlServer:
 
     def _list_peers(self, link: _Link) -> Service[None]:
         for descriptor, state in peer_states(self._node, self._directory).items():
-            yield from link.send(pack_frame(Kind.PEER, bytes([state]) + descriptor.signed))
-        yield from link.send(pack_frame(Kind.DONE))
+            yield from link.send(pack_frame(MessageKind.PEER, bytes([state]) + descriptor.signed))
+        yield from link.send(pack_frame(MessageKind.DONE))
 
     def _query(self, link: _Link, request: QueryMessage) -> Service[None]:
         exchange = _Exchange(self, link, request)
@@ -242,7 +242,7 @@ class _Link:
         self._parser = FrameParser(CLIENT_BODY_BYTES, is_node=True)
         self.out: Channel[bytes] = Channel(_AHEAD, "control")
 
-    def receive(self) -> Service[tuple[Kind, bytes]]:
+    def receive(self) -> Service[tuple[MessageKind, bytes]]:
         """The next frame. Raises _Gone, ControlError, Broken."""
         while (frame := self._parser.next()) is None:
             data = yield from self._reader.read(CONTENT_BYTES)
@@ -295,7 +295,7 @@ class _Exchange:
         out = self._link.out
         try:
             while data := (yield from reply.read(CONTENT_BYTES)):
-                yield from out.send(pack_frame(Kind.REPLY, data))
+                yield from out.send(pack_frame(MessageKind.REPLY, data))
             result = yield from reply.result()
             yield from out.send(pack_progress(result.query_bytes, result.reply_bytes))
             last = QueryOutcome(
@@ -339,7 +339,7 @@ class _Upload:
         """The next bytes; b"" at the end."""
         if self._must_rewind:
             self._must_rewind = False
-            yield from self._link.out.send(pack_attempt(Kind.REWIND, self._attempt))
+            yield from self._link.out.send(pack_attempt(MessageKind.REWIND, self._attempt))
         while not self._held:
             if self._has_ended:
                 return b""
@@ -369,14 +369,14 @@ class _Upload:
             while len(self._held) >= _AHEAD:
                 yield self._room
             kind, body = yield from self._link.receive()
-            if kind not in (Kind.CONTENT, Kind.END):
+            if kind not in (MessageKind.CONTENT, MessageKind.END):
                 raise ControlError(f"control socket: {kind.name} inside a query")
             attempt, data = unpack_attempt(body)
             if attempt != self._attempt:
                 continue
             if self._has_ended:
                 raise ControlError(f"control socket: {kind.name} behind the end of the content")
-            if kind is Kind.END:
+            if kind is MessageKind.END:
                 self._has_ended = True
             elif data:
                 self._held.append(data)

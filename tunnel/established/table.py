@@ -30,12 +30,12 @@ from tunnel.established.layouts import (
 from tunnel.established.streams import Stream, SubStream
 from tunnel.onion.message import ChunkType
 
-__all__ = ["LAST_ID", "StreamTable"]
+__all__ = ["LAST_ID", "SubStreamTable"]
 
 LAST_ID = 65_535
 
 
-class StreamTable(Generic[N]):
+class SubStreamTable(Generic[N]):
     """All streams of a tunnel, this end's and the other's.
 
     Args:

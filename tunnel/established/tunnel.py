@@ -50,7 +50,7 @@ from tunnel.established.layouts import (
     unpack_credit,
 )
 from tunnel.established.streams import MessageWriter, SubStream
-from tunnel.established.table import StreamTable
+from tunnel.established.table import SubStreamTable
 from tunnel.geometry import Geometry, padme
 from tunnel.onion.message import ChunkType
 
@@ -103,7 +103,7 @@ class EstablishedTunnel(Generic[N]):
         self._key_since_s: float | None = None
 
         self.sendable = make_notifier()
-        self._table: StreamTable[N] = StreamTable(
+        self._table: SubStreamTable[N] = SubStreamTable(
             capacity,
             window=window,
             least_window=LEAST_WINDOW_CHUNKS * capacity,

@@ -28,8 +28,8 @@ __all__ = [
     "TAG_BYTES",
     "UNIT_BYTES",
     "BufferPool",
-    "Incoming",
-    "Outgoing",
+    "IncomingRecords",
+    "OutgoingRecords",
     "RecordOpener",
     "RecordSealer",
     "record_bytes_for",
@@ -173,7 +173,7 @@ class BufferPool:
 BUFFERS = BufferPool()
 
 
-class Outgoing:
+class OutgoingRecords:
     """Sealed records back to back, from `_start` to `_end`; those before `_shown` may be sent.
 
     Args:
@@ -260,7 +260,7 @@ class Outgoing:
             self._buffer = None
 
 
-class Incoming:
+class IncomingRecords:
     """Received bytes, opened record by record where they lie; from `_start` to `_end` they are not opened."""
 
     __slots__ = ("_buffer", "_end", "_opener", "_pool", "_start")

@@ -34,7 +34,7 @@ from tunnel.errors import (
     TunnelError,
 )
 from tunnel.geometry import Profile
-from tunnel.link.buffers import BUFFERS, BufferPool, Incoming, RecordOpener, RecordSealer
+from tunnel.link.buffers import BUFFERS, BufferPool, IncomingRecords, RecordOpener, RecordSealer
 from tunnel.link.frames import (
     PING_TOKEN_BYTES,
     FrameType,
@@ -51,7 +51,7 @@ from tunnel.link.frames import (
 )
 from tunnel.link.noise import LinkKeys
 from tunnel.link.receive_queue import Budget
-from tunnel.link.scheduler import Sender
+from tunnel.link.scheduler import LinkSender
 from tunnel.link.stream import MuxStream, N
 from tunnel.link.table import MuxLimits, StreamTable
 
@@ -178,11 +178,11 @@ class Multiplexer(Generic[N]):
         self.output = make_notifier()
         self.incoming = make_notifier()
         self.exchange = make_notifier()
-        self.sender = Sender(RecordSealer(keys.send_key, engine), buffers, record_units, self.output)
+        self.sender = LinkSender(RecordSealer(keys.send_key, engine), buffers, record_units, self.output)
         self.table: StreamTable[MuxStream[N]] = StreamTable(limits, is_dialler=is_dialler)
         # A budget of its own never runs out before the windows do.
         self.budget = Budget(limits.window_bytes * 10 // 9 + 1) if budget is None else budget
-        self._in = Incoming(RecordOpener(keys.receive_key, engine), buffers)
+        self._in = IncomingRecords(RecordOpener(keys.receive_key, engine), buffers)
         self._make_notifier = make_notifier
         self._now_s = now_s
         self._pinger = Pinger()

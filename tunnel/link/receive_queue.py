@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Budget", "Holder", "ReceiveQueue"]
+__all__ = ["Budget", "Evictable", "ReceiveQueue"]
 
 # Pieces are joined up to this size: two neighbours hold more than this together, so the cost of keeping a
 # piece (about 100 bytes) stays below a fifth of what it holds.
@@ -94,7 +94,7 @@ class ReceiveQueue:
         return dropped
 
 
-class Holder(Protocol):
+class Evictable(Protocol):
     """Something that holds unread content."""
 
     @property
@@ -125,9 +125,9 @@ class Budget:
         self.used_bytes = 0
         self.evicted = 0
         self._high_bytes = limit_bytes * 9 // 10
-        self._holders: dict[Holder, None] = {}
+        self._holders: dict[Evictable, None] = {}
 
-    def add(self, holder: Holder, count: int) -> None:
+    def add(self, holder: Evictable, count: int) -> None:
         """`holder` has `count` bytes more. May reset streams, `holder` among them."""
         self.used_bytes += count
         self._holders[holder] = None
@@ -135,12 +135,12 @@ class Budget:
             self.evicted += 1
             min(self._holders, key=_oldest).evict()
 
-    def free(self, holder: Holder, count: int, *, is_empty: bool) -> None:
+    def free(self, holder: Evictable, count: int, *, is_empty: bool) -> None:
         """`holder` has `count` bytes less."""
         self.used_bytes -= count
         if is_empty:
             self._holders.pop(holder, None)
 
 
-def _oldest(holder: Holder) -> float:
+def _oldest(holder: Evictable) -> float:
     return holder.oldest_s

@@ -1,6 +1,6 @@
 """The sending half of a link: which stream writes next, and which frames share a record.
 
-`WriteScheduler` gives the streams their turns, `ControlQueue` holds the small frames, and `Sender` joins
+`WriteScheduler` gives the streams their turns, `ControlQueue` holds the small frames, and `LinkSender` joins
 both to the one outgoing buffer (buffers.py). Content is sealed straight into that buffer when its stream
 has its turn. Control frames wait until the link is about to send. They then ride in the padding of a
 content record, or fill a record by themselves. With records of one fixed size, only `tick` sends.
@@ -18,7 +18,7 @@ from tunnel.link.buffers import (
     RECORD_OVERHEAD,
     UNIT_BYTES,
     BufferPool,
-    Outgoing,
+    OutgoingRecords,
     RecordSealer,
 )
 from tunnel.link.frames import FRAME_HEAD, FRAME_HEAD_BYTES, MAX_EXCHANGE_BYTES, FrameType, pack_credit
@@ -27,8 +27,8 @@ __all__ = [
     "MIN_FIXED_UNITS",
     "ControlQueue",
     "CreditSource",
+    "LinkSender",
     "Notifier",
-    "Sender",
     "SendingStream",
     "WriteScheduler",
     "Writer",
@@ -229,7 +229,7 @@ class SendingStream(CreditSource, Writer, Protocol):
     control_mark: int
 
 
-class Sender:
+class LinkSender:
     """One direction of a link.
 
     Args:
@@ -249,7 +249,7 @@ class Sender:
                 f"records of a fixed size have {MIN_FIXED_UNITS} to {MAX_UNITS} units, not {record_units}"
             )
         self.fixed_bytes = record_units * UNIT_BYTES
-        self._out = Outgoing(sealer, pool, self.fixed_bytes)
+        self._out = OutgoingRecords(sealer, pool, self.fixed_bytes)
         self._control = ControlQueue()
         self._turns = WriteScheduler()
         self._output = output

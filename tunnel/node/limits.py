@@ -12,7 +12,7 @@ from tunnel.established import TunnelLimits
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.pool import ONCE, POOLED, PoolPolicy
 
-__all__ = ["Holder", "Limits", "LinkPolicy", "TunnelBudget"]
+__all__ = ["BudgetedTunnel", "Limits", "LinkPolicy", "TunnelBudget"]
 
 
 # One bound on the unread content of all established tunnels of a node.
@@ -21,7 +21,7 @@ __all__ = ["Holder", "Limits", "LinkPolicy", "TunnelBudget"]
 # read. Above the bound the tunnel that holds most is given up, so tunnels whose users read are spared.
 
 
-class Holder(Protocol):
+class BudgetedTunnel(Protocol):
     """A tunnel that holds memory."""
 
     @property
@@ -34,7 +34,7 @@ class TunnelBudget:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._held: dict[Holder, int] = {}
+        self._held: dict[BudgetedTunnel, int] = {}
         self._total = 0
 
     @property
@@ -42,15 +42,15 @@ class TunnelBudget:
         """Bytes as last counted; users may have read since."""
         return self._total
 
-    def enter(self, tunnel: Holder) -> None:
+    def enter(self, tunnel: BudgetedTunnel) -> None:
         """Count this tunnel from now on."""
         self._held[tunnel] = 0
 
-    def leave(self, tunnel: Holder) -> None:
+    def leave(self, tunnel: BudgetedTunnel) -> None:
         """Stop counting a tunnel that has ended."""
         self._total -= self._held.pop(tunnel)
 
-    def received(self, tunnel: Holder) -> None:
+    def received(self, tunnel: BudgetedTunnel) -> None:
         """Count newly received content; above the limit, give up the tunnel that holds most."""
         self._count(tunnel)
         if self._total <= self._limit_bytes:
@@ -63,7 +63,7 @@ class TunnelBudget:
             most.give_up(ErrorCode.BUSY)
             self._count(most)
 
-    def _count(self, tunnel: Holder) -> None:
+    def _count(self, tunnel: BudgetedTunnel) -> None:
         held = tunnel.held_bytes
         self._total += held - self._held[tunnel]
         self._held[tunnel] = held

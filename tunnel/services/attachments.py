@@ -28,7 +28,7 @@ from reactor import RunInThread, Service, needs_yield_from
 from readwrite_comp.helpers import byte_view
 from tunnel.disk import FileReader, pieces_of
 from tunnel.errors import MalformedMessage
-from tunnel.services.base import ByteReader, checked_file_name, file_name
+from tunnel.services.base import PieceReader, checked_file_name, file_name
 from tunnel.services.file_store import PartialFile
 
 __all__ = [
@@ -256,7 +256,7 @@ def save_attachments(
     """
     saving = _Saving(folder, limits or AttachmentLimits())
     try:
-        batch = ByteReader(read).batches(_BATCH_BYTES)
+        batch = PieceReader(read).batches(_BATCH_BYTES)
         while data := (yield from batch()):
             yield RunInThread(saving.take, data)
         saved: list[SavedAttachment] = yield RunInThread(saving.commit)

@@ -35,9 +35,9 @@ from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
 __all__ = [
     "MAX_FILE_NAME_BYTES",
     "MAX_NAME_BYTES",
-    "ByteReader",
     "Echo",
     "InnerService",
+    "PieceReader",
     "Ping",
     "Query",
     "Reply",
@@ -161,7 +161,7 @@ def _is_part(name: str) -> bool:
     return name.startswith(".") and name.casefold().endswith(".part")
 
 
-class ByteReader:
+class PieceReader:
     """Reads fixed layouts from pieces of any length: a query, a reply, a message.
 
     Args:
@@ -535,7 +535,7 @@ class Services(InnerService):
         Raises:
             MalformedMessage: it does not begin with a name. TargetNotAllowed: no service has that name.
         """
-        reader = ByteReader(query.read)
+        reader = PieceReader(query.read)
         length = (yield from reader.exactly(1))[0]
         name = yield from reader.exactly(length)
         if not is_name(name):
@@ -557,7 +557,7 @@ class Services(InnerService):
 class _Rest:
     """A query without the name that it began with."""
 
-    def __init__(self, reader: ByteReader) -> None:
+    def __init__(self, reader: PieceReader) -> None:
         self._reader = reader
 
     def read(self) -> Generator[Any, Any, bytes]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reactor import RunInThread, Service
-from tunnel.services.base import ByteReader, InnerService, Query, Reply
+from tunnel.services.base import InnerService, PieceReader, Query, Reply
 from tunnel.services.file_requests import (
     NO_DIGEST,
     REQUEST_HEAD_BYTES,
@@ -47,7 +47,7 @@ class Files(InnerService):
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one request; an answer that says why is no error of the query."""
-        reader = ByteReader(query.read)
+        reader = PieceReader(query.read)
         head = yield from reader.exactly(REQUEST_HEAD_BYTES)
         name = yield from reader.exactly(FileRequest.name_bytes(head))
         request = FileRequest.unpack(head + name)
@@ -62,7 +62,7 @@ class Files(InnerService):
             log.debug("files: %s", error)
             yield from reply.write(FileReply(FileStatus.DISK).pack())
 
-    def _serve(self, request: FileRequest, reader: ByteReader, reply: Reply) -> Service[None]:
+    def _serve(self, request: FileRequest, reader: PieceReader, reply: Reply) -> Service[None]:
         settings = self._store.settings
         match request.operation:
             case Operation.PUT if settings.may_put:
@@ -76,7 +76,7 @@ class Files(InnerService):
             case _:
                 raise StoreRefused(FileStatus.DENIED)
 
-    def _put(self, request: FileRequest, reader: ByteReader, reply: Reply) -> Service[None]:
+    def _put(self, request: FileRequest, reader: PieceReader, reply: Reply) -> Service[None]:
         store = self._store
         name, size, digest = request.name, request.size, request.digest
         upload: Upload = yield RunInThread(partial(store.begin, name, size, digest, request.offset))

@@ -28,7 +28,7 @@ from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reports import fits_status_chunk, read_report, seal_status_chunk
 from tunnel.services.base import run_service
 
-__all__ = ["Incoming", "answer_service"]
+__all__ = ["IncomingQuery", "answer_service"]
 
 log = logging.getLogger("tunnel.node")
 
@@ -36,7 +36,7 @@ READ_BYTES = 16 * 1024
 _LOOK_S = 0.5
 
 
-class Incoming:
+class IncomingQuery:
     """A received query whose head is read.
 
     Attributes:
@@ -61,7 +61,7 @@ class Incoming:
         return ReplyMode.NONE if mode is ReplyMode.CACHED and self.slot.command is Command.HOME else mode
 
 
-def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
+def answer_service(node: NodeContext, query: IncomingQuery, reporter: Reporter) -> Service[None]:
     """Let the inner service answer one query; ends when the answer has been sent.
 
     Raises:
@@ -93,7 +93,7 @@ def answer_service(node: NodeContext, query: Incoming, reporter: Reporter) -> Se
     yield from reporter.succeed()
 
 
-def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[None]:
+def _let_go(node: NodeContext, query: IncomingQuery, reporter: Reporter) -> Service[None]:
     """End the backward half when the answer takes long; the query is complete and no longer needs it."""
     if not MODES[query.mode].backward_content:
         yield query.frame.ended
@@ -101,7 +101,7 @@ def _let_go(node: NodeContext, query: Incoming, reporter: Reporter) -> Service[N
         yield from reporter.succeed()
 
 
-def _watch_for_reset(query: Incoming) -> Service[None]:
+def _watch_for_reset(query: IncomingQuery) -> Service[None]:
     """Fail when Alice has given the query up, however long its answer takes.
 
     Polls, since a service that does not read leaves nothing waiting on the stream.
@@ -111,7 +111,7 @@ def _watch_for_reset(query: Incoming) -> Service[None]:
     raise renewed(query.stream.error)
 
 
-def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[None]:
+def _answer(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Service[None]:
     try:
         yield from run_service(node.service.handle, _Query(query.frame), replies)
     except PeerError:
@@ -127,7 +127,7 @@ def _answer(node: NodeContext, query: Incoming, replies: _Replies) -> Service[No
     yield from replies.finish()
 
 
-def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[bool]:
+def _hand_on(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Service[bool]:
     """Forward the status of the last way back to Alice, over the query's own streams.
 
     Only she can read it, so success and failure look alike here and both are forwarded.
@@ -145,7 +145,7 @@ def _hand_on(node: NodeContext, query: Incoming, replies: _Replies) -> Service[b
     return True
 
 
-def _wait_heard(node: NodeContext, query: Incoming) -> Service[None]:
+def _wait_heard(node: NodeContext, query: IncomingQuery) -> Service[None]:
     """Wait for Alice to end the failed query. A reset from here would overtake, at each proxy, the chunk with
     the reason.
     """
@@ -186,7 +186,7 @@ class _Replies:
         number: of the current reply and its reply block, from 0.
     """
 
-    def __init__(self, node: NodeContext, query: Incoming) -> None:
+    def __init__(self, node: NodeContext, query: IncomingQuery) -> None:
         self._node = node
         self._query = query
         self._row = MODES[query.mode]

@@ -23,7 +23,7 @@ from readwrite_comp.helpers import is_same_error
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError, StreamReset, TunnelError
 from tunnel.established import End, EstablishedTunnel
 from tunnel.established.keys import ChunkOpener
-from tunnel.node.answer.answers import READ_BYTES, Incoming, answer_service
+from tunnel.node.answer.answers import READ_BYTES, IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader
 from tunnel.node.query.pending import PendingQuery
@@ -188,7 +188,7 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
         return
     query_id = node.tunnel.answered_query(layer.head)
     if query_id is None:
-        yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
+        yield from answer_service(node, IncomingQuery(stream, slot, frame, layer.head), reporter)
         return
     pending = _claim(node, query_id, 0)
     yield from run_with_guards(
@@ -202,7 +202,7 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
     frame = FrameReader(stream, layer)
     if node.take_invitation(ticket.query_id):
         yield from run_with_guards(frame.start(), idle_watch([stream], node.limits.idle_s))
-        yield from answer_service(node, Incoming(stream, slot, frame, layer.head), reporter)
+        yield from answer_service(node, IncomingQuery(stream, slot, frame, layer.head), reporter)
         return
     pending = _claim(node, ticket.query_id, ticket.number)
 

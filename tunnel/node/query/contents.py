@@ -20,14 +20,14 @@ from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from reactor import ChannelClosed, Service, SharedChannel
 from readwrite_comp.helpers import byte_view
-from tunnel.disk import FileReader, Source, pieces_of
+from tunnel.disk import FileReader, ReadableFile, pieces_of
 from tunnel.errors import LocalTunnelError
 
 __all__ = [
     "Content",
     "ContentReader",
     "Prefixed",
-    "Source",
+    "ReadableFile",
     "as_content",
     "as_piece",
     "open_content",
@@ -40,7 +40,7 @@ _AHEAD: Final = 2
 
 
 Content: TypeAlias = (
-    "bytes | bytearray | memoryview | Path | Source | Iterable[bytes] | Callable[[], Service[bytes]]"
+    "bytes | bytearray | memoryview | Path | ReadableFile | Iterable[bytes] | Callable[[], Service[bytes]]"
     " | Prefixed"
 )
 """Bytes, or any other contiguous buffer; the path of a regular file; a binary file; an iterator of bytes (run
@@ -135,7 +135,7 @@ def open_content(content: Content) -> ContentReader:
     if isinstance(content, Path):
         return _IteratorReader(pieces_of(content, _READ_BYTES))
     if hasattr(content, "read"):
-        source = cast(Source, content)
+        source = cast(ReadableFile, content)
         return _IteratorReader(_pulled(source)) if _may_wait(source) else _FileReader(source)
     if callable(content):
         return _ServiceReader(content)
@@ -156,7 +156,7 @@ class _PrefixedReader:
 
 
 class _FileReader:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ReadableFile) -> None:
         self._reader = FileReader(source)
 
     def read(self) -> Service[bytes]:
@@ -217,7 +217,7 @@ def _checked(data: bytes | None) -> bytes:
     return as_piece(data)
 
 
-def _may_wait(source: Source) -> bool:
+def _may_wait(source: ReadableFile) -> bool:
     """Whether it is a pipe, a socket, a terminal or a device: a read may block forever."""
     try:
         mode = os.fstat(cast(BinaryIO, source).fileno()).st_mode
@@ -226,7 +226,7 @@ def _may_wait(source: Source) -> bool:
     return not stat.S_ISREG(mode)
 
 
-def _pulled(source: Source) -> Iterator[bytes]:
+def _pulled(source: ReadableFile) -> Iterator[bytes]:
     """The pieces of a file as they arrive: `read1` does not wait for a full piece."""
     read = getattr(source, "read1", source.read)
     while data := _checked(read(_READ_BYTES)):
