@@ -12,8 +12,9 @@ from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode
 from tunnel.established.keys import ChunkOpener, ChunkSealer
 from tunnel.geometry import DEFAULT, INTERACTIVE, Geometry, Profile
+from tunnel.onion.key_schedule import StatusKeys
 from tunnel.onion.message import ChunkType
-from tunnel.onion.status import StatusKeys, originate_status, read_status, wrap_status
+from tunnel.onion.status import originate_status, read_status, wrap_status
 
 __all__ = ["Prepared", "status_cases", "tunnel_cases"]
 

@@ -36,7 +36,7 @@ from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.tunnels.open_tunnel import OpenTunnel
 from tunnel.node.tunnels.tunnel import NodeTunnel
-from tunnel.onion.cover import CoverPlan
+from tunnel.routing.cover import CoverPlan
 from tunnel.routing.route import Route
 from tunnel.services import InnerService, Query, Reply, Tunnel
 

@@ -19,7 +19,7 @@ from tunnel.geometry import INTERACTIVE, LONG
 from tunnel.modes import MODES
 from tunnel.node.query import pending as spool
 from tunnel.node.query.request import SERVED_MODES
-from tunnel.onion.cover import CoverPlan, QuerySample, draw_cover
+from tunnel.routing.cover import CoverPlan, QuerySample, draw_cover
 from tunnel.services import Query, Reply
 
 SMALL = Profile(INTERACTIVE)

@@ -13,8 +13,8 @@ from tests.tunnel.exchange import Cast
 from tests.tunnel.helpers import NOW_S, OPENSSL, Peer, chunks_of
 from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
-from tunnel.onion.error_channel import originate, pass_on
 from tunnel.onion.header import Opened
+from tunnel.onion.reports import originate, pass_on
 
 __all__ = ["FAULT", "back_to_alice", "backward_over", "open_over", "relay_over", "status_of"]
 

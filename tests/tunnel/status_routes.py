@@ -9,7 +9,8 @@ from tests.tunnel.helpers import OPENSSL
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode
 from tunnel.geometry import Geometry
-from tunnel.onion.status import StatusKeys, originate_status, wrap_status
+from tunnel.onion.key_schedule import StatusKeys
+from tunnel.onion.status import originate_status, wrap_status
 
 __all__ = ["Tamper", "carry", "keys_of", "seeds_of"]
 

@@ -15,8 +15,8 @@ from tests.tunnel.helpers import NOW_S, SMALL, make_peers, relay_frame, seeded_b
 from tunnel.errors import BadRoute, ErrorCode
 from tunnel.geometry import DEFAULT, HCTR_SUITE, Profile
 from tunnel.modes import ReplyMode
-from tunnel.onion.cover import QuerySample, draw_cover, draw_gap_s
 from tunnel.onion.header import MAX_DELAY_10MS, Command, draw_delay
+from tunnel.routing.cover import QuerySample, draw_cover, draw_gap_s
 from tunnel.routing.route import Route
 
 PEERS = make_peers(9)

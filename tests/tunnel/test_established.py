@@ -26,7 +26,7 @@ from tunnel.errors import (
     SubStreamReset,
 )
 from tunnel.established import End, SubStream, Target, TargetKind, TunnelLimits
-from tunnel.established.halves import END_COST_BYTES
+from tunnel.established.streams import END_COST_BYTES
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, Geometry, padme
 from tunnel.onion.key_schedule import end_to_end_key
 from tunnel.onion.message import ChunkType

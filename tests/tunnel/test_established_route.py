@@ -16,8 +16,8 @@ from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import DEFAULT, INTERACTIVE, Geometry, Profile
 from tunnel.onion.header import Command, Slot, build_header, draw_expiry
-from tunnel.onion.key_schedule import layer_keys
-from tunnel.onion.status import StatusKeys, originate_status, read_status, wrap_status
+from tunnel.onion.key_schedule import StatusKeys, layer_keys
+from tunnel.onion.status import originate_status, read_status, wrap_status
 
 
 class Route:

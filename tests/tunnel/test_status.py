@@ -18,14 +18,12 @@ from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.geometry import DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geometry
 from tunnel.onion import status as attribution
 from tunnel.onion import status as status_module
-from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.key_schedule import StatusKeys, block_status_keys, end_to_end_key
 from tunnel.onion.reports import fits_status_chunk, open_status_chunk, seal_status_chunk
 from tunnel.onion.status import (
     MAX_HOLD_MS,
     STATUS_TEXT_BYTES,
-    StatusKeys,
     Trail,
-    block_status_keys,
     clean_text,
     draw_status_wait_ms,
     originate_status,

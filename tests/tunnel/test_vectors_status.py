@@ -11,8 +11,9 @@ from tests.tunnel.helpers import ENGINES, OPENSSL
 from tests.vectors import make_established, make_status
 from tunnel.crypto.primitives import TunnelEngine, expand
 from tunnel.errors import ErrorCode, MalformedMessage
+from tunnel.onion.key_schedule import StatusKeys
 from tunnel.onion.message import ChunkType
-from tunnel.onion.status import StatusKeys, read_status
+from tunnel.onion.status import read_status
 
 STATUSES = load_vectors("status", expected=18)
 TUNNELS = load_vectors("established", expected=11)

@@ -10,7 +10,7 @@ from tests.tunnel.helpers import seeded_bytes
 from tests.tunnel.status_routes import seeds_of
 from tunnel.errors import LocalTunnelError, MalformedMessage
 from tunnel.geometry import DEFAULT, GEOMETRIES, INTERACTIVE, Geometry
-from tunnel.onion.error_channel import (
+from tunnel.onion.reports import (
     XorReport,
     add_xor_code,
     raise_xor_code,

@@ -28,8 +28,8 @@ from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, PeerError
 from tunnel.geometry import Profile
 from tunnel.modes import ReplyMode
-from tunnel.onion.key_schedule import end_to_end_key
-from tunnel.onion.status import block_status_keys, originate_status, read_status, wrap_status
+from tunnel.onion.key_schedule import block_status_keys, end_to_end_key
+from tunnel.onion.status import originate_status, read_status, wrap_status
 from tunnel.routing.route import Route
 
 __all__ = ["follow_up", "handed_on", "report_of"]

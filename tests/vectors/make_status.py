@@ -21,7 +21,8 @@ from tests.vectors.scenario_files import write_scenarios
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode
 from tunnel.geometry import DEFAULT, INTERACTIVE, LONG, Geometry
-from tunnel.onion.status import StatusKeys, StatusReport, originate_status, read_status, wrap_status
+from tunnel.onion.key_schedule import StatusKeys
+from tunnel.onion.status import StatusReport, originate_status, read_status, wrap_status
 
 __all__ = ["FOLDER", "GEOMETRIES_BY_SLOTS", "build", "report_as_json", "seeds"]
 

@@ -3,10 +3,9 @@
 No sockets, clocks, threads or reactor. `tunnel.node.tunnels` joins it to the streams of a node.
 """
 
-from tunnel.established.halves import IncomingMessages, Notifier
 from tunnel.established.keys import End, TunnelLimits
 from tunnel.established.layouts import Target, TargetKind
-from tunnel.established.streams import MessageWriter, SubStream
+from tunnel.established.streams import IncomingMessages, MessageWriter, Notifier, SubStream
 from tunnel.established.tunnel import EstablishedTunnel
 
 __all__ = [

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 from readwrite_comp import AuthenticationError
-from readwrite_comp.primitives import sha256
 from tunnel.arguments import setting
 from tunnel.crypto.engine import PRIVATE_BYTES
 from tunnel.crypto.primitives import TunnelEngine, X25519Private, expand
-from tunnel.errors import LocalTunnelError, MalformedMessage, RefusedKey
+from tunnel.errors import LocalTunnelError, MalformedMessage
 from tunnel.established.layouts import Hello
 from tunnel.geometry import Geometry
-from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.key_schedule import end_to_end_key, tunnel_keys
 from tunnel.onion.message import ChunkType
 
 __all__ = [
@@ -38,36 +37,12 @@ __all__ = [
     "End",
     "TunnelKeys",
     "TunnelLimits",
-    "tunnel_keys",
 ]
 
 MAX_KEY_CHUNKS = 2**24
 _HEAD = struct.Struct(">BBHH")
 _TAG_BYTES = 16
 _LAST = 0x01
-
-
-def tunnel_keys(
-    seed: bytes, ephemeral: X25519Private, other_ephemeral: bytes, hello_alice: bytes, hello_bob: bytes
-) -> tuple[bytes, bytes]:
-    """The keys (forward, backward) after the HELLOs.
-
-    Args:
-        seed: of the DEST slot, 16 bytes.
-        ephemeral, other_ephemeral: this end's and the other end's.
-        hello_alice, hello_bob: the data of both HELLO chunks.
-    Raises:
-        MalformedMessage: the other end's key is of low order, which would fix the secret to zero.
-    """
-    try:
-        shared = ephemeral.exchange(other_ephemeral)
-    except RefusedKey as error:
-        raise MalformedMessage(f"HELLO: {error}") from error
-    transcript = sha256(hello_alice + hello_bob)
-    return (
-        expand(seed + shared, b"hello forward" + transcript, 32),
-        expand(seed + shared, b"hello backward" + transcript, 32),
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Generic
 
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage, PeerError, SubStreamReset
-from tunnel.established.halves import Incoming, IncomingMessages, N, Outgoing
 from tunnel.established.keys import LEAST_SUB_STREAMS
 from tunnel.established.layouts import (
     CREDIT_ENTRY_BYTES,
@@ -27,7 +26,7 @@ from tunnel.established.layouts import (
     pack_close,
     pack_credit,
 )
-from tunnel.established.streams import Stream, SubStream
+from tunnel.established.streams import Incoming, IncomingMessages, N, Outgoing, Stream, SubStream
 from tunnel.onion.message import ChunkType
 
 __all__ = ["LAST_ID", "SubStreamTable"]

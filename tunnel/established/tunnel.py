@@ -31,7 +31,6 @@ from tunnel.errors import (
     PeerError,
     SubStreamReset,
 )
-from tunnel.established.halves import IncomingMessages, N
 from tunnel.established.keys import (
     LEAST_SUB_STREAMS,
     LEAST_WINDOW_CHUNKS,
@@ -49,7 +48,7 @@ from tunnel.established.layouts import (
     unpack_close,
     unpack_credit,
 )
-from tunnel.established.streams import MessageWriter, SubStream
+from tunnel.established.streams import IncomingMessages, MessageWriter, N, SubStream
 from tunnel.established.table import SubStreamTable
 from tunnel.geometry import Geometry, padme
 from tunnel.onion.message import ChunkType

@@ -54,10 +54,10 @@ from tunnel.node.tunnels.prepared import PreparedTunnels, TunnelKind
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.tunnels.tunnel_call import with_tunnel
 from tunnel.onion.codec import OnionCodec
-from tunnel.onion.cover import CoverPlan
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.onion.replay import HeaderRate
 from tunnel.routing.addresses import IpRange
+from tunnel.routing.cover import CoverPlan
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
 from tunnel.routing.route import Purpose, Route, checked_purpose
@@ -394,7 +394,7 @@ class Node:
         return submit(self._reactor, service, f"{self._context.name} follow-up")
 
     def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
-        """Send one cover frame, from any thread; see `tunnel.onion.cover.draw_cover`.
+        """Send one cover frame, from any thread; see `tunnel.routing.cover.draw_cover`.
 
         Args:
             plan: a loop or a DROP frame. The caller decides when to send the next one.

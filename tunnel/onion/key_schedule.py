@@ -6,11 +6,17 @@ Source: docs/protocol.md, "Key schedule".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from readwrite_comp.primitives import sha256
 from readwrite_comp.wideblock import HCTR_KEY_BYTES, LIONESS_KEY_BYTES, Hctr, Lioness, WidePermutation
-from tunnel.crypto.primitives import TunnelEngine, expand
+from tunnel.crypto.primitives import TunnelEngine, X25519Private, expand
+from tunnel.errors import MalformedMessage, RefusedKey
 from tunnel.geometry import HCTR_SUITE, SEED_BYTES, Profile
 
 __all__ = [
+    "StatusKeys",
+    "block_status_keys",
     "end_to_end_key",
     "header_key",
     "layer_keys",
@@ -18,6 +24,7 @@ __all__ = [
     "permutation",
     "reply_end_to_end_seed",
     "reply_hop_seed",
+    "tunnel_keys",
 ]
 
 
@@ -75,3 +82,50 @@ def permutation(
     if profile.suite == HCTR_SUITE:
         return Hctr(layer_keys(slot_seed, direction, HCTR_KEY_BYTES), chunk_bytes, engine.layers)
     return Lioness(layer_keys(slot_seed, direction, LIONESS_KEY_BYTES), chunk_bytes, engine.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusKeys:
+    """The three keys that a node has for the STATUS of one stream, 32 bytes each."""
+
+    mac: bytes
+    trail: bytes
+    pad: bytes
+
+    @classmethod
+    def derive(cls, seed: bytes) -> StatusKeys:
+        """From a slot's seed; at Alice, for a reply that reached her, from the master seed in HOME."""
+        return cls(
+            expand(seed, b"status mac", 32),
+            expand(seed, b"status trail", 32),
+            expand(seed, b"status pad", 32),
+        )
+
+
+def block_status_keys(master_seed: bytes, proxies: int) -> list[StatusKeys]:
+    """Keys for reading the STATUS of a reply by block: its proxies in order, then Alice's own HOME."""
+    seeds = [reply_hop_seed(master_seed, proxy) for proxy in range(proxies)]
+    return [StatusKeys.derive(seed) for seed in (*seeds, master_seed)]
+
+
+def tunnel_keys(
+    seed: bytes, ephemeral: X25519Private, other_ephemeral: bytes, hello_alice: bytes, hello_bob: bytes
+) -> tuple[bytes, bytes]:
+    """The keys (forward, backward) after the HELLOs.
+
+    Args:
+        seed: of the DEST slot, 16 bytes.
+        ephemeral, other_ephemeral: this end's and the other end's.
+        hello_alice, hello_bob: the data of both HELLO chunks.
+    Raises:
+        MalformedMessage: the other end's key is of low order, which would fix the secret to zero.
+    """
+    try:
+        shared = ephemeral.exchange(other_ephemeral)
+    except RefusedKey as error:
+        raise MalformedMessage(f"HELLO: {error}") from error
+    transcript = sha256(hello_alice + hello_bob)
+    return (
+        expand(seed + shared, b"hello forward" + transcript, 32),
+        expand(seed + shared, b"hello backward" + transcript, 32),
+    )

@@ -27,10 +27,10 @@ from itertools import pairwise
 from operator import itemgetter
 
 from readwrite_comp.primitives import HmacSha256, equal, hmac_sha256
-from tunnel.crypto.primitives import TunnelEngine, expand
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.geometry import Geometry
-from tunnel.onion.key_schedule import reply_hop_seed
+from tunnel.onion.key_schedule import StatusKeys
 
 __all__ = [
     "HOLD_BYTES",
@@ -38,17 +38,14 @@ __all__ = [
     "MAX_STATUS_WAIT_MS",
     "STATUS_TEXT_BYTES",
     "TRAIL_MAC_BYTES",
-    "StatusKeys",
     "StatusReport",
     "Trail",
-    "block_status_keys",
     "clean_text",
     "draw_status_wait_ms",
     "originate_status",
     "read_status",
     "wrap_status",
 ]
-
 
 # The trail of a STATUS: how long each hop held it, and MACs that show between which two hops it was
 # changed.
@@ -179,24 +176,6 @@ _ABOUT_NEXT = 0x100  # the code is what the next node's RESET said, or what beca
 
 
 @dataclass(frozen=True, slots=True)
-class StatusKeys:
-    """The three keys that a node has for the STATUS of one stream, 32 bytes each."""
-
-    mac: bytes
-    trail: bytes
-    pad: bytes
-
-    @classmethod
-    def derive(cls, seed: bytes) -> StatusKeys:
-        """From a slot's seed; at Alice, for a reply that reached her, from the master seed in HOME."""
-        return cls(
-            expand(seed, b"status mac", 32),
-            expand(seed, b"status trail", 32),
-            expand(seed, b"status pad", 32),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class StatusReport:
     """What a STATUS says. Hops are counted along the frame's route, 0 = the first after its origin.
 
@@ -236,12 +215,6 @@ def draw_status_wait_ms(random: bytes) -> int:
         random: 8 random bytes. In a network declared local there is no wait and no draw.
     """
     return int.from_bytes(random, "big") % (MAX_STATUS_WAIT_MS + 1)
-
-
-def block_status_keys(master_seed: bytes, proxies: int) -> list[StatusKeys]:
-    """Keys for reading the STATUS of a reply by block: its proxies in order, then Alice's own HOME."""
-    seeds = [reply_hop_seed(master_seed, proxy) for proxy in range(proxies)]
-    return [StatusKeys.derive(seed) for seed in (*seeds, master_seed)]
 
 
 def originate_status(

@@ -16,8 +16,9 @@ from tests.tunnel.helpers import OPENSSL, seeded_bytes
 from tests.tunnel.status_routes import carry, seeds_of
 from tunnel.errors import ErrorCode
 from tunnel.geometry import INTERACTIVE
-from tunnel.onion.error_channel import add_xor_code, raise_xor_code, random_status
-from tunnel.onion.status import StatusKeys, read_status, wrap_status
+from tunnel.onion.key_schedule import StatusKeys
+from tunnel.onion.reports import add_xor_code, raise_xor_code, random_status
+from tunnel.onion.status import read_status, wrap_status
 
 SAMPLES = 1_200
 RNG = random.Random(20)

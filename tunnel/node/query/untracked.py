@@ -25,9 +25,9 @@ from tunnel.node.query.pending import PendingQuery, Sink, Spool
 from tunnel.node.query.running import QueryResult
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.node.waits import idle_watch, run_with_guards
-from tunnel.onion.cover import CoverPlan
 from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.reply_block import ReplyBlock
+from tunnel.routing.cover import CoverPlan
 from tunnel.routing.route import Route
 
 __all__ = ["FollowUp", "cover_service", "follow_up_service", "make_follow_up"]

@@ -18,8 +18,8 @@ from tunnel.errors import Disconnected, ErrorCode, MalformedMessage, NextRefused
 from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.waits import with_timeout
-from tunnel.onion.error_channel import originate, pass_on
 from tunnel.onion.header import Slot
+from tunnel.onion.reports import originate, pass_on
 from tunnel.onion.status import draw_status_wait_ms
 
 __all__ = ["Reporter", "fault_here", "settle_beside", "wait_status"]
