@@ -25,7 +25,7 @@ from reactor import Reactor, Service, Signal
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, Profile
 from tunnel.link.buffers import BUFFER_BYTES, RecordOpener, RecordSealer, record_bytes_for
-from tunnel.link.frames import FRAME_HEAD_BYTES
+from tunnel.link.cells import FRAME_HEAD_BYTES
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
 from tunnel.node.relay.read_service import relay

@@ -41,7 +41,7 @@ from readwrite_comp import Aead
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.geometry import Profile
 from tunnel.link.buffers import HEAD_BYTES, TAG_BYTES, record_bytes_for
-from tunnel.link.frames import FRAME_HEAD_BYTES
+from tunnel.link.cells import FRAME_HEAD_BYTES
 from tunnel.onion.key_schedule import permutation
 
 __all__ = ["ChainRun", "ReferenceChain"]

@@ -27,7 +27,7 @@ from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES
 from tunnel.identity.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S
 from tunnel.identity.keys import EPOCH_S
 from tunnel.link.buffers import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
-from tunnel.link.frames import FRAME_HEAD_BYTES, FRAMES, FrameType
+from tunnel.link.cells import FRAME_HEAD_BYTES, FRAMES, FrameType
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, MAX_BITS
 from tunnel.link.scheduler import MIN_FIXED_UNITS
 from tunnel.link.stream import TRANSITIONS, Half

@@ -24,7 +24,7 @@ from tunnel.crypto.primitives import tunnel_engine
 from tunnel.geometry import DEFAULT
 from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
-from tunnel.link.frames import FrameType, pack_go_away
+from tunnel.link.cells import FrameType, pack_go_away
 from tunnel.link.handshake import M1_BYTES
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.onion.header import Command, Slot, build_header

@@ -24,7 +24,7 @@ from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute
 from tunnel.geometry import BULK, DEFAULT
 from tunnel.identity.keys import NodeKeys
-from tunnel.link.frames import FrameType
+from tunnel.link.cells import FrameType
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.handshake_io import _puzzle_bits
 

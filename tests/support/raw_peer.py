@@ -16,7 +16,7 @@ from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.buffers import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
-from tunnel.link.frames import (
+from tunnel.link.cells import (
     FRAME_HEAD,
     MAX_PAYLOAD_BYTES,
     FrameType,

@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 
 from tests.tunnel.helpers import OPENSSL
 from tunnel.crypto.engine import TunnelEngine
-from tunnel.link.buffers import BufferPool, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
-from tunnel.link.frames import split_frames
+from tunnel.link.buffers import (
+    Budget,
+    BufferPool,
+    RecordOpener,
+    RecordSealer,
+    record_bytes_for,
+    record_bytes_of,
+)
+from tunnel.link.cells import split_frames
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
-from tunnel.link.receive_queue import Budget
 
 __all__ = ["Clock", "Flag", "Link", "RawPeer", "Side", "frame", "pump", "read_all", "write_all"]
 

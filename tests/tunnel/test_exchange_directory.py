@@ -14,7 +14,7 @@ from tunnel.directory import ExchangeDirectory
 from tunnel.directory.exchange import MAX_DESCRIPTORS, ExchangeMessage
 from tunnel.errors import DescriptorError, LinkError, LocalTunnelError
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor
-from tunnel.link.frames import MAX_EXCHANGE_BYTES
+from tunnel.link.cells import MAX_EXCHANGE_BYTES
 from tunnel.routing.addresses import LOCAL
 
 ME = b"me" * 16

@@ -24,7 +24,7 @@ from tunnel.geometry import (
     padme,
 )
 from tunnel.link.buffers import MAX_UNITS, RECORD_OVERHEAD, UNIT_BYTES, record_bytes_for
-from tunnel.link.frames import FRAME_HEAD_BYTES
+from tunnel.link.cells import FRAME_HEAD_BYTES
 from tunnel.link.handshake import Settings
 
 # The table of the protocol: geometry, slots, C, header bytes, data of a chunk, record units.

@@ -18,7 +18,7 @@ from tests.tunnel.mux_helpers import Clock, Flag, frame, read_all
 from tunnel.crypto.engine import TunnelEngine
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.link.buffers import REKEY_AFTER
-from tunnel.link.frames import FrameType, split_frames
+from tunnel.link.cells import FrameType, split_frames
 from tunnel.link.handshake import M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.noise import PROTOCOL_NAME, LinkKeys

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from tunnel.errors import LinkError, LocalTunnelError
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Liveness, Pinger
-from tunnel.link.padding import ConstantRate, NoPadding, PoissonPadding
-from tunnel.link.pool import ONCE, POOLED, NeighbourPool, PoolPolicy
+from tunnel.link.policies import (
+    ONCE,
+    POOLED,
+    ConstantRate,
+    NeighbourPool,
+    NoPadding,
+    PoissonPadding,
+    PoolPolicy,
+)
 
 LOW, HIGH = b"\x01" * 32, b"\x02" * 32
 TWO = replace(POOLED, links=2)

@@ -22,10 +22,9 @@ from tests.tunnel.mux_helpers import (
 )
 from tunnel.errors import Disconnected, ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull
 from tunnel.geometry import DEFAULT, GEOMETRIES, Profile
-from tunnel.link.buffers import BUFFER_BYTES, record_bytes_for
-from tunnel.link.frames import MAX_EXCHANGE_BYTES, FrameType
+from tunnel.link.buffers import BUFFER_BYTES, Budget, record_bytes_for
+from tunnel.link.cells import MAX_EXCHANGE_BYTES, FrameType
 from tunnel.link.mux import MuxLimits, MuxStream
-from tunnel.link.receive_queue import Budget
 from tunnel.link.scheduler import MIN_FIXED_UNITS
 
 T = FrameType

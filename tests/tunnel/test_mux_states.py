@@ -10,7 +10,7 @@ import pytest
 from tests.tunnel.helpers import SMALL
 from tests.tunnel.mux_helpers import Flag, RawPeer, frame, read_all
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset
-from tunnel.link.frames import MAX_CREDIT, FrameType
+from tunnel.link.cells import MAX_CREDIT, FrameType
 from tunnel.link.mux import MuxStream
 from tunnel.link.stream import ENDED, MAY_SEND_DATA, TRANSITIONS, Half
 

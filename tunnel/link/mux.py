@@ -34,8 +34,8 @@ from tunnel.errors import (
     TunnelError,
 )
 from tunnel.geometry import Profile
-from tunnel.link.buffers import BUFFERS, BufferPool, IncomingRecords, RecordOpener, RecordSealer
-from tunnel.link.frames import (
+from tunnel.link.buffers import BUFFERS, Budget, BufferPool, IncomingRecords, RecordOpener, RecordSealer
+from tunnel.link.cells import (
     PING_TOKEN_BYTES,
     FrameType,
     pack_go_away,
@@ -50,7 +50,6 @@ from tunnel.link.frames import (
     split_frames,
 )
 from tunnel.link.noise import LinkKeys
-from tunnel.link.receive_queue import Budget
 from tunnel.link.scheduler import LinkSender
 from tunnel.link.stream import MuxStream, N
 from tunnel.link.table import MuxLimits, StreamTable

@@ -21,7 +21,7 @@ from tunnel.link.buffers import (
     OutgoingRecords,
     RecordSealer,
 )
-from tunnel.link.frames import FRAME_HEAD, FRAME_HEAD_BYTES, MAX_EXCHANGE_BYTES, FrameType, pack_credit
+from tunnel.link.cells import FRAME_HEAD, FRAME_HEAD_BYTES, MAX_EXCHANGE_BYTES, FrameType, pack_credit
 
 __all__ = [
     "MIN_FIXED_UNITS",

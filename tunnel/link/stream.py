@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
 from tunnel.geometry import Profile
-from tunnel.link.frames import MAX_CREDIT, MAX_STATUS_BYTES, FrameType, pack_fin
-from tunnel.link.receive_queue import ReceiveQueue
+from tunnel.link.buffers import ReceiveQueue
+from tunnel.link.cells import MAX_CREDIT, MAX_STATUS_BYTES, FrameType, pack_fin
 from tunnel.link.scheduler import Notifier
 
 if TYPE_CHECKING:

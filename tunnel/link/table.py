@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from tunnel.errors import LinkError, TableFull
-from tunnel.link.frames import FRAMES
+from tunnel.link.cells import FRAMES
 
 __all__ = ["MuxLimits", "StreamTable", "TableStream"]
 

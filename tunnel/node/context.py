@@ -19,10 +19,10 @@ from tunnel.directory import Directory
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
+from tunnel.link.buffers import Budget
 from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
-from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
-from tunnel.link.receive_queue import Budget
+from tunnel.link.policies import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.node.limits import Limits, LinkPolicy, TunnelBudget
 from tunnel.node.query.pending import PendingQuery
 from tunnel.onion.codec import OnionCodec

@@ -22,7 +22,7 @@ from tunnel.directory import ExchangeDirectory
 from tunnel.directory.exchange import ExchangeMessage
 from tunnel.errors import DescriptorError, LinkError, PeerError
 from tunnel.identity.descriptor import Descriptor
-from tunnel.link.frames import pack_reset
+from tunnel.link.cells import pack_reset
 from tunnel.link.mux import Multiplexer
 from tunnel.node.context import NodeContext
 from tunnel.node.limits import LinkPolicy

@@ -2,7 +2,7 @@
 
 The table owns every link from the end of its handshake: it runs the link's services and takes the link out
 when it has ended. Which link a stream takes, when to dial again after a failure and when a link is old are
-decided by the neighbour's pool (tunnel/link/pool.py); here it is carried out.
+decided by the neighbour's pool (tunnel/link/policies.py); here it is carried out.
 
 Under policy `pooled` links live on between messages, and those to some neighbours are kept whether there are
 messages or not (keeper.py): an observer of connections sees no message begin or end. Under `once` each stream
@@ -21,7 +21,7 @@ from tunnel.codes import short
 from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
-from tunnel.link.pool import NeighbourPool
+from tunnel.link.policies import NeighbourPool
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.handshake_io import HandshakeResult, dial

@@ -12,7 +12,7 @@ from tests.tunnel.mux_helpers import Link, RawPeer, frame
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError
 from tunnel.geometry import GEOMETRIES, Profile
 from tunnel.link.buffers import record_bytes_for
-from tunnel.link.frames import (
+from tunnel.link.cells import (
     FRAMES,
     MAX_CREDIT,
     MAX_EXCHANGE_BYTES,
