@@ -25,7 +25,7 @@ from reactor import Reactor, Service, Signal
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, Profile
 from tunnel.link.buffers import BUFFER_BYTES, RecordOpener, RecordSealer, record_bytes_for
-from tunnel.link.cells import FRAME_HEAD_BYTES
+from tunnel.link.cells import CELL_HEAD_BYTES
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
 from tunnel.node.relay.read_service import relay
@@ -200,14 +200,14 @@ def _passes(profile: Profile, chunks: int) -> float:
     """Microseconds for the cipher passes over one chunk."""
     engine = tunnel_engine()
     layer = permutation(profile, _SEED, b"forward", engine)
-    size = record_bytes_for(FRAME_HEAD_BYTES + profile.geometry.chunk_bytes)
+    size = record_bytes_for(CELL_HEAD_BYTES + profile.geometry.chunk_bytes)
     record = memoryview(bytearray(size))
     sealer, again, opener = (
         RecordSealer(_KEYS[0], engine),
         RecordSealer(_KEYS[1], engine),
         RecordOpener(_KEYS[0], engine),
     )
-    start = size - len(record[4:-16]) - 16 + FRAME_HEAD_BYTES
+    start = size - len(record[4:-16]) - 16 + CELL_HEAD_BYTES
     chunk = record[start : start + profile.geometry.chunk_bytes]
     spent_ns = 0
     for number in range(chunks):

@@ -41,7 +41,7 @@ from readwrite_comp import Aead
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.geometry import Profile
 from tunnel.link.buffers import HEAD_BYTES, TAG_BYTES, record_bytes_for
-from tunnel.link.cells import FRAME_HEAD_BYTES
+from tunnel.link.cells import CELL_HEAD_BYTES
 from tunnel.onion.key_schedule import permutation
 
 __all__ = ["ChainRun", "ReferenceChain"]
@@ -99,8 +99,8 @@ class _Station:
         geometry = self._profile.geometry
         self._capacity = geometry.chunk_data_bytes
         self._content_start = geometry.chunk_bytes - geometry.chunk_data_bytes - TAG_BYTES
-        self._record_bytes = record_bytes_for(FRAME_HEAD_BYTES + geometry.chunk_bytes)
-        start = HEAD_BYTES + FRAME_HEAD_BYTES
+        self._record_bytes = record_bytes_for(CELL_HEAD_BYTES + geometry.chunk_bytes)
+        start = HEAD_BYTES + CELL_HEAD_BYTES
         self._chunk = slice(start, start + geometry.chunk_bytes)
         self._batch_records = max(1, _BATCH_BYTES // self._record_bytes)
         self._options = options

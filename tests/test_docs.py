@@ -27,7 +27,7 @@ from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES
 from tunnel.identity.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S
 from tunnel.identity.keys import EPOCH_S
 from tunnel.link.buffers import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
-from tunnel.link.cells import FRAME_HEAD_BYTES, FRAMES, FrameType
+from tunnel.link.cells import CELL_HEAD_BYTES, CELLS, CellType
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, MAX_BITS
 from tunnel.link.scheduler import MIN_FIXED_UNITS
 from tunnel.link.stream import TRANSITIONS, Half
@@ -157,13 +157,13 @@ def test_each_length_of_the_profile_table_is_what_the_geometry_says() -> None:
             "C": f"{geometry.chunk_bytes:,}",
             "header bytes": f"{geometry.header_bytes:,}",
             "data bytes": f"{geometry.chunk_data_bytes:,}",
-            "chunk units": f"{record_bytes_for(FRAME_HEAD_BYTES + geometry.chunk_bytes) // 1024:,}",
-            "header units": f"{record_bytes_for(FRAME_HEAD_BYTES + geometry.header_bytes) // 1024:,}",
+            "chunk units": f"{record_bytes_for(CELL_HEAD_BYTES + geometry.chunk_bytes) // 1024:,}",
+            "header units": f"{record_bytes_for(CELL_HEAD_BYTES + geometry.header_bytes) // 1024:,}",
             "reply block bytes": f"{geometry.reply_block_bytes:,}",
             "max proxies": f"{geometry.max_proxies:,}",
             "max reply blocks": f"{min(MAX_BLOCKS, MAX_BLOCKS_BYTES // geometry.reply_block_bytes):,}",
         }
-        assert (geometry.chunk_bytes + FRAME_HEAD_BYTES + RECORD_OVERHEAD) % 1024 == 0
+        assert (geometry.chunk_bytes + CELL_HEAD_BYTES + RECORD_OVERHEAD) % 1024 == 0
 
 
 def test_the_padme_rule_as_it_is_written() -> None:
@@ -182,22 +182,22 @@ def test_the_other_lengths_that_the_text_names() -> None:
         ("Link handshake", f"responder, {M3_BYTES} bytes"),
         ("Descriptor", f"to {MAX_DESCRIPTOR_BYTES} bytes"),
         ("Link record", f"record {REKEY_AFTER:,},"),
-        ("Link frames", f"1 to {MAX_RECORD_BYTES - RECORD_OVERHEAD - FRAME_HEAD_BYTES:,} bytes"),
+        ("Link cells", f"1 to {MAX_RECORD_BYTES - RECORD_OVERHEAD - CELL_HEAD_BYTES:,} bytes"),
         ("Message head", f"at most {MAX_BLOCKS_BYTES:,} bytes together"),
     ]:
         assert text in _section(PROTOCOL, title), text
 
 
-def test_frame_and_chunk_types() -> None:
-    frames = {_number(row["type"]): row["name"] for row in _rows(PROTOCOL, "Link frames", "type", "name")}
-    assert frames == {int(frame): frame.name.replace("_", "-") for frame in FrameType}
+def test_cell_and_chunk_types() -> None:
+    cells = {_number(row["type"]): row["name"] for row in _rows(PROTOCOL, "Link cells", "type", "name")}
+    assert cells == {int(cell): cell.name.replace("_", "-") for cell in CellType}
     chunks = ", ".join(f"{int(chunk)} {chunk.name}" for chunk in ChunkType)
     assert f"| {chunks}." in _section(PROTOCOL, "Content chunk")
 
 
-def test_the_link_frames_table_is_that_of_the_code() -> None:
-    rows = {_number(row["type"]): row for row in _rows(PROTOCOL, "Link frames", "type", "name")}
-    for number, rule in enumerate(FRAMES):
+def test_the_link_cells_table_is_that_of_the_code() -> None:
+    rows = {_number(row["type"]): row for row in _rows(PROTOCOL, "Link cells", "type", "name")}
+    for number, rule in enumerate(CELLS):
         row = rows[number]
         if rule is None:
             continue
@@ -218,7 +218,7 @@ def test_the_states_table_is_that_of_the_code() -> None:
     }
     assert rows.keys() == set(names.values())
     for half, name in names.items():
-        for kind in (FrameType.DATA, FrameType.FIN, FrameType.STATUS):
+        for kind in (CellType.DATA, CellType.FIN, CellType.STATUS):
             after = TRANSITIONS[half].get(kind)
             word = "refused" if after is None else "stays" if after is half else names[after][1]
             assert rows[name][kind.name] == word, (name, kind.name)

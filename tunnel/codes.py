@@ -70,7 +70,7 @@ class CodeRow:
 CODES = {
     ErrorCode.PROTOCOL: CodeRow(
         "received bytes that the protocol does not allow",
-        "bytes that violate the record or frame layouts of a link, or a frame that the state of its "
+        "bytes that violate the record or cell layouts of a link, or a cell that the state of its "
         "stream forbids",
         Location.RELAY,
         "a bug or an attack on that link; the log of the node that sent the code says which bytes. "

@@ -211,7 +211,7 @@ class PeerError(RemoteTunnelError):
 
 
 class LinkError(PeerError):
-    """Bytes on a link that the record or frame layouts do not allow. Closes the link."""
+    """Bytes on a link that the record or cell layouts do not allow. Closes the link."""
 
 
 class ProfileError(PeerError):

@@ -24,7 +24,7 @@ from tunnel.crypto.primitives import tunnel_engine
 from tunnel.geometry import DEFAULT
 from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
-from tunnel.link.cells import FrameType, pack_go_away
+from tunnel.link.cells import CellType, pack_go_away
 from tunnel.link.handshake import M1_BYTES
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.onion.header import Command, Slot, build_header
@@ -168,7 +168,7 @@ def test_record_of_an_impossible_size(net: LocalNetwork, refusals: Callable[[], 
 def test_second_go_away(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, b"")  # a stream, so that the first one does not end the link
-        peer.send_frames(pack_go_away(), pack_go_away())
+        peer.send_cells(pack_go_away(), pack_go_away())
         assert peer.reset_code(stream=0) is ErrorCode.PROTOCOL
     wait_until_idle(net)
     assert "second GOAWAY" in refusals()
@@ -206,8 +206,8 @@ def test_peer_that_answers_no_ping_is_taken_for_dead(refusals: Callable[[], str]
     limits = replace(LIMITS, quiet_s=0.1, pong_s=0.2, link_tick_s=0.05)
     with LocalNetwork(peers=3, limits=limits) as net:
         with _raw(net[1]).handshake() as peer:
-            kinds = [kind for kind, _, _ in peer.frames()]
-        assert kinds.count(FrameType.PING) == 1
+            kinds = [kind for kind, _, _ in peer.cells()]
+        assert kinds.count(CellType.PING) == 1
         net.submit(_until(lambda: "answered no PING within 0.2 s" in refusals())).result(timeout=PATIENCE_S)
 
 
@@ -249,7 +249,7 @@ def test_replayed_header(net: LocalNetwork, refusals: Callable[[], str]) -> None
             assert second.reset_code() is ErrorCode.REPLAYED
         first.send_fin()
         # It was accepted, and had no content: who has keys of the frame tells by STATUS.
-        assert first.wait_for(FrameType.STATUS)
+        assert first.wait_for(CellType.STATUS)
     wait_until_idle(net)
     assert "accepted before" in refusals()
     assert_works(net)

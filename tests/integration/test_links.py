@@ -24,7 +24,7 @@ from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute
 from tunnel.geometry import BULK, DEFAULT
 from tunnel.identity.keys import NodeKeys
-from tunnel.link.cells import FrameType
+from tunnel.link.cells import CellType
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.handshake_io import _puzzle_bits
 
@@ -247,8 +247,8 @@ def test_peer_that_answers_no_go_away_is_ended(group: NodeGroup, warnings: Calla
     limits = replace(LIMITS, link_idle_s=0.05, linger_s=0.2)
     (bob,) = start(group, StaticDirectory(), 1, limits=limits)
     with RawPeer(bob.descriptor, group.engine).handshake() as peer:
-        kinds = [kind for kind, _, _ in peer.frames()]
-    assert kinds == [FrameType.GOAWAY]
+        kinds = [kind for kind, _, _ in peer.cells()]
+    assert kinds == [CellType.GOAWAY]
     group.wait_until(lambda: not bob.open_links)
     assert "did not answer GOAWAY within 0.2 s" in warnings()
 
@@ -294,7 +294,7 @@ def test_peer_that_answers_no_ping_harms_nobody_else(group: NodeGroup, warnings:
     assert ask(alice, bob) == b"here"
     kept = links_of(alice)
     with RawPeer(bob.descriptor, group.engine).handshake() as peer:
-        assert [kind for kind, _, _ in peer.frames()] == [FrameType.PING]
+        assert [kind for kind, _, _ in peer.cells()] == [CellType.PING]
     group.wait_until(lambda: "answered no PING within 1 s" in warnings())
     assert ask(alice, bob) == b"here"
     assert links_of(alice) == kept
@@ -353,7 +353,7 @@ def test_at_the_limit_the_idle_link_makes_room(group: NodeGroup, warnings: Calla
         group.wait_until(lambda: bob.open_links == 2 and bob.open_streams == 1)
         newcomer = RawPeer(bob.descriptor, group.engine).handshake()
         newcomer.open(profile, b"")
-        assert [kind for kind, _, _ in idle.frames()] == [FrameType.GOAWAY]
+        assert [kind for kind, _, _ in idle.cells()] == [CellType.GOAWAY]
         group.wait_until(lambda: bob.open_links == 2 and bob.open_streams == 2)
         late = RawPeer(bob.descriptor, group.engine)
         assert late.receive_to_end() == b""

@@ -17,13 +17,13 @@ from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.buffers import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.link.cells import (
-    FRAME_HEAD,
+    CELL_HEAD,
     MAX_PAYLOAD_BYTES,
-    FrameType,
+    CellType,
     pack_fin,
     pack_open,
     parse_reset,
-    split_frames,
+    split_cells,
 )
 from tunnel.link.handshake import M2_BYTES, Initiator, Settings
 from tunnel.node import LOCAL_NETWORK_ID
@@ -76,9 +76,9 @@ class RawPeer:
     def send_bytes(self, data: bytes | memoryview) -> None:
         self._socket.sendall(data)
 
-    def send_frames(self, *frames: bytes) -> None:
-        """Seal frames into one record, zero-padded, and send it."""
-        plain = b"".join(frames)
+    def send_cells(self, *cells: bytes) -> None:
+        """Seal cells into one record, zero-padded, and send it."""
+        plain = b"".join(cells)
         record = bytearray(record_bytes_for(len(plain)))
         record[HEAD_BYTES : HEAD_BYTES + len(plain)] = plain
         self._sealer.seal(memoryview(record))
@@ -86,18 +86,18 @@ class RawPeer:
 
     def open(self, profile: Profile, content: bytes, *, stream: int = STREAM) -> None:
         """OPEN and content."""
-        self.send_frames(pack_open(stream, profile, 0))
+        self.send_cells(pack_open(stream, profile, 0))
         self.send_content(content, stream=stream)
 
     def send_content(self, data: bytes, *, stream: int = STREAM) -> None:
-        """Send DATA frames."""
+        """Send DATA cells."""
         for start in range(0, len(data), MAX_PAYLOAD_BYTES):
             piece = data[start : start + MAX_PAYLOAD_BYTES]
-            self.send_frames(FRAME_HEAD.pack(FrameType.DATA, 0, len(piece), stream) + piece)
+            self.send_cells(CELL_HEAD.pack(CellType.DATA, 0, len(piece), stream) + piece)
 
     def send_fin(self, *, stream: int = STREAM) -> None:
         """End this side's half."""
-        self.send_frames(pack_fin(stream))
+        self.send_cells(pack_fin(stream))
 
     def receive_exactly(self, count: int) -> bytes:
         data = b""
@@ -117,25 +117,25 @@ class RawPeer:
             return data
         return data
 
-    def frames(self) -> Iterator[tuple[int, int, bytes]]:
-        """(type, stream, payload) of the frames from the node, until the connection ends."""
+    def cells(self) -> Iterator[tuple[int, int, bytes]]:
+        """(type, stream, payload) of the cells from the node, until the connection ends."""
         while head := self._socket.recv(HEAD_BYTES):
             head += self.receive_exactly(HEAD_BYTES - len(head))
             size = record_bytes_of(head)
             record = bytearray(head + self.receive_exactly(size - HEAD_BYTES))
-            for kind, stream, payload in split_frames(self._opener.open(memoryview(record))):
+            for kind, stream, payload in split_cells(self._opener.open(memoryview(record))):
                 yield kind, stream, bytes(payload)
 
     def reset_code(self, *, stream: int = STREAM) -> ErrorCode | None:
         """The code of the RESET that ends the stream, 0 for the link; None when the link ends without one."""
-        for kind, of_stream, payload in self.frames():
-            if kind == FrameType.RESET and of_stream == stream:
+        for kind, of_stream, payload in self.cells():
+            if kind == CellType.RESET and of_stream == stream:
                 return parse_reset(memoryview(payload))
         return None
 
-    def wait_for(self, kind: FrameType, *, stream: int = STREAM) -> bytes:
-        """The payload of the next frame of this kind on the stream."""
-        return next(payload for found, of, payload in self.frames() if (found, of) == (kind, stream))
+    def wait_for(self, kind: CellType, *, stream: int = STREAM) -> bytes:
+        """The payload of the next cell of this kind on the stream."""
+        return next(payload for found, of, payload in self.cells() if (found, of) == (kind, stream))
 
     def shutdown_write(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)

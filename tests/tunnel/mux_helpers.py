@@ -16,11 +16,11 @@ from tunnel.link.buffers import (
     record_bytes_for,
     record_bytes_of,
 )
-from tunnel.link.cells import split_frames
+from tunnel.link.cells import split_cells
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
 
-__all__ = ["Clock", "Flag", "Link", "RawPeer", "Side", "frame", "pump", "read_all", "write_all"]
+__all__ = ["Clock", "Flag", "Link", "RawPeer", "Side", "cell", "pump", "read_all", "write_all"]
 
 KEY_1, KEY_2 = bytes(range(32)), bytes(range(32, 64))
 
@@ -133,10 +133,8 @@ def record_sizes(wire: bytes | memoryview) -> list[int]:
     return sizes
 
 
-def frame(
-    kind: int, stream: int, payload: bytes = b"", *, flags: int = 0, length: int | None = None
-) -> bytes:
-    """Any frame, legal or not."""
+def cell(kind: int, stream: int, payload: bytes = b"", *, flags: int = 0, length: int | None = None) -> bytes:
+    """Any cell, legal or not."""
     return struct.pack(">BBHI", kind, flags, len(payload) if length is None else length, stream) + payload
 
 
@@ -169,9 +167,9 @@ class RawPeer:
         self._sealer = RecordSealer(KEY_2, OPENSSL)
         self._opener = RecordOpener(KEY_1, OPENSSL)
 
-    def say(self, *frames: bytes, size: int = 0, padding: bytes = b"") -> None:
-        """One record with these frames."""
-        plain = b"".join(frames) + padding
+    def say(self, *cells: bytes, size: int = 0, padding: bytes = b"") -> None:
+        """One record with these cells."""
+        plain = b"".join(cells) + padding
         record = bytearray(size or record_bytes_for(len(plain)))
         record[4 : 4 + len(plain)] = plain
         self._sealer.seal(memoryview(record))
@@ -187,13 +185,13 @@ class RawPeer:
             self.mux.received(count)
 
     def hear(self) -> Iterator[tuple[int, int, bytes]]:
-        """All frames that the multiplexer has to send."""
+        """All cells that the multiplexer has to send."""
         while wire := bytearray(self.mux.pending):
             self.mux.sent(len(wire))
             view = memoryview(wire)
             while view:
                 size = record_bytes_of(view[:4])
-                for kind, stream, payload in split_frames(self._opener.open(view[:size])):
+                for kind, stream, payload in split_cells(self._opener.open(view[:size])):
                     yield kind, stream, bytes(payload)
                 view = view[size:]
 

@@ -1,4 +1,4 @@
-"""Link frames: each type there and back, and any bytes are frames or LinkError."""
+"""Link cells: each type there and back, and any bytes are cells or LinkError."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from readwrite_comp.helpers import is_same_error
 from tests.tunnel.helpers import PROFILES, SMALL, seeded_bytes
-from tests.tunnel.mux_helpers import Link, RawPeer, frame
+from tests.tunnel.mux_helpers import Link, RawPeer, cell
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError
 from tunnel.geometry import GEOMETRIES, Profile
 from tunnel.link.buffers import record_bytes_for
 from tunnel.link.cells import (
-    FRAMES,
+    CELLS,
     MAX_CREDIT,
     MAX_EXCHANGE_BYTES,
-    FrameType,
+    CellType,
     pack_credit,
     pack_fin,
     pack_go_away,
@@ -28,57 +28,57 @@ from tunnel.link.cells import (
     parse_open,
     parse_ping,
     parse_reset,
-    split_frames,
+    split_cells,
 )
 
 streams = st.integers(1, 2**32 - 1)
 
 
 def split(plain: bytes) -> list[tuple[int, int, bytes]]:
-    return [(kind, stream, bytes(payload)) for kind, stream, payload in split_frames(memoryview(plain))]
+    return [(kind, stream, bytes(payload)) for kind, stream, payload in split_cells(memoryview(plain))]
 
 
 def only(plain: bytes) -> tuple[int, int, memoryview]:
-    ((kind, stream, payload),) = split_frames(memoryview(plain))
+    ((kind, stream, payload),) = split_cells(memoryview(plain))
     return kind, stream, payload
 
 
 @given(streams, st.sampled_from(PROFILES), st.integers(0, MAX_CREDIT // 2))
 def test_open(stream: int, profile: Profile, extra: int) -> None:
     kind, number, payload = only(pack_open(stream, profile, extra))
-    assert (kind, number, parse_open(payload)) == (FrameType.OPEN, stream, (profile.byte, extra))
+    assert (kind, number, parse_open(payload)) == (CellType.OPEN, stream, (profile.byte, extra))
 
 
 @given(streams, st.integers(1, MAX_CREDIT))
 def test_credit(stream: int, count: int) -> None:
     kind, number, payload = only(pack_credit(stream, count))
-    assert (kind, number, parse_credit(payload)) == (FrameType.CREDIT, stream, count)
+    assert (kind, number, parse_credit(payload)) == (CellType.CREDIT, stream, count)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(ErrorCode))
 def test_reset(stream: int, code: ErrorCode) -> None:
     kind, number, payload = only(pack_reset(stream, code))
-    assert (kind, number, parse_reset(payload)) == (FrameType.RESET, stream, code)
+    assert (kind, number, parse_reset(payload)) == (CellType.RESET, stream, code)
 
 
 @given(st.booleans(), st.binary(min_size=7, max_size=7))
 def test_ping(is_answer: bool, token: bytes) -> None:
     kind, number, payload = only(pack_ping(token, is_answer=is_answer))
-    assert (kind, number, parse_ping(payload)) == (FrameType.PING, 0, (is_answer, token))
+    assert (kind, number, parse_ping(payload)) == (CellType.PING, 0, (is_answer, token))
 
 
 def test_those_without_fields() -> None:
-    assert split(pack_fin(7)) == [(FrameType.FIN, 7, b"")]
-    assert split(pack_go_away()) == [(FrameType.GOAWAY, 0, b"")]
-    assert split(pack_peer_exchange(b"x")) == [(FrameType.PEER_EXCHANGE, 0, b"x")]
+    assert split(pack_fin(7)) == [(CellType.FIN, 7, b"")]
+    assert split(pack_go_away()) == [(CellType.GOAWAY, 0, b"")]
+    assert split(pack_peer_exchange(b"x")) == [(CellType.PEER_EXCHANGE, 0, b"x")]
     for payload in (b"", bytes(MAX_EXCHANGE_BYTES + 1)):
         with pytest.raises(LocalTunnelError):
             pack_peer_exchange(payload)
 
 
 def test_each_type_has_its_row() -> None:
-    assert len(FRAMES) == len(FrameType)
-    assert [rule and rule.name.replace("-", "_") for rule in FRAMES[1:]] == [kind.name for kind in FrameType][
+    assert len(CELLS) == len(CellType)
+    assert [rule and rule.name.replace("-", "_") for rule in CELLS[1:]] == [kind.name for kind in CellType][
         1:
     ]
 
@@ -90,14 +90,14 @@ def test_a_chunk_is_one_record_without_padding(geometry: object) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3), st.binary(max_size=20)), max_size=8))
-def test_several_frames_in_one_record(parts: list[tuple[int, int, bytes]]) -> None:
+def test_several_cells_in_one_record(parts: list[tuple[int, int, bytes]]) -> None:
     legal = []
     for kind, stream, payload in parts:
-        rule = FRAMES[kind]
+        rule = CELLS[kind]
         assert rule is not None
         if rule.min_bytes <= len(payload) <= rule.max_bytes and (rule.of_stream if stream else rule.of_link):
             legal.append((kind, stream, payload))
-    plain = b"".join(frame(kind, stream, payload) for kind, stream, payload in legal)
+    plain = b"".join(cell(kind, stream, payload) for kind, stream, payload in legal)
     assert split(plain) == split(plain + bytes(500)) == legal
 
 
@@ -106,7 +106,7 @@ def test_several_frames_in_one_record(parts: list[tuple[int, int, bytes]]) -> No
 anything = st.one_of(
     st.binary(max_size=80),
     st.builds(
-        frame,
+        cell,
         st.integers(0, 11),
         st.sampled_from([0, 1, 2, 3, 4, 2**32 - 1]),
         st.one_of(st.binary(max_size=12), st.sampled_from([b"\1\1\0\0\0\0", bytes(8), b"\0\1", bytes(900)])),
@@ -116,12 +116,12 @@ anything = st.one_of(
 
 
 @given(st.lists(anything, max_size=5).map(b"".join))
-def test_any_bytes_are_frames_or_a_link_error(plain: bytes) -> None:
+def test_any_bytes_are_cells_or_a_link_error(plain: bytes) -> None:
     try:
-        frames = split(plain)
+        cells = split(plain)
     except LinkError:
         return
-    again = b"".join(frame(kind, stream, payload) for kind, stream, payload in frames)
+    again = b"".join(cell(kind, stream, payload) for kind, stream, payload in cells)
     assert plain[: len(again)] == again
     assert not plain[len(again) :].strip(b"\0")
 

@@ -50,7 +50,7 @@ def test_messages_come_back(message: ExchangeMessage) -> None:
     assert ExchangeMessage.parse(message.to_bytes()) == message
 
 
-def test_the_longest_message_fits_into_a_frame() -> None:
+def test_the_longest_message_fits_into_a_cell() -> None:
     full = ExchangeMessage((bytes(MAX_DESCRIPTOR_BYTES),) * MAX_DESCRIPTORS, True).to_bytes()
     assert len(full) == 4 + 8 * 488 == 3_908 <= MAX_EXCHANGE_BYTES
     with pytest.raises(LocalTunnelError):

@@ -24,7 +24,7 @@ from tunnel.geometry import (
     padme,
 )
 from tunnel.link.buffers import MAX_UNITS, RECORD_OVERHEAD, UNIT_BYTES, record_bytes_for
-from tunnel.link.cells import FRAME_HEAD_BYTES
+from tunnel.link.cells import CELL_HEAD_BYTES
 from tunnel.link.handshake import Settings
 
 # The table of the protocol: geometry, slots, C, header bytes, data of a chunk, record units.
@@ -57,13 +57,13 @@ def test_lengths(
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=lambda geometry: geometry.name)
-def test_a_chunk_in_its_frame_fills_exactly_one_record(geometry: Geometry) -> None:
-    units = (geometry.chunk_bytes + FRAME_HEAD_BYTES + RECORD_OVERHEAD) // UNIT_BYTES
+def test_a_chunk_in_its_cell_fills_exactly_one_record(geometry: Geometry) -> None:
+    units = (geometry.chunk_bytes + CELL_HEAD_BYTES + RECORD_OVERHEAD) // UNIT_BYTES
     assert units <= MAX_UNITS
-    assert geometry.chunk_bytes + FRAME_HEAD_BYTES + RECORD_OVERHEAD == units * UNIT_BYTES
-    assert record_bytes_for(FRAME_HEAD_BYTES + geometry.chunk_bytes) == units * UNIT_BYTES
+    assert geometry.chunk_bytes + CELL_HEAD_BYTES + RECORD_OVERHEAD == units * UNIT_BYTES
+    assert record_bytes_for(CELL_HEAD_BYTES + geometry.chunk_bytes) == units * UNIT_BYTES
     # One byte more would need a unit more: nothing is wasted.
-    assert record_bytes_for(FRAME_HEAD_BYTES + geometry.chunk_bytes + 1) == (units + 1) * UNIT_BYTES
+    assert record_bytes_for(CELL_HEAD_BYTES + geometry.chunk_bytes + 1) == (units + 1) * UNIT_BYTES
 
 
 def test_geometry_codes_fit_the_low_half_of_a_profile_byte() -> None:

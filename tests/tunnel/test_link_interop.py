@@ -14,11 +14,11 @@ import pytest
 from noise.connection import Keypair, NoiseConnection
 
 from tests.tunnel.helpers import ENGINES, NOW_S, SMALL, make_keys
-from tests.tunnel.mux_helpers import Clock, Flag, frame, read_all
+from tests.tunnel.mux_helpers import Clock, Flag, cell, read_all
 from tunnel.crypto.engine import TunnelEngine
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.link.buffers import REKEY_AFTER
-from tunnel.link.cells import FrameType, split_frames
+from tunnel.link.cells import CellType, split_cells
 from tunnel.link.handshake import M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.noise import PROTOCOL_NAME, LinkKeys
@@ -57,7 +57,7 @@ class OtherEnd:
         return head + bytes(cipher.encrypt_with_ad(head, plain.ljust(units * 1024 - 20, b"\0")))
 
     def open(self, wire: bytes) -> list[tuple[int, int, bytes]]:
-        frames = []
+        cells = []
         cipher = self.noise.noise_protocol.cipher_state_decrypt
         while wire:
             (units,) = struct.unpack_from(">H", wire)
@@ -66,8 +66,8 @@ class OtherEnd:
                 cipher.rekey()
             self.opened += 1
             plain = bytes(cipher.decrypt_with_ad(record[:4], record[4:]))
-            frames += [(kind, stream, bytes(data)) for kind, stream, data in split_frames(memoryview(plain))]
-        return frames
+            cells += [(kind, stream, bytes(data)) for kind, stream, data in split_cells(memoryview(plain))]
+        return cells
 
 
 def multiplexer(keys: LinkKeys, engine: TunnelEngine, *, is_dialler: bool) -> Multiplexer[Flag]:
@@ -126,18 +126,18 @@ def test_a_whole_link_with_noiseprotocol(join: Any, engine: TunnelEngine) -> Non
     ours = mux.open(SMALL)
     content = bytes(range(256)) * 4
     assert ours.write(content) == 1024
-    frames = them.open(bytes(mux.pending))
+    cells = them.open(bytes(mux.pending))
     mux.sent(len(mux.pending))
-    assert frames == [
-        (FrameType.OPEN, ours.id, bytes([1, SMALL.byte, 0, 0, 0, 0])),
-        (FrameType.DATA, ours.id, content),
+    assert cells == [
+        (CellType.OPEN, ours.id, bytes([1, SMALL.byte, 0, 0, 0, 0])),
+        (CellType.DATA, ours.id, content),
     ]
-    answer = frame(FrameType.DATA, ours.id, b"answer") + frame(FrameType.FIN, ours.id)
-    say(mux, them.record(answer + frame(FrameType.STATUS, ours.id, b"status")))
+    answer = cell(CellType.DATA, ours.id, b"answer") + cell(CellType.FIN, ours.id)
+    say(mux, them.record(answer + cell(CellType.STATUS, ours.id, b"status")))
     assert read_all(ours) == b"answer"
     assert ours.status == b"status"
     theirs = 3 - ours.id
-    say(mux, them.record(frame(FrameType.OPEN, theirs, bytes([1, SMALL.byte, 0, 0, 0, 0]))))
+    say(mux, them.record(cell(CellType.OPEN, theirs, bytes([1, SMALL.byte, 0, 0, 0, 0]))))
     accepted = mux.accept_nowait()
     assert accepted is not None
     assert accepted.id == theirs

@@ -14,7 +14,7 @@ from tests.tunnel.mux_helpers import (
     Link,
     RawPeer,
     Side,
-    frame,
+    cell,
     pump,
     read_all,
     record_sizes,
@@ -23,11 +23,11 @@ from tests.tunnel.mux_helpers import (
 from tunnel.errors import Disconnected, ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull
 from tunnel.geometry import DEFAULT, GEOMETRIES, Profile
 from tunnel.link.buffers import BUFFER_BYTES, Budget, record_bytes_for
-from tunnel.link.cells import MAX_EXCHANGE_BYTES, FrameType
+from tunnel.link.cells import MAX_EXCHANGE_BYTES, CellType
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.scheduler import MIN_FIXED_UNITS
 
-T = FrameType
+T = CellType
 MIDDLE = Profile(DEFAULT)
 Pair = tuple[MuxStream[Flag], MuxStream[Flag]]
 
@@ -188,7 +188,7 @@ def test_all_credits_of_one_flush_share_a_record() -> None:
     assert record_sizes(link.b.pending) == [1]
 
 
-def test_many_control_frames_take_as_few_records_as_they_fill() -> None:
+def test_many_control_cells_take_as_few_records_as_they_fill() -> None:
     link = Link.make()
     for _ in range(1024):
         link.a.open(SMALL)
@@ -198,7 +198,7 @@ def test_many_control_frames_take_as_few_records_as_they_fill() -> None:
     assert link.b.streams == 1024
 
 
-def test_a_write_behind_more_control_frames_than_the_buffer_takes() -> None:
+def test_a_write_behind_more_control_cells_than_the_buffer_takes() -> None:
     """OPEN goes first even when a thousand of them wait and the record leaves no padding for any."""
     link = Link.make()
     streams = [link.a.open(Profile(GEOMETRIES[4])) for _ in range(200)]
@@ -534,34 +534,34 @@ def test_go_away_loses_no_stream() -> None:
 # --- hostile peers --
 
 
-def open_frame(number: int, profile: Profile = SMALL) -> bytes:
-    return frame(T.OPEN, number, bytes([1, profile.byte, 0, 0, 0, 0]))
+def open_cell(number: int, profile: Profile = SMALL) -> bytes:
+    return cell(T.OPEN, number, bytes([1, profile.byte, 0, 0, 0, 0]))
 
 
 def test_late_content_is_ignored_as_far_as_there_was_credit() -> None:
     peer = RawPeer.make(is_dialler=True)
-    peer.say(open_frame(2), frame(T.DATA, 2, bytes(500)))
+    peer.say(open_cell(2), cell(T.DATA, 2, bytes(500)))
     stream = peer.mux.accept_nowait()
     assert stream is not None
     stream.reset(ErrorCode.BUSY)
     left = SMALL.geometry.window_bytes - 500
     for _ in range(left // 100):
-        peer.say(frame(T.DATA, 2, bytes(100)))
+        peer.say(cell(T.DATA, 2, bytes(100)))
     assert peer.mux.table.late_bytes == left % 100
     with pytest.raises(LinkError, match="beyond what was granted"):
-        peer.say(frame(T.DATA, 2, bytes(100)))
+        peer.say(cell(T.DATA, 2, bytes(100)))
 
 
 def test_streams_beyond_the_limit_are_refused_and_a_flood_of_them_ends_the_link() -> None:
     peer = RawPeer.make(is_dialler=True, limits=MuxLimits(max_streams=3))
-    peer.say(*[open_frame(2 * number) for number in range(1, 9)])
+    peer.say(*[open_cell(2 * number) for number in range(1, 9)])
     busy = ErrorCode.BUSY.to_bytes(2, "big")
     assert peer.heard() == [(T.RESET, 2 * number, busy) for number in range(4, 9)]
     assert peer.mux.streams == 3
     for number in range(9, 9 + 68):
-        peer.say(open_frame(2 * number))  # and never listens
+        peer.say(open_cell(2 * number))  # and never listens
     with pytest.raises(LinkError, match="have not left"):
-        peer.say(open_frame(2 * 100))
+        peer.say(open_cell(2 * 100))
 
 
 def test_streams_that_are_opened_only_to_be_reset_end_the_link() -> None:
@@ -569,25 +569,25 @@ def test_streams_that_are_opened_only_to_be_reset_end_the_link() -> None:
     peer = RawPeer.make(is_dialler=True, limits=MuxLimits(max_streams=100))
     number = 0
     for number in range(2, 2 + 2 * 165, 2):
-        peer.say(open_frame(number), frame(T.STATUS, number, b"out of order"))
+        peer.say(open_cell(number), cell(T.STATUS, number, b"out of order"))
     with pytest.raises(LinkError, match="have not left"):
-        peer.say(open_frame(number + 2))
+        peer.say(open_cell(number + 2))
     listens = RawPeer.make(is_dialler=True, limits=MuxLimits(max_streams=100))
     for number in range(2, 2_000, 2):
-        listens.say(open_frame(number), frame(T.STATUS, number, b"out of order"))
+        listens.say(open_cell(number), cell(T.STATUS, number, b"out of order"))
         assert len(listens.heard()) == 1
     assert listens.mux.error is None
 
 
-def test_a_flood_of_control_frames_leaves_nothing_behind() -> None:
+def test_a_flood_of_control_cells_leaves_nothing_behind() -> None:
     """A peer that never listens: whatever it says, little is kept."""
     peer = RawPeer.make(is_dialler=True)
-    peer.say(open_frame(2))
+    peer.say(open_cell(2))
     for number in range(3_000):
-        peer.say(frame(T.PING, 0, bytes([0]) + number.to_bytes(7, "big")))
-        peer.say(frame(T.CREDIT, 2, (1).to_bytes(4, "big")))
-        peer.say(frame(T.PEER_EXCHANGE, 0, bytes(MAX_EXCHANGE_BYTES)))
-        peer.say(open_frame(2 * number + 4), frame(T.RESET, 2 * number + 4, bytes([0, 8])))
+        peer.say(cell(T.PING, 0, bytes([0]) + number.to_bytes(7, "big")))
+        peer.say(cell(T.CREDIT, 2, (1).to_bytes(4, "big")))
+        peer.say(cell(T.PEER_EXCHANGE, 0, bytes(MAX_EXCHANGE_BYTES)))
+        peer.say(open_cell(2 * number + 4), cell(T.RESET, 2 * number + 4, bytes([0, 8])))
         peer.say()  # padding only
     assert peer.mux.sender._control.size <= 100
     assert len(peer.mux._arrived) == peer.mux.streams == 1
@@ -598,10 +598,10 @@ def test_a_flood_of_control_frames_leaves_nothing_behind() -> None:
 
 def test_single_bytes_cost_little_more_than_they_hold() -> None:
     peer = RawPeer.make(is_dialler=True)
-    peer.say(open_frame(2, MIDDLE))
+    peer.say(open_cell(2, MIDDLE))
     window = MIDDLE.geometry.window_bytes
     for _ in range(window // 4_000):
-        peer.say(*[frame(T.DATA, 2, b"x")] * 4_000)
+        peer.say(*[cell(T.DATA, 2, b"x")] * 4_000)
     stream = peer.mux.table.streams[2]
     blocks = stream._queue._blocks
     assert blocks is not None
@@ -837,7 +837,7 @@ def test_fixed_sizes_that_cannot_be(units: int) -> None:
         Link.make(record_units=units)
 
 
-def test_the_smallest_fixed_size_carries_every_frame() -> None:
+def test_the_smallest_fixed_size_carries_every_cell() -> None:
     link = Link.make(record_units=MIN_FIXED_UNITS)
 
     def move() -> None:
@@ -862,7 +862,7 @@ def test_the_smallest_fixed_size_carries_every_frame() -> None:
         Link.make().a.tick()
 
 
-# --- the link's own frames --
+# --- the link's own cells --
 
 
 def test_ping_measures_the_way_and_back() -> None:

@@ -1,4 +1,4 @@
-"""Every frame in every state is legal or the documented error, of the documented scope.
+"""Every cell in every state is legal or the documented error, of the documented scope.
 
 The oracle is written from docs/protocol.md, "Streams", not from the code's table.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import pytest
 
 from tests.tunnel.helpers import SMALL
-from tests.tunnel.mux_helpers import Flag, RawPeer, frame, read_all
+from tests.tunnel.mux_helpers import Flag, RawPeer, cell, read_all
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset
-from tunnel.link.cells import MAX_CREDIT, FrameType
+from tunnel.link.cells import MAX_CREDIT, CellType
 from tunnel.link.mux import MuxStream
 from tunnel.link.stream import ENDED, MAY_SEND_DATA, TRANSITIONS, Half
 
-T = FrameType
+T = CellType
 OPEN_PAYLOAD = bytes([1, SMALL.byte, 0, 0, 0, 0])
 CREDIT = (100).to_bytes(4, "big")
 RESET = (8).to_bytes(2, "big")
@@ -33,7 +33,7 @@ OF_STREAM = (T.OPEN, T.DATA, T.CREDIT, T.FIN, T.RESET, T.STATUS)
 
 # What was said on stream 2 (the peer's) or 1 (ours) before; then what follows and what becomes of it.
 # "ok": applied. "stream": RESET PROTOCOL of that stream. "link": the link ends. "late": ignored.
-ORACLE: dict[str, dict[FrameType, str]] = {
+ORACLE: dict[str, dict[CellType, str]] = {
     "never opened": {
         T.OPEN: "ok", T.DATA: "link", T.CREDIT: "link", T.FIN: "link", T.RESET: "link", T.STATUS: "link",
     },
@@ -77,30 +77,30 @@ def reach(state: str) -> tuple[RawPeer, int, MuxStream[Flag] | None]:
     if state == "never opened":
         return peer, 2, None
     if state == "peer's, refused":
-        peer.say(frame(T.OPEN, 2, bytes([1, 0xEE, 0, 0, 0, 0])))
+        peer.say(cell(T.OPEN, 2, bytes([1, 0xEE, 0, 0, 0, 0])))
         assert list(peer.hear()) == [(T.RESET, 2, (11).to_bytes(2, "big"))]
         return peer, 2, None
     if state.startswith("ours"):
         stream = mux.open(SMALL)
         number = stream.id
         if state in ("ours, its FIN", "ours, its STATUS", "ours, complete"):
-            peer.say(frame(T.FIN, number))
+            peer.say(cell(T.FIN, number))
         if state in ("ours, its STATUS", "ours, complete"):
-            peer.say(frame(T.STATUS, number, b"good"))
+            peer.say(cell(T.STATUS, number, b"good"))
             assert stream.status == b"good"
         if state == "ours, complete":
             stream.finish()
     else:
-        peer.say(frame(T.OPEN, 2, OPEN_PAYLOAD))
+        peer.say(cell(T.OPEN, 2, OPEN_PAYLOAD))
         accepted = mux.accept_nowait()
         assert accepted is not None
         stream, number = accepted, 2
         if state == "peer's, its RESET":
-            peer.say(frame(T.RESET, 2, RESET))
+            peer.say(cell(T.RESET, 2, RESET))
         if state == "peer's, our RESET":
             stream.reset(ErrorCode.BUSY)
         if state in ("peer's, its FIN", "peer's, complete"):
-            peer.say(frame(T.FIN, 2))
+            peer.say(cell(T.FIN, 2))
         if state == "peer's, complete":
             stream.finish()
             stream.send_status(b"done")
@@ -111,13 +111,13 @@ def reach(state: str) -> tuple[RawPeer, int, MuxStream[Flag] | None]:
 
 @pytest.mark.parametrize("kind", OF_STREAM, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("state", ORACLE)
-def test_every_frame_in_every_state(state: str, kind: FrameType) -> None:
+def test_every_cell_in_every_state(state: str, kind: CellType) -> None:
     peer, number, stream = reach(state)
     bystander = peer.mux.open(SMALL)
     peer.heard()
     before = peer.mux.streams
     expected = ORACLE[state][kind]
-    said = frame(kind, number, LEGAL_PAYLOADS[kind])
+    said = cell(kind, number, LEGAL_PAYLOADS[kind])
     if expected == "link":
         with pytest.raises(LinkError):
             peer.say(said)
@@ -137,13 +137,13 @@ def test_every_frame_in_every_state(state: str, kind: FrameType) -> None:
         if expected == "late":
             assert peer.mux.streams == before
     # The link goes on in any case.
-    peer.say(frame(T.DATA, bystander.id, b"still here"))
+    peer.say(cell(T.DATA, bystander.id, b"still here"))
     assert read_all(bystander) == b"still here"
 
 
 def test_the_oracle_covers_what_there_is() -> None:
     assert all(set(row) == set(OF_STREAM) for row in ORACLE.values())
-    assert set(LEGAL_PAYLOADS) | {T.PAD} == set(FrameType)
+    assert set(LEGAL_PAYLOADS) | {T.PAD} == set(CellType)
 
 
 def test_the_table_is_closed_and_has_two_ends() -> None:
@@ -166,38 +166,38 @@ WRONG_LENGTHS = [
     *[(T.PEER_EXCHANGE, length) for length in (0, 4_097)],
     (T.DATA, 0),
 ]
-OPEN_2 = frame(T.OPEN, 2, OPEN_PAYLOAD)
+OPEN_2 = cell(T.OPEN, 2, OPEN_PAYLOAD)
 FORBIDDEN = {
-    **{f"{kind.name} of {n} bytes": [OPEN_2, frame(kind, 2 if kind in OF_STREAM else 0, bytes(n))]
+    **{f"{kind.name} of {n} bytes": [OPEN_2, cell(kind, 2 if kind in OF_STREAM else 0, bytes(n))]
        for kind, n in WRONG_LENGTHS},
-    **{f"type {kind}": [OPEN_2, frame(kind, 2, b"x")] for kind in (10, 11, 128, 255)},
-    **{f"flags {flags}": [frame(T.OPEN, 2, OPEN_PAYLOAD, flags=flags)] for flags in (1, 128)},
-    **{f"{kind.name} of the link": [frame(kind, 0, LEGAL_PAYLOADS[kind])]
+    **{f"type {kind}": [OPEN_2, cell(kind, 2, b"x")] for kind in (10, 11, 128, 255)},
+    **{f"flags {flags}": [cell(T.OPEN, 2, OPEN_PAYLOAD, flags=flags)] for flags in (1, 128)},
+    **{f"{kind.name} of the link": [cell(kind, 0, LEGAL_PAYLOADS[kind])]
        for kind in OF_STREAM if kind is not T.RESET},
-    **{f"{kind.name} of a stream": [OPEN_2, frame(kind, 2, LEGAL_PAYLOADS[kind])]
+    **{f"{kind.name} of a stream": [OPEN_2, cell(kind, 2, LEGAL_PAYLOADS[kind])]
        for kind in (T.PING, T.GOAWAY, T.PEER_EXCHANGE)},
-    "OPEN of our parity": [frame(T.OPEN, 3, OPEN_PAYLOAD)],
+    "OPEN of our parity": [cell(T.OPEN, 3, OPEN_PAYLOAD)],
     "OPEN twice": [OPEN_2, OPEN_2],
-    "OPEN of a smaller number": [frame(T.OPEN, 4, OPEN_PAYLOAD), OPEN_2],
-    "OPEN of version 2": [frame(T.OPEN, 2, bytes([2]) + OPEN_PAYLOAD[1:])],
+    "OPEN of a smaller number": [cell(T.OPEN, 4, OPEN_PAYLOAD), OPEN_2],
+    "OPEN of version 2": [cell(T.OPEN, 2, bytes([2]) + OPEN_PAYLOAD[1:])],
     "OPEN with too much credit": [
-        frame(T.OPEN, 2, OPEN_PAYLOAD[:2] + (MAX_CREDIT // 2 + 1).to_bytes(4, "big"))
+        cell(T.OPEN, 2, OPEN_PAYLOAD[:2] + (MAX_CREDIT // 2 + 1).to_bytes(4, "big"))
     ],
-    "OPEN after GOAWAY": [frame(T.GOAWAY, 0), OPEN_2],
-    "a second GOAWAY": [frame(T.GOAWAY, 0), frame(T.GOAWAY, 0)],
-    "CREDIT of nothing": [OPEN_2, frame(T.CREDIT, 2, bytes(4))],
-    "CREDIT of too much": [OPEN_2, frame(T.CREDIT, 2, (MAX_CREDIT + 1).to_bytes(4, "big"))],
-    "RESET with code 0": [OPEN_2, frame(T.RESET, 2, bytes(2))],
-    "RESET with an unknown code": [OPEN_2, frame(T.RESET, 2, (999).to_bytes(2, "big"))],
-    "RESET of the link": [frame(T.RESET, 0, RESET)],
-    "an answer to no PING": [frame(T.PING, 0, bytes([1]) + bytes(7))],
-    "a PING of kind 2": [frame(T.PING, 0, bytes([2]) + bytes(7))],
-    "a frame longer than its record": [frame(T.DATA, 2, b"x", length=2_000)],
-    "a cut frame head": [OPEN_2, frame(T.DATA, 2, bytes(1004 - 14 - 8 - 7)), b"\1\0\0\0\0\0\0"],
+    "OPEN after GOAWAY": [cell(T.GOAWAY, 0), OPEN_2],
+    "a second GOAWAY": [cell(T.GOAWAY, 0), cell(T.GOAWAY, 0)],
+    "CREDIT of nothing": [OPEN_2, cell(T.CREDIT, 2, bytes(4))],
+    "CREDIT of too much": [OPEN_2, cell(T.CREDIT, 2, (MAX_CREDIT + 1).to_bytes(4, "big"))],
+    "RESET with code 0": [OPEN_2, cell(T.RESET, 2, bytes(2))],
+    "RESET with an unknown code": [OPEN_2, cell(T.RESET, 2, (999).to_bytes(2, "big"))],
+    "RESET of the link": [cell(T.RESET, 0, RESET)],
+    "an answer to no PING": [cell(T.PING, 0, bytes([1]) + bytes(7))],
+    "a PING of kind 2": [cell(T.PING, 0, bytes([2]) + bytes(7))],
+    "a cell longer than its record": [cell(T.DATA, 2, b"x", length=2_000)],
+    "a cut cell head": [OPEN_2, cell(T.DATA, 2, bytes(1004 - 14 - 8 - 7)), b"\1\0\0\0\0\0\0"],
     "padding that is not zero": [OPEN_2, b"\0\0\0\1"],
-    "more content than credit": [OPEN_2, *4 * [frame(T.DATA, 2, bytes(996))], frame(T.DATA, 2, b"x")],
-    "content for a number not yet opened": [OPEN_2, frame(T.DATA, 4, b"x")],
-    "content for a number of ours not yet opened": [frame(T.DATA, 1, b"x")],
+    "more content than credit": [OPEN_2, *4 * [cell(T.DATA, 2, bytes(996))], cell(T.DATA, 2, b"x")],
+    "content for a number not yet opened": [OPEN_2, cell(T.DATA, 4, b"x")],
+    "content for a number of ours not yet opened": [cell(T.DATA, 1, b"x")],
 }  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def test_credit_beyond_what_there_may_be_ends_the_stream() -> None:
     peer = RawPeer.make(is_dialler=True)
     stream = peer.mux.open(SMALL)
     peer.heard()
-    peer.say(frame(T.CREDIT, stream.id, MAX_CREDIT.to_bytes(4, "big")))
+    peer.say(cell(T.CREDIT, stream.id, MAX_CREDIT.to_bytes(4, "big")))
     assert isinstance(stream.error, LinkError)
     assert peer.heard() == [(T.RESET, stream.id, (1).to_bytes(2, "big"))]
     assert peer.mux.error is None

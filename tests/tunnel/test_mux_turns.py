@@ -70,7 +70,7 @@ def test_who_finds_less_room_than_promised_keeps_the_front_place() -> None:
         assert not turns.admits(stream, PIECE, 0)
     turns.freed(PIECE, is_empty=False)
     assert woken(streams) == streams[:1]
-    assert not turns.admits(streams[0], PIECE, 5)  # control frames were faster
+    assert not turns.admits(streams[0], PIECE, 5)  # control cells were faster
     turns.freed(PIECE, is_empty=False)
     assert woken(streams) == streams[:1]
 

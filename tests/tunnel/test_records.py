@@ -47,11 +47,11 @@ def opened_by(opener: RecordOpener, record: bytes) -> bytes:
 
 
 @given(st.integers(0, MAX_RECORD_BYTES - RECORD_OVERHEAD))
-def test_the_smallest_record_that_holds(frame_bytes: int) -> None:
-    size = record_bytes_for(frame_bytes)
+def test_the_smallest_record_that_holds(cell_bytes: int) -> None:
+    size = record_bytes_for(cell_bytes)
     assert size % UNIT_BYTES == 0
     assert size <= MAX_RECORD_BYTES
-    assert frame_bytes <= size - RECORD_OVERHEAD < frame_bytes + UNIT_BYTES
+    assert cell_bytes <= size - RECORD_OVERHEAD < cell_bytes + UNIT_BYTES
 
 
 @pytest.mark.parametrize("units", range(1, MAX_UNITS + 1))
@@ -86,10 +86,10 @@ def test_any_head_is_a_length_or_a_link_error(head: bytes) -> None:
 
 def test_opening_happens_in_the_callers_buffer() -> None:
     buffer = bytearray(sealed_by(RecordSealer(KEY, OPENSSL), 2))
-    frames = RecordOpener(KEY, OPENSSL).open(memoryview(buffer))
-    frames[0] = 99
+    cells = RecordOpener(KEY, OPENSSL).open(memoryview(buffer))
+    cells[0] = 99
     assert buffer[HEAD_BYTES] == 99
-    assert len(frames) == 2 * UNIT_BYTES - RECORD_OVERHEAD
+    assert len(cells) == 2 * UNIT_BYTES - RECORD_OVERHEAD
 
 
 @given(st.integers(0, 8 * (3 * UNIT_BYTES - HEAD_BYTES) - 1), st.sampled_from(ENGINES))

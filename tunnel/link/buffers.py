@@ -59,9 +59,9 @@ _HEADS = [struct.pack(">HH", units, 0) for units in range(MAX_UNITS + 1)]
 _HEAD = struct.Struct(">HH")
 
 
-def record_bytes_for(frame_bytes: int) -> int:
-    """The smallest record that holds `frame_bytes` of frames: a multiple of 1,024."""
-    return -(-(frame_bytes + RECORD_OVERHEAD) // UNIT_BYTES) * UNIT_BYTES
+def record_bytes_for(cell_bytes: int) -> int:
+    """The smallest record that holds `cell_bytes` of cells: a multiple of 1,024."""
+    return -(-(cell_bytes + RECORD_OVERHEAD) // UNIT_BYTES) * UNIT_BYTES
 
 
 def record_bytes_of(head: bytes | memoryview) -> int:
@@ -101,7 +101,7 @@ class RecordSealer(_Direction):
         """Seal one record where it lies.
 
         Args:
-            record: k·1,024 bytes; frames and padding stand at [4:-16]. Head, ciphertext and tag replace all
+            record: k·1,024 bytes; cells and padding stand at [4:-16]. Head, ciphertext and tag replace all
                 of it.
         """
         head = _HEADS[len(record) // UNIT_BYTES]
@@ -120,20 +120,20 @@ class RecordOpener(_Direction):
         Args:
             record: one whole record, head included.
         Returns:
-            A view of its frames and padding, in the caller's buffer.
+            A view of its cells and padding, in the caller's buffer.
         Raises:
             LinkError: the tag does not match: changed, reordered, repeated or not from this peer. Close the
                 link.
         """
         head = _HEADS[len(record) // UNIT_BYTES]
         sealed = record[HEAD_BYTES:]
-        frames = sealed[:-TAG_BYTES]
+        cells = sealed[:-TAG_BYTES]
         nonce = self._next_nonce()  # first: it may replace the key
         try:
-            self._aead.open_into(nonce, sealed, head, frames)
+            self._aead.open_into(nonce, sealed, head, cells)
         except AuthenticationError as error:
             raise LinkError(f"link record {self._counter - 1} does not open") from error
-        return frames
+        return cells
 
 
 # What a link can hold here is twice this: of a node's 1,024 links half a gigabyte, if each neighbour sends
@@ -217,20 +217,20 @@ class OutgoingRecords:
         """Sealed, and not shown yet."""
         return self._end - self._shown if self.fixed_bytes else 0
 
-    def size_for(self, frame_bytes: int) -> int:
-        """The length of the record that would hold so many bytes of frames."""
-        return self.fixed_bytes or record_bytes_for(frame_bytes)
+    def size_for(self, cell_bytes: int) -> int:
+        """The length of the record that would hold so many bytes of cells."""
+        return self.fixed_bytes or record_bytes_for(cell_bytes)
 
-    def add(self, size: int, frames: bytes, payload: bytes | memoryview = b"") -> None:
-        """Seal one record of `size` bytes with `frames` and then `payload`; there must be room."""
+    def add(self, size: int, cells: bytes, payload: bytes | memoryview = b"") -> None:
+        """Seal one record of `size` bytes with `cells` and then `payload`; there must be room."""
         buffer = self._buffer
         if buffer is None:
             buffer = self._buffer = self._pool.take()
         start = self._end
         self._end = end = start + size
         record = buffer[start:end]
-        at = HEAD_BYTES + len(frames)
-        record[HEAD_BYTES:at] = frames
+        at = HEAD_BYTES + len(cells)
+        record[HEAD_BYTES:at] = cells
         if payload:
             record[at : at + len(payload)] = payload
             at += len(payload)

@@ -1,9 +1,9 @@
-"""Link frames: what stands inside the records. Type 1 ‖ flags 1 ‖ length 2 ‖ stream 4 ‖ payload.
+"""Link cells: what stands inside the records. Type 1 ‖ flags 1 ‖ length 2 ‖ stream 4 ‖ payload.
 
-Layouts only: `FRAMES` holds one row for each type, with the lengths that its payload may have and whether
-it speaks of a stream or of the link. A frame that does not fit its row is refused here; whether it is legal
-*now* is in the table of stream.py. To add a type: a number in `FrameType`, a row in `FRAMES`, a function
-that packs it, and its line in docs/protocol.md. Source: docs/protocol.md, "Link frames".
+Layouts only: `CELLS` holds one row for each type, with the lengths that its payload may have and whether
+it speaks of a stream or of the link. A cell that does not fit its row is refused here; whether it is legal
+*now* is in the table of stream.py. To add a type: a number in `CellType`, a row in `CELLS`, a function
+that packs it, and its line in docs/protocol.md. Source: docs/protocol.md, "Link cells".
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from tunnel.geometry import PROTOCOL_VERSION, Profile
 from tunnel.link.buffers import MAX_RECORD_BYTES, RECORD_OVERHEAD
 
 __all__ = [
-    "FRAMES",
-    "FRAME_HEAD",
-    "FRAME_HEAD_BYTES",
+    "CELLS",
+    "CELL_HEAD",
+    "CELL_HEAD_BYTES",
     "MAX_CREDIT",
     "MAX_EXCHANGE_BYTES",
     "MAX_PAYLOAD_BYTES",
     "MAX_STATUS_BYTES",
     "PING_TOKEN_BYTES",
-    "FrameRule",
-    "FrameType",
+    "CellRule",
+    "CellType",
     "pack_credit",
     "pack_fin",
     "pack_go_away",
@@ -39,12 +39,12 @@ __all__ = [
     "parse_open",
     "parse_ping",
     "parse_reset",
-    "split_frames",
+    "split_cells",
 ]
 
-FRAME_HEAD = struct.Struct(">BBHI")
-FRAME_HEAD_BYTES = FRAME_HEAD.size
-MAX_PAYLOAD_BYTES = MAX_RECORD_BYTES - RECORD_OVERHEAD - FRAME_HEAD_BYTES
+CELL_HEAD = struct.Struct(">BBHI")
+CELL_HEAD_BYTES = CELL_HEAD.size
+MAX_PAYLOAD_BYTES = MAX_RECORD_BYTES - RECORD_OVERHEAD - CELL_HEAD_BYTES
 # As in HTTP/2 (RFC 9113, 6.9.1): a sum of two credits never leaves 32 bits.
 MAX_CREDIT = (1 << 31) - 1
 # The longest status of any profile: that of 32 slots.
@@ -59,8 +59,8 @@ _CREDIT = struct.Struct(">I")
 _ZEROS = bytes(MAX_RECORD_BYTES)
 
 
-class FrameType(IntEnum):
-    """The first byte of a frame."""
+class CellType(IntEnum):
+    """The first byte of a cell."""
 
     PAD = 0  # the rest of the record is zero
     OPEN = 1
@@ -74,8 +74,8 @@ class FrameType(IntEnum):
     PEER_EXCHANGE = 9
 
 
-class FrameRule(NamedTuple):
-    """What every frame of a type obeys, whatever the state.
+class CellRule(NamedTuple):
+    """What every cell of a type obeys, whatever the state.
 
     Attributes:
         name: for error texts.
@@ -90,28 +90,28 @@ class FrameRule(NamedTuple):
     of_link: bool
 
 
-# Indexed by type; PAD has no frame.
-FRAMES: tuple[FrameRule | None, ...] = (
+# Indexed by type; PAD has no cell.
+CELLS: tuple[CellRule | None, ...] = (
     None,
-    FrameRule("OPEN", _OPEN.size, _OPEN.size, True, False),
-    FrameRule("DATA", 1, MAX_PAYLOAD_BYTES, True, False),
-    FrameRule("CREDIT", _CREDIT.size, _CREDIT.size, True, False),
-    FrameRule("FIN", 0, 0, True, False),
-    FrameRule("RESET", _RESET.size, _RESET.size, True, True),
-    FrameRule("STATUS", 1, MAX_STATUS_BYTES, True, False),
-    FrameRule("PING", 1 + PING_TOKEN_BYTES, 1 + PING_TOKEN_BYTES, False, True),
-    FrameRule("GOAWAY", 0, 0, False, True),
-    FrameRule("PEER-EXCHANGE", 1, MAX_EXCHANGE_BYTES, False, True),
+    CellRule("OPEN", _OPEN.size, _OPEN.size, True, False),
+    CellRule("DATA", 1, MAX_PAYLOAD_BYTES, True, False),
+    CellRule("CREDIT", _CREDIT.size, _CREDIT.size, True, False),
+    CellRule("FIN", 0, 0, True, False),
+    CellRule("RESET", _RESET.size, _RESET.size, True, True),
+    CellRule("STATUS", 1, MAX_STATUS_BYTES, True, False),
+    CellRule("PING", 1 + PING_TOKEN_BYTES, 1 + PING_TOKEN_BYTES, False, True),
+    CellRule("GOAWAY", 0, 0, False, True),
+    CellRule("PEER-EXCHANGE", 1, MAX_EXCHANGE_BYTES, False, True),
 )
 
 
-def split_frames(plain: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """The frames of one record's plaintext, in order.
+def split_cells(plain: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """The cells of one record's plaintext, in order.
 
     Yields:
         (type, stream, payload): the payload is a view into `plain`.
     Raises:
-        LinkError: a layout that no frame has, or padding that is not zero. Frames before it were yielded.
+        LinkError: a layout that no cell has, or padding that is not zero. Cells before it were yielded.
     """
     at, end = 0, len(plain)
     while at < end:
@@ -119,34 +119,34 @@ def split_frames(plain: memoryview) -> Iterator[tuple[int, int, memoryview]]:
             if plain[at:].tobytes() != _ZEROS[: end - at]:
                 raise LinkError("padding of a link record is not zero")
             return
-        if end - at < FRAME_HEAD_BYTES:
-            raise LinkError(f"{end - at} bytes at a record's end, too few for a frame")
-        kind, flags, length, stream = FRAME_HEAD.unpack_from(plain, at)
-        at += FRAME_HEAD_BYTES
-        rule = FRAMES[kind] if kind < len(FRAMES) else None
+        if end - at < CELL_HEAD_BYTES:
+            raise LinkError(f"{end - at} bytes at a record's end, too few for a cell")
+        kind, flags, length, stream = CELL_HEAD.unpack_from(plain, at)
+        at += CELL_HEAD_BYTES
+        rule = CELLS[kind] if kind < len(CELLS) else None
         if rule is None:
-            raise LinkError(f"frame type {kind} is not known")
+            raise LinkError(f"cell type {kind} is not known")
         if flags:
-            raise LinkError(f"{rule.name} frame has flags 0x{flags:02x}, expected 0")
+            raise LinkError(f"{rule.name} cell has flags 0x{flags:02x}, expected 0")
         if length > end - at:
-            raise LinkError(f"{rule.name} frame of {length} bytes in a record that has {end - at} left")
+            raise LinkError(f"{rule.name} cell of {length} bytes in a record that has {end - at} left")
         if not rule.min_bytes <= length <= rule.max_bytes:
             raise LinkError(
-                f"{rule.name} frame has {length} bytes, expected {rule.min_bytes} to {rule.max_bytes}"
+                f"{rule.name} cell has {length} bytes, expected {rule.min_bytes} to {rule.max_bytes}"
             )
         if not (rule.of_stream if stream else rule.of_link):
-            raise LinkError(f"{rule.name} frame names stream {stream}")
+            raise LinkError(f"{rule.name} cell names stream {stream}")
         yield kind, stream, plain[at : at + length]
         at += length
 
 
-def _pack(kind: FrameType, stream: int, payload: bytes) -> bytes:
-    return FRAME_HEAD.pack(kind, 0, len(payload), stream) + payload
+def _pack(kind: CellType, stream: int, payload: bytes) -> bytes:
+    return CELL_HEAD.pack(kind, 0, len(payload), stream) + payload
 
 
 def pack_open(stream: int, profile: Profile, extra_window: int) -> bytes:
     """OPEN; `extra_window` is what the opener grants for the backward half beyond the profile's window."""
-    return _pack(FrameType.OPEN, stream, _OPEN.pack(PROTOCOL_VERSION, profile.byte, extra_window))
+    return _pack(CellType.OPEN, stream, _OPEN.pack(PROTOCOL_VERSION, profile.byte, extra_window))
 
 
 def parse_open(payload: memoryview) -> tuple[int, int]:
@@ -161,7 +161,7 @@ def parse_open(payload: memoryview) -> tuple[int, int]:
 
 def pack_credit(stream: int, count: int) -> bytes:
     """CREDIT: the peer may send `count` bytes of content more."""
-    return _pack(FrameType.CREDIT, stream, _CREDIT.pack(count))
+    return _pack(CellType.CREDIT, stream, _CREDIT.pack(count))
 
 
 def parse_credit(payload: memoryview) -> int:
@@ -174,12 +174,12 @@ def parse_credit(payload: memoryview) -> int:
 
 def pack_fin(stream: int) -> bytes:
     """FIN: the sender's half has ended in order."""
-    return _pack(FrameType.FIN, stream, b"")
+    return _pack(CellType.FIN, stream, b"")
 
 
 def pack_reset(stream: int, code: ErrorCode) -> bytes:
     """RESET of a stream both ways; stream 0: of the whole link."""
-    return _pack(FrameType.RESET, stream, _RESET.pack(code))
+    return _pack(CellType.RESET, stream, _RESET.pack(code))
 
 
 def parse_reset(payload: memoryview) -> ErrorCode:
@@ -192,7 +192,7 @@ def parse_reset(payload: memoryview) -> ErrorCode:
 
 def pack_ping(token: bytes, *, is_answer: bool) -> bytes:
     """PING: a request, or the answer with the request's token."""
-    return _pack(FrameType.PING, 0, bytes((is_answer,)) + token)
+    return _pack(CellType.PING, 0, bytes((is_answer,)) + token)
 
 
 def parse_ping(payload: memoryview) -> tuple[bool, bytes]:
@@ -204,11 +204,11 @@ def parse_ping(payload: memoryview) -> tuple[bool, bytes]:
 
 def pack_go_away() -> bytes:
     """GOAWAY: the sender opens nothing more."""
-    return _pack(FrameType.GOAWAY, 0, b"")
+    return _pack(CellType.GOAWAY, 0, b"")
 
 
 def pack_peer_exchange(payload: bytes) -> bytes:
     """PEER-EXCHANGE. Raises LocalTunnelError: not 1 to `MAX_EXCHANGE_BYTES`."""
     if not 0 < len(payload) <= MAX_EXCHANGE_BYTES:
         raise LocalTunnelError(f"a peer exchange has 1 to {MAX_EXCHANGE_BYTES} bytes, not {len(payload)}")
-    return _pack(FrameType.PEER_EXCHANGE, 0, payload)
+    return _pack(CellType.PEER_EXCHANGE, 0, payload)

@@ -2,9 +2,9 @@
 
 The socket side calls `space`, `received`, `pending`, `sent`; services hold streams (stream.py). What goes out
 is sealed straight into one buffer (scheduler.py): the sending side has no queue of content. What comes in is
-opened in place (buffers.py), and its frames are applied one by one. Content goes to the queue of its stream,
+opened in place (buffers.py), and its cells are applied one by one. Content goes to the queue of its stream,
 bounded by the credit that this side granted. table.py holds the streams; stream.py has the table of legal
-frames. `Pinger` and `Liveness` decide how long a silent link is kept.
+cells. `Pinger` and `Liveness` decide how long a silent link is kept.
 
 Rules for changing it:
 
@@ -13,7 +13,7 @@ Rules for changing it:
 * Whatever a peer can make grow has its limit in `MuxLimits`, or beside the constant.
 * What ends a stream leaves nothing of it in the table, the turns, the control queue or the budget.
 
-Source: docs/protocol.md, "Link frames", "Streams" and "Credit".
+Source: docs/protocol.md, "Link cells", "Streams" and "Credit".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tunnel.geometry import Profile
 from tunnel.link.buffers import BUFFERS, Budget, BufferPool, IncomingRecords, RecordOpener, RecordSealer
 from tunnel.link.cells import (
     PING_TOKEN_BYTES,
-    FrameType,
+    CellType,
     pack_go_away,
     pack_open,
     pack_peer_exchange,
@@ -47,7 +47,7 @@ from tunnel.link.cells import (
     parse_open,
     parse_ping,
     parse_reset,
-    split_frames,
+    split_cells,
 )
 from tunnel.link.noise import LinkKeys
 from tunnel.link.scheduler import LinkSender
@@ -59,7 +59,7 @@ __all__ = ["Liveness", "Multiplexer", "MuxLimits", "MuxStream", "Pinger"]
 
 # Liveness: one PING at a time. Its token is a counter of this link, so an unsolicited answer is recognised.
 # The PING also measures the round trip. `Liveness` is the policy: from times to an action. Only the two
-# ends of a link watch it. Source: docs/protocol.md, "Link frames".
+# ends of a link watch it. Source: docs/protocol.md, "Link cells".
 
 
 class Pinger:
@@ -79,7 +79,7 @@ class Pinger:
         self.round_trip_s: float | None = None
 
     def request(self, now_s: float) -> bytes | None:
-        """The frame to send, or None while the last is not answered."""
+        """The cell to send, or None while the last is not answered."""
         if self.sent_s is not None:
             return None
         self._count += 1
@@ -206,7 +206,7 @@ class Multiplexer(Generic[N]):
         return self._in.space()
 
     def received(self, count: int) -> None:
-        """The first `count` bytes of `space()` were filled: open every whole record and apply its frames.
+        """The first `count` bytes of `space()` were filled: open every whole record and apply its cells.
 
         Raises:
             LinkError: forbidden bytes, or the peer ended the link for a fault of this side. All streams have
@@ -220,7 +220,7 @@ class Multiplexer(Generic[N]):
         incoming.received(count)
         try:
             while (plain := incoming.next_record()) is not None:
-                for kind, stream_id, payload in split_frames(plain):
+                for kind, stream_id, payload in split_cells(plain):
                     _HANDLERS[kind](self, stream_id, payload)
         except LinkError as error:
             self.fail(error)
@@ -234,7 +234,7 @@ class Multiplexer(Generic[N]):
 
     @property
     def pending(self) -> memoryview:
-        """Sealed bytes to send, control frames that waited included; valid until the next call."""
+        """Sealed bytes to send, control cells that waited included; valid until the next call."""
         return self.sender.pending
 
     def sent(self, count: int) -> None:
@@ -326,10 +326,10 @@ class Multiplexer(Generic[N]):
 
     def ping(self) -> bool:
         """Ask for a sign of life. False: the last PING has not been answered, or the link has failed."""
-        frame = None if self.error is not None else self._pinger.request(self._now_s())
-        if frame is None:
+        cell = None if self.error is not None else self._pinger.request(self._now_s())
+        if cell is None:
             return False
-        self.sender.queue(frame)
+        self.sender.queue(cell)
         return True
 
     @property
@@ -346,10 +346,10 @@ class Multiplexer(Generic[N]):
         """Queue a PEER-EXCHANGE of 1 to MAX_EXCHANGE_BYTES; else LocalTunnelError. False: it was not taken,
         for the last one has not left, or the link has failed.
         """
-        frame = pack_peer_exchange(payload)
+        cell = pack_peer_exchange(payload)
         if self.error is not None or not self.sender.has_left(self._exchange_mark):
             return False
-        self._exchange_mark = self.sender.queue(frame)
+        self._exchange_mark = self.sender.queue(cell)
         return True
 
     def take_exchange(self) -> bytes | None:
@@ -404,7 +404,7 @@ class Multiplexer(Generic[N]):
         self.table.add(stream)
         return stream
 
-    # -- frames from the peer -------------------------------------------------------------------------
+    # -- cells from the peer -------------------------------------------------------------------------
 
     def _on_open(self, stream_id: int, payload: memoryview) -> None:
         profile_byte, extra = parse_open(payload)
@@ -433,35 +433,35 @@ class Multiplexer(Generic[N]):
         self.table.late_bytes += window
 
     def _on_data(self, stream_id: int, payload: memoryview) -> None:
-        stream = self.table.find(stream_id, FrameType.DATA)
+        stream = self.table.find(stream_id, CellType.DATA)
         if stream is None:
             self.table.late(stream_id, len(payload))
-        elif stream.advance(FrameType.DATA):
+        elif stream.advance(CellType.DATA):
             stream.take_data(payload, self.last_received_s)
         else:
-            self._out_of_order(stream, FrameType.DATA)
+            self._out_of_order(stream, CellType.DATA)
 
     def _on_credit(self, stream_id: int, payload: memoryview) -> None:
         count = parse_credit(payload)
-        stream = self.table.find(stream_id, FrameType.CREDIT)
+        stream = self.table.find(stream_id, CellType.CREDIT)
         if stream is not None and not stream.take_credit(count):
-            self._out_of_order(stream, FrameType.CREDIT)
+            self._out_of_order(stream, CellType.CREDIT)
 
     def _on_fin(self, stream_id: int, payload: memoryview) -> None:
-        stream = self._step(stream_id, FrameType.FIN)
+        stream = self._step(stream_id, CellType.FIN)
         if stream is not None:
             self.sender.owe_nothing(stream)
             stream.readable.set()
             self.settle(stream)
 
     def _on_status(self, stream_id: int, payload: memoryview) -> None:
-        stream = self._step(stream_id, FrameType.STATUS)
+        stream = self._step(stream_id, CellType.STATUS)
         if stream is not None:
             stream.status = bytes(payload)
             stream.readable.set()
             self.settle(stream)
 
-    def _step(self, stream_id: int, kind: FrameType) -> MuxStream[N] | None:
+    def _step(self, stream_id: int, kind: CellType) -> MuxStream[N] | None:
         """The stream whose half has taken a step; None where it has ended, or ends for want of order."""
         stream = self.table.find(stream_id, kind)
         if stream is None or stream.advance(kind):
@@ -469,7 +469,7 @@ class Multiplexer(Generic[N]):
         self._out_of_order(stream, kind)
         return None
 
-    def _out_of_order(self, stream: MuxStream[N], kind: FrameType) -> None:
+    def _out_of_order(self, stream: MuxStream[N], kind: CellType) -> None:
         """Only this stream's order is broken: it ends, the link goes on."""
         error = LinkError(f"stream {stream.id}: {kind.name} is not legal now")
         self.reset(stream, ErrorCode.PROTOCOL, error)
@@ -478,7 +478,7 @@ class Multiplexer(Generic[N]):
         code = parse_reset(payload)
         if not stream_id:
             raise LinkError(f"the neighbour ended the link: {code.name}", code)
-        stream = self.table.find(stream_id, FrameType.RESET)
+        stream = self.table.find(stream_id, CellType.RESET)
         if stream is not None:
             self.table.remove(stream)
             self._drop(stream, StreamReset(code))
@@ -505,13 +505,13 @@ class Multiplexer(Generic[N]):
 
 
 _HANDLERS: Final[dict[int, Callable[[Multiplexer[Any], int, memoryview], None]]] = {
-    FrameType.OPEN: Multiplexer._on_open,
-    FrameType.DATA: Multiplexer._on_data,
-    FrameType.CREDIT: Multiplexer._on_credit,
-    FrameType.FIN: Multiplexer._on_fin,
-    FrameType.RESET: Multiplexer._on_reset,
-    FrameType.STATUS: Multiplexer._on_status,
-    FrameType.PING: Multiplexer._on_ping,
-    FrameType.GOAWAY: Multiplexer._on_go_away,
-    FrameType.PEER_EXCHANGE: Multiplexer._on_peer_exchange,
+    CellType.OPEN: Multiplexer._on_open,
+    CellType.DATA: Multiplexer._on_data,
+    CellType.CREDIT: Multiplexer._on_credit,
+    CellType.FIN: Multiplexer._on_fin,
+    CellType.RESET: Multiplexer._on_reset,
+    CellType.STATUS: Multiplexer._on_status,
+    CellType.PING: Multiplexer._on_ping,
+    CellType.GOAWAY: Multiplexer._on_go_away,
+    CellType.PEER_EXCHANGE: Multiplexer._on_peer_exchange,
 }

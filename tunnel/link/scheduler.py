@@ -1,8 +1,8 @@
-"""The sending half of a link: which stream writes next, and which frames share a record.
+"""The sending half of a link: which stream writes next, and which cells share a record.
 
-`WriteScheduler` gives the streams their turns, `ControlQueue` holds the small frames, and `LinkSender` joins
+`WriteScheduler` gives the streams their turns, `ControlQueue` holds the small cells, and `LinkSender` joins
 both to the one outgoing buffer (buffers.py). Content is sealed straight into that buffer when its stream
-has its turn. Control frames wait until the link is about to send. They then ride in the padding of a
+has its turn. Control cells wait until the link is about to send. They then ride in the padding of a
 content record, or fill a record by themselves. With records of one fixed size, only `tick` sends.
 """
 
@@ -21,7 +21,7 @@ from tunnel.link.buffers import (
     OutgoingRecords,
     RecordSealer,
 )
-from tunnel.link.cells import FRAME_HEAD, FRAME_HEAD_BYTES, MAX_EXCHANGE_BYTES, FrameType, pack_credit
+from tunnel.link.cells import CELL_HEAD, CELL_HEAD_BYTES, MAX_EXCHANGE_BYTES, CellType, pack_credit
 
 __all__ = [
     "MIN_FIXED_UNITS",
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 
-# Control frames wait until the link sends, so that all credits of one flush go out together, mostly in
+# Control cells wait until the link sends, so that all credits of one flush go out together, mostly in
 # padding that would have been sent anyway. The queue is bounded: for each stream at most OPEN, FIN, RESET
 # and one CREDIT; for the link one GOAWAY, one answer to a PING and one PEER-EXCHANGE; and RESETs of ended
-# streams, which the multiplexer counts. Queued frames keep their order; a credit may go out after them.
-_CREDIT_BYTES = FRAME_HEAD_BYTES + 4
+# streams, which the multiplexer counts. Queued cells keep their order; a credit may go out after them.
+_CREDIT_BYTES = CELL_HEAD_BYTES + 4
 
 
 class CreditSource(Protocol):
@@ -52,17 +52,17 @@ class CreditSource(Protocol):
 
 
 class ControlQueue:
-    """Frames in, the front part of a record out.
+    """Cells in, the front part of a record out.
 
     Attributes:
-        queued, taken: how many frames were ever queued and taken (credits, and the answer, not counted): a
-            frame has left the queue when `taken` has reached what `queued` was after it.
+        queued, taken: how many cells were ever queued and taken (credits, and the answer, not counted): a
+            cell has left the queue when `taken` has reached what `queued` was after it.
     """
 
-    __slots__ = ("_answer", "_bytes", "_frames", "_owing", "queued", "taken")
+    __slots__ = ("_answer", "_bytes", "_cells", "_owing", "queued", "taken")
 
     def __init__(self) -> None:
-        self._frames: list[bytes] = []  # a deque takes 700 bytes of each idle link
+        self._cells: list[bytes] = []  # a deque takes 700 bytes of each idle link
         self._owing: dict[CreditSource, None] = {}
         self._answer = b""
         self._bytes = 0
@@ -71,19 +71,19 @@ class ControlQueue:
 
     @property
     def size(self) -> int:
-        """Bytes of all frames that wait."""
+        """Bytes of all cells that wait."""
         return self._bytes + len(self._answer) + _CREDIT_BYTES * len(self._owing)
 
-    def add(self, frame: bytes) -> int:
-        """Queue a frame; returns its number, to be compared with `taken`."""
-        self._frames.append(frame)
-        self._bytes += len(frame)
+    def add(self, cell: bytes) -> int:
+        """Queue a cell; returns its number, to be compared with `taken`."""
+        self._cells.append(cell)
+        self._bytes += len(cell)
         self.queued += 1
         return self.queued
 
-    def answer(self, frame: bytes) -> None:
+    def answer(self, cell: bytes) -> None:
         """The answer to a PING. One that still waits is replaced, so that a flood of them fills nothing."""
-        self._answer = frame
+        self._answer = cell
 
     def schedule_credit(self, stream: CreditSource) -> None:
         """Ask `stream`, when it comes to that, what credit it owes."""
@@ -94,15 +94,15 @@ class ControlQueue:
         self._owing.pop(stream, None)
 
     def take(self, limit: int) -> bytes:
-        """Frames of at most `limit` bytes together, which leave the queue; may be empty."""
+        """Cells of at most `limit` bytes together, which leave the queue; may be empty."""
         parts: list[bytes] = []
-        for frame in self._frames:
-            if len(frame) > limit:
+        for cell in self._cells:
+            if len(cell) > limit:
                 break
-            limit -= len(frame)
-            self._bytes -= len(frame)
-            parts.append(frame)
-        del self._frames[: len(parts)]
+            limit -= len(cell)
+            self._bytes -= len(cell)
+            parts.append(cell)
+        del self._cells[: len(parts)]
         self.taken += len(parts)
         if self._answer and len(self._answer) <= limit:
             limit -= len(self._answer)
@@ -119,7 +119,7 @@ class ControlQueue:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._frames.clear()
+        self._cells.clear()
         self._owing.clear()
         self._answer = b""
         self._bytes = 0
@@ -219,12 +219,12 @@ class WriteScheduler:
         self._granted.clear()
 
 
-# The longest control frame, PEER-EXCHANGE, has to fit into a record of a fixed size.
-MIN_FIXED_UNITS: Final = -(-(MAX_EXCHANGE_BYTES + FRAME_HEAD_BYTES + RECORD_OVERHEAD) // UNIT_BYTES)
+# The longest control cell, PEER-EXCHANGE, has to fit into a record of a fixed size.
+MIN_FIXED_UNITS: Final = -(-(MAX_EXCHANGE_BYTES + CELL_HEAD_BYTES + RECORD_OVERHEAD) // UNIT_BYTES)
 
 
 class SendingStream(CreditSource, Writer, Protocol):
-    """A stream as the sender sees it: `control_mark` is the number of its last control frame."""
+    """A stream as the sender sees it: `control_mark` is the number of its last control cell."""
 
     control_mark: int
 
@@ -258,7 +258,7 @@ class LinkSender:
 
     @property
     def pending(self) -> memoryview:
-        """Sealed bytes to send, control frames that waited included; valid until the next call."""
+        """Sealed bytes to send, control cells that waited included; valid until the next call."""
         if not self.fixed_bytes:
             self._flush_control()
         return self._out.pending
@@ -301,25 +301,25 @@ class LinkSender:
         out.show_next()
         self._output.set()
 
-    # -- control frames -------------------------------------------------------------------------------
+    # -- control cells -------------------------------------------------------------------------------
 
-    def queue(self, frame: bytes) -> int:
-        """Queue a control frame; returns its number, for `has_left`."""
-        mark = self._control.add(frame)
+    def queue(self, cell: bytes) -> int:
+        """Queue a control cell; returns its number, for `has_left`."""
+        mark = self._control.add(cell)
         self._output.set()
         return mark
 
-    def queue_for(self, stream: SendingStream, frame: bytes) -> None:
-        """Queue a control frame that no later content of `stream` may overtake."""
-        stream.control_mark = self.queue(frame)
+    def queue_for(self, stream: SendingStream, cell: bytes) -> None:
+        """Queue a control cell that no later content of `stream` may overtake."""
+        stream.control_mark = self.queue(cell)
 
-    def queue_answer(self, frame: bytes) -> None:
+    def queue_answer(self, cell: bytes) -> None:
         """Queue the answer to a PING, in place of one that still waits."""
-        self._control.answer(frame)
+        self._control.answer(cell)
         self._output.set()
 
     def has_left(self, mark: int) -> bool:
-        """Whether the control frame with this number has been sealed."""
+        """Whether the control cell with this number has been sealed."""
         return mark <= self._control.taken
 
     def schedule_credit(self, stream: CreditSource) -> None:
@@ -334,20 +334,20 @@ class LinkSender:
     # -- content --------------------------------------------------------------------------------------
 
     def fixed_room(self) -> int:
-        """Content that the next record of the fixed size takes beside the control frames that wait."""
-        inside = self.fixed_bytes - RECORD_OVERHEAD - FRAME_HEAD_BYTES
+        """Content that the next record of the fixed size takes beside the control cells that wait."""
+        inside = self.fixed_bytes - RECORD_OVERHEAD - CELL_HEAD_BYTES
         return inside - min(self._control.size, inside // 2)
 
-    def emit(self, stream: SendingStream, kind: FrameType, payload: bytes | memoryview) -> bool:
-        """Seal one frame of content, if it is the stream's turn and there is room.
+    def emit(self, stream: SendingStream, kind: CellType, payload: bytes | memoryview) -> bool:
+        """Seal one cell of content, if it is the stream's turn and there is room.
 
-        Control frames ride in front as far as they fit into what would be padding. Those of this stream go
+        Control cells ride in front as far as they fit into what would be padding. Those of this stream go
         first in any case: nothing of a stream overtakes its OPEN or FIN.
         """
         out, control = self._out, self._control
-        frame_bytes = FRAME_HEAD_BYTES + len(payload)
-        size = out.size_for(frame_bytes)
-        spare = size - RECORD_OVERHEAD - frame_bytes
+        cell_bytes = CELL_HEAD_BYTES + len(payload)
+        size = out.size_for(cell_bytes)
+        spare = size - RECORD_OVERHEAD - cell_bytes
         room = out.room
         if control.size > spare and stream.control_mark > control.taken:
             self._flush_control()
@@ -356,7 +356,7 @@ class LinkSender:
         if not self._turns.admits(stream, size, room):
             return False
         front = control.take(spare) if control.size else b""
-        out.add(size, front + FRAME_HEAD.pack(kind, 0, len(payload), stream.id), payload)
+        out.add(size, front + CELL_HEAD.pack(kind, 0, len(payload), stream.id), payload)
         self._output.set()
         return True
 
@@ -366,7 +366,7 @@ class LinkSender:
             self._turns.forget(stream, self._out.room)
 
     def forget(self, stream: SendingStream) -> None:
-        """The stream has ended; its control frames still go."""
+        """The stream has ended; its control cells still go."""
         self._control.forget(stream)
         self.yield_turn(stream)
 
@@ -387,11 +387,11 @@ class LinkSender:
         self._out.clear()
 
     def _flush_control(self) -> None:
-        """Seal control frames into records of their own, as far as there is room."""
+        """Seal control cells into records of their own, as far as there is room."""
         out, control = self._out, self._control
         while control.size:
             limit = min(self.fixed_bytes or MAX_RECORD_BYTES, out.room) - RECORD_OVERHEAD
-            frames = control.take(limit) if limit > 0 else b""
-            if not frames:
+            cells = control.take(limit) if limit > 0 else b""
+            if not cells:
                 return
-            out.add(out.size_for(len(frames)), frames)
+            out.add(out.size_for(len(cells)), cells)

@@ -20,7 +20,7 @@ from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
 from tunnel.geometry import Profile
 from tunnel.link.buffers import ReceiveQueue
-from tunnel.link.cells import MAX_CREDIT, MAX_STATUS_BYTES, FrameType, pack_fin
+from tunnel.link.cells import MAX_CREDIT, MAX_STATUS_BYTES, CellType, pack_fin
 from tunnel.link.scheduler import Notifier
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ __all__ = ["ENDED", "MAY_SEND_DATA", "TRANSITIONS", "Half", "MuxStream", "N"]
 
 # The states of a stream's two halves.
 #
-# The *forward* half runs from the opener to the other side, the *backward* half runs back. A frame moves
+# The *forward* half runs from the opener to the other side, the *backward* half runs back. A cell moves
 # the half of its sender along a row of `TRANSITIONS`. RESET is not in the table: it is always legal, from
 # either side, and ends both halves. CREDIT is not either: it concerns the other side's half and changes no
 # state. A pair that is not listed is an error and changes nothing.
@@ -40,7 +40,7 @@ __all__ = ["ENDED", "MAY_SEND_DATA", "TRANSITIONS", "Half", "MuxStream", "N"]
 
 
 class Half(StrEnum):
-    """Where one half of a stream stands. Strings, whose hash costs no call of Python for each frame."""
+    """Where one half of a stream stands. Strings, whose hash costs no call of Python for each cell."""
 
     FORWARD_OPEN = "forward, open"
     FORWARD_ENDED = "forward, ended by FIN"
@@ -50,13 +50,13 @@ class Half(StrEnum):
 
 
 TRANSITIONS: dict[Half, dict[int, Half]] = {
-    Half.FORWARD_OPEN: {FrameType.DATA: Half.FORWARD_OPEN, FrameType.FIN: Half.FORWARD_ENDED},
+    Half.FORWARD_OPEN: {CellType.DATA: Half.FORWARD_OPEN, CellType.FIN: Half.FORWARD_ENDED},
     Half.FORWARD_ENDED: {},
-    Half.BACKWARD_OPEN: {FrameType.DATA: Half.BACKWARD_OPEN, FrameType.FIN: Half.BACKWARD_STATUS_DUE},
-    Half.BACKWARD_STATUS_DUE: {FrameType.STATUS: Half.BACKWARD_ENDED},
+    Half.BACKWARD_OPEN: {CellType.DATA: Half.BACKWARD_OPEN, CellType.FIN: Half.BACKWARD_STATUS_DUE},
+    Half.BACKWARD_STATUS_DUE: {CellType.STATUS: Half.BACKWARD_ENDED},
     Half.BACKWARD_ENDED: {},
 }
-MAY_SEND_DATA = frozenset(half for half, row in TRANSITIONS.items() if FrameType.DATA in row)
+MAY_SEND_DATA = frozenset(half for half, row in TRANSITIONS.items() if CellType.DATA in row)
 # Nothing more can come of such a half; a stream of two such halves leaves the link's table.
 ENDED = frozenset(half for half, row in TRANSITIONS.items() if not row)
 N = TypeVar("N", bound=Notifier)
@@ -131,7 +131,7 @@ class MuxStream(Generic[N]):
         self._read_error: TunnelError | None = None
         self.error: TunnelError | None = None
         self.failed: N | None = None
-        self.control_mark = 0  # number of this stream's last control frame (ControlQueue)
+        self.control_mark = 0  # number of this stream's last control cell (ControlQueue)
         self.readable = readable
         self.writable = writable
         self.status: bytes | None = None
@@ -205,7 +205,7 @@ class MuxStream(Generic[N]):
         return piece
 
     def _was_read(self, count: int) -> None:
-        """So much has left the queue: owed to the peer as credit, which goes once it is worth a frame."""
+        """So much has left the queue: owed to the peer as credit, which goes once it is worth a cell."""
         self.content_in += count
         self._mux.budget.free(self, count, is_empty=not self._queue.size)
         self._owed += count
@@ -255,7 +255,7 @@ class MuxStream(Generic[N]):
         if not 0 < count <= self._credit:
             sender.yield_turn(self)
             raise BlockingIOError(errno.EAGAIN, f"credit of {self._credit} bytes")
-        if not sender.emit(self, FrameType.DATA, memoryview(data)[:count]):
+        if not sender.emit(self, CellType.DATA, memoryview(data)[:count]):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._piece_left = self._piece_left - count or self.profile.geometry.chunk_bytes
         self._credit -= count
@@ -268,7 +268,7 @@ class MuxStream(Generic[N]):
     def finish(self) -> None:
         """End this side's half in order; queued. Again, or after the stream's end: nothing."""
         if self.error is None and self._send_half in MAY_SEND_DATA:
-            self._send_half = TRANSITIONS[self._send_half][FrameType.FIN]
+            self._send_half = TRANSITIONS[self._send_half][CellType.FIN]
             self._mux.sender.queue_for(self, pack_fin(self.id))
             self._mux.sender.yield_turn(self)
             self._mux.settle(self)
@@ -277,7 +277,7 @@ class MuxStream(Generic[N]):
         """Say how the frame went; the last that the backward half carries, so after `finish`.
 
         Args:
-            status: 1 to MAX_STATUS_BYTES (frames.py), opaque here.
+            status: 1 to MAX_STATUS_BYTES (cells.py), opaque here.
         Raises:
             BlockingIOError: no room, or another stream's turn; wait for `writable`. LocalTunnelError: not the
                 side that accepted, before `finish`, a second one, or one of another length. StreamReset,
@@ -285,12 +285,12 @@ class MuxStream(Generic[N]):
         """
         if self.error is not None:
             raise renewed(self.error)
-        after = TRANSITIONS[self._send_half].get(FrameType.STATUS)
+        after = TRANSITIONS[self._send_half].get(CellType.STATUS)
         if after is None:
             raise LocalTunnelError(f"no status can be sent now: {self._send_half.value}")
         if not 0 < len(status) <= MAX_STATUS_BYTES:
             raise LocalTunnelError(f"a status has 1 to {MAX_STATUS_BYTES} bytes, not {len(status)}")
-        if not self._mux.sender.emit(self, FrameType.STATUS, status):
+        if not self._mux.sender.emit(self, CellType.STATUS, status):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._send_half = after
         self._mux.settle(self)
@@ -338,7 +338,7 @@ class MuxStream(Generic[N]):
             self._mux.budget.free(self, dropped, is_empty=True)
 
     def advance(self, kind: int) -> bool:
-        """The peer's half takes a step along the table. False: the frame is not legal now."""
+        """The peer's half takes a step along the table. False: the cell is not legal now."""
         after = TRANSITIONS[self._receive_half].get(kind)
         if after is None:
             return False

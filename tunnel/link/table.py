@@ -1,7 +1,7 @@
 """The streams of a link: their numbers, how many there may be, and what is on its way to those that are gone.
 
 Numbers of the side that dialled are odd, the other's even; each side's only grow. So a number that is not in
-the table, and not beyond the last opened, is of a stream that has ended here, and a frame for it was on its
+the table, and not beyond the last opened, is of a stream that has ended here, and a cell for it was on its
 way before the peer knew. Nothing is kept of such streams but one sum: the content that their senders had
 credit for when they ended. What comes late is taken off that sum, so a flood of it ends where credit would
 have ended it.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from tunnel.errors import LinkError, TableFull
-from tunnel.link.cells import FRAMES
+from tunnel.link.cells import CELLS
 
 __all__ = ["MuxLimits", "StreamTable", "TableStream"]
 
@@ -149,7 +149,7 @@ class StreamTable(Generic[S]):
         if stream is None:
             is_peers = stream_id & 1 == self._peer_parity
             if stream_id > self._highest if is_peers else stream_id >= self._next_id:
-                rule = FRAMES[kind]
+                rule = CELLS[kind]
                 raise LinkError(f"{rule and rule.name} for stream {stream_id}, which was never opened")
         return stream
 
