@@ -36,7 +36,7 @@ from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ReplyMode
 from tunnel.onion.codec import OnionCodec
-from tunnel.onion.key_schedule import permutation
+from tunnel.onion.key_schedule import Direction, permutation
 from tunnel.onion.message import MessageR, MessageW
 from tunnel.routing.route import Route
 
@@ -107,7 +107,7 @@ class _Nodes:
 
     def header(self) -> bytes:
         """Of a fresh query."""
-        return self.alice.way(self.route, self.profile, now_s=_NOW_S).header
+        return self.alice.circuit(self.route, self.profile, now_s=_NOW_S).header
 
     def open(self, header: bytes) -> None:
         """At the first proxy."""
@@ -156,7 +156,7 @@ def _each(call: Callable[[bytes], object], arguments: list[bytes]) -> Call:
 
 def _layers(profile: Profile, layers: int, engine: TunnelEngine, _: int) -> Call:
     """One chunk through `layers` of them; the tweak stands still, which costs the same."""
-    all_layers = [permutation(profile, bytes([n]) * 16, b"forward", engine) for n in range(layers)]
+    all_layers = [permutation(profile, bytes([n]) * 16, Direction.FORWARD, engine) for n in range(layers)]
     chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
 
     def call() -> None:

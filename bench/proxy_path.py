@@ -29,7 +29,7 @@ from tunnel.link.cells import CELL_HEAD_BYTES
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
 from tunnel.node.relay.read_service import relay
-from tunnel.onion.key_schedule import permutation
+from tunnel.onion.key_schedule import Direction, permutation
 
 __all__ = ["Case", "Settings", "main", "measure", "record", "text"]
 
@@ -100,7 +100,7 @@ class _Proxy:
         self._header = bytes(profile.geometry.header_bytes)
         self._relayed.write(self._header)
         self._source.write(self._header)
-        self._layer = permutation(profile, _SEED, b"forward", tunnel_engine())
+        self._layer = permutation(profile, _SEED, Direction.FORWARD, tunnel_engine())
         self._chunk_bytes = profile.geometry.chunk_bytes
         self._move()
 
@@ -199,7 +199,7 @@ def _pending(mux: Multiplexer[Signal]) -> memoryview:
 def _passes(profile: Profile, chunks: int) -> float:
     """Microseconds for the cipher passes over one chunk."""
     engine = tunnel_engine()
-    layer = permutation(profile, _SEED, b"forward", engine)
+    layer = permutation(profile, _SEED, Direction.FORWARD, engine)
     size = record_bytes_for(CELL_HEAD_BYTES + profile.geometry.chunk_bytes)
     record = memoryview(bytearray(size))
     sealer, again, opener = (

@@ -42,7 +42,7 @@ from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.geometry import Profile
 from tunnel.link.buffers import HEAD_BYTES, TAG_BYTES, record_bytes_for
 from tunnel.link.cells import CELL_HEAD_BYTES
-from tunnel.onion.key_schedule import permutation
+from tunnel.onion.key_schedule import Direction, permutation
 
 __all__ = ["ChainRun", "ReferenceChain"]
 
@@ -169,7 +169,7 @@ class _Station:
         return steps
 
     def _layer(self, hop: int, *, is_encrypting: bool) -> Callable[[memoryview, memoryview, int], None]:
-        layer = permutation(self._profile, _key("hop", hop, 16), b"forward", self._engine)
+        layer = permutation(self._profile, _key("hop", hop, 16), Direction.FORWARD, self._engine)
         permute = layer.encrypt if is_encrypting else layer.decrypt
         return lambda record, chunk, number: permute(chunk, number)
 

@@ -210,7 +210,7 @@ class Report:
         text: what the node adds.
         suspects: indices of the nodes between which the report was changed on its way; empty otherwise.
         hold_ms: how long each node, from the first on, says that it held the frame.
-        is_way_back: it is about the reply, on the route of a reply block; Alice is its last node.
+        is_about_reply: it is about the reply, on the route of a reply block; Alice is its last node.
     """
 
     route: tuple[bytes, ...]
@@ -221,7 +221,7 @@ class Report:
     text: str = ""
     suspects: tuple[int, ...] = ()
     hold_ms: tuple[int, ...] = ()
-    is_way_back: bool = False
+    is_about_reply: bool = False
 
     @property
     def blamed(self) -> tuple[int, ...]:
@@ -258,5 +258,5 @@ class Report:
     def _role(self, index: int) -> str:
         count = len(self.route)
         if index == count - 1:
-            return "this node" if self.is_way_back else "the destination"
-        return f"hop {index + 1} of {count}{' of the way back' if self.is_way_back else ''}"
+            return "this node" if self.is_about_reply else "the destination"
+        return f"hop {index + 1} of {count}{' of the way back' if self.is_about_reply else ''}"

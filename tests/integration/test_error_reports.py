@@ -174,7 +174,7 @@ def test_a_destination_that_fails(
     if error.report is not None or error_mode is not ErrorMode.NONE:
         # Where replies come by themselves, the reset of the way back may be the first to be heard.
         assert error.code is ErrorCode.SERVICE_FAILED or error_mode is not ErrorMode.STATUS
-        if error.report is not None and not error.report.is_way_back:
+        if error.report is not None and not error.report.is_about_reply:
             check(error, error_mode, 2, ErrorCode.SERVICE_FAILED)
 
 
@@ -205,7 +205,7 @@ def test_a_proxy_that_fails_on_the_way_back(
     fail_hop(back[hop], monkeypatch, chunks, is_backward=False, to=following.id)
     error = ask(net, mode)
     assert error.report is not None
-    assert error.report.is_way_back
+    assert error.report.is_about_reply
     assert error.report.hop == hop
     assert error.report.route[hop] == back[hop].id
     assert (error.report.code, error.code) == (ErrorCode.BUSY, ErrorCode.BUSY)
@@ -302,7 +302,7 @@ def test_a_hop_of_the_way_back_that_changes_its_status(
     fail_hop(net[5], monkeypatch, 5, is_backward=False, to=net[0].id)
     error = ask(net, ReplyMode.OTHER_ROUTE)
     assert error.report is not None
-    assert error.report.is_way_back
+    assert error.report.is_about_reply
     assert error.report.suspects == ((0, 1) if hop else (0,))
     assert "hop 1 of 3 of the way back" in str(error)
 

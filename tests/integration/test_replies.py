@@ -128,7 +128,7 @@ def test_the_reply_whose_way_back_fails_is_named(number: int) -> None:
             query.result(PATIENCE_S)
         report = caught.value.report
         assert report is not None
-        assert report.is_way_back
+        assert report.is_about_reply
         assert (report.route[report.hop or 0], report.code) == (last.id, ErrorCode.INTERNAL)
         wait_until_idle(net)
 

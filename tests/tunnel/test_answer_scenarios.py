@@ -42,7 +42,7 @@ from tunnel.onion.header_builder import Circuit, OutgoingFrame, OutgoingQuery, R
 from tunnel.onion.message import FrameW, MessageW
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reply_block import HomeTicket
-from tunnel.onion.reports import read_way_back_report, seal_status_chunk
+from tunnel.onion.reports import read_reply_report, seal_status_chunk
 from tunnel.routing.route import Route
 
 SCENARIOS = load_vectors("onion", expected=EXPECTED)
@@ -65,7 +65,7 @@ def query_of(scenario: dict[str, Any], engine: TunnelEngine) -> OutgoingQuery:
         ReplyMode.ROUTE,
         ErrorMode.STATUS,
         way,
-        ways_back=tuple(ReplyPath(back, profile, bytes.fromhex(master)) for master in scenario["masters"]),
+        reply_paths=tuple(ReplyPath(back, profile, bytes.fromhex(master)) for master in scenario["masters"]),
     )
 
 
@@ -77,11 +77,11 @@ def test_alice_reads_the_status_that_bob_hands_on(name: str, engine: TunnelEngin
     size = query.frame.profile.geometry.chunk_bytes
     if scenario["expect"] == "MalformedMessage":
         with pytest.raises(MalformedMessage) as caught:
-            read_way_back_report(query, wire, engine)
+            read_reply_report(query, wire, engine)
         assert caught.value.code is ErrorCode[scenario["code"]]
         return
-    report = read_way_back_report(query, wire[:size], engine)
-    assert report.is_way_back
+    report = read_reply_report(query, wire[:size], engine)
+    assert report.is_about_reply
     assert scenario["report"] == {
         "origin": report.hop, "code": "" if report.code is None else report.code.name,
         "about_next": report.about_next, "text": report.text, "suspects": list(report.suspects),

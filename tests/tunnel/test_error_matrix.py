@@ -28,8 +28,8 @@ from tunnel.onion.header import Command, Opened
 from tunnel.onion.header_builder import Circuit, OutgoingQuery
 from tunnel.onion.reports import (
     fits_status_chunk,
+    read_reply_report,
     read_report,
-    read_way_back_report,
     seal_status_chunk,
 )
 from tunnel.routing.route import Route
@@ -154,8 +154,8 @@ def fail_way_back(
     if not fits_status_chunk(profile.geometry, profile.geometry):
         raise AssertionError("a query carries the status of a block of its own profile")
     chunk = seal_status_chunk(status, opened[-1].slot.seed, profile.geometry, OPENSSL)
-    report = read_way_back_report(query, back_to_alice(cast, chunk, profile, opened), OPENSSL)
-    assert report.is_way_back
+    report = read_reply_report(query, back_to_alice(cast, chunk, profile, opened), OPENSSL)
+    assert report.is_about_reply
     assert report.route == tuple(peer.id for peer in back)
     if code is None:
         assert report.succeeded
@@ -223,7 +223,7 @@ class Sent:
     """What the status of a tunnel is read with."""
 
     route: Route
-    way: Circuit
+    circuit: Circuit
     error_mode: ErrorMode
 
 
@@ -232,7 +232,7 @@ class Sent:
 def test_an_error_under_an_established_tunnel(error_mode: ErrorMode, count: int) -> None:
     cast, profile = cast_of(count), profile_of(count, 1)
     for hop in places(count):
-        way = cast.alice.tunnel.way(cast.route, profile, now_s=NOW_S, error_mode=error_mode)
+        way = cast.alice.tunnel.circuit(cast.route, profile, now_s=NOW_S, error_mode=error_mode)
         opened = open_over(way.header, profile, cast.way[: hop + 1], cast.alice.id)
         report = read_report(Sent(cast.route, way, error_mode), status_of(opened, profile, hop), OPENSSL)
         check(report, error_mode, hop, count - 2, about_next=False)
@@ -252,7 +252,7 @@ def test_an_error_on_the_way_of_an_answer_is_told_to_bob(count: int) -> None:
     back = [*cast.others, cast.alice]
     for hop in range(len(back)):
         answer = cast.bob.tunnel.answer(origin, cast.other_route, SMALL, now_s=NOW_S)
-        found = open_over(answer.way.header, SMALL, back[: hop + 1], cast.bob.id)
+        found = open_over(answer.circuit.header, SMALL, back[: hop + 1], cast.bob.id)
         report = read_report(answer, status_of(found, SMALL, hop), OPENSSL)
         check(report, ErrorMode.STATUS, hop, len(back) - 1, about_next=False)
 
@@ -278,7 +278,7 @@ def test_every_status_of_a_frame_has_one_length_and_success_is_read_as_such(
 ) -> None:
     cast = cast_of(count)
     query = query_of(cast, mode, error_mode, profile)
-    opened = open_over(query.way.header, profile, cast.way, cast.alice.id)
+    opened = open_over(query.circuit.header, profile, cast.way, cast.alice.id)
     hop = data.draw(st.integers(0, count - 2))
     failure = status_of(opened, profile, hop, data.draw(st.sampled_from(ErrorCode)), text=text)
     success = status_of(opened, profile, count - 2, None)
@@ -298,7 +298,7 @@ def test_one_changed_bit_of_a_status_is_never_taken_for_another_word(
     """Whoever changes what: no other code, no success for a failure, nobody blamed who had no part in it."""
     cast = cast_of(count)
     query = query_of(cast, ReplyMode.NONE, error_mode, SMALL)
-    opened = open_over(query.way.header, SMALL, cast.way, cast.alice.id)
+    opened = open_over(query.circuit.header, SMALL, cast.way, cast.alice.id)
     hop = data.draw(st.integers(0, count - 2))
     status = bytearray(status_of(opened, SMALL, hop))
     # XOR codes are the first 8 bytes, and the rest says nothing.

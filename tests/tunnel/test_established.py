@@ -28,7 +28,7 @@ from tunnel.errors import (
 from tunnel.established import End, SubStream, Target, TargetKind, TunnelLimits
 from tunnel.established.streams import END_COST_BYTES
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, Geometry, padme
-from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import ChunkType
 
 DATA = INTERACTIVE.chunk_data_bytes
@@ -657,7 +657,7 @@ def test_recorded_chunks_do_not_open_with_what_a_seized_node_has() -> None:
         message_at(pair.alice)
         message_at(pair.bob)
     opened = []
-    for direction in (b"forward", b"backward"):
+    for direction in Direction:
         keys = [end_to_end_key(SEED, direction)]
         for _ in range(6):
             keys.append(expand(keys[-1], b"rekey", 32))

@@ -16,7 +16,7 @@ from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import DEFAULT, INTERACTIVE, Geometry, Profile
 from tunnel.onion.header import Command, Slot, build_header, draw_expiry
-from tunnel.onion.key_schedule import StatusKeys, layer_keys
+from tunnel.onion.key_schedule import Direction, StatusKeys, layer_keys
 from tunnel.onion.status import originate_status, read_status, wrap_status
 
 
@@ -51,7 +51,7 @@ class Route:
         self.layers = [
             tuple(
                 Lioness(layer_keys(seed, direction), geometry.chunk_bytes, OPENSSL.layers)
-                for direction in (b"forward", b"backward")
+                for direction in Direction
             )
             for seed in self.seeds[:-1]
         ]

@@ -456,7 +456,7 @@ def test_one_changed_bit_of_a_reply_is_never_accepted(
     bit = data.draw(st.integers(0, 8 * len(body) - 1))
     body[bit // 8] ^= 1 << bit % 8
     if reply.relayed is None:
-        again = cast.alice.tunnel._backward(done.query.way)
+        again = cast.alice.tunnel.backward_reader(done.query.circuit)
     elif mode is ReplyMode.KNOWN_DEST:
         content, error = receive(
             cast.alice.tunnel.destination_reader(reply.relayed.opened.slot, SMALL), bytes(body)

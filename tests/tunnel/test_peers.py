@@ -86,7 +86,7 @@ def test_what_breaks_together_is_one_pause() -> None:
 def test_reports_say_who_was_seen_and_who_is_to_blame() -> None:
     table, _, log = make()
     route = (*IDS[:3], b"me" * 16)
-    table.reported(Report(route, True, 3, None, is_way_back=True))
+    table.reported(Report(route, True, 3, None, is_about_reply=True))
     assert log.events == [(node_id, True) for node_id in IDS[:3]]
     table.reported(Report(route, False, 1, ErrorCode.NEXT_REFUSED, about_next=True))
     assert set(table.backed_off()) == set(IDS[1:3])

@@ -18,7 +18,7 @@ from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.geometry import DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geometry
 from tunnel.onion import status as attribution
 from tunnel.onion import status as status_module
-from tunnel.onion.key_schedule import StatusKeys, block_status_keys, end_to_end_key
+from tunnel.onion.key_schedule import Direction, StatusKeys, block_status_keys, end_to_end_key
 from tunnel.onion.reports import fits_status_chunk, open_status_chunk, seal_status_chunk
 from tunnel.onion.status import (
     MAX_HOLD_MS,
@@ -280,7 +280,7 @@ def test_bob_passes_the_status_of_his_reply_on(geometry: Geometry, block_geometr
 )
 def test_what_bob_does_not_write_is_refused(place: int, value: int) -> None:
     seed = b"s" * 16
-    aead = OPENSSL.aead(end_to_end_key(seed, b"backward"))
+    aead = OPENSSL.aead(end_to_end_key(seed, Direction.BACKWARD))
     plain = bytearray(aead.open(bytes(12), seal_status_chunk(bytes(432), seed, INTERACTIVE, OPENSSL)))
     plain[place] = value
     with pytest.raises(MalformedMessage, match="no STATUS"):

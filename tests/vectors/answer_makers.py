@@ -28,7 +28,7 @@ from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, PeerError
 from tunnel.geometry import Profile
 from tunnel.modes import ReplyMode
-from tunnel.onion.key_schedule import block_status_keys, end_to_end_key
+from tunnel.onion.key_schedule import Direction, block_status_keys, end_to_end_key
 from tunnel.onion.status import originate_status, read_status, wrap_status
 from tunnel.routing.route import Route
 
@@ -80,7 +80,7 @@ def handed_on(
         cast = fixed_cast(name, engine)
         content = secret(name, "content", 700)
         done = exchange(cast, ReplyMode.ROUTE, content, profile=profile, unused_blocks=blocks)
-        masters = [way_back.master_seed for way_back in done.query.ways_back]
+        masters = [way_back.master_seed for way_back in done.query.reply_paths]
         keys = block_status_keys(masters[min(number, blocks - 1)], len(cast.proxies))
         geometry = profile.geometry
         status = originate_status(
@@ -90,7 +90,7 @@ def handed_on(
         for hop in range(origin - 1, -1, -1):
             status = wrap_status(status, keys[hop], geometry=geometry, hold_ms=10 * (hop + 1), engine=engine)
         status = damage(status)
-        aead = engine.layers.aead(end_to_end_key(done.query.way.end_to_end_seed, b"backward"))
+        aead = engine.layers.aead(end_to_end_key(done.query.circuit.end_to_end_seed, Direction.BACKWARD))
         body = b""
         for counter, block in enumerate([number] if second is None else [number, second]):
             plain = _HEAD.pack(kind, flags, block, len(status)) + status + pad
@@ -105,7 +105,7 @@ def handed_on(
             "kind": "handed_on", "expect": expect, "code": "" if expect == "ok" else "BAD_CONTENT",
             "profile": profile.byte, "content": content.hex(), "number": number, "status": status.hex(),
             "links": [sha_hex(link) for link in links], "wire": links[-1].hex(),
-            "seeds": [seed.hex() for seed in done.query.way.seeds],
+            "seeds": [seed.hex() for seed in done.query.circuit.seeds],
             "masters": [master.hex() for master in masters], "report": report,
         }  # fmt: skip
 

@@ -23,7 +23,7 @@ from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.established import End, EstablishedTunnel, Target, TargetKind, TunnelLimits
 from tunnel.geometry import INTERACTIVE
-from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.key_schedule import Direction, end_to_end_key
 
 __all__ = ["FOLDER", "LIMITS", "SEED", "build", "make_ends", "receive"]
 
@@ -176,7 +176,7 @@ def _replayed_hello(engine: TunnelEngine) -> Scenario:
 
 def _low_order_hello(engine: TunnelEngine) -> Scenario:
     run = _Run("a HELLO whose ephemeral key is all zero", engine)
-    key = _early_key(b"forward")
+    key = _early_key(Direction.FORWARD)
     plain = bytes([5, 0, 0, 0, 0, 38]) + bytes(32) + (4 * 974).to_bytes(4, "big") + (4).to_bytes(2, "big")
     return run.refuse("alice", "HELLO of low order", _sealed(engine, key, 0, plain))
 
@@ -184,21 +184,23 @@ def _low_order_hello(engine: TunnelEngine) -> Scenario:
 def _before_hello(engine: TunnelEngine) -> Scenario:
     run = _Run("a message before HELLO", engine)
     plain = bytes([2, 0, 0, 0, 0, 4]) + b"ping"
-    return run.refuse("alice", "END before HELLO", _sealed(engine, _early_key(b"forward"), 0, plain))
+    return run.refuse("alice", "END before HELLO", _sealed(engine, _early_key(Direction.FORWARD), 0, plain))
 
 
 def _old_key(engine: TunnelEngine) -> Scenario:
     run = _Run("a chunk under the seed's key behind the key switch", engine)
     run.hello()
     plain = bytes([2, 0, 0, 0, 0, 4]) + b"ping"
-    return run.refuse("alice", "END under the old key", _sealed(engine, _early_key(b"forward"), 2, plain))
+    return run.refuse(
+        "alice", "END under the old key", _sealed(engine, _early_key(Direction.FORWARD), 2, plain)
+    )
 
 
 def _padding(engine: TunnelEngine) -> Scenario:
     run = _Run("an early chunk whose padding is not zero", engine, early=True)
     run.send("alice", "HELLO")
     plain = bytes([2, 0, 0, 0, 0, 4]) + b"ping" + b"\x01"
-    return run.refuse("alice", "END, padding", _sealed(engine, _early_key(b"forward"), 1, plain))
+    return run.refuse("alice", "END, padding", _sealed(engine, _early_key(Direction.FORWARD), 1, plain))
 
 
 def _repeated_before_rekey(engine: TunnelEngine) -> Scenario:
@@ -218,7 +220,7 @@ def _window_exceeded(engine: TunnelEngine) -> Scenario:
     run = _Run("a fifth full chunk on a window of four", engine, early=True)
     run.send("alice", "HELLO")
     plain = bytes([1, 0, 0, 0]) + (974).to_bytes(2, "big") + bytes(974)
-    key = _early_key(b"forward")
+    key = _early_key(Direction.FORWARD)
     for number in range(1, 5):
         chunk = _sealed(engine, key, number, plain)
         run.chunks.append({"from": "alice", "what": f"MSG {number}", "chunk": chunk.hex()})
@@ -226,7 +228,7 @@ def _window_exceeded(engine: TunnelEngine) -> Scenario:
     return run.refuse("alice", "MSG 5", _sealed(engine, key, 5, plain))
 
 
-def _early_key(direction: bytes) -> bytes:
+def _early_key(direction: Direction) -> bytes:
     return end_to_end_key(SEED, direction)
 
 

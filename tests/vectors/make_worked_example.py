@@ -40,6 +40,7 @@ from tunnel.modes import ReplyMode
 from tunnel.onion.codec import OnionCodec, OutgoingFrame
 from tunnel.onion.header import Command, Opened, Slot
 from tunnel.onion.key_schedule import (
+    Direction,
     end_to_end_key,
     header_key,
     layer_keys,
@@ -191,8 +192,8 @@ def build(engine: TunnelEngine) -> Values:
     seeds = [values[f"draw.query seed {name}"] for name in NODES[1:]]
     for name, seed in zip(NODES[1:3], seeds[:2], strict=True):
         _note_relay(values, f"query.{name}", seed)
-        values[f"query.{name} backward"] = layer_keys(seed, b"backward")
-    key = values["query.bob e2e forward"] = end_to_end_key(seeds[2], b"forward")
+        values[f"query.{name} backward"] = layer_keys(seed, Direction.BACKWARD)
+    key = values["query.bob e2e forward"] = end_to_end_key(seeds[2], Direction.FORWARD)
     slot = _carry(values, "query", stream, ("alice", "proxy1", "proxy2", "bob"), tunnels, ids)
     assert slot.slot.command is Command.DEST
     values["query.filler"] = values["query.header proxy2-bob"][-256:]
@@ -210,7 +211,7 @@ def build(engine: TunnelEngine) -> Values:
         seed = values[f"reply.seed {name}"] = reply_hop_seed(master, number)
         _note_relay(values, f"reply.{name}", seed)
     values["reply.e2e seed"] = reply_end_to_end_seed(master)
-    key = values["reply.e2e forward"] = end_to_end_key(values["reply.e2e seed"], b"forward")
+    key = values["reply.e2e forward"] = end_to_end_key(values["reply.e2e seed"], Direction.FORWARD)
     stream = _written(tunnels["bob"].reply(block, now_s=NOW_S), REPLY)
     slot = _carry(values, "reply", stream, ("bob", "proxy2", "proxy1", "alice"), tunnels, ids)
     assert slot.slot.command is Command.HOME
@@ -224,7 +225,7 @@ def build(engine: TunnelEngine) -> Values:
     values["reply.chunk 0 sealed"] = values["reply.chunk 0 bob-proxy2"]  # Bob adds no layer
     _open_chunks(values, "reply", key, engine)
 
-    _cached(values, tunnels, query.way.end_to_end_seed, engine)
+    _cached(values, tunnels, query.circuit.end_to_end_seed, engine)
     _padded(values, profile, engine)
     _link(values, query.frame, keys, descriptors, engine)
     return values
@@ -240,7 +241,7 @@ def _written(frame: OutgoingFrame, content: bytes) -> bytes:
 
 def _note_relay(values: Values, prefix: str, seed: bytes) -> None:
     values[f"{prefix} header key"] = header_key(seed)
-    values[f"{prefix} forward"] = layer_keys(seed, b"forward")
+    values[f"{prefix} forward"] = layer_keys(seed, Direction.FORWARD)
 
 
 def _carry(
@@ -293,7 +294,7 @@ def _cached(values: Values, tunnels: dict[str, OnionCodec], dest_seed: bytes, en
     message.write_header(sink)
     message.write_into(sink, REPLY)
     message.write_end(sink)
-    key = values["cached.e2e backward"] = end_to_end_key(dest_seed, b"backward")
+    key = values["cached.e2e backward"] = end_to_end_key(dest_seed, Direction.BACKWARD)
     chunk = bytearray(sink.getvalue())
     values["cached.chunk 0 plain"] = engine.layers.aead(key).open(bytes(12), bytes(chunk))
     values["cached.chunk 0 bob-proxy2"] = bytes(chunk)
@@ -305,7 +306,7 @@ def _cached(values: Values, tunnels: dict[str, OnionCodec], dest_seed: bytes, en
 
 def _padded(values: Values, profile: Profile, engine: TunnelEngine) -> None:
     """A message long enough to be padded: 9 chunks, and the PAD chunk that makes them 10."""
-    message = MessageW(profile, end_to_end_key(secret("padded seed", 16), b"forward"), engine=engine)
+    message = MessageW(profile, end_to_end_key(secret("padded seed", 16), Direction.FORWARD), engine=engine)
     sink = io.BytesIO()
     message.write_header(sink)
     content = memoryview(secret("padded content", PADDED_BYTES))
@@ -313,7 +314,7 @@ def _padded(values: Values, profile: Profile, engine: TunnelEngine) -> None:
         content = content[message.write_into(sink, content) :]
     message.write_end(sink)
     chunks = values["padded.chunks"] = sink.getvalue()
-    key = values["padded.e2e forward"] = end_to_end_key(secret("padded seed", 16), b"forward")
+    key = values["padded.e2e forward"] = end_to_end_key(secret("padded seed", 16), Direction.FORWARD)
     for number in (8, 9):
         sealed = chunks[number * profile.geometry.chunk_bytes :][: profile.geometry.chunk_bytes]
         plain = engine.layers.aead(key).open(number.to_bytes(12, "big"), sealed, b"")

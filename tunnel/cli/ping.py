@@ -105,7 +105,7 @@ def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _P
         result.close()
     except QueryFailed as failure:
         report, retries = failure.report, max(0, len(failure.attempts) - 1)
-        if report is None or report.is_way_back or report.suspects or report.hop != hops:
+        if report is None or report.is_about_reply or report.suspects or report.hop != hops:
             said = client.names.in_words(str(failure))
             return _Pinged(hops, None, error=said, hint=client.hint(failure), retries=retries)
         answer_bytes, error = 0, client.names.in_words(str(report))  # the node itself has said so

@@ -408,7 +408,7 @@ def _pack_report(report: Report | None) -> bytes:
     times (count u8, u32 each)."""
     if report is None:
         return b"\x00"
-    flags = report.succeeded | report.about_next << 1 | report.is_way_back << 2
+    flags = report.succeeded | report.about_next << 1 | report.is_about_reply << 2
     hop = _OPEN if report.hop is None else report.hop
     return b"".join(
         [

@@ -24,7 +24,7 @@ from tunnel.crypto.primitives import TunnelEngine, X25519Private, expand
 from tunnel.errors import LocalTunnelError, MalformedMessage
 from tunnel.established.layouts import Hello
 from tunnel.geometry import Geometry
-from tunnel.onion.key_schedule import end_to_end_key, tunnel_keys
+from tunnel.onion.key_schedule import Direction, end_to_end_key, tunnel_keys
 from tunnel.onion.message import ChunkType
 
 __all__ = [
@@ -150,7 +150,9 @@ class TunnelKeys:
         engine: TunnelEngine,
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        forward, backward = (end_to_end_key(seed, direction) for direction in (b"forward", b"backward"))
+        forward, backward = (
+            end_to_end_key(seed, direction) for direction in (Direction.FORWARD, Direction.BACKWARD)
+        )
         self.sealer = ChunkSealer(forward if is_alice else backward, geometry, engine)
         self.opener = ChunkOpener(backward if is_alice else forward, geometry, engine)
         self._is_alice = is_alice

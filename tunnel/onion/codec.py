@@ -22,7 +22,13 @@ from tunnel.identity.key_ring import KeyRing
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import LATEST_S, MAX_DELAY_10MS, Command, Opened, Slot, check_expiry, open_header
 from tunnel.onion.header_builder import Circuit, HeaderBuilder, OutgoingFrame, OutgoingQuery, ReplyPath
-from tunnel.onion.key_schedule import end_to_end_key, permutation, reply_end_to_end_seed, reply_hop_seed
+from tunnel.onion.key_schedule import (
+    Direction,
+    end_to_end_key,
+    permutation,
+    reply_end_to_end_seed,
+    reply_hop_seed,
+)
 from tunnel.onion.message import FrameR, FrameW, MessageR, MessageW
 from tunnel.onion.message_head import (
     MessageHead,
@@ -147,15 +153,15 @@ class OnionReader:
     def relay_layers(self, slot: Slot, profile: Profile) -> tuple[WidePermutation, WidePermutation]:
         """The permutations of a proxy, (forward, backward); it applies their `decrypt` to each chunk."""
         return (
-            permutation(profile, slot.seed, b"forward", self.engine),
-            permutation(profile, slot.seed, b"backward", self.engine),
+            permutation(profile, slot.seed, Direction.FORWARD, self.engine),
+            permutation(profile, slot.seed, Direction.BACKWARD, self.engine),
         )
 
     # --- Bob -----------------------------------------------------------------------------------------------
 
     def destination_reader(self, slot: Slot, profile: Profile) -> MessageR:
         """Bob's reader of a query. When its header is read, `head` says how to answer."""
-        return MessageR(profile, end_to_end_key(slot.seed, b"forward"), engine=self.engine)
+        return MessageR(profile, end_to_end_key(slot.seed, Direction.FORWARD), engine=self.engine)
 
     def reply_mode(self, head: MessageHead) -> ReplyMode:
         """How a message is to be answered, if this reader can do it alone: none, route or cached.
@@ -189,7 +195,7 @@ class OnionReader:
                 "reply block names this node itself as the first of the way back", ErrorCode.UNKNOWN_NEXT
             )
         self._used_blocks.use(block, now_s=now_s)
-        key = end_to_end_key(block.end_to_end_seed, b"forward")
+        key = end_to_end_key(block.end_to_end_seed, Direction.FORWARD)
         message = MessageW(block.profile, key, engine=self.engine, head=head)
         return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message), query_id)
 
@@ -197,7 +203,7 @@ class OnionReader:
         """Bob's writer of a reply over the query's own streams. Make it once for each query: a second one
         would use the nonces of the first.
         """
-        return MessageW(profile, end_to_end_key(slot.seed, b"backward"), engine=self.engine)
+        return MessageW(profile, end_to_end_key(slot.seed, Direction.BACKWARD), engine=self.engine)
 
     def origin(self, slot: Slot, head: MessageHead) -> Origin:
         """Who asks in mode `known-dest`, checked.
@@ -228,11 +234,12 @@ class OnionReader:
         """Alice's reader of a reply by block: the layers of the reply route's last proxy come off first."""
         layers = [
             WideBlockR(
-                permutation(profile, reply_hop_seed(slot.seed, proxy), b"forward", self.engine), inverse=True
+                permutation(profile, reply_hop_seed(slot.seed, proxy), Direction.FORWARD, self.engine),
+                inverse=True,
             )
             for proxy in range(ticket.proxies - 1, -1, -1)
         ]
-        key = end_to_end_key(reply_end_to_end_seed(slot.seed), b"forward")
+        key = end_to_end_key(reply_end_to_end_seed(slot.seed), Direction.FORWARD)
         return FrameR(layers, MessageR(profile, key, engine=self.engine))
 
 
@@ -307,12 +314,12 @@ class OnionCodec(OnionReader):
             raise LocalTunnelError(f"mode {mode}: `descriptor` is for known-dest, and is needed there")
         if blocks is not None and not row.reply_blocks:
             raise LocalTunnelError(f"mode {mode} has no use for `blocks`")
-        ways_back = self._ways_back(route, mode, reply_routes)
+        reply_paths = self._reply_routes(route, mode, reply_routes)
         query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
-        blocks_and_ways: list[tuple[ReplyBlock, ReplyPath]] = []
-        if query_id is not None and ways_back:
-            blocks_and_ways = self._reply_blocks(
-                ways_back,
+        blocks_and_paths: list[tuple[ReplyBlock, ReplyPath]] = []
+        if query_id is not None and reply_paths:
+            blocks_and_paths = self._reply_blocks(
+                reply_paths,
                 reply_profile or profile,
                 user=route.destination,
                 query_id=query_id,
@@ -320,27 +327,27 @@ class OnionCodec(OnionReader):
                 now_s=now_s,
                 mean_delay_s=mean_delay_s,
             )
-        way = self.way(route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s)
+        circuit = self.circuit(route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s)
         origin = None
         if descriptor is not None and query_id is not None:
-            origin = self._claim(descriptor, route.destination, way, query_id)
+            origin = self._claim(descriptor, route.destination, circuit, query_id)
         head = MessageHead(
-            tuple(block for block, _ in blocks_and_ways),
+            tuple(block for block, _ in blocks_and_paths),
             origin,
             backward=row.backward_content,
             wants_blocks=row.replies_carry_blocks,
         )
         return OutgoingQuery(
             route,
-            self._frame(way, head, query_id),
+            self._frame(circuit, head, query_id),
             mode,
             error_mode,
-            way,
-            self._backward(way) if row.backward_content else None,
-            tuple(way_back for _, way_back in blocks_and_ways),
+            circuit,
+            self.backward_reader(circuit) if row.backward_content else None,
+            tuple(reply_path for _, reply_path in blocks_and_paths),
         )
 
-    def way(
+    def circuit(
         self,
         route: Route,
         profile: Profile,
@@ -354,7 +361,7 @@ class OnionCodec(OnionReader):
         Raises BadRoute and ProfileError as `query`.
         """
         error_mode = member(ErrorMode, error_mode, "error_mode")
-        return self._builder.way(
+        return self._builder.circuit(
             route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s
         )
 
@@ -418,7 +425,7 @@ class OnionCodec(OnionReader):
         """
         if route.destination != origin.descriptor.node_id:
             raise BadRoute("the route of an answer ends at another node than the one that asked")
-        way = self._builder.way(
+        circuit = self._builder.circuit(
             route,
             profile,
             now_s=now_s,
@@ -426,8 +433,8 @@ class OnionCodec(OnionReader):
             mean_delay_s=mean_delay_s,
             destination=origin.descriptor,
         )
-        frame = self._frame(way, MessageHead(answer=origin.ticket), None)
-        return OutgoingQuery(route, frame, ReplyMode.NONE, error_mode, way)
+        frame = self._frame(circuit, MessageHead(answer=origin.ticket), None)
+        return OutgoingQuery(route, frame, ReplyMode.NONE, error_mode, circuit)
 
     # --- cover traffic -------------------------------------------------------------------------------------
 
@@ -438,8 +445,8 @@ class OnionCodec(OnionReader):
 
         Raises BadRoute and ProfileError as `query`.
         """
-        way = self._builder.way(route, profile, Command.DROP, now_s=now_s, mean_delay_s=mean_delay_s)
-        return self._frame(way, MessageHead(), None)
+        circuit = self._builder.circuit(route, profile, Command.DROP, now_s=now_s, mean_delay_s=mean_delay_s)
+        return self._frame(circuit, MessageHead(), None)
 
     def loop(
         self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
@@ -470,7 +477,7 @@ class OnionCodec(OnionReader):
 
     # --- parts ---------------------------------------------------------------------------------------------
 
-    def _ways_back(self, route: Route, mode: ReplyMode, reply_routes: Sequence[Route]) -> Sequence[Route]:
+    def _reply_routes(self, route: Route, mode: ReplyMode, reply_routes: Sequence[Route]) -> Sequence[Route]:
         reverse = Route(route.proxies[::-1], self.node_id)
         match mode:
             case ReplyMode.ROUTE if not reply_routes:
@@ -504,22 +511,22 @@ class OnionCodec(OnionReader):
             )
         found = []
         for number in range(count):
-            way_back = ReplyPath(routes[number % len(routes)], profile, self._random_bytes(SEED_BYTES))
+            reply_path = ReplyPath(routes[number % len(routes)], profile, self._random_bytes(SEED_BYTES))
             block = self._builder.reply_block(
-                way_back.route,
+                reply_path.route,
                 profile,
                 user=user,
                 query_id=query_id,
                 number=number,
-                master_seed=way_back.master_seed,
+                master_seed=reply_path.master_seed,
                 now_s=now_s,
                 mean_delay_s=mean_delay_s,
             )
-            found.append((block, way_back))
+            found.append((block, reply_path))
         return found
 
     def _claim(
-        self, descriptor: Descriptor, destination: bytes, way: Circuit, query_id: bytes
+        self, descriptor: Descriptor, destination: bytes, circuit: Circuit, query_id: bytes
     ) -> OriginClaim:
         keys = self.ring.keys
         return claim_origin(
@@ -527,16 +534,18 @@ class OnionCodec(OnionReader):
             keys.identity,
             ticket=answer_ticket(keys.home, query_id),
             destination=destination,
-            dest_seed=way.end_to_end_seed,
+            dest_seed=circuit.end_to_end_seed,
             engine=self.engine,
         )
 
-    def _frame(self, way: Circuit, head: MessageHead, query_id: bytes | None) -> OutgoingFrame:
-        key = end_to_end_key(way.end_to_end_seed, b"forward")
-        message = MessageW(way.profile, key, engine=self.engine, head=head)
-        layer = FrameW(way.header, way.forward_layers(self.engine), message)
-        return OutgoingFrame(way.first_id, way.profile, layer, query_id)
+    def _frame(self, circuit: Circuit, head: MessageHead, query_id: bytes | None) -> OutgoingFrame:
+        key = end_to_end_key(circuit.end_to_end_seed, Direction.FORWARD)
+        message = MessageW(circuit.profile, key, engine=self.engine, head=head)
+        layer = FrameW(circuit.header, circuit.forward_layers(self.engine), message)
+        return OutgoingFrame(circuit.first_id, circuit.profile, layer, query_id)
 
-    def _backward(self, way: Circuit) -> FrameR:
-        key = end_to_end_key(way.end_to_end_seed, b"backward")
-        return FrameR(way.backward_layers(self.engine), MessageR(way.profile, key, engine=self.engine))
+    def backward_reader(self, circuit: Circuit) -> FrameR:
+        key = end_to_end_key(circuit.end_to_end_seed, Direction.BACKWARD)
+        return FrameR(
+            circuit.backward_layers(self.engine), MessageR(circuit.profile, key, engine=self.engine)
+        )

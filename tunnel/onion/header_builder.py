@@ -19,7 +19,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.modes import ERROR_MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command, Hop, Slot, build_header, draw_delay, draw_expiry
-from tunnel.onion.key_schedule import permutation
+from tunnel.onion.key_schedule import Direction, permutation
 from tunnel.onion.message import FrameR, FrameW
 from tunnel.onion.reply_block import ReplyBlock, build_reply_block
 from tunnel.routing.route import Route
@@ -59,12 +59,15 @@ class Circuit:
 
     def forward_layers(self, engine: TunnelEngine) -> list[WideBlockW]:
         """For writing towards Bob. Layer 0 is next to the stream: proxy 1's, which comes off first."""
-        return [WideBlockW(permutation(self.profile, seed, b"forward", engine)) for seed in self.proxy_seeds]
+        return [
+            WideBlockW(permutation(self.profile, seed, Direction.FORWARD, engine))
+            for seed in self.proxy_seeds
+        ]
 
     def backward_layers(self, engine: TunnelEngine) -> list[WideBlockR]:
         """For reading what comes back over the same streams. Proxy 1 put its layer on last."""
         return [
-            WideBlockR(permutation(self.profile, seed, b"backward", engine), inverse=True)
+            WideBlockR(permutation(self.profile, seed, Direction.BACKWARD, engine), inverse=True)
             for seed in self.proxy_seeds
         ]
 
@@ -113,9 +116,9 @@ class OutgoingQuery:
     frame: OutgoingFrame
     mode: ReplyMode
     error_mode: ErrorMode
-    way: Circuit = field(repr=False)
+    circuit: Circuit = field(repr=False)
     backward: FrameR | None = None
-    ways_back: tuple[ReplyPath, ...] = ()
+    reply_paths: tuple[ReplyPath, ...] = ()
 
     @property
     def query_id(self) -> bytes | None:
@@ -139,7 +142,7 @@ class HeaderBuilder:
         self._directory = directory
         self._random_bytes = random_bytes
 
-    def way(
+    def circuit(
         self,
         route: Route,
         profile: Profile,

@@ -7,6 +7,7 @@ Source: docs/protocol.md, "Key schedule".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from readwrite_comp.primitives import sha256
 from readwrite_comp.wideblock import HCTR_KEY_BYTES, LIONESS_KEY_BYTES, Hctr, Lioness, WidePermutation
@@ -15,6 +16,7 @@ from tunnel.errors import MalformedMessage, RefusedKey
 from tunnel.geometry import HCTR_SUITE, SEED_BYTES, Profile
 
 __all__ = [
+    "Direction",
     "StatusKeys",
     "block_status_keys",
     "end_to_end_key",
@@ -28,22 +30,29 @@ __all__ = [
 ]
 
 
+class Direction(Enum):
+    """Which half of a stream, or whose key. The value is the label of the key schedule."""
+
+    FORWARD = b"forward"  # from the sender of the header to its last node
+    BACKWARD = b"backward"  # over the same streams, back to the sender
+
+
 def header_key(slot_seed: bytes) -> bytes:
     """AES-256-CTR key of the header keystream of a relay (32 bytes, counter block 0, used once)."""
     return expand(slot_seed, b"header", 32)
 
 
-def layer_keys(slot_seed: bytes, direction: bytes, length: int = 128) -> bytes:
+def layer_keys(slot_seed: bytes, direction: Direction, length: int = 128) -> bytes:
     """The wide-block keys of a relay for `direction`, b"forward" or b"backward".
 
     `length` is the suite's: 128 bytes for LIONESS, 64 for HCTR.
     """
-    return expand(slot_seed, direction, length)
+    return expand(slot_seed, direction.value, length)
 
 
-def end_to_end_key(seed: bytes, direction: bytes) -> bytes:
+def end_to_end_key(seed: bytes, direction: Direction) -> bytes:
     """AES-256-GCM key of chunks (32 bytes) for `direction`, b"forward" or b"backward"."""
-    return expand(seed, b"e2e " + direction, 32)
+    return expand(seed, b"e2e " + direction.value, 32)
 
 
 def origin_binding(seed: bytes) -> bytes:
@@ -70,7 +79,7 @@ def reply_end_to_end_seed(master_seed: bytes) -> bytes:
 
 
 def permutation(
-    profile: Profile, slot_seed: bytes, direction: bytes, engine: TunnelEngine
+    profile: Profile, slot_seed: bytes, direction: Direction, engine: TunnelEngine
 ) -> WidePermutation:
     """The permutation of one proxy for one direction of a frame.
 

@@ -17,7 +17,7 @@ from tunnel.geometry import Geometry
 from tunnel.modes import NOERR_FLAG, XORERR_FLAG, ErrorMode
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import Circuit, OutgoingQuery
-from tunnel.onion.key_schedule import StatusKeys, block_status_keys, end_to_end_key, permutation
+from tunnel.onion.key_schedule import Direction, StatusKeys, block_status_keys, end_to_end_key, permutation
 from tunnel.onion.message import ChunkType
 from tunnel.onion.status import StatusReport, originate_status, read_status, wrap_status
 from tunnel.routing.route import Route
@@ -33,8 +33,8 @@ __all__ = [
     "pass_on",
     "raise_xor_code",
     "random_status",
+    "read_reply_report",
     "read_report",
-    "read_way_back_report",
     "read_xor_code",
     "seal_status_chunk",
     "xor_code",
@@ -238,7 +238,7 @@ def seal_status_chunk(
         )
     plain = _HEAD.pack(ChunkType.STATUS, _LAST, number, len(status)) + status
     plain += bytes(geometry.chunk_bytes - 16 - len(plain))
-    return engine.aead(end_to_end_key(seed, b"backward")).seal(_FIRST_NONCE, plain)
+    return engine.aead(end_to_end_key(seed, Direction.BACKWARD)).seal(_FIRST_NONCE, plain)
 
 
 def open_status_chunk(
@@ -261,7 +261,7 @@ def open_status_chunk(
         MalformedMessage: it does not open, or holds what Bob does not write.
     """
     try:
-        plain = engine.aead(end_to_end_key(seed, b"backward")).open(_FIRST_NONCE, chunk)
+        plain = engine.aead(end_to_end_key(seed, Direction.BACKWARD)).open(_FIRST_NONCE, chunk)
     except AuthenticationError as error:
         raise MalformedMessage("the chunk on the query's backward half does not open") from error
     length = block_geometry.status_bytes
@@ -279,7 +279,7 @@ class Reported(Protocol):
     @property
     def route(self) -> Route: ...
     @property
-    def way(self) -> Circuit: ...
+    def circuit(self) -> Circuit: ...
     @property
     def error_mode(self) -> ErrorMode: ...
 
@@ -290,8 +290,8 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
     Returns:
         None in error mode `none`, unless a proxy tells a failure: there Bob's own word is random bytes.
     """
-    route, seeds = query.route.nodes, query.way.seeds
-    geometry = query.way.profile.geometry
+    route, seeds = query.route.nodes, query.circuit.seeds
+    geometry = query.circuit.profile.geometry
     try:
         if query.error_mode is ErrorMode.XOR:
             if len(status) != geometry.status_bytes:
@@ -307,7 +307,7 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
     return _report(route, found)
 
 
-def read_way_back_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngine) -> Report:
+def read_reply_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngine) -> Report:
     """Read what Bob has handed on of the way of his reply.
 
     Args:
@@ -315,26 +315,26 @@ def read_way_back_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngin
     Raises:
         MalformedMessage: the chunk does not open, or is none of Bob's.
     """
-    way, ways_back = query.way, query.ways_back
+    circuit, reply_paths = query.circuit, query.reply_paths
     buffer = bytearray(chunk)
-    for seed in way.proxy_seeds:
-        permutation(way.profile, seed, b"backward", engine).encrypt(memoryview(buffer), 0)
-    geometry = ways_back[0].profile.geometry  # all blocks of a query have one profile
+    for seed in circuit.proxy_seeds:
+        permutation(circuit.profile, seed, Direction.BACKWARD, engine).encrypt(memoryview(buffer), 0)
+    geometry = reply_paths[0].profile.geometry  # all blocks of a query have one profile
     number, status = open_status_chunk(
         bytes(buffer),
-        way.end_to_end_seed,
-        way.profile.geometry,
+        circuit.end_to_end_seed,
+        circuit.profile.geometry,
         geometry,
         engine,
-        blocks=len(ways_back),
+        blocks=len(reply_paths),
     )
-    way_back = ways_back[number]
-    route = way_back.route.nodes
-    keys = block_status_keys(way_back.master_seed, len(route) - 1)
-    return _report(route, read_status(status, keys, geometry=geometry, engine=engine), is_way_back=True)
+    reply_path = reply_paths[number]
+    route = reply_path.route.nodes
+    keys = block_status_keys(reply_path.master_seed, len(route) - 1)
+    return _report(route, read_status(status, keys, geometry=geometry, engine=engine), is_about_reply=True)
 
 
-def _report(route: tuple[bytes, ...], found: StatusReport, *, is_way_back: bool = False) -> Report:
+def _report(route: tuple[bytes, ...], found: StatusReport, *, is_about_reply: bool = False) -> Report:
     return Report(
         route,
         found.succeeded,
@@ -344,5 +344,5 @@ def _report(route: tuple[bytes, ...], found: StatusReport, *, is_way_back: bool 
         found.text,
         found.suspects,
         found.hold_ms,
-        is_way_back,
+        is_about_reply,
     )

@@ -18,7 +18,7 @@ from tests.tunnel.helpers import OPENSSL, SMALL, SMALL_HCTR, chunks_of
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
 from tunnel.onion.header import Opened
-from tunnel.onion.key_schedule import end_to_end_key, header_key, layer_keys
+from tunnel.onion.key_schedule import Direction, end_to_end_key, header_key, layer_keys
 
 PROXIES = 5
 ANSWERED = [ReplyMode.ROUTE, ReplyMode.CACHED, ReplyMode.KNOWN_DEST, ReplyMode.OTHER_ROUTE]
@@ -61,10 +61,10 @@ def test_no_field_is_shared(mode: ReplyMode) -> None:
         for seed in seeds
         for key in (
             header_key(seed),
-            layer_keys(seed, b"forward"),
-            layer_keys(seed, b"backward"),
-            end_to_end_key(seed, b"forward"),
-            end_to_end_key(seed, b"backward"),
+            layer_keys(seed, Direction.FORWARD),
+            layer_keys(seed, Direction.BACKWARD),
+            end_to_end_key(seed, Direction.FORWARD),
+            end_to_end_key(seed, Direction.BACKWARD),
         )
     )
     assert max(keys.values()) == 1

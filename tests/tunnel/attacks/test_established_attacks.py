@@ -16,7 +16,7 @@ from tests.tunnel.tunnels import ECHO, SEED, Pair, RawEnd, Tunnel, make_end, rea
 from tunnel.crypto.primitives import expand
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.established import End, TunnelLimits
-from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import ChunkType
 
 
@@ -169,9 +169,9 @@ def test_who_learns_the_seed_later_cannot_answer_either() -> None:
     """The seed alone, without Bob's or Alice's ephemeral key, gives no key of a running tunnel."""
     pair = Pair()
     talk(pair, 2)
-    for direction in (b"forward", b"backward"):
+    for direction in Direction:
         key = end_to_end_key(SEED, direction)
-        guesses = [key, expand(key, b"rekey", 32), expand(SEED, b"hello " + direction, 32)]
+        guesses = [key, expand(key, b"rekey", 32), expand(SEED, b"hello " + direction.value, 32)]
         for guess, counter in itertools.product(guesses, range(8)):
             for who, chunk in pair.recorded[3:]:
                 with pytest.raises(AuthenticationError):

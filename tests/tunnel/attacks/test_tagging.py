@@ -100,7 +100,7 @@ def test_a_flipped_bit_of_a_cached_reply(profile: Profile, link: int, data: st.D
     if link < PROXIES:
         right = chunks_of(links[-1], profile)
         assert is_noise(chunks_of(body, profile)[number], right[number])
-    content, error = receive(cast.alice.tunnel._backward(done.query.way), body)
+    content, error = receive(cast.alice.tunnel.backward_reader(done.query.circuit), body)
     assert isinstance(error, AuthenticationError)
     assert CONTENT.startswith(content)
 

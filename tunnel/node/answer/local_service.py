@@ -32,7 +32,7 @@ from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
 from tunnel.node.tunnels.tunnel import NodeTunnel, pump
 from tunnel.node.waits import idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
-from tunnel.onion.key_schedule import end_to_end_key
+from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import ChunkType, FrameR
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reply_block import ReplyBlock
@@ -95,7 +95,7 @@ def begins_tunnel(node: NodeContext, slot: Slot, stream: Stream, chunk: memoryvi
     Raises:
         MalformedMessage: it does not open.
     """
-    opener = ChunkOpener(end_to_end_key(slot.seed, b"forward"), stream.profile.geometry, node.engine)
+    opener = ChunkOpener(end_to_end_key(slot.seed, Direction.FORWARD), stream.profile.geometry, node.engine)
     return opener.open(memoryview(bytearray(chunk))).kind is ChunkType.HELLO
 
 

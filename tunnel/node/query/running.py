@@ -52,7 +52,7 @@ from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import clock_text
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.onion.reply_block import ReplyBlock
-from tunnel.onion.reports import Reported, read_report, read_way_back_report
+from tunnel.onion.reports import Reported, read_reply_report, read_report
 from tunnel.routing.route import Route
 
 __all__ = [
@@ -423,7 +423,7 @@ class RunningQuery:
                 yield from receive_reply(stream, frame, self.pending, None)
             except FrameTruncated as error:
                 yield from self._hear_why(stream, error)
-        elif self._query.ways_back:
+        elif self._query.reply_paths:
             yield from self._read_way_back(stream)
         status = yield from wait_status(stream)
         self._report = read_report(self._query, status, self._node.engine)
@@ -453,7 +453,7 @@ class RunningQuery:
         if not count:
             return
         yield from reader.read_exactly(chunk[count:])
-        report = read_way_back_report(self._query, bytes(chunk), self._node.engine)
+        report = read_reply_report(self._query, bytes(chunk), self._node.engine)
         if not report.succeeded:
             self._report = report
             raise StreamReset(report.code or ErrorCode.INTERNAL)

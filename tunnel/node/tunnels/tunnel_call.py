@@ -22,7 +22,7 @@ from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
 from tunnel.node.tunnels.tunnel import NodeTunnel, pump
 from tunnel.node.waits import run_with_guards, with_timeout
 from tunnel.onion.header_builder import Circuit
-from tunnel.onion.key_schedule import permutation
+from tunnel.onion.key_schedule import Direction, permutation
 from tunnel.onion.reports import read_report
 from tunnel.routing.route import Route
 
@@ -36,7 +36,7 @@ class _Sent:
     """What is needed to read the status of a tunnel."""
 
     route: Route
-    way: Circuit
+    circuit: Circuit
     error_mode: ErrorMode = ErrorMode.STATUS
 
 
@@ -58,8 +58,10 @@ def with_tunnel(
         raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
     node.queries += 1
     try:
-        way: Circuit = yield RunInThread(partial(node.tunnel.way, route, profile, now_s=node.wall_clock()))
-        return (yield from _Tunnelled(node, _Sent(route, way)).run(use))
+        circuit: Circuit = yield RunInThread(
+            partial(node.tunnel.circuit, route, profile, now_s=node.wall_clock())
+        )
+        return (yield from _Tunnelled(node, _Sent(route, circuit)).run(use))
     finally:
         node.queries -= 1
 
@@ -75,11 +77,11 @@ class _Tunnelled:
         self._own_error: PeerError | None = None  # raised by `use` while the tunnel worked
 
     def run(self, use: Callable[[NodeTunnel], Service[None]]) -> Service[Report | None]:
-        node, way = self._node, self._sent.way
+        node, circuit = self._node, self._sent.circuit
         try:
-            self._stream = stream = yield from node.links.open_stream(way.first_id, way.profile)
+            self._stream = stream = yield from node.links.open_stream(circuit.first_id, circuit.profile)
             try:
-                header = WriteYield(stream).write_all(way.header)
+                header = WriteYield(stream).write_all(circuit.header)
                 yield from with_timeout(node.limits.idle_s, header, "the first node did not take the header")
                 status = yield from self._run(stream, use)
             except FrameTruncated as error:
@@ -113,10 +115,10 @@ class _Tunnelled:
                 raise renewed(stream.error) from truncated
 
     def _run(self, stream: Stream, use: Callable[[NodeTunnel], Service[None]]) -> Service[bytes]:
-        node, way = self._node, self._sent.way
+        node, circuit = self._node, self._sent.circuit
         core = EstablishedTunnel(
-            way.end_to_end_seed,
-            way.profile.geometry,
+            circuit.end_to_end_seed,
+            circuit.profile.geometry,
             End.ALICE,
             engine=node.engine,
             make_notifier=Signal,
@@ -170,9 +172,9 @@ class _Tunnelled:
             ) from error
 
     def _carry(self, stream: Stream, core: EstablishedTunnel[Signal], tunnel: NodeTunnel) -> Service[None]:
-        engine, profile, seeds = self._node.engine, self._sent.way.profile, self._sent.way.proxy_seeds
-        outward = [permutation(profile, seed, b"forward", engine) for seed in reversed(seeds)]
-        homeward = [permutation(profile, seed, b"backward", engine) for seed in seeds]
+        engine, profile, seeds = self._node.engine, self._sent.circuit.profile, self._sent.circuit.proxy_seeds
+        outward = [permutation(profile, seed, Direction.FORWARD, engine) for seed in reversed(seeds)]
+        homeward = [permutation(profile, seed, Direction.BACKWARD, engine) for seed in seeds]
 
         def add_layers(chunk: memoryview, number: int) -> None:
             for layer in outward:
