@@ -14,7 +14,6 @@ from tunnel.client.aio import AsyncClient, AsyncReply, AsyncStream, AsyncTunnel
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.tunnels.open_tunnel import OpenStream, OpenTunnel
 from tunnel.services.attachments import MAX_PIECE_BYTES
-from tunnel.services.base import MAX_FILE_NAME_BYTES, MAX_NAME_BYTES
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     REPLY_BYTES,
@@ -23,6 +22,7 @@ from tunnel.services.file_requests import (
     Operation,
 )
 from tunnel.services.file_store import _STALLED_S
+from tunnel.services.names import MAX_FILE_NAME_BYTES, MAX_NAME_BYTES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "services.md").read_text(encoding="utf-8")
 

@@ -34,7 +34,8 @@ from tunnel.services import (
     file_store,
 )
 from tunnel.services.file_requests import REPLY_BYTES, FileEntry, FileReply, FileRequest, Operation
-from tunnel.services.file_store import FileStore, PartialFile, StoreRefused
+from tunnel.services.file_store import FileStore, StoreRefused
+from tunnel.services.partial_file import PartialFile
 
 CONTENT = os.urandom(1_500_000)
 DIGEST = hashlib.sha256(CONTENT).digest()

@@ -34,7 +34,7 @@ from tunnel.services import (
     save_attachments,
     service_prefix,
 )
-from tunnel.services.file_store import PartialFile
+from tunnel.services.partial_file import PartialFile
 
 BIG = os.urandom(900_000)
 

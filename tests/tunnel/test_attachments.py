@@ -18,7 +18,7 @@ from tunnel.services.attachments import (
     AttachmentStart,
     pack_attachments,
 )
-from tunnel.services.base import file_name
+from tunnel.services.names import file_name
 
 NAMES = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True)
 ONE = b"\x01\x01a\x00\x00\x00\x02hi\x00\x00\x00\x00" + hashlib.sha256(b"hi").digest() + b"\x00"

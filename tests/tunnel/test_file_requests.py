@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.errors import MalformedMessage
-from tunnel.services.base import safe_name
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     MAX_FILE_BYTES,
@@ -20,6 +19,7 @@ from tunnel.services.file_requests import (
     FileStatus,
     Operation,
 )
+from tunnel.services.names import safe_name
 
 NAMES = st.text(max_size=100).map(safe_name)
 SIZES = st.integers(0, MAX_FILE_BYTES)

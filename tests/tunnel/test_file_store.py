@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tunnel.errors import LocalTunnelError
 from tunnel.services import FilesSettings, FileStatus, file_store
-from tunnel.services.base import file_name
 from tunnel.services.file_store import FileStore, StoreRefused, Upload
+from tunnel.services.names import file_name
 
 CONTENTS = [bytes([number]) * size for number, size in enumerate((0, 1, 50, 400, 700))]
 DIGESTS = [hashlib.sha256(content).digest() for content in CONTENTS]

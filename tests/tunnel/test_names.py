@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.errors import LocalTunnelError
-from tunnel.services.base import (
+from tunnel.services.names import (
     MAX_FILE_NAME_BYTES,
     checked_file_name,
     checked_name,

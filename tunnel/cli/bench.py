@@ -23,8 +23,8 @@ from tunnel.errors import ConfigError, QueryFailed
 from tunnel.geometry import DEFAULT, Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.node import Limits
+from tunnel.routing.draw_route import LARGE_BYTES
 from tunnel.routing.route import Route
-from tunnel.routing.route_provider import LARGE_BYTES
 from tunnel.services import Echo, Services, service_prefix
 
 __all__ = ["add_parser"]

@@ -27,7 +27,7 @@ from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_ends import resumable_bytes
 from tunnel.disk import advice_for, naming, open_regular, os_error_text
 from tunnel.errors import ConfigError, FilesError, LocalTunnelError
-from tunnel.services.base import checked_file_name
+from tunnel.services.names import checked_file_name
 
 __all__ = ["add_parser"]
 

@@ -15,7 +15,7 @@ from readwrite_comp.helpers import byte_view
 from tunnel.disk import check_unchanged, file_changed, kind_of, open_regular, regular_status
 from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services.file_requests import NO_DIGEST
-from tunnel.services.file_store import BLOCK_BYTES, PartialFile, ThreadFile
+from tunnel.services.partial_file import BLOCK_BYTES, PartialFile, ThreadFile
 
 __all__ = ["FileTarget", "ObjectTarget", "PathTarget", "SourceFile", "resumable_bytes"]
 

@@ -40,7 +40,7 @@ from tunnel.errors import (
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import WayOptions
 from tunnel.node.query.running import submit
-from tunnel.services.base import PieceReader, checked_file_name, service_prefix
+from tunnel.services.base import PieceReader, service_prefix
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,
     NO_DIGEST,
@@ -52,6 +52,7 @@ from tunnel.services.file_requests import (
     Operation,
 )
 from tunnel.services.files import BATCH_BYTES
+from tunnel.services.names import checked_file_name
 
 __all__ = ["Fetched", "FileProgress", "FilesClient", "Stored", "get", "list_files", "put"]
 

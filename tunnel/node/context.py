@@ -28,10 +28,10 @@ from tunnel.node.query.pending import PendingQuery
 from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.routing.addresses import AddressRules, IpRange
+from tunnel.routing.draw_route import RouteProvider
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
 from tunnel.routing.route import Route
-from tunnel.routing.route_provider import RouteProvider
 from tunnel.services import InnerService
 
 if TYPE_CHECKING:

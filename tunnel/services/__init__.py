@@ -13,12 +13,12 @@ from tunnel.services.base import (
     ServiceFunction,
     Services,
     Tunnel,
-    safe_name,
     service_prefix,
 )
 from tunnel.services.blocking import BlockingQuery, BlockingReply, BlockingService, blocking
 from tunnel.services.file_requests import FileEntry, FileStatus
 from tunnel.services.files import Files, FilesSettings
+from tunnel.services.names import safe_name
 
 __all__ = [
     "AttachmentLimits",

@@ -28,8 +28,9 @@ from reactor import RunInThread, Service, needs_yield_from
 from readwrite_comp.helpers import byte_view
 from tunnel.disk import FileReader, pieces_of
 from tunnel.errors import MalformedMessage
-from tunnel.services.base import PieceReader, checked_file_name, file_name
-from tunnel.services.file_store import PartialFile
+from tunnel.services.base import PieceReader
+from tunnel.services.names import checked_file_name, file_name
+from tunnel.services.partial_file import PartialFile
 
 __all__ = [
     "AttachmentEnd",

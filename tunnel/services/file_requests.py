@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from tunnel.errors import MalformedMessage
-from tunnel.services.base import file_name
+from tunnel.services.names import file_name
 
 __all__ = [
     "DIGEST_BYTES",

@@ -27,8 +27,8 @@ from tunnel.node.context import NodeContext
 from tunnel.node.query.request import QueryRequest, content_size, draw_routes
 from tunnel.node.query.running import build_query
 from tunnel.onion.header_builder import OutgoingQuery
+from tunnel.routing.draw_route import LARGE_BYTES
 from tunnel.routing.route import Purpose
-from tunnel.routing.route_provider import LARGE_BYTES
 
 __all__ = ["PreparedQueries"]
 

@@ -23,7 +23,7 @@ from tunnel.node.tunnels.tunnel import MESSAGE_BYTES, NodeTunnel
 from tunnel.node.tunnels.tunnel_call import with_tunnel
 from tunnel.node.waits import release_dropped
 from tunnel.routing.route import Route
-from tunnel.services.base import checked_name
+from tunnel.services.names import checked_name
 
 if TYPE_CHECKING:
     from tunnel.node.context import NodeContext
