@@ -24,7 +24,7 @@ from tunnel.config.kinds import parse_size
 from tunnel.geometry import GEOMETRIES, Geometry
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.query.request import SERVED_MODES
-from tunnel.routing.route import choose_route
+from tunnel.routing.draw_route import choose_route
 
 KEYS = {
     "ok", "peers", "hops", "mode", "profile", "engine", "link_policy", "query_bytes", "reply_bytes",

@@ -23,7 +23,7 @@ from tunnel.client.file_ends import PathTarget
 from tunnel.directory import StaticDirectory
 from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services import Files, Services
-from tunnel.services.file_store import Download
+from tunnel.services.files import Download
 
 CONTENT = os.urandom(700_000)
 
@@ -209,7 +209,7 @@ def test_a_full_disk_is_named_with_what_to_do(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tunnel.services.file_store.os.pwrite", full)
+        patch.setattr("tunnel.services.files.os.pwrite", full)
         assert served.get(name="f") == 1
     shown = capsys.readouterr().err
     assert "No space left on device" in shown

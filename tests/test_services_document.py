@@ -21,7 +21,7 @@ from tunnel.services.file_requests import (
     FileStatus,
     Operation,
 )
-from tunnel.services.file_store import _STALLED_S
+from tunnel.services.files import _STALLED_S
 from tunnel.services.names import MAX_FILE_NAME_BYTES, MAX_NAME_BYTES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "services.md").read_text(encoding="utf-8")

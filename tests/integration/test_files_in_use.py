@@ -32,7 +32,7 @@ from tunnel.services import (
     save_attachments,
 )
 from tunnel.services.file_requests import FileReply
-from tunnel.services.file_store import FileStore, StoreRefused
+from tunnel.services.files import FileStore, StoreRefused
 
 CONTENT = os.urandom(3_000_000)
 OTHER = os.urandom(1_000)

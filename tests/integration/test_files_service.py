@@ -22,19 +22,10 @@ from tunnel.client import FilesClient, get, list_files, put
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, FilesError, LocalTunnelError
 from tunnel.node.links.link_table import LinkTable
-from tunnel.services import (
-    Echo,
-    Files,
-    FilesSettings,
-    FileStatus,
-    InnerService,
-    Query,
-    Reply,
-    Services,
-    file_store,
-)
+from tunnel.services import Echo, Files, FilesSettings, FileStatus, InnerService, Query, Reply, Services
+from tunnel.services import files as file_store
 from tunnel.services.file_requests import REPLY_BYTES, FileEntry, FileReply, FileRequest, Operation
-from tunnel.services.file_store import FileStore, StoreRefused
+from tunnel.services.files import FileStore, StoreRefused
 from tunnel.services.partial_file import PartialFile
 
 CONTENT = os.urandom(1_500_000)

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tunnel.errors import LocalTunnelError
-from tunnel.services import FilesSettings, FileStatus, file_store
-from tunnel.services.file_store import FileStore, StoreRefused, Upload
+from tunnel.services import FilesSettings, FileStatus
+from tunnel.services import files as file_store
+from tunnel.services.files import FileStore, StoreRefused, Upload
 from tunnel.services.names import file_name
 
 CONTENTS = [bytes([number]) * size for number, size in enumerate((0, 1, 50, 400, 700))]

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tunnel.routing.route
+import tunnel.routing.draw_route
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, PYCRYPTODOME, make_keys
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import offered_profiles
-from tunnel.routing.route import Purpose, Route, best_profile, choose_other_route, choose_route
+from tunnel.routing.draw_route import choose_route
+from tunnel.routing.route import Purpose, Route, best_profile
 
 ALICE, BOB = b"A" * 32, b"B" * 32
 
@@ -70,7 +71,7 @@ def test_a_seed_repeats_the_choice_whatever_the_order_of_the_directory() -> None
 
 
 def test_by_default_the_system_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(tunnel.routing.route._SYSTEM, random.SystemRandom)
+    assert isinstance(tunnel.routing.draw_route._SYSTEM, random.SystemRandom)
     assert len({choose(PEERS, 10).proxies for _ in range(5)}) == 5
 
 
@@ -116,7 +117,10 @@ def test_another_route_shares_no_proxy_but_the_neighbour(hops: int, seed: int) -
     rng = random.Random(seed)
     query = Route(tuple(IDS[2:6]), IDS[1])
     for last in (None, IDS[2]):
-        back = choose_other_route(CROWD, query, origin=IDS[0], hops=hops, profile_byte=1, last=last, rng=rng)
+        back = choose_route(
+            CROWD, origin=IDS[1], destination=IDS[0], hops=hops, profile_byte=1, last=last,
+            avoid={*query.proxies} - {last}, rng=rng,
+        )  # fmt: skip
         assert back.destination == IDS[0]
         assert set(back.proxies) & set(query.proxies) <= {last}
         assert not {IDS[0], IDS[1]} & set(back.proxies)
@@ -125,7 +129,7 @@ def test_another_route_shares_no_proxy_but_the_neighbour(hops: int, seed: int) -
 def test_ways_back_that_cannot_be_chosen() -> None:
     query = Route(tuple(IDS[2:6]), IDS[1])
     with pytest.raises(BadRoute):
-        choose_other_route(CROWD, query, origin=IDS[0], hops=7, profile_byte=1)
+        choose_route(CROWD, origin=IDS[1], destination=IDS[0], hops=7, profile_byte=1, avoid=query.proxies)
     for last in (IDS[0], IDS[1]):
         with pytest.raises(BadRoute):
             choose_route(CROWD, origin=IDS[1], destination=IDS[0], hops=2, profile_byte=1, last=last)

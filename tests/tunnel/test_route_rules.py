@@ -20,10 +20,10 @@ from tunnel.identity.descriptor import Address, Descriptor, OnionKeyInfo
 from tunnel.identity.keys import EPOCH_S
 from tunnel.onion.header import clock_text
 from tunnel.routing.addresses import LOCAL, PUBLIC, AddressRules
-from tunnel.routing.draw_route import RouteProvider, _is_this_host
+from tunnel.routing.draw_route import RouteProvider, _is_this_host, choose_route
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
-from tunnel.routing.route import Route, choose_route
+from tunnel.routing.route import Route
 
 ALICE, BOB = b"A" * 32, b"B" * 32
 PROFILE = Profile(DEFAULT)

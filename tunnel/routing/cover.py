@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
-from tunnel.routing.route import Route, choose_route
+from tunnel.routing.draw_route import choose_route
+from tunnel.routing.route import Route
 
 __all__ = ["CoverPlan", "QuerySample", "draw_cover", "draw_gap_s"]
 

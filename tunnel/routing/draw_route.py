@@ -1,9 +1,16 @@
-"""Draws this node's routes: joins the directory, the guards and what is known of the peers.
+"""Draws this node's routes: from the directory, the guards, and the back-off of its peers.
 
-A route avoids peers that have failed lately, unless there are too few others: then one that failed may serve
-again, which is better than no route. Routes of a network declared local know no guards and no owners: all its
-addresses are of one network, and nobody is hidden from. In no network is a node of this node's own owner a
-proxy: who watches that owner's machines would see both sides of it. Source: docs/routes.md.
+    RouteProvider.route         Alice's proxies to Bob; the first is a guard
+    RouteProvider.other_route   a reply path that shares no proxy with the query; the last is a guard
+    choose_route                the draw itself: a pure function of descriptors and a generator
+
+1. Peers that failed lately are avoided. If too few others remain, they return one by one, those with the
+   fewest failures first: any route is better than none.
+2. Nodes of this node's owner are never proxies, in any network: an observer of the owner's machines would see
+   both sides of such a proxy.
+3. A local network has no guards and no owners: all its addresses are in one network.
+
+Source: docs/routes.md, "How a route is drawn".
 """
 
 from __future__ import annotations
@@ -13,44 +20,45 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Final
 
 from tunnel.codes import short
 from tunnel.directory import Directory
-from tunnel.errors import BadRoute
+from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor
-from tunnel.routing.addresses import AddressRules
+from tunnel.identity.descriptor import Descriptor, short
+from tunnel.onion.header import clock_text
+from tunnel.routing.addresses import LOCAL, AddressRules
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
-from tunnel.routing.route import Purpose, Route, best_profile, choose_other_route, choose_route
+from tunnel.routing.route import Purpose, Route, best_profile
 
-__all__ = ["LARGE_BYTES", "RouteProvider"]
+__all__ = ["LARGE_BYTES", "RouteProvider", "choose_route"]
 
 _SYSTEM: Final = random.SystemRandom()
-# From here on the larger geometry pays, whatever the reply's length is; below, nothing says how long that is.
 LARGE_BYTES: Final = 1 << 20
-# So many peers that failed are taken back one by one, those that failed least first; then all of them.
-_MOST_STEPS: Final = 32
-# Addresses of this machine change when it moves to another network.
-_HOST_KNOWN_S: Final = 60
-_ELSEWHERE: Final = "192.0.2.1"  # for documentation: no machine's own
+"""Content of this length takes the bulk geometry. Shorter content does not decide: the reply may be long."""
+_MOST_STEPS: Final = 32  # backed-off peers that return one by one; after that all return together
+_HOST_KNOWN_S: Final = 60  # this machine's addresses change when it moves to another network
+_ELSEWHERE: Final = "192.0.2.1"  # reserved for documentation: no machine has it
 
 
 class RouteProvider:
-    """Routes of one node. May be called from any thread.
+    """Routes of one node. Any thread may call it.
 
     Args:
-        directory: who there is.
-        peers: who failed lately.
-        own_id: this node. own: other nodes of its owner; family: the one that they have in common. None of
-            them is ever a proxy, nor is a node at an address of this machine (loopback does not count).
-        rules: which addresses may be dialled, and who counts as one owner.
-        guards: that routes begin with; None: with any node.
-        wall_clock: for the guards, whose times outlive the process, and for the peers' keys.
-        rng: a seeded one for tests only.
+        directory: the known nodes.
+        peers: their failures and back-off.
+        own_id: this node's id.
+        own, family: ids and common family of further nodes of its owner. They are never proxies, and neither
+            are nodes at an address of this machine other than loopback.
+        rules: which addresses may be dialled, and which nodes count as one owner's.
+        guards: None: any node may be the first proxy.
+        wall_clock: for guards, which outlive the process, and for the peers' keys.
+        rng: a seeded generator, for tests only.
     """
 
     def __init__(
@@ -80,14 +88,14 @@ class RouteProvider:
 
     @property
     def guards(self) -> bytes | None:
-        """The state of the guards, for the next run; None: there are none."""
+        """The state of the guards, for the next run; None: this node uses no guards."""
         if self._guards is None:
             return None
         with self._lock:
             return self._guards.to_bytes()
 
     def draw_hops(self, hops: int, bias: int) -> int:
-        """A route's length: `hops`, and up to `bias` more."""
+        """The length of a route: `hops` plus a random number up to `bias`."""
         return hops + self._rng.randrange(bias + 1)
 
     def route(
@@ -103,40 +111,13 @@ class RouteProvider:
         """Draw a route of `hops` proxies to `destination`.
 
         Args:
-            last: see `tunnel.routing.route.choose_route`.
-            avoid: nodes that are no proxies of it, whatever else.
-            rng: for demonstrations, whose route is to be the same each time: a plain draw of the others.
+            last: the last proxy, see `choose_route`. With one hop it takes the place of the guard.
+            avoid: nodes that are never proxies of this route.
+            rng: a seeded generator, for repeatable demonstrations: a plain draw, without guards and back-off.
         Raises:
-            BadRoute: too few nodes; says how many are missing and why.
+            BadRoute: too few nodes; states how many are missing and why.
         """
-        peers, now_s = self._directory.sample(), self._wall_clock()
-        own = self.own_among(peers)
-        if rng is not None:
-            return choose_route(
-                peers, origin=self._own_id, destination=destination, hops=hops, profile_byte=profile.byte,
-                last=last, avoid=frozenset(avoid) - {last}, own=own, now_s=now_s, rng=rng,
-            )  # fmt: skip
-
-        def draw(avoid: frozenset[bytes]) -> Route:
-            return choose_route(
-                peers,
-                origin=self._own_id,
-                destination=destination,
-                hops=hops,
-                profile_byte=profile.byte,
-                # A single place is the neighbour's that the caller asks for.
-                first=self._guard(
-                    peers, profile, {destination, *own, *avoid}, destination, hops - (last is not None)
-                ),
-                last=last,
-                avoid=avoid - {last},
-                own=own,
-                now_s=now_s,
-                rules=self._rules,
-                rng=self._rng,
-            )
-
-        return self._draw(draw, avoid)
+        return self._draw(destination, hops, profile, last, avoid, rng, is_reply=False)
 
     def other_route(
         self,
@@ -148,42 +129,21 @@ class RouteProvider:
         avoid: Collection[bytes] = (),
         rng: random.Random | None = None,
     ) -> Route:
-        """Draw a way back from Bob to this node, without any proxy of the query's.
+        """Draw a reply path from Bob to this node that shares no proxy with the query (mode `other-route`).
 
-        Its last proxy is a guard as well: it sees this node's address as the first one of a query does.
+        Its last proxy is a guard, because it sees this node's address.
 
         Args:
             hops: by default as many as the query's.
-            last, avoid, rng: as for `route`.
+            last: the last proxy instead of a guard; it may be on the query's route.
+            avoid, rng: as for `route`.
         Raises:
             BadRoute: too few nodes.
         """
-        peers, now_s = self._directory.sample(), self._wall_clock()
-        own = self.own_among(peers)
         hops = len(query.proxies) if hops is None else hops
-        if rng is not None:
-            return choose_other_route(
-                peers, query, origin=self._own_id, hops=hops, profile_byte=profile.byte,
-                last=last, avoid=avoid, own=own, now_s=now_s, rng=rng,
-            )  # fmt: skip
-
-        def draw(avoid: frozenset[bytes]) -> Route:
-            neither = {*query.nodes, *own, *avoid}
-            return choose_other_route(
-                peers,
-                query,
-                origin=self._own_id,
-                hops=hops,
-                profile_byte=profile.byte,
-                last=last or self._guard(peers, profile, neither, query.destination, hops),
-                avoid=avoid,
-                own=own,
-                now_s=now_s,
-                rules=self._rules,
-                rng=self._rng,
-            )
-
-        return self._draw(draw, avoid)
+        return self._draw(
+            query.destination, hops, profile, last, {*avoid, *query.proxies}, rng, is_reply=True
+        )
 
     def profile(
         self,
@@ -191,14 +151,14 @@ class RouteProvider:
         content_bytes: int | None = None,
         purpose: Purpose | None = None,
     ) -> Profile | None:
-        """The best profile that all nodes of the ways of a query or tunnel offer.
+        """The best profile that all nodes of the routes of a query or tunnel offer.
 
         Args:
-            routes: the query's, and those back, whose destination (this node) is left out of account.
-            content_bytes: of the query; None: not known beforehand.
-            purpose: None: bulk for much content, else mixed.
+            routes: the query's route and the reply paths, which end at this node.
+            content_bytes: length of the query; None: unknown.
+            purpose: by default bulk for content of `LARGE_BYTES` or more, otherwise mixed.
         Returns:
-            None where a node is not in the directory, or no profile is offered by all.
+            None if a node is not in the directory.
         Raises:
             ProfileError: no profile that holds the longest route is offered by all.
         """
@@ -210,21 +170,21 @@ class RouteProvider:
         return best_profile(found, content_bytes if is_large else None, longest, purpose=purpose)
 
     def check(self, route: Route) -> None:
-        """That a route of the caller's own choice passes none of the owner's nodes.
+        """Check that a route chosen by the caller does not pass a known node of this node's owner.
 
         Raises:
-            BadRoute: it does; its first proxy would see this node's address and be this node's machine.
+            BadRoute: it does.
         """
         for node_id in route.proxies:
             if node_id in self._own:
                 whose = "this node itself" if node_id == self._own_id else "another node of its owner"
                 raise BadRoute(
-                    f"proxy {short(node_id)} of the route is {whose}, which hides nothing: leave it out"
+                    f"proxy {short(node_id)} of the route is {whose}, which hides nothing: remove it"
                 )
 
     def own_among(self, peers: Iterable[Descriptor]) -> frozenset[bytes]:
-        """The nodes of this node's owner, as far as they can be known: itself, those that it was given, its
-        family, and those at an address of this machine."""
+        """Known nodes of this node's owner: itself, the configured ones, its family, and nodes at an address
+        of this machine."""
         minute, family = int(time.monotonic()) // _HOST_KNOWN_S, self._family
         return self._own.union(
             peer.node_id
@@ -233,85 +193,266 @@ class RouteProvider:
             or any(_is_this_host(address.host, minute) for address in peer.addresses)
         )
 
-    # -- parts -----------------------------------------------------------------------------------------
+    # -- the draw --------------------------------------------------------------------------------------
 
-    def _lookup(self, node_ids: Iterable[bytes]) -> list[Descriptor] | None:
-        """The descriptors of these nodes, but this one; None: one is not in the directory."""
-        known = [self._directory.lookup(node_id) for node_id in {*node_ids} - {self._own_id}]
-        found = [descriptor for descriptor in known if descriptor is not None]
-        return found if len(found) == len(known) else None
+    def _draw(
+        self,
+        far: bytes,
+        hops: int,
+        profile: Profile,
+        last: bytes | None,
+        avoid: Collection[bytes],
+        rng: random.Random | None,
+        *,
+        is_reply: bool,
+    ) -> Route:
+        """Draw a route between this node and `far`, whose other end it is: towards it, or back (`is_reply`).
 
-    def _draw(self, draw: Callable[[frozenset[bytes]], Route], avoid: Collection[bytes]) -> Route:
-        """Without the peers that failed lately, or else with as few of them as it takes."""
+        Raises:
+            BadRoute: too few nodes.
+        """
+        peers, now_s = self._directory.sample(), self._wall_clock()
+        own = self.own_among(peers)
+        origin, destination = (far, self._own_id) if is_reply else (self._own_id, far)
+        choose = partial(
+            choose_route,
+            peers,
+            origin=origin,
+            destination=destination,
+            hops=hops,
+            profile_byte=profile.byte,
+            own=own,
+            now_s=now_s,
+        )
+        if rng is not None:
+            return choose(last=last, avoid=frozenset(avoid) - {last}, rng=rng)
+
+        def attempt(avoid: frozenset[bytes]) -> Route:
+            first, end = None, last
+            excluded = {far, *own, *avoid}
+            if not is_reply:
+                first = self._guard(peers, profile, excluded, far, hops - (last is not None))
+            elif last is None:
+                end = self._guard(peers, profile, excluded, far, hops)
+            return choose(first=first, last=end, avoid=avoid - {last}, rules=self._rules, rng=self._rng)
+
         never = frozenset(avoid)
-        resting = self._peers.backed_off()
-        for released in range(min(len(resting), _MOST_STEPS)):
+        for backed_off in self._fewer_and_fewer():
             try:
-                return draw(never.union(resting[released:]))
+                return attempt(never.union(backed_off))
             except BadRoute:
                 continue
-        return draw(never)
+        return attempt(never)
+
+    def _fewer_and_fewer(self) -> Iterator[list[bytes]]:
+        """The backed-off peers, each time without the one that failed least."""
+        backed_off = self._peers.backed_off()
+        for released in range(min(len(backed_off), _MOST_STEPS)):
+            yield backed_off[released:]
 
     def _guard(
         self,
         peers: Collection[Descriptor],
         profile: Profile,
-        neither: Collection[bytes],
-        other_end: bytes,
+        excluded: Collection[bytes],
+        far: bytes,
         places: int,
     ) -> bytes | None:
-        """A guard that can be next to this node on a way whose other end is `other_end`.
+        """A guard for a route whose other end is `far`; None: no guards in use, or no place for one.
 
         Raises:
-            BadRoute: none can, and no more may be drawn.
+            BadRoute: no guard is usable, and no more may be drawn.
         """
         if self._guards is None or places < 1:
             return None
         now_s = self._wall_clock()
         own = self.own_among(peers)
-        may_be = [peer for peer in peers if peer.node_id not in own and self._may_be_guard(peer, now_s)]
-        far = self._directory.lookup(other_end)
-        foreign = frozenset[bytes]() if far is None else self._rules.owners(far)
+        eligible = [peer for peer in peers if peer.node_id not in own and self._may_be_guard(peer, now_s)]
+        far_end = self._directory.lookup(far)
+        far_owners = frozenset[bytes]() if far_end is None else self._rules.owners(far_end)
         usable = {
             peer.node_id
-            for peer in may_be
-            if peer.node_id not in neither
+            for peer in eligible
+            if peer.node_id not in excluded
             and peer.offers(profile)
             and peer.obstacle(now_s) is None
-            and not self._rules.owners(peer) & foreign
+            and not self._rules.owners(peer) & far_owners
         }
         with self._lock:
             guard = self._guards.choose(
-                may_be, usable, now_s=self._steady_s(), rules=self._rules, rng=self._rng
+                eligible, usable, now_s=self._steady_s(), rules=self._rules, rng=self._rng
             )
         if guard is None:
             raise BadRoute(
                 f"no node can be the first proxy now: this node has {len(self._guards)} guards, and "
-                f"{len(may_be)} nodes of the directory could be guards",
+                f"{len(eligible)} nodes of the directory could be guards",
                 hint="add peers, besides the destination, at addresses that this network may dial",
             )
         return guard
 
-    def _steady_s(self) -> float:
-        """The wall clock of the start, and what has passed since: one that jumps ahead for a moment is not to
-        end the guards of months."""
-        return self._began_s + self._peers.now_s()
-
     def _may_be_guard(self, peer: Descriptor, now_s: float) -> bool:
         return not peer.unlisted and peer.expiry > now_s and bool(self._rules.dialable(peer.addresses))
+
+    def _steady_s(self) -> float:
+        """The wall clock of the start plus elapsed time: a clock that jumps ahead for a moment must not end
+        guards that are meant to stay for months."""
+        return self._began_s + self._peers.now_s()
+
+    def _lookup(self, node_ids: Iterable[bytes]) -> list[Descriptor] | None:
+        """The descriptors of these nodes except this one; None: one is not in the directory."""
+        known = [self._directory.lookup(node_id) for node_id in {*node_ids} - {self._own_id}]
+        found = [descriptor for descriptor in known if descriptor is not None]
+        return found if len(found) == len(known) else None
+
+
+def choose_route(
+    peers: Iterable[Descriptor],
+    *,
+    origin: bytes,
+    destination: bytes,
+    hops: int,
+    profile_byte: int,
+    first: bytes | None = None,
+    last: bytes | None = None,
+    avoid: Collection[bytes] = (),
+    own: Collection[bytes] = (),
+    now_s: float | None = None,
+    rules: AddressRules = LOCAL,
+    rng: random.Random | None = None,
+) -> Route:
+    """Draw a route of `hops` different proxies among the listed peers that offer the profile.
+
+    Args:
+        peers: the directory's descriptors.
+        origin, destination: never proxies.
+        first: the first proxy (a guard), listed or not, if there is room for it beside `last`.
+        last: the last proxy, listed or not, if there are any proxies. A client that does not listen ends each
+            reply path with a neighbour to which it keeps a link.
+        avoid: further nodes that are not drawn.
+        own: further nodes of the caller's owner: never proxies, not even as `first` or `last`.
+        now_s: the wall clock: peers without an onion key for this time are excluded. None: keys of any time.
+        rules: which nodes count as one owner's: the same network (/16 of IPv4, /32 of IPv6) or family. An
+            owner gets at most one place of a route, the destination's owner none. The default, a local
+            network, has no owners.
+        rng: a seeded generator makes the draw repeatable, for demonstrations only: it reveals the route.
+    Raises:
+        BadRoute: fewer peers than hops; states how many there are, and why others are excluded.
+    """
+    own = {*own, origin}
+    ends = _ends(first, last, hops)
+    if {destination, *own, *avoid} & set(ends):
+        raise BadRoute("the node that the route is to begin or end with is excluded from this route")
+    known = sorted(peers, key=lambda peer: peer.node_id)
+    others = [peer for peer in known if peer.node_id not in {origin, destination, *ends}]
+    obstacles = [_obstacle(peer, profile_byte, own, avoid, now_s) for peer in others]
+    candidates = [peer for peer, obstacle in zip(others, obstacles, strict=True) if obstacle is None]
+    wanted = hops - len(ends)
+    rng = rng or _SYSTEM
+    if rules.is_local:
+        ids = [peer.node_id for peer in candidates]
+        middle = rng.sample(ids, wanted) if 0 <= wanted <= len(ids) else ids
+    else:
+        fixed = {*ends, destination}
+        taken = {owner for peer in known if peer.node_id in fixed for owner in rules.owners(peer)}
+        middle = _draw_apart(candidates, wanted, rules, taken, rng)
+    if hops < 0 or len(middle) < wanted:
+        reasons = Counter(obstacle for obstacle in obstacles if obstacle is not None)
+        reasons["of one network or family with another"] = len(candidates) - len(middle)
+        raise _too_few(hops, len(ends) + len(middle), profile_byte, +reasons, _clock_note(others, now_s))
+    head = (first,) if first is not None and first in ends and first != last else ()
+    tail = (last,) if last is not None and last in ends else ()
+    return Route((*head, *middle, *tail), destination)
+
+
+def _ends(first: bytes | None, last: bytes | None, hops: int) -> tuple[bytes, ...]:
+    """Those of the two that the route has room for."""
+    ends = () if last is None or hops < 1 else (last,)
+    return (first, *ends) if first is not None and first != last and hops > len(ends) else ends
+
+
+def _obstacle(
+    peer: Descriptor,
+    profile_byte: int,
+    own: Collection[bytes],
+    avoid: Collection[bytes],
+    now_s: float | None,
+) -> str | None:
+    """Why a peer cannot be a proxy, as text for a user; None: it can."""
+    if peer.node_id in own:
+        return "of the same owner as this node"
+    if peer.node_id in avoid:
+        return "to be avoided"
+    if peer.unlisted:
+        return "unlisted"
+    if profile_byte not in peer.profiles:
+        return "without the profile"
+    return None if now_s is None else peer.obstacle(now_s)
+
+
+def _draw_apart(
+    candidates: Sequence[Descriptor], count: int, rules: AddressRules, taken: set[bytes], rng: random.Random
+) -> list[bytes]:
+    """Draw one after the other, each uniformly among the peers that share no owner with an earlier one."""
+    left = list(candidates)
+    drawn: list[bytes] = []
+    while left and len(drawn) < count:
+        index = rng.randrange(len(left))
+        left[index], left[-1] = left[-1], left[index]
+        peer = left.pop()
+        owners = rules.owners(peer)
+        if not owners & taken:
+            taken |= owners
+            drawn.append(peer.node_id)
+    return drawn
+
+
+def _too_few(hops: int, available: int, profile_byte: int, reasons: Counter[str], clock: str) -> BadRoute:
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    excluded = f" (excluded: {listed})" if listed else ""
+    return BadRoute(
+        f"a route of {hops} proxies needs as many peers besides its two ends; the directory has {available} "
+        f"that offer profile {_profile_name(profile_byte)}, {hops - available} too few{excluded}{clock}",
+        hops=hops,
+        available=available,
+        hint="set this machine's clock, or get newer descriptors of the peers" if clock else "",
+    )
+
+
+def _profile_name(byte: int) -> str:
+    try:
+        return Profile.from_byte(byte).name
+    except ProfileError:
+        return f"0x{byte:02x}"
+
+
+def _clock_note(others: Sequence[Descriptor], now_s: float | None) -> str:
+    """If most peers have no key for now, this clock may be wrong: both times, for the user."""
+    if now_s is None:
+        return ""
+    timely = [peer.obstacle(now_s) for peer in others]
+    if 2 * timely.count(None) >= len(timely):
+        return ""
+    keys = [(key.not_before, min(peer.expiry, key.not_after)) for peer in others for key in peer.onion_keys]
+    if not keys:
+        return ""
+    return (
+        f". This machine's clock shows {clock_text(now_s)}; the keys of these peers are for "
+        f"{clock_text(min(start for start, _ in keys))} to {clock_text(max(end for _, end in keys))}: "
+        "is this clock wrong, or are the descriptors old?"
+    )
 
 
 @lru_cache(16_384)
 def _is_this_host(host: str, minute: int) -> bool:
-    """Whether an address is one of this machine's own, loopback apart: that is everybody's.
+    """Whether this machine has the address. Loopback does not count: every machine has it.
 
     Args:
-        minute: any number that changes when it is to be found out again.
+        minute: part of the cache's key: the answer is looked up again when it changes.
     """
     address = ipaddress.ip_address(host)
     if address.is_loopback or address.is_unspecified:
         return False
-    # Where programs may bind what the machine has not, this says nothing.
+    # Some systems let programs bind addresses that the machine does not have; there a bind proves nothing.
     return _can_bind(host) and not _can_bind(_ELSEWHERE)
 
 
