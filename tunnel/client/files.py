@@ -51,7 +51,7 @@ from tunnel.services.file_requests import (
     FileStatus,
     Operation,
 )
-from tunnel.services.files import BATCH_BYTES
+from tunnel.services.files import BATCH_BYTES, until_done
 from tunnel.services.names import checked_file_name
 
 __all__ = ["Fetched", "FileProgress", "FilesClient", "Stored", "get", "list_files", "put"]
@@ -151,7 +151,7 @@ class FilesClient:
             name = Path(source).name
         name = checked_file_name(name)
         with closing((yield RunInThread(SourceFile, source))) as file:
-            yield from _all(file.prepare)
+            yield from until_done(file.prepare)
             put = _Put(self, file, name, progress)
             yield from self._try(put.attempt)
             return Stored(name, file.size, file.digest, put.sent_bytes, put.attempts)
@@ -180,7 +180,7 @@ class FilesClient:
         """
         name = checked_file_name(name)
         with closing((yield RunInThread(_target, target, name, replace))) as file:
-            yield from _all(file.prepare)
+            yield from until_done(file.prepare)
             get = _Get(self, file, name, progress, limit_bytes)
             yield from self._try(get.attempt)
             return Fetched(name, file.size, file.digest, get.received_bytes, get.attempts)
@@ -292,7 +292,7 @@ class _Put:
                 if error.status is FileStatus.DIGEST:
                     # Either the other end held something else of it, and another attempt helps, or the file
                     # has changed here and none does.
-                    yield from _all(file.verifier())
+                    yield from until_done(file.verifier())
                 raise
             yield from reply.result()
         if head.digest != file.digest or head.offset != file.size:
@@ -424,12 +424,6 @@ def _target(target: str | Path | BinaryIO, name: str, replace: bool) -> FileTarg
         return ObjectTarget(target)
     path = Path(target)
     return PathTarget(path / name if path.is_dir() else path, replace=replace)
-
-
-def _all(step: Callable[[], bool]) -> Service[None]:
-    """Call a blocking function in a thread until it says that it is done; others get their turn between."""
-    while not (yield RunInThread(step)):
-        pass
 
 
 def _no_progress(done: int, size: int) -> None:

@@ -1,7 +1,7 @@
-"""The interface of inner services, the services `Echo`, `Ping` and `Services`, and the rules for names.
+"""The interface of inner services, and the services `Echo`, `Ping` and `Services`.
 
-An inner service is a generator that reads a query stream and may write a reply stream. Both have any length,
-and the reply may begin before the query ends:
+An inner service is a generator that reads a query stream and may write a reply stream. Both can have any
+length, and the reply may begin before the query ends:
 
     class Upper(InnerService):
         def handle(self, query, reply):
@@ -10,15 +10,9 @@ and the reply may begin before the query ends:
 
 A plain function with the same two arguments works too: `Node(..., service=upper)`.
 
-`Services` serves several services by name. A message starts with the name of its service: its length (one
-byte, 1 to 120), then the name. A sub-stream of an established tunnel has the name as its target (kind
+`Services` offers several services by name. A message starts with the name of its service: one byte with its
+length, 1 to 120, then the name. A sub-stream of an established tunnel has the name as its target (kind
 SERVICE). Source: docs/services.md, "Services".
-
-Service names are ASCII letters, digits, "-", "_" and ".", without a leading dot, because people type them and
-put them into configurations. Files and attachments keep their names ("日本語.txt", "my résumé (1).txt",
-".bashrc"), in UTF-8 and NFC on the wire, so that é has one form. Refused are names that a folder cannot hold
-("/", NUL, ".", ".."), that change the display of a terminal (control characters, line separators, direction
-marks), and those of unfinished files (".….part"). A name from a peer is thus never a path, and safe to print.
 """
 
 from __future__ import annotations
@@ -53,10 +47,10 @@ __all__ = [
 
 
 class PieceReader:
-    """Reads fixed layouts from pieces of any length: a query, a reply, a message.
+    """Reads fixed layouts from a stream of pieces of any length.
 
     Args:
-        read: a service that returns the next bytes, b"" at the end, such as `query.read`.
+        read: returns the next bytes, b"" at the end, such as `query.read`.
     """
 
     def __init__(self, read: Callable[[], Generator[Any, Any, bytes]]) -> None:
@@ -64,7 +58,7 @@ class PieceReader:
         self._held = b""
 
     def exactly(self, count: int) -> Generator[Any, Any, bytes]:
-        """Exactly `count` bytes. Raises MalformedMessage: the content ends before."""
+        """Exactly `count` bytes. Raises MalformedMessage: the content ends earlier."""
         while len(self._held) < count:
             more = yield from self._read()
             if not more:
@@ -81,8 +75,8 @@ class PieceReader:
         return (yield from self._read())
 
     def batches(self, size: int) -> Callable[[], Generator[Any, Any, bytes]]:
-        """A service that gives pieces of at least `size` bytes, but for the last: for threads and disks,
-        which cost by the call."""
+        """A function that returns pieces of at least `size` bytes, except the last: for threads and disks,
+        where each call has a fixed cost."""
 
         def batch() -> Generator[Any, Any, bytes]:
             pieces: list[bytes] = []
@@ -99,10 +93,11 @@ class Query(Protocol):
     """The content of one query."""
 
     def read(self) -> Generator[Any, Any, bytes]:
-        """The next bytes of the content, at least one; b"" at its end, and only there.
+        """The next bytes of the content; b"" only at its end.
 
         Raises:
-            PeerError: the frame broke off, was reset, or does not open. Let it through: the node reports it.
+            PeerError: the frame broke off, was reset, or fails authentication. Do not catch it: the node
+                reports it.
         """
         ...
 
@@ -112,64 +107,64 @@ class Reply(Protocol):
 
     @property
     def is_possible(self) -> bool:
-        """False in mode `none`: what is written is counted and dropped."""
+        """False in mode `none`: written bytes are counted and dropped."""
         ...
 
     def write(self, data: bytes) -> Generator[Any, Any, None]:
-        """Send bytes of the answer; waits while the way back is full. Bytes leave in whole chunks.
+        """Send bytes of the reply, in whole chunks. Waits while the reply path is full.
 
         Raises:
-            PeerError: the way back broke. Let it through: the node reports it.
+            PeerError: the reply path broke. Do not catch it: the node reports it.
         """
         ...
 
     def flush(self) -> Generator[Any, Any, None]:
-        """Send what is written so far, in a chunk that is padded where it is not full."""
+        """Send all bytes written so far, in a padded chunk if necessary."""
         ...
 
     def end(self) -> Generator[Any, Any, None]:
-        """End this reply now; the query can still be read. A service that returns ends its reply as well.
+        """End this reply; the query can still be read. A service that returns ends its reply too.
 
-        Its reader sees the end behind all that was written. A `write` after it is a LocalTunnelError.
+        The reader sees the end after all written bytes. A later `write` is a LocalTunnelError.
 
         Raises:
-            PeerError: the way back broke. Let it through: the node reports it.
+            PeerError: the reply path broke. Do not catch it: the node reports it.
         """
         ...
 
     @property
     def remaining(self) -> int:
-        """How many replies may follow this one: the query was sent for so many (`Node.query`, `replies`)."""
+        """How many replies may follow this one; the asking node sets it (`replies` of `Node.query`)."""
         ...
 
     def next(self) -> Generator[Any, Any, None]:
         """End this reply, wait until it has arrived, and begin the next one.
 
-        Those that a service does not begin are sent empty, so that the one who asked need not wait for them.
+        Replies that a service does not begin are sent empty, so that the asking node need not wait for them.
 
         Raises:
-            LocalTunnelError: none remains. PeerError: the way back broke; let it through.
+            LocalTunnelError: none remains. PeerError: the reply path broke; do not catch it.
         """
         ...
 
 
 class Tunnel(Protocol):
-    """An established tunnel, as a service sees it; see `tunnel.node.tunnels.tunnel.NodeTunnel`."""
+    """The service's end of an established tunnel."""
 
     def send(self, message: bytes) -> Generator[Any, Any, None]:
         """Send one whole message."""
         ...
 
     def receive(self, limit_bytes: int = 1 << 20) -> Generator[Any, Any, bytes | None]:
-        """Wait for one whole message. None: the other end sends no more."""
+        """Wait for one whole message. None: the other end has stopped sending."""
         ...
 
     def next_message(self) -> Generator[Any, Any, bool]:
-        """Wait for the next message. False: the other end sends no more."""
+        """Wait for the next message. False: the other end has stopped sending."""
         ...
 
     def read(self, limit_bytes: int = 65_536) -> Generator[Any, Any, bytes]:
-        """Read from the message; b"" at its end."""
+        """The next bytes of the message; b"" at its end."""
         ...
 
     def write(self, data: bytes) -> Generator[Any, Any, None]:
@@ -177,7 +172,7 @@ class Tunnel(Protocol):
         ...
 
     def flush(self) -> Generator[Any, Any, None]:
-        """Let what was written leave now."""
+        """Send all bytes written so far."""
         ...
 
     def end_message(self) -> Generator[Any, Any, None]:
@@ -230,40 +225,40 @@ class _TunnelReply:
 
 
 class InnerService(ABC):
-    """Handles the queries of one node; one object serves them all, each in a service of its own."""
+    """Answers the queries of one node. One object serves all of them, each in its own task."""
 
     @abstractmethod
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.
 
-        Read the query to its end before an answer that takes long: proxies end a query on which nothing moves
-        for `Limits.idle_s`. When this returns the reply is ended, and what is left of the query is read and
-        thrown away.
-        A service that neither reads nor writes for `Limits.answer_s` is ended by the node. An error that
-        leaves this generator ends the query at the other side with SERVICE_FAILED, and is logged here.
+        Read the query to its end before a long computation: proxies end a query that is idle for
+        `Limits.idle_s`. When this returns, the reply ends, and the rest of the query is discarded. The node
+        ends a service that neither reads nor writes for `Limits.answer_s`. An error that leaves this
+        generator ends the query at the asking node with SERVICE_FAILED, and is logged here.
         """
         ...
 
     def tunnel(self, tunnel: Tunnel) -> Generator[Any, Any, None]:
-        """Serve one established tunnel.
+        """Serve one established tunnel. When this returns, the tunnel is closed from this end.
 
-        Unless a service does better: each message is a query for `handle`, and its answer a message, in the
-        same order. When this returns the tunnel is closed from this end.
+        By default each message is a query for `handle`, and its reply a message, in the same order.
         """
         while (yield from tunnel.next_message()):
             query, reply = _TunnelQuery(tunnel), _TunnelReply(tunnel)
             yield from run_service(self.handle, query, reply)
-            yield from reply.end()  # first: the other end may wait for it before it ends its own message
+            # Before the rest is read: the other end may wait for the reply before it ends its message.
+            yield from reply.end()
             while (yield from query.read()):
-                pass  # what the service left unread
+                pass
 
     def find(self, name: bytes) -> InnerService:
         """The service for sub-streams of an established tunnel to a target of kind SERVICE.
 
-        It gets what the other end writes, to its end, as a query; its reply goes back on the same sub-stream.
+        Its query is what the other end writes; its reply goes back on the same sub-stream. By default a
+        service has no named services.
 
         Raises:
-            TargetNotAllowed: none has that name; unless a service does better, that is so of every name.
+            TargetNotAllowed: no service has that name.
         """
         raise TargetNotAllowed("no service of that name is here")
 
@@ -283,10 +278,10 @@ class _FunctionService(InnerService):
 
 
 def as_service(service: InnerService | ServiceFunction) -> InnerService:
-    """A service, from a service or from a function.
+    """A service from a service or a generator function.
 
     Raises:
-        TypeError: neither, an `async def`, or one that does not take a query and a reply.
+        TypeError: neither, an `async def`, or a function that does not take a query and a reply.
     """
     if isinstance(service, InnerService):
         check_function(service.handle)
@@ -362,7 +357,7 @@ def _run_checked(function: Callable[..., object], service: object) -> Generator[
 
 
 def name_of(function: Callable[..., object]) -> str:
-    """Name a function, with its file and line where it has them."""
+    """The name of a function, with file and line if known."""
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     for found in _functions_of(function):
         code = getattr(found, "__code__", None)
@@ -372,18 +367,18 @@ def name_of(function: Callable[..., object]) -> str:
 
 
 def _functions_of(function: Any) -> tuple[Any, ...]:
-    """What is behind something that can be called: a partial, a decorated function, an object."""
+    """The functions behind a callable: a partial, a decorated function, an object."""
     inner = inspect.unwrap(getattr(function, "func", function))
     return inner, inspect.getattr_static(type(inner), "__call__", None)
 
 
 def _short(value: object) -> str:
-    # Not its content, which may be of a query.
+    # Not its value: it may contain a user's data.
     return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
 class Echo(InnerService):
-    """Answers with the query's own content, chunk by chunk, in bounded memory."""
+    """Replies with the content of the query, chunk by chunk, in bounded memory."""
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         while chunk := (yield from query.read()):
@@ -394,7 +389,7 @@ PONG = b"pong"
 
 
 class Ping(InnerService):
-    """Answers b"pong" after the end of each query."""
+    """Replies b"pong" after the end of each query."""
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         while (yield from query.read()):
@@ -409,12 +404,14 @@ def service_prefix(name: str) -> bytes:
 
 
 class Services(InnerService):
-    """Hands each message, and each sub-stream, to the service that it names.
+    """Passes each message and each sub-stream to the service that it names.
+
+    Over an established tunnel each message names its service.
 
     Args:
-        named: the services. Over an established tunnel each message names its own.
+        named: the services by name.
     Raises:
-        LocalTunnelError: an invalid name. TypeError: a service that is none.
+        LocalTunnelError: an invalid name. TypeError: a value is not a service.
     """
 
     def __init__(self, named: Mapping[str, InnerService | ServiceFunction]) -> None:
@@ -431,25 +428,12 @@ class Services(InnerService):
         name = yield from reader.exactly(length)
         if not is_name(name):
             raise MalformedMessage("the message does not begin with the name of a service")
-        yield from run_service(self._find(name).handle, _Rest(reader), reply)
+        yield from run_service(self.find(name).handle, reader, reply)
 
     def find(self, name: bytes) -> InnerService:
-        """The service for sub-streams to this name."""
-        return self._find(name)
-
-    def _find(self, name: bytes) -> InnerService:
+        """The service of this name. Raises TargetNotAllowed: there is none."""
         service = self._named.get(name)
         if service is None:
-            # The name is of the peer's making: not for the log.
+            # The peer chose the name: it must not appear in the log.
             raise TargetNotAllowed("no service of that name is here")
         return service
-
-
-class _Rest:
-    """A query without the name that it began with."""
-
-    def __init__(self, reader: PieceReader) -> None:
-        self._reader = reader
-
-    def read(self) -> Generator[Any, Any, bytes]:
-        return (yield from self._reader.read())

@@ -1,7 +1,7 @@
 """Messages between the files service and its clients: fixed layouts, bytes only.
 
-Rules for changing it: describe each layout in docs/services.md first. Each `unpack` accepts exactly the
-output of `pack`. No length in a layout makes a receiver reserve memory.
+Rules for changes: describe each layout in docs/services.md first. Each `unpack` accepts exactly the output of
+`pack`. No length in a layout makes a receiver reserve memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 DIGEST_BYTES: Final = 32
 NO_DIGEST: Final = bytes(DIGEST_BYTES)
-MAX_FILE_BYTES: Final = 2**62  # far from what file systems and signed numbers cannot hold
+MAX_FILE_BYTES: Final = 2**62  # below the limits of file systems and of signed 64-bit numbers
 
 _REQUEST: Final = struct.Struct(">BBQQ32s")
 _REPLY: Final = struct.Struct(">BQQ32s")
@@ -41,60 +41,61 @@ ENTRY_HEAD_BYTES: Final = _ENTRY.size
 
 
 class Operation(IntEnum):
-    """What a request wants."""
+    """The kind of a request."""
 
-    PUT = 1  # store what follows
+    PUT = 1  # store the content that follows
     GET = 2  # send a file
-    LIST = 3  # say what there is
-    OFFER = 4  # how much of this file is here already?
+    LIST = 3  # list the files
+    OFFER = 4  # state how much of this file is already stored
 
 
 class FileStatus(IntEnum):
-    """How it went. Never the first byte of a request: an echo is no files service."""
+    """The result of a request; docs/services.md has the meanings. No request begins with one of these bytes,
+    so an echo service is not mistaken for a files service."""
 
     OK = 0x80
-    STORED = 0x81  # of an OFFER: the whole file is here
+    STORED = 0x81  # of an OFFER only
     NOT_FOUND = 0x82
-    EXISTS = 0x83  # other content has that name, and is not replaced
-    FULL = 0x84  # quota, or number of files
-    NAME = 0x85  # the name is not allowed there
-    CHANGED = 0x86  # offset or digest do not fit what is here: begin anew
-    DIGEST = 0x87  # the content does not have the digest; it was thrown away
-    SIZE = 0x88  # less or more content than was said
-    BUSY = 0x89  # the same content is just being stored, or too much at once
-    DENIED = 0x8A  # this operation is not offered
-    DISK = 0x8B  # the disk failed
+    EXISTS = 0x83
+    FULL = 0x84
+    NAME = 0x85
+    CHANGED = 0x86
+    DIGEST = 0x87
+    SIZE = 0x88
+    BUSY = 0x89
+    DENIED = 0x8A
+    DISK = 0x8B
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The status as text for a user."""
         return _STATUS_WORDS[self]
 
 
 _STATUS_WORDS = {
     FileStatus.OK: "done",
-    FileStatus.STORED: "the whole file is there already",
+    FileStatus.STORED: "the whole file is already stored there",
     FileStatus.NOT_FOUND: "there is no such file",
-    FileStatus.EXISTS: "other content has that name, and is not replaced",
-    FileStatus.FULL: "there is no room for it",
-    FileStatus.NAME: "the name is not allowed there",
-    FileStatus.CHANGED: "what is there has changed",
-    FileStatus.DIGEST: "the content that arrived has another digest",
-    FileStatus.SIZE: "the content has another size than announced",
-    FileStatus.BUSY: "the same content is being stored, or too much at once",
-    FileStatus.DENIED: "this operation is not offered there",
-    FileStatus.DISK: "the disk there failed",
+    FileStatus.EXISTS: "a different file of this name is stored there, and is not replaced",
+    FileStatus.FULL: "no room for this file there: a limit on size, total size or number of files",
+    FileStatus.NAME: "this file name is not allowed there",
+    FileStatus.CHANGED: "the file there has changed",
+    FileStatus.DIGEST: "the content arrived damaged: its digest differs",
+    FileStatus.SIZE: "the content is shorter or longer than announced",
+    FileStatus.BUSY: "the same file is being stored by another upload, or too many uploads run there",
+    FileStatus.DENIED: "this operation is not allowed there",
+    FileStatus.DISK: "the disk there failed; the log of that node has the reason",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
-    """The head of a request; what an operation does not use is zero.
+    """The head of a request; fields that the operation does not use are zero.
 
     Attributes:
-        name: of the file; LIST: the last name that is known already, or "".
-        size, digest: PUT, OFFER: of the whole file. GET: the digest of the version that is resumed.
-        offset: PUT: the content that follows begins here. GET: the reply is to.
+        name: of the file; LIST: list names after this one; may be "".
+        size, digest: PUT, OFFER: of the whole file. GET: `digest` of the version that is resumed.
+        offset: PUT: where the content that follows begins. GET: where the reply shall begin.
     """
 
     operation: Operation
@@ -104,7 +105,7 @@ class FileRequest:
     digest: bytes = NO_DIGEST
 
     def pack(self) -> bytes:
-        """As it is sent."""
+        """The bytes on the wire."""
         raw = self.name.encode("utf-8")
         return _REQUEST.pack(self.operation, len(raw), self.size, self.offset, self.digest) + raw
 
@@ -115,7 +116,7 @@ class FileRequest:
 
     @classmethod
     def unpack(cls, data: bytes) -> FileRequest:
-        """Args: data: the head and the name. Raises MalformedMessage: what `pack` does not write."""
+        """Args: data: the head and the name. Raises MalformedMessage: not the output of `pack`."""
         kind, length, size, offset, digest = _REQUEST.unpack_from(data)
         raw = data[_REQUEST.size :]
         if kind not in Operation._value2member_map_ or length != len(raw):
@@ -126,7 +127,9 @@ class FileRequest:
             raise MalformedMessage(f"a request with an invalid name of {length} bytes")
         request = cls(operation, name, size, offset, digest)
         if not request._is_consistent:
-            raise MalformedMessage(f"{operation.name} of {size} bytes from {offset}, with a field too many")
+            raise MalformedMessage(
+                f"{operation.name} of {size} bytes from {offset} uses a field that it must not"
+            )
         return request
 
     @property
@@ -144,11 +147,11 @@ class FileRequest:
 
 @dataclass(frozen=True, slots=True)
 class FileReply:
-    """The head of a reply; all but the status is zero unless it is OK or STORED.
+    """The head of a reply; after a status other than OK and STORED all fields are zero.
 
     Attributes:
         size, digest: of the whole file; LIST: `size` is the number of entries that follow.
-        offset: GET: where the content that follows begins. OFFER: how much is here. PUT: how much is stored.
+        offset: GET: where the content that follows begins. OFFER, PUT: how much is stored.
     """
 
     status: FileStatus
@@ -157,12 +160,12 @@ class FileReply:
     digest: bytes = NO_DIGEST
 
     def pack(self) -> bytes:
-        """As it is sent."""
+        """The bytes on the wire."""
         return _REPLY.pack(self.status, self.size, self.offset, self.digest)
 
     @classmethod
     def unpack(cls, data: bytes) -> FileReply:
-        """Args: data: REPLY_BYTES. Raises MalformedMessage: what `pack` does not write."""
+        """Args: data: REPLY_BYTES. Raises MalformedMessage: not the output of `pack`."""
         status, size, offset, digest = _REPLY.unpack(data)
         if status not in FileStatus._value2member_map_:
             raise MalformedMessage(
@@ -177,13 +180,13 @@ class FileReply:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a list: its name, and its size in bytes."""
+    """One file of a list, with its size in bytes."""
 
     name: str
     size: int
 
     def pack(self) -> bytes:
-        """As it is sent."""
+        """The bytes on the wire."""
         raw = self.name.encode("utf-8")
         return _ENTRY.pack(len(raw), self.size) + raw
 
@@ -194,7 +197,7 @@ class FileEntry:
 
     @classmethod
     def unpack(cls, data: bytes) -> FileEntry:
-        """Args: data: head and name. Raises MalformedMessage: what `pack` does not write."""
+        """Args: data: head and name. Raises MalformedMessage: not the output of `pack`."""
         length, size = _ENTRY.unpack_from(data)
         raw = data[_ENTRY.size :]
         name = file_name(raw)

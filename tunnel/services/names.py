@@ -1,4 +1,12 @@
-"""Names of services, files and attachments."""
+"""Names of services, files and attachments: which are allowed, and why.
+
+Service names are ASCII letters, digits, "-", "_" and ".", without a leading dot, because people type them and
+put them into configurations. Files and attachments keep their names ("日本語.txt", "my résumé (1).txt",
+".bashrc"), in UTF-8 and NFC on the wire, so that é has one form. Names are refused that a folder cannot hold
+("/", NUL, ".", ".."), that change the display of a terminal (control characters, line separators, direction
+marks), and those of unfinished files (".….part"). A name from a peer is thus never a path, and safe to print.
+Source: docs/services.md, "Services".
+"""
 
 from __future__ import annotations
 
@@ -18,10 +26,10 @@ __all__ = [
 ]
 
 MAX_NAME_BYTES: Final = 120
-"""Of a service."""
+"""Longest name of a service."""
 
 MAX_FILE_NAME_BYTES: Final = 255
-"""Of a file, in UTF-8: the limit of file systems, and of the length byte on the wire."""
+"""Longest name of a file in UTF-8: the limit of file systems, and of the length byte on the wire."""
 
 _ALLOWED: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 # Control characters, surrogates, line and paragraph separators.
@@ -33,12 +41,12 @@ _DIRECTION_MARKS: Final = frozenset(
 
 
 def is_name(raw: bytes) -> bool:
-    """Whether bytes from outside are the name of a service."""
+    """Whether received bytes are a valid name of a service."""
     return 1 <= len(raw) <= MAX_NAME_BYTES and raw[0] != ord(".") and _ALLOWED.issuperset(raw)
 
 
 def checked_name(name: str) -> bytes:
-    """The name of a service as bytes. Raises LocalTunnelError: it cannot be one. TypeError: no text."""
+    """The name of a service as bytes. Raises LocalTunnelError: invalid. TypeError: not text."""
     if not isinstance(name, str):
         raise TypeError(f"service: expected a name as text, got {type(name).__name__}")
     raw = name.encode("utf-8", "surrogatepass")
@@ -51,7 +59,7 @@ def checked_name(name: str) -> bytes:
 
 
 def file_name(raw: bytes) -> str | None:
-    """The name of a file or attachment that bytes from outside are; None: they cannot be one."""
+    """Received bytes as the name of a file or attachment; None: invalid."""
     if not 1 <= len(raw) <= MAX_FILE_NAME_BYTES:
         return None
     try:
@@ -62,10 +70,10 @@ def file_name(raw: bytes) -> str | None:
 
 
 def checked_file_name(name: str) -> str:
-    """A file's name as the wire has it: in NFC.
+    """The name of a file or attachment in the form of the wire, NFC.
 
     Raises:
-        LocalTunnelError: a file or attachment cannot have this name; says why, and a name that it could have.
+        LocalTunnelError: invalid; the text gives the reason and suggests a valid name.
     """
     if fault := _fault(name):
         raise LocalTunnelError(
@@ -82,11 +90,11 @@ def checked_file_name(name: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """The nearest name that a file can have: what is not allowed becomes "_", and a suffix is kept."""
+    """The nearest valid file name: refused characters become "_", a long name is cut before its suffix."""
     name = unicodedata.normalize("NFC", "".join("_" if _is_refused(char) else char for char in name))
     if len(name.encode("utf-8")) > MAX_FILE_NAME_BYTES:
         stem, dot, suffix = name.rpartition(".")
-        if not stem or len(suffix.encode("utf-8")) > 16:  # a long text behind a dot is no suffix
+        if not stem or len(suffix.encode("utf-8")) > 16:  # a long text after a dot is not a suffix
             stem, dot, suffix = name, "", ""
         room = MAX_FILE_NAME_BYTES - len((dot + suffix).encode("utf-8"))
         name = stem.encode("utf-8")[:room].decode("utf-8", "ignore") + dot + suffix
@@ -96,7 +104,7 @@ def safe_name(name: str) -> str:
 
 
 def _fault(name: str) -> str:
-    """Why a file cannot have this name; empty if it can. Not its length, nor its normal form."""
+    """Why this file name is refused; empty: it is not. Does not check length and normal form."""
     if not name:
         return "it is empty"
     if name in (".", ".."):

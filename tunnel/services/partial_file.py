@@ -1,4 +1,13 @@
-"""A file that is written by threads and gets its name when it is whole."""
+"""Files that threads write and that get their name when they are complete.
+
+    part = PartialFile(path)        opened or created under a temporary name
+    part.write(data)                hashed as it is written; `rehash` continues an earlier run
+    part.commit(target, …)          synced to the disk and renamed
+
+The files service, attachments and `get` use it. A cancelled service leaves a call behind that still runs in a
+thread. Closing its descriptor at that moment could give the number to another file. `ThreadFile` therefore
+lets that thread close it afterwards.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +33,15 @@ class ThreadFile:
     """A file descriptor for threads, which the reactor's thread may close at any time without waiting.
 
     Args:
-        fd: owned from here on.
-        on_closed: called once, in any thread, when it is closed.
+        fd: this object owns it.
+        on_closed: called once, in any thread.
     """
 
     def __init__(self, fd: int, on_closed: Callable[[], None] = lambda: None) -> None:
         self._fd: int | None = fd
         self._on_closed = on_closed
         self._lock = threading.Lock()
-        self.is_closed = False  # or is to be, as soon as no thread is at work
+        self.is_closed = False  # True also while a thread still uses the descriptor
 
     @contextlib.contextmanager
     def using(self) -> Iterator[int]:
@@ -47,7 +56,7 @@ class ThreadFile:
                 self.close()
 
     def close(self) -> None:
-        """Close it, now or when the thread that uses it is done. May be called several times."""
+        """Close it, now or when the thread that uses it is done. Idempotent."""
         self.is_closed = True
         if self._lock.acquire(blocking=False):
             try:
@@ -59,7 +68,7 @@ class ThreadFile:
                 self._on_closed()
 
     def __del__(self) -> None:
-        # Opened in a thread for a service that was cancelled meanwhile.
+        # A service that was cancelled never receives the file that a thread has just opened for it.
         self.close()
 
 
@@ -71,17 +80,17 @@ _LOCK_STEP_S: Final = 0.02
 
 
 class PartialFile:
-    """Opens the regular file at `path`, or makes it. A symbolic link there is not followed.
+    """Opens or creates the regular file at `path`. A symbolic link there is not followed.
 
     Args:
-        path: of the file while it is not whole.
-        mode: of a file that is made here, before the umask; by default it is for this user alone.
-        lock_wait_s: lock it, and wait so long for another that holds the lock; BlockingIOError: not in time.
-        on_closed: called, in any thread, when nobody will write to it any more.
+        path: of the incomplete file.
+        mode: of a new file, before the umask; by default only this user may read it.
+        lock_wait_s: lock the file, and wait this long for another holder; then BlockingIOError.
+        on_closed: called once, in any thread, after the last write.
     Attributes:
-        size: of the part that is known and hashed; the rest of the file is overwritten, or `rehash`ed.
-    Raises, from each method: OSError, which names the path; LocalTunnelError when it is closed, or when
-    something else than a regular file is there.
+        size: of the part that is hashed; `write` overwrites the rest, `rehash` continues with it.
+    Raises, from each method: OSError, which names the path; LocalTunnelError: the file is closed, or not a
+    regular file.
     """
 
     def __init__(
@@ -104,7 +113,7 @@ class PartialFile:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is closed, or is to be."""
+        """Whether it is closed, or will be when a thread is done with it."""
         return self._file.is_closed
 
     @property
@@ -113,7 +122,7 @@ class PartialFile:
         return self._sha256.digest()
 
     def rehash(self, up_to: int) -> bool:
-        """Hash on what an earlier run has written, up to a size. Returns whether that is reached."""
+        """Hash the next block of what an earlier run wrote. Returns whether `up_to` bytes are hashed."""
         with naming(self.path), self._file.using() as fd:
             wanted = min(BLOCK_BYTES, up_to - self.size)
             while wanted:
@@ -126,7 +135,7 @@ class PartialFile:
         return self.size == up_to
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write behind what is known, and hash it."""
+        """Append to the hashed part."""
         with naming(self.path), self._file.using() as fd:
             view = byte_view(data)
             while view:
@@ -136,14 +145,14 @@ class PartialFile:
                 view = view[taken:]
 
     def commit(self, target: Path, *, replace: bool, mode: int | None = None) -> None:
-        """Give it its name, on the disk for good, and close it.
+        """Sync the file to the disk, rename it to `target`, and close it.
 
         Args:
-            mode: that the file is to have, where the file system keeps modes; by default as it is.
+            mode: of the file, where the file system keeps modes; by default unchanged.
         Raises:
-            FileExistsError: something has that name, and is not to be replaced. OSError: the disk failed, or
-            another program has removed or replaced the unfinished file.
-        On error: the file is still here under its own name; nothing at `target` has changed.
+            FileExistsError: `target` exists, and `replace` is false. OSError: the disk failed, or another
+            program has removed or replaced the unfinished file.
+        On error: the file still has its temporary name; nothing at `target` has changed.
         """
         with naming(self.path), self._file.using() as fd:
             os.ftruncate(fd, self.size)
@@ -163,19 +172,19 @@ class PartialFile:
         self.close()
 
     def discard(self) -> None:
-        """Remove it, and close it; when it is closed, another may be writing there, and it is left."""
+        """Remove and close the file. A closed file is left alone: another upload may be writing to it."""
         if not self.is_closed:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
         self.close()
 
     def close(self) -> None:
-        """Close it; what is written stays. Never waits."""
+        """Close the file; its content stays. Never waits."""
         self._file.close()
 
 
 def _open_locked(path: Path, flags: int, mode: int, wait_s: float) -> int:
-    """A descriptor that holds the lock of the file which is at `path` now."""
+    """Open `path` and lock it; the descriptor is of the file that has this name now."""
     ends_s = time.monotonic() + wait_s
     while True:
         fd = open_regular(path, flags, mode)
@@ -192,4 +201,4 @@ def _open_locked(path: Path, flags: int, mode: int, wait_s: float) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.lstat(path), os.fstat(fd)):
                 return fd
-        os.close(fd)  # who held the lock has renamed or removed it
+        os.close(fd)  # the previous holder has renamed or removed it
