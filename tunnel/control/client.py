@@ -86,6 +86,7 @@ from tunnel.node.query.request import (
 )
 from tunnel.node.query.running import QueryResult, submit
 from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.node.waits import run_with_guards
 from tunnel.routing.draw_route import LARGE_BYTES
 from tunnel.routing.route import Route, checked_purpose
 

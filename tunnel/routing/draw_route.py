@@ -29,7 +29,7 @@ from tunnel.codes import short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Descriptor, short
+from tunnel.identity.descriptor import Descriptor
 from tunnel.onion.header import clock_text
 from tunnel.routing.addresses import LOCAL, AddressRules
 from tunnel.routing.guards import Guards

@@ -27,7 +27,6 @@ from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
 from tunnel.services.names import checked_name, is_name
 
 __all__ = [
-    "PieceReader",
     "Echo",
     "InnerService",
     "PieceReader",

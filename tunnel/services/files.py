@@ -38,7 +38,7 @@ from reactor import RunInThread, Service
 from tunnel.arguments import setting
 from tunnel.disk import Identity, kind_of, open_regular
 from tunnel.errors import LocalTunnelError
-from tunnel.services.base import PieceReader, InnerService, Query, Reply
+from tunnel.services.base import InnerService, PieceReader, Query, Reply
 from tunnel.services.file_requests import (
     NO_DIGEST,
     REQUEST_HEAD_BYTES,
