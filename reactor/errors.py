@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import threading
 from types import WrapperDescriptorType
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ __all__ = [
     "ServiceCancelled",
     "TimedOut",
     "UnexpectedEnd",
+    "is_ctrl_c",
     "log_failure",
     "renewed",
 ]
@@ -141,6 +143,15 @@ class Cancelled(BaseException):
 
     Clean up and let it pass; waiting during the cleanup is allowed.
     """
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether an error is a real Ctrl-C, which ends the program wherever it arrives.
+
+    Python raises that in the main thread only. In other threads, a `KeyboardInterrupt` is one more error of
+    the code that raised it.
+    """
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def log_failure(logger: logging.Logger, error: BaseException, text: str, *args: object) -> None:

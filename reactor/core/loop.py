@@ -38,7 +38,17 @@ from reactor.core.requests import PARKED, OneUse, Request, Service
 from reactor.core.task import Handle, Task, not_a_request
 from reactor.core.threads import ServiceFuture, ThreadCalls, fail, tie
 from reactor.core.timers import Clock, MonotonicClock, Timers
-from reactor.errors import BadRequest, Busy, Cancelled, Closed, Deadlock, Forked, ReactorError, log_failure
+from reactor.errors import (
+    BadRequest,
+    Busy,
+    Cancelled,
+    Closed,
+    Deadlock,
+    Forked,
+    ReactorError,
+    is_ctrl_c,
+    log_failure,
+)
 
 __all__ = ["Reactor", "Waker", "cancel_all", "run_ready", "run_until_ended", "shuffle"]
 
@@ -188,7 +198,7 @@ class Reactor:
         return future
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have `function(*args)` called by the loop, from any thread. It must neither block nor fail.
+        """Have `function(*args)` called by the loop, from any thread. It must not block; its error is logged.
 
         Raises:
             Closed: the reactor is closed.
@@ -247,6 +257,8 @@ class Reactor:
             Closed: the reactor is closed, or was stopped before the service ended (the service lives on).
             Forked: the reactor was made in the parent of this process.
             OSError: the poller failed. The services are unchanged.
+            KeyboardInterrupt, SystemExit: raised in any service, if this is the main thread: they are meant
+                for the program. In other threads they end only the service that raised them.
             any other: the service's error.
         """
         self._check_startable()
@@ -478,7 +490,10 @@ class Reactor:
                 if not isinstance(request, Request):
                     raise not_a_request(request, service)
                 value = request.begin(task)
-            except Exception as refusal:  # noqa: BLE001 - a request that cannot be answered is its service's error
+            except BaseException as refusal:
+                # A request that cannot be answered is an error of its service.
+                if is_ctrl_c(refusal):
+                    raise
                 value, error = None, refusal
                 if isinstance(request, OneUse):
                     request.drop()
@@ -496,7 +511,7 @@ class Reactor:
         elif error is not None and not task.is_watched and not isinstance(error, Cancelled):
             self._unasked.append(task)
         task.settle(result, error)
-        if error is not None and isinstance(error, KeyboardInterrupt | SystemExit):
+        if error is not None and isinstance(error, KeyboardInterrupt | SystemExit) and _is_main_thread():
             raise error
 
     def _drain_inbox(self) -> None:
@@ -507,7 +522,13 @@ class Reactor:
             except IndexError:
                 # The reactor is closed, and a thread that posted too late empties the inbox too.
                 return
-            function(*args)
+            try:
+                function(*args)
+            except BaseException as error:
+                if is_ctrl_c(error):
+                    raise
+                name = getattr(function, "__qualname__", repr(function))
+                log_failure(logger, error, "the posted function %s failed", name)
 
     def _report_unasked(self) -> None:
         unasked, self._unasked = self._unasked, []
@@ -551,6 +572,10 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def cancel_all(reactor: Reactor) -> None:

@@ -32,7 +32,16 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from reactor.core.forgotten import Reminder, discard, remind, reminded, settle
 from reactor.core.requests import PARKED, Claim, OneUse, Request, Runner, Service, Undoable, Waiter
-from reactor.errors import BadRequest, Busy, Cancelled, Closed, ServiceCancelled, log_failure, renewed
+from reactor.errors import (
+    BadRequest,
+    Busy,
+    Cancelled,
+    Closed,
+    ServiceCancelled,
+    is_ctrl_c,
+    log_failure,
+    renewed,
+)
 
 __all__ = ["Handle", "Join", "Task", "WeakHandle", "name_of", "not_a_request"]
 
@@ -209,7 +218,9 @@ class Handle(Generic[T]):
     def _call(self, function: Callable[[Handle[T]], object]) -> None:
         try:
             function(self)
-        except Exception as error:  # noqa: BLE001 - a callback must not end the loop
+        except BaseException as error:  # a callback must not end the loop
+            if is_ctrl_c(error):
+                raise
             log_failure(logger, error, "a done callback of service %r failed", self.name)
 
     def __repr__(self) -> str:
@@ -441,7 +452,9 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
         discard(service)
     except (GeneratorExit, StopIteration):
         pass
-    except Exception as error:  # noqa: BLE001 - the other services must still be ended
+    except BaseException as error:  # the other services must still be ended
+        if is_ctrl_c(error):
+            raise
         log_failure(logger, error, "service %r failed while it was ended by force", name)
     return False
 

@@ -32,7 +32,7 @@ from reactor.core.requests import Service
 from reactor.core.task import Handle, Join, Task
 from reactor.core.threads import ThreadCalls
 from reactor.core.timers import SleepingTask
-from reactor.errors import BadRequest, log_failure
+from reactor.errors import BadRequest, is_ctrl_c, log_failure
 from reactor.sync.channel import ReceiveItem, SendItem
 from reactor.sync.scope import Signal
 
@@ -233,7 +233,9 @@ class _Tracing:
         for tracer in self.tracers:
             try:
                 getattr(tracer, event)(task)
-            except Exception as error:  # noqa: BLE001 - a tracer ends no service
+            except BaseException as error:  # a tracer ends no service
+                if is_ctrl_c(error):
+                    raise
                 text = "tracer %r failed at %s of service %r: removed"
                 log_failure(logger, error, text, tracer, event, task.name)
                 self.remove(tracer)

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 from reactor.core.loop import Reactor
 from reactor.core.requests import Service
 from reactor.core.task import Handle
-from reactor.errors import BadRequest, Cancelled
+from reactor.errors import BadRequest, Cancelled, Closed
 from reactor.run.debug import dump
 
 __all__ = ["dump_on_signal", "run_main"]
@@ -68,7 +68,12 @@ def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) 
             stack.enter_context(_handled(number, ending.on_signal))
         if hasattr(signal, "SIGUSR1"):
             stack.enter_context(dump_on_signal(reactor))
-        reactor.run(_watch(handle))
+        try:
+            reactor.run(_watch(handle))
+        except Closed:
+            if ending.forced is not None:
+                raise ending.forced from None
+            raise
     error = handle.error
     if isinstance(error, Cancelled) and ending.was_asked:
         return None
@@ -80,15 +85,17 @@ class _Ending:
 
     def __init__(self, reactor: Reactor, main: Handle[Any]) -> None:
         self.was_asked = False
+        self.forced: BaseException | None = None
         self._reactor = reactor
         self._main = main
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.was_asked:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
             # As a shell has it: 128 and the signal's number.
-            raise SystemExit(128 + number)
+            self.forced = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+            # A function that catches every error would keep the program alive.
+            self._reactor.post_from_signal(self._reactor.stop)
+            raise self.forced
         self.was_asked = True
         self._reactor.post_from_signal(self._cancel, signal.Signals(number).name)
 

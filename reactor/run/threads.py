@@ -135,7 +135,7 @@ class ThreadPool:
                 try:
                     member.post_start(service, handle)
                 except Closed:
-                    # Its thread was ended, by SystemExit in a service: go on without it.
+                    # Its thread has failed, with an error of the poller: continue without it.
                     self._members.remove(member)
                 else:
                     return handle

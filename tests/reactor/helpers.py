@@ -11,7 +11,7 @@ import pytest
 from reactor import YIELD, Handle, Reactor, Service, Signal, SocketStream
 from reactor.core.task import Task
 
-__all__ = ["assert_clean", "errors_logged", "forever", "give", "passes", "pump", "run"]
+__all__ = ["assert_clean", "errors_logged", "fail_once", "forever", "give", "passes", "pump", "run"]
 
 T = TypeVar("T")
 
@@ -73,3 +73,15 @@ def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     texts = [r.getMessage() for r in caplog.records if r.name == "reactor" and r.levelno >= logging.WARNING]
     caplog.clear()
     return [text for text in texts if "kept the loop for" not in text]
+
+
+def fail_once(reactor: Reactor) -> None:
+    """Have the poller of a reactor that runs in another thread fail, once."""
+    poll = reactor.poller.poll
+
+    def fail(*args: Any) -> None:
+        reactor.poller.poll = poll  # type: ignore[method-assign]
+        raise OSError("the poller has failed")
+
+    reactor.poller.poll = fail  # type: ignore[method-assign, assignment]
+    reactor.post(lambda: None)

@@ -128,6 +128,36 @@ def test_the_second_signal_does_not_wait(number: signal.Signals, status: int) ->
     assert returned == status
 
 
+def test_the_second_signal_ends_the_loop_where_a_function_catches_every_error() -> None:
+    text = """
+        def stubborn():
+            try:
+                yield Signal()
+            finally:
+                try:
+                    say("busy")
+                    while True:
+                        pass
+                except BaseException:
+                    pass
+                yield Signal()
+
+        reactor = Reactor()
+        reactor.post(say, "ready")
+        try:
+            run_main(reactor, stubborn())
+        except BaseException as error:
+            say(type(error).__name__)
+            raise
+    """
+    with program(text) as process:
+        assert process.stdout is not None
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(signal.SIGTERM)
+        assert end(process)[:2] == (128 + signal.SIGTERM, "SystemExit\n")
+
+
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:
     """As `nohup` has it."""
     text = """

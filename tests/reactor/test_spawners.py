@@ -49,7 +49,7 @@ from reactor.run.spawners import (
     RestartHandle,
     Spawner,
 )
-from tests.reactor.helpers import errors_logged, forever, give, passes
+from tests.reactor.helpers import errors_logged, fail_once, forever, give, passes
 from tests.reactor.services import SERVICES, Counter, cancelling_itself
 
 T = TypeVar("T")
@@ -658,16 +658,25 @@ def test_a_closed_pool() -> None:
         ThreadPool(0)
 
 
-def test_a_pool_goes_on_without_a_thread_that_was_ended() -> None:
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_a_service_that_leaves_ends_no_thread_of_a_pool(error: BaseException) -> None:
     def leave() -> Service[None]:
         yield YIELD
-        raise SystemExit(3)
+        raise error
 
     with ThreadPool(1) as pool:
         bystander = pool.spawn(forever())
-        gone = pool.spawn(leave())
-        with pytest.raises(SystemExit):
-            gone.wait(PATIENCE_S)
+        with pytest.raises(type(error)):
+            pool.spawn(leave()).wait(PATIENCE_S)
+        assert pool.spawn(give(1)).wait(PATIENCE_S) == 1
+        assert not bystander.is_finished
+
+
+def test_a_pool_continues_without_a_thread_that_has_failed() -> None:
+    with ThreadPool(1) as pool:
+        bystander = pool.spawn(forever())
+        reactor = pool._members[0].thread.reactor
+        fail_once(reactor)
         with pytest.raises(ServiceCancelled):
             bystander.wait(PATIENCE_S)
         pool._members[0].thread._thread.join(PATIENCE_S)

@@ -16,11 +16,12 @@ from reactor import (
     ReactorThread,
     Service,
     SharedChannel,
+    Signal,
     ThreadPool,
     TimedOut,
 )
 from reactor.core.poller import Poller
-from tests.reactor.helpers import forever, give, passes
+from tests.reactor.helpers import fail_once, forever, give, passes
 
 LIMIT_S = 10
 
@@ -145,16 +146,41 @@ def test_loop_kept_busy_times_out_on_close() -> None:
 
 
 def test_failing_thread_tells_its_users() -> None:
-    def exit_now() -> Service[None]:
-        yield from passes(1)
-        raise SystemExit(3)
-
     thread = ReactorThread().start()
-    with pytest.raises(SystemExit):
-        thread.submit(exit_now()).result(LIMIT_S)
+    waiting = thread.submit(forever())
+    fail_once(thread.reactor)
+    with pytest.raises(CancelledError):
+        waiting.result(LIMIT_S)
     with pytest.raises(Broken) as caught:
         thread.close()
-    assert isinstance(caught.value.__cause__, SystemExit)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_a_service_that_leaves_ends_no_other(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    def leave() -> Service[None]:
+        yield from passes(1)
+        raise error
+
+    def leave_at_once(*args: object) -> None:
+        raise error
+
+    def bystander() -> Service[str]:
+        yield gate
+        return "done"
+
+    gate = Signal()
+    with ReactorThread() as thread:
+        other = thread.submit(bystander())
+        with pytest.raises(type(error)):
+            thread.submit(leave()).result(LIMIT_S)
+        called = thread.submit(give(1))
+        called.add_done_callback(leave_at_once)
+        assert called.result(LIMIT_S) == 1
+        thread.reactor.post(leave_at_once)
+        thread.reactor.post(gate.set)
+        assert other.result(LIMIT_S) == "done"
+    assert "leave_at_once failed" in caplog.text
 
 
 def test_never_started_can_be_closed() -> None:

@@ -37,6 +37,7 @@ from tunnel.errors import (
     NodeStopped,
     QueryFailed,
 )
+from tunnel.node.query.pending import report_progress
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import WayOptions
 from tunnel.node.query.running import submit
@@ -280,7 +281,7 @@ class _Put:
         with (yield from client._begin(offer)) as reply:
             _, head = yield from client._head(reply, offer)
             yield from reply.result()
-        self._progress(head.offset, file.size)
+        report_progress(self._progress, head.offset, file.size)
         if head.status is FileStatus.STORED:
             return
         file.start(head.offset)
@@ -305,7 +306,7 @@ class _Put:
         data: bytes = yield RunInThread(file.read, min(BATCH_BYTES, file.size - place[0]))
         place[0] += len(data)
         self.sent_bytes += len(data)
-        self._progress(place[0], file.size)
+        report_progress(self._progress, place[0], file.size)
         return data
 
 
@@ -359,14 +360,14 @@ class _Get:
 
     def _receive(self, reader: PieceReader, head: FileReply) -> Service[None]:
         file = self._file
-        self._progress(file.size, head.size)
+        report_progress(self._progress, file.size, head.size)
         batch = reader.batches(BATCH_BYTES)
         while data := (yield from batch()):
             if file.size + len(data) > head.size:
                 raise MalformedMessage("more content than was announced")
             self.received_bytes += len(data)
             yield RunInThread(file.write, data)
-            self._progress(file.size, head.size)
+            report_progress(self._progress, file.size, head.size)
 
 
 def put(

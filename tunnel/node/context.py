@@ -6,6 +6,7 @@ that this node chooses for its own answers, and the comparison of clocks.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Collection
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from reactor import CurrentTime, Scope, Service, Signal
+from reactor.errors import is_ctrl_c, log_failure
 from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.directory import Directory
@@ -46,6 +48,8 @@ __all__ = [
     "report_frame",
     "span_text",
 ]
+
+log = logging.getLogger("tunnel.node")
 
 LOCAL_NETWORK_ID = b"mtun local net.."
 _RANDOM = random.SystemRandom()
@@ -298,8 +302,12 @@ def report_frame(node: NodeContext, stream: Stream, started_s: float, *, content
     """Report to the observer, if there is one, that a frame was sent over `stream`."""
     if node.observe is not None:
         ended_s: float = yield CurrentTime()
-        node.observe(
-            FrameReport(
-                node.descriptor.node_id, stream.peer_id, content_in, stream.content_out, started_s, ended_s
-            )
+        report = FrameReport(
+            node.descriptor.node_id, stream.peer_id, content_in, stream.content_out, started_s, ended_s
         )
+        try:
+            node.observe(report)
+        except BaseException as error:  # the frame is not the observer's
+            if is_ctrl_c(error):
+                raise
+            log_failure(log, error, "node %s: the observer failed", node.name)

@@ -22,7 +22,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from reactor import needs_yield_from
+from reactor import Cancelled, needs_yield_from
+from reactor.errors import is_ctrl_c
 from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
 from tunnel.services.names import checked_name, is_name
 
@@ -324,13 +325,17 @@ def run_service(function: Callable[..., object], *arguments: object) -> Generato
     Raises:
         TypeError: it is no generator, or returned something. The text names the function, its file and its
             line, and says what to write.
-        RuntimeError: it called `sys.exit()`, which is to end no node.
+        RuntimeError: it ended with an error that is no `Exception`, such as that of `sys.exit()`.
         any other: what the service raises.
     """
     try:
         service = function(*arguments)
         yield from _run_checked(function, service)
-    except SystemExit as error:
+    except (Exception, Cancelled, GeneratorExit):
+        raise
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
         raise left_by(function, error) from error
 
 

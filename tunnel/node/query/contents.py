@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
-from reactor import ChannelClosed, Service, SharedChannel
+from reactor import Cancelled, ChannelClosed, Service, SharedChannel
+from reactor.errors import is_ctrl_c
 from readwrite_comp.helpers import byte_view
 from tunnel.disk import FileReader, ReadableFile, pieces_of
 from tunnel.errors import LocalTunnelError
+from tunnel.node.query.pending import user_failure
 
 __all__ = [
     "Content",
@@ -160,7 +162,15 @@ class _FileReader:
         self._reader = FileReader(source)
 
     def read(self) -> Service[bytes]:
-        return _checked(self._reader.read(_READ_BYTES))
+        try:
+            data = self._reader.read(_READ_BYTES)
+        except Exception:
+            raise
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            raise user_failure("reading the content", error) from error
+        return _checked(data)
         yield  # a service that never waits
 
     def close(self) -> None:
@@ -175,14 +185,21 @@ class _ServiceReader:
         self.close: Callable[[], None] = getattr(function, "close", lambda: None)
 
     def read(self) -> Service[bytes]:
-        service = self._function()
-        if not isinstance(service, Generator):
-            name = getattr(self._function, "__qualname__", type(self._function).__name__)
-            raise TypeError(
-                f"content: {name}() returned {type(service).__name__}, expected a service, which is a "
-                "generator function; give bytes as they are, or by an iterator"
-            )
-        return as_piece((yield from service))
+        try:
+            service = self._function()
+            if isinstance(service, Generator):
+                return as_piece((yield from service))
+        except (Exception, Cancelled, GeneratorExit):
+            raise
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            raise user_failure("reading the content", error) from error
+        name = getattr(self._function, "__qualname__", type(self._function).__name__)
+        raise TypeError(
+            f"content: {name}() returned {type(service).__name__}, expected a service, which is a generator "
+            "function; give bytes as they are, or by an iterator"
+        )
 
 
 class _IteratorReader:
@@ -243,7 +260,6 @@ def _pull(iterator: Iterator[bytes], pieces: SharedChannel[bytes | BaseException
     except Exception as error:  # noqa: BLE001 - raised where the content is read
         _tell(pieces, error)
     except BaseException as error:  # noqa: BLE001 - unsaid, the content would seem to have ended here
-        # Raised there as it is, a SystemExit would end the node.
         failure = LocalTunnelError(f"the content's iterator ended with {type(error).__name__}: {error}")
         failure.__cause__ = error
         _tell(pieces, failure)

@@ -12,11 +12,12 @@ import tempfile
 from collections.abc import Callable
 from typing import IO, Protocol
 
-from reactor import Service, Signal
+from reactor import Cancelled, Service, Signal
+from reactor.errors import is_ctrl_c
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TunnelError
 from tunnel.onion.reply_block import ReplyBlock
 
-__all__ = ["PendingQuery", "Sink", "Spool"]
+__all__ = ["PendingQuery", "Sink", "Spool", "report_progress", "user_failure"]
 
 
 # `tempfile.SpooledTemporaryFile` warns when it is dropped unclosed even if it never left memory:
@@ -67,6 +68,22 @@ class Sink(Protocol):
     def write(self, data: memoryview, /) -> object: ...
 
 
+def user_failure(what: str, error: BaseException) -> LocalTunnelError:
+    """The error of a query whose user's code has failed. It is an `Exception` whatever that code raised: a
+    node must survive the `sys.exit()` of a callback."""
+    return LocalTunnelError(f"{what} failed: {type(error).__name__}: {error}")
+
+
+def report_progress(progress: Callable[..., object], *counts: int) -> None:
+    """Call a progress callback. Raises LocalTunnelError: it failed."""
+    try:
+        progress(*counts)
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        raise user_failure("the progress callback", error) from error
+
+
 class PendingQuery:
     """The replies of one query, each claimed at most once; all of them complete, or failed.
 
@@ -110,18 +127,26 @@ class PendingQuery:
             raise PeerError("the query was given up while its reply came", ErrorCode.UNKNOWN_QUERY)
         try:
             self._write(data, self._sinks[number])
-        except Exception as error:
-            raise LocalTunnelError(
-                f"the sink of the reply failed: {type(error).__name__}: {error}"
-            ) from error
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            raise user_failure("the sink of the reply", error) from error
         self.content_in += len(data)
         self.moved()
 
     def wait_room(self, number: int = 0) -> Service[None]:
-        """Wait until the sink accepts more; most always do."""
+        """Wait until the sink accepts more; most always do. Raises LocalTunnelError: the sink fails."""
         wait: Callable[[], Service[None]] | None = getattr(self._sinks[number], "wait_room", None)
-        if wait is not None:
+        if wait is None:
+            return
+        try:
             yield from wait()
+        except (Cancelled, GeneratorExit):
+            raise
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            raise user_failure("the sink of the reply", error) from error
 
     def _write(self, data: memoryview, sink: Sink) -> None:
         taken = sink.write(data)
@@ -134,14 +159,8 @@ class PendingQuery:
 
     def moved(self) -> None:
         """Call the progress callback. Raises LocalTunnelError: it failed."""
-        if self.on_progress is None:
-            return
-        try:
-            self.on_progress()
-        except Exception as error:
-            raise LocalTunnelError(
-                f"the progress callback failed: {type(error).__name__}: {error}"
-            ) from error
+        if self.on_progress is not None:
+            report_progress(self.on_progress)
 
     def claim(self, number: int = 0) -> bool:
         """Whether this is the first frame for that reply; a reply block is used once."""
@@ -165,13 +184,19 @@ class PendingQuery:
         return self.complete or self.error is not None
 
     def content_ended(self) -> None:
-        """The content of one reply is complete."""
+        """The content of one reply is complete. Raises LocalTunnelError: a sink fails."""
         self._ends_left -= 1
-        if self.is_sending and not self._ends_left:
-            for sink in self._sinks:
-                end: Callable[[], None] | None = getattr(sink, "end", None)
-                if end is not None:
+        if not self.is_sending or self._ends_left:
+            return
+        for sink in self._sinks:
+            end: Callable[[], None] | None = getattr(sink, "end", None)
+            if end is not None:
+                try:
                     end()
+                except BaseException as error:
+                    if is_ctrl_c(error):
+                        raise
+                    raise user_failure("the sink of the reply", error) from error
 
     def succeed(self, number: int = 0) -> None:
         """One reply is complete and checked."""

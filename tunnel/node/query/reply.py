@@ -10,7 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from reactor import Handle, Scope, Service, Signal, needs_yield_from
+from reactor import Cancelled, Handle, Scope, Service, Signal, needs_yield_from
+from reactor.errors import is_ctrl_c
 from readwrite_comp.helpers import renewed
 from tunnel.arguments import checked_count
 from tunnel.codes import short
@@ -167,7 +168,11 @@ class _ReplyBuffer:
         error: BaseException | None = None
         try:
             self._result = yield from query
-        except Exception as failure:  # noqa: BLE001 - raised where the reply is read
+        except (Cancelled, GeneratorExit):
+            raise
+        except BaseException as failure:  # raised where the reply is read
+            if is_ctrl_c(failure):
+                raise
             error = failure
         finally:
             if self._result is None and error is None:

@@ -11,8 +11,18 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from reactor import YIELD, ReadYield, Scope, Service, Signal, WriteYield, move_on_after, needs_yield_from
-from reactor.errors import log_failure
+from reactor import (
+    YIELD,
+    Cancelled,
+    ReadYield,
+    Scope,
+    Service,
+    Signal,
+    WriteYield,
+    move_on_after,
+    needs_yield_from,
+)
+from reactor.errors import is_ctrl_c, log_failure
 from readwrite_comp.helpers import byte_view, renewed
 from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
@@ -212,7 +222,11 @@ def _serve(stream: TunnelStream, handler: StreamHandler) -> Service[None]:
     except PeerError as error:
         log.debug("a sub-stream ended: %s: %s", type(error).__name__, error)
         code = error.code
-    except Exception as error:  # noqa: BLE001 - told to the other end
+    except (Cancelled, GeneratorExit):
+        raise
+    except BaseException as error:  # the other end learns of it
+        if is_ctrl_c(error):
+            raise
         log_failure(log, error, "the service of a sub-stream failed")
         code = ErrorCode.SERVICE_FAILED
     finally:
