@@ -171,15 +171,14 @@ def test_a_service_that_leaves_ends_no_other(error: BaseException, caplog: pytes
 
     gate = Signal()
     with ReactorThread() as thread:
-        other = thread.submit(bystander())
         with pytest.raises(type(error)):
             thread.submit(leave()).result(LIMIT_S)
-        called = thread.submit(give(1))
+        called = thread.submit(bystander())
         called.add_done_callback(leave_at_once)
-        assert called.result(LIMIT_S) == 1
-        thread.reactor.post(leave_at_once)
         thread.reactor.post(gate.set)
-        assert other.result(LIMIT_S) == "done"
+        assert called.result(LIMIT_S) == "done"
+        thread.reactor.post(leave_at_once)
+        assert thread.submit(give(1)).result(LIMIT_S) == 1
     assert "leave_at_once failed" in caplog.text
 
 
