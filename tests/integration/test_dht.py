@@ -79,6 +79,23 @@ def test_what_one_publishes_the_others_learn_and_the_newest_holds(dht: FakeDht) 
             right.close()
 
 
+def test_one_published_while_an_older_one_is_put_is_put_as_well(dht: FakeDht) -> None:
+    keys = NodeKeys.generate(time.time())
+    old, new = _descriptor(keys), _descriptor(keys, 5)
+    directory = _directory(dht)
+
+    def publish_once() -> None:
+        dht.on_put = lambda: None
+        directory.publish(new)
+
+    try:
+        dht.on_put = publish_once
+        directory.publish(old)
+        dht.wait_until(lambda: sum(new.signed in values for values in dht.table.values()) == 2)
+    finally:
+        directory.close()
+
+
 def test_what_is_forged_malformed_or_unlisted_is_not_believed(dht: FakeDht) -> None:
     good, hidden = _descriptor(), _descriptor(host=None)
     directory = _directory(dht)

@@ -35,6 +35,7 @@ class FakeDht:
         table: values by key, in the order in which they were put.
         asked: every key that was asked for.
         is_up: whether puts succeed.
+        on_put: called at the start of each put.
     """
 
     Value = _Value
@@ -44,6 +45,7 @@ class FakeDht:
         self.table: dict[bytes, list[bytes]] = {}
         self.asked: list[bytes] = []
         self.is_up = True
+        self.on_put: Callable[[], None] = lambda: None
         self.runners = 0
         self._changed = threading.Condition()
 
@@ -77,6 +79,7 @@ class _Runner:
         return _Address()
 
     def put(self, key: bytes, value: _Value, done: Callable[[bool, list[object]], None]) -> None:
+        self._dht.on_put()
         if self._dht.is_up:
             self._dht.table.setdefault(key, []).append(value.data)
         self._in_thread(lambda: done(self._dht.is_up, []))

@@ -173,12 +173,15 @@ class DhtDirectory(ExchangeDirectory):
 
     def _put_own(self) -> None:
         for node_id, last_s in list(self._own.items()):
-            descriptor, now_s = self.lookup(node_id), time.monotonic()
-            if descriptor is None or now_s - last_s < _PUT_S or self._has_closed:
+            now_s = time.monotonic()
+            if now_s - last_s < _PUT_S or self._has_closed:
                 continue
+            # Marked before the lookup: one that is published meanwhile, from another thread, is due again.
+            self._own[node_id] = now_s
+            descriptor = self.lookup(node_id)
             keys = (self._node_key(node_id), self._list_key(node_id[0] % _LISTS))
-            if all([self._put(key, descriptor.signed) for key in keys]):
-                self._own[node_id] = now_s
+            if descriptor is None or not all([self._put(key, descriptor.signed) for key in keys]):
+                self._own[node_id] = float("-inf")
 
     def _put(self, key: Any, signed: bytes) -> bool:
         done = threading.Event()
