@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from tunnel.errors import LinkError, LocalTunnelError
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.mux import Liveness, Pinger
 from tunnel.link.policies import (
     ONCE,
     POOLED,
     ConstantRate,
+    Liveness,
     NeighbourPool,
     NoPadding,
+    Pinger,
     PoissonPadding,
     PoolPolicy,
 )

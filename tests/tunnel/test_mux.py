@@ -435,7 +435,7 @@ def test_a_stream_reset_before_it_was_accepted_is_never_seen() -> None:
         link.a.open(SMALL).reset(ErrorCode.CANCELLED)
     link.settle()
     assert link.b.accept_nowait() is None
-    assert not link.b._arrived
+    assert not link.b.table.arrived
 
 
 def test_resetting_what_has_ended_drops_the_rest_but_says_nothing() -> None:
@@ -590,7 +590,7 @@ def test_a_flood_of_control_cells_leaves_nothing_behind() -> None:
         peer.say(open_cell(2 * number + 4), cell(T.RESET, 2 * number + 4, bytes([0, 8])))
         peer.say()  # padding only
     assert peer.mux.sender._control.size <= 100
-    assert len(peer.mux._arrived) == peer.mux.streams == 1
+    assert len(peer.mux.table.arrived) == peer.mux.streams == 1
     assert peer.heard() == [(T.PING, 0, bytes([1]) + (2_999).to_bytes(7, "big"))]
     assert peer.mux.take_exchange() == bytes(MAX_EXCHANGE_BYTES)
     assert peer.mux.take_exchange() is None
@@ -910,7 +910,7 @@ def test_numbers_run_out_like_places() -> None:
 def test_the_neighbours_name_is_on_every_stream() -> None:
     link = Link.make()
     side: Side = link.b
-    side.peer_id = b"alice"
+    side.table.peer_id = b"alice"
     _, twin = joined(link)
     assert twin.peer_id == b"alice"
     assert OPENSSL is not None

@@ -170,9 +170,10 @@ class TwoSides:
         for end in self.ends:
             if end.other is not None and not end.is_reset:
                 assert end.other.sent.startswith(end.got)
-        held = {self.link.a: 0, self.link.b: 0}
+        sides = self.link.a, self.link.b
+        held = {side.table: 0 for side in sides}
         streams = {end.stream for end in self.ends}
-        for side in held:
+        for side in sides:
             assert side.error is None
             table = side.table
             streams |= set(table.streams.values())
@@ -181,11 +182,11 @@ class TwoSides:
             assert sum(stream.window_bytes for stream in table.streams.values()) == table.window_bytes
             assert table.window_bytes <= LIMITS.window_bytes
             assert table.own == sum(stream.is_opener for stream in table.streams.values())
-            assert len(side._arrived) <= LIMITS.max_streams
+            assert len(side.table.arrived) <= LIMITS.max_streams
         for stream in streams:
-            held[stream._mux] += stream.unread_bytes
-        for side, count in held.items():
-            assert side.budget.used_bytes == count
+            held[stream._table] += stream.unread_bytes
+        for side in sides:
+            assert side.budget.used_bytes == held[side.table]
 
     def check_credit(self) -> None:
         """With nothing on the way: each sender's credit is what its receiver has granted."""
@@ -233,7 +234,7 @@ class TwoSides:
             assert side.sender.is_idle
             assert side.budget.used_bytes == 0
             assert not side.budget._holders
-            assert not side._arrived
+            assert not side.table.arrived
             assert side.ping_sent_s is None
             assert side.is_drained is self.has_left
         assert self.link.buffers.borrowed == 0

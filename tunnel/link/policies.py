@@ -1,40 +1,46 @@
-"""Which links to a neighbour there are, which of them a stream takes, and when to dial, retire and wait.
+"""The policies of links: which link a stream takes, when to dial, ping, pad and retire.
 
-Pure policy: times and randomness are arguments; links are any objects that say how many streams they carry.
-Whoever has sockets asks `wants_dial`, reports what came of it, and sends GOAWAY on what `retire` returns.
-
-Under `pooled` a neighbour has k links, dialled ahead of need and replaced when they are old: so connections
-tell nothing about messages. Under `once` each stream has a link of its own, dialled when it is wanted and
-ended with it (the original's SendOnce): kept to compare with, for the route can be read from it.
-
-Both sides may dial at once. Then the links stay whose initiator has the smaller node id: both sides find the
-same ones without a word. Source: docs/protocol.md, "Life of a link".
+All of it is pure: times and randomness are arguments, and links are any objects with the few methods named
+here. `LinkTable` and `Link` (tunnel/node/links) carry the decisions out. `NeighbourPool` holds the links to
+one neighbour, `Liveness` and `Pinger` find dead ones, and a `PaddingPolicy` decides on cover traffic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
-from tunnel.errors import LocalTunnelError
+from tunnel.errors import LinkError, LocalTunnelError
 from tunnel.link.buffers import MAX_UNITS
+from tunnel.link.cells import PING_TOKEN_BYTES, pack_ping
 from tunnel.link.handshake import PaddingMode
 
 __all__ = [
     "ONCE",
     "POOLED",
     "ConstantRate",
+    "Liveness",
     "NeighbourPool",
     "NoPadding",
     "Padded",
     "PaddingPolicy",
+    "Pinger",
     "PoissonPadding",
     "PoolPolicy",
     "PooledLink",
     "Randomness",
     "Uniform",
 ]
+
+
+# The links to one neighbour. Under `pooled` a neighbour has k links, dialled before they are needed and
+# replaced when they are old, so connections reveal nothing about messages. Under `once` each stream has a
+# link of its own, dialled for it and ended with it (the original's SendOnce). It is kept for comparison: an
+# observer can read the route from it.
+#
+# Both sides may dial at the same time. Then the links stay whose initiator has the smaller node id: both
+# sides find the same ones without a message. Source: docs/protocol.md, "Life of a link".
 
 
 class Uniform(Protocol):
@@ -246,6 +252,79 @@ class NeighbourPool(Generic[L]):
         for entry in leaving:
             entry.retired = True
         return [entry.link for entry in leaving]
+
+
+# Liveness: one PING at a time. Its token is a counter of this link, so an unsolicited answer is recognised;
+# the PING also measures the round trip. Only the two ends of a link watch it. Source: docs/protocol.md,
+# "Link cells".
+
+
+class Pinger:
+    """The PING of this side that awaits its answer, if there is one.
+
+    Attributes:
+        sent_s: when it was queued; None without one.
+        round_trip_s: of the last answered PING; None before the first answer.
+    """
+
+    __slots__ = ("_count", "_token", "round_trip_s", "sent_s")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._token = b""
+        self.sent_s: float | None = None
+        self.round_trip_s: float | None = None
+
+    def request(self, now_s: float) -> bytes | None:
+        """Return the cell to send, or None while the last PING is unanswered."""
+        if self.sent_s is not None:
+            return None
+        self._count += 1
+        self._token = self._count.to_bytes(PING_TOKEN_BYTES, "big")
+        self.sent_s = now_s
+        return pack_ping(self._token, is_answer=False)
+
+    def answered(self, token: bytes, now_s: float) -> None:
+        """Take an answer.
+
+        Raises:
+            LinkError: it answers no PING of this side.
+        """
+        if self.sent_s is None or token != self._token:
+            raise LinkError("answer to a PING that was not sent")
+        self.round_trip_s = now_s - self.sent_s
+        self.sent_s = None
+
+
+Verdict = Literal["wait", "ping", "dead"]
+_SOON_S: Final = 0.001  # a timer that fires slightly early must not cause a thousand more
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """When to send a PING, and when to give the neighbour up.
+
+    Attributes:
+        quiet_s: silence before a PING. Less than the half minute after which many address translators forget
+            a connection.
+        dead_s: silence after that PING until the link is dead.
+    """
+
+    quiet_s: float = 25.0
+    dead_s: float = 20.0
+
+    def look(
+        self, now_s: float, *, last_received_s: float, ping_sent_s: float | None
+    ) -> tuple[Verdict, float]:
+        """Return what to do now, and seconds until the next look.
+
+        Any byte since the PING counts, not only its answer: the answer may be behind a long transfer.
+        """
+        if ping_sent_s is None:
+            left = last_received_s + self.quiet_s - now_s
+            return ("wait", left) if left > _SOON_S else ("ping", self.dead_s)
+        left = max(ping_sent_s, last_received_s) + self.dead_s - now_s
+        return ("wait", left) if left > _SOON_S else ("dead", 0.0)
 
 
 # Cover traffic: when a link sends a record that it need not send, and of what size.

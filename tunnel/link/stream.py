@@ -1,20 +1,24 @@
-"""One stream of a multiplexed link: a stream in the sense of `readwrite_comp`, both ways.
+"""One stream of a multiplexed link: the states of its two halves, its credit, and what it has received.
 
-`readinto` and `write` give short counts and raise `BlockingIOError`, so ReadYield, WriteYield, layers and
-lending work on it as on a socket. Its read side belongs to one service and its write side to one service.
-What belongs to the link as a whole (records, turns, the table) is in mux.py; here is what each stream has for
-itself: the states of its halves, credit, what was received.
+A stream can be read and written as `readwrite_comp` and `reactor` expect it: `readinto` and `write` return
+short counts and raise `BlockingIOError`, so ReadYield, WriteYield, layers and lending work on it as on a
+socket. One service reads and one service writes.
 
-Credit counts content, for each half by itself. The window is what a half's receiver is ready to hold: the
-sender's credit, what is on its way, what waits in the queue and what was read but not granted again add up to
-it at any time. It is granted again when half of it has been read.
+Credit counts content, separately for each half. The window is what the receiver of a half is ready to hold.
+At any time it is the sum of the sender's credit, the content in transit, the content in the queue, and the
+content that was read but not granted again. Example: with a window of 64 KiB the receiver grants credit after
+its reader has taken 32 KiB.
+
+Calls go one way: the multiplexer (mux.py) calls a stream, and a stream calls the table (table.py), which it
+shares with all streams of its link, and the sender and the budget there. It knows no multiplexer, and reports
+through `readable`, `writable` and `failed`.
 """
 
 from __future__ import annotations
 
 import errno
 from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
@@ -22,25 +26,21 @@ from tunnel.geometry import Profile
 from tunnel.link.buffers import ReceiveQueue
 from tunnel.link.cells import MAX_CREDIT, MAX_STATUS_BYTES, CellType, pack_fin
 from tunnel.link.scheduler import Notifier
-
-if TYPE_CHECKING:
-    from tunnel.link.mux import Multiplexer
+from tunnel.link.table import StreamTable
 
 __all__ = ["ENDED", "MAY_SEND_DATA", "TRANSITIONS", "Half", "MuxStream", "N"]
 
 
-# The states of a stream's two halves.
-#
-# The *forward* half runs from the opener to the other side, the *backward* half runs back. A cell moves
-# the half of its sender along a row of `TRANSITIONS`. RESET is not in the table: it is always legal, from
-# either side, and ends both halves. CREDIT is not either: it concerns the other side's half and changes no
-# state. A pair that is not listed is an error and changes nothing.
+# The states of a stream's two halves. The *forward* half runs from the opener to the other side, the
+# *backward* half runs back. A cell moves the half of its sender along a row of `TRANSITIONS`; a pair that is
+# not listed is an error and changes nothing. Two types are not in the table: RESET is always legal and ends
+# both halves, and CREDIT concerns the other side's half and changes no state.
 #
 # Change it together with docs/protocol.md, "Streams". tests/tunnel/test_mux_states.py walks every pair.
 
 
 class Half(StrEnum):
-    """Where one half of a stream stands. Strings, whose hash costs no call of Python for each cell."""
+    """State of one half of a stream. Strings: hashing one takes no Python call."""
 
     FORWARD_OPEN = "forward, open"
     FORWARD_ENDED = "forward, ended by FIN"
@@ -57,30 +57,34 @@ TRANSITIONS: dict[Half, dict[int, Half]] = {
     Half.BACKWARD_ENDED: {},
 }
 MAY_SEND_DATA = frozenset(half for half, row in TRANSITIONS.items() if CellType.DATA in row)
-# Nothing more can come of such a half; a stream of two such halves leaves the link's table.
+# Nothing can follow on such a half. A stream whose halves have both ended leaves the table.
 ENDED = frozenset(half for half, row in TRANSITIONS.items() if not row)
 N = TypeVar("N", bound=Notifier)
 
 
 class MuxStream(Generic[N]):
-    """Made by `Multiplexer.open` and `Multiplexer.accept_nowait` only.
+    """One stream, made only by `Multiplexer.open` and `Multiplexer.accept_nowait`.
 
+    Args:
+        table: of its link.
+        credit: bytes that this side may send at first.
+        window_bytes: bytes that the peer may send at first.
     Attributes:
         id: its number on the link.
-        profile: the shape of its frame.
+        profile: geometry and cipher suite of its frame.
         is_opener: whether this side opened it, and so sends the forward half.
-        readable, writable: told when a refused call is worth another try; `readable` also when `status` has
-            come, and both when the stream fails.
-        status: what `send_status` sent at the other end, once it is here.
-        error: why it failed: sticky, raised by each call that it concerns.
-        failed: set when the stream fails, for a service that neither reads nor writes. None: none waits.
+        readable, writable: set when a refused call is worth another try; `readable` also when `status` has
+            arrived, and both when the stream fails.
+        status: what the other end gave to `send_status`; None until it arrives.
+        error: why the stream failed. It is sticky: every call that it concerns raises it.
+        failed: set when the stream fails, for a service that neither reads nor writes. None: nobody waits.
         content_in, content_out: bytes read and written.
+        control_mark: number of its last control cell, see `LinkSender.queue_for`.
     """
 
     __slots__ = (
         "_credit",
         "_granted",
-        "_mux",
         "_owed",
         "_piece_left",
         "_queue",
@@ -88,6 +92,7 @@ class MuxStream(Generic[N]):
         "_read_since",
         "_receive_half",
         "_send_half",
+        "_table",
         "content_in",
         "content_out",
         "control_mark",
@@ -104,7 +109,7 @@ class MuxStream(Generic[N]):
 
     def __init__(
         self,
-        mux: Multiplexer[N],
+        table: StreamTable[MuxStream[N]],
         stream_id: int,
         profile: Profile,
         *,
@@ -114,13 +119,13 @@ class MuxStream(Generic[N]):
         readable: N,
         writable: N,
     ) -> None:
-        self._mux = mux
+        self._table = table
         self.id = stream_id
         self.profile = profile
         self.is_opener = is_opener
         self._send_half = Half.FORWARD_OPEN if is_opener else Half.BACKWARD_OPEN
         self._receive_half = Half.BACKWARD_OPEN if is_opener else Half.FORWARD_OPEN
-        # Content is cut where the frame's shape has it, however it is written: records of a kind look alike.
+        # Content is cut at header and chunk ends, however it is written: records of a profile look alike.
         self._piece_left = profile.geometry.header_bytes if is_opener else profile.geometry.chunk_bytes
         self._credit = credit  # what this side may send
         self._granted = window_bytes  # what the peer may send
@@ -131,7 +136,7 @@ class MuxStream(Generic[N]):
         self._read_error: TunnelError | None = None
         self.error: TunnelError | None = None
         self.failed: N | None = None
-        self.control_mark = 0  # number of this stream's last control cell (ControlQueue)
+        self.control_mark = 0
         self.readable = readable
         self.writable = writable
         self.status: bytes | None = None
@@ -140,12 +145,12 @@ class MuxStream(Generic[N]):
 
     @property
     def peer_id(self) -> bytes:
-        """Node id of the neighbour, as the multiplexer was told."""
-        return self._mux.peer_id
+        """Node id of the neighbour."""
+        return self._table.peer_id
 
     @property
     def is_ended(self) -> bool:
-        """Whether the link has forgotten it: both halves have ended, or it has failed."""
+        """Whether it is no longer in the table: both halves have ended, or it has failed."""
         return self.error is not None or (self._send_half in ENDED and self._receive_half in ENDED)
 
     @property
@@ -155,26 +160,26 @@ class MuxStream(Generic[N]):
 
     @property
     def is_answered(self) -> bool:
-        """On the side that accepted: whether the status is sent."""
+        """On the accepting side: whether the status has been sent."""
         return self._send_half is Half.BACKWARD_ENDED
 
     @property
     def is_cut(self) -> bool:
-        """Whether it has failed before the peer's half came to its FIN: what was not read is lost."""
+        """Whether it failed before the peer's FIN; unread content is lost."""
         return self._read_error is not None
 
     @property
     def unread_bytes(self) -> int:
-        """Content that is here and was not read."""
+        """Content that has arrived and was not read."""
         return self._queue.size
 
     # -- reading ------------------------------------------------------------------------------------
 
     def readinto(self, buffer: memoryview) -> int:
-        """Content of the peer's half.
+        """Read content of the peer's half.
 
         Returns:
-            Bytes written into `buffer`; 0 after FIN, and only then (or for an empty buffer).
+            Bytes written into `buffer`; 0 only after FIN, or for an empty buffer.
         Raises:
             BlockingIOError: nothing now; wait for `readable`. StreamReset: the stream was reset.
             Disconnected: the connection broke before FIN. LinkError: the peer broke a rule. TableFull: the
@@ -194,10 +199,10 @@ class MuxStream(Generic[N]):
         raise BlockingIOError(errno.EAGAIN, "nothing received that was not read")
 
     def take_piece(self, size: int) -> bytearray | None:
-        """The next `size` bytes in a buffer that is the caller's from now on, where they lie so: uncopied.
+        """Take the next `size` bytes without a copy; the buffer is the caller's from now on.
 
         Returns:
-            None: they do not, or have not come, or never will; `readinto` says which.
+            None: they did not arrive as one piece, have not arrived, or never will; `readinto` tells which.
         """
         piece = self._queue.take_piece(size)
         if piece is not None:
@@ -205,19 +210,19 @@ class MuxStream(Generic[N]):
         return piece
 
     def _was_read(self, count: int) -> None:
-        """So much has left the queue: owed to the peer as credit, which goes once it is worth a cell."""
+        """Owe the peer credit for content that left the queue; send it once it is worth a cell."""
         self.content_in += count
-        self._mux.budget.free(self, count, is_empty=not self._queue.size)
+        self._table.budget.free(self, count, is_empty=not self._queue.size)
         self._owed += count
         self._read_since += count
         if 2 * self._owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
-            self._mux.sender.schedule_credit(self)
+            self._table.sender.schedule_credit(self)
 
     def read_status(self) -> bytes:
-        """The status that ends the backward half; call it after `readinto` has given 0.
+        """Return the status that ends the backward half; call it after `readinto` has returned 0.
 
         Raises:
-            BlockingIOError: not here yet; wait for `readable`. What ended the stream before it came.
+            BlockingIOError: not yet; wait for `readable`. What ended the stream before it arrived.
         """
         if self.status is not None:
             return self.status
@@ -230,16 +235,16 @@ class MuxStream(Generic[N]):
     def write(self, data: bytes | memoryview) -> int:
         """Seal content into the link's outgoing buffer.
 
-        A call takes no more than the piece under way: the header that a forward half begins with, then
-        chunk by chunk. What it takes goes whole or not at all, so the sizes of records do not show how
-        credit stood.
+        A call takes at most the rest of the current piece: the header at the start of a forward half, then
+        one chunk after another. It takes that completely or not at all, so the sizes of records do not reveal
+        how much credit there was.
 
         Returns:
-            Bytes taken: all, or up to the end of the piece; 0 of empty data.
+            Bytes taken: all of `data` or the rest of the piece; 0 for empty data.
         Raises:
-            BlockingIOError: no credit, no room, or another stream's turn; wait for `writable`, then call
-                again (or end the stream: until then a turn is kept for it). LocalTunnelError: after
-                `finish`. StreamReset, Disconnected, LinkError, TableFull: as for `readinto`.
+            BlockingIOError: no credit, no room, or another stream's turn. Wait for `writable` and call again,
+                or end the stream: until then a turn is reserved for it. LocalTunnelError: after `finish`.
+            StreamReset, Disconnected, LinkError, TableFull: as for `readinto`.
         """
         if self.error is not None:
             raise renewed(self.error)
@@ -248,9 +253,9 @@ class MuxStream(Generic[N]):
         if not len(data):
             return 0
         count = min(len(data), self._piece_left)
-        sender = self._mux.sender
+        sender = self._table.sender
         if sender.fixed_bytes:
-            # Every record has one size whatever it holds: here content may be cut as credit and room have it.
+            # All records have one size, so cutting content to credit and room reveals nothing.
             count = min(count, self._credit, sender.fixed_room())
         if not 0 < count <= self._credit:
             sender.yield_turn(self)
@@ -263,25 +268,25 @@ class MuxStream(Generic[N]):
         return count
 
     def flush(self) -> None:
-        """Nothing to do: what `write` takes is on its way as soon as the socket takes it."""
+        """Do nothing: content that `write` took leaves as soon as the socket takes it."""
 
     def finish(self) -> None:
-        """End this side's half in order; queued. Again, or after the stream's end: nothing."""
+        """End this side's half in order. Idempotent; no effect after the stream's end."""
         if self.error is None and self._send_half in MAY_SEND_DATA:
             self._send_half = TRANSITIONS[self._send_half][CellType.FIN]
-            self._mux.sender.queue_for(self, pack_fin(self.id))
-            self._mux.sender.yield_turn(self)
-            self._mux.settle(self)
+            self._table.sender.queue_for(self, pack_fin(self.id))
+            self._table.sender.yield_turn(self)
+            self._remove_if_done()
 
     def send_status(self, status: bytes) -> None:
-        """Say how the frame went; the last that the backward half carries, so after `finish`.
+        """Report the outcome of the frame: the last cell of the backward half, after `finish`.
 
         Args:
             status: 1 to MAX_STATUS_BYTES (cells.py), opaque here.
         Raises:
-            BlockingIOError: no room, or another stream's turn; wait for `writable`. LocalTunnelError: not the
-                side that accepted, before `finish`, a second one, or one of another length. StreamReset,
-                Disconnected, LinkError, TableFull: as for `readinto`.
+            BlockingIOError: no room, or another stream's turn; wait for `writable`. LocalTunnelError: this
+                side opened the stream, `finish` was not called, a status was sent, or its length is wrong.
+            StreamReset, Disconnected, LinkError, TableFull: as for `readinto`.
         """
         if self.error is not None:
             raise renewed(self.error)
@@ -290,92 +295,112 @@ class MuxStream(Generic[N]):
             raise LocalTunnelError(f"no status can be sent now: {self._send_half.value}")
         if not 0 < len(status) <= MAX_STATUS_BYTES:
             raise LocalTunnelError(f"a status has 1 to {MAX_STATUS_BYTES} bytes, not {len(status)}")
-        if not self._mux.sender.emit(self, CellType.STATUS, status):
+        if not self._table.sender.emit(self, CellType.STATUS, status):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._send_half = after
-        self._mux.settle(self)
+        self._remove_if_done()
 
     def reset(self, code: ErrorCode) -> None:
-        """End the stream early, both ways, with the reason; queued. Unread content is dropped.
+        """End both halves early, with the reason, and drop unread content.
 
-        Again, or after the stream's end: only drops what was not read.
+        After the stream's end it only drops unread content.
         """
-        if self.is_ended:
-            self._drop_unread(StreamReset(code, "here"))
-        else:
-            self._mux.reset(self, code)
+        self._end(code, StreamReset(code, "here"))
 
-    # -- for the multiplexer --------------------------------------------------------------------------
+    def evict(self) -> None:
+        """Drop the unread content because the node holds too much of it. For `Budget`."""
+        text = "too much unread content at this node, and that of this stream had waited longest"
+        self._end(ErrorCode.BUSY, TableFull(text))
+
+    def _end(self, code: ErrorCode, error: TunnelError) -> None:
+        """Reset the stream; `error` is what it fails with here."""
+        if self.is_ended:
+            self._drop_unread(error)
+        else:
+            self._table.abandon(self, code)
+            self.fail(error, keep_complete=False)
+
+    def _remove_if_done(self) -> None:
+        if self._send_half in ENDED and self._receive_half in ENDED:
+            self._table.remove(self)
+
+    # -- for the multiplexer and the table ------------------------------------------------------------
 
     @property
     def oldest_s(self) -> float:
-        """When the unread content came that has waited longest."""
+        """Arrival time of the oldest unread content."""
         return self._queue.oldest_s
 
     @property
-    def is_done(self) -> bool:
-        """Whether both halves have ended in order."""
-        return self._send_half in ENDED and self._receive_half in ENDED
-
-    @property
     def late_bytes(self) -> int:
-        """Content that the peer may still send before it hears that the stream has ended."""
+        """Content that the peer may still send before it learns that the stream has ended."""
         return self._granted if self._receive_half in MAY_SEND_DATA else 0
 
-    def evict(self) -> None:
-        """Give up the unread content, for the node holds too much of it."""
-        full = TableFull("too much unread content at this node, and that of this stream had waited longest")
-        if self.is_ended:
-            self._drop_unread(full)
-        else:
-            self._mux.reset(self, ErrorCode.BUSY, full)
-
-    def _drop_unread(self, error: TunnelError) -> None:
-        """Forget what was not read; its reader sees `error`, and no end that looks like one in order."""
-        dropped = self._queue.clear()
-        if dropped:
-            self._read_error = self._read_error or error
-            self._mux.budget.free(self, dropped, is_empty=True)
-
-    def advance(self, kind: int) -> bool:
-        """The peer's half takes a step along the table. False: the cell is not legal now."""
-        after = TRANSITIONS[self._receive_half].get(kind)
-        if after is None:
-            return False
-        self._receive_half = after
-        return True
-
     def take_data(self, payload: memoryview, now_s: float) -> None:
-        """Content from the peer.
+        """DATA from the peer.
 
         Raises:
             LinkError: more than it had credit for.
         """
+        if not self._advance(CellType.DATA):
+            return
         count = len(payload)
         if count > self._granted:
             raise LinkError(f"stream {self.id}: {count} bytes of content, credit for {self._granted}")
         self._granted -= count
         is_news = not self._queue.size
         self._queue.append(payload, now_s)
-        self._mux.budget.add(self, count)
+        self._table.budget.add(self, count)
         if is_news:
             self.readable.set()
 
-    def take_credit(self, count: int) -> bool:
-        """Credit from the peer. False: it would be more than there may be."""
+    def take_credit(self, count: int) -> None:
+        """CREDIT from the peer; above MAX_CREDIT the stream is reset."""
         if self._credit + count > MAX_CREDIT:
-            return False
+            self._refuse(CellType.CREDIT)
+            return
         self._credit += count
         self.writable.set()
+
+    def take_fin(self) -> None:
+        """FIN from the peer."""
+        if self._advance(CellType.FIN):
+            self._table.sender.owe_nothing(self)
+            self.readable.set()
+            self._remove_if_done()
+
+    def take_status(self, status: bytes) -> None:
+        """STATUS from the peer."""
+        if self._advance(CellType.STATUS):
+            self.status = status
+            self.readable.set()
+            self._remove_if_done()
+
+    def take_reset(self, code: ErrorCode) -> None:
+        """RESET from the peer."""
+        self._table.drop(self)
+        self.fail(StreamReset(code), keep_complete=False)
+
+    def _advance(self, kind: CellType) -> bool:
+        """Move the peer's half along the table. False: the cell is not legal now, and the stream is reset."""
+        after = TRANSITIONS[self._receive_half].get(kind)
+        if after is None:
+            self._refuse(kind)
+            return False
+        self._receive_half = after
         return True
 
+    def _refuse(self, kind: CellType) -> None:
+        """A cell that breaks this stream's order only: the stream ends, the link goes on."""
+        self._end(ErrorCode.PROTOCOL, LinkError(f"stream {self.id}: {kind.name} is not legal now"))
+
     def take_owed_credit(self) -> int:
-        """The credit to grant now, and how much the window grows by, in one; 0 after the peer's FIN."""
+        """Return the credit to grant now, growth of the window included; 0 after the peer's FIN."""
         if self.error is not None or self._receive_half not in MAY_SEND_DATA:
             return 0
         growth = 0
         if self._read_since >= self.window_bytes:
-            growth = self._mux.table.grow(self)
+            growth = self._table.grow(self)
             self._read_since = 0
         count = self._owed + growth
         self._owed = 0
@@ -383,7 +408,11 @@ class MuxStream(Generic[N]):
         return count
 
     def fail(self, error: TunnelError, *, keep_complete: bool) -> None:
-        """End it with `error`. `keep_complete`: what came with its FIN can still be read."""
+        """End it with `error`; its table entry is gone already.
+
+        Args:
+            keep_complete: content that arrived with its FIN can still be read.
+        """
         self.error = error
         if not keep_complete or self._receive_half in MAY_SEND_DATA:
             self._read_error = error
@@ -392,3 +421,10 @@ class MuxStream(Generic[N]):
         self.writable.set()
         if self.failed is not None:
             self.failed.set()
+
+    def _drop_unread(self, error: TunnelError) -> None:
+        """Drop unread content; its reader gets `error` instead of what would look like an orderly end."""
+        dropped = self._queue.clear()
+        if dropped:
+            self._read_error = self._read_error or error
+            self._table.budget.free(self, dropped, is_empty=True)

@@ -1,25 +1,32 @@
-"""The streams of a link: their numbers, how many there may be, and what is on its way to those that are gone.
+"""The open streams of a link, and what they share: numbers, limits, sender and budget.
 
-Numbers of the side that dialled are odd, the other's even; each side's only grow. So a number that is not in
-the table, and not beyond the last opened, is of a stream that has ended here, and a cell for it was on its
-way before the peer knew. Nothing is kept of such streams but one sum: the content that their senders had
-credit for when they ended. What comes late is taken off that sum, so a flood of it ends where credit would
-have ended it.
+Example: the side that dialled opens streams 1, 3, 5, the other side 2, 4, 6; numbers are never used again.
+So a number that is neither in the table nor above the highest one opened belongs to an ended stream, and a
+cell for it was sent before the peer knew of the end. The table remembers nothing about ended streams except
+one sum: the content that their senders still had credit for. Late content is subtracted from that sum, so a
+flood of it ends where credit would have ended it.
+
+Calls go one way: `Multiplexer` calls `MuxStream` and `StreamTable`, `MuxStream` calls `StreamTable`, and both
+queue cells with `LinkSender`. The table calls no stream.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from tunnel.errors import LinkError, TableFull
-from tunnel.link.cells import CELLS
+from tunnel.errors import ErrorCode, LinkError, TableFull
+from tunnel.link.buffers import Budget
+from tunnel.link.cells import CELLS, pack_reset
+from tunnel.link.scheduler import LinkSender, SendingStream
 
 __all__ = ["MuxLimits", "StreamTable", "TableStream"]
 
 _MAX_STREAM_ID: Final = (1 << 32) - 1
-# Streams whose window may grow: with more of them on a link each is fast enough with its first window.
+# Windows grow while at most this many streams share a link: with more, each is fast enough without.
 _FEW_STREAMS: Final = 4
+_SPARE_RESETS: Final = 64  # unsent RESETs allowed beyond one for each stream that the peer may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,11 @@ class MuxLimits:
     """What one link may use.
 
     Attributes:
-        max_streams: streams of the peer's at once; told in the handshake.
-        peer_max_streams: the same of the peer's settings, for those that this side opens.
-        window_bytes: all receive windows together: 1,024 streams of the default profile, and four that have
-            grown.
-        max_window_bytes: to which the window of one stream grows while few share the link: two buffers of the
-            link (buffers.py), so that one is filled while the other is emptied.
+        max_streams: open streams of the peer; sent in the handshake.
+        peer_max_streams: the peer's limit on streams of this side, from its settings.
+        window_bytes: all receive windows together: 1,024 streams of the default profile, and four grown ones.
+        max_window_bytes: limit of the growth of one window: two link buffers (buffers.py), so one is filled
+            while the other is emptied.
     """
 
     max_streams: int = 1024
@@ -41,16 +47,15 @@ class MuxLimits:
     max_window_bytes: int = 512 << 10
 
 
-class TableStream(Protocol):
+class TableStream(SendingStream, Protocol):
     """A stream as the table sees it."""
 
-    id: int
     is_opener: bool
     window_bytes: int
 
     @property
     def late_bytes(self) -> int:
-        """Content that the peer may still send before it hears that the stream has ended."""
+        """Content that the peer may still send before it learns that the stream has ended."""
 
 
 S = TypeVar("S", bound=TableStream)
@@ -60,10 +65,14 @@ class StreamTable(Generic[S]):
     """The open streams of one link.
 
     Attributes:
+        sender: where the streams queue their cells.
+        budget: counts their unread content.
+        peer_id: node id of the neighbour.
         streams: by number.
-        own: how many of them this side opened.
+        arrived: streams of the peer that no service has accepted yet, oldest first.
+        own: number of streams that this side opened.
         window_bytes: all their receive windows together.
-        late_bytes: content that may still come for streams that have ended here.
+        late_bytes: content that may still arrive for ended streams.
     """
 
     __slots__ = (
@@ -71,32 +80,46 @@ class StreamTable(Generic[S]):
         "_limits",
         "_next_id",
         "_peer_parity",
+        "_resets",
+        "arrived",
+        "budget",
         "late_bytes",
         "own",
+        "peer_id",
+        "sender",
         "streams",
         "window_bytes",
     )
 
-    def __init__(self, limits: MuxLimits, *, is_dialler: bool) -> None:
+    def __init__(
+        self, limits: MuxLimits, sender: LinkSender, budget: Budget, *, peer_id: bytes, is_dialler: bool
+    ) -> None:
         self._limits = limits
         self._next_id = 1 if is_dialler else 2
         self._peer_parity = 0 if is_dialler else 1
         self._highest = 0
+        self._resets: list[int] = []  # marks of RESETs for the peer's streams, see `LinkSender.has_left`
+        self.sender = sender
+        self.budget = budget
+        self.peer_id = peer_id
         self.streams: dict[int, S] = {}
+        self.arrived: OrderedDict[S, None] = OrderedDict()
         self.own = 0
         self.window_bytes = 0
         self.late_bytes = 0
 
+    # -- new streams ----------------------------------------------------------------------------------
+
     @property
     def can_open(self) -> bool:
-        """Whether this side has a number and a place for one more."""
+        """Whether this side may open another stream."""
         return self.own < self._limits.peer_max_streams and self._next_id <= _MAX_STREAM_ID
 
     def next_id(self, window_bytes: int) -> int:
-        """The number for a stream that this side opens.
+        """The number for a new stream of this side.
 
         Raises:
-            TableFull: as many streams as the peer allows, or windows as this side does.
+            TableFull: the peer's limit on streams or this side's limit on windows is reached.
         """
         if not self.can_open or not self._has_room(window_bytes):
             raise TableFull(f"the link carries {self.own} streams of this side and takes no more")
@@ -105,43 +128,85 @@ class StreamTable(Generic[S]):
         return stream_id
 
     def take_id(self, stream_id: int) -> None:
-        """The peer opens this number.
+        """Check the number of a stream that the peer opens.
 
         Raises:
-            LinkError: the number is this side's, or not beyond the last.
+            LinkError: it is one of this side's numbers or not above the last one.
         """
         if stream_id & 1 != self._peer_parity or stream_id <= self._highest:
             parity = "odd" if self._peer_parity else "even"
             raise LinkError(f"OPEN of stream {stream_id}, expected one beyond {self._highest} and {parity}")
         self._highest = stream_id
 
+    def check_resets(self) -> None:
+        """Bound what a peer can make this side queue by opening streams that are reset.
+
+        Raises:
+            LinkError: more than `max_streams` + 64 RESETs of its streams are unsent.
+        """
+        has_left = self.sender.has_left
+        if self._resets and has_left(self._resets[0]):
+            self._resets = [mark for mark in self._resets if not has_left(mark)]
+        if len(self._resets) > self._limits.max_streams + _SPARE_RESETS:
+            raise LinkError(f"OPEN while {len(self._resets)} RESETs of such streams have not left")
+
     def admits(self, window_bytes: int) -> bool:
-        """Whether the peer may have one more stream, with such a window."""
+        """Whether the peer may have another stream with such a window."""
         return len(self.streams) - self.own < self._limits.max_streams and self._has_room(window_bytes)
 
     def _has_room(self, window_bytes: int) -> bool:
         return self.window_bytes + window_bytes <= self._limits.window_bytes
 
     def add(self, stream: S) -> None:
-        """A stream begins."""
+        """Enter a new stream; one of the peer's waits in `arrived`."""
         self.streams[stream.id] = stream
         self.own += stream.is_opener
         self.window_bytes += stream.window_bytes
+        if not stream.is_opener:
+            self.arrived[stream] = None
+
+    def refuse(self, stream_id: int, code: ErrorCode, window_bytes: int) -> None:
+        """Reset a new stream of the peer, which may have filled its window already."""
+        self._resets.append(self.sender.queue(pack_reset(stream_id, code)))
+        self.late_bytes += window_bytes
+
+    # -- the end of streams ---------------------------------------------------------------------------
 
     def remove(self, stream: S) -> None:
-        """A stream has ended on both sides, or the peer ended it: nothing legal can follow."""
+        """Take out a stream that has ended in order; it can still be accepted and read."""
         del self.streams[stream.id]
         self.own -= stream.is_opener
         self.window_bytes -= stream.window_bytes
+        self.sender.forget(stream)
 
-    def abandon(self, stream: S) -> None:
-        """This side ends the stream: what is on its way to it is forgiven, and nothing more."""
-        self.late_bytes += stream.late_bytes
+    def drop(self, stream: S) -> None:
+        """Take out a stream that the peer has reset; it can no longer be accepted."""
         self.remove(stream)
+        self.arrived.pop(stream, None)
+
+    def abandon(self, stream: S, code: ErrorCode) -> None:
+        """Take out a stream that this side resets. Content already on its way to it is allowed, no more."""
+        self.late_bytes += stream.late_bytes
+        mark = self.sender.queue(pack_reset(stream.id, code))
+        if not stream.is_opener:
+            self._resets.append(mark)
+        self.drop(stream)
+
+    def clear(self) -> list[S]:
+        """Take out all streams and return them; none can be accepted any more."""
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self.arrived.clear()
+        self.own = self.window_bytes = 0
+        return streams
+
+    # -- cells from the peer --------------------------------------------------------------------------
 
     def find(self, stream_id: int, kind: int) -> S | None:
-        """The stream, or None when it has ended here.
+        """The open stream of this number, or None for one that has ended here.
 
+        Args:
+            kind: of the cell, for the error.
         Raises:
             LinkError: no such stream was ever opened.
         """
@@ -154,19 +219,19 @@ class StreamTable(Generic[S]):
         return stream
 
     def late(self, stream_id: int, count: int) -> None:
-        """Content for a stream that has ended here.
+        """Count content for a stream that has ended here.
 
         Raises:
-            LinkError: more than may have been on its way.
+            LinkError: more than can have been sent before the peer knew.
         """
         self.late_bytes -= count
         if self.late_bytes < 0:
             raise LinkError(f"content for stream {stream_id}, which has ended, beyond what was granted")
 
     def grow(self, stream: S) -> int:
-        """Let the window of a stream whose reader keeps up grow, by what is returned.
+        """Enlarge the window of a stream whose reader keeps up; returns by how many bytes.
 
-        It doubles, up to the limit and to what is left of the link's, while few streams share the link.
+        While few streams share the link it doubles, up to its limit and to the room left for windows.
         """
         limits = self._limits
         growth = min(stream.window_bytes, limits.max_window_bytes - stream.window_bytes)
@@ -175,10 +240,3 @@ class StreamTable(Generic[S]):
         stream.window_bytes += growth
         self.window_bytes += growth
         return growth
-
-    def clear(self) -> list[S]:
-        """Forget all streams; returns them."""
-        streams = list(self.streams.values())
-        self.streams.clear()
-        self.own = self.window_bytes = 0
-        return streams

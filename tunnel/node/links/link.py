@@ -22,7 +22,8 @@ from reactor import YIELD, Broken, Closed, ReadYield, Service, Signal, Sleep, So
 from tunnel.errors import Disconnected, ErrorCode, PeerError
 from tunnel.geometry import Profile
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.mux import Liveness, Multiplexer
+from tunnel.link.mux import Multiplexer
+from tunnel.link.policies import Liveness
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.links.handshake_io import HandshakeResult
 from tunnel.node.links.keeper import exchange_with
@@ -72,8 +73,8 @@ class Link:
             budget=node.budget,
             now_s=node.now_s,
             record_units=self._padding.record_units,
+            peer_id=shaken.peer.node_id,
         )
-        self.mux.peer_id = shaken.peer.node_id
 
     @property
     def streams(self) -> int:
