@@ -16,7 +16,6 @@ from typing import TypeAlias
 from readwrite_comp import (
     EndStreamR,
     EndStreamW,
-    Engine,
     EscapeTermR,
     EscapeTermW,
     ExtRead,
@@ -35,14 +34,18 @@ from readwrite_comp import (
     StreamCipherW,
     WideBlockR,
     WideBlockW,
-    WideEngine,
-    WidePermutation,
     WindowSizes,
+)
+from readwrite_comp.primitives import (
+    SPARE_BYTES,
+    TAG_BYTES,
+    Engine,
+    WideEngine,
+    bound_xor,
     engine_names,
     get_engine,
 )
-from readwrite_comp.primitives import SPARE_BYTES, TAG_BYTES, bound_xor
-from readwrite_comp.wideblock import HCTR_KEY_BYTES, LEFT_BYTES, LIONESS_KEY_BYTES
+from readwrite_comp.wideblock import HCTR_KEY_BYTES, LEFT_BYTES, LIONESS_KEY_BYTES, WidePermutation
 
 __all__ = ["BLOCKS", "DEPTHS", "KINDS", "LIMITERS", "MIXED", "Pair", "Work", "pairs"]
 

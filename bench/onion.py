@@ -27,7 +27,7 @@ from typing import Any
 from bench.command import add_outputs, run
 from bench.onion_more_cases import status_cases, tunnel_cases
 from bench.report import Machine, Spread, report, table
-from readwrite_comp import engine_names
+from readwrite_comp.primitives import engine_names
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, SUITES, Profile

@@ -37,7 +37,7 @@ from types import TracebackType
 from bench.content import DIGESTS, RepeatedContent, content_digest, new_digest
 from bench.control import ControlledProcess, ControlPipe, Message, ProcessError, stop_processes
 from bench.usage import own_usage
-from readwrite_comp import Aead
+from readwrite_comp.primitives import Aead
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.geometry import Profile
 from tunnel.link.buffers import HEAD_BYTES, TAG_BYTES, record_bytes_for

@@ -31,7 +31,8 @@ from bench.processes import NodeProcesses
 from bench.reference_chain import ReferenceChain
 from bench.report import Machine, Spread, report, table
 from bench.usage import machine_busy_s
-from readwrite_comp import EngineUnavailable, engine_names, get_engine
+from readwrite_comp.errors import EngineUnavailable
+from readwrite_comp.primitives import engine_names, get_engine
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, SUITES, Profile
 
 __all__ = ["FULL", "Case", "Settings", "Transfer", "main", "measure", "record", "text"]

@@ -1,26 +1,23 @@
 """Byte layers that compose: limiters, ciphers, and stacks of them over any stream.
 
-`readwrite_comp.base` has the contract of a layer; `readwrite_comp.testing` checks it. Imports the standard
-library and, in `primitives`, the crypto libraries; no sockets, clocks or threads. Anything may import it.
+Exported here is what users stack, run and catch. A layer's author finds the contract in `base`, the tools in
+`helpers` and the checks in `testing`. Imports the standard library and, in `primitives`, the crypto
+libraries; no sockets, clocks or threads. Anything may import it.
 """
 
-from readwrite_comp.base import Ending, Event, ExtRead, ExtWrite, IdentityR, IdentityW, Phase
+from readwrite_comp.base import Ending, ExtRead, ExtWrite, IdentityR, IdentityW
 from readwrite_comp.comp import CompR, CompW, FileR, FileW
 from readwrite_comp.errors import (
     AuthenticationError,
     BadParameter,
-    EngineUnavailable,
-    InUse,
     LayerError,
     LimitExceeded,
     LocalLayerError,
     Malformed,
-    PhaseError,
     RemoteLayerError,
     Truncated,
 )
-from readwrite_comp.helpers import ByteReader, ByteWriter, Owed, Take
-from readwrite_comp.inplace import InPlaceR, InPlaceW, StreamCipherR, StreamCipherW, Transform
+from readwrite_comp.inplace import StreamCipherR, StreamCipherW
 from readwrite_comp.limiters import (
     EndStreamR,
     EndStreamW,
@@ -28,12 +25,10 @@ from readwrite_comp.limiters import (
     EscapeTermW,
     PaddedWindowsR,
     PaddedWindowsW,
-    Padding,
     SizedWindowsR,
     SizedWindowsW,
     WindowSizes,
 )
-from readwrite_comp.primitives import Aead, CtrStream, Engine, WideEngine, engine_names, get_engine
 from readwrite_comp.sealed import SealedR, SealedW
 from readwrite_comp.shared import SharedR, SharedW
 from readwrite_comp.stack import (
@@ -46,28 +41,21 @@ from readwrite_comp.stack import (
     read_to_end,
     write_all_into,
 )
-from readwrite_comp.wideblock import Hctr, Lioness, WideBlockR, WideBlockW, WidePermutation
+from readwrite_comp.wideblock import Hctr, Lioness, WideBlockR, WideBlockW
 
 __all__ = [
-    "Aead",
     "AuthenticationError",
     "BadParameter",
-    "ByteReader",
-    "ByteWriter",
     "ChainExtRead",
     "CompExtR",
     "CompExtW",
     "CompR",
     "CompW",
-    "CtrStream",
     "EndStreamR",
     "EndStreamW",
     "Ending",
-    "Engine",
-    "EngineUnavailable",
     "EscapeTermR",
     "EscapeTermW",
-    "Event",
     "ExtRead",
     "ExtWrite",
     "FileR",
@@ -75,9 +63,6 @@ __all__ = [
     "Hctr",
     "IdentityR",
     "IdentityW",
-    "InPlaceR",
-    "InPlaceW",
-    "InUse",
     "LayerError",
     "LimitExceeded",
     "Lioness",
@@ -85,12 +70,8 @@ __all__ = [
     "Malformed",
     "MultiRExt",
     "MultiWExt",
-    "Owed",
     "PaddedWindowsR",
     "PaddedWindowsW",
-    "Padding",
-    "Phase",
-    "PhaseError",
     "RemoteLayerError",
     "SealedR",
     "SealedW",
@@ -100,16 +81,10 @@ __all__ = [
     "SizedWindowsW",
     "StreamCipherR",
     "StreamCipherW",
-    "Take",
-    "Transform",
     "Truncated",
     "WideBlockR",
     "WideBlockW",
-    "WideEngine",
-    "WidePermutation",
     "WindowSizes",
-    "engine_names",
-    "get_engine",
     "read_exact_from",
     "read_to_end",
     "write_all_into",

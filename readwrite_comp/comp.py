@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from readwrite_comp.base import ExtRead, ExtWrite, Phase, check_layer
 from readwrite_comp.errors import InUse, PhaseError
-from readwrite_comp.helpers import ByteReader, ByteWriter, byte_view, writable_view
+from readwrite_comp.helpers import ByteReader, ByteWriter, byte_view, check_number, writable_view
 
 if TYPE_CHECKING:
     from typing import Self
@@ -316,6 +316,7 @@ class CompR(_Comp[ByteReader]):
 # The buffers would end the message also when an exception leaves the `with` block, or from the garbage
 # collector, and the other side would take half a message for a whole one. Both abandon the message here.
 _BUFFER_BYTES = 64 * 1024
+_MAX_BUFFER_BYTES = 2**31 - 1
 
 
 class FileW(io.BufferedWriter):
@@ -334,6 +335,7 @@ class FileW(io.BufferedWriter):
 
     def __init__(self, stream: ByteWriter, ext: ExtWrite, *, buffer_bytes: int = _BUFFER_BYTES) -> None:
         comp = CompW(stream, ext)
+        check_number(buffer_bytes, "buffer_bytes", 1, _MAX_BUFFER_BYTES)
         super().__init__(comp, buffer_bytes)
         self._comp = comp
 
@@ -401,6 +403,7 @@ class FileR(io.BufferedReader):
 
     def __init__(self, stream: ByteReader, ext: ExtRead, *, buffer_bytes: int = _BUFFER_BYTES) -> None:
         comp = CompR(stream, ext)
+        check_number(buffer_bytes, "buffer_bytes", 1, _MAX_BUFFER_BYTES)
         super().__init__(comp, buffer_bytes)
         self._comp = comp
 

@@ -29,6 +29,7 @@ __all__ = [
     "Owed",
     "Take",
     "byte_view",
+    "check_number",
     "is_same_error",
     "read_only",
     "read_part",
@@ -99,6 +100,18 @@ def writable_view(buffer: Any) -> memoryview:
     if view.readonly and len(view):
         raise read_only()
     return view
+
+
+def check_number(value: int, what: str, least: int, most: int) -> None:
+    """Refuse an argument that is no whole number from `least` to `most`.
+
+    Raises:
+        TypeError: no whole number. BadParameter: out of range.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what}: expected a whole number, got {value!r}")
+    if not least <= value <= most:
+        raise BadParameter(f"{what}: {value}, expected {least} to {most}")
 
 
 def read_only() -> BadParameter:
@@ -193,6 +206,8 @@ def renewed(error: E) -> E:
         The copy. The error itself, without its traceback, where its class cannot be copied.
     """
     kind = type(error)
+    if any(vars(base).get("__slots__") for base in kind.__mro__):
+        return error.with_traceback(None)  # the copy would lack the values in slots
     try:
         parts: Any = error.__reduce_ex__(2)
         _, args, *state = parts
@@ -204,8 +219,6 @@ def renewed(error: E) -> E:
                 break
         copy.__dict__.update(*state)
         copy.__dict__.setdefault(_ORIGINAL, error)
-        if any(vars(base).get("__slots__") for base in kind.__mro__):
-            raise TypeError("values in slots would be missing")
     except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made
         return error.with_traceback(None)
     if notes := getattr(error, "__notes__", None):

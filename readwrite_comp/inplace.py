@@ -85,6 +85,8 @@ class _InPlace(_Phased):
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         super().__init__()
+        if not isinstance(transforms, Sequence) or isinstance(transforms, str | bytes):
+            raise TypeError(f"transforms: expected a list of transforms, got {type(transforms).__name__}")
         sizes = {transform.block_bytes for transform in transforms}
         if len(sizes) != 1:
             raise BadParameter(f"transforms of block sizes {sorted(sizes)}, expected one size for all")

@@ -1,4 +1,4 @@
-"""Window limiters: a message is cut into windows, and padding hides its exact length.
+"""Limiters: layers that end a message by themselves or hide its exact length, without encrypting it.
 
     SizedWindowsW(WindowSizes(1024, growth=(2, 1), max_bytes=65_536))   # 1, 2, 4 … 64 KiB
 
@@ -7,13 +7,14 @@
 | `SizedWindows` | (size u32, if `size_written` ‖ window)* | the reader knows the length (`Ending.PADDED`) |
 | `PaddedWindows` | (last bit and content length in a u32 ‖ window)* | marked exactly (`Ending.EXACT`) |
 | `EndStream` | (window ‖ mark)*, mark = 0 more, 1 end | at a whole window (`Ending.MARKED`) |
+| `EscapeTerm` | content, each escape byte E doubled ‖ E ‖ not E | marked exactly (`Ending.EXACT`) |
 
-All numbers are big-endian. The last window is padded. There is at least one window, so an empty message looks
-like a short one. Three classes and not one with three settings: they differ in what has to be known before a
-window may be announced, which is where each of them is hard.
+Numbers are big-endian. The three window limiters pad the last window and write at least one, so an empty
+message looks like a short one. They share one reader (`_WindowsR`); the two that must collect a window before
+they can write it share one writer (`_CollectingW`).
 
-Rule for changing this file: a window may be announced only when content for it has been taken. A writer that
-gives up after a refusal would otherwise leave a window that the reader waits for.
+Rule for changing this file: announce a window only after content for it was taken. A writer that gives up
+after a refusal would otherwise leave a window that the reader waits for.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from enum import Enum, auto
 
 from readwrite_comp.base import Ending, ExtRead, ExtWrite
 from readwrite_comp.errors import BadParameter, Malformed, Truncated
-from readwrite_comp.helpers import ByteReader, ByteWriter, Take, read_part, read_some, skip_some, write_some
+from readwrite_comp.helpers import (
+    ByteReader,
+    ByteWriter,
+    Take,
+    check_number,
+    read_part,
+    read_some,
+    skip_some,
+    write_some,
+)
 from readwrite_comp.primitives import random_bytes
 
 __all__ = [
@@ -40,15 +50,21 @@ __all__ = [
     "SizedWindowsR",
     "SizedWindowsW",
     "WindowSizes",
-    "check_window",
 ]
 
 # The top bit of a written length is kept free: it means "the last".
 MAX_WINDOW_BYTES = 2**31 - 1
+_LAST = 1 << 31
+_U32 = struct.Struct("!I")
+_U32_BYTES = 4
+# Content that goes out together with a written size. More would only copy more.
+_FIRST_BYTES = 16 * 1024
+# Padding made in one piece: a window may be larger than what should lie in memory.
+_PADDING_BYTES = 16 * 1024
 
 
 class Padding(Enum):
-    """What padding is made of."""
+    """What padding is made of. Layers take a member or its name: `padding="zero"`."""
 
     ZERO = auto()
     """Zero bytes: cheap, and checked by readers that know it; for use inside a cipher."""
@@ -76,17 +92,90 @@ class Padding(Enum):
         return bytes(count) if self is Padding.ZERO else random_bytes(count)
 
 
-def check_window(window_bytes: int) -> None:
-    """Raises BadParameter: `window_bytes` is outside 1 to `MAX_WINDOW_BYTES`."""
-    if not 1 <= window_bytes <= MAX_WINDOW_BYTES:
-        raise BadParameter(f"window of {window_bytes} bytes, expected 1 to {MAX_WINDOW_BYTES}")
+class _WindowsR(ExtRead):
+    """The reader of all window limiters: passes content on from the open window, then opens the next one.
+
+    A limiter says in `_open_window` what precedes a window. Attributes: `_left` and `_padding_left` are what
+    remains of the open window, `_has_ended` is set once no window follows.
+    """
+
+    def __init__(self, head_bytes: int, padding: Padding | str = Padding.RANDOM) -> None:
+        super().__init__()
+        self._zero_padded = Padding.of(padding) is Padding.ZERO
+        self._head = memoryview(bytearray(head_bytes))
+        self._incoming = Take()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._left = 0
+        self._padding_left = 0
+        self._has_ended = False
+        self._incoming.begin(self._head)
+
+    def _open_window(self, r: ByteReader) -> bool:
+        """Read what precedes the next window and set `_left`; False if there is no more content."""
+        raise NotImplementedError
+
+    def _read(self, r: ByteReader, view: memoryview) -> int:
+        if not self._left and not self._open_window(r):
+            return 0
+        count = read_part(r, view, self._left, "a window")
+        self._left -= count
+        return count
+
+    def _skip(self, r: ByteReader) -> None:
+        while self._left or self._open_window(r):
+            self._left -= skip_some(r, self._left, "a window")
+        self._skip_padding(r)
+
+    def _skip_padding(self, r: ByteReader) -> None:
+        while self._padding_left:
+            self._padding_left -= skip_some(
+                r, self._padding_left, "window padding", must_be_zero=self._zero_padded
+            )
 
 
-_SIZE = struct.Struct("!I")
-# How much content goes out together with a written size. More would only copy more.
-_FIRST_BYTES = 16 * 1024
-# The most padding that is made at once.
-_PADDING_BYTES = 16 * 1024
+class _CollectingW(ExtWrite):
+    """The writer of limiters that need a whole window before it can go out: one copy of the content.
+
+    `_unit` is a window behind the bytes that precede it on the wire: `_unit_bytes`, of which `_held` are
+    filled.
+    """
+
+    # Whether a full window leaves immediately, or waits for what comes next.
+    _sends_full = False
+
+    def __init__(self, window_bytes: int, padding: Padding | str, head_bytes: int) -> None:
+        super().__init__()
+        check_number(window_bytes, "window_bytes", 1, MAX_WINDOW_BYTES)
+        self._padding = Padding.of(padding)
+        self._head_bytes = head_bytes
+        self._unit_bytes = head_bytes + window_bytes
+        self._unit = memoryview(bytearray(self._unit_bytes))
+        self._held = head_bytes
+
+    def _start(self) -> None:
+        self._held = self._head_bytes
+
+    def _take(self, w: ByteWriter, view: memoryview) -> int:
+        if self._held == self._unit_bytes:
+            self._close_window()
+            self._owed.settle(w)
+        held = self._held
+        count = min(len(view), self._unit_bytes - held)
+        self._unit[held : held + count] = view[:count]
+        self._held = held + count
+        if self._sends_full and self._held == self._unit_bytes:
+            self._flush()
+            self._owed.push(w)
+        return count
+
+    def _close_window(self) -> None:
+        """Owe what is held, so that the next window can be collected."""
+        raise NotImplementedError
+
+    def _pad(self) -> None:
+        self._unit[self._held :] = self._padding.make(self._unit_bytes - self._held)
 
 
 @dataclass(frozen=True)
@@ -100,6 +189,7 @@ class WindowSizes:
         max_bytes: no window is larger; by default `first_bytes`.
     Raises:
         BadParameter: sizes or growth out of range.
+        TypeError: one of them is no whole number.
     """
 
     first_bytes: int
@@ -107,24 +197,29 @@ class WindowSizes:
     max_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if not self.max_bytes:
+        check_number(self.first_bytes, "first_bytes", 1, MAX_WINDOW_BYTES)
+        if self.max_bytes == 0:
             object.__setattr__(self, "max_bytes", self.first_bytes)
-        if not 1 <= self.first_bytes <= self.max_bytes <= MAX_WINDOW_BYTES:
-            raise BadParameter(
-                f"windows of {self.first_bytes} to {self.max_bytes} bytes, expected 1 <= first <= max < 2^31"
-            )
-        if not 1 <= self.growth[1] <= self.growth[0]:
-            raise BadParameter(f"growth {self.growth[0]}/{self.growth[1]}, expected at least 1/1")
+        check_number(self.max_bytes, "max_bytes", self.first_bytes, MAX_WINDOW_BYTES)
+        if not isinstance(self.growth, tuple | list) or len(self.growth) != 2:
+            raise TypeError(f"growth: expected (numerator, denominator), got {self.growth!r}")
+        check_number(self.growth[1], "growth[1]", 1, MAX_WINDOW_BYTES)
+        check_number(self.growth[0], "growth[0]", self.growth[1], MAX_WINDOW_BYTES)
 
     def after(self, size: int) -> int:
         """Return the size of the window that follows one of `size` bytes."""
         return min(self.max_bytes, size * self.growth[0] // self.growth[1])
 
 
+def _check_sizes(sizes: WindowSizes) -> None:
+    if not isinstance(sizes, WindowSizes):
+        raise TypeError(f"sizes: expected WindowSizes(first_bytes, …), got {sizes!r}")
+
+
 class SizedWindowsW(ExtWrite):
     """Writes content in windows whose sizes `WindowSizes` gives. Ends: PADDED.
 
-    With sizes written the reader takes any size from 1 to its maximum, so a writer may follow another plan.
+    With `size_written` the reader takes any size from 1 to its maximum, so a writer may follow another plan.
     Content passes uncopied, except for the first bytes of a window whose size is written: size and content
     must reach the stream together.
 
@@ -140,12 +235,11 @@ class SizedWindowsW(ExtWrite):
         self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding | str = Padding.RANDOM
     ) -> None:
         super().__init__()
+        _check_sizes(sizes)
         self._sizes = sizes
         self._size_written = size_written
         self._padding = Padding.of(padding)
-        self._next_bytes = sizes.first_bytes
-        self._left = 0
-        self._is_first = True
+        self._start()
 
     def _start(self) -> None:
         self._next_bytes = self._sizes.first_bytes
@@ -160,7 +254,7 @@ class SizedWindowsW(ExtWrite):
         size = self._next_bytes
         if self._size_written:
             view = view[: min(size, _FIRST_BYTES)]
-            self._owed.owe(_SIZE.pack(size) + view)
+            self._owed.owe(_U32.pack(size) + view)
             self._owed.push(w)
             count = len(view)
         else:
@@ -176,19 +270,18 @@ class SizedWindowsW(ExtWrite):
             self._is_first = False
             self._left = self._next_bytes
             if self._size_written:
-                self._owed.owe(_SIZE.pack(self._left))
+                self._owed.owe(_U32.pack(self._left))
 
     def _push_end(self, w: ByteWriter) -> None:
         self._owed.settle(w)
         while self._left:
-            # In pieces: a window may be larger than what should lie in memory.
             count = min(self._left, _PADDING_BYTES)
             self._owed.owe(self._padding.make(count))
             self._left -= count
             self._owed.settle(w)
 
 
-class SizedWindowsR(ExtRead):
+class SizedWindowsR(_WindowsR):
     """Reads what `SizedWindowsW` wrote. Ends: PADDED, so read as many bytes as the message is known to have,
     then `read_end`.
 
@@ -203,25 +296,22 @@ class SizedWindowsR(ExtRead):
     def __init__(
         self, sizes: WindowSizes, *, size_written: bool = False, padding: Padding | str = Padding.RANDOM
     ) -> None:
-        super().__init__()
+        _check_sizes(sizes)
         self._sizes = sizes
         self._size_written = size_written
-        self._zero_padded = Padding.of(padding) is Padding.ZERO
-        self._head = memoryview(bytearray(_SIZE.size))
-        self._incoming = Take()
-        self._clear()
+        super().__init__(_U32_BYTES, padding)
 
     def _clear(self) -> None:
+        super()._clear()
         self._next_bytes = self._sizes.first_bytes
-        self._left = 0
         self._is_first = True
-        self._incoming.begin(self._head)
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
+        # Written out, although the base class has it too: a call more is a third of a small read.
         if not self._left:
             if not self._size_written:
                 return self._read_first_of_window(r, view)
-            if not self._open_window(r, may_end=not self._is_first):
+            if not self._open_window(r):
                 return 0
         count = read_part(r, view, self._left, "a window")
         self._left -= count
@@ -231,50 +321,44 @@ class SizedWindowsR(ExtRead):
         # A window of implied size exists only once a byte of it has come.
         size = self._next_bytes
         count = read_some(r, view[:size])
-        if count == 0:
-            if self._is_first:
-                raise Truncated("the stream ended before the first window")
-            return 0
-        self._next_bytes = self._sizes.after(size)
-        self._is_first = False
-        self._left = size - count
+        if count:
+            self._next_bytes = self._sizes.after(size)
+            self._is_first = False
+            self._left = size - count
+        elif self._is_first:
+            raise Truncated("the stream ended before the first window")
         return count
 
-    def _open_window(self, r: ByteReader, *, may_end: bool) -> bool:
-        """Read the size of the next window; False when the stream ended before it."""
-        if not self._incoming.fill(r, "a window's size", may_end=may_end):
+    def _open_window(self, r: ByteReader, *, may_end: bool = True) -> bool:
+        """Read a written size; False if the stream ended before it, which it may behind the first window."""
+        if not self._incoming.fill(r, "a window's size", may_end=may_end and not self._is_first):
             return False
-        (size,) = _SIZE.unpack(self._head)
+        self._incoming.begin(self._head)
+        (size,) = _U32.unpack(self._head)
         if not 1 <= size <= self._sizes.max_bytes:
             raise Malformed(f"window of {size} bytes, expected 1 to {self._sizes.max_bytes}")
-        self._incoming.begin(self._head)
         self._is_first = False
         self._left = size
         return True
 
     def _skip(self, r: ByteReader) -> None:
+        # What is left of the open window is padding. An empty message has a window, too.
         if self._size_written:
             if not self._left and (self._is_first or self._incoming.is_begun):
                 self._open_window(r, may_end=False)
         elif self._is_first:
-            # An empty message has a window too.
             self._left = self._next_bytes
             self._is_first = False
-        while self._left:
-            self._left -= skip_some(r, self._left, "window padding", must_be_zero=self._zero_padded)
+        self._left, self._padding_left = 0, self._left + self._padding_left
+        self._skip_padding(r)
 
 
-_HEAD = struct.Struct("!I")
-_LAST = 1 << 31
-
-
-class PaddedWindowsW(ExtWrite):
+class PaddedWindowsW(_CollectingW):
     """Writes content in windows of one size that name their content. Ends: EXACT.
 
     Each window but the last holds at least one byte of content, so a reader's work is bounded by the content.
-    The length stands before the content, so the writer collects a window: one copy. It holds a full window
-    back until more content comes, because the last window is marked. `flush_into` sends what is held as a
-    window.
+    A full window waits until more content comes, because the last window is marked. `flush_into` sends what
+    is held as a window.
 
     Args:
         window_bytes: content and padding of each window; 4 more bytes go over the stream.
@@ -284,42 +368,25 @@ class PaddedWindowsW(ExtWrite):
     ends = Ending.EXACT
 
     def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
-        super().__init__()
-        check_window(window_bytes)
-        self._window_bytes = window_bytes
-        self._padding = Padding.of(padding)
-        self._window = memoryview(bytearray(_HEAD.size + window_bytes))
-        self._held = 0
-
-    def _start(self) -> None:
-        self._held = 0
-
-    def _take(self, w: ByteWriter, view: memoryview) -> int:
-        if self._held == self._window_bytes:
-            self._close_window(0)
-            self._owed.settle(w)
-        count = min(len(view), self._window_bytes - self._held)
-        start = _HEAD.size + self._held
-        self._window[start : start + count] = view[:count]
-        self._held += count
-        return count
+        super().__init__(window_bytes, padding, _U32_BYTES)
 
     def _flush(self) -> None:
-        if self._held:
-            self._close_window(0)
+        if self._held > _U32_BYTES:
+            self._close_window()
 
     def _finish(self) -> None:
         self._close_window(_LAST)
 
-    def _close_window(self, last: int) -> None:
-        held, self._held = self._held, 0
-        _HEAD.pack_into(self._window, 0, last | held)
-        if held < self._window_bytes:
-            self._window[_HEAD.size + held :] = self._padding.make(self._window_bytes - held)
-        self._owed.owe(self._window)
+    def _close_window(self, last: int = 0) -> None:
+        held = self._held
+        if held < self._unit_bytes:
+            self._pad()
+        _U32.pack_into(self._unit, 0, last | held - _U32_BYTES)
+        self._owed.owe(self._unit)
+        self._held = _U32_BYTES
 
 
-class PaddedWindowsR(ExtRead):
+class PaddedWindowsR(_WindowsR):
     """Reads what `PaddedWindowsW` wrote. Ends: EXACT.
 
     Args:
@@ -330,62 +397,26 @@ class PaddedWindowsR(ExtRead):
     ends = Ending.EXACT
 
     def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
-        super().__init__()
-        check_window(window_bytes)
+        check_number(window_bytes, "window_bytes", 1, MAX_WINDOW_BYTES)
         self._window_bytes = window_bytes
-        self._zero_padded = Padding.of(padding) is Padding.ZERO
-        self._head = memoryview(bytearray(_HEAD.size))
-        self._incoming = Take()
-        self._clear()
+        super().__init__(_U32_BYTES, padding)
 
-    def _clear(self) -> None:
-        self._content_left = 0
-        self._padding_left = 0
-        self._is_last = False
-        self._incoming.begin(self._head)
-
-    def _read(self, r: ByteReader, view: memoryview) -> int:
-        if not self._content_left:
-            if self._is_last:
-                return 0
-            self._open_window(r)
-            if not self._content_left:
-                return 0
-        count = read_part(r, view, self._content_left, "window content")
-        self._content_left -= count
-        return count
-
-    def _skip(self, r: ByteReader) -> None:
-        while True:
-            while self._content_left:
-                self._content_left -= skip_some(r, self._content_left, "window content")
-            if self._is_last:
-                break
-            self._open_window(r)
-        self._skip_padding(r)
-
-    def _skip_padding(self, r: ByteReader) -> None:
-        while self._padding_left:
-            self._padding_left -= skip_some(
-                r, self._padding_left, "window padding", must_be_zero=self._zero_padded
-            )
-
-    def _open_window(self, r: ByteReader) -> None:
-        """Pass the padding of the window before and read the next head. No content is left when this is
-        called.
-        """
+    def _open_window(self, r: ByteReader) -> bool:
+        if self._has_ended:
+            return False
         self._skip_padding(r)
         self._incoming.fill(r, "a window's head")
-        (head,) = _HEAD.unpack(self._head)
+        self._incoming.begin(self._head)
+        (head,) = _U32.unpack(self._head)
         length = head & ~_LAST
         if length > self._window_bytes:
             raise Malformed(f"{length} bytes of content in a window, at most {self._window_bytes}")
         if not head & _LAST and not length:
             raise Malformed("a window without content that is not the last")
-        self._incoming.begin(self._head)
-        self._is_last = bool(head & _LAST)
-        self._content_left = length
+        self._has_ended = bool(head & _LAST)
+        self._left = length
         self._padding_left = self._window_bytes - length
+        return self._left > 0
 
 
 _MORE = 0
@@ -393,7 +424,7 @@ _END = 1
 _MARK_BYTES = 1
 
 
-class EndStreamW(ExtWrite):
+class EndStreamW(_CollectingW):
     """Writes content in windows with a mark after each, for content of unknown length. Ends: MARKED.
 
     Padding is not marked: a reader that does not know the length reads it too, so a copy into another
@@ -406,43 +437,32 @@ class EndStreamW(ExtWrite):
     """
 
     ends = Ending.MARKED
+    _sends_full = True
 
     def __init__(self, window_bytes: int, *, padding: Padding | str = Padding.RANDOM) -> None:
-        super().__init__()
-        check_window(window_bytes)
-        self._padding = Padding.of(padding)
-        # The mark of the window before (always "another follows") and this window.
-        self._unit = memoryview(bytearray(_MARK_BYTES + window_bytes))
-        self._held = _MARK_BYTES
+        # Before a window stands the mark of the one before it, always "another follows".
+        super().__init__(window_bytes, padding, _MARK_BYTES)
         self._sent = _MARK_BYTES
 
     def _start(self) -> None:
         # No mark precedes the first window.
         self._held = self._sent = _MARK_BYTES
 
-    def _take(self, w: ByteWriter, view: memoryview) -> int:
-        if self._held == len(self._unit):
-            self._held, self._sent = _MARK_BYTES, 0
-        count = min(len(view), len(self._unit) - self._held)
-        self._unit[self._held : self._held + count] = view[:count]
-        self._held += count
-        if self._held == len(self._unit):
-            self._flush()
-            self._owed.push(w)
-        return count
+    def _close_window(self) -> None:
+        # It was sent when it was full.
+        self._held, self._sent = _MARK_BYTES, 0
 
     def _flush(self) -> None:
         self._owed.owe(self._unit[self._sent : self._held])
         self._sent = self._held
 
     def _finish(self) -> None:
-        if self._held < len(self._unit):
-            self._unit[self._held :] = self._padding.make(len(self._unit) - self._held)
+        self._pad()
         self._owed.owe(self._unit[self._sent :])
         self._owed.owe(bytes([_END]))
 
 
-class EndStreamR(ExtRead):
+class EndStreamR(_WindowsR):
     """Reads what `EndStreamW` wrote. Ends: MARKED. `read_end` passes what is left of the content, and the
     padding, whatever they hold.
 
@@ -453,64 +473,38 @@ class EndStreamR(ExtRead):
     ends = Ending.MARKED
 
     def __init__(self, window_bytes: int) -> None:
-        super().__init__()
-        check_window(window_bytes)
+        check_number(window_bytes, "window_bytes", 1, MAX_WINDOW_BYTES)
         self._window_bytes = window_bytes
-        self._mark = memoryview(bytearray(_MARK_BYTES))
-        self._incoming = Take()
-        self._clear()
+        super().__init__(_MARK_BYTES)
 
     def _clear(self) -> None:
+        super()._clear()
+        # The first window has no mark before it.
         self._left = self._window_bytes
-        self._has_ended = False
-        self._incoming.begin(self._mark)
-
-    def _read(self, r: ByteReader, view: memoryview) -> int:
-        if not self._left and not self._open_window(r):
-            return 0
-        count = read_part(r, view, self._left, "a window")
-        self._left -= count
-        return count
-
-    def _skip(self, r: ByteReader) -> None:
-        while self._left or self._open_window(r):
-            self._left -= skip_some(r, self._left, "a window")
 
     def _open_window(self, r: ByteReader) -> bool:
-        """Read the mark after a window that was read to its end; False when it was the last."""
         if self._has_ended:
             return False
         self._incoming.fill(r, "the mark of a window")
-        self._incoming.begin(self._mark)
-        mark = self._mark[0]
+        self._incoming.begin(self._head)
+        mark = self._head[0]
         if mark not in (_MORE, _END):
             raise Malformed(f"a window's mark is {mark}, expected {_MORE} or {_END}")
-        if mark == _END:
-            self._has_ended = True
-            return False
-        self._left = self._window_bytes
-        return True
+        self._has_ended = mark == _END
+        self._left = 0 if self._has_ended else self._window_bytes
+        return not self._has_ended
 
 
-# `EscapeTerm`: content of any length with a terminator after it; nothing is buffered and nothing padded.
+# `EscapeTerm` neither buffers nor pads. T is the complement of E, so no single flipped bit turns content into
+# an end; any other byte after E is `Malformed`.
 #
-# Format: content, in which each escape byte E is doubled, then E ‖ T, with T the complement of E (so no
-# single flipped bit turns content into an end). Any other byte after E is `Malformed`. Reading ends by
-# itself (`Ending.EXACT`).
-#
-# The price of an end that can be anywhere: only the two bytes of the terminator are sure to follow. A
-# reader must not read ahead, so it takes at most two bytes in one call of the stream, which is a hundred
-# times slower than any other layer. A stream with `peek`, as `io.BufferedReader` has it (and a socket with
-# MSG_PEEK can), shows what comes; it is read up to the terminator or to the end of what it shows. Where
-# there is none, use `PaddedWindows` instead.
+# Only the two bytes of the terminator are sure to follow, and a reader must not read ahead. So it takes two
+# bytes in one call of the stream, a hundred times slower than any other layer, unless the stream has `peek`,
+# as `io.BufferedReader` has and a socket with MSG_PEEK can: then it reads up to the terminator or to the end
+# of what `peek` shows. Elsewhere use `PaddedWindows`.
 # The most content that one call takes; if it holds escape bytes, at most twice as much is owed.
 _MOST_BYTES = 16 * 1024
 _TERMINATOR_BYTES = 2
-
-
-def _check_escape(escape: int) -> None:
-    if not 0 <= escape <= 255:
-        raise BadParameter(f"escape byte {escape}, expected 0 to 255")
 
 
 class EscapeTermW(ExtWrite):
@@ -524,7 +518,7 @@ class EscapeTermW(ExtWrite):
 
     def __init__(self, escape: int = 0) -> None:
         super().__init__()
-        _check_escape(escape)
+        check_number(escape, "escape", 0, 255)
         self._escape = bytes([escape])
         self._terminator = bytes([escape, escape ^ 0xFF])
 
@@ -551,7 +545,7 @@ class EscapeTermR(ExtRead):
 
     def __init__(self, escape: int = 0) -> None:
         super().__init__()
-        _check_escape(escape)
+        check_number(escape, "escape", 0, 255)
         self._escape = bytes([escape])
         # Content, up to an escape byte that is not doubled, or not yet. Possessive: nothing to remember.
         self._content = re.compile(b"(?:[^\\x%02x]++|\\x%02x{2})*+" % (escape, escape))

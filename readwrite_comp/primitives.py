@@ -1,24 +1,23 @@
-"""AES-256-GCM, AES-256-CTR and SHA-256 by two engines that give the same bytes and the same errors.
+"""AES-256 and SHA-256 by two engines that give the same bytes and the same errors.
 
-This is the one module of the package that names a crypto library. Two engines:
+This is the one module of the package that names a crypto library:
 
 * ``pycryptodome``: required by the project and enough for everything;
 * ``openssl``: the package `cryptography` (the extra ``fast``), used when it can be imported, because a call
   of its AEAD costs a tenth and its AES runs at three times the speed.
 
-What an engine offers is written down in `engines`. Hashes, randomness and comparison come from the standard
-library (`hashes`). Both are offered from here too.
+`Engine` describes AEAD and keystreams, which the layers and suite 0 of the wide blocks need; `WideEngine`
+adds the block cipher and the polynomial hash of suite 1. Hashes, randomness and constant-time comparison come
+from the standard library with either engine. A library is imported when its engine is first asked for.
 
-Both libraries are imported when their engine is first asked for, so that importing this module costs nothing.
-Rules kept here:
+Rules for changing this file:
 
 * Refusals are one error. A tag that does not match and an input too short to hold one are both
-  `AuthenticationError`, in both engines, with the same text: a caller cannot come to depend on the
-  difference.
-* The engines themselves are only wrapped where they differ. Parameters are checked here, before the library
-  sees them, as the libraries disagree on what they refuse (nonce lengths) and on the class of error.
-* A failed `open_into` zeroes its output. Both libraries decrypt before they compare the tag, so that without
-  this the caller's buffer would hold content that nobody has vouched for.
+  `AuthenticationError` with the same text in both engines, so that no caller depends on the difference.
+* Parameters are checked here, before the library sees them: the libraries disagree on what they refuse and
+  on the class of error.
+* A failed `open_into` zeroes its output. Both libraries decrypt before they compare the tag; the caller's
+  buffer would otherwise hold unauthenticated content.
 * No cipher object per call where the key is the same: making one costs up to 5 µs warm and ten times that in
   a cold process. pycryptodome's GCM object serves one nonce only, so there it cannot be avoided.
 """
@@ -29,7 +28,7 @@ import hashlib
 import hmac
 import os
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from readwrite_comp.errors import AuthenticationError, BadParameter, EngineUnavailable
 from readwrite_comp.helpers import byte_view
@@ -64,15 +63,21 @@ __all__ = [
 ]
 
 
-# What an engine is: AES-256 in the forms that the layers use, whatever library carries it out.
-#
-# `primitives` has the two engines. The descriptions stand apart from them, so that a layer, or a user's own
-# engine, depends on no library.
-#
-# * `Engine`: AEAD and keystreams, all that the layers and suite 0 of the wide blocks need.
-# * `WideEngine`: also the block cipher and the polynomial hash that suite 1 (`hctr`) is built of.
-# What `cryptography` wants of the output of a block cipher beyond its input, though ECB never uses it.
+KEY_BYTES = 32
+NONCE_BYTES = 12
+TAG_BYTES = 16
+COUNTER_BLOCK_BYTES = 16
+# Room that `cryptography` demands behind the output of a block cipher, though ECB never uses it.
 SPARE_BYTES = 15
+
+# `cryptography` refuses more in one call; pycryptodome would go on, and the engines must agree.
+MAX_AEAD_BYTES = 2**31 - 1 - TAG_BYTES
+
+ReadableBuffer = bytes | bytearray | memoryview
+_ZERO_NONCE = bytes(NONCE_BYTES)
+_REFUSED = (
+    "the sealed bytes were refused: not written with this key, nonce and associated data, or changed since"
+)
 
 
 class CtrStream(Protocol):
@@ -110,16 +115,14 @@ class Aead(Protocol):
         """Check `sealed` and write its plaintext to `out`.
 
         Args:
-            nonce: 12 bytes.
+            nonce, aad: as when sealing.
             sealed: ciphertext followed by the 16-byte tag.
-            aad: the associated data that was given when sealing.
             out: writable, exactly `len(sealed) - 16` bytes; may be the first bytes of `sealed`, no other
                 overlap.
         Raises:
             AuthenticationError: any refusal, one text for all, shorter than a tag included.
             BadParameter: the length of `nonce` or of `out` is wrong.
         On error: `out` is zeroed (tag mismatch) or untouched (wrong lengths).
-        Source: NIST SP 800-38D.
         """
         ...
 
@@ -146,8 +149,8 @@ class Engine(Protocol):
     def xor_keystream(self, key: bytes, view: memoryview) -> None:
         """XOR the AES-256-CTR keystream of `key`, from counter block 0 on, into `view`, in place.
 
-        For keys that serve once (LIONESS derives a fresh one for each round): the counter always starts at
-        zero, so a second use of the same key repeats the keystream.
+        A second use of a key repeats the keystream, so this is for keys that serve once, such as those of
+        LIONESS.
 
         Args:
             key: 32 bytes.
@@ -162,6 +165,9 @@ class Engine(Protocol):
         around).
         """
         ...
+
+
+EngineT = TypeVar("EngineT", bound=Engine)
 
 
 class BlockCipher(Protocol):
@@ -185,10 +191,7 @@ class BlockCipher(Protocol):
 
 
 class WideEngine(Engine, Protocol):
-    """An engine that has what suite 1 of the wide blocks (`hctr`) is made of as well; `get_engine` gives one.
-
-    Apart from `Engine`, so that an engine of somebody's own needs no more than its layers use.
-    """
+    """An engine that can also carry suite 1 of the wide blocks (`Hctr`); `get_engine` returns one."""
 
     def block_cipher(self, key: bytes) -> BlockCipher:
         """Prepare AES-256 for one 32-byte key. Raises BadParameter: wrong key length."""
@@ -197,8 +200,8 @@ class WideEngine(Engine, Protocol):
     def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
         """Return a function that gives the AES-256-GCM tag of a text as associated data, nonce zero.
 
-        It is a polynomial hash XOR a constant mask, and no MAC: as the nonce is always the same, two tags
-        give the key of the hash away. Whoever uses it keeps them to himself.
+        It is a polynomial hash XOR a constant mask, not a MAC: the nonce is always the same, so two tags
+        reveal the key of the hash. Never release a tag.
 
         Raises:
             BadParameter: wrong key length.
@@ -207,9 +210,9 @@ class WideEngine(Engine, Protocol):
         ...
 
 
-# From the standard library, and the same with every engine: SHA-256, HMAC, HKDF, random bytes, constant-time
-# comparison.
-ReadableBuffer = bytes | bytearray | memoryview
+# From the standard library, the same with every engine: SHA-256, HMAC, HKDF, randomness, comparison.
+
+# RFC 2104: the block of SHA-256 and the two paddings of the key.
 _BLOCK_BYTES: Final = 64
 _INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
@@ -234,12 +237,12 @@ def hmac_sha256(key: bytes, *parts: ReadableBuffer) -> bytes:
 
 
 class HmacSha256:
-    """HMAC-SHA256 of many messages under one key that begin alike: what they share is hashed once.
+    """HMAC-SHA256 of many messages with one key and one beginning, which are hashed once.
 
-    Takes 0.7 µs for each where `hmac_sha256` takes 2: making the library's object is most of that.
+    A message takes 0.7 µs instead of the 2 of `hmac_sha256`, which makes a library object each time.
 
     Args:
-        key: of any length. beginning: of all messages.
+        key: of any length. beginning: what all messages begin with.
     Source: RFC 2104, section 4.
     """
 
@@ -250,7 +253,7 @@ class HmacSha256:
         self._outer = hashlib.sha256(padded.translate(_OUTER))
 
     def digest(self, rest: ReadableBuffer) -> bytes:
-        """The code of the message that goes on with `rest`."""
+        """Return the code of the message `beginning` ‖ `rest`."""
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(rest)
         outer.update(inner.digest())
@@ -266,14 +269,14 @@ def hkdf_sha256(salt: bytes, secret: bytes, info: bytes, length: int) -> bytes:
 
 
 def hkdf_expand_sha256(pseudo_random_key: bytes, info: bytes, length: int) -> bytes:
-    """The second half of HKDF: at most 8,160 bytes, from the result of the first.
+    """The second half of HKDF: derive at most 8,160 bytes from the result of the first.
 
     Raises:
         BadParameter: length out of range.
     Source: RFC 5869, expand.
     """
     if not 0 < length <= 255 * 32:
-        raise BadParameter(f"{length} bytes asked of HKDF-SHA256, expected 1 to {255 * 32}")
+        raise BadParameter(f"length of {length} bytes, expected 1 to {255 * 32}")
     if length <= 32:
         return hmac.digest(pseudo_random_key, info + b"\x01", "sha256")[:length]
     code = HmacSha256(pseudo_random_key)
@@ -285,7 +288,7 @@ def hkdf_expand_sha256(pseudo_random_key: bytes, info: bytes, length: int) -> by
 
 
 def equal(left: ReadableBuffer, right: ReadableBuffer) -> bool:
-    """Compare in constant time (for equal lengths): for tags and MACs."""
+    """Compare tags or MACs, in constant time if their lengths are equal."""
     return hmac.compare_digest(left, right)
 
 
@@ -294,23 +297,14 @@ def random_bytes(count: int) -> bytes:
     return os.urandom(count)
 
 
-KEY_BYTES = 32
-NONCE_BYTES = 12
-TAG_BYTES = 16
-COUNTER_BLOCK_BYTES = 16
-# `cryptography` refuses more in one call; pycryptodome would go on, and the engines must agree.
-MAX_AEAD_BYTES = 2**31 - 1 - TAG_BYTES
-_ZERO_NONCE = bytes(NONCE_BYTES)
-_REFUSED = (
-    "the sealed bytes were refused: not written with this key, nonce and associated data, or changed since"
-)
+# The two engines.
 
 
 def checked_key(key: ReadableBuffer, size: int = KEY_BYTES, what: str = "key") -> bytes:
-    """Return the bytes of a key that a caller gave.
+    """Return the bytes of a caller's key.
 
     Raises:
-        BadParameter: not `size` bytes. TypeError: no bytes: text in hex, a list of numbers.
+        BadParameter: not `size` bytes. TypeError: not bytes, for example text in hex.
     """
     view = byte_view(key, what)
     if len(view) != size:
@@ -318,12 +312,8 @@ def checked_key(key: ReadableBuffer, size: int = KEY_BYTES, what: str = "key") -
     return bytes(view)
 
 
-def _check_key(key: bytes) -> None:
-    checked_key(key)
-
-
 def _check_ctr(key: bytes, counter_block: bytes) -> None:
-    _check_key(key)
+    checked_key(key)
     if len(counter_block) != COUNTER_BLOCK_BYTES:
         raise BadParameter(f"counter block is {len(counter_block)} bytes, expected {COUNTER_BLOCK_BYTES}")
 
@@ -403,7 +393,7 @@ class _OpenSslCtr:
 
     def __init__(self, encryptor: Any) -> None:
         self._update_into = encryptor.update_into
-        # The library's own function: a Python call less for each write of a keystream.
+        # The library's own function: one Python call fewer for each write of a keystream.
         self.apply_into: Callable[[ReadableBuffer, memoryview], None] = encryptor.update_into
 
     def apply(self, view: memoryview) -> None:
@@ -440,11 +430,11 @@ class _OpenSslEngine:
         self._aes = algorithms.AES
         self._ctr_mode = modes.CTR
         self._ecb = modes.ECB()
-        # The mode object holds no state of an encryption, so one serves all one-shot keystreams.
+        # A mode object holds no state, so one serves all keystreams from zero.
         self._from_zero = modes.CTR(bytes(COUNTER_BLOCK_BYTES))
 
         class Unchecked(Cipher[modes.CTR]):
-            """A cipher whose mode was checked once: that is a quarter of the cost of a short keystream."""
+            """A cipher whose mode was checked before, a quarter of the cost of a short keystream."""
 
             def __init__(self, algorithm: algorithms.AES, mode: modes.CTR) -> None:
                 self.algorithm = algorithm  # it checks the key itself
@@ -453,12 +443,12 @@ class _OpenSslEngine:
         self._unchecked = Unchecked
 
     def aead(self, key: bytes) -> Aead:
-        _check_key(key)
+        checked_key(key)
         return _OpenSslAead(self._aesgcm(key), self._invalid_tag)
 
     def xor_keystream(self, key: bytes, view: memoryview) -> None:
         if len(key) != KEY_BYTES:
-            _check_key(key)
+            checked_key(key)
         _check_view(view)
         self._unchecked(self._aes(key), self._from_zero).encryptor().update_into(view, view)
 
@@ -467,13 +457,13 @@ class _OpenSslEngine:
         return _OpenSslCtr(self._cipher(self._aes(key), self._ctr_mode(counter_block)).encryptor())
 
     def block_cipher(self, key: bytes) -> BlockCipher:
-        _check_key(key)
+        checked_key(key)
         cipher = self._cipher(self._aes(key), self._ecb)
         return _OpenSslBlocks(cipher.encryptor(), cipher.decryptor())
 
     def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
-        _check_key(key)
-        # Not a lambda: a call of Python less for each of the two hashes of a block.
+        checked_key(key)
+        # A lambda would cost another Python call for each of the two hashes of a block.
         return partial(self._aesgcm(key).encrypt, _ZERO_NONCE, b"")
 
 
@@ -549,12 +539,12 @@ class _PycryptodomeEngine:
         self._ecb = AES.MODE_ECB
 
     def aead(self, key: bytes) -> Aead:
-        _check_key(key)
+        checked_key(key)
         return _PycryptodomeAead(key, self._new, self._gcm)
 
     def xor_keystream(self, key: bytes, view: memoryview) -> None:
         if len(key) != KEY_BYTES:
-            _check_key(key)
+            checked_key(key)
         _check_view(view)
         self._new(key, self._ctr, nonce=b"", initial_value=0).encrypt(view, output=view)
 
@@ -563,11 +553,11 @@ class _PycryptodomeEngine:
         return _PycryptodomeCtr(self._new(key, self._ctr, nonce=b"", initial_value=bytes(counter_block)))
 
     def block_cipher(self, key: bytes) -> BlockCipher:
-        _check_key(key)
+        checked_key(key)
         return _PycryptodomeBlocks(self._new(key, self._ecb), self._new(key, self._ecb))
 
     def gmac(self, key: bytes) -> Callable[[ReadableBuffer], bytes]:
-        _check_key(key)
+        checked_key(key)
 
         def tag(text: ReadableBuffer) -> bytes:
             cipher = self._new(key, self._gcm, nonce=_ZERO_NONCE)
@@ -578,7 +568,7 @@ class _PycryptodomeEngine:
         return tag
 
 
-# In order of preference: "auto" takes the first that can be imported.
+# In order of preference: "auto" is the first that can be imported.
 _ENGINES: dict[str, tuple[Callable[[], WideEngine], str]] = {
     "openssl": (_OpenSslEngine, "pip install 'mydht-tunnel[fast]' (the package cryptography, 47 or newer)"),
     "pycryptodome": (_PycryptodomeEngine, "pip install 'pycryptodome>=3.23'"),
@@ -587,7 +577,7 @@ _ENGINES: dict[str, tuple[Callable[[], WideEngine], str]] = {
 
 @cache
 def get_engine(name: str = "auto") -> WideEngine:
-    """Return the engine called `name`, importing its library if nobody has yet.
+    """Return the engine called `name`; the first call imports its library.
 
     Args:
         name: "openssl", "pycryptodome", or "auto" for the first of them that is installed.
@@ -613,19 +603,22 @@ def get_engine(name: str = "auto") -> WideEngine:
         raise EngineUnavailable(f"engine {name!r} is not installed: {hint}") from error
 
 
-def engine_of(engine: Engine | str | None) -> Engine:
-    """Return the engine that a layer was given: itself, by its name, or (None) the preferred one.
+def engine_of(engine: EngineT | str | None) -> EngineT | WideEngine:
+    """Return a layer's engine: itself, the one of that name, or (None) the preferred one.
 
     Raises:
         EngineUnavailable, BadParameter: as `get_engine`.
+        TypeError: neither an engine nor a name.
     """
     if engine is None or isinstance(engine, str):
         return get_engine("auto" if engine is None else engine)
+    if isinstance(engine, type) or not callable(getattr(engine, "aead", None)):
+        raise TypeError(f"engine: expected an engine or its name, got {engine!r}")
     return engine
 
 
 def engine_names() -> tuple[str, ...]:
-    """Return the names of the engines that can be used here, the preferred one first."""
+    """Return the names of the usable engines, the preferred one first."""
     names = []
     for name in _ENGINES:
         try:
@@ -641,8 +634,8 @@ def xor_function() -> Callable[[ReadableBuffer, ReadableBuffer, memoryview], obj
     """Return the function (left, right, output) that XORs two buffers of one length into a third, which may
     be one of them.
 
-    pycryptodome's with either engine: the project requires it, `cryptography` has none, and numbers of Python
-    take ten times as long (it converts them byte by byte).
+    It is pycryptodome's with either engine: `cryptography` has none, and XOR of Python's numbers takes ten
+    times as long.
 
     Raises:
         EngineUnavailable: pycryptodome cannot be imported.
@@ -655,20 +648,22 @@ def xor_function() -> Callable[[ReadableBuffer, ReadableBuffer, memoryview], obj
 
 
 def bound_xor(target: memoryview, source: memoryview) -> Callable[[], object]:
-    """Return a call without arguments that XORs `source` into `target`, as they are at the time of the call.
+    """Return a function without arguments that XORs the content of `source` into `target`.
 
-    For buffers that serve again and again: `strxor` looks anew at each call what its arguments are, which
-    takes 1.6 µs where XOR of 16 KiB takes 0.5. So this calls the C function below it, with pointers that were
-    found once. That is no public name: where it is missing, or does something else, the call is `strxor`.
+    For buffers in constant use: `strxor` examines its arguments at each call, which takes 1.6 µs where XOR of
+    16 KiB takes 0.5. This calls the C function below it with pointers found once. That function is not
+    public: where it is missing or behaves differently, `strxor` is called.
 
     Args:
-        target: writable, and as long as `source`. Both are kept alive, and cannot be resized meanwhile.
+        target: writable, and as long as `source`. Both stay alive and cannot be resized meanwhile.
     Raises:
         EngineUnavailable: as `xor_function`.
         BadParameter: the lengths differ, or `target` is read-only.
     """
     if len(target) != len(source) or target.readonly:
-        raise BadParameter(f"XOR of {len(source)} bytes into {len(target)}, expected as many, and writable")
+        raise BadParameter(
+            f"XOR of {len(source)} bytes into {len(target)}, expected equal lengths and a writable target"
+        )
     raw = _raw_xor()
     if raw is None:
         return partial(xor_function(), target, source, target)
@@ -679,7 +674,7 @@ def bound_xor(target: memoryview, source: memoryview) -> Callable[[], object]:
 
 @cache
 def _raw_xor() -> tuple[Callable[..., object], Callable[[memoryview], object]] | None:
-    """The C function behind `strxor` and what makes its pointers, if both are what they are known as."""
+    """The C function behind `strxor` and the maker of its pointers, if both exist and work as expected."""
     try:
         from Crypto.Util import strxor
         from Crypto.Util._raw_api import ffi  # only where pycryptodome calls C by cffi

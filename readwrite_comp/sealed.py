@@ -19,8 +19,8 @@ from __future__ import annotations
 import struct
 
 from readwrite_comp.base import Ending, ExtRead, ExtWrite
-from readwrite_comp.errors import AuthenticationError, BadParameter, Malformed
-from readwrite_comp.helpers import ByteReader, ByteWriter, Take
+from readwrite_comp.errors import AuthenticationError, Malformed
+from readwrite_comp.helpers import ByteReader, ByteWriter, Take, check_number
 from readwrite_comp.primitives import (
     KEY_BYTES,
     TAG_BYTES,
@@ -46,11 +46,6 @@ _INFO = b"readwrite_comp sealed 1"
 _EMPTY = memoryview(bytearray())
 
 
-def _check_chunk(chunk_bytes: int) -> None:
-    if not 1 <= chunk_bytes <= MAX_CHUNK_BYTES:
-        raise BadParameter(f"chunk of {chunk_bytes} bytes, expected 1 to {MAX_CHUNK_BYTES}")
-
-
 def _message_aead(engine: Engine, key: bytes, salt: bytes) -> Aead:
     return engine.aead(hkdf_sha256(salt, key, _INFO, KEY_BYTES))
 
@@ -74,7 +69,7 @@ class SealedW(ExtWrite):
         self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | str | None = None
     ) -> None:
         super().__init__()
-        _check_chunk(chunk_bytes)
+        check_number(chunk_bytes, "chunk_bytes", 1, MAX_CHUNK_BYTES)
         self._key = checked_key(key)
         self._chunk_bytes = chunk_bytes
         self._engine = engine_of(engine)
@@ -151,7 +146,7 @@ class SealedR(ExtRead):
         self, key: bytes, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, engine: Engine | str | None = None
     ) -> None:
         super().__init__()
-        _check_chunk(chunk_bytes)
+        check_number(chunk_bytes, "chunk_bytes", 1, MAX_CHUNK_BYTES)
         self._key = checked_key(key)
         self._chunk_bytes = chunk_bytes
         self._engine = engine_of(engine)

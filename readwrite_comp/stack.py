@@ -25,12 +25,13 @@ other. `write_all_into`, `read_exact_from` and `read_to_end` move whole pieces o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from readwrite_comp.base import Ending, ExtRead, ExtWrite, Phase, _Phased, check_layer
 from readwrite_comp.errors import BadParameter, InUse, LimitExceeded, Truncated
-from readwrite_comp.helpers import ByteReader, ByteWriter, byte_view, would_block, writable_view
+from readwrite_comp.helpers import ByteReader, ByteWriter, byte_view, check_number, would_block, writable_view
 
 __all__ = [
     "ChainExtRead",
@@ -500,10 +501,12 @@ def read_to_end(ext: ExtRead, r: ByteReader, content: bytearray, *, limit_bytes:
             with a higher limit goes on.
         RemoteLayerError: the bytes are not of the layer's format; sticky. `content` holds what came before.
         PhaseError: not between header and end.
-        TypeError: `content` is no bytearray.
+        BadParameter: `limit_bytes` is negative.
+        TypeError: `content` is no bytearray, or `limit_bytes` no whole number.
     """
     if not isinstance(content, bytearray):
         raise TypeError(f"content: expected a bytearray, which grows, got {type(content).__name__}")
+    check_number(limit_bytes, "limit_bytes", 0, sys.maxsize)
     buffer = memoryview(bytearray(min(_PIECE_BYTES, max(0, limit_bytes - len(content)) + 1)))
     while True:
         # One byte more than there is room for: only so can content of exactly the limit be told from more.

@@ -26,7 +26,7 @@ from bench.__main__ import BENCHMARKS
 from bench.__main__ import main as run_all
 from bench.reference_chain import ReferenceChain
 from bench.report import Spread, machine, markdown_table, table
-from readwrite_comp import engine_names
+from readwrite_comp.primitives import engine_names
 
 pytestmark = pytest.mark.full
 

@@ -16,7 +16,14 @@ from typing import Any
 
 import reactor
 import readwrite_comp
+import readwrite_comp.base
+import readwrite_comp.errors
+import readwrite_comp.helpers
+import readwrite_comp.inplace
+import readwrite_comp.limiters
+import readwrite_comp.primitives
 import readwrite_comp.testing
+import readwrite_comp.wideblock
 import tunnel
 import tunnel.client
 import tunnel.client.aio
@@ -24,7 +31,14 @@ import tunnel.services
 
 PACKAGES = (
     readwrite_comp,
+    readwrite_comp.base,
+    readwrite_comp.errors,
+    readwrite_comp.helpers,
+    readwrite_comp.inplace,
+    readwrite_comp.limiters,
+    readwrite_comp.primitives,
     readwrite_comp.testing,
+    readwrite_comp.wideblock,
     reactor,
     tunnel,
     tunnel.client,

@@ -11,7 +11,6 @@ from readwrite_comp import (
     CompExtW,
     EndStreamR,
     EndStreamW,
-    Engine,
     EscapeTermR,
     EscapeTermW,
     ExtRead,
@@ -24,7 +23,6 @@ from readwrite_comp import (
     MultiWExt,
     PaddedWindowsR,
     PaddedWindowsW,
-    Padding,
     SealedR,
     SealedW,
     SizedWindowsR,
@@ -34,8 +32,9 @@ from readwrite_comp import (
     WideBlockR,
     WideBlockW,
     WindowSizes,
-    get_engine,
 )
+from readwrite_comp.limiters import Padding
+from readwrite_comp.primitives import Engine, get_engine
 from readwrite_comp.testing import HostileWriter, MakePair, write_message
 
 KEY = bytes(range(32))

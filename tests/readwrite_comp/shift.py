@@ -4,8 +4,8 @@ the cases of composed layers want to see it, a byte after the end (the key plus 
 
 from __future__ import annotations
 
-from readwrite_comp import ByteReader, ByteWriter, Ending, ExtRead, ExtWrite, Malformed, Take
-from readwrite_comp.helpers import read_some, skip_some, write_some
+from readwrite_comp import Ending, ExtRead, ExtWrite, Malformed
+from readwrite_comp.helpers import ByteReader, ByteWriter, Take, read_some, skip_some, write_some
 
 __all__ = ["ShiftR", "ShiftW"]
 

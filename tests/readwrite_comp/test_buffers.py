@@ -35,10 +35,8 @@ from readwrite_comp import (
     Malformed,
     MultiRExt,
     MultiWExt,
-    Owed,
     PaddedWindowsR,
     PaddedWindowsW,
-    Padding,
     SealedR,
     SealedW,
     SharedR,
@@ -47,15 +45,17 @@ from readwrite_comp import (
     SizedWindowsW,
     StreamCipherR,
     StreamCipherW,
-    Take,
+    WideBlockR,
+    WideBlockW,
     WindowSizes,
-    engine_names,
-    get_engine,
     read_exact_from,
     read_to_end,
     write_all_into,
 )
-from readwrite_comp.helpers import byte_view, writable_view
+from readwrite_comp.helpers import Owed, Take, byte_view, writable_view
+from readwrite_comp.inplace import InPlaceR, InPlaceW
+from readwrite_comp.limiters import Padding
+from readwrite_comp.primitives import engine_names, get_engine
 from readwrite_comp.testing import HostileReader, HostileWriter
 from tests.support.buffers import NO_BUFFERS, SHAPES
 
@@ -330,6 +330,65 @@ def test_padding_of_no_known_name_is_refused_with_the_list(padding: Any) -> None
         with pytest.raises(BadParameter, match="zero, random"):
             make()
     assert Padding.of("random") is Padding.RANDOM
+
+
+NO_NUMBERS: list[Any] = ["16", 16.0, None, True, b"16"]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_what_is_no_whole_number_is_refused_by_the_argument_s_name(number: Any) -> None:
+    makers: dict[str, list[Callable[[], object]]] = {
+        "window_bytes": [
+            lambda: PaddedWindowsW(number),
+            lambda: PaddedWindowsR(number),
+            lambda: EndStreamW(number),
+            lambda: EndStreamR(number),
+        ],
+        "first_bytes": [lambda: WindowSizes(number)],
+        "max_bytes": [lambda: WindowSizes(16, (1, 1), number)],
+        r"growth\[0\]": [lambda: WindowSizes(16, (number, 1), 99)],
+        r"growth\[1\]": [lambda: WindowSizes(16, (1, number), 99)],
+        "escape": [lambda: EscapeTermW(number), lambda: EscapeTermR(number)],
+        "chunk_bytes": [
+            lambda: SealedW(KEY, chunk_bytes=number),
+            lambda: SealedR(KEY, chunk_bytes=number),
+        ],
+        "block_bytes": [lambda: Lioness(bytes(128), number), lambda: Hctr(bytes(64), number)],
+        "first_tweak": [
+            lambda: WideBlockW(Lioness(bytes(128), 64), first_tweak=number),
+            lambda: WideBlockR(Lioness(bytes(128), 64), first_tweak=number),
+        ],
+        "buffer_bytes": [
+            lambda: FileW(io.BytesIO(), IdentityW(), buffer_bytes=number),
+            lambda: FileR(io.BytesIO(), IdentityR(), buffer_bytes=number),
+        ],
+        "limit_bytes": [
+            lambda: read_to_end(IdentityR(), io.BytesIO(), bytearray(), limit_bytes=number),
+        ],
+    }
+    for name, calls in makers.items():
+        for call in calls:
+            with pytest.raises(TypeError, match=f"^{name}: expected a whole number, got "):
+                call()
+
+
+@pytest.mark.parametrize("value", ["16", 16, None, Lioness])
+def test_an_argument_of_another_kind_is_named_with_what_was_expected(value: Any) -> None:
+    makers: dict[str, list[Callable[[], object]]] = {
+        "sizes: expected WindowSizes": [lambda: SizedWindowsW(value), lambda: SizedWindowsR(value)],
+        r"growth: expected \(numerator, denominator\)": [lambda: WindowSizes(16, value)],
+        "permutation: expected a Lioness": [lambda: WideBlockW(value), lambda: WideBlockR(value)],
+        "transforms: expected a list": [lambda: InPlaceW(value), lambda: InPlaceR(value)],
+        "layers: expected a list": [] if isinstance(value, str) else [lambda: MultiWExt(value)],
+    }
+    for text, calls in makers.items():
+        for call in calls:
+            with pytest.raises(TypeError, match=f"^{text}"):
+                call()
+    if not isinstance(value, str | None):
+        for make in (SealedW, SealedR, StreamCipherW, StreamCipherR):
+            with pytest.raises(TypeError, match="engine: expected an engine or its name"):
+                make(KEY, engine=value)
 
 
 def test_an_engine_may_be_given_by_name() -> None:

@@ -18,9 +18,6 @@ from readwrite_comp import (
     ExtRead,
     ExtWrite,
     IdentityR,
-    InUse,
-    Padding,
-    Phase,
     SealedR,
     SealedW,
     SizedWindowsR,
@@ -28,7 +25,10 @@ from readwrite_comp import (
     WindowSizes,
     read_exact_from,
 )
+from readwrite_comp.base import Phase
+from readwrite_comp.errors import InUse
 from readwrite_comp.helpers import ByteWriter
+from readwrite_comp.limiters import Padding
 from readwrite_comp.testing import (
     HostileReader,
     HostileWriter,

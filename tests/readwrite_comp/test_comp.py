@@ -17,18 +17,18 @@ from readwrite_comp import (
     CompW,
     IdentityR,
     IdentityW,
-    InUse,
     MultiRExt,
     MultiWExt,
     PaddedWindowsR,
     PaddedWindowsW,
-    Phase,
     SealedR,
     SealedW,
     StreamCipherR,
     StreamCipherW,
     Truncated,
 )
+from readwrite_comp.base import Phase
+from readwrite_comp.errors import InUse
 from readwrite_comp.testing import HostileReader, HostileWriter
 
 from .pairs import KEY, contents, scripts

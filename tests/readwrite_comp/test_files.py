@@ -24,18 +24,17 @@ from readwrite_comp import (
     ExtWrite,
     FileR,
     FileW,
-    InUse,
     MultiRExt,
     MultiWExt,
     PaddedWindowsR,
     PaddedWindowsW,
-    PhaseError,
     SealedR,
     SealedW,
     StreamCipherR,
     StreamCipherW,
     Truncated,
 )
+from readwrite_comp.errors import InUse, PhaseError
 
 from .pairs import KEY, contents
 

@@ -16,7 +16,6 @@ from readwrite_comp import (
     Malformed,
     PaddedWindowsR,
     PaddedWindowsW,
-    Padding,
     RemoteLayerError,
     SealedR,
     SealedW,
@@ -28,9 +27,9 @@ from readwrite_comp import (
     WideBlockR,
     WideBlockW,
     WindowSizes,
-    get_engine,
 )
-from readwrite_comp.primitives import hkdf_sha256
+from readwrite_comp.limiters import Padding
+from readwrite_comp.primitives import get_engine, hkdf_sha256
 from readwrite_comp.testing import (
     HostileReader,
     HostileWriter,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readwrite_comp import BadParameter, Lioness, get_engine
+from readwrite_comp import BadParameter, Lioness
+from readwrite_comp.primitives import get_engine
 
 ENGINES = ("openssl", "pycryptodome")
 KEYS = bytes(range(128))

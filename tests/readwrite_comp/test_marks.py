@@ -18,10 +18,10 @@ from readwrite_comp import (
     EscapeTermR,
     EscapeTermW,
     Malformed,
-    Padding,
     Truncated,
     read_to_end,
 )
+from readwrite_comp.limiters import Padding
 from readwrite_comp.testing import (
     HostileReader,
     HostileWriter,

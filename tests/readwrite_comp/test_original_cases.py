@@ -27,7 +27,6 @@ from readwrite_comp import (
     IdentityW,
     MultiRExt,
     MultiWExt,
-    Padding,
     SizedWindowsR,
     SizedWindowsW,
     WindowSizes,
@@ -35,6 +34,7 @@ from readwrite_comp import (
     read_to_end,
     write_all_into,
 )
+from readwrite_comp.limiters import Padding
 from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair
 
 from .pairs import wire_of

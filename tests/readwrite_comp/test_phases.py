@@ -6,9 +6,10 @@ import itertools
 
 import pytest
 
-from readwrite_comp import Event, InUse, LocalLayerError, Phase, PhaseError, RemoteLayerError
+from readwrite_comp import LocalLayerError, RemoteLayerError
 from readwrite_comp import errors as errors_module
-from readwrite_comp.base import TRANSITIONS, next_phase
+from readwrite_comp.base import TRANSITIONS, Event, Phase, next_phase
+from readwrite_comp.errors import InUse, PhaseError
 
 
 @pytest.mark.parametrize(("phase", "event"), list(itertools.product(Phase, Event)))

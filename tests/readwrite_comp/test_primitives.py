@@ -15,17 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readwrite_comp import (
-    AuthenticationError,
-    BadParameter,
+from readwrite_comp import AuthenticationError, BadParameter, primitives
+from readwrite_comp.errors import EngineUnavailable, LayerError
+from readwrite_comp.primitives import (
     Engine,
-    EngineUnavailable,
+    HmacSha256,
     engine_names,
+    equal,
     get_engine,
-    primitives,
+    hkdf_sha256,
+    hmac_sha256,
+    random_bytes,
+    sha256,
 )
-from readwrite_comp.errors import LayerError
-from readwrite_comp.primitives import HmacSha256, equal, hkdf_sha256, hmac_sha256, random_bytes, sha256
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 ENGINES = ("openssl", "pycryptodome")

@@ -16,12 +16,10 @@ from readwrite_comp import (
     EscapeTermW,
     IdentityR,
     IdentityW,
-    InUse,
     MultiRExt,
     MultiWExt,
     PaddedWindowsR,
     PaddedWindowsW,
-    Phase,
     SealedR,
     SealedW,
     SharedR,
@@ -29,6 +27,8 @@ from readwrite_comp import (
     read_exact_from,
     read_to_end,
 )
+from readwrite_comp.base import Phase
+from readwrite_comp.errors import InUse
 from readwrite_comp.testing import HostileReader, HostileWriter, check_ext_pair, read_message, write_message
 from readwrite_comp.testing.streams import length_for
 

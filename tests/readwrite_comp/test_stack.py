@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from readwrite_comp import (
     BadParameter,
-    ByteReader,
-    ByteWriter,
     CompExtW,
     Ending,
     EscapeTermR,
@@ -21,8 +19,6 @@ from readwrite_comp import (
     ExtWrite,
     IdentityR,
     IdentityW,
-    InPlaceW,
-    InUse,
     Lioness,
     MultiRExt,
     MultiWExt,
@@ -38,6 +34,9 @@ from readwrite_comp import (
     WideBlockW,
     WindowSizes,
 )
+from readwrite_comp.errors import InUse
+from readwrite_comp.helpers import ByteReader, ByteWriter
+from readwrite_comp.inplace import InPlaceW
 from readwrite_comp.testing import (
     HostileReader,
     HostileWriter,

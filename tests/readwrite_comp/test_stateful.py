@@ -24,11 +24,11 @@ from readwrite_comp import (
     ExtRead,
     ExtWrite,
     Malformed,
-    Phase,
-    PhaseError,
     RemoteLayerError,
     Truncated,
 )
+from readwrite_comp.base import Phase
+from readwrite_comp.errors import PhaseError
 from readwrite_comp.helpers import would_block
 
 from .pairs import is_authenticated, stack_of, stacks

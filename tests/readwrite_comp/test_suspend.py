@@ -19,7 +19,6 @@ from readwrite_comp import (
     MultiWExt,
     PaddedWindowsR,
     PaddedWindowsW,
-    PhaseError,
     SealedR,
     SealedW,
     SharedR,
@@ -28,6 +27,7 @@ from readwrite_comp import (
     StreamCipherW,
     WideBlockW,
 )
+from readwrite_comp.errors import PhaseError
 from readwrite_comp.testing import HostileReader, HostileWriter, write_message
 
 from .pairs import KEY, contents, is_authenticated, lioness, scripts, stack_of, stacks

@@ -18,7 +18,6 @@ from readwrite_comp import (
     Malformed,
     PaddedWindowsR,
     PaddedWindowsW,
-    Phase,
     RemoteLayerError,
     SealedR,
     SealedW,
@@ -26,6 +25,7 @@ from readwrite_comp import (
     WideBlockR,
     WideBlockW,
 )
+from readwrite_comp.base import Phase
 from readwrite_comp.helpers import ByteReader, ByteWriter, read_some, write_some
 from readwrite_comp.testing import KitFailure, check_ext_pair, check_round_trip, check_runs
 from readwrite_comp.wideblock import _Blocks
@@ -149,7 +149,7 @@ class DropsOnFlush(PaddedWindowsW):
     """Forgets what it holds."""
 
     def _flush(self) -> None:
-        self._held = 0
+        self._start()
 
 
 class SendsTwice(EndStreamW):
@@ -173,10 +173,11 @@ class TakesBeforeItRefuses(EndStreamW):
 class CountsPadding(PaddedWindowsR):
     """Gives the padding out as content."""
 
-    def _open_window(self, r: ByteReader) -> None:
+    def _open_window(self, r: ByteReader) -> bool:
         super()._open_window(r)
-        self._content_left += self._padding_left
+        self._left += self._padding_left
         self._padding_left = 0
+        return self._left > 0
 
 
 class NothingForSmallBuffers(PaddedWindowsR):
@@ -249,7 +250,7 @@ class GoesOnWhenBroken(SealedW):
 class SaysMoreThanItHas(PaddedWindowsR):
     @property
     def at_hand(self) -> int:
-        return self._content_left
+        return self._left
 
 
 class ReadsOnUntilFull(ExtRead):

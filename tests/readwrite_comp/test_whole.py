@@ -11,13 +11,13 @@ from readwrite_comp import (
     EscapeTermW,
     LimitExceeded,
     PaddedWindowsR,
-    Phase,
-    PhaseError,
     Truncated,
     read_exact_from,
     read_to_end,
     write_all_into,
 )
+from readwrite_comp.base import Phase
+from readwrite_comp.errors import PhaseError
 from readwrite_comp.testing import HostileReader, HostileWriter, write_message
 
 from .pairs import LAYERS, contents, scripts

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from readwrite_comp import (
     AuthenticationError,
-    ByteReader,
     CompExtR,
     ExtRead,
     ExtWrite,
@@ -18,12 +17,12 @@ from readwrite_comp import (
     Lioness,
     Malformed,
     MultiRExt,
-    Phase,
     Truncated,
     WideBlockR,
     WideBlockW,
 )
-from readwrite_comp.helpers import Take
+from readwrite_comp.base import Phase
+from readwrite_comp.helpers import ByteReader, Take
 from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer, WideEngine
 from readwrite_comp.testing import (
     HostileReader,

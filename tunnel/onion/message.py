@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from readwrite_comp import (
-    ByteReader,
-    ByteWriter,
     CompExtR,
     CompExtW,
     Ending,
@@ -30,7 +28,7 @@ from readwrite_comp import (
     WideBlockR,
     WideBlockW,
 )
-from readwrite_comp.helpers import Take
+from readwrite_comp.helpers import ByteReader, ByteWriter, Take
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import MalformedMessage
 from tunnel.geometry import Profile, padme
