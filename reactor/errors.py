@@ -15,7 +15,7 @@ import logging
 import socket
 import threading
 from types import WrapperDescriptorType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 __all__ = [
     "BadRequest",
@@ -124,6 +124,14 @@ class BadRequest(ReactorError):
 
 class Forked(Closed, BadRequest):
     """A reactor of the parent process was used in the child of a fork. Fork first, make the reactor then."""
+
+    @classmethod
+    def of(cls, parent_pid: int) -> Self:
+        """Make the error for something of that process."""
+        return cls(
+            f"the reactor belongs to process {parent_pid}, this is a child that it forked: "
+            "make reactors, nodes and networks after the fork"
+        )
 
 
 class ChannelClosed(Closed):

@@ -333,10 +333,7 @@ class Reactor:
     def _closed_error(self) -> Closed:
         if self._pid == os.getpid():
             return Closed("the reactor is closed")
-        return Forked(
-            f"the reactor belongs to process {self._pid}, this is a child that it forked: "
-            "make reactors, nodes and networks after the fork"
-        )
+        return Forked.of(self._pid)
 
     def leave_to_parent(self) -> None:
         """Close this copy in the child of a fork: the services and their streams belong to the parent."""

@@ -27,14 +27,23 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from reactor.core.forgotten import remind
 from reactor.core.requests import PARKED, OneUse, Waiter
 from reactor.core.task import Handle
-from reactor.errors import Broken, Cancelled, Closed, renewed
+from reactor.errors import Broken, Cancelled, Closed, Forked, renewed
 
-__all__ = ["LookUp", "RunInThread", "ServiceFuture", "ThreadCalls", "fail", "tie"]
+__all__ = [
+    "FromThread",
+    "LookUp",
+    "RunInThread",
+    "ServiceFuture",
+    "ThreadCalls",
+    "answer_at_fork",
+    "fail",
+    "tie",
+]
 
 logger = logging.getLogger("reactor")
 T = TypeVar("T")
@@ -253,8 +262,47 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)
 
 
+class FromThread(Protocol):
+    """What another thread answers. Threads do not survive a fork, so the child must not wait for it."""
+
+    def leave_to_parent(self, error: Forked) -> None:
+        """In the child of a fork: end with an error, unless it was answered before. Calls no callbacks."""
+
+
+_from_threads: Final[weakref.WeakSet[FromThread]] = weakref.WeakSet()
+
+answer_at_fork: Final = _from_threads.add
+"""Have something end with `Forked` in the child of each fork."""
+
+
+def _answer_in_child() -> None:
+    error = Forked.of(os.getppid())
+    for waiting in list(_from_threads):
+        waiting.leave_to_parent(error)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_answer_in_child)
+
+
 class ServiceFuture(Future[T]):
-    """A future that raises a new error object on each call of `result`; see `renewed`."""
+    """A future that raises a new error object on each call of `result`; see `renewed`.
+
+    In the child of a fork its error is `Forked`, unless it was answered before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        answer_at_fork(self)
+
+    def leave_to_parent(self, error: Forked) -> None:
+        """See `FromThread`."""
+        # Another thread of the parent may have held the lock. Waiters and callbacks are the parent's.
+        self._condition = threading.Condition()
+        self._waiters = []
+        self._done_callbacks: list[Any] = []
+        if not self.done():
+            self.set_exception(error)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the result; as `concurrent.futures.Future.result`."""

@@ -262,6 +262,17 @@ class ProxyHandle(Handle[T]):
             crossing.deliver(result, None if error is None else self.error_for_others())
         super().settle(result, error)
 
+    def leave_to_parent(self, error: Forked) -> None:
+        """See `FromThread`."""
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        if self.is_finished:
+            return
+        self._task = None
+        self._error = error
+        self.was_asked = self.is_finished = True
+        self._ended = threading.Event()
+        self._ended.set()
+
     def settle_from(self, task: Handle[T]) -> None:
         """Take over the outcome of an ended task."""
         error = task.error

@@ -16,6 +16,7 @@ from reactor.core.forgotten import discard
 from reactor.core.loop import Reactor
 from reactor.core.requests import Service
 from reactor.core.task import Handle, Task, name_of
+from reactor.core.threads import answer_at_fork
 from reactor.core.timers import Clock, lock_timeout
 from reactor.errors import Broken, Busy, Closed, TimedOut
 from reactor.run.spawners import ProxyHandle, poll_poller
@@ -57,6 +58,7 @@ class ThreadPark:
             BadRequest: not a generator.
         """
         handle: ProxyHandle[T] = ProxyHandle(name_of(service, name))
+        answer_at_fork(handle)
         with self._lock:
             if self._threads >= self._max_threads:
                 raise Busy(f"{self._max_threads} services run in threads of their own, which is the limit")
@@ -126,6 +128,7 @@ class ThreadPool:
             BadRequest: not a generator.
         """
         handle: ProxyHandle[T] = ProxyHandle(name_of(service, name))
+        answer_at_fork(handle)
         with self._lock:
             if self._is_closed:
                 discard(service)

@@ -336,7 +336,7 @@ def test_too_few_open_files_is_said_with_the_command_that_helps(peers: int, enou
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_works() -> None:
     program = """
-        import asyncio, multiprocessing, os, sys
+        import asyncio, multiprocessing, os, sys, threading
         from reactor.errors import Forked
         from tunnel import LocalNetwork
         from tunnel.client import Client
@@ -344,6 +344,10 @@ def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_work
 
         def ask(net):
             return net[0].query(net[3].id, b"x", hops=1).result(30).read()
+
+        def pieces():
+            gate.wait(60)
+            yield b"x"
 
         async def ask_in_asyncio():
             async with AsyncClient(net[0]) as client:
@@ -357,6 +361,10 @@ def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_work
                 lambda: Client(net[0]).tunnel(net[3].id, hops=1).__enter__(),
                 lambda: asyncio.run(ask_in_asyncio()),
                 lambda: net.submit(iter(())),
+                lambda: asked.result(30),
+                lambda: reply.read(timeout_s=30),
+                lambda: tunnel.ask(b"x", timeout_s=30),
+                lambda: tunnel.close(timeout_s=30),
             ):
                 try:
                     use()
@@ -369,10 +377,16 @@ def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_work
 
         with LocalNetwork(peers=4) as net:
             assert ask(net) == b"x"
+            gate = threading.Event()
+            asked = net[0].query(net[3].id, pieces(), hops=1)
+            tunnel = Client(net[0]).tunnel(net[3].id, hops=1)
+            reply = Client(net[0]).ask(net[3].id, pieces(), hops=1)
             child = multiprocessing.get_context("fork").Process(target=in_child)
             child.start()
             child.join(60)
-            print(child.exitcode, ask(net))
+            gate.set()
+            print(child.exitcode, asked.result(30).read(), reply.read(), tunnel.ask(b"x"), ask(net))
+            tunnel.close()
     """
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
@@ -382,4 +396,4 @@ def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_work
         cwd=Path(__file__).resolve().parents[2],
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("51 b'x'\n", "")
+    assert (done.stdout, done.stderr) == ("91 b'x' b'x' b'x' b'x'\n", "")

@@ -330,6 +330,75 @@ def test_everything_that_starts_a_service_is_refused_in_a_forked_child() -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_the_parent_waits_for_is_answered_in_a_forked_child() -> None:
+    """Futures and handles that were taken before the fork. Callbacks stay with the parent."""
+    program = """
+        import asyncio, os
+        from concurrent.futures import as_completed, wait
+        from reactor import *
+        from reactor.errors import Forked
+
+        def one():
+            yield YIELD
+            return 1
+
+        def late():
+            yield from ends.receive()
+            return 2
+
+        ends = SharedChannel(4)
+        thread, park, pool = ReactorThread().start(), ThreadPark(), ThreadPool(1)
+        done, waiting = thread.submit(one()), thread.submit(late())
+        parked, pooled = park.spawn(late()), pool.spawn(late())
+        waiting.add_done_callback(lambda _: print("called", os.getpid() == parent))
+        assert done.result(20) == 1
+        parent = os.getpid()
+        child = os.fork()
+        if child == 0:
+            async def await_it():
+                await asyncio.wrap_future(waiting)
+
+            forked = 0
+            for use in (
+                lambda: waiting.result(5),
+                lambda: waiting.result(),
+                lambda: asyncio.run(await_it()),
+                lambda: parked.wait(5),
+                lambda: pooled.wait(5),
+                lambda: pooled.result(),
+                lambda: Blocker().spawn(pooled.join()).result(),
+            ):
+                try:
+                    use()
+                except Forked as error:
+                    forked += str(parent) in str(error)
+            assert isinstance(waiting.exception(), Forked)
+            assert not wait([waiting], 5).not_done
+            assert list(as_completed([waiting], 5)) == [waiting]
+            assert done.result() == 1
+            assert not waiting.cancel() and not pooled.cancel() and not pooled.unyield()
+            own = ReactorThread().start()
+            assert own.submit(one()).result(20) == 1
+            os._exit(forked)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        for _ in range(3):
+            ends.send_nowait(None)
+        assert waiting.result(20) == parked.wait(20) == pooled.wait(20) == 2
+        thread.close()
+        pool.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("called True\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_service_that_forks_is_the_only_one_in_the_child() -> None:
     program = """
         import os
