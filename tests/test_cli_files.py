@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +20,50 @@ import pytest
 from tunnel import LocalNetwork
 from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.main import main
+from tunnel.cli.terminal import ProgressBar
 from tunnel.client.file_ends import PathTarget
 from tunnel.directory import StaticDirectory
 from tunnel.errors import FileChanged, LocalTunnelError
-from tunnel.services import Files, Services
+from tunnel.services import Files, FilesSettings, InnerService, Query, Reply, Services
 from tunnel.services.files import Download
 
 CONTENT = os.urandom(700_000)
 
 
+class Switched(InnerService):
+    """A files service whose settings a test can change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = Files(folder)
+
+    def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
+        yield from self.files.handle(query, reply)
+
+
 class Served:
     """A node that serves a folder, and the command line as its client."""
 
-    def __init__(self, net: LocalNetwork, folder: Path, peers: Path) -> None:
+    def __init__(self, net: LocalNetwork, service: Switched, folder: Path, peers: Path) -> None:
+        self.service = service
         self.folder = folder
-        self._id = net[2].id.hex()
-        self._way = ["--peers", str(peers), "--hops", "1"]
+        self.id = net[2].id.hex()
+        self.way = ["--peers", str(peers), "--hops", "1"]
 
     def send(self, file: str | Path, *options: str) -> int:
-        return main(["send", *options, *self._way, "--", str(file), self._id])
+        return main(["send", *options, *self.way, "--", str(file), self.id])
 
     def get(self, *options: str, name: str = "") -> int:
-        return main(["get", *options, *self._way, "--", self._id, *([name] if name else [])])
+        return main(["get", *options, *self.way, "--", self.id, *([name] if name else [])])
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     base = tmp_path_factory.mktemp("served")
-    with LocalNetwork(peers=3, service=Services({"files": Files(base / "store")})) as net:
+    service = Switched(base / "store")
+    with LocalNetwork(peers=3, service=Services({"files": service})) as net:
         StaticDirectory(net.directory).save(base / "peers")
-        yield Served(net, base / "store", base / "peers")
+        yield Served(net, service, base / "store", base / "peers")
 
 
 @pytest.fixture
@@ -146,7 +161,9 @@ def test_a_folder_there_and_back(served: Served, capsys: pytest.CaptureFixture[s
 def test_what_is_no_archive_is_not_extracted(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     (served.folder / "f").write_bytes(CONTENT)
     assert served.get("--extract", name="f") == 1
-    assert "is no tar archive" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: f: it is no tar archive")
+    assert "hint: without --extract" in shown
     assert os.listdir() == []
 
 
@@ -198,6 +215,118 @@ def test_an_interrupted_get_says_that_it_can_be_resumed(
     assert served.get("--json", name="big") == 0
     assert 0 < json.loads(capsys.readouterr().out)["moved_bytes"] < len(CONTENT)
     assert Path("big").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("command", ["get", "send"])
+def test_ctrl_c_in_a_transfer_is_one_line_that_says_how_to_resume_it(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    for folder in (served.folder, Path()):
+        (folder / f"of-{command}").write_bytes(CONTENT * 40)  # it must not end before the signal is heeded
+    real_write, real_update = PathTarget.write, ProgressBar.update
+    has_written = threading.Event()
+    has_ended: list[int] = []
+
+    def write(self: PathTarget, data: bytes) -> None:
+        real_write(self, data)
+        has_written.set()
+
+    def update(self: ProgressBar, done: int) -> None:
+        real_update(self, done)
+        if done and not has_ended and (command == "send" or has_written.is_set()):
+            has_ended.append(done)
+            os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it
+
+    monkeypatch.setattr(PathTarget, "write", write)
+    monkeypatch.setattr(ProgressBar, "update", update)
+    if command == "get":
+        status = served.get("-o", "fetched", name="of-get")
+        kept = "are kept beside the target"
+    else:
+        (served.folder / "of-send").unlink()
+        status = served.send("of-send")
+        kept = "what has arrived is kept there for a while"
+    assert status == 130
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: interrupted"
+    assert kept in hint
+    assert "the same command resumes the transfer" in hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "advice"),
+    [
+        (["send", "here", "ID", "--name", "taken"], "ID already has another taken (EXISTS)", "--name"),
+        (["get", "ID", "none"], "ID has no file none (NOT_FOUND)", "without NAME, mtun get lists its files"),
+        (["send", "here", "ID", "--name", "big"], "ID has no room for big (FULL)", "quota_bytes"),
+        (["get", "ID", "taken"], "ID does not let others fetch files (DENIED)", "may_get"),
+        (["get", "ID"], "ID does not let others list files (DENIED)", "may_list"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refusal_is_in_the_words_of_the_command(
+    served: Served,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    text: str,
+    advice: str,
+) -> None:
+    (served.folder / "taken").write_bytes(b"other")
+    Path("here").write_bytes(b"x" * 100)
+    limits: dict[str, Any] = {"file_bytes": 10} if "FULL" in text else {}
+    if "DENIED" in text:
+        limits = {"may_get": False, "may_list": False}
+    limited = Files(served.folder, FilesSettings(**limits))
+    monkeypatch.setattr(served.service, "files", limited)
+    given = [served.id if argument == "ID" else argument for argument in arguments]
+    assert main([*given, *served.way]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == f"error: {text.replace('ID', served.id[:8], 1)}"
+    assert advice in hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["send", "ID", "here"], "mtun send here ID"),
+        (["get", "here", "ID"], "mtun get ID here"),
+        (["send", "folder", "here"], None),
+        (["get", "here", "there"], None),
+    ],
+)
+def test_swapped_arguments_are_named(
+    served: Served, capsys: pytest.CaptureFixture[str], arguments: list[str], hint: str | None
+) -> None:
+    Path("here").write_bytes(b"x")
+    Path("folder").mkdir()
+    given = [served.id if argument == "ID" else argument for argument in arguments]
+    assert main([*given, *served.way]) == 2
+    shown = capsys.readouterr().err
+    if hint is None:
+        assert "swap" not in shown
+    else:
+        assert f"did you swap two arguments? {hint.replace('ID', served.id)}" in shown
+
+
+def test_a_full_disk_behind_standard_output_is_named(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def write(self, data: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            pass
+
+    (served.folder / "f").write_bytes(CONTENT)
+    with monkeypatch.context() as patch:
+        out = Stream()
+        out.buffer = Full()  # type: ignore[assignment]
+        out.flush = lambda: None  # type: ignore[attr-defined]
+        patch.setattr(sys, "stdout", out)
+        assert served.get("-o", "-", name="f") == 1
+    assert "error: standard output: No space left on device" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_named_with_what_to_do(
@@ -270,9 +399,9 @@ REG, SYM, LNK, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.
     "members",
     [
         [("../evil", REG, b"x")],
-        [("/tmp/mtun-evil", REG, b"x")],
+        [("{outside}/evil", REG, b"x")],
         [("a/../../evil", REG, b"x")],
-        [("a/link", SYM, "/tmp"), ("a/link/mtun-evil", REG, b"x")],
+        [("a/link", SYM, "{outside}"), ("a/link/evil", REG, b"x")],
         [("a/link", SYM, "../.."), ("a/link/evil", REG, b"x")],
         [("a/b/c/deep", DIR, b""), ("a/one", SYM, "b/c/deep"), ("a/two", SYM, "one/../../../../..")],
         [("a/b/one", SYM, ".."), ("a/b/two", SYM, "one/one/../../x")],
@@ -290,10 +419,13 @@ def test_a_hostile_archive_reaches_nothing_outside(
 ) -> None:
     (tmp_path / "in").mkdir()
     target = tmp_path / "in" / "target"
-    assert unpack_archive(archive(tmp_path / "x.tar", *members), target)
+    placed = [
+        (name.format(outside=tmp_path), kind, c.format(outside=tmp_path) if isinstance(c, str) else c)
+        for name, kind, c in members
+    ]
+    assert unpack_archive(archive(tmp_path / "x.tar", *placed), target)
     assert sorted(os.listdir(tmp_path)) == ["in", "x.tar"]
     assert os.listdir(tmp_path / "in") == ["target"]
-    assert not Path("/tmp/mtun-evil").exists()
     for path in target.rglob("*"):
         assert path.resolve().is_relative_to(target)
         assert path.is_symlink() or path.is_file() or path.is_dir()
@@ -338,7 +470,7 @@ def test_a_file_that_changes_while_its_folder_is_packed(tmp_path: Path) -> None:
 def test_through_real_pipes(network: Served, tmp_path: Path) -> None:
     """As in a shell: `cat | mtun send -`, `mtun get -o - | cat`."""
     run = [sys.executable, "-m", "tunnel"]
-    way = [network._id, *network._way]
+    way = [network.id, *network.way]
     subprocess.run([*run, "send", "-", *way, "--name", "piped"], input=CONTENT, check=True, timeout=60)
     got = subprocess.run([*run, "get", "-o", "-", *way, "piped"], check=True, timeout=60, capture_output=True)
     assert got.stdout == CONTENT

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import stat
 import tomllib
 from pathlib import Path
@@ -13,8 +15,10 @@ from typing import Any
 import pytest
 
 from tests.tunnel.helpers import OPENSSL
+from tunnel.cli.child import ChildNode
 from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main, make_parser
+from tunnel.cli.terminal import ProgressBar
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import list_peer_files
@@ -118,7 +122,7 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
     ("arguments", "words"),
     [
         (["network", "{net}"], ["is not empty", "hint:"]),
-        (["network", "{net}/new", "--nodes", "3", "--port", "65534"], ["port 65536 is not free", "hint:"]),
+        (["network", "{net}/new", "--nodes", "3", "--port", "65534"], ["the last one is 65535", "hint:"]),
         (["keygen", "{net}/node-0/state/keys"], ["never overwritten", "hint:"]),
         (["up", "{net}/peers"], ["holds no network", "hint: did you mean {net}?"]),
         (["node", "--config", "{net}/none.toml"], ["no such file: ", "none.toml", "hint:"]),
@@ -248,6 +252,103 @@ def test_keygen_makes_no_tree_of_folders(
     assert shown.startswith("error: ")
     assert "hint: " in shown
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("place", ["a/b", "file/net", "a/b/c/d"])
+def test_network_makes_no_tree_of_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["network", str(tmp_path / place), "--nodes", "1"]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_network_that_is_not_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, is_there: bool
+) -> None:
+    """The next try would refuse the folder, which is not empty."""
+    folder = tmp_path / "net"
+    if is_there:
+        folder.mkdir()
+
+    def breaks(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunnel.cli.network.write_descriptor", breaks)
+        assert main(["network", str(folder)]) in (1, 130)
+    assert [path.name for path in tmp_path.rglob("*")] == ["net"] * is_there
+    assert main(["network", str(folder), "--nodes", "1"]) == 0
+
+
+def test_ports_that_do_not_exist_are_not_said_to_be_in_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["network", str(tmp_path / "net"), "--port", "65530", "--nodes", "20"]) == 2
+    shown = capsys.readouterr().err
+    assert "need ports up to 65549; the last one is 65535" in shown
+    assert "--port 65516 is the highest" in shown
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_folder_is_not_taken_for_a_file(
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, hint in (
+        (["peers", "--peers", str(net)], f"did you mean --network {net}?"),
+        (["node", "--config", str(net / "node-0")], f"did you mean {net / 'node-0' / 'node.toml'}?"),
+        (["ping", "node-1", "--config", str(net)], f"did you mean {net / 'client.toml'}?"),
+        (["keygen", str(tmp_path)], f"mtun keygen {tmp_path / 'keys'}"),
+    ):
+        assert main(arguments) == 2
+        assert hint in capsys.readouterr().err
+
+
+def test_peers_says_why_none_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["peers", "--peers", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: no peers are known\nhint: ")
+
+
+def test_ctrl_c_before_a_network_is_ready_is_an_interrupted_command(
+    net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ChildNode.start
+    for number, status, text in (
+        (signal.SIGINT, 130, "error: interrupted\n"),
+        (signal.SIGTERM, 143, "error: ended by SIGTERM\n"),
+    ):
+
+        def start_and_end(node: ChildNode, number: signal.Signals = number) -> None:
+            start(node)
+            if node.name == "node-1":
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(ChildNode, "start", start_and_end)
+        assert main(["up", str(net)]) == status
+        assert capsys.readouterr() == ("", text)
+
+
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_ctrl_c_in_a_measurement_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def update(self: ProgressBar, done: int) -> None:
+        if done and not has_ended:
+            has_ended.append(done)
+            os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it
+
+    has_ended: list[int] = []
+    monkeypatch.setattr(ProgressBar, "update", update)
+    assert main([command, "--hops", "1", "--size", "4MiB"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+    assert has_ended
 
 
 def test_bench_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, proxies_text, wait
-from tunnel.cli.options import add_json, add_retries, command, count, size
+from tunnel.cli.options import add_json, add_retries, command, count, filled, profile, size
 from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
 from tunnel.client.calls import AskingNode
 from tunnel.errors import ConfigError, QueryFailed
@@ -42,7 +42,13 @@ def add_parser(commands: Any) -> None:
     """Add the subcommand to the main parser."""
     parser = command(commands, "bench", __doc__, _EXAMPLE, run)
     add = parser.add_argument
-    add("id", metavar="ID", nargs="?", help="the node that is asked; without: a network of its own")
+    add(
+        "id",
+        type=filled,
+        metavar="ID",
+        nargs="?",
+        help="the node that is asked; without: a network of its own",
+    )
     add("--count", type=count(1, 10_000), default=20, metavar="N", help="round trips (default 20)")
     add(
         "--size",
@@ -51,7 +57,12 @@ def add_parser(commands: Any) -> None:
         metavar="SIZE",
         help="content that is echoed (default 16MiB)",
     )
-    add("--profile", metavar="NAME", help="of all queries, e.g. interactive or bulk-hctr (default: by size)")
+    add(
+        "--profile",
+        type=profile,
+        metavar="NAME",
+        help="of all queries, e.g. interactive or bulk-hctr (default: by size)",
+    )
     add_retries(parser, "the first query")
     add_client_options(parser, required=False)
     add_json(parser)
@@ -64,16 +75,15 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "a node and a network belong together", "give ID and one of --network, --peers, --config; or none"
         )
-    profile = None if options.profile is None else Profile.from_name(options.profile)
     if options.id:
         with Client(options) as client:
             destination = client.names.resolve(options.id)
-            outcome = _measure(client.node, client.route(destination), profile, options)
+            outcome = _measure(client.node, client.route(destination), options)
     else:
         hops = Limits().route_hops if options.hops is None else options.hops
         with LocalNetwork(hops + 2, service=Services({"echo": Echo()})) as net:
-            route = net[0].choose_route(net[1].id, hops, profile or Profile.for_proxies(hops))
-            outcome = _measure(net[0], route, profile, options)
+            route = net[0].choose_route(net[1].id, hops, options.profile or Profile.for_proxies(hops))
+            outcome = _measure(net[0], route, options)
     if options.json:
         say_json(True, outcome)
     else:
@@ -89,13 +99,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(
-    node: AskingNode, route: Route, profile: Profile | None, options: argparse.Namespace
-) -> dict[str, Any]:
+def _measure(node: AskingNode, route: Route, options: argparse.Namespace) -> dict[str, Any]:
     def ask(content: Any, **more: Any) -> tuple[float, Profile]:
         nonlocal route
         started_s = time.perf_counter()
-        future = node.query(route.destination, content, route=route, profile=profile, **more)
+        future = node.query(route.destination, content, route=route, profile=options.profile, **more)
         result = wait(future, options.timeout)
         result.close()
         route = result.route

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from tunnel.cli.network import no_network
-from tunnel.cli.options import closest, count, filled_path, seconds
+from tunnel.cli.options import closest, count, filled, filled_path, seconds
 from tunnel.client.calls import AskingNode
 from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
 from tunnel.codes import short
@@ -78,7 +78,9 @@ def add_client_options(
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """The node that is asked."""
-    parser.add_argument("id", metavar="ID", help="a node: its name, its id, or the beginning of its id")
+    parser.add_argument(
+        "id", type=filled, metavar="ID", help="a node: its name, its id, or the beginning of its id"
+    )
 
 
 def client_config(options: argparse.Namespace) -> NodeConfig:
@@ -93,6 +95,12 @@ def client_config(options: argparse.Namespace) -> NodeConfig:
         if not (options.network / CLIENT_FILE).exists():
             raise no_network(options.network)
         return load_config(options.network / CLIENT_FILE, os.environ)
+    for path in options.peers:
+        if (path / CLIENT_FILE).exists():
+            raise ConfigError(
+                f"{path} is the folder of a network, not of peer files",
+                f"did you mean --network {shlex.quote(str(path))}?",
+            )
     files = [str(path.resolve()) for path in options.peers]
     tables = {"node": {"listen": "none"}, "peers": {"files": files, "exchange": False}}
     return make_config(tables, folder=Path(), source="--peers", environment=os.environ)
@@ -164,6 +172,14 @@ class PeerNames:
             return found[0] if len(found) == 1 else match[0]
 
         return re.sub(r"\b[0-9a-f]{8,64}\b", name, text)
+
+    def knows(self, text: str) -> bool:
+        """Whether a text means one node."""
+        try:
+            self._find(text)
+        except ConfigError:
+            return False
+        return True
 
     def resolve(self, text: str) -> bytes:
         """The node that somebody means.

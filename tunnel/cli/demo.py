@@ -14,14 +14,13 @@ import random
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO, Any
 
 from tunnel.arguments import plain_name
-from tunnel.cli.options import add_json, command, count, filled_path, size
+from tunnel.cli.options import add_json, command, count, filled_path, profile, readable_file, size
 from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
 from tunnel.codes import short
-from tunnel.disk import open_regular
+from tunnel.errors import ConfigError, ProfileError
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
@@ -37,6 +36,7 @@ example:
   mtun demo --peers 5 --file README.md       a file of yours through 3 proxies
   mtun demo --peers 128 --mode none --json   the longest route, for machines
 """
+_MOST_PEERS = 1_000
 _LINKS = {"pooled": "links that carry many messages", "once": "one link per message"}
 _LINE = "the quick brown fox carries message %06d through peers that only Alice knows\n"
 
@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
     add = parser.add_argument
     add(
         "--peers",
-        type=count(2, 1_000),
+        type=count(2, _MOST_PEERS),
         default=25,
         metavar="N",
         help="nodes, Alice and Bob included (default 25)",
@@ -74,7 +74,10 @@ def add_parser(commands: Any) -> None:
         help="reply mode",
     )
     add(
-        "--profile", help="interactive, default, long or bulk (default: the first of default, long that fits)"
+        "--profile",
+        type=profile,
+        metavar="NAME",
+        help="interactive, default, long or bulk (default: the first of default, long that fits)",
     )
     engines = ("auto", "openssl", "pycryptodome")
     add("--engine", type=plain_name, choices=engines, default="auto", help="crypto library")
@@ -166,13 +169,12 @@ def run(options: argparse.Namespace) -> int:
     """The whole demonstration. Returns the exit status."""
     hops = options.peers - 2 if options.hops is None else options.hops
     mode = ReplyMode(options.mode)
-    profile = Profile.for_proxies(hops) if options.profile is None else Profile.from_name(options.profile)
-    size = options.file.stat().st_size if options.file else options.size
+    chosen = _fitting_profile(options, hops)
     bob_service = _Uppercase()
     reports: list[FrameReport] = []
     rng = random.Random(options.seed) if options.seed is not None else random.SystemRandom()
     with (
-        _open_content(options.file, size) as file,
+        _open_content(options) as file,
         LocalNetwork(
             options.peers,
             service=bob_service,
@@ -184,12 +186,13 @@ def run(options: argparse.Namespace) -> int:
         if not options.json:
             say(
                 f"{len(net)} nodes are listening on 127.0.0.1, {hops} {'proxy' if hops == 1 else 'proxies'}, "
-                f"mode {mode}, profile {profile.name}, engine {net.engine.name}, {options.links} links"
+                f"mode {mode}, profile {chosen.name}, engine {net.engine.name}, {options.links} links"
             )
         positions = rng.sample(range(len(net)), 2)
         alice, bob = net[positions[0]], net[positions[1]]
         route_rng = PositionSampler(rng, net) if options.seed is not None else None
         source, sink = _DigestingSource(file), _DigestingSink()
+        size = os.fstat(file.fileno()).st_size if options.file else options.size
         both_ways = 2 if MODES[mode].has_reply else 1
         bar = ProgressBar(size * both_ways, enabled=not options.json)
         started_s = time.monotonic()
@@ -199,7 +202,7 @@ def run(options: argparse.Namespace) -> int:
                 source,
                 hops=hops,
                 mode=mode,
-                profile=profile,
+                profile=chosen,
                 sink=sink,
                 rng=route_rng,
                 progress=lambda sent, received: bar.update(sent + received),
@@ -229,10 +232,29 @@ class PositionSampler(random.Random):
         return self._rng.sample(sorted(population, key=self._order.__getitem__), k)
 
 
-def _open_content(path: Path | None, size: int) -> IO[bytes]:
-    if path is not None:
-        return os.fdopen(open_regular(path), "rb")
-    return io.BufferedReader(_MadeText(size))
+def _fitting_profile(options: argparse.Namespace, hops: int) -> Profile:
+    """The profile of the query; a route that is not possible fails here, before any node is made."""
+    most = options.peers - 2
+    if hops > most:
+        more = f"; or --peers {hops + 2}" if hops + 2 <= _MOST_PEERS else ""
+        raise ConfigError(
+            f"--hops {hops}: a route needs as many peers besides its two ends, and of {options.peers} nodes "
+            f"{most} are left",
+            f"give --hops {most} or fewer{more}",
+        )
+    chosen: Profile = options.profile or Profile.for_proxies(hops)
+    if hops > chosen.geometry.max_proxies:
+        raise ProfileError(
+            f"a route of {hops} proxies does not fit profile {chosen.name!r}, which holds "
+            f"{chosen.geometry.max_proxies}"
+        )
+    return chosen
+
+
+def _open_content(options: argparse.Namespace) -> IO[bytes]:
+    if options.file is not None:
+        return readable_file(options.file)
+    return io.BufferedReader(_MadeText(options.size))
 
 
 class _MadeText(io.RawIOBase):

@@ -16,17 +16,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.folders import pack_folder, unpack_archive
-from tunnel.cli.options import add_json, command, count, filled
-from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
+from tunnel.cli.options import add_json, command, count, filled, readable_file
+from tunnel.cli.terminal import STDOUT_NAME, ProgressBar, complain, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_ends import resumable_bytes
-from tunnel.disk import advice_for, naming, open_regular, os_error_text
+from tunnel.disk import naming
 from tunnel.errors import ConfigError, FilesError, LocalTunnelError
+from tunnel.services import FileStatus
 from tunnel.services.names import checked_file_name
 
 __all__ = ["add_parser"]
@@ -34,6 +36,25 @@ __all__ = ["add_parser"]
 T = TypeVar("T")
 
 _SERVICE = "files"
+_REFUSALS = {
+    FileStatus.NOT_FOUND: ("{node} has no file {name}", "without NAME, mtun get lists its files"),
+    FileStatus.EXISTS: ("{node} already has another {name}", "give this one another --name"),
+    FileStatus.FULL: (
+        "{node} has no room for {name}",
+        "its owner can raise [files] quota_bytes, file_bytes and files",
+    ),
+    FileStatus.NAME: ("{node} does not take the name {name}", "give another --name"),
+    FileStatus.CHANGED: ("{name} has changed at {node} meanwhile", "repeat the command"),
+    FileStatus.DIGEST: ("{name} arrived with other content than was announced", "repeat the command"),
+    FileStatus.SIZE: ("{name} arrived with another size than was announced", "repeat the command"),
+    FileStatus.BUSY: ("{node} receives the same content, or too much, already", "repeat the command later"),
+    FileStatus.DENIED: (
+        "{node} does not let others {verb} files",
+        "its owner decides this: [files] may_get, may_put, may_list",
+    ),
+    FileStatus.DISK: ("the disk of {node} has failed", "its log says more"),
+}
+"""What a files service refuses, and what to do about it."""
 _STREAM = "-"
 _COPY_BYTES = 1 << 20
 _SEND_EXAMPLE = """\
@@ -89,7 +110,8 @@ def run_send(options: argparse.Namespace) -> int:
         source, name = _source(options, stack)
         moving = stack.enter_context(_resumable(lambda: "what has arrived is kept there for a while"))
         client = stack.enter_context(Client(options))
-        destination, hops = client.names.resolve(options.id), client.hops()
+        destination, hops = _destination(client, options, options.file), client.hops()
+        stack.enter_context(_in_words(client.names.name(destination), "store", name))
         stored: Stored = _run(
             options,
             lambda progress: put(
@@ -122,16 +144,56 @@ def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[P
     if path.is_dir():
         name = _checked_name(options.name or f"{Path(os.path.abspath(path)).name or 'root'}.tar")
         return _spooled(lambda file: _pack(path, file), stack), name
-    name = _checked_name(options.name or path.name)
     try:
-        os.close(open_regular(path))  # what cannot be sent is said before a network is looked for
-    except OSError as error:
-        hint = advice_for(error) or "FILE is a file, a folder, or - for standard input"
-        raise ConfigError(os_error_text(error, path), hint) from error
-    except LocalTunnelError as error:
-        given = f"mtun send - {options.id} < {shlex.quote(str(path))}"
-        raise ConfigError(str(error), f"send what it gives: {given}") from error
-    return path, name
+        readable_file(path).close()  # what cannot be sent is said before a network is looked for
+    except ConfigError as error:
+        raise ConfigError(str(error), error.hint or _file_hint(path, options.id)) from error
+    return path, _checked_name(options.name or path.name)
+
+
+def _file_hint(path: Path, node: str) -> str:
+    """What to do about a file that cannot be opened."""
+    if path.exists():
+        return f"send what it gives: mtun send - {shlex.quote(node)} < {shlex.quote(str(path))}"
+    if node and os.path.exists(node):
+        return _swapped("send", node, str(path))
+    return "FILE is a file, a folder, or - for standard input"
+
+
+def _swapped(*words: str) -> str:
+    return f"did you swap two arguments? mtun {shlex.join(words)}"
+
+
+def _destination(client: Client, options: argparse.Namespace, other: str | None) -> bytes:
+    """The node that the user names. Args: other: the argument beside it, which may be the node in fact.
+
+    Raises:
+        ConfigError: as `resolve`.
+    """
+    try:
+        return client.names.resolve(options.id)
+    except ConfigError as error:
+        if other is not None and client.names.knows(other):
+            raise ConfigError(str(error), _swapped(options.command, other, options.id)) from error
+        raise
+
+
+class _Refused(FilesError):
+    """A files service has refused a command. hint: what to do."""
+
+    def __init__(self, text: str, status: IntEnum, hint: str) -> None:
+        super().__init__(text, status)
+        self.hint = hint
+
+
+@contextlib.contextmanager
+def _in_words(node: str, verb: str, name: str) -> Iterator[None]:
+    """A refusal of the files service, in terms of the user's command instead of the service's protocol."""
+    try:
+        yield
+    except FilesError as error:
+        text, hint = _REFUSALS[FileStatus(error.status)]
+        raise _Refused(text.format(node=node, verb=verb, name=name), error.status, hint) from error
 
 
 def _checked_name(name: str) -> str:
@@ -167,24 +229,28 @@ def run_get(options: argparse.Namespace) -> int:
         return _list(options)
     target, path = _target(options)
     with _resumable(lambda: _left(path)) as moving, Client(options) as client:
-        destination, hops = client.names.resolve(options.id), client.hops()
-        fetched: Fetched = _run(
-            options,
-            lambda progress: get(
-                client.node,
-                destination,
-                options.name,
-                target,
-                progress=progress,
-                replace=options.replace or options.extract,
-                service=_SERVICE,
-                retries=options.retries,
-                hops=hops,
-            ),
-            moving,
-        )
+        destination, hops = _destination(client, options, options.name), client.hops()
+        with (
+            _in_words(client.names.name(destination), "fetch", options.name),
+            naming(Path(STDOUT_NAME)) if path is None else contextlib.nullcontext(),
+        ):
+            fetched: Fetched = _run(
+                options,
+                lambda progress: get(
+                    client.node,
+                    destination,
+                    options.name,
+                    target,
+                    progress=progress,
+                    replace=options.replace or options.extract,
+                    service=_SERVICE,
+                    retries=options.retries,
+                    hops=hops,
+                ),
+                moving,
+            )
     if options.extract and path is not None:
-        _extract(path, _extracted(options))
+        _extract(path, _extracted(options), options.name)
     text = f"{fetched.name}: {readable_size(fetched.size)} are here, fetched {proxies_text(hops)}"
     _say(options, fetched, fetched.received_bytes, hops, text)
     return 0
@@ -196,9 +262,10 @@ def _list(options: argparse.Namespace) -> int:
             "--output, --replace and --extract belong to a NAME", "without NAME, get lists files"
         )
     with Client(options) as client:
-        destination, hops = client.names.resolve(options.id), client.hops()
+        destination, hops = _destination(client, options, None), client.hops()
         listing = list_files(client.node, destination, service=_SERVICE, retries=options.retries, hops=hops)
-        entries = wait(listing, options.timeout)
+        with _in_words(client.names.name(destination), "list", ""):
+            entries = wait(listing, options.timeout)
     if options.json:
         listed = [{"name": e.name, "size": e.size} for e in entries]
         say_json(True, {"hops": hops, "files": listed}, indent=1)
@@ -261,10 +328,14 @@ def _extracted(options: argparse.Namespace) -> Path:
     return path if path.name else Path(name)
 
 
-def _extract(archive: Path, folder: Path) -> None:
+def _extract(archive: Path, folder: Path, name: str) -> None:
     try:
         for skipped in unpack_archive(archive, folder):
             complain(f"skipped {skipped}")
+    except LocalTunnelError as error:
+        failure = LocalTunnelError(f"{name}: {error}")
+        failure.add_note("without --extract it is fetched as it is")
+        raise failure from error
     finally:
         archive.unlink()
 

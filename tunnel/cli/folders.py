@@ -80,9 +80,7 @@ def unpack_archive(archive: Path, target: Path) -> list[str]:
             try:
                 skipped = _unpack_all(file, inside)
             except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-                raise LocalTunnelError(
-                    f"{archive.name} is no tar archive that can be unpacked: {error}"
-                ) from error
+                raise LocalTunnelError(f"it is no tar archive that can be unpacked: {error}") from error
         entries = list(inside.iterdir())
         is_folder = len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink()
         if os.path.lexists(target):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.options import add_json, command, filled_path
+from tunnel.cli.options import add_json, command, filled_path, make_folder
 from tunnel.cli.terminal import say, say_json
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import ConfigError
@@ -36,15 +37,11 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make and write them. Returns the exit status."""
     path: Path = options.file
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-    except FileNotFoundError:
-        # A tree of folders is what a mistyped path makes.
+    if path.is_dir():
         raise ConfigError(
-            f"there is no folder {path.parent.parent}", f"make it first, or correct the path: {path}"
-        ) from None
-    except FileExistsError:
-        raise ConfigError(f"{path.parent} is not a folder", f"correct the path: {path}") from None
+            f"{path} is a folder", f"name the file in it: mtun keygen {shlex.quote(str(path / 'keys'))}"
+        )
+    make_folder(path.parent, mode=0o700)
     keys = NodeKeys.generate(time.time())
     try:
         keys.save(path, replace=False)

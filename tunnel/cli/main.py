@@ -44,13 +44,6 @@ _SIGNALS: dict[int, str] = {
     signal.SIGTERM: "ended by SIGTERM",
     signal.SIGHUP: "ended by SIGHUP",
 }
-_FILES_HINTS = {
-    "NOT_FOUND": "without NAME, mtun get lists what is there",
-    "EXISTS": "other content has that name there: give another --name",
-    "NAME": "that node does not take the name: give another --name",
-    "FULL": "its owner can raise [files] quota_bytes",
-    "DENIED": "its owner does not offer this: [files] may_get, may_put, may_list",
-}
 _HINTS: dict[type[Exception], str] = {
     ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
     TooManyFiles: "or use fewer --peers",
@@ -264,6 +257,4 @@ def _hint(error: TunnelError) -> str:
         from tunnel.codes import CODES
 
         return CODES[error.code].advice
-    if isinstance(error, FilesError):
-        return _FILES_HINTS.get(error.status.name, "")
     return next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")

@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import random
 import shlex
+import shutil
 import socket
 import time
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.options import add_json, command, count, filled_path
+from tunnel.cli.options import add_json, command, count, filled_path, make_folder
 from tunnel.cli.terminal import say, say_json
 from tunnel.client.connect import CLIENT_FILE
 from tunnel.config.document import write_toml
+from tunnel.config.kinds import MOST_PORT
 from tunnel.config.settings import SERVICES
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory.base import write_descriptor
@@ -56,7 +58,7 @@ def add_parser(commands: Any) -> None:
     add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="how many (default 5)")
     add(
         "--port",
-        type=count(1, 65_535),
+        type=count(1, MOST_PORT),
         metavar="P",
         help="ports P, P+1, … (default: free ones)",
     )
@@ -68,20 +70,20 @@ def run(options: argparse.Namespace) -> int:
     folder: Path = options.folder
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", "name a folder that is empty or does not exist yet")
-    if folder.exists() and any(folder.iterdir()):
+    is_new = not folder.exists()
+    if not is_new and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty", "name a folder that is empty or does not exist yet")
     ports = _free_ports(options.nodes, options.port)
-    engine = tunnel_engine()
-    (folder / PEERS_FOLDER).mkdir(parents=True, exist_ok=True)
-    made = {}
-    for index, port in enumerate(ports):
-        name = f"node-{index}"
-        made[name] = _make_node(folder, name, Address(_HOST, port), engine)
-    client: dict[str, dict[str, Any]] = {
-        "node": {"listen": "none", "network": "local"},
-        "peers": {"files": [PEERS_FOLDER], "exchange": False},
-    }
-    _write(folder / CLIENT_FILE, write_toml(client))
+    make_folder(folder)
+    try:
+        made = _make_all(folder, ports)
+    except BaseException:
+        # Half a network would be refused by `up`, and by the next try as a folder that is not empty.
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if is_new:
+            folder.rmdir()
+        raise
     if options.json:
         say_json(True, {"folder": str(folder), "nodes": made}, indent=1)
     else:
@@ -91,6 +93,21 @@ def run(options: argparse.Namespace) -> int:
         if most < usual:
             say(f"clients use {usual} proxies by default, and here are {most} at most: give --hops {most}")
     return 0
+
+
+def _make_all(folder: Path, ports: list[int]) -> dict[str, dict[str, object]]:
+    engine = tunnel_engine()
+    (folder / PEERS_FOLDER).mkdir()
+    made = {}
+    for index, port in enumerate(ports):
+        name = f"node-{index}"
+        made[name] = _make_node(folder, name, Address(_HOST, port), engine)
+    client: dict[str, dict[str, Any]] = {
+        "node": {"listen": "none", "network": "local"},
+        "peers": {"files": [PEERS_FOLDER], "exchange": False},
+    }
+    _write(folder / CLIENT_FILE, write_toml(client))
+    return made
 
 
 def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) -> dict[str, object]:
@@ -150,9 +167,15 @@ def _free_ports(wanted: int, first: int | None) -> list[int]:
     """Ports on which nobody listens now."""
     if first is not None:
         candidates = range(first, first + wanted)
-        taken = [port for port in candidates if port > 65_535 or not _is_free(port)]
+        if candidates[-1] > MOST_PORT:
+            raise ConfigError(
+                f"{wanted} nodes from --port {first} on need ports up to {candidates[-1]}; the last one is "
+                f"{MOST_PORT}",
+                f"--port {MOST_PORT + 1 - wanted} is the highest for {wanted} nodes",
+            )
+        taken = [port for port in candidates if not _is_free(port)]
         if taken:
-            raise ConfigError(f"port {taken[0]} is not free", "choose another --port, or leave it away")
+            raise ConfigError(f"port {taken[0]} is in use", "choose another --port, or leave the option out")
         return list(candidates)
     found: list[int] = []
     candidates = range(_FIRST_PORT, _LAST_PORT)

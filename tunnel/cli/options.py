@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
-from tunnel.errors import ConfigError
+from tunnel.disk import advice_for, open_regular, os_error_text
+from tunnel.errors import ConfigError, LocalTunnelError, ProfileError
+
+if TYPE_CHECKING:
+    from tunnel.geometry import Profile
 
 __all__ = [
     "COMMANDS",
@@ -28,6 +34,9 @@ __all__ = [
     "count",
     "filled",
     "filled_path",
+    "make_folder",
+    "profile",
+    "readable_file",
     "seconds",
     "size",
 ]
@@ -192,6 +201,38 @@ def filled_path(text: str) -> Path:
     return Path(filled(text))
 
 
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder if there is none, but not its parents: a mistyped path would make a tree of folders.
+
+    Raises:
+        ConfigError: its parent is not there, or a file has that name.
+    """
+    try:
+        path.mkdir(mode=mode, exist_ok=True)
+    except FileNotFoundError:
+        made = shlex.quote(str(path.parent))
+        raise ConfigError(
+            f"there is no folder {path.parent}", f"correct the path, or make it first: mkdir -p {made}"
+        ) from None
+    except (FileExistsError, NotADirectoryError):
+        place = path if os.path.lexists(path) else path.parent
+        raise ConfigError(f"{place} is not a folder", f"correct the path {path}") from None
+
+
+def readable_file(path: Path) -> IO[bytes]:
+    """Open a regular file that the user has named.
+
+    Raises:
+        ConfigError: it is not there, not a regular file, or cannot be read.
+    """
+    try:
+        return os.fdopen(open_regular(path), "rb")
+    except OSError as error:
+        raise ConfigError(os_error_text(error, path), advice_for(error)) from error
+    except LocalTunnelError as error:
+        raise ConfigError(str(error)) from error
+
+
 def count(least: int, most: int) -> Callable[[str], int]:
     """A whole number in a range, for `type=`."""
 
@@ -217,6 +258,16 @@ def size(least: int, most: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def profile(text: str) -> Profile:
+    """A profile, for `type=`."""
+    from tunnel.geometry import Profile
+
+    try:
+        return Profile.from_name(text)
+    except ProfileError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def seconds(text: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunnel.cli.client import PeerNames, client_config
 from tunnel.cli.options import add_json, command, filled_path
-from tunnel.cli.terminal import say, say_json, table
+from tunnel.cli.terminal import complain, say, say_json, table
 from tunnel.client.connect import running_node
 from tunnel.control import PeerState
 from tunnel.crypto.primitives import tunnel_engine
@@ -20,6 +20,7 @@ from tunnel.running.configured_node import Peers, load_peers, settle
 
 __all__ = ["add_parser"]
 
+_NO_PEERS = "put files that nodes publish ([peers] publish) into the peers folder"
 _EXAMPLE = """\
 example:
   mtun peers --network mynet
@@ -71,7 +72,11 @@ def run(options: argparse.Namespace) -> int:
             ]
             for peer in peers
         ]
-        say(table(["name", "id", "address", "usable", "expires in"], rows))
+        if rows:
+            say(table(["name", "id", "address", "usable", "expires in"], rows))
+    if not is_usable:
+        complain("error: no peer can be used now" if peers else "error: no peers are known")
+        complain(f"hint: {'their keys or descriptors are of another time' if peers else _NO_PEERS}")
     return 0 if is_usable else 1
 
 

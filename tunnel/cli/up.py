@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reactor import Reactor, Scope, Service, TimedOut, run_main, timeout_after
+from reactor import Cancelled, Reactor, Scope, Service, TimedOut, run_main, timeout_after
 from tunnel.cli.child import ChildNode
 from tunnel.cli.network import STATE_FOLDER, node_folders
 from tunnel.cli.options import add_json, command, filled_path, seconds
@@ -31,7 +31,8 @@ example:
   mtun up mynet                      Ctrl-C stops it
   mtun ping node-7 --network mynet   in another terminal
 """
-log = logging.getLogger("tunnel.cli")
+_ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+_STOPPED = 0, 128 + signal.SIGTERM, -signal.SIGTERM  # the latter two of a node that was still being loaded
 
 
 def add_parser(commands: Any) -> None:
@@ -59,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
             run_main(reactor, network.serve(), name="network")
     finally:
         os.close(lock)
+    if network.ended_by is not None:
+        signal.raise_signal(network.ended_by)  # now `main` reports it
     return 1 if network.failed else 0
 
 
@@ -72,6 +75,8 @@ class _Network:
         self._is_stopping = False
         self._is_ready = False
         self.failed = False
+        self.ended_by: int | None = None
+        """The signal that has ended it before all nodes were ready."""
 
     def check_stopped(self) -> None:
         """Before anything of the network is touched, its logs for one.
@@ -95,6 +100,10 @@ class _Network:
                 yield from self._wait_ready()
             self._say_ready()
             yield from scope.join()
+        except Cancelled as error:
+            if not self._is_ready:
+                self.ended_by = next((n for n in _ENDING if n.name in str(error)), signal.SIGINT)
+            raise
         finally:
             yield from self._stop(scope)
 
@@ -125,7 +134,7 @@ class _Network:
     def _watch(self, node: ChildNode) -> Service[None]:
         """Follow one node to its end, and say so where nobody has asked for it."""
         status = yield from node.follow()
-        if self._is_stopping and status == 0:
+        if self._is_stopping and status in _STOPPED:
             return
         self.failed = True
         if not self._is_ready:

@@ -19,6 +19,7 @@ from tunnel.identity.descriptor import Address
 from tunnel.routing.addresses import IpRange, is_private_range
 
 __all__ = [
+    "MOST_PORT",
     "Choice",
     "HostPort",
     "Integer",
@@ -34,7 +35,7 @@ __all__ = [
     "parse_size",
 ]
 
-_MOST_PORT = 65_535
+MOST_PORT = 65_535
 _NONE = "none"
 
 
@@ -212,7 +213,7 @@ class Place(_AsWritten):
         address = ipaddress.ip_address(host[1:-1] if is_v6 else host)
         if (address.version == 6) is not is_v6 or not (port.isascii() and port.isdigit()):
             raise ValueError
-        if not self.least_port <= int(port) <= _MOST_PORT:
+        if not self.least_port <= int(port) <= MOST_PORT:
             raise ValueError
         return Address(str(address), int(port))
 
@@ -239,7 +240,7 @@ class HostPort(_AsWritten):
             or (":" in host) != is_v6
         ):
             raise ValueError
-        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= _MOST_PORT):
+        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= MOST_PORT):
             raise ValueError
         return host, int(port)
 

@@ -82,7 +82,9 @@ def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = T
     try:
         text = read_regular(path, _MOST_FILE_BYTES)
     except LocalTunnelError as error:
-        raise ConfigError(str(error), "name the configuration file itself") from error
+        inside = (path / name for name in ("node.toml", "client.toml"))
+        hint = next((f"did you mean {file}?" for file in inside if file.exists()), "")
+        raise ConfigError(str(error), hint or "name the configuration file itself") from error
     except OSError as error:
         raise ConfigError(
             os_error_text(error, path),
