@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +17,20 @@ from tunnel.control.messages import (
     CLIENT_BODY_BYTES,
     CONTENT_BYTES,
     NODE_BODY_BYTES,
-    FrameParser,
+    VERSION,
     MessageKind,
+    MessageParser,
     QueryMessage,
     QueryOutcome,
+    QueryProgress,
     RouteRequest,
     Welcome,
+    pack,
     pack_error,
-    pack_frame,
+    pack_message,
+    unpack,
     unpack_error,
+    unpack_welcome,
 )
 from tunnel.errors import BadRoute, ControlError, ErrorCode, PeerError, ProfileError, QueryFailed
 from tunnel.geometry import ALL_PROFILES
@@ -35,6 +41,12 @@ OWN_ID = b"n" * 32
 ids = st.integers(0, 255).map(lambda value: bytes([value]) * 32)
 profiles = st.sampled_from(ALL_PROFILES)
 seconds = st.none() | st.floats(0)
+PROFILE = ALL_PROFILES[0]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
 
 
 def routes(destination: bytes) -> st.SearchStrategy[Route]:
@@ -88,7 +100,7 @@ outcomes = st.builds(
 
 def body(frame: bytes, *, is_node: bool) -> bytes:
     """The body of a whole frame, as the other side gets it."""
-    parser = FrameParser(CLIENT_BODY_BYTES if is_node else NODE_BODY_BYTES, is_node=is_node)
+    parser = MessageParser(CLIENT_BODY_BYTES if is_node else NODE_BODY_BYTES, is_node=is_node)
     parser.feed(frame)
     found = parser.next()
     assert found is not None
@@ -102,7 +114,7 @@ def facts(error: BaseException) -> list[Any]:
 
 @given(requests)
 def test_a_query_arrives_as_it_was_asked(request: QueryMessage) -> None:
-    assert QueryMessage.unpack(body(request.pack(), is_node=True), OWN_ID) == request
+    assert unpack(QueryMessage, body(pack(request), is_node=True)) == request
 
 
 @given(outcomes, st.lists(failures, max_size=3))
@@ -110,7 +122,7 @@ def test_an_outcome_arrives_with_its_failed_attempts(
     outcome: QueryOutcome, attempts: list[QueryFailed]
 ) -> None:
     packed = replace(outcome, attempts=tuple(attempts))
-    found = QueryOutcome.unpack(body(packed.pack(), is_node=False))
+    found = unpack(QueryOutcome, body(pack(packed), is_node=False))
     assert list(map(facts, found.attempts)) == list(map(facts, attempts))
     assert found.route == outcome.route
     assert found.report == outcome.report
@@ -151,7 +163,7 @@ def test_the_longest_query_and_its_longest_failure_fit() -> None:
     request = QueryMessage(
         b"d" * 32, route=route, reply_route=Route(route.proxies, OWN_ID), content=bytes(CONTENT_BYTES)
     )
-    assert QueryMessage.unpack(body(request.pack(), is_node=True), OWN_ID) == request
+    assert unpack(QueryMessage, body(pack(request), is_node=True)) == request
     report = Report(route.nodes, False, 126, ErrorCode.TIMEOUT, text="é" * 5000, hold_ms=(1,) * 127)
     failure = QueryFailed("x" * 100_000, ErrorCode.TIMEOUT, report, route.nodes)
     failure.attempts = (failure,) * 17
@@ -167,36 +179,30 @@ def test_a_text_of_any_length_fits() -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_make_a_reader_fail_in_another_way(data: bytes) -> None:
-    for unpack in (
-        lambda data: QueryMessage.unpack(data, OWN_ID),
-        QueryOutcome.unpack,
-        RouteRequest.unpack,
-        Welcome.unpack,
-        unpack_error,
-        messages.unpack_attempt,
-        messages.unpack_progress,
-        messages.unpack_route,
-    ):
+    for record in (QueryMessage, QueryOutcome, RouteRequest, Welcome, QueryProgress, Route):
         with contextlib.suppress(ControlError):
-            unpack(data)
+            unpack(record, data)
+    for read in (unpack_error, unpack_welcome, messages.unpack_attempt):
+        with contextlib.suppress(ControlError):
+            read(data)
 
 
 @given(requests, st.data())
 def test_a_cut_or_changed_query_is_refused_or_another_query(
     request: QueryMessage, data: st.DataObject
 ) -> None:
-    whole = bytearray(body(request.pack(), is_node=True))
+    whole = bytearray(body(pack(request), is_node=True))
     place = data.draw(st.integers(0, len(whole) - 1))
     whole[place] ^= data.draw(st.integers(1, 255))
     for changed in (bytes(whole), bytes(whole[:place])):
         with contextlib.suppress(ControlError):
-            QueryMessage.unpack(changed, OWN_ID)
+            unpack(QueryMessage, changed)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 9))
 def test_frames_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], step: int) -> None:
-    stream = b"".join(pack_frame(MessageKind.CONTENT, data) for data in bodies)
-    parser, found = FrameParser(CLIENT_BODY_BYTES, is_node=True), []
+    stream = b"".join(pack_message(MessageKind.CONTENT, data) for data in bodies)
+    parser, found = MessageParser(CLIENT_BODY_BYTES, is_node=True), []
     for start in range(0, len(stream), step):
         parser.feed(stream[start : start + step])
         while (frame := parser.next()) is not None:
@@ -214,14 +220,47 @@ def test_frames_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], s
     ],
 )
 def test_a_frame_that_no_client_sends_is_refused_before_its_body(head: bytes) -> None:
-    parser = FrameParser(CLIENT_BODY_BYTES, is_node=True)
+    parser = MessageParser(CLIENT_BODY_BYTES, is_node=True)
     parser.feed(head)
     with pytest.raises(ControlError):
         parser.next()
 
 
 def test_a_node_of_another_version_is_named_as_such() -> None:
-    packed = bytearray(body(Welcome(OWN_ID, 3, 0, 4).pack(), is_node=False))
-    packed[0] += 1
-    with pytest.raises(ControlError, match="another version"):
-        Welcome.unpack(bytes(packed))
+    for other in (
+        body(pack(Welcome(OWN_ID, 3, 0, 4, VERSION + 1)), is_node=False),
+        b'{"version": 9, "name": "a node of the future"}',
+        bytes([1, 3, 0, 0, 0, 0, 4]) + OWN_ID,
+    ):
+        with pytest.raises(ControlError, match="another version"):
+            unpack_welcome(other)
+
+
+@given(json_values)
+def test_no_json_makes_a_reader_fail_in_another_way(value: Any) -> None:
+    for record, sample in (
+        (QueryMessage, QueryMessage(OWN_ID)),
+        (RouteRequest, RouteRequest(OWN_ID, 1, PROFILE)),
+    ):
+        found = json.loads(body(pack(sample), is_node=True))
+        for name in found:
+            with contextlib.suppress(ControlError):
+                unpack(record, json.dumps(found | {name: value}).encode())
+    with pytest.raises(ControlError):
+        unpack(QueryMessage, b"[" * CLIENT_BODY_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("destination", "0g"), ("destination", 5), ("hops", -1), ("hops", True), ("hops", 1.0),
+        ("hops", 2**65),
+        ("idle_s", -1.0), ("idle_s", float("nan")), ("idle_s", "1"), ("purpose", "fast"), ("mode", "other"),
+        ("mode", []), ("profile", "huge"), ("profile", 1), ("route", []), ("route", {"proxies": []}),
+        ("content", "0"), ("stray", 1),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_of_a_query_is_refused(name: str, value: Any) -> None:
+    whole = json.loads(body(pack(QueryMessage(b"d" * 32)), is_node=True))
+    with pytest.raises(ControlError, match="QUERY"):
+        unpack(QueryMessage, json.dumps(whole | {name: value}).encode())

@@ -1,7 +1,6 @@
-"""A running node as used by its owner's other programs: its control socket, from both sides.
+"""The control socket of a running node, for the owner's other programs: server, client, messages.
 
-Built on `tunnel.node` and `tunnel.config`. `tunnel.client`, `tunnel.running` and the command
-line import it.
+Built on `tunnel.node`. `tunnel.client`, `tunnel.running` and the command line import it.
 """
 
 from tunnel.control.client import CONTROL_FILE, ControlClient

@@ -1,16 +1,15 @@
-"""A running node, for the commands and programs of its owner: over its control socket.
+"""The client of a control socket: a running node, for the commands and programs of its owner.
 
     with ControlClient(state_folder / CONTROL_FILE) as node:   # or tunnel.connect("node.toml")
         print(node.query(bob_id, b"ping").result(timeout=30).read())
         for peer in node.peers(): ...
 
-`ControlClient` has the asking side of `Node`, so what takes a node takes it: `Client(node)`,
-`AsyncClient(node)`, `ServiceClient(node)`, `put(node, …)`, `get(node, …)`. Queries leave under the identity
-of the running node, over its links and guards; it draws the routes. The client has a reactor of its own, in a
-thread, which carries content between this process and the node. Each request has a connection of its own;
-closing it cancels the request in the node.
+`ControlClient` has the asking side of `Node`, so `Client(node)`, `AsyncClient(node)`, `ServiceClient(node)`,
+`put(node, …)` and `get(node, …)` accept it. Queries have the identity of the running node, use its links and
+guards, and it draws their routes. A reactor in a thread carries content between this process and the node.
+Each request has its own connection; closing it cancels the request in the node.
 
-Not over the socket: established tunnels, and the modes with reply blocks for more than one reply.
+Established tunnels and queries with several replies are not available over the socket.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -45,19 +43,21 @@ from tunnel.codes import short
 from tunnel.control.messages import (
     CONTENT_BYTES,
     NODE_BODY_BYTES,
-    FrameParser,
     MessageKind,
+    MessageParser,
     PeerState,
     QueryMessage,
     QueryOutcome,
+    QueryProgress,
     RouteRequest,
     Welcome,
+    pack,
     pack_attempt,
-    pack_frame,
+    pack_message,
+    unpack,
     unpack_attempt,
     unpack_error,
-    unpack_progress,
-    unpack_route,
+    unpack_welcome,
 )
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import (
@@ -97,23 +97,23 @@ CONTROL_FILE: Final = "control"
 
 T = TypeVar("T")
 
-_CONNECT_S: Final = 10.0  # a running node answers in a moment; one that does not is stopped or stuck
+_CONNECT_S: Final = 10.0  # a node that takes longer is stopped or stuck
 
 
 @dataclass(frozen=True, slots=True)
 class _ControlCall(QueryRequest):
-    """A query of a `ControlClient`: what the node is to be asked."""
+    """A query of a `ControlClient`, with its message to the node."""
 
     message: QueryMessage | None = None
 
 
 class ControlClient:
-    """The asking side of a running node. Any thread but that of its reactor may use it.
+    """The asking side of a running node. For any thread except that of its reactor.
 
     Args:
         path: of the control socket.
     Raises:
-        NodeNotRunning: no node runs there. ControlError: it does not answer, or it is of another version.
+        NodeNotRunning: no node runs there. ControlError: it does not answer, or has another version.
         StateError: the state folder is not private, or has another owner.
     """
 
@@ -130,7 +130,7 @@ class ControlClient:
             raise
 
     def close(self) -> None:
-        """Cancel what is under way. Idempotent."""
+        """Cancel all running queries. Idempotent."""
         self._thread.close()
 
     def __enter__(self) -> Self:
@@ -148,16 +148,16 @@ class ControlClient:
 
     @property
     def pid(self) -> int:
-        """The node's process."""
+        """The process id of the node."""
         return self._welcome.pid
 
     def draw_hops(self) -> int:
-        """Proxies of a new route whose length the caller leaves open: as the node draws it."""
+        """Number of proxies of a new route, drawn with the settings of the node."""
         return self._welcome.hops + secrets.randbelow(self._welcome.bias + 1)
 
     @property
     def reactor(self) -> Reactor:
-        """What runs this client; `ServiceClient` is for its services."""
+        """The reactor of this client; a `ServiceClient` runs in it."""
         return self._thread.reactor
 
     # -- the asking side of a node ---------------------------------------------------------------------
@@ -165,14 +165,14 @@ class ControlClient:
     def query(
         self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
     ) -> Future[QueryResult]:
-        """Send a query through the running node. Args: `Node.query`; what cannot be chosen here: see `call`.
+        """Send a query through the running node. Args: as `Node.query`, except those that `call` refuses.
 
         Returns:
             A future of QueryResult. Cancelling it cancels the query in the node.
         Raises:
-            TypeError, ValueError, LocalTunnelError: as `call`. From the future: what that of `Node.query`
-                raises; NodeStopped: the node was stopped, or this client closed; QueryFailed with the code
-                DISCONNECTED: the node ended without a word; NodeNotRunning, ControlError: as `ControlClient`.
+            TypeError, ValueError, LocalTunnelError: as `call`. From the future: as `Node.query`; NodeStopped:
+                the node was stopped, or this client closed; QueryFailed with the code DISCONNECTED: the node
+                ended without notice; NodeNotRunning, ControlError: as `ControlClient`.
         """
         call = self.call(destination, content, **options)
         return submit(self.reactor, self.query_service(call), "control query")
@@ -180,11 +180,11 @@ class ControlClient:
     def call(
         self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
     ) -> QueryRequest:
-        """What `query` sends; the node draws what is left open. Args: `Node.query`.
+        """Check the options of a query. The node chooses those that are not given. Args: as `Node.query`.
 
         Raises:
             TypeError, ValueError: as `Node.query`. LocalTunnelError: `rng`, more than one reply or sink, or
-                mode `reply-on-reply`, which are for a node of the program's own.
+                mode `reply-on-reply`: only a node of the program itself has them.
         """
         check_options(options, QueryOptions.__annotations__)
         destination, content = checked_id(destination), as_content(content)
@@ -199,9 +199,11 @@ class ControlClient:
         sink, sinks = options.get("sink"), tuple(options.get("sinks", ()))
         own_sinks = sinks if sink is None else (sink, *sinks)
         if options.get("replies", 1) != 1 or len(own_sinks) > 1 or mode is ReplyMode.REPLY_ON_REPLY:
-            raise LocalTunnelError("a running node is asked for one reply, and none that can be answered")
+            raise LocalTunnelError(
+                "a query over the control socket has one reply and one sink, and no mode reply-on-reply"
+            )
         if options.get("rng") is not None:
-            raise LocalTunnelError("a running node draws its routes itself: leave `rng` away")
+            raise LocalTunnelError("a running node draws its routes itself: remove `rng`")
         whole = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
         is_large = whole is not None and len(whole) >= LARGE_BYTES
         hops, route, reply_route = options.get("hops"), options.get("route"), options.get("reply_route")
@@ -232,7 +234,7 @@ class ControlClient:
         )
 
     def query_service(self, call: QueryRequest) -> Service[QueryResult]:
-        """A query as a service of this client's reactor. Raises as the future of `query`."""
+        """Run a query in this client's reactor. Raises as the future of `query`."""
         spools = () if call.sinks else (Spool(),)
         try:
             outcome = yield from self._query(call, (call.sinks or spools)[0])
@@ -255,9 +257,9 @@ class ControlClient:
         )
 
     def ask(self, call: QueryRequest) -> Service[IncomingReply]:
-        """Begin a query whose reply is read while it comes: as `Node.ask`.
+        """Begin a query whose reply is read as it arrives, as `Node.ask`.
 
-        Raises, when run: Closed, the client has been closed.
+        Raises, when run: Closed: the client has been closed.
         """
         return ask(
             self._scope,
@@ -268,28 +270,27 @@ class ControlClient:
         )
 
     def choose_route(self, destination: bytes, hops: int, profile: Profile) -> Route:
-        """Have the node draw a route. Waits for the answer.
+        """Ask the node to draw a route. Waits for the answer.
 
         Raises:
-            BadRoute: there is none. ProfileError: no profile holds so many. ControlError, QueryFailed: the
-                node has ended.
+            BadRoute: too few nodes. ProfileError: no profile holds this many proxies. ControlError,
+                QueryFailed: the node has ended.
         """
         destination, hops = checked_id(destination), checked_count(hops, "hops")
-        request = RouteRequest(checked_id(destination), _checked_hops(hops), profile).pack()
-        return self._run(self._ask_once(request, MessageKind.ROUTED, unpack_route))
+        return self._run(self._draw_route(RouteRequest(destination, _checked_hops(hops), profile)))
 
     def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]:
-        """Established tunnels are not offered.
+        """Established tunnels are not available over the control socket.
 
         Raises:
             LocalTunnelError: always.
         """
         raise LocalTunnelError(
-            "a running node opens no tunnel for other programs: use a node of the program's own"
+            "a running node opens no tunnels for other programs: open a node in this program (open_node)"
         )
 
     def peers(self) -> dict[Descriptor, PeerState]:
-        """The peers that the node knows, each with what dealing with it has shown. Waits for the answer.
+        """The peers that the node knows, with their states. Waits for the answer.
 
         Raises:
             ControlError, QueryFailed: the node has ended.
@@ -305,7 +306,7 @@ class ControlClient:
         except TimedOut as error:
             raise ControlError(
                 f"the node at {self._path} does not answer within {_CONNECT_S:g} s",
-                "is its process stopped, or very busy? kill -USR1 its process shows what it does",
+                "is its process stopped, or very busy? kill -USR1 PID writes what it does to its log",
             ) from error
         except BaseException:
             future.cancel()
@@ -320,12 +321,12 @@ class ControlClient:
                 "start it with: mtun node --config FILE",
             ) from error
         except TimedOut as error:
-            raise ControlError(f"the node at {self._path} takes no connections") from error
+            raise ControlError(f"the node at {self._path} accepts no connections") from error
         link = _Link(stream)
         try:
             if stream.peer_uid not in (None, os.geteuid()):
                 raise ControlError(f"a process of user {stream.peer_uid} listens at {self._path}")
-            welcome = Welcome.unpack((yield from link.expect(MessageKind.WELCOME)))
+            welcome = unpack_welcome((yield from link.expect(MessageKind.WELCOME)))
         except BaseException:
             stream.close()
             raise
@@ -336,18 +337,18 @@ class ControlClient:
         link.close()
         return welcome
 
-    def _ask_once(self, request: bytes, kind: MessageKind, unpack: Callable[[bytes], T]) -> Service[T]:
+    def _draw_route(self, request: RouteRequest) -> Service[Route]:
         link, _ = yield from self._open()
         with link:
-            yield from link.send(request)
-            return unpack((yield from link.expect(kind)))
+            yield from link.send(pack(request))
+            return unpack(Route, (yield from link.expect(MessageKind.ROUTED)))
 
     def _list_peers(self) -> Service[dict[Descriptor, PeerState]]:
         link, _ = yield from self._open()
         engine = tunnel_engine()
         found: dict[Descriptor, PeerState] = {}
         with link:
-            yield from link.send(pack_frame(MessageKind.PEERS))
+            yield from link.send(pack_message(MessageKind.PEERS))
             while True:
                 kind, body = yield from link.receive()
                 if kind is MessageKind.DONE:
@@ -364,7 +365,7 @@ class ControlClient:
             raise TypeError("this query was made by another node: use `call` of the client that sends it")
         link, _ = yield from self._open()
         with link:
-            yield from link.send(call.message.pack())
+            yield from link.send(pack(call.message))
             download = _Download(link, call, sink)
             if call.message.content is None:
                 yield from run_with_guards(download.run(), _Upload(link, call.content, download).run())
@@ -375,41 +376,41 @@ class ControlClient:
 
 
 class _Link:
-    """Frames over a connection."""
+    """Messages over a connection."""
 
     def __init__(self, stream: SocketStream) -> None:
         self._stream = stream
         self._reader = ReadYield(stream)
         self._writer = WriteYield(stream)
-        self._parser = FrameParser(NODE_BODY_BYTES, is_node=False)
+        self._parser = MessageParser(NODE_BODY_BYTES, is_node=False)
 
-    def send(self, frame: bytes) -> Service[bool]:
-        """Send a frame. False: the node has closed the connection; `receive` tells why."""
+    def send(self, message: bytes) -> Service[bool]:
+        """Send a message. False: the node has closed the connection; `receive` raises the reason."""
         try:
-            yield from self._writer.write_all(frame)
+            yield from self._writer.write_all(message)
         except Broken:
             return False
         return True
 
     def receive(self) -> Service[tuple[MessageKind, bytes]]:
-        """The next frame. Raises the error that the node sends. QueryFailed: it has ended. ControlError."""
-        while (frame := self._parser.next()) is None:
+        """The next message. Raises the error that the node sends. QueryFailed: it has ended. ControlError."""
+        while (message := self._parser.next()) is None:
             try:
                 data = yield from self._reader.read(CONTENT_BYTES)
             except Broken:
                 data = b""
             if not data:
-                raise QueryFailed("the node ended while it was asked", ErrorCode.DISCONNECTED)
+                raise QueryFailed("the running node ended during the query", ErrorCode.DISCONNECTED)
             self._parser.feed(data)
-        if frame[0] is MessageKind.ERROR:
-            raise unpack_error(frame[1])
-        return frame
+        if message[0] is MessageKind.ERROR:
+            raise unpack_error(message[1])
+        return message
 
     def expect(self, kind: MessageKind) -> Service[bytes]:
-        """The body of the next frame, which must be of this kind. Raises as `receive`."""
+        """The body of the next message, which must be of this kind. Raises as `receive`."""
         found, body = yield from self.receive()
         if found is not kind:
-            raise ControlError(f"control socket: {found.name} in place of {kind.name}")
+            raise ControlError(f"control socket: expected {kind.name}, got {found.name}")
         return body
 
     def close(self) -> None:
@@ -428,7 +429,7 @@ class _Download:
     """The reply, its progress and the outcome of one query.
 
     Attributes:
-        rewinds: attempts for which the content is wanted again. asked: set with each.
+        rewinds: numbers of the attempts that need the content again. asked: set with each.
     """
 
     def __init__(self, link: _Link, call: QueryRequest, sink: Sink) -> None:
@@ -445,7 +446,7 @@ class _Download:
         progress(self._sent, self._pending.content_in)
 
     def run(self) -> Service[None]:
-        """Take frames until the outcome. Raises what ended the query; LocalTunnelError: sink or progress."""
+        """Receive until the outcome. Raises what ended the query; LocalTunnelError: from sink or progress."""
         pending = self._pending
         while self.outcome is None:
             kind, body = yield from self._link.receive()
@@ -453,19 +454,19 @@ class _Download:
                 pending.take(memoryview(body))
                 yield from pending.wait_room()
             elif kind is MessageKind.PROGRESS:
-                self._sent, _ = unpack_progress(body)
+                self._sent = unpack(QueryProgress, body).sent
                 pending.moved()
             elif kind is MessageKind.REWIND:
                 self.rewinds.append(unpack_attempt(body)[0])
                 self.asked.set()
             elif kind is MessageKind.RESULT:
-                self.outcome = QueryOutcome.unpack(body)
+                self.outcome = unpack(QueryOutcome, body)
             else:
                 raise ControlError(f"control socket: {kind.name} inside a reply")
 
 
 class _Upload:
-    """The content of one query, as often as the node wants it."""
+    """Sends the content of one query, again for each attempt."""
 
     def __init__(self, link: _Link, content: Content, download: _Download) -> None:
         self._link = link
@@ -475,7 +476,7 @@ class _Upload:
         self._attempt = 0
 
     def run(self) -> Service[None]:
-        """Send it, and once more whenever it is asked for."""
+        """Send the content, and again after each REWIND."""
         rewinds = self._download.rewinds
         while True:
             yield from self._send()
@@ -484,7 +485,7 @@ class _Upload:
             self._attempt = rewinds.pop()
             rewinds.clear()
             if self._rewind is None:
-                raise ControlError("control socket: REWIND of content that can be sent once only")
+                raise ControlError("control socket: REWIND of content that can be sent only once")
             self._rewind()
 
     def _send(self) -> Service[None]:
@@ -494,8 +495,8 @@ class _Upload:
                 view = memoryview(data).cast("B")
                 for start in range(0, len(view), CONTENT_BYTES):
                     piece = view[start : start + CONTENT_BYTES]
-                    frame = pack_attempt(MessageKind.CONTENT, self._attempt, bytes(piece))
-                    if not (yield from self._link.send(frame)) or self._download.rewinds:
+                    message = pack_attempt(MessageKind.CONTENT, self._attempt, bytes(piece))
+                    if not (yield from self._link.send(message)) or self._download.rewinds:
                         return
         finally:
             reader.close()
@@ -503,13 +504,13 @@ class _Upload:
 
 
 def _checked_hops(hops: int) -> int:
-    """Raises TypeError, BadArgument: no count. ProfileError: more than fit in any profile."""
+    """Raises TypeError, BadArgument: not a count. ProfileError: no profile holds this many proxies."""
     Profile.for_proxies(checked_count(hops, "hops"))
     return hops
 
 
 def _checked_route(route: Route, what: str, destination: bytes) -> Route:
-    """Raises TypeError, BadArgument: no route. ProfileError: too long. BadRoute: it ends elsewhere."""
+    """Raises TypeError, BadArgument: not a route. ProfileError: too long. BadRoute: wrong destination."""
     if not isinstance(route, Route):
         raise TypeError(f"{what}: expected a Route, got {type(route).__name__}")
     for node_id in route.nodes:

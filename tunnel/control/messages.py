@@ -1,40 +1,46 @@
-"""What passes over a node's control socket: frames, and the layouts in them. Bytes only.
+"""The messages of a node's control socket: JSON records, and content as bytes. No sockets.
 
-One connection carries one request. The node speaks first; all integers are big-endian:
+One connection carries one request. The node speaks first:
 
-    frame       kind u8, length u32, body
-    node        WELCOME   version u8, hops u8, bias u8, process u32, node id 32
-    client      QUERY     see `QueryMessage`; then CONTENT and END unless the request holds its content
+    message     kind u8, length u32 (big-endian), body
+    node        WELCOME   `Welcome`
+    client      QUERY     `QueryMessage`; then CONTENT and END unless the query holds its content
                 CONTENT   attempt u8, data           END       attempt u8
-                PEERS     empty                      ROUTE     destination 32, hops u8, profile u8
-    node        REPLY     data                       PROGRESS  sent u64, received u64
+                PEERS     empty                      ROUTE     `RouteRequest`
+    node        REPLY     data                       PROGRESS  `QueryProgress`
                 REWIND    attempt u8: send the content again, from its start
-                RESULT    see `QueryOutcome`         ERROR     see `pack_error`
+                RESULT    `QueryOutcome`             ERROR     see `pack_error`
                 PEER      state u8, signed descriptor
-                ROUTED    route                      DONE      empty: the end of PEERS
+                ROUTED    `Route`                    DONE      empty: the end of PEERS
+
+A record is a dataclass; its body is a JSON object with exactly the fields of the class, read by their types:
+bytes in hex, an enum member or a profile as its name, a tuple as a list, another dataclass as an object. To
+change a message, change its class and `VERSION`.
 
 RESULT, ERROR, ROUTED and DONE end the connection. Back-pressure is the socket's: each side reads only while
 it has room. The client cancels a request by closing the connection. PROGRESS comes several times a second
-while a query runs, so that each side soon sees that the other has gone.
+while a query runs, so that each side soon notices when the other has gone.
 
-Both sides belong to one user on one machine, but a frame from a faulty client must not harm the node: each
-body has a limit, each field is checked, and what does not fit is a `ControlError`.
+Both sides belong to one user on one machine, but a message from a faulty client must not harm the node: each
+body has a limit, each field is checked, and every misfit is a `ControlError`.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Final, get_args
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum, IntEnum
+from functools import lru_cache
+from types import UnionType
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from tunnel.codes import Report
+from tunnel.codes import ErrorCode, Report
 from tunnel.errors import (
     BadArgument,
     BadRoute,
     ControlError,
-    ErrorCode,
     LocalTunnelError,
     NodeStopped,
     ProfileError,
@@ -50,48 +56,41 @@ __all__ = [
     "CONTENT_BYTES",
     "NODE_BODY_BYTES",
     "VERSION",
-    "FrameParser",
     "MessageKind",
+    "MessageParser",
     "PeerState",
     "QueryMessage",
     "QueryOutcome",
+    "QueryProgress",
     "RouteRequest",
     "Welcome",
+    "pack",
     "pack_attempt",
     "pack_error",
-    "pack_frame",
-    "pack_progress",
-    "pack_route",
+    "pack_message",
+    "unpack",
     "unpack_attempt",
     "unpack_error",
-    "unpack_progress",
-    "unpack_route",
+    "unpack_welcome",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 CONTENT_BYTES: Final = 65_536
-"""Of one piece of content, either way."""
-CLIENT_BODY_BYTES: Final = 80_000
-"""Of a frame from a client: a whole query with two routes of 126 proxies and small content."""
-NODE_BODY_BYTES: Final = 1 << 20
-"""Of a frame from the node: the failures of 17 attempts, each with its report."""
+"""Longest piece of content, in both directions."""
+CLIENT_BODY_BYTES: Final = 160_000
+"""Longest body from a client: a query with two routes of 126 proxies and 64 KiB of content, all in hex."""
+NODE_BODY_BYTES: Final = 1 << 21
+"""Longest body from the node: the failures of 17 attempts, each with its report."""
 
 _HEAD: Final = struct.Struct(">BI")
-_WELCOME: Final = struct.Struct(">BBBI32s")
-_QUERY: Final = struct.Struct(">32sBBBBBBdd")
-_ROUTE: Final = struct.Struct(">32sBB")
-_PROGRESS: Final = struct.Struct(">QQ")
-_OUTCOME: Final = struct.Struct(">BBQQ")
-_REPORT: Final = struct.Struct(">BBB")
-_OPEN: Final = 255
-"""A count that is left open, or a hop that is not known."""
-_NO_TIME: Final = -1.0
 _TEXT_BYTES: Final = 4096
-_PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
+_MOST: Final = {int: 1 << 64, float: math.inf}  # no number is negative
+
+T = TypeVar("T")
 
 
 class MessageKind(IntEnum):
-    """What a frame holds. Those of the node have the highest bit set."""
+    """What a message holds. Kinds from the node have the highest bit set."""
 
     QUERY = 0x01
     CONTENT = 0x02
@@ -110,165 +109,34 @@ class MessageKind(IntEnum):
 
 
 class PeerState(IntEnum):
-    """What the node knows of a peer from dealing with it."""
+    """What the node knows of a peer from its own contacts."""
 
     UNKNOWN = 0
     SEEN = 1
     BACKED_OFF = 2
 
 
-def pack_frame(kind: MessageKind, body: bytes | bytearray | memoryview = b"") -> bytes:
-    """One frame."""
-    return _HEAD.pack(kind, len(body)) + body
-
-
-class FrameParser:
-    """Takes bytes as they come and gives whole frames.
-
-    Args:
-        limit_bytes: of a body.
-        is_node: whether the frames come from a client (True: this end is the node) or from the node.
-    """
-
-    def __init__(self, limit_bytes: int, *, is_node: bool) -> None:
-        self._limit_bytes = limit_bytes
-        self._is_node = is_node
-        self._held = bytearray()
-
-    @property
-    def is_between(self) -> bool:
-        """Whether no part of a frame is held: the stream may end here."""
-        return not self._held
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes. At most one piece of them and one frame are held if `next` is called until None."""
-        self._held += data
-
-    def next(self) -> tuple[MessageKind, bytes] | None:
-        """The next whole frame; None: more bytes are needed.
-
-        Raises:
-            ControlError: an unknown kind, or a body above the limit. Close the connection.
-        """
-        if len(self._held) < _HEAD.size:
-            return None
-        value, length = _HEAD.unpack_from(self._held)
-        if value not in MessageKind._value2member_map_ or (value >= MessageKind.WELCOME) is self._is_node:
-            raise ControlError(f"control socket: frame of kind 0x{value:02x} is not expected here")
-        if length > self._limit_bytes:
-            name = MessageKind(value).name
-            raise ControlError(f"control socket: a {name} of {length:,} bytes, at most {self._limit_bytes:,}")
-        end = _HEAD.size + length
-        if len(self._held) < end:
-            return None
-        body = bytes(memoryview(self._held)[_HEAD.size : end])
-        del self._held[:end]
-        return MessageKind(value), body
-
-
-class _Fields:
-    """Reads the fields of a body from its start. Raises ControlError: it is too short."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self._at = 0
-
-    def take(self, count: int) -> bytes:
-        data = self._body[self._at : self._at + count]
-        if len(data) < count:
-            raise ControlError(f"control socket: a body of {len(self._body)} bytes ends inside a field")
-        self._at += count
-        return data
-
-    def unpack(self, layout: struct.Struct) -> tuple[int, ...]:
-        return layout.unpack(self.take(layout.size))
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def text(self) -> str:
-        return self.take(int.from_bytes(self.take(2), "big")).decode("utf-8", "replace")
-
-    def ids(self) -> tuple[bytes, ...]:
-        return tuple(self.take(32) for _ in range(self.byte()))
-
-    def rest(self) -> bytes:
-        return self.take(len(self._body) - self._at)
-
-    def end(self) -> None:
-        """Raises ControlError: something is left."""
-        if self._at != len(self._body):
-            raise ControlError(f"control socket: {len(self._body) - self._at} bytes behind the last field")
-
-
-def _pack_text(text: str) -> bytes:
-    # A cut inside a character is shown as "�".
-    data = text.encode("utf-8", "replace")[:_TEXT_BYTES]
-    return len(data).to_bytes(2, "big") + data
-
-
-def _pack_ids(ids: Sequence[bytes]) -> bytes:
-    return bytes([len(ids)]) + b"".join(ids)
-
-
-def _pack_proxies(route: Route | None) -> bytes:
-    return bytes([_OPEN]) if route is None else _pack_ids(route.proxies)
-
-
-def _take_proxies(fields: _Fields, destination: bytes) -> Route | None:
-    count = fields.byte()
-    return None if count == _OPEN else Route(tuple(fields.take(32) for _ in range(count)), destination)
-
-
-def _is_time(value: float) -> bool:
-    return value == _NO_TIME or value >= 0
-
-
-def _profile(value: int) -> Profile | None:
-    try:
-        return Profile.from_byte(value) if value else None
-    except ProfileError as error:
-        raise ControlError(f"control socket: {error}") from error
-
-
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What the node says of itself. `hops`: proxies of a route whose length is left open, and up to `bias`
-    more.
+    """The node introduces itself.
+
+    Attributes:
+        hops, bias: a route of open length has `hops` proxies, and up to `bias` more.
     """
 
     node_id: bytes
     hops: int
     bias: int
     pid: int
-
-    def pack(self) -> bytes:
-        return pack_frame(
-            MessageKind.WELCOME, _WELCOME.pack(VERSION, self.hops, self.bias, self.pid, self.node_id)
-        )
-
-    @classmethod
-    def unpack(cls, body: bytes) -> Welcome:
-        """Raises ControlError: of another version of this protocol."""
-        if len(body) != _WELCOME.size or body[0] != VERSION:
-            raise ControlError(
-                "the running node has another version of this program",
-                "restart the node, so that both are of one version",
-            )
-        _, hops, bias, pid, node_id = _WELCOME.unpack(body)
-        return cls(node_id, hops, bias, pid)
+    version: int = VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class QueryMessage:
-    """A query as a client asks for it: what it leaves open the node chooses.
-
-    Layout: destination 32, hops u8 (255: open), profile u8 (0: open), purpose u8 (255: open), mode u8, error
-    mode u8 (places in their lists), retries u8, idle f64, timeout f64 (seconds; -1: open), route and reply
-    route (count u8, 255: open; ids), is whole u8, content.
+    """A query as a client asks for it; the node chooses what is None.
 
     Attributes:
-        content: the whole content; None: it follows in frames.
+        content: the whole content; None: it follows in CONTENT messages.
     """
 
     destination: bytes
@@ -284,176 +152,27 @@ class QueryMessage:
     timeout_s: float | None = None
     content: bytes | None = None
 
-    def pack(self) -> bytes:
-        head = _QUERY.pack(
-            self.destination,
-            _OPEN if self.hops is None else self.hops,
-            0 if self.profile is None else self.profile.byte,
-            _OPEN if self.purpose is None else _PURPOSES.index(self.purpose),
-            list(ReplyMode).index(self.mode),
-            list(ErrorMode).index(self.error_mode),
-            self.retries,
-            _NO_TIME if self.idle_s is None else self.idle_s,
-            _NO_TIME if self.timeout_s is None else self.timeout_s,
-        )
-        ways = _pack_proxies(self.route) + _pack_proxies(self.reply_route)
-        return pack_frame(
-            MessageKind.QUERY, head + ways + bytes([self.content is not None]) + (self.content or b"")
-        )
-
-    @classmethod
-    def unpack(cls, body: bytes, node_id: bytes) -> QueryMessage:
-        """Args: node_id: where a reply route ends. Raises ControlError: not such a body."""
-        fields = _Fields(body)
-        destination, hops, profile, purpose, mode, error_mode, retries, idle_s, timeout_s = _QUERY.unpack(
-            fields.take(_QUERY.size)
-        )
-        route = _take_proxies(fields, destination)
-        reply_route = _take_proxies(fields, node_id)
-        is_whole = fields.byte()
-        content = fields.rest()
-        if mode >= len(ReplyMode) or error_mode >= len(ErrorMode) or is_whole > 1:
-            raise ControlError("control socket: a QUERY with an unknown mode")
-        if purpose != _OPEN and purpose >= len(_PURPOSES):
-            raise ControlError("control socket: a QUERY with an unknown purpose")
-        if not (_is_time(idle_s) and _is_time(timeout_s)) or (content and not is_whole):
-            raise ControlError("control socket: a QUERY with impossible limits or stray content")
-        return cls(
-            destination,
-            None if hops == _OPEN else hops,
-            route,
-            reply_route,
-            _profile(profile),
-            None if purpose == _OPEN else _PURPOSES[purpose],
-            list(ReplyMode)[mode],
-            list(ErrorMode)[error_mode],
-            retries,
-            None if idle_s == _NO_TIME else idle_s,
-            None if timeout_s == _NO_TIME else timeout_s,
-            content if is_whole else None,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class RouteRequest:
-    """A route that is to be drawn: destination 32, hops u8, profile u8."""
+    """Asks the node to draw a route."""
 
     destination: bytes
     hops: int
     profile: Profile
 
-    def pack(self) -> bytes:
-        return pack_frame(MessageKind.ROUTE, _ROUTE.pack(self.destination, self.hops, self.profile.byte))
 
-    @classmethod
-    def unpack(cls, body: bytes) -> RouteRequest:
-        """Raises ControlError: not such a body."""
-        fields = _Fields(body)
-        destination, hops, value = _ROUTE.unpack(fields.take(_ROUTE.size))
-        fields.end()
-        profile = _profile(value)
-        if profile is None:
-            raise ControlError("control socket: a ROUTE without a profile")
-        return cls(destination, hops, profile)
+@dataclass(frozen=True, slots=True)
+class QueryProgress:
+    """Bytes of the query sent, and of the reply received."""
 
-
-def pack_attempt(kind: MessageKind, attempt: int, data: bytes = b"") -> bytes:
-    """CONTENT, END and REWIND: the number of the attempt that they belong to, and what follows."""
-    return pack_frame(kind, bytes([attempt]) + data)
-
-
-def unpack_attempt(body: bytes) -> tuple[int, bytes]:
-    """Raises ControlError: the body is empty."""
-    fields = _Fields(body)
-    return fields.byte(), fields.rest()
-
-
-def pack_progress(sent: int, received: int) -> bytes:
-    """Bytes of the query sent and of the reply received."""
-    return pack_frame(MessageKind.PROGRESS, _PROGRESS.pack(sent, received))
-
-
-def unpack_progress(body: bytes) -> tuple[int, int]:
-    """Raises ControlError: not such a body."""
-    fields = _Fields(body)
-    sent, received = fields.unpack(_PROGRESS)
-    fields.end()
-    return sent, received
-
-
-def _pack_way(route: Route) -> bytes:
-    return route.destination + _pack_ids(route.proxies)
-
-
-def _take_way(fields: _Fields) -> Route:
-    destination = fields.take(32)
-    return Route(fields.ids(), destination)
-
-
-def pack_route(route: Route) -> bytes:
-    """The answer to ROUTE: destination 32, count u8, ids of the proxies."""
-    return pack_frame(MessageKind.ROUTED, _pack_way(route))
-
-
-def unpack_route(body: bytes) -> Route:
-    """Raises ControlError: not such a body."""
-    fields = _Fields(body)
-    route = _take_way(fields)
-    fields.end()
-    return route
-
-
-def _pack_report(report: Report | None) -> bytes:
-    """Is there u8; flags u8, hop u8, code u8, text, ids of the route, suspects (count u8, u8 each), hold
-    times (count u8, u32 each)."""
-    if report is None:
-        return b"\x00"
-    flags = report.succeeded | report.about_next << 1 | report.is_about_reply << 2
-    hop = _OPEN if report.hop is None else report.hop
-    return b"".join(
-        [
-            b"\x01",
-            _REPORT.pack(flags, hop, report.code or 0),
-            _pack_text(report.text),
-            _pack_ids(report.route),
-            bytes([len(report.suspects), *report.suspects]),
-            bytes([len(report.hold_ms)]),
-            *(min(held, 0xFFFF_FFFF).to_bytes(4, "big") for held in report.hold_ms),
-        ]
-    )
-
-
-def _take_report(fields: _Fields) -> Report | None:
-    if not fields.byte():
-        return None
-    flags, hop, code = fields.unpack(_REPORT)
-    text, route = fields.text(), fields.ids()
-    suspects = tuple(fields.take(fields.byte()))
-    hold_ms = tuple(int.from_bytes(fields.take(4), "big") for _ in range(fields.byte()))
-    return Report(
-        route,
-        bool(flags & 1),
-        None if hop == _OPEN else hop,
-        _code(code),
-        bool(flags & 2),
-        text,
-        suspects,
-        hold_ms,
-        bool(flags & 4),
-    )
-
-
-def _code(value: int) -> ErrorCode | None:
-    try:
-        return ErrorCode(value) if value else None
-    except ValueError as error:
-        raise ControlError(f"control socket: error code {value} does not exist") from error
+    sent: int
+    received: int
 
 
 @dataclass(frozen=True, slots=True)
 class QueryOutcome:
-    """What came of a query: mode u8 and profile u8, query bytes u64, reply bytes u64, route, report, failed
-    attempts (count u8, each as in ERROR)."""
+    """The result of a query that succeeded, with its failed attempts."""
 
     route: Route
     mode: ReplyMode
@@ -463,31 +182,144 @@ class QueryOutcome:
     report: Report | None
     attempts: tuple[QueryFailed, ...] = ()
 
-    def pack(self) -> bytes:
-        head = _OUTCOME.pack(
-            list(ReplyMode).index(self.mode), self.profile.byte, self.query_bytes, self.reply_bytes
-        )
-        attempts = bytes([len(self.attempts)]) + b"".join(map(_pack_failure, self.attempts))
-        return pack_frame(
-            MessageKind.RESULT, head + _pack_way(self.route) + _pack_report(self.report) + attempts
-        )
 
-    @classmethod
-    def unpack(cls, body: bytes) -> QueryOutcome:
-        """Raises ControlError: not such a body."""
-        fields = _Fields(body)
-        mode, value, query_bytes, reply_bytes = fields.unpack(_OUTCOME)
-        route, report = _take_way(fields), _take_report(fields)
-        attempts = tuple(_take_failure(fields) for _ in range(fields.byte()))
-        fields.end()
-        profile = _profile(value)
-        if mode >= len(ReplyMode) or profile is None:
-            raise ControlError("control socket: a RESULT with an unknown mode or profile")
-        return cls(route, list(ReplyMode)[mode], profile, query_bytes, reply_bytes, report, attempts)
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A `QueryFailed` without its attempts."""
+
+    text: str
+    code: ErrorCode | None
+    report: Report | None
+    blamed: tuple[bytes, ...]
 
 
-# The first class that an error is an instance of; the place in the list is its number.
-_ERRORS: Final = (
+@dataclass(frozen=True, slots=True)
+class _Error:
+    """An error. Attributes: name: of its class. failure, attempts: of a QueryFailed."""
+
+    name: str
+    text: str = ""
+    failure: QueryFailed | None = None
+    attempts: tuple[QueryFailed, ...] = ()
+
+
+_KINDS: Final[dict[type, MessageKind]] = {
+    Welcome: MessageKind.WELCOME,
+    QueryMessage: MessageKind.QUERY,
+    RouteRequest: MessageKind.ROUTE,
+    Route: MessageKind.ROUTED,
+    QueryProgress: MessageKind.PROGRESS,
+    QueryOutcome: MessageKind.RESULT,
+    _Error: MessageKind.ERROR,
+}
+
+
+def pack(record: object) -> bytes:
+    """A record as a whole message."""
+    text = json.dumps(_to_json(record), ensure_ascii=False)
+    return pack_message(_KINDS[type(record)], text.encode("utf-8"))
+
+
+def unpack(record: type[T], body: bytes) -> T:
+    """Read the body of a record's message. Raises ControlError: not such a record."""
+    try:
+        found: T = _from_json(record, json.loads(body))
+    except (ValueError, TypeError, KeyError, RecursionError, TunnelError) as error:
+        raise ControlError(f"control socket: not a {_KINDS[record].name} message: {error!r}") from error
+    return found
+
+
+def unpack_welcome(body: bytes) -> Welcome:
+    """Raises ControlError: the node has another version of this protocol."""
+    try:
+        if (welcome := unpack(Welcome, body)).version == VERSION:
+            return welcome
+    except ControlError:
+        pass  # of a version with other fields
+    raise ControlError(
+        "the running node has another version of this program",
+        "restart the node, so that both have the same version",
+    )
+
+
+def _to_json(value: Any) -> Any:
+    match value:
+        case Enum() | Profile():
+            return value.name
+        case bytes():
+            return value.hex()
+        case str():
+            return value.encode("utf-8", "replace")[:_TEXT_BYTES].decode("utf-8", "ignore")
+        case tuple():
+            return [_to_json(each) for each in value]
+        case QueryFailed():
+            return _to_json(_Failure(str(value), value.code, value.report, value.blamed))
+        case _ if is_dataclass(value):
+            return {field.name: _to_json(getattr(value, field.name)) for field in fields(value)}
+    return value
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """Read a JSON value as this type. Raises ValueError, TypeError, KeyError, TunnelError: it is not."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):  # X | None
+        return None if value is None else _from_json(inner[0], value)
+    if origin is tuple:
+        return tuple(_from_json(inner[0], each) for each in _of_type(list, value))
+    if origin is Literal:
+        return inner[inner.index(value)]
+    if kind is bytes:
+        return bytes.fromhex(value)
+    if kind is Profile:
+        return Profile.from_name(_of_type(str, value))
+    if kind is QueryFailed:
+        failure = _from_json(_Failure, value)
+        return QueryFailed(failure.text, failure.code, failure.report, failure.blamed)
+    if hints := _hints(kind):
+        if _of_type(dict, value).keys() != hints.keys():
+            raise ValueError(f"fields {sorted(value)}, expected {sorted(hints)}")
+        return kind(**{name: _from_json(hint, value[name]) for name, hint in hints.items()})
+    if issubclass(kind, Enum):
+        return kind[value]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind in _MOST and not 0 <= _of_type(kind, value) <= _MOST[kind]:
+        raise ValueError(f"{value} is out of range")
+    return _of_type(kind, value)
+
+
+@lru_cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The fields of a record and their types; empty: not a record."""
+    return get_type_hints(kind) if is_dataclass(kind) else {}
+
+
+def _of_type(kind: type[T], value: Any) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def pack_message(kind: MessageKind, body: bytes | bytearray | memoryview = b"") -> bytes:
+    """One whole message."""
+    return _HEAD.pack(kind, len(body)) + body
+
+
+def pack_attempt(kind: MessageKind, attempt: int, data: bytes = b"") -> bytes:
+    """CONTENT, END and REWIND: the number of their attempt, then data."""
+    return pack_message(kind, bytes([attempt]) + data)
+
+
+def unpack_attempt(body: bytes) -> tuple[int, bytes]:
+    """Raises ControlError: the body is empty."""
+    if not body:
+        raise ControlError("control socket: content without the number of its attempt")
+    return body[0], body[1:]
+
+
+# An error is sent as the first of these classes that it is an instance of.
+_ERRORS: Final[tuple[type[Exception], ...]] = (
+    NodeStopped,
     QueryFailed,
     BadRoute,
     ProfileError,
@@ -499,58 +331,73 @@ _ERRORS: Final = (
 )
 
 
-_STOPPED: Final = 255
-
-
 def pack_error(error: Exception) -> bytes:
-    """Class u8 (its place in a fixed list), text. Of NodeStopped: class 255 alone. Of QueryFailed: class u8,
-    code u8, text, report, ids of those blamed, failed attempts. What has no class there becomes one."""
-    number = next((index for index, kind in enumerate(_ERRORS) if isinstance(error, kind)), 0)
-    if isinstance(error, NodeStopped):
-        return pack_frame(MessageKind.ERROR, bytes([_STOPPED]))
-    if number:
-        return pack_frame(MessageKind.ERROR, bytes([number]) + _pack_text(str(error)))
-    if not isinstance(error, QueryFailed):
+    """An error as an ERROR message. Errors of classes that a client does not know become a `QueryFailed`."""
+    kind = next((kind for kind in _ERRORS if isinstance(error, kind)), None)
+    if kind is None:
         code = getattr(error, "code", None) or ErrorCode.INTERNAL
         text = str(error) if isinstance(error, TunnelError) else "the node failed; its log has the error"
-        error = QueryFailed(text, code)
-    attempts = error.attempts if len(error.attempts) < _OPEN else ()
-    return pack_frame(
-        MessageKind.ERROR,
-        bytes([0]) + _pack_failure(error) + bytes([len(attempts)]) + b"".join(map(_pack_failure, attempts)),
-    )
+        kind, error = QueryFailed, QueryFailed(text, code)
+    if kind is QueryFailed and isinstance(error, QueryFailed):
+        return pack(_Error(kind.__name__, failure=error, attempts=error.attempts))
+    return pack(_Error(kind.__name__, str(error)))
 
 
 def unpack_error(body: bytes) -> Exception:
-    """The error to raise. Raises ControlError: not such a body."""
-    fields = _Fields(body)
-    number = fields.byte()
-    if number == _STOPPED:
-        fields.end()
+    """The error to raise. Raises ControlError: not an ERROR message."""
+    found = unpack(_Error, body)
+    if found.failure is not None:
+        found.failure.attempts = found.attempts
+        return found.failure
+    if found.name == NodeStopped.__name__:
         return NodeStopped()
-    if number >= len(_ERRORS):
-        raise ControlError(f"control socket: error class {number} does not exist")
-    if number:
-        text = fields.text()
-        fields.end()
-        return _ERRORS[number](text)
-    error = _take_failure(fields)
-    error.attempts = tuple(_take_failure(fields) for _ in range(fields.byte()))
-    fields.end()
-    return error
+    for kind in _ERRORS:
+        if kind.__name__ == found.name:
+            return kind(found.text)
+    raise ControlError(f"control socket: unknown error class {found.name!r}")
 
 
-def _pack_failure(error: QueryFailed) -> bytes:
-    return b"".join(
-        [
-            bytes([error.code or 0]),
-            _pack_text(str(error)),
-            _pack_report(error.report),
-            _pack_ids(error.blamed),
-        ]
-    )
+class MessageParser:
+    """Splits a stream of bytes into messages.
 
+    Args:
+        limit_bytes: of a body.
+        is_node: True: this end is the node, and the messages come from a client; False: the reverse.
+    """
 
-def _take_failure(fields: _Fields) -> QueryFailed:
-    code, text = _code(fields.byte()), fields.text()
-    return QueryFailed(text, code, _take_report(fields), fields.ids())
+    def __init__(self, limit_bytes: int, *, is_node: bool) -> None:
+        self._limit_bytes = limit_bytes
+        self._is_node = is_node
+        self._held = bytearray()
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no part of a message is held: the stream may end here."""
+        return not self._held
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes. Holds at most one message and these bytes if `next` is called until it returns None."""
+        self._held += data
+
+    def next(self) -> tuple[MessageKind, bytes] | None:
+        """The next message; None: more bytes are needed.
+
+        Raises:
+            ControlError: an unknown kind, or a body above the limit. Close the connection.
+        """
+        if len(self._held) < _HEAD.size:
+            return None
+        value, length = _HEAD.unpack_from(self._held)
+        if value not in MessageKind._value2member_map_ or (value >= MessageKind.WELCOME) is self._is_node:
+            raise ControlError(f"control socket: unexpected message of kind 0x{value:02x}")
+        kind = MessageKind(value)
+        if length > self._limit_bytes:
+            raise ControlError(
+                f"control socket: {kind.name} of {length:,} bytes, expected at most {self._limit_bytes:,}"
+            )
+        end = _HEAD.size + length
+        if len(self._held) < end:
+            return None
+        body = bytes(memoryview(self._held)[_HEAD.size : end])
+        del self._held[:end]
+        return kind, body

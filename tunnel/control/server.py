@@ -1,12 +1,12 @@
-"""The control socket of a running node: its owner's commands and programs use the node through it.
+"""The server of a control socket: the owner's commands and programs use a running node through it.
 
-Who may connect: the owner of the process, and root. The socket has mode 0600 in the state folder, which has
-mode 0700; where the system tells who connects, that is checked as well. Nothing that a client does harms the
-node: there are at most `_MOST_CLIENTS` connections, each holds 1 MB at most, a client that asks nothing or
-takes nothing in time is dropped, and a malformed frame ends its connection only.
+The owner of the process and root may connect. The socket has mode 0600 in the state folder, which has mode
+0700; if the system reports the user of a connection, that is checked too. A client cannot harm the node:
+there are at most `_MOST_CLIENTS` connections of at most 1 MB each, a client that sends no request or receives
+nothing in time is dropped, and a malformed message ends only its own connection.
 
-One service per connection serves one request; three more run beside a query: one takes its content, one its
-reply, and one sends what is to be sent. So whichever side is slow holds up the other.
+Each connection has one service. During a query three more run: for its content, its reply, and its outgoing
+messages. A slow side thus holds up the other.
 """
 
 from __future__ import annotations
@@ -40,18 +40,19 @@ from reactor.errors import log_failure
 from tunnel.control.messages import (
     CLIENT_BODY_BYTES,
     CONTENT_BYTES,
-    FrameParser,
     MessageKind,
+    MessageParser,
     PeerState,
     QueryMessage,
     QueryOutcome,
+    QueryProgress,
     RouteRequest,
     Welcome,
+    pack,
     pack_attempt,
     pack_error,
-    pack_frame,
-    pack_progress,
-    pack_route,
+    pack_message,
+    unpack,
     unpack_attempt,
 )
 from tunnel.directory import Directory
@@ -67,17 +68,17 @@ __all__ = ["ControlServer", "peer_states"]
 log = logging.getLogger("tunnel.control")
 
 _MOST_CLIENTS: Final = 64
-_REQUEST_S: Final = 10.0  # until a client has said what it wants
-_TAKE_S: Final = 60.0  # until a client has taken one frame; it may be stopped (Ctrl-Z) for a moment
-_TICK_S: Final = 0.25  # between two PROGRESS: how soon each side sees that the other has gone
-_AHEAD: Final = 2  # pieces of content that are held for the node
-_LAST_WORDS_S: Final = 1.0  # at a stop, for the last frames
+_REQUEST_S: Final = 10.0  # for a client to send its request
+_TAKE_S: Final = 60.0  # for a client to receive one message; it may be suspended (Ctrl-Z) meanwhile
+_TICK_S: Final = 0.25  # between two PROGRESS: each side notices this soon when the other has gone
+_AHEAD: Final = 2  # pieces of content held for the node
+_LAST_WORDS_S: Final = 1.0  # for the last messages when the node stops
 
 _Step: TypeAlias = Service[None]
 
 
 def peer_states(node: Node, directory: Directory) -> dict[Descriptor, PeerState]:
-    """The peers of a node, each with what dealing with it has shown. For the reactor's thread."""
+    """The peers of a node with their states. For the reactor's thread."""
     backed_off = set(node.peers.backed_off())
 
     def state(node_id: bytes) -> PeerState:
@@ -91,15 +92,15 @@ def peer_states(node: Node, directory: Directory) -> dict[Descriptor, PeerState]
 class ControlServer:
     """Serves a control socket.
 
-    The path must lie in a folder that belongs to this node alone, such as its `StateDir`. What a crash has
-    left there is replaced; a socket on which another process still listens is not.
+    The socket's folder must belong to this node alone, such as its `StateDir`. A socket that a crash left
+    there is replaced, one on which another process listens is not.
 
     Args:
-        node: what clients use.
-        directory: the node's; its peers are listed.
+        node: serves the requests.
+        directory: of the node; for the list of peers.
         path: of the socket.
     Raises:
-        StateError: another process listens there, or it is not a socket. OSError: it cannot be made.
+        StateError: another process listens there, or it is not a socket. OSError: it cannot be created.
     """
 
     def __init__(self, node: Node, directory: Directory, path: Path) -> None:
@@ -123,25 +124,25 @@ class ControlServer:
         self._inode = self._path.stat().st_ino
 
     def restore(self) -> None:
-        """Make the socket again, whose folder was removed. Raises StateError, OSError."""
+        """Create the socket again if its folder was removed. Raises StateError, OSError."""
         if not self._is_stopping and not self._path.exists():
             removed = self._listener
             self._listen()
             removed.close()
 
     def serve(self) -> Service[None]:
-        """Take connections until `close`."""
+        """Accept connections until `close`."""
         while not self._is_stopping:
-            # Closed: by `close`, or there is another listener.
+            # Closed: by `close`, or `restore` has made another listener.
             with contextlib.suppress(Closed):
                 stream = yield from self._listener.accept()
                 if len(self._scope) >= _MOST_CLIENTS:
-                    _refuse(stream, f"{_MOST_CLIENTS} clients use this node already")
+                    _refuse(stream, f"{_MOST_CLIENTS} clients already use this node")
                     continue
                 yield from self._scope.spawn(self._serve_one(stream), name="control client")
 
     def close(self) -> None:
-        """Take no more connections, and remove the socket. Requests under way go on. Idempotent."""
+        """Accept no more connections, and remove the socket. Running requests continue. Idempotent."""
         if self._is_stopping:
             return
         self._is_stopping = True
@@ -151,7 +152,7 @@ class ControlServer:
                 self._path.unlink()
 
     def finish(self) -> Service[None]:
-        """End what is left, when the node has ended: each client gets its error."""
+        """Close all connections after the node has ended; each client receives its error."""
         self.close()
         try:
             yield from move_on_after(_LAST_WORDS_S, self._scope.join())
@@ -168,16 +169,16 @@ class ControlServer:
                     log.warning("the control socket refused a process of user %s", stream.peer_uid)
                     return
                 node = self._node
-                yield from link.send(Welcome(node.id, *node.route_hops, os.getpid()).pack())
+                yield from link.send(pack(Welcome(node.id, *node.route_hops, os.getpid())))
                 kind, body = yield from timeout_after(_REQUEST_S, link.receive())
                 if kind is MessageKind.QUERY:
-                    yield from self._query(link, QueryMessage.unpack(body, node.id))
+                    yield from self._query(link, unpack(QueryMessage, body))
                 elif kind is MessageKind.PEERS:
                     yield from self._list_peers(link)
                 elif kind is MessageKind.ROUTE:
-                    request = RouteRequest.unpack(body)
+                    request = unpack(RouteRequest, body)
                     route = node.choose_route(request.destination, request.hops, request.profile)
-                    yield from link.send(pack_route(route))
+                    yield from link.send(pack(route))
                 else:
                     raise ControlError(f"control socket: {kind.name} is not a request")
             except (_Gone, Broken, TimedOut) as error:
@@ -187,14 +188,14 @@ class ControlServer:
                 yield from link.send_last(pack_error(error))
             except (TunnelError, TypeError, ValueError) as error:
                 yield from link.send_last(pack_error(error))
-            except Exception as error:  # noqa: BLE001 - logged, and told to the client
+            except Exception as error:  # noqa: BLE001 - logged, and sent to the client
                 log_failure(log, error, "a control request failed")
                 yield from link.send_last(pack_error(error))
 
     def _list_peers(self, link: _Link) -> Service[None]:
         for descriptor, state in peer_states(self._node, self._directory).items():
-            yield from link.send(pack_frame(MessageKind.PEER, bytes([state]) + descriptor.signed))
-        yield from link.send(pack_frame(MessageKind.DONE))
+            yield from link.send(pack_message(MessageKind.PEER, bytes([state]) + descriptor.signed))
+        yield from link.send(pack_message(MessageKind.DONE))
 
     def _query(self, link: _Link, request: QueryMessage) -> Service[None]:
         exchange = _Exchange(self, link, request)
@@ -214,11 +215,11 @@ class ControlServer:
         content: Any = exchange.upload if request.content is None else request.content
         call = self._node.call(request.destination, content, **options)
         with (yield from self._node.ask(call)) as reply:
-            # The end of what is sent is the end of all.
+            # The query ends when its last message is sent.
             yield from run_with_guards(
                 exchange.send(),
                 exchange.take_reply(reply),
-                exchange.upload.take_frames(),
+                exchange.upload.take_content(),
                 exchange.tick(),
             )
 
@@ -229,36 +230,36 @@ class ControlServer:
 
 
 class _Gone(Exception):
-    """The client has closed its connection: it wants no more."""
+    """The client has closed its connection."""
 
 
 class _Link:
-    """Frames over a connection. `out`: what is to be sent while a query runs."""
+    """Messages over a connection. `out`: outgoing messages of a query."""
 
     def __init__(self, stream: SocketStream) -> None:
         self._stream = stream
         self._reader = ReadYield(stream)
         self._writer = WriteYield(stream)
-        self._parser = FrameParser(CLIENT_BODY_BYTES, is_node=True)
+        self._parser = MessageParser(CLIENT_BODY_BYTES, is_node=True)
         self.out: Channel[bytes] = Channel(_AHEAD, "control")
 
     def receive(self) -> Service[tuple[MessageKind, bytes]]:
-        """The next frame. Raises _Gone, ControlError, Broken."""
-        while (frame := self._parser.next()) is None:
+        """The next message. Raises _Gone, ControlError, Broken."""
+        while (message := self._parser.next()) is None:
             data = yield from self._reader.read(CONTENT_BYTES)
             if not data:
-                raise _Gone("it has closed the connection")
+                raise _Gone("connection closed")
             self._parser.feed(data)
-        return frame
+        return message
 
-    def send(self, frame: bytes) -> Service[None]:
-        """Send a frame. Raises TimedOut: the client does not take it. Broken."""
-        yield from timeout_after(_TAKE_S, self._writer.write_all(frame))
+    def send(self, message: bytes) -> Service[None]:
+        """Send a message. Raises TimedOut: the client does not receive it. Broken."""
+        yield from timeout_after(_TAKE_S, self._writer.write_all(message))
 
-    def send_last(self, frame: bytes) -> Service[None]:
-        """Send an error, if the client still listens."""
+    def send_last(self, message: bytes) -> Service[None]:
+        """Send an error, if the client still reads."""
         with contextlib.suppress(Broken, Closed, TimedOut):
-            yield from timeout_after(_LAST_WORDS_S, self._writer.write_all(frame))
+            yield from timeout_after(_LAST_WORDS_S, self._writer.write_all(message))
 
 
 class _Exchange:
@@ -272,33 +273,33 @@ class _Exchange:
         self._server = server
         self._link = link
         self.upload = _Upload(link)
-        self._counts = 0, 0
+        self._progress = QueryProgress(0, 0)
 
     def progress(self, sent: int, received: int) -> None:
         """Called by the node."""
-        self._counts = sent, received
+        self._progress = QueryProgress(sent, received)
 
     def send(self) -> _Step:
-        """Send what the others have; ends when the reply does."""
+        """Send the outgoing messages until `take_reply` has ended."""
         with contextlib.suppress(ChannelClosed):
             while True:
                 yield from self._link.send((yield from self._link.out.receive()))
 
     def tick(self) -> _Step:
-        """Say how far the query is."""
+        """Send the progress several times a second."""
         while True:
             yield Sleep(_TICK_S)
-            yield from self._link.out.send(pack_progress(*self._counts))
+            yield from self._link.out.send(pack(self._progress))
 
     def take_reply(self, reply: IncomingReply) -> _Step:
-        """Take the reply and the outcome."""
+        """Pass on the reply and the outcome."""
         out = self._link.out
         try:
             while data := (yield from reply.read(CONTENT_BYTES)):
-                yield from out.send(pack_frame(MessageKind.REPLY, data))
+                yield from out.send(pack_message(MessageKind.REPLY, data))
             result = yield from reply.result()
-            yield from out.send(pack_progress(result.query_bytes, result.reply_bytes))
-            last = QueryOutcome(
+            yield from out.send(pack(QueryProgress(result.query_bytes, result.reply_bytes)))
+            outcome = QueryOutcome(
                 result.route,
                 result.mode,
                 result.profile,
@@ -306,8 +307,9 @@ class _Exchange:
                 result.reply_bytes,
                 result.report,
                 result.attempts,
-            ).pack()
-        except Exception as error:  # noqa: BLE001 - raised again where the client is
+            )
+            last = pack(outcome)
+        except Exception as error:  # noqa: BLE001 - raised again at the client
             last = pack_error(self._explained(error))
         yield from out.send(last)
         out.close()
@@ -321,9 +323,9 @@ class _Exchange:
 
 
 class _Upload:
-    """Content that comes from a client: a service that gives it to the node, and can begin again.
+    """Content from a client, as content of the node's query.
 
-    It has the methods of a file that can be rewound, so that a query with retries takes it.
+    It has the methods of a file that can be rewound, so that a query with retries accepts it.
     """
 
     def __init__(self, link: _Link) -> None:
@@ -355,7 +357,7 @@ class _Upload:
         return 0
 
     def seek(self, position: int) -> int:
-        """Begin again: what comes for an earlier attempt is dropped."""
+        """Begin again; content of an earlier attempt is dropped."""
         self._attempt += 1
         self._held.clear()
         self._has_ended = False
@@ -363,8 +365,8 @@ class _Upload:
         self._room.set()
         return position
 
-    def take_frames(self) -> _Step:
-        """Take what the client sends, while there is room; also its end. Raises _Gone, ControlError."""
+    def take_content(self) -> _Step:
+        """Receive content while there is room, and notice the client's end. Raises _Gone, ControlError."""
         while True:
             while len(self._held) >= _AHEAD:
                 yield self._room
@@ -375,7 +377,7 @@ class _Upload:
             if attempt != self._attempt:
                 continue
             if self._has_ended:
-                raise ControlError(f"control socket: {kind.name} behind the end of the content")
+                raise ControlError(f"control socket: {kind.name} after the end of the content")
             if kind is MessageKind.END:
                 self._has_ended = True
             elif data:
@@ -384,6 +386,6 @@ class _Upload:
 
 
 def _refuse(stream: SocketStream, reason: str) -> None:
-    """Tell a client that it is one too many, if the socket takes it."""
+    """Refuse a client, without waiting for it."""
     with stream, contextlib.suppress(BlockingIOError, Broken):
         stream.write(pack_error(ControlError(reason)))
