@@ -15,12 +15,12 @@ from reactor import (
 )
 from reactor.core.requests import Request
 from reactor.core.timers import FakeClock
-from reactor.io.memory import (
+from tests.support.errors import raises_code
+from tests.support.memory_pipe import (
     MemoryReader,
     MemoryWriter,
     memory_pipe,
 )
-from tests.support.errors import raises_code
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
 from tunnel.node.relay.read_service import relay
 from tunnel.node.waits import idle_watch, run_with_guards
