@@ -55,7 +55,7 @@ from reactor.run.threads import (
     ThreadPark,
     ThreadPool,
 )
-from reactor.sync.channel import Channel
+from reactor.sync.channel import Channel, SharedChannel
 from reactor.sync.scope import (
     Scope,
     Signal,
@@ -64,7 +64,6 @@ from reactor.sync.scope import (
     timeout_after,
 )
 from reactor.sync.selection import Select
-from reactor.sync.shared_channel import SharedChannel
 
 __all__ = [
     "YIELD",

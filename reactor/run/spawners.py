@@ -40,18 +40,16 @@ from reactor.errors import (
     TimedOut,
     log_failure,
 )
+from reactor.sync.channel import Channel, CrossThreadWait
 from reactor.sync.scope import Signal, timeout_after
-from reactor.sync.shared_channel import CrossThreadWait
 
 __all__ = [
     "Blocker",
     "CommandService",
     "Coroutine",
     "ProxyHandle",
-    "Receiving",
     "Restart",
     "RestartHandle",
-    "Sending",
     "Spawner",
     "poll_poller",
     "serve",
@@ -62,8 +60,6 @@ logger = logging.getLogger("reactor")
 T = TypeVar("T")
 C_contra = TypeVar("C_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
-T_co = TypeVar("T_co", covariant=True)
-T_contra = TypeVar("T_contra", contravariant=True)
 S = TypeVar("S", bound="CommandService[Any, Any]")
 
 
@@ -74,23 +70,9 @@ class CommandService(Protocol[C_contra, R_co]):
         """Handle one command; the generator's result is the answer."""
 
 
-class Receiving(Protocol[T_co]):
-    """Where commands come from: `Channel` or `SharedChannel`."""
-
-    def receive(self) -> Service[T_co]:
-        """Take the next item; `ChannelClosed` at the end."""
-
-
-class Sending(Protocol[T_contra]):
-    """Where answers go: a channel, or its `Sender`."""
-
-    def send(self, item: T_contra, /) -> Service[None]:
-        """Send an item, waiting for room."""
-
-
 @needs_yield_from
 def serve(
-    service: S, commands: Receiving[Any], answers: Sending[Any] | None = None, *, limit: int | None = None
+    service: S, commands: Channel[Any], answers: Channel[Any] | None = None, *, limit: int | None = None
 ) -> Service[S]:
     """Have a service object answer the commands of a channel, one after the other.
 

@@ -66,13 +66,6 @@ class Signal(Request):
     def undo(self, task: Waiter) -> None:
         self.waiter = None
 
-    def pass_on(self, error: BaseException) -> None:
-        """Throw an error into who waits, if anybody does, and set the flag for the next. For lending."""
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None:
-            waiter.wake_error(error)
-        self.is_set = True
-
     def give_back(self, value: None) -> None:
         """Undo a wait whose end nobody wants. For `Select`."""
         self.set()

@@ -20,11 +20,10 @@ from reactor.core.timers import Sleep
 from reactor.errors import BadRequest, Busy, ReactorError, renewed
 from reactor.sync.channel import Channel, ReceiveItem
 from reactor.sync.scope import Signal
-from reactor.sync.shared_channel import ReceiveShared, SharedChannel
 
 __all__ = ["Chosen", "Select", "Source"]
 
-Source: TypeAlias = Channel[Any] | SharedChannel[Any] | Handle[Any] | Signal | Sleep
+Source: TypeAlias = Channel[Any] | Handle[Any] | Signal | Sleep
 
 
 class Chosen:
@@ -90,7 +89,7 @@ class Select(Request):
         Raises:
             BadRequest: nothing that can be selected.
         """
-        if not isinstance(source, Channel | SharedChannel | Handle | Signal | Sleep):
+        if not isinstance(source, Channel | Handle | Signal | Sleep):
             raise BadRequest(f"cannot select over {source!r}: channels, handles, signals and Sleep only")
         if isinstance(source, Sleep):
             source.take_note()
@@ -213,8 +212,8 @@ class _Case:
         return self._select.make_claim()
 
 
-def _request_of(source: Source) -> ReceiveItem | ReceiveShared | Join | Signal | Sleep:
-    if isinstance(source, Channel | SharedChannel):
+def _request_of(source: Source) -> ReceiveItem | Join | Signal | Sleep:
+    if isinstance(source, Channel):
         return source.receiving
     if isinstance(source, Handle):
         return Join(source)

@@ -94,13 +94,13 @@ def over_tcp() -> Service[bytes]:
 
 
 def through_channel(channel: Channel[int] | SharedChannel[int]) -> Service[list[int]]:
-    """More items than there is room; the receiver learns of the end from the last sender."""
+    """More items than there is room; the receiver learns of the end from the close."""
     got: list[int] = []
 
     def producer() -> Service[None]:
-        with channel.sender() as sender:
-            for number in range(7):
-                yield from sender.send(number)
+        for number in range(7):
+            yield from channel.send(number)
+        channel.close()
 
     scope = Scope("producer")
     yield from scope.spawn(producer())

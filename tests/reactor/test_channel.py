@@ -5,8 +5,6 @@ What is particular to threads is in test_shared_channel.py.
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections import deque
 from typing import Any, TypeAlias
 
@@ -28,7 +26,6 @@ from reactor import (
 )
 from reactor.core.timers import FakeClock
 from reactor.errors import ChannelEmpty
-from reactor.sync.channel import Sender
 from tests.reactor.helpers import assert_clean, forever, passes, run
 
 ACTIONS = ["send", "receive", "send_nowait", "receive_nowait", "turn", "cancel"]
@@ -219,35 +216,6 @@ def test_full_and_empty_are_would_block(kind: type[AnyChannel]) -> None:
         kind(0)
 
 
-# Senders that count.
-
-
-def test_closes_with_the_last_sender(fake: Reactor, kind: type[AnyChannel]) -> None:
-    channel = kind(5)
-    first, second = channel.sender(), channel.sender()
-    receiver = fake.spawn(drain(channel))
-    fake.run(passes(2))
-    first.send_nowait(1)
-    first.close()
-    first.close()
-    with pytest.raises(ChannelClosed, match="this sender"):
-        first.send_nowait(2)
-    with pytest.raises(ChannelClosed, match="this sender"):
-        first.send(2)
-    # The channel itself is a weak sender: it can send, and does not keep the channel open.
-    channel.send_nowait(3)
-    with second:
-        fake.run(second.send(4))
-        assert not channel.is_closed
-    assert channel.is_closed
-    with pytest.raises(ChannelClosed):
-        channel.sender()
-    with pytest.raises(ChannelClosed):
-        channel.send_nowait(5)
-    fake.run(passes(3))
-    assert receiver.result() == [1, 3, 4]
-
-
 def drain(channel: AnyChannel) -> Service[list[Any]]:
     got = []
     try:
@@ -257,35 +225,7 @@ def drain(channel: AnyChannel) -> Service[list[Any]]:
         return got
 
 
-@pytest.mark.parametrize("waiting", [True, False])
-@pytest.mark.parametrize("in_cycle", [True, False])
-def test_a_dropped_sender_counts(
-    fake: Reactor, kind: type[AnyChannel], waiting: bool, in_cycle: bool
-) -> None:
-    """Whether the receiver waits already or comes later, and whether it is freed at once or collected."""
-    channel = kind(5)
-    sender: Sender[int] | None = channel.sender()
-    assert sender is not None
-    sender.send_nowait(1)
-    if in_cycle:
-        cycle: list[Any] = [sender]
-        cycle.append(cycle)
-        del cycle
-    if waiting:
-        receiver = fake.spawn(drain(channel))
-        fake.run(passes(3))
-    # In another thread, as the collector may do.
-    sender = None
-    thread = threading.Thread(target=gc.collect)
-    thread.start()
-    thread.join()
-    if not waiting:
-        receiver = fake.spawn(drain(channel))
-    fake.run(passes(4))
-    assert receiver.result() == [1]
-
-
-def test_a_channel_without_counted_senders_stays_open(fake: Reactor, kind: type[AnyChannel]) -> None:
+def test_a_channel_stays_open_until_it_is_closed(fake: Reactor, kind: type[AnyChannel]) -> None:
     channel = kind(1)
     channel.send_nowait(1)
     receiver = fake.spawn(drain(channel))

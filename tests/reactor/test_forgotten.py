@@ -48,7 +48,6 @@ from reactor.core.requests import CurrentTask
 from reactor.core.task import Join
 from reactor.core.timers import FakeClock
 from reactor.run.aio import AsyncioBridge
-from reactor.sync.channel import Sender
 from tests.reactor.helpers import errors_logged, forever, give, passes, run
 
 HERE = Path(__file__)
@@ -281,15 +280,13 @@ def test_wrong_arguments_are_an_error_and_no_warning() -> None:
     gc.collect()
 
 
-def test_a_counting_sender_and_keyword_arguments_work_as_before(fake: Reactor) -> None:
+def test_keyword_arguments_work_as_before(fake: Reactor) -> None:
     channel: Channel[int] = Channel(1)
 
     def service() -> Service[int]:
-        with channel.sender() as sender:
-            assert isinstance(sender, Sender)
-            yield from sender.send(7)
-            with pytest.raises(TimedOut):
-                yield from timeout_after(1, service=channel.send(item=8))
+        yield from channel.send(7)
+        with pytest.raises(TimedOut):
+            yield from timeout_after(1, service=channel.send(item=8))
         return (yield from channel.receive())
 
     assert run(fake, service()) == 7

@@ -69,7 +69,7 @@ class Sources:
         source = chosen.source
         if isinstance(source, Signal):
             self.seen += 1
-        elif isinstance(source, Channel | SharedChannel):
+        elif isinstance(source, Channel):
             if chosen.error is None:
                 self.got[self.channels.index(source)].append(chosen.result())
             else:
