@@ -29,7 +29,6 @@ __all__ = [
     "ConnectError",
     "Deadlock",
     "Forked",
-    "Lent",
     "ReactorError",
     "ServiceCancelled",
     "TimedOut",
@@ -108,10 +107,6 @@ class UnexpectedEnd(ReactorError, EOFError):
 
 class TimedOut(ReactorError, TimeoutError):
     """The time given to an operation is over. What it left behind is told by that operation."""
-
-
-class Lent(ReactorError):
-    """The read side that this service held on loan was lent on, or taken back. Nothing was taken from it."""
 
 
 class Deadlock(ReactorError):

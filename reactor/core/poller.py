@@ -10,14 +10,14 @@ and works on any system. It drops interest in an event lazily: when the event ar
 A `FileDescriptor` has at most one waiter on each side. An edge-triggered poller reports a change once. If no
 task waits at that moment, the change is kept in `read_ready` or `write_ready`, and the next wait on that side
 returns immediately. So no wake is lost between a refused call and the wait after it, nor when a stream is
-lent to another service. The price is an occasional spurious wake: **a wait means "try", never "there is
+passed to another service. The price is an occasional spurious wake: **a wait means "try", never "there is
 data"**.
 
 `drained` means that the last read got less than it asked for. The kernel's buffer is then empty, the next
 bytes will be reported, and a reader may wait before it tries. There are two exceptions, after which no read
 counts as short (`short_reads_lie`):
 
-* Data and the end of the stream may share one edge, and no second edge follows for the end (`hang_up`).
+* Data and the end of the stream may share one edge, and no second edge follows for the end.
 * A read stops short at urgent data (MSG_OOB), and the data behind it was reported already.
 
 Each wait clears the hint: one service may get the event and another do the reading.
@@ -170,8 +170,7 @@ if hasattr(os, "register_at_fork"):
 if HAS_EPOLL:
     _READ = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
     _WRITE = EPOLLOUT | EPOLLHUP | EPOLLERR
-    _HANG_UP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
-    _SHORT_READS_LIE = _HANG_UP | EPOLLPRI
+    _SHORT_READS_LIE = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI
     _INTEREST = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET
 
     class EpollPoller(_Table):
@@ -244,8 +243,6 @@ if HAS_EPOLL:
                     continue
                 if events & _SHORT_READS_LIE:
                     descriptor.short_reads_lie = True
-                    if events & _HANG_UP:
-                        descriptor.hang_up = True
                 # `Task.wake` inlined: the calls would cost as much as the rest of this loop.
                 if events & _READ:
                     task = descriptor.reader
@@ -465,8 +462,6 @@ class FileDescriptor:
     Attributes:
         readable, writable: the requests to yield. One service at a time per side; a second one gets `Busy`.
         drained: see the module. Set by the reader, cleared by each wait.
-        hang_up: the poller saw that the other side has shut down or failed. Always False with a
-            level-triggered poller, which does not need it.
         short_reads_lie: see the module.
         is_closed: after `close_notify`.
     Raises:
@@ -476,7 +471,6 @@ class FileDescriptor:
     __slots__ = (
         "_fd",
         "drained",
-        "hang_up",
         "is_closed",
         "poller",
         "read_ready",
@@ -499,7 +493,6 @@ class FileDescriptor:
         self.read_ready = False
         self.write_ready = False
         self.drained = False
-        self.hang_up = False
         self.short_reads_lie = False
         self.is_closed = False
         self.poller: Poller | None = None
@@ -600,13 +593,6 @@ class WaitReadable(Request):
 
     def undo(self, task: Waiter) -> None:
         self.descriptor.reader = None
-
-    def pass_on(self, error: BaseException) -> None:
-        """Throw an error into the waiting service, if any, and answer the next wait at once. For lending."""
-        descriptor = self.descriptor
-        if descriptor.reader is not None:
-            descriptor.reader.interrupt(error)
-        descriptor.read_ready = True
 
 
 class WaitWritable(Request):

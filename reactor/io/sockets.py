@@ -117,11 +117,6 @@ class SocketStream:
         return self._descriptor.is_closed
 
     @property
-    def hang_up(self) -> bool:
-        """Whether the other side is known to have shut down or failed. There may still be bytes to read."""
-        return self._descriptor.hang_up
-
-    @property
     def hint(self) -> FileDescriptor:
         """What has `drained`, for `ReadYield`; see `FileDescriptor` in poller.py."""
         return self._descriptor

@@ -31,9 +31,9 @@ from reactor.core.poller import (
     Poller,
 )
 from reactor.core.timers import FakeClock
-from reactor.io.memory import memory_pipe
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import assert_clean, forever, passes, run
+from tests.support.memory_pipe import memory_pipe
 
 Pair = tuple[SocketStream, SocketStream]
 BIG = bytes(range(256)) * 8_192
@@ -517,26 +517,3 @@ def test_forever_is_forever(reactor: Reactor) -> None:
     handle = reactor.spawn(forever())
     reactor.run(passes(10))
     assert not handle.is_finished
-
-
-def test_before_wait_runs_before_each_wait_and_only_then(reactor: Reactor, pair: Pair) -> None:
-    left, right = pair
-    waits: list[int] = []
-
-    def note() -> Service[None]:
-        waits.append(1)
-        yield YIELD
-
-    def service() -> Service[None]:
-        reader = ReadYield(right, before_wait=note)
-        left.write(b"abcd")
-        assert (yield from reader.read(2)) == b"ab"
-        assert waits == []
-        assert (yield from reader.read(9)) == b"cd"
-        assert waits == []
-        sender = yield Spawn(send_bytes_one_by_one(left, b"e"))
-        assert (yield from reader.read(9)) == b"e"
-        assert waits == [1]
-        yield from sender.join()
-
-    run(reactor, service())

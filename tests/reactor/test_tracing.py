@@ -1,10 +1,9 @@
-"""Tracers, the watchdog and the dump: seeing what the loop does."""
+"""Tracers and the dump: seeing what the loop does."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import re
 import threading
 from collections.abc import Generator
@@ -32,7 +31,6 @@ from reactor.core import loop as closing
 from reactor.core.timers import FakeClock
 from reactor.run.debug import (
     Tracer,
-    Watchdog,
     add_tracer,
     describe,
     dump,
@@ -177,52 +175,6 @@ def test_a_tracer_may_be_removed_by_what_it_hears(fake: Reactor) -> None:
     add_tracer(fake, once)
     run(fake, give(1))
     assert [event for event, _ in once.heard if event != "created"] == ["resumed"]
-
-
-class Heard(logging.Handler):
-    """Sets an event when a message comes."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.event = threading.Event()
-        self.text = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "does not yield" in record.getMessage():
-            self.text = record.getMessage()
-            self.event.set()
-
-
-def test_a_service_that_never_yields_is_told_of_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
-    heard = Heard()
-    logging.getLogger("reactor").addHandler(heard)
-    try:
-
-        def hog() -> Service[None]:
-            yield YIELD
-            # Only the report ends this step.
-            assert heard.event.wait(LIMIT_S)
-            yield YIELD
-
-        with Reactor(slow_step_s=None) as reactor, Watchdog(reactor, after_s=0.01):
-            reactor.run(hog(), name="the hog")
-    finally:
-        logging.getLogger("reactor").removeHandler(heard)
-    assert "'the hog' keeps the loop since" in heard.text
-    assert "in hog" in heard.text
-    # Once per step, however long it takes.
-    assert len(errors_logged(caplog)) == 1
-
-
-def test_a_watchdog_leaves_the_loop_as_it_was() -> None:
-    with Reactor() as reactor:
-        plain = vars(reactor).keys()
-        with Watchdog(reactor, after_s=60):
-            reactor.run(passes(3))
-        assert vars(reactor).keys() == plain
-        assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
-        with pytest.raises(BadRequest):
-            Watchdog(reactor, after_s=0)
 
 
 SECRET = b"a secret payload"

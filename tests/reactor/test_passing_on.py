@@ -1,4 +1,4 @@
-"""Lending a read side: the rules one by one, a state machine that mixes them, and seeded plays."""
+"""A stream passed from reader to reader: the rules one by one, a state machine, and seeded plays."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from hypothesis.stateful import (
 from reactor import (
     YIELD,
     Broken,
+    Busy,
+    Cancelled,
     Closed,
     Handle,
     Reactor,
@@ -31,16 +33,11 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.timers import FakeClock
-from reactor.errors import Lent
-from reactor.io.memory import memory_pipe
-from reactor.io.streams import (
-    Loan,
-    ReadSide,
-)
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import assert_clean, passes, run
 from tests.reactor.interleaving import play
 from tests.support.leaks import no_leaks
+from tests.support.memory_pipe import memory_pipe
 
 Ends = tuple[Any, Any]
 
@@ -65,14 +62,15 @@ def ends(request: pytest.FixtureRequest) -> Any:
     writer.close()
 
 
-def read_on(loan: Loan, into: bytearray) -> Service[str]:
-    """Read until the loan or the stream is over, and say which."""
-    reader, buffer = ReadYield(loan), bytearray(7)
+def read_on(stream: Any, into: bytearray) -> Service[str]:
+    """Read until the stream ends or the service is cancelled; say which."""
+    reader, buffer = ReadYield(stream), bytearray(7)
     try:
         while count := (yield from reader.readinto(buffer)):
             into += buffer[:count]
-    except Lent:
-        return "lent"
+            yield YIELD
+    except Cancelled:
+        return "cancelled"
     except Broken:
         return "lost"
     except Closed:
@@ -87,122 +85,97 @@ def test_plays() -> None:
             play(seed)
 
 
-def test_a_waiting_holder_is_told_once_and_has_taken_nothing(reactor: Reactor, ends: Ends) -> None:
+def test_a_cancelled_reader_has_taken_nothing(reactor: Reactor, ends: Ends) -> None:
     reader, writer = ends
-    side = ReadSide(reader)
-    first, got = side.lend("first"), bytearray()
-    waiting = reactor.spawn(read_on(first, got))
+    got = bytearray()
+    waiting = reactor.spawn(read_on(reader, got))
     reactor.run(passes(3))
-    second = side.lend("second")
-    assert (first.is_good, second.is_good, side.loan) == (False, True, second)
+    waiting.cancel()
+    assert run(reactor, waiting.join()) == "cancelled"
     writer.write(b"for the second")
-    assert run(reactor, ReadYield(second).read_exactly(bytearray(14))) is None
-    assert run(reactor, waiting.join()) == "lent"
+    assert run(reactor, ReadYield(reader).read_exactly(bytearray(14))) is None
     assert got == b""
-    assert "second" in repr(first)
+    assert_clean(reactor)
 
 
-def test_what_the_old_holder_was_woken_for_is_the_new_ones(reactor: Reactor, ends: Ends) -> None:
-    """The wake and the move fall between the same two steps; all the news there are have been delivered."""
+def test_a_second_reader_is_refused_while_the_first_waits(reactor: Reactor, ends: Ends) -> None:
     reader, writer = ends
-    side, got, second_got = ReadSide(reader), bytearray(), bytearray()
+    got = bytearray()
+    waiting = reactor.spawn(read_on(reader, got))
+    reactor.run(passes(3))
+    with pytest.raises(Busy):
+        run(reactor, ReadYield(reader).readinto(bytearray(7)))
+    writer.write(b"first's")
+    writer.close()
+    assert run(reactor, waiting.join()) == "end"
+    assert got == b"first's"
+
+
+def test_a_reader_cancelled_after_its_wake_loses_nothing(reactor: Reactor, ends: Ends) -> None:
+    """The wake and the cancellation fall between the same two steps; the poller has no other event."""
+    reader, writer = ends
+    got, second_got = bytearray(), bytearray()
 
     def service() -> Service[str]:
         writer.write(b"x")
         # Drains the socket, so that the next read waits before it tries.
-        yield from ReadYield(side.lend("earlier")).readinto(bytearray(9))
-        first = yield Spawn(read_on(side.lend("first"), got))
+        yield from ReadYield(reader).readinto(bytearray(9))
+        first = yield Spawn(read_on(reader, got))
         yield from passes(3)
-        writer.write(b"news")
-        # By hand: only now may the old holder be woken, and the next line comes before its step.
+        writer.write(b"late bytes")
+        # By hand: only now may the first reader be woken, and the next line comes before its step.
         reactor.poller.poll(0, reactor.ready)
-        second = yield Spawn(read_on(side.lend("second"), second_got))
-        assert (yield from first.join()) == "lent"
+        first.cancel()
+        assert (yield from first.join()) == "cancelled"
+        second = yield Spawn(read_on(reader, second_got))
         yield from passes(3)
         writer.close()
         return (yield from second.join())  # type: ignore[no-any-return]
 
     assert run(reactor, service()) == "end"
-    assert (bytes(got), bytes(second_got)) == (b"", b"news")
+    assert bytes(got + second_got) == b"late bytes"
 
 
-def test_the_first_wait_of_a_new_holder_is_answered(reactor: Reactor, ends: Ends) -> None:
-    """Though the news of what is there were used up by one who took a part and stopped."""
+def test_the_rest_of_a_part_is_for_the_next_reader(reactor: Reactor, ends: Ends) -> None:
     reader, writer = ends
-    side = ReadSide(reader)
 
     def service() -> Service[None]:
         writer.write(b"abcdef")
-        assert (yield from ReadYield(side.lend("first")).readinto(bytearray(2))) == 2
-        loan = side.lend("second")
-        yield loan.readable
-        buffer = bytearray(9)
-        assert loan.readinto(buffer) == 4
+        assert (yield from ReadYield(reader).readinto(bytearray(2))) == 2
+        assert (yield from ReadYield(reader).readinto(bytearray(9))) == 4
 
     run(reactor, timeout_after(5, service()))
 
 
-def test_a_direct_reader_is_told_as_well(reactor: Reactor, ends: Ends) -> None:
+def test_between_two_readers_bytes_wait(reactor: Reactor, ends: Ends) -> None:
     reader, writer = ends
-
-    def direct() -> Service[str]:
-        try:
-            yield from ReadYield(reader).readinto(bytearray(3))
-        except Lent:
-            return "lent"
-        return "read"
-
-    waiting = reactor.spawn(direct())
+    got = bytearray()
+    first = reactor.spawn(timeout_after(5, read_on(reader, got)))
     reactor.run(passes(3))
-    loan = ReadSide(reader).lend("the first loan")
-    writer.write(b"x")
-    assert run(reactor, waiting.join()) == "lent"
-    assert loan.readinto(bytearray(3)) == 1
-
-
-def test_between_two_loans_bytes_wait(reactor: Reactor, ends: Ends) -> None:
-    reader, writer = ends
-    side, got = ReadSide(reader), bytearray()
-    with side.lend("first") as loan:
-        assert loan.is_good
-    assert side.loan is None
-    loan.give_back()
-    side.end_loan()
-    for use in (lambda: loan.readinto(bytearray(1)), lambda: loan.read(1), lambda: loan.readable):
-        with pytest.raises(Lent, match="given back"):
-            use()
+    first.cancel()
+    assert run(reactor, first.join()) == "cancelled"
     writer.write(b"kept")
     writer.close()
-    assert run(reactor, read_on(side.lend("second"), got)) == "end"
+    reactor.run(passes(3))
+    assert run(reactor, read_on(reader, got)) == "end"
     assert got == b"kept"
 
 
-def test_a_loan_ends_within_a_timeout_and_leaves_nothing(reactor: Reactor, ends: Ends) -> None:
-    reader, _ = ends
-    side = ReadSide(reader)
-    waiting = reactor.spawn(timeout_after(5, read_on(side.lend("first"), bytearray())))
-    reactor.run(passes(3))
-    side.end_loan("no longer wanted")
-    assert run(reactor, waiting.join()) == "lent"
-    assert_clean(reactor)
-
-
-def test_each_holder_learns_of_the_end_and_of_the_loss(reactor: Reactor) -> None:
+def test_each_reader_learns_of_the_end_and_of_the_loss(reactor: Reactor) -> None:
     reader, writer = socket_ends()
-    side = ReadSide(reader)
     reader.write(b"unread")
     writer.write(b"last")
     writer.close()
     got = bytearray()
     for _ in range(3):
-        assert run(reactor, read_on(side.lend(), got)) == "lost"
+        assert run(reactor, read_on(reader, got)) == "lost"
     assert got == b"last"
     reader.close()
-    assert run(reactor, read_on(side.lend(), got)) == "closed"
+    assert run(reactor, read_on(reader, got)) == "closed"
 
 
-class Lending(RuleBasedStateMachine):
-    """Any order of writing, ending, lending, cancelling and running; the model is what was written."""
+class PassingOn(RuleBasedStateMachine):
+    """Any order of writing, ending, passing on, cancelling and running; the model is what was written."""
 
     @initialize(
         kind=st.sampled_from(list(KINDS)), poller=st.sampled_from(list(POLLERS)), seed=st.integers(0, 9)
@@ -211,11 +184,9 @@ class Lending(RuleBasedStateMachine):
         self.is_socket = kind == "socket"
         self.reader, self.writer = KINDS[kind]()
         self.reactor = Reactor(clock=FakeClock(), poller=POLLERS[poller](), seed=seed, slow_step_s=None)
-        self.side = ReadSide(self.reader)
         self.sent, self.got = bytearray(), bytearray()
         self.ending: str | None = None
-        self.holders: list[tuple[Loan, Handle[str]]] = []
-        self.cancelled: set[int] = set()
+        self.holder: Handle[str] | None = None
 
     @precondition(lambda self: self.ending is None)
     @rule(data=st.binary(min_size=1, max_size=20))
@@ -236,22 +207,16 @@ class Lending(RuleBasedStateMachine):
         self.writer.close()
         self.ending = "lost"
 
-    @rule(name=st.sampled_from("abc"))
-    def lend(self, name: str) -> None:
-        loan = self.side.lend(name)
-        self.holders.append((loan, self.reactor.spawn(read_on(loan, self.got))))
-
     @rule()
-    def end_loan(self) -> None:
-        self.side.end_loan()
+    def pass_on(self) -> None:
+        self._stop_holder()
+        self.holder = self.reactor.spawn(read_on(self.reader, self.got))
 
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        alive = [i for i, (_, handle) in enumerate(self.holders) if not handle.is_finished]
-        if alive:
-            number = data.draw(st.sampled_from(alive))
-            self.holders[number][1].cancel()
-            self.cancelled.add(number)
+    @precondition(lambda self: self.holder is not None)
+    @rule()
+    def cancel(self) -> None:
+        assert self.holder is not None
+        self.holder.cancel()
 
     @rule(count=st.integers(1, 4))
     def run_passes(self, count: int) -> None:
@@ -259,7 +224,7 @@ class Lending(RuleBasedStateMachine):
 
     @rule()
     def poll(self) -> None:
-        """Deliver the news, and let nobody act on them yet."""
+        """Deliver the events before any service acts on them."""
         self.reactor.poller.poll(0, self.reactor.ready)
 
     @invariant()
@@ -267,25 +232,22 @@ class Lending(RuleBasedStateMachine):
         if hasattr(self, "sent"):
             assert self.sent.startswith(self.got)
 
-    @invariant()
-    def one_waiter_at_most(self) -> None:
-        if hasattr(self, "side"):
-            assert sum(loan.is_good for loan, _ in self.holders) <= 1
+    def _stop_holder(self) -> None:
+        if self.holder is not None:
+            self.holder.cancel()
+            outcome = run(self.reactor, timeout_after(1_000, self.holder.join()))
+            assert outcome in ("cancelled", self.ending)
 
     def teardown(self) -> None:
-        if not hasattr(self, "side"):
+        if not hasattr(self, "sent"):
             return
         if self.ending is None:
             self.end()
         try:
-            last = self.reactor.spawn(read_on(self.side.lend("last"), self.got))
+            self._stop_holder()
+            last = self.reactor.spawn(read_on(self.reader, self.got))
             assert run(self.reactor, timeout_after(1_000, last.join())) == self.ending
             assert self.got == self.sent
-            run(self.reactor, passes(3))
-            for number, (_, handle) in enumerate(self.holders):
-                assert handle.is_finished, number
-                if number not in self.cancelled:
-                    assert handle.result() in ("lent", self.ending)
             assert_clean(self.reactor)
         finally:
             self.reactor.close()
@@ -295,7 +257,7 @@ class Lending(RuleBasedStateMachine):
 
 def test_any_order() -> None:
     run_state_machine_as_test(
-        Lending,
+        PassingOn,
         settings=settings(
             max_examples=settings().max_examples,
             stateful_step_count=25,
