@@ -32,13 +32,8 @@ from reactor.errors import (
     TimedOut,
     UnexpectedEnd,
 )
-from reactor.io.sockets import (
-    SocketStream,
-    TcpListener,
-    UnixListener,
-    connect_tcp,
-    connect_unix,
-)
+from reactor.io.connecting import connect_tcp, connect_unix
+from reactor.io.sockets import SocketStream, TcpListener, UnixListener
 from reactor.io.streams import (
     ReadYield,
     WriteYield,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import reactor.io.sockets
+import reactor.io.connecting
 from reactor import (
     Broken,
     Handle,
@@ -133,12 +133,12 @@ def test_there_is_a_limit_on_threads_however_many_calls_hang() -> None:
 
 def test_slow_names_hold_up_no_files_and_slow_files_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    real = reactor.io.sockets._getaddrinfo
+    real = reactor.io.connecting._getaddrinfo
 
     def look_up(host: str, port: int) -> Any:
         return real("127.0.0.1", port) if host == "fast.example" else gate.wait(PATIENCE_S) and []
 
-    monkeypatch.setattr(reactor.io.sockets, "_getaddrinfo", look_up)
+    monkeypatch.setattr(reactor.io.connecting, "_getaddrinfo", look_up)
 
     def main() -> Service[None]:
         for number in range(8):

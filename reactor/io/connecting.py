@@ -1,0 +1,235 @@
+"""Connecting: `connect_tcp` tries the addresses of a name in parallel, `connect_unix` takes a path."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from itertools import zip_longest
+from typing import Any, Final, TypeAlias
+
+from reactor.core.forgotten import needs_yield_from
+from reactor.core.requests import Service
+from reactor.core.task import Handle
+from reactor.core.threads import LookUp
+from reactor.core.timers import Sleep
+from reactor.errors import ConnectError
+from reactor.io.sockets import SocketStream, check_types, place_fault, short_path
+from reactor.sync.scope import Scope, timeout_after
+from reactor.sync.selection import Chosen, Select
+
+__all__ = ["connect_tcp", "connect_unix"]
+
+# Family, kind, protocol, canonical name and address, as `getaddrinfo` has them.
+_Found: TypeAlias = tuple[Any, ...]
+
+# Until the next try to connect to a Unix socket whose backlog is full.
+_FULL_BACKLOG_S: Final = 0.02
+# Until the next address of a name is tried beside the last (RFC 8305, section 8).
+_ATTEMPT_DELAY_S: Final = 0.25
+# Addresses that are tried at the same time: a name may have any number, which all keep silent.
+_MOST_ATTEMPTS: Final = 16
+
+
+@needs_yield_from
+def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
+    """Connect: `stream = yield from connect_tcp(host, port)`.
+
+    The addresses of a name are tried in the system's order, IPv6 and IPv4 in turn. Each gets a quarter of a
+    second before the next is tried beside it; the first that answers is taken ("Happy Eyeballs").
+
+    Args:
+        host: an address, or a name, which is looked up in a thread.
+        port: 1 to 65535.
+        timeout_s: for all of it; None: what the system allows.
+    Raises:
+        ConnectError: no address answered, the name is unknown or malformed, or the port is out of range. Its
+            `errors` say how each address failed.
+        TimedOut: the time is over.
+        TypeError: `host` is no text, or `port` no whole number.
+    On error or cancellation: no socket is left open.
+    Source: RFC 8305, section 5.
+    """
+    check_types(host, port)
+    return _connect_within(timeout_s, host, port)
+
+
+def _connect_within(timeout_s: float | None, host: str, port: int) -> Service[SocketStream]:
+    return (yield from timeout_after(timeout_s, _connect(host, port)))
+
+
+def _connect(host: str, port: int) -> Service[SocketStream]:
+    fault = place_fault(host, port, 1)
+    if fault is not None:
+        raise ConnectError(host, port, None, fault)
+    addresses = _in_turn((yield from _look_up(host, port)))
+    failures: list[tuple[Any, OSError]] = []
+    if len(addresses) == 1:
+        # The usual case, an address: no services beside this one.
+        stream = yield from _attempt(addresses[0], failures)
+    else:
+        stream = yield from _race(addresses, failures)
+    if stream is not None:
+        return stream
+    if not failures:
+        raise ConnectError(host, port, None, "the name has no address")
+    texts = [error.strerror or str(error) for _, error in failures]
+    if len(failures) > 1:
+        texts = [f"{address[0]}: {text}" for (address, _), text in zip(failures, texts, strict=True)]
+    last = failures[-1][1]
+    errors = tuple(error for _, error in failures)
+    raise ConnectError(host, port, last.errno, "; ".join(texts), errors) from last
+
+
+def _look_up(host: str, port: int) -> Service[list[_Found]]:
+    try:
+        # A numeric address needs no thread.
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass
+    try:
+        found: list[_Found] = yield LookUp(_getaddrinfo, host, port)
+    except OSError as error:
+        raise ConnectError(host, port, error.errno, f"{error}") from error
+    return found
+
+
+def _getaddrinfo(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+def _in_turn(found: list[_Found]) -> list[_Found]:
+    """The addresses, those of each family in their order and the families in turn, each address once.
+
+    Source: RFC 8305, section 4, with one address of the first family before one of the other.
+    """
+    families: dict[int, list[_Found]] = {}
+    for entry in dict.fromkeys(found):
+        families.setdefault(entry[0], []).append(entry)
+    return [entry for turn in zip_longest(*families.values()) for entry in turn if entry is not None]
+
+
+def _race(addresses: list[_Found], failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
+    """Try one address beside the other; the first stream, or None when all have failed."""
+    scope = Scope("connect", fail_together=False)
+    attempts: list[Handle[SocketStream | None]] = []
+    winner = None
+    try:
+        try:
+            first = yield from _first_answer(addresses, failures, scope, attempts)
+        finally:
+            yield from scope.close()
+        winner = first
+    finally:
+        # Several may have answered; after an interruption none is wanted, not even the first.
+        for attempt in attempts:
+            stream = attempt.result() if attempt.is_finished and attempt.error is None else None
+            if stream is not None and stream is not winner:
+                stream.close()
+    return winner
+
+
+def _first_answer(
+    addresses: list[_Found],
+    failures: list[tuple[Any, OSError]],
+    scope: Scope,
+    attempts: list[Handle[SocketStream | None]],
+) -> Service[SocketStream | None]:
+    delay = Sleep(_ATTEMPT_DELAY_S)
+    under_way = Select()
+    for number, address in enumerate(addresses, 1):
+        attempt = yield from scope.spawn(_attempt(address, failures), name="connect to one address")
+        attempts.append(attempt)
+        under_way.add(attempt)
+        is_last = number == len(addresses)
+        has_room = len(under_way) < _MOST_ATTEMPTS
+        if has_room and not is_last:
+            under_way.add(delay)
+        while under_way:
+            chosen: Chosen = yield under_way
+            stream: SocketStream | None = chosen.result()  # None of the delay as well
+            if stream is not None:
+                return stream
+            if not is_last:
+                break
+        under_way.discard(delay)
+    return None
+
+
+def _attempt(entry: _Found, failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
+    """Connect to one address; None when it has failed, which is noted."""
+    family, kind, protocol, _, address = entry
+    try:
+        return (yield from _connect_address(family, kind, protocol, address))
+    except OSError as error:
+        failures.append((address, error))
+        return None
+
+
+def _connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[SocketStream]:
+    """Raises OSError, which the caller turns into the error of the whole."""
+    sock = socket.socket(family, kind, protocol)
+    stream = None
+    try:
+        sock.setblocking(False)
+        status = sock.connect_ex(address)
+        if status not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR):
+            raise OSError(status, os.strerror(status))
+        stream = SocketStream(sock, address)
+        if status != 0:
+            yield from _wait_connected(stream, sock)
+    except BaseException:
+        if stream is not None:
+            stream.close()
+        sock.close()
+        raise
+    return stream
+
+
+def _wait_connected(stream: SocketStream, sock: socket.socket) -> Service[None]:
+    while True:
+        yield stream.writable
+        status = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if status != 0:
+            raise OSError(status, os.strerror(status))
+        try:
+            sock.getpeername()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            # A spurious wake: still on its way.
+        else:
+            return
+
+
+@needs_yield_from
+def connect_unix(path: str | os.PathLike[str], *, timeout_s: float | None = None) -> Service[SocketStream]:
+    """Connect to a Unix socket: `stream = yield from connect_unix(path)`.
+
+    Args:
+        path: as for `UnixListener`.
+        timeout_s: for the wait until a listener with a full backlog accepts; None: no limit.
+    Raises:
+        OSError: no such path (FileNotFoundError), no program listens there (ConnectionRefusedError), or no
+            right to connect (PermissionError).
+        TimedOut: the time is over.
+    On error or cancellation: no socket is left open.
+    """
+    return (yield from timeout_after(timeout_s, _connect_unix(path)))
+
+
+def _connect_unix(path: str | os.PathLike[str]) -> Service[SocketStream]:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                with short_path(path) as short:
+                    sock.connect(short)
+                return SocketStream(sock, os.fspath(path))
+            except BlockingIOError:
+                # The backlog is full, and the system has no event for "there is room".
+                yield Sleep(_FULL_BACKLOG_S)
+    except BaseException:
+        sock.close()
+        raise
