@@ -152,7 +152,7 @@ def test_delays_reach_the_proxies_and_nobody_else(mode: ReplyMode) -> None:
     if mode is ReplyMode.ROUTE:
         behind = cast.bob.tunnel.destination_reader(relayed.opened.slot, SMALL)
         receive(behind, relayed.body)
-        frame = cast.bob.tunnel.reply(behind.reply_blocks[0], now_s=NOW_S)
+        frame = cast.bob.tunnel.reply(behind.head.reply_blocks[0], now_s=NOW_S)
         home = relay_frame(
             send(frame.layer, b""), SMALL, [*cast.proxies[::-1], cast.alice], origin=cast.bob.id
         )

@@ -140,7 +140,7 @@ def fail_way_back(
     body = relay_over(wire[header_bytes:], profile, cast.proxies, opened[:-1])
     reader = cast.bob.tunnel.destination_reader(opened[-1].slot, profile)
     assert receive(reader, body)[1] is None
-    frame = cast.bob.tunnel.reply(reader.reply_blocks[0], now_s=NOW_S)
+    frame = cast.bob.tunnel.reply(reader.head.reply_blocks[0], now_s=NOW_S)
     proxies = cast.proxies[::-1] if mode is ReplyMode.ROUTE else cast.others
     back = [*proxies, cast.alice]
     reply = send(frame.layer, b"answer")

@@ -42,7 +42,7 @@ def views_of(peers: list[Peer], profile: Profile, query_bytes: int, reply_bytes:
     there = relay_frame(written(query.frame.layer, bytes(query_bytes)), profile, peers[1:], origin=ids[0])
     behind = peers[-1].tunnel.destination_reader(there.opened.slot, profile)
     assert read_all(behind, there.body)[1] is None
-    answer = peers[-1].tunnel.reply(behind.reply_blocks[0], now_s=NOW_S)
+    answer = peers[-1].tunnel.reply(behind.head.reply_blocks[0], now_s=NOW_S)
     back = relay_frame(written(answer.layer, bytes(reply_bytes)), profile, peers[-2::-1], origin=ids[-1])
     for kind, relayed in (("query", there), ("reply", back)):
         for place, opened in enumerate(relayed.proxied):

@@ -317,7 +317,7 @@ def test_a_flush_lets_the_reader_have_everything_so_far() -> None:
     behind, r = reader(), HostileReader(bytes(w.data) + b"", [])
     behind.read_header(r)
     buffer = bytearray(100)
-    assert behind.reply_blocks == (block(0),)
+    assert behind.head.reply_blocks == (block(0),)
     assert bytes(buffer[: behind.read_into(r, buffer)]) == b"question"
     assert r.position == len(w.data)
 
@@ -334,14 +334,14 @@ def test_reply_blocks_come_before_the_content(count: int, profile: Profile) -> N
     wire = written(writer(profile, reply_blocks=given_blocks), b"content")
     behind = reader(profile)
     assert read_all(behind, wire)[:2] == (b"content", None)
-    assert behind.reply_blocks == tuple(given_blocks)
+    assert behind.head.reply_blocks == tuple(given_blocks)
 
 
 def test_blocks_of_several_profiles() -> None:
     mixed = [block(1, Profile(LONG)), block(2), block(3, Profile(BULK)), block(4, Profile(DEFAULT))]
     behind = reader()
     assert read_all(behind, written(writer(reply_blocks=mixed), b"x" * 3_000))[:2] == (b"x" * 3_000, None)
-    assert behind.reply_blocks == tuple(mixed)
+    assert behind.head.reply_blocks == tuple(mixed)
 
 
 @pytest.mark.parametrize(
@@ -356,14 +356,14 @@ def test_three_of_the_largest_blocks_pass() -> None:
     behind = reader()
     largest = blocks(3, Profile(LONG))
     assert read_all(behind, written(writer(reply_blocks=largest), b""))[:2] == (b"", None)
-    assert behind.reply_blocks == tuple(largest)
+    assert behind.head.reply_blocks == tuple(largest)
 
 
 def test_blocks_come_again_with_each_message_of_a_layer() -> None:
     front, behind = writer(reply_blocks=blocks(2)), reader()
     for content in (b"one", b"two"):
         assert read_all(behind, written(front, content))[0] == content
-        assert behind.reply_blocks == tuple(blocks(2))
+        assert behind.head.reply_blocks == tuple(blocks(2))
 
 
 # --- chunks by hand ----------------------------------------------------------------------------------------

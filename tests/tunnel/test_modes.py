@@ -231,7 +231,7 @@ def test_the_reply_may_have_another_profile() -> None:
     relayed = relay_frame(send(query.frame.layer, b"q"), SMALL, cast.way, origin=cast.alice.id)
     behind = cast.bob.tunnel.destination_reader(relayed.opened.slot, SMALL)
     receive(behind, relayed.body)
-    frame = cast.bob.tunnel.reply(behind.reply_blocks[0], now_s=NOW_S)
+    frame = cast.bob.tunnel.reply(behind.head.reply_blocks[0], now_s=NOW_S)
     assert frame.profile == Profile(BULK, HCTR_SUITE)
     back = [*cast.proxies[::-1], cast.alice]
     home = relay_frame(send(frame.layer, b"long" * 50_000), frame.profile, back, origin=cast.bob.id)
@@ -265,7 +265,7 @@ def test_bob_reads_before_alice_has_written_the_last(mode: ReplyMode) -> None:
     buffer = bytearray(100)
     assert buffer[: reader.read_into(pipe, buffer)] == b"first"
     if mode in (ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.REPLY_ON_REPLY):
-        frame = cast.bob.tunnel.reply(reader.reply_blocks[0], now_s=NOW_S)
+        frame = cast.bob.tunnel.reply(reader.head.reply_blocks[0], now_s=NOW_S)
         home = relay_frame(send(frame.layer, b"early"), SMALL, [cast.alice], origin=cast.bob.id)
         ticket = cast.alice.tunnel.home_ticket(home.opened.slot)
         behind = cast.alice.tunnel.home_reader(home.opened.slot, ticket, SMALL)
@@ -346,7 +346,7 @@ def test_an_origin_that_is_not_who_it_says(what: str) -> None:
             slot = replace(slot, seed=bytes(16))
         case "other node":  # Bob shows it to a third node as if Alice had asked there
             bob = cast.proxies[0].tunnel
-    with pytest.raises(MalformedMessage, match="not who it says"):
+    with pytest.raises(MalformedMessage, match="not proven"):
         bob.origin(slot, replace(done.head, origin=claim))
 
 
@@ -391,9 +391,9 @@ def test_light_readers_share_keys_and_tables() -> None:
         second.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
     behind = second.destination_reader(opened.slot, SMALL)
     assert receive(behind, body) == (b"q", None)
-    first.reply(behind.reply_blocks[0], now_s=NOW_S)
+    first.reply(behind.head.reply_blocks[0], now_s=NOW_S)
     with raises_code(ErrorCode.REPLAYED):
-        second.reply(behind.reply_blocks[0], now_s=NOW_S)
+        second.reply(behind.head.reply_blocks[0], now_s=NOW_S)
 
 
 # --- what cannot be asked

@@ -88,7 +88,7 @@ def send_query(
     arrived, error, position = read_all(behind, relayed.body)
     assert error is None
     assert position == len(relayed.body), "bytes after the message"
-    blocks = behind.reply_blocks
+    blocks = behind.head.reply_blocks
     used = PREFIX_BYTES + len(blocks) * profile.geometry.reply_block_bytes + len(content)
     assert {len(link) for link in relayed.links} == {profile.geometry.frame_bytes(used)}
     assert [opened.slot.next_id for opened in relayed.proxied] == [peer.id for peer in peers[2:]]
@@ -464,7 +464,7 @@ def test_checks_come_in_their_order() -> None:
     own = peers[1].id
     everything = header_for(peers, next_id=own, delay_10ms=9_999, expiry=LATE)
     wrong: list[tuple[bytes, ErrorCode, str]] = [
-        (everything[:-1] + b"x", ErrorCode.BAD_HEADER, "opens with none"),
+        (everything[:-1] + b"x", ErrorCode.BAD_HEADER, "keys opens"),
         (everything, ErrorCode.BAD_HEADER, "delay"),
         (header_for(peers, next_id=own, expiry=LATE), ErrorCode.UNKNOWN_NEXT, "itself"),
         (header_for(peers, expiry=LATE), ErrorCode.EXPIRED, "expired"),
@@ -590,7 +590,7 @@ def test_a_node_that_publishes_an_impossible_onion_key(public: bytes) -> None:
     assert Descriptor.parse(bad.signed, OPENSSL) == bad
     alice = alice_with(BOB, bad)
     for mode in FIRST_MODES:
-        with pytest.raises(BadRoute, match="nobody can seal"):
+        with pytest.raises(BadRoute, match="invalid onion key"):
             alice.query(Route((bad.node_id,), BOB.node_id), mode, SMALL, now_s=NOW_S)
 
 

@@ -203,7 +203,7 @@ def build(engine: TunnelEngine) -> Values:
     reader = tunnels["bob"].destination_reader(slot.slot, profile)
     frame = io.BytesIO(values["query.chunk 0 sealed"] + values["query.chunk 1 sealed"])
     reader.read_header(frame)
-    (block,) = reader.reply_blocks
+    (block,) = reader.head.reply_blocks
     assert block.pack() == values["block"]
 
     master = values["draw.master seed"]

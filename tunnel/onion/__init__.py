@@ -1,4 +1,5 @@
 """The onion protocol as bytes: headers, messages, reply blocks, status, replay table.
 
-No sockets, clocks, threads or reactor: time and randomness are arguments. Every room may import it.
+No sockets, clocks, threads or reactor: time and randomness are arguments. Imports `crypto`, `identity`,
+`directory` and `routing`; every room may import it.
 """

@@ -1,13 +1,18 @@
-"""The onion header: N slots of 128 bytes, one opened at each hop, the same length on every link.
+"""The onion header: N slots of 128 bytes. Each hop opens one; the length is the same on every link.
 
-A slot is an HPKE one-shot seal to the hop's onion key: enc 32 ‖ sealed fields 80 ‖ tag 16. What follows the
-first slot is bound through HPKE's `info`, so a header with any changed bit opens at no hop. A hop removes its
-slot, appends 128 zero bytes and XORs a keystream from its slot seed over the whole: the next hop sees a
-header that looks like every other. Alice knows all the keystreams, so she can compute beforehand what the
-zero bytes will have become (the filler) and seal over it.
+A slot is an HPKE one-shot seal to the hop's onion key: enc 32 ‖ sealed fields 80 ‖ tag 16. HPKE's `info`
+binds the rest of the header, so after any change the header opens at no hop. A hop removes its slot, appends
+128 zero bytes and XORs the whole with a keystream from its slot seed, so the next hop sees a header like any
+other. Alice knows every keystream. She computes in advance what the zero bytes become (the filler), and seals
+over that.
 
-Bytes only: the caller brings keys, time and randomness. Source: docs/protocol.md, "Onion header"; the
-construction follows Sphinx (Danezis, Goldberg 2009) with HPKE in place of the blinded group element.
+Expiries and delays are drawn here, by one rule for queries and reply blocks, so that the two look alike.
+Delays are exponential, cut off at 30 s, as in Loopix: of two frames in a proxy each is equally likely to
+leave first, whichever came first.
+
+Bytes only: keys, time and randomness are arguments. Source: docs/protocol.md, "Onion header" and "Order of
+checks". The construction follows Sphinx (Danezis, Goldberg 2009) with HPKE in place of the blinded group
+element; the delays follow Piotrowska et al., "The Loopix Anonymity System" (2017), section 3.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from hashlib import sha256
 
 from tunnel.crypto.primitives import HpkePrivate, TunnelEngine
 from tunnel.errors import ErrorCode, PeerError, ProfileError, Refused
-from tunnel.geometry import ADDRESS_BYTES, NODE_ID_BYTES, PROTOCOL_VERSION, SEED_BYTES, SLOT_BYTES, Profile
+from tunnel.geometry import ADDRESS_BYTES, NODE_ID_BYTES, PROTOCOL_VERSION, SLOT_BYTES, Profile
 from tunnel.onion.key_schedule import header_key
 
 __all__ = [
@@ -46,12 +51,19 @@ __all__ = [
 ]
 
 
-# How expiries are drawn and checked: one rule for queries and reply blocks, so that they look alike.
-#
-# Source: docs/protocol.md, "Onion header" and "Order of checks".
 HOUR_S = 3600
 CLOCK_SKEW_S = 600  # clocks of nodes may differ by ten minutes
 LATEST_S = 4 * HOUR_S  # now + 1 h + at most 2 h, rounded up to the hour
+MAX_DELAY_10MS = 3_000  # 30 s
+NO_ID = bytes(NODE_ID_BYTES)
+NO_ADDRESS = bytes(ADDRESS_BYTES)
+_UNITS_PER_S = 100
+_FIELDS = struct.Struct(">BBHI32s18s16s6s")
+_INFO = struct.Struct(">12sBBI32s")
+_KNOWN_FLAGS = 0x07  # EXIT, XORERR, NOERR
+assert _FIELDS.size == SLOT_BYTES - 48
+
+Seal = Callable[[bytes, bytes, bytes], bytes]
 
 
 def draw_expiry(now_s: float, random_bytes: Callable[[int], bytes]) -> int:
@@ -61,57 +73,40 @@ def draw_expiry(now_s: float, random_bytes: Callable[[int], bytes]) -> int:
 
 
 def clock_text(now_s: float) -> str:
-    """A time as people see it, in UTC and to the minute: links tell clocks no more exactly either."""
+    """A time for people, in UTC and to the minute: link handshakes carry clocks no more exactly."""
     return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def check_expiry(expiry: int, now_s: float) -> None:
-    """Raises PeerError (EXPIRED) when `expiry` is past, or later than any honest sender draws."""
+    """Check an expiry. Raises PeerError (EXPIRED): past, or later than any honest sender draws."""
     if expiry < now_s - CLOCK_SKEW_S:
         raise PeerError(
-            f"header expired {int(now_s) - expiry} s ago, by the clock here, which shows {clock_text(now_s)}",
+            f"header expired {int(now_s) - expiry} s ago; the clock here shows {clock_text(now_s)}",
             ErrorCode.EXPIRED,
         )
     if expiry > now_s + LATEST_S + CLOCK_SKEW_S:
         raise PeerError(
-            f"header's expiry is {expiry - int(now_s)} s ahead, no honest sender draws more than {LATEST_S}: "
-            f"one of the two clocks is wrong; the one here shows {clock_text(now_s)}",
+            f"header expires in {expiry - int(now_s)} s, but senders draw at most {LATEST_S}: one of the two "
+            f"clocks is wrong; the one here shows {clock_text(now_s)}",
             ErrorCode.EXPIRED,
         )
-
-
-# How the delay in a slot is drawn: an exponential distribution, as Loopix has it, cut off at 30 s.
-#
-# With exponential delays a proxy is a queue that forgets: of two frames that it holds, each is equally
-# likely to leave first, whichever came first. Source: docs/protocol.md, "Onion header"; Piotrowska et al.,
-# "The Loopix Anonymity System" (2017), section 3.
-MAX_DELAY_10MS = 3_000  # 30 s
-_UNITS_PER_S = 100
 
 
 def draw_delay(mean_s: float, random_bytes: Callable[[int], bytes]) -> int:
     """A delay for one proxy, in units of 10 ms, 0 to 3,000.
 
     Args:
-        mean_s: of the distribution before it is cut off. 0: no delay, and nothing is drawn.
+        mean_s: mean of the distribution before the cut. 0: no delay, and nothing is drawn.
     """
     if mean_s <= 0:
         return 0
-    # In (0, 1]: 0 would have no logarithm.
+    # In (0, 1]: 0 has no logarithm.
     uniform = (int.from_bytes(random_bytes(8), "big") + 1) / 2**64
     return min(MAX_DELAY_10MS, round(-math.log(uniform) * mean_s * _UNITS_PER_S))
 
 
-NO_ID = bytes(NODE_ID_BYTES)
-NO_ADDRESS = bytes(ADDRESS_BYTES)
-_FIELDS = struct.Struct(">BBHI32s18s16s6s")
-_INFO = struct.Struct(">12sBBI32s")
-_KNOWN_FLAGS = 0x07  # EXIT, XORERR, NOERR
-Seal = Callable[[bytes, bytes, bytes], bytes]
-
-
 class Command(IntEnum):
-    """What the node that opens a slot is to do."""
+    """The task of the node that opens a slot."""
 
     RELAY = 1  # forward the frame to `next_id`
     DEST = 2  # the frame is for this node
@@ -169,7 +164,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What Alice needs of a node to seal a slot to it: its onion public key and that key's epoch."""
+    """What Alice needs to seal a slot to a node: its onion public key, and the epoch of that key."""
 
     onion_public: bytes
     epoch: int
@@ -177,7 +172,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class OpeningKey:
-    """A receiver's onion key of one epoch, prepared."""
+    """A private onion key, prepared for opening, and its epoch."""
 
     private: HpkePrivate
     epoch: int
@@ -185,11 +180,11 @@ class OpeningKey:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a header says to the node that opens it.
+    """An opened header.
 
     Attributes:
-        slot: the fields of its first slot.
-        next_header: for the next hop; empty for any command but RELAY.
+        slot: the fields of the first slot.
+        next_header: for the next hop; empty unless the command is RELAY.
         epoch: of the onion key that opened it.
     """
 
@@ -199,7 +194,7 @@ class Opened:
 
     @property
     def delay_s(self) -> float:
-        """How long to wait before the first byte is forwarded, 0 to 30 seconds."""
+        """The wait before the first byte is forwarded, 0 to 30 s."""
         return self.slot.delay_10ms / 100
 
 
@@ -226,17 +221,15 @@ def build_header(
     random_bytes: Callable[[int], bytes],
     seal_for_tests_only: Seal | None = None,
 ) -> bytes:
-    """Build the header for a route.
+    """Build the header of a route: 128·N bytes.
 
     Args:
         profile: gives N; its byte is bound into every slot.
-        hops: the nodes in order, each with the fields sealed to it; all but the last are RELAY.
+        hops: the nodes in order, each with its fields; all but the last are RELAY.
         random_bytes: source of the padding behind the last slot.
         seal_for_tests_only: (public key, info, fields) → 128 bytes, in place of HPKE with a fresh ephemeral.
-    Returns:
-        128·N bytes.
     Raises:
-        ProfileError: the route is longer than the profile holds.
+        ProfileError: the route does not fit the profile.
     Source: docs/protocol.md, "Building a header".
     """
     slots = profile.geometry.slots
@@ -266,14 +259,13 @@ def build_header(
 def open_header(
     header: bytes, profile: Profile, keys: Sequence[OpeningKey], *, engine: TunnelEngine
 ) -> Opened:
-    """Open the first slot with the first of `keys` that fits, and make the header for the next hop.
+    """Open the first slot, and make the header for the next hop.
 
     Args:
         header: exactly 128·N bytes.
         keys: onion keys to try, in order: current, previous, next.
     Raises:
-        PeerError (BAD_HEADER): wrong length, no key opens it, or it holds unknown values. Reset the stream.
-    On error: nothing has changed anywhere.
+        PeerError (BAD_HEADER): wrong length, no key opens it, or unknown values. Reset the stream.
     """
     length = profile.geometry.header_bytes
     if len(header) != length:
@@ -292,12 +284,7 @@ def open_header(
             next_header = _xor(rest + bytes(SLOT_BYTES), _keystream(engine, slot.seed, length))
         return Opened(slot, next_header, key.epoch)
     raise PeerError(
-        f"the header's first slot opens with none of this node's {len(keys)} onion keys: it is for another "
-        "node, for another epoch, or damaged",
+        f"none of this node's {len(keys)} onion keys opens the header's first slot: it is for another node, "
+        "for another epoch, or damaged",
         ErrorCode.BAD_HEADER,
     )
-
-
-assert _FIELDS.size == SLOT_BYTES - 48
-
-assert len(NO_ID) + ADDRESS_BYTES + SEED_BYTES == 66

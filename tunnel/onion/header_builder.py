@@ -1,6 +1,10 @@
-"""Building headers over routes: for queries, reply blocks and cover traffic. Needs a directory.
+"""Headers over routes, for queries, reply blocks and cover traffic, and what Alice keeps of them.
 
-The order of the random draws is part of the worked example (docs/protocol.md): change it there too.
+`HeaderBuilder` looks up the nodes of a route in the directory and seals a slot to each. It returns a
+`Circuit` (a header with its secrets) or a `ReplyBlock`. `OutgoingQuery` and `OutgoingFrame` are what the node
+sends.
+
+Rule for changing it: the order of the random draws is part of the worked example in docs/protocol.md.
 Source: docs/protocol.md, "Building a query" and "Reply block".
 """
 
@@ -29,17 +33,14 @@ __all__ = ["Circuit", "HeaderBuilder", "OutgoingFrame", "OutgoingQuery", "ReplyP
 _OWN_ID = "the destination is this node itself: a node cannot ask itself"
 
 
-# What `OnionCodec` gives out: ways, frames and queries to send. Plain data, with its layers.
-
-
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """A header over a route, and Alice's secrets of it: what every mode begins with.
+    """A header over a route, with Alice's secrets.
 
     Attributes:
         first_id: the node to send it to.
         header: 128·N bytes.
-        seeds: 16 bytes for each node of the route, the proxies' first; the last is the end-to-end seed.
+        seeds: 16 bytes for each node in the order of the route; the last is the end-to-end seed.
     """
 
     first_id: bytes
@@ -49,23 +50,24 @@ class Circuit:
 
     @property
     def proxy_seeds(self) -> tuple[bytes, ...]:
-        """Those of the proxies, proxy 1 first."""
+        """The seeds of the proxies, proxy 1 first."""
         return self.seeds[:-1]
 
     @property
     def end_to_end_seed(self) -> bytes:
-        """That of the last node."""
+        """The seed of the last node."""
         return self.seeds[-1]
 
     def forward_layers(self, engine: TunnelEngine) -> list[WideBlockW]:
-        """For writing towards Bob. Layer 0 is next to the stream: proxy 1's, which comes off first."""
+        """Layers for writing to Bob. Layer 0, next to the stream, is that of proxy 1, which removes it
+        first."""
         return [
             WideBlockW(permutation(self.profile, seed, Direction.FORWARD, engine))
             for seed in self.proxy_seeds
         ]
 
     def backward_layers(self, engine: TunnelEngine) -> list[WideBlockR]:
-        """For reading what comes back over the same streams. Proxy 1 put its layer on last."""
+        """Layers for reading the backward half. Proxy 1 added its layer last."""
         return [
             WideBlockR(permutation(self.profile, seed, Direction.BACKWARD, engine), inverse=True)
             for seed in self.proxy_seeds
@@ -77,9 +79,9 @@ class OutgoingFrame:
     """A frame to send.
 
     Attributes:
-        first_id: to whom. profile: in which shape.
-        layer: writes it: header, content, end.
-        query_id: under which an answer to it comes home; None: none can.
+        first_id: the node to send it to.
+        layer: writes header, content and end.
+        query_id: id of the answers that come as frames of their own; None: there are none.
     """
 
     first_id: bytes
@@ -90,11 +92,10 @@ class OutgoingFrame:
 
 @dataclass(frozen=True, slots=True)
 class ReplyPath:
-    """A reply block's way, and what Alice needs to read what becomes of a frame on it.
+    """The path of a reply block, with the secret to read the STATUS of a frame on it.
 
     Attributes:
         route: in the order in which the reply travels, Alice last.
-        profile: of the block.
     """
 
     route: Route
@@ -104,12 +105,12 @@ class ReplyPath:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingQuery:
-    """A query's frame, and what Alice keeps until the answer is there.
+    """The frame of a query, and what Alice keeps until the answer arrives.
 
     Attributes:
+        circuit: for reading the STATUS.
         backward: mode `cached`: reads the reply from the backward half; else None.
-        way: the header and the secrets of its hops, for the error channel.
-        ways_back: of its reply blocks, in their order.
+        reply_paths: of the query's reply blocks, in their order.
     """
 
     route: Route
@@ -122,7 +123,7 @@ class OutgoingQuery:
 
     @property
     def query_id(self) -> bytes | None:
-        """The id under which the reply will come home; None where it does not come by a frame of its own."""
+        """The id of the reply, which comes as a frame of its own; None in other modes."""
         return self.frame.query_id
 
 
@@ -130,8 +131,8 @@ class HeaderBuilder:
     """Seals headers to the nodes of a route.
 
     Args:
-        node_id: the origin's own.
-        random_bytes: seeds, ids, delays and padding.
+        node_id: of this node.
+        random_bytes: source of seeds, delays and padding.
     """
 
     def __init__(
@@ -153,12 +154,12 @@ class HeaderBuilder:
         mean_delay_s: float = 0.0,
         destination: Descriptor | None = None,
     ) -> Circuit:
-        """A fresh header over `route`, ending with `command`.
+        """Seal a fresh header over `route`; the last node gets `command`.
 
         Args:
-            destination: the last node's descriptor, where it need not be in the directory.
+            destination: descriptor of the last node, which then need not be in the directory.
         Raises:
-            BadRoute, ProfileError: see `Tunnel.query`.
+            BadRoute, ProfileError: see `OnionCodec.query`.
         """
         hops = self._hops(route, profile, now_s, destination)
         seeds = tuple(self._random_bytes(SEED_BYTES) for _ in hops)
@@ -202,18 +203,19 @@ class HeaderBuilder:
 
         Args:
             route: in the order in which the reply travels; its destination is this node.
-            user: who is to use it, and so is no proxy of it; None: this node itself (a loop).
+            user: the node that will use the block, and so must not be a proxy of it; None: unknown, or this
+                node itself (a loop).
             master_seed: 16 fresh random bytes.
         Raises:
-            BadRoute, ProfileError: see `Tunnel.query`.
+            BadRoute, ProfileError: see `OnionCodec.query`.
         """
         if route.destination != self._node_id:
-            raise BadRoute(f"a reply route ends at {short(route.destination)}, expected this node itself")
+            raise BadRoute(f"the reply path ends at {short(route.destination)}, expected this node itself")
         ids = route.nodes if user is None else (*route.nodes, user)
         if user == self._node_id:
             raise BadRoute(_OWN_ID)
         if len(set(ids)) != len(ids):
-            raise BadRoute("a reply route visits no node twice, and neither its beginning nor its end")
+            raise BadRoute("a reply path must not visit a node twice, nor pass its own ends")
         found = [self._descriptor(node_id, profile) for node_id in route.proxies]
         proxies = [(peer.node_id, self._hop(peer, now_s)) for peer in found]
         try:
@@ -240,7 +242,7 @@ class HeaderBuilder:
         if route.destination == self._node_id:
             raise BadRoute(_OWN_ID)
         if len({self._node_id, *ids}) != len(ids) + 1:
-            raise BadRoute("a route visits no node twice, and not its origin")
+            raise BadRoute("a route must not visit a node twice, nor its origin")
         hops = [self._hop(self._descriptor(node_id, profile), now_s) for node_id in route.proxies]
         last = self._offering(destination, profile) if destination is not None else None
         return [*hops, self._hop(last or self._descriptor(route.destination, profile), now_s)]
@@ -267,5 +269,5 @@ class HeaderBuilder:
 
 
 def _unsealable() -> BadRoute:
-    # Its owner signed it, so it got into the directory; nothing else is wrong with the descriptor.
-    return BadRoute("a node of the route has published an onion key that nobody can seal to")
+    # The owner signed the key, so the directory accepted the descriptor.
+    return BadRoute("a node of the route has published an invalid onion key")

@@ -1,7 +1,12 @@
-"""The key schedule: which secret gives which key, each with one label and one use.
+"""The key schedule of frames, status and tunnels: one label and one use for each key.
 
-Everything is expand(secret, label, n) = HKDF-SHA256(salt "mtun1", ikm secret, info label, length n).
-Source: docs/protocol.md, "Key schedule".
+Every key is expand(secret, label, n) = HKDF-SHA256(salt "mtun1", ikm secret, info label, length n).
+
+Rule for changing it: two keys from one secret never share a label. The two cipher suites are the exception:
+both take their layer keys from the label of the direction. A slot seed belongs to one frame, a frame has one
+profile, and each slot is bound to that profile, so only one suite ever uses the key.
+
+Source: docs/protocol.md, "Key schedule" and "Wide-block layer".
 """
 
 from __future__ import annotations
@@ -31,61 +36,53 @@ __all__ = [
 
 
 class Direction(Enum):
-    """Which half of a stream, or whose key. The value is the label of the key schedule."""
+    """One half of a frame's streams. The value is the label in the key schedule."""
 
-    FORWARD = b"forward"  # from the sender of the header to its last node
-    BACKWARD = b"backward"  # over the same streams, back to the sender
+    FORWARD = b"forward"  # from the sender of the header to the last node
+    BACKWARD = b"backward"  # from the last node back to the sender, over the same streams
 
 
 def header_key(slot_seed: bytes) -> bytes:
-    """AES-256-CTR key of the header keystream of a relay (32 bytes, counter block 0, used once)."""
+    """The AES-256-CTR key of a proxy's header keystream: 32 bytes, counter block 0, used once."""
     return expand(slot_seed, b"header", 32)
 
 
 def layer_keys(slot_seed: bytes, direction: Direction, length: int = 128) -> bytes:
-    """The wide-block keys of a relay for `direction`, b"forward" or b"backward".
-
-    `length` is the suite's: 128 bytes for LIONESS, 64 for HCTR.
-    """
+    """The wide-block key of a proxy: 128 bytes for LIONESS, 64 for HCTR."""
     return expand(slot_seed, direction.value, length)
 
 
 def end_to_end_key(seed: bytes, direction: Direction) -> bytes:
-    """AES-256-GCM key of chunks (32 bytes) for `direction`, b"forward" or b"backward"."""
+    """The AES-256-GCM key of chunks, 32 bytes."""
     return expand(seed, b"e2e " + direction.value, 32)
 
 
 def origin_binding(seed: bytes) -> bytes:
-    """What ties Alice's signature in mode `known-dest` to one query, from the DEST seed (32 bytes)."""
+    """Binds Alice's signature (mode `known-dest`) to one query: 32 bytes from the seed in the DEST slot."""
     return expand(seed, b"origin", 32)
 
 
 def reply_hop_seed(master_seed: bytes, proxy: int) -> bytes:
-    """Slot seed of proxy `proxy` of a reply route; 0 is the first after Bob."""
+    """The slot seed of a proxy on a reply path; proxy 0 is the first after Bob."""
     return expand(master_seed, b"hop" + proxy.to_bytes(2, "big"), SEED_BYTES)
 
 
 def reply_end_to_end_seed(master_seed: bytes) -> bytes:
-    """The end-to-end seed that a reply block gives to Bob."""
+    """The end-to-end seed in a reply block, for Bob."""
     return expand(master_seed, b"reply e2e", SEED_BYTES)
-
-
-# The two suites of the content layers: which permutation a profile means, and how its key is made.
-#
-# Suite 0 is LIONESS, which every node offers. Suite 1 is HCTR, three to four times faster with OpenSSL,
-# used where every hop offers it. A slot seed belongs to one frame, a frame has one profile, and the profile
-# is bound into each slot: so the two suites may take their keys from the same label. Source:
-# docs/protocol.md, "Wide-block layer".
 
 
 def permutation(
     profile: Profile, slot_seed: bytes, direction: Direction, engine: TunnelEngine
 ) -> WidePermutation:
-    """The permutation of one proxy for one direction of a frame.
+    """The wide-block permutation of one proxy for one direction of a frame.
+
+    Every node offers suite 0, LIONESS. Suite 1, HCTR, is three to four times faster with OpenSSL, and is used
+    where every hop offers it.
 
     Args:
-        profile: gives the suite and the chunk's length.
-        slot_seed: 16 bytes from the proxy's slot. direction: b"forward" or b"backward".
+        profile: gives the suite and the chunk length.
+        slot_seed: 16 bytes from the proxy's slot.
     """
     chunk_bytes = profile.geometry.chunk_bytes
     if profile.suite == HCTR_SUITE:
@@ -95,7 +92,7 @@ def permutation(
 
 @dataclass(frozen=True, slots=True)
 class StatusKeys:
-    """The three keys that a node has for the STATUS of one stream, 32 bytes each."""
+    """A node's three keys for the STATUS of one stream, 32 bytes each."""
 
     mac: bytes
     trail: bytes
@@ -103,7 +100,7 @@ class StatusKeys:
 
     @classmethod
     def derive(cls, seed: bytes) -> StatusKeys:
-        """From a slot's seed; at Alice, for a reply that reached her, from the master seed in HOME."""
+        """Derive the keys from a slot seed. For a HOME slot, that is the master seed of the reply block."""
         return cls(
             expand(seed, b"status mac", 32),
             expand(seed, b"status trail", 32),
@@ -112,7 +109,7 @@ class StatusKeys:
 
 
 def block_status_keys(master_seed: bytes, proxies: int) -> list[StatusKeys]:
-    """Keys for reading the STATUS of a reply by block: its proxies in order, then Alice's own HOME."""
+    """Keys to read the STATUS of a reply path: the proxies in order, then Alice's own HOME slot."""
     seeds = [reply_hop_seed(master_seed, proxy) for proxy in range(proxies)]
     return [StatusKeys.derive(seed) for seed in (*seeds, master_seed)]
 
@@ -120,14 +117,14 @@ def block_status_keys(master_seed: bytes, proxies: int) -> list[StatusKeys]:
 def tunnel_keys(
     seed: bytes, ephemeral: X25519Private, other_ephemeral: bytes, hello_alice: bytes, hello_bob: bytes
 ) -> tuple[bytes, bytes]:
-    """The keys (forward, backward) after the HELLOs.
+    """The keys (forward, backward) of an established tunnel after both HELLOs.
 
     Args:
         seed: of the DEST slot, 16 bytes.
-        ephemeral, other_ephemeral: this end's and the other end's.
-        hello_alice, hello_bob: the data of both HELLO chunks.
+        other_ephemeral: the other end's public key.
+        hello_alice, hello_bob: the data of the HELLO chunks.
     Raises:
-        MalformedMessage: the other end's key is of low order, which would fix the secret to zero.
+        MalformedMessage: the other end's key has low order, which would fix the shared secret to zero.
     """
     try:
         shared = ephemeral.exchange(other_ephemeral)

@@ -1,13 +1,15 @@
-"""Messages in sealed chunks: the end-to-end layer between Alice and Bob. Limiter and cipher in one.
+"""Messages in sealed chunks, the end-to-end layer between Alice and Bob; and whole frames as one layer.
 
 A chunk is type 1 ‖ flags 1 ‖ sub-stream 2 ‖ length 2 ‖ data ‖ zero padding ‖ tag 16, C bytes in all, sealed
-with AES-256-GCM under a counter nonce. A message is its head and then its content, in MSG chunks and
-exactly one END chunk; PAD chunks follow until their number is a PADMÉ bucket, and the final chunk is marked
-LAST. A full chunk is held back until more content comes, so that the last one can say that it is the last.
+with AES-256-GCM under a counter nonce. A message is a head and then content, in MSG chunks and exactly one
+END chunk. PAD chunks follow until the number of chunks is a PADMÉ bucket, and the final chunk is marked LAST.
+The writer holds a full chunk back until more content comes, because the last chunk must be marked.
 
-Both layers keep the contract of `readwrite_comp`. The counter goes on from message to message and is never
-reset: a nonce serves once. Source: docs/protocol.md, "Content chunk"; the hold-back follows age's STREAM
-(Filippo Valsorda).
+`MessageW` and `MessageR` limit and encrypt in one step. `FrameW` and `FrameR` add the onion header and one
+wide-block layer per proxy. All keep the contract of `readwrite_comp`. The counter continues from message to
+message and is never reset: a nonce serves once.
+
+Source: docs/protocol.md, "Content chunk"; the hold-back follows age's STREAM (Filippo Valsorda).
 """
 
 from __future__ import annotations
@@ -33,7 +35,6 @@ from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import MalformedMessage
 from tunnel.geometry import Profile, padme
 from tunnel.onion.message_head import MessageHead, head_bytes
-from tunnel.onion.reply_block import ReplyBlock
 
 __all__ = ["ChunkType", "FrameR", "FrameW", "MessageR", "MessageW"]
 
@@ -44,7 +45,7 @@ _EMPTY_HEAD = MessageHead()
 
 
 class ChunkType(IntEnum):
-    """One-shot messages have the first three, established tunnels all but STATUS."""
+    """Type of a chunk. One-shot messages use the first three, established tunnels all but STATUS."""
 
     MSG = 1
     END = 2
@@ -70,7 +71,7 @@ class MessageW(ExtWrite):
         key: 32 bytes, for this direction only.
         head: precedes the content of each message.
     Raises:
-        LocalTunnelError: no reader takes this head.
+        LocalTunnelError: the head is invalid.
     """
 
     ends = Ending.EXACT
@@ -133,7 +134,7 @@ class MessageW(ExtWrite):
         return count
 
     def _seal(self, chunk_type: ChunkType, *, last: bool = False) -> None:
-        """Seal what the chunk holds and owe it; the next byte goes into it only after it has left."""
+        """Seal the chunk and owe it. Its buffer takes the next byte only after it has been written."""
         chunk, filled = self._chunk, self._filled
         _HEAD.pack_into(chunk, 0, chunk_type, _LAST if last else 0, 0, filled)
         padding = self._capacity - filled
@@ -151,7 +152,7 @@ class MessageR(ExtRead):
 
     Attributes:
         head: of the message whose header was read last.
-    Raises (all sticky): AuthenticationError, Malformed, Truncated of `readwrite_comp`.
+    Raises (all of them sticky): AuthenticationError, Malformed, Truncated of `readwrite_comp`.
     """
 
     ends = Ending.EXACT
@@ -187,11 +188,6 @@ class MessageR(ExtRead):
         except MalformedMessage as error:
             raise Malformed(str(error)) from error
 
-    @property
-    def reply_blocks(self) -> tuple[ReplyBlock, ...]:
-        """Those in the head."""
-        return self.head.reply_blocks
-
     def _read(self, r: ByteReader, view: memoryview) -> int:
         while not self._content:
             if self._expected_chunks:
@@ -218,14 +214,14 @@ class MessageR(ExtRead):
         end = _HEAD.size + length
         if flags & ~_LAST or sub_stream or length > self._capacity:
             raise Malformed(f"chunk has flags 0x{flags:02x}, sub-stream {sub_stream}, length {length}")
-        # As bytes: views are compared byte by byte, which makes a PAD chunk dearer than one of content.
+        # As bytes: views are compared byte by byte, which would cost more for a PAD chunk than for content.
         if plain[end:].tobytes() != bytes(len(plain) - end):
             raise Malformed("padding of a chunk is not zero")
         self._content = plain[_HEAD.size : end]
         self._advance(chunk_type, is_last=bool(flags))
 
     def _advance(self, chunk_type: int, *, is_last: bool) -> None:
-        """What this chunk means after those before it: MSG* END PAD*, as many PAD as the bucket asks for."""
+        """Check the order: MSG* END PAD*, with as many PAD chunks as the bucket requires."""
         if chunk_type == ChunkType.END and not self._expected_chunks:
             self._expected_chunks = padme(self._chunks)
         elif chunk_type == ChunkType.PAD and self._expected_chunks:
@@ -236,7 +232,7 @@ class MessageR(ExtRead):
                 f"chunk type {chunk_type} {'after' if self._expected_chunks else 'before'} the END chunk"
             )
         elif not self._content:
-            # A writer has no reason to send one, and a reader would go on to the next within the same call.
+            # Useless to a writer, and a reader would read the next one within the same call.
             raise Malformed("MSG chunk without content")
         if is_last != (self._chunks == self._expected_chunks):
             raise Malformed(
@@ -246,15 +242,11 @@ class MessageR(ExtRead):
         self._is_last = is_last
 
 
-# Whole frames as one layer: header, and the message through one wide-block layer per proxy.
-
-
 class FrameW(ExtWrite):
-    """Writes one frame: `write_header` the onion header and the reply blocks, then content, then end and
-    padding.
+    """Writes one frame: the onion header and the message head, then content, then end and padding.
 
     Args:
-        header: 128·N bytes, written as it is.
+        header: 128·N bytes, written unchanged.
         layers: one for each proxy, the first proxy's first; none for Bob's replies.
         message: the end-to-end layer: `MessageW`, or another that writes whole chunks.
     """
@@ -288,12 +280,11 @@ class FrameW(ExtWrite):
 
 
 class FrameR(ExtRead):
-    """Reads the chunks of a reply: takes the proxies' layers off, then reads the message.
+    """Reads the chunks of a reply: removes the proxies' layers, then reads the message.
 
     Args:
-        layers: in the order in which they come off.
-        message: the end-to-end layer.
-    Raises (all sticky): those of `MessageR`.
+        layers: in the order of their removal.
+    Raises (all of them sticky): those of `MessageR`.
     """
 
     ends = Ending.EXACT
@@ -305,7 +296,7 @@ class FrameR(ExtRead):
 
     @property
     def head(self) -> MessageHead:
-        """Of the message whose header was read last."""
+        """The head of the message whose header was read last."""
         return self._message.head
 
     def reset(self) -> None:

@@ -1,10 +1,19 @@
-"""What stands before a message's content: how it can be answered, and which query it answers.
+"""The head of a message: how Bob can answer it, and which query it answers.
 
     count u8 ‖ flags u8 ‖ zero u16 ‖ reply block × count ‖ [origin] ‖ [answer]
 
-The head is inside the end-to-end seal: Bob alone reads it. It precedes the content, so that he can answer
-while the query is still arriving. A message names at most one way back. Rules for changing it: every field
-has a length that is known before it is read, and a bound that is checked before anything is kept.
+The head is inside the end-to-end seal, so only Bob reads it. It precedes the content, so he can answer while
+the query is still arriving. A message offers at most one way to answer: reply blocks, an origin, or the
+backward half.
+
+In mode `known-dest` Alice names herself. Her origin is a ticket, her descriptor, and her signature over Bob's
+id, a value bound to the seed in the DEST slot, and the ticket. So Bob knows who asks, he cannot be made to
+send answers to a node that did not ask, and he cannot show the claim to another node as if it were meant for
+that one. The ticket is the query id with a MAC under Alice's home key; Bob's own query returns it, and Alice
+keeps nothing but the ids of pending queries.
+
+Rules for changing it: the length of every field is known before the field is read, and its bound is checked
+before anything is kept.
 Source: docs/protocol.md, "Message head".
 """
 
@@ -38,29 +47,28 @@ __all__ = [
 
 TICKET_BYTES = 24  # query id 8 ‖ MAC 16
 _SIGNATURE_BYTES = 64
+_KNOWN_FLAGS = 0x0F
+_LABEL = b"mtun1 known dest"
 _FIXED = struct.Struct(">BBH")
 _ORIGIN = struct.Struct(f">{TICKET_BYTES}sH")
 
 
 class HeadFlag(IntFlag):
-    """What the head says besides its blocks."""
+    """The flags of a head."""
 
-    ORIGIN = 1  # Alice names herself: an origin follows the blocks
-    ANSWER = 2  # this message answers a query of mode `known-dest`: its ticket follows
-    WANTS_BLOCKS = 4  # the reply is to carry blocks of Bob's
-    BACKWARD = 8  # the reply is awaited on the backward half of this stream
-
-
-_KNOWN_FLAGS = 0x0F
+    ORIGIN = 1  # an origin follows the blocks
+    ANSWER = 2  # the message answers a query of mode `known-dest`, whose ticket follows
+    WANTS_BLOCKS = 4  # the reply should carry reply blocks of Bob's
+    BACKWARD = 8  # the reply is expected on the backward half of this stream
 
 
 @dataclass(frozen=True, slots=True)
 class OriginClaim:
-    """Who Alice says that she is, not yet checked (see `tunnel.onion.message_head`).
+    """The claim of an origin, not yet verified.
 
     Attributes:
-        ticket: 24 bytes, to be given back with the answer.
-        descriptor: her signed descriptor. signature: 64 bytes, by her identity key, for this query alone.
+        ticket: 24 bytes, returned with the answer.
+        descriptor: signed. signature: 64 bytes, by the identity key, for this query only.
     """
 
     ticket: bytes
@@ -73,14 +81,13 @@ class OriginClaim:
 
 @dataclass(frozen=True, slots=True)
 class MessageHead:
-    """A message's head; the empty one asks for no reply and answers nothing.
+    """The head of a message. The empty head asks for no reply and answers nothing.
 
     Attributes:
         reply_blocks: at most 8 and 64 KiB.
-        origin: Alice names herself.
         answer: the ticket of the query that this message answers, 24 bytes.
         backward: the reply comes back over the same streams.
-        wants_blocks: with reply blocks only: the reply carries blocks.
+        wants_blocks: the reply carries blocks; only with reply blocks.
     """
 
     reply_blocks: tuple[ReplyBlock, ...] = ()
@@ -91,7 +98,7 @@ class MessageHead:
 
     @property
     def mode(self) -> ReplyMode:
-        """How the sender wants to be answered. `route` stands for `other-route` too: Bob cannot tell."""
+        """The reply mode. `route` stands for `other-route` too: Bob cannot tell them apart."""
         if self.reply_blocks:
             return ReplyMode.REPLY_ON_REPLY if self.wants_blocks else ReplyMode.ROUTE
         if self.origin is not None:
@@ -99,11 +106,7 @@ class MessageHead:
         return ReplyMode.CACHED if self.backward else ReplyMode.NONE
 
     def pack(self) -> bytes:
-        """The head as it is sent.
-
-        Raises:
-            LocalTunnelError: more than any reader takes, or more than one way back.
-        """
+        """Raises LocalTunnelError: too many blocks, or more than one way to answer."""
         blocks = b"".join(block.pack() for block in self.reply_blocks)
         if len(self.reply_blocks) > MAX_BLOCKS or len(blocks) > MAX_BLOCKS_BYTES:
             raise LocalTunnelError(
@@ -123,10 +126,10 @@ class MessageHead:
 
     @classmethod
     def parse(cls, data: bytes) -> MessageHead:
-        """Read a head that is complete, that is: `head_bytes(data) == len(data)`.
+        """Read a complete head: one where `head_bytes(data) == len(data)`.
 
         Raises:
-            MalformedMessage: a field holds what no sender writes.
+            MalformedMessage: an invalid field.
         """
         count, flags, _ = _FIXED.unpack_from(data)
         position, blocks = _FIXED.size, []
@@ -152,13 +155,13 @@ class MessageHead:
 
 
 def head_bytes(data: bytes | bytearray) -> int:
-    """How long the head that begins with `data` is, as far as the part that is here tells.
+    """The length of the head that begins with `data`, as far as `data` shows it.
 
     Returns:
-        The head's length if `data` holds that many bytes; else a number greater than `len(data)`, and not
-        greater than the head's length.
+        The length of the head if `data` holds it all. Otherwise a number greater than `len(data)` and at most
+        the length of the head.
     Raises:
-        MalformedMessage: a field that is here holds what no sender writes, or the head is too long.
+        MalformedMessage: an invalid field, or a head that is too long.
     """
     if len(data) < _FIXED.size:
         return _FIXED.size
@@ -195,28 +198,18 @@ def head_bytes(data: bytes | bytearray) -> int:
 
 
 def _fault(count: int, flags: HeadFlag) -> str:
-    """Why these do not go together, or nothing."""
-    ways = bool(count) + bool(flags & HeadFlag.ORIGIN) + bool(flags & HeadFlag.BACKWARD)
-    if ways > 1:
-        return f"message names {ways} ways back (blocks, origin, backward half), at most one is allowed"
+    """Describe a contradiction between the fields; empty if there is none."""
+    offers = bool(count) + bool(flags & HeadFlag.ORIGIN) + bool(flags & HeadFlag.BACKWARD)
+    if offers > 1:
+        return f"message offers {offers} ways to answer (blocks, origin, backward half), at most 1 is allowed"
     if flags & HeadFlag.WANTS_BLOCKS and not count:
-        return "message wants blocks in its reply and names no reply block itself"
+        return "message wants blocks in its reply but has no reply block itself"
     return ""
-
-
-# Mode `known-dest`: Alice names herself, provably and for one query; Bob's own query names it back.
-#
-# The origin in a message's head has a ticket (query id and a MAC under Alice's home key, so that she keeps
-# nothing but the ids of pending queries), her descriptor, and her signature over Bob's id, a value bound to
-# the query's DEST seed, and the ticket. So Bob can be sure of her, nobody can make him send answers to
-# somebody who did not ask, and he can show the claim to no other node as if it were meant for that one.
-# Source: docs/protocol.md, "Message head".
-_LABEL = b"mtun1 known dest"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who asked, checked: the descriptor to seal an answer to, and the ticket to give back."""
+    """A verified origin: the descriptor to seal the answer to, and the ticket to return."""
 
     descriptor: Descriptor
     ticket: bytes
@@ -231,22 +224,22 @@ def claim_origin(
     dest_seed: bytes,
     engine: TunnelEngine,
 ) -> OriginClaim:
-    """Alice's claim for one query.
+    """Sign Alice's claim for one query.
 
     Args:
         descriptor: her own, signed. ticket: from `answer_ticket`.
-        destination: Bob's node id. dest_seed: 16 bytes, the seed in his slot.
+        destination: Bob's node id. dest_seed: the seed in his slot, 16 bytes.
     """
     signature = engine.ed25519_sign(identity_seed, _signed(destination, dest_seed, ticket))
     return OriginClaim(ticket, descriptor.signed, signature)
 
 
 def check_origin(claim: OriginClaim, *, destination: bytes, dest_seed: bytes, engine: TunnelEngine) -> Origin:
-    """Bob's check of a claim.
+    """Verify a claim at Bob.
 
     Raises:
-        MalformedMessage: no descriptor, not signed by the node that it names, or made for another query or
-            another node. Code BAD_CONTENT.
+        MalformedMessage: the descriptor or its signature is invalid, or the claim is for another query or
+            another node.
     """
     try:
         descriptor = Descriptor.parse(claim.descriptor, engine)
@@ -254,24 +247,24 @@ def check_origin(claim: OriginClaim, *, destination: bytes, dest_seed: bytes, en
             descriptor.node_id, _signed(destination, dest_seed, claim.ticket), claim.signature
         )
     except (DescriptorError, BadSignature) as error:
-        raise MalformedMessage(f"the message's origin is not who it says: {error}") from error
+        raise MalformedMessage(f"the origin of the message is not proven: {error}") from error
     return Origin(descriptor, claim.ticket)
 
 
 def answer_ticket(home_key: bytes, query_id: bytes) -> bytes:
-    """The ticket of a query: 24 bytes, that only the holder of the home key can make."""
+    """The ticket of a query: 24 bytes that only the holder of the home key can make."""
     return query_id + hmac_sha256(home_key, _LABEL, query_id)[:16]
 
 
 def answered_query(home_key: bytes, ticket: bytes) -> bytes:
-    """The query id in a ticket that came back.
+    """The query id in a returned ticket.
 
     Raises:
-        MalformedMessage: it was not made here. Code BAD_CONTENT.
+        MalformedMessage: the ticket was not made here.
     """
     query_id = ticket[:8]
     if not equal(ticket, answer_ticket(home_key, query_id)):
-        raise MalformedMessage("the message answers no query of this node: its ticket was not made here")
+        raise MalformedMessage("the message does not answer a query of this node: wrong MAC in its ticket")
     return query_id
 
 

@@ -1,9 +1,10 @@
-"""Reply blocks: a sealed way back to Alice that she hands to Bob, and the ticket that tells her which query
-it was.
+"""Reply blocks: a prepared header with which Bob can send one frame to Alice, without knowing her address.
 
-Bob sends the prebuilt header unchanged, then his chunks under the end-to-end seed. Each proxy of the reply
-route adds a layer from a seed that Alice can derive again from one master seed, so she keeps nothing for a
-block: the master seed itself travels in the last slot (HOME), with the query id and a MAC under her home key.
+Bob sends the header unchanged, then his chunks, sealed under the end-to-end seed. Each proxy of the reply
+path adds a layer. All seeds derive from one master seed, which travels in Alice's own slot (HOME) with the
+query id and a MAC under her home key. So Alice stores nothing for a block, and the ticket tells her which
+query the reply answers.
+
 Source: docs/protocol.md, "Reply block".
 """
 
@@ -31,8 +32,8 @@ class ReplyBlock:
     """What Bob needs to send one frame to Alice.
 
     Attributes:
-        expiry: seconds since 1970; after it no proxy forwards the frame.
-        first_id: the node to hand the frame to: the reply route's first proxy, or Alice herself.
+        expiry: seconds since 1970; no proxy forwards the frame after it.
+        first_id: the first proxy of the reply path, or Alice herself.
         end_to_end_seed: 16 bytes; Bob seals his chunks under its `e2e forward` key.
         header: 128·N bytes, sent unchanged.
     """
@@ -72,9 +73,9 @@ class HomeTicket:
     """The 32 bytes in a HOME slot's `next id`: query id 8 ‖ proxies 1 ‖ number 1 ‖ zero 6 ‖ MAC 16.
 
     Attributes:
-        query_id: 8 bytes, of the query that the block went with.
-        proxies: of the reply route.
-        number: which of the query's blocks this is, from 0: each serves once, and one may be lost.
+        query_id: 8 bytes, of the query that carried the block.
+        proxies: number of proxies on the reply path.
+        number: of this block among those of its query, from 0. Each serves once, and one may be lost.
     """
 
     query_id: bytes
@@ -90,14 +91,12 @@ class HomeTicket:
         """Check the ticket of an opened HOME slot.
 
         Raises:
-            PeerError (BAD_HEADER): wrong MAC: another node sealed this slot. Reset the stream.
+            PeerError (BAD_HEADER): wrong MAC, so another node sealed this slot. Reset the stream.
         """
         query_id, proxies, number, zero, mac = _TICKET.unpack(slot.next_id)
         expected = _ticket_mac(home_key, slot.seed, query_id, proxies, number)
         if zero != bytes(6) or not equal(mac, expected):
-            raise PeerError(
-                "HOME slot carries no ticket of this node: it was not made here", ErrorCode.BAD_HEADER
-            )
+            raise PeerError("the ticket in the HOME slot was not made by this node", ErrorCode.BAD_HEADER)
         return cls(query_id, proxies, number)
 
 
@@ -120,17 +119,16 @@ def build_reply_block(
     random_bytes: Callable[[int], bytes],
     seal_for_tests_only: Seal | None = None,
 ) -> ReplyBlock:
-    """Build a reply block over `route` (in the order the reply travels) back to `home`.
+    """Build a reply block over `route` back to `home`.
 
     Args:
-        route: (node id, keys) of each proxy, the first after Bob first; may be empty.
-        home: Alice's own node id and keys.
+        route: (node id, keys) of each proxy, in the order in which the reply travels; may be empty.
+        home: id and keys of this node.
         query_id: 8 bytes; master_seed: 16 bytes; home_key: 32 bytes.
-        draw_expiry: called once per slot, and once for the block.
-        number: of this block among those of its query.
-        draw_delay: called once for each proxy, after its expiry is drawn: in units of 10 ms.
+        draw_expiry: called once for each slot, then once for the block.
+        draw_delay: in units of 10 ms; called once for each proxy, after its expiry is drawn.
     Raises:
-        ProfileError: the route is longer than the profile holds.
+        ProfileError: the route does not fit the profile.
     """
     assert len(query_id) == 8
     assert len(master_seed) == SEED_BYTES

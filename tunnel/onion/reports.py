@@ -1,4 +1,28 @@
-"""What Alice makes of a STATUS: how her frame went, and where it failed, by the nodes of her route."""
+"""STATUS in every error mode, both sides: what a node sends, and what Alice reads.
+
+    originate     the node where the frame ended or failed makes the STATUS
+    pass_on       each earlier hop adds its part
+    read_report   Alice opens it: outcome, place, code
+
+The flags of the slot give the error mode. In all modes a STATUS has the same length, so a hop cannot tell the
+mode of another. The modes are:
+
+* `status` (default): `tunnel.onion.status`, authenticated.
+* `xor`: the error channel of the original. Every hop XORs its 8-byte code into the first eight bytes. Alice
+  derives the codes from the slot seeds, so the XOR of the codes of hops 0 … i means that hop i raised the
+  error. The codes carry no reason and no authentication: after a change no place fits. The mode exists for
+  compatibility and costs a hop nothing. The bytes after the code are random and fresh at every hop, so that
+  two hops cannot recognise a stream by them.
+* `none`: Bob sends random bytes.
+
+The STATUS of a reply by block ends at Bob, but only Alice has its keys. Bob sends it to her as chunk 0 of the
+backward half of the query, while that half is open (`seal_status_chunk`). That half carries nothing else in a
+mode that answers by block.
+
+Rule for the caller: the status keys of a slot serve once, so call `originate` or `pass_on`, once per stream.
+Pure functions. Source: docs/protocol.md, "Status" and "Error modes"; for `xor`, the original's tests
+reptunnel_*_err.
+"""
 
 from __future__ import annotations
 
@@ -40,110 +64,11 @@ __all__ = [
     "xor_code",
 ]
 
-
-# What a node of a frame sends as STATUS: by the flags of the slot that it opened, in every error mode.
-#
-# The node where the frame ended or failed makes one (`originate`); each node that it passes on its way to
-# Alice adds its own (`pass_on`). All kinds have one length, and a node that passes one on need not know
-# which it is.
-#
-# Rule for the caller: the keys of a slot serve once, so one of the two is called, once for each stream.
-#
-# Pure functions. Source: docs/protocol.md, "Status" and "Error modes".
-# The original's error channel: eight bytes to which every hop on the way back adds its code by XOR.
-#
-# Alice gave each hop a code (it comes from the slot seed), so she knows what each place would send: the XOR
-# of the codes of hops 0 … i means that hop i raised the error. The codes say nothing of why, and do not
-# resist a hop that changes them: then no place fits, and Alice knows only that. It is kept because the
-# original has it, and because it costs a hop nothing; the default is `tunnel.onion.status`.
-#
-# The frame has the length of every STATUS. What follows the eight bytes is random and drawn anew at every
-# hop, so that two hops cannot know by it that they carry the same stream.
-#
-# Pure functions. Source: docs/protocol.md, "Error modes"; the original's tests reptunnel_*_err.
 XOR_CODE_BYTES = 8
-_FAILURE, _SUCCESS = b"xor", b"xor success"
-
-
-@dataclass(frozen=True, slots=True)
-class XorReport:
-    """What the eight bytes say.
-
-    Attributes:
-        origin: the hop that raised the error, or the last one if all went well; 0 is the first of the route.
-            None when no hop could have sent these bytes: somebody changed them.
-        succeeded: the last node said that all went well.
-    """
-
-    origin: int | None
-    succeeded: bool
-
-
-def xor_code(seed: bytes, *, success: bool = False) -> bytes:
-    """The code of a slot, 8 bytes: for an error at this hop, or (last node only) for success."""
-    return expand(seed, _SUCCESS if success else _FAILURE, XOR_CODE_BYTES)
-
-
-def random_status(geometry: Geometry, random_bytes: Callable[[int], bytes]) -> bytes:
-    """What a node sends as STATUS when it has nothing to say to anybody: the answer to DROP."""
-    return random_bytes(geometry.status_bytes)
-
-
-def raise_xor_code(
-    seed: bytes, geometry: Geometry, random_bytes: Callable[[int], bytes], *, success: bool = False
-) -> bytes:
-    """The frame of the hop that raises an error, or of the last node that reports success.
-
-    Returns:
-        geometry.status_bytes bytes.
-    """
-    rest = random_bytes(geometry.status_bytes - XOR_CODE_BYTES)
-    return xor_code(seed, success=success) + rest
-
-
-def add_xor_code(
-    status: bytes, seed: bytes, geometry: Geometry, random_bytes: Callable[[int], bytes]
-) -> bytes:
-    """What a hop makes of such a frame that came from downstream.
-
-    Raises:
-        MalformedMessage: wrong length. Reset the stream, and raise this hop's own code upstream.
-    """
-    if len(status) != geometry.status_bytes:
-        raise MalformedMessage(
-            f"STATUS is {len(status)} bytes, geometry {geometry.name!r} has {geometry.status_bytes}"
-        )
-    rest = random_bytes(geometry.status_bytes - XOR_CODE_BYTES)
-    return _xor(status[:XOR_CODE_BYTES], xor_code(seed)) + rest
-
-
-def read_xor_code(status: bytes, seeds: Sequence[bytes]) -> XorReport:
-    """Compare the first eight bytes with what each hop would send; all of them, whatever fits.
-
-    Args:
-        seeds: the slot seeds of the route, the last node's included.
-    Raises:
-        LocalTunnelError: no seeds. MalformedMessage: fewer than 8 bytes.
-    """
-    if not seeds:
-        raise LocalTunnelError("a route of no hops has no codes")
-    if len(status) < XOR_CODE_BYTES:
-        raise MalformedMessage(f"STATUS is {len(status)} bytes, expected at least {XOR_CODE_BYTES}")
-    seen = status[:XOR_CODE_BYTES]
-    origin = None
-    sum_before = bytes(XOR_CODE_BYTES)
-    for hop, seed in enumerate(seeds):
-        if equal(seen, _xor(sum_before, xor_code(seed))):
-            origin = hop
-        success = equal(seen, _xor(sum_before, xor_code(seed, success=True)))
-        sum_before = _xor(sum_before, xor_code(seed))
-    if success:  # the last node's: nobody else reports it
-        origin = len(seeds) - 1
-    return XorReport(origin, success)
-
-
-def _xor(left: bytes, right: bytes) -> bytes:
-    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+_FAILURE, _SUCCESS = b"xor", b"xor success"  # labels of the codes
+_HEAD = struct.Struct(">BBHH")  # of a chunk: type, flags, block number, length
+_LAST = 0x01
+_FIRST_NONCE = bytes(12)
 
 
 def originate(
@@ -160,9 +85,9 @@ def originate(
     """The STATUS of the node where a frame ended.
 
     Args:
-        slot: what this node opened of the header.
+        slot: the slot that this node opened.
         code: the reason; None for success.
-        hold_ms, about_next, text: as for `originate_status`; the error modes xor and none leave them out.
+        hold_ms, about_next, text: as for `originate_status`; the error modes xor and none omit them.
     """
     if slot.command is Command.DROP or slot.flags & NOERR_FLAG:
         return random_status(geometry, random_bytes)
@@ -188,10 +113,10 @@ def pass_on(
     engine: TunnelEngine,
     random_bytes: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
-    """What a hop makes of the STATUS that came from the next one.
+    """Add this hop's part to a STATUS from the next node.
 
     Raises:
-        MalformedMessage: it has another length than every STATUS: the next node sent it so.
+        MalformedMessage: wrong length; the fault of the next node.
     """
     if slot.flags & XORERR_FLAG:
         return add_xor_code(status, slot.seed, geometry, random_bytes)
@@ -199,42 +124,106 @@ def pass_on(
     return wrap_status(status, keys, geometry=geometry, hold_ms=hold_ms, engine=engine)
 
 
-# A STATUS that Bob passes on: what became of his reply by block, sent home over the query's stream.
-#
-# The STATUS of a reply ends at Bob, who cannot read it; its keys are Alice's. While the query's backward
-# half lives he sends it to her there, in a chunk of its own: chunk 0 of that half, which has no other
-# content in a mode that answers by block. It is sealed under the `e2e backward` key, and proxies put their
-# backward layers on as on every chunk.
-#
-# Pure functions. Source: docs/protocol.md, "Status".
-_HEAD = struct.Struct(">BBHH")
-_LAST = 0x01
-_FIRST_NONCE = bytes(12)
+def random_status(geometry: Geometry, random_bytes: Callable[[int], bytes]) -> bytes:
+    """A STATUS that carries nothing: the answer to DROP, and Bob's in error mode `none`."""
+    return random_bytes(geometry.status_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class XorReport:
+    """The meaning of the eight bytes in error mode `xor`.
+
+    Attributes:
+        origin: index of the hop that raised the error, or of the last node on success; 0 is the first hop.
+            None: no hop could have sent these bytes, so they were changed.
+        succeeded: the last node reported success.
+    """
+
+    origin: int | None
+    succeeded: bool
+
+
+def xor_code(seed: bytes, *, success: bool = False) -> bytes:
+    """The 8-byte code of a slot: for an error at this hop or, at the last node only, for success."""
+    return expand(seed, _SUCCESS if success else _FAILURE, XOR_CODE_BYTES)
+
+
+def raise_xor_code(
+    seed: bytes, geometry: Geometry, random_bytes: Callable[[int], bytes], *, success: bool = False
+) -> bytes:
+    """The STATUS of the hop that raises an error, or of the last node on success."""
+    rest = random_bytes(geometry.status_bytes - XOR_CODE_BYTES)
+    return xor_code(seed, success=success) + rest
+
+
+def add_xor_code(
+    status: bytes, seed: bytes, geometry: Geometry, random_bytes: Callable[[int], bytes]
+) -> bytes:
+    """XOR this hop's code into a STATUS from downstream.
+
+    Raises:
+        MalformedMessage: wrong length. Reset the stream, and raise this hop's own code upstream.
+    """
+    if len(status) != geometry.status_bytes:
+        raise MalformedMessage(
+            f"STATUS is {len(status)} bytes, geometry {geometry.name!r} has {geometry.status_bytes}"
+        )
+    rest = random_bytes(geometry.status_bytes - XOR_CODE_BYTES)
+    return _xor(status[:XOR_CODE_BYTES], xor_code(seed)) + rest
+
+
+def read_xor_code(status: bytes, seeds: Sequence[bytes]) -> XorReport:
+    """Find the hop whose code the first eight bytes hold. Compares with every hop, in constant time.
+
+    Args:
+        seeds: the slot seeds of the route, the last node's included.
+    Raises:
+        LocalTunnelError: no seeds. MalformedMessage: fewer than 8 bytes.
+    """
+    if not seeds:
+        raise LocalTunnelError("a route of no hops has no codes")
+    if len(status) < XOR_CODE_BYTES:
+        raise MalformedMessage(f"STATUS is {len(status)} bytes, expected at least {XOR_CODE_BYTES}")
+    seen = status[:XOR_CODE_BYTES]
+    origin = None
+    sum_before = bytes(XOR_CODE_BYTES)
+    for hop, seed in enumerate(seeds):
+        if equal(seen, _xor(sum_before, xor_code(seed))):
+            origin = hop
+        success = equal(seen, _xor(sum_before, xor_code(seed, success=True)))
+        sum_before = _xor(sum_before, xor_code(seed))
+    if success:  # of the last node: only that one can report it
+        origin = len(seeds) - 1
+    return XorReport(origin, success)
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
 def fits_status_chunk(geometry: Geometry, block_geometry: Geometry) -> bool:
-    """Whether a query of `geometry` can carry the STATUS of a block of `block_geometry`; else it is lost."""
+    """Whether a chunk of the query can carry the STATUS of the reply path; if not, that STATUS is lost."""
     return block_geometry.status_bytes <= geometry.chunk_data_bytes
 
 
 def seal_status_chunk(
     status: bytes, seed: bytes, geometry: Geometry, engine: TunnelEngine, *, number: int = 0
 ) -> bytes:
-    """Bob's chunk.
+    """Seal the STATUS of a reply by block into a chunk, at Bob.
 
     Args:
-        status: as it came on the reply's backward half.
-        seed: of the query's DEST slot. geometry: the query's.
-        number: of the reply block, from 0, in the order of the query's head.
+        status: as received on the backward half of the reply.
+        seed: of the query's DEST slot. geometry: of the query.
+        number: of the reply block, from 0, in the order of the message head.
     Returns:
-        C bytes: all content of the query's backward half; FIN and the query's own STATUS follow.
+        C bytes, the only chunk of the query's backward half; FIN and the query's own STATUS follow.
     Raises:
-        LocalTunnelError: the chunk is too short (see `fits_status_chunk`).
+        LocalTunnelError: the STATUS does not fit (see `fits_status_chunk`).
     """
     if len(status) > geometry.chunk_data_bytes:
         raise LocalTunnelError(
-            f"a STATUS of {len(status)} bytes, a chunk of geometry {geometry.name!r} carries "
-            f"{geometry.chunk_data_bytes}"
+            f"a STATUS of {len(status)} bytes does not fit a chunk of geometry {geometry.name!r}, which "
+            f"carries {geometry.chunk_data_bytes}"
         )
     plain = _HEAD.pack(ChunkType.STATUS, _LAST, number, len(status)) + status
     plain += bytes(geometry.chunk_bytes - 16 - len(plain))
@@ -250,15 +239,15 @@ def open_status_chunk(
     *,
     blocks: int = 1,
 ) -> tuple[int, bytes]:
-    """What Alice reads: the STATUS of one of her replies, for `read_status` with `block_status_keys`.
+    """Open what `seal_status_chunk` sealed. Read the STATUS with `block_status_keys` and `read_status`.
 
     Args:
-        chunk: C bytes, the backward layers taken off. block_geometry: of the blocks that she gave to Bob.
-        blocks: how many.
+        chunk: C bytes, without the backward layers.
+        block_geometry, blocks: geometry and number of the query's reply blocks.
     Returns:
-        The block's number, and the STATUS.
+        The number of the block, and its STATUS.
     Raises:
-        MalformedMessage: it does not open, or holds what Bob does not write.
+        MalformedMessage: it does not open, or its content is malformed.
     """
     try:
         plain = engine.aead(end_to_end_key(seed, Direction.BACKWARD)).open(_FIRST_NONCE, chunk)
@@ -269,12 +258,12 @@ def open_status_chunk(
     _, _, number, _ = _HEAD.unpack_from(plain)
     head = _HEAD.pack(ChunkType.STATUS, _LAST, number, length)
     if plain[: _HEAD.size] != head or number >= blocks or any(plain[end:]):
-        raise MalformedMessage(f"the chunk on the query's backward half is no STATUS of {length} bytes")
+        raise MalformedMessage(f"the chunk on the query's backward half is not a STATUS of {length} bytes")
     return number, plain[_HEAD.size : end]
 
 
 class Reported(Protocol):
-    """A frame of Alice's whose status she can read: a query, or a tunnel."""
+    """A frame whose status its sender can read: a query or a tunnel."""
 
     @property
     def route(self) -> Route: ...
@@ -285,10 +274,10 @@ class Reported(Protocol):
 
 
 def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report | None:
-    """Read the STATUS that came back for a query.
+    """Read the STATUS of a query or tunnel.
 
     Returns:
-        None in error mode `none`, unless a proxy tells a failure: there Bob's own word is random bytes.
+        None in error mode `none`, where Bob sends random bytes, unless a proxy reported a failure.
     """
     route, seeds = query.route.nodes, query.circuit.seeds
     geometry = query.circuit.profile.geometry
@@ -308,12 +297,12 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
 
 
 def read_reply_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngine) -> Report:
-    """Read what Bob has handed on of the way of his reply.
+    """Read the STATUS of the reply, which Bob forwards on the query's backward half.
 
     Args:
-        chunk: C bytes, the only ones of the query's backward half, as they came from the first hop.
+        chunk: C bytes, as received from the first hop.
     Raises:
-        MalformedMessage: the chunk does not open, or is none of Bob's.
+        MalformedMessage: the chunk does not open, or its content is malformed.
     """
     circuit, reply_paths = query.circuit, query.reply_paths
     buffer = bytearray(chunk)
