@@ -82,7 +82,7 @@ def test_numbers_of_replies_that_cannot_be(net: LocalNetwork) -> None:
         with pytest.raises(LocalTunnelError, match="a sink for each"):
             net[0].query(net[7].id, b"", hops=1, **arguments)
     for mode in (ReplyMode.NONE, ReplyMode.CACHED, ReplyMode.KNOWN_DEST):
-        with pytest.raises(LocalTunnelError, match="no use for `blocks`"):
+        with pytest.raises(LocalTunnelError, match="does not use `blocks`"):
             net[0].query(net[7].id, b"", hops=1, mode=mode, replies=2).result(PATIENCE_S)
     with pytest.raises(LocalTunnelError, match="4 reply blocks"):
         net[0].query(net[7].id, b"", hops=1, profile=Profile(LONG), replies=4).result(PATIENCE_S)

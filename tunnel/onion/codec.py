@@ -1,9 +1,13 @@
-"""The facade over the onion protocol: frames to send, frames to open. Bytes only, no socket, no waiting.
+"""The facade of the onion protocol: frames to send, frames to open. Bytes only; nothing here waits.
 
-`OnionReader` opens and reads. `OnionCodec` adds what needs routes, keys and randomness:
-queries in every mode, replies that carry blocks, answers to somebody who named herself, cover traffic. What a
-mode needs is read from its row in `tunnel.modes`.
-Source: docs/protocol.md, "Reply modes" and "Building a query".
+`OnionReader` opens headers, with every check in its order, makes the layers for a frame, and answers where
+the message or the stream offers a path. It needs no directory, so a service that only reads frames can have
+one; all readers of a node share its keys and tables.
+
+`OnionCodec` adds what needs routes: queries in every mode, replies that carry reply blocks, answers to an
+origin (mode `known-dest`), and cover traffic. What a mode needs is read from its row in `tunnel.modes`.
+
+Source: docs/protocol.md, "Order of checks", "Reply modes" and "Building a query".
 """
 
 from __future__ import annotations
@@ -54,23 +58,19 @@ __all__ = [
 ]
 
 
-# `OnionReader`: the light half of a tunnel, all that a service which reads frames needs.
-#
-# It opens headers with every check in its order, makes the layers for what a header says, and can answer
-# where the way back is in the message or in the stream. It has no directory, makes no reply blocks and
-# builds no route: where an answer needs one, `reply_mode` raises LocalTunnelError, and the node uses its
-# `OnionCodec`. Readers share its key ring and tables: any number of them may be made. Source:
-# docs/protocol.md, "Order of checks".
 _OWN = b"own"
+_QUERY_ID_BYTES = 8
+_USED_BLOCKS = 1_000_000
 
 
 class UsedBlocks:
-    """Reply blocks that this node has used. A second frame along one would have the nonces of the first.
+    """The reply blocks that this node has used: a second frame on one would reuse its nonces.
 
-    Known by their seeds, from which the key comes, for as long as any block can be alive, whatever expiry it
-    names: whoever made it may write a later one into it. Apart from the replay tables of headers, so that
-    answering fills nobody's share there. Not kept over a restart: a block comes with a query, and no query is
-    accepted twice. A clock that was set back goes on here from the latest time: only how much passes counts.
+    A block is known by its end-to-end seed, from which the key comes. It is kept for the longest life of a
+    block, not until its expiry, which its maker could raise. The table is separate from those of headers, so
+    that answers fill no neighbour's share there. It is not saved: blocks come with queries, and no query is
+    accepted twice, even after a restart. After the clock was set back, this table continues from the latest
+    time it saw.
     """
 
     def __init__(self, limit: int) -> None:
@@ -78,20 +78,19 @@ class UsedBlocks:
         self._set_back_s = 0.0
 
     def use(self, block: ReplyBlock, *, now_s: float) -> None:
-        """Raises PeerError (REPLAYED or EXPIRED) or TableFull as `ReplayTable.insert`."""
+        """Mark a block as used. Raises PeerError (REPLAYED, EXPIRED), TableFull as `ReplayTable.insert`."""
         self._set_back_s = max(self._set_back_s, self._table.latest_now_s - now_s)
         now_s += self._set_back_s
         self._table.insert(block.end_to_end_seed, int(now_s) + LATEST_S, now_s=now_s, neighbour=_OWN)
 
 
 class OnionReader:
-    """What a read service needs to know what a frame is, to read it, and to answer it where it can.
+    """Opens frames, reads them, and answers where that needs no route of this node's choice.
 
     Args:
-        node_id: this node's own id.
-        ring: its onion keys and their replay tables; its home key.
-        used_blocks: shared by all readers of this node.
-        header_rate: of each neighbour; None: no limit.
+        ring: onion keys with their replay tables, and the home key.
+        used_blocks: shared by all readers of a node.
+        header_rate: limit for each neighbour; None: no limit.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class OnionReader:
         self._header_rate = header_rate
 
     def reader(self) -> OnionReader:
-        """A light reader on the same keys, tables and limits."""
+        """Another reader with the same keys, tables and limits, without the codec."""
         return OnionReader(
             node_id=self.node_id,
             ring=self.ring,
@@ -120,13 +119,13 @@ class OnionReader:
     # --- every frame ---------------------------------------------------------------------------------------
 
     def open_frame(self, header: bytes, profile: Profile, *, neighbour: bytes, now_s: float) -> Opened:
-        """Open and check a header, in the documented order; remember it.
+        """Open and check a header, in the documented order, and remember it.
 
         Args:
-            header: 128·N bytes. neighbour: who it came from. now_s: seconds since 1970.
+            header: 128·N bytes. neighbour: id of its sender. now_s: seconds since 1970.
         Raises:
             PeerError: BUSY, BAD_HEADER, UNKNOWN_NEXT, EXPIRED or REPLAYED, for the RESET. TableFull: no room.
-        On error: no header was remembered.
+        On error: the header is not remembered.
         """
         if self._header_rate is not None:
             self._header_rate.take(neighbour, now_s=now_s)
@@ -140,7 +139,7 @@ class OnionReader:
             )
         if slot.command is Command.RELAY and slot.next_id in (self.node_id, neighbour):
             raise PeerError(
-                "slot names this node itself, or the neighbour that it came from, as the next",
+                "slot names this node itself, or the neighbour that sent it, as the next",
                 ErrorCode.UNKNOWN_NEXT,
             )
         check_expiry(slot.expiry, now_s)
@@ -151,7 +150,7 @@ class OnionReader:
     # --- proxy ---------------------------------------------------------------------------------------------
 
     def relay_layers(self, slot: Slot, profile: Profile) -> tuple[WidePermutation, WidePermutation]:
-        """The permutations of a proxy, (forward, backward); it applies their `decrypt` to each chunk."""
+        """A proxy's permutations (forward, backward), whose `decrypt` it applies to each chunk."""
         return (
             permutation(profile, slot.seed, Direction.FORWARD, self.engine),
             permutation(profile, slot.seed, Direction.BACKWARD, self.engine),
@@ -160,19 +159,19 @@ class OnionReader:
     # --- Bob -----------------------------------------------------------------------------------------------
 
     def destination_reader(self, slot: Slot, profile: Profile) -> MessageR:
-        """Bob's reader of a query. When its header is read, `head` says how to answer."""
+        """Bob's reader of a query. After its header is read, `head` tells how to answer."""
         return MessageR(profile, end_to_end_key(slot.seed, Direction.FORWARD), engine=self.engine)
 
     def reply_mode(self, head: MessageHead) -> ReplyMode:
-        """How a message is to be answered, if this reader can do it alone: none, route or cached.
+        """The reply mode of a message that this reader can answer: none, route or cached.
 
         Raises:
-            LocalTunnelError: the answer needs a route of this node's own choice (known-dest, reply-on-reply).
+            LocalTunnelError: the answer needs a route of this node's choice (known-dest, reply-on-reply).
         """
         row = MODES[head.mode]
         if row.names_alice or row.replies_carry_blocks:
             raise LocalTunnelError(
-                f"a reply in mode {head.mode} needs a route: let the node's Tunnel write it"
+                f"a reply in mode {head.mode} needs a route: let the node's OnionCodec write it"
             )
         return head.mode
 
@@ -180,8 +179,8 @@ class OnionReader:
         """A frame along a reply block.
 
         Raises:
-            PeerError: EXPIRED: the block is too old. UNKNOWN_NEXT: it begins at this node itself. REPLAYED:
-                it was used before; a second frame would be sealed with the nonces of the first.
+            PeerError: EXPIRED: the block is too old. UNKNOWN_NEXT: its first node is this node. REPLAYED: it
+                was used before.
             TableFull: too many blocks were used in the last hours.
         """
         return self._reply(block, MessageHead(), now_s)
@@ -191,35 +190,32 @@ class OnionReader:
     ) -> OutgoingFrame:
         check_expiry(block.expiry, now_s)
         if block.first_id == self.node_id:
-            raise PeerError(
-                "reply block names this node itself as the first of the way back", ErrorCode.UNKNOWN_NEXT
-            )
+            raise PeerError("reply block names this node itself as the first node", ErrorCode.UNKNOWN_NEXT)
         self._used_blocks.use(block, now_s=now_s)
         key = end_to_end_key(block.end_to_end_seed, Direction.FORWARD)
         message = MessageW(block.profile, key, engine=self.engine, head=head)
         return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message), query_id)
 
     def cached_reply(self, slot: Slot, profile: Profile) -> MessageW:
-        """Bob's writer of a reply over the query's own streams. Make it once for each query: a second one
-        would use the nonces of the first.
+        """Bob's writer of a reply over the query's own streams. Call it once for each query: a second writer
+        would reuse the nonces of the first.
         """
         return MessageW(profile, end_to_end_key(slot.seed, Direction.BACKWARD), engine=self.engine)
 
     def origin(self, slot: Slot, head: MessageHead) -> Origin:
-        """Who asks in mode `known-dest`, checked.
+        """Verify the origin of a message in mode `known-dest`.
 
         Raises:
-            MalformedMessage: she is not who she says.
-            LocalTunnelError: the message names nobody: its mode is another.
+            MalformedMessage: the claim is invalid. LocalTunnelError: the message has no origin.
         """
         if head.origin is None:
-            raise LocalTunnelError(f"a message of mode {head.mode} names no origin")
+            raise LocalTunnelError(f"a message of mode {head.mode} has no origin")
         return check_origin(head.origin, destination=self.node_id, dest_seed=slot.seed, engine=self.engine)
 
     # --- Alice ---------------------------------------------------------------------------------------------
 
     def answered_query(self, head: MessageHead) -> bytes | None:
-        """The id of the query that a message for this node answers (mode `known-dest`); None: it is a query.
+        """The id of the query that a message answers (mode `known-dest`); None: it is itself a query.
 
         Raises:
             MalformedMessage: its ticket was not made here.
@@ -227,11 +223,11 @@ class OnionReader:
         return None if head.answer is None else answered_query(self.ring.keys.home, head.answer)
 
     def home_ticket(self, slot: Slot) -> HomeTicket:
-        """Whose reply this is. Raises PeerError (BAD_HEADER) when the slot was not made here."""
+        """The ticket of a reply. Raises PeerError (BAD_HEADER): the slot was not made here."""
         return HomeTicket.unpack(slot, self.ring.keys.home)
 
     def home_reader(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> FrameR:
-        """Alice's reader of a reply by block: the layers of the reply route's last proxy come off first."""
+        """Alice's reader of a reply by block: the layer of the last proxy is removed first."""
         layers = [
             WideBlockR(
                 permutation(profile, reply_hop_seed(slot.seed, proxy), Direction.FORWARD, self.engine),
@@ -243,18 +239,14 @@ class OnionReader:
         return FrameR(layers, MessageR(profile, key, engine=self.engine))
 
 
-_QUERY_ID_BYTES = 8
-_USED_BLOCKS = 1_000_000
-
-
 class OnionCodec(OnionReader):
-    """A reader that can also write: for Alice, for Bob's replies, and for cover traffic.
+    """A reader that also writes: Alice's queries, Bob's replies, and cover traffic.
 
     Args:
         ring: this node's keys.
-        directory: where the descriptors of routes come from.
-        header_rate: limit on headers that are opened for each neighbour; None: no limit.
-        random_bytes: seeds, ids, delays and padding; the operating system's generator unless a test fixes it.
+        directory: source of the descriptors of routes.
+        header_rate: limit on headers for each neighbour; None: no limit.
+        random_bytes: source of seeds, ids, delays and padding; the operating system's, except in tests.
     """
 
     def __init__(
@@ -290,30 +282,30 @@ class OnionCodec(OnionReader):
         descriptor: Descriptor | None = None,
         mean_delay_s: float = 0.0,
     ) -> OutgoingQuery:
-        """Build a query's frame over `route`, in any mode but `established` (see `way`).
+        """Build the frame of a query, in any mode except `established` (see `circuit`).
 
         Args:
-            reply_routes: other-route and reply-on-reply: ways back, from Bob's first proxy to this node,
-                their destination. reply-on-reply takes the query's proxies in reverse if there are none.
+            reply_routes: modes other-route and reply-on-reply: routes from Bob to this node. By default,
+                reply-on-reply takes the query's proxies in reverse.
             reply_profile: of the reply blocks; by default the query's.
-            blocks: how many reply blocks, each for one reply; the ways back are used in turn. By default one
-                for each way.
+            blocks: number of reply blocks, each for one reply, over the reply routes in turn. By default one
+                for each route.
             descriptor: known-dest: this node's own, as it is now.
-            mean_delay_s: of the random delay at each proxy, there and back by block; 0: none.
+            mean_delay_s: mean of the random delay at each proxy, on the route and on reply paths; 0: none.
         Raises:
-            BadRoute: a node that is unknown, visited twice, does not offer the profile, or has no onion key
-                that can be sealed to now.
-            ProfileError: a route is longer than its profile holds.
-            LocalTunnelError: arguments that the mode has no use for, or that it lacks.
+            BadRoute: a node is unknown, is visited twice, does not offer the profile, or has no onion key
+                that is valid now.
+            ProfileError: a route does not fit its profile.
+            LocalTunnelError: an argument that the mode does not use, or a missing one.
         """
         mode, error_mode = member(ReplyMode, mode, "mode"), member(ErrorMode, error_mode, "error_mode")
         row = MODES[mode]
         if mode is ReplyMode.ESTABLISHED:
-            raise LocalTunnelError("an established tunnel is no message: build it on `Tunnel.way`")
+            raise LocalTunnelError("an established tunnel is not a message: use `OnionCodec.circuit`")
         if row.names_alice != (descriptor is not None):
-            raise LocalTunnelError(f"mode {mode}: `descriptor` is for known-dest, and is needed there")
+            raise LocalTunnelError(f"mode {mode}: `descriptor` belongs to known-dest, which requires it")
         if blocks is not None and not row.reply_blocks:
-            raise LocalTunnelError(f"mode {mode} has no use for `blocks`")
+            raise LocalTunnelError(f"mode {mode} does not use `blocks`")
         reply_paths = self._reply_routes(route, mode, reply_routes)
         query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
         blocks_and_paths: list[tuple[ReplyBlock, ReplyPath]] = []
@@ -356,7 +348,7 @@ class OnionCodec(OnionReader):
         error_mode: ErrorMode = ErrorMode.STATUS,
         mean_delay_s: float = 0.0,
     ) -> Circuit:
-        """A header over `route` and its secrets, without a message: what an established tunnel begins with.
+        """A header over `route` without a message: the start of an established tunnel.
 
         Raises BadRoute and ProfileError as `query`.
         """
@@ -378,20 +370,20 @@ class OnionCodec(OnionReader):
         wants_blocks: bool = False,
         mean_delay_s: float = 0.0,
     ) -> OutgoingFrame:
-        """A frame along a reply block; with `reply_routes`, one that carries reply blocks itself.
+        """A frame along a reply block; with `reply_routes`, it carries reply blocks itself.
 
         Args:
-            reply_routes: ways back to this node (reply-on-reply), the others as in `query`.
-            wants_blocks: with `reply_routes`: what comes back along them is to carry blocks again.
+            reply_routes: routes back to this node (reply-on-reply); the other arguments as in `query`.
+            wants_blocks: with `reply_routes`: the answers along them should carry blocks again.
         Returns:
-            The frame; its `query_id` is the one under which what Alice sends along those blocks comes home.
+            The frame; its `query_id` is the id of those answers.
         Raises:
             Those of `OnionReader.reply`, and of `query` for the blocks.
         """
         if not reply_routes:
             return super().reply(block, now_s=now_s)
         query_id = self._random_bytes(_QUERY_ID_BYTES)
-        # Who uses them is not known, only that she is not the first of the way to her unless it is direct.
+        # The user of the blocks is unknown.
         reply_blocks = self._reply_blocks(
             reply_routes,
             reply_profile or block.profile,
@@ -414,17 +406,17 @@ class OnionCodec(OnionReader):
         error_mode: ErrorMode = ErrorMode.STATUS,
         mean_delay_s: float = 0.0,
     ) -> OutgoingQuery:
-        """Bob's own query to somebody who named herself (mode `known-dest`): it carries her ticket.
+        """Bob's own query to the origin of a message in mode `known-dest`; it carries the origin's ticket.
 
         Args:
-            origin: checked, from `OnionReader.origin`.
-            route: of this node's choice; its destination is the origin, who need not be in the directory here
-                (but in that of the last proxy, or linked to it).
+            origin: verified, from `OnionReader.origin`.
+            route: to the origin, which need not be in this node's directory, but must be in that of the last
+                proxy, or linked to it.
         Raises:
-            BadRoute, ProfileError: as `query`; also when the route leads to somebody else.
+            BadRoute, ProfileError: as `query`; also: the route leads to another node.
         """
         if route.destination != origin.descriptor.node_id:
-            raise BadRoute("the route of an answer ends at another node than the one that asked")
+            raise BadRoute("the route of the answer does not end at the node that asked")
         circuit = self._builder.circuit(
             route,
             profile,
@@ -441,7 +433,7 @@ class OnionCodec(OnionReader):
     def drop(
         self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
     ) -> OutgoingFrame:
-        """A frame that its last node throws away. Write any content into it, zeros for instance.
+        """A frame that its last node discards. Write any content, such as zeros.
 
         Raises BadRoute and ProfileError as `query`.
         """
@@ -451,12 +443,13 @@ class OnionCodec(OnionReader):
     def loop(
         self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
     ) -> OutgoingFrame:
-        """A frame that comes back to this node: Alice uses a reply block of her own.
+        """A frame that returns to this node, along a reply block of its own.
 
         Args:
-            route: at least two proxies (one would be told to send it back where it came from), and this node.
+            route: at least two proxies, then this node. (A single proxy would send it back to the previous
+                node, which hops refuse.)
         Returns:
-            The frame; it comes home as a HOME frame with its `query_id`, unless somebody dropped it.
+            The frame; it returns as a HOME frame with its `query_id`.
         Raises:
             BadRoute, ProfileError: as `query`.
         """
@@ -489,7 +482,7 @@ class OnionCodec(OnionReader):
             case ReplyMode.OTHER_ROUTE:
                 raise LocalTunnelError("mode other-route needs `reply_routes`")
         if reply_routes:
-            raise LocalTunnelError(f"mode {mode} has no use for `reply_routes`")
+            raise LocalTunnelError(f"mode {mode} does not use `reply_routes`")
         return ()
 
     def _reply_blocks(

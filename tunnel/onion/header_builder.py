@@ -59,8 +59,7 @@ class Circuit:
         return self.seeds[-1]
 
     def forward_layers(self, engine: TunnelEngine) -> list[WideBlockW]:
-        """Layers for writing to Bob. Layer 0, next to the stream, is that of proxy 1, which removes it
-        first."""
+        """Layers for writing to Bob. Layer 0, next to the stream, is proxy 1's, which is removed first."""
         return [
             WideBlockW(permutation(self.profile, seed, Direction.FORWARD, engine))
             for seed in self.proxy_seeds

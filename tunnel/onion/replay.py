@@ -1,16 +1,21 @@
-"""The replay table: no header is accepted twice while it has not expired. One table for each onion key.
+"""The replay table, which refuses a header that was accepted before, and the limit on headers per neighbour.
 
-A tag is HMAC(table key, slot 0) cut to 8 bytes; without the key nobody can make two headers share one. Tags
-are kept by expiry hour and dropped with the hour, 600 s late, by a clock that never steps back. A header
-whose hour was dropped is refused, even when the node's clock was set back since and calls it fresh.
+There is one table for each onion key. A tag is HMAC(table key, slot 0), cut to 8 bytes; without the key,
+headers cannot be made to collide. Tags are grouped by expiry hour and dropped 600 s after that hour, by a
+clock that never steps back. A header of a dropped hour is refused, even if the node's clock was set back and
+shows it as fresh.
 
-Full tables fail closed: forgetting would reopen the door. So that one neighbour cannot shut it for the
-others, each may fill its share only; whoever is at its share, or whoever comes when the whole table is full,
-is refused, and the table asks for an early change of the onion key, with which an empty table comes.
+A full table refuses new headers: if it forgot old ones, they could be replayed. So that one neighbour cannot
+fill it for all, each may use only its share. At either limit the header is refused, and the table asks for
+an early change of the onion key, which brings an empty table.
 
-A table can be kept over a restart (`dump`, `restored`). The bytes are of fixed layout and end with a MAC, so
-that a table which was damaged, cut or exchanged for an older one's is refused whole. Source:
-docs/protocol.md, "Replay table".
+A table can be saved over a restart (`dump`, `restored`). The layout is fixed and ends with a MAC: a damaged
+or truncated table, or one of another key, is refused whole.
+
+`HeaderRate` limits headers per neighbour, because opening a slot is the one public-key operation that bytes
+from outside can trigger: 0.07 ms with OpenSSL, 0.5 ms with pycryptodome.
+
+Pure: time is an argument. Source: docs/protocol.md, "Replay table" and "Order of checks".
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from tunnel.onion.header import CLOCK_SKEW_S, HOUR_S
 __all__ = ["DEFAULT_LIMIT", "HeaderRate", "ReplayTable"]
 
 DEFAULT_LIMIT = 1_000_000
-_SHARES = 4  # a neighbour may fill a quarter: four hostile ones, not one, are needed to fill the table
+_SHARES = 4  # a neighbour may fill a quarter, so it takes four hostile ones to fill the table
 _TAG_BYTES = 8
 _MAC_BYTES = 32
 _MAGIC = b"mtunrpl\x01"
@@ -37,22 +42,22 @@ _MAC_LABEL = b"replay file"
 
 
 class ReplayTable:
-    """Tags of the headers seen, bounded.
+    """Tags of the accepted headers, bounded.
 
     Args:
         key: 32 random bytes, kept as long as the onion key.
-        limit: most tags held at once; each costs about 135 bytes of memory.
+        limit: most tags; each takes about 135 bytes of memory.
         share: most tags of one neighbour; by default a quarter of `limit`, at least 1.
 
     Attributes:
-        wants_rotation: somebody was refused for lack of room: the onion key should be changed early.
+        wants_rotation: a header was refused for lack of room: the onion key should change early.
     """
 
     def __init__(self, key: bytes, *, limit: int = DEFAULT_LIMIT, share: int | None = None) -> None:
         self._key = key
         self._limit = limit
         self._share = max(1, limit // _SHARES) if share is None else share
-        # hour → tag → tag of the neighbour it came from, whose id is nobody's business on a disk.
+        # hour → tag → tag of the neighbour that sent it: the file must not contain the neighbour's id.
         self._hours: dict[int, dict[bytes, bytes]] = {}
         self._held: Counter[bytes] = Counter()
         self._count = 0
@@ -64,34 +69,34 @@ class ReplayTable:
 
     @property
     def latest_now_s(self) -> float:
-        """The latest time that this table was told: what had expired by then is refused."""
+        """The latest time that this table has seen: headers that had expired by then are refused."""
         return self._latest_now_s
 
     def held_by(self, neighbour: bytes) -> int:
-        """How many tags `neighbour` has in the table."""
+        """The number of tags of one neighbour."""
         return self._held[self._tag(neighbour)]
 
     def insert(self, header: bytes, expiry: int, *, now_s: float, neighbour: bytes = b"") -> None:
-        """Remember a header that has just been opened; test and insert are one step.
+        """Test and remember a header that was just opened, in one step.
 
         Args:
-            header: the whole header; its first slot is what is remembered.
+            header: the whole header; the tag is made of its first slot.
             expiry: of the opened slot, already checked.
             now_s: seconds since 1970.
-            neighbour: whose share this takes from.
+            neighbour: its share pays for the tag.
         Raises:
-            PeerError (EXPIRED): its hour was forgotten already, by the latest time that this table was told.
-            PeerError (REPLAYED): it was here before. TableFull: no room, for this neighbour or for anybody.
-        On error: no header is remembered or lost.
+            PeerError (EXPIRED): its hour is dropped already, by the latest time that this table has seen.
+            PeerError (REPLAYED): accepted before. TableFull: the share or the table is full.
+        On error: nothing changes.
         """
         self._forget(now_s)
         if expiry < self._latest_now_s - CLOCK_SKEW_S:
             raise PeerError(
-                "header expired by the latest time that was seen here: the clock has stepped back",
+                "header had expired at the latest time seen here: the clock has stepped back",
                 ErrorCode.EXPIRED,
             )
         tag = self._tag(header[:SLOT_BYTES])
-        # Rounded up here too, so that senders of odd expiries cannot make thousands of sets of one tag each.
+        # Rounded up here too: odd expiries must not create thousands of groups with one tag each.
         hour = -(-expiry // HOUR_S) * HOUR_S
         if any(tag in tags for tags in self._hours.values()):
             raise PeerError("this header was accepted before", ErrorCode.REPLAYED)
@@ -100,10 +105,10 @@ class ReplayTable:
         if self._count >= self._limit or held >= self._share:
             self.wants_rotation = True
             if held >= self._share:
-                what, most = "this neighbour has its share", self._share
+                what, most = "this neighbour's share of the replay table", self._share
             else:
-                what, most = "replay table holds its limit", self._limit
-            raise TableFull(f"{what} of {most} headers; refusing until some expire or the onion key changes")
+                what, most = "the replay table", self._limit
+            raise TableFull(f"{what} is full ({most} headers) until some expire or the onion key changes")
         self._hours.setdefault(hour, {})[tag] = who
         self._held[who] = held + 1
         self._count += 1
@@ -114,13 +119,13 @@ class ReplayTable:
         for hour in past:
             tags = self._hours.pop(hour)
             self._count -= len(tags)
-            self._held -= Counter(tags.values())  # drops those that have none left
+            self._held -= Counter(tags.values())  # also drops entries that reach zero
 
     def _tag(self, data: bytes) -> bytes:
         return hmac_sha256(self._key, data)[:_TAG_BYTES]
 
     def dump(self, epoch: int) -> bytes:
-        """The table as bytes for `restored`. `epoch` names the onion key that it belongs to."""
+        """The table as bytes, for `restored`. `epoch` names the onion key."""
         parts = [_FILE_HEAD.pack(_MAGIC, epoch, self._latest_now_s, len(self._hours))]
         for hour, tags in self._hours.items():
             parts.append(_HOUR_HEAD.pack(hour, len(tags)))
@@ -138,17 +143,19 @@ class ReplayTable:
         limit: int = DEFAULT_LIMIT,
         share: int | None = None,
     ) -> ReplayTable:
-        """The table that `dump` gave, for the same key and epoch.
+        """Read the bytes of `dump`.
 
         Raises:
-            ReplayFileError: damaged, cut, of another key or epoch, or larger than `limit`.
+            ReplayFileError: damaged, truncated, of another key or epoch, or larger than `limit`.
         """
         table = cls(key, limit=limit, share=share)
         body, mac = data[:-_MAC_BYTES], data[-_MAC_BYTES:]
         if len(data) < _FILE_HEAD.size + _MAC_BYTES or not body.startswith(_MAGIC):
-            raise ReplayFileError(f"{len(data)} bytes that begin with {data[:8].hex()} are no replay table")
+            raise ReplayFileError(
+                f"{len(data)} bytes that begin with {data[:8].hex()} are not a replay table"
+            )
         if not equal(mac, hmac_sha256(key, _MAC_LABEL, body)):
-            raise ReplayFileError("the replay table's MAC is wrong: it was damaged, or is another key's")
+            raise ReplayFileError("wrong MAC: the replay table is damaged or belongs to another key")
         _, found, table._latest_now_s, hours = _FILE_HEAD.unpack_from(body)
         if found != epoch:
             raise ReplayFileError(f"the replay table is of epoch {found}, expected {epoch}")
@@ -166,27 +173,19 @@ class ReplayTable:
             table._held.update(tags.values())
             table._count += len(tags)
         if table._count > limit:
-            # Dropping some would open the door to them again.
+            # If some were dropped, those headers could be replayed.
             raise ReplayFileError(f"the replay table holds {table._count} headers, the limit is now {limit}")
         return table
 
 
-# How many headers a neighbour may have opened: a token bucket for each.
-#
-# Opening a slot is the one public-key operation that a stranger's bytes can ask of a node, 0.07 ms with
-# OpenSSL and 0.5 ms with pycryptodome. Pure: the caller brings the time. Source: docs/protocol.md, "Order
-# of checks".
-
-
 class HeaderRate:
-    """Token buckets by neighbour.
+    """A token bucket for each neighbour.
 
     Args:
-        per_s: headers a second that a neighbour may send on average. By default 500: a quarter of a core with
-            the slower engine.
-        burst: headers at once, after a pause.
-        neighbours: buckets kept. Neighbours are live links, which have a limit of their own; buckets that are
-            full again are forgotten first, for nothing is lost with them.
+        per_s: average headers per second. By default 500: a quarter of a core with the slower engine.
+        burst: most headers after a pause.
+        neighbours: most buckets. The number of links is limited elsewhere. Full buckets are dropped first,
+            because a new bucket is full too.
     """
 
     def __init__(self, *, per_s: float = 500.0, burst: float = 1_000.0, neighbours: int = 4_096) -> None:
@@ -202,15 +201,15 @@ class HeaderRate:
         """Count one header of `neighbour`.
 
         Args:
-            now_s: any clock in seconds. A clock that steps back refills nothing for that once; one that
-                steps forward fills the bucket, and no more.
+            now_s: any clock in seconds. After a step back nothing is refilled once; a step forward fills the
+                bucket at most.
         Raises:
-            PeerError (BUSY): it has had its share for now; nothing was counted.
+            PeerError (BUSY): the bucket is empty; the header is not counted.
         """
         tokens = self._tokens(neighbour, now_s)
         if tokens < 1:
             raise PeerError(
-                f"a neighbour sends more than {self._per_s:g} headers a second; refused until it slows down",
+                f"a neighbour sends more than {self._per_s:g} headers a second: refused until it slows down",
                 ErrorCode.BUSY,
             )
         if neighbour not in self._buckets and len(self._buckets) >= self._neighbours:
@@ -227,5 +226,5 @@ class HeaderRate:
             del self._buckets[who]
         if not full:
             raise PeerError(
-                f"{self._neighbours} neighbours are sending headers; refusing a further one", ErrorCode.BUSY
+                f"{self._neighbours} neighbours are sending headers: no room for another", ErrorCode.BUSY
             )

@@ -1,19 +1,35 @@
-"""STATUS: what came of a frame, said by the node that knows, in a form that only Alice can read.
+r"""STATUS, the report on the outcome of a frame, in a form that only Alice can read.
 
-The last frame of a stream's backward half, once per stream, always sent, success and failure alike: a hop
-that carries it sees bytes of one length that look random. The node where the frame ended (or failed)
-originates it; every hop on the way back wraps it; Alice reads it, and learns which hop originated it, or
-which two hops it was changed between, and how long each says that it held the frame.
+STATUS comes last on the backward half of a stream. It is always sent, once, for success and failure alike,
+and a hop that carries it sees random-looking bytes of one length. The node where the frame ended or failed
+originates it, and every earlier hop wraps it. Alice learns which hop originated it, or between which two hops
+it was changed, and how long each hop claims to have held the frame.
 
     body: MAC 32 ‖ code 2 ‖ length 2 ‖ text 220        trail: hold times 4·N ‖ attribution MACs
 
-Rules, kept by the caller: the keys of one slot serve for one STATUS. Their pad is a stream cipher, so two
-statuses under one pad would show their difference. A node that could not open the header, or refused it, has
-no keys of that stream: it sends RESET, and its upstream neighbour originates with `about_next`.
+The trail shows between which two hops a STATUS was changed. The difficulty: every hop must vouch for all
+parts from behind it, in a field of fixed size, without knowing how many hops are behind it. So each hop
+writes one MAC for every possible distance to the end of the route, each over exactly what will be left of the
+trail when Alice reads it: for distance y the first y + 1 hold times, and the y MACs behind it that Alice will
+check too. Alice knows the distance, and checks that MAC. A hop that wraps the trail shifts it by one place;
+the part that falls off the end belongs to distances that are no longer possible. So N hold times and N + (N −
+1) + … + 1 MACs suffice.
 
-Pure functions: bytes, keys and times are arguments. Reading costs the same whatever the bytes are.
+    row 0 (the sender)       row 1 (the hop behind)    row 2
+    mac_0_2 mac_0_1 mac_0_0  mac_1_1 mac_1_0           mac_2_0            N = 3; mac_x_y: y hops to the end
+            \________\________________\_______           (mac_0_2 covers mac_1_1 and mac_2_0)
 
-Source: docs/protocol.md, "Status"; the model is Lightning's BOLT 4, "Returning Errors".
+A MAC of the trail has 4 bytes, as in the model: a forger has one try for each STATUS, and shifts the blame
+with probability 2^-32. Code and text must not be forged at all, so their MAC has 32 bytes. A geometry without
+attribution MACs has hold times only.
+
+Rules: the keys of one slot serve for one STATUS, because their pad is a stream cipher, and two statuses under
+one pad would show their difference. A node that could not open the header, or refused it, has no keys for
+that stream: it sends RESET, and its upstream neighbour originates with `about_next`. Lengths come from the
+geometry. No branch depends on the content of a trail, and reading costs the same for all bytes.
+
+Pure functions. Source: docs/protocol.md, "Status". The model is Lightning's BOLT 4, "Returning Errors", with
+the attribution data of pull request 1044 (Jager).
 """
 
 from __future__ import annotations
@@ -47,32 +63,15 @@ __all__ = [
     "wrap_status",
 ]
 
-# The trail of a STATUS: how long each hop held it, and MACs that show between which two hops it was
-# changed.
-#
-# The difficulty: every hop must vouch for all that came from behind it, in a place of fixed size, without
-# knowing how many hops are behind it. So each hop writes one MAC for every distance at which it might be
-# from the route's end, each over just as much as will be left of the trail when Alice looks: for distance y
-# the first y + 1 hold times and the y MACs behind it that Alice will check too. Alice, who knows the
-# distance, checks that one. A hop that passes the trail on shifts it by one place and what falls off the
-# end is beyond every distance that is still possible: N hold times and N + (N − 1) + … + 1 MACs are enough.
-#
-#     row 0 (who sends)        row 1 (the hop behind)    row 2
-#     mac_0_2 mac_0_1 mac_0_0  mac_1_1 mac_1_0           mac_2_0            N = 3; mac_x_y: y hops to the end
-#             \________\________________\_______           (mac_0_2 covers mac_1_1 and mac_2_0)
-#
-# A MAC is cut to 4 bytes, as in the model: who guesses has one try for each STATUS, and 2^-32 is the chance
-# to put the blame elsewhere. What must not be forged, code and text, has a MAC of 32 bytes of its own.
-#
-# Everything here is in the clear form, before a hop's pad is added or after Alice took it off. A geometry
-# without attribution MACs has hold times only. Rules: lengths come from the geometry; no branch depends on
-# what a trail holds.
-#
-# Source: docs/protocol.md, "Status"; the idea is that of Lightning's BOLT 4, "Returning Errors", with the
-# attribution data of pull request 1044 (Jager).
 HOLD_BYTES = 4
 TRAIL_MAC_BYTES = 4
 MAX_HOLD_MS = 2**32 - 1
+STATUS_TEXT_BYTES = 220
+MAX_STATUS_WAIT_MS = 500  # more than the time between a refusal here and one a few hops on
+_MAC_BYTES = 32
+_BODY = struct.Struct(f">{_MAC_BYTES}sHH{STATUS_TEXT_BYTES}s")
+_SUCCESS = 0
+_ABOUT_NEXT = 0x100  # the code is from the next node's RESET, or about the link to it
 
 
 class Trail:
@@ -95,15 +94,15 @@ class Trail:
 
     @property
     def hold_ms(self) -> int:
-        """How long the nearest hop says that it held the frame, in milliseconds."""
+        """The hold time that the nearest hop claims, in milliseconds."""
         return int.from_bytes(self._holds[:HOLD_BYTES], "big")
 
     def push(self, key: bytes, body: bytes, hold_ms: int) -> None:
         """Put a hop before all others: its hold time and its MACs.
 
         Args:
-            key: the hop's attribution key, 32 bytes.
-            body: the STATUS before the trail, as this hop sends it without its pad.
+            key: the hop's trail key, 32 bytes.
+            body: the STATUS before the trail, as this hop sends it, without its pad.
             hold_ms: capped at 2^32 − 1.
         """
         hold = min(max(hold_ms, 0), MAX_HOLD_MS).to_bytes(HOLD_BYTES, "big")
@@ -120,10 +119,10 @@ class Trail:
             self._macs = b"".join((*own, *rows))
 
     def check(self, key: bytes, body: bytes, distance: int) -> bool:
-        """Whether the nearest hop's MAC for this distance from the route's end fits; True without MACs.
+        """Check the nearest hop's MAC for a distance from the end of the route. True without MACs.
 
         Args:
-            key, body: as in `push`, with the hop's pad taken off. distance: 0 for the route's last node.
+            key, body: as in `push`, with the pad of the hop removed. distance: 0 for the last node.
         """
         if not self._macs:
             return True
@@ -135,7 +134,7 @@ class Trail:
         return equal(written, HmacSha256(key, body).digest(covered)[:TRAIL_MAC_BYTES])
 
     def pop(self) -> None:
-        """Take the nearest hop off. What had fallen off the end comes back as zeros, which nothing covers."""
+        """Remove the nearest hop. The part that fell off the end returns as zeros, which no MAC covers."""
         self._holds = self._holds[HOLD_BYTES:] + bytes(HOLD_BYTES)
         if self._macs:
             lost = bytes(TRAIL_MAC_BYTES)
@@ -144,50 +143,41 @@ class Trail:
 
 @lru_cache
 def _rows(slots: int) -> list[slice]:
-    """Where the rows are: row x has the MACs of the hop x places on, for distances N − 1 − x down to 0."""
+    """The places of the rows: row x has the MACs of the hop x places on, for distances N − 1 − x to 0."""
     starts = [TRAIL_MAC_BYTES * (row * slots - row * (row - 1) // 2) for row in range(slots + 1)]
     return [slice(start, stop) for start, stop in pairwise(starts)]
 
 
 @lru_cache
 def _order(slots: int) -> Callable[[memoryview], tuple[int, ...]]:
-    """Takes the MACs of all rows, and gives them by the distance y of the nearest hop: mac_0_y … mac_y_0."""
+    """Sorts the MACs of all rows by the distance y of the nearest hop: mac_0_y … mac_y_0."""
     firsts = [row.start // TRAIL_MAC_BYTES for row in _rows(slots)]
     return itemgetter(*(firsts[x] + slots - 1 - y for y in range(slots) for x in range(y + 1)))
 
 
 def _by_distance(macs: bytes, slots: int) -> list[bytes]:
-    """For each distance of a hop put before all others, the MACs behind it that it vouches for.
+    """The MACs that a new nearest hop vouches for, for each of its possible distances.
 
-    What is y − 1 from the end now, with all that it covers, is behind who is at y. In one pass over machine
-    words: 13 µs for 528 MACs, where a slice for each takes 42.
+    One pass over machine words takes 13 µs for 528 MACs; a slice for each takes 42.
     """
     ordered = array("I", _order(slots)(memoryview(macs).cast("I"))).tobytes()
     ends = [TRAIL_MAC_BYTES * (y * (y + 1) // 2) for y in range(slots)]
     return [b"", *(ordered[start:stop] for start, stop in pairwise(ends))]
 
 
-STATUS_TEXT_BYTES = 220
-MAX_STATUS_WAIT_MS = 500  # longer than what distinguishes a refusal here from one a few hops on
-_MAC_BYTES = 32
-_BODY = struct.Struct(f">{_MAC_BYTES}sHH{STATUS_TEXT_BYTES}s")
-_SUCCESS = 0
-_ABOUT_NEXT = 0x100  # the code is what the next node's RESET said, or what became of the link to it
-
-
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """What a STATUS says. Hops are counted along the frame's route, 0 = the first after its origin.
+    """The content of a STATUS. Hops are counted along the frame's route; 0 is the first.
 
     Attributes:
-        origin: the hop that wrote it; None when no hop's MAC fits.
-        code: the reason; None for success, and when `origin` is None.
-        about_next: the origin reports of the node behind it, which has no status keys for this frame.
-        text: what the origin added, cleaned; empty for most.
-        suspects: when something was changed on the way: those who may have done it, one hop or two
-            neighbours (all hops in a geometry without attribution MACs). Empty otherwise.
-        hold_ms: how long each hop from 0 on says that it held the frame, as far as nothing was changed.
-            Without attribution MACs nobody vouches for these.
+        origin: the hop that wrote it; None: no hop's MAC fits.
+        code: the reason; None for success, and if `origin` is None.
+        about_next: the report is about the node behind the origin, which has no status keys for this frame.
+        text: of the origin, cleaned; often empty.
+        suspects: if the STATUS was changed: one hop or two neighbours, or all hops in a geometry without
+            attribution MACs. Empty otherwise.
+        hold_ms: claimed hold times of the hops from 0 on, up to the change. Not authenticated in a geometry
+            without attribution MACs.
     """
 
     origin: int | None
@@ -199,20 +189,20 @@ class StatusReport:
 
     @property
     def succeeded(self) -> bool:
-        """The last node says that all went well."""
+        """The last node reports success."""
         return self.origin is not None and self.code is None
 
 
 def clean_text(text: str) -> str:
-    """Replace whatever does not print (control and direction characters): it may reach a terminal."""
+    """Replace control and direction characters: the text may reach a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def draw_status_wait_ms(random: bytes) -> int:
-    """How long an originator waits, 0 … 500 ms, so that time does not tell where a frame ended.
+    """The wait of an originator, 0 to 500 ms, which hides by timing where a frame ended.
 
     Args:
-        random: 8 random bytes. In a network declared local there is no wait and no draw.
+        random: 8 random bytes. A network declared local has no wait and draws nothing.
     """
     return int.from_bytes(random, "big") % (MAX_STATUS_WAIT_MS + 1)
 
@@ -227,21 +217,19 @@ def originate_status(
     about_next: bool = False,
     text: str = "",
 ) -> bytes:
-    """The STATUS of the node where a frame ended, with its pad added: ready to send upstream.
+    """The STATUS of the node where a frame ended, ready to send upstream: geometry.status_bytes bytes.
 
     Args:
         keys: of the slot that this node opened.
-        code: the reason, or None for success.
-        hold_ms: since this node opened the header.
-        about_next: `code` is about the node behind: its RESET, a refused dial or a dead link.
+        code: the reason; None for success.
+        hold_ms: time since this node opened the header.
+        about_next: `code` is about the node behind: its RESET, a refused connection or a dead link.
         text: for people; cleaned, and cut to 220 bytes of UTF-8. Never a route, an address or a payload.
-    Returns:
-        geometry.status_bytes bytes.
     Raises:
         LocalTunnelError: success about the next node.
     """
     if code is None and about_next:
-        raise LocalTunnelError("success is reported by the last node only, not about the next one")
+        raise LocalTunnelError("only the last node can report success, and about itself")
     number = _SUCCESS if code is None else code + _ABOUT_NEXT * about_next
     encoded = clean_text(text).encode("utf-8", "replace")
     if len(encoded) > STATUS_TEXT_BYTES:
@@ -254,11 +242,11 @@ def originate_status(
 def wrap_status(
     status: bytes, keys: StatusKeys, *, geometry: Geometry, hold_ms: int, engine: TunnelEngine
 ) -> bytes:
-    """What a hop makes of a STATUS that came from downstream: ready to send upstream. Once per stream.
+    """Wrap a STATUS from downstream, ready to send upstream. Once per stream.
 
     Args:
-        status: geometry.status_bytes bytes, whatever they are.
-        hold_ms: since this node opened the header.
+        status: any geometry.status_bytes bytes.
+        hold_ms: time since this node opened the header.
     Raises:
         MalformedMessage: wrong length. Reset the stream; originate with about_next upstream.
     """
@@ -277,14 +265,14 @@ def _sent(body: bytes, trail: Trail, keys: StatusKeys, hold_ms: int, engine: Tun
 def read_status(
     status: bytes, route: Sequence[StatusKeys], *, geometry: Geometry, engine: TunnelEngine
 ) -> StatusReport:
-    """Take the pads off one by one and find out who said what.
+    """Read a STATUS: remove the pads one by one, and check every MAC.
 
     Args:
-        status: geometry.status_bytes bytes as they came from hop 0.
+        status: as received from hop 0.
         route: the keys of every node on the frame's route, the last one included, 1 to N.
     Raises:
-        MalformedMessage: wrong length: hop 0 sent what no hop sends.
-        LocalTunnelError: a route of no hops, or of more than N.
+        MalformedMessage: wrong length; the fault of hop 0.
+        LocalTunnelError: the route has no hops, or more than N.
     """
     _check_length(status, geometry)
     if not 1 <= len(route) <= geometry.slots:
@@ -301,7 +289,7 @@ def read_status(
         bodies.append(body)
         trail.pop()
         status = body + bytes(trail)
-    # From here on the time may depend on what was found: Alice is at home.
+    # From here on, time may depend on the content: this is Alice's node.
     return _report(bodies, vouched, written, holds, has_macs=geometry.attribution_bytes > 0)
 
 
@@ -313,8 +301,11 @@ def _report(
     *,
     has_macs: bool,
 ) -> StatusReport:
-    """The first hop whose own MAC fits is the origin; the first that does not vouch, or the one before it,
-    changed something. Behind the origin there is nothing to vouch for."""
+    """Find the origin and the suspects.
+
+    The first hop whose body MAC fits is the origin. The first hop whose trail MAC does not fit, or the one
+    before it, changed something. Nothing behind the origin counts.
+    """
     hops = len(bodies)
     origin = written.index(True) if True in written else None
     end = hops if origin is None else origin + 1
@@ -322,7 +313,7 @@ def _report(
     if broken is not None:
         suspects: tuple[int, ...] = (broken - 1, broken) if broken else (0,)
     elif origin is None:
-        # Vouched for by the last node, and yet written by nobody: the last node made it up.
+        # The last node vouches for a body that no hop wrote: the last node forged it.
         suspects = (hops - 1,) if has_macs else tuple(range(hops))
     else:
         suspects = ()
@@ -331,12 +322,12 @@ def _report(
         return StatusReport(None, None, False, "", suspects, trusted)
     code, about_next, text = _content(bodies[origin])
     if code is None and origin != hops - 1:
-        code, text = ErrorCode.PROTOCOL, ""  # only the last node can know of success: this hop lies
+        code, text = ErrorCode.PROTOCOL, ""  # only the last node can know of success: this hop is lying
     return StatusReport(origin, code, about_next, text, suspects, trusted)
 
 
 def _content(body: bytes) -> tuple[ErrorCode | None, bool, str]:
-    """Code, about_next and text of an authentic body. What no origin writes is its fault: PROTOCOL."""
+    """Code, about_next and text of an authentic body. An invalid field is the origin's fault: PROTOCOL."""
     _mac, number, length, text = _BODY.unpack(body)
     high, low = divmod(number, _ABOUT_NEXT)
     known = number == _SUCCESS or (high <= 1 and low in ErrorCode._value2member_map_)
