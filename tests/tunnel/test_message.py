@@ -454,7 +454,7 @@ SEQUENCES: dict[str, tuple[list[tuple[int, bytes, bool]], str]] = {
     "255 blocks": ([(END, b"\xff\0\0\0", True)], "255 reply blocks"),
     "head not zero": ([(END, b"\0\0\0\1", True)], "2 zero bytes"),
     "unknown flags": ([(END, b"\0\x10\0\0", True)], "flags 0x10"),
-    "two ways back": ([(END, b"\0\x09\0\0", True)], "2 ways back"),
+    "two ways back": ([(END, b"\0\x09\0\0", True)], "2 ways to answer"),
     "wants blocks, has none": ([(END, b"\0\x04\0\0", True)], "wants blocks"),
     "END inside an origin": ([(END, b"\0\x01\0\0" + bytes(20), True)], "inside its head"),
     "END inside an answer": ([(END, b"\0\x02\0\0" + bytes(23), True)], "inside its head"),

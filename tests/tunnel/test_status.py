@@ -267,7 +267,7 @@ def test_bob_passes_the_status_of_his_reply_on(geometry: Geometry, block_geometr
     assert open_status_chunk(chunk, seed, geometry, block_geometry, OPENSSL) == (0, status)
     third = seal_status_chunk(status, seed, geometry, OPENSSL, number=2)
     assert open_status_chunk(third, seed, geometry, block_geometry, OPENSSL, blocks=3) == (2, status)
-    with pytest.raises(MalformedMessage, match="no STATUS"):
+    with pytest.raises(MalformedMessage, match="not a STATUS"):
         open_status_chunk(third, seed, geometry, block_geometry, OPENSSL, blocks=2)
     report = read_status(status, keys, geometry=block_geometry, engine=OPENSSL)
     assert (report.origin, report.code) == (1, ErrorCode.DISCONNECTED)
@@ -283,7 +283,7 @@ def test_what_bob_does_not_write_is_refused(place: int, value: int) -> None:
     aead = OPENSSL.aead(end_to_end_key(seed, Direction.BACKWARD))
     plain = bytearray(aead.open(bytes(12), seal_status_chunk(bytes(432), seed, INTERACTIVE, OPENSSL)))
     plain[place] = value
-    with pytest.raises(MalformedMessage, match="no STATUS"):
+    with pytest.raises(MalformedMessage, match="not a STATUS"):
         open_status_chunk(aead.seal(bytes(12), plain), seed, INTERACTIVE, INTERACTIVE, OPENSSL)
     with pytest.raises(MalformedMessage, match="does not open"):
         open_status_chunk(bytes(996), seed, INTERACTIVE, INTERACTIVE, OPENSSL)

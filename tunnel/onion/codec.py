@@ -416,7 +416,7 @@ class OnionCodec(OnionReader):
             BadRoute, ProfileError: as `query`; also: the route leads to another node.
         """
         if route.destination != origin.descriptor.node_id:
-            raise BadRoute("the route of the answer does not end at the node that asked")
+            raise BadRoute("the route of the answer leads to another node than the one that asked")
         circuit = self._builder.circuit(
             route,
             profile,

@@ -264,7 +264,7 @@ def answered_query(home_key: bytes, ticket: bytes) -> bytes:
     """
     query_id = ticket[:8]
     if not equal(ticket, answer_ticket(home_key, query_id)):
-        raise MalformedMessage("the message does not answer a query of this node: wrong MAC in its ticket")
+        raise MalformedMessage("the message answers no query of this node: its ticket was not made here")
     return query_id
 
 

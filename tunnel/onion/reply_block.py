@@ -96,7 +96,7 @@ class HomeTicket:
         query_id, proxies, number, zero, mac = _TICKET.unpack(slot.next_id)
         expected = _ticket_mac(home_key, slot.seed, query_id, proxies, number)
         if zero != bytes(6) or not equal(mac, expected):
-            raise PeerError("the ticket in the HOME slot was not made by this node", ErrorCode.BAD_HEADER)
+            raise PeerError("the ticket in the HOME slot was not made here", ErrorCode.BAD_HEADER)
         return cls(query_id, proxies, number)
 
 
