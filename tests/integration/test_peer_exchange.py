@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,13 +157,12 @@ def test_configured_nodes_learn_of_each_other(tmp_path: Path) -> None:
         nodes: list[ConfiguredNode] = []
         for name in ("first", "second", "third"):
             home = tmp_path / name
-            tables: dict[str, dict[str, object]] = {
-                "peers": {"exchange_s": 0.1, "exchange_min_s": 0.01, "publish": "me"},
-                "links": {"link_tick_s": 0.05},
-            }
+            tables: dict[str, dict[str, object]] = {"peers": {"publish": "me"}}
             if nodes:
                 tables["peers"]["files"] = ["../first/me"]
             config = make_config(tables, folder=home, source=name, environment={})
+            limits = replace(config.limits, exchange_s=0.1, exchange_min_s=0.01, link_tick_s=0.05)
+            config = replace(config, limits=limits)
             config.state.mkdir(mode=0o700, parents=True)
             NodeKeys.generate(time.time()).save(config.keys)
             configured = stack.enter_context(ConfiguredNode(config, thread.reactor))

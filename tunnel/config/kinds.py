@@ -33,6 +33,8 @@ __all__ = [
     "Switch",
     "Text",
     "parse_size",
+    "show",
+    "write_toml",
 ]
 
 MOST_PORT = 65_535
@@ -322,3 +324,11 @@ class ListOf:
 def show(value: Any) -> str:
     """A value in TOML syntax, which equals JSON for text, numbers, booleans and lists."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def write_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """A configuration file with these values, given as TOML represents them."""
+    parts = []
+    for table, entries in tables.items():
+        parts.append(f"[{table}]\n" + "".join(f"{key} = {show(value)}\n" for key, value in entries.items()))
+    return "\n".join(parts)

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.config.kinds import Choice, ListOf
-from tunnel.config.settings import ENVIRONMENT_PREFIX, SETTINGS, TABLES, Setting
+from tunnel.config.settings import ENVIRONMENT_PREFIX, REMOVED, SETTINGS, TABLES, Setting, variable
 from tunnel.disk import os_error_text, read_regular
 from tunnel.errors import ConfigError, LocalTunnelError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address
-from tunnel.link.handshake import PaddingMode
-from tunnel.link.scheduler import MIN_FIXED_UNITS
 from tunnel.node import Limits, address_rules
 from tunnel.routing.addresses import IpRange
 from tunnel.services import FilesSettings
@@ -121,15 +119,7 @@ def make_config(
     for setting in SETTINGS:
         where, value = given.get((setting.table, setting.key), ("its default", setting.default))
         values[setting.owner][setting.key] = _checked(setting, value, where)
-    try:
-        limits = Limits(**values["limits"], tunnel=TunnelLimits(**values["tunnel"]))
-    except LocalTunnelError as error:
-        raise ConfigError(f"{source}: [tunnels]: {error}") from error
-    if limits.padding is PaddingMode.CONSTANT and limits.padding_units < MIN_FIXED_UNITS:
-        raise ConfigError(
-            f"{source}: [padding] padding_units = {limits.padding_units}: at a constant rate at least "
-            f"{MIN_FIXED_UNITS} are needed"
-        )
+    limits = Limits(**values["limits"], tunnel=TunnelLimits(**values["tunnel"]))
     if not listens or values["node"]["keys"] == _NO_KEYS:
         values["node"] |= {"listen": None, "advertise": ()}
     listen = values["node"]["listen"]
@@ -180,6 +170,8 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
         keys[setting.table].append(setting.key)
     given = {}
     for table, entries in tables.items():
+        for key in entries if isinstance(entries, dict) else ():
+            _check_removed(table, key, f"{source}: [{table}] {key}")
         if table not in keys:
             raise ConfigError(f"{source}: there is no table [{table}]", _closest(table, keys, "[{}]"))
         if not isinstance(entries, dict):
@@ -191,6 +183,14 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
                 raise ConfigError(f"{source}: [{table}] has no key {key!r}", _advice(table, key, keys))
             given[table, key] = f"{source}: [{table}] {key}", value
     return given
+
+
+def _check_removed(table: str, key: str, where: str) -> None:
+    """Name a former setting as such: it is no typing error, and no other name is meant."""
+    if (table, key) in REMOVED:
+        place = next((setting.table for setting in SETTINGS if setting.key == key), None)
+        built_in = "take it out: one value suits every node, and is built in"
+        raise ConfigError(f"{where} is no longer a setting", f"it is in [{place}] now" if place else built_in)
 
 
 def _advice(table: str, key: str, keys: Mapping[str, list[str]]) -> str:
@@ -210,10 +210,13 @@ def _closest(name: str, names: Iterable[str], form: str) -> str:
 
 def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Any]]:
     variables = {setting.variable: setting for setting in SETTINGS}
+    removed = {variable(table, key): (table, key) for table, key in REMOVED}
     given = {}
     for name, text in environment.items():
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
+        if name in removed:
+            _check_removed(*removed[name], f"environment: {name}")
         setting = variables.get(name)
         if setting is None:
             raise ConfigError(f"environment: there is no setting {name}", _closest(name, variables, "{}"))

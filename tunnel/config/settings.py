@@ -2,8 +2,9 @@
 
 Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits` and
 `FilesSettings` declare themselves with `tunnel.arguments.setting`: default, unit and help text stand there.
-This file adds only their table (`_TABLE_OF`) and unusual ranges (`_KIND_OF`). Afterwards run
-`python -m tunnel.config.document > docs/configuration.md`; a test compares the two.
+This file adds only their table (`_TABLE_OF`) and unusual ranges (`_KIND_OF`). Few settings are better: a
+value that nobody would change is a constant, or a plain field of its class. Afterwards run
+`python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,15 +27,24 @@ from tunnel.config.kinds import (
     Size,
     Switch,
     Text,
+    show,
 )
 from tunnel.established import TunnelLimits
 from tunnel.geometry import ALL_PROFILES, LONG
-from tunnel.link.buffers import MAX_UNITS
 from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.routing.guards import MOST_GUARDS
 from tunnel.services import FilesSettings
 
-__all__ = ["ENVIRONMENT_PREFIX", "SERVICES", "SETTINGS", "TABLES", "Setting"]
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "REMOVED",
+    "SERVICES",
+    "SETTINGS",
+    "TABLES",
+    "Setting",
+    "reference",
+    "variable",
+]
 
 ENVIRONMENT_PREFIX = "MTUN_"
 _MOST_ADDRESSES = 4  # the capacity of a descriptor
@@ -54,10 +64,21 @@ TABLES = {
     "links": "Connections to neighbours: number and use.",
     "padding": "Cover traffic on links.",
     "limits": "Bounds of a node's memory and tables. No peer can make them grow further.",
-    "tunnels": "Established tunnels: windows, sub-streams and keys.",
 }
 
 SERVICES = ("ping", "echo", "files")
+
+_REMOVED = {
+    "peers": "exchange_s exchange_min_s",
+    "files": "uploads part_age_s",
+    "timeouts": "handshake_s header_s linger_s quiet_s pong_s record_s key_tick_s",
+    "links": "links_per_address streams_per_link half_open link_idle_s link_age_s link_tick_s redial_s",
+    "padding": "padding_units",
+    "limits": "queries",
+    "tunnels": "window_chunks sub_streams rekey_chunks rekey_s early",
+}
+REMOVED = frozenset((table, key) for table, keys in _REMOVED.items() for key in keys.split())
+"""Former settings, as (table, key): a file that has one gets an error of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +105,12 @@ class Setting:
     @property
     def variable(self) -> str:
         """Name of the environment variable that overrides the setting."""
-        return f"{ENVIRONMENT_PREFIX}{self.table}_{self.key}".upper()
+        return variable(self.table, self.key)
+
+
+def variable(table: str, key: str) -> str:
+    """Name of the environment variable of a setting."""
+    return f"{ENVIRONMENT_PREFIX}{table}_{key}".upper()
 
 
 _OWN = [
@@ -261,31 +287,25 @@ _OWN = [
 ]
 
 _TABLE_OF = {
-    "peers": "exchange_s exchange_min_s",
     "routes": "route_hops route_bias answer_hops guards prepared prepared_tunnels",
-    "timeouts": "handshake_s header_s dial_s idle_s answer_s linger_s quiet_s pong_s record_s key_tick_s",
-    "links": "links links_per_address links_ahead streams_per_link half_open link_policy link_idle_s "
-    "link_age_s link_tick_s redial_s",
-    "padding": "padding padding_gap_s padding_units",
+    "timeouts": "dial_s idle_s answer_s",
+    "links": "links links_ahead link_policy",
+    "padding": "padding padding_gap_s",
 }
 # Ranges other than the usual ones: 1 or more for counts, above 0 for times.
 _KIND_OF: dict[str, SettingKind] = {
     "links_ahead": Integer(0, 1024),
-    "padding_units": Integer(1, MAX_UNITS),
     "route_hops": Integer(0, LONG.max_proxies),
     "route_bias": Integer(0, LONG.max_proxies),
     "answer_hops": Integer(0, LONG.max_proxies),
     "guards": Integer(0, MOST_GUARDS),
     "prepared": Integer(0, 1024),
     "prepared_tunnels": Integer(0, 64),
-    "streams_per_link": Integer(1, 65_535),
     "buffer_bytes": Size(1 << 20, _MOST_BYTES),
     "tunnel_bytes": Size(1 << 20, _MOST_BYTES),
-    "window_chunks": Integer(4, 1024),
     "sub_streams": Integer(4, 32_767),
     "quota_bytes": Size(0, _MOST_BYTES),
     "file_bytes": Size(0, _MOST_BYTES),
-    "rekey_chunks": Integer(2, 1 << 24),
 }
 
 
@@ -321,10 +341,27 @@ SETTINGS = tuple(
         [
             *_OWN,
             *_limits(Limits(), "limits", "limits"),
-            *_limits(TunnelLimits(), "tunnel", "tunnels"),
+            *_limits(TunnelLimits(), "tunnel", "limits"),
             *_limits(FilesSettings(), "files", "files"),
         ],
         key=lambda setting: list(TABLES).index(setting.table),
     )
 )
 """All settings, in the order of `TABLES`."""
+
+
+def reference() -> str:
+    """All settings in Markdown, a section for each table: the second part of docs/configuration.md."""
+    sections = []
+    for table, about in TABLES.items():
+        rows = [
+            f"| `{setting.key}` | `{show(setting.default)}` | {setting.unit or '–'} | "
+            f"{setting.kind.expected} | {setting.meaning} |\n"
+            for setting in SETTINGS
+            if setting.table == table
+        ]
+        sections.append(
+            f"## [{table}]\n\n{about}\n\n| key | default | unit | expected | meaning |\n"
+            f"| --- | --- | --- | --- | --- |\n{''.join(rows)}"
+        )
+    return "\n".join(sections)

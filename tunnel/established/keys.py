@@ -221,27 +221,24 @@ class End(Enum):
 class TunnelLimits:
     """What one end allows the other, and when it changes keys.
 
+    Attributes:
+        early: Alice only: send before Bob's HELLO arrives. Saves a round trip, but these chunks have no
+            forward secrecy, and only the header's replay table protects them from replay.
     Raises:
         LocalTunnelError: out of range.
     """
 
-    window_chunks: int = setting(
-        16,
-        "Window of each stream in full chunks of data, 4 to 1,024. A tunnel holds at most (sub_streams + "
-        "1) · (window_chunks + 1) chunks for the sub-streams of each end, and only if the user reads "
-        "nothing.",
-    )
     sub_streams: int = setting(
         64,
-        "Sub-streams that the other end may have open at the same time, 4 to 32,767.",
+        "Sub-streams that the other end of an established tunnel may have open at the same time, 4 to "
+        "32,767. A tunnel holds at most 17 chunks for each, and only if the user reads nothing.",
     )
-    rekey_chunks: int = setting(MAX_KEY_CHUNKS, "Chunks sent under one key, at most 2^24.")
-    rekey_s: float = setting(600.0, "Age at which a key is replaced before the next chunk.", "s")
-    early: bool = setting(
-        False,
-        "Alice only: send before Bob's HELLO arrives. Saves a round trip, but these chunks have no "
-        "forward secrecy, and only the header's replay table protects them from replay.",
-    )
+
+    # Not in the configuration: for tests, and `early` for programs that know its price.
+    window_chunks: int = 16  # of each stream, in full chunks of data, 4 to 1,024
+    rekey_chunks: int = MAX_KEY_CHUNKS  # sent under one key, at most 2^24
+    rekey_s: float = 600.0  # age at which a key is replaced before the next chunk
+    early: bool = False
 
     def __post_init__(self) -> None:
         if not LEAST_WINDOW_CHUNKS <= self.window_chunks <= 1024:

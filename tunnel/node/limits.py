@@ -78,7 +78,7 @@ class LinkPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Settings of a node. The help text of each field is its documentation, and docs/configuration.md has it.
+    """The limits of a node. Those declared with `setting` can be configured; docs/configuration.md has them.
 
     Attributes:
         tunnel: windows, sub-streams and keys of established tunnels.
@@ -86,16 +86,6 @@ class Limits:
         BadArgument: an unknown name, or a negative number. TypeError: a type other than the default's.
     """
 
-    handshake_s: float = setting(
-        10.0,
-        "Limit of a whole handshake. A slow peer occupies a connection slot no longer than this.",
-        "s",
-    )
-    header_s: float = setting(
-        10.0,
-        "Limit for OPEN and the onion header, from the end of the handshake.",
-        "s",
-    )
     dial_s: float = setting(
         10.0,
         "Limit of a connection attempt with its handshake. The hops before this node wait for it.",
@@ -111,67 +101,27 @@ class Limits:
         "Longest time that an inner service may run without reading or writing.",
         "s",
     )
-    linger_s: float = setting(
-        5.0,
-        "How long to wait for a link to end after GOAWAY, and for the stream of an answered query to end.",
-        "s",
-    )
     links: int = setting(
         1024,
         "Simultaneous connections, incoming and dialled. At the limit an idle link is closed to make "
         "room. An idle link costs a few KiB.",
-    )
-    links_per_address: int = setting(
-        64,
-        'Incoming connections from one host, half-open ones included. Does not apply in network "local".',
     )
     links_ahead: int = setting(
         0,
         "Number of neighbours to which a link is kept open even without traffic. 0: links are dialled for "
         "the first message and then kept.",
     )
-    streams_per_link: int = setting(1024, "Streams that a neighbour may have open on one link.")
-    half_open: int = setting(128, "Incoming connections whose handshake is not finished.")
     link_policy: LinkPolicy = setting(
         LinkPolicy.POOLED,
         '"pooled": long-lived links carry many streams. "once": one link for each message, which makes '
         "routes visible to an observer.",
-    )
-    link_idle_s: float = setting(
-        600.0,
-        "A link without streams is closed after this time, unless `links_ahead` keeps it. Longer than a "
-        "person's pauses.",
-        "s",
-    )
-    link_age_s: float = setting(
-        3600.0,
-        "After about this time a link takes no new streams and a new one is dialled, with fresh keys.",
-        "s",
-    )
-    link_tick_s: float = setting(5.0, "Interval between checks of all links.", "s")
-    redial_s: float = setting(
-        10.0,
-        "Longest back-off before an unreachable neighbour is dialled again. Short, so that a restarted "
-        "node is soon in use.",
-        "s",
     )
     padding: PaddingMode = setting(
         PaddingMode.OFF,
         'Cover traffic on each link. "off": none. "poisson": padding records at random times. "constant": '
         "records of one size at a constant rate, and nothing else.",
     )
-    padding_gap_s: float = setting(1.0, "Mean time between padding records.", "s")
-    padding_units: int = setting(
-        16,
-        "Size of a padding record in KiB. A constant rate needs at least 5; 16 hold a whole chunk.",
-    )
-    quiet_s: float = setting(25.0, "A PING is sent after this time without input.", "s")
-    pong_s: float = setting(
-        20.0,
-        "A neighbour that leaves a PING unanswered for this long is considered gone.",
-        "s",
-    )
-    record_s: float = setting(30.0, "Limit for the arrival of a whole record, from its first byte.", "s")
+    padding_gap_s: float = setting(1.0, "Mean time between padding records of 16 KiB.", "s")
     buffer_bytes: int = setting(
         256 << 20,
         "Unread content of all links together. Above nine tenths of it the streams that wait longest are "
@@ -185,12 +135,6 @@ class Limits:
         "bytes",
     )
     replay_tags: int = setting(1_000_000, "Capacity of the replay table; about 100 bytes per entry.")
-    queries: int = setting(1024, "This node's own queries that may wait for a result at the same time.")
-    key_tick_s: float = setting(
-        60.0,
-        "Interval between checks of the onion keys, which change once a day.",
-        "s",
-    )
     answer_hops: int = setting(
         1,
         "Proxies of the routes that this node chooses for answers (modes known-dest and reply-on-reply).",
@@ -216,17 +160,26 @@ class Limits:
         "Established tunnels of each kind that are kept open in reserve, until ten minutes after the last "
         "use. Useful for repeated tunnels to the same destinations. 0: none.",
     )
-    exchange_s: float = setting(
-        60.0,
-        "Mean time between two peer exchange messages on a link while there is no news.",
-        "s",
-    )
-    exchange_min_s: float = setting(
-        1.0,
-        "Shortest time between two peer exchange messages that are processed or answered on a link. Of "
-        "messages that arrive faster only the last one counts.",
-        "s",
-    )
+
+    # The rest is for tests and simulations, and not in the configuration: these values suit every network.
+    handshake_s: float = 10.0  # a slow peer occupies a half-open slot no longer than this
+    header_s: float = 10.0  # OPEN and the onion header, counted from the end of the handshake
+    linger_s: float = 5.0  # the end of a link after GOAWAY, and of the stream of an answered query
+    quiet_s: float = 25.0  # a PING is sent after this time without input
+    pong_s: float = 20.0  # a neighbour that leaves a PING unanswered for this long is gone
+    record_s: float = 30.0  # a whole record, from its first byte
+    link_tick_s: float = 5.0  # between checks of all links
+    link_idle_s: float = 600.0  # a link without streams is closed then; longer than a person's pauses
+    link_age_s: float = 3600.0  # afterwards a link is replaced by one with fresh keys
+    redial_s: float = 10.0  # the longest back-off from a neighbour: one that restarted is soon in use
+    key_tick_s: float = 60.0  # between checks of the onion keys, which change once a day
+    exchange_s: float = 60.0  # mean time between peer exchange messages on a link without news
+    exchange_min_s: float = 1.0  # of messages that arrive faster only the last one counts
+    links_per_address: int = 64  # incoming, from one host, half-open ones included; any in network "local"
+    half_open: int = 128  # incoming connections with an unfinished handshake; above half, puzzles are asked
+    streams_per_link: int = 1024  # that a neighbour may have open on one link
+    queries: int = 1024  # of this node, waiting for a result at the same time
+    padding_units: int = 16  # KiB of a padding record: a whole chunk; a constant rate needs at least 5
     tunnel: TunnelLimits = field(default_factory=TunnelLimits)
 
     def __post_init__(self) -> None:

@@ -71,6 +71,7 @@ _STALLED_S: Final = 2.0
 """An upload without progress for this time gives way to another of the same content: its sender may have
 reconnected over another route."""
 _IDLE_S: Final = 60.0
+_PART_AGE_S: Final = 86_400.0  # of an interrupted upload; a day covers a laptop that was closed
 """At the limit of uploads, one without progress for this time gives way to any other, so that idle uploads
 cannot block the service."""
 _TRIAL_BYTES: Final = 200
@@ -83,13 +84,12 @@ class FilesSettings:
 
     Attributes:
         is_name_allowed: a rule for names beside those of `tunnel.services.names`.
+        uploads: at the same time; each holds an open file.
     """
 
     quota_bytes: int = setting(1 << 30, "Total size of the folder, uploads in progress included.", "bytes")
     files: int = setting(10_000, "Number of complete files. As many digests are remembered.")
     file_bytes: int = setting(1 << 30, "Size of the largest file.", "bytes")
-    uploads: int = setting(16, "Simultaneous uploads.")
-    part_age_s: float = setting(86_400.0, "How long an interrupted upload is kept for resumption.", "s")
     may_get: bool = setting(True, "Whether files can be read.")
     may_put: bool = setting(True, "Whether files can be stored.")
     may_list: bool = setting(True, "Whether files can be listed.")
@@ -98,6 +98,7 @@ class FilesSettings:
         "Whether an upload may replace a file of the same name and other content.",
     )
     is_name_allowed: Callable[[str], bool] | None = None
+    uploads: int = 16
 
 
 class StoreRefused(Exception):
@@ -401,7 +402,7 @@ class FileStore:
             for name, bytes_, changed_s in found
             if _PART.fullmatch(name) and name not in in_use
         )
-        oldest_s = time.time() - settings.part_age_s
+        oldest_s = time.time() - _PART_AGE_S
         for index, (changed_s, bytes_, name) in enumerate(idle):
             # Empty parts count too: they take an entry of the folder and time of each scan.
             is_one_too_many = count + len(idle) - index >= settings.files
