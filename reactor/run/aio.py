@@ -62,11 +62,21 @@ class AsyncioBridge:
         self._runs: set[_Run[Any]] = set()
         self._closed_by: BaseException | None = None
 
-    async def run(self, service: Service[T], *, name: str | None = None) -> T:
+    async def run(
+        self,
+        service: Service[T],
+        *,
+        name: str | None = None,
+        release: Callable[[T], object] | None = None,
+    ) -> T:
         """Run a service in the reactor and await its end.
 
+        Args:
+            release: called in the reactor with a result that the coroutine does not get, because it was
+                cancelled just as the service returned. For a result that must not be lost:
+                `await bridge.run(channel.receive(), release=channel.receiving.give_back)`.
         Cancellation: the service is cancelled, and the awaiting coroutine gets its `CancelledError` when the
-        service has ended; what the service returns then is dropped.
+        service has ended.
 
         Raises:
             Closed: the reactor or the bridge is closed, or the asyncio loop that runs the reactor; the
@@ -81,7 +91,7 @@ class AsyncioBridge:
         except BadRequest:
             discard(service)
             raise
-        run = _Run[T](self, asyncio.get_running_loop())
+        run = _Run[T](self, asyncio.get_running_loop(), release)
         self._runs.add(run)
         try:
             self._check_open()
@@ -274,13 +284,29 @@ class EmbeddedReactor(AsyncioBridge):
 class _Run(Generic[T]):
     """A service that a coroutine awaits. `start` and what follows is called in the reactor."""
 
-    def __init__(self, bridge: AsyncioBridge, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        bridge: AsyncioBridge,
+        loop: asyncio.AbstractEventLoop,
+        release: Callable[[T], object] | None,
+    ) -> None:
         self._bridge = bridge
         self.loop = loop
+        self._release = release
+        self._is_abandoned = False
         self._handle: Handle[T] | None = None
         self.ended: asyncio.Future[T] = loop.create_future()
 
     async def wait(self) -> T:
+        try:
+            return await self._wait()
+        except BaseException:
+            # Before the coroutine continues: its next call then finds what is given back.
+            with contextlib.suppress(Closed):
+                self._bridge.reactor.post(self._abandon)
+            raise
+
+    async def _wait(self) -> T:
         cancelled: asyncio.CancelledError | None = None
         while not self.ended.done():
             try:
@@ -317,9 +343,20 @@ class _Run(Generic[T]):
         if self._handle is not None:
             self._handle.cancel("who awaits it was cancelled")
 
+    def _abandon(self) -> None:
+        """The coroutine does not take the result, which may be there already or come yet."""
+        self._is_abandoned = True
+        if self._handle is None or not self._handle.is_finished:
+            self._cancel()
+        elif self._handle.error is None and self._release is not None:
+            self._release(self._handle.result())
+
     def _on_end(self, handle: Handle[T]) -> None:
         error = handle.error
-        if error is None:
+        if self._is_abandoned:
+            if error is None and self._release is not None:
+                self._release(handle.result())
+        elif error is None:
             self._tell(handle.result(), None)
         else:
             self._tell(None, handle.error_for_others())
