@@ -34,7 +34,6 @@ from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.handshake_io import listen_service
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import SERVED_MODES
-from tunnel.node.tunnels.open_tunnel import OpenTunnel
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.routing.cover import CoverPlan
 from tunnel.routing.route import Route
@@ -246,7 +245,7 @@ def _reads(reply: Service[IncomingReply]) -> Service[bytes]:
         return (yield from incoming.read())
 
 
-def _receives(opening: Service[OpenTunnel]) -> Service[object]:
+def _receives(opening: Service[NodeTunnel]) -> Service[object]:
     with (yield from opening) as tunnel:
         return (yield from tunnel.ask(b"\x01hello"))
 

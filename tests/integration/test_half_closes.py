@@ -377,7 +377,7 @@ def test_closing_a_tunnel_waits_for_a_message_that_another_thread_sends(net: Loc
         except QueryFailed as error:
             errors.append(error)
 
-    core = tunnel._tunnel._held._core
+    core = tunnel._tunnel._core
     sender = threading.Thread(target=send)
     sender.start()
     wait_until(net, lambda: core._table.messages.outgoing.is_inside_message)

@@ -12,8 +12,9 @@ from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.client import Client
 from tunnel.errors import QueryFailed
-from tunnel.node.tunnels.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.tunnels.carrying import open_tunnel
 from tunnel.node.tunnels.prepared import PreparedTunnels
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.services import Echo
 
 LIMITS = Limits(prepared_tunnels=2, linger_s=1.0)
@@ -29,7 +30,7 @@ def standing(net: LocalNetwork) -> PreparedTunnels:
     return net[0]._prepared_tunnels
 
 
-def tunnels(net: LocalNetwork) -> list[OpenTunnel]:
+def tunnels(net: LocalNetwork) -> list[NodeTunnel]:
     (places,) = standing(net)._places.values()
     return [place.tunnel for place in places if place.tunnel is not None]
 
@@ -118,9 +119,9 @@ def test_one_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
 def test_those_that_nobody_takes_are_closed_in_order(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[OpenTunnel] = []
+    opened: list[NodeTunnel] = []
 
-    def watched(*way: Any) -> Service[OpenTunnel]:
+    def watched(*way: Any) -> Service[NodeTunnel]:
         opened.append((yield from open_tunnel(*way)))
         return opened[-1]
 
@@ -128,7 +129,7 @@ def test_those_that_nobody_takes_are_closed_in_order(
     net[0]._prepared_tunnels = PreparedTunnels(net[0]._context, 2, life_s=0.05)
     use(net)
     wait_until(net, lambda: len(opened) == 2 and all(tunnel.has_ended for tunnel in opened))
-    reports = [tunnel._carried.report for tunnel in opened]
+    reports = [tunnel.carrier.report for tunnel in opened]
     assert all(report is not None and report.succeeded for report in reports)
     wait_until(net, lambda: not any(standing(net)._places.values()))
     wait_until_idle(net)
@@ -215,7 +216,7 @@ def test_one_whose_other_end_has_closed_is_not_handed_out() -> None:
         wait_until(net, lambda: len(standing(net)) == 2 and len(service.ends) >= 2)
         old = tunnels(net)
         net.submit(service.leave()).result(PATIENCE_S)
-        wait_until(net, lambda: all(tunnel._held.other_end_has_closed for tunnel in old))
+        wait_until(net, lambda: all(tunnel._life.other_end_has_closed for tunnel in old))
         use(net)
         wait_until(net, lambda: all(tunnel.has_ended for tunnel in old))
         assert not net[0].peers.backed_off(), "nobody failed"

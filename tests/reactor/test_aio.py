@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,12 +18,14 @@ from reactor import (
     BadRequest,
     Broken,
     Busy,
+    Channel,
     Closed,
     Reactor,
     ReactorThread,
     ReadYield,
     Service,
     ServiceCancelled,
+    SharedChannel,
     Signal,
     Sleep,
     SocketStream,
@@ -41,6 +44,7 @@ from reactor.core.timers import FakeClock
 from reactor.run.aio import AsyncioBridge, EmbeddedReactor
 from tests.reactor.conftest import POLLERS
 from tests.reactor.helpers import forever, give, passes
+from tests.support.cancelling import cancelled_with_result
 from tests.support.leaks import no_leaks
 
 LIMIT_S = 10
@@ -598,3 +602,34 @@ def test_a_reactor_within_a_loop_that_is_closed_says_so() -> None:
 
     assert asyncio.run(again()) == "answer"
     reactor.close()
+
+
+@pytest.mark.parametrize("kind", [Channel, SharedChannel])
+def test_an_item_that_arrives_with_the_cancellation_is_given_back(open_bridge: Open, kind: Any) -> None:
+    async def scene(bridge: AsyncioBridge) -> None:
+        channel = kind(3)
+        for item in range(3):
+            channel.send_nowait(item)
+        receive = partial(bridge.run, release=channel.receiving.give_back)
+        await cancelled_with_result(receive(channel.receive()))
+        assert [await receive(channel.receive()) for _ in range(3)] == [0, 1, 2]
+
+    play(open_bridge, scene)
+
+
+def test_a_result_is_released_only_if_its_coroutine_does_not_get_it(open_bridge: Open) -> None:
+    released: list[int] = []
+
+    def fail() -> Service[int]:
+        yield YIELD
+        raise ZeroDivisionError
+
+    async def scene(bridge: AsyncioBridge) -> None:
+        assert await bridge.run(give(1), release=released.append) == 1
+        await cancelled_with_result(bridge.run(give(2), release=released.append))
+        with pytest.raises(ZeroDivisionError):
+            await bridge.run(fail(), release=released.append)
+        assert await bridge.run(give(3)) == 3
+
+    play(open_bridge, scene)
+    assert released == [2]

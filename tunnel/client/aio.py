@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, Unpack
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
 from reactor import (
     Closed,
@@ -31,8 +32,7 @@ from reactor import (
 )
 from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
-from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
-from tunnel.codes import Report
+from tunnel.client.calls import AskingNode, Undoing, check_running, make_call
 from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
@@ -40,8 +40,7 @@ from tunnel.node.query.contents import Content, as_piece
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import CallOptions, TunnelOptions
 from tunnel.node.query.running import QueryResult
-from tunnel.node.tunnels.open_tunnel import OpenStream, OpenTunnel
-from tunnel.node.tunnels.tunnel import MESSAGE_BYTES
+from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 
 __all__ = ["AsyncClient", "AsyncReply", "AsyncStream", "AsyncTunnel"]
 
@@ -82,7 +81,7 @@ class AsyncClient:
             progress (of the options): called in asyncio's thread.
         """
         call = make_call(self._node, destination, self._content(content), service, self._options(options))
-        return await _run(self._bridge, self._node.query_service(call))
+        return await _run(self._bridge, self._node.query_service(call), QueryResult.close)
 
     async def ask(
         self,
@@ -98,14 +97,14 @@ class AsyncClient:
             TypeError, BadRoute, ProfileError: as `Node.query`. The reply raises what ends the query.
         """
         call = make_call(self._node, destination, self._content(content), service, self._options(options))
-        reply = await _run_owned(self._bridge, self._node.ask(call), IncomingReply.cancel)
+        reply = await _run(self._bridge, self._node.ask(call), IncomingReply.cancel)
         return AsyncReply(self._bridge, reply)
 
     async def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> AsyncTunnel:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
         check_running(self._node)
         opening = self._node.open_tunnel(destination, **options)
-        return AsyncTunnel(self._bridge, await _run_owned(self._bridge, opening, OpenTunnel.give_up))
+        return AsyncTunnel(self._bridge, await _run(self._bridge, opening, NodeTunnel.give_up))
 
     async def __aenter__(self) -> Self:
         if self._is_owner:
@@ -148,27 +147,61 @@ class AsyncClient:
         return CallOptions(**{**options, "progress": hand_over})
 
 
-class AsyncReply:
+S = TypeVar("S", bound=Undoing)
+S_co = TypeVar("S_co", covariant=True)
+P = ParamSpec("P")
+
+
+class _Face(Generic[S_co]):
+    """An object of the reactor, as asyncio uses it."""
+
+    def __init__(self, bridge: AsyncioBridge, shared: S_co) -> None:
+        self._bridge = bridge
+        self._shared = shared
+
+
+def _awaited(
+    method: Callable[Concatenate[S, P], Service[T]], undo: Callable[[S, int, T], None] | None = None
+) -> Callable[Concatenate[_Face[S], P], Coroutine[Any, Any, T]]:
+    """The same method, to be awaited.
+
+    Args:
+        undo: gives the result to the next caller; for results that must not be lost.
+    """
+
+    @functools.wraps(method)
+    async def call(face: _Face[S], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        shared = face._shared
+        service = method(shared, *args, **kwargs)
+        if undo is None:
+            return await _run(face._bridge, service)
+        _, result = await _run(
+            face._bridge, shared.numbered(service), lambda numbered: undo(shared, *numbered)
+        )
+        return result
+
+    return call
+
+
+def _posted(method: Callable[[S], None]) -> Callable[[_Face[S]], None]:
+    """The same method, called in the reactor soon."""
+
+    @functools.wraps(method)
+    def call(face: _Face[S], /) -> None:
+        _post(face._bridge, partial(method, face._shared))
+
+    return call
+
+
+class AsyncReply(_Face[IncomingReply]):
     """`IncomingReply` for asyncio. Iterating yields its pieces; leaving the context cancels the rest.
 
     Raises, from each method: the errors of `IncomingReply`.
     """
 
-    def __init__(self, bridge: AsyncioBridge, reply: IncomingReply) -> None:
-        self._bridge = bridge
-        self._reply = reply
-
-    async def read(self, limit_bytes: int = READ_BYTES) -> bytes:
-        """Read at least one byte; b"" only when the whole query has succeeded."""
-        return await _run(self._bridge, self._reply.read(limit_bytes))
-
-    async def result(self) -> QueryResult:
-        """Wait for the end of the query, discarding the rest of the reply."""
-        return await _run(self._bridge, self._reply.result())
-
-    def cancel(self) -> None:
-        """End the query."""
-        _post(self._bridge, self._reply.cancel)
+    read = _awaited(IncomingReply.read, IncomingReply.undo_read)
+    result = _awaited(IncomingReply.result)
+    cancel = _posted(IncomingReply.cancel)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while data := await self.read():
@@ -183,72 +216,37 @@ class AsyncReply:
         self.cancel()
 
 
-class AsyncTunnel:
-    """`OpenTunnel` for asyncio; several tasks may use it at once.
+class AsyncTunnel(_Face[NodeTunnel]):
+    """`NodeTunnel` for asyncio; several tasks may use it at once.
 
     Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
-    it.
+    it. Cancelling a receiving call loses nothing.
 
-    Raises, from each method: the errors of `OpenTunnel`.
+    Raises, from each method: the errors of `NodeTunnel`.
     """
 
-    def __init__(self, bridge: AsyncioBridge, tunnel: OpenTunnel) -> None:
-        self._bridge = bridge
-        self._tunnel = tunnel
+    send = _awaited(NodeTunnel.send)
+    receive = _awaited(NodeTunnel.receive, NodeTunnel.undo_receive)
+    ask = _awaited(NodeTunnel.ask, NodeTunnel.undo_ask)
+    write = _awaited(NodeTunnel.write)
+    flush = _awaited(NodeTunnel.flush)
+    end_message = _awaited(NodeTunnel.end_message)
+    next_message = _awaited(NodeTunnel.next_message, NodeTunnel.undo_next_message)
+    read = _awaited(NodeTunnel.read, NodeTunnel.undo_read)
+    stop_sending = _awaited(NodeTunnel.stop_sending)
+    close = _awaited(NodeTunnel.close)
+    give_up = _posted(NodeTunnel.give_up)
 
     @property
     def profile(self) -> Profile:
         """How long its chunks are: `profile.geometry.chunk_bytes`."""
-        return self._tunnel.profile
-
-    async def send(self, message: bytes) -> None:
-        """Send one whole message. Cancellation in the middle of the message aborts the tunnel."""
-        await _run(self._bridge, self._tunnel.send(message))
-
-    async def receive(self, limit_bytes: int = MESSAGE_BYTES) -> bytes | None:
-        """Receive one whole message; None: the other end sends no more. Cancellation loses nothing."""
-        return await _run(self._bridge, self._tunnel.receive(limit_bytes))
-
-    async def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> bytes | None:
-        """Send a message and receive one at the same time."""
-        return await _run(self._bridge, self._tunnel.ask(message, limit_bytes))
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of a message."""
-        await _run(self._bridge, self._tunnel.write(data))
-
-    async def flush(self) -> None:
-        """Send buffered bytes now."""
-        await _run(self._bridge, self._tunnel.flush())
-
-    async def end_message(self) -> None:
-        """End the message; the next `write` begins another."""
-        await _run(self._bridge, self._tunnel.end_message())
-
-    async def next_message(self) -> bool:
-        """Wait for the next message. False: the other end sends no more."""
-        return await _run(self._bridge, self._tunnel.next_message())
-
-    async def read(self, limit_bytes: int = 65_536) -> bytes:
-        """Read from the message that `next_message` began; b"" at its end."""
-        return await _run(self._bridge, self._tunnel.read(limit_bytes))
+        return self._shared.profile
 
     async def open(self, target: str | Target) -> AsyncStream:
-        """Open a sub-stream and wait for the other end to accept it; see `OpenTunnel.open`."""
-        opening = self._tunnel.open(target)
-        return AsyncStream(self._bridge, await _run_owned(self._bridge, opening, OpenStream.give_up))
-
-    async def stop_sending(self) -> None:
-        """End this end's messages and sub-streams; those of the other end can still be received."""
-        await _run(self._bridge, self._tunnel.stop_sending())
-
-    async def close(self) -> Report | None:
-        """Close in order. After a cancellation, call `give_up`."""
-        return await _run(self._bridge, self._tunnel.close())
-
-    def give_up(self) -> None:
-        """Abort the tunnel in both directions."""
-        _post(self._bridge, self._tunnel.give_up)
+        """Open a sub-stream and wait for the other end to accept it; see `NodeTunnel.open`."""
+        return AsyncStream(
+            self._bridge, await _run(self._bridge, self._shared.open(target), TunnelStream.give_up)
+        )
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (message := await self.receive()) is not None:
@@ -266,28 +264,13 @@ class AsyncTunnel:
             self.give_up()
 
 
-class AsyncStream:
-    """`OpenStream` for asyncio."""
+class AsyncStream(_Face[TunnelStream]):
+    """`TunnelStream` for asyncio."""
 
-    def __init__(self, bridge: AsyncioBridge, stream: OpenStream) -> None:
-        self._bridge = bridge
-        self._stream = stream
-
-    async def read(self, limit_bytes: int = 65_536) -> bytes:
-        """Read bytes; b"" when the other end has closed its half."""
-        return await _run(self._bridge, self._stream.read(limit_bytes))
-
-    async def write(self, data: bytes) -> None:
-        """Send bytes immediately."""
-        await _run(self._bridge, self._stream.write(data))
-
-    def close(self) -> None:
-        """Close this half after the written bytes; the other half stays open."""
-        _post(self._bridge, self._stream.close)
-
-    def give_up(self) -> None:
-        """Abort both halves."""
-        _post(self._bridge, self._stream.give_up)
+    read = _awaited(TunnelStream.read, TunnelStream.undo_read)
+    write = _awaited(TunnelStream.write)
+    close = _posted(TunnelStream.close)
+    give_up = _posted(TunnelStream.give_up)
 
     async def __aenter__(self) -> Self:
         return self
@@ -295,13 +278,17 @@ class AsyncStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _post(self._bridge, partial(self._stream.leave, in_order=error is None))
+        _post(self._bridge, partial(self._shared.leave, in_order=error is None))
 
 
-async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:
-    """Await a service."""
+async def _run(bridge: AsyncioBridge, service: Service[T], release: Callable[[T], object] | None = None) -> T:
+    """Await a service.
+
+    Args:
+        release: called in the reactor with a result that arrives as the caller is cancelled.
+    """
     try:
-        return await bridge.run(service, name="client")
+        return await bridge.run(service, name="client", release=release)
     except ServiceCancelled as error:
         if bridge.was_left_by(asyncio.get_running_loop()):
             raise Closed("the client was closed while this call ran") from error
@@ -312,16 +299,6 @@ async def _run(bridge: AsyncioBridge, service: Service[T]) -> T:
         if not bridge.reactor.is_closed:
             raise  # the client, by its user
         raise NodeStopped() from error
-
-
-async def _run_owned(bridge: AsyncioBridge, service: Service[T], release: Callable[[T], None]) -> T:
-    """Await a service whose result needs releasing: cancellation may arrive just after it was made."""
-    made = Owned(service)
-    try:
-        return await _run(bridge, made.run())
-    except BaseException:
-        _post(bridge, lambda: made.release(release))
-        raise
 
 
 def _post(bridge: AsyncioBridge, function: Callable[[], Any]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, Generic, Protocol, TypeVar, Unpack
+from typing import Protocol, TypeVar, Unpack
 
 from reactor import (
     Closed,
@@ -18,15 +17,11 @@ from tunnel.node.query.contents import Content, Prefixed, as_content
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import CallOptions, QueryOptions, QueryRequest, TunnelOptions
 from tunnel.node.query.running import QueryResult
-from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.routing.route import Route
 from tunnel.services.base import service_prefix
 
-__all__ = ["READ_BYTES", "AskingNode", "Owned", "check_running", "make_call"]
-
-READ_BYTES: Final = 256 * 1024
-"""The most bytes that one crossing between threads brings: the whole buffer of a reply."""
-
+__all__ = ["AskingNode", "Undoing", "check_running", "make_call"]
 
 T = TypeVar("T")
 
@@ -48,7 +43,13 @@ class AskingNode(Protocol):
     def query_service(self, call: QueryRequest) -> Service[QueryResult]: ...
     def ask(self, call: QueryRequest) -> Service[IncomingReply]: ...
     def choose_route(self, destination: bytes, hops: int, profile: Profile) -> Route: ...
-    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]: ...
+    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]: ...
+
+
+class Undoing(Protocol):
+    """An object that takes back the result of a call whose caller was cancelled as it arrived."""
+
+    def numbered(self, reading: Service[T], /) -> Service[tuple[int, T]]: ...
 
 
 def make_call(
@@ -83,25 +84,3 @@ def _prefixed(prefix: bytes, content: Content) -> Content:
     if isinstance(content, bytes | memoryview):
         return b"".join((prefix, content))
     return Prefixed(prefix, content)
-
-
-class Owned(Generic[T]):
-    """A service that keeps its result, to be released if its caller is cancelled at that moment."""
-
-    def __init__(self, service: Service[T]) -> None:
-        self._service = service
-        self._made: list[T] = []
-
-    def run(self) -> Service[T]:
-        # As an argument: the reactor finds and closes it there if it refuses to start the outer service.
-        return self._run(self._service)
-
-    def _run(self, service: Service[T]) -> Service[T]:
-        made = yield from service
-        self._made.append(made)
-        return made
-
-    def release(self, release: Callable[[T], None]) -> None:
-        """Release the result, if there is one."""
-        for made in self._made:
-            release(made)

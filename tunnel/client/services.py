@@ -23,7 +23,7 @@ from tunnel.node.query.contents import Content
 from tunnel.node.query.reply import IncomingReply
 from tunnel.node.query.request import CallOptions, TunnelOptions
 from tunnel.node.query.running import QueryResult
-from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.node.tunnels.tunnel import NodeTunnel
 
 __all__ = ["ServiceClient"]
 
@@ -69,6 +69,6 @@ class ServiceClient:
         return (yield from self._node.ask(call))
 
     @needs_yield_from
-    def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]:
+    def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
         return (yield from self._node.open_tunnel(destination, **options))

@@ -18,22 +18,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, timeout_after
-from tunnel.client.calls import READ_BYTES, AskingNode, Owned, check_running, make_call
+from tunnel.client.calls import AskingNode, Undoing, check_running, make_call
 from tunnel.codes import Report
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content
-from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.reply import REPLY_WINDOW_BYTES, IncomingReply
 from tunnel.node.query.request import CallOptions, TunnelOptions
 from tunnel.node.query.running import QueryResult, submit
-from tunnel.node.tunnels.open_tunnel import OpenStream, OpenTunnel
-from tunnel.node.tunnels.tunnel import MESSAGE_BYTES
+from tunnel.node.tunnels.tunnel import MESSAGE_BYTES, NodeTunnel, TunnelStream
 
 __all__ = ["Client", "ThreadReply", "ThreadStream", "ThreadTunnel"]
 
+S = TypeVar("S", bound=Undoing)
 T = TypeVar("T")
 
 
@@ -74,14 +74,14 @@ class Client:
         """
         reactor = self._node.reactor
         call = make_call(self._node, destination, content, service, options)
-        return ThreadReply(reactor, _run_owned(reactor, self._node.ask(call), IncomingReply.cancel))
+        return ThreadReply(reactor, _run(reactor, self._node.ask(call), release=IncomingReply.cancel))
 
     def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> ThreadTunnel:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
         check_running(self._node)
         reactor = self._node.reactor
         opening = self._node.open_tunnel(destination, **options)
-        return ThreadTunnel(reactor, _run_owned(reactor, opening, OpenTunnel.give_up))
+        return ThreadTunnel(reactor, _run(reactor, opening, release=NodeTunnel.give_up))
 
 
 class ThreadReply:
@@ -95,9 +95,11 @@ class ThreadReply:
         self._reactor = reactor
         self._reply = reply
 
-    def read(self, limit_bytes: int = READ_BYTES, *, timeout_s: float | None = None) -> bytes:
+    def read(self, limit_bytes: int = REPLY_WINDOW_BYTES, *, timeout_s: float | None = None) -> bytes:
         """Read at least one byte; b"" only when the whole query has succeeded."""
-        return _run(self._reactor, self._reply.read(limit_bytes), timeout_s)
+        return _take(
+            self._reactor, self._reply, self._reply.read(limit_bytes), IncomingReply.undo_read, timeout_s
+        )
 
     def result(self, *, timeout_s: float | None = None) -> QueryResult:
         """Wait for the end of the query, discarding the rest of the reply."""
@@ -121,15 +123,15 @@ class ThreadReply:
 
 
 class ThreadTunnel:
-    """`OpenTunnel` for threads; several may use it at once.
+    """`NodeTunnel` for threads; several may use it at once.
 
     Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
     it.
 
-    Raises, from each method with `timeout_s`: TimedOut, a TimeoutError; the errors of `OpenTunnel`.
+    Raises, from each method with `timeout_s`: TimedOut, a TimeoutError; the errors of `NodeTunnel`.
     """
 
-    def __init__(self, reactor: Reactor, tunnel: OpenTunnel) -> None:
+    def __init__(self, reactor: Reactor, tunnel: NodeTunnel) -> None:
         self._reactor = reactor
         self._tunnel = tunnel
 
@@ -144,13 +146,13 @@ class ThreadTunnel:
 
     def receive(self, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None) -> bytes | None:
         """Receive one whole message; None: the other end sends no more. A timeout loses nothing."""
-        return _run(self._reactor, self._tunnel.receive(limit_bytes), timeout_s)
+        return self._take(self._tunnel.receive(limit_bytes), NodeTunnel.undo_receive, timeout_s)
 
     def ask(
         self, message: bytes, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None
     ) -> bytes | None:
         """Send a message and receive one at the same time."""
-        return _run(self._reactor, self._tunnel.ask(message, limit_bytes), timeout_s)
+        return self._take(self._tunnel.ask(message, limit_bytes), NodeTunnel.undo_ask, timeout_s)
 
     def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
         """Send a part of a message."""
@@ -166,16 +168,16 @@ class ThreadTunnel:
 
     def next_message(self, *, timeout_s: float | None = None) -> bool:
         """Wait for the next message. False: the other end sends no more."""
-        return _run(self._reactor, self._tunnel.next_message(), timeout_s)
+        return self._take(self._tunnel.next_message(), NodeTunnel.undo_next_message, timeout_s)
 
     def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
         """Read from the message that `next_message` began; b"" at its end."""
-        return _run(self._reactor, self._tunnel.read(limit_bytes), timeout_s)
+        return self._take(self._tunnel.read(limit_bytes), NodeTunnel.undo_read, timeout_s)
 
     def open(self, target: str | Target, *, timeout_s: float | None = None) -> ThreadStream:
-        """Open a sub-stream and wait for the other end to accept it; see `OpenTunnel.open`."""
-        opening = timeout_after(timeout_s, self._tunnel.open(target))
-        return ThreadStream(self._reactor, _run_owned(self._reactor, opening, OpenStream.give_up))
+        """Open a sub-stream and wait for the other end to accept it; see `NodeTunnel.open`."""
+        stream = _run(self._reactor, self._tunnel.open(target), timeout_s, TunnelStream.give_up)
+        return ThreadStream(self._reactor, stream)
 
     def stop_sending(self, *, timeout_s: float | None = None) -> None:
         """End this end's messages and sub-streams; those of the other end can still be received."""
@@ -188,6 +190,14 @@ class ThreadTunnel:
     def give_up(self) -> None:
         """Abort the tunnel in both directions."""
         _post(self._reactor, self._tunnel.give_up)
+
+    def _take(
+        self,
+        receiving: Service[T],
+        undo: Callable[[NodeTunnel, int, T], None],
+        timeout_s: float | None,
+    ) -> T:
+        return _take(self._reactor, self._tunnel, receiving, undo, timeout_s)
 
     def __iter__(self) -> Iterator[bytes]:
         while (message := self.receive()) is not None:
@@ -206,15 +216,17 @@ class ThreadTunnel:
 
 
 class ThreadStream:
-    """`OpenStream` for threads. Methods with `timeout_s` also raise TimedOut."""
+    """`TunnelStream` for threads. Methods with `timeout_s` also raise TimedOut."""
 
-    def __init__(self, reactor: Reactor, stream: OpenStream) -> None:
+    def __init__(self, reactor: Reactor, stream: TunnelStream) -> None:
         self._reactor = reactor
         self._stream = stream
 
     def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
         """Read bytes; b"" when the other end has closed its half."""
-        return _run(self._reactor, self._stream.read(limit_bytes), timeout_s)
+        return _take(
+            self._reactor, self._stream, self._stream.read(limit_bytes), TunnelStream.undo_read, timeout_s
+        )
 
     def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
         """Send bytes immediately."""
@@ -237,24 +249,69 @@ class ThreadStream:
         _post(self._reactor, partial(self._stream.leave, in_order=error is None))
 
 
-def _run(reactor: Reactor, service: Service[T], timeout_s: float | None = None) -> T:
-    """Run a service in the reactor and wait for its result. An interruption cancels the service."""
-    future = submit(reactor, timeout_after(timeout_s, service), "client")
+class _Owned(Generic[T]):
+    """A service whose result is released if the thread that waits for it is interrupted.
+
+    The interruption may arrive just after the service returned, or while it is about to.
+    """
+
+    def __init__(self, service: Service[T], release: Callable[[T], object]) -> None:
+        self._service = service
+        self._release = release
+        self._results: list[T] = []
+        self._is_abandoned = False
+
+    def run(self) -> Service[T]:
+        # As an argument: the reactor finds and closes it there if it refuses to start the outer service.
+        return self._run(self._service)
+
+    def _run(self, service: Service[T]) -> Service[T]:
+        result = yield from service
+        self._results.append(result)
+        if self._is_abandoned:
+            self.abandon()
+        return result
+
+    def abandon(self) -> None:
+        """Release the result, or have it released when it comes."""
+        self._is_abandoned = True
+        while self._results:
+            self._release(self._results.pop())
+
+
+def _run(
+    reactor: Reactor,
+    service: Service[T],
+    timeout_s: float | None = None,
+    release: Callable[[T], object] | None = None,
+) -> T:
+    """Run a service in the reactor and wait for its result. An interruption, such as Ctrl-C, cancels it.
+
+    Args:
+        release: called in the reactor with a result that arrives as the thread is interrupted.
+    """
+    owned = None if release is None else _Owned(service, release)
+    service = timeout_after(timeout_s, service if owned is None else owned.run())
+    future = submit(reactor, service, "client")
     try:
         return future.result()
     except BaseException:
         future.cancel()
+        if owned is not None:
+            _post(reactor, owned.abandon)
         raise
 
 
-def _run_owned(reactor: Reactor, service: Service[T], release: Callable[[T], None]) -> T:
-    """Run a service whose result needs releasing: Ctrl-C may arrive just after it was made."""
-    made = Owned(service)
-    try:
-        return _run(reactor, made.run())
-    except BaseException:
-        _post(reactor, lambda: made.release(release))
-        raise
+def _take(
+    reactor: Reactor,
+    shared: S,
+    reading: Service[T],
+    undo: Callable[[S, int, T], None],
+    timeout_s: float | None,
+) -> T:
+    """Run a reading call. `undo` gives its result to the next reader if the thread is interrupted."""
+    service = shared.numbered(reading)
+    return _run(reactor, service, timeout_s, lambda numbered: undo(shared, *numbered))[1]
 
 
 def _post(reactor: Reactor, function: Callable[[], Any]) -> None:

@@ -85,7 +85,7 @@ from tunnel.node.query.request import (
     check_served,
 )
 from tunnel.node.query.running import QueryResult, submit
-from tunnel.node.tunnels.open_tunnel import OpenTunnel
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.waits import run_with_guards
 from tunnel.routing.draw_route import LARGE_BYTES
 from tunnel.routing.route import Route, checked_purpose
@@ -279,7 +279,7 @@ class ControlClient:
         destination, hops = checked_id(destination), checked_count(hops, "hops")
         return self._run(self._draw_route(RouteRequest(destination, _checked_hops(hops), profile)))
 
-    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[OpenTunnel]:
+    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
         """Established tunnels are not available over the control socket.
 
         Raises:

@@ -349,6 +349,11 @@ class IncomingMessages(Incoming[N]):
         return count
 
     @property
+    def is_inside_message(self) -> bool:
+        """Whether a message was begun, and more of it is to be read."""
+        return self._is_reading and not self._is_at_end and self._error is None
+
+    @property
     def _is_at_end(self) -> bool:
         return bool(self._ends) and self._ends[0] == self._first
 

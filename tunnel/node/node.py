@@ -49,10 +49,9 @@ from tunnel.node.query.retry import query_with_retries
 from tunnel.node.query.running import QueryResult, submit, until_stopped
 from tunnel.node.query.untracked import cover_service, follow_up_service, make_follow_up
 from tunnel.node.relay.read_service import read_service
-from tunnel.node.tunnels.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.tunnels.carrying import open_tunnel, with_tunnel
 from tunnel.node.tunnels.prepared import PreparedTunnels, TunnelKind
 from tunnel.node.tunnels.tunnel import NodeTunnel
-from tunnel.node.tunnels.tunnel_call import with_tunnel
 from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.onion.replay import HeaderRate
@@ -451,7 +450,7 @@ class Node:
         route: Route | None = None,
         profile: Profile | str | None = None,
         purpose: Purpose = "mixed",
-    ) -> Service[OpenTunnel]:
+    ) -> Service[NodeTunnel]:
         """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
 
         Reuses a pre-opened tunnel if `Limits.prepared_tunnels` keeps one and `route` is not given. Args and

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -17,7 +18,16 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from reactor import Closed, Scope, Service, Signal, Sleep, TimedOut, timeout_after
 from tunnel.errors import ErrorCode, PeerError
 
-__all__ = ["Counted", "Post", "Turn", "idle_watch", "release_dropped", "run_with_guards", "with_timeout"]
+__all__ = [
+    "Counted",
+    "Post",
+    "Turn",
+    "UntakenBytes",
+    "idle_watch",
+    "release_dropped",
+    "run_with_guards",
+    "with_timeout",
+]
 
 log = logging.getLogger("tunnel.node")
 
@@ -163,3 +173,43 @@ def release_dropped(post: Post, release: Callable[[], object], text: str | None,
         post(release)
     if text is not None:
         warnings.warn(text, ResourceWarning, stacklevel=3, source=source)
+
+
+class UntakenBytes:
+    """Pieces that were read for users who were cancelled just then, for the next reader.
+
+    Example: a task of asyncio is cancelled in the loop turn in which the bytes of its `read` arrive.
+    `numbered` gives each piece its place in the stream, so several pieces that are put back keep their order.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, bytes]] = []  # the place in the stream, and what belongs there
+        self._read_bytes = 0
+        self._last_place = 0
+
+    def take(self, limit_bytes: int) -> bytes:
+        """The first bytes that were put back; b"": there are none."""
+        if not self._pieces:
+            return b""
+        place, piece = self._pieces.pop(0)
+        if len(piece) > limit_bytes:
+            self._pieces.insert(0, (place + limit_bytes, piece[limit_bytes:]))
+            piece = piece[:limit_bytes]
+        self._last_place = place
+        return piece
+
+    def count(self, piece: bytes) -> bytes:
+        """Note a piece that was read from the stream itself, and return it."""
+        self._last_place = self._read_bytes
+        self._read_bytes += len(piece)
+        return piece
+
+    def numbered(self, reading: Service[T]) -> Service[tuple[int, T]]:
+        """Run a read that uses `take` and `count`; with its piece it returns the place of that."""
+        piece = yield from reading
+        return self._last_place, piece
+
+    def put_back(self, place: int, piece: bytes) -> None:
+        """Undo such a read."""
+        if piece:
+            insort(self._pieces, (place, piece))

@@ -19,7 +19,7 @@ from readwrite_comp.helpers import byte_view, renewed
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame
+from tunnel.node.query.frame_io import READ_BYTES, FrameReader, FrameWriter, start_frame
 from tunnel.node.relay.status_reporter import Reporter, wait_status
 from tunnel.node.waits import Counted, idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Command, Slot
@@ -32,7 +32,6 @@ __all__ = ["IncomingQuery", "answer_service"]
 
 log = logging.getLogger("tunnel.node")
 
-READ_BYTES = 16 * 1024
 _LOOK_S = 0.5
 
 

@@ -19,23 +19,21 @@ from reactor import (
 )
 from reactor.core.requests import Request
 from reactor.errors import log_failure
-from readwrite_comp.helpers import is_same_error
-from tunnel.errors import ErrorCode, FrameTruncated, PeerError, StreamReset, TunnelError
+from tunnel.errors import ErrorCode, FrameTruncated, PeerError
 from tunnel.established import End, EstablishedTunnel
 from tunnel.established.keys import ChunkOpener
-from tunnel.node.answer.answers import READ_BYTES, IncomingQuery, answer_service
+from tunnel.node.answer.answers import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.frame_io import FrameReader
+from tunnel.node.query.frame_io import READ_BYTES, FrameReader, receive_reply
 from tunnel.node.query.pending import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
+from tunnel.node.tunnels.carrying import pump
 from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
-from tunnel.node.tunnels.tunnel import NodeTunnel, pump
+from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelLife
 from tunnel.node.waits import idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import Direction, end_to_end_key
-from tunnel.onion.message import ChunkType, FrameR
-from tunnel.onion.message_head import MessageHead
-from tunnel.onion.reply_block import ReplyBlock
+from tunnel.onion.message import ChunkType
 from tunnel.services.base import run_service
 
 __all__ = [
@@ -43,7 +41,6 @@ __all__ = [
     "begins_tunnel",
     "local_service",
     "read_first_chunk",
-    "receive_reply",
     "tunnel_service",
 ]
 
@@ -121,13 +118,14 @@ def tunnel_service(
         make_notifier=Signal,
         limits=node.limits.tunnel,
     )
-    tunnel = NodeTunnel(core)
+    life = TunnelLife(core, stream.profile)
+    tunnel = NodeTunnel(life)
     failed: list[PeerError] = []
 
     def use() -> Service[None]:
         try:
             yield from run_service(node.service.tunnel, tunnel)
-            yield from tunnel.stop_sending()
+            yield from tunnel.end_sending()
             # Else a peer that still writes would wait forever.
             yield from tunnel.drain()
         except PeerError as error:
@@ -145,10 +143,10 @@ def tunnel_service(
 
     def carry_on() -> Service[None]:
         yield from pump(node, stream, core, first=first)
-        tunnel.end()
+        life.end()
 
     handler = service_handler(node.service, node.limits)
-    streams = serve_streams(tunnel.accept, handler, most=2 * node.limits.tunnel.sub_streams)
+    streams = serve_streams(life.accept, handler, most=2 * node.limits.tunnel.sub_streams)
     yield from run_with_guards(carry_on(), use(), streams)
     if failed:
         raise failed[0]
@@ -225,57 +223,6 @@ def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
     if pending is None or not pending.claim(number):
         raise PeerError("a reply has come for a query that nobody waits for", ErrorCode.UNKNOWN_QUERY)
     return pending
-
-
-def receive_reply(
-    stream: Stream,
-    frame: FrameReader,
-    pending: PendingQuery,
-    reporter: Reporter | None,
-    *,
-    number: int = 0,
-    layer: FrameR | None = None,
-    node_id: bytes = b"",
-) -> Service[None]:
-    """Read a reply to one of this node's queries into its sink and wake the query.
-
-    Args:
-        stream: of the reply.
-        frame: at the start of the message, or of the content.
-        reporter: reports success along Bob's way back; None: there is none.
-        number: of the reply, from 0.
-        layer: has the message's head; its first reply block that this node (`node_id`) can use is kept.
-    """
-    is_whole = False
-    frame.on_content_end = pending.content_ended
-    try:
-        yield from frame.start()
-        if layer is not None:
-            pending.reply_blocks += _way_on(node_id, layer.head)
-        buffer = memoryview(bytearray(READ_BYTES))
-        while count := (yield from frame.readinto(buffer)):
-            pending.take(buffer[:count], number)
-            yield from pending.wait_room(number)
-        is_whole = True
-        pending.succeed(number)
-    except TunnelError as error:
-        # A reset may come from any hop; any other error of the stream is that of its link.
-        is_links = is_same_error(error, stream.error) and not isinstance(error, StreamReset)
-        pending.fail(error, lost=stream.peer_id if is_links else None)
-        raise
-    finally:
-        if not is_whole:
-            # Cancelled, for example by the idle watch. A block is used once, so no further reply can come.
-            pending.fail(PeerError("the reply was given up before its end", ErrorCode.TIMEOUT))
-    if reporter is not None:
-        yield from reporter.succeed()
-
-
-def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
-    """The first usable reply block. All lead to the same end, but their maker does not know this node and may
-    have chosen it as the first hop of one.
-    """
-    return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]
 
 
 def _drop(stream: Stream, reporter: Reporter) -> Service[None]:

@@ -1,11 +1,14 @@
-"""Write and read the content of a frame over a stream, for Alice's queries and Bob's replies alike."""
+"""Write and read the content of a frame over a stream, for Alice's queries and Bob's replies alike.
+
+`receive_reply` reads a reply into the sink of the query that waits for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from reactor import (
     YIELD,
@@ -16,16 +19,24 @@ from reactor import (
 )
 from reactor.io.streams import ReadStream
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
-from readwrite_comp.helpers import byte_view
-from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage
+from readwrite_comp.helpers import byte_view, is_same_error
+from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError, StreamReset, TunnelError
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.query.contents import Content, open_content
+from tunnel.node.query.pending import PendingQuery
+from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.waits import with_timeout
 from tunnel.onion.codec import OutgoingFrame
+from tunnel.onion.message import FrameR
+from tunnel.onion.message_head import MessageHead
+from tunnel.onion.reply_block import ReplyBlock
 
-__all__ = ["FrameReader", "FrameWriter", "start_frame", "write_content"]
+__all__ = ["READ_BYTES", "FrameReader", "FrameWriter", "receive_reply", "start_frame", "write_content"]
 
 T = TypeVar("T")
+
+READ_BYTES: Final = 16 * 1024
+"""Content that a frame is asked for at a time."""
 
 # A chunk takes 5 µs at Bob, and milliseconds at Alice if she adds 126 layers. After this time other services
 # run, among them the link's writer, whose `send` then takes several chunks. Yielding after each chunk cost
@@ -173,7 +184,7 @@ class FrameReader:
 
     def drain(self) -> Service[None]:
         """Read, check and discard the rest of the message."""
-        scratch = memoryview(bytearray(16 * 1024))
+        scratch = memoryview(bytearray(READ_BYTES))
         while (yield from self.readinto(scratch)):
             pass
 
@@ -185,3 +196,54 @@ class FrameReader:
             raise FrameTruncated(str(error)) from error
         except LayerError as error:
             raise MalformedMessage(str(error)) from error
+
+
+def receive_reply(
+    stream: Stream,
+    frame: FrameReader,
+    pending: PendingQuery,
+    reporter: Reporter | None,
+    *,
+    number: int = 0,
+    layer: FrameR | None = None,
+    node_id: bytes = b"",
+) -> Service[None]:
+    """Read a reply to one of this node's queries into its sink and wake the query.
+
+    Args:
+        stream: of the reply.
+        frame: at the start of the message, or of the content.
+        reporter: reports success along Bob's way back; None: there is none.
+        number: of the reply, from 0.
+        layer: has the message's head; its first reply block that this node (`node_id`) can use is kept.
+    """
+    is_whole = False
+    frame.on_content_end = pending.content_ended
+    try:
+        yield from frame.start()
+        if layer is not None:
+            pending.reply_blocks += _way_on(node_id, layer.head)
+        buffer = memoryview(bytearray(READ_BYTES))
+        while count := (yield from frame.readinto(buffer)):
+            pending.take(buffer[:count], number)
+            yield from pending.wait_room(number)
+        is_whole = True
+        pending.succeed(number)
+    except TunnelError as error:
+        # A reset may come from any hop; any other error of the stream is that of its link.
+        is_links = is_same_error(error, stream.error) and not isinstance(error, StreamReset)
+        pending.fail(error, lost=stream.peer_id if is_links else None)
+        raise
+    finally:
+        if not is_whole:
+            # Cancelled, for example by the idle watch. A block is used once, so no further reply can come.
+            pending.fail(PeerError("the reply was given up before its end", ErrorCode.TIMEOUT))
+    if reporter is not None:
+        yield from reporter.succeed()
+
+
+def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
+    """The first usable reply block. All lead to the same end, but their maker does not know this node and may
+    have chosen it as the first hop of one.
+    """
+    return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from reactor import Cancelled, Handle, Scope, Service, Signal, needs_yield_from
 from reactor.errors import is_ctrl_c
@@ -18,9 +18,11 @@ from tunnel.codes import short
 from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, QueryFailed
 from tunnel.node.query.pending import Sink
 from tunnel.node.query.running import QueryResult
-from tunnel.node.waits import Post, Turn, release_dropped
+from tunnel.node.waits import Post, Turn, UntakenBytes, release_dropped
 
 __all__ = ["REPLY_WINDOW_BYTES", "IncomingReply", "ask"]
+
+T = TypeVar("T")
 
 REPLY_WINDOW_BYTES: Final = 256 * 1024
 """A few chunks of the largest profile, so that reader and network work at the same time."""
@@ -37,6 +39,7 @@ class IncomingReply:
         self._post = post
         self._query = query
         self._reading = Turn()
+        self._untaken = UntakenBytes()
 
     @property
     def has_ended(self) -> bool:
@@ -44,7 +47,7 @@ class IncomingReply:
         return self._query.has_ended
 
     @needs_yield_from
-    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
+    def read(self, limit_bytes: int = REPLY_WINDOW_BYTES) -> Service[bytes]:
         """The next bytes of the reply, at least one; b"" at its end.
 
         The end is reported only when the whole query has succeeded. Exception: a reply that ends while the
@@ -58,9 +61,20 @@ class IncomingReply:
         place = self._reading.enter()
         try:
             yield from self._reading.wait(place)
-            return (yield from self._query.read(checked_count(limit_bytes, "limit_bytes", least=1)))
+            return (
+                yield from self._query.read(checked_count(limit_bytes, "limit_bytes", least=1), self._untaken)
+            )
         finally:
             self._reading.leave(place)
+
+    def numbered(self, reading: Service[T]) -> Service[tuple[int, T]]:
+        """Run a `read`; with its piece it returns the place that `undo_read` takes."""
+        return self._untaken.numbered(reading)
+
+    def undo_read(self, place: int, piece: bytes) -> None:
+        """Give a piece that its cancelled caller did not take to the next `read`."""
+        self._untaken.put_back(place, piece)
+        self._query.wake()
 
     @needs_yield_from
     def result(self) -> Service[QueryResult]:
@@ -117,8 +131,13 @@ class _ReplyBuffer:
     def has_ended(self) -> bool:
         return self._result is not None or self._error is not None
 
-    def read(self, limit_bytes: int) -> Service[bytes]:
-        while not self._held:
+    def read(self, limit_bytes: int, untaken: UntakenBytes) -> Service[bytes]:
+        """The next bytes, those in `untaken` first."""
+        while True:
+            if piece := untaken.take(limit_bytes):
+                return piece
+            if self._held:
+                break
             if self._result is not None or self._is_whole:
                 return b""
             if self._error is not None:
@@ -127,7 +146,11 @@ class _ReplyBuffer:
         data = bytes(memoryview(self._held)[:limit_bytes])
         del self._held[:limit_bytes]
         self._room.set()
-        return data
+        return untaken.count(data)
+
+    def wake(self) -> None:
+        """Have the reader look again."""
+        self._changed.set()
 
     def outcome(self) -> Service[QueryResult]:
         self._is_dropping = True

@@ -42,9 +42,8 @@ from tunnel.errors import (
 )
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node.answer.local_service import receive_reply
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.frame_io import FrameReader, FrameWriter, start_frame, write_content
+from tunnel.node.query.frame_io import FrameReader, FrameWriter, receive_reply, start_frame, write_content
 from tunnel.node.query.pending import PendingQuery, Spool
 from tunnel.node.query.request import QueryRequest, check_served
 from tunnel.node.relay.status_reporter import settle_beside, wait_status

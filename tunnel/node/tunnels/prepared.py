@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Final
 from reactor import Select, Service, Signal, Sleep
 from tunnel.errors import TunnelError
 from tunnel.geometry import Profile
-from tunnel.node.tunnels.open_tunnel import OpenTunnel, open_tunnel
+from tunnel.node.tunnels.carrying import open_tunnel
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.routing.route import Purpose, Route
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Place:
     """
 
     def __init__(self) -> None:
-        self.tunnel: OpenTunnel | None = None
+        self.tunnel: NodeTunnel | None = None
         self.route: Route | None = None
         self.is_taken = False
         self.is_over = False
@@ -88,7 +89,7 @@ class PreparedTunnels:
         """Open ones, without those that are being opened."""
         return sum(place.tunnel is not None for places in self._places.values() for place in places)
 
-    def take(self, kind: TunnelKind) -> OpenTunnel | None:
+    def take(self, kind: TunnelKind) -> NodeTunnel | None:
         """Take an open tunnel, which then belongs to the caller; None: there is none."""
         places = self._places.get(kind, [])
         backed_off = set(self._node.peers.backed_off())
@@ -150,7 +151,7 @@ class PreparedTunnels:
             place.route, profile = draw()
             place.tunnel = tunnel = yield from open_tunnel(self._node, place.route, profile)
             if not place.is_over:
-                yield Select(place.wake, tunnel.handle, Sleep(self._life_s))
+                yield Select(place.wake, tunnel.carrier.handle, Sleep(self._life_s))
             if not place.is_taken and not tunnel.has_ended:
                 self._forget(places, place)
                 yield from tunnel.close()

@@ -1,5 +1,4 @@
-"""Sub-streams of established tunnels: as services use them, and what a node does with those that are opened
-to it.
+"""The sub-streams that the other end of a tunnel opens: each is served by a named service, or refused.
 
 Nothing is reachable by default: a sub-stream to a target that the node's service does not know is refused
 with TARGET_NOT_ALLOWED. A sub-stream that fails does not affect its tunnel.
@@ -11,131 +10,28 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from reactor import (
-    YIELD,
-    Cancelled,
-    ReadYield,
-    Scope,
-    Service,
-    Signal,
-    WriteYield,
-    move_on_after,
-    needs_yield_from,
-)
+from reactor import YIELD, Cancelled, Scope, Service, Signal, move_on_after, needs_yield_from
 from reactor.errors import is_ctrl_c, log_failure
-from readwrite_comp.helpers import byte_view, renewed
-from tunnel.arguments import checked_count
+from readwrite_comp.helpers import renewed
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
-from tunnel.established import SubStream, Target, TargetKind
+from tunnel.established import SubStream, TargetKind
 from tunnel.node.limits import Limits
-from tunnel.node.waits import Turn, run_with_guards
+from tunnel.node.tunnels.tunnel import TunnelStream
+from tunnel.node.waits import run_with_guards
 from tunnel.services import InnerService
 from tunnel.services.base import run_service
 
-__all__ = ["StreamHandler", "TunnelStream", "refuse_stream", "serve_streams", "service_handler"]
+__all__ = ["StreamHandler", "refuse_stream", "serve_streams", "service_handler"]
 
 log = logging.getLogger("tunnel.node")
 
 
-class TunnelStream:
-    """A sub-stream: bytes in both directions, for services. Concurrent readers take turns, as do writers.
-
-    Attributes:
-        target: where it leads.
-
-    Raises, from `read` and `write`: SubStreamReset: one of the ends aborted it; `code` is the reason.
-        PeerError: the tunnel has ended.
-    """
-
-    def __init__(self, stream: SubStream[Signal]) -> None:
-        self.stream = stream
-        self.target: Target = stream.target
-        self._reader = ReadYield(stream)
-        self._writer = WriteYield(stream)
-        self._reading, self._writing = Turn(), Turn()
-
-    @needs_yield_from
-    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        """Read bytes; b"" when the other end has closed its half."""
-        buffer = bytearray(checked_count(limit_bytes, "limit_bytes", least=1))
-        place = self._reading.enter()
-        try:
-            yield from self._reading.wait(place)
-            count = yield from self._reader.readinto(buffer)
-        finally:
-            self._reading.leave(place)
-        return bytes(memoryview(buffer)[:count])
-
-    @needs_yield_from
-    def write(self, data: bytes) -> Service[None]:
-        """Send bytes immediately. Cancellation: some, all or none of them are sent."""
-        view = byte_view(data)
-        place = self._writing.enter()
-        try:
-            yield from self._writing.wait(place)
-            if len(view):
-                yield from self._writer.write_all(view)
-        finally:
-            self._writing.leave(place)
-
-    @needs_yield_from
-    def opened(self) -> Service[None]:
-        """Wait for the other end to accept the sub-stream."""
-        yield from self._writer.call(lambda _: self.stream.check_opened())
-
-    def confirm(self) -> None:
-        """Accept one that the other end has opened."""
-        self.stream.confirm()
-
-    def close(self) -> None:
-        """End this half, behind what was written; the other goes on."""
-        self.stream.close()
-
-    def finish(self, silent_s: float, most_s: float) -> Service[None]:
-        """End this half, and throw away what still comes until the other end has closed its own.
-
-        An other end that is silent for `silent_s`, or sends for longer than `most_s`, is told that nobody
-        reads. It can still read all that was written here.
-        """
-        stream, left_s = self.stream, most_s
-        stream.finish()
-        while not stream.has_ended and left_s > 0:
-            before = stream.ignored_bytes
-            yield from move_on_after(silent_s, self._wait_ended())
-            left_s -= silent_s
-            if stream.ignored_bytes == before:
-                break
-        stream.stop(ErrorCode.CANCELLED)
-
-    def drop(self) -> None:
-        """For one that its user has lost: what he closed is sent; one that he did not close is given up."""
-        if self.stream.is_closed:
-            self.stream.finish()
-            self.stream.stop(ErrorCode.CANCELLED)
-        else:
-            self.stream.give_up(ErrorCode.CANCELLED)
-
-    def watch(self) -> Service[None]:
-        """Return when both ends have closed their halves. Raises PeerError: one has given it up."""
-        yield from self._wait_ended()
-        if self.stream.failure is not None:
-            raise renewed(self.stream.failure)
-
-    def _wait_ended(self) -> Service[None]:
-        while not self.stream.has_ended:
-            yield self.stream.ended
-
-    def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
-        """End both halves now. Nothing if it has ended."""
-        self.stream.give_up(code)
-
-
 StreamHandler: TypeAlias = Callable[[TunnelStream], Service[None]]
-"""Serves a sub-stream that the other end has opened: `confirm`s it, or raises TargetNotAllowed."""
+"""Serves a sub-stream that the other end has opened: confirms it, or raises TargetNotAllowed."""
 
 
 def refuse_stream(stream: TunnelStream) -> Service[None]:
-    """The handler of who offers nothing."""
+    """The handler of an end that serves no sub-streams."""
     raise TargetNotAllowed("sub-streams are not served here")
     yield
 
@@ -148,16 +44,46 @@ def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
     """
 
     def handle(stream: TunnelStream) -> Service[None]:
-        target = stream.target
+        target = stream.core.target
         if target.kind is not TargetKind.SERVICE:
             raise TargetNotAllowed("this node connects to no addresses")
         named = service.find(target.address)
-        stream.confirm()
+        core = stream.core
+        core.confirm()
         # A service whose sub-stream is given up is cancelled where it waits, as that of a query is.
-        yield from run_with_guards(run_service(named.handle, stream, _StreamReply(stream)), stream.watch())
-        yield from stream.finish(limits.linger_s, limits.answer_s)
+        yield from run_with_guards(run_service(named.handle, stream, _StreamReply(stream)), _watch(core))
+        yield from _finish(core, limits.linger_s, limits.answer_s)
 
     return handle
+
+
+def _watch(core: SubStream[Signal]) -> Service[None]:
+    """Return when both ends have closed their halves. Raises PeerError: one end has given the stream up."""
+    yield from _wait_ended(core)
+    if core.failure is not None:
+        raise renewed(core.failure)
+
+
+def _finish(core: SubStream[Signal], silent_s: float, most_s: float) -> Service[None]:
+    """Close this half, and discard what arrives until the other end has closed its own.
+
+    An other end that is silent for `silent_s`, or sends for longer than `most_s`, learns that its bytes are
+    not read. It can still read all that was written here.
+    """
+    left_s = most_s
+    core.finish()
+    while not core.has_ended and left_s > 0:
+        before = core.ignored_bytes
+        yield from move_on_after(silent_s, _wait_ended(core))
+        left_s -= silent_s
+        if core.ignored_bytes == before:
+            break
+    core.stop(ErrorCode.CANCELLED)
+
+
+def _wait_ended(core: SubStream[Signal]) -> Service[None]:
+    while not core.has_ended:
+        yield core.ended
 
 
 class _StreamReply:
@@ -206,7 +132,7 @@ def serve_streams(
             stream = yield from accept()
             if len(scope) >= most:
                 log.debug("a sub-stream is refused: %d are served already", most)
-                stream.give_up(TableFull.code)
+                stream.core.give_up(TableFull.code)
                 continue
             yield from scope.spawn(_serve(stream, handler), name="sub-stream")
     finally:
@@ -231,4 +157,4 @@ def _serve(stream: TunnelStream, handler: StreamHandler) -> Service[None]:
         code = ErrorCode.SERVICE_FAILED
     finally:
         if not has_ended:
-            stream.give_up(code)
+            stream.core.give_up(code)

@@ -1,87 +1,188 @@
-"""Established tunnels over the streams of a node: the user's view, and the services that move the chunks.
+"""`NodeTunnel` and `TunnelStream`: an established tunnel and its sub-streams, for services.
 
-The state machine decides about bytes (tunnel/established); here chunks go between it and a link stream, with
-the proxies' layers put on and taken off at Alice's end, and its users wait as services. One service sends,
-one receives, one keeps the tunnel alive; whichever fails ends the tunnel with what it knows.
+    tunnel = yield from node.open_tunnel(bob_id)
+    answer = yield from tunnel.ask(b"hello")
+    yield from tunnel.close()
+
+One class serves both ends. The state machine decides about bytes (tunnel/established), `TunnelLife` is what
+the node keeps of a tunnel, and carrying.py moves the chunks. The node does not hold the `NodeTunnel` of a
+user: one that its user drops is collected, and the node ends the tunnel with a ResourceWarning. The faces for
+threads and asyncio are in `tunnel.client`.
+
+Each reading call has an `undo_` method. A caller outside the reactor can be cancelled in the moment in which
+its result arrives; its client then calls `undo_read(place, piece)`, and the next reader gets the piece.
 """
 
 from __future__ import annotations
 
+import functools
+from bisect import insort
 from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
-from reactor import YIELD, ReadYield, Scope, Service, Signal, Sleep, WriteYield, in_scope, needs_yield_from
+from reactor import YIELD, ReadYield, Scope, Service, Signal, WriteYield, in_scope, needs_yield_from
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import checked_count
-from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError, TunnelStopped
-from tunnel.established import EstablishedTunnel, Target
-from tunnel.node.context import NodeContext, Stream
-from tunnel.node.tunnels.sub_streams import TunnelStream
-from tunnel.node.waits import Turn, idle_watch, run_with_guards
+from tunnel.codes import Report
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
+from tunnel.established import EstablishedTunnel, SubStream, Target, TargetKind
+from tunnel.geometry import Profile
+from tunnel.node.waits import Turn, UntakenBytes, release_dropped
+from tunnel.services.names import checked_name
 
-__all__ = ["MESSAGE_BYTES", "NodeTunnel", "pump"]
+if TYPE_CHECKING:
+    from tunnel.node.tunnels.carrying import Carrier
+
+__all__ = ["MESSAGE_BYTES", "NodeTunnel", "TunnelLife", "TunnelStream"]
 
 MESSAGE_BYTES = 1 << 20
 """Default limit of a message that is received whole."""
 
-Layers = Callable[[memoryview, int], None]
-"""Transforms each chunk in place: (chunk, its number from 0)."""
+P = ParamSpec("P")
+S = TypeVar("S", bound="_Explaining")
+T = TypeVar("T")
+
+
+class TunnelLife:
+    """An established tunnel as its node sees it: the state machine, and how the tunnel has ended.
+
+    Attributes:
+        core: the state machine. profile: of its frame.
+        has_ended: both directions have ended. failure: what ended the tunnel early.
+    """
+
+    def __init__(self, core: EstablishedTunnel[Signal], profile: Profile) -> None:
+        self.core = core
+        self.profile = profile
+        self.has_ended = False
+        self.failure: PeerError | None = None
+        self._waiting_for_end: list[Signal] = []
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the tunnel has ended early; `failure` follows when the reason is known."""
+        return self.core.failure is not None
+
+    @property
+    def given_up_by(self) -> str | None:
+        """Which end gave the tunnel up, if one did: "the other end" or "this node"."""
+        if not self.core.is_given_up:
+            return None
+        return "the other end" if self.core.other_end_gave_up else "this node"
+
+    @property
+    def other_end_has_closed(self) -> bool:
+        """The other end sends no more messages, and usually reads none either: its service has returned."""
+        return self.core.incoming.has_ended
+
+    def end(self, failure: PeerError | None = None) -> None:
+        """Record that both directions have ended."""
+        self.has_ended, self.failure = True, failure
+        for signal in self._waiting_for_end:
+            signal.set()
+        self._waiting_for_end.clear()
+
+    def when_ended(self) -> Signal:
+        """A signal for one service, set when both directions have ended."""
+        signal = Signal()
+        if self.has_ended:
+            signal.set()
+        else:
+            self._waiting_for_end.append(signal)
+        return signal
+
+    @needs_yield_from
+    def accept(self) -> Service[TunnelStream]:
+        """Wait for a sub-stream that the other end opens."""
+        while True:
+            try:
+                return TunnelStream(self.core.accept())
+            except BlockingIOError:
+                yield self.core.acceptable
+
+
+class _Explaining(Protocol):
+    """A shared object whose failures the carrier of its tunnel can explain."""
+
+    @property
+    def _explainer(self) -> Carrier | None: ...
+
+
+def _call(
+    method: Callable[Concatenate[S, P], Service[T]],
+) -> Callable[Concatenate[S, P], Service[T]]:
+    """Decorate a public call: `needs_yield_from`, and a failure of the tunnel names the place."""
+
+    @needs_yield_from
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Service[T]:
+        try:
+            return (yield from method(self, *args, **kwargs))
+        except PeerError as error:
+            if self._explainer is None:
+                raise
+            explained = yield from self._explainer.explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+
+    return call
 
 
 class NodeTunnel:
     """An established tunnel: messages each way, each of any length, and sub-streams. For services.
 
     Any number of services may use it at once. `send`, `receive` and `ask` each move a whole message, in the
-    order in which they were called, and an `ask` gets the answer to its own message. A message in pieces
-    (`write`, `end_message`; `next_message`, `read`) is for one service at a time. Every method but `give_up`
-    is a service: `data = yield from tunnel.read()`.
+    order of the calls, and an `ask` gets the answer to its own message. A message in pieces (`write`,
+    `end_message`; `next_message`, `read`) is for one service at a time.
 
-    Attributes:
-        has_ended: both directions have ended. failure: what ended the tunnel early.
+    At Alice's end, leaving a `with` block aborts the tunnel unless it was closed. A tunnel that is dropped
+    while open is aborted with a ResourceWarning.
 
-    Raises, from each method: PeerError: the tunnel has ended early. LocalTunnelError: a call out of order.
+    Args:
+        life: the node's part. carrier: Alice's, which explains failures; None for a tunnel that lasts as long
+            as the service that uses it.
+
+    Raises, from each method: QueryFailed (PeerError without a carrier): the tunnel has ended early; the text
+        names the place, if known, or the reason of the other end. LocalTunnelError: a call out of order.
     """
 
-    def __init__(self, core: EstablishedTunnel[Signal]) -> None:
+    def __init__(self, life: TunnelLife, carrier: Carrier | None = None) -> None:
+        core = life.core
+        self._life = life
+        self._carrier = carrier
         self._core = core
         self._reader = ReadYield(core.incoming)
         self._writer = WriteYield(core.outgoing)
-        self._is_reading = False  # within a message, its end not seen
-        self._received: bytearray | None = None  # of a message that `receive` started to read
-        self._begun = bytearray()  # the same, handed over to `read`
         self._is_in_pieces = False  # `write` has begun a message and not ended it
-        self._is_skipping = False  # within the answer to an `ask` that was cancelled
         self._sending, self._receiving, self._opening = Turn(), Turn(), Turn()
-        self._waiting_for_end: list[Signal] = []
-        self.has_ended = False
-        self.failure: PeerError | None = None
+        # The message that is being received: its number, what is here of it before the rest in the core,
+        # whether that is all, and whether a cancelled call has left it to the next.
+        self._number = 0
+        self._head = bytearray()
+        self._is_whole = False
+        self._is_offered = False
+        self._begun = 0  # messages of the core so far
+        self._is_skipping = False  # within the answer to an `ask` that was cancelled
+        # Messages that were received for callers who were cancelled just then, by number; True: an answer.
+        self._untaken: list[tuple[int, bytes, bool]] = []
 
     @property
-    def has_failed(self) -> bool:
-        """It has ended early, for whatever reason; `failure` follows when all is known."""
-        return self._core.failure is not None
-
-    @property
-    def given_up_by(self) -> str | None:
-        """Which of its ends gave it up, if one did: "the other end" or "this node"."""
-        if not self._core.is_given_up:
-            return None
-        return "the other end" if self._core.other_end_gave_up else "this node"
-
-    @property
-    def other_end_has_closed(self) -> bool:
-        """It sends no more messages, and as a rule reads none either: its service has left."""
-        return self._core.incoming.has_ended
+    def profile(self) -> Profile:
+        """How long its chunks are: `profile.geometry.chunk_bytes`."""
+        return self._life.profile
 
     # -- messages ------------------------------------------------------------------------------------
 
-    @needs_yield_from
+    @_call
     def send(self, message: bytes) -> Service[None]:
         """Send one whole message.
 
         Raises:
             LocalTunnelError: a message that `write` began is not ended.
-        Cancellation: nothing was sent; or, in the middle of the message, the tunnel is given up, since nobody
-            could end that message.
+        Cancellation: nothing was sent; or, in the middle of the message, the tunnel is given up, since no
+            other call could end that message.
         """
         view = byte_view(message, "message")
         place = self._sending.enter()
@@ -91,9 +192,9 @@ class NodeTunnel:
         finally:
             self._sending.leave(place)
 
-    @needs_yield_from
+    @_call
     def write(self, data: bytes) -> Service[None]:
-        """Send a part of a message; it leaves in whole chunks, or with `flush` or `end_message`."""
+        """Send a part of a message. It leaves in whole chunks, at `flush`, or at `end_message`."""
         view = byte_view(data)
         place = self._sending.enter()
         try:
@@ -104,67 +205,30 @@ class NodeTunnel:
         finally:
             self._sending.leave(place)
 
-    @needs_yield_from
+    @_call
     def flush(self) -> Service[None]:
-        """Let what was written leave now."""
+        """Send buffered bytes now."""
         self._core.outgoing.flush()
         yield YIELD
 
-    @needs_yield_from
+    @_call
     def end_message(self) -> Service[None]:
         """End the message; the next `write` begins another."""
         place = self._sending.enter()
         try:
             yield from self._sending.wait(place)
-            yield from self._end()
+            yield from self._end_message()
             self._is_in_pieces = False
             yield YIELD
         finally:
             self._sending.leave(place)
 
-    @needs_yield_from
-    def next_message(self) -> Service[bool]:
-        """Wait for the next message. False: the other end sends no more."""
-        place = self._receiving.enter()
-        try:
-            yield from self._receiving.wait(place)
-            yield from self._finish_skipping()
-            has_come = yield from self._next_message()
-            self._receiving.gaps -= bool(has_come and self._receiving.gaps)
-            return has_come
-        finally:
-            self._receiving.leave(place)
-
-    @needs_yield_from
-    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        """Read from the message that `next_message` began; b"" at its end.
-
-        Also from one that `receive` found too long, or in which it was cancelled: nothing of it is missing.
-        """
-        checked_count(limit_bytes, "limit_bytes", least=1)
-        place = self._receiving.enter()
-        try:
-            yield from self._receiving.wait(place)
-            if self._received is not None:
-                # A `receive` or `ask` has begun this message, and was cancelled or found it too long.
-                self._begun, self._received = self._received, None
-                self._receiving.gaps -= bool(self._receiving.gaps)
-            if self._begun:
-                piece = bytes(self._begun[:limit_bytes])
-                del self._begun[:limit_bytes]
-                return piece
-            return (yield from self._read(limit_bytes))
-        finally:
-            self._receiving.leave(place)
-
-    @needs_yield_from
+    @_call
     def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
-        """Wait for one whole message. None: the other end sends no more.
-
-        Cancellation: what has come of the message is kept for the next call.
+        """Receive one whole message; None: the other end sends no more. Cancellation loses nothing.
 
         Raises:
-            FrameTruncated: it is longer than the limit; read such messages in pieces.
+            FrameTruncated: the message is longer than the limit; read it in pieces.
         """
         checked_count(limit_bytes, "limit_bytes")
         place = self._receiving.enter()
@@ -178,22 +242,21 @@ class NodeTunnel:
         finally:
             self._receiving.leave(place)
 
-    @needs_yield_from
+    @_call
     def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
-        """Send a message and receive its answer, both at once.
+        """Send a message and receive one at the same time, so no size of either can deadlock the two ends.
 
-        One after the other would wait for ever, were both longer than what the two ends and the windows hold
-        and the other end one that answers while it reads. Several asks at once get each their own answer, as
-        far as the other end answers in order.
+        Several asks at once get each their own answer, as far as the other end answers in order.
 
-        Cancellation: as for `send`. An answer that is still to come is thrown away by the next `ask`; a
-        `receive` before that gets it.
+        Cancellation: as for `send`. The next `ask` discards an answer that is still to come; a `receive`
+            before that gets it.
         """
         view = byte_view(message, "message")
         checked_count(limit_bytes, "limit_bytes")
         sending = self._sending.enter()
         receiving: Signal | None = None
         is_sent = is_answered = False
+        answer: bytes | None = None
 
         def send() -> Service[None]:
             nonlocal is_sent
@@ -202,12 +265,12 @@ class NodeTunnel:
             self._sending.leave(sending)
 
         def both(scope: Scope) -> Service[bytes | None]:
-            nonlocal is_answered
+            nonlocal is_answered, answer
             yield from scope.spawn(send(), name="tunnel send")
             assert receiving is not None
             yield from self._receiving.wait(receiving)
             yield from self._skip_late()
-            answer = yield from self._receive(limit_bytes)
+            answer = yield from self._receive(limit_bytes, is_ask=True)
             is_answered = True
             return answer
 
@@ -215,81 +278,155 @@ class NodeTunnel:
             yield from self._sending.wait(sending)
             receiving = self._receiving.enter()
             return (yield from in_scope(both))
+        except BaseException:
+            # The other end may have sent something before it got the message.
+            self._put_back(self._number, answer, is_answer=is_sent)
+            raise
         finally:
             self._sending.leave(sending)
             if receiving is not None:
                 self._receiving.leave(receiving, leaves_gap=is_sent and not is_answered)
 
-    @needs_yield_from
-    def drain(self) -> Service[None]:
-        """Read what comes, and throw it away, until the other end sends no more."""
+    @_call
+    def next_message(self) -> Service[bool]:
+        """Wait for the next message. False: the other end sends no more."""
         place = self._receiving.enter()
         try:
             yield from self._receiving.wait(place)
-            self._received = None
-            self._begun.clear()
-            while self._is_reading or (yield from self._next_message()):
-                yield from self._read()
+            yield from self._finish_skipping()
+            has_come = yield from self._begin_message()
+            self._receiving.gaps -= bool(has_come and self._receiving.gaps)
+            return has_come
         finally:
             self._receiving.leave(place)
 
-    # Of the one whose turn it is.
+    @_call
+    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
+        """Read from the message that `next_message` began; b"" at its end.
+
+        Also from one that `receive` found too long, or in which it was cancelled: nothing of it is missing.
+        """
+        checked_count(limit_bytes, "limit_bytes", least=1)
+        place = self._receiving.enter()
+        try:
+            yield from self._receiving.wait(place)
+            if self._is_offered:
+                self._is_offered = False
+                self._receiving.gaps -= bool(self._receiving.gaps)
+            if self._head or self._is_whole:
+                piece = bytes(self._head[:limit_bytes])
+                del self._head[:limit_bytes]
+                return piece
+            return (yield from self._read(limit_bytes))
+        finally:
+            self._receiving.leave(place)
+
+    # -- results that a cancelled caller did not take ------------------------------------------------
+
+    def numbered(self, receiving: Service[T]) -> Service[tuple[int, T]]:
+        """Run a receiving call; with its result it returns the number that the `undo_` methods take."""
+        result = yield from receiving
+        return self._number, result
+
+    def undo_receive(self, number: int, message: bytes | None) -> None:
+        """Give the message to the next call that receives one."""
+        self._put_back(number, message, is_answer=False)
+
+    def undo_ask(self, number: int, answer: bytes | None) -> None:
+        """Give the answer to the next `receive`; an `ask` before that discards it."""
+        self._put_back(number, answer, is_answer=True)
+
+    def undo_next_message(self, number: int, has_come: bool) -> None:
+        """Let the next call begin the message again."""
+        if has_come and number == self._number:
+            self._is_offered = True
+            self._core.incoming.readable.set()
+
+    def undo_read(self, number: int, piece: bytes) -> None:
+        """Give the piece to the next `read`, if that is still of the same message."""
+        if number == self._number:
+            self._head[:0] = piece
+
+    def _put_back(self, number: int, message: bytes | None, *, is_answer: bool) -> None:
+        if message is not None:
+            insort(self._untaken, (number, message, is_answer))
+            self._core.incoming.readable.set()
+
+    # -- for the call whose turn it is ---------------------------------------------------------------
 
     def _send(self, view: memoryview) -> Service[None]:
         if self._is_in_pieces:
-            raise LocalTunnelError(
-                "a message that `write` began is under way: end it first, with `end_message`"
-            )
+            raise LocalTunnelError("a message that `write` began is not ended: call `end_message` first")
         begun = False
         try:
             while view:
                 taken = yield from self._writer.write(view)
                 view = view[taken:]
                 begun = True
-            yield from self._end()
+            yield from self._end_message()
         except BaseException:
             if begun:
-                self.give_up()
+                self._core.give_up(ErrorCode.CANCELLED)
             raise
 
-    def _end(self) -> Service[None]:
+    def _end_message(self) -> Service[None]:
         yield from self._writer.call(lambda _: self._core.outgoing.end())
 
-    def _next_message(self) -> Service[bool]:
-        self._is_reading = yield from self._reader.call(lambda _: self._core.incoming.next_message())
-        return self._is_reading
+    def _begin_message(self, *, is_ask: bool = False) -> Service[bool]:
+        """Begin the next message, or again one that a cancelled call has left. False: no more come."""
+        return (yield from self._reader.call(lambda _: self._try_begin(is_ask)))
+
+    def _try_begin(self, is_ask: bool) -> bool:
+        if self._is_offered:
+            self._is_offered = False
+            return True
+        untaken, incoming = self._untaken, self._core.incoming
+        while is_ask and untaken and untaken[0][2]:
+            del untaken[0]  # the answer to an earlier `ask`
+        if self._head or (untaken and incoming.is_inside_message):
+            raise LocalTunnelError("the message before is not read to its end")
+        if untaken:
+            self._number, message, _ = untaken.pop(0)
+            self._head += message
+            self._is_whole = True
+            return True
+        self._is_whole = False
+        if not incoming.next_message():
+            return False
+        self._begun += 1
+        self._number = self._begun
+        return True
 
     def _read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         buffer = bytearray(limit_bytes)
         count = yield from self._reader.readinto(buffer)
-        self._is_reading = count > 0
         return bytes(memoryview(buffer)[:count])
 
-    def _receive(self, limit_bytes: int) -> Service[bytes | None]:
-        if self._received is None:
-            if not (yield from self._next_message()):
-                return None
-            self._received = bytearray()
-        piece = b""
-        while True:
-            self._received += piece
-            if len(self._received) > limit_bytes:
-                raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
-            piece = yield from self._read()
-            if not piece:
-                break
-        message, self._received = bytes(self._received), None
-        return message
+    def _receive(self, limit_bytes: int, *, is_ask: bool = False) -> Service[bytes | None]:
+        if not (yield from self._begin_message(is_ask=is_ask)):
+            return None
+        try:
+            while len(self._head) <= limit_bytes:
+                piece = b"" if self._is_whole else (yield from self._read())
+                if not piece:
+                    message = bytes(self._head)
+                    self._head.clear()
+                    return message
+                self._head += piece
+            raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
+        except BaseException:
+            self._is_offered = True
+            raise
 
     def _skip_late(self) -> Service[None]:
-        """Throw away the answers to asks that were cancelled."""
+        """Discard the answers to asks that were cancelled."""
         yield from self._finish_skipping()
         while self._receiving.gaps:
-            if self._received is None and not (yield from self._next_message()):
+            if not (yield from self._begin_message(is_ask=True)):
                 return
-            self._received = None
+            self._head.clear()
             self._receiving.gaps -= 1
-            self._is_skipping = True
+            self._is_skipping = not self._is_whole
             yield from self._finish_skipping()
 
     def _finish_skipping(self) -> Service[None]:
@@ -298,21 +435,29 @@ class NodeTunnel:
 
     # -- sub-streams ---------------------------------------------------------------------------------
 
-    @needs_yield_from
-    def open(self, target: Target) -> Service[TunnelStream]:
-        """Open a sub-stream, and wait until the other end has accepted it.
+    @_call
+    def open(self, target: str | Target) -> Service[TunnelStream]:
+        """Open a sub-stream and wait for the other end to accept it.
 
+        Args:
+            target: the name of a service of the other end, or any target.
         Raises:
-            SubStreamReset: it refused; the code says why.
+            SubStreamReset: the other end refused, with TARGET_NOT_ALLOWED if its rules forbid the target.
         Cancellation: the sub-stream is given up.
         """
+        if isinstance(target, str):
+            target = Target(TargetKind.SERVICE, checked_name(target))
+        elif not isinstance(target, Target):
+            raise TypeError(
+                f"target: expected the name of a service or a Target, got {type(target).__name__}"
+            )
         core, stream = self._core, None
         place = self._opening.enter()
         try:
             yield from self._opening.wait(place)
             while stream is None:
                 try:
-                    stream = TunnelStream(core.open(target))
+                    stream = TunnelStream(core.open(target), self)
                 except BlockingIOError:
                     yield core.openable
         finally:
@@ -324,24 +469,72 @@ class NodeTunnel:
             raise
         return stream
 
-    @needs_yield_from
-    def accept(self) -> Service[TunnelStream]:
-        """Wait for a sub-stream of the other end's. For the node, which serves them all: `serve_streams`."""
-        while True:
-            try:
-                return TunnelStream(self._core.accept())
-            except BlockingIOError:
-                yield self._core.acceptable
-
     # -- ends ----------------------------------------------------------------------------------------
 
-    @needs_yield_from
+    @_call
     def stop_sending(self) -> Service[None]:
-        """Send no more messages, behind one that is under way, and open no more sub-streams; receive goes on.
+        """End this end's messages and sub-streams; those of the other end can still be received.
+
+        A message under way is sent first.
 
         Raises:
             LocalTunnelError: a message that `write` began is not ended.
         """
+        yield from self.end_sending()
+
+    @_call
+    def close(self) -> Service[Report | None]:
+        """Close in order: sent data arrives, incoming data is discarded.
+
+        Returns:
+            The report of the route, if this is Alice's end and the report has arrived.
+        Cancellation: call `give_up` afterwards.
+        """
+        if self._carrier is not None:
+            return (yield from self._carrier.close(self))
+        yield from self.end_sending()
+        yield self._life.when_ended()
+        return None
+
+    def give_up(self) -> None:
+        """Abort the tunnel in both directions. No effect after its end."""
+        if self._carrier is None:
+            self._core.give_up(ErrorCode.CANCELLED)
+        else:
+            self._carrier.give_up()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.give_up()
+
+    def __del__(self) -> None:
+        carrier = self._carrier
+        if carrier is not None and not carrier.is_closing and not carrier.has_ended:
+            release_dropped(carrier.post, carrier.give_up, carrier.dropped_text, self)
+
+    # -- for the node --------------------------------------------------------------------------------
+
+    @needs_yield_from
+    def drain(self) -> Service[None]:
+        """Read and discard messages until the other end sends no more."""
+        place = self._receiving.enter()
+        try:
+            yield from self._receiving.wait(place)
+            self._untaken.clear()
+            self._head.clear()
+            self._is_offered = False
+            incoming = self._core.incoming
+            while incoming.is_inside_message or (yield from self._begin_message()):
+                yield from self._read()
+        finally:
+            self._receiving.leave(place)
+
+    def end_sending(self) -> Service[None]:
+        """`stop_sending` for the node: errors are those of the state machine."""
         place = self._sending.enter()
         try:
             yield from self._sending.wait(place)
@@ -349,149 +542,132 @@ class NodeTunnel:
         finally:
             self._sending.leave(place)
 
-    @needs_yield_from
-    def close(self) -> Service[None]:
-        """End in order: no more messages of this end; waits until the other end has closed too."""
-        yield from self.stop_sending()
-        yield self.when_ended()
-
-    def when_ended(self) -> Signal:
-        """A signal for one service, that is set when both directions are over."""
-        signal = Signal()
-        if self.has_ended:
-            signal.set()
-        else:
-            self._waiting_for_end.append(signal)
-        return signal
-
-    def end(self, failure: PeerError | None = None) -> None:
-        """For the node: both directions are over."""
-        self.has_ended, self.failure = True, failure
-        for signal in self._waiting_for_end:
-            signal.set()
-        self._waiting_for_end.clear()
-
-    def finish_streams(self) -> None:
-        """Close what this end holds of every open sub-stream: what was written is sent, the rest ignored."""
-        self._core.finish_streams()
-
-    def give_up_streams(self) -> None:
-        """Give up every sub-stream that is open."""
-        self._core.give_up_streams()
-
-    def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
-        """End both directions now; what was not sent is dropped."""
-        self._core.give_up(code)
-
-
-def pump(
-    node: NodeContext,
-    stream: Stream,
-    core: EstablishedTunnel[Signal],
-    *,
-    first: memoryview | None = None,
-    add_layers: Layers | None = None,
-    remove_layers: Layers | None = None,
-    heard: Callable[[], None] | None = None,
-) -> Service[None]:
-    """Move a tunnel's chunks until both directions have ended in order.
-
-    Args:
-        first: a chunk that has been read from the stream already.
-        put_on: Alice's layers for what she sends. take_off: those of the proxies, for what comes.
-        heard: called once, when the first chunk has come and is authentic.
-    Raises:
-        PeerError: the stream broke, or what came is no tunnel of this peer. The tunnel has failed with it.
-    """
-
-    received = Signal()
-
-    def send() -> Service[None]:
-        yield from _send(node, stream, core, add_layers)
-        yield received
-
-    def receive() -> Service[None]:
-        yield from _receive(node, stream, core, first, remove_layers, heard)
-        received.set()
-
-    node.tunnels.enter(core)
-    try:
-        silence = idle_watch([_Heard(stream)], node.limits.idle_s)
-        yield from run_with_guards(send(), receive(), _keep_alive(node, core), silence)
-    except PeerError as error:
-        core.fail(error)
-        raise
-    except BaseException:
-        core.fail(TunnelStopped("the tunnel was ended by its own node"))
-        raise
-    finally:
-        node.tunnels.leave(core)
-
-
-def _send(
-    node: NodeContext, stream: Stream, core: EstablishedTunnel[Signal], add_layers: Layers | None
-) -> Service[None]:
-    writer = WriteYield(stream)
-    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
-    number = 0
-    while not core.has_ended_sending:
-        if not core.next_chunk(chunk, node.now_s()):
-            yield core.sendable
-            continue
-        if add_layers is not None:
-            add_layers(chunk, number)
-        number += 1
-        yield from writer.write_all(chunk)
-    stream.finish()
-
-
-def _receive(
-    node: NodeContext,
-    stream: Stream,
-    core: EstablishedTunnel[Signal],
-    first: memoryview | None,
-    remove_layers: Layers | None,
-    heard: Callable[[], None] | None,
-) -> Service[None]:
-    reader = ReadYield(stream)
-    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes)) if first is None else first
-    number = 0
-    while True:
-        if first is None:
-            count = yield from reader.readinto(chunk)
-            if not count:
-                core.received_fin()
-                return
-            if count < len(chunk):
-                yield from reader.read_exactly(chunk[count:])
-        first = None
-        if remove_layers is not None:
-            remove_layers(chunk, number)
-        number += 1
-        core.received(chunk)
-        if heard is not None:
-            heard()
-            heard = None
-        node.tunnels.received(core)
-
-
-class _Heard:
-    """What has come over a stream, for the idle watch. Both ends keep a tunnel alive: one that is not heard
-    is gone, however much this end sends into the streams of the hops between.
-    """
-
-    content_out = 0
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    @property
+    def carrier(self) -> Carrier:
+        """The service of the node that carries an open tunnel."""
+        assert self._carrier is not None
+        return self._carrier
 
     @property
-    def content_in(self) -> int:
-        return self._stream.content_in
+    def has_ended(self) -> bool:
+        """Whether the tunnel has ended, in order or not."""
+        return self._life.has_ended if self._carrier is None else self._carrier.has_ended
+
+    @property
+    def is_as_new(self) -> bool:
+        """Whether an unused tunnel is as good as a new one: both ends are open."""
+        return not self.has_ended and not self._life.other_end_has_closed
+
+    @property
+    def _explainer(self) -> Carrier | None:
+        return self._carrier
 
 
-def _keep_alive(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
-    """A chunk that says nothing, now and then: no hop is to find the tunnel idle."""
-    while True:
-        yield Sleep(node.limits.idle_s / 3)
-        core.pad()
+class TunnelStream:
+    """A sub-stream: bytes in both directions. Concurrent readers take turns, and so do writers.
+
+    At the end of a `with` block it is closed; an error aborts it.
+
+    Args:
+        core: the state machine.
+        tunnel: kept as long as the stream; None for one that the other end has opened.
+
+    Raises, from `read` and `write`: SubStreamReset: one of the ends aborted it; `code` is the reason.
+        QueryFailed (PeerError without a carrier): the tunnel has ended.
+    """
+
+    def __init__(self, core: SubStream[Signal], tunnel: NodeTunnel | None = None) -> None:
+        self.core = core
+        self._tunnel = tunnel
+        self._reader = ReadYield(core)
+        self._writer = WriteYield(core)
+        self._reading, self._writing = Turn(), Turn()
+        self._untaken = UntakenBytes()
+
+    @_call
+    def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
+        """Read bytes; b"" when the other end has closed its half. Cancellation loses nothing."""
+        checked_count(limit_bytes, "limit_bytes", least=1)
+        place = self._reading.enter()
+        try:
+            yield from self._reading.wait(place)
+            return (yield from self._reader.call(self._take, limit_bytes))
+        finally:
+            self._reading.leave(place)
+
+    @_call
+    def write(self, data: bytes) -> Service[None]:
+        """Send bytes immediately. Cancellation: some, all or none of them are sent."""
+        view = byte_view(data)
+        place = self._writing.enter()
+        try:
+            yield from self._writing.wait(place)
+            if len(view):
+                yield from self._writer.write_all(view)
+        finally:
+            self._writing.leave(place)
+
+    def close(self) -> None:
+        """Close this half after the written bytes; the other half stays open."""
+        self.core.close()
+
+    def give_up(self) -> None:
+        """Abort both halves. No effect after the end."""
+        self.core.give_up(ErrorCode.CANCELLED)
+
+    def leave(self, *, in_order: bool) -> None:
+        """End of a `with` block: read no more; in order, send what was written and close this half."""
+        if in_order:
+            self.core.close()
+        _release(self.core)
+
+    def opened(self) -> Service[None]:
+        """Wait for the other end to accept the sub-stream."""
+        yield from self._writer.call(lambda _: self.core.check_opened())
+
+    def numbered(self, reading: Service[T]) -> Service[tuple[int, T]]:
+        """Run a `read`; with its piece it returns the place that `undo_read` takes."""
+        return self._untaken.numbered(reading)
+
+    def undo_read(self, place: int, piece: bytes) -> None:
+        """Give the piece to the next `read`."""
+        self._untaken.put_back(place, piece)
+        self.core.readable.set()
+
+    def _take(self, _: object, limit_bytes: int) -> bytes:
+        if piece := self._untaken.take(limit_bytes):
+            return piece
+        buffer = bytearray(limit_bytes)
+        count = self.core.readinto(buffer)
+        return self._untaken.count(bytes(memoryview(buffer)[:count]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave(in_order=error is None)
+
+    def __del__(self) -> None:
+        core, carrier = self.core, self._explainer
+        if carrier is None or core.has_ended or carrier.is_closing or carrier.has_ended:
+            return
+        name = core.target.address.decode("ascii", "replace")
+        text = f"a sub-stream to {name!r} was dropped while it was open: close it, or give it up"
+        release_dropped(
+            carrier.post, functools.partial(_release, core), None if core.is_closed else text, self
+        )
+
+    @property
+    def _explainer(self) -> Carrier | None:
+        return None if self._tunnel is None else self._tunnel._carrier
+
+
+def _release(core: SubStream[Signal]) -> None:
+    """Release a sub-stream that has lost its user: send what he closed, give up what he did not close."""
+    if core.is_closed:
+        core.finish()
+        core.stop(ErrorCode.CANCELLED)
+    else:
+        core.give_up(ErrorCode.CANCELLED)

@@ -1,0 +1,509 @@
+"""The services that carry a tunnel: `pump` moves its chunks at either end, a `Carrier` is Alice's whole end.
+
+Alice's node opens the tunnel over the first link, adds and removes the layers of the proxies, and reads the
+status at the end. `open_tunnel` returns a tunnel that its user holds and closes; `with_tunnel` runs one
+around a service. When a tunnel breaks, the carrier finds the place for the users' errors.
+
+At each end one service sends, one receives, one keeps the tunnel alive, and an idle watch runs beside them.
+The first that fails ends the tunnel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from reactor import (
+    Handle,
+    ReadYield,
+    RunInThread,
+    Select,
+    Service,
+    ServiceCancelled,
+    Signal,
+    Sleep,
+    TimedOut,
+    WriteYield,
+    timeout_after,
+)
+from readwrite_comp.helpers import is_same_error, renewed
+from tunnel.codes import Report, short
+from tunnel.errors import (
+    ErrorCode,
+    FrameTruncated,
+    LocalTunnelError,
+    NodeStopped,
+    PeerError,
+    QueryFailed,
+    TunnelStopped,
+)
+from tunnel.established import End, EstablishedTunnel
+from tunnel.geometry import Profile
+from tunnel.modes import ErrorMode
+from tunnel.node.context import NodeContext, Stream
+from tunnel.node.query.running import explain
+from tunnel.node.relay.status_reporter import wait_status
+from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
+from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelLife
+from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
+from tunnel.onion.header_builder import Circuit
+from tunnel.onion.key_schedule import Direction, permutation
+from tunnel.onion.reports import read_report
+from tunnel.routing.route import Route
+
+__all__ = ["Carrier", "open_tunnel", "pump", "with_tunnel"]
+
+log = logging.getLogger("tunnel.node")
+
+Layers = Callable[[memoryview, int], None]
+"""Transforms each chunk in place: (chunk, its number from 0)."""
+
+
+def with_tunnel(
+    node: NodeContext, route: Route, profile: Profile, use: Callable[[NodeTunnel], Service[None]]
+) -> Service[Report | None]:
+    """Open a tunnel, run `use` with it, and close it.
+
+    When `use` returns, the tunnel is closed in order: sent data arrives, and the other end may finish
+    sending. When `use` raises, the tunnel is aborted.
+
+    Returns:
+        The report of the route, if it has arrived.
+    Raises:
+        BadRoute, ProfileError: no such tunnel can be built. QueryFailed: it could not be opened, or it broke;
+            the text names the place. any other: raised by `use`.
+    """
+
+    def run(life: TunnelLife) -> Service[NodeTunnel]:
+        tunnel = NodeTunnel(life)
+        yield from use(tunnel)
+        return tunnel
+
+    return (yield from _carried(node, route, profile, run))
+
+
+def open_tunnel(node: NodeContext, route: Route, profile: Profile) -> Service[NodeTunnel]:
+    """Open a tunnel for immediate use. The first call raises failures beyond the first hop.
+
+    Raises:
+        BadRoute, ProfileError: no such tunnel can be built. QueryFailed: the first hop cannot be reached.
+        Closed: the node has been stopped.
+    """
+    carrier = Carrier(node, route.destination)
+    running = carrier.run(route, profile)
+    carrier.handle = handle = yield from node.scope.spawn(running, name=f"{node.name} tunnel")
+    try:
+        yield carrier.is_open
+    except BaseException:
+        handle.cancel()
+        raise
+    if carrier.error is not None:
+        raise renewed(carrier.error)
+    if carrier.life is None:
+        raise NodeStopped()
+    return NodeTunnel(carrier.life, carrier)
+
+
+class Carrier:
+    """The node's side of a tunnel that its user holds.
+
+    Attributes:
+        handle: of the service that carries the tunnel; finished when the tunnel has ended.
+        life: None until the tunnel is open, which sets `is_open`. is_closing: closed or aborted.
+        report: of a closed tunnel. error: the reason of any other end.
+    """
+
+    handle: Handle[None]
+
+    def __init__(self, node: NodeContext, destination: bytes) -> None:
+        self._node = node
+        self._destination = destination
+        self.life: TunnelLife | None = None
+        self.is_open = Signal()
+        self.is_closing = False
+        self.report: Report | None = None
+        self.error: Exception | None = None
+        self._was_given_up = False  # by its user
+        self._leave = Signal()
+        self._closed: NodeTunnel | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the tunnel has ended, in order or not."""
+        return self.handle.is_finished or (self.life is not None and self.life.has_failed)
+
+    def run(self, route: Route, profile: Profile) -> Service[None]:
+        """Carry the tunnel to its end."""
+        try:
+            self.report = yield from _carried(self._node, route, profile, self._hold)
+        except Exception as error:  # noqa: BLE001 - raised to the users of the tunnel
+            self.error = error
+        finally:
+            self._closed = None
+            self.is_open.set()
+
+    def _hold(self, life: TunnelLife) -> Service[NodeTunnel]:
+        """Wait until the user closes the tunnel, or the tunnel ends."""
+        self.life = life
+        self.is_open.set()
+        yield Select(self._leave, life.when_ended())
+        if not (self.is_closing or life.has_failed or life.given_up_by):
+            yield self._leave  # both ends have closed; the user may still read buffered data
+        return self._closed or NodeTunnel(life)
+
+    def close(self, tunnel: NodeTunnel) -> Service[Report | None]:
+        """Close the tunnel in order, for its user."""
+        self._closed = tunnel
+        self.is_closing = True
+        self._leave.set()
+        yield from self._join()
+        if self.error is not None:
+            raise renewed(self.error)
+        return self.report
+
+    def give_up(self) -> None:
+        """Abort the tunnel in both directions, for its user. No effect after its end."""
+        self._was_given_up = self.is_closing = True
+        self.handle.cancel("the tunnel was given up by its user")
+
+    def explain(self, error: PeerError) -> Service[Exception]:
+        """The error for the user of a call: the tunnel's own failure if that is why the call failed."""
+        life = self.life
+        assert life is not None
+        if self._node.scope.is_cancelled and not self._was_given_up:
+            return NodeStopped()
+        if self._was_given_up or life.has_failed:
+            yield from self._join()
+            return renewed(self.error or _given_up_here())
+        if life.given_up_by is not None:
+            text = f"{error.code.name} at {life.given_up_by}, which gave the tunnel up"
+            return QueryFailed(text, error.code)
+        return error
+
+    def _join(self) -> Service[None]:
+        """Wait for the end of the tunnel; `error` then holds the reason."""
+        try:
+            yield from self.handle.join()
+        except ServiceCancelled:
+            self.error = self.error or (_given_up_here() if self._was_given_up else NodeStopped())
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have a function called in the reactor, from any thread."""
+        self._node.post(function)
+
+    @property
+    def dropped_text(self) -> str:
+        """The warning about a tunnel that its user dropped."""
+        return (
+            f"a tunnel to {short(self._destination)} was dropped while it was open: close it, or leave its "
+            "`with` block"
+        )
+
+
+def _given_up_here() -> QueryFailed:
+    return QueryFailed("the tunnel was given up at this end", ErrorCode.CANCELLED)
+
+
+def _carried(
+    node: NodeContext,
+    route: Route,
+    profile: Profile,
+    use: Callable[[TunnelLife], Service[NodeTunnel]],
+) -> Service[Report | None]:
+    """Open a tunnel, wait for `use`, and close the tunnel that it returns. Raises as `with_tunnel`."""
+    if node.queries >= node.limits.queries:
+        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
+    node.queries += 1
+    try:
+        circuit: Circuit = yield RunInThread(
+            partial(node.tunnel.circuit, route, profile, now_s=node.wall_clock())
+        )
+        return (yield from _Carriage(node, _Sent(route, circuit)).run(use))
+    finally:
+        node.queries -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What is needed to read the status of a tunnel."""
+
+    route: Route
+    circuit: Circuit
+    error_mode: ErrorMode = ErrorMode.STATUS
+
+
+class _Carriage:
+    """Alice's end of a running tunnel."""
+
+    def __init__(self, node: NodeContext, sent: _Sent) -> None:
+        self._node = node
+        self._sent = sent
+        self._stream: Stream | None = None
+        self._place: str | None = None  # of the failure, if known without a report
+        self._own_error: PeerError | None = None  # raised by `use` while the tunnel worked
+
+    def run(self, use: Callable[[TunnelLife], Service[NodeTunnel]]) -> Service[Report | None]:
+        node, circuit = self._node, self._sent.circuit
+        try:
+            self._stream = stream = yield from node.links.open_stream(circuit.first_id, circuit.profile)
+            try:
+                header = WriteYield(stream).write_all(circuit.header)
+                yield from with_timeout(node.limits.idle_s, header, "the first node did not take the header")
+                status = yield from self._run(stream, use)
+            except FrameTruncated as error:
+                if not is_same_error(error, self._own_error):
+                    yield from self._hear_why(stream, error)
+                raise
+            finally:
+                stream.reset(ErrorCode.CANCELLED)  # no effect after an end in order
+        except PeerError as error:
+            if is_same_error(error, self._own_error):
+                raise
+            if isinstance(error, TunnelStopped):
+                self._place = "this node"
+            failure = explain(node, self._sent, error, self._stream, where=self._place)
+            node.peers.query_failed(failure)
+            raise failure from error
+        report = read_report(self._sent, status, node.engine)
+        if report is not None:
+            node.peers.reported(report)
+        return report
+
+    def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
+        """A failing hop ends the backward half early and sends the reason in its status, which comes next."""
+        try:
+            yield from with_timeout(
+                self._node.limits.linger_s, wait_status(stream), "no status of the tunnel"
+            )
+        except PeerError as error:
+            log.debug("no status of a tunnel that broke: %s", error)
+            if stream.error is not None:
+                raise renewed(stream.error) from truncated
+
+    def _run(self, stream: Stream, use: Callable[[TunnelLife], Service[NodeTunnel]]) -> Service[bytes]:
+        node, circuit = self._node, self._sent.circuit
+        core = EstablishedTunnel(
+            circuit.end_to_end_seed,
+            circuit.profile.geometry,
+            End.ALICE,
+            engine=node.engine,
+            make_notifier=Signal,
+            limits=node.limits.tunnel,
+        )
+        life = TunnelLife(core, circuit.profile)
+        handle = yield from node.scope.spawn(self._carry(stream, life), name=f"{node.name} tunnel")
+        try:
+            tunnel = yield from use(life)
+            yield from self._end(tunnel, life)
+        except BaseException as error:
+            if isinstance(error, PeerError):
+                if life.has_failed:
+                    yield life.when_ended()  # the failure may be known better by then
+                    if life.failure is not None:
+                        raise renewed(life.failure) from error
+                elif (place := life.given_up_by) is not None:
+                    self._place = place
+                elif self._place is None:
+                    self._own_error = error
+            core.give_up()
+            handle.cancel()
+            raise
+        if life.failure is not None:
+            raise renewed(life.failure)
+        return (yield from with_timeout(node.limits.idle_s, wait_status(stream), "no status of the tunnel"))
+
+    def _end(self, tunnel: NodeTunnel, life: TunnelLife) -> Service[None]:
+        """Wait for the other end to close as well. Raises PeerError (TIMEOUT): it took too long."""
+        limits = self._node.limits
+
+        def end() -> Service[None]:
+            with contextlib.suppress(PeerError):  # reported elsewhere
+                yield from tunnel.drain()  # else an end that still sends would never close
+            yield life.when_ended()
+
+        def end_streams() -> Service[None]:
+            life.core.finish_streams()
+            yield Sleep(limits.linger_s)
+            life.core.give_up_streams()
+
+        def both() -> Service[None]:
+            yield from run_with_guards(end(), end_streams(), tunnel.end_sending())
+
+        try:
+            yield from timeout_after(limits.answer_s, both())
+        except TimedOut as error:
+            self._place = "the other end"
+            raise PeerError(
+                f"it has not closed the tunnel within {limits.answer_s:g} s", ErrorCode.TIMEOUT
+            ) from error
+
+    def _carry(self, stream: Stream, life: TunnelLife) -> Service[None]:
+        engine, profile, seeds = self._node.engine, self._sent.circuit.profile, self._sent.circuit.proxy_seeds
+        outward = [permutation(profile, seed, Direction.FORWARD, engine) for seed in reversed(seeds)]
+        homeward = [permutation(profile, seed, Direction.BACKWARD, engine) for seed in seeds]
+
+        def add_layers(chunk: memoryview, number: int) -> None:
+            for layer in outward:
+                layer.encrypt(chunk, number)
+
+        def remove_layers(chunk: memoryview, number: int) -> None:
+            for layer in homeward:
+                layer.encrypt(chunk, number)
+
+        def carry_on() -> Service[None]:
+            try:
+                yield from pump(
+                    self._node,
+                    stream,
+                    life.core,
+                    add_layers=add_layers,
+                    remove_layers=remove_layers,
+                    heard=self._heard,
+                )
+                life.end()
+            except PeerError as error:
+                life.end(error)
+            except LocalTunnelError as error:
+                self._place = "this node"
+                life.end(_as_peer(error))
+            except BaseException:
+                # Cancelled, perhaps by the sibling service, which saw the failure first.
+                life.end(life.core.failure or TunnelStopped("this node was stopped"))
+                raise
+
+        with contextlib.suppress(PeerError):  # the tunnel's end was recorded above
+            yield from run_with_guards(
+                carry_on(),
+                serve_streams(life.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams),
+            )
+
+    def _heard(self) -> None:
+        """The other end has answered, so every node of the route works.
+
+        The report comes last, and never from an aborted or broken tunnel. Counted once, as for a reply:
+        otherwise a hop that fails other queries would never be backed off while a tunnel passes through it.
+        """
+        for node_id in self._sent.route.nodes:
+            self._node.peers.seen(node_id)
+
+
+def _as_peer(error: LocalTunnelError) -> PeerError:
+    """A fault of this node, as an error of the tunnel."""
+    return PeerError(str(error), ErrorCode.INTERNAL)
+
+
+def pump(
+    node: NodeContext,
+    stream: Stream,
+    core: EstablishedTunnel[Signal],
+    *,
+    first: memoryview | None = None,
+    add_layers: Layers | None = None,
+    remove_layers: Layers | None = None,
+    heard: Callable[[], None] | None = None,
+) -> Service[None]:
+    """Move a tunnel's chunks until both directions have ended in order.
+
+    Args:
+        first: a chunk that has been read from the stream already.
+        add_layers: Alice's layers, for what she sends. remove_layers: those of the proxies, for what arrives.
+        heard: called once, when the first chunk has arrived and is authentic.
+    Raises:
+        PeerError: the stream broke, or its content is not a tunnel of this peer. The tunnel has failed too.
+    """
+    received = Signal()
+
+    def send() -> Service[None]:
+        yield from _send(node, stream, core, add_layers)
+        yield received
+
+    def receive() -> Service[None]:
+        yield from _receive(node, stream, core, first, remove_layers, heard)
+        received.set()
+
+    node.tunnels.enter(core)
+    try:
+        silence = idle_watch([_Heard(stream)], node.limits.idle_s)
+        yield from run_with_guards(send(), receive(), _keep_alive(node, core), silence)
+    except PeerError as error:
+        core.fail(error)
+        raise
+    except BaseException:
+        core.fail(TunnelStopped("the tunnel was ended by its own node"))
+        raise
+    finally:
+        node.tunnels.leave(core)
+
+
+def _send(
+    node: NodeContext, stream: Stream, core: EstablishedTunnel[Signal], add_layers: Layers | None
+) -> Service[None]:
+    writer = WriteYield(stream)
+    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
+    number = 0
+    while not core.has_ended_sending:
+        if not core.next_chunk(chunk, node.now_s()):
+            yield core.sendable
+            continue
+        if add_layers is not None:
+            add_layers(chunk, number)
+        number += 1
+        yield from writer.write_all(chunk)
+    stream.finish()
+
+
+def _receive(
+    node: NodeContext,
+    stream: Stream,
+    core: EstablishedTunnel[Signal],
+    first: memoryview | None,
+    remove_layers: Layers | None,
+    heard: Callable[[], None] | None,
+) -> Service[None]:
+    reader = ReadYield(stream)
+    chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes)) if first is None else first
+    number = 0
+    while True:
+        if first is None:
+            count = yield from reader.readinto(chunk)
+            if not count:
+                core.received_fin()
+                return
+            if count < len(chunk):
+                yield from reader.read_exactly(chunk[count:])
+        first = None
+        if remove_layers is not None:
+            remove_layers(chunk, number)
+        number += 1
+        core.received(chunk)
+        if heard is not None:
+            heard()
+            heard = None
+        node.tunnels.received(core)
+
+
+class _Heard:
+    """Counts only what arrives over a stream, for the idle watch.
+
+    Both ends keep a tunnel alive. An end that is not heard is gone, however much this end sends into the
+    streams of the hops between.
+    """
+
+    content_out = 0
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    @property
+    def content_in(self) -> int:
+        return self._stream.content_in
+
+
+def _keep_alive(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
+    """Send an empty chunk now and then, so that no hop finds the tunnel idle."""
+    while True:
+        yield Sleep(node.limits.idle_s / 3)
+        core.pad()
