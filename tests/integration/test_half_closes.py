@@ -110,9 +110,8 @@ def message(name: str, content: bytes = b"") -> bytes:
 
 def core_of(stream: Any) -> SubStream[Signal]:
     """What the tunnel knows of a client's sub-stream."""
-    while hasattr(stream, "_stream"):
-        stream = stream._stream
-    core: SubStream[Signal] = stream.stream
+    held = getattr(stream, "_stream", None) or getattr(stream, "_shared", stream)
+    core: SubStream[Signal] = held.core
     return core
 
 
