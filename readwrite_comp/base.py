@@ -1,23 +1,21 @@
-"""`ExtWrite` and `ExtRead`: what every byte layer keeps, so that a new layer overrides only what it changes.
+"""`ExtWrite` and `ExtRead`: the base of all byte layers and the contract that they keep.
 
-A layer turns content into what goes over the stream below it, and back: a header before the content, the
-content, an end after it. It never owns the stream: it is handed one on every call, so a stream can be lent to
-another service between two calls.
+A layer writes a message as a header, content and an end, and reads it back. It does not own the stream below:
+each call gets one, so that a stream can be lent to another service between two calls.
 
-The contract, which `readwrite_comp.testing.check_ext_pair` checks:
+The contract, checked by `readwrite_comp.testing.check_ext_pair`:
 
-* Restartable. Every call may let `BlockingIOError` through; the layer has then lost nothing and repeated
-  nothing, and the same call made again goes on. `write_into` takes bytes *or* raises, never both.
-* Nothing is read ahead of what the structure demands: bytes after a message's end stay in the stream.
+* Restartable. Every call may raise `BlockingIOError`; nothing is then lost or repeated, and the same call,
+  repeated, continues. `write_into` takes bytes *or* raises, never both.
+* A layer reads no further than the structure demands: bytes after a message stay in the stream.
 * A layer holds at most one window or block of content or owed output.
 * 0 is the end of the content and only that. A stream that ends inside a structure is `Truncated`.
 * After a `RemoteLayerError` every call raises it again, until `reset()`.
-* Whatever else the stream raises passes through, and the same call may be made again. Only where it is open
-  whether content was taken does the writer refuse to go on (FAILED, until `reset()`): it might write it
-  twice.
+* Other errors of the stream pass through, and the same call may be repeated. Only if it is unknown whether
+  content was taken does the writer refuse to continue (FAILED, until `reset()`), lest it write it twice.
 
-The public methods here keep phases and errors; the hooks (`_start`, `_take`, …) do a layer's work and know
-nothing of either. A hook may be left by `BlockingIOError` at any call of the stream, and is called again.
+The public methods handle phases and errors, the hooks (`_start`, `_take`, …) do a layer's work. A hook that
+a `BlockingIOError` has interrupted is called again.
 """
 
 from __future__ import annotations
@@ -50,17 +48,14 @@ __all__ = [
 ]
 
 
-# Phases of a message, in one table for all layers.
-#
-# An event that the table does not list is an error of the caller (`PhaseError`), and the phase stays. The
-# stream may refuse a header or an end half-way (`BlockingIOError`), so each of the two is a phase: the first
-# call enters it, and it is left when all is done.
+# The phases of a message.
 #
 #     NEW ──HEADER──▶ HEADER ──HEADER_DONE──▶ CONTENT ──END──▶ END ──END_DONE──▶ NEW
 #
-# NEW again, the layer is ready for the next message. FAIL leads from any phase of a message to FAILED, and
-# only RESET leads out of there. A reader fails by what it read, a writer when its stream breaks under
-# content.
+# HEADER and END are phases because the stream may refuse halfway: the first call enters them, the last leaves
+# them. FAIL leads from any phase of a message to FAILED, and only RESET leads out: a reader fails by what it
+# read, a writer when its stream breaks while it takes content. An event that the table does not list is a
+# `PhaseError` and changes nothing.
 
 
 class Phase(Enum):
@@ -123,7 +118,7 @@ def next_phase(phase: Phase, event: Event) -> Phase:
     """Return the phase that follows.
 
     Raises:
-        PhaseError: the table lists no such event for this phase.
+        PhaseError: the event is not allowed in this phase.
     """
     try:
         return TRANSITIONS[phase][event]
@@ -138,25 +133,23 @@ _CONTENT = Phase.CONTENT
 
 
 class Ending(Enum):
-    """How a reader learns that the content is over."""
+    """How a reader finds the end of the content."""
 
     EXACT = auto()
     """Reading returns 0 after the exact content."""
 
     MARKED = auto()
-    """Reading returns 0 after the content and padding that looks the same: the reader must know the length,
-    or pass the padding on.
-    """
+    """Reading returns 0 after the content and padding that looks like content."""
 
     PADDED = auto()
-    """Padding may follow the content and looks the same: the reader must know the length."""
+    """Padding that looks like content may follow: the reader must know the length."""
 
     NEVER = auto()
-    """Transparent: the content is over when the stream below is, or when the reader knows the length."""
+    """The content ends with the stream below, unless the reader knows the length."""
 
 
 class _Phased:
-    """The phase of a layer, common to both directions."""
+    """The phase of a layer, for both directions."""
 
     ends = Ending.NEVER
 
@@ -169,22 +162,20 @@ class _Phased:
         return self._phase
 
     def reset(self) -> None:
-        """Drop the message under way, or the error, and be NEW again. What was owed or half read is
-        forgotten.
-        """
+        """Drop the current message or error, with what was owed or half read; the layer is NEW again."""
         self._phase = next_phase(self._phase, Event.RESET)
         self._clear()
 
     def _clear(self) -> None:
-        """Hook: forget everything of the message."""
+        """Hook: forget the message."""
 
 
 class ExtWrite(_Phased):
-    """The writing half of a layer; as it stands, a transparent one.
+    """The writing half of a layer; without overrides a transparent one.
 
-    A new layer overrides `_start` (owe the header), `_take` (accept content), `_flush` (owe what is held
-    back) and `_finish` (owe what follows the content), whichever it needs. What it adds to `self._owed` is
-    written before anything else.
+    A layer overrides the hooks that it needs: `_start` (owe the header), `_take` (accept content), `_flush`
+    (owe what is held back), `_finish` (owe what follows the content). What it adds to `self._owed` is written
+    before anything else.
     """
 
     def __init__(self) -> None:
@@ -196,7 +187,7 @@ class ExtWrite(_Phased):
 
         Raises:
             BlockingIOError: the stream took only a part; call again.
-            PhaseError: a message is under way.
+            PhaseError: a message has begun already.
         """
         phase = next_phase(self._phase, Event.HEADER)
         if self._phase is Phase.NEW:
@@ -216,13 +207,12 @@ class ExtWrite(_Phased):
         Raises:
             BlockingIOError: no byte of `data` was taken. Offer it again, or other data, or write the end.
             PhaseError: not between header and end.
-            TypeError: `data` is no contiguous buffer.
-        On error: after any other error that the stream raises while it takes content, the message cannot go
-            on: FAILED.
+            TypeError: `data` is not a contiguous buffer.
+        On error: FAILED after any other error that the stream raises while content is taken.
         """
         if self._phase is not _CONTENT:
             next_phase(self._phase, Event.CONTENT)
-        # The usual case is recognised here: one more call would slow each small write.
+        # Inlined for the usual case: one more call would slow down each small write.
         view = data if type(data) is memoryview else byte_view(data)
         if view.format != "B" or view.ndim != 1 or not view.c_contiguous:
             view = byte_view(view)
@@ -235,13 +225,13 @@ class ExtWrite(_Phased):
         except BlockingIOError:
             raise
         except BaseException:
-            # Was `view` taken? Nobody knows, and a caller who offers it again, as `io.BufferedWriter` does,
-            # could write it twice.
+            # It is unknown whether `view` was taken. A caller that offers it again, as `io.BufferedWriter`
+            # does, could write it twice.
             self._phase = next_phase(self._phase, Event.FAIL)
             raise
 
     def flush_into(self, w: ByteWriter) -> None:
-        """Push out what is held back, as far as the format allows a short unit.
+        """Write what is held back, if the format allows a short unit.
 
         Raises:
             BlockingIOError: call again.
@@ -252,8 +242,8 @@ class ExtWrite(_Phased):
         self._push_flush(w)
 
     def settle_into(self, w: ByteWriter) -> None:
-        """Write the output that is owed already and close nothing, so that the stream may be lent or changed:
-        no byte for the stream `w` is then left here. Allowed in any phase.
+        """Write the owed output and close nothing, so that the stream can be lent or exchanged. Allowed in
+        any phase.
 
         Raises:
             BlockingIOError: call again.
@@ -261,11 +251,11 @@ class ExtWrite(_Phased):
         self._push_owed(w)
 
     def write_end(self, w: ByteWriter) -> None:
-        """Write what must follow the content; then the layer is NEW, ready for the next message.
+        """Write what must follow the content; then the layer is NEW again.
 
         Raises:
             BlockingIOError: call again.
-            PhaseError: no message is under way, or its header is not complete.
+            PhaseError: no message has begun, or its header is incomplete.
         """
         phase = next_phase(self._phase, Event.END)
         if self._phase is _CONTENT:
@@ -308,23 +298,21 @@ class ExtWrite(_Phased):
     def _clear(self) -> None:
         self._owed.clear()
 
-    # What a stack makes of its layers.
+    # For stacks.
 
     def _stack_parts(self) -> tuple[ExtWrite, ...]:
         """The layers that this one consists of."""
         return (self,)
 
     def _stack_joined(self, inner: ExtWrite) -> ExtWrite | None:
-        """One layer that does the work of this one and of `inner`, next to the content, if there is a cheaper
-        one than both. It takes their place: they must not be used any more.
-        """
+        """Return one cheaper layer that replaces this one and its inner neighbour, or None."""
         return None
 
 
 class ExtRead(_Phased):
-    """The reading half of a layer; as it stands, a transparent one.
+    """The reading half of a layer; without overrides a transparent one.
 
-    A new layer overrides `_start`, `_read_header`, `_read` and `_skip`, whichever it needs.
+    A layer overrides the hooks that it needs: `_start`, `_read_header`, `_read`, `_skip`.
     """
 
     def __init__(self) -> None:
@@ -337,7 +325,7 @@ class ExtRead(_Phased):
         Raises:
             BlockingIOError: call again.
             RemoteLayerError: the bytes are not a header; sticky.
-            PhaseError: a message is under way.
+            PhaseError: a message has begun already.
         """
         phase = self._next(Event.HEADER)
         if self._phase is Phase.NEW:
@@ -355,16 +343,15 @@ class ExtRead(_Phased):
 
         Args:
             r: the stream below.
-            buffer: where it goes, at the front: any contiguous buffer.
+            buffer: any contiguous buffer; filled from the front.
         Returns:
-            How many bytes; 0 at the end of this layer's content (and for an empty buffer).
+            How many bytes; 0 at the end of the content (and for an empty buffer).
         Raises:
             BlockingIOError: nothing can be read now; call again.
             RemoteLayerError: the bytes are not of this format; sticky. `buffer` may be overwritten, but holds
                 no content.
             PhaseError: not between header and end.
-            BadParameter: `buffer` is read-only.
-            TypeError: it is no contiguous buffer.
+            BadParameter: `buffer` is read-only. TypeError: not a contiguous buffer.
         """
         if self._phase is not _CONTENT:
             self._next(Event.CONTENT)
@@ -384,19 +371,19 @@ class ExtRead(_Phased):
 
     @property
     def at_hand(self) -> int:
-        """How many bytes of content are here already: reading so many calls no stream. A stack asks that of
-        its layers, to hand them on in one piece.
+        """How many bytes of content can be read without a call of the stream. A stack passes them on in one
+        piece.
         """
         return 0
 
     def read_end(self, r: ByteReader) -> None:
-        """Read past the rest of the message (unread content where the format shows its end, padding), up to
-        its border; then the layer is NEW, ready for the next message.
+        """Read to the end of the message: past padding, and past unread content if the format shows where it
+        ends. Then the layer is NEW again.
 
         Raises:
             BlockingIOError: call again.
             RemoteLayerError: the bytes are not of this format; sticky.
-            PhaseError: no message is under way, or its header is not complete.
+            PhaseError: no message has begun, or its header is incomplete.
         """
         phase = self._next(Event.END)
         self._phase = phase
@@ -425,9 +412,9 @@ class ExtRead(_Phased):
         return read_some(r, view)
 
     def _skip(self, r: ByteReader) -> None:
-        """Read up to the border of the message."""
+        """Read up to the end of the message."""
 
-    # What a stack makes of its layers; as in ExtWrite.
+    # For stacks, as in ExtWrite.
 
     def _stack_parts(self) -> tuple[ExtRead, ...]:
         return (self,)
@@ -443,33 +430,32 @@ class ExtRead(_Phased):
         return next_phase(self._phase, event)
 
     def _fail(self, error: RemoteLayerError) -> None:
-        # Without tracebacks: they would keep the frames of the call, and the caller's buffer with them.
+        # Without tracebacks, which would keep the frames of the call and the caller's buffer.
         self._failure = renewed(error).with_traceback(None)
         self._failure.__context__ = None
         self._phase = next_phase(self._phase, Event.FAIL)
 
 
 def check_layer(layer: object, kind: type[ExtRead] | type[ExtWrite], what: str) -> None:
-    """Raises TypeError: `layer` is none of `kind`. For those that are given layers, when they are made: a
-    reader in a writer's place would otherwise fail at its first use, after content was taken.
+    """Refuse a layer of the wrong direction at construction; it would fail at its first use otherwise.
+
+    Raises:
+        TypeError: `layer` is not a `kind`.
     """
     if isinstance(layer, kind):
         return
     expected = "a layer that writes (ExtWrite)" if kind is ExtWrite else "a layer that reads (ExtRead)"
     if isinstance(layer, type):
-        given = f"the class {layer.__name__}: make an object of it"
+        given = f"the class {layer.__name__}: create an object"
     else:
         does = {ExtRead: ", which reads", ExtWrite: ", which writes"}
         given = type(layer).__name__ + "".join(does[base] for base in does if isinstance(layer, base))
     raise TypeError(f"{what}: expected {expected}, got {given}")
 
 
-# The layer that changes nothing: a placeholder in stacks of fixed depth, and the smallest example.
-
-
 class IdentityW(ExtWrite):
-    """Passes content on as it is: no header, no end. Ends: NEVER."""
+    """Passes content on unchanged, a placeholder in stacks of fixed depth. Ends: NEVER."""
 
 
 class IdentityR(ExtRead):
-    """Passes content on as it is: no header, no end. Ends: NEVER."""
+    """Passes content on unchanged. Ends: NEVER."""

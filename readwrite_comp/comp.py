@@ -1,15 +1,12 @@
 """`CompW` / `CompR`: a layer and a stream together as a file-like object (`io.RawIOBase`) and context
 manager. `FileW` / `FileR` put the standard library's buffers on top, for code that knows no layers.
 
-The header is written or read on first use, the end on `close()`. The stream below is never closed here: it
-does not belong to a layer. `BlockingIOError` passes through as everywhere: make the same call again,
-`close()` included.
+The header is written or read on first use, the end on `close()`. The stream below is never closed.
+`BlockingIOError` passes through: repeat the call, `close()` included. `suspend()` releases the stream in the
+middle of a message, and `resume()` continues on the same stream or another one.
 
-`suspend()` lets go of the stream in the middle of a message, so that another user can have it, and `resume()`
-goes on, on the same stream or another one.
-
-Leaving a `with` block by an exception abandons the message instead of ending it, so that the other side sees
-a truncated message and not a short one that looks whole.
+A `with` block that is left by an exception abandons the message: the other side sees a truncated message, not
+a short one that looks complete.
 """
 
 from __future__ import annotations
@@ -32,10 +29,7 @@ Stream = TypeVar("Stream", ByteReader, ByteWriter)
 
 
 class _Comp(io.RawIOBase, Generic[Stream]):
-    """What both directions share. Nothing happens behind the user's back.
-
-    The layer is looked at twice: it must be free when this object is made, and still be when it begins.
-    """
+    """What both directions share. The layer must be NEW at construction and at the first use."""
 
     _stream: Stream | None
     _ext: ExtRead | ExtWrite
@@ -43,7 +37,7 @@ class _Comp(io.RawIOBase, Generic[Stream]):
     _has_begun = False
     _has_header = False
 
-    # What the stream below must have.
+    # The method that the stream below must have.
     _method = ""
 
     def __init__(self, stream: Stream, ext: ExtRead | ExtWrite) -> None:
@@ -54,9 +48,9 @@ class _Comp(io.RawIOBase, Generic[Stream]):
         self._stream = stream
 
     def _check_stream(self, stream: Stream) -> None:
-        """Raises TypeError: no stream of bytes that goes the right way."""
+        """Raises TypeError: not a stream of bytes in the right direction."""
         if isinstance(stream, io.TextIOBase):
-            raise TypeError("stream: expected one of bytes, got a text file: open it in binary mode")
+            raise TypeError("stream: expected a stream of bytes, got a text file: open it in binary mode")
         if isinstance(stream, type) or not callable(getattr(stream, self._method, None)):
             kind = f"the class {stream.__name__}" if isinstance(stream, type) else type(stream).__name__
             raise TypeError(f"stream: expected an object with {self._method}(), got {kind}")
@@ -66,7 +60,7 @@ class _Comp(io.RawIOBase, Generic[Stream]):
         raise NotImplementedError
 
     def _open(self) -> Stream:
-        """Return the stream, with the header behind it."""
+        """Return the stream, after the header."""
         if self.closed:
             raise ValueError(f"I/O operation on a closed {type(self).__name__}")
         stream = self._attached()
@@ -84,11 +78,10 @@ class _Comp(io.RawIOBase, Generic[Stream]):
         return self._stream
 
     def suspend(self) -> Stream:
-        """Let go of the stream, in the middle of the message or before it. It stands where the layer needs
-        its next byte: nothing was read ahead.
+        """Release the stream, in the middle of the message or before it. Nothing was read ahead.
 
         Returns:
-            The stream; may be used, or lent, until `resume`.
+            The stream; it may be used or lent until `resume`.
         Raises:
             PhaseError: suspended already.
         """
@@ -97,11 +90,11 @@ class _Comp(io.RawIOBase, Generic[Stream]):
         return stream
 
     def resume(self, stream: Stream) -> None:
-        """Go on, on `stream`: the same one or another.
+        """Continue on `stream`, the same one or another.
 
         Raises:
             PhaseError: not suspended.
-            TypeError: no stream of bytes that goes the right way.
+            TypeError: not a stream of bytes in the right direction.
         """
         if self._stream is not None:
             raise PhaseError("not suspended: resume() would drop a stream")
@@ -109,9 +102,7 @@ class _Comp(io.RawIOBase, Generic[Stream]):
         self._stream = stream
 
     def abandon(self) -> None:
-        """Close without writing or reading the end of the message. The layer stays as it is: `reset()` it to
-        use it again.
-        """
+        """Close without writing or reading the end of the message. `reset()` the layer to use it again."""
         self._is_abandoned = True
         self.close()
 
@@ -126,7 +117,7 @@ class _Comp(io.RawIOBase, Generic[Stream]):
         except BlockingIOError:
             raise
         except BaseException:
-            # Nobody will close it again behind the block that has failed.
+            # Nothing closes it again after the block has failed.
             self.abandon()
             raise
 
@@ -134,8 +125,8 @@ class _Comp(io.RawIOBase, Generic[Stream]):
         return super().__enter__()
 
     def __del__(self) -> None:
-        # The base class would close here: write to a stream from the garbage collector, at any moment, in any
-        # thread. (An attribute may be missing when __init__ refused its arguments.)
+        # The base class would close here and write from the garbage collector, at any time, in any thread.
+        # (`_ext` is missing if __init__ refused its arguments.)
         ext = getattr(self, "_ext", None)
         is_under_way = ext is not None and self._has_begun and ext.phase not in (Phase.NEW, Phase.FAILED)
         if is_under_way and not self.closed:
@@ -152,7 +143,7 @@ class CompW(_Comp[ByteWriter]):
         ext: a layer or stack in phase NEW; after `close()` it is NEW again.
     Raises:
         InUse: `ext` is in the middle of a message.
-        TypeError: `ext` is no layer of this direction, or `stream` no such stream of bytes.
+        TypeError: `ext` is not a layer, or `stream` not a stream of bytes, of this direction.
     """
 
     _method = "write"
@@ -164,7 +155,7 @@ class CompW(_Comp[ByteWriter]):
         self._has_end = False
 
     def writable(self) -> bool:
-        """Say that it can be written to, as `io` asks."""
+        """Return True: part of the `io` interface."""
         return True
 
     def write(self, data: Any, /) -> int:
@@ -172,40 +163,39 @@ class CompW(_Comp[ByteWriter]):
 
         Raises:
             BlockingIOError: no byte of `data` was taken.
-            ValueError: closed. TypeError: no contiguous buffer.
+            ValueError: closed. TypeError: not a contiguous buffer.
         """
-        view = byte_view(data)  # before the header is written: a refused call changes nothing
+        view = byte_view(data)  # before the header: a refused call changes nothing
         return self._ext.write_into(self._open(), view)
 
     def writelines(self, lines: Any, /) -> None:
-        """Refused: `io` ignores how much each `write` has taken, and would lose the rest.
+        """Refused: `io` ignores how much each `write` took and would lose the rest.
 
         Raises:
-            io.UnsupportedOperation: always; `FileW` has it.
+            io.UnsupportedOperation: always; use `FileW`.
         """
         raise io.UnsupportedOperation("writelines: a CompW may take a part of each line; use FileW")
 
     def flush(self) -> None:
-        """Push out what the layer holds back, as far as its format allows."""
+        """Write what the layer holds back, if its format allows."""
         super().flush()
-        # The base class calls this when it closes, too: the layer may then be in another user's message.
+        # The base class also calls this when it closes; the layer may then be in another user's message.
         is_mine = self._has_header and not self._has_end and not self._is_abandoned
         if is_mine and self._ext.phase is Phase.CONTENT:
             self._ext.flush_into(self._attached())
 
     def suspend(self) -> ByteWriter:
-        """Let go of the stream, in the middle of the message or before it. Output that is owed goes out
-        first, so no byte for this stream is left here. Content that the layer holds back stays with it:
-        `flush()` before, if a reader shall have it.
+        """Write the owed output and release the stream, in the middle of the message or before it. Content
+        that the layer holds back stays there; `flush()` first if the reader needs it.
 
         Returns:
-            The stream; may be used, or lent, until `resume`.
+            The stream; it may be used or lent until `resume`.
         Raises:
             BlockingIOError: the stream has not taken all that is owed; not suspended, call again.
             PhaseError: suspended already.
         """
         stream = self._attached()
-        # A layer that this object has not begun with belongs to another message.
+        # Before the first use the layer may be in another user's message.
         if self._has_begun and not self._is_abandoned:
             self._ext.settle_into(stream)
         return super().suspend()
@@ -216,7 +206,7 @@ class CompW(_Comp[ByteWriter]):
         Raises:
             BlockingIOError: not closed yet; call again.
             PhaseError: suspended.
-        On error: open still, so that closing can be tried again or the message abandoned.
+        On error: still open; close again or abandon the message.
         """
         if self.closed:
             return
@@ -237,7 +227,7 @@ class CompR(_Comp[ByteReader]):
         ext: a layer or stack in phase NEW; after `close()` it is NEW again.
     Raises:
         InUse: `ext` is in the middle of a message.
-        TypeError: `ext` is no layer of this direction, or `stream` no such stream of bytes.
+        TypeError: `ext` is not a layer, or `stream` not a stream of bytes, of this direction.
     """
 
     _method = "readinto"
@@ -248,7 +238,7 @@ class CompR(_Comp[ByteReader]):
         self._ext: ExtRead = ext
 
     def readable(self) -> bool:
-        """Say that it can be read from, as `io` asks."""
+        """Return True: part of the `io` interface."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
@@ -257,16 +247,16 @@ class CompR(_Comp[ByteReader]):
         Raises:
             BlockingIOError: nothing can be read now.
             RemoteLayerError: the bytes are not of the layer's format.
-            ValueError: closed. TypeError: no contiguous buffer. BadParameter: it is read-only.
+            ValueError: closed. TypeError: not a contiguous buffer. BadParameter: it is read-only.
         """
         view = writable_view(buffer)
         return self._ext.read_into(self._open(), view)
 
     def readall(self) -> bytes:
-        """Read content up to its end, or up to a refusal: then call again, until it returns b"".
+        """Read content up to its end or up to a refusal: repeat until it returns b"".
 
         Raises:
-            BlockingIOError: nothing can be read now. What came before a refusal is returned, not lost.
+            BlockingIOError: nothing can be read now. Content that came before a refusal is returned.
             RemoteLayerError: the bytes are not of the layer's format.
             ValueError: closed.
         """
@@ -280,13 +270,13 @@ class CompR(_Comp[ByteReader]):
         return bytes(content)
 
     def close(self) -> None:
-        """Read past the end of the message, so that the stream stands at what follows it.
+        """Read to the end of the message, so that the next read of the stream gets what follows.
 
         Raises:
             BlockingIOError: not closed yet; call again.
-            PhaseError: suspended; open still.
-            RemoteLayerError: the rest of the message is not of the layer's format; closed nevertheless. A
-                layer that has failed before has said so then, and closes without a word.
+            PhaseError: suspended; still open.
+            RemoteLayerError: the rest of the message is not of the layer's format; closed nevertheless. Not
+                raised again if the layer has failed before.
         """
         if self.closed:
             return
@@ -309,17 +299,50 @@ class CompR(_Comp[ByteReader]):
 # `io.TextIOWrapper` for `json`. Over *blocking* streams only: a buffer in front of a stream that refuses
 # cannot be closed twice.
 #
-# `CompW.write` may take a part of its data, as a raw file may. Such code ignores the count and would lose the
-# rest, so the standard library's buffers stand on top. They read ahead in the *content* only: after `close()`
-# the stream stands at the end of the message.
+# `CompW.write` may take a part of its data. Such code ignores the count and would lose the rest, so the
+# standard library's buffers stand on top. They read ahead in the *content* only: after `close()` the next
+# read of the stream gets what follows the message.
 #
-# The buffers would end the message also when an exception leaves the `with` block, or from the garbage
-# collector, and the other side would take half a message for a whole one. Both abandon the message here.
+# Left alone, the buffers would also end the message when an exception leaves the `with` block, or from the
+# garbage collector, and the other side would take half a message for a whole one. `_File` abandons it.
 _BUFFER_BYTES = 64 * 1024
 _MAX_BUFFER_BYTES = 2**31 - 1
 
 
-class FileW(io.BufferedWriter):
+class _File:
+    """What both directions share: the message is abandoned unless it is closed."""
+
+    _comp: CompW | CompR
+
+    def abandon(self) -> None:
+        """Close without reading the rest, or without writing the buffer and the end: the other side then sees
+        a truncated message. `reset()` the layer to use it again.
+        """
+        self._comp.abandon()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abandon()
+            return
+        try:
+            self.close()  # type: ignore[attr-defined]
+        except BaseException:
+            self.abandon()
+            raise
+
+    def __del__(self) -> None:
+        # `_comp` is missing if __init__ refused its arguments.
+        comp = getattr(self, "_comp", None)
+        if comp is not None and not comp.closed:
+            self.abandon()
+            warnings.warn(
+                f"{type(self).__name__} dropped without close(); its message is abandoned", ResourceWarning, 2
+            )
+
+
+class FileW(_File, io.BufferedWriter):
     """A binary file whose content goes through `ext` to `stream`.
 
     Args:
@@ -328,19 +351,19 @@ class FileW(io.BufferedWriter):
         buffer_bytes: content is collected up to this length.
     Raises:
         InUse: `ext` is in the middle of a message.
-        TypeError: as `CompW`.
-    On error: a failed `write()`, `flush()` or `close()` raises, and the message is not ended: what the other
-        side has is truncated.
+        TypeError: as `CompW`. BadParameter: `buffer_bytes` is less than 1.
+    On error: a failed `write()`, `flush()` or `close()` does not end the message: the other side sees it
+        truncated.
     """
 
     def __init__(self, stream: ByteWriter, ext: ExtWrite, *, buffer_bytes: int = _BUFFER_BYTES) -> None:
         comp = CompW(stream, ext)
         check_number(buffer_bytes, "buffer_bytes", 1, _MAX_BUFFER_BYTES)
         super().__init__(comp, buffer_bytes)
-        self._comp = comp
+        self._comp: CompW = comp
 
     def flush(self) -> None:
-        """Write what is buffered, and what the layer holds back, as far as its format allows.
+        """Write what is buffered, and what the layer holds back, if its format allows.
 
         A limiter then closes a window early. Closing does not do that, but `io.TextIOWrapper` flushes before
         it closes.
@@ -353,43 +376,18 @@ class FileW(io.BufferedWriter):
 
         Raises:
             OSError: whatever the stream raises.
-        On error: open still, and the message is not ended. Try again, or `abandon()`.
+        On error: still open, and the message is not ended. Close again or `abandon()`.
         """
         if not self.closed:
-            # One by one: the base class would end the message also when its buffer could not be written, and
-            # a message that lacks its last content would look whole.
+            # In two steps: the base class would end the message even if its buffer could not be written, and
+            # a message without its last content would look complete.
             super().flush()
             self._comp.close()
         super().close()
 
-    def abandon(self) -> None:
-        """Close without writing what is buffered or the end: the other side sees a truncated message. The
-        layer stays as it is: `reset()` it to use it again.
-        """
-        self._comp.abandon()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.abandon()
-            return
-        try:
-            self.close()
-        except BaseException:
-            self.abandon()
-            raise
-
-    def __del__(self) -> None:
-        # The base class would end the message here. (No attribute if __init__ refused its arguments.)
-        comp = getattr(self, "_comp", None)
-        if comp is not None and not comp.closed:
-            self.abandon()
-            warnings.warn("FileW dropped without close(); its message is truncated", ResourceWarning, 2)
-
-
-class FileR(io.BufferedReader):
-    """A binary file whose content comes through `ext` from `stream`. `close()` reads past the end of the
+class FileR(_File, io.BufferedReader):
+    """A binary file whose content comes through `ext` from `stream`. `close()` reads to the end of the
     message, and raises what reading has not.
 
     Args:
@@ -398,29 +396,11 @@ class FileR(io.BufferedReader):
         buffer_bytes: how much content is read ahead.
     Raises:
         InUse: `ext` is in the middle of a message.
-        TypeError: as `CompR`.
+        TypeError: as `CompR`. BadParameter: `buffer_bytes` is less than 1.
     """
 
     def __init__(self, stream: ByteReader, ext: ExtRead, *, buffer_bytes: int = _BUFFER_BYTES) -> None:
         comp = CompR(stream, ext)
         check_number(buffer_bytes, "buffer_bytes", 1, _MAX_BUFFER_BYTES)
         super().__init__(comp, buffer_bytes)
-        self._comp = comp
-
-    def abandon(self) -> None:
-        """Close without reading the rest. The layer stays as it is: `reset()` it to use it again."""
-        self._comp.abandon()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abandon()
-
-    def __del__(self) -> None:
-        comp = getattr(self, "_comp", None)
-        if comp is not None and not comp.closed:
-            self.abandon()
-            warnings.warn("FileR dropped without close()", ResourceWarning, 2)
+        self._comp: CompR = comp

@@ -1,13 +1,11 @@
-"""The error tree of the package: first whose fault it is, then what happened.
+"""The errors of the package: first whose fault it is, then what happened.
 
-Two branches, after h11's pair. `LocalLayerError`: the caller on this side broke a rule (wrong phase, a
-parameter out of range, an object in use); the bytes are innocent, and nothing was changed by the refused
-call. `RemoteLayerError`: the bytes that came in are not what the format allows; the layer that met them stays
-in that error (it is *sticky*) until its `reset()`.
+`LocalLayerError`: this side broke a rule (wrong phase, parameter out of range, object in use); the refused
+call changed nothing. `RemoteLayerError`: the bytes that arrived violate the format; the layer raises the
+error again at every call (it is *sticky*) until `reset()`.
 
-`BlockingIOError` is not an error of this package and is never wrapped: it is the stream saying "not now".
-Rule for changing this file: a class here is a promise of the public surface, since only these leave a layer's
-methods.
+`BlockingIOError` is not an error of this package and is never wrapped: the stream cannot proceed now.
+Rule for changing this file: only these classes leave a layer's methods, so each is part of the public API.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ __all__ = [
 
 
 class LayerError(Exception):
-    """Anything this package refuses. Catch it to treat both sides' faults alike."""
+    """The base of all errors of this package."""
 
 
 class LocalLayerError(LayerError):
@@ -36,42 +34,40 @@ class LocalLayerError(LayerError):
 
 
 class PhaseError(LocalLayerError):
-    """A call that the phase of the message does not allow, such as content after its end."""
+    """A call that is not allowed in this phase of the message, such as content after its end."""
 
 
 class InUse(LocalLayerError):
-    """A layer that is in the middle of a message, or has its place already, was given to a stack or a
-    file-like object; or a shared layer was used while another holder has it.
+    """A layer in the middle of a message, or given twice, was put into a stack or a file-like object; or
+    another holder has the shared layer.
     """
 
 
 class BadParameter(LocalLayerError, ValueError):
-    """A parameter outside its documented range: the text says what was expected and what was given."""
+    """A parameter outside its documented range."""
 
 
 class EngineUnavailable(LocalLayerError):
-    """The crypto library behind the named engine cannot be imported. The text names the package to
-    install.
-    """
+    """The engine's crypto library cannot be imported; the text names the package to install."""
 
 
 class RemoteLayerError(LayerError):
-    """The bytes that arrived are not what the other side of this layer writes."""
+    """The bytes that arrived are not what this layer's writer produces."""
 
     is_expected = True  # see `RemoteTunnelError`: bad bytes from outside are no bug here
 
 
 class Truncated(RemoteLayerError):
-    """The stream below ended inside a structure: a header, a window, a chunk, or before the end mark."""
+    """The stream ended inside a structure or before the end mark."""
 
 
 class Malformed(RemoteLayerError):
-    """A field holds a value that the format forbids."""
+    """A field has a value that the format forbids."""
 
 
 class LimitExceeded(RemoteLayerError):
-    """There is more content than the caller's limit allows. The layer itself has not failed: not sticky."""
+    """More content than the caller's limit allows. Not sticky: the layer has not failed."""
 
 
 class AuthenticationError(RemoteLayerError):
-    """An authentication tag does not match. Nothing of the refused chunk was released."""
+    """An authentication tag does not match; the refused chunk was not released."""

@@ -1,18 +1,14 @@
-"""The two helpers that make layers restartable, and the two calls through which every layer meets its stream.
+"""Tools of layers: calls of a stream, state across a refusal, checks of arguments, errors raised again.
 
-A stream may handle fewer bytes than asked, or refuse (`BlockingIOError`) at any byte. What a layer has to
-remember across such a refusal is always one of two things, and both live here rather than in every layer
-anew:
+A stream may handle fewer bytes than asked, or refuse (`BlockingIOError`) at any byte. What a layer must
+remember across a refusal is one of two things:
 
 * `Take`: a structure of known length of which only a part has arrived;
-* `Owed`: bytes that are ready for the stream but that it has not taken yet.
+* `Owed`: bytes that are ready for the stream and that it has not taken yet.
 
-Both keep views, not copies: the layer's buffer must not be touched until the structure is whole or the debt
-is paid. Three outcomes stay apart everywhere: 0 (the stream ended), `BlockingIOError` (not now), `Truncated`
-(it ended too early).
-
-All counts are bytes. A caller may give any contiguous buffer, and `byte_view` finds its bytes. A sticky error
-is raised as a copy each time: `renewed`.
+Both keep views, not copies: do not change the buffer until the structure is complete or the bytes are
+written. Three outcomes are distinct everywhere: 0 (the stream ended), `BlockingIOError` (not now),
+`Truncated` (it ended too early). All counts are bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +40,7 @@ __all__ = [
 E = TypeVar("E", bound=BaseException)
 _EMPTY = memoryview(b"")
 _ORIGINAL = "_renewed_from"
-# At most this much is skipped in one call of the stream.
+# The most that is skipped in one call of the stream.
 _SCRATCH_BYTES = 16 * 1024
 
 
@@ -65,15 +61,13 @@ class ByteWriter(Protocol):
 
 
 def byte_view(data: Any, what: str = "data") -> memoryview:
-    """The bytes of any contiguous buffer, uncopied: `len` counts bytes, and slices are bytes.
-
-    A `memoryview` counts items, rows or whatever its format and shape say; an `array.array` counts items.
+    """The bytes of any buffer, uncopied: `len` and slices count bytes, not items or rows.
 
     Args:
-        data: any format and shape, as long as its bytes lie one after the other, in C order.
+        data: any format and shape, if its bytes are contiguous in C order.
         what: the argument's name, for the error.
     Raises:
-        TypeError: no buffer (text, a list, a number), or one with gaps between its bytes.
+        TypeError: not a buffer (text, a list, a number), or not contiguous.
     """
     try:
         view = memoryview(data)
@@ -85,12 +79,12 @@ def byte_view(data: Any, what: str = "data") -> memoryview:
         raise TypeError(f"{what}: expected a contiguous buffer, got one with gaps between its bytes: copy it")
     if view.format == "B" and view.ndim == 1:
         return view
-    # Without bytes a shape such as (3, 0) cannot be cast.
+    # An empty shape such as (3, 0) cannot be cast.
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def writable_view(buffer: Any) -> memoryview:
-    """The bytes of any contiguous buffer, to be read into.
+    """The bytes of any contiguous buffer that is read into.
 
     Raises:
         TypeError: as `byte_view`.
@@ -103,10 +97,10 @@ def writable_view(buffer: Any) -> memoryview:
 
 
 def check_number(value: int, what: str, least: int, most: int) -> None:
-    """Refuse an argument that is no whole number from `least` to `most`.
+    """Refuse an argument that is not a whole number from `least` to `most`.
 
     Raises:
-        TypeError: no whole number. BadParameter: out of range.
+        TypeError: not a whole number. BadParameter: out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{what}: expected a whole number, got {value!r}")
@@ -120,7 +114,7 @@ def read_only() -> BadParameter:
 
 
 def would_block(what: str) -> BlockingIOError:
-    """Return the one error that says "not now"."""
+    """Return the error that means "not now"."""
     return BlockingIOError(errno.EAGAIN, what)
 
 
@@ -131,7 +125,7 @@ def read_some(r: ByteReader, view: memoryview) -> int:
         1 to `len(view)`, or 0 at the end of the stream.
     Raises:
         BlockingIOError: nothing can be read now.
-        BadParameter: the stream claims more bytes than there was room for.
+        BadParameter: the stream reports more bytes than `view` holds.
     """
     count = r.readinto(view)
     if count is None:
@@ -142,7 +136,7 @@ def read_some(r: ByteReader, view: memoryview) -> int:
 
 
 def read_part(r: ByteReader, view: memoryview, left: int, what: str) -> int:
-    """Read once into `view` from a structure of which `left` bytes (at least 1) are to come, and no further.
+    """Read once into `view`, at most the `left` remaining bytes (at least 1) of a structure.
 
     Returns:
         1 to `left`.
@@ -162,8 +156,8 @@ def write_some(w: ByteWriter, view: memoryview) -> int:
     Returns:
         1 to `len(view)`.
     Raises:
-        BlockingIOError: nothing can be written now. A stream that takes 0 bytes means the same.
-        BadParameter: the stream claims more bytes than it was offered.
+        BlockingIOError: nothing can be written now; a stream that takes 0 bytes means the same.
+        BadParameter: the stream reports more bytes than it was offered.
     """
     count = w.write(view)
     if not count:
@@ -178,8 +172,7 @@ def _checked(count: int, view: memoryview) -> int:
 
 
 def skip_some(r: ByteReader, count: int, what: str, *, must_be_zero: bool = False) -> int:
-    """Read up to `count` bytes (at least 1) and drop them; at most one call of the stream, so the caller
-    keeps count.
+    """Read up to `count` bytes (at least 1) and drop them, in one call of the stream.
 
     Returns:
         How many were dropped, 1 to `count`.
@@ -196,14 +189,12 @@ def skip_some(r: ByteReader, count: int, what: str, *, must_be_zero: bool = Fals
 
 
 def renewed(error: E) -> E:
-    """An error that is kept, to be raised once more: `raise renewed(self._error)`.
+    """Return a copy of a kept error, to be raised again: `raise renewed(self._error)`.
 
-    One object that is raised again and again grows: each raise adds its frames to the traceback, and keeps
-    what they hold. Two threads that raise it write into one traceback. So each raise gets a copy: of the same
-    class, with the same attributes, cause and first traceback. `is_same_error` knows it again.
-
-    Returns:
-        The copy. The error itself, without its traceback, where its class cannot be copied.
+    Each raise of one object adds frames to its traceback and keeps what they hold, and two threads would
+    write into the same traceback. The copy has the class, attributes, cause and first traceback of the
+    original; `is_same_error` recognises it. An error that cannot be copied is returned itself, without its
+    traceback.
     """
     kind = type(error)
     if any(vars(base).get("__slots__") for base in kind.__mro__):
@@ -212,14 +203,14 @@ def renewed(error: E) -> E:
         parts: Any = error.__reduce_ex__(2)
         _, args, *state = parts
         copy = kind.__new__(kind, *args)
-        # Not an `__init__` in Python: what that takes need not be what it hands on to the builtin class.
+        # Not an `__init__` in Python: its arguments need not be those of the builtin class.
         for base in kind.__mro__:
             if isinstance(init := vars(base).get("__init__"), WrapperDescriptorType):
                 init(copy, *args)
                 break
         copy.__dict__.update(*state)
         copy.__dict__.setdefault(_ORIGINAL, error)
-    except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made
+    except Exception:  # noqa: BLE001 - a user's class may do anything here
         return error.with_traceback(None)
     if notes := getattr(error, "__notes__", None):
         copy.__notes__ = list(notes)
@@ -243,8 +234,8 @@ class Owed:
         return len(self._view)
 
     def owe(self, data: bytes | bytearray | memoryview) -> None:
-        """Add bytes. They are not copied unless something is owed already: leave them alone until they are
-        gone.
+        """Add bytes. They are only copied if something is owed already: do not change them until they are
+        written.
         """
         view = byte_view(data)
         self._view = memoryview(bytes(self._view) + view) if self._view else view
@@ -258,14 +249,14 @@ class Owed:
         view = self._view
         while view:
             count = write_some(w, view)
-            # Stored at every step, so that whatever the next write raises finds the right rest.
+            # Stored at every step, so that the rest is right whatever the next write raises.
             self._view = view = view[count:]
 
     def send(self, w: ByteWriter, view: memoryview) -> None:
         """Write `view` as far as the stream takes it now and owe the rest; nothing is owed before.
 
-        The same as `owe` and `push`, but where all goes well, which is the usual case, no call except the
-        stream's: it costs every cipher layer's write.
+        The same as `owe` and `push`, but in the usual case with no call except the stream's: every cipher
+        layer's write comes through here.
         """
         try:
             count = w.write(view)
@@ -278,14 +269,11 @@ class Owed:
                 self.push(w)
 
     def push(self, w: ByteWriter) -> None:
-        """Write what the stream takes now, for callers that have taken content already and so must not
-        raise.
-        """
+        """Write what the stream takes now; for callers that have taken content and so must not raise."""
         try:
             self.settle(w)
         except BlockingIOError:
-            # Nothing is lost: the rest is still owed, and the layer's next call begins with it.
-            return
+            return  # the rest is still owed, and the layer's next call begins with it
 
     def clear(self) -> None:
         """Forget what is owed."""
@@ -303,27 +291,26 @@ class Take:
 
     @property
     def is_begun(self) -> bool:
-        """Whether some but not all bytes have come."""
+        """Whether some but not all bytes have arrived."""
         return 0 < self._filled < len(self._view)
 
     def begin(self, view: memoryview, filled: int = 0) -> None:
-        """Start over with the target `view`, of which the first `filled` bytes are there already."""
+        """Start over with the target `view`, whose first `filled` bytes have arrived already."""
         self._view = writable_view(view)
         self._filled = filled
 
     def fill(self, r: ByteReader, what: str, *, may_end: bool = False) -> bool:
-        """Read until the structure is whole, and never a byte more.
+        """Read until the structure is complete, and no further.
 
         Args:
             r: the stream.
             what: the structure's name, for errors.
             may_end: the stream may end before the first byte.
         Returns:
-            True when it is whole; False when the stream ended before its first byte and `may_end` allows
-            that.
+            True; False if the stream ended before the first byte and `may_end` allows that.
         Raises:
-            Truncated: the stream ended inside, or at all without `may_end`.
-            BlockingIOError: not whole yet; call again.
+            Truncated: the stream ended.
+            BlockingIOError: not complete yet; call again.
         """
         view, size = self._view, len(self._view)
         while self._filled < size:
@@ -342,5 +329,5 @@ class Take:
 
 
 def is_same_error(error: BaseException, kept: BaseException | None) -> bool:
-    """Whether `error` is the one that is kept, or a copy of it made by `renewed`."""
+    """Whether `error` is the kept one or a copy of it made by `renewed`."""
     return getattr(error, _ORIGINAL, error) is getattr(kept, _ORIGINAL, kept)

@@ -1,17 +1,15 @@
-"""Layers that keep the length of what they transform: any number of them works on one buffer, in place.
+"""Length-preserving layers: any number of them works on one buffer, in place.
 
 A `Transform` is the part that differs (a keystream, a wide-block permutation); `InPlaceW` and `InPlaceR` are
-the ext layers around one or more of them. A stack of 25 such layers is then a loop over one buffer with no
-copy between the layers: `MultiWExt` and `MultiRExt` join neighbours of equal block size. The bytes on the
-wire are those of separate layers.
+the layers around one or more of them. `MultiWExt` and `MultiRExt` join neighbours of equal block size: a
+stack of 25 such layers is a loop over one buffer, and the bytes on the wire are those of separate layers.
 
-Order: transform 0 is next to the stream. Its header comes first on the wire, in the clear; the header of
-transform 1 is transformed by 0, and so on. Content passes from the last to the first when written, the other
-way when read.
+Transform 0 is next to the stream. Its header comes first on the wire, in the clear; the header of transform 1
+is transformed by 0, and so on. Content passes from the last to the first when written, in reverse when read.
 
-* block_bytes = 1: any length at once (a keystream). Ends: NEVER.
-* block_bytes > 1: whole blocks only; the end pads with zero bytes to a whole block, before the transforms.
-  Ends: PADDED. A message without content is zero blocks.
+* block_bytes = 1: any length (a keystream). Ends: NEVER.
+* block_bytes > 1: whole blocks, the last padded with zero bytes before the transforms. Ends: PADDED. A
+  message without content is zero blocks.
 """
 
 from __future__ import annotations
@@ -26,18 +24,17 @@ from readwrite_comp.primitives import COUNTER_BLOCK_BYTES, Engine, checked_key, 
 
 __all__ = ["InPlaceR", "InPlaceW", "StreamCipherR", "StreamCipherW", "Transform"]
 
-# The most that one write of a keystream layer takes: a larger buffer makes the calls no cheaper and the
-# memory dearer.
+# The most that one write of a keystream layer takes: larger buffers cost memory and save nothing.
 _STREAM_BYTES = 64 * 1024
 _EMPTY = memoryview(b"")
 
 
 class Transform(Protocol):
-    """One length-preserving transformation of one message at a time."""
+    """A length-preserving transformation of one message at a time."""
 
     @property
     def block_bytes(self) -> int:
-        """Length of the units it works on; 1: any."""
+        """Length of its blocks; 1: any length."""
         ...
 
     @property
@@ -46,42 +43,35 @@ class Transform(Protocol):
         ...
 
     def begin_write(self) -> bytes:
-        """Begin a message to be written and return its header."""
+        """Begin to write a message and return its header."""
         ...
 
     def begin_read(self, header: bytes) -> None:
-        """Begin a message to be read with the header that came."""
+        """Begin to read a message with this header."""
         ...
 
     @property
     def apply(self) -> Callable[[memoryview], None]:
         """Transforms the next bytes (block_bytes = 1) or the next block of the message, in place.
 
-        A method, or an attribute that each `begin_…` sets anew: the layers look it up once for each message.
+        A method, or an attribute that each `begin_…` sets: layers look it up once for each message.
         """
         ...
 
     @property
     def apply_into(self) -> Callable[[memoryview, memoryview], None]:
-        """Does the same from one view into another of equal length.
-
-        The first transform takes the caller's content so into the layer's own buffer: a copy less.
-        """
+        """Does the same from one view into another of equal length, which saves a copy of the content."""
         ...
 
 
 def _is_plain(layer: object, base: type) -> bool:
-    """Whether the layer's class does nothing but make a `base`: joining would lose what it overrides."""
+    """Whether the layer's class overrides nothing of `base`: joining would lose it."""
     kinds = type(layer).__mro__
     return all(name.startswith("__") for kind in kinds[: kinds.index(base)] for name in vars(kind))
 
 
 class _InPlace(_Phased):
-    """What both directions have: transforms, and a buffer for a block.
-
-    Attributes:
-        block_bytes: the block size of all transforms; 1: any length.
-    """
+    """What both directions share: transforms of one block size, and a buffer for a block."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         super().__init__()
@@ -93,9 +83,7 @@ class _InPlace(_Phased):
         (self.block_bytes,) = sizes
         is_stream = self.block_bytes == 1
         if not is_stream and any(transform.header_bytes for transform in transforms):
-            raise BadParameter(
-                "a block transform with a header: blocks would not begin at multiples of their size"
-            )
+            raise BadParameter("a block transform with a header: blocks would not be aligned")
         self._transforms = tuple(transforms)
         self._buffer = memoryview(bytearray(0 if is_stream else self.block_bytes))
         self.ends = Ending.NEVER if is_stream else Ending.PADDED
@@ -140,7 +128,7 @@ class InPlaceW(_InPlace, ExtWrite):
         size = self.block_bytes
         if size == 1:
             size = len(view)
-            if size > _STREAM_BYTES:  # Not min(): the usual small write would feel it.
+            if size > _STREAM_BYTES:  # min() would slow down small writes
                 size = _STREAM_BYTES
             if size > len(self._buffer):
                 self._buffer = memoryview(bytearray(size))
@@ -156,7 +144,7 @@ class InPlaceW(_InPlace, ExtWrite):
         return size
 
     def _collect(self, w: ByteWriter, view: memoryview) -> int:
-        """Take a part of a block."""
+        """Take content for a partial block."""
         held = self._held
         count = min(len(view), self.block_bytes - held)
         self._buffer[held : held + count] = view[:count]
@@ -180,8 +168,7 @@ class InPlaceW(_InPlace, ExtWrite):
 class InPlaceR(_InPlace, ExtRead):
     """Reads what `InPlaceW` with the inverse transforms wrote. Ends: NEVER (keystreams) or PADDED (blocks).
 
-    A block goes straight into the caller's buffer and is transformed there, if there is room and all of it
-    has come at once.
+    A block is read into the caller's buffer and transformed there if it fits and arrives in one piece.
 
     Args:
         transforms: the first is next to the stream.
@@ -260,7 +247,7 @@ class InPlaceR(_InPlace, ExtRead):
             self._open_block(r, may_end=False)
 
     def _open_block(self, r: ByteReader, *, may_end: bool) -> bool:
-        """Read a block into the own buffer and transform it; False when the stream ended before it."""
+        """Read a block into `_buffer` and transform it; False if the stream ended before it."""
         if not self._incoming.fill(r, "a block", may_end=may_end):
             return False
         self._incoming.begin(self._buffer)
@@ -271,15 +258,6 @@ class InPlaceR(_InPlace, ExtRead):
     def _apply(self, view: memoryview) -> None:
         for apply in self._applies:
             apply(view)
-
-
-# `StreamCipher`: AES-256-CTR over content of any length, without authentication and without an end mark.
-#
-# Format: IV 16 random bytes ‖ content XOR keystream; the IV is the first counter block (one big-endian
-# number). A bit changed on the wire changes that bit of the content: where that matters, put
-# `Sealed` inside or use it instead.
-#
-# Source: NIST SP 800-38A, CTR mode.
 
 
 class _Keystream:
@@ -305,11 +283,15 @@ class _Keystream:
 
 
 class StreamCipherW(InPlaceW):
-    """Encrypts content. Ends: NEVER.
+    """Encrypts content with AES-256-CTR: no authentication, no end mark. Ends: NEVER.
+
+    Format: IV 16 random bytes, the first counter block (one big-endian number) ‖ content XOR keystream. A bit
+    changed on the wire changes that bit of the content: where that matters, use `Sealed`.
 
     Args:
         key: 32 bytes; may serve any number of messages, as each has a random IV.
         engine: where AES comes from, or its name; by default the preferred one.
+    Source: NIST SP 800-38A, CTR mode.
     """
 
     def __init__(self, key: bytes, *, engine: Engine | str | None = None) -> None:
@@ -317,7 +299,7 @@ class StreamCipherW(InPlaceW):
 
 
 class StreamCipherR(InPlaceR):
-    """Decrypts what `StreamCipherW` wrote, in the caller's buffer. Ends: NEVER. Arguments as there."""
+    """Decrypts what `StreamCipherW` wrote, in the caller's buffer. Ends: NEVER."""
 
     def __init__(self, key: bytes, *, engine: Engine | str | None = None) -> None:
         super().__init__([_Keystream(key, engine)])

@@ -93,10 +93,10 @@ class Padding(Enum):
 
 
 class _WindowsR(ExtRead):
-    """The reader of all window limiters: passes content on from the open window, then opens the next one.
+    """The reader of all window limiters: reads the open window, then opens the next one.
 
-    A limiter says in `_open_window` what precedes a window. Attributes: `_left` and `_padding_left` are what
-    remains of the open window, `_has_ended` is set once no window follows.
+    A limiter implements `_open_window`. `_left` and `_padding_left` are what remains of the open window,
+    `_has_ended` is set when no window follows.
     """
 
     def __init__(self, head_bytes: int, padding: Padding | str = Padding.RANDOM) -> None:
@@ -113,7 +113,7 @@ class _WindowsR(ExtRead):
         self._incoming.begin(self._head)
 
     def _open_window(self, r: ByteReader) -> bool:
-        """Read what precedes the next window and set `_left`; False if there is no more content."""
+        """Read what precedes the next window and set `_left`; False at the end of the content."""
         raise NotImplementedError
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
@@ -180,16 +180,16 @@ class _CollectingW(ExtWrite):
 
 @dataclass(frozen=True)
 class WindowSizes:
-    """The sizes of the windows of one message: `first_bytes`, then each the one before times `growth`, up to
+    """The sizes of a message's windows: `first_bytes`, then each the one before times `growth`, up to
     `max_bytes`.
 
     Args:
-        first_bytes: size of the first window, at least 1.
-        growth: (numerator, denominator), at least 1; whole numbers, so that both ends round alike (down).
-        max_bytes: no window is larger; by default `first_bytes`.
+        first_bytes: at least 1.
+        growth: (numerator, denominator), at least 1; whole numbers, so that both ends round down alike.
+        max_bytes: by default `first_bytes`.
     Raises:
         BadParameter: sizes or growth out of range.
-        TypeError: one of them is no whole number.
+        TypeError: one of them is not a whole number.
     """
 
     first_bytes: int
@@ -217,11 +217,11 @@ def _check_sizes(sizes: WindowSizes) -> None:
 
 
 class SizedWindowsW(ExtWrite):
-    """Writes content in windows whose sizes `WindowSizes` gives. Ends: PADDED.
+    """Writes content in windows whose sizes follow a plan. Ends: PADDED.
 
-    With `size_written` the reader takes any size from 1 to its maximum, so a writer may follow another plan.
-    Content passes uncopied, except for the first bytes of a window whose size is written: size and content
-    must reach the stream together.
+    With `size_written` the reader accepts any size from 1 to its maximum, so a writer may follow another
+    plan. Content is not copied, except for the first bytes after a written size: both must reach the stream
+    together.
 
     Args:
         sizes: the plan, the same on both sides unless `size_written`.
@@ -259,7 +259,7 @@ class SizedWindowsW(ExtWrite):
             count = len(view)
         else:
             count = write_some(w, view[:size])
-        # Only now is the window begun: a refusal above has left it the next one.
+        # The window begins only now: after a refusal above it is still the next one.
         self._next_bytes = self._sizes.after(size)
         self._is_first = False
         self._left = size - count
@@ -282,8 +282,7 @@ class SizedWindowsW(ExtWrite):
 
 
 class SizedWindowsR(_WindowsR):
-    """Reads what `SizedWindowsW` wrote. Ends: PADDED, so read as many bytes as the message is known to have,
-    then `read_end`.
+    """Reads what `SizedWindowsW` wrote. Ends: PADDED: read the known length, then `read_end`.
 
     Args:
         sizes: as given to the writer; with `size_written` only its `max_bytes` counts, as a limit.
@@ -307,7 +306,7 @@ class SizedWindowsR(_WindowsR):
         self._is_first = True
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
-        # Written out, although the base class has it too: a call more is a third of a small read.
+        # As in the base class, repeated here because another call would be a third of a small read.
         if not self._left:
             if not self._size_written:
                 return self._read_first_of_window(r, view)
@@ -318,7 +317,7 @@ class SizedWindowsR(_WindowsR):
         return count
 
     def _read_first_of_window(self, r: ByteReader, view: memoryview) -> int:
-        # A window of implied size exists only once a byte of it has come.
+        # A window of implied size begins with its first byte.
         size = self._next_bytes
         count = read_some(r, view[:size])
         if count:
@@ -330,7 +329,7 @@ class SizedWindowsR(_WindowsR):
         return count
 
     def _open_window(self, r: ByteReader, *, may_end: bool = True) -> bool:
-        """Read a written size; False if the stream ended before it, which it may behind the first window."""
+        """Read a written size; False if the stream ended before it, which it may after the first window."""
         if not self._incoming.fill(r, "a window's size", may_end=may_end and not self._is_first):
             return False
         self._incoming.begin(self._head)
@@ -354,11 +353,11 @@ class SizedWindowsR(_WindowsR):
 
 
 class PaddedWindowsW(_CollectingW):
-    """Writes content in windows of one size that name their content. Ends: EXACT.
+    """Writes content in windows of one size that state how much of them is content. Ends: EXACT.
 
-    Each window but the last holds at least one byte of content, so a reader's work is bounded by the content.
-    A full window waits until more content comes, because the last window is marked. `flush_into` sends what
-    is held as a window.
+    Each window but the last holds at least one byte of content, so the content bounds a reader's work. A full
+    window waits for more content, because the last window is marked. `flush_into` sends what is held as a
+    window.
 
     Args:
         window_bytes: content and padding of each window; 4 more bytes go over the stream.
@@ -428,8 +427,8 @@ class EndStreamW(_CollectingW):
     """Writes content in windows with a mark after each, for content of unknown length. Ends: MARKED.
 
     Padding is not marked: a reader that does not know the length reads it too, so a copy into another
-    `EndStream` keeps the size. A full window leaves immediately; its mark waits for more content and goes out
-    in front of it. `flush_into` sends the content that is held; the window stays open.
+    `EndStream` keeps the size. A full window is sent immediately; its mark waits for more content and
+    precedes it. `flush_into` sends the content that is held; the window stays open.
 
     Args:
         window_bytes: content of each window; 1 more byte goes over the stream.
@@ -463,8 +462,7 @@ class EndStreamW(_CollectingW):
 
 
 class EndStreamR(_WindowsR):
-    """Reads what `EndStreamW` wrote. Ends: MARKED. `read_end` passes what is left of the content, and the
-    padding, whatever they hold.
+    """Reads what `EndStreamW` wrote. Ends: MARKED. `read_end` skips unread content and padding unchecked.
 
     Args:
         window_bytes: as given to the writer.
@@ -502,7 +500,7 @@ class EndStreamR(_WindowsR):
 # bytes in one call of the stream, a hundred times slower than any other layer, unless the stream has `peek`,
 # as `io.BufferedReader` has and a socket with MSG_PEEK can: then it reads up to the terminator or to the end
 # of what `peek` shows. Elsewhere use `PaddedWindows`.
-# The most content that one call takes; if it holds escape bytes, at most twice as much is owed.
+# The most content that one call takes; doubled escape bytes at most double what is owed.
 _MOST_BYTES = 16 * 1024
 _TERMINATOR_BYTES = 2
 
@@ -511,7 +509,7 @@ class EscapeTermW(ExtWrite):
     """Writes content with its escape bytes doubled, and a terminator. Ends: EXACT.
 
     Args:
-        escape: the escape byte, 0 to 255; best one that is rare in the content.
+        escape: 0 to 255, preferably a byte that is rare in the content.
     """
 
     ends = Ending.EXACT
@@ -547,7 +545,7 @@ class EscapeTermR(ExtRead):
         super().__init__()
         check_number(escape, "escape", 0, 255)
         self._escape = bytes([escape])
-        # Content, up to an escape byte that is not doubled, or not yet. Possessive: nothing to remember.
+        # Content up to an escape byte that is not doubled, or not yet. Possessive: no backtracking.
         self._content = re.compile(b"(?:[^\\x%02x]++|\\x%02x{2})*+" % (escape, escape))
         self._incoming = memoryview(bytearray(_TERMINATOR_BYTES))
         self._clear()
@@ -557,8 +555,7 @@ class EscapeTermR(ExtRead):
         self._has_ended = False
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
-        # One call of the stream for each turn, and no turn after content has come: whatever the stream
-        # raises, nothing is lost.
+        # One call of the stream for each turn, and none after content has come, so no error loses content.
         while not self._has_ended:
             sure = self._content_ahead(r, len(view))
             done = self._read_content(r, view[:sure]) if sure else self._read_pair(r, view)
@@ -567,9 +564,7 @@ class EscapeTermR(ExtRead):
         return 0
 
     def _content_ahead(self, r: ByteReader, most: int) -> int:
-        """Return how many of the next bytes, at most `most`, are sure to belong to content; 0 if that cannot
-        be seen.
-        """
+        """Return how many of the next bytes, at most `most`, are certainly content; 0 without `peek`."""
         peek = getattr(r, "peek", None)
         if peek is None or self._is_escaped:
             return 0
@@ -577,12 +572,12 @@ class EscapeTermR(ExtRead):
         return found.end() if found else 0
 
     def _read_content(self, r: ByteReader, view: memoryview) -> int:
-        """Read what `_content_ahead` has seen into `view` and undo the doubling there."""
+        """Read what `_content_ahead` has found into `view` and undo the doubling there."""
         count = read_some(r, view)
         if count == 0:
-            raise Truncated("the stream ended before bytes that it has shown")
-        # Between the two of each pair lies an empty part. Where the stream has stopped inside the last pair,
-        # there is an even number of parts, and the last one is empty.
+            raise Truncated("the stream ended before bytes that its peek() has shown")
+        # Between the two bytes of a pair is an empty part. If the stream has stopped inside the last pair,
+        # the number of parts is even and the last one is empty.
         parts = bytes(view[:count]).split(self._escape)
         if len(parts) == 1:
             return count
@@ -592,7 +587,7 @@ class EscapeTermR(ExtRead):
         return len(content)
 
     def _read_pair(self, r: ByteReader, view: memoryview) -> int:
-        """Read as many bytes as are sure to come, two at most, and take from them what is content."""
+        """Read the one or two bytes that must follow and put the content among them into `view`."""
         most = 1 if self._is_escaped or len(view) == 1 else _TERMINATOR_BYTES
         count = read_some(r, self._incoming[:most])
         if count == 0:

@@ -6,9 +6,9 @@ with the head as associated data and the nonce counter (11 bytes, from 0) ‖ la
 can be changed, dropped, repeated, moved, or made the last.
 
 The chunk with the `last` bit ends the message (`Ending.EXACT`); it may be empty, any other holds at least one
-byte. What fills a whole chunk at once goes out at once, sealed on its way, which is worth a fifth of the
-time; if it was the last, an empty chunk says so. Nothing of a chunk is released before its tag is checked, so
-what a reader has released is always a prefix of what was written.
+byte. A write of at least a chunk is sealed without a copy and sent immediately, which saves a fifth of the
+time; if it was the last, an empty chunk follows. No byte of a chunk is released before its tag is checked, so
+a reader releases a prefix of what was written.
 
 Source: Hoang, Reyhanitabar, Rogaway, Vizár, "Online Authenticated-Encryption and its Nonce-Reuse
 Misuse-Resistance" (2015), STREAM; age, internal/stream.
@@ -55,7 +55,7 @@ def _nonce(counter: int, is_last: bool) -> bytes:
 
 
 class SealedW(ExtWrite):
-    """Writes sealed chunks. Ends: EXACT. `flush_into` sends what is held as a chunk of its own.
+    """Writes sealed chunks. Ends: EXACT. `flush_into` sends what is held as a chunk.
 
     Args:
         key: 32 bytes; may serve any number of messages, as each derives its own from a random salt.
@@ -89,7 +89,7 @@ class SealedW(ExtWrite):
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         chunk_bytes = self._chunk_bytes
         if not self._held and len(view) >= chunk_bytes:
-            # Sealed on its way into the chunk, without a copy. Were it the last, an empty one says so.
+            # Sealed straight from the caller's buffer. If this was the last, an empty chunk follows.
             content = view if len(view) == chunk_bytes else view[:chunk_bytes]
             self._owed.send(w, self._seal(content, is_last=False))
             return chunk_bytes
@@ -132,7 +132,7 @@ class SealedW(ExtWrite):
 
 
 class SealedR(ExtRead):
-    """Reads what `SealedW` wrote. Ends: EXACT. `read_end` checks the tags of chunks that were not read, too.
+    """Reads what `SealedW` wrote. Ends: EXACT. `read_end` also checks the tags of unread chunks.
 
     Args:
         key: as given to the writer.
@@ -159,7 +159,7 @@ class SealedR(ExtRead):
     def _clear(self) -> None:
         self._aead: Aead | None = None
         self._counter = 0
-        # The chunk that is being read, once its head has come.
+        # The chunk that is being read, after its head has come.
         self._sealed = _EMPTY
         self._is_last = False
         self._opened = _EMPTY
@@ -193,12 +193,7 @@ class SealedR(ExtRead):
             self._open_chunk(r, _EMPTY)
 
     def _open_chunk(self, r: ByteReader, view: memoryview) -> int:
-        """Read and check the next chunk; its content goes to `view` if there is room for all, else to
-        `_opened`.
-
-        Returns:
-            The length of the content.
-        """
+        """Read and check the next chunk, into `view` if it fits, else into `_opened`; return its length."""
         assert self._aead is not None
         if not self._sealed:
             self._read_head(r)
@@ -222,7 +217,7 @@ class SealedR(ExtRead):
         return length
 
     def _read_head(self, r: ByteReader) -> None:
-        """Read the length of the next chunk, and expect so much."""
+        """Read the head of the next chunk and expect its body."""
         self._incoming.fill(r, "a chunk's head")
         (head,) = _HEAD.unpack(self._head)
         length = head & ~_LAST

@@ -1,12 +1,12 @@
-"""`SharedW` / `SharedR`: one layer in the hands of several holders, of whom one at a time may use it.
+"""`SharedW` / `SharedR`: one layer with several holders, one of which may use it at a time.
 
-Each handle is a layer like any other, with a twin from `share()` for the other holder. A handle *takes* the
-layer with its first call and gives it back when the message is over (`write_end` / `read_end` has returned),
-on `reset()`, or on `release()`, which hands a message over half-way: one service reads the header, another
-goes on. Between the two every call through another handle is `InUse` and changes nothing; so is a call made
-during a call: by a stream that reads or writes through the same layer, or by another thread.
+A handle is a layer; `share()` returns another one for another holder. A handle *takes* the layer with its
+first call and returns it at the end of the message, on `reset()`, or on `release()`, which passes on a
+message halfway: one service reads the header, another continues. Until then every call through another handle
+raises `InUse` and changes nothing. So does a call during a call: by a stream that reads or writes through the
+same layer, or by another thread.
 
-Without this, two users of one object would take parts of each other's messages and find out late or never.
+Without this, two users of one layer would mix up their messages and notice late or never.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ __all__ = ["SharedR", "SharedW"]
 
 
 class _Lease:
-    """Who has the layer, and whether a call of it is under way. Used as `with lease.of(handle): …`, one at a
-    time by its own rule, so that it can be its own context manager.
+    """The holder of the layer, and whether a call is running: `with lease.of(handle): …`. Only one call runs
+    at a time, so it can be its own context manager.
     """
 
     __slots__ = ("_ext", "_holder", "_turn")
 
     def __init__(self, ext: ExtRead | ExtWrite) -> None:
         self._ext = ext
-        # Weak: a holder that is gone in the middle of a message must not lock all others out of a reset().
+        # Weak: a holder lost in the middle of a message must not keep the others from a reset().
         self._holder: ref[_Handle] | None = None
-        # Empty during a call. Taking its one element is atomic, so threads are told as well.
+        # Empty during a call. Taking its one element is atomic, so this also holds across threads.
         self._turn = [None]
 
     def of(self, handle: _Handle) -> _Lease:
         """Take the layer for one call.
 
         Raises:
-            InUse: another handle has it, or a call is under way.
+            InUse: another handle has it, or a call is running.
         """
         try:
             self._turn.pop()
@@ -63,7 +63,7 @@ class _Lease:
         return self
 
     def __enter__(self) -> None:
-        """The call begins; `of` has seen to it all."""
+        """`of` has taken the layer."""
 
     def __exit__(self, *_: object) -> None:
         if self._ext.phase is Phase.NEW:
@@ -76,7 +76,7 @@ class _Lease:
 
 
 class _Handle(_Phased):
-    """What the handles of both directions have."""
+    """What the handles of both directions share."""
 
     _ext: ExtRead | ExtWrite
 
@@ -87,7 +87,7 @@ class _Handle(_Phased):
 
     @property
     def phase(self) -> Phase:
-        """Where the layer is in its message, whoever has it."""
+        """Where the layer is in its message, for all holders."""
         return self._ext.phase
 
     def share(self) -> Self:
@@ -95,9 +95,7 @@ class _Handle(_Phased):
         return copy(self)
 
     def release(self) -> None:
-        """Let another holder go on, in the middle of a message. Nothing happens if this one has not got the
-        layer.
-        """
+        """Let another holder continue in the middle of a message; no effect if another has the layer."""
         self._lease.release(self)
 
     def reset(self) -> None:
@@ -106,13 +104,13 @@ class _Handle(_Phased):
 
 
 class SharedW(_Handle, ExtWrite):
-    """A handle of a writing layer that has several holders. Ends: as the layer.
+    """A handle of a writing layer. Ends: as the layer.
 
     Args:
-        ext: the layer; use it through handles only from now on.
+        ext: the layer; from now on use it through handles only.
     Raises:
         InUse: from every call (but `phase`, `share` and `release`) while another handle has the layer.
-        TypeError: `ext` is no layer of this direction.
+        TypeError: `ext` is not a writing layer.
     """
 
     def __init__(self, ext: ExtWrite) -> None:
@@ -142,13 +140,13 @@ class SharedW(_Handle, ExtWrite):
 
 
 class SharedR(_Handle, ExtRead):
-    """A handle of a reading layer that has several holders. Ends: as the layer.
+    """A handle of a reading layer. Ends: as the layer.
 
     Args:
-        ext: the layer; use it through handles only from now on.
+        ext: the layer; from now on use it through handles only.
     Raises:
         InUse: from every call (but `phase`, `share` and `release`) while another handle has the layer.
-        TypeError: `ext` is no layer of this direction.
+        TypeError: `ext` is not a reading layer.
     """
 
     def __init__(self, ext: ExtRead) -> None:

@@ -1,26 +1,22 @@
-"""`MultiWExt` / `MultiRExt`: any number of layers as one, by a loop and never by recursion, so that depth
-costs no Python stack.
+"""Layers composed: `MultiWExt` / `MultiRExt` (a stack as one layer), `CompExtW` / `CompExtR` (a stack of
+two), `ChainExtRead` (two messages as one), and functions that move whole pieces of content through a layer.
 
-Layer 0 is next to the stream (its header is first on the wire, like an envelope), the last is next to the
-content. Between two neighbours lies a *stage*, a buffer that plays the stream for the layers on both sides.
+    MultiWExt([SealedW(key), PaddedWindowsW(4096)])   # the first is next to the stream
+
+A stack is a loop, not a recursion, so depth costs no Python stack. Between two neighbours lies a *stage*, a
+buffer that is the stream for the layers on both sides.
 
 Writing pushes outwards: a layer writes into its stage, which never refuses, and the stage is emptied into the
 next layer before anything else is written into it. So a stage holds at most what one call of the layer above
-it can produce, and only layer 0 ever meets a stream that refuses.
+it produces, and only layer 0 meets a stream that refuses.
 
-Reading pulls, and must not read ahead of what the structures demand: bytes after the message are not ours. So
-a stage is filled only with as many bytes as the layer above it has just asked for, and what the layer below
-has *at hand* by then: the rest of a chunk or block that it had to open for them. Asked while empty it notes
-the wish and refuses; the loop sees the refusal, goes down to the layer below to fulfil the wish, and then
-repeats the call, which the contract of every layer allows. A refusal at layer 0 is the stream's own and goes
-to the caller.
+Reading pulls. A stage is filled with as many bytes as the layer above has just asked for, plus what the layer
+below has *at hand* by then: the rest of a chunk or block that it had to open for them. An empty stage notes
+how many bytes are wanted and refuses; the loop then lets the layer below fill it and repeats the call, which
+the contract allows. A refusal at layer 0 is the stream's and goes to the caller.
 
-Neighbours that work in place on equal blocks are joined into one layer with a loop over one buffer (see
-`inplace`): no copy between them. Stacks within stacks are unpacked. Either way the bytes on the wire are the
-same.
-
-`CompExtW(outer, inner)` / `CompExtR` are the case of two. `ChainExtRead` reads two messages one after the
-other. `write_all_into`, `read_exact_from` and `read_to_end` move whole pieces of content through a layer.
+Neighbours that work in place on equal blocks are joined into one layer (see `inplace`): no copy between them.
+Stacks within stacks are unpacked. The bytes on the wire stay the same.
 """
 
 from __future__ import annotations
@@ -44,8 +40,7 @@ __all__ = [
     "write_all_into",
 ]
 
-# The most that is asked of a layer at once on behalf of the one above it: bounds a stage, whatever a wish
-# says.
+# The most that is asked of a layer for the one above it: bounds a stage.
 _STAGE_BYTES = 64 * 1024
 _EMPTY = memoryview(b"")
 T = TypeVar("T")
@@ -54,9 +49,9 @@ L = TypeVar("L", ExtWrite, ExtRead)
 
 def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead], kind: type[ExtRead] | type[ExtWrite]) -> None:
     if not layers:
-        raise BadParameter("a stack of no layers, expected at least one (Identity changes nothing)")
+        raise BadParameter("layers: the list is empty, expected at least one (Identity changes nothing)")
     if len({id(layer) for layer in layers}) != len(layers):
-        raise InUse("a layer stands in the stack twice; each place needs an object of its own")
+        raise InUse("layers: one layer given twice; each place needs its own object")
     for index, layer in enumerate(layers):
         check_layer(layer, kind, f"layer {index}")
         if layer.phase is not Phase.NEW:
@@ -64,9 +59,7 @@ def _check_free(layers: Sequence[ExtWrite] | Sequence[ExtRead], kind: type[ExtRe
 
 
 def _stack_ending(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> Ending:
-    """How reading ends: as the layer next to the content says, or, where that is transparent, the next one
-    outwards.
-    """
+    """How reading ends: as for the innermost layer that is not transparent."""
     for layer in reversed(layers):
         if layer.ends is not Ending.NEVER:
             return layer.ends
@@ -74,7 +67,7 @@ def _stack_ending(layers: Sequence[ExtWrite] | Sequence[ExtRead]) -> Ending:
 
 
 def _flattened(layers: Sequence[L]) -> tuple[L, ...]:
-    """Stacks unpacked, and neighbours joined that work on one buffer."""
+    """Unpack stacks and join neighbours that can work on one buffer."""
     flat: list[L] = []
     for layer in layers:
         for part in layer._stack_parts():
@@ -87,7 +80,7 @@ def _flattened(layers: Sequence[L]) -> tuple[L, ...]:
 
 
 class _Stack(_Phased, Generic[L]):
-    """What both directions have."""
+    """What both directions share."""
 
     def __init__(self, layers: Iterable[L], kind: type[ExtRead] | type[ExtWrite]) -> None:
         super().__init__()
@@ -97,7 +90,7 @@ class _Stack(_Phased, Generic[L]):
         _check_free(layers, kind)
         self.ends = _stack_ending(layers)
         self._layers: tuple[L, ...] = _flattened(layers)
-        # How many layers are between their header and their end.
+        # How many layers are between header and end.
         self._open_count = 0
 
     def _stack_parts(self) -> tuple[L, ...]:
@@ -113,7 +106,7 @@ class _Stack(_Phased, Generic[L]):
 
 
 class _WriteStage:
-    """What a layer has written and the layer below it has not taken yet."""
+    """What a layer has written and the layer below has not taken yet."""
 
     __slots__ = ("_parts",)
 
@@ -121,12 +114,12 @@ class _WriteStage:
         self._parts: list[memoryview] = []
 
     def write(self, data: memoryview) -> int:
-        # A copy, since the layer above may use its buffer again as soon as this returns.
+        # A copy: the layer above may reuse its buffer.
         self._parts.append(memoryview(bytes(data)))
         return len(data)
 
     def empty_into(self, layer: ExtWrite, w: ByteWriter) -> None:
-        """Hand everything to `layer`; the rest stays here when that raises."""
+        """Pass everything to `layer`; the rest stays here if that raises."""
         parts = self._parts
         while parts:
             view = parts[0]
@@ -140,14 +133,14 @@ class _WriteStage:
 
 
 class _ReadStage:
-    """What a layer has read and the layer above it has not taken yet, and how much that one wishes for."""
+    """What a layer has read and the layer above has not taken yet, and how many bytes that one wants."""
 
-    __slots__ = ("_buffer", "_has_ended", "_rest", "_wish")
+    __slots__ = ("_buffer", "_has_ended", "_rest", "_wanted")
 
     def __init__(self) -> None:
         self._buffer = _EMPTY
         self._rest = _EMPTY
-        self._wish = 0
+        self._wanted = 0
         self._has_ended = False
 
     def readinto(self, buffer: memoryview) -> int:
@@ -159,15 +152,15 @@ class _ReadStage:
             return count
         if self._has_ended:
             return 0
-        self._wish = min(len(buffer), _STAGE_BYTES)
+        self._wanted = min(len(buffer), _STAGE_BYTES)
         raise would_block("the stage between two layers is empty")
 
     def peek(self, size: int, /) -> bytes:
         return bytes(self._rest[:size])
 
     def fill_from(self, layer: ExtRead, r: ByteReader) -> None:
-        """Read what was wished for, or a part of it, from `layer`; and more only of what that has here."""
-        count = layer.read_into(r, self._with_room_for(self._wish)[: self._wish])
+        """Read what is wanted, or a part of it, from `layer`, and what that has at hand."""
+        count = layer.read_into(r, self._with_room_for(self._wanted)[: self._wanted])
         self._rest = self._buffer[:count]
         self._has_ended = count == 0
         more = min(layer.at_hand, _STAGE_BYTES - count)
@@ -192,11 +185,11 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
     """Writes through several layers. Ends: as the innermost layer that is not NEVER.
 
     Args:
-        layers: the first is next to the stream. They belong to the stack from now on.
+        layers: the first is next to the stream. Do not use them directly any more.
     Raises:
         BadParameter: no layers.
         InUse: a layer is in the middle of a message, or given twice.
-        TypeError: one of them is no layer that writes.
+        TypeError: one of them is not a writing layer.
     """
 
     def __init__(self, layers: Iterable[ExtWrite]) -> None:
@@ -205,9 +198,9 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
         self._stages = tuple(_WriteStage() for _ in self._layers[1:])
         only = self._layers[0]
         if not self._stages and type(only).write_into is ExtWrite.write_into:
-            # All layers were joined into one, the usual case of a cipher stack. Its debts are the stack's, so
-            # the checks of a public call are made once: half of what a small write costs. Not if they are
-            # its own, as those of a shared layer: its hook is not where it does its work.
+            # All layers were joined into one, the usual case of a cipher stack. The stack shares its owed
+            # bytes and its hook, so the checks of a public call are made once: half the cost of a small
+            # write. Not for a layer with its own `write_into`, such as a shared one, whose hook does nothing.
             self._owed = only._owed
             self._take = only._take  # type: ignore[method-assign]
 
@@ -215,19 +208,19 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
         return self._stages[index - 1] if index else w
 
     def _drain(self, w: ByteWriter) -> None:
-        """Empty all stages; on a refusal the rest is in stage 0."""
+        """Empty all stages; after a refusal the rest is in stage 0."""
         layers, stages = self._layers, self._stages
         for index in range(len(stages) - 1, -1, -1):
             stages[index].empty_into(layers[index], stages[index - 1] if index else w)
 
     def _push_owed(self, w: ByteWriter) -> None:
-        # Only layer 0 meets a stream that refuses: the others owe nothing between two calls.
+        # Only layer 0 meets a stream that refuses; the others owe nothing between two calls.
         self._drain(w)
         self._layers[0].settle_into(w)
 
     def _push_header(self, w: ByteWriter) -> None:
         while self._open_count < len(self._layers):
-            # Stages are emptied first: the header of this layer is content of all those further out.
+            # Empty the stages first: the header of this layer is content of all outer ones.
             self._drain(w)
             self._layers[self._open_count].write_header(self._below(self._open_count, w))
             self._open_count += 1
@@ -240,13 +233,12 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
         try:
             self._drain(w)
         except BlockingIOError:
-            # The content was taken; what could not go out waits in stage 0 and goes first in the next call.
+            # The content was taken; the rest waits in stage 0 and goes first in the next call.
             return count
         return count
 
     def _push_flush(self, w: ByteWriter) -> None:
-        # On a second call after a refusal the layers further in hold nothing back any more, so repeating is
-        # harmless.
+        # Repeating is harmless: after a refusal the inner layers hold nothing back any more.
         self._drain(w)
         for index in range(len(self._layers) - 1, -1, -1):
             self._layers[index].flush_into(self._below(index, w))
@@ -268,11 +260,11 @@ class MultiRExt(_Stack[ExtRead], ExtRead):
     """Reads what `MultiWExt` with the matching layers wrote. Ends: as the innermost layer that is not NEVER.
 
     Args:
-        layers: the first is next to the stream. They belong to the stack from now on.
+        layers: the first is next to the stream. Do not use them directly any more.
     Raises:
         BadParameter: no layers.
         InUse: a layer is in the middle of a message, or given twice.
-        TypeError: one of them is no layer that reads.
+        TypeError: one of them is not a reading layer.
     """
 
     def __init__(self, layers: Iterable[ExtRead]) -> None:
@@ -289,9 +281,7 @@ class MultiRExt(_Stack[ExtRead], ExtRead):
         return self._layers[-1].at_hand
 
     def _run(self, top: int, call: Callable[[ByteReader], T], r: ByteReader) -> T:
-        """Make `call` of layer `top` on the stream below it, feeding it from the layers further out as it
-        asks.
-        """
+        """Make `call` of layer `top` on the stage below it, filling the stages as they are asked."""
         layers, stages = self._layers, self._stages
         index = top
         while True:
@@ -303,7 +293,7 @@ class MultiRExt(_Stack[ExtRead], ExtRead):
             except BlockingIOError:
                 if not index:
                     raise
-                # Only its empty stage refuses a layer further in: see to the layer below, then come back.
+                # An empty stage has refused: let the layer below fill it, then come back.
                 index -= 1
             else:
                 index += 1
@@ -341,29 +331,23 @@ class CompExtR(MultiRExt):
         super().__init__([outer, inner])
 
 
-# Two messages on one stream, read as one: the content of the first, its end, the content of the second.
-# Either reader may be *initialised already*, with its header read elsewhere; then the chain begins with its
-# content.
-
-# Endings by which reading returns 0 while the stream below goes on.
+# Endings with which reading returns 0 although the stream below continues.
 _ENDS_BY_ITSELF = (Ending.EXACT, Ending.MARKED)
 
 
 class ChainExtRead(ExtRead):
-    """Reads the content of one message through `first`, then that of the next through `second`. Ends: as
-    `second`.
+    """Reads two messages on one stream as one: through `first`, then through `second`. Ends: as `second`.
 
-    The chain is NEW again after its end; both readers then read their headers, also one that was initialised
-    at first. `reset()` resets both.
+    A reader may be *initialised*, its header read elsewhere: then the chain begins with its content. After
+    the end the chain is NEW, and both readers read their headers in the next message. `reset()` resets both.
 
     Args:
         first: must end by itself (EXACT, or MARKED: its padding is then read as content).
         second: any layer or stack.
     Raises:
-        BadParameter: `first` does not end by itself, so there would be no second.
-        InUse: one object given twice, or a reader that is neither NEW nor initialised (between header and
-            end).
-        TypeError: one of them is no layer that reads.
+        BadParameter: `first` does not end by itself, so `second` would read nothing.
+        InUse: one object given twice, or a reader that is neither NEW nor initialised.
+        TypeError: one of them is not a reading layer.
     """
 
     def __init__(self, first: ExtRead, second: ExtRead) -> None:
@@ -375,7 +359,7 @@ class ChainExtRead(ExtRead):
                 f"the first reader ends {first.ends.name}, expected one that ends by itself: EXACT or MARKED"
             )
         if first is second:
-            raise InUse("one reader given twice; each part needs an object of its own")
+            raise InUse("one reader given twice; each part needs its own object")
         for reader in (first, second):
             if reader.phase not in (Phase.NEW, Phase.CONTENT):
                 raise InUse(f"the reader is in phase {reader.phase.name}, expected NEW or CONTENT")
@@ -397,7 +381,7 @@ class ChainExtRead(ExtRead):
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
         if not self._is_first_over:
-            # After a refusal in the end of the first message it is in phase END, and only that goes on.
+            # After a refusal in the end of the first message its phase is END.
             if self._first.phase is Phase.CONTENT:
                 count = self._first.read_into(r, view)
                 if count:
@@ -428,9 +412,9 @@ class ChainExtRead(ExtRead):
 
 
 # Whole pieces of content. A layer's own calls may handle less than asked; these loop until all is done. They
-# are as restartable as a layer: `BlockingIOError.characters_written` (as in `io`) is the number of content
-# bytes that this call has handled, and the next call takes the rest. `read_to_end` keeps its bytes in the
-# caller's `bytearray`, so the same call is made again.
+# are restartable: `BlockingIOError.characters_written` (as in `io`) is how many content bytes this call has
+# handled; call again with the rest. `read_to_end` keeps its bytes in the caller's `bytearray`: repeat the
+# same call.
 
 # The buffer of `read_to_end`.
 _PIECE_BYTES = 64 * 1024
@@ -448,9 +432,9 @@ def write_all_into(ext: ExtWrite, w: ByteWriter, data: bytes | bytearray | memor
         w: the stream below.
         data: content, the bytes of any contiguous buffer.
     Raises:
-        BlockingIOError: its `characters_written` bytes were taken; call again with the others.
+        BlockingIOError: its `characters_written` bytes were taken; call again with the rest.
         PhaseError: not between header and end.
-        TypeError: `data` is no contiguous buffer.
+        TypeError: `data` is not a contiguous buffer.
     """
     view = byte_view(data)
     done = 0
@@ -462,7 +446,7 @@ def write_all_into(ext: ExtWrite, w: ByteWriter, data: bytes | bytearray | memor
 
 
 def read_exact_from(ext: ExtRead, r: ByteReader, buffer: bytearray | memoryview) -> None:
-    """Fill `buffer` with content, and read none beyond.
+    """Fill `buffer` with content and read no further.
 
     Args:
         ext: between header and end.
@@ -470,8 +454,8 @@ def read_exact_from(ext: ExtRead, r: ByteReader, buffer: bytearray | memoryview)
         buffer: any contiguous one; filled from the front.
     Raises:
         BlockingIOError: its `characters_written` bytes are there; call again with `buffer` from there on.
-        BadParameter: it is read-only. TypeError: it is no contiguous buffer.
-        Truncated: the content ended before. Not sticky: the layer stands at the end of its content.
+        BadParameter: `buffer` is read-only. TypeError: it is not a contiguous buffer.
+        Truncated: the content ended before. Not sticky: the layer is at the end of its content.
         RemoteLayerError: the bytes are not of the layer's format; sticky.
         PhaseError: not between header and end.
     """
@@ -488,28 +472,28 @@ def read_exact_from(ext: ExtRead, r: ByteReader, buffer: bytearray | memoryview)
 
 
 def read_to_end(ext: ExtRead, r: ByteReader, content: bytearray, *, limit_bytes: int) -> None:
-    """Append all content up to its end to `content`; `read_end` is still to be called.
+    """Append the content up to its end to `content`; call `read_end` afterwards.
 
     Args:
-        ext: between header and end. If it is PADDED or MARKED, padding is part of what is read.
+        ext: between header and end. If it is PADDED or MARKED, padding is read too.
         r: the stream below.
-        content: what has been read so far, by this call or earlier ones.
+        content: what this call or earlier ones have read.
         limit_bytes: how long `content` may become.
     Raises:
         BlockingIOError: call again with the same `content`.
-        LimitExceeded: there is more. `content` is one byte longer than the limit; nothing is lost, so a call
-            with a higher limit goes on.
+        LimitExceeded: there is more. `content` is one byte longer than the limit; a call with a higher limit
+            continues.
         RemoteLayerError: the bytes are not of the layer's format; sticky. `content` holds what came before.
         PhaseError: not between header and end.
         BadParameter: `limit_bytes` is negative.
-        TypeError: `content` is no bytearray, or `limit_bytes` no whole number.
+        TypeError: `content` is not a bytearray, or `limit_bytes` not a whole number.
     """
     if not isinstance(content, bytearray):
         raise TypeError(f"content: expected a bytearray, which grows, got {type(content).__name__}")
     check_number(limit_bytes, "limit_bytes", 0, sys.maxsize)
     buffer = memoryview(bytearray(min(_PIECE_BYTES, max(0, limit_bytes - len(content)) + 1)))
     while True:
-        # One byte more than there is room for: only so can content of exactly the limit be told from more.
+        # One byte more than the limit allows: only that distinguishes content of exactly the limit from more.
         room = limit_bytes - len(content) + 1
         if room <= 0:
             raise LimitExceeded(f"more than {limit_bytes} bytes of content")

@@ -1,16 +1,15 @@
-"""The hostile-stream kit: puts any layer or stack through everything that a stream may do to it.
+"""The hostile-stream kit: exposes any layer or stack to everything that a stream may do.
 
-Public, since users write layers too. `check_ext_pair(make_pair)` is the whole kit; the single checks are
-public as well, so that a property test can drive them with its own choices. It needs no test framework: a
-broken promise raises `KitFailure`, an `AssertionError` whose text says what was done.
+`check_ext_pair(make_pair)` is the whole kit; property tests drive the single checks with their own choices.
+A broken promise raises `KitFailure`, an `AssertionError` that describes what was done. The kit needs no test
+framework.
 
-A *script* is how a stream misbehaves: one number for each call, the most bytes that this call handles; 0
-refuses the call (`BlockingIOError`), -1 breaks it (an `OSError`). After its last number the stream behaves.
-An endless iterator is fine if it is not all zeros. *Splits* are the sizes of the pieces in which content is
-offered or asked for, used round and round.
+A *script* is how a stream misbehaves: one number for each call, the most bytes that the call handles; 0
+refuses it (`BlockingIOError`), -1 breaks it (an `OSError`). After its last number the stream behaves. An
+endless iterator may be used if it is not all zeros. *Splits* are the sizes of the pieces in which content is
+offered or requested, used in a cycle.
 
-A hang is a failure, not a wait: streams and drivers count calls, and give up long after any correct layer
-would be done.
+A hang is a failure: streams and drivers count calls and give up long after any correct layer is done.
 """
 
 from readwrite_comp.testing.checks import (
@@ -20,10 +19,8 @@ from readwrite_comp.testing.checks import (
     check_corruption,
     check_early_end,
     check_ext_pair,
-    check_extension,
     check_memory,
     check_misuse,
-    check_removal,
     check_round_trip,
     check_runs,
     check_truncation,
@@ -51,10 +48,8 @@ __all__ = [
     "check_corruption",
     "check_early_end",
     "check_ext_pair",
-    "check_extension",
     "check_memory",
     "check_misuse",
-    "check_removal",
     "check_round_trip",
     "check_runs",
     "check_truncation",

@@ -1,5 +1,5 @@
-"""The checks: each carries one part of the contract out on a fresh pair of layers, and raises `KitFailure`
-where it is broken.
+"""The checks: each tries one part of the contract on a fresh pair of layers and raises `KitFailure` if it is
+broken.
 """
 
 from __future__ import annotations
@@ -32,19 +32,17 @@ __all__ = [
     "check_corruption",
     "check_early_end",
     "check_ext_pair",
-    "check_extension",
     "check_memory",
     "check_misuse",
-    "check_removal",
     "check_round_trip",
     "check_runs",
     "check_truncation",
     "check_work",
 ]
 
-# Endings that the format shows: an early end of reading passes the rest, and a cut anywhere is noticed.
+# Endings that the format shows: an early end of reading skips the rest, and a cut anywhere is detected.
 SHOWN = (Ending.EXACT, Ending.MARKED)
-FOREIGN = b"these bytes belong to somebody else"
+FOREIGN = b"these bytes belong to another message"
 
 
 def check_round_trip(
@@ -57,13 +55,13 @@ def check_round_trip(
     read_splits: Sequence[int] = (1 << 16,),
     flush_every: int = 0,
 ) -> bytes:
-    """Messages in a row through one pair on one stream, foreign bytes behind them: the same content comes
-    out, each reader stops at its message's border, and the foreign bytes are untouched.
+    """Several messages on one stream, foreign bytes behind them: the same content comes out, the reader stops
+    at the end of each message, and the foreign bytes are untouched.
 
     Returns:
         What was on the wire, without the foreign bytes.
     Raises:
-        KitFailure: it is not so.
+        KitFailure: the promise is broken.
     """
     writer, reader = make_pair()
     require(writer.ends is reader.ends, f"the writer ends {writer.ends.name}, the reader {reader.ends.name}")
@@ -79,7 +77,7 @@ def check_round_trip(
         require(result.content == content, f"message {index} of {len(content)} bytes came out changed")
         require(
             r.position == border,
-            f"message {index}: the reader stands at {r.position}, its border is {border}",
+            f"message {index}: the reader is at {r.position}, its end is at {border}",
         )
     return bytes(w.data)
 
@@ -91,9 +89,7 @@ def check_abandoned_write(
     write_script: Iterable[int],
     write_splits: Sequence[int] = (1 << 20,),
 ) -> None:
-    """A writer whose user ends the message at the first refusal: exactly what was taken is in it, and nothing
-    more.
-    """
+    """The message ends at the first refusal: it has exactly the content that was taken."""
     writer, reader = make_pair()
     w = HostileWriter(write_script)
     taken = write_message(writer, w, content, write_splits, gives_up_when_refused=True)
@@ -103,15 +99,15 @@ def check_abandoned_write(
     require(
         result.content == taken, f"{len(taken)} bytes were taken, {len(result.content)} came out, or others"
     )
-    require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+    require(r.position == len(w.data), f"the reader is at {r.position}, the end is at {len(w.data)}")
 
 
 def check_broken_stream(
     make_pair: MakePair, content: bytes, calls: int, *, write_splits: Sequence[int] = (1 << 20,)
 ) -> None:
-    """A stream that raises an error of its own after some calls, once, and a caller who makes the broken call
-    again: the message comes out whole, or the writer has refused to go on and what it wrote is truncated;
-    never a message that lacks content, or has it twice, and looks whole. Reading loses nothing.
+    """The stream raises its own error once and the call is repeated: the message comes out complete, or the
+    writer refuses to continue and the message is truncated. It never lacks or repeats content and looks
+    complete. Reading loses nothing.
 
     Args:
         calls: of the stream, before the one that breaks.
@@ -133,15 +129,13 @@ def check_broken_stream(
     result = read_message(reader, r, length_for(reader, len(content)))
     require(result.error is None, f"{where}: {result.error!r}")
     require(result.content == content, f"{where}: the content came out changed")
-    require(r.position == len(w.data), f"{where}: the reader stands at {r.position}, not at {len(w.data)}")
+    require(r.position == len(w.data), f"{where}: the reader is at {r.position}, not at {len(w.data)}")
 
 
 def check_early_end(
     make_pair: MakePair, content: bytes, read_bytes: int, *, read_script: Iterable[int] = ()
 ) -> None:
-    """`read_end` after a part of the content passes the rest, where the format shows its end; else it is not
-    tried.
-    """
+    """`read_end` after a part of the content skips the rest; tried only if the format shows its end."""
     writer, reader = make_pair()
     if reader.ends not in SHOWN:
         return
@@ -151,11 +145,11 @@ def check_early_end(
     result = read_message(reader, r, min(read_bytes, len(content)))
     require(result.error is None, f"ended after {read_bytes} bytes: {result.error!r}")
     require(content.startswith(result.content), "what was read is not a prefix of the content")
-    require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+    require(r.position == len(w.data), f"the reader is at {r.position}, the end is at {len(w.data)}")
 
 
 def check_at_hand(make_pair: MakePair, content: bytes) -> None:
-    """What a reader says it has at hand can be read without its stream."""
+    """Bytes that a reader reports at hand can be read without its stream."""
     writer, reader = make_pair()
     w = HostileWriter()
     write_message(writer, w, content)
@@ -171,7 +165,7 @@ def check_at_hand(make_pair: MakePair, content: bytes) -> None:
             count = reader.read_into(r, buffer)
             require(
                 0 < count <= left and r.position == position,
-                f"{left} bytes are said to be at hand, but the stream was asked for them",
+                f"the reader reports {left} bytes at hand, but read them from the stream",
             )
             got += buffer[:count]
             left -= count
@@ -179,9 +173,7 @@ def check_at_hand(make_pair: MakePair, content: bytes) -> None:
 
 
 def check_misuse(make_pair: MakePair) -> None:
-    """Calls out of order are `PhaseError` and change nothing; `reset()` in the middle of a message makes a
-    layer NEW again.
-    """
+    """Calls out of order raise `PhaseError` and change nothing; `reset()` in a message makes a layer NEW."""
     writer, reader = make_pair()
     w = HostileWriter()
     _refuses(lambda: writer.write_into(w, b"x"), "write_into before the header")
@@ -205,14 +197,14 @@ def check_misuse(make_pair: MakePair) -> None:
     r = HostileReader(bytes(w.data) + FOREIGN)
     result = read_message(reader, r, length_for(reader, 4))
     require(result.error is None and result.content == b"kept", "after reset() a message does not come out")
-    require(r.position == len(w.data), f"the reader stands at {r.position}, the border is {len(w.data)}")
+    require(r.position == len(w.data), f"the reader is at {r.position}, the end is at {len(w.data)}")
 
 
 def _goes_through(call: Callable[[], object]) -> None:
     try:
         call()
     except BlockingIOError:
-        raise KitFailure("the layer refuses although its stream does not") from None
+        raise KitFailure("the layer refuses, but its stream does not") from None
 
 
 def _refuses(call: Callable[[], object], what: str) -> None:
@@ -235,16 +227,15 @@ def check_ext_pair(
     """Put a layer or stack through all checks of the kit.
 
     Args:
-        make_pair: returns a fresh writer and the reader that matches it.
-        authenticated: the layer promises that nothing comes out that was not written.
+        make_pair: returns a new writer and the matching reader.
+        authenticated: only content that was written may come out.
         sizes: lengths of contents; name those around the edges of your windows or blocks.
-        samples: how many cuts, changed, inserted and lost bytes to try; all places, if the message is no
-            longer.
-        seed: of the choices made here; the same seed makes the same ones.
-        long_bytes: length of the content that shows that memory and work are bounded; 0 leaves that out.
+        samples: how many cuts, changed, inserted and removed bytes to try; at most one for each place.
+        seed: of the random choices.
+        long_bytes: length of the content that shows that memory and work are bounded; 0 skips that.
     Raises:
-        KitFailure: a promise is broken; the text says which.
-        Exception: whatever else the layer let through, which is a failure just as well.
+        KitFailure: a promise is broken; the text names it.
+        Exception: any undocumented error of the layer, which is a failure, too.
     """
     rng = random.Random(seed)
     check_misuse(make_pair)
@@ -281,9 +272,14 @@ def check_ext_pair(
         check_corruption(make_pair, small, position, rng.randrange(1, 256), authenticated=authenticated)
     for position in _sample(rng, wire_bytes, samples):
         inserted = rng.randbytes(rng.choice((1, 1, 2, 16)))
-        check_extension(make_pair, small, position, inserted, authenticated=authenticated)
+        where = f"{len(inserted)} bytes inserted before byte {position}"
+        change = partial(_extended, position, inserted)
+        _check_tampered(make_pair, small, change, where, authenticated=authenticated)
     for position in _sample(rng, wire_bytes, samples):
-        check_removal(make_pair, small, position, rng.choice((1, 1, 2, 16)), authenticated=authenticated)
+        count = rng.choice((1, 1, 2, 16))
+        where = f"{count} bytes removed at byte {position}"
+        change = partial(_removed, position, count)
+        _check_tampered(make_pair, small, change, where, authenticated=authenticated)
     if long_bytes:
         check_memory(make_pair, long_bytes)
         check_work(make_pair, long_bytes)
@@ -307,12 +303,11 @@ def _sample(rng: random.Random, count: int, most: int) -> list[int]:
     return list(range(count)) if count <= most else sorted(rng.sample(range(count), most))
 
 
-# The checks of what a layer costs: memory that does not grow with the message, calls that grow with its
-# bytes and no faster.
-#
-# Memory is counted by `tracemalloc`, so it is that of Python objects, exact and the same on every machine;
-# work by calls of the stream. Neither looks at a clock.
-# What a layer may hold beyond what it holds for a message of an eighth of the length: objects come and go.
+# The checks of cost: memory does not grow with the message, and calls grow in proportion to it. `tracemalloc`
+# counts the memory of Python objects, exact and equal on every machine; work is calls of the stream. Neither
+# uses a clock.
+
+# What a layer may hold more than for a message of an eighth of the length: objects come and go.
 _SLACK_BYTES = 6 * 1024
 _PIECE_BYTES = 256
 # Content that a layer may take while its stream refuses all. The largest windows of this package are smaller.
@@ -322,7 +317,7 @@ _EXTRA_CALLS = 16
 
 
 class _Sink:
-    """Counts what it is given and forgets it; refuses everything once `is_full`."""
+    """Counts calls and drops the data; refuses everything once `is_full`."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -336,7 +331,7 @@ class _Sink:
 
 
 class _Source:
-    """Gives bytes that lie ready."""
+    """Reads from bytes and counts calls."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -362,14 +357,12 @@ class _Collector(_Sink):
 
 
 def check_memory(make_pair: MakePair, long_bytes: int) -> None:
-    """What writer and reader hold does not grow with the message, and a writer whose stream refuses takes no
-    more than a bounded amount.
+    """Memory does not grow with the message, and a writer whose stream refuses takes a bounded amount.
 
     Args:
-        long_bytes: length of the long message; it is compared with one of an eighth. At least 10 kB, or
-            nothing would show.
+        long_bytes: length of the long message, compared with one of an eighth; at least 10 kB.
     Raises:
-        KitFailure: it is not so.
+        KitFailure: the promise is broken.
     """
     short_bytes = long_bytes // 8
     for what, peak in (("writer", _writer_peak), ("reader", _reader_peak)):
@@ -382,11 +375,11 @@ def check_memory(make_pair: MakePair, long_bytes: int) -> None:
 
 
 def check_work(make_pair: MakePair, long_bytes: int) -> None:
-    """Calls of the stream grow in proportion to the message: eight times the bytes, at most ten times the
-    calls (a first part may be cheaper) and a few.
+    """Calls of the stream grow in proportion to the message: for eight times the bytes at most ten times the
+    calls (the first part may be cheaper) and a few.
 
     Raises:
-        KitFailure: it is not so.
+        KitFailure: the promise is broken.
     """
     few, many = _calls(make_pair, long_bytes // 8), _calls(make_pair, long_bytes)
     for what, short, long in zip(("writer", "reader"), few, many, strict=True):
@@ -418,7 +411,7 @@ def _read(reader: ExtRead, stream: _Source, length: int) -> None:
 
 
 def _peak_of(work: Callable[[], None]) -> int:
-    """The most that `work` held at once, in bytes, beyond what was there."""
+    """The peak of the memory that `work` allocated, in bytes."""
     was_tracing = tracemalloc.is_tracing()
     if not was_tracing:
         tracemalloc.start()
@@ -456,7 +449,7 @@ def _check_refused(make_pair: MakePair) -> None:
             taken += writer.write_into(stream, content)
         except BlockingIOError:
             return
-    raise KitFailure(f"the writer has taken {taken} bytes although its stream refuses all")
+    raise KitFailure(f"the writer has taken {taken} bytes, but its stream refuses all")
 
 
 def _calls(make_pair: MakePair, length: int) -> tuple[int, int]:
@@ -468,10 +461,8 @@ def _calls(make_pair: MakePair, length: int) -> tuple[int, int]:
     return collector.calls, source.calls
 
 
-# The checks that change the wire.
-#
-# A layer answers with a documented error or, where nothing authenticates, with wrong content that is no
-# longer than the wire: never with a hang, and never with another exception.
+# The checks that change the wire. A layer answers with a documented error or, where nothing authenticates,
+# with wrong content that is no longer than the wire: never with a hang or another exception.
 
 
 def check_truncation(
@@ -482,9 +473,8 @@ def check_truncation(
     read_script: Iterable[int] = (),
     read_splits: Sequence[int] = (64,),
 ) -> None:
-    """A stream that ends after `cut` bytes of the message: a documented error, or, if the layer has no end
-    mark, an early end. What came out is a prefix of the content; after `reset()` the reader reads a whole
-    message.
+    """The stream ends after `cut` bytes of the message: a documented error or, without an end mark, an early
+    end. A prefix of the content comes out; after `reset()` the reader reads a whole message.
     """
     writer, reader = make_pair()
     w = HostileWriter()
@@ -512,69 +502,27 @@ def check_corruption(
     authenticated: bool,
     read_splits: Sequence[int] = (64,),
 ) -> None:
-    """One changed byte on the wire (XOR `mask`, not 0; `position` counts round and round).
+    """One byte on the wire is changed (XOR `mask`, not 0; `position` is taken modulo the length).
 
-    With `authenticated` nothing wrong may come out: a prefix of the content and then `AuthenticationError`,
-    `Malformed` or `Truncated`, or all of the content where the byte was padding outside the seal. Without it,
+    With `authenticated` only a prefix of the content and then `AuthenticationError`, `Malformed` or
+    `Truncated` may come out, or all of the content if the byte was padding outside the seal. Without it,
     documented errors or wrong content, no longer than the wire. After `reset()` the reader reads a whole
     message.
 
     Raises:
-        KitFailure: it is not so.
+        KitFailure: the promise is broken.
     """
-
-    def change(wire: bytes) -> bytes:
-        at = position % max(len(wire), 1)
-        return wire[:at] + bytes(byte ^ mask for byte in wire[at : at + 1]) + wire[at + 1 :]
-
+    change = partial(_changed, position, mask)
     where = f"byte {position} changed by {mask}"
-    _check_tampered(make_pair, content, change, where, authenticated, read_splits)
-
-
-def check_extension(
-    make_pair: MakePair,
-    content: bytes,
-    position: int,
-    inserted: bytes,
-    *,
-    authenticated: bool,
-    read_splits: Sequence[int] = (64,),
-) -> None:
-    """Bytes put into the message before `position` (round and round). As `check_corruption`."""
-
-    def change(wire: bytes) -> bytes:
-        at = position % (len(wire) + 1)
-        return wire[:at] + inserted + wire[at:]
-
-    where = f"{len(inserted)} bytes put in before byte {position}"
-    _check_tampered(make_pair, content, change, where, authenticated, read_splits)
-
-
-def check_removal(
-    make_pair: MakePair,
-    content: bytes,
-    position: int,
-    count: int,
-    *,
-    authenticated: bool,
-    read_splits: Sequence[int] = (64,),
-) -> None:
-    """`count` bytes taken out of the message at `position` (round and round). As `check_corruption`."""
-
-    def change(wire: bytes) -> bytes:
-        at = position % (len(wire) + 1)
-        return wire[:at] + wire[at + count :]
-
-    where = f"{count} bytes taken out at byte {position}"
-    _check_tampered(make_pair, content, change, where, authenticated, read_splits)
+    _check_tampered(make_pair, content, change, where, authenticated=authenticated, read_splits=read_splits)
 
 
 def check_runs(make_pair: MakePair, content: bytes, *, authenticated: bool, lengths: Sequence[int]) -> None:
-    """Every run of some lengths taken out, repeated, or swapped with the run behind it.
-
-    That finds what single bytes do not: whole chunks that may be dropped, repeated or put in another order
-    because nothing counts them. Not a part of `check_ext_pair`, since it takes a second or more. As
+    """Every run of some lengths is removed, repeated, or swapped with the run behind it; as
     `check_corruption`.
+
+    This finds what single bytes do not: chunks that may be dropped, repeated or reordered because nothing
+    counts them. Not a part of `check_ext_pair`, since it takes a second or more.
 
     Args:
         lengths: of the runs; name that of a chunk or window on the wire.
@@ -584,13 +532,24 @@ def check_runs(make_pair: MakePair, content: bytes, *, authenticated: bool, leng
     write_message(writer, w, content)
     for count in lengths:
         for start in range(len(w.data) - count + 1):
-            for what, change in _MOVES.items():
+            for what, move in _MOVES.items():
                 where = f"{count} bytes at byte {start} {what}"
-                moved = partial(change, start, count)
-                _check_tampered(make_pair, content, moved, where, authenticated, (1 << 16,))
+                change = partial(move, start, count)
+                _check_tampered(
+                    make_pair, content, change, where, authenticated=authenticated, read_splits=(1 << 16,)
+                )
 
 
-def _taken_out(start: int, count: int, wire: bytes) -> bytes:
+def _changed(position: int, mask: int, wire: bytes) -> bytes:
+    at = position % max(len(wire), 1)
+    return wire[:at] + bytes(byte ^ mask for byte in wire[at : at + 1]) + wire[at + 1 :]
+
+
+def _extended(start: int, inserted: bytes, wire: bytes) -> bytes:
+    return wire[:start] + inserted + wire[start:]
+
+
+def _removed(start: int, count: int, wire: bytes) -> bytes:
     return wire[:start] + wire[start + count :]
 
 
@@ -604,7 +563,7 @@ def _swapped(start: int, count: int, wire: bytes) -> bytes:
 
 
 _MOVES: Final[dict[str, Callable[[int, int, bytes], bytes]]] = {
-    "taken out": _taken_out,
+    "removed": _removed,
     "repeated": _repeated,
     "swapped with those behind them": _swapped,
 }
@@ -615,8 +574,9 @@ def _check_tampered(
     content: bytes,
     change: Callable[[bytes], bytes],
     where: str,
+    *,
     authenticated: bool,
-    read_splits: Sequence[int],
+    read_splits: Sequence[int] = (64,),
 ) -> None:
     writer, reader = make_pair()
     w = HostileWriter()

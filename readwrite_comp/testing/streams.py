@@ -1,7 +1,7 @@
-"""Streams that misbehave by a script, and what the kit raises.
+"""Streams that misbehave by a script, and drivers that pass one message through a layer over them.
 
-Beyond the script they watch over the layer: a call with an empty buffer, or far more calls than any correct
-layer makes, is a failure at once. That is what turns a hang into an error.
+They also check the layer's calls: an empty buffer, or far more calls than any correct layer makes, is a
+failure. That turns a hang into an error.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [
     "write_message",
 ]
 
-# Calls of one stream, and refusals in a row of one layer, after which the kit speaks of a hang. Far above
-# what byte by byte transfer of the kit's contents takes.
+# Calls of one stream, and refusals in a row of one layer, that count as a hang. Far above what byte by byte
+# transfer of the kit's contents takes.
 _MAX_CALLS = 2_000_000
 MAX_REFUSALS = 100_000
 _MAX_CALLS_AT_END = 10_000
@@ -41,7 +41,7 @@ class KitFailure(AssertionError):
 
 
 class Broken(OSError):
-    """What a stream of the kit raises where its script says -1: neither a refusal nor an end."""
+    """The error of a stream whose script has -1: neither a refusal nor an end."""
 
 
 def require(condition: bool, text: str) -> None:
@@ -50,7 +50,7 @@ def require(condition: bool, text: str) -> None:
 
 
 class _Script:
-    """Says how many bytes the next call may handle."""
+    """Limits the bytes of each call."""
 
     def __init__(self, script: Iterable[int]) -> None:
         self._steps = iter(script)
@@ -70,7 +70,7 @@ class _Script:
 
 
 class HostileReader:
-    """A stream over `data` that follows a script. `position` is how far it was read."""
+    """A stream over `data` that follows a script; it was read up to `position`."""
 
     def __init__(self, data: bytes, script: Iterable[int] = ()) -> None:
         self._data = data
@@ -87,7 +87,7 @@ class HostileReader:
             self._calls_at_end += 1
             require(
                 self._calls_at_end <= _MAX_CALLS_AT_END,
-                "the layer hangs: it reads on at the end of the stream",
+                "the layer hangs: it keeps reading at the end of the stream",
             )
         buffer[:count] = self._data[self.position : self.position + count]
         self.position += count
@@ -110,17 +110,15 @@ class HostileWriter:
         return count
 
 
-# Drivers: one message through one layer, each refused (or broken) call made again.
-#
-# The reading driver also checks, at every error, that it is sticky.
+# Drivers: one message through one layer, each refused or broken call repeated.
 T = TypeVar("T")
 _AGAIN = (BlockingIOError, Broken)
 MakePair: TypeAlias = Callable[[], tuple[ExtWrite, ExtRead]]
-"""Returns a fresh writer and the reader that matches it."""
+"""Returns a new writer and the matching reader."""
 
 
 def length_for(reader: ExtRead, length: int) -> int | None:
-    """What a reader must be told of the length of a message: nothing if it ends by itself."""
+    """The `length` for `read_message`: None if reading ends by itself."""
     return None if reader.ends is Ending.EXACT else length
 
 
@@ -130,7 +128,7 @@ def _until_done(call: Callable[[], T]) -> T:
             return call()
         except _AGAIN:
             continue
-    raise KitFailure("the layer hangs: it refuses for ever although the stream does not")
+    raise KitFailure("the layer hangs: it refuses for ever, but the stream does not")
 
 
 def write_message(
@@ -142,14 +140,12 @@ def write_message(
     flush_every: int = 0,
     gives_up_when_refused: bool = False,
 ) -> bytes:
-    """Write one message, making each refused call again.
+    """Write one message and repeat each refused call.
 
     Args:
         ext: a layer in phase NEW.
-        w: where to.
-        content: what.
         splits: sizes of the pieces offered; a refused piece is offered again with the next size.
-        flush_every: flush after so many pieces; 0: never.
+        flush_every: flush after this many pieces; 0: never.
         gives_up_when_refused: end the message at the first refusal of content.
     Returns:
         The content that the layer took: all of `content` unless it gave up.
@@ -179,7 +175,7 @@ def write_message(
 
 @dataclass
 class ReadResult:
-    """What came out of one message."""
+    """What `read_message` has read."""
 
     content: bytes
     error: RemoteLayerError | None
@@ -193,14 +189,13 @@ def read_message(
     *,
     most_bytes: int = 1 << 24,
 ) -> ReadResult:
-    """Read one message, making each refused call again.
+    """Read one message, repeat each refused call, and check that errors are sticky.
 
     Args:
         ext: a layer in phase NEW.
-        r: where from.
-        length: read so many bytes and not on to the end; None: until the layer says 0.
+        length: how many bytes to read; None: until the layer returns 0.
         splits: sizes of the buffers.
-        most_bytes: more content than this is a failure.
+        most_bytes: more content is a failure.
     Returns:
         The content up to the end or to the documented error. Any other error passes through.
     """
@@ -221,7 +216,7 @@ def read_message(
             require(0 <= count <= len(view), f"read_into of {len(view)} bytes returned {count}")
             if count == 0:
                 again = _until_done(lambda: ext.read_into(r, bytearray(1)))
-                require(again == 0, "read_into went on after it had returned 0")
+                require(again == 0, "read_into continued after it had returned 0")
                 break
             refusals = 0
             content += view[:count]
