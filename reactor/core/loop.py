@@ -34,7 +34,7 @@ from typing import Any, Final, Self, TypeVar, overload
 
 from reactor.core.forgotten import discard
 from reactor.core.poller import FileDescriptor, Poller, WaitReadable, default_poller
-from reactor.core.requests import PARKED, OneUse, Request, Service
+from reactor.core.requests import PARKED, NeedsYield, Request, Service
 from reactor.core.task import Handle, Task, not_a_request
 from reactor.core.threads import ServiceFuture, ThreadCalls, fail, tie
 from reactor.core.timers import Clock, MonotonicClock, Timers
@@ -466,7 +466,7 @@ class Reactor:
                 return
             if task.pending:
                 error = task.pending.pop(0)
-                if isinstance(request, OneUse):
+                if isinstance(request, NeedsYield):
                     request.drop()
                 continue
             if type(request) is WaitReadable:
@@ -474,7 +474,8 @@ class Reactor:
                 # a small request.
                 descriptor = request.descriptor
                 if (
-                    descriptor.poller is poller
+                    request.reminder is None
+                    and descriptor.poller is poller
                     and descriptor.reader is None
                     and not descriptor.read_ready
                     and not poller.needs_arming
@@ -492,7 +493,7 @@ class Reactor:
                 if is_ctrl_c(refusal):
                     raise
                 value, error = None, refusal
-                if isinstance(request, OneUse):
+                if isinstance(request, NeedsYield):
                     request.drop()
                 continue
             if value is PARKED:

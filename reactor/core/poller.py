@@ -47,7 +47,8 @@ import weakref
 from collections import deque
 from typing import Any, Final, Protocol
 
-from reactor.core.requests import PARKED, Request, Waiter
+from reactor.core.forgotten import remind
+from reactor.core.requests import PARKED, NeedsYield, Waiter
 from reactor.core.task import Task
 from reactor.errors import BadRequest, Busy, Closed
 
@@ -488,6 +489,9 @@ class FileDescriptor:
             raise Closed(f"{fileobj_or_fd!r} is closed")
         self.readable = WaitReadable(self)
         self.writable = WaitWritable(self)
+        # A descriptor may be waited on by one side only, or never.
+        self.readable.take_note()
+        self.writable.take_note()
         self.reader: Task[Any] | None = None
         self.writer: Task[Any] | None = None
         self.read_ready = False
@@ -554,7 +558,7 @@ class FileDescriptor:
         return f"<FileDescriptor {self._fd}{' closed' if self.is_closed else ''}>"
 
 
-class WaitReadable(Request):
+class WaitReadable(NeedsYield):
     """Resume when the descriptor can be read, has ended or has failed.
 
     Spurious wakes are allowed: try, and wait again when refused.
@@ -566,6 +570,9 @@ class WaitReadable(Request):
 
     def __init__(self, descriptor: FileDescriptor) -> None:
         self.descriptor = descriptor
+        self.reminder = remind(
+            "WaitReadable(...) was made and never yielded: write `yield WaitReadable(...)`"
+        )
 
     def begin(self, task: Task[Any]) -> object:
         """See `Request`.
@@ -575,6 +582,8 @@ class WaitReadable(Request):
             Closed: the descriptor is closed.
             BadRequest: it is a regular file or directory.
         """
+        if self.reminder is not None:
+            self.take_note()
         descriptor = self.descriptor
         poller: Poller = task.runner.poller
         if descriptor.poller is not poller:
@@ -595,7 +604,7 @@ class WaitReadable(Request):
         self.descriptor.reader = None
 
 
-class WaitWritable(Request):
+class WaitWritable(NeedsYield):
     """Resume when the descriptor can be written or has failed. Spurious wakes are allowed here too."""
 
     __slots__ = ("descriptor",)
@@ -604,9 +613,14 @@ class WaitWritable(Request):
 
     def __init__(self, descriptor: FileDescriptor) -> None:
         self.descriptor = descriptor
+        self.reminder = remind(
+            "WaitWritable(...) was made and never yielded: write `yield WaitWritable(...)`"
+        )
 
     def begin(self, task: Task[Any]) -> object:
         """See `Request`. Raises Busy, Closed and BadRequest as `WaitReadable.begin`."""
+        if self.reminder is not None:
+            self.take_note()
         descriptor = self.descriptor
         poller: Poller = task.runner.poller
         if descriptor.poller is not poller:

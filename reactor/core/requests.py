@@ -43,7 +43,7 @@ __all__ = [
     "Claim",
     "CurrentTask",
     "CurrentTime",
-    "OneUse",
+    "NeedsYield",
     "Pass",
     "Request",
     "Runner",
@@ -162,19 +162,22 @@ class Request:
         raise NotImplementedError(f"{type(self).__name__} is never waited on")
 
 
-class OneUse(Request):
-    """Base of the requests that are made for one `yield`, such as `Sleep(1)`. One never yielded warns.
+class NeedsYield(Request):
+    """Base of the requests that a service makes, such as `Sleep(1)`. One never yielded warns.
 
     A test or a runner that steps a service by hand reads what is asked: then it was yielded, too.
+
+    Attributes:
+        reminder: warns when it is dropped; None once the request was yielded.
     """
 
-    __slots__ = ("_reminder",)
+    __slots__ = ("reminder",)
 
-    _reminder: Reminder | None
+    reminder: Reminder | None
 
     def take_note(self) -> None:
         """Record that it was yielded. Each `begin` calls it, and each read of what is asked."""
-        reminder, self._reminder = self._reminder, None
+        reminder, self.reminder = self.reminder, None
         if reminder is not None:
             settle(reminder)
 
@@ -221,7 +224,7 @@ class CurrentTime(Request):
         return task.runner.now()
 
 
-class Spawn(OneUse):
+class Spawn(NeedsYield):
     """Start a service beside this one. Answered at once with its `Handle`; it first runs in the next pass."""
 
     __slots__ = ("_service", "name")
@@ -229,7 +232,7 @@ class Spawn(OneUse):
     def __init__(self, service: Service[Any], name: str | None = None) -> None:
         self._service = service
         self.name = name
-        self._reminder = remind("Spawn(...) was made and never yielded: write `yield Spawn(...)`")
+        self.reminder = remind("Spawn(...) was made and never yielded: write `yield Spawn(...)`")
 
     def begin(self, task: Task[Any]) -> object:
         """See `Request`. Raises Closed and BadRequest as `Reactor.spawn`."""
@@ -242,5 +245,5 @@ class Spawn(OneUse):
         return self._service
 
     def drop(self) -> None:
-        """See `OneUse`. The other service is not started."""
+        """See `NeedsYield`. The other service is not started."""
         discard(self.service)

@@ -31,7 +31,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from reactor.core.forgotten import Reminder, discard, remind, reminded, settle
-from reactor.core.requests import PARKED, Claim, OneUse, Request, Runner, Service, Undoable, Waiter
+from reactor.core.requests import PARKED, Claim, NeedsYield, Request, Runner, Service, Undoable, Waiter
 from reactor.errors import (
     BadRequest,
     Busy,
@@ -296,7 +296,7 @@ def _advice(service: object) -> str:
             service.close()  # else it warns that it was never awaited
         return "write the function with `def` and `yield from`, without `async`"
     if isinstance(service, Request):
-        if isinstance(service, OneUse):
+        if isinstance(service, NeedsYield):
             service.take_note()
         return "a request is yielded by a service, `yield Sleep(1)`"
     if callable(service):
@@ -446,7 +446,7 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
         if getattr(service, "gi_suspended", True):
             # Not `close`, which would lose the request that it yields.
             request = service.throw(GeneratorExit())
-            if isinstance(request, OneUse):
+            if isinstance(request, NeedsYield):
                 request.drop()
             return True
         discard(service)
@@ -459,7 +459,7 @@ def _closes_with_yield(service: Service[Any], name: str) -> bool:
     return False
 
 
-class Join(OneUse):
+class Join(NeedsYield):
     """Resume when a service has ended, with its result.
 
     Its error is raised here: `ServiceCancelled` when it was cancelled.
@@ -469,7 +469,7 @@ class Join(OneUse):
 
     def __init__(self, handle: Handle[Any]) -> None:
         self._handle = handle
-        self._reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
+        self.reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
 
     @property
     def handle(self) -> Handle[Any]:

@@ -30,7 +30,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from reactor.core.forgotten import remind
-from reactor.core.requests import PARKED, OneUse, Waiter
+from reactor.core.requests import PARKED, NeedsYield, Waiter
 from reactor.core.task import Handle
 from reactor.errors import Broken, Cancelled, Closed, Forked, renewed
 
@@ -355,7 +355,7 @@ def _set(future: Future[Any], result: Any, error: BaseException | None) -> None:
         future.set_running_or_notify_cancel()
 
 
-class RunInThread(OneUse):
+class RunInThread(NeedsYield):
     """Call `function(*args)` in a thread of the runner's small pool; resume with its result or its error.
 
     For blocking calls, such as those about files. When the waiting service is cancelled, a call that has
@@ -377,7 +377,7 @@ class RunInThread(OneUse):
             raise TypeError(f"RunInThread takes a function and its arguments, got {function!r}")
         self._function = function
         self.args = args
-        self._reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
+        self.reminder = remind("RunInThread(...) was made and never yielded: write `yield RunInThread(...)`")
 
     @property
     def function(self) -> Callable[..., Any]:

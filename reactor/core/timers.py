@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
 from reactor.core.forgotten import remind
-from reactor.core.requests import PARKED, OneUse, Request, Runner, Waiter
+from reactor.core.requests import PARKED, NeedsYield, Request, Runner, Waiter
 from reactor.core.task import Task
 from reactor.errors import BadRequest, Cancelled
 
@@ -237,14 +237,14 @@ class SleepingTask:
         self._timers.cancel(self._timer)
 
 
-class Sleep(OneUse):
+class Sleep(NeedsYield):
     """Resume after a number of seconds of the runner's clock; 0 or less: in the next pass, inf: never."""
 
     __slots__ = ("_seconds",)
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
+        self.reminder = remind("Sleep(...) was made and never yielded: write `yield Sleep(...)`")
 
     @property
     def seconds(self) -> float:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from reactor.core.requests import PARKED, Claim, Request, Runner, Undoable, Waiter
+from reactor.core.forgotten import remind
+from reactor.core.requests import PARKED, Claim, NeedsYield, Runner, Undoable, Waiter
 from reactor.core.task import Handle, Join
 from reactor.core.timers import Sleep
 from reactor.errors import BadRequest, Busy, ReactorError, renewed
@@ -48,7 +49,7 @@ class Chosen:
         return self._value
 
 
-class Select(Request):
+class Select(NeedsYield):
     """Resume with the first that comes: `chosen = yield select`.
 
     Made once and yielded again and again, by one service at a time. Of several that are ready the one after
@@ -78,6 +79,9 @@ class Select(Request):
                 source.take_note()  # also when another one is refused: then it was not forgotten
         for source in sources:
             self.add(source)
+        # One without sources is filled later, and may end up with none.
+        text = "Select(...) was made and never yielded: write `yield Select(...)`"
+        self.reminder = remind(text) if sources else None
 
     def __len__(self) -> int:
         """Give the number of sources that have not ended."""
@@ -112,6 +116,8 @@ class Select(Request):
             Busy: another service waits here, or on one of the signals.
             BadRequest: no source is left, or a handle belongs to another runner.
         """
+        if self.reminder is not None:
+            self.take_note()
         if self._task is not None:
             raise Busy(f"a select is waited on by {self._task.name!r}, {task.name!r} cannot wait too")
         sources = self.sources

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import re
 import socket
@@ -44,6 +45,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.core.forgotten import discard
+from reactor.core.poller import FileDescriptor, WaitReadable, WaitWritable
 from reactor.core.requests import CurrentTask
 from reactor.core.task import Join
 from reactor.core.timers import FakeClock
@@ -59,6 +61,7 @@ class Parts:
     def __init__(self, reactor: Reactor) -> None:
         self.left, self.right = (SocketStream(sock) for sock in socket.socketpair())
         self.reader, self.writer = ReadYield(self.left), WriteYield(self.left)
+        self.descriptor = FileDescriptor(self.left.fileno())
         self.channel: Channel[int] = Channel(4)
         self.shared: SharedChannel[int] = SharedChannel(4)
         self.listener = TcpListener("127.0.0.1", 0)
@@ -93,9 +96,23 @@ FORGOTTEN: dict[str, Callable[[Parts], object]] = {
     "Spawn": lambda parts: Spawn(give(1)),
     "Join": lambda parts: Join(parts.handle),
     "RunInThread": lambda parts: RunInThread(len, "x"),
+    "Select": lambda parts: Select(parts.channel, parts.handle),
+    "WaitReadable": lambda parts: WaitReadable(parts.descriptor),
+    "WaitWritable": lambda parts: WaitWritable(parts.descriptor),
 }
 # The others name the line where the call was dropped.
-KNOW_THEIR_LINE = {"connect_tcp", "in_scope", "Sleep", "Spawn", "Join", "RunInThread", "Scope.join"}
+KNOW_THEIR_LINE = {
+    "connect_tcp",
+    "in_scope",
+    "Sleep",
+    "Spawn",
+    "Join",
+    "RunInThread",
+    "Scope.join",
+    "Select",
+    "WaitReadable",
+    "WaitWritable",
+}
 
 
 @pytest.mark.parametrize("name", FORGOTTEN)
@@ -180,6 +197,57 @@ def test_a_call_that_runs_does_not_warn_however_it_is_run(fake: Reactor) -> None
         return sorted(channel.receive_nowait() for _ in range(5))
 
     assert run(fake, service()) == [1, 2, 3, 4, 5]
+    gc.collect()
+
+
+def close_many(service: Any) -> None:
+    """So that the interpreter takes its fast way for the call."""
+    for one in [*(Channel[int](1).receive() for _ in range(50)), service]:
+        one.close()
+
+
+@pytest.mark.parametrize(
+    "close",
+    [
+        lambda service: service.close(),
+        lambda service: contextlib.closing(service).__exit__(),
+        close_many,
+    ],
+)
+def test_a_call_that_is_closed_before_it_began_does_not_warn(close: Callable[[Any], object]) -> None:
+    channel: Channel[int] = Channel(1)
+    for service in (
+        channel.receive(),
+        channel.send(1),
+        connect_tcp("127.0.0.1", 1),
+        timeout_after(1, channel.receive()),
+        in_scope(lambda scope: give(1)),
+    ):
+        close(service)
+    gc.collect()
+
+
+def test_requests_that_are_kept_and_yielded_do_not_warn(fake: Reactor) -> None:
+    left, right = socket.socketpair()
+    descriptor = FileDescriptor(left)
+
+    def service() -> Service[None]:
+        yield WaitWritable(descriptor)
+        right.send(b"x")
+        yield descriptor.readable
+        right.send(b"x")
+        readable = WaitReadable(descriptor)
+        yield readable
+        select = Select(Sleep(1), Signal())
+        yield select
+        yield select
+        empty = Select()
+        empty.add(Signal())
+
+    run(fake, service())
+    descriptor.close_notify()
+    left.close()
+    right.close()
     gc.collect()
 
 
