@@ -160,7 +160,7 @@ def test_a_range_that_may_be_declared(text: str) -> None:
 def test_a_range_that_may_not(text: str) -> None:
     """Among them link-local addresses: the services of routers and clouds are there."""
     network = ipaddress.ip_network(text)
-    with pytest.raises(LocalTunnelError, match="no private range: expected a part of"):
+    with pytest.raises(LocalTunnelError, match="not a private range: expected a part of"):
         AddressRules(private=(network,))
 
 

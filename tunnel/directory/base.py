@@ -1,8 +1,8 @@
-"""What a directory is to the rest: four methods, none of which waits for anything.
+"""The interface of a directory, the directory of a file, and peer files that are kept in step with one.
 
-A directory that asks others does so in the background; `lookup` and `sample` answer from what is here, so
-that no route and no relayed frame ever waits for somebody's answer, and nobody sees by whom a node is asked
-for. All four may be called from any thread.
+A directory has four methods, which any thread may call and which never wait. `lookup` and `sample` use cached
+descriptors, and fetching runs in the background. So no route and no relayed frame waits for another node, and
+other nodes do not learn when a route is drawn.
 """
 
 from __future__ import annotations
@@ -28,31 +28,29 @@ class Directory(Protocol):
     """Descriptors by node id."""
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Add a verified descriptor that this node vouches for: its own, or one that its user gave it. Of two
-        of one node the higher sequence number holds; of equals the later one."""
+        """Add a verified descriptor that this node trusts: its own, or one that its user configured. The
+        highest sequence number of a node wins; of equal ones the later."""
 
     def lookup(self, node_id: bytes) -> Descriptor | None:
-        """The descriptor of a node, or None when it is not known here."""
+        """The descriptor of a node; None: unknown."""
 
     def sample(self, count: int | None = None) -> list[Descriptor]:
         """Up to `count` descriptors of different nodes, drawn uniformly with the system's generator; by
-        default all that are known, in any order."""
+        default all, in any order."""
 
     def close(self) -> None:
-        """End what runs in the background. What is known stays readable. Idempotent."""
+        """Stop the background work. Known descriptors stay readable. Idempotent."""
 
 
-# The peer list from a static file: one descriptor a line, in base64, each verified when it is read.
-#
-# Lines that begin with # are comments. Of two descriptors of one node the higher sequence number wins.
 _RANDOM = random.SystemRandom()
 
 
 class StaticDirectory:
-    """Descriptors by node id.
+    """The descriptors of a file, and no others. One per line, in base64; lines that begin with # are
+    comments.
 
     Args:
-        descriptors: verified ones (made here, or by `Descriptor.parse`).
+        descriptors: verified (made here, or by `Descriptor.parse`).
     """
 
     def __init__(self, descriptors: Iterable[Descriptor] = ()) -> None:
@@ -68,17 +66,17 @@ class StaticDirectory:
         return iter(list(self._by_id.values()))
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Add a verified descriptor, unless a newer one of the same node is here."""
+        """Add a verified descriptor, unless a newer one of the same node is known."""
         known = self._by_id.get(descriptor.node_id)
         if known is None or descriptor.sequence >= known.sequence:
             self._by_id[descriptor.node_id] = descriptor
 
     def forget(self, node_id: bytes) -> None:
-        """Remove a node, if it is here."""
+        """Remove a node, if it is known."""
         self._by_id.pop(node_id, None)
 
     def lookup(self, node_id: bytes) -> Descriptor | None:
-        """The descriptor of a node, or None when it is not known."""
+        """The descriptor of a node; None: unknown."""
         return self._by_id.get(node_id)
 
     def sample(self, count: int | None = None) -> list[Descriptor]:
@@ -87,7 +85,7 @@ class StaticDirectory:
         return every if count is None or count >= len(every) else _RANDOM.sample(every, count)
 
     def close(self) -> None:
-        """Nothing runs in the background."""
+        """Does nothing: no background work."""
 
     def save(self, path: Path) -> None:
         """Write all descriptors to `path`."""
@@ -103,13 +101,13 @@ class StaticDirectory:
         """Read what `save` wrote and verify each signature.
 
         Args:
-            on_bad_line: called for each line that is no descriptor, with a text that names file and line; the
-                line is then left out. None: the first one is an error.
+            on_bad_line: called for each invalid line, with a text that names file and line; the line is then
+                skipped. None: an invalid line is an error.
         Raises:
-            KeyFileError: unreadable, or a line that is no descriptor; names file and line.
+            KeyFileError: unreadable, or an invalid line; names file and line.
         """
         try:
-            # Some editors write a byte order mark. Bytes that are no text fail below, with their line.
+            # Some editors write a byte order mark. Invalid UTF-8 fails below, with its line.
             lines = read_regular(path).decode("utf-8-sig", "replace").splitlines()
         except (OSError, LocalTunnelError) as error:
             raise KeyFileError(f"{path} is not a peer file: {error}") from error
@@ -128,14 +126,6 @@ class StaticDirectory:
         return directory
 
 
-# A directory kept in files that may change: those of other nodes are read again, this node's own is
-# written.
-#
-# Each node of a network on one machine writes its descriptor to a file of its own in one shared folder, so
-# no file needs a lock. One damaged file must not stop all nodes that read the folder: lines that are no
-# descriptors, files that cannot be read and the copies that editors make are skipped, with one warning for
-# each file when it is first seen and when it changes. Only where nothing at all can be read is that an
-# error.
 _Mark: TypeAlias = tuple[int, int, int]
 log = logging.getLogger("tunnel.directory")
 _COPY = re.compile(
@@ -144,7 +134,7 @@ _COPY = re.compile(
 
 
 def list_peer_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves: for a folder those in it, by name, without hidden files and editors' copies."""
+    """The files of these paths; of a folder its files by name, without hidden files and editors' copies."""
     for path in paths:
         if path.is_dir():
             yield from (entry for entry in _entries(path) if not _COPY.fullmatch(entry.name))
@@ -157,9 +147,9 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def write_descriptor(path: Path, descriptor: Descriptor) -> None:
-    """Write one descriptor as a peer file of its own, whole or not at all. Raises OSError."""
+    """Write a peer file of one descriptor, completely or not at all. Raises OSError."""
     temporary = path.with_name(f".{path.name}.new")
-    # The folder may be shared: what somebody has put there is not followed, and not written to.
+    # The folder may be shared: a link or file that another user put there is not followed or written to.
     temporary.unlink(missing_ok=True)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
     with naming(path):
@@ -168,7 +158,12 @@ def write_descriptor(path: Path, descriptor: Descriptor) -> None:
 
 
 class PeerFiles:
-    """Keeps a directory like its files.
+    """Keeps a directory in step with peer files.
+
+    Each node of a network on one machine writes its descriptor to its own file in one shared folder, so no
+    file needs a lock. A damaged file must not stop all nodes that read the folder: invalid lines, unreadable
+    files and editors' copies are skipped, with one warning per file when it is first seen and when it
+    changes. Only if nothing can be read `load` fails.
 
     Args:
         directory: filled from the files.
@@ -184,10 +179,10 @@ class PeerFiles:
         self._news: list[str] = []
 
     def load(self) -> None:
-        """Read all of them.
+        """Read all files.
 
         Raises:
-            KeyFileError: nothing in them can be read; names a file and line.
+            KeyFileError: no descriptor can be read; names a file and line.
         """
         count = 0
         for path in self._listed():
@@ -201,10 +196,10 @@ class PeerFiles:
         self._warn()
 
     def refresh(self) -> list[Descriptor]:
-        """Read those that have changed since. Blocks on the disk: for a thread.
+        """Read the files that have changed. Blocks on the disk: run it in a thread.
 
         Returns:
-            What they hold, to be published where the directory lives.
+            Their descriptors, to be published in the reactor's thread.
         """
         found: list[Descriptor] = []
         for path in self._listed():
@@ -219,7 +214,7 @@ class PeerFiles:
             try:
                 listed = list(list_peer_files([path]))
                 copies = [] if listed == [path] else [e for e in _entries(path) if e not in listed]
-            except OSError as error:  # no rights any more, no more open files, …
+            except OSError as error:  # no permission, too many open files, …
                 self._note(path, f"{path}: {error.strerror}")
                 continue
             for copy in copies:
@@ -229,7 +224,7 @@ class PeerFiles:
             yield from listed
 
     def _load(self, path: Path) -> Iterable[Descriptor]:
-        # Before it is read: what changes meanwhile is read once more.
+        # Before the file is read: a change meanwhile causes another read.
         self._seen[path] = _mark(path)
         bad: list[str] = []
         try:
@@ -244,7 +239,7 @@ class PeerFiles:
         return found
 
     def _note(self, path: Path, text: str) -> None:
-        """Say once what is wrong with a file, and again when that changes."""
+        """Report a fault of a file once, and again when it changes."""
         if self._warned.get(path) != text:
             self._warned[path] = text
             self._news.append(text)
@@ -256,7 +251,7 @@ class PeerFiles:
 
 
 def _mark(path: Path) -> _Mark | None:
-    """What changes when a file does; None: it cannot be looked at."""
+    """Changes when the file changes; None: the file cannot be examined."""
     try:
         found = path.stat()
     except OSError:

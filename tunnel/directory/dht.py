@@ -1,21 +1,20 @@
-"""A directory that also asks a distributed hash table: OpenDHT, an existing one, through its Python binding.
+"""A directory that also uses a distributed hash table: OpenDHT, through its Python binding.
 
-For networks that outgrow peer exchange and have no operator: a node needs one address of the hash table to
-begin with. What is found there is only a rumour until its signature is verified; of two descriptors of one
-node the higher sequence number holds; the table that takes it in is that of peer exchange, bounded and with
-its rule of who goes (exchange.py). The hash table is one source of it.
+It is for networks that outgrow peer exchange and have no operator: a node needs one address of the hash table
+to begin with. Entries must be signed, the highest sequence number wins, and they go into the bounded table of
+peer exchange (exchange.py), charged to the hash table as one source.
 
-Under two keys a node puts its signed descriptor: one of its own (`request` asks there for one node), and one
-of 16 member lists, by its id. A thread of this directory puts and gets, now and then; `lookup` and `sample`
-answer from the table and never ask anybody. So the hash table sees that a node is there, and not which routes
-it takes. It may hide nodes and cannot invent any that answer: see docs/routes.md, "Hash table".
+A node stores its signed descriptor under two keys: its own (`request` looks up one node there), and one of 16
+member lists, chosen by its id. A thread of this directory stores and fetches from time to time; `lookup` and
+`sample` use the local table only. So the hash table learns that a node exists, but not its routes. It can
+withhold nodes, but cannot invent nodes that answer: see docs/routes.md, "Hash table".
 
 OpenDHT comes from PyPI (the extra `dht`) or with the system (Debian: python3-opendht); it is imported when a
-`DhtDirectory` is made. Facts about the binding: callbacks come in threads of OpenDHT, and no method gives up
-the interpreter's lock. So what takes a lock of OpenDHT's own hangs while a callback is under way: the port is
-asked for before anything else is, and `join` is called when the callback of `shutdown` has come. A port that
-is taken shows as port 0. A `get` before the first other node has answered ends at once, with nothing. Values
-live for ten minutes.
+`DhtDirectory` is made. Facts about the binding: callbacks run in threads of OpenDHT, and no method releases
+the interpreter's lock. A method that takes a lock of OpenDHT therefore hangs while a callback runs: the port
+is read before anything else, and `join` is called after the callback of `shutdown`. A port in use shows as
+port 0. A `get` before the first other node has answered returns nothing immediately. Values live for ten
+minutes.
 """
 
 from __future__ import annotations
@@ -42,25 +41,25 @@ log = logging.getLogger("tunnel.directory")
 _RANDOM: Final = random.SystemRandom()
 _SOURCE: Final = b"dht"
 _LISTS: Final = 16
-_PUT_S: Final = 240.0  # twice within a value's life, and once more
+_PUT_S: Final = 240.0  # more than twice within a value's life
 _WAIT_S: Final = 30.0  # for one answer of the hash table
-_ALONE_S: Final = 10.0  # between two looks that find nothing
-_MAX_VALUES: Final = 1024  # of one answer: anybody may put anything under a key
+_ALONE_S: Final = 10.0  # between two polls that find nothing
+_MAX_VALUES: Final = 1024  # of one answer: anybody may store values under a key
 _MAX_REQUESTS: Final = 64
 
 
 class DhtDirectory(ExchangeDirectory):
-    """Descriptors that were configured, that neighbours tell, and that a hash table has.
+    """Configured descriptors, and others from neighbours and from a hash table.
 
     Args:
         configured, engine, rules, limit: see `ExchangeDirectory`.
-        network_id: nodes of other networks are under other keys.
-        bootstrap: host and UDP port of any node of the hash table; None: this one is the first.
+        network_id: part of all keys, so that networks do not mix.
+        bootstrap: host and UDP port of any node of the hash table; None: this node is the first.
         port: UDP port of this node; 0 lets the system choose.
-        refresh_s: between two looks at the member lists when there is no news; `soon_s` when there is.
-        module: `opendht`, or what stands in for it in tests.
+        refresh_s, soon_s: time between two polls of the member lists, without and with news.
+        module: `opendht`, or a substitute in tests.
     Raises:
-        MissingLibrary: OpenDHT cannot be imported. OSError: the port is taken.
+        MissingLibrary: OpenDHT cannot be imported. OSError: the port is in use.
     """
 
     def __init__(
@@ -91,13 +90,13 @@ class DhtDirectory(ExchangeDirectory):
         self._is_settled = False
         self._has_closed = False
         for descriptor in configured:
-            super().publish(descriptor)  # others have put theirs into the hash table
+            super().publish(descriptor)  # their own nodes store them in the hash table
         self._runner = self._dht.DhtRunner()
         self._runner.run(port=port)
         self._port = int(self._runner.getBound().getPort())
         if not self._port:
             self._runner.join()
-            raise OSError(errno.EADDRINUSE, f"UDP port {port} is not free for the hash table")
+            raise OSError(errno.EADDRINUSE, f"UDP port {port} for the hash table is in use")
         if bootstrap is not None:
             self._runner.bootstrap(bootstrap[0], str(bootstrap[1]))
         self._thread = threading.Thread(target=self._run, name="directory dht", daemon=True)
@@ -109,35 +108,35 @@ class DhtDirectory(ExchangeDirectory):
         return self._port
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Add a verified descriptor, and put it into the hash table unless it is unlisted."""
+        """Add a verified descriptor, and store it in the hash table unless it is unlisted."""
         super().publish(descriptor)
         if not descriptor.unlisted:
             self._own[descriptor.node_id] = float("-inf")
             self._wake.set()
 
     def request(self, node_id: bytes) -> None:
-        """Ask the hash table for one node, in the background.
+        """Look up one node in the hash table, in the background.
 
-        Whoever is near its key sees who asks for whom: for a node that the member lists do not have, not for
-        those of routes.
+        Nodes of the hash table near its key see who asks for whom. Use it for a node that is missing from the
+        member lists, never for the nodes of a route.
         """
         if len(self._requests) < _MAX_REQUESTS:
             self._requests[node_id] = None
             self._wake.set()
 
     def wait_settled(self, timeout_s: float) -> bool:
-        """Wait until the hash table has shown some peers, and a further look has found no more.
+        """Wait until a poll of the hash table has found peers, and the next one no further ones.
 
-        For a client that lives for a moment; a node learns while it runs. Blocks.
+        For short-lived clients; a node learns while it runs. Blocks.
 
         Returns:
-            False: that is not so after `timeout_s`.
+            False: timed out.
         """
         with self._looked:
             return self._looked.wait_for(lambda: self._is_settled or self._has_closed, timeout_s)
 
     def close(self) -> None:
-        """Leave the hash table; returns when its threads have ended. Idempotent."""
+        """Leave the hash table. Returns when its threads have ended. Idempotent."""
         if self._has_closed:
             return
         self._has_closed = True
@@ -164,7 +163,7 @@ class DhtDirectory(ExchangeDirectory):
                 with self._looked:
                     self._is_settled = bool(seen) and not news
                     self._looked.notify_all()
-                # One that has found no other node of the hash table yet is likely to find one soon.
+                # A node that has found no other node of the hash table yet is likely to find one soon.
                 longest_s = self._refresh_s if seen else min(_ALONE_S, self._refresh_s)
                 wait_s = self._soon_s if news else min(2 * wait_s, longest_s)
                 due_s = time.monotonic() + wait_s * _RANDOM.uniform(0.5, 1.0)
@@ -195,7 +194,7 @@ class DhtDirectory(ExchangeDirectory):
         return done.wait(_WAIT_S) and outcome[0]
 
     def _get(self, keys: list[Any]) -> tuple[int, int]:
-        """Take in what is under some keys; returns how many values are others', and how many were news."""
+        """Fetch and learn the values of some keys. Returns the number of other nodes' values, and of news."""
         if self._has_closed:
             return 0, 0
         values: set[bytes] = set()
@@ -212,7 +211,7 @@ class DhtDirectory(ExchangeDirectory):
             try:
                 news += self.learn((signed,), source=_SOURCE, own_id=b"", now_s=self._wall_clock())
             except DescriptorError as error:
-                # Anybody may put anything: what is no descriptor is nobody's in particular.
+                # Anybody may store values, so an invalid one is nobody's fault in particular.
                 log.debug("a value of the hash table is no descriptor: %s", error)
         own = {descriptor.signed for node_id in list(self._own) if (descriptor := self.lookup(node_id))}
         return len(values - own), news
@@ -225,7 +224,7 @@ class DhtDirectory(ExchangeDirectory):
 
 
 def _collector(values: set[bytes]) -> Callable[[Any], bool]:
-    """A callback that collects the values of one key, in a thread of OpenDHT's."""
+    """A callback that collects the values of one key, in a thread of OpenDHT."""
     count = 0
 
     def got(value: Any) -> bool:

@@ -1,21 +1,19 @@
-"""The directory that grows by what neighbours tell: peer exchange, as a table without sockets or clocks.
+"""The directory that learns from neighbours (peer exchange): a bounded table without sockets or clocks.
 
-What was published here (this node's own descriptor, and what its user configured) and what neighbours tell
-are kept apart. The first is believed and never evicted. The second is bounded, and this is who has to go when
-it is full, with the reasons:
+Published descriptors (this node's own, and the configured ones) are trusted and never evicted. Learned ones
+are bounded. When the table is full, an entry is evicted by these rules:
 
-* Never a node that this one is linked with. One that it has been linked with (`proven`) only when those fill
-  more than half of the table, the one seen longest ago first: it lives, and has cost whoever runs it a real
-  machine with a handshake.
-* Each entry counts for the source that told it first (a neighbour, or its network). At the limit one goes of
-  the source that has most, drawn at random: a neighbour that floods the table with identities that cost
-  nothing pushes out its own, and cannot have more than its share where others tell something as well.
-* Random and not oldest first: with an order that is known, a flooder knows when the honest entries are gone.
+* Never a node that is currently linked. A node that was linked once (`proven`) only if such nodes fill more
+  than half of the table, the one seen longest ago first: each has cost its owner a machine and a handshake.
+* Each entry is charged to the source that sent it first (a neighbour, or its network). Otherwise a random
+  entry of the source with the most entries goes: a neighbour that floods the table with free identities
+  displaces its own.
+* Random and not oldest first: with a known order a flooder would know when the honest entries are gone.
 
-So a flood makes the table less useful, for the half of it that is hearsay, and cuts nobody off. Half of what
-is passed on is drawn from the proven ones, so that a flood does not travel as fast as the truth.
-Source: docs/routes.md, "Peer exchange"; the tried and new tables of Bitcoin's address manager (Heilman et al.
-2015) are the model.
+A flood thus makes the unproven half of the table less useful, and isolates no node. Half of each sent message
+is drawn from proven nodes, so that false entries spread more slowly than true ones.
+Source: docs/routes.md, "Peer exchange"; the model is the tried and new tables of Bitcoin's address manager
+(Heilman et al. 2015).
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from tunnel.routing.addresses import PUBLIC, AddressRules
 __all__ = ["MAX_DESCRIPTORS", "ExchangeDirectory", "ExchangeMessage"]
 
 
-# The payload of a PEER-EXCHANGE frame: some signed descriptors, and whether more are wanted.
+# The payload of PEER-EXCHANGE: signed descriptors, and whether a message in return is wanted.
 #
 # Layout: version u8 = 1 ‖ flags u8 (bit 0: WANT) ‖ count u8, 0 to 8 ‖ zero u8 ‖ count × (length u16 ‖
 # signed descriptor). Source: docs/protocol.md, "Peer exchange".
@@ -49,18 +47,18 @@ _WANT: Final = 0x01
 
 @dataclass(frozen=True, slots=True)
 class ExchangeMessage:
-    """What one side tells.
+    """One message of an exchange.
 
     Attributes:
-        descriptors: the signed bytes of each, not verified here.
-        wants_more: the sender asks for a message in return, now.
+        descriptors: signed bytes, not verified here.
+        wants_more: the sender asks for a message in return.
     """
 
     descriptors: tuple[bytes, ...]
     wants_more: bool = False
 
     def to_bytes(self) -> bytes:
-        """The payload. Raises LocalTunnelError: more descriptors than a message holds."""
+        """The payload. Raises LocalTunnelError: too many descriptors."""
         if len(self.descriptors) > MAX_DESCRIPTORS:
             raise LocalTunnelError(f"{len(self.descriptors)} descriptors, expected up to {MAX_DESCRIPTORS}")
         head = _HEAD.pack(_VERSION, _WANT if self.wants_more else 0, len(self.descriptors), 0)
@@ -68,10 +66,10 @@ class ExchangeMessage:
 
     @classmethod
     def parse(cls, payload: bytes) -> ExchangeMessage:
-        """Read a payload whole.
+        """Read a payload.
 
         Raises:
-            LinkError: any byte that no sender writes.
+            LinkError: not the output of `to_bytes`.
         """
         if len(payload) < _HEAD.size:
             raise LinkError(f"PEER-EXCHANGE of {len(payload)} bytes, expected at least {_HEAD.size}")
@@ -91,7 +89,7 @@ def _split(body: bytes, count: int) -> Sequence[bytes]:
             raise LinkError(f"PEER-EXCHANGE with a descriptor of {length} bytes at byte {start} of its body")
         found.append(body[start:at])
     if at != len(body):
-        raise LinkError(f"PEER-EXCHANGE with {len(body) - at} bytes behind its last descriptor")
+        raise LinkError(f"PEER-EXCHANGE with {len(body) - at} bytes after its last descriptor")
     return found
 
 
@@ -107,13 +105,13 @@ class _Learned:
 
 
 class ExchangeDirectory:
-    """Descriptors that were configured, and others that neighbours told of.
+    """Configured descriptors, and others learned from neighbours.
 
     Args:
-        configured: verified ones, of nodes to begin with. One that can be reached is enough.
+        configured: verified descriptors to begin with. One reachable node is enough.
         engine: verifies signatures.
-        rules: which nodes are believed to be reachable; those of the node that the directory is for.
-        limit: of what is learned.
+        rules: the address rules of this node: nodes that it may not dial are not learned.
+        limit: of learned descriptors.
     """
 
     def __init__(
@@ -146,7 +144,7 @@ class ExchangeDirectory:
             self._published[descriptor.node_id] = newest
 
     def lookup(self, node_id: bytes) -> Descriptor | None:
-        """The descriptor of a node, or None when it is not known."""
+        """The descriptor of a node; None: unknown."""
         with self._lock:
             return self._find(node_id)
 
@@ -157,11 +155,11 @@ class ExchangeDirectory:
         return every if count is None or count >= len(every) else _RANDOM.sample(every, count)
 
     def is_configured(self, node_id: bytes) -> bool:
-        """Whether the node was published here, not learned."""
+        """Whether the node was published, not learned."""
         return node_id in self._published
 
     def close(self) -> None:
-        """Nothing runs in the background."""
+        """Does nothing: no background work."""
 
     def __len__(self) -> int:
         return len(self._published) + len(self._learned)
@@ -169,41 +167,41 @@ class ExchangeDirectory:
     def __iter__(self) -> Iterator[Descriptor]:
         return iter(self.sample())
 
-    # -- what neighbours tell --------------------------------------------------------------------------
+    # -- descriptors from neighbours -------------------------------------------------------------------
 
     def learn(self, told: Iterable[bytes], *, source: bytes, own_id: bytes, now_s: float) -> int:
-        """Take in signed descriptors from a neighbour.
+        """Add signed descriptors from a neighbour.
 
         Args:
-            told: as they came.
-            source: whom to charge for them: the neighbour's id or network.
-            own_id: this node, about which nobody can tell it anything.
+            told: not verified yet.
+            source: charged for them: the neighbour's id or network.
+            own_id: this node, whose descriptors are ignored.
             now_s: the wall clock.
         Returns:
-            How many were news: of an unknown node, or newer than what was known.
+            How many were of unknown nodes, or newer than the known ones.
         Raises:
-            DescriptorError: one is malformed, or is not signed by the node that it names. An honest neighbour
-                passes on nothing that it has not verified. Those before it are taken in.
+            DescriptorError: one is malformed or has a wrong signature; honest neighbours verify what they
+                send. The descriptors before it are added.
         """
         news = 0
         for signed in told:
             if self._is_known(signed):
-                continue  # spares the signature's verification, which is what costs
+                continue  # avoids verifying the signature, the main cost
             descriptor = Descriptor.parse(signed, self._engine)
             news += self._take(descriptor, source, own_id, now_s, is_newest=False)
         return news
 
     def saw(self, descriptor: Descriptor, *, own_id: bytes, now_s: float) -> None:
-        """A link with this node has begun: its descriptor came from itself, and it lives."""
+        """A link with this node has begun: it is alive, and has sent its descriptor itself."""
         with self._lock:
             self._linked[descriptor.node_id] += 1
-        # Of two that were signed within a second, what the node itself shows is the later one.
+        # Of two descriptors of the same second the one that the node itself presents is the later.
         self._take(descriptor, descriptor.node_id, own_id, now_s, is_newest=True)
         with self._lock:
             entry = self._learned.get(descriptor.node_id)
             if entry is not None:
                 entry.is_proven = True
-                # To the end: the order of the proven ones is that in which they were seen.
+                # Moved to the end: proven entries are in the order of last contact.
                 self._learned[descriptor.node_id] = self._learned.pop(descriptor.node_id)
 
     def lost(self, node_id: bytes) -> None:
@@ -214,9 +212,9 @@ class ExchangeDirectory:
                 del self._linked[node_id]
 
     def offer(self, own: Descriptor, *, to: bytes, now_s: float) -> tuple[bytes, ...]:
-        """What to tell a neighbour: this node's own descriptor, where it is listed, and others at random.
+        """Descriptors for a neighbour: this node's own, if it is listed, and random others.
 
-        Never one that is unlisted, expired, or the neighbour's own.
+        Never unlisted or expired ones, nor the neighbour's own.
         """
         with self._lock:
             entries = list(self._learned.values())
@@ -234,7 +232,7 @@ class ExchangeDirectory:
         return tuple(peer.signed for peer in (*mine, *drawn))
 
     def expire(self, now_s: float) -> None:
-        """Drop what was learned and has expired."""
+        """Drop learned descriptors that have expired."""
         with self._lock:
             for node_id in [
                 node_id for node_id, entry in self._learned.items() if entry.descriptor.expiry <= now_s
@@ -281,7 +279,7 @@ class ExchangeDirectory:
         return 1
 
     def _make_room(self) -> bool:
-        """See that one entry more may be had; False: all that are here are linked, and more worth."""
+        """Make room for one entry. False: all entries are of linked nodes."""
         if len(self._learned) < self._limit:
             return True
         proven = [node_id for node_id, entry in self._learned.items() if entry.is_proven]

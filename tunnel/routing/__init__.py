@@ -1,4 +1,5 @@
-"""Routes: how they are drawn, guards, address rules, what is known of peers.
+"""Routes: the draw (`draw_route`), guards, address rules, what is known of peers, cover frames.
 
-No sockets. `tunnel.node` and `tunnel.directory` import it, and `tunnel.onion` its `Route`.
+No traffic: nothing here sends a byte. `tunnel.node` and `tunnel.directory` import it, and `tunnel.onion` its
+`Route`.
 """

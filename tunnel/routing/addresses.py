@@ -1,8 +1,8 @@
-"""What an IP address says: whether it may be dialled, and which owner it is likely to have.
+"""Address rules: which addresses may be dialled, and which nodes count as one owner's.
 
-A relay dials what descriptors name, and anybody can sign a descriptor. So outside a network declared local it
-dials public unicast addresses only, and those of private ranges that its user has declared: nobody makes it
-knock at other machines behind its own firewall.
+A relay dials the addresses of descriptors, and anybody can sign a descriptor. Outside a network declared
+local it therefore dials only public unicast addresses and the private ranges that its user has declared. An
+attacker thus cannot make it dial machines behind its own firewall.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ["LOCAL", "PUBLIC", "AddressRules", "IpRange", "is_private_range", "is
 
 IpRange: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# What a LAN or VPN may have (RFC 1918, 6598, 4193), and loopback. Not link-local: routers' and clouds' own
-# services are there.
+# Ranges of LANs and VPNs (RFC 1918, 6598, 4193), and loopback. Not link-local: services of routers and clouds
+# have such addresses.
 _PRIVATE_TEXT: Final = (
     "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, 127.0.0.0/8, fc00::/7, ::1/128"
 )
 _PRIVATE: Final = tuple(map(ipaddress.ip_network, _PRIVATE_TEXT.split(", ")))
 
-# Ways to write an IPv4 address inside an IPv6 one. A translator on the path would deliver to the inner one.
+# IPv6 addresses that contain an IPv4 address: a translator on the path would deliver to the inner one.
 _NAT64: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
-# Deprecated, and some machines still accept it: ::a.b.c.d.
+# ::a.b.c.d is deprecated, but some machines still accept it.
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
-# Parsing takes 5 us, and a route looks at every node of a directory of thousands.
+# Parsing takes 5 us, and drawing a route looks at thousands of nodes.
 _CACHED: Final = 16_384
 
 
@@ -44,12 +44,12 @@ def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 @lru_cache(_CACHED)
 def is_public(host: str) -> bool:
-    """Whether `host` is a unicast address of the open internet, in whatever notation it hides.
+    """Whether `host` is a unicast address of the open internet.
 
-    Loopback, private and shared ranges, link-local and site-local, multicast, documentation, benchmarking and
-    reserved ones are not, nor IPv6 addresses that carry an IPv4 one (6to4, Teredo, NAT64). A mapped one is
-    what the IPv4 address in it is.
-    Source: IANA special-purpose address registries, as the standard library's `is_global` has them.
+    Not public: loopback, private and shared ranges, link-local and site-local, multicast, documentation,
+    benchmarking and reserved addresses, and IPv6 addresses that contain an IPv4 address (6to4, Teredo,
+    NAT64). A mapped address counts as the IPv4 address in it. Source: IANA special-purpose address
+    registries, by way of the standard library's `is_global`.
     """
     address = _unmapped(host)
     if isinstance(address, ipaddress.IPv6Address) and (
@@ -64,7 +64,7 @@ def is_public(host: str) -> bool:
 
 
 def is_private_range(network: IpRange) -> bool:
-    """Whether `network` lies whole in a range that a LAN, a VPN or one machine may have for itself."""
+    """Whether `network` is part of a range for LANs, VPNs or one machine."""
     return any(network.network_address in whole and network.broadcast_address in whole for whole in _PRIVATE)
 
 
@@ -76,36 +76,37 @@ def _is_within(host: str, ranges: tuple[IpRange, ...]) -> bool:
 
 @lru_cache(_CACHED)
 def network_group(host: str) -> bytes:
-    """The network that an address is counted to: its /16 (IPv4) or /32 (IPv6), what one owner easily has."""
+    """The /16 (IPv4) or /32 (IPv6) of an address: a size that one owner can easily have."""
     address = _unmapped(host)
     return b"%d" % address.version + address.packed[: 2 if address.version == 4 else 4]
 
 
 @dataclass(frozen=True, slots=True)
 class AddressRules:
-    """What addresses mean in one network of nodes.
+    """The meaning of addresses in one network of nodes.
 
     Attributes:
-        is_local: it is declared local, one machine or one room: all may be dialled, and nobody is kept apart.
-        private: ranges that are part of it beside the open internet, a LAN or a VPN. Their addresses may be
-            dialled, and say nothing of owners: all are of one.
+        is_local: the network is declared local (one machine or one room): all addresses may be dialled, and
+            there are no owners.
+        private: ranges of LANs or VPNs that belong to the network beside the open internet. Their addresses
+            may be dialled, and do not tell owners apart.
     Raises:
-        LocalTunnelError: a range has public addresses, or ones that no LAN may have.
+        LocalTunnelError: a range contains addresses that no LAN may have.
     """
 
     is_local: bool = False
     private: tuple[IpRange, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "private", tuple(self.private))  # a list is no key of the cache
+        object.__setattr__(self, "private", tuple(self.private))  # hashable, for the cache
         for network in self.private:
             if not is_private_range(network):
                 raise LocalTunnelError(
-                    f"{network} is no private range: expected a part of one of {_PRIVATE_TEXT}"
+                    f"{network} is not a private range: expected a part of one of {_PRIVATE_TEXT}"
                 )
 
     def dialable(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
-        """Those addresses that may be dialled."""
+        """The addresses that may be dialled."""
         return tuple(
             address
             for address in addresses
@@ -113,7 +114,7 @@ class AddressRules:
         )
 
     def owners(self, peer: Descriptor) -> frozenset[bytes]:
-        """The networks and the family of a node: two nodes that share one count as one owner's."""
+        """The networks and the family of a node. Nodes that share one of them count as one owner's."""
         if self.is_local:
             return frozenset()
         groups = {
@@ -126,11 +127,11 @@ class AddressRules:
         return frozenset(groups)
 
     def source(self, peer: Descriptor, host: str) -> bytes:
-        """Whom to charge for what `peer` tells: its network, as ids are free; where all are of one network,
-        the machine; where they are of one machine, the node.
+        """The source to charge for descriptors from `peer`: its network, because ids cost nothing; in a
+        private range its address; in a local network its id.
 
         Args:
-            host: that the link came from; empty: this node dialled.
+            host: the address of its end of the link; empty: this node dialled.
         """
         host = host or next((address.host for address in peer.addresses), "")
         if self.is_local or not host:
@@ -139,6 +140,6 @@ class AddressRules:
 
 
 PUBLIC: Final = AddressRules()
-"""Of a network on the open internet."""
+"""Rules for a network on the open internet."""
 LOCAL: Final = AddressRules(is_local=True)
-"""Of a network declared local."""
+"""Rules for a network declared local."""

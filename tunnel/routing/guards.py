@@ -1,24 +1,24 @@
-"""Guards: the few nodes that a node's routes begin with, kept for months and over restarts.
+"""Guards: the few nodes that a node's routes begin with, kept for months and across restarts.
 
-Why: who draws a new first hop for every route will sooner or later draw one of an attacker's, and an attacker
-who also watches Bob then has both ends. With a fixed small set most nodes never have a bad first hop at all,
-and the others do not get worse with the number of routes (Wright et al. 2002; Tor proposals 236 and 271).
+A client that draws a new first hop for every route will eventually draw a node of an attacker. If the
+attacker also watches Bob, he sees both ends. With a small fixed set most clients never have a hostile first
+hop, and for the others the risk does not grow with the number of routes (Wright et al. 2002; Tor proposals
+236 and 271).
 
-The rules, each with its reason:
+The rules and their reasons:
 
-* A guard is drawn uniformly among listed nodes that can be dialled, no two of one network or family unless
-  told otherwise: one owner is not to be all of the set.
-* The first of the set that can be used is used, always in the same order: a random one of three would show
-  three nodes what one can see.
-* A guard that fails stays, and is used again when it is back: else whoever can make guards fail could walk a
-  node to one of his own. One more is drawn only when none of the set can be used, and never more than `most`
-  altogether.
-* A guard leaves after 60 to 120 days, drawn for each: long enough to keep what the set is for, short enough
-  that one that was bad is not for ever; and after 7 days out of the directory, when it will not come back.
+* A guard is drawn uniformly among listed nodes that can be dialled. No two are of one network or family: one
+  owner must not be the whole set.
+* The first usable guard of the set is used, always in the same order: a random choice of three would show the
+  traffic to three nodes instead of one.
+* A guard that fails stays, and is used again when it is back. Otherwise an attacker could make guards fail
+  until his own node is drawn. One more is drawn only if no guard of the set is usable, up to `most`.
+* A guard leaves after a random time of 60 to 120 days: long enough to protect, and a hostile guard does not
+  stay for ever. It also leaves after 7 days outside the directory.
 
-Pure: peers, time and randomness are arguments; the state is bytes of a fixed layout (`to_bytes`) that the
-caller keeps on disk. Layout: "mtgd" ‖ version 1 ‖ count 1 ‖ count × (node id 32 ‖ since u32 ‖ until u32 ‖
-missing since u32, 0 = listed), in order of use. Source: docs/routes.md, "Guards".
+Pure: peers, time and randomness are arguments. The caller stores the state (`to_bytes`) on disk. Layout:
+"mtgd" ‖ version 1 ‖ count 1 ‖ count × (node id 32 ‖ since u32 ‖ until u32 ‖ missing since u32, 0 = listed),
+in order of use. Source: docs/routes.md, "Guards".
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _MISSING_S: Final = 7 * _DAY_S
 _MAGIC: Final = b"mtgd\x01"
 _ENTRY: Final = struct.Struct(">32sIII")
 MOST_GUARDS: Final = 9
-"""Of a set, with those that were drawn because no other could be used."""
+"""Largest set, with the guards that were drawn because no other was usable."""
 MAX_GUARDS: Final = 16
-"""More than any set has: what a state may hold."""
+"""Largest number in a stored state; above the size of any set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Guard:
 
     Attributes:
         since_s, until_s: when it was drawn, and when it leaves.
-        missing_since_s: since when it is not in the directory; 0: it is.
+        missing_since_s: when it left the directory; 0: it is listed.
     """
 
     node_id: bytes
@@ -65,9 +65,9 @@ class Guards:
     """A node's guards.
 
     Args:
-        guards: from the last run (`from_bytes`).
-        size: how many are kept.
-        most: how many there may be, with those that were drawn because no other could be used.
+        guards: of the last run (`from_bytes`).
+        size: of the normal set.
+        most: with the guards that were drawn because no other was usable.
     """
 
     def __init__(self, guards: Iterable[Guard] = (), *, size: int = 3, most: int = MOST_GUARDS) -> None:
@@ -93,11 +93,11 @@ class Guards:
         """The guard for a route.
 
         Args:
-            peers: of the directory: those that may be guards of this node at all.
-            usable: ids of those that can be the first hop of this very route now.
-            rules: say which nodes count as one owner's; no two guards are.
+            peers: all nodes of the directory that may be guards of this node.
+            usable: ids of those that can be the first hop of this route now.
+            rules: which nodes count as one owner's.
         Returns:
-            None: no guard can be used, and no more may be drawn.
+            None: no guard is usable, and no more may be drawn.
         """
         self._age(peers, int(now_s))
         while len(self._guards) < self._size and self._draw(peers, peers, int(now_s), rules, rng):
@@ -112,7 +112,7 @@ class Guards:
         return None
 
     def _age(self, peers: Collection[Descriptor], now_s: int) -> None:
-        """Let go of those whose time is over, and note who is missing."""
+        """Drop guards whose time is over, and note which have left the directory."""
         listed = {peer.node_id for peer in peers}
         kept = []
         for guard in self._guards:
@@ -133,7 +133,7 @@ class Guards:
         rules: AddressRules,
         rng: random.Random,
     ) -> bool:
-        """Add one guard; False where nobody can be."""
+        """Add one guard. False: no candidate is left."""
         present = {guard.node_id for guard in self._guards}
         taken = {owner for peer in peers if peer.node_id in present for owner in rules.owners(peer)}
         free = sorted(
@@ -148,7 +148,7 @@ class Guards:
         return True
 
     def to_bytes(self) -> bytes:
-        """The state, for the next run. It tells who is likely to see this node's queries: keep it private."""
+        """The state, for the next run. Keep it private: it names the nodes that see this node's traffic."""
         entries = [
             _ENTRY.pack(guard.node_id, guard.since_s, guard.until_s, guard.missing_since_s)
             for guard in self._guards
@@ -160,13 +160,11 @@ class Guards:
         """Read what `to_bytes` wrote.
 
         Raises:
-            KeyFileError: it is something else, or damaged: remove it, and new guards are drawn.
+            KeyFileError: damaged, or of another version. Without it new guards are drawn.
         """
         head = len(_MAGIC) + 1
         if not state.startswith(_MAGIC) or len(state) < head:
-            raise KeyFileError(
-                "the state of the guards is of another version or of something else: remove it"
-            )
+            raise KeyFileError("the state of the guards is damaged or of another version: remove it")
         count = state[head - 1]
         if count > MAX_GUARDS or len(state) != head + count * _ENTRY.size:
             raise KeyFileError(

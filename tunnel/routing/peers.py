@@ -1,12 +1,11 @@
-"""What a node knows of its peers from its own dealings with them: who was seen, who failed, who is to wait.
+"""The peer table: last contact, failures, back-off and clock of each peer, from a node's own observations.
 
-Fed by the link table (links that begin, dials that fail, links that break; each handshake tells the peer's
-clock) and by what the routes of this
-node's own queries report. Nothing here comes from hearsay. A liar among the hops can accuse the node behind
-it, and always accuses itself with it (`Report.blamed`), so blame does no more than a pause.
+Sources are the link table (handshakes, failed dials, broken links) and the reports about the routes of the
+node's own queries; never another node's opinion. A lying hop can accuse the next one, but the report always
+blames it too (`Report.blamed`), so blame only causes a back-off.
 
-Bounded: at the limit the entry that was touched longest ago goes, and one without failures before any that
-has some. Failures are noted of peers that this node chose itself, so strangers cannot push them out.
+Bounded: at the limit the least recently used entry is dropped, entries without failures first. Failures are
+recorded only for peers that this node chose itself, so strangers cannot displace them.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from tunnel.errors import QueryFailed
 
 __all__ = ["PeerListener", "PeerTable"]
 
-# The first pause is about as long as a restart takes; the longest lets a node that was repaired soon be used.
+# The first back-off is about the time of a restart; the longest still lets a repaired node be used soon.
 _FIRST_PAUSE_S: Final = 5.0
 _LONGEST_PAUSE_S: Final = 600.0
 _MAX_PEERS: Final = 4096  # about 200 bytes each
 
 
 class PeerListener(Protocol):
-    """Who wants to know of peers that come and go. Called in the reactor's thread; must not raise."""
+    """Is notified of peers that come and go, in the reactor's thread. Must not raise."""
 
     def peer_online(self, node_id: bytes) -> None:
-        """A peer answers that did not, or that nothing was known of."""
+        """A peer answers that was unknown or offline."""
 
     def peer_offline(self, node_id: bytes) -> None:
-        """A peer does not answer, or was blamed for a failure: it is not to be used for a while."""
+        """A peer does not answer or was blamed for a failure; it is backed off."""
 
 
 @dataclass(slots=True)
@@ -43,19 +42,19 @@ class _Peer:
     failures: int = 0
     pauses: int = 0
     retry_s: float = float("-inf")
-    is_online: bool | None = None  # None: not known yet
-    clock_ahead_s: float | None = None  # of the wall clock that it has told, before this table's clock
+    is_online: bool | None = None  # None: unknown
+    clock_ahead_s: float | None = None  # its wall clock minus this table's clock
 
 
 class PeerTable:
     """Peers by node id.
 
     Args:
-        now_s: a clock that never steps back.
-        own_id: this node; blame of itself is no news of a peer.
-        limit: entries at most.
+        now_s: a monotonic clock.
+        own_id: this node, which is never backed off.
+        limit: of entries.
     Attributes:
-        now_s: that clock. listeners: told of each change.
+        now_s: that clock. listeners: notified of each change.
     """
 
     def __init__(self, now_s: Callable[[], float], *, own_id: bytes = b"", limit: int = _MAX_PEERS) -> None:
@@ -69,7 +68,7 @@ class PeerTable:
         return len(self._peers)
 
     def seen(self, node_id: bytes) -> None:
-        """It has just shown that it lives: a handshake, or its part in a query that went well."""
+        """The peer is alive: a handshake, or its part in a query that succeeded. Ends its back-off."""
         peer = self._touch(node_id)
         peer.last_seen_s, peer.retry_s = self.now_s(), float("-inf")
         peer.failures = peer.pauses = 0
@@ -79,10 +78,10 @@ class PeerTable:
                 listener.peer_online(node_id)
 
     def failed(self, node_id: bytes) -> None:
-        """It could not be reached, its link broke, or it is blamed: a pause, each time twice as long.
+        """Back a peer off after a failed dial, a broken link or blame; each time twice as long.
 
-        What fails while it rests begins the pause anew and does not double it: all that passes over one link
-        breaks with it, and ten queries or standing tunnels are not to cost a guard ten minutes.
+        A failure during back-off restarts it without doubling: everything on one link breaks with the link,
+        and ten queries or reserve tunnels must not cost a guard ten minutes.
         """
         if node_id == self._own_id:
             return
@@ -97,21 +96,21 @@ class PeerTable:
                 listener.peer_offline(node_id)
 
     def told_clock(self, node_id: bytes, clock_s: float) -> None:
-        """What its wall clock shows now, as it has told in a handshake, to the minute."""
+        """Record the peer's wall clock from its handshake, to the minute."""
         self._touch(node_id).clock_ahead_s = clock_s - self.now_s()
 
     def clock_s(self, node_id: bytes) -> float | None:
-        """What its wall clock should show now, if nobody has set it since; None: it has told nothing."""
+        """The peer's wall clock now, unless it was set since its handshake; None: unknown."""
         peer = self._peers.get(node_id)
         return None if peer is None or peer.clock_ahead_s is None else peer.clock_ahead_s + self.now_s()
 
     def clocks(self) -> list[float]:
-        """What the wall clocks of all peers show that have told theirs."""
+        """The known wall clocks of all peers, now."""
         known = [peer.clock_ahead_s for peer in list(self._peers.values())]
         return [ahead_s + self.now_s() for ahead_s in known if ahead_s is not None]
 
     def reported(self, report: Report) -> None:
-        """A route has told how a frame went: all did their part, or some are to blame."""
+        """Record the report about a route: all hops are alive, or some are blamed."""
         if report.succeeded:
             for node_id in report.route:
                 if node_id != self._own_id:
@@ -121,24 +120,24 @@ class PeerTable:
                 self.failed(report.route[index])
 
     def query_failed(self, error: QueryFailed) -> None:
-        """A query of this node's own has failed: note whom it blames."""
+        """Record the blame of a failed query of this node."""
         for node_id in error.blamed:
             self.failed(node_id)
 
     def last_seen_s(self, node_id: bytes) -> float | None:
-        """When it was seen last, on the table's clock; None: never, or long forgotten."""
+        """The last contact, on the table's clock; None: none, or its entry was dropped."""
         peer = self._peers.get(node_id)
         return None if peer is None or peer.last_seen_s == float("-inf") else peer.last_seen_s
 
     def failures(self, node_id: bytes) -> int:
-        """How often it has failed since it was seen."""
+        """Number of failures since the last contact."""
         peer = self._peers.get(node_id)
         return 0 if peer is None else peer.failures
 
     def backed_off(self) -> list[bytes]:
-        """Those that are not to be used now, who failed least first; of equals whose pause ends first."""
+        """The backed-off peers: fewest failures first, then earliest end of back-off."""
         now_s = self.now_s()
-        # A copy first: routes are drawn in the caller's thread, while the reactor's may note what happens.
+        # A copy: routes are drawn in the caller's thread while the reactor's thread records events.
         pauses = [
             (peer.failures, peer.retry_s, node_id)
             for node_id, peer in list(self._peers.items())

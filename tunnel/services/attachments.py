@@ -1,15 +1,15 @@
-"""Attachments: named streams of any length inside a message. Layout, parser, and saving to files.
+"""Attachments: named streams of any length inside a message. Packing, parsing, saving to files.
 
     message     = attachment* 0x00
     attachment  = 0x01, name length (1 byte, 1 to 255), name, piece*, 0x00000000, SHA-256 (32 bytes)
     piece       = length (u32, 1 to 1,048,576), data of that length
 
-Rules for the parser: it checks lengths before it keeps data, and keeps less than one head. A name is a file
-name (`tunnel.services.base`) and occurs once.
+Rules for the parser: it checks lengths before it keeps data, and never keeps more than one name. A name is a
+file name (`tunnel.services.names`) and occurs once.
 
-`save_attachments` saves all or none: each file is written under a temporary name, and all are renamed when
-the message has ended and every digest matches. A failure leaves nothing behind; a crash of the process leaves
-hidden files named `.<random>.part`. Source: docs/services.md, "Attachments".
+`save_attachments` writes each file under a temporary name, and renames all of them when the message has ended
+and every digest matches. A failure before that leaves nothing behind; a crash of the process leaves hidden
+files named `.<random>.part`. Source: docs/services.md, "Attachments".
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ _READ_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AttachmentStart:
-    """Content follows, under this name."""
+    """An attachment of this name begins."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class AttachmentEnd:
-    """The attachment has ended. The receiver compares `digest` with the SHA-256 of the content."""
+    """The attachment has ended. The receiver must compare `digest` with the SHA-256 of the content."""
 
     digest: bytes
 
 
 AttachmentEvent: TypeAlias = AttachmentStart | AttachmentEnd | bytes
-"""Bytes are content of the attachment that has started."""
+"""Bytes are content of the current attachment."""
 
 
 class _State(Enum):
-    """What comes next, and how many bytes that takes."""
+    """The next element of the message."""
 
     KIND = auto()
     NAME_LENGTH = auto()
@@ -82,10 +82,10 @@ class _State(Enum):
 
 
 class AttachmentParser:
-    """Takes the bytes of one message in pieces of any length, and says what they are.
+    """Parses one message from pieces of any length.
 
     Args:
-        most: attachments of the message.
+        most: attachments that are allowed.
     """
 
     def __init__(self, *, most: int = 16) -> None:
@@ -96,11 +96,11 @@ class AttachmentParser:
         self._wanted = 1
 
     def feed(self, data: bytes) -> Iterator[AttachmentEvent]:
-        """Take the next bytes of the message; the events must be taken before the next call.
+        """Parse the next bytes of the message. Exhaust the iterator before the next call.
 
         Raises:
-            MalformedMessage: what `pack_attachments` does not write; an invalid name, or one that comes
-            twice; too many.
+            MalformedMessage: not the output of `pack_attachments`; an invalid or repeated name; too many
+            attachments.
         """
         view = byte_view(data)
         while view:
@@ -123,7 +123,7 @@ class AttachmentParser:
                     yield event
 
     def finish(self) -> None:
-        """The message has ended. Raises MalformedMessage: not where it may."""
+        """The message has ended. Raises MalformedMessage: it is incomplete."""
         if self._state is not _State.ENDED:
             raise MalformedMessage(f"the message ends within its attachments, before {self._state.name}")
 
@@ -180,12 +180,12 @@ class AttachmentParser:
 
 
 def pack_attachments(attachments: Iterable[tuple[str, bytes | Path | BinaryIO]]) -> Iterator[bytes]:
-    """A message of attachments, as content for a query. It blocks, as content from iterators may.
+    """Pack attachments as content for a query. The iterator blocks, as content may.
 
     Args:
-        attachments: name and content each; a path is opened when its turn comes.
+        attachments: pairs of name and content; a path is opened just before it is read.
     Raises:
-        LocalTunnelError: an invalid name, or a path that is no regular file.
+        LocalTunnelError: an invalid name, or a path that is not a regular file.
         FileChanged: a regular file changed while it was read. OSError: a file cannot be read.
     """
     for name, content in attachments:
@@ -221,7 +221,7 @@ class AttachmentLimits:
 
     Attributes:
         count: of attachments.
-        total_bytes: of their content together.
+        total_bytes: of their contents together.
     """
 
     count: int = 16
@@ -230,7 +230,7 @@ class AttachmentLimits:
 
 @dataclass(frozen=True, slots=True)
 class SavedAttachment:
-    """One that is a file now. Attributes: size: in bytes. digest: its SHA-256, which was compared."""
+    """A saved attachment. Attributes: size: in bytes. digest: its verified SHA-256."""
 
     name: str
     path: Path
@@ -247,13 +247,13 @@ def save_attachments(
     """Save all attachments of a message: `saved = yield from save_attachments(query.read, folder)`.
 
     Args:
-        read: gives the message.
-        folder: is there already; one per message keeps senders from taking each other's names.
+        read: returns the next bytes of the message.
+        folder: must exist. With one folder per message, senders cannot take each other's names.
     Raises:
-        MalformedMessage: the message is none of attachments, breaks the limits, or a digest does not fit.
-            FileExistsError: a name is taken; those committed before it, in order, stay. OSError: the disk
-            failed. Whatever `read` raises.
-    On error or cancellation: no file is left that is not whole.
+        MalformedMessage: the message is not one of attachments, exceeds the limits, or a digest does not
+            match. FileExistsError: a file has this name; attachments before it are already saved. OSError:
+            the disk failed. Whatever `read` raises.
+    On error or cancellation: no incomplete file is left.
     """
     saving = _Saving(folder, limits or AttachmentLimits())
     try:
@@ -283,7 +283,7 @@ class _Saving:
                 self._start(event.name)
             elif isinstance(event, AttachmentEnd):
                 if self._parts[-1][1].digest != event.digest:
-                    raise MalformedMessage("the content of an attachment does not have its digest")
+                    raise MalformedMessage("the content of an attachment does not match its digest")
             else:
                 self._left_bytes -= len(event)
                 if self._left_bytes < 0:
@@ -309,9 +309,11 @@ class _Saving:
         try:
             os.fsencode(name)
         except UnicodeEncodeError as error:
-            raise MalformedMessage("this system's locale has no form of the name of an attachment") from error
+            raise MalformedMessage(
+                "this system's locale cannot represent the name of an attachment"
+            ) from error
         path = self._folder / f".{secrets.token_hex(16)}.part"
         part = PartialFile(path)
         self._parts.append((name, part))
-        if self._is_closed:  # cancelled while this thread was at it
+        if self._is_closed:  # cancelled while this thread ran
             part.discard()

@@ -5,13 +5,13 @@
         reply.write(b"%d lines" % sum(1 for line in query))
 
 The thread is at most a few pieces ahead of the network, in both directions; the faster side waits. If the
-query breaks off, or ends to free its slot (see below), the next read or write of the function raises
+query breaks off, or is ended to free its slot (see below), the next read or write of the function raises
 `BrokenPipeError`. A thread that blocks elsewhere cannot be ended and keeps its slot until it returns.
 
-Slots for threads (`WorkerSlots`) are given in order of arrival. A query holds its slot until its thread ends.
-While no slot is free, the first query in line ends the holder whose peer has been silent longest, once that
-is `silent_s`. Holders end one at a time, and only while a query waits. A quiet conversation may thus last for
-any time, and idle holders lose their slots.
+`WorkerSlots` gives slots for threads in order of arrival. A query holds its slot until its thread ends. While
+no slot is free, the first query in line ends the longest idle holder, once it has been idle for `silent_s`.
+Holders end one at a time, and only while a query waits. So an idle conversation may last for any time, unless
+another query needs its slot.
 
 Rules for changing the slots:
 
@@ -65,59 +65,61 @@ class Holder(Protocol):
     """A query that has a slot.
 
     Attributes:
-        place: as `take` gave it.
-        moved_s: when something last moved between it and its peer, or could begin to.
+        slot: as `take` returned it.
+        moved_s: when data last moved between the query and its peer, or could begin to.
     """
 
-    place: int
+    slot: int
     moved_s: float
 
     @property
     def waits_for_peer(self) -> bool:
-        """Whether its thread can go on with nothing but the peer: there is nothing on its way to either."""
+        """Whether its thread waits for the peer, and nothing is on its way to either."""
         ...
 
     def end(self, error: PeerError) -> None:
-        """End the query with this error, soon. Called once at most; the place comes back with its thread."""
+        """End the query with this error, soon. Called at most once; the thread then returns the slot."""
         ...
 
 
 class WorkerSlots:
-    """The places of one service.
+    """The slots of one service.
 
     Args:
-        count: of places, at least 1.
-        silent_s: the silence, in seconds, for which a query may lose its place.
+        count: of slots, at least 1.
+        silent_s: idle time in seconds after which a query may lose its slot.
     Attributes:
-        waiting: queries that wait for a place.
+        waiting: queries that wait for a slot.
     Raises:
         LocalTunnelError: `silent_s` is not above 0, or more than a week. ValueError: `count` is less than 1.
     """
 
     def __init__(self, count: int, silent_s: float) -> None:
         if not 0 < silent_s <= _MAX_SILENT_S:
-            raise LocalTunnelError(f"silent_s is above 0 s and at most {_MAX_SILENT_S} s, got {silent_s}")
+            raise LocalTunnelError(
+                f"silent_s must be above 0 s and at most {_MAX_SILENT_S} s, got {silent_s}"
+            )
         self.waiting = 0
         self._silent_s = silent_s
         self._free: SharedChannel[int] = SharedChannel(count, "threads of a blocking service")
-        for place in range(count):
-            self._free.send_nowait(place)
+        for slot in range(count):
+            self._free.send_nowait(slot)
         self._turn: SharedChannel[None] = SharedChannel(1, "turn to get a thread of a blocking service")
         self._turn.send_nowait(None)
-        self._holders: dict[Holder, None] = {}  # of two that are silent alike the elder goes first
-        # The place of the query that was ended last, until it has come back.
+        self._holders: dict[Holder, None] = {}  # ordered: of two that are equally idle the older ends first
+        # The slot of the query that was ended last, until it is returned.
         self._ending: int | None = None
         self._ended_s = 0.0
 
     @property
     def free(self) -> int:
-        """How many can be had at once. True at a moment only."""
+        """Number of free slots. A snapshot: threads return slots at any time."""
         return len(self._free)
 
     def take(self) -> Service[int]:
-        """Wait for a place. Cancellation: none is taken.
+        """Wait for a slot. Cancellation: none is taken.
 
-        The caller starts the thread that gives it back before its next yield.
+        The caller must start the thread that returns the slot before its next yield.
         """
         self.waiting += 1
         try:
@@ -129,35 +131,35 @@ class WorkerSlots:
         finally:
             self.waiting -= 1
 
-    def give_back(self, place: int) -> None:
-        """Let the next have it. From any thread."""
-        self._free.send_nowait(place)
+    def give_back(self, slot: int) -> None:
+        """Return a slot. From any thread."""
+        self._free.send_nowait(slot)
 
     def enter(self, holder: Holder) -> None:
-        """From now on this one may be ended for its silence."""
+        """Allow that this holder is ended when it is idle."""
         self._holders[holder] = None
 
     def leave(self, holder: Holder) -> None:
-        """From now on it may not: the query is over, whether or not its thread is. Nothing if it has left."""
+        """Exempt this holder: its query is over, even if its thread is not. Idempotent."""
         self._holders.pop(holder, None)
 
     def _take_next(self) -> Service[int]:
-        place: int | None = None
-        while place is None:
+        slot: int | None = None
+        while slot is None:
             try:
-                place = self._free.receive_nowait()
+                slot = self._free.receive_nowait()
             except ChannelEmpty:
                 look_s = self._look((yield CurrentTime()))
-                place = yield from move_on_after(look_s, self._free.receive())
-        if place == self._ending:
+                slot = yield from move_on_after(look_s, self._free.receive())
+        if slot == self._ending:
             self._ending = None
-        return place
+        return slot
 
     def _look(self, now_s: float) -> float:
-        """End the query that is silent longest, if it is time. Returns seconds until the next look."""
+        """End the longest idle query, if it is idle for long enough. Returns seconds until the next check."""
         if self._ending is not None and (rest_s := self._ended_s + self._silent_s - now_s) > 0:
-            return rest_s  # a place is about to come; a thread that does not end by then is not waited for
-        # Over a copy: a node in another thread may have the same service.
+            return rest_s  # a slot is about to be returned; a stuck thread is not waited for any longer
+        # A copy, because a node in another thread may use the same service.
         silent = [holder for holder in tuple(self._holders) if holder.waits_for_peer]
         longest = min(silent, key=lambda holder: holder.moved_s, default=None)
         if longest is None:
@@ -165,10 +167,10 @@ class WorkerSlots:
         if (rest_s := longest.moved_s + self._silent_s - now_s) > 0:
             return rest_s
         self.leave(longest)
-        self._ending, self._ended_s = longest.place, now_s
+        self._ending, self._ended_s = longest.slot, now_s
         longest.end(
             PeerError(
-                f"silent for {now_s - longest.moved_s:.0f} s, and others wait for the thread it holds",
+                f"idle for {now_s - longest.moved_s:.0f} s while other queries waited for its thread",
                 ErrorCode.TIMEOUT,
             )
         )
@@ -177,19 +179,19 @@ class WorkerSlots:
 
 log = logging.getLogger("tunnel.node")
 _AHEAD: Final = 4
-# Crossing between threads costs about as much as copying this much.
+# Passing a piece to another thread costs about as much as copying this many bytes.
 _PIECE_BYTES: Final = 64 * 1024
 
 
 class BlockingQuery(io.BufferedReader):
-    """The content of one query, as a binary file; to be read once, by the thread that serves it."""
+    """The content of one query, as a binary file for the thread that serves it."""
 
 
 class BlockingReply(io.BufferedWriter):
-    """The answer, as a binary file. What is written leaves in whole chunks, or at `flush`.
+    """The reply, as a binary file. Bytes are sent in whole chunks, or by `flush`.
 
     Attributes:
-        is_possible: False in mode `none`: what is written is dropped.
+        is_possible: False in mode `none`: written bytes are dropped.
     """
 
     def __init__(self, raw: io.RawIOBase, *, is_possible: bool) -> None:
@@ -197,18 +199,18 @@ class BlockingReply(io.BufferedWriter):
         self.is_possible = is_possible
 
     def flush(self) -> None:
-        """Let what was written leave now, in a chunk that is padded where it is not full."""
+        """Send all bytes written so far, in a padded chunk if necessary."""
         self.flush_to_node()
         self.raw.flush()
 
     def flush_to_node(self) -> None:
-        """Hand over what is held here; it leaves when a chunk is full."""
+        """Pass the buffered bytes to the node, which sends whole chunks."""
         super().flush()
 
     def end(self) -> None:
-        """End the reply, and close this file; the query can still be read. Nothing if it is closed.
+        """End the reply and close this file; the query can still be read. Nothing if the file is closed.
 
-        To `close` it does not end the reply: a `with` that an error leaves closes it too.
+        `close` alone does not end the reply, because an error that leaves a `with` block closes it too.
         """
         if not self.closed:
             self.flush_to_node()
@@ -219,22 +221,22 @@ class BlockingReply(io.BufferedWriter):
 
 
 BlockingFunction: TypeAlias = Callable[[BlockingQuery, BlockingReply], object]
-"""Serves one query. Its result is not used. Bytes or text are logged: perhaps they are the answer."""
+"""Serves one query. Its result is not used; bytes or text cause a warning."""
 
 
 class BlockingService(InnerService):
-    """Runs a function that blocks, for each query in a thread.
+    """Runs a blocking function in a thread for each query.
 
     Args:
-        function: called with the query and the reply; it may leave either as it is.
-        threads: of this service, at once.
-        waiting: queries that wait for a thread; more are refused with BUSY.
-        silent_s: while queries wait, one whose thread waits for its peer, and between which and the peer
-            nothing has moved for so many seconds, is ended with TIMEOUT; the longest silent first.
+        function: called with the query and the reply.
+        threads: running at the same time.
+        waiting: queries that may wait for a thread; further ones are refused with BUSY.
+        silent_s: while queries wait, the longest idle query is ended with TIMEOUT after this many seconds. A
+            query is idle while its thread waits for the peer and no data moves.
     Raises:
         LocalTunnelError: `silent_s` is not above 0, or above a week. ValueError: `threads` is less than 1.
-            TypeError: the function does not take a query and a reply, or does not block: a generator function
-            is a service as it is.
+            TypeError: the function does not take a query and a reply, or is a generator function, which is a
+            service without `blocking`.
     """
 
     def __init__(
@@ -247,38 +249,36 @@ class BlockingService(InnerService):
             )
         self._function = function
         self._most_waiting = waiting
-        self._places = WorkerSlots(threads, silent_s)
+        self._slots = WorkerSlots(threads, silent_s)
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.
 
         Raises:
-            TableFull: no thread is free, and the waiting list is full.
-            PeerError (TIMEOUT): the peer was silent while other queries waited for the thread.
+            TableFull: no thread is free, and too many queries wait.
+            PeerError (TIMEOUT): the query was idle while others waited for its thread.
             Any other: raised by the function.
         """
-        if self._places.waiting - self._places.free >= self._most_waiting:
-            raise TableFull(
-                f"{self._places.waiting} queries wait for a thread already, the limit of this service"
-            )
-        place = yield from self._places.take()
-        yield from _Call(self._function, reply, self._places, place).run(query)
+        if self._slots.waiting - self._slots.free >= self._most_waiting:
+            raise TableFull(f"{self._slots.waiting} queries wait for a thread, the limit of this service")
+        slot = yield from self._slots.take()
+        yield from _Call(self._function, reply, self._slots, slot).run(query)
 
 
 def blocking(function: BlockingFunction) -> BlockingService:
-    """A service from a function that blocks: `Node(..., service=blocking(count))`, or as a decorator."""
+    """Make a service of a blocking function: `Node(..., service=blocking(count))`, or as a decorator."""
     return BlockingService(function)
 
 
 def _check_result(function: BlockingFunction, result: object) -> None:
-    """Refuse what would have to run, and log what was perhaps meant to be sent. Raises TypeError."""
+    """Refuse a generator or awaitable, warn of bytes or text. Raises TypeError."""
     if isinstance(result, Generator | Awaitable):
         raise TypeError(
             f"{name_of(function)} returned an object of type {type(result).__name__}: it never ran"
         )
     if isinstance(result, bytes | bytearray | memoryview | str):
         log.warning(
-            "%s returned an object of type %s, which is not sent: a service that blocks answers with "
+            "%s returned an object of type %s, which is not sent: a blocking service replies with "
             "`reply.write(...)`",
             name_of(function),
             type(result).__name__,
@@ -286,40 +286,39 @@ def _check_result(function: BlockingFunction, result: object) -> None:
 
 
 class _Mark(Enum):
-    """What stands in the stream of what a thread writes, beside the bytes."""
+    """A mark between the bytes that a thread writes."""
 
     FLUSH = auto()
     END = auto()  # of the reply
 
 
 class _Call:
-    """One query and its thread; a `Holder` of a place.
+    """One query and its thread; the `Holder` of a slot.
 
-    The thread owns its place until it ends; the service owns the two channels, and closing them is how it
-    tells the thread that all is over.
+    The thread owns its slot until it ends. The service owns the channels, and closes them to end the thread.
     """
 
-    def __init__(self, function: BlockingFunction, reply: Reply, places: WorkerSlots, place: int) -> None:
+    def __init__(self, function: BlockingFunction, reply: Reply, slots: WorkerSlots, slot: int) -> None:
         self._function = function
         self._reply = reply
-        self._places = places
-        self.place = place
+        self._slots = slots
+        self.slot = slot
         self.moved_s = math.inf  # nothing can move yet
-        self._is_reading = self._is_writing = False  # the service waits for the peer there
+        self._is_reading = self._is_writing = False  # the service waits for the peer
         self._to_thread: SharedChannel[bytes] = SharedChannel(_AHEAD, "query of a blocking service")
         self._from_thread: SharedChannel[bytes | _Mark] = SharedChannel(_AHEAD, "reply of a blocking service")
         self._end: SharedChannel[PeerError] = SharedChannel(1, "end of a blocking service's query")
-        self._is_whole = False  # the query was read to its end, so its channel closes in order
+        self._is_whole = False  # the query was read to its end, so the thread sees b"" and no error
         self._error: Exception | None = None
 
     def run(self, query: Query) -> Service[None]:
-        # Before the first yield: from here on the thread gives the place back, whatever happens here.
+        # Before the first yield: from here on the thread returns the slot, whatever happens.
         self._start_thread()
-        self._places.enter(self)
+        self._slots.enter(self)
         try:
             yield from in_scope(lambda scope: self._serve(scope, query), name="blocking service")
         finally:
-            self._places.leave(self)
+            self._slots.leave(self)
             self._to_thread.close()
             self._from_thread.close()
         if self._error is not None:
@@ -329,7 +328,7 @@ class _Call:
     def waits_for_peer(self) -> bool:
         if self._is_writing and self._from_thread.waiting_senders:
             return True
-        # What the thread wrote before it reads may have reached the peer not at all yet.
+        # What the thread wrote before this read may not have reached the peer yet.
         is_all_written = self._is_writing or self._from_thread.waiting_receivers
         return bool(self._is_reading and self._to_thread.waiting_receivers and is_all_written)
 
@@ -340,7 +339,7 @@ class _Call:
         try:
             threading.Thread(target=self._run, name="tunnel service", daemon=True).start()
         except RuntimeError as error:
-            self._places.give_back(self.place)  # else the service would have lost this place for good
+            self._slots.give_back(self.slot)  # otherwise the slot would be lost
             raise TableFull("the system starts no more threads") from error
 
     def _serve(self, scope: Scope, query: Query) -> Service[None]:
@@ -352,7 +351,7 @@ class _Call:
             except ChannelClosed:
                 break
             yield from self._hand_on(item)
-        feeding.cancel()  # what is left of the query is the node's
+        feeding.cancel()  # the node reads the rest of the query
         ending.cancel()
 
     def _wait_for_end(self) -> Service[None]:
@@ -367,7 +366,7 @@ class _Call:
         except ChannelClosed:
             pass  # the function has returned
 
-    # The peer is waited for from the moment when it could go on: the time is taken first, then it counts.
+    # Idle time begins when the peer could act: the time is taken before the flag is set.
 
     def _read(self, query: Query) -> Service[bytes]:
         yield from self._moved()
@@ -391,7 +390,7 @@ class _Call:
     def _moved(self) -> Service[None]:
         self.moved_s = yield CurrentTime()
 
-    # In the thread.
+    # -- in the thread
 
     def _run(self) -> None:
         query = BlockingQuery(_RawQuery(self._receive), _PIECE_BYTES)
@@ -399,22 +398,22 @@ class _Call:
         reply = BlockingReply(raw, is_possible=self._reply.is_possible)
         try:
             _check_result(self._function, self._function(query, reply))
-            if not reply.closed:  # as a `with`, or a text file around it, leaves it
+            if not reply.closed:  # a `with` block or a text file around it closes it
                 reply.flush_to_node()
         except Exception as error:  # noqa: BLE001 - raised by `run`
             self._error = error
-        except BaseException as error:  # noqa: BLE001 - unsaid, the reply would seem whole
+        except BaseException as error:  # noqa: BLE001 - the reply must not seem complete
             self._error = left_by(self._function, error)
             self._error.__cause__ = error
         finally:
-            # What is still held back is of a reply that has broken; files flush when they are dropped.
+            # After an error buffered bytes must not be sent, and files flush when they are closed.
             raw.is_over = True
             for file in (reply, query):
                 with contextlib.suppress(ValueError):  # the function has detached it
                     file.close()
             self._from_thread.close()
             self._to_thread.close()
-            self._places.give_back(self.place)
+            self._slots.give_back(self.slot)
 
     def _receive(self) -> bytes:
         try:
@@ -422,17 +421,17 @@ class _Call:
         except ChannelClosed:
             if self._is_whole:
                 return b""
-            raise BrokenPipeError("the query was ended before it was whole") from None
+            raise BrokenPipeError("the query ended before it was complete") from None
 
     def _send(self, item: bytes | _Mark) -> None:
         try:
             self._from_thread.send_blocking(item)
         except ChannelClosed:
-            raise BrokenPipeError("the query was ended, nobody waits for the reply") from None
+            raise BrokenPipeError("the query has ended: the reply cannot be sent") from None
 
 
 class _RawQuery(io.RawIOBase):
-    """A raw file over a function that gives the next bytes."""
+    """A raw file over a function that returns the next bytes."""
 
     def __init__(self, receive: Callable[[], bytes]) -> None:
         self._receive = receive
@@ -454,7 +453,7 @@ class _RawQuery(io.RawIOBase):
 
 
 class _RawReply(io.RawIOBase):
-    """A raw file over a function that takes bytes. Attributes: is_over: bytes are dropped from now on."""
+    """A raw file over a function that sends bytes. Attributes: is_over: bytes are dropped."""
 
     def __init__(self, send: Callable[[bytes | _Mark], None]) -> None:
         self._send = send

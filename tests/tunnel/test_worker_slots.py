@@ -1,4 +1,4 @@
-"""Places for threads: in the order of arrival, and passed on by who is silent while others wait."""
+"""Slots for threads: given in order of arrival, and taken from idle holders while others wait."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ SILENT_S = 30.0
 
 
 class Held:
-    """A holder of a place, and of what happened to it."""
+    """A holder of a slot, and of what happened to it."""
 
-    def __init__(self, places: WorkerSlots, clock: FakeClock, place: int, *, waits: bool = True) -> None:
-        self._places = places
+    def __init__(self, slots: WorkerSlots, clock: FakeClock, slot: int, *, waits: bool = True) -> None:
+        self._slots = slots
         self._clock = clock
-        self.place = place
+        self.slot = slot
         self.moved_s = clock.now()
         self.waits_for_peer = waits
         self.error: PeerError | None = None
         self.ended_s = -1.0
         self.silence_s = -1.0
         self.had_reason = False
-        places.enter(self)
+        slots.enter(self)
 
     def end(self, error: PeerError) -> None:
         # Judged later: an error here would be that of who waits.
-        self.had_reason = self.error is None and self.waits_for_peer and self._places.waiting > 0
+        self.had_reason = self.error is None and self.waits_for_peer and self._slots.waiting > 0
         self.error = error
         self.ended_s = self._clock.now()
         self.silence_s = self.ended_s - self.moved_s
@@ -49,24 +49,24 @@ class Held:
         self.moved_s = self._clock.now()
 
     def finish(self) -> None:
-        self._places.leave(self)
-        self._places.give_back(self.place)
+        self._slots.leave(self)
+        self._slots.give_back(self.slot)
 
 
 class Hall:
-    """Places, those who hold them, and those who wait, on a fake clock."""
+    """Slots, those who hold them, and those who wait, on a fake clock."""
 
     def __init__(self, reactor: Reactor, clock: FakeClock, count: int) -> None:
         self.reactor = reactor
         self.clock = clock
-        self.places = WorkerSlots(count, SILENT_S)
+        self.slots = WorkerSlots(count, SILENT_S)
         self.served: list[str] = []
         self.held: dict[str, Held] = {}
 
     def comer(self, name: str, *, waits: bool = True) -> Service[None]:
-        place = yield from self.places.take()
+        slot = yield from self.slots.take()
         self.served.append(name)
-        self.held[name] = Held(self.places, self.clock, place, waits=waits)
+        self.held[name] = Held(self.slots, self.clock, slot, waits=waits)
 
     def come(self, *names: str, waits: bool = True) -> Service[list[Handle[None]]]:
         handles = []
@@ -111,7 +111,7 @@ def test_the_silent_are_left_alone_while_nobody_waits(hall: Hall) -> None:
         hall.held["a"].finish()
         yield from settle()
         assert hall.served == ["a", "b", "c"]
-        assert hall.places.waiting == 0
+        assert hall.slots.waiting == 0
 
     hall.reactor.run(play())
 
@@ -175,8 +175,8 @@ def test_who_gives_up_waiting_loses_no_place_and_changes_no_order(hall: Hall) ->
         first.cancel()  # for which `a` was ended
         third.cancel()
         yield from settle()
-        assert hall.places.waiting == 2
-        assert hall.held["b"].error is None, "one place is about to come already"
+        assert hall.slots.waiting == 2
+        assert hall.held["b"].error is None, "one slot is about to come already"
         hall.held["a"].finish()
         yield from settle()
         assert hall.served == ["a", "b", "d"]
@@ -192,7 +192,7 @@ def test_who_gives_up_waiting_loses_no_place_and_changes_no_order(hall: Hall) ->
 
 
 def test_a_place_that_comes_together_with_a_cancellation_is_in_hand(hall: Hall) -> None:
-    """The next yield of who takes it raises: until then it has to see to it that the place comes back."""
+    """The next yield of who takes it raises: until then it has to see to it that the slot comes back."""
 
     def play() -> Service[None]:
         yield from hall.come("a", "b")
@@ -203,7 +203,7 @@ def test_a_place_that_comes_together_with_a_cancellation_is_in_hand(hall: Hall) 
         waiting.cancel()
         yield from settle()
         assert hall.served == ["a", "b", "c"]
-        assert hall.places.waiting == 0
+        assert hall.slots.waiting == 0
         hall.held["c"].finish()
         yield from hall.come("d")
         assert hall.served == ["a", "b", "c", "d"]
@@ -249,13 +249,13 @@ class Story:
             yield from self.step(verb, number)
             yield from settle()
             self.check()
-        # However it went, those who wait are served when the places come back, in their order.
+        # However it went, those who wait are served when the slots come back, in their order.
         while self.holding or self.line:
             self.holding.pop().finish()
             yield from settle()
             self.check()
-        assert self.hall.places.waiting == 0
-        assert len(self.hall.places._free) == self.count
+        assert self.hall.slots.waiting == 0
+        assert len(self.hall.slots._free) == self.count
 
     def step(self, verb: str, number: int) -> Service[None]:
         if verb == "come":
@@ -283,7 +283,7 @@ class Story:
             assert self.line.pop(0)[0] == name, "out of order"
             self.holding.append(hall.held[name])
         self.seen = len(hall.served)
-        assert hall.places.waiting == len(self.line)
+        assert hall.slots.waiting == len(self.line)
         assert len(self.holding) <= self.count
         assert not self.line or len(self.holding) == self.count
         for held in self.holding:
