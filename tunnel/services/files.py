@@ -71,9 +71,9 @@ _STALLED_S: Final = 2.0
 """An upload without progress for this time gives way to another of the same content: its sender may have
 reconnected over another route."""
 _IDLE_S: Final = 60.0
-_PART_AGE_S: Final = 86_400.0  # of an interrupted upload; a day covers a laptop that was closed
 """At the limit of uploads, one without progress for this time gives way to any other, so that idle uploads
 cannot block the service."""
+_PART_AGE_S: Final = 86_400.0  # of an interrupted upload; a day covers a laptop that was closed
 _TRIAL_BYTES: Final = 200
 _PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
 
