@@ -23,11 +23,11 @@ __all__ = ["connect_tcp", "connect_unix"]
 # Family, kind, protocol, canonical name and address, as `getaddrinfo` has them.
 _Found: TypeAlias = tuple[Any, ...]
 
-# Until the next try to connect to a Unix socket whose backlog is full.
+# Time to the next attempt to connect to a Unix socket whose backlog is full.
 _FULL_BACKLOG_S: Final = 0.02
-# Until the next address of a name is tried beside the last (RFC 8305, section 8).
+# Time until the next address of a name is tried beside the last (RFC 8305, section 8).
 _ATTEMPT_DELAY_S: Final = 0.25
-# Addresses that are tried at the same time: a name may have any number, which all keep silent.
+# Addresses that are tried at the same time. A name may have any number, and none may answer.
 _MOST_ATTEMPTS: Final = 16
 
 
@@ -35,19 +35,19 @@ _MOST_ATTEMPTS: Final = 16
 def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Service[SocketStream]:
     """Connect: `stream = yield from connect_tcp(host, port)`.
 
-    The addresses of a name are tried in the system's order, IPv6 and IPv4 in turn. Each gets a quarter of a
-    second before the next is tried beside it; the first that answers is taken ("Happy Eyeballs").
+    The addresses of a name are tried in the system's order, IPv6 and IPv4 in turn. After a quarter of a
+    second without an answer the next is tried beside it; the first to answer wins ("Happy Eyeballs"). On
+    error or cancellation no socket is left open.
 
     Args:
         host: an address, or a name, which is looked up in a thread.
         port: 1 to 65535.
-        timeout_s: for all of it; None: what the system allows.
+        timeout_s: for the look-up and all addresses; None: what the system allows.
     Raises:
         ConnectError: no address answered, the name is unknown or malformed, or the port is out of range. Its
-            `errors` say how each address failed.
+            `errors` has the failure of each address.
         TimedOut: the time is over.
-        TypeError: `host` is no text, or `port` no whole number.
-    On error or cancellation: no socket is left open.
+        TypeError: `host` is not text, or `port` not a whole number.
     Source: RFC 8305, section 5.
     """
     check_types(host, port)
@@ -65,7 +65,7 @@ def _connect(host: str, port: int) -> Service[SocketStream]:
     addresses = _in_turn((yield from _look_up(host, port)))
     failures: list[tuple[Any, OSError]] = []
     if len(addresses) == 1:
-        # The usual case, an address: no services beside this one.
+        # The usual case, an address: no other services are needed.
         stream = yield from _attempt(addresses[0], failures)
     else:
         stream = yield from _race(addresses, failures)
@@ -99,7 +99,7 @@ def _getaddrinfo(host: str, port: int) -> list[Any]:
 
 
 def _in_turn(found: list[_Found]) -> list[_Found]:
-    """The addresses, those of each family in their order and the families in turn, each address once.
+    """Sort the addresses: the families in turn, each family in its order, each address once.
 
     Source: RFC 8305, section 4, with one address of the first family before one of the other.
     """
@@ -110,7 +110,7 @@ def _in_turn(found: list[_Found]) -> list[_Found]:
 
 
 def _race(addresses: list[_Found], failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
-    """Try one address beside the other; the first stream, or None when all have failed."""
+    """Try several addresses in parallel. Returns the first stream, None when all have failed."""
     scope = Scope("connect", fail_together=False)
     attempts: list[Handle[SocketStream | None]] = []
     winner = None
@@ -121,7 +121,7 @@ def _race(addresses: list[_Found], failures: list[tuple[Any, OSError]]) -> Servi
             yield from scope.close()
         winner = first
     finally:
-        # Several may have answered; after an interruption none is wanted, not even the first.
+        # Several may have answered; after an interruption even the first is closed.
         for attempt in attempts:
             stream = attempt.result() if attempt.is_finished and attempt.error is None else None
             if stream is not None and stream is not winner:
@@ -147,7 +147,7 @@ def _first_answer(
             under_way.add(delay)
         while under_way:
             chosen: Chosen = yield under_way
-            stream: SocketStream | None = chosen.result()  # None of the delay as well
+            stream: SocketStream | None = chosen.result()  # None also for the delay
             if stream is not None:
                 return stream
             if not is_last:
@@ -157,7 +157,7 @@ def _first_answer(
 
 
 def _attempt(entry: _Found, failures: list[tuple[Any, OSError]]) -> Service[SocketStream | None]:
-    """Connect to one address; None when it has failed, which is noted."""
+    """Connect to one address; None after a failure, which is added to `failures`."""
     family, kind, protocol, _, address = entry
     try:
         return (yield from _connect_address(family, kind, protocol, address))
@@ -167,7 +167,7 @@ def _attempt(entry: _Found, failures: list[tuple[Any, OSError]]) -> Service[Sock
 
 
 def _connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[SocketStream]:
-    """Raises OSError, which the caller turns into the error of the whole."""
+    """Connect a new socket. Raises OSError."""
     sock = socket.socket(family, kind, protocol)
     stream = None
     try:
@@ -197,7 +197,7 @@ def _wait_connected(stream: SocketStream, sock: socket.socket) -> Service[None]:
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 raise
-            # A spurious wake: still on its way.
+            # A spurious wake: not connected yet.
         else:
             return
 
@@ -211,9 +211,8 @@ def connect_unix(path: str | os.PathLike[str], *, timeout_s: float | None = None
         timeout_s: for the wait until a listener with a full backlog accepts; None: no limit.
     Raises:
         OSError: no such path (FileNotFoundError), no program listens there (ConnectionRefusedError), or no
-            right to connect (PermissionError).
+            right to connect (PermissionError). No socket is left open.
         TimedOut: the time is over.
-    On error or cancellation: no socket is left open.
     """
     return (yield from timeout_after(timeout_s, _connect_unix(path)))
 

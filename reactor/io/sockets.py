@@ -11,7 +11,6 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, Final, Self
 
 from reactor.core.forgotten import needs_yield_from
@@ -25,20 +24,19 @@ __all__ = ["SocketStream", "TcpListener", "UnixListener", "check_types", "place_
 
 logger = logging.getLogger("reactor")
 
-# After so many connections accepted in a row the others get their turn.
+# Connections accepted in a row; then the other services run.
 _ACCEPTS_PER_PASS: Final = 16
-# Without free descriptors: how long until the next try. Others may close some; those who connect wait in the
-# backlog.
+# Time to the next attempt without free descriptors. Connections wait in the backlog meanwhile.
 _ACCEPT_BACKOFF_S: Final = 0.1
-# And how long until it is told of again: at its limit a server runs out anew with each connection that ends.
+# Time between two such log lines: at its limit a server runs out again with each connection that ends.
 _SHORT_REPORT_S: Final = 60.0
-# The longest socket address of Linux, without the zero behind it. Systems with a lower limit raise an error.
+# The longest socket address of Linux, without the final zero. Systems with a lower limit raise an error.
 _MOST_PATH_BYTES: Final = 107
 _MOST_PORT: Final = 65_535
 _OPEN_FOLDERS: Final = "/proc/self/fd"
 _CREDENTIALS: Final = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-# Errors of one connection that is gone before it was accepted (see accept(2)), none of the listener.
+# Errors of one connection that was lost before it was accepted (see accept(2)), not of the listener.
 _CONNECTION_GONE: Final = frozenset(
     getattr(errno, name)
     for name in [
@@ -60,14 +58,14 @@ _CONNECTION_GONE: Final = frozenset(
 class SocketStream:
     """A connected stream socket, non-blocking. It owns the socket.
 
-    The four ways to end are told apart. The other side has shut down: reading gives 0, now and later, after
-    all that it sent. The connection was lost: `Broken`, now and later, also when the writing side heard of it
-    first. `close` was called: `Closed`. Only our half is shut down: reading goes on. Urgent bytes (MSG_OOB)
-    are bytes like all others, in their place (RFC 6093, section 6).
+    There are four ways to end. When the other side has shut down, reading gives 0, now and later, after all
+    bytes that it sent. When the connection was lost, reading raises `Broken`, now and later, even if a write
+    noticed it first. After `close` all calls raise `Closed`. After `shutdown_write` reading continues. Urgent
+    bytes (MSG_OOB) are ordinary bytes of the stream, in their place (RFC 6093, section 6).
 
     Args:
         sock: TCP, a Unix socket, or one of a socketpair.
-        peername: the other side's address if known already; asked for on demand otherwise.
+        peername: address of the other side; None: ask the system when it is needed.
 
     Attributes:
         readable, writable: the requests to yield when a call was refused.
@@ -85,7 +83,7 @@ class SocketStream:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Otherwise the kernel would drop urgent bytes out of the stream; local sockets have them, too.
+        # Otherwise the kernel would remove urgent bytes from the stream, of local sockets too.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._sock: socket.socket | _LostSocket = sock
         self._peername = peername
@@ -94,7 +92,7 @@ class SocketStream:
         self.writable = descriptor.writable
 
     def fileno(self) -> int:
-        """Give the socket's descriptor, -1 after `close`."""
+        """The socket's descriptor, -1 after `close`."""
         return self._sock.fileno()
 
     @property
@@ -109,7 +107,7 @@ class SocketStream:
 
     @property
     def drained(self) -> bool:
-        """Whether a read would be refused now, and there will be news of the next bytes. A hint."""
+        """Whether a read would be refused now and the poller will report the next bytes. A hint."""
         return self._descriptor.drained
 
     @drained.setter
@@ -121,7 +119,7 @@ class SocketStream:
         """The other side's address.
 
         Raises:
-            Closed, Broken: the connection is gone and nobody had asked before.
+            Closed, Broken: the connection is gone, and the address was not asked for before.
         """
         if self._peername is None:
             try:
@@ -132,7 +130,7 @@ class SocketStream:
 
     @property
     def peer_uid(self) -> int | None:
-        """The user of the process at the other end of a Unix socket; None where the system does not say.
+        """User id of the process at the other end of a Unix socket; None where the system does not have it.
 
         Raises:
             Closed, Broken: the connection is gone.
@@ -149,11 +147,11 @@ class SocketStream:
         return int(uid)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read what there is. Returns how many bytes; 0 is the end.
+        """Read what there is. Returns the number of bytes; 0 is the end.
 
         Raises:
             BlockingIOError: nothing yet.
-            Broken: the connection was lost; `__cause__` says how. So from then on.
+            Broken: the connection was lost; `__cause__` has the system's error. So do later reads.
             Closed: `close` was called.
             TypeError: no buffer that can be written to.
         """
@@ -188,7 +186,7 @@ class SocketStream:
 
         Raises:
             BlockingIOError: none can be taken now.
-            Broken: the connection was lost; `__cause__` says how.
+            Broken: the connection was lost; `__cause__` has the system's error.
             Closed: `close` was called.
             TypeError: no contiguous buffer.
         """
@@ -197,16 +195,16 @@ class SocketStream:
         except BlockingIOError:
             raise
         except (TypeError, BufferError):
-            byte_view(data)  # says what was expected
+            byte_view(data)  # raises a TypeError with what was expected
             raise
         except OSError as error:
-            # EPIPE says no more than that writing is over: the other side had ended its half before.
+            # EPIPE only means that writing is over: the other side had ended its half before.
             if error.errno != errno.EPIPE:
                 self._remember_loss(error)
             raise self._translate(error) from error
 
     def shutdown_write(self) -> None:
-        """Tell the other side that no more will come; reading goes on.
+        """End our half of the connection; reading continues.
 
         Raises:
             Broken, Closed: as for `write`.
@@ -217,24 +215,22 @@ class SocketStream:
             raise self._translate(error) from error
 
     def close(self) -> None:
-        """Close the connection; a service that waits on it gets `Closed`. Done twice it does nothing."""
+        """Close the connection; a service that waits on it gets `Closed`. Idempotent."""
         self._descriptor.close_notify()
         self._sock.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def detach(self) -> None:
-        """Leave the reactor, so that another can use the stream. Raises Busy while a service waits on it."""
+        """Leave the reactor, so that another one can use the stream. Raises Busy: a service waits on it."""
         self._descriptor.detach()
 
     def _remember_loss(self, loss: OSError) -> None:
-        """See that a lost connection never reads as ended."""
+        """Have each later read raise the loss instead of giving 0."""
         if self._descriptor.is_closed or isinstance(self._sock, _LostSocket):
             return
         self._sock = _LostSocket(self._sock, loss)
@@ -250,10 +246,10 @@ class SocketStream:
 
 
 class _LostSocket:
-    """A socket whose connection was lost: reading tells so, after what had come before.
+    """Stands in for a socket whose connection was lost: reading raises the loss after the last bytes.
 
-    The kernel tells of a loss once, to whoever calls first, and says 0 to the next one who reads. Put in the
-    socket's place, this costs nothing before.
+    The kernel reports a loss to the first call only; the next read would give 0. A stream whose connection
+    is alive pays nothing for this.
     """
 
     def __init__(self, sock: socket.socket, loss: OSError) -> None:
@@ -277,7 +273,7 @@ class _LostSocket:
 
 
 def check_types(host: object, port: object) -> None:
-    """Raises TypeError: no text, or no whole number."""
+    """Check a place. Raises TypeError: the host is not text, or the port not a whole number."""
     if not isinstance(host, str):
         raise TypeError(f"host: expected a name or an address as text, got {type(host).__name__}")
     if isinstance(port, bool) or not isinstance(port, int):
@@ -285,13 +281,13 @@ def check_types(host: object, port: object) -> None:
 
 
 def place_fault(host: str, port: int, least_port: int) -> str | None:
-    """What is wrong with a place, before the system is asked: it takes some such for another place."""
+    """What is wrong with a place, or None. The system would take some invalid places for others."""
     if not host or "\0" in host:
         return f"the host is {host!a}, expected a name or an address"
     try:
         host.encode("idna")
     except UnicodeError:
-        # An empty or too long label ("a..b"), or characters that no name has.
+        # An empty or too long label ("a..b"), or characters that names cannot have.
         return f"the host {host!a} is not a valid name"
     if not least_port <= port <= _MOST_PORT:
         return f"port {port} is out of range, expected {least_port} to {_MOST_PORT}"
@@ -312,7 +308,7 @@ def _is_stale(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def short_path(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A name of the path that fits a socket address: a long one by way of its open folder."""
+    """A path that fits a socket address: for a long one, a path through its open folder."""
     name = os.fspath(path)
     if len(os.fsencode(name)) <= _MOST_PATH_BYTES or not os.path.isdir(_OPEN_FOLDERS):
         yield name
@@ -326,10 +322,11 @@ def short_path(path: str | os.PathLike[str]) -> Iterator[str]:
 
 
 class _Listener:
-    """A listening socket of any family. It owns the socket, which is bound already.
+    """A listening socket of any family. It owns the socket.
 
     Args:
-        sock: bound. backlog: connections that may wait to be accepted.
+        sock: bound already.
+        backlog: connections that may wait to be accepted.
         address: for messages and for the user.
     """
 
@@ -341,7 +338,7 @@ class _Listener:
         self._sock = sock
         self.address = address
         self._descriptor = FileDescriptor(sock)
-        # Kept apart so that a test can put an accept of its own in its place.
+        # An attribute, so that a test can replace it.
         self._accept: Callable[[], tuple[socket.socket, Any]] = sock.accept
         self._next_report_s = -math.inf
         self._streak = 0
@@ -350,8 +347,7 @@ class _Listener:
     def accept(self) -> Service[SocketStream]:
         """Wait for a connection: `stream = yield from listener.accept()`.
 
-        While the process has no descriptor to spare it says so in the log, once a minute at most, and tries
-        again a little later.
+        Without free descriptors it logs a line, once a minute at most, and retries after 0.1 s.
 
         Raises:
             Closed: the listener is closed.
@@ -375,15 +371,15 @@ class _Listener:
                     raise self._translate(error) from error
             else:
                 stream = SocketStream(sock, peername)
-                # Wait first: few have sent already, and the first wait tells when they have. A refused read
-                # costs a system call, and its traceback leaves a frame of 200 bytes in a waiting generator.
+                # Have the first read wait, since few peers have sent already. A refused read costs a system
+                # call, and its traceback leaves a frame of 200 bytes in a waiting generator.
                 stream.drained = True
                 return stream
 
     def _report_short(self, error: OSError, now_s: float) -> None:
         if now_s >= self._next_report_s:
             self._next_report_s = now_s + _SHORT_REPORT_S
-            logger.error("cannot accept at %s: %s; trying on", self.address, error.strerror)
+            logger.error("cannot accept at %s: %s; retrying", self.address, error.strerror)
 
     def _translate(self, error: OSError) -> Broken | Closed:
         if self._descriptor.is_closed:
@@ -393,13 +389,11 @@ class _Listener:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop listening; a service that waits in `accept` gets `Closed`. Done twice it does nothing."""
+        """Stop listening; a service that waits in `accept` gets `Closed`. Idempotent."""
         self._descriptor.close_notify()
         self._sock.close()
 
@@ -408,13 +402,13 @@ class TcpListener(_Listener):
     """A listening TCP socket.
 
     Args:
-        host: an address of this machine, or a name that has one.
+        host: an address of this machine, or a name of one.
         port: 0 to 65535; 0: the system chooses, see `address`.
         backlog: connections that may wait to be accepted.
     Raises:
-        OSError: the address cannot be had.
-        ValueError: the port is out of range, or the host can be no name.
-        TypeError: `host` is no text, or `port` no whole number.
+        OSError: the address is not available.
+        ValueError: the port is out of range, or the host is not a valid name.
+        TypeError: `host` is not text, or `port` not a whole number.
     """
 
     __slots__ = ()
@@ -439,18 +433,17 @@ class TcpListener(_Listener):
 
 
 class UnixListener(_Listener):
-    """A listening Unix socket, which only its owner may connect to (mode 0600).
+    """A listening Unix socket, to which only its owner can connect (mode 0600).
 
-    `close` leaves the path there: remove it only when no other process can have bound it.
+    `close` leaves the path: remove it only when no other process can have bound it.
 
     Args:
-        path: where, of any length where the system has `/proc`; else at most 107 bytes, or what the system
-            allows.
+        path: of any length on systems with `/proc`; elsewhere at most 107 bytes, or what the system allows.
         backlog: connections that may wait to be accepted.
-        replace_stale: replace a socket on which no process listens any more. Not for a folder where two
-            processes may do so at the same time: hold a lock.
+        replace_stale: replace a socket on which no process listens any more. Hold a lock if two processes
+            may do so at the same time.
     Raises:
-        OSError: the path exists (EADDRINUSE), is too long, or its folder cannot be written to.
+        OSError: the path exists (EADDRINUSE), is too long, or its folder is not writable.
     """
 
     __slots__ = ()
@@ -466,7 +459,7 @@ class UnixListener(_Listener):
         try:
             with short_path(path) as short:
                 sock.bind(short)
-                # Nothing can connect before `listen`.
+                # In time: nothing can connect before `listen`.
                 os.chmod(short, 0o600)
             super().__init__(sock, backlog, os.fspath(path))
         except BaseException:

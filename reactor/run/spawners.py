@@ -21,7 +21,6 @@ import logging
 import selectors
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from reactor.core.forgotten import needs_yield_from
@@ -370,9 +369,7 @@ class Restart:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
