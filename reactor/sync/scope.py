@@ -1,4 +1,4 @@
-"""Groups of services (`Scope`, `in_scope`), limits on their time, and `Signal`, the smallest wait.
+"""Groups of services (`Scope`, `in_scope`), time limits, and `Signal`, the simplest wait.
 
     def body(scope):
         yield from scope.spawn(pump(left, right))
@@ -6,8 +6,8 @@
 
     yield from timeout_after(60, in_scope(body))
 
-A scope ends its services, so none outlives its purpose and no failure is lost. Precedent: trio's nurseries.
-Generators have no `async with`. `in_scope` runs a service inside a scope in one call. Objects that keep a
+A scope ends its services, so none outlives its purpose and no failure is lost (like trio's nurseries).
+Generators have no `async with`, so `in_scope` runs a service inside a scope in one call. Objects that keep a
 scope call `yield from scope.close()` in a `finally`; `with scope:` cancels at the end of the block but cannot
 wait.
 
@@ -15,8 +15,8 @@ wait.
 fail together; if neither is called, it is logged when the scope is left. All other failures are logged when
 they happen.
 
-A `Signal` is itself the request: `yield signal` returns when it is set, and clears it. It has one waiter; a
-second one would lose wakes and gets `Busy`.
+A `Signal` is itself the request: `yield signal` returns when it is set, and clears it. It has one waiter. A
+second would lose wakes, so it gets `Busy`.
 
 `timeout_after` raises when the time is over, `move_on_after` continues. Both run the service in the task of
 the caller. They nest, and the inner services clean up before they return.
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Signal(Request):
-    """A flag that one service may wait for. Not for use across threads."""
+    """A flag that one service may wait for, set in the same thread."""
 
     __slots__ = ("is_set", "waiter")
 
@@ -50,7 +50,7 @@ class Signal(Request):
         self.waiter: Waiter | None = None
 
     def set(self) -> None:
-        """Set the flag; a service that waits is resumed and has thereby consumed it."""
+        """Set the flag, or resume the waiting service, which consumes it."""
         waiter = self.waiter
         if waiter is None:
             self.is_set = True
@@ -59,22 +59,18 @@ class Signal(Request):
             waiter.wake()
 
     def clear(self) -> None:
-        """Unset the flag."""
+        """Clear the flag."""
         self.is_set = False
 
     def undo(self, task: Waiter) -> None:
         self.waiter = None
 
     def give_back(self, value: None) -> None:
-        """Undo a wait whose end nobody wants. For `Select`."""
+        """Set the flag again: the select that consumed it has another answer."""
         self.set()
 
     def begin(self, task: Waiter) -> object:
-        """Consume the flag, or park the task. For the runner.
-
-        Raises:
-            Busy: somebody waits already.
-        """
+        """See `Request`. Raises Busy: another service waits already."""
         if self.waiter is not None:
             raise Busy(f"signal is waited for by {self.waiter.name!r}, {task.name!r} cannot wait too")
         if self.is_set:
@@ -86,12 +82,12 @@ class Signal(Request):
 
 
 class Scope:
-    """A group of services with one end.
+    """A group of services that ends as a whole.
 
     Args:
         name: for messages.
         fail_together: True: the first child that fails cancels its siblings, and `join` raises its error.
-            False: a failure is logged, and the siblings go on.
+            False: a failure is logged, and the siblings continue.
 
     Attributes:
         failures: the errors of failed children, in order.
@@ -118,14 +114,14 @@ class Scope:
         self._children: dict[Handle[Any], None] = {}
         self._all_ended = Signal()
         self._joiners = 0
-        # True from `close` or the end of `with` on: nobody will join any more.
+        # True after `close` or the end of `with`: nothing will join any more.
         self._is_left = False
         # A failed child's name and error.
         self._unreported: tuple[str, BaseException] | None = None
         self._on_failure: Callable[[], None] | None = None
 
     def __len__(self) -> int:
-        """Give the number of children that live."""
+        """Number of living children."""
         return len(self._children)
 
     @needs_yield_from
@@ -133,8 +129,8 @@ class Scope:
         """Start a child: `handle = yield from scope.spawn(service)`.
 
         Raises:
-            Closed: the scope was cancelled, by its owner or by a failure (which is then its `__cause__`). The
-                service was not started.
+            Closed: the scope was cancelled, by its owner or by a failure (then its `__cause__`). The service
+                was not started.
         """
         if self.is_cancelled:
             discard(service)
@@ -148,21 +144,18 @@ class Scope:
         return handle
 
     def cancel(self) -> None:
-        """Cancel all children.
-
-        They may take their time to clean up, `join` waits for that. No more can be started.
-        """
+        """Cancel all children. `join` waits until they have cleaned up. No more can be started."""
         self.is_cancelled = True
         for child in list(self._children):
             child.cancel(f"scope {self.name!r} was cancelled")
 
     @needs_yield_from
     def join(self) -> Service[None]:
-        """Wait until no child lives. One service at a time may do so.
+        """Wait until no child lives. One service at a time may join.
 
         Raises:
             Busy: another service joins.
-            any other: the error of the first child that failed, with fail_together, and only once.
+            any other: with `fail_together`, the error of the first child that failed; raised once.
         """
         yield from self._wait_ended()
         unreported, self._unreported = self._unreported, None
@@ -173,7 +166,7 @@ class Scope:
     def close(self) -> Service[None]:
         """Cancel all children and wait until they have ended.
 
-        Made for `finally`: it logs what has not been reported, and raises nothing of theirs.
+        For `finally`: an unreported failure is logged, and no error of a child is raised.
         """
         self._leave()
         yield from self._wait_ended()
@@ -210,7 +203,7 @@ class Scope:
             self._log(handle.name, error)
 
     def _report(self) -> None:
-        """Log the failure that nobody was there to be told of."""
+        """Log the first failure unless `join` has raised it."""
         unreported, self._unreported = self._unreported, None
         if unreported is not None:
             self._log(*unreported)
@@ -239,18 +232,18 @@ class _ChildFailed(Cancelled):
 def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Service[T]:
     """Run a service with a scope around it: `x = yield from in_scope(body)`, with `def body(scope): ...`.
 
-    It is left when the body and all children have ended. The first failure, of the body or of a child,
-    cancels all the others and is raised once they have cleaned up; so does a cancellation from outside. For a
-    limit on the time of the whole: `timeout_after(5, in_scope(body))`.
+    Returns when the body and all children have ended. The first failure, of the body or of a child, cancels
+    all others and is raised after they have cleaned up; so is a cancellation from outside. To limit the time
+    of the whole: `timeout_after(5, in_scope(body))`.
 
     Args:
         body: starts children with `yield from scope.spawn(...)`; it runs in the caller's task.
         name: of the scope, for messages.
     Returns:
-        What the body returned.
+        The result of the body.
     Raises:
-        any: the first failure. When the body fails while it is being cancelled for a child's sake, its error
-            is raised and the child's is logged.
+        any: the first failure. When a child fails and the body fails while it is cancelled for that, the
+            error of the body is raised and the child's is logged.
     """
     scope = Scope(name)
     task = cast(Task[Any], (yield CurrentTask()))
@@ -275,20 +268,20 @@ def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Ser
 
 @reminded
 def timeout_after(seconds: float | None, reminder: Reminder, service: Service[T]) -> Service[T]:
-    """Run a service within this one, for so many seconds: `x = yield from timeout_after(5, stream_reader())`.
+    """Run a service within this one, with a time limit: `x = yield from timeout_after(5, stream_reader())`.
 
-    When the time is over the inner service is interrupted where it waits, with an error that is no
-    `Exception`; it cleans up as for a cancellation (and may wait while it does). Timeouts nest: the error of
-    an outer one passes through the inner ones. With `in_scope` inside, the time limits all its children.
+    When the time is over the inner service is interrupted where it waits, with an error that is not an
+    `Exception`; it cleans up as for a cancellation, and may wait while it does. Timeouts nest: the error of
+    an outer one passes through the inner ones. With `in_scope` inside, the limit is for all its children.
 
     Args:
         seconds: of the runner's clock; None: no limit.
         service: runs in the caller's task.
     Returns:
-        What the inner service returned, also when it did so at the very moment the time was over.
+        The result of the inner service, even if it returned at the moment the time was over.
     Raises:
         TimedOut: the time is over.
-        any other: what the inner service raised.
+        any other: the error of the inner service.
     """
     settle(reminder)
     del reminder
@@ -311,15 +304,15 @@ def timeout_after(seconds: float | None, reminder: Reminder, service: Service[T]
 
 @reminded
 def move_on_after(seconds: float, reminder: Reminder, service: Service[T]) -> Service[T | None]:
-    """Run a service within this one, and give it up without an error when its time is over.
+    """Run a service within this one with a time limit, and continue without an error when it is over.
 
     Args:
         seconds: of the runner's clock.
         service: runs in the caller's task, and cleans up as for `timeout_after`.
     Returns:
-        What the inner service returned; None when its time was over.
+        The result of the inner service; None when the time was over.
     Raises:
-        any: what the inner service raised, a `TimedOut` of its own included.
+        any: the error of the inner service, including a `TimedOut` that it raised itself.
     """
     settle(reminder)
     del reminder

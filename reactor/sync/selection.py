@@ -2,12 +2,11 @@
 
     chosen = yield Select(commands, child, Sleep(10))
 
-A `_Case` waits for each thing and looks like a task to it, so channels, signals, handles and timers need no
+A `_Case` waits on each source and looks like a task to it, so channels, signals, handles and timers need no
 code for selection. The first case that is woken removes the others from their waits; nothing is left behind,
 and an item that reaches a late case goes back to its source.
 
-With sources that other threads answer, all cases share one `Claim`: the thread that takes it answers, and all
-others find the wait taken.
+For sources that other threads answer, all cases share one `Claim`: the first thread to take it answers.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ Source: TypeAlias = Channel[Any] | Handle[Any] | Signal | Sleep
 
 
 class Chosen:
-    """What came first.
+    """The answer to a `Select`.
 
     Attributes:
-        source: the thing that was waited for.
-        error: `ChannelClosed` of a channel, or the error a service ended with; else None.
+        source: which of the sources was first.
+        error: `ChannelClosed` of a channel, or the error that ended a service; else None.
     """
 
     __slots__ = ("_value", "error", "source")
@@ -43,27 +42,24 @@ class Chosen:
         self._value = value
 
     def result(self) -> Any:
-        """Give the received item or the service's result, None of a signal or a sleep; or raise `error`."""
+        """The received item or the result of the service; None for a signal or a sleep. Raises `error`."""
         if self.error is not None:
             raise renewed(self.error)
         return self._value
 
 
 class Select(NeedsYield):
-    """Resume with the first that comes: `chosen = yield select`.
+    """Resume with the first source that is ready: `chosen = yield select`.
 
-    Made once and yielded again and again, by one service at a time. Of several that are ready the one after
-    the last chosen has precedence, so that each has its turn. A source that has ended (a closed and drained
-    channel, a finished service) is chosen once more, and then left out: `while select: chosen = yield select`
-    takes all there is.
-
-    Cancelled, it has taken nothing from any source.
+    Made once and yielded again and again, by one service at a time. Ready sources take turns. A source that
+    has ended (a closed and drained channel, a finished service) is chosen once more and then removed:
+    `while select: chosen = yield select` takes everything. A cancelled select has taken nothing.
 
     Args:
-        sources: channels to receive from, handles to join, signals to consume, and `Sleep(s)`, which starts
-            anew with each wait.
+        sources: channels to receive from, handles to join, signals to consume, and `Sleep(s)`, which is
+            restarted by each wait.
     Raises:
-        BadRequest: something else.
+        BadRequest: another kind of object.
     """
 
     __slots__ = ("_cases", "_claim", "_next", "_task", "sources")
@@ -76,7 +72,7 @@ class Select(NeedsYield):
         self._cases: list[_Case] = []
         for source in sources:
             if isinstance(source, Sleep):
-                source.take_note()  # also when another one is refused: then it was not forgotten
+                source.take_note()  # before another source is refused: this one was not forgotten
         for source in sources:
             self.add(source)
         # One without sources is filled later, and may end up with none.
@@ -84,15 +80,11 @@ class Select(NeedsYield):
         self.reminder = remind(text) if sources else None
 
     def __len__(self) -> int:
-        """Give the number of sources that have not ended."""
+        """Number of sources that have not ended."""
         return len(self.sources)
 
     def add(self, source: Source) -> None:
-        """Wait for one more, from the next wait on.
-
-        Raises:
-            BadRequest: nothing that can be selected.
-        """
+        """Add a source, from the next wait on. Raises BadRequest: nothing that can be selected."""
         if not isinstance(source, Channel | Handle | Signal | Sleep):
             raise BadRequest(f"cannot select over {source!r}: channels, handles, signals and Sleep only")
         if isinstance(source, Sleep):
@@ -100,7 +92,7 @@ class Select(NeedsYield):
         self.sources.append(source)
 
     def discard(self, source: Source) -> None:
-        """Leave a source out from the next wait on; nothing happens if it is none."""
+        """Remove a source, from the next wait on; no effect if it is not one."""
         if source in self.sources:
             index = self.sources.index(source)
             del self.sources[index]
@@ -110,7 +102,7 @@ class Select(NeedsYield):
     # For the runner.
 
     def begin(self, task: Waiter) -> object:
-        """Answer with the first source that is ready, or park the task on all of them.
+        """See `Request`.
 
         Raises:
             Busy: another service waits here, or on one of the signals.
@@ -148,7 +140,7 @@ class Select(NeedsYield):
         return PARKED
 
     def _undo_cases_unless_late(self, owner: object) -> bool:
-        """Take the cases out of their waits. Returns True when another thread has answered one of them."""
+        """Remove the cases from their waits. Returns True when another thread has answered one of them."""
         if self._claim is not None and not self._claim.take(owner):
             return True
         cases, self._cases = self._cases, []
@@ -169,13 +161,13 @@ class Select(NeedsYield):
         return any(getattr(case.wait, "is_from_outside", False) for case in self._cases)
 
     def make_claim(self) -> Claim:
-        """Give the one claim of all cases of this wait. For the runner."""
+        """The claim that all cases of this wait share."""
         if self._claim is None:
             self._claim = Claim()
         return self._claim
 
     def finish(self, case: _Case, value: Any, error: BaseException | None) -> bool:
-        """Wake the service, unless it has its answer. Returns whether this was it."""
+        """Wake the service unless it has an answer already. Returns whether it was woken."""
         task = self._task
         if task is None or self._undo_cases_unless_late(case):
             return False
@@ -190,7 +182,7 @@ class Select(NeedsYield):
 
 
 class _Case:
-    """One wait of a select, to its source a waiter like any other."""
+    """The wait on one source; a `Waiter` like a task."""
 
     __slots__ = ("_select", "name", "request", "runner", "source", "wait")
 
@@ -211,7 +203,7 @@ class _Case:
 
     def wake_error(self, error: BaseException) -> None:
         self.wait = None
-        # Too late is no harm: an end does not pass, and is found by the next wait.
+        # If it is late the next wait finds the end again.
         self._select.finish(self, None, error)
 
     def make_claim(self) -> Claim:
