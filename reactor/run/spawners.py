@@ -4,14 +4,14 @@
 
 Each spawner has `spawn(service) -> Handle`. A service is written for the requests, not for a spawner. The
 spawners that use threads are in run/threads.py. When a service ends, services that it started are cancelled
-if the spawner gave it a loop (`Blocker`, `ThreadPark`); in a shared reactor they live on.
+if the spawner gave it a loop (`Blocker`, `ThreadPark`); in a shared reactor they continue.
 
-Every method of a `ProxyHandle` may be called from any thread: calls about the service are posted to its
-runner, and the outcome is stored under a lock.
+A `ProxyHandle` is for any thread: calls about the service are posted to its runner, and the outcome is stored
+under a lock.
 
-A service with a state is an object. `service.call(command)` is a generator like any other. `serve` makes a
-service of it that takes commands from a channel and returns the object at the end. So the state can be taken
-out of the handle and served again, by the same spawner or another.
+A service with a state is an object with `call(command)`, a generator. `serve` runs it: it takes commands from
+a channel and returns the object at the end. So the state can be taken out of the handle and served again, by
+the same spawner or another.
 """
 
 from __future__ import annotations
@@ -76,15 +76,15 @@ def serve(
     """Have a service object answer the commands of a channel, one after the other.
 
     Args:
-        service: it belongs to this until the end.
-        commands: until they are closed and drained.
+        service: used by nothing else until the end.
+        commands: until the channel is closed and drained.
         answers: one for each command, in order; None: the answers are dropped.
-        limit: end after so many commands; None: go on.
+        limit: number of commands after which it ends; None: no limit.
     Returns:
         The service object, with its state.
     Raises:
-        ChannelClosed: the answers are no longer wanted. One answer is lost.
-        any other: what `call` raises. The command that did it is used up; the object is its maker's to keep.
+        ChannelClosed: the channel of answers is closed. One answer is lost.
+        any other: what `call` raises. The command is used up.
     """
     done = 0
     while limit is None or done < limit:
@@ -102,8 +102,8 @@ def serve(
 class ProxyHandle(Handle[T]):
     """A handle for any thread.
 
-    Callbacks are called in the service's thread, or at once when it has ended. A failure that nobody asked
-    for is logged when the handle is dropped.
+    Callbacks are called in the service's thread, or immediately when it has ended. A failure that was not
+    looked at is logged when the handle is dropped.
     """
 
     __slots__ = (
@@ -134,22 +134,24 @@ class ProxyHandle(Handle[T]):
         """Block this thread until the service has ended.
 
         Args:
-            timeout_s: None: for ever. BadRequest: not a number of seconds.
+            timeout_s: None: no limit.
         Returns:
-            Its result. Raises what `result` raises, and:
+            Its result.
         Raises:
-            TimedOut: it has not ended in time, and goes on.
+            TimedOut: it has not ended in time, and continues.
             Busy: called in the service's own thread, which would wait for itself.
+            BadRequest: `timeout_s` is not a number of seconds.
+            any other: as `result`.
         """
         if not self.is_finished and self._thread_id == threading.get_ident():
-            raise Busy(f"service {self.name!r} runs in this very thread, which cannot wait for it")
+            raise Busy(f"service {self.name!r} runs in this thread, which cannot wait for it")
         limit_s = lock_timeout(timeout_s)
         if not self._ended.wait(None if limit_s < 0 else limit_s):
             raise TimedOut(f"service {self.name!r} has not ended within {timeout_s} s")
         return self.result()
 
     def cancel(self, reason: str | None = None) -> bool:
-        """See `Handle`. The service learns of it when its thread comes to it."""
+        """See `Handle`. The service is interrupted when its loop takes the posted call."""
         with self._lock:
             if self.is_finished or self._is_cancelling:
                 return False
@@ -162,10 +164,14 @@ class ProxyHandle(Handle[T]):
 
     @needs_yield_from
     def as_service(self) -> Service[T]:
-        """Stand for the service in a reactor, so that a scope can own it: `scope.spawn(handle.as_service())`.
+        """A service that ends with this one, so that a scope can own it: `scope.spawn(handle.as_service())`.
+
+        When it is cancelled it cancels the service and waits for its end.
 
         Returns:
-            Its result. Raises what `result` raises. Cancelled, it cancels the service and waits for its end.
+            The result of the service.
+        Raises:
+            any: as `result`.
         """
         try:
             return (yield from self.join())
@@ -176,7 +182,7 @@ class ProxyHandle(Handle[T]):
                     yield from self.join()
 
     def unyield(self) -> bool:
-        """See `Handle`. Many calls before the service's thread comes to it cost as much as one."""
+        """See `Handle`. Calls made before the service's loop takes the first one are joined."""
         task = self._task
         if task is None or self.is_finished:
             return False
@@ -200,7 +206,7 @@ class ProxyHandle(Handle[T]):
                 self._crossings.append(crossing)
                 task.wait = crossing
                 return PARKED
-        # It has ended at this very moment.
+        # It has just ended.
         self.was_asked = True
         if self._error is None:
             return self._result
@@ -208,7 +214,7 @@ class ProxyHandle(Handle[T]):
         return PARKED
 
     def forget(self, waiter: CrossThreadWait) -> None:
-        """Take out a waiter. For the runner."""
+        """See `WaitQueue`."""
         with self._lock:
             if waiter in self._crossings:
                 self._crossings.remove(waiter)
@@ -221,7 +227,7 @@ class ProxyHandle(Handle[T]):
         return bool(self._crossings) or super().is_watched
 
     def bind(self, task: Task[T]) -> None:
-        """Say which task this handle stands for, when it has been started."""
+        """Set the task, once it has been started."""
         with self._lock:
             self._task = task
             self._thread_id = threading.get_ident()
@@ -255,7 +261,7 @@ class ProxyHandle(Handle[T]):
         self._ended.set()
 
     def settle_from(self, task: Handle[T]) -> None:
-        """Take over the outcome of an ended task."""
+        """Copy the outcome of an ended task."""
         error = task.error
         self.settle(None if error is not None else task.take(), error)
 
@@ -264,7 +270,7 @@ class ProxyHandle(Handle[T]):
         task.unyield()
 
     def _post(self, function: Callable[..., object], *args: Any) -> bool:
-        # Closed: then the service has ended, or is about to be told so.
+        # Closed: the service has ended or is being ended.
         with contextlib.suppress(Closed):
             task = self._task
             if task is not None:
@@ -275,7 +281,7 @@ class ProxyHandle(Handle[T]):
     def __del__(self) -> None:
         error = self._error
         if error is not None and not self.was_asked and not isinstance(error, Cancelled):
-            log_failure(logger, error, "service %r failed and nobody asked", self.name)
+            log_failure(logger, error, "service %r failed and nothing waited for it", self.name)
 
 
 class Spawner(Protocol):
@@ -291,7 +297,7 @@ class Spawner(Protocol):
 
 
 class Coroutine:
-    """Runs services in a reactor, beside all others there."""
+    """Runs services in a reactor, beside its other services."""
 
     __slots__ = ("_reactor",)
 
@@ -304,13 +310,10 @@ class Coroutine:
 
 
 class Blocker:
-    """Runs a service here and now to its end: for scripts, and for calls in a service that must not suspend.
+    """Runs a service in the calling thread until it ends: for scripts, and in calls that must not suspend.
 
-    Each `spawn` is a small reactor of its own over `poll`, so a service may use every request, have timeouts
-    and start others. Those that it leaves behind are cancelled when it ends.
-
-    Args:
-        clock: as for `Reactor`.
+    Each `spawn` makes a small reactor over `poll`, so a service may use every request, have timeouts and
+    start other services, which are cancelled when it ends.
     """
 
     __slots__ = ("_clock",)
@@ -332,16 +335,11 @@ class Blocker:
 
 
 class Restart:
-    """Runs services here, until they would wait; and on, from where they stopped, with each `unyield`.
+    """Runs services in the calling thread until they would wait, and resumes them with each `unyield`.
 
-    Made for whoever has no loop and wants none: send a command into the service's channel, `unyield`, look
-    for the answer. Between two calls the service's state rests in its handle and nothing runs.
-
-    All services of one `Restart` share a reactor that is turned by hand, so each of those that are ready goes
-    on with the `unyield` of any.
-
-    Args:
-        clock: as for `Reactor`.
+    For programs without a loop: send a command to the service's channel, call `unyield`, take the answer.
+    Between two calls nothing runs, and the handle keeps the state of the service. All services of one
+    `Restart` share a reactor, so an `unyield` resumes each of them that is ready.
     """
 
     __slots__ = ("_reactor",)
@@ -363,7 +361,7 @@ class Restart:
         return handle
 
     def close(self) -> None:
-        """Cancel what has not ended and let it clean up; see `Reactor.close`."""
+        """Cancel the living services and let them clean up; see `Reactor.close`."""
         self._reactor.close()
 
     def __enter__(self) -> Self:
@@ -374,7 +372,7 @@ class Restart:
 
 
 class RestartHandle(ProxyHandle[T]):
-    """A service that goes on when told to, in the thread that tells it; one thread at a time."""
+    """A service that runs in `unyield` and `wait`, in the thread that calls them; one thread at a time."""
 
     __slots__ = ("_own_task", "_reactor")
 
@@ -386,14 +384,14 @@ class RestartHandle(ProxyHandle[T]):
         task.add_done_callback(self.settle_from)
 
     def unyield(self) -> bool:
-        """Let the service go on, here and now, until it ends or would wait.
+        """Run the service in this thread until it ends or would wait.
 
-        Nothing happens when it has ended, or is running (called from within).
+        No effect when it has ended, or is running (called from within).
 
         Returns:
-            Whether it was given the chance.
+            Whether it was resumed.
         Raises:
-            whatever `Reactor.run` lets through: KeyboardInterrupt and SystemExit of a service.
+            any: as `Reactor.run`.
         """
         if self.is_finished:
             return False
@@ -407,15 +405,16 @@ class RestartHandle(ProxyHandle[T]):
         return True
 
     def wait(self, timeout_s: float | None = None) -> T:
-        """Run the service to its end, here, waiting as `Blocker` does.
+        """Run the service in this thread until it ends, waiting as `Blocker` does.
 
         Args:
-            timeout_s: None: for ever.
+            timeout_s: None: no limit.
         Returns:
-            Its result. Raises what `result` raises, and:
+            Its result.
         Raises:
-            TimedOut: it has not ended in time, and rests again.
+            TimedOut: it has not ended in time, and stays suspended.
             Busy: called from a service of the same `Restart`.
+            any other: as `result`.
         """
         if not self.is_finished:
             if timeout_s is None:
@@ -426,7 +425,7 @@ class RestartHandle(ProxyHandle[T]):
 
 
 def _within(timeout_s: float, handle: Handle[Any]) -> Service[None]:
-    """Wait for a service's end, and only that: its error is not ours. Raises TimedOut."""
+    """Wait until a service has ended, whatever its outcome. Raises TimedOut."""
     ended = Signal()
     handle.add_done_callback(lambda _: ended.set())
 
@@ -437,7 +436,6 @@ def _within(timeout_s: float, handle: Handle[Any]) -> Service[None]:
 
 
 def poll_poller() -> Poller:
-    """Make a poller for few descriptors."""
-    # poll() wants no descriptor of its own, and here there are few to look through.
+    """A poller for few descriptors, which needs none itself."""
     kind = getattr(selectors, "PollSelector", selectors.DefaultSelector)
     return SelectorPoller(kind())

@@ -1,7 +1,7 @@
-"""Spawners that run a service in another thread: one of its own, or one of a few.
+"""Spawners that run a service in another thread: `ThreadPark`, `ThreadPool`; and `ReactorThread`.
 
-The service is the same; what it shares with other threads must be made for that: `SharedChannel`, the
-handles given out here, locks. Streams, `Channel` and `Signal` belong to one thread at a time.
+A service may share with other threads what is made for that: `SharedChannel`, the handles of these spawners,
+locks. Streams, `Channel` and `Signal` belong to one thread at a time.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from reactor.run.spawners import ProxyHandle, poll_poller
 __all__ = ["ReactorThread", "ThreadPark", "ThreadPool"]
 
 T = TypeVar("T")
-# A thread costs some 50 kB and three descriptors here; whoever needs more services at once wants a pool.
+# A thread costs some 50 kB and three descriptors. For more services there is the pool.
 _MAX_THREADS: Final = 64
 
 
 class ThreadPark:
-    """Runs each service in a thread of its own, parked on each wait.
+    """Runs each service in its own thread, which sleeps while the service waits.
 
-    For services that compute or call what blocks, and would keep a loop from running. Each thread has a
-    small reactor, as with `Blocker`. The threads are daemons: at the program's end they do not hold it up.
+    For services that compute or make blocking calls. Each thread has a small reactor, as with `Blocker`. The
+    threads are daemons: they do not keep the program from ending.
 
     Args:
-        clock: as for `Reactor`; shared by all threads.
-        max_threads: living services; one more is refused.
+        clock: shared by all threads; see `Reactor`.
+        max_threads: most living services; further ones are refused.
     """
 
     __slots__ = ("_clock", "_lock", "_max_threads", "_threads")
@@ -49,11 +49,11 @@ class ThreadPark:
     def spawn(self, service: Service[T], *, name: str | None = None) -> ProxyHandle[T]:
         """Start a service in a new thread; from any thread.
 
-        The handle is finished when the service has ended and what it left behind has cleaned up.
+        The handle is finished when the service and all services that it started have ended.
 
         Raises:
             Busy: `max_threads` services live.
-            Broken: the system has no thread to spare; `__cause__` says why.
+            Broken: the system cannot start a thread; `__cause__` has the reason.
             BadRequest: not a generator.
         """
         handle: ProxyHandle[T] = ProxyHandle(name_of(service, name))
@@ -78,7 +78,7 @@ class ThreadPark:
             with Reactor(clock=self._clock, poller=poll_poller(), slow_step_s=None) as reactor:
                 task = reactor.start(service, handle.name)
                 handle.bind(task)
-                # Taken up here, so that the reactor does not log it; it ends the run, too.
+                # Ends the run; and, as a watcher, keeps the reactor from logging a failure.
                 task.add_done_callback(lambda _: reactor.stop())
                 reactor.run()
         except BaseException as failure:  # noqa: BLE001 - it goes to the handle
@@ -95,14 +95,14 @@ class ThreadPark:
 
 
 class ThreadPool:
-    """Runs services in a few threads, each with a reactor: a new one goes where the fewest live.
+    """Runs services in a few threads, each with a reactor: a new service goes where the fewest live.
 
-    A service stays in its thread. While it waits the thread runs others, so services may wait for each other
-    in any number; while it computes the others of its thread stand still.
+    A service stays in its thread. While it waits the thread runs others, so any number of services may wait
+    for each other; while it computes the others of its thread stand still.
 
     Args:
-        threads: how many at most, started as they are needed; at least 1.
-        clock: as for `Reactor`; shared by all threads.
+        threads: most threads, started as they are needed; at least 1.
+        clock: shared by all threads; see `Reactor`.
     Raises:
         ValueError: `threads` is less than 1.
     """
@@ -123,7 +123,7 @@ class ThreadPool:
 
         Raises:
             Closed: after `close`.
-            Broken: the system has no thread or descriptor to spare; `__cause__` says why.
+            Broken: the system has no thread or descriptor left; `__cause__` has the reason.
             BadRequest: not a generator.
         """
         handle: ProxyHandle[T] = ProxyHandle(name_of(service, name))
@@ -156,11 +156,11 @@ class ThreadPool:
         return member
 
     def close(self) -> None:
-        """Cancel what lives, let it clean up and wait for the threads. Done twice it does nothing.
+        """Cancel the living services, let them clean up and wait for the threads. Idempotent.
 
         Raises:
-            TimedOut: a service keeps its thread.
-            Broken: a thread failed; `__cause__` says how.
+            TimedOut: a service blocks its thread.
+            Broken: a thread failed; `__cause__` has its error.
         """
         with self._lock:
             self._is_closed = True
@@ -196,7 +196,6 @@ class _Member:
         self._count(1)
 
     def _start(self, service: Service[Any], handle: ProxyHandle[Any]) -> None:
-        """In the thread."""
         try:
             task = self.thread.reactor.start(service, handle.name)
         except Closed as error:
@@ -216,14 +215,11 @@ class _Member:
             self.living += change
 
 
-# A reactor in a thread of its own, for programs that are not built around one.
-
-
 class ReactorThread:
-    """A reactor and the daemon thread that runs it.
+    """A reactor and the daemon thread that runs it, for programs that are not built around a reactor.
 
     Args:
-        reactor: to be run; a new one unless given. It is closed at the end.
+        reactor: default: a new one. It is closed at the end.
         name: of the thread.
 
     Attributes:
@@ -245,7 +241,7 @@ class ReactorThread:
 
         Raises:
             Closed: `close` was called.
-            Broken: the reactor's thread failed; `__cause__` says how.
+            Broken: the reactor's thread failed; `__cause__` has its error.
         """
         try:
             return self.reactor.submit(service, name=name)
@@ -254,11 +250,11 @@ class ReactorThread:
             raise
 
     def close(self, timeout_s: float | None = 5.0) -> None:
-        """Stop the reactor, cancel what lives in it and wait for the thread. Done twice it does nothing.
+        """Stop the reactor, cancel its services and wait for the thread. Idempotent.
 
         Raises:
-            TimedOut: the thread has not ended; some service keeps the loop.
-            Broken: the reactor's thread failed; `__cause__` says how.
+            TimedOut: the thread has not ended; a service blocks the loop.
+            Broken: the reactor's thread failed; `__cause__` has its error.
         """
         limit_s = lock_timeout(timeout_s)
         if self._thread.ident is None:

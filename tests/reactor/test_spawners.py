@@ -692,7 +692,7 @@ def test_a_thread_does_not_wait_for_itself() -> None:
 
     handle = ThreadPark().spawn(service())
     handles.send_nowait(handle)
-    with pytest.raises(Busy, match="very thread"):
+    with pytest.raises(Busy, match="this thread"):
         handle.wait(PATIENCE_S)
     with pytest.raises(TimedOut):
         ThreadPark().spawn(forever()).wait(0)
