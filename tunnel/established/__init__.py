@@ -1,6 +1,6 @@
 """Established tunnels as bytes: messages, sub-streams, credit and keys of both directions.
 
-No sockets, clocks, threads or reactor. `tunnel.node.tunnels` joins it to the streams of a node.
+No sockets, clocks, threads or reactor. Imports `onion` and `crypto`; `node.tunnels` joins it to link streams.
 """
 
 from tunnel.established.keys import End, TunnelLimits

@@ -1,11 +1,13 @@
-"""Keys of an established tunnel: the exchange of HELLOs, and the chunks sealed under what comes of it.
+"""Keys of an established tunnel, its sealed chunks, and the limits that one end sets for the other.
 
-A direction begins under the key of the DEST slot's seed, which Bob's onion key could give to whoever seizes
-it later. With the ephemeral keys of both HELLOs mixed in, and those forgotten, recorded chunks open no more.
-Each key step starts the counter anew, so that no key sees more than 2^24 chunks.
+A direction starts under a key from the seed in the DEST slot. Whoever seizes Bob's onion key later could
+derive that key, so both HELLOs carry an ephemeral key; once those are mixed in and forgotten, recorded chunks
+can no longer be opened. Each key step resets the counter, so no key seals more than 2^24 chunks.
 
-Rules: an ephemeral key is used once and dropped; a direction's old key is dropped with each step; a chunk
-that does not open, for whatever reason, is one error. (Python cannot erase what it drops for sure.)
+Rules: an ephemeral key is used once and dropped; each step drops the old key; a chunk that does not open is
+one error, whatever the reason. (Python cannot reliably erase memory.) Whatever the other end can make grow is
+bounded here, with the reason. Limits that must be equal at both ends are constants; the others travel in
+HELLO.
 
 Source: docs/protocol.md, "Key schedule" and "Established tunnels".
 """
@@ -39,175 +41,12 @@ __all__ = [
     "TunnelLimits",
 ]
 
+LEAST_SUB_STREAMS = 4  # what Alice may assume before Bob's HELLO
+LEAST_WINDOW_CHUNKS = 4  # with less, credit could not keep up with a single stream
 MAX_KEY_CHUNKS = 2**24
 _HEAD = struct.Struct(">BBHH")
 _TAG_BYTES = 16
 _LAST = 0x01
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """An opened chunk. `data` lies in the buffer that was opened and lives as long as that."""
-
-    kind: ChunkType
-    is_last: bool
-    sub_stream: int
-    data: memoryview
-
-
-class _Direction:
-    """Key and counter of one direction."""
-
-    def __init__(self, key: bytes, geometry: Geometry, engine: TunnelEngine) -> None:
-        self._engine = engine
-        self._chunk_bytes = geometry.chunk_bytes
-        self._capacity = geometry.chunk_data_bytes
-        self.chunks = 0  # of the direction, from its beginning
-        self.use(key)
-
-    def use(self, key: bytes) -> None:
-        """Go on under another key, with the counter at 0."""
-        self._key = key
-        self._aead = self._engine.aead(key)
-        self.key_chunks = 0
-
-    def step(self) -> None:
-        """Go on under the key's successor."""
-        self.use(expand(self._key, b"rekey", 32))
-
-    def _nonce(self) -> bytes:
-        nonce = self.key_chunks.to_bytes(12, "big")
-        self.key_chunks += 1
-        self.chunks += 1
-        return nonce
-
-
-class ChunkSealer(_Direction):
-    """Seals what an end sends. Args: key: the first one; geometry: gives C."""
-
-    def seal(
-        self, out: memoryview, kind: ChunkType, length: int, *, sub_stream: int = 0, is_last: bool = False
-    ) -> None:
-        """Seal the chunk whose data is in place already: `length` bytes from `out[6]` on."""
-        _HEAD.pack_into(out, 0, kind, _LAST if is_last else 0, sub_stream, length)
-        end = _HEAD.size + length
-        plain = out[:-_TAG_BYTES]
-        plain[end:] = bytes(len(plain) - end)
-        self._aead.seal_into(self._nonce(), plain, b"", out)
-
-
-class ChunkOpener(_Direction):
-    """Opens what an end receives. Args: key: the first one; geometry: gives C."""
-
-    def open(self, chunk: memoryview) -> Chunk:
-        """Open in place, and check what needs no knowledge of the tunnel's state.
-
-        Args:
-            chunk: writable, C bytes.
-        Raises:
-            MalformedMessage: does not open; or it has an unknown type or flag, a wrong length, padding that
-                is not zero, or a key that served for 2^24 chunks without REKEY.
-        On error: the tunnel cannot go on; nothing more will open.
-        """
-        number = self.chunks
-        plain = chunk[:-_TAG_BYTES]
-        try:
-            self._aead.open_into(self._nonce(), chunk, b"", plain)
-        except AuthenticationError as error:
-            raise MalformedMessage(f"chunk {number} of the tunnel does not open") from error
-        kind, flags, sub_stream, length = _HEAD.unpack_from(plain)
-        if kind not in ChunkType._value2member_map_ or flags & ~_LAST or length > self._capacity:
-            raise MalformedMessage(
-                f"chunk {number} of the tunnel has type {kind}, flags 0x{flags:02x}, length {length}"
-            )
-        end = _HEAD.size + length
-        # As bytes: views are compared byte by byte, 30 µs in a chunk of 16 KiB that is hardly filled.
-        if plain[end:].tobytes() != bytes(len(plain) - end):
-            raise MalformedMessage(f"chunk {number} of the tunnel has padding that is not zero")
-        if self.key_chunks == MAX_KEY_CHUNKS and kind != ChunkType.REKEY:
-            raise MalformedMessage(f"{MAX_KEY_CHUNKS} chunks of the tunnel under one key, and no REKEY")
-        return Chunk(ChunkType(kind), bool(flags), sub_stream, plain[_HEAD.size : end])
-
-
-class TunnelKeys:
-    """All keys of one end: what it seals and opens with now, and what the HELLOs have made ready.
-
-    Args:
-        seed: of the DEST slot, 16 bytes. is_alice: which end.
-        window, sub_streams: what this end's HELLO says.
-    Attributes:
-        hello: the data of this end's HELLO.
-    """
-
-    def __init__(
-        self,
-        seed: bytes,
-        geometry: Geometry,
-        *,
-        is_alice: bool,
-        window: int,
-        sub_streams: int,
-        engine: TunnelEngine,
-        random_bytes: Callable[[int], bytes],
-    ) -> None:
-        forward, backward = (
-            end_to_end_key(seed, direction) for direction in (Direction.FORWARD, Direction.BACKWARD)
-        )
-        self.sealer = ChunkSealer(forward if is_alice else backward, geometry, engine)
-        self.opener = ChunkOpener(backward if is_alice else forward, geometry, engine)
-        self._is_alice = is_alice
-        self._seed = seed
-        self._ephemeral: X25519Private | None = engine.x25519_private(random_bytes(PRIVATE_BYTES))
-        self.hello = Hello(self._ephemeral.public, window, sub_streams).pack()
-        self._next_send: bytes | None = None
-        self._next_receive: bytes | None = None
-
-    @property
-    def can_switch_sending(self) -> bool:
-        """A key of the HELLOs is ready to seal with, and not yet in use."""
-        return self._next_send is not None
-
-    def exchange(self, hello: Hello, data: bytes) -> None:
-        """Make the keys that follow the HELLOs, and forget what they were made of.
-
-        Args:
-            hello, data: the other end's, parsed and as it came.
-        Raises:
-            MalformedMessage: its key is refused.
-        """
-        assert self._ephemeral is not None, "there is one HELLO in each direction"
-        hellos = (self.hello, data) if self._is_alice else (data, self.hello)
-        forward, backward = tunnel_keys(self._seed, self._ephemeral, hello.ephemeral, *hellos)
-        self._next_send, self._next_receive = (forward, backward) if self._is_alice else (backward, forward)
-        self._ephemeral = None
-        self._seed = b""
-
-    def switch_sending(self) -> None:
-        """Seal under the key of the HELLOs from now on."""
-        assert self._next_send is not None
-        self.sealer.use(self._next_send)
-        self._next_send = None
-
-    def switch_receiving(self) -> None:
-        """Open under the key of the HELLOs from now on."""
-        assert self._next_receive is not None
-        self.opener.use(self._next_receive)
-        self._next_receive = None
-
-    def forget(self) -> None:
-        """The tunnel has ended: drop what is not in use."""
-        self._ephemeral = self._next_send = self._next_receive = None
-        self._seed = b""
-
-
-# Which end of a tunnel, and what one end allows the other.
-#
-# Rules: what the other end can make grow is bounded here, with the reason beside it; what must be equal at
-# both ends is a constant, the rest travels in HELLO.
-#
-# Source: docs/protocol.md, "Established tunnels".
-LEAST_SUB_STREAMS = 4  # what Alice may count on before she has Bob's HELLO
-LEAST_WINDOW_CHUNKS = 4  # with less, credit could not keep up with a single stream
 
 
 class End(Enum):
@@ -215,6 +54,16 @@ class End(Enum):
 
     ALICE = "alice"
     BOB = "bob"
+
+    @property
+    def sends(self) -> Direction:
+        """The direction in which this end sends."""
+        return Direction.FORWARD if self is End.ALICE else Direction.BACKWARD
+
+    @property
+    def receives(self) -> Direction:
+        """The direction from which this end receives."""
+        return Direction.BACKWARD if self is End.ALICE else Direction.FORWARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +74,7 @@ class TunnelLimits:
         early: Alice only: send before Bob's HELLO arrives. Saves a round trip, but these chunks have no
             forward secrecy, and only the header's replay table protects them from replay.
     Raises:
-        LocalTunnelError: out of range.
+        LocalTunnelError: a value out of range.
     """
 
     sub_streams: int = setting(
@@ -247,3 +96,156 @@ class TunnelLimits:
             raise LocalTunnelError(f"{self.sub_streams} sub-streams, expected 4 to 32,767")
         if not 2 <= self.rekey_chunks <= MAX_KEY_CHUNKS or not self.rekey_s > 0:
             raise LocalTunnelError(f"keys for {self.rekey_chunks} chunks and {self.rekey_s} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """An opened chunk. `data` is a view of the buffer that was opened."""
+
+    kind: ChunkType
+    is_last: bool
+    sub_stream: int
+    data: memoryview
+
+
+class _Direction:
+    """Key and counter of one direction."""
+
+    def __init__(self, key: bytes, geometry: Geometry, engine: TunnelEngine) -> None:
+        self._engine = engine
+        self._chunk_bytes = geometry.chunk_bytes
+        self._capacity = geometry.chunk_data_bytes
+        self.chunks = 0  # since the direction began
+        self.use(key)
+
+    def use(self, key: bytes) -> None:
+        """Continue under another key, with the counter at 0."""
+        self._key = key
+        self._aead = self._engine.aead(key)
+        self.key_chunks = 0
+
+    def step(self) -> None:
+        """Continue under the successor of the key."""
+        self.use(expand(self._key, b"rekey", 32))
+
+    def _nonce(self) -> bytes:
+        nonce = self.key_chunks.to_bytes(12, "big")
+        self.key_chunks += 1
+        self.chunks += 1
+        return nonce
+
+
+class ChunkSealer(_Direction):
+    """Seals the chunks that an end sends."""
+
+    def seal(
+        self, out: memoryview, kind: ChunkType, length: int, *, sub_stream: int = 0, is_last: bool = False
+    ) -> None:
+        """Seal a chunk whose data is already in place: `length` bytes from `out[6]` on."""
+        _HEAD.pack_into(out, 0, kind, _LAST if is_last else 0, sub_stream, length)
+        end = _HEAD.size + length
+        plain = out[:-_TAG_BYTES]
+        plain[end:] = bytes(len(plain) - end)
+        self._aead.seal_into(self._nonce(), plain, b"", out)
+
+
+class ChunkOpener(_Direction):
+    """Opens the chunks that an end receives."""
+
+    def open(self, chunk: memoryview) -> Chunk:
+        """Open in place, with every check that does not depend on the state of the tunnel.
+
+        Args:
+            chunk: writable, C bytes.
+        Raises:
+            MalformedMessage: it does not open; an unknown type or flag, a wrong length, padding that is not
+                zero; or 2^24 chunks under one key without REKEY.
+        On error: the tunnel cannot continue; nothing more will open.
+        """
+        number = self.chunks
+        plain = chunk[:-_TAG_BYTES]
+        try:
+            self._aead.open_into(self._nonce(), chunk, b"", plain)
+        except AuthenticationError as error:
+            raise MalformedMessage(f"chunk {number} of the tunnel does not open") from error
+        kind, flags, sub_stream, length = _HEAD.unpack_from(plain)
+        if kind not in ChunkType._value2member_map_ or flags & ~_LAST or length > self._capacity:
+            raise MalformedMessage(
+                f"chunk {number} of the tunnel has type {kind}, flags 0x{flags:02x}, length {length}"
+            )
+        end = _HEAD.size + length
+        # As bytes: views are compared byte by byte, 30 µs for a nearly empty chunk of 16 KiB.
+        if plain[end:].tobytes() != bytes(len(plain) - end):
+            raise MalformedMessage(f"chunk {number} of the tunnel has padding that is not zero")
+        if self.key_chunks == MAX_KEY_CHUNKS and kind != ChunkType.REKEY:
+            raise MalformedMessage(f"{MAX_KEY_CHUNKS} chunks of the tunnel under one key, and no REKEY")
+        return Chunk(ChunkType(kind), bool(flags), sub_stream, plain[_HEAD.size : end])
+
+
+class TunnelKeys:
+    """All keys of one end: those in use, and those that the HELLOs have made ready.
+
+    Args:
+        seed: of the DEST slot, 16 bytes.
+        window, sub_streams: for this end's HELLO.
+    Attributes:
+        hello: the data of this end's HELLO.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        geometry: Geometry,
+        end: End,
+        *,
+        window: int,
+        sub_streams: int,
+        engine: TunnelEngine,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self.sealer = ChunkSealer(end_to_end_key(seed, end.sends), geometry, engine)
+        self.opener = ChunkOpener(end_to_end_key(seed, end.receives), geometry, engine)
+        self._end = end
+        self._seed = seed
+        self._ephemeral: X25519Private | None = engine.x25519_private(random_bytes(PRIVATE_BYTES))
+        self.hello = Hello(self._ephemeral.public, window, sub_streams).pack()
+        self._next_send: bytes | None = None
+        self._next_receive: bytes | None = None
+
+    @property
+    def can_switch_sending(self) -> bool:
+        """A key from the HELLOs is ready for sealing, and not yet in use."""
+        return self._next_send is not None
+
+    def exchange(self, hello: Hello, data: bytes) -> None:
+        """Derive the keys that follow the HELLOs, and drop the secrets they came from.
+
+        Args:
+            hello, data: of the other end, parsed and as received.
+        Raises:
+            MalformedMessage: its key is refused.
+        """
+        assert self._ephemeral is not None, "there is one HELLO in each direction"
+        hellos = (self.hello, data) if self._end is End.ALICE else (data, self.hello)
+        pair = tunnel_keys(self._seed, self._ephemeral, hello.ephemeral, *hellos)
+        keys = dict(zip(Direction, pair, strict=True))
+        self._next_send, self._next_receive = keys[self._end.sends], keys[self._end.receives]
+        self._ephemeral = None
+        self._seed = b""
+
+    def switch_sending(self) -> None:
+        """From now on, seal under the key from the HELLOs."""
+        assert self._next_send is not None
+        self.sealer.use(self._next_send)
+        self._next_send = None
+
+    def switch_receiving(self) -> None:
+        """From now on, open under the key from the HELLOs."""
+        assert self._next_receive is not None
+        self.opener.use(self._next_receive)
+        self._next_receive = None
+
+    def forget(self) -> None:
+        """Drop all keys that are not in use, because the tunnel has ended."""
+        self._ephemeral = self._next_send = self._next_receive = None
+        self._seed = b""

@@ -1,9 +1,15 @@
-"""What the chunks of an established tunnel carry: HELLO, OPEN, CLOSE, CREDIT. Fixed layouts, both ways.
+"""The chunks of an established tunnel: layouts of HELLO, OPEN, CLOSE and CREDIT, and the two state tables.
 
-Rules for changing it: every layout is a row of docs/protocol.md first; each `unpack` takes exactly what
-`pack` writes and refuses the rest; no length in a layout makes a receiver reserve memory.
+Each state table describes one direction as its receiver sees it. `TUNNEL_TABLE` is for the tunnel: HELLO, the
+key switch, the end. `STREAM_TABLE` is for one stream: a sub-stream, or stream 0, the messages, which starts
+as OPEN. A pair that is not listed is an error and ends the tunnel.
 
-Source: docs/protocol.md, "Established tunnels"; address kinds are those of SOCKS5 (RFC 1928, section 5).
+Rules for changing it: every layout and every state is a row of docs/protocol.md first, and a test compares
+the states; `unpack` accepts exactly what `pack` writes; no length in a layout makes a receiver reserve
+memory.
+
+Source: docs/protocol.md, "Established tunnels"; address kinds are those of SOCKS5 (RFC 1928, section 5); the
+tables follow h11's `_state.py`.
 """
 
 from __future__ import annotations
@@ -40,23 +46,13 @@ __all__ = [
 ]
 
 
-# Which chunk may come when: the two state tables of an established tunnel.
-#
-# Both describe one direction as its receiver sees it. The first is that of the tunnel: has the other end
-# said HELLO, has it switched keys, has it ended. The second is that of one stream: a sub-stream, or stream
-# 0, the messages, which is OPEN from the beginning. A pair that is not listed is an error and ends the
-# tunnel; docs/protocol.md shows the same rows, and a test puts every type into every state.
-#
-# Source: docs/protocol.md, "Established tunnels"; the shape follows h11's `_state.py`.
-
-
 class TunnelState(Enum):
     """A direction of the tunnel, as its receiver sees it."""
 
     AWAIT_HELLO = auto()
-    EARLY = auto()  # at Bob: Alice has said HELLO and not switched keys yet
+    EARLY = auto()  # at Bob: Alice has sent HELLO, and has not switched keys yet
     RUNNING = auto()
-    ENDED = auto()  # LAST has come
+    ENDED = auto()  # LAST was received
 
 
 _CONTENT = (
@@ -68,7 +64,7 @@ _CONTENT = (
     ChunkType.CLOSE,
     ChunkType.CREDIT,
 )
-# HELLO leads to EARLY at Bob and to RUNNING at Alice, whose other end switches keys with its HELLO; PAD with
+# HELLO leads to EARLY at Bob, and to RUNNING at Alice, because Bob switches keys with his HELLO. PAD with
 # LAST leads to ENDED. STATUS is never legal here.
 TUNNEL_TABLE: dict[TunnelState, frozenset[ChunkType]] = {
     TunnelState.AWAIT_HELLO: frozenset({ChunkType.HELLO}),
@@ -79,18 +75,18 @@ TUNNEL_TABLE: dict[TunnelState, frozenset[ChunkType]] = {
 
 
 class StreamState(Enum):
-    """What the other end may still do on one stream."""
+    """The other end's side of one stream."""
 
     IDLE = auto()  # not opened yet: the next id of the other end
-    AWAIT_OPENED = auto()  # opened by this end, not yet answered
+    AWAIT_OPENED = auto()  # opened by this end, not confirmed yet
     OPEN = auto()
-    ENDED = auto()  # the other end has closed its half, or given up
-    DISCARDING = auto()  # this end gave up; the other end does not know yet
+    ENDED = auto()  # the other end has closed its half, or has given up
+    DISCARDING = auto()  # this end gave up, and the other end may not know yet
     GONE = auto()  # closed by both ends
 
 
 class StreamEvent(Enum):
-    """A chunk for one stream; CLOSE is two of them, by its code."""
+    """A chunk for one stream. CLOSE is one of two events, by its code."""
 
     OPEN = auto()
     OPENED = auto()
@@ -125,7 +121,7 @@ STREAM_TABLE: dict[StreamState, dict[StreamEvent, StreamState]] = {
         StreamEvent.CLOSE: StreamState.ENDED,
         StreamEvent.GIVE_UP: StreamState.ENDED,
     },
-    # Both were on their way when this end closed.
+    # Both may have been in transit when this end closed.
     StreamState.GONE: {
         StreamEvent.CREDIT: StreamState.GONE,
         StreamEvent.GIVE_UP: StreamState.GONE,
@@ -134,7 +130,7 @@ STREAM_TABLE: dict[StreamState, dict[StreamEvent, StreamState]] = {
 
 
 def next_stream_state(state: StreamState, event: StreamEvent, sub_stream: int) -> StreamState:
-    """The state after `event`. Raises MalformedMessage: the table has no such pair."""
+    """The state after `event`. Raises MalformedMessage: not listed in the table."""
     after = STREAM_TABLE[state].get(event)
     if after is None:
         raise MalformedMessage(f"{event.name} on stream {sub_stream}, which is {state.name}")
@@ -158,8 +154,8 @@ class Hello:
 
     Attributes:
         ephemeral: X25519 public key, 32 bytes.
-        window: bytes that the other end may send on each stream before it is granted more.
-        sub_streams: how many sub-streams the other end may have open at once.
+        window: bytes that the other end may send on each stream before more is granted.
+        sub_streams: most sub-streams that the other end may have open.
     """
 
     ephemeral: bytes
@@ -171,7 +167,7 @@ class Hello:
 
     @classmethod
     def unpack(cls, data: bytes, *, least_window: int, least_sub_streams: int) -> Hello:
-        """Raises MalformedMessage: wrong length, or less than any end must offer."""
+        """Raises MalformedMessage: wrong length, or an offer below the minimum."""
         if len(data) != HELLO_BYTES:
             raise MalformedMessage(f"HELLO has {len(data)} bytes, expected {HELLO_BYTES}")
         hello = cls(*_HELLO.unpack(data))
@@ -184,9 +180,9 @@ class Hello:
 
 
 class TargetKind(IntEnum):
-    """What a sub-stream is to be connected to. 1, 3 and 4 are SOCKS5's address types."""
+    """The kind of a sub-stream's destination. 1, 3 and 4 are SOCKS5's address types."""
 
-    SERVICE = 0  # a service of the far end, by its name
+    SERVICE = 0  # a service of the far end, by name
     IPV4 = 1
     DOMAIN = 3
     IPV6 = 4
@@ -194,15 +190,14 @@ class TargetKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a sub-stream leads.
+    """The destination of a sub-stream.
 
     Args:
-        kind: what `address` is.
-        address: IPv4 4 bytes, IPv6 16; a domain or a service's name 1 to 255 of letters, digits, "-._".
+        address: IPv4 4 bytes, IPv6 16; domain or service name 1 to 255 of letters, digits, "-._".
         port: 1 to 65,535; 0 for a service.
     Raises:
-        LocalTunnelError: an address or a port that does not fit the kind. TypeError: an address that is no
-            bytes, or a port that is no whole number.
+        LocalTunnelError: an address or a port that does not fit the kind. TypeError: the address is not
+            bytes, or the port is not an integer.
     """
 
     kind: TargetKind
@@ -231,12 +226,12 @@ class Target:
 
     @classmethod
     def unpack(cls, data: bytes) -> Target:
-        """Raises MalformedMessage: what `pack` does not write."""
+        """Raises MalformedMessage: not written by `pack`."""
         if len(data) < _TARGET.size:
             raise MalformedMessage(f"OPEN has {len(data)} bytes, expected at least {_TARGET.size}")
         kind, port, length = _TARGET.unpack_from(data)
         if len(data) != _TARGET.size + length:
-            raise MalformedMessage(f"OPEN has {len(data)} bytes and names an address of {length}")
+            raise MalformedMessage(f"OPEN has {len(data)} bytes, but its address has {length}")
         if kind not in TargetKind._value2member_map_:
             raise MalformedMessage(f"OPEN has the target kind {kind}, expected 0, 1, 3 or 4")
         try:
@@ -257,12 +252,12 @@ class Target:
 
 
 def pack_close(code: ErrorCode | None) -> bytes:
-    """None: the orderly end of what this end sends. Otherwise: given up, both ways, and why."""
+    """CLOSE. None: this end's half ends in order. A code: both halves are given up for that reason."""
     return _CLOSE.pack(code or 0)
 
 
 def unpack_close(data: bytes) -> ErrorCode | None:
-    """Raises MalformedMessage: wrong length, or a code that no end sends."""
+    """Raises MalformedMessage: wrong length, or an unknown code."""
     if len(data) != _CLOSE.size:
         raise MalformedMessage(f"CLOSE has {len(data)} bytes, expected {_CLOSE.size}")
     (code,) = _CLOSE.unpack(data)
@@ -272,12 +267,12 @@ def unpack_close(data: bytes) -> ErrorCode | None:
 
 
 def pack_credit(grants: Sequence[tuple[int, int]]) -> bytes:
-    """(sub-stream, bytes granted) each."""
+    """CREDIT with entries (sub-stream, granted bytes)."""
     return b"".join(_CREDIT.pack(*grant) for grant in grants)
 
 
 def unpack_credit(data: bytes) -> list[tuple[int, int]]:
-    """Raises MalformedMessage: no entry, a part of one, or a grant of nothing."""
+    """Raises MalformedMessage: no entry, an incomplete entry, or a grant of 0."""
     if not data or len(data) % _CREDIT.size:
         raise MalformedMessage(f"CREDIT has {len(data)} bytes, expected entries of {_CREDIT.size}")
     grants = list(_CREDIT.iter_unpack(data))

@@ -1,8 +1,20 @@
-"""What the user of an established tunnel holds: the messages each way, and sub-streams.
+"""The streams of an established tunnel: the two halves of each, and what the user holds of them.
 
-They are streams in the sense of `readwrite_comp`: `readinto` and `write` may handle fewer bytes than asked
-and raise BlockingIOError when nothing can be done now. Whoever waits, waits for the notifier named there. All
-decisions about chunks are the tunnel's.
+    Outgoing, Incoming                 one half: bytes to send, bytes to read
+    StreamHalves                       both halves of a stream with its state, for the tunnel
+    MessageWriter, IncomingMessages    stream 0, the messages, for the user
+    SubStream                          a sub-stream, for the user
+
+The user's objects are streams in the sense of `readwrite_comp`: `readinto` and `write` may handle fewer bytes
+than asked, and raise BlockingIOError when nothing can be done now. A caller then waits for the notifier that
+the method names.
+
+Memory is bounded: an outgoing half holds the data of one chunk, an incoming half one window. An end of
+message counts as 16 bytes more than its data, because its position is stored.
+
+Rule for changing it: a half knows neither chunks nor states; the table decides about both. A half calls
+`changed` when something becomes due, and sets its notifier when a call that raised BlockingIOError is worth
+another try.
 
 Source: docs/protocol.md, "Established tunnels".
 """
@@ -26,43 +38,33 @@ __all__ = [
     "N",
     "Notifier",
     "Outgoing",
-    "Stream",
+    "StreamHalves",
     "SubStream",
 ]
 
 
-# The two halves of a stream within a tunnel: bytes that wait to be sent, bytes that wait to be read.
-#
-# What is held is bounded: of what is to be sent, the data of one chunk; of what came, the window, which the
-# other end may fill and must then wait for credit. The bounds count an end of message as 16 bytes more than
-# its data, because where it lies is remembered.
-#
-# Neither half knows chunks or states; the tunnel does. A half calls `changed` when something became due
-# that was not, and sets its notifier when a call that raised BlockingIOError is worth another try.
-#
-# Source: docs/protocol.md, "Established tunnels".
 END_COST_BYTES = 16
 
 
 class Notifier(Protocol):
-    """What wakes a waiting service: `reactor.Signal`, or anything with `set`."""
+    """Wakes a waiting service: `reactor.Signal`, or anything with `set`."""
 
     def set(self) -> None:
-        """Something may be possible now that was not."""
+        """Announce that a call may succeed now."""
 
 
 N = TypeVar("N", bound=Notifier)
 
 
 class Outgoing(Generic[N]):
-    """Bytes on their way out.
+    """Bytes to send.
 
     Args:
-        capacity: data bytes of a chunk: the most that is held.
-        credit: bytes that the other end lets pass before it grants more.
-        eager: what is written is due at once; otherwise when full, flushed or ended.
+        capacity: data bytes of a chunk, the most that it holds.
+        credit: bytes that may be sent before the other end grants more.
+        eager: written bytes are due immediately; otherwise when the chunk is full, flushed or ended.
         writable: set when `write` or `end` is worth another try.
-        changed: called when something is due.
+        changed: called when something becomes due.
     """
 
     def __init__(
@@ -74,12 +76,12 @@ class Outgoing(Generic[N]):
         self._eager = eager
         self._changed = changed
         self._buffer = bytearray()
-        self._pushed = False  # flushed: due although not full
+        self._pushed = False  # flushed, so due although not full
         self._end_wanted = False
-        self._in_message = False  # something of a message was written, its end has not left
+        self._in_message = False  # a message has begun, and its end has not been sent
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take as much as there is room for. Raises BlockingIOError: no room for any; wait for `writable`."""
+        """Take as much as there is room for. Raises BlockingIOError: no room; wait for `writable`."""
         view = byte_view(data)
         room = self._capacity - len(self._buffer)
         if self._end_wanted or (view and not room):
@@ -94,23 +96,23 @@ class Outgoing(Generic[N]):
         return taken
 
     def flush(self) -> None:
-        """Let what is held leave, though the chunk is not full."""
+        """Make the held bytes due, although the chunk is not full."""
         if self._buffer:
             self._pushed = True
             self._changed()
 
     def end(self) -> None:
-        """Mark the end of the message. Raises BlockingIOError: the end before it has not left yet."""
+        """Mark the end of the message. Raises BlockingIOError: the previous end has not been sent yet."""
         if self._end_wanted:
-            raise BlockingIOError("the end of the message before has not left yet")
+            raise BlockingIOError("the end of the previous message has not been sent yet")
         self._end_wanted = self._in_message = True
         self._changed()
 
-    def grant(self, amount: int, limit: int) -> None:
-        """Credit from the other end. Raises MalformedMessage: more than `limit`, its window, altogether."""
+    def add_credit(self, amount: int, limit: int) -> None:
+        """Add credit from the other end. Raises MalformedMessage: the sum exceeds `limit`, its window."""
         if self.credit + amount > limit:
             raise MalformedMessage(
-                f"CREDIT of {amount} bytes on top of {self.credit} exceeds the window of {limit} bytes"
+                f"CREDIT of {amount} bytes in addition to {self.credit} exceeds the window of {limit} bytes"
             )
         self.credit += amount
         if self.is_due:
@@ -118,17 +120,17 @@ class Outgoing(Generic[N]):
 
     @property
     def held_bytes(self) -> int:
-        """What waits to be sent."""
+        """Bytes that wait to be sent."""
         return len(self._buffer)
 
     @property
     def is_inside_message(self) -> bool:
-        """A message was begun and `end` was not called."""
+        """A message has begun, and `end` was not called."""
         return self._in_message and not self._end_wanted
 
     @property
     def holds(self) -> bool:
-        """Something was written, or ended, and has not left."""
+        """Bytes or an end of message wait to be sent."""
         return bool(self._buffer) or self._end_wanted
 
     @property
@@ -141,7 +143,7 @@ class Outgoing(Generic[N]):
         return self._end_wanted or self._pushed or len(self._buffer) == self._capacity
 
     def take(self, out: memoryview) -> tuple[int, bool]:
-        """Move what is due into `out` (a chunk's data). Returns its length, and whether it ends a message."""
+        """Move the due bytes into a chunk's data. Returns the length, and whether a message ends there."""
         is_end = self._end_wanted and self.credit >= len(self._buffer) + END_COST_BYTES
         length = min(len(self._buffer), self.credit)
         out[:length] = memoryview(self._buffer)[:length]
@@ -155,29 +157,29 @@ class Outgoing(Generic[N]):
         return length, is_end
 
     def drop(self) -> None:
-        """Forget what is held; nothing leaves any more."""
+        """Discard the held bytes; nothing more is sent."""
         self._buffer.clear()
         self._end_wanted = self._pushed = self._in_message = False
         self.writable.set()
 
 
 class Incoming(Generic[N]):
-    """Bytes that came and wait for their reader.
+    """Received bytes that wait for their reader.
 
     Args:
-        window: what this end lets the other send before it is granted more.
+        window: bytes that the other end may send before this end grants more.
         readable: set when a read is worth another try.
-        changed: called when at least half of the window waits to be granted anew.
+        changed: called when at least half of the window can be granted again.
     Attributes:
-        is_ignored: this end reads no more; `ignored_bytes` of what came have been thrown away since.
+        is_ignored: this end has stopped reading; `ignored_bytes` were discarded since.
     """
 
     def __init__(self, window: int, *, readable: N, changed: Callable[[], None]) -> None:
         self.readable = readable
         self._window = window
         self._changed = changed
-        self._left = window  # what the other end may still send
-        self._owed = 0  # read, not granted yet
+        self._left = window  # bytes that the other end may still send
+        self._grantable = 0  # read, not granted yet
         self._buffer = bytearray()
         self._is_over = False
         self._error: PeerError | None = None
@@ -186,16 +188,16 @@ class Incoming(Generic[N]):
 
     @property
     def held_bytes(self) -> int:
-        """What waits to be read."""
+        """Bytes that wait to be read."""
         return len(self._buffer)
 
     @property
     def has_ended(self) -> bool:
-        """No more comes, in order or not; what came may still wait to be read."""
+        """Nothing more will arrive; received bytes may still wait to be read."""
         return self._is_over or self._error is not None
 
     def put(self, data: memoryview) -> None:
-        """What a chunk brought. Raises MalformedMessage: more than was granted."""
+        """Add the data of a chunk. Raises MalformedMessage: more than was granted."""
         self._charge(len(data))
         if self.is_ignored:
             self.ignored_bytes += len(data)
@@ -205,7 +207,7 @@ class Incoming(Generic[N]):
         self.readable.set()
 
     def ignore(self) -> None:
-        """This end reads no more: throw away what is here and what comes. The other end can go on sending."""
+        """Stop reading: discard what is here and what still arrives. The other end can continue to send."""
         self.is_ignored = True
         count = len(self._buffer)
         self._buffer.clear()
@@ -213,50 +215,49 @@ class Incoming(Generic[N]):
         self.readable.set()
 
     def discard(self, data: memoryview) -> None:
-        """The same when nobody will read it. Raises as `put`."""
+        """Count data that is dropped. Raises as `put`."""
         self._charge(len(data))
 
     def finish(self) -> None:
-        """The other end's half is over, in order."""
+        """The other end has closed its half."""
         self._is_over = True
         self.readable.set()
 
     def fail(self, error: PeerError) -> None:
-        """Nothing more comes, and what waits is dropped; reads raise `error` from now on."""
+        """Drop what waits; reads raise `error` from now on."""
         if self._error is None:
             self._error = error
         self._buffer.clear()
         self.readable.set()
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read what is here.
+        """Read what is here; 0 at the end, or for an empty buffer.
 
-        Returns:
-            Bytes read; 0 at the end, or for no buffer.
         Raises:
-            BlockingIOError: nothing is here yet; wait for `readable`. PeerError: why nothing more will come.
-            LocalTunnelError: this end reads no more.
+            BlockingIOError: nothing is here yet; wait for `readable`. PeerError: why nothing more will
+                arrive.
+            LocalTunnelError: this end has stopped reading.
         """
         if self._error is not None:
             raise renewed(self._error)
         if self.is_ignored:
-            raise LocalTunnelError("this end has finished the sub-stream: it reads no more")
+            raise LocalTunnelError("this end has finished the sub-stream and no longer reads it")
         view = writable_view(buffer)
         count = self._move(view, len(self._buffer))
         if view and not count and not self._is_over:
             raise BlockingIOError("nothing to read on the stream yet")
         return count
 
-    def grant(self) -> int:
-        """What to grant the other end now: all that was read since the last time, 0 when it has ended."""
-        amount = 0 if self.has_ended else self._owed
-        self._owed -= amount
+    def take_credit(self) -> int:
+        """Take the credit for all bytes read since the last call; 0 if the other end has ended."""
+        amount = 0 if self.has_ended else self._grantable
+        self._grantable -= amount
         self._left += amount
         return amount
 
     def _charge(self, cost: int) -> None:
         if cost > self._left:
-            raise MalformedMessage(f"{cost} bytes on a stream that may bring {self._left} more")
+            raise MalformedMessage(f"{cost} bytes on a stream with {self._left} bytes of credit left")
         self._left -= cost
 
     def _move(self, view: memoryview, here: int) -> int:
@@ -269,22 +270,22 @@ class Incoming(Generic[N]):
         return count
 
     def _consumed(self, amount: int) -> None:
-        self._owed += amount
-        if 2 * self._owed >= self._window and not self._is_over:
+        self._grantable += amount
+        if 2 * self._grantable >= self._window and not self._is_over:
             self._changed()
 
 
 class IncomingMessages(Incoming[N]):
     """The incoming half of stream 0: messages, one after the other.
 
-    `next_message` begins one, `readinto` reads it and returns 0 at its end, and so on.
+    `next_message` begins a message, and `readinto` reads it and returns 0 at its end.
     """
 
     def __init__(self, window: int, *, readable: N, changed: Callable[[], None]) -> None:
         super().__init__(window, readable=readable, changed=changed)
-        self._first = 0  # place of the buffer's first byte, counted from the stream's beginning
-        self._ends: deque[int] = deque()  # places of the ends of messages that came
-        self._is_arriving = False  # a part of a message has come, its end has not
+        self._first = 0  # position of the buffer's first byte in the stream
+        self._ends: deque[int] = deque()  # positions of the ends of messages
+        self._is_arriving = False  # a part of a message has arrived, its end has not
         self._is_reading = False
 
     def put(self, data: memoryview, *, is_end: bool = False) -> None:
@@ -296,9 +297,9 @@ class IncomingMessages(Incoming[N]):
         self.readable.set()
 
     def finish(self) -> None:
-        """The other end sends no more messages. Raises MalformedMessage: inside one."""
+        """The other end sends no more messages. Raises MalformedMessage: the last one is incomplete."""
         if self._is_arriving:
-            raise MalformedMessage("the messages end inside one")
+            raise MalformedMessage("the other end closed the messages inside one")
         super().finish()
 
     def fail(self, error: PeerError) -> None:
@@ -306,19 +307,19 @@ class IncomingMessages(Incoming[N]):
         self._ends.clear()
 
     def next_message(self) -> bool:
-        """Go on to the next message, once the one before has been read to its end.
+        """Begin the next message. The previous one must have been read completely.
 
         Returns:
-            True: a message has begun. False: none follows, the other end has closed.
+            True: a message has begun. False: the other end has closed, no message follows.
         Raises:
-            BlockingIOError: not known yet; wait for `readable`. PeerError: why nothing more will come.
-            LocalTunnelError: the message before is not read to its end.
+            BlockingIOError: not known yet; wait for `readable`. PeerError: why nothing more will arrive.
+            LocalTunnelError: the previous message has unread bytes.
         """
         if self._error is not None:
             raise renewed(self._error)
         if self._is_reading:
             if not self._is_at_end:
-                raise LocalTunnelError("the message before is not read to its end")
+                raise LocalTunnelError("the previous message is not read to its end")
             self._ends.popleft()
             self._is_reading = False
             self._consumed(END_COST_BYTES)
@@ -327,13 +328,14 @@ class IncomingMessages(Incoming[N]):
             return True
         if self._is_over:
             return False
-        raise BlockingIOError("no further message yet")
+        raise BlockingIOError("no message yet")
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """Read from the message that `next_message` began; 0 at its end.
 
         Raises:
-            BlockingIOError: nothing is here yet; wait for `readable`. PeerError: why nothing more will come.
+            BlockingIOError: nothing is here yet; wait for `readable`. PeerError: why nothing more will
+                arrive.
             LocalTunnelError: no message was begun.
         """
         if self._error is not None:
@@ -345,7 +347,7 @@ class IncomingMessages(Incoming[N]):
         count = self._move(view, here)
         self._first += count
         if view and not count and not self._is_at_end:
-            raise BlockingIOError("nothing to read of the message yet")
+            raise BlockingIOError("nothing of the message to read yet")
         return count
 
     @property
@@ -358,12 +360,12 @@ class IncomingMessages(Incoming[N]):
         return bool(self._ends) and self._ends[0] == self._first
 
 
-class Stream(Generic[N]):
-    """What the tunnel knows of stream 0 and of each sub-stream.
+class StreamHalves(Generic[N]):
+    """Both halves of stream 0 or of a sub-stream, and their state, as the tunnel keeps them.
 
     Args:
-        number: 0 for the messages, else the sub-stream's id.
-        state: what the other end may do on it.
+        number: 0 for the messages, else the id of the sub-stream.
+        state: what the other end may still do.
     """
 
     def __init__(self, number: int, state: StreamState, outgoing: Outgoing[N], incoming: Incoming[N]) -> None:
@@ -371,20 +373,22 @@ class Stream(Generic[N]):
         self.state = state
         self.outgoing = outgoing
         self.incoming = incoming
-        self.close_wanted = False  # CLOSE is to follow what is held
-        self.close_queued = False  # CLOSE is to leave before all data: one of the two ends gave up
+        # What this end has to send at its end. Three facts, not one state: a CLOSE with a code may follow an
+        # orderly CLOSE, and is then queued and sent at the same time.
+        self.close_wanted = False  # CLOSE follows the held bytes
+        self.close_queued = False  # CLOSE goes before all data, because one of the ends gave up
         self.close_sent = False
-        self.stop_code: ErrorCode | None = None  # a CLOSE with this code is to follow CLOSE 0
+        self.stop_code: ErrorCode | None = None  # a CLOSE with this code follows the orderly CLOSE
 
     def advance(self, event: StreamEvent) -> StreamState:
-        """Let a chunk count, and return the state that it met. Raises MalformedMessage: not legal there."""
+        """Apply a chunk. Returns the state before it. Raises MalformedMessage: not legal in that state."""
         before = self.state
         self.state = next_stream_state(before, event, self.number)
         return before
 
     @property
     def is_due(self) -> bool:
-        """A chunk of it can be made now: data, an end of message, or CLOSE behind the last data."""
+        """A chunk can be made now: data, an end of message, or CLOSE after the last data."""
         if self.close_sent or self.close_queued:
             return False
         return self.outgoing.is_due or (self.close_wanted and not self.outgoing.holds)
@@ -395,18 +399,18 @@ class Stream(Generic[N]):
 
 
 class SubStream(Generic[N]):
-    """One bidirectional byte stream inside a tunnel. Made by `EstablishedTunnel.open` and `accept`.
+    """A two-way byte stream inside a tunnel, from `EstablishedTunnel.open` or `accept`.
 
     Attributes:
-        number: its id. target: where it leads.
+        number: its id. target: its destination.
         readable, writable: notifiers for `readinto`, and for `write`, `check_opened`.
         ended: notifier, set when `has_ended` or `failure` has changed.
-        failure: why neither half goes on, once that is so.
+        failure: why both halves have ended early; None: they have not.
     """
 
     def __init__(
         self,
-        stream: Stream[N],
+        stream: StreamHalves[N],
         target: Target,
         *,
         is_ours: bool,
@@ -427,11 +431,11 @@ class SubStream(Generic[N]):
         self._on_stop = on_stop
         self.ended = ended
         self.failure: PeerError | None = None
-        self._unwanted: PeerError | None = None  # the other end reads no more
+        self._unwanted: PeerError | None = None  # the other end has stopped reading
 
     @property
     def has_ended(self) -> bool:
-        """Nothing is left to do for it: both ends have closed their halves, or one gave it up."""
+        """Both ends have closed their halves, or one gave up."""
         return self.failure is not None or self._stream.is_gone
 
     @property
@@ -441,7 +445,7 @@ class SubStream(Generic[N]):
 
     @property
     def ignored_bytes(self) -> int:
-        """What has come since `finish`."""
+        """Bytes that arrived after `finish`."""
         return self._stream.incoming.ignored_bytes
 
     @property
@@ -463,16 +467,15 @@ class SubStream(Generic[N]):
         self.ended.set()
 
     def refuse_writes(self, error: PeerError) -> None:
-        """For the tunnel: the other end, whose half has ended in order, reads no more.
+        """For the tunnel: the other end has closed its half, and has stopped reading.
 
-        What has come of its half can still be read, or an answer would be lost with the half that it had no
-        use for.
+        Its bytes can still be read here; otherwise its answer would be lost with the half that it refuses.
         """
         self._unwanted = error
         self._stream.outgoing.drop()
 
     def check_opened(self) -> None:
-        """Return once the other end has confirmed. What is written before that is sent all the same.
+        """Check that the other end has confirmed. Bytes written before that are sent all the same.
 
         Raises:
             BlockingIOError: not yet; wait for `writable`. PeerError: it refused, or the tunnel ended.
@@ -483,20 +486,20 @@ class SubStream(Generic[N]):
             raise BlockingIOError("the sub-stream is not confirmed yet")
 
     def confirm(self) -> None:
-        """Accept a sub-stream that the other end opened; to refuse it, `give_up`.
+        """Accept a sub-stream that the other end opened. Use `give_up` to refuse it.
 
         Raises:
-            LocalTunnelError: it is this end's own, or confirmed already. PeerError: it has ended since.
+            LocalTunnelError: this end opened it, or has confirmed it already. PeerError: it has ended.
         """
         if self.failure is not None:
             raise renewed(self.failure)
         if self._is_confirmed:
-            raise LocalTunnelError("the sub-stream is this end's own, or confirmed already")
+            raise LocalTunnelError("this end opened the sub-stream, or has confirmed it already")
         self._is_confirmed = True
         self._on_confirm()
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read what is here: 0 is the end of the other end's half.
+        """Read what is here; 0 at the end of the other end's half.
 
         Raises:
             BlockingIOError: nothing yet; wait for `readable`. PeerError: given up, or the tunnel ended.
@@ -508,11 +511,11 @@ class SubStream(Generic[N]):
         return self._stream.incoming.readinto(buffer)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take bytes to send, at most a chunk's; they are due at once.
+        """Take bytes to send, at most a chunk of them; they are due immediately.
 
         Raises:
             BlockingIOError: no room; wait for `writable`. PeerError: given up, or the tunnel ended, or the
-            other end reads no more. LocalTunnelError: after `close`, or not confirmed yet.
+            other end has stopped reading. LocalTunnelError: after `close`, or not confirmed yet.
         """
         if self.failure is not None:
             raise renewed(self.failure)
@@ -524,7 +527,7 @@ class SubStream(Generic[N]):
         return self._stream.outgoing.write(data)
 
     def close(self) -> None:
-        """End this half, behind what was written; the other half goes on. More than once does no harm.
+        """End this half after the written bytes; the other half continues. Repeated calls have no effect.
 
         Raises:
             LocalTunnelError: not confirmed yet.
@@ -535,9 +538,9 @@ class SubStream(Generic[N]):
             self._on_close()
 
     def finish(self) -> None:
-        """Close this half, and throw away what still comes on the other. Nothing if it has ended.
+        """Close this half, and discard what still arrives on the other. No effect after the end.
 
-        One that waits for this end's confirmation is refused.
+        A sub-stream that waits for this end's confirmation is refused.
         """
         if not self._is_confirmed:
             self.give_up()
@@ -546,32 +549,32 @@ class SubStream(Generic[N]):
             self._stream.incoming.ignore()
 
     def stop(self, code: ErrorCode) -> None:
-        """After `finish`: tell the other end, behind what was written, that nobody reads what it sends.
+        """After `finish`: tell the other end, after the written bytes, that its data is not read.
 
-        It can still read all that was written here. Nothing if its half has ended.
+        It can still read all that was written here. No effect if its half has ended.
         """
         if self.failure is None:
             self._on_stop(code)
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
-        """End both halves at once and tell the other end why. What was written and not sent is dropped."""
+        """End both halves now, and send the reason. Unsent bytes are dropped."""
         code = member(ErrorCode, code, "code")
         if self.failure is None:
             self._on_give_up(code)
 
     def _check_confirmed(self) -> None:
         if not self._is_confirmed:
-            raise LocalTunnelError("the sub-stream waits for this end: confirm it first, or give it up")
+            raise LocalTunnelError("the sub-stream is not confirmed: confirm it first, or give it up")
 
 
 class MessageWriter(Generic[N]):
-    """The messages that this end sends, one after the other, each of any length.
+    """Sends messages, one after the other, each of any length.
 
     Attributes:
         writable: notifier for `write` and `end`.
     """
 
-    def __init__(self, stream: Stream[N]) -> None:
+    def __init__(self, stream: StreamHalves[N]) -> None:
         self._stream = stream
         self.writable = stream.outgoing.writable
         self._error: PeerError | None = None
@@ -583,7 +586,7 @@ class MessageWriter(Generic[N]):
         self._stream.outgoing.drop()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take bytes of the message, at most a chunk's; they leave when a chunk is full, at `flush` or `end`.
+        """Take bytes of the message, at most a chunk of them; sent when a chunk is full, flushed or ended.
 
         Raises:
             BlockingIOError: no room; wait for `writable`. PeerError: the tunnel ended.
@@ -593,12 +596,12 @@ class MessageWriter(Generic[N]):
         return self._stream.outgoing.write(data)
 
     def flush(self) -> None:
-        """Let what was written leave now. Raises as `write`, but never BlockingIOError."""
+        """Send the written bytes now. Raises as `write`, but never BlockingIOError."""
         self._check()
         self._stream.outgoing.flush()
 
     def end(self) -> None:
-        """End the message; the next `write` begins another. Without any `write`: an empty message.
+        """End the message; the next `write` begins another. Without a `write` it is an empty message.
 
         Raises as `write`.
         """
@@ -609,4 +612,4 @@ class MessageWriter(Generic[N]):
         if self._error is not None:
             raise renewed(self._error)
         if self._stream.close_wanted or self._stream.close_sent:
-            raise LocalTunnelError("a message after the tunnel was closed")
+            raise LocalTunnelError("the tunnel is closed: it takes no more messages")

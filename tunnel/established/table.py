@@ -1,9 +1,14 @@
-"""The streams of one tunnel: which there are, whose turn it is, and what each chunk means to them.
+"""The table of a tunnel's streams: it applies received chunks to them, and chooses the next chunk to send.
 
-Ids: 0 is the messages. Alice opens 1, 3, 5, …, Bob 2, 4, 6, …, each the next one and each once, as in HTTP/2:
-a chunk that was on its way when a sub-stream ended can so never count for another. After 32,767 a new tunnel
-is needed. A sub-stream counts against the limit until both ends have closed it, and both ends agree on when
-that is: the one that opens next has seen the other's CLOSE, and its own CLOSE travels before its OPEN.
+Stream 0 carries the messages. Alice opens sub-streams 1, 3, 5, …, Bob 2, 4, 6, …. Each id is used once, in
+order, as in HTTP/2, so a chunk in transit when a sub-stream ends can never count for another. After 32,767
+ids a new tunnel is needed.
+
+A sub-stream counts against the limit until both ends have closed it. Both ends agree on that moment: the end
+that opens the next one has received the other's CLOSE, and sends its own CLOSE before its OPEN.
+
+Order of sending: control chunks (OPEN, OPENED, CLOSE with a code), then CREDIT, then data, one chunk for each
+ready stream in turn.
 
 Source: docs/protocol.md, "Established tunnels".
 """
@@ -26,7 +31,7 @@ from tunnel.established.layouts import (
     pack_close,
     pack_credit,
 )
-from tunnel.established.streams import Incoming, IncomingMessages, N, Outgoing, Stream, SubStream
+from tunnel.established.streams import Incoming, IncomingMessages, N, Outgoing, StreamHalves, SubStream
 from tunnel.onion.message import ChunkType
 
 __all__ = ["LAST_ID", "SubStreamTable"]
@@ -39,10 +44,10 @@ class SubStreamTable(Generic[N]):
 
     Args:
         capacity: data bytes of a chunk.
-        window: of each stream, of what this end receives. least_window: what the other end allows for sure.
-        sub_streams: that the other end may have open at once.
+        window: receive window of each stream. least_window: the least that the other end allows.
+        sub_streams: most sub-streams that the other end may have open.
         first_id: of this end's sub-streams: 1 or 2.
-        on_due: called when something became due.
+        on_due: called when something becomes due.
     """
 
     def __init__(
@@ -60,46 +65,46 @@ class SubStreamTable(Generic[N]):
         self._capacity = capacity
         self._window = window
         self._other_window = least_window
-        self._other_limit = LEAST_SUB_STREAMS  # what the other end allows this one
+        self._other_limit = LEAST_SUB_STREAMS  # sub-streams that the other end allows
         self._limit = sub_streams
         self._make_notifier = make_notifier
         self._on_due = on_due
         self._next_id = first_id
         self._next_other_id = 3 - first_id
-        self._streams: dict[int, Stream[N]] = {}
+        self._streams: dict[int, StreamHalves[N]] = {}
         self._handles: dict[int, SubStream[N]] = {}
         self._open_counts = [0, 0]  # of even and of odd ids
-        self._waiting: dict[int, None] = {}  # opened by the other end, not yet accepted by the user, in order
+        self._waiting: dict[int, None] = {}  # opened by the other end, not accepted yet, in order
         self._controls: deque[tuple[ChunkType, int, bytes]] = deque()
-        # In the order in which their turn came; dictionaries, so that a stream that ends can leave.
-        self._turns: dict[int, Stream[N]] = {}
-        self._owing: dict[int, Stream[N]] = {}
+        # Queues, in order; dictionaries, so that a stream that ends can be removed.
+        self._ready: dict[int, StreamHalves[N]] = {}
+        self._credit_due: dict[int, StreamHalves[N]] = {}
         self.refuse_opens = False
         self.acceptable = make_notifier()
         self.openable = make_notifier()
         self.messages_in: IncomingMessages[N] = IncomingMessages(
-            window, readable=make_notifier(), changed=lambda: self._owe(self.messages)
+            window, readable=make_notifier(), changed=lambda: self._schedule_credit(self.messages)
         )
         self.messages = self._stream(0, StreamState.OPEN, eager=False, incoming=self.messages_in)
 
     @property
     def held_bytes(self) -> int:
-        """What waits to be sent and to be read."""
+        """Bytes that wait to be sent or read."""
         streams = [self.messages, *self._streams.values()]
         return sum(s.incoming.held_bytes + s.outgoing.held_bytes for s in streams)
 
     @property
     def is_over(self) -> bool:
-        """The other end has closed the messages, and no sub-stream is left."""
+        """The other end has closed the messages, and no sub-stream is open."""
         return self.messages.state is StreamState.ENDED and not self._streams
 
     def other_end_allows(self, window: int, sub_streams: int) -> None:
-        """What its HELLO says; until then the least was assumed."""
+        """Apply the limits of the other end's HELLO; until then the least was assumed."""
         more = window - self._other_window
         self._other_window, self._other_limit = window, sub_streams
         for stream in [self.messages, *self._streams.values()]:
             if more:
-                stream.outgoing.grant(more, window)
+                stream.outgoing.add_credit(more, window)
         self.openable.set()
 
     # --- for the user ---------------------------------------------------------------------------------------
@@ -107,9 +112,9 @@ class SubStreamTable(Generic[N]):
     def open(self, target: Target) -> SubStream[N]:
         """See `EstablishedTunnel.open`."""
         if self._next_id > LAST_ID:
-            raise LocalTunnelError("all ids of sub-streams have been used: use a new tunnel")
+            raise LocalTunnelError("all sub-stream ids are used: use a new tunnel")
         if self._open_counts[self._next_id % 2] >= self._other_limit:
-            raise BlockingIOError(f"the other end allows {self._other_limit} sub-streams at once")
+            raise BlockingIOError(f"the other end allows {self._other_limit} open sub-streams")
         stream = self._stream(self._next_id, StreamState.AWAIT_OPENED, eager=True)
         self._next_id += 2
         self._control(ChunkType.OPEN, stream.number, target.pack())
@@ -118,7 +123,7 @@ class SubStreamTable(Generic[N]):
     def accept(self) -> SubStream[N]:
         """See `EstablishedTunnel.accept`."""
         if not self._waiting:
-            raise BlockingIOError("no sub-stream waits to be accepted")
+            raise BlockingIOError("no sub-stream to accept")
         number = next(iter(self._waiting))
         del self._waiting[number]
         return self._handles[number]
@@ -127,44 +132,44 @@ class SubStreamTable(Generic[N]):
 
     @property
     def is_due(self) -> bool:
-        """`fill` has something to put into a chunk."""
-        return bool(self._controls or self._owing or self._turns)
+        """A chunk can be filled now."""
+        return bool(self._controls or self._credit_due or self._ready)
 
     def fill(self, out: memoryview) -> tuple[ChunkType, int, int]:
-        """Put what is due first into a chunk's data: its type, its sub-stream, its length."""
+        """Write the next chunk's data. Returns its type, sub-stream and length."""
         if self._controls:
             kind, number, data = self._controls.popleft()
             if kind is ChunkType.CLOSE:
                 self._close_is_sent(number)
             out[: len(data)] = data
             return kind, number, len(data)
-        if self._owing:
+        if self._credit_due:
             return ChunkType.CREDIT, 0, self._fill_credit(out)
         return self._fill_data(out)
 
-    def queue(self, stream: Stream[N]) -> None:
-        """Give the stream its turn if it has something due."""
-        if stream.is_due and stream.number not in self._turns:
-            self._turns[stream.number] = stream
+    def queue(self, stream: StreamHalves[N]) -> None:
+        """Put a stream at the end of the queue if it has something due."""
+        if stream.is_due and stream.number not in self._ready:
+            self._ready[stream.number] = stream
             self._on_due()
 
     def give_up_all(self, code: ErrorCode | None) -> None:
-        """End everything but for one CLOSE on stream 0, with `code` or in answer to the other end's."""
+        """Drop everything except one CLOSE on stream 0: with `code`, or to answer the other end's."""
         self._controls.clear()
-        self._owing.clear()
-        self._turns.clear()
+        self._credit_due.clear()
+        self._ready.clear()
         self._waiting.clear()
         if code is not None or not self.messages.close_sent:
             self._control_close(self.messages, code)
 
     def fail(self, error: PeerError) -> None:
-        """Every sub-stream raises `error` from now on; who waits for one is woken."""
+        """Every sub-stream raises `error` from now on. Wakes all waiting callers."""
         for handle in self._handles.values():
             handle.fail(error)
         self._streams.clear()
         self._handles.clear()
-        self._turns.clear()
-        self._owing.clear()
+        self._ready.clear()
+        self._credit_due.clear()
         self._waiting.clear()
         self.acceptable.set()
         self.openable.set()
@@ -175,18 +180,19 @@ class SubStreamTable(Generic[N]):
             handle.finish()
 
     def give_up_streams(self, code: ErrorCode) -> None:
-        """Give up every sub-stream, one by one; the tunnel goes on."""
+        """See `EstablishedTunnel.give_up_streams`."""
         for handle in list(self._handles.values()):
             handle.give_up(code)
 
     def _fill_credit(self, out: memoryview) -> int:
-        numbers = list(self._owing)[: len(out) // CREDIT_ENTRY_BYTES]
-        data = pack_credit([(number, self._owing.pop(number).incoming.grant()) for number in numbers])
+        numbers = list(self._credit_due)[: len(out) // CREDIT_ENTRY_BYTES]
+        grants = [(number, self._credit_due.pop(number).incoming.take_credit()) for number in numbers]
+        data = pack_credit(grants)
         out[: len(data)] = data
         return len(data)
 
     def _fill_data(self, out: memoryview) -> tuple[ChunkType, int, int]:
-        stream = self._turns.pop(next(iter(self._turns)))
+        stream = self._ready.pop(next(iter(self._ready)))
         if stream.outgoing.is_due:
             length, is_end = stream.outgoing.take(out)
             self.queue(stream)
@@ -199,9 +205,9 @@ class SubStreamTable(Generic[N]):
     # --- for the tunnel: receiving --------------------------------------------------------------------------
 
     def opened_by_other_end(self, number: int, target: Target) -> None:
-        """OPEN. Raises MalformedMessage: not the next id, more than were allowed, or after its CLOSE."""
+        """OPEN. Raises MalformedMessage: not the next id, beyond the limit, or after CLOSE of the tunnel."""
         if number != self._next_other_id:
-            raise MalformedMessage(f"OPEN of sub-stream {number}, the next is {self._next_other_id}")
+            raise MalformedMessage(f"OPEN of sub-stream {number}, expected {self._next_other_id}")
         if self.messages.state is not StreamState.OPEN:
             raise MalformedMessage("OPEN after the other end closed the tunnel")
         if self._open_counts[number % 2] >= self._limit:
@@ -241,30 +247,30 @@ class SubStreamTable(Generic[N]):
         """One entry of CREDIT."""
         stream = self._advance(number, StreamEvent.CREDIT)
         if stream is not None:
-            stream.outgoing.grant(amount, self._other_window)
+            stream.outgoing.add_credit(amount, self._other_window)
 
     def closed(self, number: int, code: ErrorCode | None) -> None:
-        """CLOSE: of a half in order, or (sub-streams only here) given up with a code."""
+        """CLOSE: a half ended in order, or (sub-streams only here) given up with a code."""
         open_stream = self._streams.get(number)
         had_ended = open_stream is not None and open_stream.state is StreamState.ENDED
         stream = self._advance(number, StreamEvent.CLOSE if code is None else StreamEvent.GIVE_UP)
         if stream is None:
             return
-        self._owing.pop(number, None)
+        self._credit_due.pop(number, None)
         if code is None:
             (stream.incoming if number else self.messages_in).finish()
         else:
             if had_ended and number not in self._waiting:
                 self._handles[number].refuse_writes(SubStreamReset(code))
-                self._turns.pop(number, None)
+                self._ready.pop(number, None)
             else:
                 self._stop(stream, SubStreamReset(code))
             if not stream.close_sent and not stream.close_queued:
                 self._control_close(stream, None)
         self._drop_if_gone(stream)
 
-    def _advance(self, number: int, event: StreamEvent) -> Stream[N] | None:
-        """Let a chunk count for its stream; None when that is gone and the chunk may still come."""
+    def _advance(self, number: int, event: StreamEvent) -> StreamHalves[N] | None:
+        """Apply a chunk to its stream. None: the stream is gone, and the chunk was still legal."""
         stream = self._streams.get(number) if number else self.messages
         if stream is not None:
             stream.advance(event)
@@ -278,8 +284,8 @@ class SubStreamTable(Generic[N]):
 
     def _stream(
         self, number: int, state: StreamState, *, eager: bool, incoming: Incoming[N] | None = None
-    ) -> Stream[N]:
-        stream: Stream[N]
+    ) -> StreamHalves[N]:
+        stream: StreamHalves[N]
         outgoing = Outgoing(
             self._capacity,
             self._other_window,
@@ -289,12 +295,12 @@ class SubStreamTable(Generic[N]):
         )
         if incoming is None:
             incoming = Incoming(
-                self._window, readable=self._make_notifier(), changed=lambda: self._owe(stream)
+                self._window, readable=self._make_notifier(), changed=lambda: self._schedule_credit(stream)
             )
-        stream = Stream(number, state, outgoing, incoming)
+        stream = StreamHalves(number, state, outgoing, incoming)
         return stream
 
-    def _add(self, stream: Stream[N], target: Target, *, is_ours: bool) -> SubStream[N]:
+    def _add(self, stream: StreamHalves[N], target: Target, *, is_ours: bool) -> SubStream[N]:
         number = stream.number
         self._streams[number] = stream
         self._open_counts[number % 2] += 1
@@ -310,8 +316,8 @@ class SubStreamTable(Generic[N]):
         )
         return handle
 
-    def _give_up(self, stream: Stream[N], code: ErrorCode) -> None:
-        """The user gives a sub-stream up. Nothing is told of one that both ends have closed."""
+    def _give_up(self, stream: StreamHalves[N], code: ErrorCode) -> None:
+        """The user gives up a sub-stream. No effect if both ends have closed it."""
         if stream.number not in self._streams:
             return
         self._stop(stream, SubStreamReset(code))
@@ -319,26 +325,26 @@ class SubStreamTable(Generic[N]):
             stream.state = StreamState.DISCARDING
         self._control_close(stream, code)
 
-    def _stop_other_end(self, stream: Stream[N], code: ErrorCode) -> None:
-        """Give it up, but behind this end's CLOSE."""
+    def _stop_other_end(self, stream: StreamHalves[N], code: ErrorCode) -> None:
+        """Give up a sub-stream, after this end's orderly CLOSE."""
         if stream.close_sent:
             self._give_up(stream, code)
         else:
             stream.stop_code = code
 
-    def _stop(self, stream: Stream[N], error: PeerError) -> None:
-        """Neither half goes on; what is left is CLOSE, sent or received."""
+    def _stop(self, stream: StreamHalves[N], error: PeerError) -> None:
+        """End both halves; only CLOSE is left, to send or to receive."""
         number = stream.number
         self._handles[number].fail(error)
-        self._turns.pop(number, None)
-        self._owing.pop(number, None)
+        self._ready.pop(number, None)
+        self._credit_due.pop(number, None)
         self._waiting.pop(number, None)
 
     def _control(self, kind: ChunkType, number: int, data: bytes = b"") -> None:
         self._controls.append((kind, number, data))
         self._on_due()
 
-    def _control_close(self, stream: Stream[N], code: ErrorCode | None) -> None:
+    def _control_close(self, stream: StreamHalves[N], code: ErrorCode | None) -> None:
         stream.close_queued = True
         self._control(ChunkType.CLOSE, stream.number, pack_close(code))
 
@@ -351,14 +357,14 @@ class SubStreamTable(Generic[N]):
                 self._give_up(stream, code)
             self._drop_if_gone(stream)
 
-    def _drop_if_gone(self, stream: Stream[N]) -> None:
+    def _drop_if_gone(self, stream: StreamHalves[N]) -> None:
         if stream.is_gone and stream.number:
             del self._streams[stream.number]
             self._handles.pop(stream.number).ended.set()
             self._open_counts[stream.number % 2] -= 1
             self.openable.set()
 
-    def _owe(self, stream: Stream[N]) -> None:
-        if stream.number not in self._owing:
-            self._owing[stream.number] = stream
+    def _schedule_credit(self, stream: StreamHalves[N]) -> None:
+        if stream.number not in self._credit_due:
+            self._credit_due[stream.number] = stream
             self._on_due()

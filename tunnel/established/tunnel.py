@@ -1,15 +1,15 @@
 """One end of an established tunnel: chunks in, chunks out, and the streams that they carry.
 
-The node gives every chunk that came (proxies' layers taken off) to `received`, and fills every chunk that it
-can send with `next_chunk`; it knows neither keys nor streams. The user holds `incoming`, `outgoing` and
-sub-streams. Nothing here waits, and nothing here grows: what a stream holds is bounded by its window, and the
-number of streams by what this end said in its HELLO.
+The node passes each received chunk, without the proxies' layers, to `received`, and sends the chunks that
+`next_chunk` makes; it knows neither keys nor streams. The user holds `incoming`, `outgoing` and the
+sub-streams. Nothing here waits, and memory is bounded: the window bounds each stream, and this end's HELLO
+bounds the number of streams.
 
-Order of what is sent: HELLO; Alice's first REKEY; a REKEY that is due; OPEN, OPENED and CLOSE of those given
-up; CREDIT; then data, one chunk per stream and turn; a PAD that was asked for; at the end padding and LAST.
+Order of sending: HELLO; Alice's first REKEY; a REKEY that is due; the chunks of the stream table (see
+`tunnel.established.table`); a requested PAD; at the end padding and LAST.
 
-An error that `received` raises ends the tunnel: every stream raises it from then on, and the node resets the
-link stream with its code. What was read before is authentic.
+An error from `received` ends the tunnel: every stream raises it from then on, and the node resets the link
+stream with its code. Bytes read before are authentic.
 
 Source: docs/protocol.md, "Established tunnels"; the sans-IO shape follows h11 and h2.
 """
@@ -61,13 +61,14 @@ class EstablishedTunnel(Generic[N]):
 
     Args:
         seed: of the DEST slot, 16 bytes.
-        geometry: gives C. end: Alice's or Bob's.
-        make_notifier: called for each notifier that is handed out, such as `reactor.Signal`.
+        geometry: gives C.
+        make_notifier: makes each notifier, such as `reactor.Signal`.
         random_bytes: source of the ephemeral key.
     Attributes:
         incoming, outgoing: the messages.
-        sendable: set when `next_chunk` is worth another try. acceptable: the same for `accept`.
-        openable: the same for `open`.
+        sendable, acceptable, openable: notifiers, set when `next_chunk`, `accept` or `open` is worth another
+            try.
+        other_end_gave_up: it gave up the whole tunnel.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class EstablishedTunnel(Generic[N]):
         random_bytes: Callable[[int], bytes] = system_random_bytes,
     ) -> None:
         self._geometry = geometry
-        self._is_alice = member(End, end, "end") is End.ALICE
+        self._end = member(End, end, "end")
+        self._is_alice = self._end is End.ALICE
         self._limits = limits or TunnelLimits()
         self._error: PeerError | None = None
         capacity = geometry.chunk_data_bytes
@@ -90,7 +92,7 @@ class EstablishedTunnel(Generic[N]):
         self._keys = TunnelKeys(
             seed,
             geometry,
-            is_alice=self._is_alice,
+            self._end,
             window=window,
             sub_streams=self._limits.sub_streams,
             engine=engine,
@@ -117,7 +119,7 @@ class EstablishedTunnel(Generic[N]):
         self.outgoing: MessageWriter[N] = MessageWriter(self._table.messages)
         self._pad_wanted = False
         self._close_wanted = False
-        self._given_up: SubStreamReset | None = None  # by either end: what is left is padding
+        self._given_up: SubStreamReset | None = None  # by either end: only padding is left
         self.other_end_gave_up = False
         self._last_sent = False
 
@@ -125,13 +127,13 @@ class EstablishedTunnel(Generic[N]):
 
     @property
     def is_established(self) -> bool:
-        """Both HELLOs are here and this end sends under keys that only these two ends know."""
+        """Both HELLOs have arrived, and this end sends under keys that only the two ends know."""
         has_switched = self._hello_sent and not self._keys.can_switch_sending
         return has_switched and self._state is not TunnelState.AWAIT_HELLO
 
     @property
     def has_ended_sending(self) -> bool:
-        """LAST has been made: the node sends FIN behind it."""
+        """The chunk with LAST has been made; the node sends FIN after it."""
         return self._last_sent
 
     @property
@@ -141,25 +143,25 @@ class EstablishedTunnel(Generic[N]):
 
     @property
     def failure(self) -> PeerError | None:
-        """What has ended the tunnel early; None also when one of its ends gave it up."""
+        """The error that ended the tunnel early; None if an end gave it up."""
         return self._error
 
     @property
     def is_given_up(self) -> bool:
-        """Whether one of its ends gave the whole tunnel up. `other_end_gave_up`: it was not this one."""
+        """One of the ends gave up the whole tunnel."""
         return self._given_up is not None
 
     @property
     def held_bytes(self) -> int:
-        """What all streams hold now; for accounting."""
+        """Bytes that all streams hold, for accounting."""
         return self._table.held_bytes
 
     def next_chunk(self, out: memoryview, now_s: float) -> bool:
         """Fill the next chunk to send, if anything is due.
 
         Args:
-            out: writable, C bytes; sealed when this returns True, else unchanged or noise.
-            now_s: monotonic; decides only whether a key is old.
+            out: writable, C bytes; undefined content if this returns False.
+            now_s: monotonic; used only for the age of keys.
         Returns:
             False: nothing is due; wait for `sendable`.
         Raises:
@@ -173,13 +175,13 @@ class EstablishedTunnel(Generic[N]):
         return self._send_handshake(out, now_s) or self._send_content(out, now_s)
 
     def received(self, chunk: memoryview) -> None:
-        """Take a chunk that came, in order; it is opened in place.
+        """Process the next received chunk; it is opened in place.
 
         Args:
             chunk: writable, C bytes.
         Raises:
             LocalTunnelError: wrong length.
-            MalformedMessage: it does not open, or its sender may not send it now. Reset the link stream.
+            MalformedMessage: it does not open, or is not legal now. Reset the link stream.
             PeerError: the error that ended the tunnel before.
         On error: the tunnel has ended, and all its streams raise the same error.
         """
@@ -193,14 +195,14 @@ class EstablishedTunnel(Generic[N]):
             raise
 
     def received_fin(self) -> None:
-        """The link stream's half has ended. Raises FrameTruncated: before the chunk marked LAST."""
+        """The incoming half of the link stream has ended. Raises FrameTruncated: before LAST."""
         if self._state is not TunnelState.ENDED:
             error = FrameTruncated("the tunnel's direction ended before its last chunk")
             self.fail(error)
             raise error
 
     def fail(self, error: PeerError) -> None:
-        """End the tunnel: its link stream was reset, or this end broke it off. Wakes everybody."""
+        """End the tunnel early, for example because its link stream was reset. Wakes all callers."""
         if self._error is None:
             self._error = error
             self._keys.forget()
@@ -208,41 +210,41 @@ class EstablishedTunnel(Generic[N]):
             self.sendable.set()
 
     def pad(self) -> None:
-        """Send one chunk that says nothing, so that no hop finds the tunnel idle."""
+        """Send one empty chunk, so that no hop ends the tunnel as idle."""
         self._pad_wanted = True
         self.sendable.set()
 
     # --- what the user does ---------------------------------------------------------------------------------
 
     def open(self, target: Target) -> SubStream[N]:
-        """Open a sub-stream to `target`; it can be written to at once.
+        """Open a sub-stream to `target`, which can be written immediately.
 
         Raises:
             BlockingIOError: the other end allows no more now; wait for `openable`.
             LocalTunnelError: after `close`, or no id is left (32,767 for each end): use a new tunnel.
-            PeerError: the tunnel ended.
+            PeerError: the tunnel has ended.
         """
         ended = self._error or self._given_up
         if ended is not None:
             raise renewed(ended)
         if self._close_wanted:
-            raise LocalTunnelError("a sub-stream after the tunnel was closed")
+            raise LocalTunnelError("the tunnel is closed: it opens no more sub-streams")
         return self._table.open(target)
 
     def accept(self) -> SubStream[N]:
-        """The next sub-stream that the other end opened: `confirm` it, or `give_up` with a reason.
+        """The next sub-stream that the other end opened. Then `confirm` it, or `give_up` with a reason.
 
         Raises:
-            BlockingIOError: there is none; wait for `acceptable`. PeerError: the tunnel ended.
+            BlockingIOError: there is none; wait for `acceptable`. PeerError: the tunnel has ended.
         """
         if self._error is not None:
             raise renewed(self._error)
         return self._table.accept()
 
     def close(self) -> None:
-        """This end begins no more messages and sub-streams; those that are open go on to their ends.
+        """Begin no more messages and sub-streams; open sub-streams continue.
 
-        The direction ends (padding, LAST) when both ends have closed and all sub-streams are gone.
+        The direction ends (padding, LAST) when both ends have closed and all sub-streams have ended.
 
         Raises:
             LocalTunnelError: a message is not ended.
@@ -259,15 +261,15 @@ class EstablishedTunnel(Generic[N]):
         self._table.queue(messages)
 
     def finish_streams(self) -> None:
-        """Finish every sub-stream that is open: what this end wrote is sent, what still comes is ignored."""
+        """Finish every open sub-stream: written bytes are sent, and later arrivals are discarded."""
         self._table.finish_all()
 
     def give_up_streams(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
-        """Give up every sub-stream that is open; the messages go on."""
+        """Give up every open sub-stream; the messages continue."""
         self._table.give_up_streams(code)
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
-        """End both directions now and tell the other end why; what was not sent is dropped."""
+        """End both directions now, and send the reason. Unsent bytes are dropped."""
         code = member(ErrorCode, code, "code")
         if self._error is not None or self._given_up:
             return
@@ -278,7 +280,7 @@ class EstablishedTunnel(Generic[N]):
     # --- sending --------------------------------------------------------------------------------------------
 
     def _send_handshake(self, out: memoryview, now_s: float) -> bool:
-        """HELLO, and Alice's first REKEY, as soon as they may be sent."""
+        """Send HELLO, and Alice's first REKEY, as soon as they are legal."""
         if not self._hello_sent:
             if not self._is_alice and self._state is TunnelState.AWAIT_HELLO:
                 return False
@@ -302,7 +304,7 @@ class EstablishedTunnel(Generic[N]):
         closing = self._is_closing()
         if not (closing or self._pad_wanted or self._table.is_due):
             return False
-        self._pad_wanted = False  # whatever is sent now keeps the tunnel alive
+        self._pad_wanted = False  # any chunk keeps the tunnel alive
         if self._key_is_old(now_s):
             self._seal(out, ChunkType.REKEY)
             self._sealer.step()
@@ -317,14 +319,14 @@ class EstablishedTunnel(Generic[N]):
         return True
 
     def _is_closing(self) -> bool:
-        """Nothing follows but padding: given up, or both ends have closed and no stream is left."""
+        """Only padding follows: the tunnel is given up, or both ends have closed and no stream is open."""
         if self._state is TunnelState.AWAIT_HELLO or not self._table.messages.close_sent:
-            return False  # without HELLO, Alice's LAST would be an early chunk, which proves nothing
+            return False  # before Bob's HELLO, Alice's LAST would be an early chunk, without forward secrecy
         return self.is_given_up or self._table.is_over
 
     def _key_is_old(self, now_s: float) -> bool:
         if self._state is TunnelState.AWAIT_HELLO:
-            return False  # Alice's early chunks: few, and the next key is not known yet
+            return False  # Alice's early chunks are few, and the next key does not exist yet
         assert self._key_since_s is not None
         return (
             self._sealer.key_chunks >= self._limits.rekey_chunks - 1
@@ -388,7 +390,7 @@ class EstablishedTunnel(Generic[N]):
         self.sendable.set()
 
     def _receive_content(self, chunk: Chunk) -> None:
-        """A chunk for the streams. After a tunnel was given up, what is still on its way counts no more."""
+        """Process a chunk for the streams. After a tunnel was given up, later chunks are ignored."""
         if self._given_up:
             return
         kind, number, data = chunk.kind, chunk.sub_stream, chunk.data
@@ -412,17 +414,17 @@ class EstablishedTunnel(Generic[N]):
             self._table.arrived(number, data, is_end=kind is ChunkType.END)
 
     def _receive_give_up(self, code: ErrorCode) -> None:
-        """The other end gave the tunnel up: this direction ends too, behind a CLOSE of its own."""
+        """The other end gave up the tunnel: this direction ends too, after a CLOSE of its own."""
         self._table.messages.advance(StreamEvent.GIVE_UP)
         self._given_up, self.other_end_gave_up = SubStreamReset(code), True
         self._table.give_up_all(None)
         self._fail_streams(self._given_up)
-        self.sendable.set()  # for the padding, when this end's CLOSE has left already
+        self.sendable.set()  # for the padding, if this end's CLOSE was sent before
 
     # --- common ---------------------------------------------------------------------------------------------
 
     def _check_bare(self, chunk: Chunk, *, length: int | None = None) -> None:
-        """A chunk of the tunnel itself has no sub-stream."""
+        """Check that a chunk of the tunnel itself names no sub-stream."""
         if chunk.sub_stream:
             raise MalformedMessage(f"{chunk.kind.name} with the sub-stream {chunk.sub_stream}")
         if length is not None:

@@ -197,8 +197,9 @@ class OnionReader:
         return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message), query_id)
 
     def cached_reply(self, slot: Slot, profile: Profile) -> MessageW:
-        """Bob's writer of a reply over the query's own streams. Call it once for each query: a second writer
-        would reuse the nonces of the first.
+        """Bob's writer of a reply over the query's own streams.
+
+        Call it once for each query: a second writer would reuse the nonces of the first.
         """
         return MessageW(profile, end_to_end_key(slot.seed, Direction.BACKWARD), engine=self.engine)
 
