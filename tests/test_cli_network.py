@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.tunnel.helpers import OPENSSL
-from tunnel.cli.child import ChildNode
 from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main, make_parser
+from tunnel.cli.nodes import ChildNode
 from tunnel.cli.terminal import ProgressBar
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory

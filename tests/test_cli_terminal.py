@@ -463,7 +463,7 @@ runpy.run_module("tunnel", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("module", ["tunnel.cli.options", "tunnel.cli.ping", "reactor.core.loop"])
+@pytest.mark.parametrize("module", ["tunnel.cli.options", "tunnel.cli.probe", "reactor.core.loop"])
 def test_ctrl_c_while_modules_are_loaded_is_one_line(module: str) -> None:
     code = _SLOW_IMPORT.format(module=module)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -40,7 +40,9 @@ __all__ = [
     "Client",
     "PeerNames",
     "add_client_options",
+    "add_source",
     "add_target",
+    "client_config",
     "proxies_text",
     "wait",
 ]
@@ -50,11 +52,8 @@ T = TypeVar("T")
 _MOST_HOPS = 126
 
 
-def add_client_options(
-    parser: argparse.ArgumentParser, *, required: bool = True, timeout_s: float = 60.0
-) -> None:
-    """Where the network is, how many proxies, how long to wait."""
-    add = parser.add_argument
+def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Where the network is."""
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--network", type=filled_path, metavar="DIR", help="a network made by `mtun network`")
     source.add_argument(
@@ -66,6 +65,14 @@ def add_client_options(
         metavar="FILE",
         help="use the node of this configuration, whether it runs or not",
     )
+
+
+def add_client_options(
+    parser: argparse.ArgumentParser, *, required: bool = True, timeout_s: float = 60.0
+) -> None:
+    """Where the network is, how many proxies, how long to wait."""
+    add_source(parser, required=required)
+    add = parser.add_argument
     add(
         "--hops",
         type=count(0, _MOST_HOPS),

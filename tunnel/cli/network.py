@@ -1,12 +1,7 @@
-"""`mtun network`: keys, descriptors and configurations of a ready network on this machine.
+"""`mtun network` and `mtun keygen`: what nodes need before their first start.
 
-    DIR/peers/node-0            descriptor of node-0; each node writes its own, all read all
-    DIR/node-0/node.toml        its configuration
-    DIR/node-0/state/           its keys and replay tables
-    DIR/node-0/files/           what `mtun send` has sent there
-    DIR/client.toml             for `mtun ping --network DIR` and the others
-
-`mtun up DIR` then runs it.
+The layout of a network's folder is defined here (`_NETWORK`); `mtun up` runs it. Secrets are never
+overwritten, and half a network is never left behind.
 """
 
 from __future__ import annotations
@@ -42,29 +37,48 @@ _HOST = "127.0.0.1"
 # Below the ports that systems give to outgoing connections, which would take them while a node is down.
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 _MOST_NODES = 1_000
-_EXAMPLE = """\
+_NETWORK = """\
+Make keys, descriptors and configurations of a ready network on this machine; `mtun up DIR` runs it.
+
+    DIR/peers/node-0            descriptor of node-0; each node writes its own, all read all
+    DIR/node-0/node.toml        its configuration
+    DIR/node-0/state/           its keys and replay tables
+    DIR/node-0/files/           what `mtun send` has sent there
+    DIR/client.toml             for `mtun ping --network DIR` and the others
+"""
+_NETWORK_EXAMPLE = """\
 example:
   mtun network mynet --nodes 25
   mtun up mynet
 """
+_KEYGEN = """\
+Make the secret keys of one node, in a file that only its owner can read.
+"""
+_KEYGEN_EXAMPLE = """\
+example:
+  mtun keygen state/keys      where `mtun node` looks for them, unless [node] keys says otherwise
+"""
 
 
 def add_parser(commands: Any) -> None:
-    """Add the subcommand to the main parser."""
-    parser = command(commands, "network", __doc__, _EXAMPLE, run)
+    """Add both subcommands to the main parser."""
+    parser = command(commands, "network", _NETWORK, _NETWORK_EXAMPLE, run_network)
     add = parser.add_argument
     add("folder", type=filled_path, metavar="DIR", help="where it goes; must be empty or not exist yet")
     add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="how many (default 5)")
-    add(
-        "--port",
-        type=count(1, MOST_PORT),
-        metavar="P",
-        help="ports P, P+1, … (default: free ones)",
+    add("--port", type=count(1, MOST_PORT), metavar="P", help="ports P, P+1, … (default: free ones)")
+    add_json(parser)
+    parser = command(commands, "keygen", _KEYGEN, _KEYGEN_EXAMPLE, run_keygen)
+    parser.add_argument(
+        "file",
+        type=filled_path,
+        metavar="FILE",
+        help="where they go; must not exist yet. Its folder is made if there is none",
     )
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run_network(options: argparse.Namespace) -> int:
     """Make it. Returns the exit status."""
     folder: Path = options.folder
     if folder.exists() and not folder.is_dir():
@@ -201,3 +215,27 @@ def _is_free(port: int) -> bool:
 def _write(path: Path, text: str) -> None:
     with naming(path):
         path.write_text(text, encoding="utf-8")
+
+
+def run_keygen(options: argparse.Namespace) -> int:
+    """Make and write them. Returns the exit status."""
+    path: Path = options.file
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder", f"name the file in it: mtun keygen {shlex.quote(str(path / 'keys'))}"
+        )
+    make_folder(path.parent, mode=0o700)
+    keys = NodeKeys.generate(time.time())
+    try:
+        keys.save(path, replace=False)
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{path} exists: keys are never overwritten",
+            "name another file, or move this one away; the node's id is lost with it",
+        ) from error
+    node_id = keys.node_id(tunnel_engine()).hex()
+    if options.json:
+        say_json(True, {"file": str(path), "id": node_id})
+    else:
+        say(f"keys of node {node_id} are in {path}")
+    return 0

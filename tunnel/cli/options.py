@@ -44,14 +44,14 @@ __all__ = [
 COMMANDS = {
     "demo": ("demo", "send a file through nodes in this process, and check what comes back"),
     "network": ("network", "make a ready network on this machine"),
-    "up": ("up", "run a network, one process per node"),
-    "keygen": ("keygen", "make the secret keys of one node"),
-    "node": ("node", "run one node until it is stopped"),
-    "ping": ("ping", "ask a node for an answer, through proxies"),
+    "up": ("nodes", "run a network, one process per node"),
+    "keygen": ("network", "make the secret keys of one node"),
+    "node": ("nodes", "run one node until it is stopped"),
+    "ping": ("probe", "ask a node for an answer, through proxies"),
     "send": ("files", "send a file to a node"),
     "get": ("files", "get a file from a node"),
-    "peers": ("peers", "list the nodes that are known"),
-    "route": ("route", "try a route to a node and show it"),
+    "peers": ("probe", "list the nodes that are known"),
+    "route": ("probe", "try a route to a node and show it"),
     "bench": ("bench", "measure round trips and throughput"),
 }
 """Command → module in tunnel.cli, and one line of help. A module is loaded only for its own commands."""

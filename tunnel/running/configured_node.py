@@ -1,6 +1,7 @@
 """A node from its configuration: from the state folder to a clean stop.
 
-    with Reactor() as reactor, ConfiguredNode(config, reactor) as configured: ...
+    with Reactor() as reactor, ConfiguredNode(config, reactor) as configured: ...   # `mtun node`
+    with open_node("node.toml") as node: ...                                        # in a program
 
 Order matters. The folder is locked before it is read. The replay tables are read and removed before the node
 can open a header, and written when it no longer can.
@@ -11,16 +12,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from reactor import Reactor, RunInThread, Service, Sleep, Spawn
+from reactor import Reactor, ReactorThread, RunInThread, Service, Sleep, Spawn
 from tunnel.codes import short
-from tunnel.config import NodeConfig
+from tunnel.config import NodeConfig, load_config
 from tunnel.control import CONTROL_FILE, ControlServer
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import DhtDirectory, ExchangeDirectory, StaticDirectory
@@ -35,7 +37,7 @@ from tunnel.node import Node, address_rules
 from tunnel.running.peer_log import PeerLog
 from tunnel.services import Echo, Files, InnerService, Ping, ServiceFunction, Services
 
-__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "settle"]
+__all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "open_node", "settle"]
 
 Peers: TypeAlias = StaticDirectory | ExchangeDirectory
 """The peers of a configuration: from its files, and if `exchange` or `dht` is on from other nodes."""
@@ -405,6 +407,52 @@ class ConfiguredNode:
                 continue
             return StateError(f"{text}; its keys are in {place}", f"before the next start: mv {place} {keys}")
         return StateError(f"{text}; its keys are lost", f"make new ones: mtun keygen {keys}")
+
+
+@contextmanager
+def open_node(
+    config: str | Path | NodeConfig,
+    *,
+    services: Mapping[str, InnerService | ServiceFunction] | None = None,
+) -> Iterator[Node]:
+    """Run the node of a configuration in a thread of this program, until the block ends.
+
+        with open_node("node.toml", services={"upper": upper}) as node:
+            print(node.id.hex(), node.listens_at)
+            signal.pause()
+
+    The node is the one that `mtun node` would run: it locks its state folder, reads its peer files again
+    every `refresh_s`, and opens its control socket. At the end of the block it stops in order: its neighbours
+    are informed, running queries get `stop_s` to end, and keys, replay tables and guards are saved.
+
+    Args:
+        config: the configuration file, read with the MTUN_ variables of the environment; or one that is
+            loaded already.
+        services: by name, beside those that the configuration names; a service with the same name replaces
+            the configured one.
+    Returns:
+        A context manager; its value is the node, which accepts connections. Clients take it: `Client(node)`.
+    Raises (on entry):
+        ConfigError, KeyFileError, ReplayFileError, StateError, OSError: as `ConfiguredNode`.
+        LocalTunnelError: an invalid name of a service. TypeError: a service that is none.
+    Raises (on exit):
+        StateError: the state is not saved; says where the keys are. What ended the node early.
+    """
+    if not isinstance(config, NodeConfig):
+        config = load_config(Path(config), os.environ)
+    thread = ReactorThread(name="node")
+    # Left from the right: the state is saved when nothing of the node runs any more.
+    with ConfiguredNode(config, thread.reactor, services=services) as configured, thread:
+        is_ready: Future[None] = Future()
+        serving = thread.submit(configured.serve(lambda: is_ready.set_result(None)), name="node")
+        wait((is_ready, serving), return_when=FIRST_COMPLETED)
+        try:
+            if not serving.done():
+                yield configured.node
+        finally:
+            if not serving.done():
+                thread.submit(configured.stop(), name="stop").result()
+            serving.result()
 
 
 def _text_of(error: OSError | StateError) -> str:

@@ -1,0 +1,404 @@
+"""`mtun node` and `mtun up`: nodes that run until they are stopped.
+
+`node` runs one in this process. `up` runs a network that `mtun network` made, a child process per node, and
+watches them. A child must not outlive its parent, however that ends: its standard input is a pipe that only
+the parent holds, and the child stops in order at the end of it (`--stop-at-eof`). It has a session of its
+own, so that Ctrl-C reaches the parent only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reactor import (
+    Cancelled,
+    Reactor,
+    RunInThread,
+    Scope,
+    Service,
+    Signal,
+    Spawn,
+    TimedOut,
+    run_main,
+    timeout_after,
+)
+from reactor.core.poller import FileDescriptor
+from tunnel.cli.network import NODE_FILE, STATE_FOLDER, node_folders
+from tunnel.cli.options import add_json, command, filled_path, seconds
+from tunnel.cli.terminal import ProgressBar, complain, say, say_json
+from tunnel.codes import short
+from tunnel.config import NodeConfig, load_config
+from tunnel.errors import LocalTunnelError
+from tunnel.identity.state_dir import StateDir, take_lock
+from tunnel.running.configured_node import ConfiguredNode
+
+__all__ = ["ChildNode", "add_parser"]
+
+log = logging.getLogger("tunnel.cli")
+
+_NODE = """\
+Run one node, as its configuration says, until SIGINT, SIGTERM or SIGHUP.
+
+It stops in order: it announces the end to its neighbours, lets what passes through it end, and saves keys and
+replay tables for the next start. A second signal does not wait. SIGUSR1 prints what every service does.
+"""
+_NODE_EXAMPLE = """\
+example:
+  mtun keygen state/keys
+  mtun node --config node.toml           an empty file is a valid one; see docs/configuration.md
+  kill -USR1 PID                         what is it doing?
+"""
+_UP = """\
+Run a network that `mtun network` made, one process per node, until Ctrl-C.
+
+It prints a line when all nodes are ready. Each node's log is DIR/node-0/log. A node that dies is reported
+with the end of its log while the others run on; `mtun node --config DIR/node-0/node.toml` starts it again. At
+the end every node gets SIGTERM, and is killed if it does not stop in time.
+"""
+_UP_EXAMPLE = """\
+example:
+  mtun network mynet --nodes 25
+  mtun up mynet                      Ctrl-C stops it
+  mtun ping node-7 --network mynet   in another terminal
+"""
+_OTHER_FILES = 128  # listener, poller, state, and the files that a files service has open
+_ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+_STOPPED = 0, 128 + signal.SIGTERM, -signal.SIGTERM  # the latter two of a node that was still being loaded
+_READ_BYTES = 65_536
+_TAIL_BYTES = 2_000
+
+
+def add_parser(commands: Any) -> None:
+    """Add both subcommands to the main parser."""
+    parser = command(commands, "node", _NODE, _NODE_EXAMPLE, run_node)
+    parser.add_argument(
+        "--config", type=filled_path, required=True, metavar="FILE", help="configuration, TOML"
+    )
+    parser.add_argument("--stop-at-eof", action="store_true", help=argparse.SUPPRESS)
+    add_json(parser)
+    parser = command(commands, "up", _UP, _UP_EXAMPLE, run_up)
+    add = parser.add_argument
+    add("folder", type=filled_path, metavar="DIR", help="made by `mtun network`")
+    add("--timeout", type=seconds, default=60.0, metavar="S", help="for all to be ready (default 60)")
+    add("--stop-timeout", type=seconds, default=20.0, metavar="S", help="for all to stop (default 20)")
+    add_json(parser)
+
+
+def run_node(options: argparse.Namespace) -> int:
+    """Run the node. Returns the exit status."""
+    config = load_config(options.config, os.environ)
+    if not options.verbose:
+        logging.getLogger().setLevel(config.log_level)
+    _allow_open_files(config.limits.links)
+    try:
+        _serve(config, options)
+    except (KeyboardInterrupt, SystemExit):
+        log.warning("stopped by a second signal: what passed through the node was cut")
+        raise
+    log.info("stopped in order; the state is saved")
+    return 0
+
+
+def _serve(config: NodeConfig, options: argparse.Namespace) -> None:
+    # Left from the right: the reactor is closed, and only then the state is written.
+    reactor = Reactor()
+    with ConfiguredNode(config, reactor) as configured, reactor:
+
+        def ready() -> None:
+            _say_node_ready(configured, as_json=options.json)
+
+        serve = configured.serve(ready)
+        main = _with_watch(serve) if options.stop_at_eof else serve
+        run_main(reactor, main, name="node process")
+
+
+def _allow_open_files(links: int) -> None:
+    """As many as the node's own limit lets it use, where the system lets us have them."""
+    needed = links + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < needed:
+            log.warning("%d links need %d open files, the system allows %d", links, needed, most)
+
+
+def _with_watch(serve: Service[None]) -> Service[None]:
+    """The node, and a watch over standard input beside it."""
+    watching = yield Spawn(_watch_stdin(), "standard input")
+    try:
+        yield from serve
+    finally:
+        watching.cancel()
+
+
+def _watch_stdin() -> Service[None]:
+    """The end of standard input is what SIGTERM is."""
+    stdin = FileDescriptor(sys.stdin)
+    try:
+        while True:
+            yield stdin.readable
+            if not os.read(stdin.fileno(), 4096):
+                signal.raise_signal(signal.SIGTERM)
+                return
+    finally:
+        stdin.close_notify()
+
+
+def _say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
+    node, peers = configured.node, len(configured.directory) - 1
+    place = None if node.listens_at is None else str(node.listens_at)
+    if as_json:
+        event = {
+            "event": "ready",
+            "id": node.id.hex(),
+            "listen": place,
+            "addresses": [str(address) for address in node.descriptor.addresses],
+            "peers": peers,
+            "pid": os.getpid(),
+        }
+        say_json(True, event)
+    else:
+        where = f"listens on {place}" if place else "listens nowhere"
+        say(f"ready: node {short(node.id)} {where} and knows {peers} peers")
+
+
+def run_up(options: argparse.Namespace) -> int:
+    """Run the network until told to stop. Returns the exit status: 1 when a node has died."""
+    folder: Path = options.folder
+    network = _Network(options, node_folders(folder))
+    lock = take_lock(
+        folder / "lock",
+        f"{folder} is running already",
+        "stop it with Ctrl-C where it runs, or use it as it is",
+    )
+    try:
+        network.check_stopped()
+        with Reactor() as reactor:
+            run_main(reactor, network.serve(), name="network")
+    finally:
+        os.close(lock)
+    if network.ended_by is not None:
+        signal.raise_signal(network.ended_by)  # now `main` reports it
+    return 1 if network.failed else 0
+
+
+class _Network:
+    """All nodes of a network, as their parent sees them."""
+
+    def __init__(self, options: argparse.Namespace, folders: list[Path]) -> None:
+        self._options = options
+        self._nodes = [ChildNode(folder, verbose=options.verbose) for folder in folders]
+        self._bar = ProgressBar(len(folders), enabled=not options.json, unit=" nodes")
+        self._is_stopping = False
+        self._is_ready = False
+        self.failed = False
+        self.ended_by: int | None = None
+        """The signal that has ended it before all nodes were ready."""
+
+    def check_stopped(self) -> None:
+        """Before anything of the network is touched, its logs for one.
+
+        Raises:
+            StateError: a node runs already; names it and its process.
+        """
+        for node in self._nodes:
+            state = node.config.parent / STATE_FOLDER
+            if state.exists():
+                StateDir(state).close()
+
+    def serve(self) -> Service[None]:
+        """Start all, watch them, and stop them when this service is cancelled or fails."""
+        scope = Scope("network", fail_together=False)
+        try:
+            for node in self._nodes:
+                node.start()
+                yield from scope.spawn(self._watch(node), name=node.name)
+            with contextlib.closing(self._bar):
+                yield from self._wait_ready()
+            self._say_ready()
+            yield from scope.join()
+        except Cancelled as error:
+            if not self._is_ready:
+                self.ended_by = next((n for n in _ENDING if n.name in str(error)), signal.SIGINT)
+            raise
+        finally:
+            yield from self._stop(scope)
+
+    def _wait_ready(self) -> Service[None]:
+        def all_of_them() -> Service[None]:
+            for number, node in enumerate(self._nodes, start=1):
+                yield node.is_settled
+                if node.ready is None:
+                    raise LocalTunnelError(self._epitaph(node))
+                self._bar.update(number)
+
+        try:
+            yield from timeout_after(self._options.timeout, all_of_them())
+        except TimedOut as error:
+            late = [node.name for node in self._nodes if node.ready is None]
+            raise LocalTunnelError(
+                f"not ready within {self._options.timeout:g} s: {', '.join(late)}; see their logs"
+            ) from error
+        self._is_ready = True
+
+    def _say_ready(self) -> None:
+        if self._options.json:
+            nodes = {node.name: node.ready for node in self._nodes}
+            say_json(True, {"event": "ready", "nodes": nodes})
+        else:
+            say(f"ready: {len(self._nodes)} nodes, Ctrl-C stops them")
+
+    def _watch(self, node: ChildNode) -> Service[None]:
+        """Follow one node to its end, and say so where nobody has asked for it."""
+        status = yield from node.follow()
+        if self._is_stopping and status in _STOPPED:
+            return
+        self.failed = True
+        if not self._is_ready:
+            return  # said by whoever waits for it
+        if self._options.json:
+            event = {"event": "ended", "name": node.name, "status": status, "log_tail": node.log_tail()}
+            say_json(False, event)
+        complain(f"error: {self._epitaph(node)}")
+        complain(f"hint: start it again with: mtun node --config {node.config}")
+
+    def _epitaph(self, node: ChildNode) -> str:
+        tail = node.log_tail()
+        end = f"; its log {node.log} ends:\n{tail}" if tail else f"; its log {node.log} is empty"
+        return f"{node.name} has ended with status {node.status}{end}"
+
+    def _stop(self, scope: Scope) -> Service[None]:
+        self._is_stopping = True
+        for node in self._running():
+            node.terminate()
+        try:
+            yield from timeout_after(self._options.stop_timeout, scope.join())
+        except TimedOut:
+            for node in self._running():
+                complain(f"error: {node.name} did not stop in time and is killed")
+                node.kill()
+            yield from scope.join()
+        finally:
+            # A second Ctrl-C comes by here: nothing is left behind.
+            for node in self._nodes:
+                node.reap()
+        if self._is_ready and not self._options.json:
+            # After SIGHUP the terminal is gone.
+            with contextlib.suppress(OSError):
+                say("stopped")
+
+    def _running(self) -> Iterator[ChildNode]:
+        return (node for node in self._nodes if node.is_running)
+
+
+class ChildNode:
+    """One node of a network, run by `mtun up`.
+
+    Attributes:
+        name: of its folder. config, log: its files.
+        ready: what it has said when it was ready; None before.
+        is_settled: set when it is ready or has ended.
+        status: its exit status, or minus the signal that ended it; None while it runs.
+    """
+
+    def __init__(self, folder: Path, *, verbose: int = 0) -> None:
+        self.name = folder.name
+        self.config = folder / NODE_FILE
+        self.log = folder / "log"
+        self.ready: dict[str, Any] | None = None
+        self.is_settled = Signal()
+        self.status: int | None = None
+        self._flags = ["-v"] * verbose
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; its log is made anew. Raises OSError."""
+        arguments = ["-m", "tunnel", *self._flags, "node", "--config", str(self.config), "--json"]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *arguments, "--stop-at-eof"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def follow(self) -> Service[int]:
+        """Read what it says until it has ended. Returns its status."""
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        stdout = FileDescriptor(process.stdout)
+        line = b""
+        try:
+            while data := (yield from _read(stdout)):
+                line = (line + data)[-_READ_BYTES:]
+                if self.ready is None and b"\n" in line:
+                    event = json.loads(line.split(b"\n", 1)[0])
+                    if event["ok"]:  # else it is why the node does not start; its log has that too
+                        self.ready = event
+                        self.is_settled.set()
+            # Its output has ended, so it is about to; and a wait that blocks is for a thread.
+            self.status = yield RunInThread(process.wait)
+        finally:
+            stdout.close_notify()
+            self.is_settled.set()
+        return process.returncode
+
+    def terminate(self) -> None:
+        """Tell it to stop in order."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+
+    def reap(self) -> None:
+        """See that nothing of it is left: no process, no zombie, no pipe."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def log_tail(self) -> str:
+        """The end of its log."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
+                return file.read().decode("utf-8", "replace").strip()
+        except OSError as error:
+            return f"(no log: {error.strerror})"
+
+
+def _read(source: FileDescriptor) -> Service[bytes]:
+    while True:
+        try:
+            return os.read(source.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            yield source.readable

@@ -1,0 +1,303 @@
+"""`mtun peers`, `mtun ping` and `mtun route`: what can be seen of a network from outside.
+
+`peers` lists the signed descriptors that are known, and sends nothing. `ping` asks a node for an answer over
+a new route each time. `route` shows one route, with what its nodes report to the sender alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tunnel.cli.client import (
+    Client,
+    PeerNames,
+    add_client_options,
+    add_source,
+    add_target,
+    client_config,
+    proxies_text,
+    wait,
+)
+from tunnel.cli.options import add_json, add_retries, command, count, size
+from tunnel.cli.terminal import complain, say, say_json, table
+from tunnel.client.connect import running_node
+from tunnel.codes import Report
+from tunnel.control import PeerState
+from tunnel.crypto.primitives import tunnel_engine
+from tunnel.directory import StaticDirectory
+from tunnel.errors import DescriptorError, QueryFailed
+from tunnel.geometry import Profile
+from tunnel.identity.descriptor import Descriptor
+from tunnel.modes import ReplyMode
+from tunnel.routing.route import Route
+from tunnel.running.configured_node import Peers, load_peers, settle
+from tunnel.services import service_prefix
+
+__all__ = ["add_parser"]
+
+_PEERS = """\
+List the nodes that are known, from their signed descriptors. Nothing is sent.
+"""
+_PEERS_EXAMPLE = """\
+example:
+  mtun peers --network mynet
+  mtun peers --peers peers.txt --json
+"""
+_PING = """\
+Is a node there, and how long does a round trip through proxies take?
+
+Each ping is a query over a new random route. It counts as answered when the node itself has answered, be it
+that it has no such service. With --retries a ping that failed at a proxy is repeated over another route; its
+time is that of all its attempts.
+"""
+_PING_EXAMPLE = """\
+example:
+  mtun ping node-7 --network mynet
+  mtun ping 4307b306 --peers peers.txt --hops 5 --count 10 --json
+"""
+_ROUTE = """\
+Draw a route to a node, send a small query along it, and show how long each node has held the query.
+
+The nodes report this to the sender alone. Each query has a new route; this one is not used again. With
+--retries a route that failed at a proxy is followed by another. The route that carried the query is shown;
+when none did, the first.
+"""
+_ROUTE_EXAMPLE = """\
+example:
+  mtun route node-7 --network mynet --hops 5
+  mtun route 4307b306 --peers peers.txt --dry-run      draw it only
+"""
+_NO_PEERS = "put files that nodes publish ([peers] publish) into the peers folder"
+_MOST_BYTES = 1 << 20
+
+
+def add_parser(commands: Any) -> None:
+    """Add the three subcommands to the main parser."""
+    parser = command(commands, "peers", _PEERS, _PEERS_EXAMPLE, run_peers)
+    add_source(parser)
+    add_json(parser)
+    parser = command(commands, "ping", _PING, _PING_EXAMPLE, run_ping)
+    add_target(parser)
+    parser.add_argument(
+        "--count", type=count(1, 100_000), default=4, metavar="N", help="how often (default 4)"
+    )
+    parser.add_argument(
+        "--size", type=size(0, _MOST_BYTES), default=64, metavar="SIZE", help="content of each (default 64)"
+    )
+    add_retries(parser, "each")
+    add_client_options(parser)
+    add_json(parser)
+    parser = command(commands, "route", _ROUTE, _ROUTE_EXAMPLE, run_route)
+    add_target(parser)
+    parser.add_argument("--dry-run", action="store_true", help="send nothing")
+    add_retries(parser, "the query")
+    add_client_options(parser)
+    add_json(parser)
+
+
+def run_peers(options: argparse.Namespace) -> int:
+    """List them. Returns the exit status: 1 when none can be used now."""
+    config = client_config(options)
+    engine = tunnel_engine(config.engine)
+    running = None if options.config is None else running_node(config)
+    states: dict[Descriptor, PeerState] = {}
+    directory: Peers
+    if running is not None:
+        with running:
+            states = running.peers()
+        directory = StaticDirectory(states)
+    else:
+        directory, _ = load_peers(config, engine)
+        settle(directory)
+        directory.close()
+    names = PeerNames(directory, config.files, engine)
+    now_s = time.time()
+    peers = [_described(names, peer, now_s, states.get(peer)) for peer in names]
+    is_usable = any(peer["usable"] for peer in peers)
+    if options.json:
+        say_json(is_usable, {"peers": peers}, indent=1)
+    else:
+        rows = [
+            [
+                peer["name"],
+                peer["id"][:16],
+                ", ".join(peer["addresses"]) or "–",
+                "backed off" if peer["state"] == "backed-off" else "yes" if peer["usable"] else "no",
+                f"{(peer['expires'] - now_s) / 86_400:.1f} days",
+            ]
+            for peer in peers
+        ]
+        if rows:
+            say(table(["name", "id", "address", "usable", "expires in"], rows))
+    if not is_usable:
+        complain("error: no peer can be used now" if peers else "error: no peers are known")
+        complain(f"hint: {'their keys or descriptors are of another time' if peers else _NO_PEERS}")
+    return 0 if is_usable else 1
+
+
+def _described(names: PeerNames, peer: Descriptor, now_s: float, state: PeerState | None) -> dict[str, Any]:
+    try:
+        peer.hop(now_s)
+        usable = True
+    except DescriptorError:
+        usable = False
+    return {
+        "name": names.name(peer.node_id),
+        "id": peer.node_id.hex(),
+        "addresses": [str(address) for address in peer.addresses],
+        "profiles": [Profile.from_byte(byte).name for byte in peer.profiles],
+        "unlisted": peer.unlisted,
+        "usable": usable,
+        "expires": peer.expiry,
+        "state": None if state is None else state.name.lower().replace("_", "-"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Pinged:
+    """One ping. `milliseconds` is None when the node has not answered; `error` and `hint` say why."""
+
+    hops: int
+    milliseconds: float | None
+    answer_bytes: int = 0
+    error: str | None = None
+    hint: str = ""
+    retries: int = 0
+
+
+def run_ping(options: argparse.Namespace) -> int:
+    """Ping. Returns the exit status: 1 when one of them was not answered."""
+    pings = []
+    with Client(options) as client:
+        destination = client.names.resolve(options.id)
+        name = client.names.name(destination)
+        for number in range(1, options.count + 1):
+            pinged = _ping(client, destination, options)
+            pings.append(pinged)
+            if not options.json:
+                _say_ping(number, name, pinged)
+    times = [pinged.milliseconds for pinged in pings if pinged.milliseconds is not None]
+    if options.json:
+        outcome = {
+            "id": destination.hex(),
+            "hops": pings[0].hops,
+            "sent": len(pings),
+            "answered": len(times),
+            "retried": sum(pinged.retries for pinged in pings),
+            "milliseconds": [None if p.milliseconds is None else round(p.milliseconds, 3) for p in pings],
+            "errors": [pinged.error for pinged in pings if pinged.milliseconds is None],
+        }
+        say_json(len(times) == len(pings), outcome)
+    elif times:
+        say(
+            f"{len(times)} of {len(pings)} answered; least {min(times):.1f} ms, "
+            f"median {statistics.median(times):.1f} ms, most {max(times):.1f} ms"
+        )
+    else:
+        complain(f"error: {name} has not answered")
+        known = all(pinged.hint for pinged in pings)
+        advice = "-v shows what the client knows; --hops 0 dials it directly, over no proxy"
+        complain(f"hint: {pings[0].hint if known else advice}")
+    return 0 if len(times) == len(pings) else 1
+
+
+def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _Pinged:
+    route = client.route(destination)
+    hops = len(route.proxies)
+    content = service_prefix("ping") + secrets.token_bytes(options.size)
+    started_s = time.perf_counter()
+    try:
+        query = client.node.query(destination, content, route=route, retries=options.retries)
+        result = wait(query, options.timeout)
+        answer_bytes, error, retries = result.reply_bytes, None, len(result.attempts)
+        result.close()
+    except QueryFailed as failure:
+        report, retries = failure.report, max(0, len(failure.attempts) - 1)
+        if report is None or report.is_about_reply or report.suspects or report.hop != hops:
+            said = client.names.in_words(str(failure))
+            return _Pinged(hops, None, error=said, hint=client.hint(failure), retries=retries)
+        answer_bytes, error = 0, client.names.in_words(str(report))  # the node itself has said so
+    return _Pinged(hops, (time.perf_counter() - started_s) * 1000, answer_bytes, error, retries=retries)
+
+
+def _say_ping(number: int, name: str, pinged: _Pinged) -> None:
+    if pinged.milliseconds is None:
+        say(f"{number}: no answer: {pinged.error}")
+        return
+    what = f"{pinged.answer_bytes} bytes" if pinged.error is None else f"({pinged.error})"
+    again = f", after {pinged.retries} that failed" if pinged.retries else ""
+    say(f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms {proxies_text(pinged.hops)}{again}")
+
+
+def run_route(options: argparse.Namespace) -> int:
+    """Draw it and try it. Returns the exit status."""
+    with Client(options) as client:
+        route = client.route(client.names.resolve(options.id))
+        report = failure = None
+        attempts: tuple[QueryFailed, ...] = ()
+        if not options.dry_run:
+            query = client.node.query(
+                route.destination,
+                service_prefix("ping"),
+                route=route,
+                mode=ReplyMode.NONE,
+                retries=options.retries,
+            )
+            try:
+                result = wait(query, options.timeout)
+                route, report, attempts = result.route, result.report, result.attempts
+            except QueryFailed as error:
+                failure = error
+                attempts = error.attempts or (error,)
+                report = attempts[0].report
+        hops = _hops(client, route, report)
+        if options.json:
+            said = None if report is None else client.names.in_words(str(report))
+            failed = [client.names.in_words(str(attempt)) for attempt in attempts]
+            outcome = {"proxies": len(route.proxies), "hops": hops, "report": said, "failed": failed}
+            say_json(failure is None, outcome, indent=1)
+        else:
+            _say_route(hops, report)
+            for attempt in attempts if failure is None else ():
+                say(f"before it: {client.names.in_words(str(attempt))}")
+            if failure is not None:
+                raise failure
+    return 0 if failure is None else 1
+
+
+def _hops(client: Client, route: Route, report: Report | None) -> list[dict[str, Any]]:
+    held = () if report is None else report.hold_ms
+    hops: list[dict[str, Any]] = []
+    for index, node_id in enumerate(route.nodes):
+        peer = client.directory.lookup(node_id)
+        hops.append(
+            {
+                "role": "destination" if index == len(route.proxies) else f"proxy {index + 1}",
+                "name": client.names.name(node_id),
+                "id": node_id.hex(),
+                "addresses": [] if peer is None else [str(address) for address in peer.addresses],
+                "held_ms": held[index] if index < len(held) else None,
+            }
+        )
+    return hops
+
+
+def _say_route(hops: list[dict[str, Any]], report: Report | None) -> None:
+    rows = [
+        [
+            hop["role"],
+            hop["name"],
+            hop["id"][:16],
+            ", ".join(hop["addresses"]),
+            "" if hop["held_ms"] is None else f"{hop['held_ms']} ms",
+        ]
+        for hop in hops
+    ]
+    say(table(["role", "name", "id", "address", "held for"], rows))
+    how = proxies_text(len(hops) - 1)
+    say(f"{report}, {how}" if report is not None and report.succeeded else how)
