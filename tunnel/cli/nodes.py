@@ -101,11 +101,7 @@ def run_node(options: argparse.Namespace) -> int:
     if not options.verbose:
         logging.getLogger().setLevel(config.log_level)
     _allow_open_files(config.limits.links)
-    try:
-        _serve(config, options)
-    except (KeyboardInterrupt, SystemExit):
-        log.warning("stopped by a second signal: what passed through the node was cut")
-        raise
+    _serve(config, options)
     log.info("stopped in order; the state is saved")
     return 0
 
@@ -120,11 +116,15 @@ def _serve(config: NodeConfig, options: argparse.Namespace) -> None:
 
         serve = configured.serve(ready)
         main = _with_watch(serve) if options.stop_at_eof else serve
-        run_main(reactor, main, name="node process")
+        try:
+            run_main(reactor, main, name="node process")
+        except (KeyboardInterrupt, SystemExit):
+            log.warning("stopped by a second signal: what passed through the node was cut")
+            raise
 
 
 def _allow_open_files(links: int) -> None:
-    """As many as the node's own limit lets it use, where the system lets us have them."""
+    """Raise the limit of open files to what the node's links can need, as far as the system allows."""
     needed = links + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -135,7 +135,7 @@ def _allow_open_files(links: int) -> None:
 
 
 def _with_watch(serve: Service[None]) -> Service[None]:
-    """The node, and a watch over standard input beside it."""
+    """Run the node, and watch standard input beside it."""
     watching = yield Spawn(_watch_stdin(), "standard input")
     try:
         yield from serve
@@ -144,7 +144,7 @@ def _with_watch(serve: Service[None]) -> Service[None]:
 
 
 def _watch_stdin() -> Service[None]:
-    """The end of standard input is what SIGTERM is."""
+    """Treat the end of standard input as SIGTERM."""
     stdin = FileDescriptor(sys.stdin)
     try:
         while True:
@@ -175,7 +175,7 @@ def _say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
 
 
 def run_up(options: argparse.Namespace) -> int:
-    """Run the network until told to stop. Returns the exit status: 1 when a node has died."""
+    """Run the network until a signal stops it. Returns the exit status: 1 when a node has died."""
     folder: Path = options.folder
     network = _Network(options, node_folders(folder))
     lock = take_lock(
@@ -195,7 +195,12 @@ def run_up(options: argparse.Namespace) -> int:
 
 
 class _Network:
-    """All nodes of a network, as their parent sees them."""
+    """All nodes of a network, seen from their parent process.
+
+    Attributes:
+        failed: whether a node has died.
+        ended_by: the signal that has ended it before all nodes were ready.
+    """
 
     def __init__(self, options: argparse.Namespace, folders: list[Path]) -> None:
         self._options = options
@@ -205,7 +210,6 @@ class _Network:
         self._is_ready = False
         self.failed = False
         self.ended_by: int | None = None
-        """The signal that has ended it before all nodes were ready."""
 
     def check_stopped(self) -> None:
         """Before anything of the network is touched, its logs for one.
@@ -261,13 +265,13 @@ class _Network:
             say(f"ready: {len(self._nodes)} nodes, Ctrl-C stops them")
 
     def _watch(self, node: ChildNode) -> Service[None]:
-        """Follow one node to its end, and say so where nobody has asked for it."""
+        """Wait for the end of one node, and report it unless the network is being stopped."""
         status = yield from node.follow()
         if self._is_stopping and status in _STOPPED:
             return
         self.failed = True
         if not self._is_ready:
-            return  # said by whoever waits for it
+            return  # `_wait_ready` reports it
         if self._options.json:
             event = {"event": "ended", "name": node.name, "status": status, "log_tail": node.log_tail()}
             say_json(False, event)
@@ -291,7 +295,7 @@ class _Network:
                 node.kill()
             yield from scope.join()
         finally:
-            # A second Ctrl-C comes by here: nothing is left behind.
+            # Also after a second Ctrl-C: no process is left behind.
             for node in self._nodes:
                 node.reap()
         if self._is_ready and not self._options.json:
@@ -308,7 +312,7 @@ class ChildNode:
 
     Attributes:
         name: of its folder. config, log: its files.
-        ready: what it has said when it was ready; None before.
+        ready: its `ready` event; None before.
         is_settled: set when it is ready or has ended.
         status: its exit status, or minus the signal that ended it; None while it runs.
     """
@@ -341,7 +345,7 @@ class ChildNode:
             )
 
     def follow(self) -> Service[int]:
-        """Read what it says until it has ended. Returns its status."""
+        """Read its output until it ends. Returns its exit status."""
         process = self._process
         assert process is not None
         assert process.stdout is not None
@@ -353,10 +357,10 @@ class ChildNode:
                 line = (line + data)[-_READ_BYTES:]
                 if self.ready is None and b"\n" in line:
                     event = json.loads(line.split(b"\n", 1)[0])
-                    if event["ok"]:  # else it is why the node does not start; its log has that too
+                    if event["ok"]:  # else the reason why it does not start, which its log has too
                         self.ready = event
                         self.is_settled.set()
-            # Its output has ended, so it is about to; and a wait that blocks is for a thread.
+            # The process ends with its output, but not in the same moment.
             self.status = yield RunInThread(process.wait)
         finally:
             stdout.close_notify()
@@ -364,17 +368,17 @@ class ChildNode:
         return process.returncode
 
     def terminate(self) -> None:
-        """Tell it to stop in order."""
+        """Ask it to stop in order."""
         if self._process is not None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it without cleanup."""
         if self._process is not None:
             self._process.kill()
 
     def reap(self) -> None:
-        """See that nothing of it is left: no process, no zombie, no pipe."""
+        """Leave no process, zombie or pipe of it behind."""
         process = self._process
         if process is None:
             return
