@@ -1,22 +1,22 @@
-"""Beside asyncio: a coroutine awaits a service, a service waits for an awaitable, one loop runs the other.
+"""Use with asyncio: a coroutine awaits a service, and a service waits for an awaitable.
 
-Two ways to live together, with the same two calls:
+There are two bridges, with the same methods `run` and `wait`:
 
 * `AsyncioBridge`: the reactor runs in another thread (`ReactorThread`). Each loop keeps its speed.
 * `EmbeddedReactor`: the reactor runs inside the asyncio loop, in its thread. The reactor's poller has a
-  descriptor of its own that is readable when there are events (an epoll within an epoll), so asyncio waits
-  for that and for the next timer, and then the reactor runs one turn. Nothing is asked in vain.
+  descriptor that is readable when there are events (an epoll within an epoll). asyncio waits for that and
+  for the next timer, and then runs one turn of the reactor.
 
-The rules, which are those of two threads in both cases:
+The rules are those of two threads in both cases:
 
-1. Services run in the reactor, coroutines in asyncio; what goes from one to the other goes through `post` and
+1. Services run in the reactor, coroutines in asyncio. Calls between them go through `post` and
    `call_soon_threadsafe`. To wake a service from a coroutine: `reactor.post(signal.set)`.
-2. Cancelling one side cancels the other, **and waits for its cleanup**: when the error comes out, nothing of
-   the other side runs any more.
-3. Each side's cancellation keeps its own class. A service that ended cancelled is `ServiceCancelled` for who
-   awaits it, a cancelled awaitable is `ServiceCancelled` for the service that waits for it.
+2. Cancelling one side cancels the other **and waits for its cleanup**: when the error is raised, the other
+   side has ended.
+3. A service that was cancelled raises `ServiceCancelled` in the coroutine that awaits it; a cancelled
+   awaitable raises `ServiceCancelled` in the service that waits for it.
 
-Not imported with the package: asyncio takes longer to import than all the rest.
+Not imported with the package: asyncio takes longer to import than the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import contextlib
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
 from reactor.core.forgotten import discard, needs_yield_from
@@ -42,16 +41,13 @@ T = TypeVar("T")
 
 
 class AsyncioBridge:
-    """Between the running asyncio loop and a reactor that another thread runs.
+    """Connects the running asyncio loop with a reactor that another thread runs.
 
     Use: `async with AsyncioBridge(thread.reactor) as bridge: await bridge.run(service())`. Leaving the
-    context cancels what was started by `run` in this loop and still lives, and waits for its end.
+    context cancels the services that `run` started in this loop, and waits for their end.
 
-    Several loops, in several threads or one after the other, may use one bridge: `run` belongs to the loop in
-    which it is awaited. Each may enter the context for itself; the bridge is closed when the last has left.
-
-    Args:
-        reactor: as said.
+    Several loops may use one bridge, simultaneously or in turn: `run` belongs to the loop that awaits it.
+    Each loop may enter the context; the bridge is closed when the last one has left.
     """
 
     def __init__(self, reactor: Reactor) -> None:
@@ -82,9 +78,9 @@ class AsyncioBridge:
             Closed: the reactor or the bridge is closed, or the asyncio loop that runs the reactor; the
                 service was not started.
             BadRequest: the bridge is not open yet.
-            ServiceCancelled: the service was cancelled, but not by who awaits it.
-            Broken: the embedded reactor failed; `__cause__` says how.
-            any other: the service's error, also one from its cleanup.
+            ServiceCancelled: the service was cancelled, but not by the awaiting coroutine.
+            Broken: the embedded reactor failed; `__cause__` has its error.
+            any other: the service's error, also one of its cleanup.
         """
         try:
             self._loop()
@@ -107,15 +103,15 @@ class AsyncioBridge:
     def wait(self, awaitable: Awaitable[T], loop: asyncio.AbstractEventLoop | None = None) -> Service[T]:
         """Wait for an awaitable of asyncio, in a service: `x = yield from bridge.wait(coroutine())`.
 
-        Args:
-            loop: in which it runs; by default the one that has entered the bridge last.
-        Cancellation: the awaitable is cancelled, and the service goes on with its own cancellation when that
-        has ended.
+        When the service is cancelled, the awaitable is cancelled, and the service continues when that has
+        ended.
 
+        Args:
+            loop: where the awaitable runs; default: the loop that entered the bridge last.
         Raises:
             ServiceCancelled: the awaitable was cancelled, but not by this service.
             Closed: the asyncio loop is closed. A coroutine was not started.
-            BadRequest: the bridge is not open yet, or this is no awaitable.
+            BadRequest: the bridge is not open yet, or the object is not awaitable.
             any other: the awaitable's error.
         """
         wait = _Wait[T](self)
@@ -123,7 +119,7 @@ class AsyncioBridge:
         try:
             yield wait.ended
         except GeneratorExit:
-            # Ended by force: no more waiting.
+            # Ended by force: it cannot wait.
             with contextlib.suppress(Closed):
                 self._call_asyncio(loop, wait.cancel)
             raise
@@ -134,11 +130,11 @@ class AsyncioBridge:
                     yield wait.ended
             raise
         if wait.error is not None:
-            raise renewed(wait.error)  # the awaitable may be one that others await as well
+            raise renewed(wait.error)  # others may await the same awaitable
         return cast(T, wait.result)
 
     def was_left_by(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether the loop has left the context, and so has cancelled what it had started."""
+        """Whether the loop has left the context, which cancelled the services it had started."""
         return loop in self._left
 
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -149,7 +145,7 @@ class AsyncioBridge:
     def _call_asyncio(
         self, loop: asyncio.AbstractEventLoop | None, function: Callable[..., object], *args: Any
     ) -> None:
-        """Have a function called in asyncio's thread."""
+        """Have a function called by asyncio, in its thread."""
         try:
             (loop or self._loop()).call_soon_threadsafe(function, *args)
         except (RuntimeError, BadRequest) as error:
@@ -171,12 +167,10 @@ class AsyncioBridge:
         self._closed_by = None
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
         self._entered.remove(loop)
-        # One that was closed within the context can leave it no more.
+        # A loop that was closed within the context cannot leave it.
         self._entered = [entered for entered in self._entered if not entered.is_closed()]
         if not self._entered:
             self._closed_by = self._closed_by or Closed("its context was left")
@@ -187,20 +181,20 @@ class AsyncioBridge:
         for run in runs:
             run.cancel()
         for run in runs:
-            # The error is for who awaits the service.
+            # Its error is raised where it is awaited.
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await asyncio.shield(run.ended)
 
 
 class EmbeddedReactor(AsyncioBridge):
-    """A reactor that runs inside the running asyncio loop, in the same thread.
+    """Runs a reactor inside the running asyncio loop, in the same thread.
 
-    Use: `async with EmbeddedReactor(Reactor()) as bridge: ...`. While the context lasts, nobody else may run
-    the reactor, and `Reactor.stop` does nothing. Services that coroutines start go through `run` or `spawn`
-    here: `Reactor.spawn` does not know that asyncio sleeps. Leave the context before closing the reactor.
+    Use: `async with EmbeddedReactor(Reactor()) as bridge: ...`. Within the context no other loop may run the
+    reactor, and `Reactor.stop` has no effect. Coroutines start services with `run` or `spawn` of the bridge:
+    `Reactor.spawn` does not wake asyncio. Leave the context before closing the reactor.
 
     Args:
-        reactor: as said; its poller needs a descriptor of its own (epoll, kqueue).
+        reactor: its poller needs its own descriptor (epoll, kqueue).
     """
 
     def __init__(self, reactor: Reactor) -> None:
@@ -209,7 +203,7 @@ class EmbeddedReactor(AsyncioBridge):
         self._fd: int | None = None
 
     def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
-        """Start a service without awaiting it; see `Reactor.spawn`. It lives on when the context is left."""
+        """Start a service without awaiting it; see `Reactor.spawn`. Leaving the context does not end it."""
         loop = self._loop()
         handle = self.reactor.spawn(service, name=name)
         self._plan(loop.call_soon(self._turn))
@@ -224,7 +218,7 @@ class EmbeddedReactor(AsyncioBridge):
         """Start running the reactor.
 
         Raises:
-            BadRequest: its poller has no descriptor of its own. Use a thread.
+            BadRequest: its poller has no descriptor. Use a thread.
             Busy: a loop runs it already.
         """
         if self._fd is not None and not self._loop().is_closed():
@@ -236,11 +230,9 @@ class EmbeddedReactor(AsyncioBridge):
         self._plan(loop.call_soon(self._turn))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         try:
-            await super().__aexit__(kind, error, trace)
+            await super().__aexit__()
         finally:
             self._leave()
             if self._closed_by is not None:
@@ -250,7 +242,7 @@ class EmbeddedReactor(AsyncioBridge):
     def _turn(self) -> None:
         try:
             wait_s = self.reactor.turn()
-        except Exception as error:  # noqa: BLE001 - it goes to all who await a service
+        except Exception as error:  # noqa: BLE001 - raised by all waiting `run` calls
             self._closed_by = error
             self._leave()
             for run in list(self._runs):
@@ -269,7 +261,7 @@ class EmbeddedReactor(AsyncioBridge):
             self._plan(loop.call_later(wait_s, self._turn))
 
     def _plan(self, handle: asyncio.Handle | None) -> None:
-        """Make this the only turn that is planned, but for those that events bring."""
+        """Replace the planned turn. Events cause turns besides it."""
         if self._next is not None:
             self._next.cancel()
         self._next = handle
@@ -282,7 +274,7 @@ class EmbeddedReactor(AsyncioBridge):
 
 
 class _Run(Generic[T]):
-    """A service that a coroutine awaits. `start` and what follows is called in the reactor."""
+    """A service that a coroutine awaits. The methods from `start` on run in the reactor's thread."""
 
     def __init__(
         self,
@@ -327,7 +319,7 @@ class _Run(Generic[T]):
             self._bridge.reactor.post(self._cancel)
 
     def fail(self, cause: BaseException) -> None:
-        error = Broken("the reactor failed, its services stand still")
+        error = Broken("the reactor failed, its services are stopped")
         error.__cause__ = cause
         self._tell(None, error)
 
@@ -362,7 +354,7 @@ class _Run(Generic[T]):
             self._tell(None, handle.error_for_others())
 
     def _tell(self, result: T | None, error: BaseException | None) -> None:
-        # A closed asyncio loop has nobody left who awaits.
+        # RuntimeError: the asyncio loop is closed, so nothing awaits.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._set, result, error)
 
@@ -373,15 +365,12 @@ class _Run(Generic[T]):
             self.ended.set_result(cast(T, result))
         else:
             self.ended.set_exception(error)
-            # It is raised by `wait`; should nobody get there, it is no news for asyncio's log.
+            # Read it, so that asyncio does not log it if `wait` never raises it.
             self.ended.exception()
 
 
 class _Wait(Generic[T]):
-    """An awaitable that a service waits for.
-
-    `start`, `cancel` and `_on_end` are called in asyncio's thread.
-    """
+    """An awaitable that a service waits for. `start`, `cancel` and `_on_end` run in asyncio's thread."""
 
     def __init__(self, bridge: AsyncioBridge) -> None:
         self._bridge = bridge

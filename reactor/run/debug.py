@@ -1,14 +1,13 @@
 """Debugging: a dump of all services, and tracers.
 
-`dump` gives names, descriptor numbers, times and places in the code: no item of a channel, no bytes, no
-address. It changes nothing, so it may be called anywhere: in a signal handler of the loop's thread
-(run/signals.py), in a debugger, from a service.
+`dump` shows names, descriptor numbers, times and places in the code, but no items, bytes or addresses. It
+changes nothing, so it may be called anywhere: in a signal handler of the loop's thread (run/signals.py), in a
+debugger, from a service.
 
 A `Tracer` is notified when a service is created, resumed, suspended and when it has ended. While a reactor
-has tracers, traced versions shadow three of its methods (`start`, `_step`, `_finish`, entered in the
-`__dict__` of the reactor). Without tracers it runs the same code as if this file did not exist. A new tracer
-takes effect for services created from now on, and for resumes from the next turn on. As with trio's
-instruments, a failing tracer is removed and logged.
+has tracers, traced versions shadow three of its methods (`start`, `_step`, `_finish`, in the `__dict__` of
+the reactor). Without tracers they cost nothing. A new tracer sees the services created after it was added,
+and the resumes from the next turn on. As with trio's instruments, a failing tracer is removed and logged.
 
 The loop itself logs a slow step when it is over. For a service that never yields, dump on a signal.
 """
@@ -34,21 +33,21 @@ from reactor.sync.scope import Signal
 
 __all__ = ["Tracer", "add_tracer", "describe", "dump", "remove_tracer"]
 
-# Frames of who makes the dump.
+# Frames of the dump itself.
 _LOOKING: Final = ("reactor/run/debug.py:", "reactor/run/signals.py:")
-# More services than a person reads; the rest are counted.
+# More than a person reads.
 _MOST_SERVICES: Final = 1_000
 
 
 def dump(reactor: Reactor, *, limit: int = _MOST_SERVICES) -> str:
-    """Describe all services that live.
+    """Describe all living services.
 
     Args:
-        limit: so many are described, the oldest first; the others are counted.
+        limit: number of services to describe, the oldest first; the others are counted.
     Returns:
-        Lines, each ended: a summary; then per service what it waits for, and below it where it stands, from
-        the service's own line to the innermost generator's. For the one that runs now, where the loop's
-        thread is instead.
+        A summary line; then for each service a line with what it waits for, and below it where it stands,
+        from its own line to that of the innermost generator. For the running service: where the loop's
+        thread is.
     """
     tasks = list(reactor._tasks)
     lines = [f"reactor: {len(tasks)} services, {len(reactor.ready)} ready, {len(reactor.timers)} timers"]
@@ -61,7 +60,7 @@ def dump(reactor: Reactor, *, limit: int = _MOST_SERVICES) -> str:
 
 
 def describe(service: Handle[Any]) -> str:
-    """Say in one line what a service does or waits for: `'echo' waits to read descriptor 7`."""
+    """Describe in one line what a service does or waits for: `'echo' waits to read descriptor 7`."""
     if service.is_finished or not isinstance(service, Task):
         return f"{service.name!r} has ended" if service.is_finished else f"{service.name!r} runs elsewhere"
     if getattr(service.service, "gi_running", False):
@@ -110,7 +109,7 @@ def _places(task: Task[Any], reactor: Reactor) -> Iterator[str]:
     while generator is not None:
         frame = getattr(generator, "gi_frame", None)
         if frame is None:
-            # A generator made by hand, or one on which the outer one has just been resumed.
+            # Not a real generator, or one that has just ended.
             yield f"in {type(generator).__name__}, which has no frame"
             return
         yield _place(frame, frame.f_lineno)
@@ -122,7 +121,7 @@ def _running_places(reactor: Reactor) -> Iterator[str]:
     frame = None if thread_id is None else sys._current_frames().get(thread_id)
     if frame is None:
         return
-    # Innermost first: without those who look, and up to the loop; what is beyond is the way to `run`.
+    # Innermost first, up to the loop, without the frames of the dump.
     places: list[str] = []
     for caller, line in traceback.walk_stack(frame):
         text = _place(caller, line)
@@ -145,10 +144,10 @@ T = TypeVar("T")
 
 
 class Tracer:
-    """Base of tracers: override what you want to hear of.
+    """Base of tracers: override the events you want.
 
-    The methods are called by the loop, in its thread. They must not wait, nor run the loop. An `Exception`
-    from one is logged, and the tracer is removed from that reactor; the services do not notice.
+    The loop calls the methods in its thread. They must neither wait nor run the loop. An `Exception` is
+    logged, and the tracer is removed from that reactor; the services continue.
     """
 
     def service_created(self, service: Handle[Any]) -> None:
@@ -158,18 +157,14 @@ class Tracer:
         """A service is about to run."""
 
     def service_suspended(self, service: Handle[Any]) -> None:
-        """A service has run, and waits or lets others go first. `describe` tells for what."""
+        """A service waits or has yielded to others. `describe` names what it waits for."""
 
     def service_ended(self, service: Handle[Any]) -> None:
-        """A service has returned or failed; the handle has the outcome, and its watchers were told."""
+        """A service has returned or failed; the handle has the outcome, and its watchers were notified."""
 
 
 def add_tracer(reactor: Reactor, tracer: Tracer) -> None:
-    """Have a tracer told of a reactor's services. To be called in the reactor's thread, or before it runs.
-
-    Raises:
-        BadRequest: it was added before.
-    """
+    """Add a tracer, in the reactor's thread or before it runs. Raises BadRequest: it was added before."""
     tracing = _tracing_of(reactor) or _Tracing(reactor)
     if tracer in tracing.tracers:
         raise BadRequest(f"{tracer!r} traces this reactor already")
@@ -177,7 +172,7 @@ def add_tracer(reactor: Reactor, tracer: Tracer) -> None:
 
 
 def remove_tracer(reactor: Reactor, tracer: Tracer) -> None:
-    """Stop telling a tracer. Nothing happens if it is not told any more, since it failed or was removed."""
+    """Remove a tracer. No effect if it was removed before, or failed."""
     tracing = _tracing_of(reactor)
     if tracing is not None:
         tracing.remove(tracer)
@@ -189,12 +184,12 @@ def _tracing_of(reactor: Reactor) -> _Tracing | None:
 
 
 class _Tracing:
-    """The tracers of one reactor, and the traced twins of its methods."""
+    """The tracers of one reactor, and the traced versions of its methods."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.tracers: tuple[Tracer, ...] = ()
         self._reactor = reactor
-        # Bound while there are no shadows: the plain methods.
+        # The plain methods, bound before the traced ones shadow them.
         self._plain_start, self._plain_step, self._plain_finish = (
             reactor.start,
             reactor._step,

@@ -1,13 +1,13 @@
-"""Signals of the system: `run_main` ends a program cleanly, and SIGUSR1 prints what it is doing.
+"""Unix signals: `run_main` ends a program cleanly, and SIGUSR1 prints what its services are doing.
 
-How it works. The interpreter runs signal handlers in the main thread, between two bytecodes, so possibly in
-the middle of anything. A handler of ours therefore only puts a function into the loop's inbox. If the loop is
-about to sleep in the poller nothing would make it look there: so the interpreter writes a byte into the
-loop's wake-up pipe at the very moment of the signal (`signal.set_wakeup_fd`). The dump is the exception: it
-is made in the handler, for it is most wanted when a service does not give the loop back; it looks only, and
-writes with `os.write`, since `print` cannot be interrupted by itself.
+The interpreter runs signal handlers in the main thread, between two bytecodes, so possibly in the middle of
+any function. Therefore the handlers only put a function into the loop's inbox. A loop that is about to sleep
+would not look there, so the interpreter also writes a byte into the loop's wake-up pipe when the signal
+arrives (`signal.set_wakeup_fd`). The dump is the exception: the handler makes it, since it is most useful
+while a service blocks the loop. It changes nothing, and is written with `os.write`, since `print` is not
+reentrant.
 
-All that was set is put back at the end.
+All handlers are restored at the end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _Handler = Callable[[int, FrameType | None], Any]
 
-# SIGHUP comes when the terminal is closed, and from a service manager. Windows has none.
+# SIGHUP is sent when the terminal is closed, and by service managers. Windows has none.
 _ENDING: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -43,19 +43,18 @@ _STDERR_FD: Final = 2
 
 
 def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) -> T | None:
-    """Run a service as a program's main one, until it ends or the program is told to.
+    """Run the main service of a program until it ends or a signal ends it.
 
-    The first SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal is closed) cancels the service: it cleans up,
-    and may wait while it does. The second does not wait: `KeyboardInterrupt`, or for SIGTERM
-    `SystemExit(143)` and for SIGHUP `SystemExit(129)`, is raised wherever the program is, also in a service
-    that never yields. SIGUSR1 prints a dump of all services to stderr. A signal that is ignored (as SIGHUP by
-    `nohup`) stays ignored.
+    The first SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal is closed) cancels the service, which cleans up
+    and may wait while it does. The second raises `KeyboardInterrupt`, for SIGTERM `SystemExit(143)`, for
+    SIGHUP `SystemExit(129)`, wherever the program is, also in a service that never yields. SIGUSR1 prints a
+    dump of all services to stderr. A signal that is ignored (as SIGHUP by `nohup`) stays ignored.
 
     Returns:
-        The service's result; None when it was ended by a signal.
+        The result of the service; None when a signal ended it.
     Raises:
-        BadRequest: not called in the main thread, where alone signals can be caught.
-        KeyboardInterrupt, SystemExit: see above. The services stay as they are: close the reactor.
+        BadRequest: not called in the main thread, the only one that can catch signals.
+        KeyboardInterrupt, SystemExit: after the second signal. The services are unchanged: close the reactor.
         Busy, Closed, any other: as for `Reactor.run`.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -81,7 +80,7 @@ def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) 
 
 
 class _Ending:
-    """What the signals that end the program do."""
+    """Handler of the signals that end the program."""
 
     def __init__(self, reactor: Reactor, main: Handle[Any]) -> None:
         self.was_asked = False
@@ -105,18 +104,18 @@ class _Ending:
 
 
 def _watch(handle: Handle[Any]) -> Service[None]:
-    """Wait for the end, whatever it is."""
+    """Wait for the end, whatever the outcome."""
     with contextlib.suppress(Exception):
         yield from handle.join()
 
 
 @contextlib.contextmanager
 def dump_on_signal(reactor: Reactor, number: int | None = None, *, fd: int = _STDERR_FD) -> Iterator[None]:
-    """Print a dump of all services whenever a signal comes: `with dump_on_signal(reactor): reactor.run(...)`.
+    """Print a dump of all services at each signal: `with dump_on_signal(reactor): reactor.run(...)`.
 
     Args:
-        number: the signal; SIGUSR1 unless given.
-        fd: the descriptor to print to; stderr unless given.
+        number: the signal; default SIGUSR1.
+        fd: the descriptor to print to.
     Raises:
         BadRequest: not called in the main thread, or the system has no SIGUSR1.
     """
@@ -130,13 +129,13 @@ def dump_on_signal(reactor: Reactor, number: int | None = None, *, fd: int = _ST
     def print_dump(number: int, frame: FrameType | None) -> None:
         _write_all(fd, dump(reactor).encode("utf-8", "backslashreplace"))
 
-    # Woken, a loop that was on its way to sleep gives the interpreter the chance to run the handler.
+    # A sleeping loop must wake, so that the interpreter can run the handler.
     with _wake_on_signal(reactor), _handled(number, print_dump):
         yield
 
 
 def _write_all(fd: int, data: bytes) -> None:
-    # A full pipe, or none: a dump that cannot be printed must not end the program.
+    # A dump that cannot be printed must not end the program.
     with contextlib.suppress(OSError):
         while data:
             data = data[os.write(fd, data) :]
@@ -145,7 +144,7 @@ def _write_all(fd: int, data: bytes) -> None:
 @contextlib.contextmanager
 def _handled(number: int, handler: _Handler) -> Iterator[None]:
     before = signal.getsignal(number)
-    # None: set by C code, and could not be put back. Ignored: somebody meant it.
+    # None: set by C code, and could not be restored. Ignored: on purpose.
     if before is None or before is signal.SIG_IGN:
         yield
         return
@@ -158,7 +157,7 @@ def _handled(number: int, handler: _Handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _wake_on_signal(reactor: Reactor) -> Iterator[None]:
-    # A full pipe means that the loop will wake anyway.
+    # No warning for a full pipe: the loop will wake anyway.
     before = signal.set_wakeup_fd(reactor.wake_fd, warn_on_full_buffer=False)
     try:
         yield
