@@ -6,6 +6,7 @@ a file, folder or test. `--run-slow` adds those marked `slow`. `.ci/run` uses `-
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -57,6 +58,12 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     pytest-xdist other tests.
     """
     return f"{argname}-of-{len(val)}" if isinstance(val, bytes) and len(val) > 16 else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the collected tests consist of out of garbage collection, which many tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
