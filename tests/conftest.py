@@ -1,6 +1,6 @@
 """Settings shared by all tests: hypothesis profiles, and which tests run.
 
-`pytest` alone runs what takes two minutes on two cores. `--full` adds the tests marked `full`; so does naming
+`pytest` alone runs what takes 90 seconds on two cores. `--full` adds the tests marked `full`; so does naming
 a file, folder or test. `--run-slow` adds those marked `slow`. `.ci/run` uses `--full`.
 """
 
@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# CI runs a short form; `HYPOTHESIS_PROFILE=thorough pytest` is the long one.
-settings.register_profile("short", max_examples=60, deadline=None)
+# `HYPOTHESIS_PROFILE=thorough pytest` for a long search; `.ci/run` takes "ci".
+settings.register_profile("short", max_examples=30, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None)
 settings.register_profile(
     "thorough", max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
