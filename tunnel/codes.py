@@ -211,6 +211,7 @@ class Report:
         suspects: indices of the nodes between which the report was changed on its way; empty otherwise.
         hold_ms: how long each node, from the first on, says that it held the frame.
         is_about_reply: it is about the reply, on the route of a reply block; Alice is its last node.
+        way_back: the first node of each reply block that the query had. Bob reports about one of them.
     """
 
     route: tuple[bytes, ...]
@@ -222,6 +223,7 @@ class Report:
     suspects: tuple[int, ...] = ()
     hold_ms: tuple[int, ...] = ()
     is_about_reply: bool = False
+    way_back: tuple[bytes, ...] = ()
 
     @property
     def blamed(self) -> tuple[int, ...]:
@@ -230,6 +232,16 @@ class Report:
             return self.suspects
         both = self.about_next and self.hop + 1 < len(self.route)
         return (self.hop, self.hop + 1) if both else (self.hop,)
+
+    @property
+    def blamed_ids(self) -> tuple[bytes, ...]:
+        """The ids of the blamed nodes, with those of the way back that Bob could not use."""
+        behind = self.way_back if self._is_about_way_back else ()
+        return (*(self.route[index] for index in self.blamed), *behind)
+
+    @property
+    def _is_about_way_back(self) -> bool:
+        return self.about_next and self.hop == len(self.route) - 1 and bool(self.way_back)
 
     def __str__(self) -> str:
         if self.succeeded:
@@ -241,12 +253,15 @@ class Report:
             return "nobody on the way says what happened"
         names = [short(node_id) for node_id in self.route] + ["the next node"]
         next_name = names[self.hop + 1]
+        has_next = self.about_next and self.hop + 1 < len(self.route)
+        about = f" about {self._role(self.hop + 1)}" if has_next else ""
+        if self._is_about_way_back:
+            has_next, about = True, " about the first hop of the way back"
+            next_name = " or ".join(sorted({short(node_id) for node_id in self.way_back}))
         did = (
             "failed for no reason given" if self.code is None else CODES[self.code].did.format(next=next_name)
         )
         name = "no code" if self.code is None else self.code.name
-        has_next = self.about_next and self.hop + 1 < len(self.route)
-        about = f" about {self._role(self.hop + 1)}" if has_next else ""
         why = f": {self.text}" if self.text else ""
         if has_next and next_name not in did:
             did += f", and so reports {next_name}"

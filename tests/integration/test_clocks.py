@@ -104,6 +104,26 @@ def test_one_wrong_clock_does_not_spoil_the_queries_between_others(ahead_s: floa
             assert query.result(PATIENCE_S).read() == b"x"
 
 
+@pytest.mark.parametrize("ahead_s", [-FAR_S, FAR_S])
+def test_a_way_back_that_begins_at_a_wrong_clock_is_not_blamed_on_the_destination(ahead_s: float) -> None:
+    """The first hop of the way back refuses the header, so it cannot report. Bob reports about it."""
+    with clocked(*[-DAY_S / 2] * 8) as net:
+        net.set(0)
+        net.set(ahead_s, 4)
+        there = Route((net.nodes[1].id, net.nodes[2].id), net.nodes[3].id)
+        back = Route((net.nodes[4].id, net.nodes[5].id), net.nodes[0].id)
+        query = net.nodes[0].query(
+            there.destination, b"x", route=there, reply_route=back, mode=ReplyMode.OTHER_ROUTE, retries=3
+        )
+        result = query.result(PATIENCE_S)
+        assert result.read() == b"x"
+        (failure,) = result.attempts
+        assert failure.blamed == (net.nodes[3].id, net.nodes[4].id)
+        assert "(EXPIRED at the destination about the first hop of the way back)" in str(failure)
+        assert net.short(4) in str(failure)
+        assert shows(str(failure), ahead_s)
+
+
 @pytest.mark.parametrize("ahead_s", [-FAR_S, FAR_S, -DAY_S, DAY_S])
 def test_the_error_shows_both_clocks_when_the_one_who_asks_has_a_wrong_one(ahead_s: float) -> None:
     with clocked(*[-DAY_S / 2] * 4) as net:

@@ -76,6 +76,23 @@ def test_a_dead_hop_is_named_and_gone_around(net: LocalNetwork, mode: ReplyMode,
     wait_until_idle(net)
 
 
+@pytest.mark.parametrize("mode", [ReplyMode.OTHER_ROUTE, ReplyMode.REPLY_ON_REPLY])
+@pytest.mark.parametrize("back", [[DEAD, 4], [4, DEAD]], ids=["first", "last"])
+def test_a_dead_hop_of_the_way_back_is_named_and_gone_around(
+    net: LocalNetwork, mode: ReplyMode, back: list[int]
+) -> None:
+    reply_route = Route(tuple(net[index].id for index in back), net[0].id)
+    result = _query(net, [1, 2], mode=mode, reply_route=reply_route, retries=3)
+    assert result.read() == b"hello"
+    (failure,) = result.attempts
+    assert failure.code is ErrorCode.NEXT_REFUSED
+    assert net[DEAD].id in failure.blamed
+    assert net[DEAD].id.hex()[:8] in str(failure)
+    assert "of the way back" in str(failure)
+    assert net[DEAD].id in net[0].peers.backed_off()
+
+
+
 def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalNetwork) -> None:
     _query(net, [DEAD], retries=1)
     routes = [net[0].query(net[BOB].id, b"x", hops=3).result(PATIENCE_S).route for _ in range(20)]

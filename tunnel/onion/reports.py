@@ -293,7 +293,9 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
         return Report(route, False, None, ErrorCode.BAD_CONTENT, suspects=(0,))
     if query.error_mode is ErrorMode.NONE and found.origin is None:
         return None
-    return _report(route, found)
+    reply_paths = query.reply_paths if isinstance(query, OutgoingQuery) else ()
+    way_back = tuple(path.route.nodes[0] for path in reply_paths)
+    return _report(route, found, way_back=way_back)
 
 
 def read_reply_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngine) -> Report:
@@ -323,7 +325,13 @@ def read_reply_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngine) 
     return _report(route, read_status(status, keys, geometry=geometry, engine=engine), is_about_reply=True)
 
 
-def _report(route: tuple[bytes, ...], found: StatusReport, *, is_about_reply: bool = False) -> Report:
+def _report(
+    route: tuple[bytes, ...],
+    found: StatusReport,
+    *,
+    is_about_reply: bool = False,
+    way_back: tuple[bytes, ...] = (),
+) -> Report:
     return Report(
         route,
         found.succeeded,
@@ -334,4 +342,5 @@ def _report(route: tuple[bytes, ...], found: StatusReport, *, is_about_reply: bo
         found.suspects,
         found.hold_ms,
         is_about_reply,
+        way_back,
     )

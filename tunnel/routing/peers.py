@@ -116,8 +116,8 @@ class PeerTable:
                 if node_id != self._own_id:
                     self.seen(node_id)
         else:
-            for index in report.blamed:
-                self.failed(report.route[index])
+            for node_id in report.blamed_ids:
+                self.failed(node_id)
 
     def query_failed(self, error: QueryFailed) -> None:
         """Record the blame of a failed query of this node."""

@@ -15,7 +15,7 @@ from functools import partial
 
 from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield, needs_yield_from
 from reactor.errors import log_failure
-from readwrite_comp.helpers import byte_view, renewed
+from readwrite_comp.helpers import byte_view, is_same_error, renewed
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
@@ -84,6 +84,8 @@ def answer_service(node: NodeContext, query: IncomingQuery, reporter: Reporter) 
             if (yield from _hand_on(node, query, replies)):
                 yield from reporter.fail(error)
                 yield from _wait_heard(node, query)
+            elif replies.has_refused(error):
+                yield from reporter.fail(error, next_id=replies.first_id)
         except PeerError as further:
             log.debug("the status of a way back was not handed on: %s", further)
         raise
@@ -183,6 +185,7 @@ class _Replies:
 
     Attributes:
         number: of the current reply and its reply block, from 0.
+        first_id: the node to which the current reply goes first; None before it is opened.
     """
 
     def __init__(self, node: NodeContext, query: IncomingQuery) -> None:
@@ -190,6 +193,7 @@ class _Replies:
         self._query = query
         self._row = MODES[query.mode]
         self.number = 0
+        self.first_id: bytes | None = None
         self._writer: FrameWriter | None = None
         self._has_ended = False  # the end of the current reply is written
         self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
@@ -247,6 +251,7 @@ class _Replies:
             raise LocalTunnelError(f"reply {self.number + 1} is the last that this query was sent for")
         yield from self._finish_one()
         self.number += 1
+        self.first_id = None
         self._writer = None
         self._has_ended = False
 
@@ -268,6 +273,16 @@ class _Replies:
                 if report is not None and not report.succeeded:
                     self._failure = _reply_failure(StreamReset(report.code or ErrorCode.INTERNAL))
                     raise renewed(self._failure)
+
+    def has_refused(self, error: PeerError) -> bool:
+        """Whether `error` is the first node of a reply block: refused, unreachable, or its link broke.
+
+        It sends no status, because it has accepted no header.
+        """
+        if self.first_id is None or not self._row.reply_blocks or self.status is not None:
+            return False
+        stream_error = None if self._writer is None else self._writer.stream.error
+        return is_same_error(error, self._failure) or is_same_error(error, stream_error)
 
     def abandon(self, code: ErrorCode) -> None:
         """Reset a way back that has its own stream, with `code`; no effect after an orderly end."""
@@ -295,6 +310,7 @@ class _Replies:
             yield from WriteYield(query.stream).call(layer.write_header)
             return FrameWriter(node, query.stream, layer)
         frame = yield from self._frame()
+        self.first_id = frame.first_id
         writer = yield from start_frame(node, frame)
         query.moving.append(writer.stream)
         return writer

@@ -163,8 +163,7 @@ def explain(
     behind = "".join(f"; {text}" for text in (clocks, counts) if text)
     if report is not None and not report.succeeded:
         code = report.code if report.code is not None else error.code
-        blamed = tuple(report.route[index] for index in report.blamed)
-        return QueryFailed(f"{report}{behind}", code, report, blamed, hint=hint)
+        return QueryFailed(f"{report}{behind}", code, report, report.blamed_ids, hint=hint)
     first = frame.route.nodes[0]
     if where is None and stream is None and isinstance(error, NextRefused):
         role = "the first hop" if len(frame.route.nodes) > 1 else "the destination"

@@ -129,7 +129,7 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
     try:
         outgoing = yield from node.links.open_stream(slot.next_id, incoming.profile)
     except NextRefused as error:
-        yield from reporter.fail(error, about_next=True)
+        yield from reporter.fail(error, next_id=slot.next_id)
         raise
     code = ErrorCode.CANCELLED
     try:
@@ -139,13 +139,15 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
         yield from _relay_both(node, incoming, outgoing, slot, reporter, started_s)
     except PeerError as error:
         code = error.code
-        yield from _report_behind(reporter, outgoing, error)
+        yield from _report_behind(reporter, outgoing, slot.next_id, error)
         raise
     finally:
         outgoing.reset(code)  # no effect after an orderly end
 
 
-def _report_behind(reporter: Reporter, outgoing: Stream, error: PeerError) -> Service[None]:
+def _report_behind(
+    reporter: Reporter, outgoing: Stream, next_id: bytes, error: PeerError
+) -> Service[None]:
     """Report a failure behind this node: the next node's status if it sent one, else how its stream broke.
 
     The read service reports this node's own failures, also where the next node has reported success.
@@ -158,7 +160,7 @@ def _report_behind(reporter: Reporter, outgoing: Stream, error: PeerError) -> Se
             return
     except MalformedMessage as malformed:
         error = malformed
-    yield from reporter.fail(error, about_next=True)
+    yield from reporter.fail(error, next_id=next_id)
 
 
 def _relay_both(

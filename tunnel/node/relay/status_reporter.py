@@ -53,8 +53,10 @@ class Reporter:
             self._status = self._originate(None)
         yield from self._send(self._node.limits.idle_s)
 
-    def fail(self, error: PeerError, *, about_next: bool = False) -> Service[None]:
-        """Report a failure of this node or of the next one. No effect after an earlier report was sent.
+    def fail(self, error: PeerError, *, next_id: bytes | None = None) -> Service[None]:
+        """Report a failure of this node, or of the next one if `next_id` is given.
+
+        No effect after an earlier report was sent.
 
         A neighbour that is gone or does not read gets no report; this is no further error.
         """
@@ -66,10 +68,10 @@ class Reporter:
                     # Else the time alone would show how far away the failure was.
                     yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
                 text = _text(error)
-                if about_next and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
+                if next_id is not None and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
                     # The next node has no keys for a status, and its clock may be the reason.
-                    text = self._node.clock_difference(self._slot.next_id, own=self._node.name)
-                self._status = self._originate(error.code, about_next=about_next, text=text)
+                    text = self._node.clock_difference(next_id, own=self._node.name)
+                self._status = self._originate(error.code, about_next=next_id is not None, text=text)
             yield from self._send(self._node.limits.linger_s)
         except PeerError as failure:
             log.debug("a status was not sent: %s", failure)
