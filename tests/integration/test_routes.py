@@ -92,7 +92,6 @@ def test_a_dead_hop_of_the_way_back_is_named_and_gone_around(
     assert net[DEAD].id in net[0].peers.backed_off()
 
 
-
 def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalNetwork) -> None:
     _query(net, [DEAD], retries=1)
     routes = [net[0].query(net[BOB].id, b"x", hops=3).result(PATIENCE_S).route for _ in range(20)]

@@ -145,9 +145,7 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
         outgoing.reset(code)  # no effect after an orderly end
 
 
-def _report_behind(
-    reporter: Reporter, outgoing: Stream, next_id: bytes, error: PeerError
-) -> Service[None]:
+def _report_behind(reporter: Reporter, outgoing: Stream, next_id: bytes, error: PeerError) -> Service[None]:
     """Report a failure behind this node: the next node's status if it sent one, else how its stream broke.
 
     The read service reports this node's own failures, also where the next node has reported success.
