@@ -8,7 +8,6 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from types import TracebackType
 from typing import TypeVar
 
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
@@ -135,9 +134,7 @@ class LocalNetwork:
         finally:
             yield from scope.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -20,7 +20,6 @@ import os
 import re
 import stat
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from tunnel.disk import naming, open_regular, read_regular, sync_folder
@@ -194,9 +193,7 @@ class StateDir:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -574,7 +574,7 @@ class Download:
     def __enter__(self) -> Download:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -7,7 +7,6 @@ down, hop by hop. A reply that is not read for `idle_s` is therefore ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from reactor import Cancelled, Handle, Scope, Service, Signal, needs_yield_from
@@ -93,9 +92,7 @@ class IncomingReply:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cancel()
 
     def __del__(self) -> None:
