@@ -95,6 +95,8 @@ class CtrStream(Protocol):
 class Aead(Protocol):
     """AES-256-GCM under one key. Never seal twice with the same nonce."""
 
+    __slots__ = ()
+
     def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
         """Write ciphertext and tag of `plaintext` to `out`.
 
@@ -127,12 +129,18 @@ class Aead(Protocol):
         ...
 
     def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
-        """Return ciphertext and tag of `plaintext`: `seal_into` with a buffer of its own."""
-        ...
+        """Return ciphertext and tag of `plaintext`: `seal_into` with a new buffer."""
+        plaintext = byte_view(plaintext, "plaintext")
+        out = bytearray(len(plaintext) + TAG_BYTES)
+        self.seal_into(nonce, plaintext, aad, memoryview(out))
+        return bytes(out)
 
     def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
-        """Return the plaintext of `sealed`: `open_into` with a buffer of its own."""
-        ...
+        """Return the plaintext of `sealed`: `open_into` with a new buffer."""
+        sealed = byte_view(sealed, "sealed")
+        out = bytearray(max(0, len(sealed) - TAG_BYTES))
+        self.open_into(nonce, sealed, aad, memoryview(out))
+        return bytes(out)
 
 
 class Engine(Protocol):
@@ -325,42 +333,18 @@ def _check_view(view: memoryview) -> None:
         raise TypeError(f"a view of format {view.format!r}, expected one of bytes: view.cast('B')")
 
 
-class _AeadBase:
-    """Parameter checks and the allocating forms, common to both engines."""
-
-    __slots__ = ()
-
-    def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
-        raise NotImplementedError
-
-    def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
-        raise NotImplementedError
-
-    def seal(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes = b"") -> bytes:
-        plaintext = byte_view(plaintext, "plaintext")
-        out = bytearray(len(plaintext) + TAG_BYTES)
-        self.seal_into(nonce, plaintext, aad, memoryview(out))
-        return bytes(out)
-
-    def open(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes = b"") -> bytes:
-        sealed = byte_view(sealed, "sealed")
-        out = bytearray(max(0, len(sealed) - TAG_BYTES))
-        self.open_into(nonce, sealed, aad, memoryview(out))
-        return bytes(out)
-
-    @staticmethod
-    def _check(nonce: bytes, plaintext_bytes: int, out: memoryview, out_bytes: int) -> None:
-        if len(nonce) != NONCE_BYTES:
-            raise BadParameter(f"nonce is {len(nonce)} bytes, expected {NONCE_BYTES}")
-        if len(out) != out_bytes:
-            raise BadParameter(f"output is {len(out)} bytes, expected {out_bytes}")
-        if out.readonly:
-            raise BadParameter("the output is read-only, expected a writable view")
-        if plaintext_bytes > MAX_AEAD_BYTES:
-            raise BadParameter(f"{plaintext_bytes} bytes in one call, at most {MAX_AEAD_BYTES}")
+def _check_aead(nonce: bytes, plaintext_bytes: int, out: memoryview, out_bytes: int) -> None:
+    if len(nonce) != NONCE_BYTES:
+        raise BadParameter(f"nonce is {len(nonce)} bytes, expected {NONCE_BYTES}")
+    if len(out) != out_bytes:
+        raise BadParameter(f"output is {len(out)} bytes, expected {out_bytes}")
+    if out.readonly:
+        raise BadParameter("the output is read-only, expected a writable view")
+    if plaintext_bytes > MAX_AEAD_BYTES:
+        raise BadParameter(f"{plaintext_bytes} bytes in one call, at most {MAX_AEAD_BYTES}")
 
 
-class _OpenSslAead(_AeadBase):
+class _OpenSslAead(Aead):
     __slots__ = ("_decrypt_into", "_encrypt_into", "_invalid_tag")
 
     def __init__(self, cipher: Any, invalid_tag: type[Exception]) -> None:
@@ -371,7 +355,7 @@ class _OpenSslAead(_AeadBase):
     def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
         size = len(plaintext)
         if len(nonce) != NONCE_BYTES or len(out) != size + TAG_BYTES or out.readonly or size > MAX_AEAD_BYTES:
-            self._check(nonce, size, out, size + TAG_BYTES)
+            _check_aead(nonce, size, out, size + TAG_BYTES)
         self._encrypt_into(nonce, plaintext, aad, out)
 
     def open_into(self, nonce: bytes, sealed: ReadableBuffer, aad: bytes, out: memoryview) -> None:
@@ -380,7 +364,7 @@ class _OpenSslAead(_AeadBase):
             raise AuthenticationError(_REFUSED)
         is_long = plaintext_bytes > MAX_AEAD_BYTES
         if len(nonce) != NONCE_BYTES or len(out) != plaintext_bytes or out.readonly or is_long:
-            self._check(nonce, plaintext_bytes, out, plaintext_bytes)
+            _check_aead(nonce, plaintext_bytes, out, plaintext_bytes)
         try:
             self._decrypt_into(nonce, sealed, aad, out)
         except self._invalid_tag:
@@ -467,7 +451,7 @@ class _OpenSslEngine:
         return partial(self._aesgcm(key).encrypt, _ZERO_NONCE, b"")
 
 
-class _PycryptodomeAead(_AeadBase):
+class _PycryptodomeAead(Aead):
     __slots__ = ("_key", "_mode", "_new")
 
     def __init__(self, key: bytes, new: Callable[..., Any], mode: int) -> None:
@@ -478,7 +462,7 @@ class _PycryptodomeAead(_AeadBase):
     def seal_into(self, nonce: bytes, plaintext: ReadableBuffer, aad: bytes, out: memoryview) -> None:
         plaintext = byte_view(plaintext, "plaintext")
         plaintext_bytes = len(plaintext)
-        self._check(nonce, plaintext_bytes, out, plaintext_bytes + TAG_BYTES)
+        _check_aead(nonce, plaintext_bytes, out, plaintext_bytes + TAG_BYTES)
         cipher = self._new(self._key, self._mode, nonce=nonce)
         cipher.update(aad)
         cipher.encrypt(plaintext, output=out[:plaintext_bytes])
@@ -489,7 +473,7 @@ class _PycryptodomeAead(_AeadBase):
         plaintext_bytes = len(view) - TAG_BYTES
         if plaintext_bytes < 0:
             raise AuthenticationError(_REFUSED)
-        self._check(nonce, plaintext_bytes, out, plaintext_bytes)
+        _check_aead(nonce, plaintext_bytes, out, plaintext_bytes)
         cipher = self._new(self._key, self._mode, nonce=nonce)
         cipher.update(aad)
         cipher.decrypt(view[:plaintext_bytes], output=out)

@@ -316,44 +316,15 @@ _MOST_HELD_BYTES = 1 << 20
 _EXTRA_CALLS = 16
 
 
-class _Sink:
-    """Counts calls and drops the data; refuses everything once `is_full`."""
+class _Sink(HostileWriter):
+    """Drops the data; refuses everything once `is_full`."""
 
-    def __init__(self) -> None:
-        self.calls = 0
-        self.is_full = False
+    is_full = False
 
     def write(self, data: memoryview, /) -> int:
         if self.is_full:
             raise would_block("the stream is full")
-        self.calls += 1
         return len(data)
-
-
-class _Source:
-    """Reads from bytes and counts calls."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-        self._position = 0
-        self.calls = 0
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        self.calls += 1
-        count = min(len(buffer), len(self._data) - self._position)
-        buffer[:count] = self._data[self._position : self._position + count]
-        self._position += count
-        return count
-
-
-class _Collector(_Sink):
-    def __init__(self) -> None:
-        super().__init__()
-        self.data = bytearray()
-
-    def write(self, data: memoryview, /) -> int:
-        self.data += data
-        return super().write(data)
 
 
 def check_memory(make_pair: MakePair, long_bytes: int) -> None:
@@ -390,16 +361,7 @@ def check_work(make_pair: MakePair, long_bytes: int) -> None:
         )
 
 
-def _write(writer: ExtWrite, stream: _Sink, length: int) -> None:
-    piece = memoryview(bytes(_PIECE_BYTES))
-    writer.write_header(stream)
-    left = length
-    while left:
-        left -= writer.write_into(stream, piece[:left])
-    writer.write_end(stream)
-
-
-def _read(reader: ExtRead, stream: _Source, length: int) -> None:
+def _read(reader: ExtRead, stream: HostileReader, length: int) -> None:
     buffer = memoryview(bytearray(_PIECE_BYTES))
     reader.read_header(stream)
     left = length
@@ -410,7 +372,7 @@ def _read(reader: ExtRead, stream: _Source, length: int) -> None:
     reader.read_end(stream)
 
 
-def _peak_of(work: Callable[[], None]) -> int:
+def _peak_of(work: Callable[[], object]) -> int:
     """The peak of the memory that `work` allocated, in bytes."""
     was_tracing = tracemalloc.is_tracing()
     if not was_tracing:
@@ -428,15 +390,16 @@ def _peak_of(work: Callable[[], None]) -> int:
 
 def _writer_peak(make_pair: MakePair, length: int) -> int:
     writer, _ = make_pair()
-    return _peak_of(lambda: _write(writer, _Sink(), length))
+    content = bytes(length)
+    return _peak_of(lambda: write_message(writer, _Sink(), content, (_PIECE_BYTES,)))
 
 
 def _reader_peak(make_pair: MakePair, length: int) -> int:
     writer, reader = make_pair()
-    collector = _Collector()
-    _write(writer, collector, length)
-    source = _Source(bytes(collector.data))
-    return _peak_of(lambda: _read(reader, source, length))
+    w = HostileWriter()
+    write_message(writer, w, bytes(length))
+    r = HostileReader(bytes(w.data))
+    return _peak_of(lambda: _read(reader, r, length))
 
 
 def _check_refused(make_pair: MakePair) -> None:
@@ -454,11 +417,11 @@ def _check_refused(make_pair: MakePair) -> None:
 
 def _calls(make_pair: MakePair, length: int) -> tuple[int, int]:
     writer, reader = make_pair()
-    collector = _Collector()
-    _write(writer, collector, length)
-    source = _Source(bytes(collector.data))
-    _read(reader, source, length)
-    return collector.calls, source.calls
+    w = HostileWriter()
+    write_message(writer, w, bytes(length), (_PIECE_BYTES,))
+    r = HostileReader(bytes(w.data))
+    _read(reader, r, length)
+    return w.calls, r.calls
 
 
 # The checks that change the wire. A layer answers with a documented error or, where nothing authenticates,

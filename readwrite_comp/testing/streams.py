@@ -49,16 +49,16 @@ def require(condition: bool, text: str) -> None:
         raise KitFailure(text)
 
 
-class _Script:
-    """Limits the bytes of each call."""
+class _Scripted:
+    """A stream that limits each call by a script and counts `calls`."""
 
     def __init__(self, script: Iterable[int]) -> None:
         self._steps = iter(script)
-        self._calls = 0
+        self.calls = 0
 
-    def limit(self, asked: int) -> int:
-        self._calls += 1
-        require(self._calls <= _MAX_CALLS, f"the layer hangs: {self._calls} calls of one stream")
+    def _limit(self, asked: int) -> int:
+        self.calls += 1
+        require(self.calls <= _MAX_CALLS, f"the layer hangs: {self.calls} calls of one stream")
         step = next(self._steps, None)
         if step is None:
             return asked
@@ -69,12 +69,12 @@ class _Script:
         return min(asked, step)
 
 
-class HostileReader:
+class HostileReader(_Scripted):
     """A stream over `data` that follows a script; it was read up to `position`."""
 
     def __init__(self, data: bytes, script: Iterable[int] = ()) -> None:
+        super().__init__(script)
         self._data = data
-        self._script = _Script(script)
         self._calls_at_end = 0
         self.position = 0
 
@@ -82,7 +82,7 @@ class HostileReader:
         """Read as the script allows; 0 at the end of `data`."""
         buffer = writable_view(buffer)
         require(len(buffer) > 0, "the layer reads into an empty buffer")
-        count = self._script.limit(min(len(buffer), len(self._data) - self.position))
+        count = self._limit(min(len(buffer), len(self._data) - self.position))
         if count == 0:
             self._calls_at_end += 1
             require(
@@ -94,18 +94,18 @@ class HostileReader:
         return count
 
 
-class HostileWriter:
+class HostileWriter(_Scripted):
     """A stream that collects in `data` and follows a script."""
 
     def __init__(self, script: Iterable[int] = ()) -> None:
-        self._script = _Script(script)
+        super().__init__(script)
         self.data = bytearray()
 
     def write(self, data: memoryview, /) -> int:
         """Take as much as the script allows."""
         data = byte_view(data)
         require(len(data) > 0, "the layer writes empty data")
-        count = self._script.limit(len(data))
+        count = self._limit(len(data))
         self.data += data[:count]
         return count
 
