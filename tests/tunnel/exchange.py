@@ -13,7 +13,7 @@ from functools import cache
 from readwrite_comp import ExtRead, ExtWrite, LayerError
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
 from tests.tunnel.helpers import NOW_S, Peer, Relayed, chunks_of, make_peers, relay_frame
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from readwrite_comp import ExtRead, ExtWrite, LayerError
 from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer, WideEngine
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
-from tunnel.crypto.engine import HpkePrivate, TunnelEngine, X25519Private
-from tunnel.crypto.primitives import tunnel_engine
+from tunnel.crypto.primitives import HpkePrivate, TunnelEngine, X25519Private, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Profile
 from tunnel.identity.descriptor import Address, Descriptor

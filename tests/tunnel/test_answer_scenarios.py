@@ -28,7 +28,7 @@ from tests.support.second_status import second_read_status
 from tests.support.vectors import load_vectors
 from tests.tunnel.helpers import ENGINES
 from tests.vectors.make_scenarios import EXPECTED
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, MalformedMessage
 from tunnel.geometry import Profile

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, make_keys
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import KeyFileError
 from tunnel.identity.descriptor import Address, Descriptor

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.errors import raises_code
 from tests.tunnel.helpers import ENGINES, OPENSSL, PROFILES, SMALL, engines, mixed_engine, seeded_bytes
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, PeerError, ProfileError, RefusedKey
 from tunnel.geometry import BULK, DEFAULT, SLOT_BYTES, Profile
 from tunnel.onion.header import Command, Hop, Opened, OpeningKey, Slot, build_header, open_header

@@ -15,7 +15,7 @@ from noise.connection import Keypair, NoiseConnection
 
 from tests.tunnel.helpers import ENGINES, NOW_S, SMALL, make_keys
 from tests.tunnel.mux_helpers import Clock, Flag, cell, read_all
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.link.buffers import REKEY_AFTER
 from tunnel.link.cells import CellType, split_cells

@@ -46,7 +46,7 @@ from tests.tunnel.helpers import (
     seeded_bytes,
     written,
 )
-from tunnel.crypto.engine import HpkePrivate, TunnelEngine, X25519Private
+from tunnel.crypto.primitives import HpkePrivate, TunnelEngine, X25519Private
 from tunnel.errors import LocalTunnelError
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, LONG, Profile, padme
 from tunnel.onion.message import ChunkType, FrameW, MessageR, MessageW

@@ -24,7 +24,7 @@ from tests.tunnel.helpers import (
     relay_frame,
     seeded_bytes,
 )
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, MalformedMessage
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Geometry, Profile

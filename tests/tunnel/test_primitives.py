@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from readwrite_comp.errors import BadParameter, EngineUnavailable
 from readwrite_comp.primitives import engine_names, get_engine
 from tests.support.engines import ENGINES, OPENSSL, PRIME, keys, non_canonical, outcome, same_outcome
-from tunnel.crypto.engine import _hpke_key_and_nonce
-from tunnel.crypto.primitives import HPKE_OVERHEAD, TunnelEngine, expand, hkdf, tunnel_engine
+from tunnel.crypto.primitives import (
+    HPKE_OVERHEAD,
+    TunnelEngine,
+    _hpke_key_and_nonce,
+    expand,
+    hkdf,
+    tunnel_engine,
+)
 from tunnel.errors import BadSignature, CryptoError, LocalTunnelError, Refused, RefusedKey
 
 # https://cr.yp.to/ecdh.html#validate: the points whose order divides 8, on the curve or on its twist, in

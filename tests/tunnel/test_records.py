@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ENGINES, OPENSSL, engines, mixed_engine
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, LinkError
 from tunnel.link.buffers import (
     HEAD_BYTES,

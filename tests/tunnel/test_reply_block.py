@@ -17,7 +17,7 @@ from tests.tunnel.helpers import (
     engines,
     seeded_bytes,
 )
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, MalformedMessage, ProfileError
 from tunnel.geometry import Profile
 from tunnel.onion.header import Command, Hop, OpeningKey, Slot, open_header

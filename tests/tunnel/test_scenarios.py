@@ -14,7 +14,7 @@ from readwrite_comp.testing import HostileReader, HostileWriter, read_message, w
 from tests.support.vectors import load_vectors
 from tests.tunnel.helpers import ENGINES, make_keys
 from tests.vectors.make_scenarios import EXPECTED, build_all
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, PeerError
 from tunnel.geometry import Profile

@@ -31,7 +31,7 @@ from tests.tunnel.helpers import (
     seeded_bytes,
     written,
 )
-from tunnel.crypto.engine import TunnelEngine
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ErrorCode, ProfileError, TableFull
 from tunnel.geometry import DEFAULT, LONG, Profile

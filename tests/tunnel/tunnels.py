@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from readwrite_comp.primitives import sha256
 from tests.tunnel.helpers import OPENSSL, seeded_bytes
-from tunnel.crypto.engine import TunnelEngine
-from tunnel.crypto.primitives import expand
+from tunnel.crypto.primitives import TunnelEngine, expand
 from tunnel.errors import PeerError
 from tunnel.established import End, EstablishedTunnel, SubStream, Target, TargetKind, TunnelLimits
 from tunnel.established.layouts import Hello

@@ -21,8 +21,7 @@ from enum import Enum
 
 from readwrite_comp import AuthenticationError
 from tunnel.arguments import setting
-from tunnel.crypto.engine import PRIVATE_BYTES
-from tunnel.crypto.primitives import TunnelEngine, X25519Private, expand
+from tunnel.crypto.primitives import PRIVATE_BYTES, TunnelEngine, X25519Private, expand
 from tunnel.errors import LocalTunnelError, MalformedMessage
 from tunnel.established.layouts import Hello
 from tunnel.geometry import Geometry
