@@ -665,7 +665,7 @@ def test_recorded_chunks_do_not_open_with_what_a_seized_node_has() -> None:
             for key in keys:
                 for counter in range(12):
                     try:
-                        plain = OPENSSL.aead(key).open(counter.to_bytes(12, "big"), chunk)
+                        plain = OPENSSL.layers.aead(key).open(counter.to_bytes(12, "big"), chunk)
                     except AuthenticationError:
                         continue
                     opened.append((who, ChunkType(plain[0])))

@@ -278,7 +278,7 @@ def test_unknown_flags(flags: int) -> None:
 def test_a_length_beyond_the_chunk() -> None:
     hand = raw(End.ALICE)
     plain = bytes([1, 0, 0, 0]) + (DATA + 1).to_bytes(2, "big") + bytes(DATA)
-    chunk = bytearray(OPENSSL.aead(hand.send_key).seal(hand.send_count.to_bytes(12, "big"), plain))
+    chunk = bytearray(OPENSSL.layers.aead(hand.send_key).seal(hand.send_count.to_bytes(12, "big"), plain))
     with pytest.raises(MalformedMessage, match="length 975"):
         hand.other.received(memoryview(chunk))
 

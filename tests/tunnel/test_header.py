@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.errors import raises_code
+from tests.support.hpke import seal_with_ephemeral
 from tests.tunnel.helpers import ENGINES, OPENSSL, PROFILES, SMALL, engines, mixed_engine, seeded_bytes
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, PeerError, ProfileError, RefusedKey
@@ -20,7 +21,7 @@ from tunnel.onion.header import Command, Hop, Opened, OpeningKey, Slot, build_he
 EPOCH = 1_799_990_000
 EXPIRY = 1_800_007_200
 ONION_PRIVATES = [bytes([1 + index % 255, index // 255]) * 16 for index in range(127)]
-ONION_HOPS = [Hop(OPENSSL.x25519_public(private), EPOCH) for private in ONION_PRIVATES]
+ONION_HOPS = [Hop(OPENSSL.x25519_private(private).public, EPOCH) for private in ONION_PRIVATES]
 LAST_COMMANDS = [Command.DEST, Command.HOME, Command.DROP]
 
 seeds = st.binary(min_size=16, max_size=16)
@@ -121,7 +122,7 @@ def test_both_engines_build_the_same_bytes_from_the_same_choices() -> None:
             ephemerals: itertools.count[int] = ephemerals,
         ) -> bytes:
             fixed = next(ephemerals).to_bytes(32, "big")
-            return engine.hpke_seal_with_ephemeral(public, info, fields, fixed_ephemeral_for_tests_only=fixed)
+            return seal_with_ephemeral(engine, public, info, fields, ephemeral=fixed)
 
         hops = list(zip(ONION_HOPS, relay_slots(4, seeded_bytes(7)), strict=False))
         headers.add(

@@ -32,7 +32,7 @@ def make(role: Role, engine: TunnelEngine = ENGINE, **changes: Any) -> NoiseXK:
     arguments: dict[str, Any] = {
         "prologue": PROLOGUE,
         "static_private": engine.x25519_private(private),
-        "remote_static": engine.x25519_public(RESPONDER_STATIC) if role == "initiator" else None,
+        "remote_static": engine.x25519_private(RESPONDER_STATIC).public if role == "initiator" else None,
         "engine": engine,
     }
     return NoiseXK(role, **(arguments | changes))
@@ -84,8 +84,8 @@ def test_both_ends_agree(first: str, second: str, payloads: tuple[bytes, bytes, 
     assert initiator.is_finished
     assert responder.is_finished
     assert not initiator.is_my_turn
-    assert initiator.remote_static == ENGINE.x25519_public(RESPONDER_STATIC)
-    assert responder.remote_static == ENGINE.x25519_public(INITIATOR_STATIC)
+    assert initiator.remote_static == ENGINE.x25519_private(RESPONDER_STATIC).public
+    assert responder.remote_static == ENGINE.x25519_private(INITIATOR_STATIC).public
 
     ours, theirs = initiator.finish(), responder.finish()
     assert (ours.send_key, ours.receive_key) == (theirs.receive_key, theirs.send_key)
@@ -122,7 +122,7 @@ def test_responder_learns_the_static_key_from_message_3_only() -> None:
     advance(2, initiator, responder)
     assert responder.remote_static is None
     responder.read_message(initiator.write_message(b""))
-    assert responder.remote_static == ENGINE.x25519_public(INITIATOR_STATIC)
+    assert responder.remote_static == ENGINE.x25519_private(INITIATOR_STATIC).public
 
 
 def test_buffers_of_any_kind_are_taken() -> None:
@@ -251,7 +251,7 @@ def test_another_network_is_refused() -> None:
 
 
 def test_a_message_for_another_node_is_refused() -> None:
-    initiator = make("initiator", remote_static=ENGINE.x25519_public(bytes([7] * 32)))
+    initiator = make("initiator", remote_static=ENGINE.x25519_private(bytes([7] * 32)).public)
     with pytest.raises(HandshakeError):
         make("responder").read_message(initiator.write_message(b""))
 
@@ -353,7 +353,9 @@ def independent(role: Role) -> Any:
     if role == "initiator":
         peer.set_as_initiator()
         peer.set_keypair_from_private_bytes(Keypair.STATIC, INITIATOR_STATIC)
-        peer.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, ENGINE.x25519_public(RESPONDER_STATIC))
+        peer.set_keypair_from_public_bytes(
+            Keypair.REMOTE_STATIC, ENGINE.x25519_private(RESPONDER_STATIC).public
+        )
     else:
         peer.set_as_responder()
         peer.set_keypair_from_private_bytes(Keypair.STATIC, RESPONDER_STATIC)

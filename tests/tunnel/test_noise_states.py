@@ -23,7 +23,7 @@ def test_cipher_state_counts_on_success_only(engine: TunnelEngine) -> None:
     sender, receiver = CipherState(engine, key), CipherState(engine, key)
     for number, text in enumerate((b"", b"one", b"two")):
         sealed = sender.encrypt(b"ad", text)
-        assert sealed == engine.aead(key).seal(nonce_of(number), text, b"ad")
+        assert sealed == engine.layers.aead(key).seal(nonce_of(number), text, b"ad")
         with pytest.raises(AuthenticationError):
             receiver.decrypt(b"other", sealed)
         assert receiver.nonce == number
@@ -56,7 +56,7 @@ def test_rekey_keeps_the_counter(engine: TunnelEngine) -> None:
     cipher.rekey()
     assert cipher.key == rekeyed(key, engine) == rekeyed(key, OPENSSL)
     assert cipher.nonce == 5
-    assert cipher.key == OPENSSL.aead(key).seal(bytes(4) + b"\xff" * 8, bytes(32))[:32] != key
+    assert cipher.key == OPENSSL.layers.aead(key).seal(bytes(4) + b"\xff" * 8, bytes(32))[:32] != key
 
 
 def test_a_copy_of_the_symmetric_state_stands_alone() -> None:

@@ -46,7 +46,7 @@ blocks = st.sampled_from(PROFILES).flatmap(
 
 
 def build(proxies: int, engine: TunnelEngine = OPENSSL, profile: Profile = SMALL) -> ReplyBlock:
-    hops = [Hop(engine.x25519_public(private), EPOCH) for private in PRIVATES]
+    hops = [Hop(engine.x25519_private(private).public, EPOCH) for private in PRIVATES]
     return build_reply_block(
         profile,
         list(zip(IDS, hops[:proxies], strict=False)),

@@ -125,7 +125,7 @@ def written_by_hand(keys: StatusKeys, content: bytes) -> bytes:
     trail = Trail(INTERACTIVE)
     trail.push(keys.trail, body, 1)
     status = bytearray(body + bytes(trail))
-    OPENSSL.xor_keystream(keys.pad, memoryview(status))
+    OPENSSL.layers.xor_keystream(keys.pad, memoryview(status))
     return bytes(status)
 
 
@@ -280,7 +280,7 @@ def test_bob_passes_the_status_of_his_reply_on(geometry: Geometry, block_geometr
 )
 def test_what_bob_does_not_write_is_refused(place: int, value: int) -> None:
     seed = b"s" * 16
-    aead = OPENSSL.aead(end_to_end_key(seed, Direction.BACKWARD))
+    aead = OPENSSL.layers.aead(end_to_end_key(seed, Direction.BACKWARD))
     plain = bytearray(aead.open(bytes(12), seal_status_chunk(bytes(432), seed, INTERACTIVE, OPENSSL)))
     plain[place] = value
     with pytest.raises(MalformedMessage, match="not a STATUS"):

@@ -351,7 +351,7 @@ def header_for(
 ) -> bytes:
     """A header for one peer with any values: its sender is hostile."""
     onion = peers[index].keys.onion
-    hop = Hop(OPENSSL.x25519_public(onion.private), onion.epoch)
+    hop = Hop(OPENSSL.x25519_private(onion.private).public, onion.epoch)
     after = Slot(Command.DEST, expiry, seeded_bytes(seed)(16))
     slot = Slot(command, expiry, seeded_bytes(seed + 1)(16), next_id=next_id, delay_10ms=delay_10ms)
     hops = [(hop, slot), (hop, after)]

@@ -88,7 +88,7 @@ def test_a_reader_of_both_directions_written_from_the_document(name: str) -> Non
     for chunk in scenario["chunks"]:
         end, what = chunk["from"], chunk["what"]
         nonce = counters[end].to_bytes(12, "big")
-        plain = OPENSSL.aead(keys[end]).open(nonce, bytes.fromhex(chunk["chunk"]))
+        plain = OPENSSL.layers.aead(keys[end]).open(nonce, bytes.fromhex(chunk["chunk"]))
         counters[end] += 1
         kind, data = ChunkType(plain[0]), plain[6 : 6 + int.from_bytes(plain[4:6], "big")]
         words = what.replace(",", "").split()

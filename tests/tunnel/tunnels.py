@@ -178,7 +178,7 @@ class RawEnd:
         nonce = self.send_count.to_bytes(12, "big")
         self.send_count += 1
         self.sent += 1
-        return bytearray(OPENSSL.aead(self.send_key).seal(nonce, plain))
+        return bytearray(OPENSSL.layers.aead(self.send_key).seal(nonce, plain))
 
     def send(self, kind: int, data: bytes = b"", *, sub_stream: int = 0, flags: int = 0) -> None:
         self.other.received(memoryview(self.seal(kind, data, sub_stream=sub_stream, flags=flags)))
@@ -198,7 +198,7 @@ class RawEnd:
         out = bytearray(self.geometry.chunk_bytes)
         if not self.other.next_chunk(memoryview(out), 0.0):
             return None
-        plain = OPENSSL.aead(self.receive_key).open(self.receive_count.to_bytes(12, "big"), out)
+        plain = OPENSSL.layers.aead(self.receive_key).open(self.receive_count.to_bytes(12, "big"), out)
         self.receive_count += 1
         length = int.from_bytes(plain[4:6], "big")
         assert not any(plain[6 + length :])

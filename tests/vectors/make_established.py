@@ -234,7 +234,7 @@ def _early_key(direction: Direction) -> bytes:
 
 def _sealed(engine: TunnelEngine, key: bytes, counter: int, plain: bytes) -> bytes:
     padded = plain + bytes(INTERACTIVE.chunk_bytes - 16 - len(plain))
-    return engine.aead(key).seal(counter.to_bytes(12, "big"), padded)
+    return engine.layers.aead(key).seal(counter.to_bytes(12, "big"), padded)
 
 
 _SCENARIOS: dict[str, Callable[[TunnelEngine], Scenario]] = {

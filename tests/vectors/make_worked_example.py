@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.support.hpke import seal_with_ephemeral
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import INTERACTIVE, Profile
@@ -137,9 +138,7 @@ def _engine_with_fixed_seals(engine: TunnelEngine, values: Values) -> TunnelEngi
         direction, _, node = name.split()
         values[f"{direction}.info.{node}"] = info
         values[f"{direction}.fields.{node}"] = plaintext
-        return engine.hpke_seal_with_ephemeral(
-            public, info, plaintext, fixed_ephemeral_for_tests_only=secret(name)
-        )
+        return seal_with_ephemeral(engine, public, info, plaintext, ephemeral=secret(name))
 
     fixed = copy.copy(engine)
     vars(fixed)["hpke_seal"] = seal

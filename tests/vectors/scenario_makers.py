@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
+from tests.support.hpke import seal_with_ephemeral
 from tests.tunnel.exchange import Cast, Exchange, Reply, exchange, send
 from tests.tunnel.helpers import Peer, chunks_of, relay_frame
 from tunnel.crypto.primitives import TunnelEngine
@@ -95,9 +96,7 @@ def _fixed(engine: TunnelEngine, scenario: str) -> TunnelEngine:
     source = _Source(scenario, "ephemeral")
 
     def seal(public: bytes, info: bytes, plaintext: bytes) -> bytes:
-        return engine.hpke_seal_with_ephemeral(
-            public, info, plaintext, fixed_ephemeral_for_tests_only=source(32)
-        )
+        return seal_with_ephemeral(engine, public, info, plaintext, ephemeral=source(32))
 
     fixed = copy.copy(engine)
     vars(fixed)["hpke_seal"] = seal
@@ -241,9 +240,7 @@ def opened(
         source = _Source(name, "ephemeral")
 
         def seal(key: bytes, info: bytes, plaintext: bytes) -> bytes:
-            return engine.hpke_seal_with_ephemeral(
-                key, info, raw(plaintext), fixed_ephemeral_for_tests_only=source(32)
-            )
+            return seal_with_ephemeral(engine, key, info, raw(plaintext), ephemeral=source(32))
 
         hop = Hop(public, keys.onion.epoch + epoch_shift)
         header = change(

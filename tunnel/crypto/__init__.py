@@ -1,5 +1,4 @@
-"""Public-key operations, and the engine that carries them out.
+"""Public-key operations and the engine that provides them.
 
-Imports `readwrite_comp` and `tunnel.errors` only; `primitives` alone names the crypto libraries. Every room
-may import it.
+Imports `readwrite_comp` and `tunnel.errors` only. Every room may import it.
 """

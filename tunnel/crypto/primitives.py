@@ -1,9 +1,22 @@
 """X25519, Ed25519, HPKE and HKDF by the crypto library chosen in `readwrite_comp.primitives`.
 
-This and that module are the only two that name a crypto library; each is imported when its engine is first
-asked for. `tunnel_engine()` returns a `TunnelEngine`: all that a layer `Engine` has, and the public-key
-part. The rules for both libraries, and the reasons, are in `tunnel.crypto.primitives`; a subclass here adds the
-library's calls and its way of refusing, and nothing else.
+This and that module alone name a crypto library. `tunnel_engine()` returns a `TunnelEngine` and imports its
+library. The base class decides which lengths and points are refused and with which error; a subclass adds the
+library's calls, which return None or False where the library refuses.
+
+Both engines give the same bytes and the same errors, so that no peer can tell, or be split off by, the
+library that a node runs:
+
+* One error for all refusals. The libraries refuse a point of low order at different moments (pycryptodome
+  when it imports the point, OpenSSL when it exchanges) and in different classes; callers see `RefusedKey`,
+  `Refused` or `BadSignature`, with one fixed text each and without the library's error as a cause.
+* X25519 accepts points in non-canonical form, as RFC 7748 section 5 demands. Sealing to one is refused: RFC
+  9180 hashes the receiver's key as written, so its owner, who hashes the canonical form, could never open.
+* Ed25519 accepts what RFC 8032 section 5.1.7 accepts by its equation *without* the cofactor, for a key in
+  canonical form and not of low order. By default pycryptodome multiplies by the cofactor and OpenSSL does
+  not: the signer of a descriptor could craft a signature that only a part of the network accepts.
+* Private keys are imported once, which with pycryptodome costs as much as the exchange: callers keep
+  `X25519Private` and `HpkePrivate` objects. They are two types because a key has one use.
 """
 
 from __future__ import annotations
@@ -15,17 +28,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from readwrite_comp.errors import EngineUnavailable
 from readwrite_comp.primitives import (
-    Aead,
-    CtrStream,
     HmacSha256,
     ReadableBuffer,
     WideEngine,
     engine_names,
     get_engine,
     hkdf_expand_sha256,
-    hkdf_sha256,
-    hmac_sha256,
-    random_bytes,
 )
 from tunnel.errors import BadSignature, LocalTunnelError, Refused, RefusedKey
 
@@ -42,42 +50,17 @@ __all__ = [
     "X25519Private",
     "check_private",
     "expand",
-    "hkdf",
     "tunnel_engine",
 ]
 
 
-# What a crypto library must offer to carry the tunnel, and the rules that hold for every library.
-#
-# Library-free: `tunnel.crypto.primitives` holds one subclass per library; callers import from there. What
-# is decided here is decided once: which lengths and points are refused, and with which error. A subclass
-# only says yes, no or the bytes. Both engines must give the same bytes and the same errors, so that no peer
-# can tell, or be split off by, the library that a node happens to run:
-#
-# * One error for all refusals. The libraries refuse a point of low order at different moments (pycryptodome
-#   when it imports the point, OpenSSL when it exchanges) and in different classes; callers see `RefusedKey`,
-#   `Refused` or `BadSignature`, with one fixed text each and without the library's error as a cause.
-# * X25519 takes points in non-canonical form as RFC 7748 section 5 demands. Sealing to one is refused: RFC
-#   9180 hashes the receiver's key as it was written, so its owner, who hashes the canonical form, could never
-#   open.
-# * Ed25519 accepts what RFC 8032 section 5.1.7 accepts by its equation *without* the cofactor, for a key that
-#   is in canonical form and not of low order. Left alone, pycryptodome multiplies by the cofactor and OpenSSL
-#   does not: whoever signs a descriptor could craft a signature that only a part of the network takes.
-# * Private keys are imported once. With pycryptodome that costs as much as the exchange itself, so callers
-#   keep `X25519Private` and `HpkePrivate` objects. They are two types, because a key has one use.
-# * Nothing is composed by hand that the libraries have. The exception, `hpke_seal_with_ephemeral`, exists to
-#   be compared with published vectors, which fix the ephemeral key; production calls `hpke_seal`.
 PRIVATE_BYTES = 32
 PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64
 _TAG_BYTES = 16
 HPKE_OVERHEAD = PUBLIC_BYTES + _TAG_BYTES
-"""What sealing adds: the ephemeral public key (`enc`) before the ciphertext and the tag behind it."""
+"""What sealing adds: the ephemeral public key (`enc`) before the ciphertext and the tag after it."""
 
-# RFC 9180 section 7: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
-_HPKE_KEM_SUITE = b"KEM" + bytes.fromhex("0020")
-_HPKE_SUITE = b"HPKE" + bytes.fromhex("0020 0001 0002")
-_HPKE_MODE_BASE = b"\x00"
 _FIELD_PRIME = 2**255 - 19
 # y of the eight points whose order divides 8: orders 1, 2, 4 (two points), 8 (four points).
 _Y_OF_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
@@ -88,7 +71,7 @@ _BAD_SIGNATURE = "the Ed25519 signature was refused: not made with this key over
 
 
 def check_private(private: bytes) -> None:
-    """Refuse a private key or seed of the wrong length, which can only be our own fault."""
+    """Raises LocalTunnelError: a private key or seed of the wrong length, a fault of this side."""
     if len(private) != PRIVATE_BYTES:
         raise LocalTunnelError(f"private key is {len(private)} bytes, expected {PRIVATE_BYTES}")
 
@@ -150,32 +133,18 @@ class HpkePrivate(ABC):
 
 
 class TunnelEngine(ABC):
-    """The primitives of one crypto library. Get it from `tunnel_engine`; it has no state that calls change.
+    """The primitives of one crypto library; get it from `tunnel_engine`. Stateless.
 
     Attributes:
         name: "openssl" or "pycryptodome".
-        layers: the layer engine of the same library; `aead`, `ctr` and `xor_keystream` pass on to it.
-        suites: those of the content layers that a node with this engine offers. It can open every one; what
-            it is slow at it leaves to others (HCTR by pycryptodome: a GCM object for each hash).
+        layers: the layer engine of the same library.
+        suites: the suites of content layers that a node with this engine offers. It can open all of them; it
+            does not offer the slow ones (HCTR by pycryptodome: a GCM object for each hash).
     """
 
     name: str
     layers: WideEngine
     suites: tuple[int, ...] = (0,)
-
-    # --- what a layer Engine has ---------------------------------------------------------------------------
-
-    def aead(self, key: bytes) -> Aead:
-        """Prepare AES-256-GCM for one key: see `readwrite_comp.primitives.Engine.aead`."""
-        return self.layers.aead(key)
-
-    def xor_keystream(self, key: bytes, view: memoryview) -> None:
-        """XOR AES-256-CTR of a key used once into `view`: see `readwrite_comp.primitives.Engine`."""
-        self.layers.xor_keystream(key, view)
-
-    def ctr(self, key: bytes, counter_block: bytes) -> CtrStream:
-        """Begin an AES-256-CTR keystream: see `readwrite_comp.primitives.Engine.ctr`."""
-        return self.layers.ctr(key, counter_block)
 
     # --- X25519 --------------------------------------------------------------------------------------------
 
@@ -184,28 +153,10 @@ class TunnelEngine(ABC):
         """Prepare a private key for Diffie-Hellman.
 
         Args:
-            private: any 32 bytes; they are clamped when used, as RFC 7748 section 5 says.
+            private: any 32 bytes, clamped when used (RFC 7748 section 5).
         Raises:
             LocalTunnelError: wrong length.
         """
-
-    def x25519_public(self, private: bytes) -> bytes:
-        """Return the 32-byte public key of `private`. Raises LocalTunnelError: wrong length."""
-        return self.x25519_private(private).public
-
-    def x25519(self, private: bytes, public: bytes) -> bytes:
-        """Exchange once: `X25519Private.exchange` for a key that is used for nothing further.
-
-        Raises:
-            LocalTunnelError: `private` is not 32 bytes.
-            RefusedKey: `public` is not 32 bytes, or of low order.
-        """
-        return self.x25519_private(private).exchange(public)
-
-    def generate_x25519(self) -> tuple[bytes, bytes]:
-        """Return a new (private, public) pair, 32 bytes each, from the operating system's generator."""
-        private = random_bytes(PRIVATE_BYTES)
-        return private, self.x25519_public(private)
 
     # --- Ed25519 -------------------------------------------------------------------------------------------
 
@@ -215,7 +166,7 @@ class TunnelEngine(ABC):
 
     @abstractmethod
     def ed25519_sign(self, seed: bytes, message: bytes) -> bytes:
-        """Return the 64-byte signature of `message`; always the same one for the same arguments.
+        """Return the 64-byte signature of `message`, which is deterministic.
 
         Raises:
             LocalTunnelError: the seed is not 32 bytes.
@@ -223,10 +174,11 @@ class TunnelEngine(ABC):
         """
 
     def ed25519_verify(self, public: bytes, message: bytes, signature: bytes) -> None:
-        """Return if `signature` is one of `message` by the owner of `public`, raise otherwise.
+        """Check that the owner of `public` signed `message`.
 
         Raises:
-            BadSignature: any other case: wrong lengths, a key in non-canonical form or of low order included.
+            BadSignature: the signature does not match, a length is wrong, or the key is in non-canonical form
+                or of low order.
         Source: RFC 8032, section 5.1.7, equation without the cofactor; the module docstring says why.
         """
         if (
@@ -240,7 +192,7 @@ class TunnelEngine(ABC):
 
     @abstractmethod
     def _verifies(self, public: bytes, message: bytes, signature: bytes) -> bool:
-        """Check the equation without the cofactor; lengths and the form of `public` were checked."""
+        """Check the equation without the cofactor. Lengths and the form of `public` are checked already."""
 
     # --- HPKE ----------------------------------------------------------------------------------------------
 
@@ -253,12 +205,12 @@ class TunnelEngine(ABC):
 
         Args:
             public: the receiver's X25519 key, 32 bytes.
-            info: what the receiver must know and agree on; it is not sent.
+            info: what both sides must agree on; it is not sent.
             plaintext: any length.
         Returns:
             enc 32 ‖ ciphertext ‖ tag 16, different on each call.
         Raises:
-            RefusedKey: not 32 bytes, of low order, or in non-canonical form (nobody could open it).
+            RefusedKey: not 32 bytes, of low order, or in non-canonical form (its owner could not open it).
         Source: RFC 9180, section 6.1: base mode, KEM 0x0020, KDF 0x0001, AEAD 0x0002, empty associated data.
         """
         _check_receiver(public)
@@ -275,7 +227,7 @@ class TunnelEngine(ABC):
             sealed: enc 32 ‖ ciphertext ‖ tag 16.
             info: the same bytes as given when sealing.
         Raises:
-            Refused: it does not open, whatever the reason: too short, a low-order enc, a wrong tag.
+            Refused: it does not open, for any reason: too short, a low-order enc, a wrong tag.
         Source: RFC 9180, section 6.1.
         """
         plaintext = private._open(sealed, info) if len(sealed) >= HPKE_OVERHEAD else None
@@ -287,65 +239,10 @@ class TunnelEngine(ABC):
     def _seal(self, public: bytes, info: bytes, plaintext: bytes) -> bytes | None:
         """Seal by the library; None when it refuses the point."""
 
-    def hpke_seal_with_ephemeral(
-        self,
-        public: bytes,
-        info: bytes,
-        plaintext: bytes,
-        *,
-        fixed_ephemeral_for_tests_only: bytes,
-        aad: bytes = b"",
-    ) -> bytes:
-        """Seal with a given ephemeral private key: the same bytes each time, hence for vectors only.
-
-        Composed of this module's X25519, HMAC and AES-256-GCM. Sealing two plaintexts with one ephemeral key
-        and one info repeats an AES-GCM nonce, which reveals both and the authentication key.
-
-        Args:
-            public, info, plaintext: as for `hpke_seal`.
-            fixed_ephemeral_for_tests_only: 32 bytes, the vector's skEm.
-            aad: associated data; the protocol has none, but the published vectors do.
-        Raises:
-            RefusedKey: as for `hpke_seal`.
-            LocalTunnelError: the ephemeral key is not 32 bytes.
-        Source: RFC 9180, sections 4, 4.1, 5.1 and 6.1.
-        """
-        _check_receiver(public)
-        ephemeral = self.x25519_private(fixed_ephemeral_for_tests_only)
-        key, nonce = _hpke_key_and_nonce(
-            ephemeral.exchange(public), ephemeral.public + public, _HPKE_MODE_BASE, info
-        )
-        return ephemeral.public + self.layers.aead(key).seal(nonce, plaintext, aad)
-
 
 def _check_receiver(public: bytes) -> None:
     if len(public) != PUBLIC_BYTES or int.from_bytes(public, "little") >= _FIELD_PRIME:
         raise RefusedKey(_REFUSED_KEY)
-
-
-def _hpke_key_and_nonce(shared: bytes, kem_context: bytes, mode: bytes, info: bytes) -> tuple[bytes, bytes]:
-    """RFC 9180 section 4.1 ExtractAndExpand and section 5.1 KeySchedule, without exporter and pre-shared key.
-
-    Every output is at most one hash long, so that HKDF-Expand is a single HMAC with the block number 1.
-    """
-
-    def extract(suite: bytes, salt: bytes, label: bytes, secret: bytes) -> bytes:
-        return hmac_sha256(salt, b"HPKE-v1", suite, label, secret)
-
-    def expand_one(suite: bytes, prk: bytes, label: bytes, context: bytes, length: int) -> bytes:
-        labeled = (length.to_bytes(2, "big"), b"HPKE-v1", suite, label, context)
-        return hmac_sha256(prk, *labeled, b"\x01")[:length]
-
-    kem_prk = extract(_HPKE_KEM_SUITE, b"", b"eae_prk", shared)
-    kem_secret = expand_one(_HPKE_KEM_SUITE, kem_prk, b"shared_secret", kem_context, 32)
-    context = (
-        mode + extract(_HPKE_SUITE, b"", b"psk_id_hash", b"") + extract(_HPKE_SUITE, b"", b"info_hash", info)
-    )
-    secret = extract(_HPKE_SUITE, kem_secret, b"secret", b"")
-    return (
-        expand_one(_HPKE_SUITE, secret, b"key", context, 32),
-        expand_one(_HPKE_SUITE, secret, b"base_nonce", context, 12),
-    )
 
 
 _EXTRACT: Final = HmacSha256(b"mtun1")  # the first half of every derivation
@@ -518,8 +415,8 @@ class _PycryptodomeEngine(TunnelEngine):
             self._ed25519(key).verify(message, signature)
         except ValueError:
             return False
-        # The library's equation has the cofactor in it. This one, R = s·B - k·A compared as bytes, has not,
-        # as in OpenSSL. Being checked after the library's, it can only refuse more.
+        # The library's equation has the cofactor. This one, R = s·B - k·A compared as bytes, has not, as in
+        # OpenSSL. It is checked after the library's, so it can only refuse more.
         nonce_point, s = signature[:32], int.from_bytes(signature[32:], "little")
         digest = hashlib.sha512(nonce_point + public + message).digest()
         k = int.from_bytes(digest, "little") % _ED25519_ORDER
@@ -545,7 +442,7 @@ _ENGINES: dict[str, type[TunnelEngine]] = {"openssl": _OpenSslEngine, "pycryptod
 
 @cache
 def tunnel_engine(name: str = "auto") -> TunnelEngine:
-    """Return the engine called `name`, importing its library if nobody has yet.
+    """Return the engine called `name`; the first call imports its library.
 
     Args:
         name: "openssl", "pycryptodome", or "auto" for the first of them that is installed and has HPKE.
@@ -565,19 +462,10 @@ def tunnel_engine(name: str = "auto") -> TunnelEngine:
         try:
             return tunnel_engine(available)
         except EngineUnavailable:
-            continue  # an older cryptography: the other engine has all that is needed
+            continue  # an older cryptography; the other engine may have HPKE
     raise EngineUnavailable(
         "no crypto library with HPKE found; install one: pip install 'pycryptodome>=3.23'"
     )
-
-
-def hkdf(salt: bytes, secret: bytes, info: bytes, length: int) -> bytes:
-    """Return HKDF-SHA256 (RFC 5869), `length` bytes from 1 to 8,160; an empty salt means 32 zero bytes.
-
-    Raises:
-        BadParameter: length out of range (an error of `readwrite_comp`).
-    """
-    return hkdf_sha256(salt, secret, info, length)
 
 
 def expand(secret: bytes, label: bytes, length: int) -> bytes:

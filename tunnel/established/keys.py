@@ -120,7 +120,7 @@ class _Direction:
     def use(self, key: bytes) -> None:
         """Continue under another key, with the counter at 0."""
         self._key = key
-        self._aead = self._engine.aead(key)
+        self._aead = self._engine.layers.aead(key)
         self.key_chunks = 0
 
     def step(self) -> None:

@@ -22,8 +22,8 @@ from enum import Enum
 from typing import Literal
 
 from readwrite_comp.errors import AuthenticationError
-from readwrite_comp.primitives import ReadableBuffer, random_bytes, sha256
-from tunnel.crypto.primitives import TunnelEngine, X25519Private, hkdf
+from readwrite_comp.primitives import ReadableBuffer, hkdf_sha256, random_bytes, sha256
+from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.errors import HandshakeError, LocalTunnelError, RefusedKey
 
 __all__ = [
@@ -146,7 +146,7 @@ class SymmetricState:
 
     def mix_key(self, secret: bytes) -> None:
         """MixKey: the noise HKDF with two outputs is RFC 5869's with empty info and 64 bytes."""
-        output = hkdf(self.chaining_key, secret, b"", 2 * _KEY_BYTES)
+        output = hkdf_sha256(self.chaining_key, secret, b"", 2 * _KEY_BYTES)
         self.chaining_key = output[:_KEY_BYTES]
         self.cipher = CipherState(self.cipher.engine, output[_KEY_BYTES:])
 
@@ -168,7 +168,7 @@ class SymmetricState:
 
     def split(self) -> tuple[bytes, bytes]:
         """Split: the transport keys, initiator's first."""
-        output = hkdf(self.chaining_key, b"", b"", 2 * _KEY_BYTES)
+        output = hkdf_sha256(self.chaining_key, b"", b"", 2 * _KEY_BYTES)
         return output[:_KEY_BYTES], output[_KEY_BYTES:]
 
 

@@ -227,7 +227,7 @@ def seal_status_chunk(
         )
     plain = _HEAD.pack(ChunkType.STATUS, _LAST, number, len(status)) + status
     plain += bytes(geometry.chunk_bytes - 16 - len(plain))
-    return engine.aead(end_to_end_key(seed, Direction.BACKWARD)).seal(_FIRST_NONCE, plain)
+    return engine.layers.aead(end_to_end_key(seed, Direction.BACKWARD)).seal(_FIRST_NONCE, plain)
 
 
 def open_status_chunk(
@@ -250,7 +250,7 @@ def open_status_chunk(
         MalformedMessage: it does not open, or its content is malformed.
     """
     try:
-        plain = engine.aead(end_to_end_key(seed, Direction.BACKWARD)).open(_FIRST_NONCE, chunk)
+        plain = engine.layers.aead(end_to_end_key(seed, Direction.BACKWARD)).open(_FIRST_NONCE, chunk)
     except AuthenticationError as error:
         raise MalformedMessage("the chunk on the query's backward half does not open") from error
     length = block_geometry.status_bytes

@@ -258,7 +258,7 @@ def wrap_status(
 def _sent(body: bytes, trail: Trail, keys: StatusKeys, hold_ms: int, engine: TunnelEngine) -> bytes:
     trail.push(keys.trail, body, hold_ms)
     status = bytearray(body + bytes(trail))
-    engine.xor_keystream(keys.pad, memoryview(status))
+    engine.layers.xor_keystream(keys.pad, memoryview(status))
     return bytes(status)
 
 
@@ -281,7 +281,7 @@ def read_status(
     holds, bodies, vouched, written = [], [], [], []
     for hop, keys in enumerate(route):
         clear = bytearray(status)
-        engine.xor_keystream(keys.pad, memoryview(clear))
+        engine.layers.xor_keystream(keys.pad, memoryview(clear))
         body, trail = bytes(clear[: _BODY.size]), Trail(geometry, bytes(clear[_BODY.size :]))
         vouched.append(trail.check(keys.trail, body, last - hop))
         written.append(equal(body[:_MAC_BYTES], hmac_sha256(keys.mac, body[_MAC_BYTES:])))

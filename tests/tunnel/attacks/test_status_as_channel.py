@@ -113,7 +113,7 @@ def test_the_classifier_does_find_what_is_there() -> None:
     clear = []
     for code, text in [(None, ""), (ErrorCode.SERVICE_FAILED, "the service raised an error")]:
         status = bytearray(carry(route, 0, INTERACTIVE, code=code, text=text)[-1])
-        OPENSSL.xor_keystream(route[0].pad, memoryview(status))
+        OPENSSL.layers.xor_keystream(route[0].pad, memoryview(status))
         clear.append([bytes(status)] * 50)
     assert accuracy(*clear) == 1.0
 
@@ -144,7 +144,7 @@ def test_marked_and_unmarked_statuses_look_alike_to_an_accomplice() -> None:
         status = carry(route, 4, INTERACTIVE, on_output=tamper)[2]
         # The accomplice takes its own pad into account as well: it sees its own clear form.
         clear = bytearray(wrap_status(status, route[1], geometry=INTERACTIVE, hold_ms=0, engine=OPENSSL))
-        OPENSSL.xor_keystream(route[1].pad, memoryview(clear))
+        OPENSSL.layers.xor_keystream(route[1].pad, memoryview(clear))
         return bytes(clear[:256]) + status[256:]
 
     assert_chance(many(lambda: at_hop_1(False)), many(lambda: at_hop_1(True)))
