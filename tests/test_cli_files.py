@@ -21,7 +21,7 @@ from tunnel import LocalNetwork
 from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.main import main
 from tunnel.cli.terminal import ProgressBar
-from tunnel.client.file_ends import PathTarget
+from tunnel.client.file_endpoints import PathTarget
 from tunnel.directory import StaticDirectory
 from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services import Files, FilesSettings, InnerService, Query, Reply, Services

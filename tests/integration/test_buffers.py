@@ -16,7 +16,7 @@ from tests.integration.client_kinds import KINDS, play
 from tests.support.buffers import NO_BUFFERS, SHAPES
 from tests.support.network import PATIENCE_S
 from tunnel import LocalNetwork
-from tunnel.client.calls import make_call
+from tunnel.client.clients import make_call
 from tunnel.node.query.contents import as_content, open_content
 from tunnel.services import Query, Reply, Services, blocking
 from tunnel.services.attachments import AttachmentParser, pack_attachments

@@ -20,7 +20,7 @@ from reactor import RunInThread, Sleep
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import InnerService, Limits, LocalNetwork, Ping, Profile, QueryFailed, ReplyMode, Route
 from tunnel.client import Client
-from tunnel.client.threads import ThreadTunnel
+from tunnel.client.clients import ThreadTunnel
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, ProfileError, SubStreamReset
 from tunnel.geometry import BULK, DEFAULT, GEOMETRIES, INTERACTIVE, LONG, Geometry
 from tunnel.modes import MODES

@@ -33,7 +33,7 @@ from tunnel.errors import BadRoute, ErrorCode
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ErrorMode
-from tunnel.node.query.retry import _likeliest
+from tunnel.node.query.running import _likeliest
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.routing.guards import Guards
 

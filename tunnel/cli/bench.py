@@ -18,7 +18,7 @@ from typing import Any
 from tunnel.cli.client import Client, add_client_options, proxies_text, wait
 from tunnel.cli.options import add_json, add_retries, command, count, filled, profile, size
 from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
-from tunnel.client.calls import AskingNode
+from tunnel.client.clients import AskingNode
 from tunnel.errors import ConfigError, QueryFailed
 from tunnel.geometry import DEFAULT, Profile
 from tunnel.local_network import LocalNetwork

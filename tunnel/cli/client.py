@@ -23,7 +23,7 @@ from typing import Self, TypeVar
 
 from tunnel.cli.network import no_network
 from tunnel.cli.options import closest, count, filled, filled_path, seconds
-from tunnel.client.calls import AskingNode
+from tunnel.client.clients import AskingNode
 from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config, make_config

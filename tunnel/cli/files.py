@@ -25,7 +25,7 @@ from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.options import add_json, command, count, filled, readable_file
 from tunnel.cli.terminal import STDOUT_NAME, ProgressBar, complain, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
-from tunnel.client.file_ends import resumable_bytes
+from tunnel.client.file_endpoints import resumable_bytes
 from tunnel.disk import naming
 from tunnel.errors import ConfigError, FilesError, LocalTunnelError
 from tunnel.services import FileStatus

@@ -4,10 +4,9 @@ Built on `tunnel.node`, `tunnel.services`, `tunnel.control` and `tunnel.running`
 command line import it.
 """
 
+from tunnel.client.clients import Client, ServiceClient, ThreadReply, ThreadStream, ThreadTunnel
 from tunnel.client.connect import ClientNode, ConnectedNode, connect
 from tunnel.client.files import Fetched, FilesClient, Stored, get, list_files, put
-from tunnel.client.services import ServiceClient
-from tunnel.client.threads import Client, ThreadReply, ThreadStream, ThreadTunnel
 from tunnel.control import ControlClient, PeerState
 
 __all__ = [

@@ -32,14 +32,13 @@ from reactor import (
 )
 from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
-from tunnel.client.calls import AskingNode, Undoing, check_running, make_call
+from tunnel.client.clients import AskingNode, Undoing, check_running, make_call
 from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content, as_piece
-from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.replies import IncomingReply, QueryResult
 from tunnel.node.query.request import CallOptions, TunnelOptions
-from tunnel.node.query.running import QueryResult
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 
 __all__ = ["AsyncClient", "AsyncReply", "AsyncStream", "AsyncTunnel"]
@@ -210,9 +209,7 @@ class AsyncReply(_Face[IncomingReply]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.cancel()
 
 

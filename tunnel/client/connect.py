@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from reactor import ReactorThread, Service, Sleep
-from tunnel.client.calls import AskingNode
+from tunnel.client.clients import AskingNode
 from tunnel.config import NodeConfig, load_config
 from tunnel.control import CONTROL_FILE, ControlClient, PeerState, peer_states
 from tunnel.crypto.primitives import tunnel_engine

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, Unpack
 
 from reactor import RunInThread, Service, Sleep, needs_yield_from
-from tunnel.client.calls import AskingNode
-from tunnel.client.file_ends import FileTarget, ObjectTarget, PathTarget, SourceFile
+from tunnel.client.clients import AskingNode
+from tunnel.client.file_endpoints import FileTarget, ObjectTarget, PathTarget, SourceFile
 from tunnel.errors import (
     BadRoute,
     ErrorCode,
@@ -37,8 +37,7 @@ from tunnel.errors import (
     NodeStopped,
     QueryFailed,
 )
-from tunnel.node.query.pending import report_progress
-from tunnel.node.query.reply import IncomingReply
+from tunnel.node.query.replies import IncomingReply, report_progress
 from tunnel.node.query.request import WayOptions
 from tunnel.node.query.running import submit
 from tunnel.services.base import PieceReader, service_prefix

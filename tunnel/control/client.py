@@ -73,8 +73,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.state_dir import check_private
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, open_content, rewinder
-from tunnel.node.query.pending import PendingQuery, Sink, Spool
-from tunnel.node.query.reply import IncomingReply, ask
+from tunnel.node.query.replies import IncomingReply, PendingQuery, QueryResult, Sink, Spool, ask
 from tunnel.node.query.request import (
     Progress,
     QueryOptions,
@@ -83,7 +82,7 @@ from tunnel.node.query.request import (
     check_retries,
     check_served,
 )
-from tunnel.node.query.running import QueryResult, submit
+from tunnel.node.query.running import submit
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.waits import run_with_guards
 from tunnel.routing.draw_route import LARGE_BYTES

@@ -26,7 +26,7 @@ from tunnel.link.handshake import PaddingMode, Settings
 from tunnel.link.mux import MuxLimits, MuxStream
 from tunnel.link.policies import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.node.limits import Limits, LinkPolicy, TunnelBudget
-from tunnel.node.query.pending import PendingQuery
+from tunnel.node.query.replies import PendingQuery
 from tunnel.onion.codec import OnionCodec
 from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.routing.addresses import AddressRules, IpRange

@@ -34,9 +34,8 @@ from tunnel.node.links.handshake_io import listen_service
 from tunnel.node.links.keeper import keep_links, seek_peers
 from tunnel.node.links.link_table import LinkTable
 from tunnel.node.query.contents import Content
-from tunnel.node.query.pending import Sink
 from tunnel.node.query.prepared import PreparedQueries
-from tunnel.node.query.reply import IncomingReply, ask
+from tunnel.node.query.replies import IncomingReply, QueryResult, Sink, ask
 from tunnel.node.query.request import (
     QueryOptions,
     QueryRequest,
@@ -45,8 +44,7 @@ from tunnel.node.query.request import (
     make_sinks,
     plan_tunnel,
 )
-from tunnel.node.query.retry import query_with_retries
-from tunnel.node.query.running import QueryResult, submit, until_stopped
+from tunnel.node.query.running import query_with_retries, submit, until_stopped
 from tunnel.node.query.untracked import cover_service, follow_up_service, make_follow_up
 from tunnel.node.relay.read_service import read_service
 from tunnel.node.tunnels.carrying import open_tunnel, with_tunnel

@@ -25,7 +25,7 @@ from tunnel.established.keys import ChunkOpener
 from tunnel.node.answer.answers import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, receive_reply
-from tunnel.node.query.pending import PendingQuery
+from tunnel.node.query.replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.tunnels.carrying import pump
 from tunnel.node.tunnels.sub_streams import serve_streams, service_handler

@@ -1,17 +1,33 @@
-"""One attempt of a query, from building its headers to the reply's last byte; and the result or the error.
+"""A query under way: one attempt after another, each from sealing its headers to the last byte of the reply.
 
-Example: `query_service(node, request)` seals the headers in a thread. Then a `RunningQuery` opens the stream,
-sends the content and waits for the reply. Three guards run beside it: one reads the backward half (the
-status, and in mode `cached` the reply), one watches the reply that arrives as a frame of its own, and one is
-the idle watch. The first failure ends the query. The status shows where it happened.
+Example: `query_with_retries(node, request)` runs `query_service` once per attempt. That seals the headers in
+a thread. Then a `RunningQuery` opens the stream, sends the content and waits for the reply. Three guards run
+beside it: one reads the backward half (the status, and in mode `cached` the reply), one watches the reply
+that arrives as a frame of its own, and one is the idle watch. The first failure ends the attempt. The status
+shows where it happened.
+
+Retries, say `retries=2` and a status that blames hop 2: the content is rewound, a route without that node is
+drawn, and the next attempt runs.
+
+* Only a failure that blames a node is retried: a status that blames a hop, or a first link that failed.
+* The next route leaves out all nodes blamed so far. In a small network it leaves out the likelier one of each
+  blamed pair.
+* Content is sent again only if it can be rewound, and only while no sink of the caller's (and no reader of a
+  reply that is read as it comes) has received anything.
+* All attempts together have `timeout_s`.
+
+Bob may receive the query twice, so retries are off by default. Source: docs/routes.md, "Retry".
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from reactor import (
     Closed,
@@ -30,39 +46,41 @@ from reactor.errors import Forked
 from readwrite_comp.helpers import is_same_error, renewed
 from tunnel.codes import Report, short
 from tunnel.errors import (
+    BadRoute,
     ErrorCode,
     FrameTruncated,
-    LocalTunnelError,
     NextRefused,
     NodeStopped,
     PeerError,
+    ProfileError,
     QueryFailed,
     StreamReset,
 )
-from tunnel.geometry import Profile
-from tunnel.modes import MODES, ReplyMode
+from tunnel.modes import MODES
 from tunnel.node.context import NodeContext, Stream
+from tunnel.node.query.contents import rewinder
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, receive_reply, start_frame, write_content
-from tunnel.node.query.pending import PendingQuery, Spool
-from tunnel.node.query.request import QueryRequest, check_served
+from tunnel.node.query.replies import PendingQuery, QueryResult, QueryState, Spool, spooled
+from tunnel.node.query.request import QueryRequest, check_served, draw_routes
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import clock_text
 from tunnel.onion.header_builder import OutgoingQuery
-from tunnel.onion.reply_block import ReplyBlock
 from tunnel.onion.reports import Reported, read_reply_report, read_report
-from tunnel.routing.route import Route
 
 __all__ = [
-    "QueryResult",
+    "RetryState",
     "RunningQuery",
     "build_query",
+    "exchange",
     "explain",
     "query_service",
+    "query_slot",
+    "query_with_retries",
+    "registered",
     "submit",
     "until_stopped",
 ]
-
 
 T = TypeVar("T")
 # Errors that a wrong clock can cause: keys and expiries of another time, and a handshake that breaks off.
@@ -169,7 +187,7 @@ def explain(
         text = f"could not connect to {role}, {short(first)}: {error} ({error.code.name}){behind}"
         return QueryFailed(text, error.code, blamed=(first,), hint=hint)
     if where is None:
-        where, blamed = _where(short(first), error, stream), _blamed(first, error, stream)
+        where, blamed = _where(short(first), error, stream), _blamed_without_status(first, error, stream)
     elif lost is not None:
         where, blamed = f"{where}, on the link from {short(lost)}", (lost,)
     return QueryFailed(
@@ -190,7 +208,7 @@ def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report
     return difference
 
 
-def _blamed(first: bytes, error: PeerError, stream: Stream | None) -> tuple[bytes, ...]:
+def _blamed_without_status(first: bytes, error: PeerError, stream: Stream | None) -> tuple[bytes, ...]:
     """The first hop if it was unreachable, its link broke or it reset the stream.
 
     Nobody for a time-out, which any hop may have caused, or for this node's own lack of room.
@@ -208,62 +226,8 @@ def _where(first: str, error: PeerError, stream: Stream | None) -> str:
     return f"a place that is not known: the first hop, {first}, or behind it"
 
 
-@dataclass(slots=True)
-class QueryResult:
-    """The outcome of a query.
-
-    Attributes:
-        route: the route taken.
-        query_bytes, reply_bytes: content sent and received.
-        has_reply: False in mode `none`: Bob has confirmed that he holds the whole query.
-        content: the reply, read from its start; None if the caller gave a sink.
-        replies: all replies in the order in which the other end sent them; `content` is the first. Empty if
-            the caller gave sinks.
-        report: the route's report, if it arrived: how long each node held the query.
-        reply_blocks: mode `reply-on-reply`: one for each reply, each usable once (`Node.follow_up`).
-        attempts: the failures of earlier attempts over other routes.
-    """
-
-    route: Route
-    mode: ReplyMode
-    profile: Profile
-    query_bytes: int
-    reply_bytes: int
-    content: Spool | None
-    report: Report | None = None
-    reply_blocks: tuple[ReplyBlock, ...] = ()
-    replies: tuple[Spool, ...] = ()
-    attempts: tuple[QueryFailed, ...] = ()
-
-    @property
-    def has_reply(self) -> bool:
-        """Whether this mode has a reply; see the class."""
-        return MODES[self.mode].has_reply
-
-    def read(self, size: int = -1) -> bytes:
-        """Read from the reply.
-
-        Raises:
-            LocalTunnelError: it went to the caller's sink.
-        """
-        if self.content is None:
-            raise LocalTunnelError("the reply went to the sink that the query was given: read it there")
-        return self.content.read(size)
-
-    def close(self) -> None:
-        """Release the reply's storage; matters for replies above 1 MiB, which are on disk."""
-        for content in self.replies:
-            content.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 def query_service(node: NodeContext, request: QueryRequest) -> Service[QueryResult]:
-    """Run one attempt and wait for its result; for retries see retry.py.
+    """Run one attempt and wait for its result.
 
     Raises:
         BadRoute, ProfileError: the query cannot be built. QueryFailed: it failed; carries what is known.
@@ -271,47 +235,83 @@ def query_service(node: NodeContext, request: QueryRequest) -> Service[QueryResu
             OSError: reading the content failed.
     """
     check_served(request.mode)
-    if node.queries >= node.limits.queries:
-        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
-    node.queries += 1
-    spools = () if request.sinks else tuple(Spool() for _ in range(request.replies))
-    try:
-        result = yield from timeout_after(request.timeout_s, _query(node, request, spools))
-    except TimedOut as error:
-        for spool in spools:
-            spool.close()
-        raise QueryFailed(
-            f"the query was not done within {request.timeout_s} s", ErrorCode.TIMEOUT
-        ) from error
-    except BaseException:
-        for spool in spools:
-            spool.close()
-        raise
-    finally:
-        node.queries -= 1
-    return result
+    with query_slot(node), spooled(0 if request.sinks else request.replies) as spools:
+        try:
+            return (yield from timeout_after(request.timeout_s, _query(node, request, spools)))
+        except TimedOut as error:
+            text = f"the query was not done within {request.timeout_s} s"
+            raise QueryFailed(text, ErrorCode.TIMEOUT) from error
 
 
 def _query(node: NodeContext, request: QueryRequest, spools: tuple[Spool, ...]) -> Service[QueryResult]:
     query: OutgoingQuery = request.prepared or (yield RunInThread(partial(build_query, node, request)))
     if node.scope.is_cancelled:
         raise NodeStopped()
-    asked = RunningQuery(node, request, query, PendingQuery(*(request.sinks or spools)))
-    report = yield from asked.run()
-    for spool in spools:
-        spool.rewind()
-    pending = asked.pending
+    running = RunningQuery(node, request, query, PendingQuery(*(request.sinks or spools)))
+    report = yield from running.run()
+    pending = running.pending
     return QueryResult(
         request.route,
         request.mode,
         request.profile,
-        asked.sent_bytes,
+        running.sent_bytes,
         pending.content_in,
         spools[0] if spools else None,
         report,
         pending.reply_blocks,
         spools,
     )
+
+
+@contextmanager
+def query_slot(node: NodeContext) -> Iterator[None]:
+    """Count a query or a tunnel while it runs. Raises QueryFailed: the node's limit is reached."""
+    if node.queries >= node.limits.queries:
+        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
+    node.queries += 1
+    try:
+        yield
+    finally:
+        node.queries -= 1
+
+
+@contextmanager
+def registered(node: NodeContext, pending: PendingQuery, query_id: bytes | None) -> Iterator[None]:
+    """Let replies find the query; refuse them at the end of the block."""
+    node.own.add(pending)
+    if query_id is not None:
+        node.pending[query_id] = pending
+    try:
+        yield
+    finally:
+        node.own.discard(pending)
+        pending.enter(QueryState.OVER)
+        if query_id is not None:
+            node.pending.pop(query_id, None)
+
+
+def exchange(
+    node: NodeContext,
+    stream: Stream,
+    pending: PendingQuery,
+    idle_s: float,
+    send: Service[None],
+    *guards: Service[None],
+) -> Service[None]:
+    """Run a query on its stream beside its guards and an idle watch. On error the stream has been reset.
+
+    Raises PeerError: a reply has failed. Whatever the services raise.
+    """
+    code = ErrorCode.CANCELLED
+    try:
+        yield from run_with_guards(send, *guards, idle_watch([stream, pending], idle_s))
+        if pending.error is not None:
+            raise renewed(pending.error)
+        yield from settle_beside(node, stream)
+    except BaseException as error:
+        code = error.code if isinstance(error, PeerError) else code
+        stream.reset(code)
+        raise
 
 
 def build_query(node: NodeContext, request: QueryRequest) -> OutgoingQuery:
@@ -363,39 +363,18 @@ class RunningQuery:
         Raises:
             QueryFailed, LocalTunnelError, OSError: as `query_service`.
         """
-        node, pending, query_id = self._node, self.pending, self._query.query_id
-        node.own.add(pending)
-        if query_id is not None:
-            node.pending[query_id] = pending
-        try:
-            self._writer = writer = yield from start_frame(node, self._query.frame)
-            yield from self._exchange(writer)
-        except PeerError as error:
-            raise self._failure(error) from error
-        finally:
-            node.own.discard(pending)
-            pending.given_up = True
-            if query_id is not None:
-                del node.pending[query_id]
+        with registered(self._node, self.pending, self._query.query_id):
+            try:
+                self._writer = writer = yield from start_frame(self._node, self._query.frame)
+                yield from self._exchange(writer)
+            except PeerError as error:
+                raise self._failure(error) from error
         return self._report
 
     def _exchange(self, writer: FrameWriter) -> Service[None]:
-        stream, pending = writer.stream, self.pending
-        code = ErrorCode.CANCELLED
-        try:
-            yield from run_with_guards(
-                self._send(writer),
-                self._watch_backward(stream),
-                self._watch_reply(),
-                idle_watch([stream, pending], self._request.idle_s),
-            )
-            if pending.error is not None:
-                raise renewed(pending.error)
-            yield from settle_beside(self._node, stream)
-        except BaseException as error:
-            code = error.code if isinstance(error, PeerError) else code
-            stream.reset(code)
-            raise
+        guards = self._watch_backward(writer.stream), self._watch_reply()
+        stream, idle_s = writer.stream, self._request.idle_s
+        yield from exchange(self._node, stream, self.pending, idle_s, self._send(writer), *guards)
 
     def _send(self, writer: FrameWriter) -> Service[None]:
         """Send the content, then wait for what this mode waits for."""
@@ -403,9 +382,8 @@ class RunningQuery:
         progress = request.progress
         if progress is not None:
             pending.on_progress = lambda: progress(writer.content_bytes, pending.content_in)
-        pending.is_sending = True
         yield from write_content(writer, request.content, pending.moved)
-        pending.is_sending = False
+        pending.enter(QueryState.SENT)
         yield pending.done if MODES[request.mode].has_reply else self._delivered
         if pending.error is not None:
             yield Signal()  # `_watch_reply` raises the error once the status had time to arrive
@@ -485,3 +463,123 @@ class RunningQuery:
                 f"{self.sent_bytes} bytes of the query were sent, {pending.content_in} of the reply received"
             )
         return explain(self._node, self._query, error, stream, self._report, counts, where, lost)
+
+
+def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[QueryResult]:
+    """Send a query; if a hop is to blame for its failure, send it again, up to `request.retries` times.
+
+    Records in `node.peers` which peers worked and which failed.
+
+    Returns:
+        The result; its `attempts` are the failures before it.
+    Raises:
+        QueryFailed: the last failure; with more than one attempt it lists them all, and has them as
+            `attempts`. Others as `query_service`, of the attempt that raised them.
+    """
+    retry = RetryState(node, request) if request.retries and request.hops is not None else None
+    ends_s = None if request.timeout_s is None else node.now_s() + request.timeout_s
+    failures: list[QueryFailed] = []
+    while True:
+        try:
+            result = yield from query_service(node, retry.watched(request) if retry else request)
+        except QueryFailed as error:
+            node.peers.query_failed(error)
+            failures.append(error)
+            blamed = _blamed(failures, {node.descriptor.node_id, request.route.destination})
+            is_last = len(failures) > request.retries or not blamed[-1]
+            if retry is None or is_last or not retry.rewind():
+                raise _all_of(failures) from error
+            try:
+                request = retry.draw_other_routes(request, blamed)
+            except (BadRoute, ProfileError) as no_route:
+                raise _all_of(failures, f"no other route: {no_route}") from error
+            if ends_s is not None:
+                request = replace(request, timeout_s=max(0.0, ends_s - node.now_s()))
+            continue
+        _record_success(node, request, result)
+        result.attempts = tuple(failures)
+        return result
+
+
+def _blamed(failures: list[QueryFailed], exempt: set[bytes]) -> list[tuple[bytes, ...]]:
+    """The nodes that each failure blames, in route order, without the ends, which every route has."""
+    return [tuple(node_id for node_id in each.blamed if node_id not in exempt) for each in failures]
+
+
+def _likeliest(blamed: list[tuple[bytes, ...]]) -> frozenset[bytes]:
+    """At least one node of each failure: the one blamed most often, of equals the last of the route.
+
+    A hop that reports a failure of the next one is usually right.
+    """
+    times = Counter(node_id for each in blamed for node_id in each)
+    found: set[bytes] = set()
+    for each in sorted(filter(None, blamed), key=len):
+        if not found.intersection(each):
+            found.add(max(reversed(each), key=lambda node_id: times[node_id]))
+    return frozenset(found)
+
+
+def _record_success(node: NodeContext, request: QueryRequest, result: QueryResult) -> None:
+    """Record which peers worked. The reply often arrives before the report, and proves it as well."""
+    if result.report is not None:
+        node.peers.reported(result.report)
+    if result.has_reply:
+        back = () if request.reply_route is None else request.reply_route.proxies
+        for node_id in (*request.route.nodes, *back):
+            node.peers.seen(node_id)
+
+
+def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
+    """One error for all attempts; a single failure is returned as it is."""
+    last = failures[-1]
+    if len(failures) == 1 and not ended:
+        return last
+    lines = [f"attempt {number}: {failure}" for number, failure in enumerate(failures, start=1)]
+    count = f"{len(failures)} attempts" if len(failures) > 1 else "1 attempt"
+    text = "; ".join([f"{count} failed", *lines, *filter(None, [ended])])
+    return QueryFailed(text, last.code, last.report, last.blamed, tuple(failures), last.hint)
+
+
+class RetryState:
+    """What a query needs to be sent again: how to rewind its content, and whether a sink has received any."""
+
+    def __init__(self, node: NodeContext, request: QueryRequest) -> None:
+        self._node = node
+        self._rewind: Callable[[], object] | None = rewinder(request.content)
+        self._has_sinks = bool(request.sinks)
+        self._received = 0
+
+    def watched(self, request: QueryRequest) -> QueryRequest:
+        """The same request; records what the caller's sinks receive."""
+        if not self._has_sinks:
+            return request
+        tell = request.progress
+
+        def progress(sent: int, received: int) -> None:
+            self._received = received
+            if tell is not None:
+                tell(sent, received)
+
+        return replace(request, progress=progress)
+
+    def draw_other_routes(self, request: QueryRequest, blamed: list[tuple[bytes, ...]]) -> QueryRequest:
+        """The request over routes without any blamed node; if there are too few others, without the likeliest
+        of each pair. Raises BadRoute, ProfileError: there are too few for that as well."""
+        try:
+            all_blamed = frozenset(node_id for each in blamed for node_id in each)
+            return draw_routes(self._node, request, avoid=all_blamed)
+        except BadRoute as error:
+            likeliest = _likeliest(blamed)
+            if all(likeliest.issuperset(each) for each in blamed):
+                raise
+            try:
+                return draw_routes(self._node, request, avoid=likeliest)
+            except BadRoute:
+                raise error from None
+
+    def rewind(self) -> bool:
+        """Rewind the content for another attempt. False: impossible."""
+        if self._rewind is None or self._received:
+            return False
+        self._rewind()
+        return True

@@ -16,15 +16,14 @@ from functools import partial
 from reactor import RunInThread, Service
 from readwrite_comp.helpers import renewed
 from tunnel.arguments import checked_count, checked_seconds
-from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, PeerError, QueryFailed
+from tunnel.errors import LocalTunnelError, NodeStopped, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.node.context import NodeContext
 from tunnel.node.query.contents import Content, as_content
 from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
-from tunnel.node.query.pending import PendingQuery, Sink, Spool
-from tunnel.node.query.running import QueryResult
-from tunnel.node.relay.status_reporter import settle_beside, wait_status
-from tunnel.node.waits import idle_watch, run_with_guards
+from tunnel.node.query.replies import PendingQuery, QueryResult, Sink, spooled
+from tunnel.node.query.running import exchange, query_slot, registered
+from tunnel.node.relay.status_reporter import wait_status
 from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.routing.cover import CoverPlan
@@ -109,18 +108,10 @@ def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]
             LocalTunnelError, OSError: as `query_service`.
     """
     replies = 0 if call.way_back is None else call.replies
-    spools = () if call.sinks else tuple(Spool() for _ in range(replies))
-    pending = PendingQuery(*(call.sinks or spools))
-    try:
-        sent_bytes = yield from _send(
-            node, partial(_follow_up, node, call), call.content, pending, call.idle_s
-        )
-    except BaseException:
-        for spool in spools:
-            spool.close()
-        raise
-    for spool in spools:
-        spool.rewind()
+    with spooled(0 if call.sinks else replies) as spools:
+        pending = PendingQuery(*(call.sinks or spools))
+        build = partial(_follow_up, node, call)
+        sent_bytes = yield from _send(node, build, call.content, pending, call.idle_s)
     return QueryResult(
         Route((), call.destination),
         ReplyMode.NONE if call.way_back is None else ReplyMode.REPLY_ON_REPLY,
@@ -165,62 +156,38 @@ def _send(
     idle_s: float,
 ) -> Service[int]:
     """Build a frame in a thread, send it and wait for its answers. Returns the content's length."""
-    if node.queries >= node.limits.queries:
-        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
-    node.queries += 1
-    query_id: bytes | None = None
-    try:
+    with query_slot(node):
         frame: OutgoingFrame = yield RunInThread(build)
-        query_id = frame.query_id
         if node.scope.is_cancelled:
             raise NodeStopped()
-        node.own.add(pending)
-        if query_id is not None:
-            node.pending[query_id] = pending
-        try:
-            writer = yield from start_frame(node, frame)
-            yield from _exchange(node, writer, content, pending, idle_s)
-        except PeerError as error:
-            raise QueryFailed(
-                f"{error}, at a place that is not known ({error.code.name})", error.code
-            ) from error
+        with registered(node, pending, frame.query_id):
+            try:
+                writer = yield from start_frame(node, frame)
+                yield from _exchange(node, writer, content, pending, idle_s)
+            except PeerError as error:
+                text = f"{error}, at a place that is not known ({error.code.name})"
+                raise QueryFailed(text, error.code) from error
         return writer.content_bytes
-    finally:
-        node.queries -= 1
-        node.own.discard(pending)
-        pending.given_up = True
-        if query_id is not None:
-            node.pending.pop(query_id, None)
 
 
 def _exchange(
     node: NodeContext, writer: FrameWriter, content: Content, pending: PendingQuery, idle_s: float
 ) -> Service[None]:
-    stream = writer.stream
-    awaits_frames = not pending.complete
+    awaits_frames = not pending.is_complete
 
     def send() -> Service[None]:
         yield from write_content(writer, content, pending.moved)
         if awaits_frames:
             yield pending.done
         else:
-            yield from wait_status(stream)
+            yield from wait_status(writer.stream)
 
     def watch() -> Service[None]:
         yield pending.failed
         assert pending.error is not None
         raise renewed(pending.error)
 
-    code = ErrorCode.CANCELLED
-    try:
-        yield from run_with_guards(send(), watch(), idle_watch([stream, pending], idle_s))
-        if pending.error is not None:
-            raise renewed(pending.error)
-        yield from settle_beside(node, stream)
-    except BaseException as error:
-        code = error.code if isinstance(error, PeerError) else code
-        stream.reset(code)
-        raise
+    yield from exchange(node, writer.stream, pending, idle_s, send(), watch())
 
 
 class _Nowhere:

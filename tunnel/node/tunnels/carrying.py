@@ -44,7 +44,7 @@ from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.running import explain
+from tunnel.node.query.running import explain, query_slot
 from tunnel.node.relay.status_reporter import wait_status
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelLife
@@ -214,16 +214,11 @@ def _carried(
     use: Callable[[TunnelLife], Service[NodeTunnel]],
 ) -> Service[Report | None]:
     """Open a tunnel, wait for `use`, and close the tunnel that it returns. Raises as `with_tunnel`."""
-    if node.queries >= node.limits.queries:
-        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
-    node.queries += 1
-    try:
+    with query_slot(node):
         circuit: Circuit = yield RunInThread(
             partial(node.tunnel.circuit, route, profile, now_s=node.wall_clock())
         )
         return (yield from _Carriage(node, _Sent(route, circuit)).run(use))
-    finally:
-        node.queries -= 1
 
 
 @dataclass(frozen=True, slots=True)

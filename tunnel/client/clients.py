@@ -1,4 +1,4 @@
-"""Queries and tunnels for threads: blocking calls and futures.
+"""Queries and tunnels for threads (`Client`) and for services of the reactor (`ServiceClient`).
 
     client = Client(node)
     result = client.query(bob_id, b"ping").result(timeout=5)
@@ -8,7 +8,16 @@
     with client.tunnel(bob_id) as tunnel:
         answer = tunnel.ask(b"hello", timeout_s=5)
 
-Not for the thread of the node's reactor, which would wait for itself.
+A `Client` is not for the thread of the node's reactor, which would wait for itself. There, and for asyncio
+(aio.py), the methods are the same, and only the way to wait differs:
+
+    client = ServiceClient(node)
+    result = yield from client.query(bob_id, b"ping")
+    with (yield from client.tunnel(bob_id)) as tunnel:
+        answer = yield from timeout_after(5, tunnel.ask(b"hello"))
+        yield from tunnel.close()
+
+At the end of this file a call crosses from a thread into the reactor (`_run`).
 """
 
 from __future__ import annotations
@@ -18,23 +27,151 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
-from reactor import Closed, Reactor, Service, timeout_after
-from tunnel.client.calls import AskingNode, Undoing, check_running, make_call
+from reactor import (
+    Closed,
+    Reactor,
+    Service,
+    needs_yield_from,
+    timeout_after,
+)
+from reactor.errors import Forked
 from tunnel.codes import Report
+from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
-from tunnel.node.query.contents import Content
-from tunnel.node.query.reply import REPLY_WINDOW_BYTES, IncomingReply
-from tunnel.node.query.request import CallOptions, TunnelOptions
-from tunnel.node.query.running import QueryResult, submit
+from tunnel.node.query.contents import Content, Prefixed, as_content
+from tunnel.node.query.replies import REPLY_WINDOW_BYTES, IncomingReply, QueryResult
+from tunnel.node.query.request import CallOptions, QueryOptions, QueryRequest, TunnelOptions
+from tunnel.node.query.running import submit
 from tunnel.node.tunnels.tunnel import MESSAGE_BYTES, NodeTunnel, TunnelStream
+from tunnel.routing.route import Route
+from tunnel.services.base import service_prefix
 
-__all__ = ["Client", "ThreadReply", "ThreadStream", "ThreadTunnel"]
+__all__ = [
+    "AskingNode",
+    "Client",
+    "ServiceClient",
+    "ThreadReply",
+    "ThreadStream",
+    "ThreadTunnel",
+    "Undoing",
+    "check_running",
+    "make_call",
+]
+
+
+T = TypeVar("T")
+
+
+class AskingNode(Protocol):
+    """What clients need of a node: a `Node` of this process, or one that runs elsewhere (`ControlClient`)."""
+
+    @property
+    def id(self) -> bytes: ...
+    @property
+    def reactor(self) -> Reactor: ...
+    def draw_hops(self) -> int: ...
+    def call(
+        self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
+    ) -> QueryRequest: ...
+    def query(
+        self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
+    ) -> Future[QueryResult]: ...
+    def query_service(self, call: QueryRequest) -> Service[QueryResult]: ...
+    def ask(self, call: QueryRequest) -> Service[IncomingReply]: ...
+    def choose_route(self, destination: bytes, hops: int, profile: Profile) -> Route: ...
+    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]: ...
+
+
+class Undoing(Protocol):
+    """An object that takes back the result of a call whose caller was cancelled as it arrived."""
+
+    def numbered(self, reading: Service[T], /) -> Service[tuple[int, T]]: ...
+
+
+def make_call(
+    node: AskingNode, destination: bytes, content: Content, service: str | None, options: CallOptions
+) -> QueryRequest:
+    """The query. Args and errors: `Node.query`; service: the name of one of several there.
+
+    Raises, as well: NodeStopped, the reactor of the node is closed.
+    """
+    check_running(node)
+    if service is not None:
+        content = _prefixed(service_prefix(service), content)
+    return node.call(destination, content, **options)
+
+
+def check_running(node: AskingNode) -> None:
+    """Check that the node's reactor runs: a service made in vain would warn about a forgotten `yield from`.
+
+    Raises:
+        NodeStopped: its reactor is closed. Forked: it is the reactor of a parent process.
+    """
+    try:
+        node.reactor.check_usable()
+    except Forked:
+        raise
+    except Closed as error:
+        raise NodeStopped() from error
+
+
+def _prefixed(prefix: bytes, content: Content) -> Content:
+    content = as_content(content)
+    if isinstance(content, bytes | memoryview):
+        return b"".join((prefix, content))
+    return Prefixed(prefix, content)
+
+
+class ServiceClient:
+    """Queries and tunnels of a node, for services that run in its reactor."""
+
+    def __init__(self, node: AskingNode) -> None:
+        self._node = node
+
+    @needs_yield_from
+    def query(
+        self,
+        destination: bytes,
+        content: Content = b"",
+        *,
+        service: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Service[QueryResult]:
+        """Send a query and return its result when the whole reply has arrived. Args and errors: `Node.query`.
+
+        Args:
+            service: name of the service, if the destination offers several (`Services`).
+        """
+        call = make_call(self._node, destination, content, service, options)
+        return (yield from self._node.query_service(call))
+
+    @needs_yield_from
+    def ask(
+        self,
+        destination: bytes,
+        content: Content = b"",
+        *,
+        service: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Service[IncomingReply]:
+        """Start a query and return its reply, to be read as it arrives. Args: as for `query`.
+
+        Raises:
+            TypeError, BadRoute, ProfileError: as `Node.query`. The reply raises what ends the query.
+        """
+        call = make_call(self._node, destination, content, service, options)
+        return (yield from self._node.ask(call))
+
+    @needs_yield_from
+    def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
+        """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
+        return (yield from self._node.open_tunnel(destination, **options))
+
 
 S = TypeVar("S", bound=Undoing)
-T = TypeVar("T")
 
 
 class Client:
