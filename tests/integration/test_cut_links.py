@@ -106,7 +106,7 @@ class Square:
             "budget": sum(context.budget.used_bytes for context in contexts),
             "holders": sum(len(context.budget._holders) for context in contexts),
             "buffers": BUFFERS.borrowed,
-            "dialling": sum(len(context.links._dialling) for context in contexts),
+            "dialling": sum(len(node._links._dialling) for node in self.nodes),
             "half open": sum(context.half_open for context in contexts),
             "pending": sum(len(context.pending) + len(context.own) for context in contexts),
         }

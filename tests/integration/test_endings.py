@@ -31,7 +31,7 @@ from tunnel.geometry import DEFAULT, Profile
 from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.links.handshake_io import listen_service
+from tunnel.node.links.keeper import listen_service
 from tunnel.node.query.replies import IncomingReply
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.tunnels.tunnel import NodeTunnel
@@ -61,7 +61,7 @@ def test_connection_accepted_when_the_cancellation_was_on_its_way_is_closed() ->
     with theirs, ReactorThread() as thread:
         node = Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread.reactor)
         try:
-            service = listen_service(node._context, cast(TcpListener, Listener()))
+            service = listen_service(node._context, node._links, cast(TcpListener, Listener()))
             request = next(service)
             assert isinstance(request, Spawn)
             request.drop()
@@ -327,7 +327,7 @@ SERVICES = ("ask", "open_tunnel")
 @pytest.mark.parametrize("stage", ["before", "dials", "waits"])
 def test_whatever_is_asked_of_a_node_that_stops_ends_as_stopped(name: str, ends: str, stage: str) -> None:
     with LocalNetwork(peers=2, service=_Hesitates()) as net, _deaf(net) as deaf:
-        context = net[0]._context
+        node = net[0]
 
         def stop() -> None:
             if ends == "node":
@@ -338,9 +338,9 @@ def test_whatever_is_asked_of_a_node_that_stops_ends_as_stopped(name: str, ends:
         def ask() -> None:
             future = ASKING[name](net[0], net[1].id if stage == "waits" else deaf)
             if stage == "dials":
-                wait_until(net, lambda: context.links.dialling)
+                wait_until(net, lambda: node._links.dialling)
             elif stage == "waits":
-                wait_until(net, lambda: context.links.streams and context.queries)
+                wait_until(net, lambda: node.open_streams and node._context.queries)
             if stage != "before":
                 stop()
             future.result(PATIENCE_S)
@@ -359,7 +359,7 @@ def test_a_follow_up_of_a_node_that_stops_ends_as_stopped() -> None:
         query = net[0].query(net[1].id, b"\x02", hops=0, mode=ReplyMode.REPLY_ON_REPLY)
         result = query.result(PATIENCE_S)
         future = net[0].follow_up(result, b"\x01", hops=0)
-        wait_until(net, lambda: net[0]._context.links.streams and net[0]._context.queries)
+        wait_until(net, lambda: net[0].open_streams and net[0]._context.queries)
         net.stop(0)
         with pytest.raises(NodeStopped):
             future.result(PATIENCE_S)

@@ -64,7 +64,7 @@ def ask(alice: Node, bob: Node, *proxies: Node, content: bytes = b"here", **opti
 
 
 def links_of(node: Node) -> list[Any]:
-    return list(node._context.links)
+    return list(node._links)
 
 
 # --- which links there are --------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_both_dial_at_once_and_one_link_stays(group: NodeGroup, warnings: Callab
     def dial_both() -> Generator[Any, Any, None]:
         handles = []
         for node, peer in ((first, second), (second, first)):
-            handles.append((yield from node._context.scope.spawn(node._context.links.dial(peer.id))))
+            handles.append((yield from node._context.scope.spawn(node._links.dial(peer.id))))
         for handle in handles:
             yield from handle.join()
 
@@ -228,7 +228,7 @@ def test_restart_of_a_relay_loses_no_stream(group: NodeGroup, warnings: Callable
     assert again.id == relay.id
     directory.publish(again.descriptor)
     group.start(again)
-    group.wait_until(lambda: not alice._context.links._pools.get(relay.id))  # its patience for another try
+    group.wait_until(lambda: not alice._links._pools.get(relay.id))  # its patience for another try
     assert ask(alice, bob, again) == b"here"
 
 

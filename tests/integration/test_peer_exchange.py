@@ -66,7 +66,7 @@ def _send_by(network: Strangers, index: int, payload: bytes, until: Callable[[],
 
     def send() -> Service[None]:
         while not until():
-            for link in network[index]._context.links:
+            for link in network[index]._links:
                 link.mux.send_exchange(payload)
             yield Sleep(0.002)
 

@@ -35,6 +35,7 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ErrorMode
 from tunnel.node.query.running import _likeliest
 from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.node.upkeep import publish
 from tunnel.routing.guards import Guards
 
 MODES = [ReplyMode.NONE, ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED]
@@ -684,7 +685,7 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
         wait_full()
         # A hop of both has published a newer descriptor: nobody could open what was sealed to its old key.
         for node in net:
-            node._context.publish()
+            publish(node._context)
         assert ask().read() == b"hello"
         assert taken[-1] is None
         wait_full()

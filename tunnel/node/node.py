@@ -28,10 +28,9 @@ from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.buffers import Budget
-from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules, span_text
+from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules
 from tunnel.node.limits import Limits
-from tunnel.node.links.handshake_io import listen_service
-from tunnel.node.links.keeper import keep_links, seek_peers
+from tunnel.node.links.keeper import keep_links, listen_service, seek_peers
 from tunnel.node.links.link_table import LinkTable
 from tunnel.node.query.contents import Content
 from tunnel.node.query.prepared import PreparedQueries
@@ -50,8 +49,8 @@ from tunnel.node.relay.read_service import read_service
 from tunnel.node.tunnels.carrying import open_tunnel, with_tunnel
 from tunnel.node.tunnels.prepared import PreparedTunnels, TunnelKind
 from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.node.upkeep import rotate_keys
 from tunnel.onion.codec import OnionCodec
-from tunnel.onion.header import CLOCK_SKEW_S, clock_text
 from tunnel.onion.replay import HeaderRate
 from tunnel.routing.addresses import IpRange
 from tunnel.routing.cover import CoverPlan
@@ -61,7 +60,7 @@ from tunnel.routing.route import Purpose, Route, checked_purpose
 from tunnel.services import Echo, InnerService, ServiceFunction
 from tunnel.services.base import as_service
 
-__all__ = ["LOCAL_NETWORK_ID", "Node", "rotate_keys"]
+__all__ = ["LOCAL_NETWORK_ID", "Node"]
 
 
 log = logging.getLogger("tunnel.node")
@@ -172,7 +171,7 @@ class Node:
         )
         self._prepared_queries = PreparedQueries(self._context, reactor)
         self._prepared_tunnels = PreparedTunnels(self._context, limits.prepared_tunnels)
-        self._context.links = LinkTable(self._context, partial(read_service, self._context))
+        self._context.links = self._links = LinkTable(self._context, partial(read_service, self._context))
         self._has_left = Signal()
 
     @property
@@ -213,18 +212,18 @@ class Node:
     @property
     def open_links(self) -> int:
         """Number of links to neighbours; links stay open between messages."""
-        return len(self._context.links)
+        return len(self._links)
 
     @property
     def open_streams(self) -> int:
         """Number of open streams: frames under way in either direction."""
-        return self._context.links.streams
+        return self._links.streams
 
     @property
     def is_idle(self) -> bool:
         """Whether no frame, handshake or query of this node is under way."""
         context = self._context
-        links = context.links
+        links = self._links
         return not (
             links.streams or links.dialling or context.half_open or context.pending or context.queries
         )
@@ -232,11 +231,11 @@ class Node:
     @needs_yield_from
     def serve(self) -> Service[None]:
         """Run the node until cancelled; then end all its services and links."""
-        scope = self._context.scope
+        context, links, scope = self._context, self._links, self._context.scope
         try:
-            yield from scope.spawn(rotate_keys(self._context), name=f"{self._context.name} keys")
-            yield from scope.spawn(keep_links(self._context), name=f"{self._context.name} keeper")
-            yield from scope.spawn(seek_peers(self._context), name=f"{self._context.name} seeker")
+            yield from scope.spawn(rotate_keys(context), name=f"{context.name} keys")
+            yield from scope.spawn(keep_links(context, links), name=f"{context.name} keeper")
+            yield from scope.spawn(seek_peers(context, links), name=f"{context.name} seeker")
             yield from self._listen()
         finally:
             self.close()
@@ -261,7 +260,7 @@ class Node:
         context = self._context
         self._prepared_tunnels.close()
         yield from _wait_until(lambda: not context.queries, within_s)
-        context.links.leave()
+        self._links.leave()
         self.close()
         yield from _wait_until(lambda: self.is_idle and not self.open_links, within_s)
         self._has_left.set()
@@ -270,9 +269,9 @@ class Node:
         """Listen until `leave` is done."""
         try:
             if self._listener is not None:
-                yield from listen_service(self._context, self._listener)
+                yield from listen_service(self._context, self._links, self._listener)
         except Closed:
-            if not self._context.links.is_leaving:
+            if not self._links.is_leaving:
                 raise
         yield self._has_left
 
@@ -509,42 +508,3 @@ def _checked_limits(limits: Limits | None) -> Limits:
     if not isinstance(limits, Limits):
         raise TypeError(f"limits: expected Limits, got {type(limits).__name__}")
     return limits
-
-
-# Key rotation: a service that advances the onion keys and publishes each new descriptor. The key ring decides
-# when (tunnel/identity/key_ring.py). The service polls it, since wall clocks are set, machines sleep, and a
-# full replay table asks for a new key early. A wall clock that was set shows as a jump against the reactor's
-# clock, which is monotonic.
-
-
-def rotate_keys(node: NodeContext) -> Service[None]:
-    """Run for the node's life."""
-    ring, ahead_s = node.tunnel.ring, node.wall_clock() - node.now_s()
-    while True:
-        yield Sleep(node.limits.key_tick_s)
-        now_s = node.wall_clock()
-        _look_at_clock(node, now_s, ahead_s)
-        ahead_s = now_s - node.now_s()
-        if ring.wants_rotation and ring.rotate_early(now_s):
-            log.warning("node %s has a new onion key before its time: a replay table was full", node.name)
-            node.publish()
-        elif ring.advance(now_s):
-            log.info("node %s has moved its onion keys on", node.name)
-            node.publish()
-
-
-def _look_at_clock(node: NodeContext, now_s: float, ahead_s: float) -> None:
-    """Log a jump of the wall clock.
-
-    Args:
-        ahead_s: difference between the wall clock and the reactor's clock at the last look.
-    """
-    step_s = now_s - node.now_s() - ahead_s
-    if abs(step_s) <= CLOCK_SKEW_S:
-        return
-    way = "ahead" if step_s > 0 else "back"
-    log.error(
-        "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. If that is wrong, other "
-        "nodes refuse what this one sends",
-        node.name, way, span_text(step_s), clock_text(now_s), ", or the machine slept" if step_s > 0 else "",
-    )  # fmt: skip

@@ -21,6 +21,7 @@ from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, FrameWriter, start_frame
 from tunnel.node.relay.status_reporter import Reporter, wait_status
+from tunnel.node.reply_routes import routes_home
 from tunnel.node.waits import Counted, idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
@@ -322,14 +323,16 @@ class _Replies:
             return node.tunnel.reply(query.head.reply_blocks[self.number], now_s=now_s)
         if query.mode is ReplyMode.KNOWN_DEST:
             origin = node.tunnel.origin(query.slot, query.head)
-            route = node.choose_route(origin.descriptor.node_id, query.stream.profile)
+            route = node.routes.route(
+                origin.descriptor.node_id, node.limits.answer_hops, query.stream.profile
+            )
             own: OutgoingQuery = yield RunInThread(
                 partial(node.tunnel.answer, origin, route, query.stream.profile, now_s=now_s)
             )
             self._own = own
             return own.frame
         block = query.head.reply_blocks[self.number]
-        ways = node.ways_home(block.profile)
+        ways = routes_home(node, block.profile)
         frame: OutgoingFrame = yield RunInThread(
             partial(node.tunnel.reply, block, now_s=now_s, reply_routes=ways)
         )

@@ -1,7 +1,7 @@
 """Dialling and accepting: the link handshake over a socket, as services.
 
-Both end with a `HandshakeResult`: a connected socket, the keys of the link, and an authenticated peer. Who
-uses it from then on is the link (link.py).
+Both return a `HandshakeResult`: a connected socket, the keys of the link, and an authenticated peer. A `Link`
+(link.py) runs it from then on.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from typing import Final
 
 from reactor import (
     YIELD,
@@ -17,7 +18,6 @@ from reactor import (
     ReadYield,
     Service,
     SocketStream,
-    TcpListener,
     TimedOut,
     UnexpectedEnd,
     WriteYield,
@@ -33,19 +33,18 @@ from tunnel.errors import (
     LinkError,
     NextRefused,
     PeerError,
-    TableFull,
 )
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext
+from tunnel.node.limits import LinkPolicy
 from tunnel.onion.header import clock_text
 
-__all__ = ["HandshakeResult", "accept_handshake", "dial", "listen_service"]
+__all__ = ["HandshakeResult", "accept_handshake", "dial"]
 
 log = logging.getLogger("tunnel.node")
-# About two milliseconds.
-_TRIES_PER_TURN = 2_000
+_TRIES_PER_TURN: Final = 2_000  # about two milliseconds
 
 
 @dataclass(slots=True)
@@ -53,9 +52,8 @@ class HandshakeResult:
     """A finished handshake.
 
     Attributes:
-        peer: who is at the other end: its descriptor, signed, and proven to be its own by the handshake.
-        settings: what the peer says about itself.
-        is_dialler: whether this node dialled.
+        peer: signed descriptor of the other end; the handshake has proven that it owns the keys.
+        settings: of the peer.
     """
 
     socket: SocketStream
@@ -66,11 +64,11 @@ class HandshakeResult:
 
 
 def dial(node: NodeContext, peer: Descriptor) -> Service[HandshakeResult]:
-    """Connect to `peer`: each of its addresses in turn, then the handshake.
+    """Connect to `peer`: try its addresses in order, then perform the handshake.
 
     Raises:
-        NextRefused: no address answered in time, or what answered is not the peer (__cause__ says which); or
-            it has no address that may be dialled: see `tunnel.routing.addresses.AddressRules`.
+        NextRefused: no address answered in time, or another node answered (`__cause__` has the error); or no
+            address may be dialled, see `tunnel.routing.addresses.AddressRules`.
     On error or cancellation: no socket is left open.
     """
     log.debug("node %s dials %s", node.name, short(peer.node_id))
@@ -81,7 +79,7 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[HandshakeResult]:
         )
     if not peer.addresses:
         raise NextRefused("it has no address, and keeps no link to this one")
-    # Anybody can sign a descriptor with the address of a machine behind this node's firewall.
+    # A descriptor may name any address, also one of a machine behind this node's firewall.
     addresses = node.rules.dialable(peer.addresses)
     if not addresses:
         raise NextRefused("it has private addresses only, in no range declared as this network's")
@@ -100,13 +98,13 @@ def dial(node: NodeContext, peer: Descriptor) -> Service[HandshakeResult]:
 
 
 def _is_configured(node: NodeContext, peer: Descriptor) -> bool:
-    """Whether the user named this peer to learn others from: its link key lives as long as the node, and the
-    first thing that it tells is its newest descriptor. Else the user's file would serve for a week only."""
+    """Whether the user configured this peer as a first contact. Such a descriptor is used after its expiry:
+    the link key never changes, and the first message on the link has the newest descriptor."""
     return isinstance(node.directory, ExchangeDirectory) and node.directory.is_configured(peer.node_id)
 
 
 def _reason(failure: Exception | None) -> str:
-    """Why, without an address: who a node talks to is not for the log."""
+    """The reason for the log and the error, without addresses."""
     if isinstance(failure, ConnectError) and failure.errno is not None:
         return os.strerror(failure.errno)
     if isinstance(failure, TimedOut):
@@ -124,7 +122,7 @@ def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> 
             link_private=node.link_private,
             remote_link_key=peer.link_key,
             descriptor=node.descriptor,
-            settings=node.link_settings(),
+            settings=_settings(node),
             engine=node.engine,
         )
         reader, writer = ReadYield(socket), WriteYield(socket)
@@ -141,8 +139,18 @@ def _dial_address(node: NodeContext, peer: Descriptor, host: str, port: int) -> 
         raise
 
 
+def _settings(node: NodeContext) -> Settings:
+    limits = node.limits
+    return Settings.make(
+        node.wall_clock(),
+        node.descriptor.profiles,
+        max_streams=1 if limits.link_policy is LinkPolicy.ONCE else limits.streams_per_link,
+        padding=limits.padding,
+    )
+
+
 def _solve(initiator: Initiator, retry: bytes) -> Service[bytes]:
-    """M1 once more, with the answer of the puzzle; the search lets others run."""
+    """Solve the puzzle, letting other services run; returns M1 again, with the answer."""
     puzzle = initiator.retry(retry)
     while not puzzle.search(_TRIES_PER_TURN):
         yield YIELD
@@ -151,21 +159,21 @@ def _solve(initiator: Initiator, retry: bytes) -> Service[bytes]:
 
 
 def _puzzle_bits(node: NodeContext) -> int:
-    """How much work a new handshake must show: none until half of the places are taken, then more and more.
+    """Puzzle for a new handshake: none until half of the places are taken, then 12 to 18 bits.
 
-    12 bits are some milliseconds for an honest node; 18 a third of a second.
+    12 bits take an honest node some milliseconds, 18 a third of a second.
     """
     taken = node.half_open / node.limits.half_open
     return 0 if taken < 0.5 else 12 + int((taken - 0.5) * 12)
 
 
 def accept_handshake(node: NodeContext, socket: SocketStream) -> Service[HandshakeResult]:
-    """The responder's side.
+    """Perform the responder's side of the handshake.
 
     Raises:
-        HandshakeError: what came is no handshake of this network with this node. LinkError: it ended early.
-        Disconnected: the connection broke. PeerError (TIMEOUT): it took longer than the limit.
-    On error: the socket is still the caller's to close.
+        HandshakeError: not a handshake of this network with this node. LinkError: the connection ended early.
+        Disconnected: it broke. PeerError (TIMEOUT): the handshake took longer than the limit.
+    On error: the caller closes the socket.
     """
     try:
         return (yield from timeout_after(node.limits.handshake_s, _accept(node, socket)))
@@ -181,7 +189,7 @@ def _accept(node: NodeContext, socket: SocketStream) -> Service[HandshakeResult]
     responder = Responder(
         network_id=node.network_id,
         link_private=node.link_private,
-        settings=node.link_settings(),
+        settings=_settings(node),
         engine=node.engine,
         load=_puzzle_bits(node),
     )
@@ -198,56 +206,3 @@ def _read(reader: ReadYield, count: int) -> Service[bytes]:
     buffer = bytearray(count)
     yield from reader.read_exactly(memoryview(buffer))
     return bytes(buffer)
-
-
-# The listener: accepts connections within the node's limits, shakes hands, hands links to the table.
-
-
-def listen_service(node: NodeContext, listener: TcpListener) -> Service[None]:
-    """Run for the node's life. A connection above a limit is closed at once: who is inside stays unharmed."""
-    while True:
-        socket = yield from listener.accept()
-        host = str(socket.peername[0])
-        if (reason := _refusal(node, host)) is not None:
-            log.warning("node %s refused a connection: %s", node.name, reason)
-            socket.close()
-            continue
-        # Counted here and not in the service: a crowd is accepted before the first of its services runs.
-        node.half_open_hosts.append(host)
-        try:
-            yield from node.scope.spawn(_welcome(node, socket, host), name=f"{node.name} accept")
-        except BaseException:
-            # A cancellation that was on its way struck here: no service has taken the connection.
-            node.half_open_hosts.remove(host)
-            socket.close()
-            raise
-
-
-def _refusal(node: NodeContext, host: str) -> str | None:
-    """Why a connection from this host is not taken, or None."""
-    limits = node.limits
-    if node.half_open >= limits.half_open:
-        return f"{node.half_open} are without handshake (limit {limits.half_open})"
-    if not node.is_local:
-        held = node.half_open_hosts.count(host) + sum(link.host == host for link in node.links)
-        if held >= limits.links_per_address:
-            return f"{held} are open from its address (limit {limits.links_per_address})"
-    try:
-        node.links.check_room()
-    except TableFull as error:
-        return str(error)
-    return None
-
-
-def _welcome(node: NodeContext, socket: SocketStream, host: str) -> Service[None]:
-    try:
-        shaken = yield from accept_handshake(node, socket)
-        yield from node.links.adopt(shaken)
-    except (HandshakeError, PeerError) as error:
-        log.warning("node %s refused a connection: %s: %s", node.name, type(error).__name__, error)
-        socket.close()
-    except BaseException:
-        socket.close()
-        raise
-    finally:
-        node.half_open_hosts.remove(host)

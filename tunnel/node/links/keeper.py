@@ -1,177 +1,109 @@
-"""Peer exchange over links: what a neighbour tells is taken in, and it is told in return.
+"""Three services that run for a node's life and look after its links: listener, keeper and seeker.
 
-Runs only where the directory is one that learns (`ExchangeDirectory`). On each link one message goes out
-when it begins and then now and then, with WANT; one that came with WANT, or brought news, is answered. So two
-nodes with much to tell go on until neither learns anything, and two that know the same are silent.
+`listen_service` accepts connections within the node's limits. `keep_links` keeps `Limits.links_ahead` links
+open even without messages, so that an observer of connections cannot see when messages begin, and ends links
+that are due. `seek_peers` finds one link over which peers can be learned.
 
-A neighbour cannot make this node work or grow: messages are taken in at a limited rate (the multiplexer keeps
-the last one only), the table is bounded and each source has its share, and signatures of what is known
-already are not verified again. What is malformed or forged ends the link. Source: docs/protocol.md, "Peer
-exchange".
+The keeper draws its neighbours once, from the operating system's generator, and replaces only those that
+leave the directory: a choice that followed the messages would reveal them.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from functools import partial
 from typing import Final
 
-from reactor import RunInThread, Service, Signal, Sleep
+from reactor import Service, Sleep, SocketStream, TcpListener
 from tunnel.directory import ExchangeDirectory
-from tunnel.directory.exchange import ExchangeMessage
-from tunnel.errors import DescriptorError, LinkError, PeerError
-from tunnel.identity.descriptor import Descriptor
-from tunnel.link.cells import pack_reset
-from tunnel.link.mux import Multiplexer
+from tunnel.errors import HandshakeError, PeerError, TableFull
 from tunnel.node.context import NodeContext
-from tunnel.node.limits import LinkPolicy
-from tunnel.node.waits import run_with_guards
+from tunnel.node.links.handshake_io import accept_handshake
+from tunnel.node.links.link_table import LinkTable
 
-__all__ = ["exchange_with", "keep_links", "seek_peers"]
+__all__ = ["keep_links", "listen_service", "seek_peers"]
 
 log = logging.getLogger("tunnel.node")
 _RANDOM: Final = random.SystemRandom()
-# Draws are random: so many answers without news say that there is hardly any left.
-_PATIENCE: Final = 3
-
-
-def exchange_with(node: NodeContext, peer: Descriptor, host: str, mux: Multiplexer[Signal]) -> Service[None]:
-    """Exchange peers over one link, for its life.
-
-    Args:
-        host: where the link came from; empty when this node dialled.
-    Raises:
-        LinkError: the neighbour sent what no node sends; it has been told.
-    """
-    directory = node.directory
-    if not isinstance(directory, ExchangeDirectory) or node.limits.link_policy is LinkPolicy.ONCE:
-        return
-    directory.saw(peer, own_id=node.descriptor.node_id, now_s=node.wall_clock())
-    exchange = _Exchange(node, directory, peer.node_id, node.rules.source(peer, host), mux)
-    try:
-        yield from run_with_guards(exchange.listen(), exchange.tell())
-    except LinkError as error:
-        mux.fail(error)
-        mux.sender.stop(pack_reset(0, error.code))
-        raise
-    finally:
-        directory.lost(peer.node_id)
-
-
-class _Exchange:
-    """Peer exchange on one link."""
-
-    def __init__(
-        self,
-        node: NodeContext,
-        directory: ExchangeDirectory,
-        peer_id: bytes,
-        source: bytes,
-        mux: Multiplexer[Signal],
-    ) -> None:
-        self._node = node
-        self._directory = directory
-        self._peer_id = peer_id
-        self._source = source
-        self._mux = mux
-        self._patience = _PATIENCE
-
-    def tell(self) -> Service[None]:
-        """At once, and now and then."""
-        while True:
-            self._send(wants_more=True)
-            yield Sleep(self._node.limits.exchange_s * _RANDOM.uniform(0.5, 1.5))
-
-    def listen(self) -> Service[None]:
-        """Take in what comes; ends with the link."""
-        while self._mux.error is None:
-            yield self._mux.exchange
-            payload = self._mux.take_exchange()
-            if payload is None:
-                continue
-            message = ExchangeMessage.parse(payload)
-            news = yield from self._learn(message)
-            self._patience = _PATIENCE if news else self._patience - 1
-            is_hungry = self._patience > 0
-            if message.wants_more or news:
-                self._send(wants_more=is_hungry)
-            yield Sleep(self._node.limits.exchange_min_s)
-
-    def _learn(self, message: ExchangeMessage) -> Service[int]:
-        # In a thread: eight signatures take pycryptodome some tens of milliseconds.
-        learn = partial(
-            self._directory.learn,
-            message.descriptors,
-            source=self._source,
-            own_id=self._node.descriptor.node_id,
-            now_s=self._node.wall_clock(),
-        )
-        try:
-            news: int = yield RunInThread(learn)
-        except DescriptorError as error:
-            raise LinkError(f"PEER-EXCHANGE with a bad descriptor: {error}") from error
-        return news
-
-    def _send(self, *, wants_more: bool) -> None:
-        offered = self._directory.offer(
-            self._node.descriptor, to=self._peer_id, now_s=self._node.wall_clock()
-        )
-        # Not taken when the last one has not left: the next will do as well.
-        self._mux.send_exchange(ExchangeMessage(offered, wants_more).to_bytes())
-
-
-def seek_peers(node: NodeContext) -> Service[None]:
-    """See that there is a link over which peers can be learned; run for the node's life.
-
-    A node that keeps links ahead has some; one that does not dials a peer of its directory at random when it
-    has no link at all.
-    """
-    directory = node.directory
-    if not isinstance(directory, ExchangeDirectory):
-        return
-    while True:
-        directory.expire(node.wall_clock())
-        others = [peer for peer in directory.sample() if peer.node_id != node.descriptor.node_id]
-        if not len(node.links) and others:
-            try:
-                yield from node.links.dial(_RANDOM.choice(others).node_id)
-            except PeerError as error:
-                log.debug("node %s found nobody to exchange peers with: %s", node.name, error)
-        yield Sleep(node.limits.link_tick_s)
-
-
-# Keeps links to some neighbours, whether there are messages or not, and ends those that are due.
-#
-# Which neighbours is drawn once, with the operating system's generator, and again only for those that leave
-# the directory: a choice that followed the messages would tell of them. Of two nodes that want each other
-# the one with the smaller id dials first.
-# So many ticks the node of the larger id leaves the dialling to the other.
+# Ticks for which the node with the larger id leaves dialling to the other one.
 _PATIENCE_TICKS: Final = 2
 
 
-def keep_links(node: NodeContext) -> Service[None]:
-    """Run for the node's life."""
-    wanted: dict[bytes, int] = {}
+def listen_service(node: NodeContext, links: LinkTable, listener: TcpListener) -> Service[None]:
+    """Accept connections; one above a limit is closed immediately, and existing links are unaffected."""
     while True:
-        # First, so that one that is old is replaced at once, and not when a message wants it.
-        node.links.retire_due()
-        _choose(node, wanted)
+        socket = yield from listener.accept()
+        host = str(socket.peername[0])
+        if (reason := _refusal(node, links, host)) is not None:
+            log.warning("node %s refused a connection: %s", node.name, reason)
+            socket.close()
+            continue
+        # Counted here, not in the new service: many are accepted before the first of their services runs.
+        node.half_open_hosts.append(host)
+        try:
+            yield from node.scope.spawn(_admit(node, links, socket, host), name=f"{node.name} accept")
+        except BaseException:
+            # Cancelled here: no service has taken the connection.
+            node.half_open_hosts.remove(host)
+            socket.close()
+            raise
+
+
+def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
+    """Why a connection from this host is refused; None: it is accepted."""
+    limits = node.limits
+    if node.half_open >= limits.half_open:
+        return f"{node.half_open} are without handshake (limit {limits.half_open})"
+    if not node.is_local:
+        held = node.half_open_hosts.count(host) + sum(link.host == host for link in links)
+        if held >= limits.links_per_address:
+            return f"{held} are open from its address (limit {limits.links_per_address})"
+    try:
+        links.check_room()
+    except TableFull as error:
+        return str(error)
+    return None
+
+
+def _admit(node: NodeContext, links: LinkTable, socket: SocketStream, host: str) -> Service[None]:
+    try:
+        result = yield from accept_handshake(node, socket)
+        yield from links.adopt(result)
+    except (HandshakeError, PeerError) as error:
+        log.warning("node %s refused a connection: %s: %s", node.name, type(error).__name__, error)
+        socket.close()
+    except BaseException:
+        socket.close()
+        raise
+    finally:
+        node.half_open_hosts.remove(host)
+
+
+def keep_links(node: NodeContext, links: LinkTable) -> Service[None]:
+    """Keep links to some neighbours, and retire links that are due.
+
+    Of two nodes that want each other, the one with the smaller id dials first.
+    """
+    wanted: dict[bytes, int] = {}  # ticks since each was chosen
+    while True:
+        # First, so that an old link is replaced now and not when a message needs it.
+        links.retire_due()
+        _choose(node, links, wanted)
         for peer_id, ticks in wanted.items():
-            if node.links.is_leaving:
+            if links.is_leaving:
                 return
-            pool = node.links.pool(peer_id)
+            pool = links.pool(peer_id)
             pool.is_wanted = True
-            # A node without an address waits for nobody: it cannot be dialled.
+            # A node without an address cannot be dialled, so it does not wait to be.
             is_first = node.descriptor.node_id < peer_id or not node.descriptor.addresses
             if (is_first or ticks >= _PATIENCE_TICKS) and pool.wants_dial(node.now_s()):
-                yield from node.scope.spawn(_dial(node, peer_id), name=f"{node.name} keep")
+                yield from node.scope.spawn(_dial(node, links, peer_id), name=f"{node.name} keep")
             wanted[peer_id] = ticks + 1
         yield Sleep(node.limits.link_tick_s)
 
 
-def _choose(node: NodeContext, wanted: dict[bytes, int]) -> None:
-    """Fill the places that are free with nodes of the directory that can be dialled."""
+def _choose(node: NodeContext, links: LinkTable, wanted: dict[bytes, int]) -> None:
+    """Fill free places with nodes of the directory that can be dialled."""
     reachable = {
         peer.node_id
         for peer in node.directory.sample()
@@ -179,16 +111,35 @@ def _choose(node: NodeContext, wanted: dict[bytes, int]) -> None:
     }
     for peer_id in wanted.keys() - reachable:
         del wanted[peer_id]
-        node.links.pool(peer_id).is_wanted = False
+        links.pool(peer_id).is_wanted = False
     free = sorted(reachable - wanted.keys())
     count = min(len(free), node.limits.links_ahead - len(wanted))
     for peer_id in _RANDOM.sample(free, max(count, 0)):
         wanted[peer_id] = 0
 
 
-def _dial(node: NodeContext, peer_id: bytes) -> Service[None]:
+def _dial(node: NodeContext, links: LinkTable, peer_id: bytes) -> Service[None]:
     try:
-        yield from node.links.dial(peer_id)
+        yield from links.dial(peer_id)
     except PeerError as error:
-        # Tried again later, by the pool's own patience.
+        # Retried later, after the pool's back-off.
         log.debug("node %s keeps no link yet: %s", node.name, error)
+
+
+def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
+    """Dial a random peer of the directory whenever there is no link, so that peers can be learned.
+
+    Needed only without `Limits.links_ahead`.
+    """
+    directory = node.directory
+    if not isinstance(directory, ExchangeDirectory):
+        return
+    while True:
+        directory.expire(node.wall_clock())
+        others = [peer for peer in directory.sample() if peer.node_id != node.descriptor.node_id]
+        if not len(links) and others:
+            try:
+                yield from links.dial(_RANDOM.choice(others).node_id)
+            except PeerError as error:
+                log.debug("node %s found nobody to exchange peers with: %s", node.name, error)
+        yield Sleep(node.limits.link_tick_s)

@@ -1,14 +1,14 @@
 """A link: one connection to a neighbour, from its handshake to its end, and the services that run it.
 
-The multiplexer (tunnel/link/mux.py) decides about bytes. Here is what joins it to the socket: one service
-receives, hands over all records of one receive, and gives each stream that the neighbour has opened to the
-node; one sends whatever is owed, with one system call for all that was sealed meanwhile; one looks after the
-link's age and life; and where links are padded, one does that. They share one scope: when one of them fails
-the link is over, and each of its streams ends with that error.
+The multiplexer (tunnel/link/mux.py) decides about bytes; this file joins it to the socket. One service
+receives: it passes on all records of one receive and starts a service for each stream that the neighbour
+opened. One sends: everything sealed meanwhile leaves with one system call. One checks that the neighbour is
+alive. Further services pad the link and exchange peers, if the node is set up for it. All share one scope:
+the first failure ends the link, and each of its streams ends with that error.
 
-A link ends in order when both sides have said GOAWAY and no stream is left: everything owed is sent, then the
-connection is half-closed and read to its end. Closing with unread bytes in the receive buffer would make the
-kernel send RST, and the last records would be lost on their way to the neighbour.
+A link ends in order when both sides have sent GOAWAY and no stream is left: everything queued is sent, then
+the connection is half-closed and read until it ends. Closing with unread bytes in the receive buffer would
+make the kernel send RST, and the last records would be lost.
 """
 
 from __future__ import annotations
@@ -16,17 +16,32 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-from reactor import YIELD, Broken, Closed, ReadYield, Service, Signal, Sleep, SocketStream, WriteYield
-from tunnel.errors import Disconnected, ErrorCode, PeerError
+from reactor import (
+    YIELD,
+    Broken,
+    Closed,
+    ReadYield,
+    RunInThread,
+    Service,
+    Signal,
+    Sleep,
+    SocketStream,
+    WriteYield,
+)
+from tunnel.directory import ExchangeDirectory
+from tunnel.directory.exchange import ExchangeMessage
+from tunnel.errors import DescriptorError, Disconnected, ErrorCode, LinkError, PeerError
 from tunnel.geometry import Profile
+from tunnel.link.cells import pack_reset
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.mux import Multiplexer
-from tunnel.link.policies import Liveness
+from tunnel.link.mux import Multiplexer, MuxLimits
+from tunnel.link.policies import ConstantRate, Liveness, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.node.context import NodeContext, Stream
+from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.links.handshake_io import HandshakeResult
-from tunnel.node.links.keeper import exchange_with
 from tunnel.node.waits import run_with_guards
 
 __all__ = ["Link", "Serve"]
@@ -34,6 +49,8 @@ __all__ = ["Link", "Serve"]
 log = logging.getLogger("tunnel.node")
 
 _RANDOM: Final = random.SystemRandom()
+# Peers are drawn at random, so this many messages without news mean that hardly any news is left.
+_PATIENCE: Final = 3
 
 Serve = Callable[[Stream], Service[None]]
 """What a node does with a stream that a neighbour opened."""
@@ -43,47 +60,49 @@ class Link:
     """One authenticated connection and its streams.
 
     Args:
-        shaken: of the finished handshake; the socket is the link's from here on.
-        serve: gets each stream that the neighbour opens, in a service of its own.
+        result: of the finished handshake; the link owns its socket.
+        serve: called with each stream that the neighbour opens, in a service of its own.
 
     Attributes:
         peer: the neighbour's descriptor.
         is_dialler: whether this node dialled.
-        host: where the connection came from; empty when this node dialled.
-        began_s, used_s: on the reactor's clock: when it began, and when a stream was opened last.
-        is_retired: it takes no new stream and ends when it has none left.
+        host: the address that the connection came from; empty when this node dialled.
+        used_s: when a stream was last opened, on the reactor's clock.
+        is_retired: it takes no new stream and ends with its last one.
     """
 
-    def __init__(self, node: NodeContext, shaken: HandshakeResult, serve: Serve) -> None:
+    def __init__(self, node: NodeContext, result: HandshakeResult, serve: Serve) -> None:
         self._node = node
-        self._socket: SocketStream = shaken.socket
+        self._socket: SocketStream = result.socket
         self._serve = serve
-        self.peer = shaken.peer
-        self.is_dialler = shaken.is_dialler
-        self.host = "" if shaken.is_dialler else str(shaken.socket.peername[0])
-        self.began_s = self.used_s = node.now_s()
+        self.peer = result.peer
+        self.is_dialler = result.is_dialler
+        self.host = "" if result.is_dialler else str(result.socket.peername[0])
+        self.used_s = node.now_s()
         self.is_retired = False
-        self._padding = node.padding_policy()
+        self._padding = _padding_policy(node.limits, node.now_s())
         self.mux = Multiplexer(
-            shaken.keys,
-            is_dialler=shaken.is_dialler,
+            result.keys,
+            is_dialler=result.is_dialler,
             engine=node.engine,
-            limits=node.mux_limits(shaken.settings),
+            limits=MuxLimits(
+                max_streams=node.limits.streams_per_link, peer_max_streams=result.settings.max_streams
+            ),
             make_notifier=Signal,
             budget=node.budget,
             now_s=node.now_s,
             record_units=self._padding.record_units,
-            peer_id=shaken.peer.node_id,
+            peer_id=result.peer.node_id,
         )
 
     @property
     def streams(self) -> int:
-        """How many are open."""
+        """Number of open streams."""
         return self.mux.streams
 
     @property
     def can_open(self) -> bool:
-        """Whether a new stream may be opened here now."""
+        """Whether a stream can be opened now."""
         return not self.is_retired and self.mux.can_open
 
     def open(self, profile: Profile) -> Stream:
@@ -92,13 +111,13 @@ class Link:
         return self.mux.open(profile)
 
     def retire(self) -> None:
-        """Open no more; the link ends when its last stream has."""
+        """Take no new stream; the link ends with its last one."""
         if not self.is_retired:
             self.is_retired = True
             self.mux.go_away()
 
     def run(self) -> Service[None]:
-        """Live until the link has ended.
+        """Run the link until it has ended.
 
         Raises:
             PeerError: it did not end in order. Its streams have ended with that error.
@@ -106,7 +125,7 @@ class Link:
         failure: PeerError = Disconnected("the link was closed by this node")
         try:
             padding = () if self._padding.mode is PaddingMode.OFF else (self._pad(),)
-            exchange = exchange_with(self._node, self.peer, self.host, self.mux)
+            exchange = _exchange_peers(self._node, self)
             yield from run_with_guards(self._receive(), self._send(), self._watch(), exchange, *padding)
         except PeerError as error:
             failure = error
@@ -121,14 +140,14 @@ class Link:
     # -- the services of a link ------------------------------------------------------------------------
 
     def _receive(self) -> Service[None]:
-        """Take in what comes, to the end of the connection; the link's life."""
+        """Receive until the connection ends; the link lives as long as this."""
         node, socket, mux = self._node, self._socket, self.mux
         reader = ReadYield(socket)
         while (yield from reader.call(self._receive_once)):
             while (stream := mux.accept_nowait()) is not None:
                 self.used_s = node.now_s()
                 yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
-            # One receive brings all that is there: let the streams have it before more comes.
+            # One receive takes all that has arrived: let the streams have it before the next.
             yield socket.readable if socket.drained else YIELD
         if mux.streams or not mux.peer_leaves:
             raise Disconnected(f"connection ended without GOAWAY, with {mux.streams} streams open")
@@ -137,7 +156,7 @@ class Link:
         try:
             count = socket.readinto(self.mux.space())
         except BlockingIOError:
-            self.mux.received(0)  # gives the buffer back
+            self.mux.received(0)  # returns the buffer
             raise
         except Broken as error:
             raise Disconnected(f"connection broke while reading: {error}") from error
@@ -145,12 +164,12 @@ class Link:
         if self.mux.peer_leaves:
             self.retire()
         if self.mux.is_drained:
-            # What came has ended the link and leaves nothing to send: the sender has to hear of it.
+            # The link has ended with nothing left to send: wake the sending service so that it notices.
             self.mux.output.set()
         return count
 
     def _send(self) -> Service[None]:
-        """Send what is owed, whenever something is; half-close after the last of it."""
+        """Send sealed bytes whenever there are some; half-close the connection after the last of them."""
         writer = WriteYield(self._socket)
         mux = self.mux
         while not mux.is_drained:
@@ -161,12 +180,12 @@ class Link:
             self._socket.shutdown_write()
         except Broken as error:
             raise Disconnected(f"connection broke while it was ended: {error}") from error
-        # The rest is the neighbour's to do.
+        # The neighbour closes; `_receive` then returns and cancels this service.
         yield Sleep(self._node.limits.linger_s)
         raise PeerError("the neighbour did not end a link that both sides have left", ErrorCode.TIMEOUT)
 
     def _send_some(self, socket: SocketStream) -> bool:
-        """Send what the socket takes of what is owed. Returns whether more is owed now."""
+        """Send as much as the socket takes. Returns whether more is unsent."""
         mux = self.mux
         pending = mux.pending
         if not pending:
@@ -179,7 +198,7 @@ class Link:
         return not mux.sender.is_idle
 
     def _watch(self) -> Service[None]:
-        """Look now and then whether the neighbour still lives."""
+        """Check regularly that the neighbour is alive and follows the protocol's limits."""
         node, mux, limits = self._node, self.mux, self._node.limits
         liveness = Liveness(limits.quiet_s, limits.pong_s)
         partial_since_s: float | None = None
@@ -187,7 +206,7 @@ class Link:
         while True:
             yield Sleep(limits.link_tick_s)
             now_s = node.now_s()
-            # Else a neighbour that does not answer GOAWAY would hold its place for ever.
+            # Without this limit a neighbour that never answers GOAWAY would occupy its place for ever.
             if not self.is_retired or mux.streams or mux.peer_leaves:
                 left_since_s = None
             elif left_since_s is None:
@@ -213,15 +232,115 @@ class Link:
                 mux.ping()
 
     def _pad(self) -> Service[None]:
-        """Send what the padding policy says, when it says so."""
+        """Send padding as the policy decides."""
         padding, now_s = self._padding, self._node.now_s
         while True:
             yield Sleep(padding.next_s - now_s())
             padding.act(self.mux, now_s(), _RANDOM)
 
     def _send_last_words(self) -> None:
-        """One try to send what is sealed: it may tell the neighbour what it did wrong."""
+        """Try once to send what is sealed: it may contain the reason for the end."""
         try:
             self._socket.write(self.mux.pending)
         except (Broken, Closed, BlockingIOError) as error:
             log.debug("last words of a link were not sent: %s", error)
+
+
+def _padding_policy(limits: Limits, now_s: float) -> PaddingPolicy:
+    if limits.padding is PaddingMode.POISSON:
+        return PoissonPadding(1 / limits.padding_gap_s, [limits.padding_units], now_s=now_s, rng=_RANDOM)
+    if limits.padding is PaddingMode.CONSTANT:
+        return ConstantRate(limits.padding_gap_s, limits.padding_units, now_s=now_s)
+    return NoPadding()
+
+
+# Peer exchange over a link, for a directory that learns from neighbours (`ExchangeDirectory`). A message with
+# WANT is sent when the link begins and then from time to time; a message with WANT or with news is answered.
+# So two nodes with different peers continue until neither learns anything, and two with the same are silent.
+#
+# A neighbour cannot make this node work or grow: messages are processed at a limited rate (the multiplexer
+# keeps the last one only), the directory is bounded and each source has its share, and signatures that are
+# known are not verified again. A malformed or forged message ends the link. Source: docs/protocol.md, "Peer
+# exchange".
+
+
+def _exchange_peers(node: NodeContext, link: Link) -> Service[None]:
+    """Exchange peers over one link until it ends.
+
+    Raises:
+        LinkError: a malformed or forged message; a RESET for it is sealed.
+    """
+    directory, peer, mux = node.directory, link.peer, link.mux
+    if not isinstance(directory, ExchangeDirectory) or node.limits.link_policy is LinkPolicy.ONCE:
+        return
+    directory.saw(peer, own_id=node.descriptor.node_id, now_s=node.wall_clock())
+    exchange = _PeerExchange(node, directory, peer.node_id, node.rules.source(peer, link.host), mux)
+    try:
+        yield from run_with_guards(exchange.receive(), exchange.send_regularly())
+    except LinkError as error:
+        mux.fail(error)
+        mux.sender.stop(pack_reset(0, error.code))
+        raise
+    finally:
+        directory.lost(peer.node_id)
+
+
+class _PeerExchange:
+    """Peer exchange on one link. `source`: whose share of the directory the neighbour's peers use."""
+
+    def __init__(
+        self,
+        node: NodeContext,
+        directory: ExchangeDirectory,
+        peer_id: bytes,
+        source: bytes,
+        mux: Multiplexer[Signal],
+    ) -> None:
+        self._node = node
+        self._directory = directory
+        self._peer_id = peer_id
+        self._source = source
+        self._mux = mux
+        self._patience = _PATIENCE
+
+    def send_regularly(self) -> Service[None]:
+        while True:
+            self._send(wants_more=True)
+            yield Sleep(self._node.limits.exchange_s * _RANDOM.uniform(0.5, 1.5))
+
+    def receive(self) -> Service[None]:
+        """Learn from each message and answer it; returns when the link has failed."""
+        while self._mux.error is None:
+            yield self._mux.exchange
+            payload = self._mux.take_exchange()
+            if payload is None:
+                continue
+            message = ExchangeMessage.parse(payload)
+            news = yield from self._learn(message)
+            self._patience = _PATIENCE if news else self._patience - 1
+            if message.wants_more or news:
+                self._send(wants_more=self._patience > 0)
+            yield Sleep(self._node.limits.exchange_min_s)
+
+    def _learn(self, message: ExchangeMessage) -> Service[int]:
+        """Give the message to the directory; returns how many of its descriptors are new."""
+        # In a thread: verifying eight signatures takes pycryptodome some tens of milliseconds.
+        learn = partial(
+            self._directory.learn,
+            message.descriptors,
+            source=self._source,
+            own_id=self._node.descriptor.node_id,
+            now_s=self._node.wall_clock(),
+        )
+        try:
+            news: int = yield RunInThread(learn)
+        except DescriptorError as error:
+            raise LinkError(f"PEER-EXCHANGE with a bad descriptor: {error}") from error
+        return news
+
+    def _send(self, *, wants_more: bool) -> None:
+        offered = self._directory.offer(
+            self._node.descriptor, to=self._peer_id, now_s=self._node.wall_clock()
+        )
+        # Dropped while the last one is unsent: the next one is as good.
+        self._mux.send_exchange(ExchangeMessage(offered, wants_more).to_bytes())

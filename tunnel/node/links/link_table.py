@@ -1,12 +1,12 @@
-"""A node's links by neighbour, and the way to a new stream: over a link that lives, or one dialled for it.
+"""A node's links by neighbour; opens streams over existing links or dials new ones.
 
-The table owns every link from the end of its handshake: it runs the link's services and takes the link out
-when it has ended. Which link a stream takes, when to dial again after a failure and when a link is old are
-decided by the neighbour's pool (tunnel/link/policies.py); here it is carried out.
+The table owns every link from the end of its handshake: it runs the link's services and removes the link when
+it has ended. The neighbour's pool (tunnel/link/policies.py) decides which link a stream takes, when to dial
+again after a failure, and when a link is too old; the table carries that out.
 
-Under policy `pooled` links live on between messages, and those to some neighbours are kept whether there are
-messages or not (keeper.py): an observer of connections sees no message begin or end. Under `once` each stream
-has a link of its own, as the Rust original had it: kept for comparison, since it draws the route.
+Under policy `pooled` links outlive messages, and links to some neighbours are kept without any messages
+(keeper.py): an observer of connections cannot see a message begin or end. Under `once` each stream has a link
+of its own, as in the Rust original; it is kept for comparison, since it reveals the route.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.handshake_io import HandshakeResult, dial
 from tunnel.node.links.link import Link, Serve
+from tunnel.node.upkeep import clock_difference, is_clock_doubtful
 
 __all__ = ["LinkTable"]
 
 log = logging.getLogger("tunnel.node")
 
 Refusal: TypeAlias = NextRefused | TableFull | None
-"""Why there is no new link; None: there is."""
+"""Why dialling failed; None: it succeeded."""
 
-# A link that was there a moment ago may be leaving: so often another one is looked for.
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 3  # a link just dialled may already be ending
 _RANDOM: Final = random.SystemRandom()
 
 
@@ -43,9 +43,9 @@ class LinkTable:
     """All links of a node.
 
     Args:
-        serve: gets each stream that a neighbour opens.
+        serve: called with each stream that a neighbour opens, in a service of its own.
     Attributes:
-        is_leaving: the node is about to stop: no link outlives its streams.
+        is_leaving: the node is about to stop, so every link ends with its last stream.
     """
 
     def __init__(self, node: NodeContext, serve: Serve) -> None:
@@ -61,22 +61,22 @@ class LinkTable:
             yield from pool.links
 
     def __len__(self) -> int:
-        """Links that live."""
+        """Number of live links."""
         return sum(len(pool.links) for pool in self._pools.values())
 
     @property
     def streams(self) -> int:
-        """Streams that are open, on all links."""
+        """Number of open streams on all links."""
         return sum(link.streams for link in self)
 
     @property
     def dialling(self) -> int:
-        """Attempts under way."""
+        """Number of dials in progress."""
         return sum(pool.dialling for pool in self._pools.values())
 
     @property
     def linked(self) -> list[bytes]:
-        """The neighbours to which a new stream needs no dialling."""
+        """Ids of the neighbours to which a stream can be opened without dialling."""
         return [
             peer_id
             for peer_id, pool in list(self._pools.items())
@@ -86,7 +86,7 @@ class LinkTable:
     # -- streams -------------------------------------------------------------------------------------
 
     def open_stream(self, peer_id: bytes, profile: Profile) -> Service[Stream]:
-        """Open a stream to a neighbour, over a link that is there or is dialled for it.
+        """Open a stream to a neighbour; dial first if there is no link to it.
 
         Raises:
             PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
@@ -107,7 +107,7 @@ class LinkTable:
     # -- dialling --------------------------------------------------------------------------------------
 
     def dial(self, peer_id: bytes) -> Service[None]:
-        """See to a new link; those who want one to the same neighbour at the same time share it.
+        """Make a new link; services that want one to the same neighbour at the same time share the dial.
 
         Raises:
             PeerError (UNKNOWN_NEXT), NextRefused, TableFull: as for `open_stream`.
@@ -118,7 +118,7 @@ class LinkTable:
             raise PeerError("the next node is neither linked nor in the directory", ErrorCode.UNKNOWN_NEXT)
         outcome = yield from self._connect(peer) if self._is_once else self._connect_shared(peer)
         if outcome is not None:
-            # Anew for each who asked: one error raised in many services would gather their tracebacks.
+            # A new error for each caller: one error raised in many services would collect their tracebacks.
             raise type(outcome)(str(outcome))
 
     def _connect_shared(self, peer: Descriptor) -> Service[Refusal]:
@@ -135,7 +135,7 @@ class LinkTable:
         return (yield from handle.join())
 
     def _connect(self, peer: Descriptor) -> Service[Refusal]:
-        """Dial, and run the link. A refusal is an outcome here: it is no failure of this service."""
+        """Dial and run the link. A refusal is returned, not raised: several services may wait for it."""
         node, pool = self._node, self.pool(peer.node_id)
         try:
             self.check_room()
@@ -143,7 +143,7 @@ class LinkTable:
             return error
         pool.dial_begins()
         try:
-            shaken = yield from dial(node, peer)
+            result = yield from dial(node, peer)
         except BaseException as error:
             pool.dial_fails(node.now_s())
             if isinstance(error, NextRefused):
@@ -152,7 +152,7 @@ class LinkTable:
                 return error
             raise
         try:
-            yield from self.adopt(shaken)
+            yield from self.adopt(result)
         except TableFull as error:
             return error
         return None
@@ -160,7 +160,7 @@ class LinkTable:
     # -- links -----------------------------------------------------------------------------------------
 
     def pool(self, peer_id: bytes) -> NeighbourPool[Link]:
-        """The links of one neighbour. Neighbours are in the directory, or have shaken hands."""
+        """The links of one neighbour. Neighbours are in the directory, or have result hands."""
         pool = self._pools.get(peer_id)
         if pool is None:
             policy, own_id = self._node.limits.pool_policy, self._node.descriptor.node_id
@@ -168,44 +168,44 @@ class LinkTable:
             self._pools[peer_id] = pool
         return pool
 
-    def adopt(self, shaken: HandshakeResult) -> Service[None]:
-        """Run a link from the end of its handshake on, in a service of its own.
+    def adopt(self, result: HandshakeResult) -> Service[None]:
+        """Run a link after its handshake, in a service of its own.
 
         Raises:
             TableFull: all links of this node are in use.
         On error or cancellation: the socket is closed.
         """
-        node, peer_id = self._node, shaken.peer.node_id
+        node, peer_id = self._node, result.peer.node_id
         pool = self.pool(peer_id)
         try:
             self._make_room()
         except TableFull:
-            if shaken.is_dialler:
+            if result.is_dialler:
                 pool.dial_fails(node.now_s())
-            shaken.socket.close()
+            result.socket.close()
             raise
-        link = Link(node, shaken, self._serve)
-        pool.can_dial = bool(shaken.peer.addresses)
-        pool.add(link, node.now_s(), is_dialler=shaken.is_dialler)
+        link = Link(node, result, self._serve)
+        pool.can_dial = bool(result.peer.addresses)
+        pool.add(link, node.now_s(), is_dialler=result.is_dialler)
         try:
             yield from node.scope.spawn(self._run(link), name=f"{node.name} link")
         except BaseException:
-            # Cancelled just here, or the node is being closed: nobody has taken the link.
+            # Cancelled here, or the node is closing: no service has taken the link.
             pool.remove(link, node.now_s())
-            shaken.socket.close()
+            result.socket.close()
             raise
-        if self.is_leaving and not shaken.is_dialler:
+        if self.is_leaving and not result.is_dialler:
             link.retire()
         node.peers.seen(peer_id)
-        node.peers.told_clock(peer_id, shaken.settings.clock_s)
-        if difference := node.clock_difference(peer_id):
-            own = " (this node's own is probably wrong)" if node.is_clock_doubtful else ""
+        node.peers.told_clock(peer_id, result.settings.clock_s)
+        if difference := clock_difference(node, peer_id):
+            own = " (this node's own is probably wrong)" if is_clock_doubtful(node) else ""
             log.warning("node %s: the clock of a neighbour differs from this one's%s", node.name, own)
             log.debug("node %s: %s", node.name, difference)
         self.retire(peer_id)
 
     def retire(self, peer_id: bytes) -> None:
-        """Send GOAWAY on the links of a neighbour that are due to end; forget it when none is left."""
+        """Send GOAWAY on the links of a neighbour that are due; delete its pool when it is of no use."""
         pool, now_s = self._pools[peer_id], self._node.now_s()
         for link in pool.retire(now_s):
             link.retire()
@@ -213,34 +213,34 @@ class LinkTable:
             del self._pools[peer_id]
 
     def retire_due(self) -> None:
-        """The same for every neighbour; the keeper calls it now and then."""
+        """Retire due links of all neighbours; called regularly by the keeper."""
         for peer_id in list(self._pools):
             self.retire(peer_id)
 
     def leave(self) -> None:
-        """Send GOAWAY on all links: what is open goes on, and they end with it. Dialling stays possible, for
-        the streams that those still need."""
+        """Send GOAWAY on all links: they end with their last stream. Dialling stays possible for frames that
+        are still being relayed."""
         self.is_leaving = True
         for link in self:
             link.retire()
 
     def check_room(self) -> None:
-        """See that one link more could be had: there is a place, or an idle link that would make one.
+        """Check that another link is possible: there is a free place, or an idle link that could be closed.
 
-        Nothing ends yet: whoever has not shown an identity must not be able to end the links of others.
+        Nothing is closed yet: a peer without a proven identity must not be able to end the links of others.
 
         Raises:
-            TableFull: all are in use.
+            TableFull: all links are in use.
         """
         limits = self._node.limits
         if len(self) + self._node.half_open < limits.links:
             return
-        # More only by as many as are on their way out.
+        # Links that are ending may exceed the limit, but only by `half_open`.
         if not self._idle() or sum(link.is_retired for link in self) >= limits.half_open:
             raise TableFull(f"all {limits.links} links of this node are in use")
 
     def _make_room(self) -> None:
-        """At the limit, the idle link that was used longest ago ends. Raises TableFull: none is idle."""
+        """At the limit, retire the idle link that was used longest ago. Raises TableFull: none is idle."""
         limit = self._node.limits.links
         if sum(not link.is_retired for link in self) < limit:
             return

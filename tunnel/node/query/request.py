@@ -27,6 +27,7 @@ from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, rewinder
 from tunnel.node.query.replies import Sink
+from tunnel.node.reply_routes import home_neighbour
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.routing.route import Purpose, Route, checked_purpose
 
@@ -278,7 +279,7 @@ def draw_routes(
     if route is None:
         route = routes.route(destination, request.hops, least, avoid=avoid, rng=rng)
     if request.mode is ReplyMode.OTHER_ROUTE and reply_route is None:
-        last = node.home_neighbour(least, route.destination, *avoid)
+        last = home_neighbour(node, least, route.destination, *avoid)
         reply_route = routes.other_route(route, least, last=last, avoid=avoid, rng=rng)
     profile = request.wanted_profile
     if profile is None:

@@ -63,6 +63,7 @@ from tunnel.node.query.frame_io import FrameReader, FrameWriter, receive_reply, 
 from tunnel.node.query.replies import PendingQuery, QueryResult, QueryState, Spool, spooled
 from tunnel.node.query.request import QueryRequest, check_served, draw_routes
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
+from tunnel.node.upkeep import clock_difference
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import clock_text
 from tunnel.onion.header_builder import OutgoingQuery
@@ -202,7 +203,7 @@ def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report
     if code not in _OF_CLOCKS:
         return ""
     way_back = () if report is None else report.route
-    difference = node.clock_difference(*frame.route.nodes, *way_back)
+    difference = clock_difference(node, *frame.route.nodes, *way_back)
     if not difference and code is ErrorCode.EXPIRED:
         return f"the clock of this node shows {clock_text(node.wall_clock())}"
     return difference

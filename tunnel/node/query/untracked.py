@@ -24,6 +24,7 @@ from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
 from tunnel.node.query.replies import PendingQuery, QueryResult, Sink, spooled
 from tunnel.node.query.running import exchange, query_slot, registered
 from tunnel.node.relay.status_reporter import wait_status
+from tunnel.node.reply_routes import home_neighbour
 from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.routing.cover import CoverPlan
@@ -84,7 +85,7 @@ def make_follow_up(
     if hops is not None:
         checked_count(hops, "hops")
         origin = Route((), result.route.destination)
-        last = node.home_neighbour(block.profile, origin.destination) if hops else None
+        last = home_neighbour(node, block.profile, origin.destination) if hops else None
         way_back = node.routes.other_route(origin, block.profile, hops=hops, last=last)
     result.reply_blocks = tuple(left)
     return FollowUp(

@@ -17,6 +17,7 @@ from reactor import ReadYield, Service, Sleep, WriteYield
 from tunnel.errors import Disconnected, ErrorCode, MalformedMessage, NextRefused, PeerError, StreamReset
 from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext, Stream
+from tunnel.node.upkeep import clock_difference
 from tunnel.node.waits import with_timeout
 from tunnel.onion.header import Slot
 from tunnel.onion.reports import originate, pass_on
@@ -70,7 +71,7 @@ class Reporter:
                 text = _text(error)
                 if next_id is not None and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
                     # The next node has no keys for a status, and its clock may be the reason.
-                    text = self._node.clock_difference(next_id, own=self._node.name)
+                    text = clock_difference(self._node, next_id, own=self._node.name)
                 self._status = self._originate(error.code, about_next=next_id is not None, text=text)
             yield from self._send(self._node.limits.linger_s)
         except PeerError as failure:

@@ -1,0 +1,107 @@
+"""A node's onion keys, its descriptor, and its clock: `rotate_keys`, `publish`, `clock_difference`.
+
+The key ring (tunnel/identity/key_ring.py) decides when keys change. `rotate_keys` polls it, because wall
+clocks are set, machines sleep, and a full replay table needs a new key early. A wall clock that was set shows
+as a jump against the reactor's clock, which is monotonic.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from reactor import Service, Sleep
+from tunnel.codes import short
+from tunnel.node.context import NodeContext
+from tunnel.onion.header import CLOCK_SKEW_S, clock_text
+
+__all__ = ["clock_difference", "is_clock_doubtful", "publish", "rotate_keys"]
+
+log = logging.getLogger("tunnel.node")
+# The clock in a handshake is rounded to the minute, and a handshake takes time itself.
+_CLOCKS_DIFFER_S: Final = CLOCK_SKEW_S + 60
+
+
+def rotate_keys(node: NodeContext) -> Service[None]:
+    """Change the onion keys when due, publish each new descriptor, log jumps of the wall clock."""
+    ring, ahead_s = node.tunnel.ring, node.wall_clock() - node.now_s()
+    while True:
+        yield Sleep(node.limits.key_tick_s)
+        now_s = node.wall_clock()
+        _log_clock_jump(node, now_s, ahead_s)
+        ahead_s = now_s - node.now_s()
+        if ring.wants_rotation and ring.rotate_early(now_s):
+            log.warning("node %s has a new onion key before its time: a replay table was full", node.name)
+            publish(node)
+        elif ring.advance(now_s):
+            log.info("node %s has moved its onion keys on", node.name)
+            publish(node)
+
+
+def _log_clock_jump(node: NodeContext, now_s: float, ahead_s: float) -> None:
+    """Log a jump of the wall clock.
+
+    Args:
+        ahead_s: wall clock minus the reactor's clock at the last check.
+    """
+    step_s = now_s - node.now_s() - ahead_s
+    if abs(step_s) <= CLOCK_SKEW_S:
+        return
+    way = "ahead" if step_s > 0 else "back"
+    log.error(
+        "node %s: this machine's clock has moved %s by %s, to %s: it was set%s. If that is wrong, other "
+        "nodes refuse what this one sends",
+        node.name, way, _span_text(step_s), clock_text(now_s), ", or the machine slept" if step_s > 0 else "",
+    )  # fmt: skip
+
+
+def publish(node: NodeContext) -> None:
+    """Sign a descriptor with the current onion keys and give it to the directory."""
+    now_s, addresses = node.wall_clock(), node.descriptor.addresses
+    # The highest sequence number wins, and keys may change twice within a second.
+    sequence = node.tunnel.ring.next_sequence(now_s, node.descriptor.sequence)
+    now, keys = node.descriptor, node.tunnel.ring.keys
+    node.descriptor = keys.descriptor(
+        addresses, now_s, node.engine, profiles=now.profiles, sequence=sequence, family=now.family
+    )
+    node.directory.publish(node.descriptor)
+    if node.on_publish is not None:
+        node.on_publish(node.descriptor)
+
+
+def clock_difference(node: NodeContext, *node_ids: bytes, own: str = "this node") -> str:
+    """Describe the nodes whose clocks differ from this one's: both times and the difference.
+
+    Args:
+        own: the name of this node in the text.
+
+    Returns:
+        "" if no clock is known to be more than ten minutes off. If most neighbours differ from this node, the
+        text advises to check its own clock.
+    """
+    now_s = node.wall_clock()
+    texts = [
+        f"the clock of {short(node_id)} shows {clock_text(shown_s)}, that of {own} {clock_text(now_s)}: "
+        f"{_span_text(shown_s - now_s)} apart, at most 10 min are allowed"
+        for node_id in dict.fromkeys(node_ids)
+        if (shown_s := node.peers.clock_s(node_id)) is not None and abs(shown_s - now_s) > _CLOCKS_DIFFER_S
+    ]
+    if texts and is_clock_doubtful(node):
+        texts.append(f"most neighbours of {own} differ from it: its own clock is probably wrong")
+    return "; ".join(texts)
+
+
+def is_clock_doubtful(node: NodeContext) -> bool:
+    """Whether at least two neighbours have sent their clock and most of them differ from this one's."""
+    now_s, clocks = node.wall_clock(), node.peers.clocks()
+    different = sum(abs(shown_s - now_s) > _CLOCKS_DIFFER_S for shown_s in clocks)
+    return different >= 2 and 2 * different > len(clocks)
+
+
+def _span_text(span_s: float) -> str:
+    """A span of time as text, without its sign: `2 h 5 min`, `3 days 1 h`."""
+    minutes = round(abs(span_s) / 60)
+    days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} {'day' if days == 1 else 'days'} {hours} h"
+    return f"{hours} h {rest} min" if hours else f"{rest} min"
