@@ -49,7 +49,7 @@ from reactor.errors import (
     log_failure,
 )
 
-__all__ = ["Reactor", "Waker", "cancel_all", "run_ready", "run_until_ended", "shuffle"]
+__all__ = ["Reactor", "Waker", "shuffle"]
 
 
 logger = logging.getLogger("reactor")
@@ -131,6 +131,10 @@ class Reactor:
         poller: default the best one of this system. The reactor closes it.
         seed: shuffle the order within each pass, reproducibly; see `shuffle`.
         slow_step_s: log a warning when a service blocks the loop for longer; None: do not measure.
+
+    Attributes:
+        tasks: the living services in order of creation, as the keys of a dict.
+        thread_id: of the thread that runs the loop; None while none does.
     """
 
     def __init__(
@@ -149,14 +153,13 @@ class Reactor:
         self.timers = Timers()
         self._random = None if seed is None else random.Random(seed)
         self._slow_step_s = slow_step_s
-        # Living tasks in order of creation: a dict as an ordered set.
-        self._tasks: dict[Task[Any], None] = {}
+        self.tasks: dict[Task[Any], None] = {}
         self._unasked: list[Task[Any]] = []
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._asleep = False
         self._waker = Waker(self.poller)
         self.threads = ThreadCalls(self.post)
-        self._thread_id: int | None = None
+        self.thread_id: int | None = None
         self._stop_asked = False
         self._is_closed = False
         self._pid = os.getpid()
@@ -175,7 +178,7 @@ class Reactor:
             Closed: the reactor is closed.
             BadRequest: not a generator, or called from another thread while the loop runs (use `submit`).
         """
-        if self._thread_id is not None and self._thread_id != threading.get_ident():
+        if self.thread_id is not None and self.thread_id != threading.get_ident():
             raise BadRequest("spawn is for the reactor's own thread, use submit")
         return self.start(service, name)
 
@@ -271,6 +274,21 @@ class Reactor:
             raise Closed(f"the reactor was stopped before service {task.name!r} ended")
         return task.result()
 
+    def run_until_ended(self, task: Task[Any]) -> None:
+        """Run the loop until one of its tasks has ended. For spawners.
+
+        `Deadlock` is thrown into the task when nothing is left that could wake it. Raises as `run`.
+        """
+        self._check_startable()
+        if not task.is_finished:
+            self._deadlock_victim = task
+            self._loop(task)
+
+    def run_ready(self) -> None:
+        """Run the services until all of them wait, then return. For spawners. Raises as `run`."""
+        self._check_startable()
+        self._loop(None, may_wait=False)
+
     def turn(self) -> float | None:
         """Run the ready services without waiting: for another loop that runs this one (see run/aio.py).
 
@@ -282,11 +300,11 @@ class Reactor:
         """
         self._check_startable()
         self._asleep = self._stop_asked = False
-        self._thread_id = threading.get_ident()
+        self.thread_id = threading.get_ident()
         try:
             self._turn(may_wait=False)
         finally:
-            self._thread_id = None
+            self.thread_id = None
             # From here on a post wakes the loop; an earlier one is found in the inbox below.
             self._asleep = True
         return 0 if self.ready or self._inbox else self._idle_s()
@@ -303,10 +321,10 @@ class Reactor:
         """
         if self._is_closed:
             return
-        if self._thread_id is not None:
+        if self.thread_id is not None:
             raise Busy("the reactor runs: stop it before closing it")
         try:
-            cancel_all(self)
+            self._cancel_all()
         finally:
             self._is_closed = True
             self.threads.close()
@@ -321,11 +339,39 @@ class Reactor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _cancel_all(self) -> None:
+        """End all services.
+
+        Each is cancelled and may clean up, wait meanwhile and start others, which are cancelled in turn. A
+        service that has not ended after `_GRACE_S` is closed where it stands.
+        """
+        until_s = time.monotonic() + _GRACE_S
+        self.thread_id = threading.get_ident()
+        try:
+            self._cancel_each()
+            while self.tasks and time.monotonic() < until_s:
+                # This timer limits the wait of the poller.
+                bound = self.timers.add(self.now() + _GRACE_S, lambda _: None)
+                self._stop_asked = False
+                self._turn()
+                self.timers.cancel(bound)
+                self._cancel_each()
+        finally:
+            self.thread_id = None
+        for task in list(self.tasks):
+            logger.warning("service %r did not end within %.1f s of being cancelled", task.name, _GRACE_S)
+            task.end_by_force()
+            self._finish(task, None, Cancelled("ended by force"))
+        self.ready.clear()
+
+    def _cancel_each(self) -> None:
+        for task in list(self.tasks):
+            task.cancel("the reactor is closed")
+
     def _check_startable(self) -> None:
-        if self._thread_id is not None:
+        if self.thread_id is not None:
             raise Busy("the reactor runs already")
-        if self._is_closed:
-            raise self._closed_error()
+        self.check_usable()
 
     def _closed_error(self) -> Closed:
         if self._pid == os.getpid():
@@ -335,14 +381,14 @@ class Reactor:
     def leave_to_parent(self) -> None:
         """Close this copy in the child of a fork: the services and their streams belong to the parent."""
         self._is_closed = self._stop_asked = True
-        self._thread_id = None
+        self.thread_id = None
         self._inbox.clear()
         # When a service forks, the child is in the middle of a pass too: nothing may follow.
         self.ready.clear()
         self.ready = deque(maxlen=0)
 
     def _loop(self, main: Task[Any] | None, may_wait: bool = True) -> None:
-        self._thread_id = threading.get_ident()
+        self.thread_id = threading.get_ident()
         self._main = main
         self._stop_asked = False
         try:
@@ -351,7 +397,7 @@ class Reactor:
                 if not (may_wait or self.ready or self._inbox):
                     break
         finally:
-            self._thread_id = self._main = self._deadlock_victim = None
+            self.thread_id = self._main = self._deadlock_victim = None
             self._report_unasked()
 
     def _turn(self, may_wait: bool = True, *, may_jump: bool = True) -> None:
@@ -411,7 +457,7 @@ class Reactor:
         return (
             self.threads.running > 0
             or self.poller.has_waiters()
-            or any(getattr(task.wait, "is_from_outside", False) for task in self._tasks)
+            or any(getattr(task.wait, "is_from_outside", False) for task in self.tasks)
         )
 
     def _run_passes(self) -> None:
@@ -500,7 +546,7 @@ class Reactor:
         self.ready.append(task)
 
     def _finish(self, task: Task[Any], result: Any, error: BaseException | None) -> None:
-        del self._tasks[task]
+        del self.tasks[task]
         if task is self._main:
             self._stop_asked = True
         elif error is not None and not task.is_watched and not isinstance(error, Cancelled):
@@ -537,7 +583,7 @@ class Reactor:
             discard(service)
             raise self._closed_error()
         task = Task(service, name, self)
-        self._tasks[task] = None
+        self.tasks[task] = None
         self.ready.append(task)
         return task
 
@@ -571,52 +617,3 @@ if hasattr(os, "register_at_fork"):
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def cancel_all(reactor: Reactor) -> None:
-    """End all services of a reactor that is being closed.
-
-    Each is cancelled and may clean up, wait meanwhile and start others, which are cancelled in turn. A
-    service that has not ended after `_GRACE_S` is closed where it stands.
-    """
-    until_s = time.monotonic() + _GRACE_S
-    tasks = reactor._tasks
-    reactor._thread_id = threading.get_ident()
-    try:
-        _cancel_each(reactor)
-        while tasks and time.monotonic() < until_s:
-            # This timer limits the wait of the poller.
-            bound = reactor.timers.add(reactor.now() + _GRACE_S, lambda _: None)
-            reactor._stop_asked = False
-            reactor._turn()
-            reactor.timers.cancel(bound)
-            _cancel_each(reactor)
-    finally:
-        reactor._thread_id = None
-    for task in list(tasks):
-        logger.warning("service %r did not end within %.1f s of being cancelled", task.name, _GRACE_S)
-        task.end_by_force()
-        reactor._finish(task, None, Cancelled("ended by force"))
-    reactor.ready.clear()
-
-
-def _cancel_each(reactor: Reactor) -> None:
-    for task in list(reactor._tasks):
-        task.cancel("the reactor is closed")
-
-
-def run_until_ended(reactor: Reactor, task: Task[Any]) -> None:
-    """Run the loop until one of its tasks has ended. For spawners.
-
-    `Deadlock` is thrown into the task when nothing is left that could wake it. Raises as `Reactor.run`.
-    """
-    reactor._check_startable()
-    if not task.is_finished:
-        reactor._deadlock_victim = task
-        reactor._loop(task)
-
-
-def run_ready(reactor: Reactor) -> None:
-    """Run the services until all of them wait, then return. For spawners. Raises as `Reactor.run`."""
-    reactor._check_startable()
-    reactor._loop(None, may_wait=False)

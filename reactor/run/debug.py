@@ -49,7 +49,7 @@ def dump(reactor: Reactor, *, limit: int = _MOST_SERVICES) -> str:
         from its own line to that of the innermost generator. For the running service: where the loop's
         thread is.
     """
-    tasks = list(reactor._tasks)
+    tasks = list(reactor.tasks)
     lines = [f"reactor: {len(tasks)} services, {len(reactor.ready)} ready, {len(reactor.timers)} timers"]
     for task in tasks[:limit]:
         lines.append(describe(task))
@@ -117,7 +117,7 @@ def _places(task: Task[Any], reactor: Reactor) -> Iterator[str]:
 
 
 def _running_places(reactor: Reactor) -> Iterator[str]:
-    thread_id = reactor._thread_id
+    thread_id = reactor.thread_id
     frame = None if thread_id is None else sys._current_frames().get(thread_id)
     if frame is None:
         return

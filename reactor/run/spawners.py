@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeVar
 
 from reactor.core.forgotten import needs_yield_from
-from reactor.core.loop import Reactor, run_ready, run_until_ended
+from reactor.core.loop import Reactor
 from reactor.core.poller import Poller, SelectorPoller
 from reactor.core.requests import PARKED, Service, Waiter
 from reactor.core.task import Handle, Task
@@ -330,7 +330,7 @@ class Blocker:
         """
         with Reactor(clock=self._clock, poller=poll_poller(), slow_step_s=None) as reactor:
             task = reactor.start(service, name)
-            run_until_ended(reactor, task)
+            reactor.run_until_ended(task)
             return task
 
 
@@ -357,7 +357,7 @@ class Restart:
         """
         task = self._reactor.start(service, name)
         handle = RestartHandle(task, self._reactor)
-        run_ready(self._reactor)
+        self._reactor.run_ready()
         return handle
 
     def close(self) -> None:
@@ -397,7 +397,7 @@ class RestartHandle(ProxyHandle[T]):
             return False
         self._own_task.unyield()
         try:
-            run_ready(self._reactor)
+            self._reactor.run_ready()
         except Forked:
             raise
         except (Busy, Closed):
@@ -418,7 +418,7 @@ class RestartHandle(ProxyHandle[T]):
         """
         if not self.is_finished:
             if timeout_s is None:
-                run_until_ended(self._reactor, self._own_task)
+                self._reactor.run_until_ended(self._own_task)
             else:
                 self._reactor.run(_within(timeout_s, self._own_task))
         return self.result()

@@ -100,7 +100,7 @@ class Square:
         contexts = [node._context for node in self.nodes]
         return {
             "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-            "services": len(self.group.reactor._tasks),
+            "services": len(self.group.reactor.tasks),
             "links": sum(node.open_links for node in self.nodes),
             "streams": sum(node.open_streams for node in self.nodes),
             "budget": sum(context.budget.used_bytes for context in contexts),

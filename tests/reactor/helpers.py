@@ -62,7 +62,7 @@ def assert_clean(reactor: Reactor, *streams: SocketStream) -> None:
     """Check that nothing waits any more: no timer, no task, no waiter on a descriptor."""
     assert reactor.timers.next_deadline() is None
     assert not reactor.poller.has_waiters()
-    assert not reactor._tasks
+    assert not reactor.tasks
     for stream in streams:
         assert stream.readable.descriptor.reader is None
         assert stream.writable.descriptor.writer is None

@@ -183,7 +183,7 @@ def play(seed: int) -> None:
             reactor.run(timeout_after(1_000, case.main()))
             case.check()
             assert not doubles.found
-            assert not reactor._tasks
+            assert not reactor.tasks
             assert not reactor.poller.has_waiters()
         except BaseException as error:
             error.add_note(f"seed {seed}: {case.outcomes}")

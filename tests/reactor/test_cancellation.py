@@ -161,7 +161,7 @@ class World:
             stream.close()
         assert not reactor.poller.has_waiters()
         assert reactor.timers.next_deadline() is None
-        assert not reactor._tasks
+        assert not reactor.tasks
 
 
 def test_undisturbed() -> None:
@@ -264,7 +264,7 @@ def cancelled_at(number: int, service: Service[Any]) -> bool:
         handle = reactor.spawn(striking(service, number, lambda: reactor.post(hit)))
         wait_ended(reactor, handle)
         assert isinstance(handle.error, ReactorError | Cancelled | None)
-    assert not reactor._tasks
+    assert not reactor.tasks
     assert not reactor.poller.has_waiters()
     assert reactor.timers.next_deadline() is None
     return struck

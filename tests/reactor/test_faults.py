@@ -456,7 +456,7 @@ def test_a_reactor_leaves_nothing_behind(kind: str) -> None:
         with left, right, no_leaks(reactor):
             for _ in range(3):
                 reactor.run(service(left))
-                for task in list(reactor._tasks):
+                for task in list(reactor.tasks):
                     task.cancel()
                 reactor.run(passes(3))
         reactor.close()

@@ -76,7 +76,7 @@ def test_ten_thousand_services(fake: Reactor) -> None:
             handles.append((yield Spawn(link(number))))
         yield YIELD
         yield YIELD
-        assert len(fake._tasks) == MANY + 1
+        assert len(fake.tasks) == MANY + 1
         assert dump(fake, limit=10).endswith(f"and {MANY + 1 - 10} more\n")
         signals[0].set()
         total = 0
@@ -160,7 +160,7 @@ def test_ten_thousand_connections() -> None:
         for _ in range(MANY):
             stream = yield from listener.accept()
             handles.append((yield Spawn(echo(stream))))
-        most[0] = len(reactor._tasks)
+        most[0] = len(reactor.tasks)
         total = 0
         for handle in handles:
             total += yield from handle.join()

@@ -269,7 +269,7 @@ def test_close_runs_finally_blocks_and_children_they_start(fake: Reactor) -> Non
 
 
 def assert_clean_closed(reactor: Reactor) -> None:
-    assert not reactor._tasks
+    assert not reactor.tasks
     assert not reactor.ready
 
 

@@ -437,6 +437,6 @@ def test_a_late_answer_to_a_service_that_was_ended_by_force(fake: Reactor) -> No
     channel.send_nowait(1)
     task.end_by_force()
     task.settle(None, Cancelled("ended by force"))
-    del fake._tasks[task]
+    del fake.tasks[task]
     fake.run(passes(2))
     assert not fake.ready

@@ -37,7 +37,7 @@ def held(*reactors: Reactor) -> Held:
         len(os.listdir(_FD_FOLDER)),
         # A reactor keeps the threads of its pools, which begin when there is work, until it is closed.
         threading.active_count() - sum(pool._threads for pool in list(_pools) if not pool._is_closed),
-        sum(len(reactor._tasks) for reactor in reactors),
+        sum(len(reactor.tasks) for reactor in reactors),
         sum(len(reactor.timers) for reactor in reactors),
         any(reactor.poller.has_waiters() for reactor in reactors),
     )
