@@ -6,16 +6,8 @@ and sockets in io/. Imports neither `readwrite_comp` nor `tunnel`; anything may 
 
 from reactor.core.forgotten import needs_yield_from
 from reactor.core.loop import Reactor
-from reactor.core.requests import (
-    YIELD,
-    CurrentTime,
-    Service,
-    Spawn,
-)
-from reactor.core.task import (
-    Handle,
-    WeakHandle,
-)
+from reactor.core.requests import YIELD, CurrentTime, Service, Spawn
+from reactor.core.task import Handle, WeakHandle
 from reactor.core.threads import RunInThread
 from reactor.core.timers import Sleep
 from reactor.errors import (
@@ -34,30 +26,12 @@ from reactor.errors import (
 )
 from reactor.io.connecting import connect_tcp, connect_unix
 from reactor.io.sockets import SocketStream, TcpListener, UnixListener
-from reactor.io.streams import (
-    ReadYield,
-    WriteYield,
-)
+from reactor.io.streams import ReadYield, WriteYield
 from reactor.run.signals import run_main
-from reactor.run.spawners import (
-    Blocker,
-    Coroutine,
-    Restart,
-    serve,
-)
-from reactor.run.threads import (
-    ReactorThread,
-    ThreadPark,
-    ThreadPool,
-)
+from reactor.run.spawners import Blocker, Coroutine, Restart, serve
+from reactor.run.threads import ReactorThread, ThreadPark, ThreadPool
 from reactor.sync.channel import Channel, SharedChannel
-from reactor.sync.scope import (
-    Scope,
-    Signal,
-    in_scope,
-    move_on_after,
-    timeout_after,
-)
+from reactor.sync.scope import Scope, Signal, in_scope, move_on_after, timeout_after
 from reactor.sync.selection import Select
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""The errors of the package: one tree, named by whose doing it was.
+"""The errors of the package: one tree, by cause.
 
-`Busy`: two users of one thing at once. `Closed`: we closed it. `Broken`: the outside did, and `__cause__`
-says what happened. A caller that only wants "this did not work" catches `ReactorError`.
+`Busy`: a second user of an object for one. `Closed`: this side closed it. `Broken`: something outside ended
+it; `__cause__` has the details. A caller that needs no distinction catches `ReactorError`.
 
-`Cancelled` stands outside the tree, and outside `Exception`, so that an `except Exception` in a service does
-not swallow its own end. Would-block answers are `BlockingIOError`, as everywhere else in Python;
-`ChannelFull` and `ChannelEmpty` are both.
+`Cancelled` is outside the tree, and not an `Exception`, so that an `except Exception` in a service does not
+catch its own cancellation. Calls that would block raise `BlockingIOError`, as elsewhere in Python;
+`ChannelFull` and `ChannelEmpty` are in both trees.
 """
 
 from __future__ import annotations
@@ -49,27 +49,24 @@ class ReactorError(Exception):
 
 
 class Busy(ReactorError):
-    """Two users at once of something that takes one. The first one is not disturbed."""
+    """A second simultaneous user of an object for one. The first is not disturbed."""
 
 
 class Closed(ReactorError):
-    """We closed it (this side of the program did), and somebody went on using it."""
+    """Use after close on this side."""
 
 
 class Broken(ReactorError):
-    """Something outside ended it.
-
-    The peer, the system, another service. `__cause__` says what happened, where known.
-    """
+    """Something outside ended it: the peer, the system, another service. `__cause__` has the details."""
 
 
 class ConnectError(Broken):
     """A connection could not be made.
 
     Attributes:
-        host, port: where it should have gone.
+        host, port: the destination.
         errno: the system's number of the last error, or None.
-        errors: how each address of the name failed, in the order of the failures.
+        errors: the failure of each address, in order of time.
     """
 
     def __init__(
@@ -85,9 +82,9 @@ class ConnectError(Broken):
 
 
 class ServiceCancelled(Broken):
-    """The service whose result was wanted had been cancelled.
+    """The awaited service was cancelled.
 
-    Not `Cancelled` itself: that would end the one who asks as if it had been cancelled too.
+    `Cancelled` itself would end the waiting service as if it had been cancelled too.
     """
 
 
@@ -95,8 +92,8 @@ class UnexpectedEnd(ReactorError, EOFError):
     """A stream ended inside a read of an exact length.
 
     Attributes:
-        received_bytes: how many bytes came before the end.
-        expected_bytes: how many were wanted.
+        received_bytes: bytes before the end.
+        expected_bytes: length of the read.
     """
 
     def __init__(self, received_bytes: int, expected_bytes: int) -> None:
@@ -106,15 +103,15 @@ class UnexpectedEnd(ReactorError, EOFError):
 
 
 class TimedOut(ReactorError, TimeoutError):
-    """The time given to an operation is over. What it left behind is told by that operation."""
+    """The time limit of an operation is over. Each operation documents the state that it leaves."""
 
 
 class Deadlock(ReactorError):
-    """A blocked service waits for something that nobody is left to do."""
+    """A blocked service waits for an event that no remaining service can cause."""
 
 
 class BadRequest(ReactorError):
-    """A service yielded something that is no request, or a request that cannot be answered here."""
+    """A service yielded something else than a request, or a request that cannot be answered here."""
 
 
 class Forked(Closed, BadRequest):
@@ -130,7 +127,7 @@ class Forked(Closed, BadRequest):
 
 
 class ChannelClosed(Closed):
-    """The channel is closed (and, for a receiver, drained)."""
+    """The channel is closed and, for a receiver, drained."""
 
 
 class ChannelFull(ReactorError, BlockingIOError):
@@ -142,10 +139,7 @@ class ChannelEmpty(ReactorError, BlockingIOError):
 
 
 class Cancelled(BaseException):
-    """Thrown into a service that is to end.
-
-    Clean up and let it pass; waiting during the cleanup is allowed.
-    """
+    """Thrown into a service that must end. The service may clean up, and wait meanwhile, and lets it pass."""
 
 
 def is_ctrl_c(error: BaseException) -> bool:
@@ -158,11 +152,11 @@ def is_ctrl_c(error: BaseException) -> bool:
 
 
 def log_failure(logger: logging.Logger, error: BaseException, text: str, *args: object) -> None:
-    """Log a failure that no caller learns of.
+    """Log a failure that no caller gets.
 
-    What happens to connections every day (cut, refused, timed out, a name without an address) is one line, a
-    warning; its traceback goes to the DEBUG log. Anything else is taken for a bug, and logged as an error
-    with its traceback. Classes of other packages count as everyday where they have `is_expected = True`.
+    Ordinary failures of connections (cut, refused, timed out, a name without an address) are logged as a
+    warning of one line, with the traceback at DEBUG. All others are bugs, logged as errors with their
+    traceback. Classes of other packages are ordinary if they have `is_expected = True`.
 
     Args:
         text, args: what failed, as for `logger.error`; the error is added.
@@ -177,30 +171,30 @@ def log_failure(logger: logging.Logger, error: BaseException, text: str, *args: 
 
 
 def renewed(error: E) -> E:
-    """An error that is kept, to be raised once more: `raise renewed(self._error)`.
+    """Copy a stored error in order to raise it again: `raise renewed(self._error)`.
 
-    One object that is raised again and again grows: each raise adds its frames to the traceback, and keeps
-    what they hold. Two threads that raise it write into one traceback. So each raise gets a copy: of the same
-    class, with the same attributes, cause and first traceback.
+    Each raise of one object adds its frames to the traceback, which then keep their objects alive; and two
+    threads would write into one traceback. The copy has the same class, attributes, cause and first
+    traceback.
 
     Returns:
-        The copy. The error itself, without its traceback, where its class cannot be copied.
+        The copy. The error itself, without its traceback, if its class cannot be copied.
     """
     kind = type(error)
     try:
         parts: Any = error.__reduce_ex__(2)
         _, args, *state = parts
         copy = kind.__new__(kind, *args)
-        # Not an `__init__` in Python: what that takes need not be what it hands on to the builtin class.
+        # The builtin `__init__`: one in Python may take other arguments than it passes on to the builtin.
         for base in kind.__mro__:
             if isinstance(init := vars(base).get("__init__"), WrapperDescriptorType):
                 init(copy, *args)
                 break
         copy.__dict__.update(*state)
-        copy.__dict__.setdefault("_renewed_from", error)  # by which the copy is known again
+        copy.__dict__.setdefault("_renewed_from", error)  # identifies the copy
         if any(vars(base).get("__slots__") for base in kind.__mro__):
             raise TypeError("values in slots would be missing")
-    except Exception:  # noqa: BLE001 - whatever a class of a user's does when it is made
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
         return error.with_traceback(None)
     if notes := getattr(error, "__notes__", None):
         copy.__notes__ = list(notes)

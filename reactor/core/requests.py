@@ -1,4 +1,4 @@
-"""Requests: what a service may yield, and the protocols between requests and whoever runs services.
+"""Requests: what a service may yield, and the protocols between requests and the runner of services.
 
 A service is a generator. It yields a request and is resumed with the answer, or the error of the request is
 thrown into it:
@@ -205,7 +205,7 @@ YIELD: Final = Pass()
 
 
 class CurrentTask(Request):
-    """Answered at once with the service's own handle."""
+    """Answered immediately with the service's own handle."""
 
     __slots__ = ()
 
@@ -215,7 +215,7 @@ class CurrentTask(Request):
 
 
 class CurrentTime(Request):
-    """Answered at once with the runner's clock: float seconds, monotonic, of no fixed origin."""
+    """Answered immediately with the runner's clock: float seconds, monotonic, of no fixed origin."""
 
     __slots__ = ()
 
@@ -225,7 +225,7 @@ class CurrentTime(Request):
 
 
 class Spawn(NeedsYield):
-    """Start a service beside this one. Answered at once with its `Handle`; it first runs in the next pass."""
+    """Start a service. Answered immediately with its `Handle`; it first runs in the next pass."""
 
     __slots__ = ("_service", "name")
 

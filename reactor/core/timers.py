@@ -259,9 +259,9 @@ class Sleep(NeedsYield):
 
 
 class SetTimer(Request):
-    """Answered at once with a `Deadline`, which interrupts this service when the time is over.
+    """Answered immediately with a `Deadline`, which interrupts this service when the time is over.
 
-    Used by `timeout_after`; services have no need of it.
+    Used by `timeout_after` and `move_on_after`.
     """
 
     __slots__ = ("seconds",)
