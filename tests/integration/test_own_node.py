@@ -140,9 +140,7 @@ def _ends(node: Running, *numbers: int) -> str:
 
 
 def test_the_log_says_how_a_node_stopped(empty: Path) -> None:
-    (empty / "node.toml").write_text(
-        '[timeouts]\nstop_s = 60\nquiet_s = 1000\n[peers]\nfiles = ["p"]\npublish = "p/a"\n'
-    )
+    (empty / "node.toml").write_text('[timeouts]\nstop_s = 60\n[peers]\nfiles = ["p"]\npublish = "p/a"\n')
     mtun("keygen", "state/keys")
     with running("node", "--config", "node.toml") as node:
         node.event()

@@ -151,7 +151,7 @@ class PeerNames:
 
     @staticmethod
     def _held(path: Path, engine: TunnelEngine) -> list[Descriptor]:
-        """What a file holds. What is wrong with it has been said when the directory was filled."""
+        """The descriptors of a file. Its errors were reported when the directory was filled."""
         try:
             return list(StaticDirectory.load(path, engine, on_bad_line=lambda _: None))
         except KeyFileError:
@@ -189,7 +189,7 @@ class PeerNames:
         return True
 
     def resolve(self, text: str) -> bytes:
-        """The node that somebody means.
+        """The id of the node that a text names.
 
         Raises:
             ConfigError: none, more than one, or the node that asks.
@@ -280,7 +280,7 @@ class Client:
             raise _Failed(self.names.in_words(str(error)), error, self.hint(error)) from error
 
     def hint(self, error: QueryFailed) -> str:
-        """What to do about a failure, where this side knows more than its code tells."""
+        """Advice for a failure that was found on this side, where the code alone does not help."""
         if error.hint:
             return error.hint
         if any(
@@ -288,32 +288,35 @@ class Client:
             for failed in error.attempts or (error,)
         ):
             return ""
-        folder = self._options.network
-        start = "" if folder is None else f" Start it with: mtun up {shlex.quote(str(folder))}"
+        start = ""
+        if self._options.network is not None:
+            start = f" Start it with: mtun up {shlex.quote(str(self._options.network))}"
+        elif self._options.peers is not None:
+            start = " --peers is for the network `local`, any other needs --config."
         is_tried_again = error.attempts or self._options.hops == 0
         around = "" if is_tried_again else " (if only that node is down, --retries 3 goes around it)"
         return f"is the network up?{start}{around}"
 
     def hops(self) -> int:
-        """How many proxies: as was asked for, or the node's default."""
+        """The number of proxies: that of --hops, or the node's default."""
         return self.node.draw_hops() if self._options.hops is None else int(self._options.hops)
 
     def route(self, destination: bytes) -> Route:
-        """A route with so many proxies, drawn at random. Raises BadRoute."""
+        """A random route with this number of proxies. Raises BadRoute."""
         hops = self.hops()
         return self.node.choose_route(destination, hops, Profile.for_proxies(hops))
 
 
 def proxies_text(hops: int) -> str:
-    """How far a result has come, for people: a user is to see what hides them."""
+    """The length of a result's route, for people: users see what hides them."""
     return "directly, over no proxy" if not hops else f"over {hops} {'proxy' if hops == 1 else 'proxies'}"
 
 
 def wait(future: Future[T], timeout_s: float) -> T:
-    """A future's result. Whatever ends the waiting, Ctrl-C for one, cancels what is waited for.
+    """A future's result. The future is cancelled when the wait ends early, at Ctrl-C for instance.
 
     Raises:
-        QueryFailed: not in time, or the node was stopped. Whatever the future raises.
+        QueryFailed: not in time, or the node was stopped. What the future raises.
     """
     try:
         return future.result(timeout_s)

@@ -13,7 +13,6 @@ import os
 import random
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from tunnel.arguments import plain_name
@@ -96,28 +95,14 @@ def add_parser(commands: Any) -> None:
     add_json(parser)
 
 
-@dataclass(slots=True)
-class Link:
-    """One step of a route, and the frame bytes that crossed it: of the query, and of the reply back."""
-
-    source: str
-    target: str
-    query_frame_bytes: int
-    reply_frame_bytes: int
-
-    def as_json(self) -> dict[str, object]:
-        values = asdict(self)
-        return {"from": values.pop("source"), "to": values.pop("target"), **values}
-
-
 class _Digest:
-    """Counts and digests what passes."""
+    """Counts and digests what is written to it; keeps nothing."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._hash = hashlib.sha256()
 
-    def add(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.bytes += len(data)
         self._hash.update(data)
 
@@ -135,15 +120,15 @@ class _Uppercase(InnerService):
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         while chunk := (yield from query.read()):
-            self.received.add(chunk)
+            self.received.write(chunk)
             if reply.is_possible:
                 answer = chunk.upper()
-                self.sent.add(answer)
+                self.sent.write(answer)
                 yield from reply.write(answer)
 
 
 class _DigestingSource:
-    """Alice's file as it is read."""
+    """Alice's file, digested as it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -151,18 +136,8 @@ class _DigestingSource:
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
-        self.digest.add(data)
+        self.digest.write(data)
         return data
-
-
-class _DigestingSink:
-    """The reply as it arrives; kept nowhere."""
-
-    def __init__(self) -> None:
-        self.digest = _Digest()
-
-    def write(self, data: memoryview) -> None:
-        self.digest.add(data)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -170,14 +145,14 @@ def run(options: argparse.Namespace) -> int:
     hops = options.peers - 2 if options.hops is None else options.hops
     mode = ReplyMode(options.mode)
     chosen = _fitting_profile(options, hops)
-    bob_service = _Uppercase()
+    service = _Uppercase()
     reports: list[FrameReport] = []
     rng = random.Random(options.seed) if options.seed is not None else random.SystemRandom()
     with (
         _open_content(options) as file,
         LocalNetwork(
             options.peers,
-            service=bob_service,
+            service=service,
             engine=options.engine,
             limits=Limits(link_policy=LinkPolicy(options.links)),
             observe=reports.append,
@@ -188,10 +163,8 @@ def run(options: argparse.Namespace) -> int:
                 f"{len(net)} nodes are listening on 127.0.0.1, {hops} {'proxy' if hops == 1 else 'proxies'}, "
                 f"mode {mode}, profile {chosen.name}, engine {net.engine.name}, {options.links} links"
             )
-        positions = rng.sample(range(len(net)), 2)
-        alice, bob = net[positions[0]], net[positions[1]]
-        route_rng = PositionSampler(rng, net) if options.seed is not None else None
-        source, sink = _DigestingSource(file), _DigestingSink()
+        alice, bob = (net[position] for position in rng.sample(range(len(net)), 2))
+        source, sink = _DigestingSource(file), _Digest()
         size = os.fstat(file.fileno()).st_size if options.file else options.size
         both_ways = 2 if MODES[mode].has_reply else 1
         bar = ProgressBar(size * both_ways, enabled=not options.json)
@@ -204,17 +177,38 @@ def run(options: argparse.Namespace) -> int:
                 mode=mode,
                 profile=chosen,
                 sink=sink,
-                rng=route_rng,
+                rng=PositionSampler(rng, net) if options.seed is not None else None,
                 progress=lambda sent, received: bar.update(sent + received),
             ).result()
         seconds = time.monotonic() - started_s
         ports = {node.id: node.address.port for node in net}
         engine = net.engine.name
-    outcome = _outcome(options, hops, engine, result, alice.id, bob_service, source, sink, reports, seconds)
+    query, reply = _frames(alice.id, result, reports)
+    has_arrived = source.digest.hex == service.received.hex
+    if result.has_reply:
+        has_arrived &= service.sent.hex == sink.hex
+    outcome = {
+        "ok": has_arrived and _is_uniform(alice.id, result, query, reply),
+        "peers": options.peers,
+        "hops": hops,
+        "mode": str(result.mode),
+        "profile": result.profile.name,
+        "engine": engine,
+        "link_policy": options.links,
+        "query_bytes": source.digest.bytes,
+        "reply_bytes": sink.bytes,
+        "query_sha256_sent": source.digest.hex,
+        "query_sha256_received": service.received.hex,
+        "reply_sha256_sent": service.sent.hex if result.has_reply else None,
+        "reply_sha256_received": sink.hex if result.has_reply else None,
+        "seconds": round(seconds, 4),
+        "links": _links(query, reply),
+    }
     if options.json:
         say_json(outcome["ok"], outcome, indent=1)
     else:
-        _print_table(outcome, alice.id, result, reports, ports)
+        nodes = alice.id, *result.route.nodes
+        say(f"{_frame_table(nodes, query, reply, ports)}\n\n{_summary(outcome)}")
     return 0 if outcome["ok"] else 1
 
 
@@ -279,45 +273,16 @@ class _MadeText(io.RawIOBase):
         return len(piece)
 
 
-def _outcome(
-    options: argparse.Namespace,
-    hops: int,
-    engine: str,
-    result: QueryResult,
-    alice: bytes,
-    bob: _Uppercase,
-    source: _DigestingSource,
-    sink: _DigestingSink,
-    reports: list[FrameReport],
-    seconds: float,
-) -> dict[str, Any]:
-    query, reply = _frames(alice, result, reports)
-    has_reply = result.has_reply
-    sizes_agree = len({report.bytes_out for report in query}) == 1 and len(query) == len(result.route.nodes)
-    if has_reply:
-        # Of a reply over the query's open streams proxies tell nothing: only Bob's part of it is known.
+def _is_uniform(
+    alice: bytes, result: QueryResult, query: list[FrameReport], reply: list[FrameReport]
+) -> bool:
+    """Whether each frame was as long on its last link as on its first, and none is missing."""
+    is_uniform = len({report.bytes_out for report in query}) == 1 and len(query) == len(result.route.nodes)
+    if result.has_reply:
+        # Proxies do not report a reply over the query's open streams: only Bob's part of it is known.
         is_home = bool(reply) and (reply[-1].neighbour == alice or MODES[result.mode].backward_content)
-        sizes_agree &= is_home and len({report.bytes_out for report in reply}) == 1
-    digests_agree = source.digest.hex == bob.received.hex and (
-        not has_reply or bob.sent.hex == sink.digest.hex
-    )
-    return {
-        "ok": sizes_agree and digests_agree,
-        "peers": options.peers,
-        "hops": hops,
-        "mode": str(result.mode),
-        "profile": result.profile.name,
-        "engine": engine,
-        "link_policy": options.links,
-        "query_bytes": source.digest.bytes,
-        "reply_bytes": sink.digest.bytes,
-        "query_sha256_sent": source.digest.hex,
-        "query_sha256_received": bob.received.hex,
-        "reply_sha256_sent": bob.sent.hex if has_reply else None,
-        "reply_sha256_received": sink.digest.hex if has_reply else None,
-        "seconds": round(seconds, 4),
-        "links": [link.as_json() for link in _links(query, reply)],
-    }
+        is_uniform &= is_home and len({report.bytes_out for report in reply}) == 1
+    return is_uniform
 
 
 def _frames(
@@ -325,11 +290,9 @@ def _frames(
 ) -> tuple[list[FrameReport], list[FrameReport]]:
     """What each step of the query and of the reply has sent on. The reply may take another route."""
     left = list(reports)
+    bob = result.route.nodes[-1]
     ways: tuple[list[FrameReport], list[FrameReport]] = [], []
-    for way, start, end in zip(
-        ways, (alice, result.route.nodes[-1]), (result.route.nodes[-1], alice), strict=True
-    ):
-        node = start
+    for way, node, end in (ways[0], alice, bob), (ways[1], bob, alice):
         while node != end and (report := next((one for one in left if one.node == node), None)):
             left.remove(report)
             way.append(report)
@@ -337,27 +300,26 @@ def _frames(
     return ways
 
 
-def _links(query: list[FrameReport], reply: list[FrameReport]) -> list[Link]:
-    """The links of the query's route, then those that only the reply has passed."""
+def _links(query: list[FrameReport], reply: list[FrameReport]) -> list[dict[str, object]]:
+    """The bytes of both frames on each link: those of the query's route, then others of the reply's."""
     back = {(report.neighbour, report.node): report.bytes_out for report in reply}
-    links = [
-        Link(sent.node.hex(), sent.neighbour.hex(), sent.bytes_out, back.pop((sent.node, sent.neighbour), 0))
-        for sent in query
+    there = {(report.node, report.neighbour): report.bytes_out for report in query}
+    return [
+        {
+            "from": source.hex(),
+            "to": target.hex(),
+            "query_frame_bytes": there.get((source, target), 0),
+            "reply_frame_bytes": back.get((source, target), 0),
+        }
+        for source, target in {**there, **back}
     ]
-    return links + [Link(source.hex(), target.hex(), 0, count) for (source, target), count in back.items()]
 
 
-def _print_table(
-    outcome: dict[str, Any],
-    alice: bytes,
-    result: QueryResult,
-    reports: list[FrameReport],
-    ports: dict[bytes, int],
-) -> None:
-    query, reply = _frames(alice, result, reports)
-    start_s = min(report.started_s for report in reports)
-    nodes = (alice, *result.route.nodes)
-    roles = {node: f"proxy {i}" for i, node in enumerate(nodes)} | {alice: "Alice", nodes[-1]: "Bob"}
+def _frame_table(
+    nodes: tuple[bytes, ...], query: list[FrameReport], reply: list[FrameReport], ports: dict[bytes, int]
+) -> str:
+    start_s = min(report.started_s for report in [*query, *reply])
+    roles = {node: f"proxy {i}" for i, node in enumerate(nodes)} | {nodes[0]: "Alice", nodes[-1]: "Bob"}
     others = [report.node for report in reply if report.node not in roles]  # of a reply over another route
     roles |= {node: f"reply {i}" for i, node in enumerate(others, start=1)}
     rows = []
@@ -368,8 +330,7 @@ def _print_table(
             sent = next((report for report in way if report.node == node), None)
             cells += [_bytes_out(received), _bytes_out(sent), _milliseconds(sent, start_s)]
         rows.append(cells)
-    heads = ["node", "id", "port", "query in", "out", "left at", "reply in", "out", "left at"]
-    say(f"{table(heads, rows)}\n\n{_summary(outcome)}")
+    return table(["node", "id", "port", "query in", "out", "left at", "reply in", "out", "left at"], rows)
 
 
 def _bytes_out(report: FrameReport | None) -> str:
@@ -384,18 +345,11 @@ def _summary(outcome: dict[str, Any]) -> str:
     query_frames = {link["query_frame_bytes"] for link in outcome["links"]} - {0}  # 0: only the reply's
     lines = [
         _verdict(
-            "query", outcome["query_bytes"], outcome["query_sha256_sent"], outcome["query_sha256_received"]
-        ),
-    ]
-    if outcome["reply_sha256_sent"] is not None:
-        lines.append(
-            _verdict(
-                "reply",
-                outcome["reply_bytes"],
-                outcome["reply_sha256_sent"],
-                outcome["reply_sha256_received"],
-            )
+            way, outcome[f"{way}_bytes"], outcome[f"{way}_sha256_sent"], outcome[f"{way}_sha256_received"]
         )
+        for way in ("query", "reply")
+        if outcome[f"{way}_sha256_sent"] is not None
+    ]
     if len(query_frames) == 1:
         lines.append(
             f"every frame is as long on its last link as on its first: {query_frames.pop():,} bytes of query"

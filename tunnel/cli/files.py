@@ -145,7 +145,7 @@ def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[P
         name = _checked_name(options.name or f"{Path(os.path.abspath(path)).name or 'root'}.tar")
         return _spooled(lambda file: _pack(path, file), stack), name
     try:
-        readable_file(path).close()  # what cannot be sent is said before a network is looked for
+        readable_file(path).close()  # found out before a network is looked for
     except ConfigError as error:
         raise ConfigError(str(error), error.hint or _file_hint(path, options.id)) from error
     return path, _checked_name(options.name or path.name)

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 status = _run(given, signals)
             finally:
-                # What stdout does not take now the interpreter would try again at its end, and complain.
+                # The interpreter would try again at its end, and print a traceback.
                 say_all()
         except UsageError as error:
             complain(error.usage.rstrip())
@@ -237,7 +237,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
 
 
 def _close_stdout() -> None:
-    """See that nothing more is written there, neither now nor by the interpreter at its end."""
+    """Send later output to /dev/null, also that of the interpreter at its end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -170,7 +170,7 @@ def command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=COMMANDS[name][1], description=description, epilog=example
     )
-    # A name of its own: the subcommand's count would replace the one before the command.
+    # Under another name: the subcommand's count would replace the one before the command.
     parser.add_argument(
         "-v", "--verbose", dest="more_verbose", action="count", default=0, help="log more (-vv: everything)"
     )
@@ -190,7 +190,7 @@ def add_retries(parser: argparse.ArgumentParser, of: str) -> None:
 
 
 def filled(text: str) -> str:
-    """A name, for `type=`: an empty one is a variable of a script that was not set, not the folder here."""
+    """A name, for `type=`. An empty one comes from an unset variable of a script, and is refused."""
     if not text:
         raise argparse.ArgumentTypeError("expected a name, not an empty text")
     return text

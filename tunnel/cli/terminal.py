@@ -72,7 +72,7 @@ def prepare_output() -> None:
 
 
 def say(text: str = "") -> None:
-    """Print lines on stdout, and at once: whoever reads them may wait for them."""
+    """Print lines on stdout, without a buffer: their reader may wait for them."""
     _print(text, sys.stdout)
 
 
@@ -82,7 +82,7 @@ def say_json(ok: bool, outcome: Mapping[str, Any], *, indent: int | None = None)
 
 
 def complain(text: str) -> None:
-    """Print lines on stderr. Where it is closed there is nobody to complain to."""
+    """Print lines on stderr, if it is open."""
     with contextlib.suppress(OSError):
         _print(text, sys.stderr)
 
