@@ -89,7 +89,7 @@ def test_another_version_or_name_is_refused(state: Path) -> None:
         with pytest.raises(StateError, match="has version 2, this program reads 1"):
             folder.read("guards", 1)
         (state / "guards").rename(state / "others")
-        with pytest.raises(StateError, match="no state file called 'others'"):
+        with pytest.raises(StateError, match="not a state file called 'others'"):
             folder.read("others", 2)
         for name in ("", "UP", "a/b", "a.b"):
             with pytest.raises(ValueError, match="a state file called"):

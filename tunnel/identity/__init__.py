@@ -1,5 +1,4 @@
 """A node's identity: its keys, its signed descriptor, and the state folder that holds them.
 
-Imports `tunnel.crypto`, and the slot layout and replay table of `tunnel.onion`; no sockets. Every room may
-import it.
+Imports `tunnel.crypto`, and `header` and `replay` of `tunnel.onion`; no sockets. Every room may import it.
 """

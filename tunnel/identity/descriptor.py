@@ -1,8 +1,10 @@
-"""Node descriptors: all that others need to know of a node, signed by it. Signed TLV.
+"""Node descriptors: the public record of a node, signed by the node itself.
 
 Layout: "mtun" ‖ version 1 ‖ fields ‖ Ed25519 signature 64 over everything before it. A field is type 1 ‖
-length 2 ‖ value; types ascend, each at most as often as its row in the table says. Source: docs/protocol.md,
-"Descriptor".
+length 2 ‖ value. Types ascend, and the table `_FIELDS` limits how often each appears.
+
+Rule for changing it: a new field is a row of docs/protocol.md first; parsing refuses unknown fields.
+Source: docs/protocol.md, "Descriptor".
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ __all__ = [
     "OnionKeyInfo",
 ]
 
-MAX_DESCRIPTOR_BYTES = 486  # what a link handshake has room for
+MAX_DESCRIPTOR_BYTES = 486  # a link handshake has no room for more
 _MAGIC = b"mtun\x01"
 _SIGNATURE_BYTES = 64
 MIN_DESCRIPTOR_BYTES = len(_MAGIC) + _SIGNATURE_BYTES
@@ -60,8 +62,8 @@ class Address:
     """An IP address and a TCP port; 18 bytes on the wire, IPv4 mapped into IPv6.
 
     Raises:
-        BadArgument: `host` is no IP address (a name is none), or `port` not 0 to 65,535.
-        TypeError: no text, or no whole number.
+        BadArgument: `host` is not an IP address (names are not accepted), or `port` is not 0 to 65,535.
+        TypeError: `host` is not text, or `port` not an integer.
     """
 
     host: str
@@ -93,7 +95,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class OnionKeyInfo:
-    """One epoch's onion public key: the epoch is its not-before time."""
+    """The onion public key of one epoch, which is named by its not-before time."""
 
     not_before: int
     not_after: int
@@ -102,10 +104,12 @@ class OnionKeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A node as others know it. `signed` is the exact bytes that its signature covers, and the signature.
+    """A node as others know it.
 
-    `family` is 16 bytes of the owner's choice, the same in all its nodes: no route passes two of them. Who
-    borrows the family of others only keeps itself out of routes with them.
+    Attributes:
+        signed: the exact bytes of the descriptor, with the signature.
+        family: 16 bytes of the owner's choice, the same in all nodes of one owner. A route never passes two
+            nodes of a family. Claiming the family of others only excludes a node from routes with them.
     """
 
     node_id: bytes
@@ -122,26 +126,26 @@ class Descriptor:
     def hop(self, now_s: float) -> Hop:
         """The onion key to seal to now.
 
-        A key that begins within ten minutes serves where no other does: clocks may differ by so much, and its
-        node accepts it so early.
+        If none is valid yet, a key that begins within ten minutes is used: clocks may differ by that much,
+        and its node accepts it early.
 
         Raises:
-            DescriptorError: the descriptor has expired, or none of its keys is valid now. Says both times.
+            DescriptorError: the descriptor has expired, or no key is valid now. The text has both times.
         """
         key = self._key(now_s)
         if key is not None:
             return Hop(key.public, key.not_before)
         if now_s >= self.expiry:
-            what = f"the descriptor of node {short(self.node_id)} has expired: it was for use until "
+            what = f"the descriptor of node {short(self.node_id)} has expired: it was valid until "
             what += clock_text(self.expiry)
         else:
             first, last = self.onion_keys[0], self.onion_keys[-1]
-            what = f"node {short(self.node_id)} has published no onion key for now: they are for "
+            what = f"node {short(self.node_id)} has published no onion key that is valid now, only for "
             what += f"{clock_text(first.not_before)} to {clock_text(last.not_after)}"
         raise DescriptorError(f"{what}, and this machine's clock shows {clock_text(now_s)}")
 
     def obstacle(self, now_s: float) -> str | None:
-        """Why nothing can be sealed to this node now, as a phrase that follows a number; None: it can."""
+        """Why nothing can be sealed to this node now, as a phrase that follows a count. None: it can be."""
         if self._key(now_s) is not None:
             return None
         if now_s >= self.expiry:
@@ -162,7 +166,7 @@ class Descriptor:
         return profile.byte in self.profiles
 
     def sign(self, identity_seed: bytes, engine: TunnelEngine) -> Descriptor:
-        """The same descriptor with `signed` filled in."""
+        """A copy with `signed` filled in."""
         body = _MAGIC + b"".join(_FIELD.pack(kind, len(value)) + value for kind, value in self._fields())
         return Descriptor(
             self.node_id,
@@ -186,7 +190,7 @@ class Descriptor:
             yield _ADDRESS, address.pack()
         yield _PROFILES, bytes(self.profiles)
         yield _FLAGS, bytes([_UNLISTED if self.unlisted else 0])
-        yield _EXIT_POLICY, b"\x00"  # rejects everything: the only policy of this version
+        yield _EXIT_POLICY, b"\x00"  # reject all: the only policy of this version
         yield _SEQUENCE, self.sequence.to_bytes(8, "big")
         yield _EXPIRY, self.expiry.to_bytes(4, "big")
         if self.family is not None:
@@ -194,10 +198,10 @@ class Descriptor:
 
     @staticmethod
     def peek_id(data: bytes) -> bytes:
-        """The node id that signed bytes name, unverified: to see whether they are known.
+        """The node id in a signed descriptor, without verification.
 
         Raises:
-            DescriptorError: they do not begin as a descriptor does.
+            DescriptorError: the bytes do not begin like a descriptor.
         """
         start = len(_MAGIC) + _FIELD.size
         if data[:start] != _MAGIC + _FIELD.pack(_NODE_ID, 32) or len(data) < start + 32:
@@ -206,10 +210,8 @@ class Descriptor:
 
     @classmethod
     def parse(cls, data: bytes, engine: TunnelEngine) -> Descriptor:
-        """Read and verify a descriptor.
+        """Read and verify exactly one descriptor.
 
-        Args:
-            data: exactly one descriptor.
         Raises:
             DescriptorError: malformed, or not signed by the node that it names.
         """
@@ -277,7 +279,7 @@ def _split_fields(body: bytes) -> dict[int, list[bytes]]:
 
 
 def _known_profiles(values: bytes) -> tuple[int, ...]:
-    """Profiles that this version does not know are left out: a newer node may offer more."""
+    """Omit profiles that this version does not know: a newer node may offer more."""
     known = []
     for value in values:
         try:

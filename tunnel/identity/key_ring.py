@@ -1,16 +1,18 @@
-"""Onion keys over time: made, published, used, erased; each with a replay table of its own.
+"""The onion keys of a node over time, each with its replay table.
 
-    next        published, not valid yet: opens frames of senders whose clock is fast, 600 s ahead
-    current     what senders seal to now
-    previous    what they sealed to before: its frames may be under way until they expire
-    (erased)    nothing sealed to it can be accepted any more, so nothing recorded can be opened either
+    next        published, not valid yet; opens headers of senders whose clock is up to 600 s fast
+    current     senders seal to it now
+    previous    senders sealed to it before; its frames may be in transit until they expire
+    (erased)    headers for it are no longer accepted, and recorded ones can no longer be opened
 
-A key moves down one line at a time, by `advance`, which the node calls now and then (`next_change_s` says
-when something will happen). A pure state machine: the caller brings the time. A clock that was ahead for a
-moment, and is set right again, leaves a key that begins in the future, or a table that refuses all headers as
-expired: then `advance` begins anew. Rules for changing it: a key is published at least an epoch before it is
-needed; a table lives as long as its key and no longer; after a stop that was not clean there is no table, so
-there must be no key.
+`advance` moves a key down one line at a time. The node calls it when `next_change_s` is reached, or at any
+other time. A clock that was ahead and is corrected leaves a key that begins in the future, or a table that
+refuses all headers as expired; then `advance` starts again with a fresh key.
+
+Rules for changing it: a key is published at least one epoch before it is used; a table lives exactly as long
+as its key; an unclean stop leaves no table, so the next start must not use the old keys.
+
+A pure state machine, except for `stop` and `resume`: time is an argument.
 Source: docs/protocol.md, "Onion key epochs".
 """
 
@@ -32,17 +34,17 @@ __all__ = ["EARLY_ROTATION_S", "KEEP_PREVIOUS_S", "Epoch", "KeyRing"]
 
 log = logging.getLogger("tunnel.node")
 
-# A sender with a slow clock seals until 600 s after the key's end; an expiry is accepted that is 4 hours and
-# 600 s ahead of that; and headers are taken until 600 s after their expiry.
+# A sender with a slow clock seals until 600 s after the key's end, the expiry may be 4 hours and 600 s later,
+# and headers are accepted until 600 s after their expiry.
 KEEP_PREVIOUS_S = CLOCK_SKEW_S + (LATEST_S + CLOCK_SKEW_S) + CLOCK_SKEW_S
-EARLY_ROTATION_S = 3_600  # at most one early change an hour: each makes others fetch the descriptor
-_NEXT_SERVES_S = EPOCH_S  # the next key serves so long after the current one
+EARLY_ROTATION_S = 3_600  # least time between early changes: after each, peers fetch the descriptor
+_NEXT_SERVES_S = EPOCH_S  # life of the next key after the current one
 _SIZE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One onion key that can open, and the table that its headers go into."""
+    """An onion key for opening, and its replay table."""
 
     key: OpeningKey
     table: ReplayTable
@@ -50,7 +52,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """All that changes together. The epochs are those of the keys: current, previous, next."""
+    """Everything that changes together. The epochs are those of the current, previous and next key."""
 
     keys: NodeKeys
     epochs: dict[OnionKey, Epoch]
@@ -72,12 +74,12 @@ class KeyRing:
     """The onion keys of one node.
 
     Args:
-        keys: as loaded or generated. Only current and, if they are there, previous and next are used.
+        keys: as loaded or generated.
         limit: tags in each replay table; there are at most three.
         share: of one neighbour in each; by default a quarter.
 
-    A query may be built in another thread while this one changes: keys and epochs are replaced together, in
-    one step, and what reads both takes them once.
+    Another thread may build a query while the ring changes. So keys and epochs are replaced together, in one
+    step, and code that needs both reads them once.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class KeyRing:
 
     @property
     def keys(self) -> NodeKeys:
-        """All keys of the node, as they are now; save them after each change."""
+        """All current keys of the node; save them after each change."""
         return self._state.keys
 
     # --- opening -------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class KeyRing:
         return tuple(epochs[key] for key in found)
 
     def own_hop(self) -> Hop:
-        """The current key as others see it: for the last slot of this node's own reply blocks."""
+        """The current public key, for the last slot of this node's reply blocks."""
         key = self._state.current.key
         return Hop(key.private.public, key.epoch)
 
@@ -116,12 +118,12 @@ class KeyRing:
 
     @property
     def wants_rotation(self) -> bool:
-        """A replay table refused somebody for lack of room: call `rotate_early`."""
+        """The current replay table has refused a header for lack of room: call `rotate_early`."""
         return self._state.current.table.wants_rotation
 
     @property
     def next_change_s(self) -> float:
-        """When `advance` will have something to do, in seconds since 1970."""
+        """The next time at which `advance` will change something, in seconds since 1970."""
         keys = self.keys
         if keys.next is None:
             return 0.0
@@ -131,25 +133,23 @@ class KeyRing:
         return float(min(times))
 
     def advance(self, now_s: float) -> bool:
-        """Do what is due: make a next key, move on to it, erase the previous one.
+        """Make, promote and erase keys as due. May be called at any time.
 
-        A clock that was set back so far that nobody can use the current key, or that its table takes no new
-        header, is an error in the log, and a fresh key is made, as after a start without replay tables.
+        If the clock was set back so far that the current key is not valid yet, or that its table refuses new
+        headers, an error is logged and a fresh key is made, as after a start without replay tables.
 
         Returns:
-            Whether `keys` has changed: then save it, and publish a new descriptor. May be called at any time.
+            Whether `keys` has changed: then save it, and publish a new descriptor.
         """
         before = keys = self.keys
         if fault := self._clock_fault(now_s):
-            log.error(
-                "%s; the clock was set back, so a new onion key is made, and the old ones erased", fault
-            )
+            log.error("%s; the clock was set back: making a new onion key, erasing the old ones", fault)
             keys = keys.rotated(now_s)
         elif keys.onion.not_after + _NEXT_SERVES_S <= now_s:
-            # Nobody has a key of this node that is valid now: it was off, or asleep. Begin anew.
+            # No published key is valid now: the node was off, or asleep. Start with a fresh one.
             keys = keys.rotated(now_s)
         keys = _with_next(keys)
-        # A clock that jumped ahead by hours: one step for each epoch, at most two after the check above.
+        # After a jump of the clock: one step for each epoch, at most two after the check above.
         while keys.next is not None and keys.next.epoch <= now_s:
             keys = _with_next(replace(keys, previous=keys.onion, onion=keys.next, next=None))
         if keys.previous is not None and now_s >= keys.previous.not_after + KEEP_PREVIOUS_S:
@@ -158,10 +158,10 @@ class KeyRing:
         return keys != before
 
     def rotate_early(self, now_s: float) -> bool:
-        """Replace the current key at once, with an empty table for the new one; at most once an hour.
+        """Replace the current key now; the new one has an empty table. At most once an hour.
 
-        The old one becomes the previous; whoever has not seen the new descriptor still seals to it, and is
-        still served from its table while there is room. The next key is made anew as well.
+        The old key becomes the previous one. Senders without the new descriptor still seal to it, and its
+        table accepts their headers while it has room. The next key is replaced as well.
 
         Returns:
             Whether it was done: then save the keys, and publish a new descriptor.
@@ -176,31 +176,31 @@ class KeyRing:
         return True
 
     def next_sequence(self, now_s: float, known: int = 0) -> int:
-        """The sequence number of a new descriptor: the time, or more where the clock was set back since.
+        """The sequence number of a new descriptor: the time, or more after the clock was set back.
 
-        Of two descriptors of one node the higher number holds, so it is kept with the keys, for the next run.
+        The descriptor with the highest number counts, so the number is saved with the keys.
 
         Args:
-            known: that of the last descriptor, as others know it.
+            known: number of the last published descriptor.
         """
         sequence = max(int(now_s), self.keys.sequence + 1, known + 1)
         self._become(replace(self.keys, sequence=sequence))
         return sequence
 
     def _clock_fault(self, now_s: float) -> str | None:
-        """What shows that the clock was ahead before, for the log; None: nothing does that matters."""
+        """Describe, for the log, a harmful sign that the clock was ahead before; None: there is none."""
         state = self._state
         if state.keys.onion.epoch > now_s + CLOCK_SKEW_S:
             what, then_s = "this node's onion key begins at", float(state.keys.onion.epoch)
         elif state.current.table.latest_now_s > now_s + HOUR_S:
-            # Senders draw expiries from an hour ahead on: it would refuse some of them.
+            # Senders draw expiries of at least an hour ahead, so the table would refuse some of them.
             what, then_s = "this node's replay table has seen the time", state.current.table.latest_now_s
         else:
             return None
         return f"{what} {clock_text(then_s)}, and the clock shows {clock_text(now_s)}"
 
     def _become(self, keys: NodeKeys, kept: dict[OnionKey, Epoch] | None = None) -> None:
-        """Epochs for exactly the keys that there are: what is not there any more is erased with its table."""
+        """Keep epochs for exactly these keys. Other keys are erased with their tables."""
         known = self._state.epochs | (kept or {})
         self._state = _State(keys, {key: known.get(key) or self._epoch(key) for key in _present(keys)})
 
@@ -211,7 +211,7 @@ class KeyRing:
     # --- over a restart ------------------------------------------------------------------------------------
 
     def stop(self, key_path: Path, table_path: Path) -> None:
-        """Write keys and tables at a clean stop, for `resume`. Nothing may be opened afterwards.
+        """Write keys and tables at a clean stop, for `resume`. Open no header afterwards.
 
         Raises OSError; then the next start makes new onion keys.
         """
@@ -233,14 +233,14 @@ class KeyRing:
         limit: int = DEFAULT_LIMIT,
         share: int | None = None,
     ) -> KeyRing:
-        """The ring of the last run if that was stopped in order; else the same node with new onion keys.
+        """The ring of the last run if it stopped cleanly; otherwise the same node with new onion keys.
 
-        The table's file is removed as it is read, before anything is opened: a crash from now on leaves none,
-        and the next start makes new onion keys. Publish a new descriptor in any case.
+        The file with the tables is removed when read. So after a crash there is none, and the next start
+        makes new onion keys. Publish a new descriptor in any case.
 
         Raises:
-            KeyFileError: the keys cannot be read. ReplayFileError: there are tables, but damaged ones; says
-                what to do. OSError: a file cannot be written or removed.
+            KeyFileError: the keys cannot be read. ReplayFileError: the tables are damaged; the text has the
+                remedy. OSError: a file cannot be written or removed.
         """
         keys = NodeKeys.load(key_path)
         try:
@@ -267,7 +267,7 @@ class KeyRing:
             size = int.from_bytes(data[:_SIZE_BYTES], "big")
             end = _SIZE_BYTES + size
             if len(data) < end:
-                raise ReplayFileError(f"the file ends {end - len(data)} bytes before its table does")
+                raise ReplayFileError(f"the file is {end - len(data)} bytes shorter than its table")
             table, data = data[_SIZE_BYTES:end], data[end:]
             restored = ReplayTable.restored(table, key.table, key.epoch, limit=self._limit, share=self._share)
             epochs[key] = replace(epochs[key], table=restored)

@@ -1,8 +1,8 @@
-"""A node's secret keys, how they are made, and the file that keeps them.
+"""A node's secret keys, and their file.
 
-Everything secret comes from the operating system's generator. The file is JSON with hex values and mode 0600,
-written whole or not at all (`tunnel.identity.state_dir`). When onion keys are made, published and erased is
-`tunnel.identity.key_ring`'s business. Source: docs/protocol.md, "Keys".
+All secrets come from the operating system's generator. The file is JSON with hex values, mode 0600, written
+atomically (`tunnel.identity.state_dir`). `tunnel.identity.key_ring` decides when onion keys are made,
+published and erased. Source: docs/protocol.md, "Keys".
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["EPOCH_S", "NodeKeys", "OnionKey", "new_onion_key", "offered_profiles
 
 EPOCH_S = 24 * 3600  # life of an onion key
 DESCRIPTOR_LIFE_S = 7 * 24 * 3600
-_CLOCK_SLACK_S = 600  # a first epoch begins so long before its key is made: slow clocks accept it
+_CLOCK_SLACK_S = 600  # the first epoch begins before its key is made, so that slow clocks accept it
 _LAST_CLOCK_S = 2**32 - DESCRIPTOR_LIFE_S  # times on the wire are u32; in 2106
 _FILE_VERSION = 2
-_MOST_FILE_BYTES = 1 << 16  # larger than any key file; another file is not read whole
+_MOST_FILE_BYTES = 1 << 16  # larger than any key file
 
 
 @dataclass(frozen=True, slots=True)
 class OnionKey:
-    """A private onion key, and what lives and dies with it.
+    """A private onion key with its lifetime and the key of its replay table.
 
     Attributes:
-        epoch: its not-before time, and its name. not_after: when senders stop to use it.
-        private: X25519, 32 bytes. table: 32 bytes, key of its replay table.
+        epoch: its not-before time, which is also its name. not_after: when senders stop using it.
+        private: X25519, 32 bytes. table: key of the replay table, 32 bytes.
     """
 
     epoch: int
@@ -47,27 +47,27 @@ class OnionKey:
     table: bytes
 
     def info(self, engine: TunnelEngine) -> OnionKeyInfo:
-        """What is published of it."""
+        """The public part, for the descriptor."""
         return OnionKeyInfo(self.epoch, self.not_after, engine.x25519_private(self.private).public)
 
     def opening_key(self, engine: TunnelEngine) -> OpeningKey:
-        """The key as `open_header` takes it."""
+        """The key in the form that `open_header` takes."""
         return OpeningKey(engine.hpke_private(self.private), self.epoch)
 
 
 def new_onion_key(not_before: int) -> OnionKey:
-    """A fresh onion key, with a table key of its own."""
+    """A fresh onion key, with a fresh table key."""
     return OnionKey(not_before, not_before + EPOCH_S, random_bytes(32), random_bytes(32))
 
 
 def _first_onion_key(now_s: float) -> OnionKey:
     if not _CLOCK_SLACK_S <= now_s < _LAST_CLOCK_S:  # also refuses NaN
-        raise LocalTunnelError(f"the clock shows {now_s} s since 1970, which no key can hold: set it first")
+        raise LocalTunnelError(f"the clock shows {now_s} s since 1970, out of range for keys: set it first")
     return new_onion_key(int(now_s) - _CLOCK_SLACK_S)
 
 
 def offered_profiles(engine: TunnelEngine) -> tuple[int, ...]:
-    """The profile bytes that a node with this engine offers, 4 or 8 of them."""
+    """The profile bytes that a node with this engine offers: 4 or 8."""
     return tuple(profile.byte for profile in ALL_PROFILES if profile.suite in engine.suites)
 
 
@@ -79,9 +79,9 @@ class NodeKeys:
         identity: Ed25519 seed; its public key is the node id.
         link: X25519, static key of the link handshake.
         onion: the current onion key.
-        home: MAC key of this node's own reply tickets.
-        previous, next: the onion keys before and after the current one, where they exist.
-        sequence: of the last descriptor that was signed with these; 0: none is known.
+        home: MAC key of this node's reply tickets.
+        previous, next: the onion keys before and after the current one, if any.
+        sequence: of the last descriptor signed with these keys; 0: unknown.
     """
 
     identity: bytes
@@ -94,16 +94,16 @@ class NodeKeys:
 
     @classmethod
     def generate(cls, now_s: float) -> NodeKeys:
-        """Fresh keys; the onion key's epoch begins ten minutes ago, so that slow clocks accept it.
+        """Fresh keys. The onion key's epoch began ten minutes ago, so that slow clocks accept it.
 
         Raises:
-            LocalTunnelError: the clock shows a time that the wire has no number for.
+            LocalTunnelError: the time does not fit the wire format.
         """
         onion = _first_onion_key(now_s)
         return cls(random_bytes(32), random_bytes(32), onion, random_bytes(32))
 
     def rotated(self, now_s: float) -> NodeKeys:
-        """The same node with one fresh onion key and no other: what was sealed before opens no more.
+        """The same node with one fresh onion key and no other, so that older headers no longer open.
 
         For a start without the replay tables of the last run. Raises as `generate`.
         """
@@ -118,7 +118,7 @@ class NodeKeys:
         return engine.x25519_private(self.link)
 
     def opening_key(self, engine: TunnelEngine) -> OpeningKey:
-        """The current onion key, for opening."""
+        """The current onion key in the form that `open_header` takes."""
         return self.onion.opening_key(engine)
 
     def descriptor(
@@ -131,12 +131,12 @@ class NodeKeys:
         sequence: int | None = None,
         family: bytes | None = None,
     ) -> Descriptor:
-        """This node's signed descriptor: the current onion key, and the next one where there is one.
+        """This node's signed descriptor, with the current onion key and the next one, if any.
 
         Args:
-            profiles: bytes; by default all that suit the engine.
-            sequence: by default the time in seconds: a later descriptor replaces an earlier one.
-            family: 16 bytes, the same in all nodes of one owner; None: it has no other.
+            profiles: profile bytes; by default all that the engine supports.
+            sequence: by default the time in seconds. A higher number replaces a lower one.
+            family: 16 bytes, the same in all nodes of one owner.
         """
         published = (self.onion,) if self.next is None else (self.onion, self.next)
         return Descriptor(
@@ -152,13 +152,13 @@ class NodeKeys:
         ).sign(self.identity, engine)
 
     def save(self, path: Path, *, replace: bool = True) -> None:
-        """Write the keys to `path`, mode 0600, whole or not at all.
+        """Write the keys to `path`, mode 0600, atomically if it replaces a file.
 
-        What an older file held is gone from the file, though not surely from the disk's blocks.
+        Old content may survive in unused blocks of the disk. After a crash, a file at a new path may be
+        incomplete.
 
         Raises:
-            FileExistsError: there is a file already, and it is not to be replaced. OSError.
-        After a crash a new file may be there in part; one that replaces another is never.
+            FileExistsError: the file exists and `replace` is false. OSError.
         """
         record = {
             "mtun-keys": _FILE_VERSION,
@@ -175,10 +175,10 @@ class NodeKeys:
 
     @classmethod
     def load(cls, path: Path) -> NodeKeys:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            KeyFileError: not a key file of this version; names the file and what is wrong with it.
+            KeyFileError: not a key file of this version; the text has file and fault.
         """
         try:
             return _parsed(json.loads(read_regular(path, _MOST_FILE_BYTES).decode("ascii")))
@@ -187,7 +187,7 @@ class NodeKeys:
 
 
 def _parsed(record: Mapping[str, Any]) -> NodeKeys:
-    """Raises ValueError, KeyError, TypeError: not the content of a key file."""
+    """Raises ValueError, KeyError, TypeError: not a key file."""
     if record["mtun-keys"] != _FILE_VERSION:
         raise ValueError(f"version {record['mtun-keys']}, expected {_FILE_VERSION}: make new keys")
     identity, link, home = (_secret(record[name]) for name in ("identity", "link", "home"))

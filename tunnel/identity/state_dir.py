@@ -1,14 +1,17 @@
-"""What a node keeps between runs: a folder of small private files, for one node at a time.
+"""The state folder of a node: small private files, for one node at a time.
 
-    lock     held (flock) while a node uses the folder; the system lets go of it with the process
+    lock     locked (flock) while a node uses the folder; the system releases it with the process
     keys     every secret of the node (tunnel/identity/keys.py)
-    replay   the replay tables of a run that was stopped in order (key_ring.py); not there while a node
-             runs, nor after a crash: then the next start makes a new onion key
-    others   by name, with `read` and `write`: guards, for one
+    replay   the replay tables after a clean stop (key_ring.py); missing while a node runs and after a
+             crash, and then the next start makes a new onion key
+    others   by name, with `read` and `write`, such as the guards
 
-A file of `write` begins with one line, "mtun-state NAME VERSION DIGEST", so that a damaged, cut or foreign
-file is refused whole and never half understood. The folder has mode 0700 and its files 0600; what others
-could have read or written is refused, as ssh does with its keys.
+A file of `write` begins with the line "mtun-state NAME VERSION DIGEST": a damaged, truncated or foreign file
+is refused whole. The folder has mode 0700, its files 0600. As in ssh, files that others could have read or
+written are refused.
+
+Files of secrets are written to a new name first, synced, then renamed, so a crash leaves either the old file
+or the new one. The new name is created exclusively and never followed as a link.
 """
 
 from __future__ import annotations
@@ -28,18 +31,18 @@ from tunnel.errors import LocalTunnelError, StateError
 __all__ = ["StateDir", "check_private", "make_private", "remove_file", "take_lock", "write_private"]
 
 
-# Files of secrets: mode 0600, whole or not at all.
-#
-# Written to a new name first, synced, then renamed, so that a crash leaves the old file or the new one. The
-# new name is made afresh and never followed, whatever somebody has prepared there.
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_MOST_BYTES: Final = 64 << 20  # larger than any state file; a foreign file is not read whole
+_HEAD: Final = re.compile(rb"mtun-state ([a-z-]+) (\d+) ([0-9a-f]{64})\n")
 
 
 def make_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, which does not exist yet: of several who try, one does.
+    """Write `data` to `path`, which must not exist: of several concurrent calls, one succeeds.
+
+    After a crash the file may be incomplete.
 
     Raises:
-        FileExistsError: it exists; it is as it was. OSError: nothing is there. After a crash a part may be.
+        FileExistsError: it exists, and is unchanged. OSError: nothing was written.
     """
     _write_new(path, data)
     try:
@@ -50,7 +53,7 @@ def make_private(path: Path, data: bytes) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path`. Raises OSError, which names `path`; then the old file is as it was."""
+    """Write `data` to `path`, atomically. Raises OSError, with the old file unchanged."""
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.unlink(missing_ok=True)
@@ -64,18 +67,18 @@ def write_private(path: Path, data: bytes) -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # not the temporary's name
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # without the temporary name
     sync_folder(path.parent)
 
 
 def remove_file(path: Path) -> None:
-    """Remove `path`, and return when the disk knows. Raises OSError."""
+    """Remove `path` durably. Raises OSError."""
     path.unlink()
     sync_folder(path.parent)
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Raises FileExistsError, OSError; a file that was begun is removed again."""
+    """Raises FileExistsError, OSError; an incomplete file is removed."""
     descriptor = os.open(path, _NEW, 0o600)
     try:
         with naming(path), os.fdopen(descriptor, "wb") as file:
@@ -88,18 +91,14 @@ def _write_new(path: Path, data: bytes) -> None:
         raise
 
 
-_MOST_BYTES = 64 << 20  # larger than anything a node keeps; a foreign file is not read to its end
-_HEAD = re.compile(rb"mtun-state ([a-z-]+) (\d+) ([0-9a-f]{64})\n")
-
-
 class StateDir:
-    """The state folder of one node, locked. A context manager; `close` lets go of the lock.
+    """The state folder of one node, locked until `close`. A context manager.
 
     Args:
-        path: made, with mode 0700, if it is not there.
+        path: created with mode 0700 if it is missing.
     Raises:
         StateError: another node uses it, it is not private, or it is not a folder.
-        OSError: it cannot be made or opened.
+        OSError: it cannot be created or opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +106,7 @@ class StateDir:
         self._lock = self._acquire()
 
     def _acquire(self) -> int:
-        """Make the folder if it is not there, and lock it. Returns the descriptor of the lock."""
+        """Create the folder if it is missing, and lock it. Returns the file descriptor of the lock."""
         path = self.path
         if path.exists() and not path.is_dir():
             raise StateError(f"{path} is not a folder", "name another one: [node] state")
@@ -121,17 +120,17 @@ class StateDir:
 
     @property
     def is_here(self) -> bool:
-        """Whether the folder is the one that was locked; not, if somebody has removed it since."""
+        """The folder is still the one that was locked, and has not been removed."""
         try:
             return os.path.samestat(os.stat(self.path / "lock"), os.fstat(self._lock))
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def restore(self) -> bool:
-        """Make the folder again, and lock it, if somebody has removed it while it was in use.
+        """Recreate and lock the folder if it was removed while in use.
 
         Returns:
-            Whether it was removed: then its files are gone as well.
+            Whether it was removed, together with its files.
         Raises:
             StateError, OSError: as the class; the folder may still be missing.
         """
@@ -143,14 +142,14 @@ class StateDir:
 
     @property
     def replay(self) -> Path:
-        """Where the replay tables are after a clean stop."""
+        """Path of the replay tables after a clean stop."""
         return self.path / "replay"
 
     def read(self, name: str, version: int) -> bytes | None:
-        """What `write` has written, or None when there is no such file.
+        """Read a file that `write` wrote. None: there is no such file.
 
         Raises:
-            StateError: damaged, of another version, or another file; says what to do. OSError.
+            StateError: damaged, of another version, or foreign; has a remedy. OSError.
         """
         path = self.path / name
         advice = f"move {path} away: the node then makes a new one"
@@ -163,21 +162,21 @@ class StateDir:
         check_private(path)
         head = _HEAD.match(data)
         if head is None or head[1].decode("ascii") != name:
-            raise StateError(f"{path} is no state file called {name!r}", advice)
+            raise StateError(f"{path} is not a state file called {name!r}", advice)
         if int(head[2]) != version:
             raise StateError(f"{path} has version {int(head[2])}, this program reads {version}", advice)
         body = data[head.end() :]
         if len(data) > _MOST_BYTES or hashlib.sha256(body).hexdigest() != head[3].decode("ascii"):
-            raise StateError(f"{path} is damaged: its digest does not fit its content", advice)
+            raise StateError(f"{path} is damaged: wrong digest", advice)
         return body
 
     def write(self, name: str, version: int, body: bytes) -> None:
-        """Write a file, mode 0600, whole or not at all. Raises OSError; then the old one is as it was.
+        """Write a file atomically, mode 0600. Raises OSError, with the old file unchanged.
 
         Args:
             name: lower-case letters and dashes.
         Raises:
-            ValueError: another name, or more than 64 MiB.
+            ValueError: an invalid name, or more than 64 MiB.
         """
         head = f"mtun-state {name} {version} {hashlib.sha256(body).hexdigest()}\n".encode("ascii")
         if _HEAD.fullmatch(head) is None or len(head) + len(body) > _MOST_BYTES:
@@ -185,7 +184,7 @@ class StateDir:
         write_private(self.path / name, head + body)
 
     def close(self) -> None:
-        """Let go of the lock. Done twice it does nothing."""
+        """Release the lock. Repeated calls have no effect."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
@@ -198,14 +197,14 @@ class StateDir:
 
 
 def take_lock(path: Path, refusal: str, hint: str) -> int:
-    """Lock a file for this process, and write the process's number into it.
+    """Lock a file for this process, and write the process id into it.
 
     Args:
         refusal, hint: of the error, for people.
     Returns:
-        The file descriptor; closing it lets go of the lock.
+        The file descriptor; closing it releases the lock.
     Raises:
-        StateError: another process, which the text names, holds it. OSError.
+        StateError: another process holds it; the text names the process. OSError.
     """
     try:
         lock = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -227,10 +226,10 @@ def take_lock(path: Path, refusal: str, hint: str) -> int:
 
 
 def check_private(path: Path) -> None:
-    """Refuse a file or folder of secrets that others may read or write, or that somebody else owns.
+    """Check that a file or folder of secrets is private.
 
     Raises:
-        StateError: so it is. OSError: it is not there.
+        StateError: other users can access it, or another user owns it. OSError: it is missing.
     """
     found = path.stat()
     mode = stat.S_IMODE(found.st_mode)
