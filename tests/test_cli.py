@@ -208,7 +208,7 @@ def test_a_demo_that_is_not_possible_fails_before_it_says_anything(
         (["demo", "--mode", "smoke"], "expected none, known-dest, route"),
         (["demo", "--peers", "1"], "--peers: '1': expected a whole number from 2"),
         (["demo", "--hops", "-1"], "--hops: '-1': expected a whole number from 0"),
-        (["demo", "--profile", "huge"], "no profile is called 'huge'"),
+        (["demo", "--profile", "huge"], "unknown profile 'huge'"),
         (["demo", "--size", "big"], "not a size: 'big'; expected 17, 10k, 300KiB"),
     ],
 )

@@ -372,18 +372,17 @@ def test_a_network_that_is_down_is_named_in_words(net: Path, capsys: pytest.Capt
         ),
         (
             {"hop": 2, "code": ErrorCode.BAD_CONTENT, "about_next": True},
-            "node-2 received content that was changed, and so reports node-3 "
+            "node-2 received content that was changed, and therefore reports node-3 "
             "(BAD_CONTENT at hop 3 of 4 about the destination)",
         ),
         (
             {"hop": 3, "code": ErrorCode.SERVICE_FAILED},
             "node-3 could not answer, because its service failed (SERVICE_FAILED at the destination)",
         ),
-        ({"hop": 3, "code": None}, "node-3 failed for no reason given (no code at the destination)"),
+        ({"hop": 3, "code": None}, "node-3 failed without a reason (no code at the destination)"),
         (
             {"hop": None, "code": None, "suspects": (1, 2)},
-            "the report of what happened was changed by, or between, "
-            "hop 2 of 4 (node-1) and hop 3 of 4 (node-2)",
+            "the report was changed by, or between, hop 2 of 4 (node-1) and hop 3 of 4 (node-2)",
         ),
     ],
 )

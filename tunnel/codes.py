@@ -42,7 +42,7 @@ class ErrorCode(IntEnum):
 
 
 class Location(StrEnum):
-    """Where to look for the cause of an error, seen from the node that asked."""
+    """The place to look for the cause of an error, seen from the node that asked."""
 
     PROCESS = "this process"
     HOST = "this host"
@@ -193,25 +193,25 @@ CODES = {
 
 
 def short(node_id: bytes) -> str:
-    """A node id as people see it: its first four bytes in hex."""
+    """A node id for people: its first four bytes in hex."""
     return node_id.hex()[:8]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a frame went, as its route tells.
+    """The outcome of a frame, from the STATUS of its route.
 
     Attributes:
-        route: the node ids that the frame was to pass, Bob last.
-        succeeded: Bob says that all is well.
-        hop: the index in `route` of the node that reports; None when nobody's word holds.
-        code: why it failed; None for success, or where no reason was given.
-        about_next: the node reports of the one behind it, which could not speak for itself.
-        text: what the node adds.
-        suspects: indices of the nodes between which the report was changed on its way; empty otherwise.
-        hold_ms: how long each node, from the first on, says that it held the frame.
-        is_about_reply: it is about the reply, on the route of a reply block; Alice is its last node.
-        way_back: the first node of each reply block that the query had. Bob reports about one of them.
+        route: ids of the nodes on the frame's route, Bob last.
+        succeeded: Bob reports success.
+        hop: index in `route` of the reporting node; None: no authentic report.
+        code: the reason of a failure; None for success, or if there is no reason.
+        about_next: the report is about the node behind `hop`, which cannot report itself.
+        text: of the reporting node.
+        suspects: if the report was changed: indices of the nodes that may have done it.
+        hold_ms: the time for which each node claims to have held the frame, from the first node on.
+        is_about_reply: about the reply by block; `route` is then the reply path, Alice last.
+        block_first_ids: the first node of each reply block of the query; Bob may report about one of them.
     """
 
     route: tuple[bytes, ...]
@@ -223,11 +223,11 @@ class Report:
     suspects: tuple[int, ...] = ()
     hold_ms: tuple[int, ...] = ()
     is_about_reply: bool = False
-    way_back: tuple[bytes, ...] = ()
+    block_first_ids: tuple[bytes, ...] = ()
 
     @property
     def blamed(self) -> tuple[int, ...]:
-        """Indices of the nodes of which one at least did not do its part: to be left out of a next route."""
+        """Indices of nodes of which at least one failed. Avoid them in the next route."""
         if self.suspects or self.succeeded or self.hop is None:
             return self.suspects
         both = self.about_next and self.hop + 1 < len(self.route)
@@ -235,36 +235,34 @@ class Report:
 
     @property
     def blamed_ids(self) -> tuple[bytes, ...]:
-        """The ids of the blamed nodes, with those of the way back that Bob could not use."""
-        behind = self.way_back if self._is_about_way_back else ()
+        """The ids of the blamed nodes, with the first nodes of reply paths that Bob could not use."""
+        behind = self.block_first_ids if self._is_about_block else ()
         return (*(self.route[index] for index in self.blamed), *behind)
 
     @property
-    def _is_about_way_back(self) -> bool:
-        return self.about_next and self.hop == len(self.route) - 1 and bool(self.way_back)
+    def _is_about_block(self) -> bool:
+        return self.about_next and self.hop == len(self.route) - 1 and bool(self.block_first_ids)
 
     def __str__(self) -> str:
         if self.succeeded:
             return "delivered"
         if self.suspects:
             nodes = " and ".join(self._name(index) for index in self.suspects)
-            return f"the report of what happened was changed by, or between, {nodes}"
+            return f"the report was changed by, or between, {nodes}"
         if self.hop is None:
-            return "nobody on the way says what happened"
+            return "no node of the route reported what happened"
         names = [short(node_id) for node_id in self.route] + ["the next node"]
         next_name = names[self.hop + 1]
         has_next = self.about_next and self.hop + 1 < len(self.route)
         about = f" about {self._role(self.hop + 1)}" if has_next else ""
-        if self._is_about_way_back:
-            has_next, about = True, " about the first hop of the way back"
-            next_name = " or ".join(sorted({short(node_id) for node_id in self.way_back}))
-        did = (
-            "failed for no reason given" if self.code is None else CODES[self.code].did.format(next=next_name)
-        )
+        if self._is_about_block:
+            has_next, about = True, " about the first hop of the reply path"
+            next_name = " or ".join(sorted({short(node_id) for node_id in self.block_first_ids}))
+        did = "failed without a reason" if self.code is None else CODES[self.code].did.format(next=next_name)
         name = "no code" if self.code is None else self.code.name
         why = f": {self.text}" if self.text else ""
         if has_next and next_name not in did:
-            did += f", and so reports {next_name}"
+            did += f", and therefore reports {next_name}"
         return f"{names[self.hop]} {did}{why} ({name} at {self._role(self.hop)}{about})"
 
     def _name(self, index: int) -> str:
@@ -274,4 +272,4 @@ class Report:
         count = len(self.route)
         if index == count - 1:
             return "this node" if self.is_about_reply else "the destination"
-        return f"hop {index + 1} of {count}{' of the way back' if self.is_about_reply else ''}"
+        return f"hop {index + 1} of {count}{' of the reply path' if self.is_about_reply else ''}"

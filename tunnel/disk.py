@@ -1,17 +1,17 @@
-"""How this package opens, names and publishes files: what every other module needs of the operating system.
+"""Files: opening, reading, detecting changes, and publishing under a new name.
 
-    open_regular(path)        only regular files, and never a wait for a writer that does not come
-    read_regular(path)        the whole of a small one
-    Identity.of(status)       what changes when the content of a file does
-    rename_new(part, path)    gives a finished file its name, and never replaces another
+    open_regular(path)        opens regular files only, and never waits for a writer of a FIFO
+    read_regular(path)        reads a small file whole
+    Identity.of(status)       differs if the content of a file has changed
+    rename_new(part, path)    names a finished file, and never replaces another
     sync_folder(folder)       makes the new name durable
-    naming(path)              errors of the disk name the path
+    naming(path)              adds the path to errors of the disk
 
-A user's path may be a FIFO, a socket, a device or a file of /proc. Opening a FIFO waits until somebody writes
-to it, and opening some devices has effects of its own, so the kind is looked at before the file is opened,
-and once
-more on the descriptor: the path may have changed between. Only a file system that does not answer can keep a
-caller waiting; everything here blocks, and is called in threads where the reactor runs.
+A user's path may be a FIFO, a socket, a device or a file of /proc. Opening a FIFO waits for a writer, and
+opening some devices has side effects. So the kind is checked before the file is opened, and again on the open
+descriptor, because the path may have changed in between.
+
+Everything here blocks; call it in a thread where the reactor runs.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ _KINDS: Final = {
 
 
 class Identity(NamedTuple):
-    """Two looks at a file that give the same identity found the same content.
+    """A fingerprint of a file: equal identities mean equal content.
 
-    Only a change within one tick of the file system's clock, or through a memory map, may go unseen: digests
-    find those.
+    A change within one tick of the file system's clock, or through a memory map, may be missed; digests find
+    those.
     """
 
     device: int
@@ -81,17 +81,17 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
-        """The identity that `os.stat` or `os.fstat` found."""
+        """The identity of a result of `os.stat` or `os.fstat`."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def check_unchanged(before: os.stat_result, now: os.stat_result, name: str) -> None:
-    """Compare two looks at a file that is being sent.
+    """Compare two states of a file that is being sent.
 
     Args:
-        name: what to call it.
+        name: for the error.
     Raises:
-        FileChanged: its content may be another one now.
+        FileChanged: its content may have changed.
     """
     if now.st_size != before.st_size:
         how = f"it had {before.st_size:,} bytes and has {now.st_size:,} now"
@@ -103,25 +103,25 @@ def check_unchanged(before: os.stat_result, now: os.stat_result, name: str) -> N
 
 
 def file_changed(name: str, how: str) -> FileChanged:
-    """The error that says what a user can do."""
+    """The error, with the remedy."""
     return FileChanged(
         f"{name} changed while it was sent: {how}; send it when nothing writes to it, or send a copy"
     )
 
 
 def kind_of(mode: int) -> str:
-    """What a file is, with its article: "a FIFO (named pipe)". Args: mode: `st_mode`."""
+    """The kind of a file by its `st_mode`, with an article: "a FIFO (named pipe)"."""
     return _KINDS.get(stat.S_IFMT(mode), "a file of an unknown kind")
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """Open a regular file, and nothing else. Returns the descriptor, which belongs to the caller.
+    """Open a regular file. Returns the descriptor, which belongs to the caller.
 
     Args:
         flags, mode: as for `os.open`.
     Raises:
-        LocalTunnelError: the path is a folder, FIFO, socket or device. OSError: it cannot be opened; with
-        O_NOFOLLOW also that it is a symbolic link.
+        LocalTunnelError: the path is a folder, FIFO, socket or device. OSError: it cannot be opened, or it is
+            a symbolic link and O_NOFOLLOW was given.
     """
     with contextlib.suppress(FileNotFoundError):  # O_CREAT makes it; else opening it raises the same
         _check_regular(path, os.stat(path, follow_symlinks=not flags & os.O_NOFOLLOW))
@@ -138,7 +138,7 @@ def read_regular(path: Path, limit_bytes: int | None = None, flags: int = os.O_R
     """Read a regular file whole.
 
     Returns:
-        With a limit at most limit_bytes + 1 bytes: more than the limit tells that the file is too large.
+        With a limit, at most limit_bytes + 1 bytes: more than the limit means that the file is too large.
     Raises:
         LocalTunnelError, OSError: as `open_regular`.
     """
@@ -147,29 +147,29 @@ def read_regular(path: Path, limit_bytes: int | None = None, flags: int = os.O_R
 
 
 def regular_status(file: object) -> os.stat_result | None:
-    """What `os.fstat` says of an open file object, if that is a regular file; else None.
+    """`os.fstat` of an open file object for a regular file; otherwise None.
 
-    Only the kinds that read the file itself count: those that unpack it read something else.
+    Only classes that read the file directly count; others, such as gzip, return other bytes.
     """
     if not isinstance(file, io.FileIO | io.BufferedReader | io.BufferedRandom):
         return None
     try:
         status = os.fstat(file.fileno())
-    except (OSError, ValueError):  # made of no file; or closed, which reading it shows
+    except (OSError, ValueError):  # not made from a file; or closed, which reading will report
         return None
     return status if stat.S_ISREG(status.st_mode) else None
 
 
 class ReadableFile(Protocol):
-    """Any binary file that can be read; None: it does not block and has nothing now."""
+    """A readable binary file. `read` returns None if the file does not block and has no data now."""
 
     def read(self, size: int, /) -> bytes | None: ...
 
 
 class FileReader:
-    """Reads an open binary file: a regular one only up to the size that it has now.
+    """Reads an open binary file. A regular file is read up to its present size.
 
-    A log may grow faster than it is sent. Files of /proc are empty by their size, and are read to their end.
+    A log may grow faster than it is sent. Files of /proc have size 0, and are read to the end.
 
     Args:
         path: for errors; by default the name of the file.
@@ -190,7 +190,7 @@ class FileReader:
         """The next bytes, b"" at the end. Blocks.
 
         Raises:
-            FileChanged: it changed since it was opened. Whatever the file raises.
+            FileChanged: it changed since it was opened. Errors of the file.
         """
         left = self._left_bytes
         if left is None:
@@ -217,8 +217,7 @@ def pieces_of(path: Path, piece_bytes: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors of the disk name `path` where they name no file: "No space left on device" alone does not
-    help."""
+    """Add `path` to errors of the disk without one, such as "No space left on device"."""
     try:
         yield
     except OSError as error:
@@ -228,34 +227,34 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def advice_for(error: OSError) -> str:
-    """What a user can do about an error of the disk; empty where the error itself says all."""
+    """The remedy for an error of the disk; may be empty."""
     return _ADVICE.get(error.errno or 0, "")
 
 
 def os_error_text(error: OSError, path: object) -> str:
-    """What has failed at a path, for people."""
+    """A description of an error at a path, for people."""
     return f"no such file: {path}" if error.errno == errno.ENOENT else f"{path}: {error.strerror}"
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file to a name that is free. Never replaces a file.
+    """Rename a file to a free name. Never replaces a file.
 
-    Three ways, as not every file system has each of them: a hard link (not on FAT, exFAT, and many FUSE and
-    SMB mounts), renameat2 with RENAME_NOREPLACE (not on NFS), and an empty file of the new name that is made
-    with O_EXCL and then replaced. The last has two weaknesses. A crash between its two calls leaves the empty
-    file, and content that another program writes into the empty file in that moment is lost.
+    There are three ways, because no file system supports all: a hard link (not on FAT, exFAT, and many FUSE
+    and SMB mounts); renameat2 with RENAME_NOREPLACE (not on NFS); and an empty file, created with O_EXCL at
+    the new name and then replaced. The last has two weaknesses: a crash between its two calls leaves the
+    empty file, and content that another program writes into it in that moment is lost.
 
     Raises:
-        FileExistsError: something has the new name. OSError: the disk failed.
-    On error: `source` is as it was, and so is what is at `target`.
+        FileExistsError: the new name is taken. OSError: the disk failed.
+    On error: nothing has changed.
     """
     try:
         os.link(source, target)
     except (FileExistsError, FileNotFoundError):
         raise
     except OSError:
-        # Which errors mean "not on this file system" differs: EPERM, EOPNOTSUPP, ENOSYS, EMLINK, EINVAL,
-        # EACCES. Where the cause is another one, the rename fails as well and says so.
+        # The error for "not on this file system" varies: EPERM, EOPNOTSUPP, ENOSYS, EMLINK, EINVAL, EACCES.
+        # For any other cause the rename fails as well, with that cause.
         if not _rename_noreplace(source, target):
             _replace_placeholder(source, target)
     else:
@@ -263,7 +262,7 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def _rename_noreplace(source: Path, target: Path) -> bool:
-    """Rename with renameat2. Returns whether the system and the file system have it."""
+    """Rename with renameat2. Returns whether system and file system support it."""
     import ctypes  # only here: the command line loads this module for every command
 
     try:
@@ -284,7 +283,7 @@ def _replace_placeholder(source: Path, target: Path) -> None:
     try:
         own = os.fstat(placeholder)
         try:
-            # Another program may have removed it, and made a file of its own.
+            # Another program may have replaced it with its own file.
             if not os.path.samestat(own, os.lstat(target)):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
             os.rename(source, target)
@@ -300,7 +299,7 @@ def _replace_placeholder(source: Path, target: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Make renames and removals in a folder durable. Raises OSError.
 
-    Some file systems (FUSE, SMB) cannot sync a folder; there it is as durable as it can be.
+    Some file systems (FUSE, SMB) cannot sync a folder; there, nothing more can be done.
     """
     with naming(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

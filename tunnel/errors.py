@@ -1,4 +1,4 @@
-"""The error tree of the tunnel package.
+"""The error tree of the tunnel package. Error codes are in `tunnel.codes`.
 
 Rules for changing it:
 
@@ -87,11 +87,11 @@ class CryptoError(RemoteTunnelError):
 
 
 class Refused(CryptoError):
-    """Sealed bytes do not open: one error for every reason."""
+    """Sealed bytes do not open. One error for every reason."""
 
 
 class RefusedKey(CryptoError):
-    """A public key from outside is refused: of low order, of wrong length, or (to seal to) not canonical."""
+    """A public key from outside has low order, a wrong length, or (for sealing) is not canonical."""
 
 
 class BadSignature(CryptoError):
@@ -107,10 +107,10 @@ class DescriptorError(RemoteTunnelError):
 
 
 class BadRoute(LocalTunnelError):
-    """No such route can be built: too long, too few peers, a node twice, or an unknown node.
+    """A route cannot be built: too long, too few peers, a node twice, or an unknown node.
 
     Attributes:
-        hops, available: number of proxies needed and of usable nodes; None if the cause is another one.
+        hops, available: number of proxies needed, and of usable nodes; None for other causes.
         hint: remedy, for people; may be empty.
     """
 
@@ -128,7 +128,7 @@ class BadRoute(LocalTunnelError):
 
 
 class KeyFileError(LocalTunnelError):
-    """A key or peer file cannot be read: damaged, of another version, or another kind of file."""
+    """A key or peer file cannot be read: damaged, of another version, or of another kind."""
 
 
 class ReplayFileError(LocalTunnelError):
@@ -160,11 +160,11 @@ class StateError(LocalTunnelError):
 
 
 class FileChanged(LocalTunnelError):
-    """A file grew, was cut, rewritten or replaced while it was sent. The other end has not stored it."""
+    """A file was changed or replaced while it was sent. The other end has not stored it."""
 
 
 class ControlError(LocalTunnelError):
-    """A running node cannot be used over its control socket: not there, another user's, or another version.
+    """A running node cannot be used over its control socket: missing, of another user or another version.
 
     Attributes:
         hint: remedy, for people; may be empty.
@@ -196,7 +196,7 @@ class MissingLibrary(LocalTunnelError):
 
 
 class PeerError(RemoteTunnelError):
-    """A neighbour or a frame broke a rule. A subclass exists where code acts on it; else `code` is enough.
+    """A neighbour or a frame broke a rule. Subclasses exist only for causes that code acts on.
 
     Attributes:
         code: the reason, which the sender receives in a RESET.
@@ -215,19 +215,19 @@ class LinkError(PeerError):
 
 
 class ProfileError(PeerError):
-    """A profile that does not exist, or that cannot hold the route."""
+    """An unknown profile, or one that cannot hold the route."""
 
     code = ErrorCode.UNSUPPORTED
 
 
 class TableFull(PeerError):
-    """A table is at its limit; new work is refused until some of the old has gone."""
+    """A table is full: new work is refused until entries expire."""
 
     code = ErrorCode.BUSY
 
 
 class NextRefused(PeerError):
-    """The next node could not be reached, or another node answered in its place."""
+    """The next node cannot be reached, or another node answered in its place."""
 
     code = ErrorCode.NEXT_REFUSED
 
@@ -245,7 +245,7 @@ class FrameTruncated(PeerError):
 
 
 class MalformedMessage(PeerError):
-    """Content that does not open or is malformed: found by Bob, or by Alice in a reply."""
+    """Content does not open or is malformed: found by Bob, or by Alice in a reply."""
 
     code = ErrorCode.BAD_CONTENT
 
@@ -263,7 +263,7 @@ class TunnelStopped(PeerError):
 
 
 class StreamReset(PeerError):
-    """The neighbour or this node ended the stream with RESET. `code` is the reason, passed on unchanged."""
+    """The neighbour or this node reset the stream. `code` is the reason, forwarded unchanged."""
 
     def __init__(self, code: ErrorCode, by: str = "by the neighbour") -> None:
         super().__init__(f"reset {by}: {code.name}")
@@ -271,21 +271,21 @@ class StreamReset(PeerError):
 
 
 class SubStreamReset(PeerError):
-    """One end abandoned a sub-stream of an established tunnel, or the tunnel, because of `code`."""
+    """One end gave up a sub-stream of an established tunnel, or the whole tunnel, with `code`."""
 
     def __init__(self, code: ErrorCode) -> None:
-        super().__init__(f"the stream was given up by one of its ends: {code.name}")
+        super().__init__(f"one end gave up the stream: {code.name}")
         self.code = code
 
 
 class QueryFailed(RemoteTunnelError):
-    """A query ended without its result. The text says what is known.
+    """A query ended without its result. The text has all that is known.
 
     Attributes:
         code: the reason, if known.
-        report: the report of the route's nodes (`tunnel.codes.Report`), if there is one.
-        blamed: ids of suspects, of which at least one is at fault, by the report or by the failure of the
-            first link. May be empty.
+        report: the report of the route's nodes, if there is one.
+        blamed: ids of nodes of which at least one is at fault, by the report or by the failure of the first
+            link. May be empty.
         attempts: failures of all attempts of a retried query, the last one included.
         hint: remedy, for people, if it is more specific than the code's advice; may be empty.
     """

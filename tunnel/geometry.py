@@ -1,12 +1,14 @@
-"""Every length of the protocol, in one place.
+"""All lengths of the protocol.
 
-A `Geometry` says how long headers, chunks and records are; a `Profile` is a geometry with the suite of the
-content layers. Nothing else in the package knows a length by heart: code asks a geometry, so that a second
-geometry is a row in a table here and nowhere else.
+A `Geometry` holds the lengths of header, chunks and status; a `Profile` is a geometry with a cipher suite for
+the content layers. No other code contains such a length: it asks a geometry. So a new geometry is one row in
+a table here.
 
-Chunk lengths are 1,024·k − 28, so that a chunk with its frame header (8) and the record's overhead (20) is
-exactly one link record of k units: a proxy opens, transforms and seals in place, and every frame of one
-profile has records of the same sizes on every link. Source: docs/protocol.md, "Profiles".
+A chunk has 1,024·k − 28 bytes. With its cell header (8) and the overhead of a record (20) it fills exactly
+one link record of k units: a proxy opens, transforms and seals in place, and every frame of a profile has
+records of the same sizes on every link.
+
+Source: docs/protocol.md, "Profiles".
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ ADDRESS_BYTES = 18
 SEED_BYTES = 16
 SLOT_BYTES = 128
 
-MAX_BLOCKS = 8  # more replies than anyone asked for; a bound on what Bob must hold before content
+MAX_BLOCKS = 8  # ample, and it bounds what Bob must hold before the content
 MAX_BLOCKS_BYTES = 64 * 1024
 
 _CHUNK_OVERHEAD = 22  # type 1, flags 1, sub-stream 2, length 2, tag 16
@@ -92,26 +94,26 @@ class Geometry:
     def window_bytes(self) -> int:
         """First credit of each direction of a link stream: max(4·C, 128·N + C).
 
-        At least twice a header or a chunk, so that a sender that waits for credit for a whole one gets it
-        from a reader that reads on (docs/protocol.md, "Credit").
+        At least two headers or chunks, so that a reader that keeps reading always grants enough for a whole
+        one (docs/protocol.md, "Credit").
         """
         return max(4 * self.chunk_bytes, self.header_bytes + self.chunk_bytes)
 
     @property
     def max_reply_blocks(self) -> int:
-        """How many reply blocks a message may have: at most 8, and 64 KiB."""
+        """Most reply blocks in a message: at most 8, and 64 KiB."""
         return min(MAX_BLOCKS, MAX_BLOCKS_BYTES // self.reply_block_bytes)
 
     @property
     def attribution_bytes(self) -> int:
-        """MACs in a STATUS that say where it was changed: 4 bytes for each of N·(N + 1)/2, or none."""
+        """Attribution MACs of a STATUS, which locate a change: N·(N + 1)/2 of 4 bytes, or none."""
         if self.slots > _MOST_ATTRIBUTED_SLOTS:
             return 0
         return 4 * (self.slots * (self.slots + 1) // 2)
 
     @property
     def status_bytes(self) -> int:
-        """A STATUS: MAC, code and text, 4 bytes of hold time for each slot, attribution MACs."""
+        """A STATUS: MAC, code and text; 4 bytes of hold time for each slot; attribution MACs."""
         return _STATUS_FIXED + 4 * self.slots + self.attribution_bytes
 
     def chunk_count(self, content_bytes: int) -> int:
@@ -142,21 +144,17 @@ class Profile:
 
     @property
     def byte(self) -> int:
-        """The profile as one byte on the wire: geometry + 16 × suite."""
+        """The byte on the wire: geometry + 16 × suite."""
         return self.geometry.code + 16 * self.suite
 
     @property
     def name(self) -> str:
-        """Its name on the command line: that of the geometry, with "-hctr" behind it for suite 1."""
+        """The name on the command line: that of the geometry, with the suffix "-hctr" for suite 1."""
         return self.geometry.name if self.suite == LIONESS_SUITE else f"{self.geometry.name}-hctr"
 
     @classmethod
     def from_byte(cls, value: int) -> Profile:
-        """The profile that a wire byte names.
-
-        Raises:
-            ProfileError: unknown geometry or suite. Close the stream with code UNSUPPORTED.
-        """
+        """Raises ProfileError: unknown geometry or suite. Close the stream with code UNSUPPORTED."""
         suite, code = divmod(value, 16)
         geometry = GEOMETRIES.get(code)
         if geometry is None or suite not in SUITES:
@@ -171,7 +169,7 @@ class Profile:
         """The profile of a command-line name or number ("default", "2"; "bulk-hctr", "20").
 
         Raises:
-            ProfileError: no such name; the message lists those that exist.
+            ProfileError: unknown name; the text lists the known ones.
         """
         for profile in ALL_PROFILES:
             if plain_name(name) in (profile.name, str(profile.byte)):
@@ -179,14 +177,14 @@ class Profile:
         names = ", ".join(f"{profile.name} ({profile.byte})" for profile in ALL_PROFILES)
         nearest = difflib.get_close_matches(name, [profile.name for profile in ALL_PROFILES], 1, 0.6)
         also = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ProfileError(f"no profile is called {name!r}{also}; there are {names}")
+        raise ProfileError(f"unknown profile {name!r}{also}; known: {names}")
 
     @classmethod
     def of(cls, profile: Profile | str | None) -> Profile | None:
-        """An optional argument of a call, where the name of a profile stands for the profile.
+        """Convert an optional argument that is a profile or its name.
 
         Raises:
-            ProfileError: no such name. TypeError: neither a profile nor a name.
+            ProfileError: unknown name. TypeError: neither a profile nor a name.
         """
         if profile is None or isinstance(profile, cls):
             return profile
@@ -199,7 +197,7 @@ class Profile:
         """The default profile for a route: geometry 2, or 3 where the route is too long for it.
 
         Raises:
-            ProfileError: no geometry holds so many proxies.
+            ProfileError: too many proxies for any geometry.
         """
         for geometry in (DEFAULT, LONG):
             if proxies <= geometry.max_proxies:
@@ -208,11 +206,11 @@ class Profile:
 
 
 ALL_PROFILES = tuple(Profile(geometry, suite) for suite in SUITES for geometry in GEOMETRIES.values())
-"""Each profile of this version: eight, as many as a descriptor and a link's settings have room for."""
+"""All eight profiles of this version; a descriptor and a link's settings have no room for more."""
 
 
 def padme(count: int) -> int:
-    """Round `count` up to its PADMÉ bucket: at most 12 % more, O(log log) bits of the count leak.
+    """Round `count` up to its PADMÉ bucket: at most 12 % more; O(log log) bits of the count leak.
 
     Source: Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs"
     (PoPETs 2019), algorithm 1. Counts of 1 to 8 stay exact.

@@ -1,11 +1,11 @@
 """Reply modes and error modes: one table each, for the code, the documents and the tests.
 
-A reply mode says how an answer gets back to Alice; an error mode, how she learns of a failure. Nothing else
-in the package decides by a mode's name: it asks the row. `docs/protocol.md`, "Reply modes" and "Error modes"
-show these tables, and `tests/test_docs.py` compares them.
+A reply mode defines how an answer reaches Alice; an error mode, how she learns of a failure. Other code does
+not test for a mode by name: it reads the row. `docs/protocol.md`, "Reply modes" and "Error modes", shows the
+same tables, and `tests/test_docs.py` compares them.
 
-Rules for changing it: a new mode is a row here first. What a row says of a frame (blocks, backward content)
-must not be visible to a proxy, except where the row's `at_proxies` says what it sees.
+Rules for changing it: a new mode is a row here first. A proxy must not see the properties of a row (blocks,
+backward content), except for what `at_proxies` names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class ReplyMode(StrEnum):
-    """How a reply comes back. The mode's name is its value, as on the command line."""
+    """How a reply reaches Alice. The value is the name on the command line."""
 
     NONE = "none"
     KNOWN_DEST = "known-dest"
@@ -38,7 +38,7 @@ class ReplyMode(StrEnum):
 
 
 class ErrorMode(StrEnum):
-    """How an error comes back. The mode's name is its value, as on the command line."""
+    """How an error reaches Alice. The value is the name on the command line."""
 
     STATUS = "status"
     XOR = "xor"
@@ -47,17 +47,17 @@ class ErrorMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModeRow:
-    """What a reply mode needs.
+    """The properties of a reply mode.
 
     Attributes:
         original: the name in the Rust crate.
         has_reply: Bob can answer.
-        reply_blocks: how many reply blocks stand before the content, at least.
+        reply_blocks: least number of reply blocks in the head of a query.
         backward_content: chunks travel on the backward half of the query's own streams.
-        names_alice: the message's head tells Bob who asks.
-        replies_carry_blocks: the reply's head has blocks of Bob's, along which Alice can go on.
-        opened_by: whose keys open the reply's chunks, and what comes off first.
-        at_proxies: what a proxy holds while a reply may come, or can see of it.
+        names_alice: the head of the message identifies Alice to Bob.
+        replies_carry_blocks: the head of the reply has reply blocks of Bob's, for follow-ups.
+        opened_by: whose keys open the chunks of the reply, and in which order.
+        at_proxies: what a proxy holds until the reply, or can see of it.
         meaning: one line for people.
     """
 
@@ -74,7 +74,7 @@ class ModeRow:
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """What an error mode needs.
+    """The properties of an error mode.
 
     Attributes:
         original: the name in the Rust crate.

@@ -319,7 +319,7 @@ def test_a_tunnel_takes_the_chunks_of_its_purpose(
     [
         ({"purpose": "chat"}, LocalTunnelError, "invalid purpose 'chat': expected one of mixed, interactive"),
         ({"purpose": "chat", "profile": "bulk"}, LocalTunnelError, "invalid purpose"),
-        ({"profile": "huge"}, ProfileError, "no profile is called 'huge'; there are interactive"),
+        ({"profile": "huge"}, ProfileError, "unknown profile 'huge'; known: interactive"),
         ({"profile": LONG}, TypeError, "expected a Profile or its name, got Geometry"),
     ],
     ids=["purpose", "both", "name", "type"],

@@ -106,7 +106,7 @@ def test_one_wrong_clock_does_not_spoil_the_queries_between_others(ahead_s: floa
 
 @pytest.mark.parametrize("ahead_s", [-FAR_S, FAR_S])
 def test_a_way_back_that_begins_at_a_wrong_clock_is_not_blamed_on_the_destination(ahead_s: float) -> None:
-    """The first hop of the way back refuses the header, so it cannot report. Bob reports about it."""
+    """The first hop of the reply path refuses the header, so it cannot report. Bob reports about it."""
     with clocked(*[-DAY_S / 2] * 8) as net:
         net.set(0)
         net.set(ahead_s, 4)
@@ -119,7 +119,7 @@ def test_a_way_back_that_begins_at_a_wrong_clock_is_not_blamed_on_the_destinatio
         assert result.read() == b"x"
         (failure,) = result.attempts
         assert failure.blamed == (net.nodes[3].id, net.nodes[4].id)
-        assert "(EXPIRED at the destination about the first hop of the way back)" in str(failure)
+        assert "(EXPIRED at the destination about the first hop of the reply path)" in str(failure)
         assert net.short(4) in str(failure)
         assert shows(str(failure), ahead_s)
 

@@ -209,7 +209,7 @@ def test_a_proxy_that_fails_on_the_way_back(
     assert error.report.hop == hop
     assert error.report.route[hop] == back[hop].id
     assert (error.report.code, error.code) == (ErrorCode.BUSY, ErrorCode.BUSY)
-    assert f"BUSY at hop {hop + 1} of 3 of the way back" in str(error)
+    assert f"BUSY at hop {hop + 1} of 3 of the reply path" in str(error)
     assert "this hop gives out" in str(error)
 
 
@@ -277,11 +277,11 @@ def test_a_hop_that_changes_the_status(
         assert error.report.suspects == ((hop - 1, hop) if hop else (0,))
         assert error.report.hop is None
         assert error.report.blamed == error.report.suspects
-        assert "the report of what happened was changed by, or between, " in str(error)
+        assert "the report was changed by, or between, " in str(error)
         assert error.report.route[hop].hex()[:8] in str(error)
     elif error_mode is ErrorMode.XOR:
         assert error.report == Report(error.report.route, False, None, None) if error.report else False
-        assert "nobody on the way says what happened" in str(error)
+        assert "no node of the route reported what happened" in str(error)
 
 
 @pytest.mark.parametrize("hop", [0, 1, 2])
@@ -304,7 +304,7 @@ def test_a_hop_of_the_way_back_that_changes_its_status(
     assert error.report is not None
     assert error.report.is_about_reply
     assert error.report.suspects == ((0, 1) if hop else (0,))
-    assert "hop 1 of 3 of the way back" in str(error)
+    assert "hop 1 of 3 of the reply path" in str(error)
 
 
 @pytest.mark.parametrize("hop", [0, 1, 2])

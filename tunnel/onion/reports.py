@@ -294,8 +294,7 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
     if query.error_mode is ErrorMode.NONE and found.origin is None:
         return None
     reply_paths = query.reply_paths if isinstance(query, OutgoingQuery) else ()
-    way_back = tuple(path.route.nodes[0] for path in reply_paths)
-    return _report(route, found, way_back=way_back)
+    return _report(route, found, block_first_ids=tuple(path.route.nodes[0] for path in reply_paths))
 
 
 def read_reply_report(query: OutgoingQuery, chunk: bytes, engine: TunnelEngine) -> Report:
@@ -330,7 +329,7 @@ def _report(
     found: StatusReport,
     *,
     is_about_reply: bool = False,
-    way_back: tuple[bytes, ...] = (),
+    block_first_ids: tuple[bytes, ...] = (),
 ) -> Report:
     return Report(
         route,
@@ -342,5 +341,5 @@ def _report(
         found.suspects,
         found.hold_ms,
         is_about_reply,
-        way_back,
+        block_first_ids,
     )
