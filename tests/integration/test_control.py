@@ -10,13 +10,14 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reactor import YIELD, Handle, Service, Signal, Spawn
+from reactor import YIELD, Closed, Handle, Service, SharedChannel, Signal, Spawn
+from reactor.errors import ChannelClosed
 from tests.integration.test_network_processes import PATIENCE_S, asked, mtun, network, running
 from tests.support.leaks import no_leaks
 from tests.support.network import wait_until, wait_until_idle
@@ -30,7 +31,6 @@ from tunnel.errors import (
     ErrorCode,
     LocalTunnelError,
     NodeNotRunning,
-    NodeStopped,
     StateError,
     TunnelError,
 )
@@ -288,12 +288,59 @@ def test_a_client_that_dies_in_the_middle_leaves_nothing(node0: Node0, net: Loca
             ]
             wait_until(net, lambda: not net[0].is_idle)
         for reply in replies:
-            with pytest.raises(NodeStopped):
+            with pytest.raises(Closed, match="client was closed"):
                 reply.result()
         # Streams that stay would end by themselves some time: that is too late.
         wait_until_idle(net, patience_s=15)
         for reply in replies:
             reply.cancel()  # else they would be reported as dropped
+
+
+CALLS: dict[str, Callable[[ConnectedNode, bytes], object]] = {
+    "query": lambda control, there: Client(control).query(there, b"", service="slow", hops=0).result(),
+    "result": lambda control, there: Client(control).ask(there, b"", service="slow", hops=0).result(),
+    "read": lambda control, there: [*Client(control).ask(there, b"", service="slow", hops=0)],
+    "asyncio": lambda control, there: asyncio.run(_ask_in_asyncio(control, there)),
+    "files": lambda control, there: list_files(control, there, service="slow", hops=0).result(),
+}
+
+
+async def _ask_in_asyncio(control: ConnectedNode, there: bytes) -> object:
+    async with AsyncClient(control) as client:
+        return await client.query(there, b"", service="slow", hops=0)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_client_that_is_closed_says_so_to_its_calls(node0: Node0, net: LocalNetwork, call: str) -> None:
+    errors: list[BaseException] = []
+    closing = connect(node0.path.parent)
+
+    def ask() -> None:
+        try:
+            CALLS[call](closing, net[4].id)
+        except BaseException as error:  # noqa: BLE001 - compared below
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(net, lambda: not net[0].is_idle)
+    closing.close()
+    thread.join(PATIENCE_S)
+    ask()
+    for error in errors:
+        assert type(error) is Closed
+        assert str(error) == "the client was closed"
+    assert len(errors) == 2
+    with pytest.raises(Closed, match="client was closed"):
+        closing.peers()
+    wait_until_idle(net)
+
+
+def test_a_channel_that_is_closed_under_a_query_is_no_stop_of_the_node(net: LocalNetwork) -> None:
+    channel: SharedChannel[bytes] = SharedChannel(1)
+    channel.close()
+    with pytest.raises(ChannelClosed):
+        net[0].query(net[4].id, channel.receive, hops=0).result(PATIENCE_S)
 
 
 @pytest.mark.parametrize(

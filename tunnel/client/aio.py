@@ -33,11 +33,10 @@ from reactor import (
 from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
 from tunnel.client.clients import AskingNode, Undoing, check_running, make_call
-from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content, as_piece
-from tunnel.node.query.replies import IncomingReply, QueryResult
+from tunnel.node.query.replies import IncomingReply, QueryResult, ended_error
 from tunnel.node.query.request import CallOptions, TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 
@@ -288,14 +287,14 @@ async def _run(bridge: AsyncioBridge, service: Service[T], release: Callable[[T]
         return await bridge.run(service, name="client", release=release)
     except ServiceCancelled as error:
         if bridge.was_left_by(asyncio.get_running_loop()):
-            raise Closed("the client was closed while this call ran") from error
-        raise NodeStopped() from error
+            raise Closed("the client was closed") from error
+        raise ended_error(bridge.reactor) from error
     except Forked:
         raise  # not stopped: the node runs, in another process
     except Closed as error:
         if not bridge.reactor.is_closed:
             raise  # the client, by its user
-        raise NodeStopped() from error
+        raise ended_error(bridge.reactor) from error
 
 
 def _post(bridge: AsyncioBridge, function: Callable[[], Any]) -> None:

@@ -38,11 +38,10 @@ from reactor import (
 )
 from reactor.errors import Forked
 from tunnel.codes import Report
-from tunnel.errors import NodeStopped
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content, Prefixed, as_content
-from tunnel.node.query.replies import REPLY_WINDOW_BYTES, IncomingReply, QueryResult
+from tunnel.node.query.replies import REPLY_WINDOW_BYTES, IncomingReply, QueryResult, ended_error
 from tunnel.node.query.request import CallOptions, QueryOptions, QueryRequest, TunnelOptions
 from tunnel.node.query.running import submit
 from tunnel.node.tunnels.tunnel import MESSAGE_BYTES, NodeTunnel, TunnelStream
@@ -96,7 +95,7 @@ def make_call(
 ) -> QueryRequest:
     """The query. Args and errors: `Node.query`; service: the name of one of several there.
 
-    Raises, as well: NodeStopped, the reactor of the node is closed.
+    Raises, as well: NodeStopped; Closed, of a client: the reactor of the node is closed.
     """
     check_running(node)
     if service is not None:
@@ -108,14 +107,15 @@ def check_running(node: AskingNode) -> None:
     """Check that the node's reactor runs: a service made in vain would warn about a forgotten `yield from`.
 
     Raises:
-        NodeStopped: its reactor is closed. Forked: it is the reactor of a parent process.
+        NodeStopped; Closed, of a client: its reactor is closed.
+        Forked: it is the reactor of a parent process.
     """
     try:
         node.reactor.check_usable()
     except Forked:
         raise
     except Closed as error:
-        raise NodeStopped() from error
+        raise ended_error(node.reactor) from error
 
 
 def _prefixed(prefix: bytes, content: Content) -> Content:

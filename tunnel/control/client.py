@@ -73,7 +73,15 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.state_dir import check_private
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, open_content, rewinder
-from tunnel.node.query.replies import IncomingReply, PendingQuery, QueryResult, Sink, Spool, ask
+from tunnel.node.query.replies import (
+    IncomingReply,
+    PendingQuery,
+    QueryResult,
+    Sink,
+    Spool,
+    ask,
+    reactors_of_clients,
+)
 from tunnel.node.query.request import (
     Progress,
     QueryOptions,
@@ -121,6 +129,7 @@ class ControlClient:
             check_private(path.parent)
         self._scope = Scope("control client", fail_together=False)
         self._thread = ReactorThread(name="control client").start()
+        reactors_of_clients.add(self.reactor)
         try:
             self._welcome = self._run(self._meet())
         except BaseException:
@@ -166,9 +175,10 @@ class ControlClient:
         Returns:
             A future of QueryResult. Cancelling it cancels the query in the node.
         Raises:
-            TypeError, ValueError, LocalTunnelError: as `call`. From the future: as `Node.query`; NodeStopped:
-                the node was stopped, or this client closed; QueryFailed with the code DISCONNECTED: the node
-                ended without notice; NodeNotRunning, ControlError: as `ControlClient`.
+            TypeError, ValueError, LocalTunnelError: as `call`. From the future: as `Node.query`;
+                Closed: this client was closed; NodeStopped: the running node was stopped; QueryFailed
+                with the code DISCONNECTED: it ended without notice; NodeNotRunning, ControlError: as for
+                `ControlClient`.
         """
         call = self.call(destination, content, **options)
         return submit(self.reactor, self.query_service(call), "control query")
@@ -259,7 +269,7 @@ class ControlClient:
         """
         return ask(
             self._scope,
-            self.reactor.post,
+            self.reactor,
             call.route.destination,
             lambda sink: self.query_service(call.with_sink(sink)),
             "control query",
@@ -296,7 +306,7 @@ class ControlClient:
     # -- over the socket -------------------------------------------------------------------------------
 
     def _run(self, service: Service[T]) -> T:
-        future = self._thread.submit(timeout_after(_CONNECT_S, service))
+        future = submit(self.reactor, timeout_after(_CONNECT_S, service), "control request")
         try:
             return future.result()
         except TimedOut as error:

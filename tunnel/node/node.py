@@ -339,7 +339,7 @@ class Node:
         context = self._context
         asking = ask(
             context.scope,
-            context.post,
+            self._reactor,
             request.route.destination,
             lambda sink: self.query_service(request.with_sink(sink)),
             f"{context.name} query",

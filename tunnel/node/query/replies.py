@@ -19,13 +19,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import IO, Final, Protocol, Self, TypeVar
+from weakref import WeakSet
 
-from reactor import Cancelled, Handle, Scope, Service, Signal, needs_yield_from
+from reactor import Cancelled, Closed, Handle, Reactor, Scope, Service, Signal, needs_yield_from
 from reactor.errors import is_ctrl_c
 from readwrite_comp.helpers import renewed
 from tunnel.arguments import checked_count
 from tunnel.codes import Report, short
-from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, PeerError, QueryFailed, TunnelError
+from tunnel.errors import (
+    ErrorCode,
+    LocalTunnelError,
+    NodeStopped,
+    PeerError,
+    QueryFailed,
+    TunnelError,
+)
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.waits import Post, Turn, UntakenBytes, release_dropped
@@ -41,6 +49,8 @@ __all__ = [
     "Sink",
     "Spool",
     "ask",
+    "ended_error",
+    "reactors_of_clients",
     "report_progress",
     "spooled",
     "user_failure",
@@ -104,6 +114,15 @@ def user_failure(what: str, error: BaseException) -> LocalTunnelError:
     """The error of a query whose user's code has failed. It is an `Exception` whatever that code raised: a
     node must survive the `sys.exit()` of a callback."""
     return LocalTunnelError(f"{what} failed: {type(error).__name__}: {error}")
+
+
+reactors_of_clients: Final[WeakSet[Reactor]] = WeakSet()
+"""Those that a client closes, while its node runs on in another process."""
+
+
+def ended_error(reactor: Reactor) -> NodeStopped | Closed:
+    """The error of a call that was cut off by the end of its reactor."""
+    return Closed("the client was closed") if reactor in reactors_of_clients else NodeStopped()
 
 
 def report_progress(progress: Callable[..., object], *counts: int) -> None:
@@ -489,7 +508,7 @@ class _ReplyBuffer:
         while len(self._held) >= REPLY_WINDOW_BYTES and not self.has_ended:
             yield self._room
 
-    def run(self, query: Service[QueryResult], scope: Scope) -> Service[None]:
+    def run(self, query: Service[QueryResult], reactor: Reactor) -> Service[None]:
         error: BaseException | None = None
         try:
             self._result = yield from query
@@ -502,15 +521,19 @@ class _ReplyBuffer:
         finally:
             if self._result is None and error is None:
                 error = QueryFailed("the query was cancelled", ErrorCode.CANCELLED)
-                if scope.is_cancelled and not self.is_cancelled:
-                    error = NodeStopped()
+                if not self.is_cancelled:
+                    error = ended_error(reactor)
             self._error = error
             self._room.set()
             self._changed.set()
 
 
 def ask(
-    scope: Scope, post: Post, destination: bytes, query: Callable[[Sink], Service[QueryResult]], name: str
+    scope: Scope,
+    reactor: Reactor,
+    destination: bytes,
+    query: Callable[[Sink], Service[QueryResult]],
+    name: str,
 ) -> Service[IncomingReply]:
     """Start a query and return its reply, which may not have begun.
 
@@ -518,11 +541,11 @@ def ask(
 
     Args:
         scope: owns the query.
-        post: calls a function in the reactor's thread, from any thread.
+        reactor: runs the query.
         query: runs the query with this sink for its reply.
     Raises:
         Closed: the scope was cancelled: the node has been stopped.
     """
     running = _ReplyBuffer(destination)
-    running.handle = yield from scope.spawn(running.run(query(running), scope), name=name)
-    return IncomingReply(post, running)
+    running.handle = yield from scope.spawn(running.run(query(running), reactor), name=name)
+    return IncomingReply(reactor.post, running)

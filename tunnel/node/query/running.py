@@ -60,7 +60,7 @@ from tunnel.modes import MODES
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.contents import rewinder
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, receive_reply, start_frame, write_content
-from tunnel.node.query.replies import PendingQuery, QueryResult, QueryState, Spool, spooled
+from tunnel.node.query.replies import PendingQuery, QueryResult, QueryState, Spool, ended_error, spooled
 from tunnel.node.query.request import QueryRequest, check_served, draw_routes
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.node.upkeep import clock_difference
@@ -111,7 +111,7 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
     Returns:
         A future that only its owner cancels.
     Raises:
-        NodeStopped: the reactor is closed. Also from the future.
+        NodeStopped; Closed, of a client: the reactor is closed. Also from the future.
         Forked: this is a child of the node's process.
     """
     try:
@@ -119,7 +119,7 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
     except Forked:
         raise  # not stopped: the node runs in the parent process
     except Closed as error:
-        raise NodeStopped() from error
+        raise ended_error(reactor) from error
     asked: Future[T] = ServiceFuture()
     # Futures keep their callbacks. Without this list the two futures would hold each other, and a result that
     # its user has dropped (a tunnel, a reply) would live until the next garbage collection.
@@ -135,10 +135,11 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
         try:
             error = running.exception()
         except CancelledError as cancelled:
-            error = NodeStopped()
+            error = ended_error(reactor)
             error.__cause__ = cancelled
-        if isinstance(error, Closed):
-            cause, error = error, NodeStopped()
+        # Not a subclass, such as the `ChannelClosed` of a content.
+        if type(error) is Closed:
+            cause, error = error, ended_error(reactor)
             error.__cause__ = cause
         try:
             if error is None:
