@@ -277,7 +277,7 @@ def test_home_slot_that_was_made_elsewhere(net: LocalNetwork, refusals: Callable
         peer.open(PROFILE, _header(net[1], command=Command.HOME, next_id=os.urandom(32)))
         assert peer.reset_code() is ErrorCode.BAD_HEADER
     wait_until_idle(net)
-    assert "no ticket of this node" in refusals()
+    assert "the ticket in the HOME slot was not made here" in refusals()
 
 
 def test_content_of_random_chunks(net: LocalNetwork, refusals: Callable[[], str]) -> None:

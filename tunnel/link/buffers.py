@@ -1,8 +1,10 @@
-"""Link records, and the two buffers of a link: sealed records going out, received bytes coming in.
+"""Bytes that a link holds: records to send, records received, and content that no service has read yet.
 
-A buffer holds four of the largest records, so one system call receives a batch and one sends what became of
-it. With two records a proxy used 10 to 20 % more processor time. Both buffers are borrowed from a pool
-while they hold bytes, so a node with a thousand idle links has a handful of buffers.
+`OutgoingRecords` and `IncomingRecords` are the two buffers of a link. A buffer holds four of the largest
+records, so one system call receives a batch and one sends the result. With two records a proxy used 10 to 20
+% more processor time. Both are borrowed from a pool while they hold bytes, so a node with a thousand idle
+links has a handful of buffers. `ReceiveQueue` holds the unread content of one stream, and `Budget` bounds
+that of a whole node.
 
 Rule for changing this file: a borrowed buffer still holds old bytes (ciphertext of other links, or content
 that this node has read). Write every byte of a record, padding included.
@@ -40,13 +42,13 @@ __all__ = [
     "record_bytes_of",
 ]
 
-# Link records: all that an observer of a connection sees. Sizes are multiples of 1,024 bytes, contents are
-# noise.
+# Link records: all that an observer of a connection sees. Sizes are multiples of 1,024 bytes; contents look
+# random.
 #
 #     units 2 ‖ zero 2 ‖ ciphertext units·1,024 − 20 ‖ tag 16
 #
 # The first four bytes are associated data. The nonce is a counter that never repeats under a key. After 2^14
-# records the key is replaced by its successor (Noise REKEY), and the counter goes on. Both classes work in
+# records the key is replaced by its successor (Noise REKEY), and the counter continues. Both classes work in
 # place. Source: docs/protocol.md, "Link record"; the Noise Protocol Framework, revision 34, 4.2 and 11.3.
 UNIT_BYTES = 1024
 MAX_UNITS = 63
@@ -60,15 +62,15 @@ _HEAD = struct.Struct(">HH")
 
 
 def record_bytes_for(cell_bytes: int) -> int:
-    """The smallest record that holds `cell_bytes` of cells: a multiple of 1,024."""
+    """Length of the smallest record that holds `cell_bytes` of cells."""
     return -(-(cell_bytes + RECORD_OVERHEAD) // UNIT_BYTES) * UNIT_BYTES
 
 
 def record_bytes_of(head: bytes | memoryview) -> int:
-    """The length of the record that begins with these four bytes.
+    """Length of the record that begins with these four bytes.
 
     Raises:
-        LinkError: no record begins so. Close the link.
+        LinkError: not the head of a record. Close the link.
     """
     units, zero = _HEAD.unpack(head)
     if zero or not 1 <= units <= MAX_UNITS:
@@ -95,14 +97,13 @@ class _Direction:
 
 
 class RecordSealer(_Direction):
-    """Seals records in place, in order."""
+    """Seals the records of one direction in place, in order."""
 
     def seal(self, record: memoryview) -> None:
-        """Seal one record where it lies.
+        """Seal one record in place.
 
         Args:
-            record: k·1,024 bytes; cells and padding stand at [4:-16]. Head, ciphertext and tag replace all
-                of it.
+            record: k·1,024 bytes with cells and padding at [4:-16]; overwritten with head, ciphertext, tag.
         """
         head = _HEADS[len(record) // UNIT_BYTES]
         record[:HEAD_BYTES] = head
@@ -115,15 +116,15 @@ class RecordOpener(_Direction):
     """Opens records in place, in order. After an error the link is dead: nothing further may be opened."""
 
     def open(self, record: memoryview) -> memoryview:
-        """Open one record where it lies.
+        """Open one record in place.
 
         Args:
             record: one whole record, head included.
         Returns:
-            A view of its cells and padding, in the caller's buffer.
+            A view of its cells and padding in the caller's buffer.
         Raises:
-            LinkError: the tag does not match: changed, reordered, repeated or not from this peer. Close the
-                link.
+            LinkError: the tag does not match: the record was changed, reordered, repeated or is not from this
+                peer. Close the link.
         """
         head = _HEADS[len(record) // UNIT_BYTES]
         sealed = record[HEAD_BYTES:]
@@ -136,20 +137,20 @@ class RecordOpener(_Direction):
         return cells
 
 
-# What a link can hold here is twice this: of a node's 1,024 links half a gigabyte, if each neighbour sends
-# half a record and takes nothing. The first lasts `Limits.record_s`, the second `quiet_s` and `pong_s`.
+# A link holds at most two of these: half a gigabyte for the 1,024 links of a node, if each neighbour sends
+# half a record and reads nothing. `Limits.record_s` ends the first state, `quiet_s` and `pong_s` the second.
 BUFFER_BYTES = 4 * MAX_RECORD_BYTES
 _ZEROS = memoryview(bytes(MAX_RECORD_BYTES))
 _NOTHING = memoryview(b"")
 
 
 class BufferPool:
-    """Buffers of `BUFFER_BYTES` that wait for their next use.
+    """Free buffers of `BUFFER_BYTES`.
 
     Args:
-        keep: how many are kept; more are left to the garbage collector.
+        keep: most free buffers to keep; others are left to the garbage collector.
     Attributes:
-        borrowed: how many are out now.
+        borrowed: number of buffers lent now.
     """
 
     def __init__(self, keep: int = 16) -> None:
@@ -159,7 +160,7 @@ class BufferPool:
         self.borrowed = 0
 
     def take(self) -> memoryview:
-        """A buffer with anything in it."""
+        """Borrow a buffer; it contains old bytes."""
         self.borrowed += 1
         try:
             return self._free.pop()
@@ -177,12 +178,11 @@ BUFFERS = BufferPool()
 
 
 class OutgoingRecords:
-    """Sealed records back to back, from `_start` to `_end`; those before `_shown` may be sent.
+    """Sealed records back to back, from `_start` to `_end`.
 
     Args:
-        sealer: of this direction.
-        pool: where the buffer comes from.
-        fixed_bytes: 0, or the one length that every record has. Then a record is shown only by `show_next`.
+        fixed_bytes: 0, or the fixed length of all records: then only records before `_shown` may be sent, and
+            `show_next` advances it.
     """
 
     __slots__ = ("_buffer", "_end", "_pool", "_sealer", "_shown", "_start", "capacity", "fixed_bytes")
@@ -193,12 +193,12 @@ class OutgoingRecords:
         self._buffer: memoryview | None = None
         self._start = self._end = self._shown = 0
         self.fixed_bytes = fixed_bytes
-        # At a constant rate the buffer is a delay: one record goes out while the next is filled.
+        # At a constant rate a longer buffer is a longer delay: one record leaves while the next is filled.
         self.capacity = 2 * fixed_bytes or BUFFER_BYTES
 
     @property
     def room(self) -> int:
-        """Bytes of records that can be added now: whole units, whatever a partial send has left over."""
+        """Bytes of records that can be added now, in whole units."""
         return (self.capacity - self._end) // UNIT_BYTES * UNIT_BYTES
 
     @property
@@ -214,15 +214,15 @@ class OutgoingRecords:
 
     @property
     def hidden_bytes(self) -> int:
-        """Sealed, and not shown yet."""
+        """Sealed bytes that may not be sent yet."""
         return self._end - self._shown if self.fixed_bytes else 0
 
     def size_for(self, cell_bytes: int) -> int:
-        """The length of the record that would hold so many bytes of cells."""
+        """Length of the record for `cell_bytes` of cells."""
         return self.fixed_bytes or record_bytes_for(cell_bytes)
 
     def add(self, size: int, cells: bytes, payload: bytes | memoryview = b"") -> None:
-        """Seal one record of `size` bytes with `cells` and then `payload`; there must be room."""
+        """Seal a record of `size` bytes with `cells`, then `payload`; there must be room."""
         buffer = self._buffer
         if buffer is None:
             buffer = self._buffer = self._pool.take()
@@ -240,7 +240,7 @@ class OutgoingRecords:
         self._sealer.seal(record)
 
     def show_next(self) -> None:
-        """Let one more record of the fixed length be sent."""
+        """Allow one more record of the fixed length to be sent."""
         self._shown += self.fixed_bytes
 
     def sent(self, count: int) -> None:
@@ -249,14 +249,14 @@ class OutgoingRecords:
         if self._start == self._end:
             self.clear()
         elif 2 * self._start >= self.capacity and self._buffer is not None:
-            # The rest is at most half a buffer: cheaper moved than left in the way of what comes.
+            # The rest is at most half a buffer: moving it is cheaper than losing the space before it.
             left = self._end - self._start
             self._buffer[:left] = self._buffer[self._start : self._end]
             self._shown -= self._start
             self._start, self._end = 0, left
 
     def clear(self) -> None:
-        """Forget everything and give the buffer back."""
+        """Drop everything and return the buffer."""
         self._start = self._end = self._shown = 0
         if self._buffer is not None:
             self._pool.give(self._buffer)
@@ -264,7 +264,7 @@ class OutgoingRecords:
 
 
 class IncomingRecords:
-    """Received bytes, opened record by record where they lie; from `_start` to `_end` they are not opened."""
+    """Received bytes, opened record by record in place; those from `_start` to `_end` are not opened yet."""
 
     __slots__ = ("_buffer", "_end", "_opener", "_pool", "_start")
 
@@ -276,15 +276,15 @@ class IncomingRecords:
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes of a record that is not complete."""
+        """Bytes of an incomplete record."""
         return self._end - self._start
 
     def space(self) -> memoryview:
-        """Where to receive into: never empty. Views of records end with this call."""
+        """Return where to receive into, never empty. Views of earlier records become invalid."""
         if self._buffer is None:
             self._buffer = self._pool.take()
         elif BUFFER_BYTES - self._start < MAX_RECORD_BYTES:
-            # Too near the end for a whole record: move the partial one to the front.
+            # Too little space for a whole record: move the partial one to the front.
             have = self._end - self._start
             self._buffer[:have] = self._buffer[self._start : self._end]
             self._start, self._end = 0, have
@@ -295,10 +295,11 @@ class IncomingRecords:
         self._end += count
 
     def next_record(self) -> memoryview | None:
-        """The plaintext of the next whole record, or None: then what is not needed was given back.
+        """Open the next whole record and return its plaintext; None: there is none, and an empty buffer was
+        returned to the pool.
 
         Raises:
-            LinkError: no record begins so, or it does not open. Of no further use.
+            LinkError: malformed or forged. The object is of no further use.
         """
         start, buffer = self._start, self._buffer
         have = self._end - start
@@ -312,30 +313,25 @@ class IncomingRecords:
         return None
 
     def clear(self) -> None:
-        """Forget everything and give the buffer back."""
+        """Drop everything and return the buffer."""
         self._start = self._end = 0
         if self._buffer is not None:
             self._pool.give(self._buffer)
             self._buffer = None
 
 
-# What a stream has received and nobody has read yet, and the node's budget for all of it.
+# Unread content of the streams. A queue keeps content in the pieces in which it arrived, each copied once
+# from the link's buffer. A reader gets a copy in its own buffer, or the piece itself if it wants exactly its
+# length (`take_piece`). Small pieces are joined; otherwise a peer that sends single bytes would make each
+# cost fifty. A queue never refuses: the stream checks that the peer has credit.
 #
-# A queue keeps content in the pieces in which it came, each copied once out of the link's buffer. A reader
-# gets a copy in its own buffer, or, if it wants just so many bytes, the piece itself (`take_piece`). Small
-# pieces are joined, or a peer that sends single bytes would make each cost fifty. A queue never refuses:
-# what may come is bounded by the credit that was granted, which the multiplexer checks.
-# Pieces are joined up to this size: two neighbours hold more than this together, so the cost of keeping a
-# piece (about 100 bytes) stays below a fifth of what it holds.
+# Pieces are joined up to this size, so two adjacent ones hold more than this together, and keeping a piece
+# (about 100 bytes) costs less than a fifth of its content.
 _JOIN_BYTES = 1024
 
 
 class ReceiveQueue:
-    """Bytes in order; nothing is allocated while it is empty.
-
-    Attributes:
-        size: bytes that wait.
-    """
+    """Unread bytes of one stream, in order; allocates nothing while it is empty. `size`: their number."""
 
     __slots__ = ("_at", "_blocks", "_times", "size")
 
@@ -347,11 +343,11 @@ class ReceiveQueue:
 
     @property
     def oldest_s(self) -> float:
-        """When the piece came whose turn it is; infinity while empty."""
+        """Arrival time of the first piece; infinity while empty."""
         return self._times[0] if self._times else float("inf")
 
     def append(self, payload: memoryview, now_s: float) -> None:
-        """Copy a piece to the end."""
+        """Copy a piece to the end of the queue."""
         self.size += len(payload)
         blocks = self._blocks
         if blocks is None:
@@ -365,7 +361,7 @@ class ReceiveQueue:
         self._times.append(now_s)
 
     def take_piece(self, size: int) -> bytearray | None:
-        """The first piece, which is the caller's from now on, if `size` bytes are just what it has."""
+        """Take the first piece without a copy if it has exactly `size` bytes; the caller owns it."""
         blocks = self._blocks
         if not blocks or len(blocks[0]) != size or self._at:
             return None
@@ -378,7 +374,7 @@ class ReceiveQueue:
         return piece
 
     def readinto(self, buffer: memoryview) -> int:
-        """Move what fits into `buffer`; returns how much, 0 where one of the two is empty."""
+        """Move bytes into `buffer` and return how many; 0 if the queue or the buffer is empty."""
         done, space = 0, len(buffer)
         blocks = self._blocks
         while blocks and done < space:
@@ -401,7 +397,7 @@ class ReceiveQueue:
         return done
 
     def clear(self) -> int:
-        """Drop everything; returns how many bytes that was."""
+        """Drop everything and return how many bytes that was."""
         dropped, self.size = self.size, 0
         self._blocks, self._times, self._at = None, [], 0
         return dropped
@@ -412,25 +408,25 @@ class Evictable(Protocol):
 
     @property
     def oldest_s(self) -> float:
-        """When the content came that has waited longest."""
+        """Arrival time of its oldest content."""
 
     def evict(self) -> None:
-        """Give up all of it at once."""
+        """Drop all of it immediately."""
 
 
 class Budget:
-    """Unread content of all links of a node, and who loses when there is too much.
+    """Bounds the unread content of all links of a node.
 
-    Above nine tenths of the limit the stream whose oldest unread byte has waited longest is reset with BUSY,
-    and so on until less is held. A reader that reads on has young bytes, so those who lose are the ones that
-    hold memory without using it: the attack is to open streams, send, and never let them be read.
-    Source: Jansen, Tschorsch, Johnson, Scheuermann, "The Sniper Attack" (NDSS 2014), section 6.3.
+    Above nine tenths of the limit, streams are reset with BUSY until less is held, each time the one whose
+    oldest unread byte has waited longest. An active reader has young bytes, so the budget removes streams
+    that hold memory without using it. The attack is to open streams, send, and prevent them from being read:
+    Jansen, Tschorsch, Johnson, Scheuermann, "The Sniper Attack" (NDSS 2014), section 6.3.
 
     Args:
-        limit_bytes: of all content together.
+        limit_bytes: for all content together.
     Attributes:
-        used_bytes: held now; never above the limit, but for one piece while it is dealt with.
-        evicted: how many streams have been reset.
+        used_bytes: held now; above the limit only by one piece, until `add` returns.
+        evicted: number of streams reset so far.
     """
 
     def __init__(self, limit_bytes: int) -> None:

@@ -1,9 +1,9 @@
-"""Link cells: what stands inside the records. Type 1 ‖ flags 1 ‖ length 2 ‖ stream 4 ‖ payload.
+"""Cells, the content of link records: type 1 ‖ flags 1 ‖ length 2 ‖ stream 4 ‖ payload.
 
-Layouts only: `CELLS` holds one row for each type, with the lengths that its payload may have and whether
-it speaks of a stream or of the link. A cell that does not fit its row is refused here; whether it is legal
-*now* is in the table of stream.py. To add a type: a number in `CellType`, a row in `CELLS`, a function
-that packs it, and its line in docs/protocol.md. Source: docs/protocol.md, "Link cells".
+Layouts only: `CELLS` has one row per type, with the lengths of its payload and whether it concerns a stream
+or the link. A cell that does not fit its row is refused here; stream.py has the table of what is legal in
+which state. To add a type: a number in `CellType`, a row in `CELLS`, a function that packs it, and its row in
+docs/protocol.md. Source: docs/protocol.md, "Link cells".
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ __all__ = [
 CELL_HEAD = struct.Struct(">BBHI")
 CELL_HEAD_BYTES = CELL_HEAD.size
 MAX_PAYLOAD_BYTES = MAX_RECORD_BYTES - RECORD_OVERHEAD - CELL_HEAD_BYTES
-# As in HTTP/2 (RFC 9113, 6.9.1): a sum of two credits never leaves 32 bits.
+# As in HTTP/2 (RFC 9113, 6.9.1): a sum of two credits fits into 32 bits.
 MAX_CREDIT = (1 << 31) - 1
-# The longest status of any profile: that of 32 slots.
+# The longest status of any profile, that of 32 slots.
 MAX_STATUS_BYTES = 2_496
-# Eight of the longest descriptors and what counts them.
+# Eight of the longest descriptors with their head.
 MAX_EXCHANGE_BYTES = 4_096
 PING_TOKEN_BYTES = 7
 
@@ -75,12 +75,12 @@ class CellType(IntEnum):
 
 
 class CellRule(NamedTuple):
-    """What every cell of a type obeys, whatever the state.
+    """The rules for one type of cell in any state.
 
     Attributes:
         name: for error texts.
         min_bytes, max_bytes: of the payload.
-        of_stream, of_link: whether the stream field may name a stream, and whether it may be 0, the link.
+        of_stream, of_link: whether the stream field may be a stream's number, and whether it may be 0.
     """
 
     name: str
@@ -90,7 +90,7 @@ class CellRule(NamedTuple):
     of_link: bool
 
 
-# Indexed by type; PAD has no cell.
+# Indexed by type; PAD is not a cell.
 CELLS: tuple[CellRule | None, ...] = (
     None,
     CellRule("OPEN", _OPEN.size, _OPEN.size, True, False),
@@ -106,12 +106,12 @@ CELLS: tuple[CellRule | None, ...] = (
 
 
 def split_cells(plain: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """The cells of one record's plaintext, in order.
+    """Split the plaintext of one record into its cells.
 
     Yields:
-        (type, stream, payload): the payload is a view into `plain`.
+        (type, stream, payload): the payload is a view of `plain`.
     Raises:
-        LinkError: a layout that no cell has, or padding that is not zero. Cells before it were yielded.
+        LinkError: malformed, or padding is not zero. The cells before were yielded.
     """
     at, end = 0, len(plain)
     while at < end:
@@ -145,12 +145,12 @@ def _pack(kind: CellType, stream: int, payload: bytes) -> bytes:
 
 
 def pack_open(stream: int, profile: Profile, extra_window: int) -> bytes:
-    """OPEN; `extra_window` is what the opener grants for the backward half beyond the profile's window."""
+    """OPEN. `extra_window`: what the opener grants for the backward half beyond the profile's window."""
     return _pack(CellType.OPEN, stream, _OPEN.pack(PROTOCOL_VERSION, profile.byte, extra_window))
 
 
 def parse_open(payload: memoryview) -> tuple[int, int]:
-    """(profile byte, extra window). Raises LinkError: another version, or more credit than there may be."""
+    """Return (profile byte, extra window). Raises LinkError: another version, or too much credit."""
     version, profile, window = _OPEN.unpack(payload)
     if version != PROTOCOL_VERSION:
         raise LinkError(f"OPEN names protocol version {version}, this is {PROTOCOL_VERSION}")
@@ -160,12 +160,12 @@ def parse_open(payload: memoryview) -> tuple[int, int]:
 
 
 def pack_credit(stream: int, count: int) -> bytes:
-    """CREDIT: the peer may send `count` bytes of content more."""
+    """CREDIT: the peer may send another `count` bytes of content."""
     return _pack(CellType.CREDIT, stream, _CREDIT.pack(count))
 
 
 def parse_credit(payload: memoryview) -> int:
-    """The credit granted. Raises LinkError: none, or more than there may be."""
+    """Return the credit granted. Raises LinkError: zero, or above MAX_CREDIT."""
     (count,) = _CREDIT.unpack(payload)
     if not 0 < count <= MAX_CREDIT:
         raise LinkError(f"CREDIT of {count} bytes, expected 1 to {MAX_CREDIT}")
@@ -178,12 +178,12 @@ def pack_fin(stream: int) -> bytes:
 
 
 def pack_reset(stream: int, code: ErrorCode) -> bytes:
-    """RESET of a stream both ways; stream 0: of the whole link."""
+    """RESET of both halves of a stream; stream 0: of the link."""
     return _pack(CellType.RESET, stream, _RESET.pack(code))
 
 
 def parse_reset(payload: memoryview) -> ErrorCode:
-    """The reason. Raises LinkError: a code that is not known."""
+    """Return the reason. Raises LinkError: an unknown code."""
     (code,) = _RESET.unpack(payload)
     if code not in ErrorCode._value2member_map_:
         raise LinkError(f"RESET names the unknown code {code}")
@@ -196,14 +196,14 @@ def pack_ping(token: bytes, *, is_answer: bool) -> bytes:
 
 
 def parse_ping(payload: memoryview) -> tuple[bool, bytes]:
-    """(is it an answer, its token). Raises LinkError: neither request nor answer."""
+    """Return (whether it is an answer, token). Raises LinkError: neither request nor answer."""
     if payload[0] > 1:
         raise LinkError(f"PING of kind {payload[0]}, expected 0 (request) or 1 (answer)")
     return payload[0] == 1, bytes(payload[1:])
 
 
 def pack_go_away() -> bytes:
-    """GOAWAY: the sender opens nothing more."""
+    """GOAWAY: the sender opens no further stream."""
     return _pack(CellType.GOAWAY, 0, b"")
 
 

@@ -1,11 +1,11 @@
 """The link handshake: Noise XK with settings and descriptors, as a state machine over bytes.
 
 M1: version 4 ‖ puzzle 12 ‖ e 32 ‖ tag 16.  M2: e 32 ‖ sealed settings ‖ tag.  M3: s 48 ‖ sealed settings and
-the initiator's signed descriptor, padded to 512 ‖ tag.  All three have one length each, so a reader knows
-what to collect before it believes a byte. The responder is proven by the key that the initiator knew before;
+the initiator's signed descriptor, padded to 512 ‖ tag.  Each has a fixed length, so a reader knows how much
+to collect before it trusts a byte. The responder is authenticated by the key that the initiator already knew,
 the initiator by its static key, which its signed descriptor must name.
 
-Under load a responder answers M1 with RETRY, which is as long as M2, before it computes anything. The
+Under load a responder answers M1 with RETRY, which is as long as M2, before any computation with keys. The
 initiator solves the puzzle in it and sends M1 again with the answer. `_INITIATOR` and `_RESPONDER` list the
 legal next messages. Source: docs/protocol.md, "Link handshake".
 """
@@ -39,28 +39,27 @@ __all__ = [
 ]
 
 
-# The puzzle: hashing that makes M1 dearer for its sender than for its reader.
+# The puzzle makes M1 more expensive for its sender than for its reader.
 #
 # The answer is 12 bytes for which SHA-256("mtun1 puzzle" ‖ challenge 16 ‖ e 32 ‖ answer 12) begins with the
-# asked number of zero bits. The challenge belongs to one connection and e to one handshake, so an answer
-# serves once. Each bit doubles the work: 12 bits are about 4,096 hashes, some milliseconds. A check is one
+# required number of zero bits. The challenge belongs to one connection and e to one handshake, so an answer
+# works once. Each bit doubles the work: 12 bits are about 4,096 hashes, some milliseconds. A check is one
 # hash. Source: docs/protocol.md, "Link handshake"; Juels, Brainard, "Client puzzles" (NDSS 1999).
 ANSWER_BYTES = 12
-# About four million hashes, seconds of work: whoever asks for more only wants to keep the initiator busy, and
-# RETRY is not authenticated.
+# About four million hashes, seconds of work. RETRY is not authenticated, so an attacker could demand more.
 MAX_BITS = 22
 _LABEL = b"mtun1 puzzle"
 
 
 @dataclass(slots=True)
 class Puzzle:
-    """One puzzle, and how far the search has come.
+    """One puzzle and the progress of its search.
 
     Attributes:
-        challenge: 16 bytes of the responder's.
+        challenge: 16 bytes from the responder.
         ephemeral: e of M1, 32 bytes.
-        bits: zero bits that the hash must begin with, 1 to MAX_BITS.
-        answer: 12 bytes once `search` has found them; never all zero, which is "no answer" in M1.
+        bits: leading zero bits of the hash, 1 to MAX_BITS.
+        answer: 12 bytes, once `search` has found them; never all zero, which means "no answer" in M1.
     """
 
     challenge: bytes
@@ -70,9 +69,9 @@ class Puzzle:
     _next: int = 1
 
     def search(self, tries: int) -> bool:
-        """Try `tries` candidates; True when `answer` is there. Call again until it is.
+        """Try `tries` candidates; True once `answer` is found. Between calls other services can run.
 
-        So that whoever runs other things beside it can let them run: 10,000 tries take about 10 ms.
+        10,000 tries take about 10 ms.
         """
         if self.answer is not None:
             return True
@@ -89,7 +88,7 @@ class Puzzle:
         return False
 
     def accepts(self, answer: bytes) -> bool:
-        """Whether these 12 bytes answer it."""
+        """Whether these 12 bytes are an answer."""
         digest = sha256(_LABEL + self.challenge + self.ephemeral + answer).digest()
         return int.from_bytes(digest[:8], "big") < 1 << (64 - self.bits)
 
@@ -106,7 +105,7 @@ M3_BYTES = 48 + _M3_PLAIN_BYTES + 16
 
 
 class _Step(Enum):
-    """What a side expects next."""
+    """The message that a side expects next."""
 
     HELLO = "M1"
     HELLO_AGAIN = "M1 with the puzzle's answer"
@@ -116,7 +115,7 @@ class _Step(Enum):
     DONE = "the end"
 
 
-# Step -> what may happen -> the step after it. Anything else is refused and changes nothing.
+# Step -> event -> next step. Any other event is refused and changes nothing.
 _INITIATOR: dict[_Step, dict[str, _Step]] = {
     _Step.HELLO: {"M1 written": _Step.ANSWER_OR_RETRY},
     _Step.ANSWER_OR_RETRY: {"RETRY read": _Step.HELLO_AGAIN, "M2 read": _Step.DONE},
@@ -130,14 +129,13 @@ _RESPONDER: dict[_Step, dict[str, _Step]] = {
     _Step.FINAL: {"M3 read": _Step.DONE},
     _Step.DONE: {},
 }
-_RETRY_MAGIC = b"mtun1 retry".ljust(16, b"\0")  # no honest M2 begins so: it begins with a random key
+_RETRY_MAGIC = b"mtun1 retry".ljust(16, b"\0")  # an honest M2 begins with a random key
 _RETRY = struct.Struct(">16s16sB39s")
-# A peer that allows more is believed in no more than this.
-_MAX_STREAMS = 65_536
+_MAX_STREAMS = 65_536  # the most that settings may allow
 
 
 class PaddingMode(Enum):
-    """When a side sends records that it need not send."""
+    """When a side sends padding records."""
 
     OFF = 0
     POISSON = 1  # at random times
@@ -146,14 +144,14 @@ class PaddingMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a side tells about itself.
+    """What a side states about itself in the handshake.
 
     Attributes:
-        max_streams: streams that the peer may open on this link at once, 1 to 65,536.
-        window_bytes: what all receive windows of this side may be together; 0 = not told.
-        padding: what this side does, so that the peer can do likewise.
-        clock_s: the sender's clock, rounded to 60 s: lets the peer see a wrong clock, not identify it.
-        profiles: profile bytes that it accepts, at most 8.
+        max_streams: streams that the peer may have open on this link, 1 to 65,536.
+        window_bytes: limit of all receive windows of this side together; 0: not stated.
+        padding: of this side, so that the peer can do the same.
+        clock_s: the sender's clock, rounded to 60 s: shows that a clock is wrong, not whose it is.
+        profiles: accepted profile bytes, at most 8.
     """
 
     clock_s: int
@@ -187,7 +185,7 @@ class Settings:
 
     @classmethod
     def unpack(cls, data: bytes) -> Settings:
-        """Raises HandshakeError when a field holds what this version does not know."""
+        """Raises HandshakeError: a field has a value that this version does not know."""
         streams, window, padding, zero, clock, profiles = _SETTINGS.unpack(data)
         if not 1 <= streams <= _MAX_STREAMS or padding not in PaddingMode._value2member_map_:
             raise HandshakeError(
@@ -219,15 +217,14 @@ def _prologue(network_id: bytes) -> bytes:
 
 
 class Initiator:
-    """The dialling side: `hello`, send it, give the answer to `reply`, send what it returns, then `finish`.
+    """The dialling side: send `hello()`, read the answer, send `reply(answer)`, then `finish()`.
 
-    An answer that `is_retry` goes to `retry` instead: solve the puzzle that it returns, send `hello_again`,
-    and read one more answer.
+    If `is_retry(answer)`: solve the puzzle `retry(answer)`, send `hello_again(...)`, and read another answer.
 
     Args:
-        network_id: 16 bytes; both sides must be of one network.
+        network_id: 16 bytes, the same on both sides.
         link_private: this node's static key; remote_link_key: the responder's, from its descriptor.
-        descriptor: this node's own signed descriptor.
+        descriptor: of this node, signed.
         fixed_ephemeral_for_tests_only: makes the handshake reproducible.
     """
 
@@ -263,14 +260,14 @@ class Initiator:
         return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, bytes(ANSWER_BYTES)) + self._first
 
     def is_retry(self, message: bytes) -> bool:
-        """Whether an answer (of the length of M2) is RETRY: anybody can have made it."""
+        """Whether an answer (of the length of M2) is RETRY; it is not authenticated."""
         return message.startswith(_RETRY_MAGIC)
 
     def retry(self, message: bytes) -> Puzzle:
-        """Take RETRY, return the puzzle to solve.
+        """Take RETRY and return the puzzle to solve.
 
         Raises:
-            HandshakeError: a second one, one that is malformed, or more work than any node may ask for.
+            HandshakeError: a second one, malformed, or more than MAX_BITS.
         """
         _check_length(message, M2_BYTES, "RETRY")
         magic, challenge, bits, zeros = _RETRY.unpack(message)
@@ -282,12 +279,12 @@ class Initiator:
         return Puzzle(challenge, self._first[:32], bits)
 
     def hello_again(self, answer: bytes) -> bytes:
-        """M1 once more, with the answer of the puzzle that `retry` returned."""
+        """M1 again, with the answer of the puzzle from `retry`."""
         self._step = _next(_INITIATOR, self._step, "M1 written")
         return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, answer) + self._first
 
     def reply(self, message: bytes) -> bytes:
-        """Take M2, return M3. Raises HandshakeError: not from the node that was dialled, or changed."""
+        """Take M2 and return M3. Raises HandshakeError: changed, or not from the node that was dialled."""
         _check_length(message, M2_BYTES, "M2")
         after = _next(_INITIATOR, self._step, "M2 read")
         self.peer_settings = Settings.unpack(self._noise.read_message(message))
@@ -301,12 +298,12 @@ class Initiator:
 
 
 class Responder:
-    """The listening side: `hello` takes M1 and returns M2, `final` takes M3 and returns who dialled.
+    """The listening side: `hello` takes M1 and returns M2; `final` takes M3 and returns the initiator.
 
     Args:
         network_id, link_private, settings, engine: as for `Initiator`.
-        load: 0, or the bits of a puzzle that the initiator has to solve first, 1 to MAX_BITS.
-        challenge: 16 unpredictable bytes for that puzzle, of this connection only.
+        load: 0, or the bits of a puzzle that the initiator must solve first, 1 to MAX_BITS.
+        challenge: 16 unpredictable bytes for that puzzle, unique to this connection; by default random.
     """
 
     def __init__(
@@ -340,15 +337,15 @@ class Responder:
 
     @property
     def awaits_hello(self) -> bool:
-        """Whether M1 is to be read next: at first, and after `hello` has returned RETRY."""
+        """Whether M1 is expected next: at first, and after `hello` has returned RETRY."""
         return self._step in (_Step.HELLO, _Step.HELLO_AGAIN)
 
     def hello(self, message: bytes) -> bytes:
-        """Take M1, return M2; or RETRY, as long, and then M1 must come once more, with the puzzle's answer.
+        """Take M1 and return M2, or RETRY of the same length; then M1 must follow with the puzzle's answer.
 
         Raises:
-            HandshakeError: another protocol, another version, another network, not meant for this node, a
-                wrong answer, or an answer where none was asked for.
+            HandshakeError: another protocol, version or network, another node's key, a wrong answer, or an
+                answer to no puzzle.
         """
         after = _next(_RESPONDER, self._step, "M1 read")
         _check_length(message, M1_BYTES, "M1")
@@ -364,7 +361,7 @@ class Responder:
         elif puzzle != bytes(ANSWER_BYTES):
             raise HandshakeError("puzzle answer where none was asked for")
         elif self._load:
-            # Before any computation with keys: that is what the puzzle protects.
+            # Before any computation with keys, which is what the puzzle protects.
             self._first = rest
             self._step = _next(_RESPONDER, self._step, "RETRY written")
             return _RETRY.pack(_RETRY_MAGIC, self._challenge, self._load, b"")
@@ -373,11 +370,10 @@ class Responder:
         return self._noise.write_message(self._settings.pack())
 
     def final(self, message: bytes, *, now_s: float) -> Descriptor:
-        """Take M3, return the initiator's verified descriptor.
+        """Take M3 and return the initiator's verified descriptor.
 
         Raises:
-            HandshakeError: changed, or the descriptor is not of the node that holds the static key, or
-                expired.
+            HandshakeError: changed, or the descriptor is expired or does not have the static key.
         """
         _check_length(message, M3_BYTES, "M3")
         after = _next(_RESPONDER, self._step, "M3 read")
@@ -405,7 +401,7 @@ class Responder:
 
     def finish(self) -> LinkKeys:
         """The keys of the link. Raises LocalTunnelError: `final` has not accepted the initiator."""
-        # Noise is content once M3 has opened; whether its sender may have a link is decided after that.
+        # Noise is finished once M3 has opened; whether its sender gets a link is decided after that.
         if not self._has_accepted:
             raise LocalTunnelError("finish before the initiator was accepted")
         return self._noise.finish()

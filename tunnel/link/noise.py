@@ -1,16 +1,14 @@
 """Noise_XK_25519_AESGCM_SHA256: the handshake of a link, as a state machine over bytes.
 
-This one pattern of the Noise Protocol Framework, revision 34; section numbers below are its. The three
-objects of section 5 are here in small: `CipherState`, `SymmetricState`, and `NoiseXK` as the
-HandshakeState. Rules:
+One pattern of the Noise Protocol Framework, revision 34; section numbers below refer to it. The three objects
+of its section 5 are `CipherState`, `SymmetricState`, and `NoiseXK` as the HandshakeState. Rules:
 
-* Which tokens stand in which message, and whose turn it is, is one table, `_MESSAGES`. Nothing else knows.
-* A message is processed on a copy of the state, and the copy becomes the state only when all went well
-  (checkpoint, try, restore, as in snow). A refused message leaves hash chain, keys and turn as they were,
-  so that a caller may go on waiting for the right one; ours closes the link.
-* `finish()` gives keys and no handshake; after it the object refuses every further call. Records count
-  their own nonces, so keys are handed over raw.
-* All that a peer can get wrong is `HandshakeError`, without a word about which check it was.
+* One table, `_MESSAGES`, has the tokens of each message and whose turn it is.
+* A message is processed on a copy of the state, which replaces the state only on success. A refused message
+  leaves hash chain, keys and turn unchanged, so a caller could wait for the right one; ours closes the link.
+* `finish()` returns the keys; after it the object refuses every call. Records count their own nonces, so the
+  keys are returned raw.
+* Every fault of a peer is a `HandshakeError` that does not name the failed check.
 
 Nonces are 4 zero bytes ‖ u64 *big*-endian (section 12.3, AESGCM), unlike ChaChaPoly's little-endian.
 """
@@ -41,7 +39,7 @@ __all__ = [
 PROTOCOL_NAME = b"Noise_XK_25519_AESGCM_SHA256"
 
 MAX_MESSAGE_BYTES = 65_535
-"""Section 3: no Noise message is longer."""
+"""The longest Noise message (section 3)."""
 
 _KEY_BYTES = 32
 _TAG_BYTES = 16
@@ -79,14 +77,14 @@ def nonce_of(counter: int) -> bytes:
 def rekeyed(key: bytes, engine: TunnelEngine) -> bytes:
     """Return the key that follows `key`: REKEY of sections 4.2 and 11.3.
 
-    The first 32 bytes of ENCRYPT(key, 2^64 - 1, empty, 32 zero bytes). The old key cannot be found from it.
+    The first 32 bytes of ENCRYPT(key, 2^64 - 1, empty, 32 zero bytes). The old key cannot be derived from it.
     """
     return engine.layers.aead(key).seal(nonce_of(_MAX_NONCE), bytes(_KEY_BYTES))[:_KEY_BYTES]
 
 
 @dataclass(slots=True)
 class CipherState:
-    """A key and the counter of its next message (section 5.1). Without a key, text passes as it is."""
+    """A key and the counter of its next message (section 5.1). Without a key, text passes unchanged."""
 
     engine: TunnelEngine
     key: bytes | None = field(default=None, repr=False)
@@ -104,9 +102,9 @@ class CipherState:
         """DecryptWithAd.
 
         Raises:
-            AuthenticationError: refused (an error of `readwrite_comp`).
+            AuthenticationError: refused.
             LocalTunnelError: all nonces of this key are used up.
-        On error: the counter does not move.
+        On error: the counter stays.
         """
         if self.key is None:
             return sealed
@@ -115,7 +113,7 @@ class CipherState:
         return plaintext
 
     def rekey(self) -> None:
-        """Replace the key by its successor; the counter goes on (section 11.3). Needs a key."""
+        """Replace the key by its successor; the counter continues (section 11.3). Needs a key."""
         if self.key is None:
             raise LocalTunnelError("rekey of a cipher state that has no key yet")
         self.key = rekeyed(self.key, self.engine)
@@ -141,7 +139,7 @@ class SymmetricState:
         return cls(CipherState(engine), name, name)
 
     def copy(self) -> SymmetricState:
-        """Return a state that can be tried out without changing this one."""
+        """Return an independent copy."""
         return replace(self, cipher=replace(self.cipher))
 
     def mix_key(self, secret: bytes) -> None:
@@ -259,15 +257,15 @@ class NoiseXK:
 
     @property
     def handshake_hash(self) -> bytes:
-        """The hash of all that was said so far; a channel binding only when finished."""
+        """The hash of all messages so far; a channel binding only when finished."""
         return self._state.symmetric.handshake_hash
 
     def write_message(self, payload: ReadableBuffer) -> bytes:
         """Return the next message, carrying `payload`.
 
         Args:
-            payload: protected as far as the keys mixed in so far reach (section 7.7): message 1 has no
-                forward secrecy against the responder's static key, and can be replayed.
+            payload: protected by the keys mixed in so far (section 7.7). Message 1 has no forward secrecy
+                against the responder's static key, and can be replayed.
         Raises:
             LocalTunnelError: not this side's turn, finished, or the message would exceed 65,535 bytes.
             HandshakeError: the peer's key, known by now, is of low order.

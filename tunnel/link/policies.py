@@ -44,22 +44,21 @@ __all__ = [
 
 
 class Uniform(Protocol):
-    """What a pool needs of `random.SystemRandom`, or of a seeded one in tests."""
+    """The part of `random.Random` that a pool needs."""
 
-    def uniform(self, a: float, b: float) -> float:
-        """A number between the two."""
+    def uniform(self, a: float, b: float) -> float: ...
 
 
 class PooledLink(Protocol):
-    """A link as the pool sees it: a multiplexer."""
+    """A link as the pool sees it."""
 
     @property
     def streams(self) -> int:
-        """How many are open."""
+        """Number of open streams."""
 
     @property
     def can_open(self) -> bool:
-        """Whether it takes one more."""
+        """Whether it takes another stream."""
 
 
 L = TypeVar("L", bound=PooledLink)
@@ -71,13 +70,13 @@ class PoolPolicy:
 
     Attributes:
         name: on the command line.
-        links: k, kept to each neighbour that is wanted; 0: dialled on demand only.
-        streams_per_link: that a link ever carries; 0 = any number.
-        idle_s: after so long without a stream a link beyond the k ends.
-        max_age_s: after about so long a link is replaced: fresh keys, and no connection that outlives all
-            others and so becomes a mark.
-        min_backoff_s, max_backoff_s: wait after the first failure and at most; doubled with each.
-        stable_s: a link that lives shorter counts as a failure.
+        links: k, the links kept to each wanted neighbour; 0: links are dialled on demand only.
+        streams_per_link: streams that a link carries in its life; 0: any number.
+        idle_s: a link beyond the k ends after this time without a stream.
+        max_age_s: a link is replaced after about this time, for fresh keys, and so that no connection stands
+            out by its age.
+        min_backoff_s, max_backoff_s: wait after the first failure, and longest wait; it doubles each time.
+        stable_s: a link that ends earlier counts as a failure.
     """
 
     name: str
@@ -92,7 +91,7 @@ class PoolPolicy:
 
 POOLED = PoolPolicy("pooled")
 ONCE = PoolPolicy("once", links=0, streams_per_link=1, idle_s=0.0)
-# Ages and waits differ by up to this share, or all links that began together would end together.
+# Ages vary by up to this share, so that links that began together do not end together.
 _SPREAD = 0.25
 
 
@@ -111,14 +110,13 @@ class NeighbourPool(Generic[L]):
     """All links with one neighbour.
 
     Args:
-        policy: how they are used.
-        own_id, peer_id: node ids of both sides, for links dialled at once.
-        rng: for spreads.
+        own_id, peer_id: node ids of both sides, for links that both dialled.
+        rng: varies ages and waits.
     Attributes:
-        is_wanted: whether k links are kept even when nobody needs them.
-        can_dial: False for a neighbour that has no address: it keeps its links to us.
-        dialling: how many dials are under way.
-        failure: why the last dial failed, for the errors of those who must wait; "" when it did not.
+        is_wanted: whether k links are kept without streams.
+        can_dial: False for a neighbour without an address, which dials this node instead.
+        dialling: number of dials in progress.
+        failure: why the last dial failed, for errors during back-off; "" if it succeeded.
     """
 
     def __init__(self, policy: PoolPolicy, *, own_id: bytes, peer_id: bytes, rng: Uniform) -> None:
@@ -135,16 +133,16 @@ class NeighbourPool(Generic[L]):
 
     @property
     def links(self) -> list[L]:
-        """All that are open, those that are being retired included."""
+        """All open links, retired ones included."""
         return [entry.link for entry in self._entries]
 
-    # -- what there is --------------------------------------------------------------------------------
+    # -- choosing a link ------------------------------------------------------------------------------
 
     def choose(self) -> L | None:
-        """The link for a new stream, to be opened at once: of those that take one, that with the fewest.
+        """Choose the link for a stream that is opened now: the one with the fewest streams.
 
         Returns:
-            None where there is none: dial, or wait.
+            None: no link takes a stream; dial, or wait.
         """
         usable = [entry for entry in self._entries if self._is_usable(entry)]
         if not usable:
@@ -159,36 +157,32 @@ class NeighbourPool(Generic[L]):
         limit = self._policy.streams_per_link
         if not limit:
             return True
-        # A link that the peer dialled is for the peer's stream, unless there is no other way.
+        # A link that the peer dialled is for the peer's stream, unless this node cannot dial.
         return entry.used < limit and (entry.is_dialler or not self.can_dial)
 
     # -- dialling -------------------------------------------------------------------------------------
 
     def wants_dial(self, now_s: float, *, waiting: int = 0) -> bool:
-        """Whether to dial now.
-
-        Args:
-            waiting: streams that wait for a link.
-        """
+        """Whether to dial now. Args: waiting: number of streams that wait for a link."""
         if not self.can_dial or now_s < self._retry_s:
             return False
         usable = sum(self._is_usable(entry) for entry in self._entries) + self.dialling
         limit = self._policy.streams_per_link
-        # Any number of streams fits on one link, or each has to have its own.
+        # Either one link carries any number of streams, or each stream needs its own.
         needed = waiting if limit else min(waiting, 1)
         return usable < max(needed, self._policy.links if self.is_wanted else 0)
 
     @property
     def retry_s(self) -> float:
-        """Before this time `wants_dial` says no, whatever is needed."""
+        """End of the back-off: before this time `wants_dial` is False."""
         return self._retry_s
 
     def dial_begins(self) -> None:
-        """A dial is under way; `dial_fails` or `add` ends it."""
+        """A dial begins; `dial_fails` or `add` ends it."""
         self.dialling += 1
 
     def dial_fails(self, now_s: float) -> None:
-        """It came to nothing: wait, each time about twice as long, and never two nodes in step."""
+        """A dial has failed: wait about twice as long as last time, with random variation."""
         self.dialling -= 1
         self._back_off(now_s)
 
@@ -198,10 +192,10 @@ class NeighbourPool(Generic[L]):
         self._failures += 1
         self._retry_s = now_s + self._rng.uniform(wait_s / 2, wait_s)
 
-    # -- links come and go ----------------------------------------------------------------------------
+    # -- links begin and end --------------------------------------------------------------------------
 
     def add(self, link: L, now_s: float, *, is_dialler: bool) -> None:
-        """A handshake has ended well, ours (`is_dialler`) or the peer's."""
+        """Add a link whose handshake has succeeded."""
         self.failure = ""
         if is_dialler:
             self.dialling -= 1
@@ -209,7 +203,7 @@ class NeighbourPool(Generic[L]):
         self._entries.append(_Entry(link, is_dialler, now_s, now_s + age_s, now_s))
 
     def remove(self, link: L, now_s: float) -> None:
-        """The link has ended. One that was young, and that nobody had used or retired, counts as failure."""
+        """Remove an ended link. A young one that was neither used nor retired counts as a failed dial."""
         for entry in self._entries:
             if entry.link is link:
                 self._entries.remove(entry)
@@ -220,10 +214,10 @@ class NeighbourPool(Generic[L]):
                 return
 
     def retire(self, now_s: float) -> list[L]:
-        """The links on which to send GOAWAY now; each is returned once, and takes no stream any more.
+        """Return the links on which to send GOAWAY now; each is returned once and takes no further stream.
 
-        Old ones; those that have carried their share; idle ones beyond what is kept; and of links that both
-        sides dialled at once, those whose initiator has the larger node id.
+        These are old links, links that have carried their number of streams, idle links beyond those kept,
+        and, of links that both sides dialled at the same time, those whose initiator has the larger node id.
         """
         policy = self._policy
         kept = policy.links if self.is_wanted else 0
@@ -246,7 +240,7 @@ class NeighbourPool(Generic[L]):
             idle_s = now_s - entry.idle_since_s
             if len(live) > kept and not entry.link.streams and idle_s >= policy.idle_s:
                 if policy.streams_per_link and not entry.used:
-                    continue  # dialled for a stream that is about to take it
+                    continue  # dialled for a stream that is about to use it
                 live.remove(entry)
                 leaving.append(entry)
         for entry in leaving:
@@ -327,48 +321,43 @@ class Liveness:
         return ("wait", left) if left > _SOON_S else ("dead", 0.0)
 
 
-# Cover traffic: when a link sends a record that it need not send, and of what size.
-#
-# Pure policies: the clock and the randomness are arguments, and what is to be done is done to something
-# with `pad` and `tick`, a multiplexer. A driver waits until `next_s`, calls `act`, and so on.
+# Cover traffic: when a link sends a record of padding, and of what size. A driver waits until `next_s`, calls
+# `act` with the multiplexer, and repeats.
 #
 # * `NoPadding`: never.
-# * `PoissonPadding`: records of padding at random times, whatever else the link carries. The gaps are
-#   exponential, so no look at the past tells when the next comes; sizes are those that content has. It hides
-#   that a quiet link is quiet, not how much a busy one carries.
-# * `ConstantRate`: records of one size at one rate, with content in them if there is any. What an observer se
-#   does not depend on content at all; what it costs is the rate, and half a gap of delay at each link.
+# * `PoissonPadding`: records of padding at random times, independent of other traffic. The gaps are
+#   exponential, so the past does not predict the next one; the sizes are those of content. It hides that a
+#   quiet link is quiet, not how much a busy one carries.
+# * `ConstantRate`: records of one size at one rate, with content in them if there is any. An observer learns
+#   nothing about content. The price is the rate, and half a gap of delay at each link.
 #
 # Source: docs/protocol.md, "Padding".
 _NEVER_S = float("inf")
 
 
 class Padded(Protocol):
-    """What can be padded: a multiplexer."""
+    """A multiplexer, as padding sees it."""
 
     def pad(self, units: int) -> bool:
         """Send one record of padding."""
 
     def tick(self) -> None:
-        """Let one record of the fixed size go."""
+        """Let one record of the fixed size leave."""
 
 
 class Randomness(Protocol):
-    """What a policy needs of `random.SystemRandom`, or of a seeded one in tests."""
+    """The part of `random.Random` that padding needs."""
 
-    def expovariate(self, lambd: float) -> float:
-        """A gap between events of which `lambd` come in a second."""
-
-    def choice(self, seq: Sequence[int], /) -> int:
-        """One of them."""
+    def expovariate(self, lambd: float) -> float: ...
+    def choice(self, seq: Sequence[int], /) -> int: ...
 
 
 class PaddingPolicy(Protocol):
-    """When and what.
+    """When to pad, and how.
 
     Attributes:
-        mode: as it is told in the handshake.
-        record_units: for the multiplexer: the one size of all records, or 0.
+        mode: sent in the handshake.
+        record_units: for the multiplexer: the fixed size of all records, or 0.
         next_s: when to call `act` next.
     """
 
@@ -377,29 +366,29 @@ class PaddingPolicy(Protocol):
     next_s: float
 
     def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """Do what is due, and move `next_s` on."""
+        """Do what is due and set `next_s`."""
 
 
 class NoPadding:
-    """No record that need not be."""
+    """No padding."""
 
     mode = PaddingMode.OFF
     record_units = 0
     next_s = _NEVER_S
 
     def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class PoissonPadding:
     """Records of padding at random times.
 
     Args:
-        rate_per_s: how many on average, above 0.
-        units: the sizes to draw from, each as likely as it is often named.
+        rate_per_s: mean number per second, above 0.
+        units: sizes to draw from.
         now_s, rng: for the first gap.
     Raises:
-        LocalTunnelError: no rate, or a size that no record has.
+        LocalTunnelError: the rate is not above 0, or a size is not 1 to 63.
     """
 
     mode = PaddingMode.POISSON
@@ -413,21 +402,21 @@ class PoissonPadding:
         self.next_s = now_s + rng.expovariate(rate_per_s)
 
     def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """One record if it is time. What was missed, for a node that slept, is not made up for."""
+        """Send one record if it is due. Records missed while the machine slept are not sent later."""
         if now_s >= self.next_s:
             link.pad(rng.choice(self._units))
             self.next_s = now_s + rng.expovariate(self._rate_per_s)
 
 
 class ConstantRate:
-    """One record of one size each `gap_s`, and none otherwise.
+    """One record of a fixed size each `gap_s`, and no others.
 
     Args:
         gap_s: between records, above 0.
-        units: their size, MIN_FIXED_UNITS (scheduler.py) to 63.
-        now_s: the first is due one gap later.
+        units: their size, MIN_FIXED_UNITS (scheduler.py) to 63; checked by the multiplexer.
+        now_s: the first record is due one gap later.
     Raises:
-        LocalTunnelError: no gap. (The size is checked by the multiplexer.)
+        LocalTunnelError: the gap is not above 0.
     """
 
     mode = PaddingMode.CONSTANT
@@ -440,7 +429,7 @@ class ConstantRate:
         self.next_s = now_s + gap_s
 
     def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """One record if it is time; the beat is kept, but beats that were missed stay missed."""
+        """Send one record if it is due. The rhythm is kept; missed records are not sent later."""
         if now_s >= self.next_s:
             link.tick()
             missed = (now_s - self.next_s) // self._gap_s

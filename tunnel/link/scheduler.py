@@ -1,9 +1,9 @@
 """The sending half of a link: which stream writes next, and which cells share a record.
 
-`WriteScheduler` gives the streams their turns, `ControlQueue` holds the small cells, and `LinkSender` joins
-both to the one outgoing buffer (buffers.py). Content is sealed straight into that buffer when its stream
-has its turn. Control cells wait until the link is about to send. They then ride in the padding of a
-content record, or fill a record by themselves. With records of one fixed size, only `tick` sends.
+`WriteScheduler` gives the streams their turns, `ControlQueue` holds control cells (everything except DATA and
+STATUS), and `LinkSender` joins both to the one outgoing buffer (buffers.py). Content is sealed straight into
+that buffer when its stream has its turn. Control cells wait until the link is about to send. Then they use
+the padding of a content record, or a record of their own. With records of one fixed size, only `tick` sends.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ __all__ = [
 ]
 
 
-# Control cells wait until the link sends, so that all credits of one flush go out together, mostly in
-# padding that would have been sent anyway. The queue is bounded: for each stream at most OPEN, FIN, RESET
-# and one CREDIT; for the link one GOAWAY, one answer to a PING and one PEER-EXCHANGE; and RESETs of ended
-# streams, which the multiplexer counts. Queued cells keep their order; a credit may go out after them.
+# Control cells wait until the link sends, so all credits of one flush leave together, mostly in padding that
+# would have been sent anyway. The queue is bounded: for each stream at most OPEN, FIN, RESET and one CREDIT;
+# for the link one GOAWAY, one answer to a PING and one PEER-EXCHANGE; and RESETs of ended streams, which the
+# stream table counts. Cells keep their order; credits may leave after them.
 _CREDIT_BYTES = CELL_HEAD_BYTES + 4
 
 
 class CreditSource(Protocol):
-    """A stream that owes credit."""
+    """A stream that owes its peer credit."""
 
     id: int
 
     def take_owed_credit(self) -> int:
-        """The credit to grant now; 0 where it is owed no more."""
+        """Return the credit to grant now; 0 if none is owed any more."""
 
 
 class ControlQueue:
-    """Cells in, the front part of a record out.
+    """Cells in, the first part of a record out.
 
     Attributes:
-        queued, taken: how many cells were ever queued and taken (credits, and the answer, not counted): a
-            cell has left the queue when `taken` has reached what `queued` was after it.
+        queued, taken: number of cells ever queued and taken, without credits and answers to PINGs. A cell
+            has left the queue when `taken` reaches the value that `queued` had after it.
     """
 
     __slots__ = ("_answer", "_bytes", "_cells", "_owing", "queued", "taken")
@@ -71,30 +71,30 @@ class ControlQueue:
 
     @property
     def size(self) -> int:
-        """Bytes of all cells that wait."""
+        """Bytes of all waiting cells."""
         return self._bytes + len(self._answer) + _CREDIT_BYTES * len(self._owing)
 
     def add(self, cell: bytes) -> int:
-        """Queue a cell; returns its number, to be compared with `taken`."""
+        """Queue a cell; returns its number, for comparison with `taken`."""
         self._cells.append(cell)
         self._bytes += len(cell)
         self.queued += 1
         return self.queued
 
     def answer(self, cell: bytes) -> None:
-        """The answer to a PING. One that still waits is replaced, so that a flood of them fills nothing."""
+        """Queue the answer to a PING in place of one that still waits, so a flood of them adds nothing."""
         self._answer = cell
 
     def schedule_credit(self, stream: CreditSource) -> None:
-        """Ask `stream`, when it comes to that, what credit it owes."""
+        """Ask `stream` for the credit that it owes when the next cells are taken."""
         self._owing[stream] = None
 
     def forget(self, stream: CreditSource) -> None:
-        """The stream has ended: its credit is owed no more."""
+        """The stream owes no credit any more."""
         self._owing.pop(stream, None)
 
     def take(self, limit: int) -> bytes:
-        """Cells of at most `limit` bytes together, which leave the queue; may be empty."""
+        """Take cells of at most `limit` bytes in total; may return none."""
         parts: list[bytes] = []
         for cell in self._cells:
             if len(cell) > limit:
@@ -118,7 +118,7 @@ class ControlQueue:
         return b"".join(parts)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all cells."""
         self._cells.clear()
         self._owing.clear()
         self._answer = b""
@@ -126,34 +126,34 @@ class ControlQueue:
         self.taken = self.queued
 
 
-# Fairness: round robin, at most one piece for each stream and turn.
+# Fairness: round robin, one piece per stream and turn.
 #
-# A stream that finds no room waits at the end of a queue. Freed room wakes as many streams from the front
-# as fit, and each holds a *grant* until it calls again. While a stream waits or holds a grant, a stream
-# without a grant goes to the end of the queue even if there is room. So no stream writes twice while
-# another waits.
+# A stream that finds no room waits at the end of a queue. Freed room wakes as many streams from the front as
+# fit, and each holds a *grant* until it calls again. While any stream waits or holds a grant, a stream
+# without a grant goes to the end of the queue even if there is room. So no stream writes twice while another
+# waits.
 #
-# A grant whose holder never calls, because its service was cancelled, would block the rest. It ends with its
-# stream, or when the buffer has run empty twice since.
+# A grant whose holder never calls, because its service was cancelled, would block the others. It ends with
+# its stream, or when the buffer has run empty twice since.
 
 
 class Notifier(Protocol):
-    """Something that can be told that it is worth trying again."""
+    """A flag that wakes the service that waits for it, such as `reactor.Signal`."""
 
     def set(self) -> None:
-        """Tell whoever waits; if nobody does, whoever waits next is told at once."""
+        """Wake the waiting service; without one, the next wait returns immediately."""
 
 
 class Writer(Protocol):
-    """A stream as the queue sees it."""
+    """A stream as `WriteScheduler` sees it."""
 
     @property
     def writable(self) -> Notifier:
-        """Told when a refused write is worth another try."""
+        """Set when a refused write is worth another try."""
 
 
 class WriteScheduler:
-    """The queue of one link: entries are wanted bytes; grants carry the emptying at which they were given."""
+    """The turns of one link. A queue entry has the bytes wanted; a grant also the count of emptyings."""
 
     __slots__ = ("_empties", "_granted", "_waiting")
 
@@ -163,11 +163,11 @@ class WriteScheduler:
         self._empties = 0
 
     def __len__(self) -> int:
-        """Streams that wait or hold a grant."""
+        """Number of streams that wait or hold a grant."""
         return len(self._waiting) + len(self._granted)
 
     def admits(self, stream: Writer, size: int, room: int) -> bool:
-        """Whether `stream` may add `size` bytes now; if not, it has its place in the queue."""
+        """Whether `stream` may add `size` bytes now; if not, it gets a place in the queue."""
         waiting, granted = self._waiting, self._granted
         if not waiting and not granted:
             if size <= room:
@@ -185,7 +185,7 @@ class WriteScheduler:
         return False
 
     def wake(self, room: int) -> None:
-        """Give grants to those in front, as far as `room` reaches beyond the grants that are out."""
+        """Give grants from the front of the queue while `room` reaches beyond those already given."""
         if not self._waiting:
             return
         room -= sum(size for size, _ in self._granted.values())
@@ -199,7 +199,7 @@ class WriteScheduler:
             stream.writable.set()
 
     def freed(self, room: int, *, is_empty: bool) -> None:
-        """Bytes have left; `is_empty` when none are left."""
+        """Bytes have left the buffer. `is_empty`: it has no more."""
         if is_empty:
             self._empties += 1
             for stream, (_, given) in list(self._granted.items()):
@@ -208,23 +208,23 @@ class WriteScheduler:
         self.wake(room)
 
     def forget(self, stream: Writer, room: int) -> None:
-        """The stream writes no more, or cannot now: its place and its grant go to the others."""
+        """Give up the place and the grant of a stream that does not write now."""
         self._waiting.pop(stream, None)
         if self._granted.pop(stream, None) is not None:
             self.wake(room)
 
     def clear(self) -> None:
-        """Forget everybody."""
+        """Drop all places and grants."""
         self._waiting.clear()
         self._granted.clear()
 
 
-# The longest control cell, PEER-EXCHANGE, has to fit into a record of a fixed size.
+# A record of a fixed size must hold the longest control cell, PEER-EXCHANGE.
 MIN_FIXED_UNITS: Final = -(-(MAX_EXCHANGE_BYTES + CELL_HEAD_BYTES + RECORD_OVERHEAD) // UNIT_BYTES)
 
 
 class SendingStream(CreditSource, Writer, Protocol):
-    """A stream as the sender sees it: `control_mark` is the number of its last control cell."""
+    """A stream as `LinkSender` sees it. `control_mark`: number of its last control cell."""
 
     control_mark: int
 
@@ -234,9 +234,9 @@ class LinkSender:
 
     Args:
         sealer: of this direction.
-        pool: where the buffer is borrowed while there is something in it.
-        record_units: 0, or the one size of all records.
-        output: told when there may be something to send.
+        pool: lends the buffer while it holds bytes.
+        record_units: 0, or the fixed size of all records.
+        output: set when there may be something to send.
     Raises:
         LocalTunnelError: `record_units` below MIN_FIXED_UNITS or above 63.
     """
@@ -258,13 +258,13 @@ class LinkSender:
 
     @property
     def pending(self) -> memoryview:
-        """Sealed bytes to send, control cells that waited included; valid until the next call."""
+        """Sealed bytes to send, waiting control cells included; valid until the next call."""
         if not self.fixed_bytes:
             self._flush_control()
         return self._out.pending
 
     def sent(self, count: int) -> None:
-        """The first `count` bytes of `pending` have left."""
+        """The first `count` bytes of `pending` were sent."""
         out = self._out
         out.sent(count)
         self._turns.freed(out.room, is_empty=out.is_empty)
@@ -277,7 +277,7 @@ class LinkSender:
     # -- padding --------------------------------------------------------------------------------------
 
     def pad(self, units: int) -> bool:
-        """Seal a record of padding only. False: no room, so there is traffic enough."""
+        """Seal a record of padding only. False: no room, so there is enough traffic."""
         size = units * UNIT_BYTES
         if self.fixed_bytes or size > self._out.room:
             return False
@@ -286,10 +286,9 @@ class LinkSender:
         return True
 
     def tick(self) -> None:
-        """With records of a fixed size: let exactly one more leave, of padding if there is nothing else.
+        """With records of a fixed size: let exactly one more leave, of padding if nothing else waits.
 
-        A socket that takes less than it is given holds up the clock: with two records unsent nothing is
-        added.
+        A slow socket delays the clock: nothing is added while two records are unsent.
         """
         out = self._out
         if not self.fixed_bytes:
@@ -310,11 +309,11 @@ class LinkSender:
         return mark
 
     def queue_for(self, stream: SendingStream, cell: bytes) -> None:
-        """Queue a control cell that no later content of `stream` may overtake."""
+        """Queue a control cell that later content of `stream` must not overtake."""
         stream.control_mark = self.queue(cell)
 
     def queue_answer(self, cell: bytes) -> None:
-        """Queue the answer to a PING, in place of one that still waits."""
+        """Queue the answer to a PING in place of one that still waits."""
         self._control.answer(cell)
         self._output.set()
 
@@ -323,26 +322,26 @@ class LinkSender:
         return mark <= self._control.taken
 
     def schedule_credit(self, stream: CreditSource) -> None:
-        """The stream has credit to grant."""
+        """The stream has credit to grant; it is asked for the amount when the link sends."""
         self._control.schedule_credit(stream)
         self._output.set()
 
     def owe_nothing(self, stream: CreditSource) -> None:
-        """The stream's peer sends nothing more: it needs no credit."""
+        """The peer sends nothing more on the stream, so it needs no credit."""
         self._control.forget(stream)
 
     # -- content --------------------------------------------------------------------------------------
 
     def fixed_room(self) -> int:
-        """Content that the next record of the fixed size takes beside the control cells that wait."""
+        """Bytes of content that the next record of the fixed size holds beside waiting control cells."""
         inside = self.fixed_bytes - RECORD_OVERHEAD - CELL_HEAD_BYTES
         return inside - min(self._control.size, inside // 2)
 
     def emit(self, stream: SendingStream, kind: CellType, payload: bytes | memoryview) -> bool:
-        """Seal one cell of content, if it is the stream's turn and there is room.
+        """Seal one DATA or STATUS cell if it is the stream's turn and there is room; returns whether it was.
 
-        Control cells ride in front as far as they fit into what would be padding. Those of this stream go
-        first in any case: nothing of a stream overtakes its OPEN or FIN.
+        Control cells go in front as far as they fit into what would be padding. Those of this stream always
+        go first: nothing of a stream overtakes its OPEN or FIN.
         """
         out, control = self._out, self._control
         cell_bytes = CELL_HEAD_BYTES + len(payload)
@@ -351,7 +350,7 @@ class LinkSender:
         room = out.room
         if control.size > spare and stream.control_mark > control.taken:
             self._flush_control()
-            # Where they do not all fit now, the content waits until some have left.
+            # If they do not all fit now, the content waits until some have left.
             room = out.room if stream.control_mark <= control.taken else 0
         if not self._turns.admits(stream, size, room):
             return False
@@ -361,19 +360,19 @@ class LinkSender:
         return True
 
     def yield_turn(self, stream: Writer) -> None:
-        """The stream cannot write now, whoever's turn it is."""
+        """Give the stream's turn to others, since it cannot write now."""
         if len(self._turns):
             self._turns.forget(stream, self._out.room)
 
     def forget(self, stream: SendingStream) -> None:
-        """The stream has ended; its control cells still go."""
+        """The stream has ended; its queued control cells still leave."""
         self._control.forget(stream)
         self.yield_turn(stream)
 
     # -- ending ---------------------------------------------------------------------------------------
 
     def stop(self, last: bytes = b"") -> None:
-        """Take nothing more. What is sealed can still be sent, and behind it, if there is room, `last`."""
+        """Take nothing more. Sealed records can still be sent, and then the cell `last` if it has room."""
         self._control.clear()
         self._turns.clear()
         size = self._out.size_for(1)
@@ -382,12 +381,12 @@ class LinkSender:
             self._output.set()
 
     def clear(self) -> None:
-        """Forget everything and give the buffer back."""
+        """Drop everything and return the buffer."""
         self.stop()
         self._out.clear()
 
     def _flush_control(self) -> None:
-        """Seal control cells into records of their own, as far as there is room."""
+        """Seal waiting control cells into records of their own, as far as there is room."""
         out, control = self._out, self._control
         while control.size:
             limit = min(self.fixed_bytes or MAX_RECORD_BYTES, out.room) - RECORD_OVERHEAD

@@ -77,7 +77,7 @@ class MuxStream(Generic[N]):
             arrived, and both when the stream fails.
         status: what the other end gave to `send_status`; None until it arrives.
         error: why the stream failed. It is sticky: every call that it concerns raises it.
-        failed: set when the stream fails, for a service that neither reads nor writes. None: nobody waits.
+        failed: set when the stream fails, for a service that neither reads nor writes; None: none waits.
         content_in, content_out: bytes read and written.
         control_mark: number of its last control cell, see `LinkSender.queue_for`.
     """
@@ -202,7 +202,7 @@ class MuxStream(Generic[N]):
         """Take the next `size` bytes without a copy; the buffer is the caller's from now on.
 
         Returns:
-            None: they did not arrive as one piece, have not arrived, or never will; `readinto` tells which.
+            None: they did not arrive as one piece, have not arrived, or never will; `readinto` shows which.
         """
         piece = self._queue.take_piece(size)
         if piece is not None:
@@ -391,7 +391,7 @@ class MuxStream(Generic[N]):
         return True
 
     def _refuse(self, kind: CellType) -> None:
-        """A cell that breaks this stream's order only: the stream ends, the link goes on."""
+        """A cell that breaks this stream's order only: the stream ends, the link continues."""
         self._end(ErrorCode.PROTOCOL, LinkError(f"stream {self.id}: {kind.name} is not legal now"))
 
     def take_owed_credit(self) -> int:

@@ -141,5 +141,5 @@ def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
             try:
                 yield from links.dial(_RANDOM.choice(others).node_id)
             except PeerError as error:
-                log.debug("node %s found nobody to exchange peers with: %s", node.name, error)
+                log.debug("node %s found no peer to exchange descriptors with: %s", node.name, error)
         yield Sleep(node.limits.link_tick_s)

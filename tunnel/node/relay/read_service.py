@@ -1,17 +1,17 @@
 """One service per stream that a neighbour opens: reads the header, then relays the frame or serves it here.
 
-The card's four services, as functions: `read_service` (read; it also does what the card calls global),
-`relay_frame` (write), and `local_service` in tunnel/node/answer (local). Example, a frame that passes:
-`read_service` opens the header, finds the command RELAY and calls `relay_frame`, which opens a stream to the
-next node, sends the next header, and relays both halves and the status.
+Example: `read_service` opens the header and finds the command RELAY. It calls `relay_frame`, which opens a
+stream to the next node, sends the next header, and relays both halves and the status; `relay`, the chunk
+loop, moves the content of one half. The specification's services are `read_service` (read and global),
+`relay_frame` (write), and `local_service` in tunnel/node/answer (local).
 
 Rules:
 
-* The read service owns the incoming stream. It alone resets it, and reports this node's own failures on it.
-* `relay_frame` owns the outgoing stream, and reports failures of the next node: only there is it known on
-  which side of this node a stream broke.
-* A relayed frame may be quiet for hours and there may be thousands, so neither header stays in memory once it
-  has been used: hold it in no variable across a wait.
+* `read_service` owns the incoming stream: only it resets that stream and reports this node's failures on it.
+* `relay_frame` owns the outgoing stream and reports failures of the next node: only it knows on which side of
+  this node a stream broke.
+* Thousands of frames may be relayed and silent for hours, so no header stays in memory after its use: keep
+  none in a variable across a wait.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """STATUS on a node's streams: the outcome of a frame, the last thing on its backward half.
 
-One STATUS per stream is always sent, of one length, so a proxy cannot tell success from failure. The node
+Each stream carries exactly one STATUS of one length, so a proxy cannot tell success from failure. The node
 where the frame ended or failed originates it, each earlier hop adds its own part, and Alice reads it. After
-reporting a failure a node resets the stream, since it cannot use what is still to come.
+reporting a failure a node resets the stream, since it cannot use further content.
 
 A node that could not open a header has no keys for a status. It sends RESET alone, and the hop before it
 reports the failure. Source: docs/protocol.md, "Status" and "Error modes".
@@ -31,11 +31,11 @@ _READ_BYTES = 16 * 1024
 
 
 class Reporter:
-    """Reports, once, the outcome of a frame that arrived over `stream`.
+    """Reports the outcome of a frame that arrived over `stream`, once.
 
     The first result wins. Its bytes are made once, since the keys of a slot are for one STATUS, and kept
-    until they are sent: if a service is cancelled while it waits to send them, the next report sends them.
-    One service reports at a time.
+    until they are sent: if a service is cancelled while it waits, the next report sends them. One service
+    reports at a time.
 
     Args:
         slot: this node's slot of the header: its seed and flags determine keys and error mode.
@@ -57,16 +57,14 @@ class Reporter:
     def fail(self, error: PeerError, *, next_id: bytes | None = None) -> Service[None]:
         """Report a failure of this node, or of the next one if `next_id` is given.
 
-        No effect after an earlier report was sent.
-
-        A neighbour that is gone or does not read gets no report; this is no further error.
+        No effect after an earlier report, or if the neighbour is gone or does not read.
         """
         if self._stream.error is not None or self._stream.is_answered:
             return
         try:
             if self._status is None:
                 if not self._node.is_local:
-                    # Else the time alone would show how far away the failure was.
+                    # Otherwise the time alone would show how far away the failure was.
                     yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
                 text = _text(error)
                 if next_id is not None and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
@@ -78,10 +76,10 @@ class Reporter:
             log.debug("a status was not sent: %s", failure)
 
     def pass_on(self, status: bytes) -> Service[None]:
-        """At a proxy: add this hop's part to the status of the next hop and send it to the previous one.
+        """At a proxy: add this hop's part to the next hop's status and send it to the previous hop.
 
         Raises:
-            MalformedMessage: it is not a status; nothing is sent.
+            MalformedMessage: not a status; nothing is sent.
         """
         if self._status is None:
             geometry, node = self._stream.profile.geometry, self._node
@@ -89,7 +87,7 @@ class Reporter:
         yield from self._send(self._node.limits.idle_s)
 
     def _send(self, limit_s: float) -> Service[None]:
-        """Raises PeerError (TIMEOUT) when the link takes nothing."""
+        """Raises PeerError (TIMEOUT): the link takes nothing."""
         assert self._status is not None
         if not self._stream.is_answered:
             self._stream.finish()
@@ -113,12 +111,12 @@ class Reporter:
 
 
 def _text(error: PeerError) -> str:
-    """The text of a status, which only Alice reads: as in the log. A reset needs its code only."""
+    """The text of a status, which only Alice reads; "" for errors that their code explains."""
     return "" if isinstance(error, StreamReset | NextRefused | Disconnected) else str(error)
 
 
 def fault_here() -> PeerError:
-    """Alice's view of an internal error of this node: the code, without details."""
+    """An internal error of this node as Alice sees it: the code without details."""
     return PeerError("", ErrorCode.INTERNAL)
 
 
