@@ -9,7 +9,6 @@ and a line in `BENCHMARKS`; `FULL`, if it has that, lists the settings of its lo
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -27,7 +26,7 @@ from bench import (
     proxy_path,
     throughput,
 )
-from bench.command import add_outputs
+from bench.command import make_parser
 from bench.report import machine, write_json
 
 __all__ = ["BENCHMARKS", "main"]
@@ -49,13 +48,12 @@ BENCHMARKS: tuple[ModuleType, ...] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all of them. Returns the exit status: 0, 2 wrong use."""
     names = ", ".join(module.__name__ for module in BENCHMARKS)
-    parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description="The short form of every benchmark: shows that all work, and roughly how fast. "
+    parser = make_parser(
+        "bench",
+        "The short form of every benchmark: shows that all work, and roughly how fast. "
         f"To measure, run python -m with one of {names}, or all of them with --full.",
     )
     parser.add_argument("--full", action="store_true", help="the long forms: twenty minutes")
-    add_outputs(parser, plot=False)
     options = parser.parse_args(arguments)
     where = machine()
     records: list[Any] = []

@@ -1,4 +1,4 @@
-"""What the command lines of all benchmarks share: where the figures go, and who is told how far it is."""
+"""What the command lines of all benchmarks share: parser, progress, and where the figures go."""
 
 from __future__ import annotations
 
@@ -10,18 +10,36 @@ from typing import Any
 from bench.plots import can_draw
 from bench.report import machine, write_json
 
-__all__ = ["add_outputs", "run", "watcher"]
+__all__ = ["make_parser", "run", "watcher"]
 
 
-def add_outputs(parser: argparse.ArgumentParser, *, plot: bool) -> None:
-    """`--json`, and `--plot` where there is something to draw."""
+def make_parser(
+    name: str, description: str, *, short: str = "", plot: bool = False, example: str = ""
+) -> argparse.ArgumentParser:
+    """Return a parser with `--json`.
+
+    Args:
+        name: of the module, as in `python -m`.
+        description: its first line is shown.
+        short: the help of `--short`, if there is a short form.
+        plot: add `--plot`.
+        example: arguments to show at the end of the help.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=description.split("\n")[0],
+        epilog=f"example: python -m {name} {example}" if example else None,
+    )
     parser.add_argument("--json", metavar="FILE", help="write JSON too; - for JSON alone, on standard output")
     if plot:
         parser.add_argument("--plot", metavar="FILE", help="draw it; needs the extra `plot`")
+    if short:
+        parser.add_argument("--short", action="store_true", help=short)
+    return parser
 
 
 def watcher() -> Callable[[str], None]:
-    """Prints a line of progress on standard error, if somebody sits before it."""
+    """Return a function that prints a line of progress on standard error, if that is a terminal."""
     is_watched = sys.stderr.isatty()
     return lambda line: print(line, file=sys.stderr) if is_watched else None
 
@@ -33,13 +51,13 @@ def run(
     record: Callable[..., dict[str, Any]],
     plot: Callable[..., None] | None = None,
 ) -> int:
-    """Measure, and put the figures where `options` say.
+    """Measure, and write the figures as `options` demand.
 
     Args:
-        measure: gives what was found. text, record: called with all of that and the machine.
+        measure: returns the results. text, record: called with all of them and the machine.
         plot: called with the same and the file to draw into.
     Returns:
-        The exit status: 0, or 2 where nothing can be drawn, and then nothing was measured.
+        The exit status: 0, or 2 if `--plot` cannot draw; then nothing was measured.
     """
     picture = None if plot is None else options.plot
     if picture is not None and not can_draw():

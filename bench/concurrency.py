@@ -1,4 +1,4 @@
-"""What many tunnels at once cost: `python -m bench.concurrency`.
+"""The cost of many concurrent tunnels: `python -m bench.concurrency`.
 
 One process for each node: Alice, three proxies and Bob. For each number of tunnels she opens so many over the
 same route, and then moves the same content through all of them together, in equal parts.
@@ -16,7 +16,6 @@ A process grows by pages and keeps what it was given, so these are upper bounds,
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +23,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run, watcher
+from bench.command import make_parser, run, watcher
+from bench.plots import drawing
 from bench.processes import NodeProcesses
 from bench.report import Machine, Spread, report, table
 from tunnel import LocalNetwork, ReplyMode, Route
@@ -43,7 +43,7 @@ class Settings:
     """What is measured.
 
     Attributes:
-        tunnels: at once, one case each; the first is what the others are compared with.
+        tunnels: how many are open together, one case each; the others are compared with the first.
         megabytes: of content, 10⁶ bytes each, for all tunnels of a case together.
         rounds: of all cases, one after the other.
         links: idle ones at one node.
@@ -201,37 +201,26 @@ def record(settings: Settings, cases: Sequence[Case], memory: Memory, where: Mac
 
 
 def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
-    # Here, so that nobody needs the extra `plot` for anything else.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    speed, memory = figure.subplots(1, 2)
-    tunnels = [case.tunnels for case in cases]
-    spreads = [case.mb_per_cpu_s for case in cases]
-    errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-    speed.errorbar(tunnels, [s.median for s in spreads], yerr=errors, marker="o", capsize=3)
-    speed.set(xlabel="tunnels at once", ylabel="MB per processor second", xscale="log", ylim=(0, None))
-    memory.plot(tunnels, [case.stream_kib for case in cases], marker="o")
-    memory.set(xlabel="tunnels at once", ylabel="KiB per open stream", xscale="log", ylim=(0, None))
-    figure.suptitle(where.line(), fontsize="small", wrap=True)
-    figure.savefig(path, dpi=120)
+    with drawing(path, where.line(), (10, 4.5)) as figure:
+        speed, memory = figure.subplots(1, 2)
+        tunnels = [case.tunnels for case in cases]
+        spreads = [case.mb_per_cpu_s for case in cases]
+        errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+        speed.errorbar(tunnels, [s.median for s in spreads], yerr=errors, marker="o", capsize=3)
+        speed.set(xlabel="concurrent tunnels", ylabel="MB per processor second", xscale="log", ylim=(0, None))
+        memory.plot(tunnels, [case.stream_kib for case in cases], marker="o")
+        memory.set(xlabel="concurrent tunnels", ylabel="KiB per open stream", xscale="log", ylim=(0, None))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     full, short = Settings(), Settings.short()
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.concurrency", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = make_parser("bench.concurrency", __doc__ or "", short=f"other defaults: {short}", plot=True)
     parser.add_argument("--tunnels", type=int, nargs="+", metavar="N", help=f"default {full.tunnels}")
     parser.add_argument("--megabytes", type=float, metavar="MB", help=f"together (default {full.megabytes})")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default {full.rounds}")
     parser.add_argument("--links", type=int, metavar="N", help=f"idle ones (default {full.links})")
     parser.add_argument("--profile", default=full.profile, help="of all tunnels (default %(default)s)")
-    add_outputs(parser, plot=True)
-    parser.add_argument("--short", action="store_true", help=f"other defaults: {short}")
     options = parser.parse_args(arguments)
     base = short if options.short else full
     settings = Settings(

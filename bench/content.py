@@ -1,8 +1,7 @@
-"""Content of any length that nobody has to hold: made as it is read, digested as it arrives.
+"""Content of any length that is never held as a whole: generated when read, digested when it arrives.
 
-The pattern's period is a prime number, so that no two chunks or blocks of a transfer are equal and a
-digest tells of lost, doubled and swapped ones. What the digest of `size` bytes must be is known to whoever
-asks `content_digest`.
+The pattern's period is a prime number, so that no two chunks or blocks of a transfer are equal and a digest
+reveals lost, doubled and swapped ones. `content_digest` computes the expected digest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Child processes that are told what to do over their standard input, one JSON object a line.
+"""Child processes that receive requests over their standard input, one JSON object a line.
 
 Parent to child: `{"id": 1, "do": "usage", …}`. Child to parent: any number of `{"id": 1, "event": …, …}`
 and then one of `{"id": 1, "result": {…}}` and `{"id": 1, "error": {"kind": …, "text": …, "code": …}}`. The
@@ -55,7 +55,7 @@ class ProcessEnded(ProcessError):
 
 
 class RequestRefused(ProcessError):
-    """The child could not do what it was asked. The rest of it goes on.
+    """The child could not carry out a request. It continues to run.
 
     Attributes:
         kind: the class of the child's error.
@@ -174,7 +174,7 @@ class ControlledProcess:
                 return  # it has ended already
 
     def kill(self) -> None:
-        """End the child at once (SIGKILL), and wait until it has gone."""
+        """Kill the child (SIGKILL) and wait for its end."""
         self._process.kill()
         self._process.wait()
 

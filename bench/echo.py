@@ -9,7 +9,6 @@ the load's speed and the other core do not come into it. Peers that are not inst
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import subprocess
@@ -21,7 +20,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
-from bench.command import add_outputs, run
+from bench.command import make_parser, run
 from bench.echo_servers import KINDS
 from bench.plots import Panel, draw_bars
 from bench.report import Machine, Spread, markdown_table, report, table
@@ -296,14 +295,14 @@ def record(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.echo",
-        description="Processor time of a TCP echo server: our reactor beside asyncio, uvloop, trio, curio.",
-        epilog='example: python -m bench.echo --only reactor "asyncio Protocol" --connections 50 --bytes 64',
+    parser = make_parser(
+        "bench.echo",
+        "Processor time of a TCP echo server: our reactor beside asyncio, uvloop, trio, curio.",
+        short="one round with few requests",
+        plot=True,
+        example='--only reactor "asyncio Protocol" --connections 50 --bytes 64',
     )
-    add_outputs(parser, plot=True)
     parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--short", action="store_true", help="one round with few requests")
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=[*KINDS], help="these servers")
     parser.add_argument("--connections", type=int, metavar="N", help="this load alone, with --bytes")
     parser.add_argument("--bytes", type=int, metavar="N", default=64, help="size of a request")

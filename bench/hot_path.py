@@ -50,7 +50,7 @@ class _Socket:
 
 
 class _Epoll:
-    """Says that all are ready, so many times; then does something else."""
+    """Reports all descriptors as ready, a given number of times; then does something else."""
 
     closed = False
 
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--connections", type=int, default=50, metavar="N")
     parser.add_argument("--requests", type=int, default=200_000, metavar="N")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="the least of so many counts")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="take the least of N counts")
     options = parser.parse_args(arguments)
     for name, echo in SERVICES.items():
         found = [measure(echo, options.connections, options.requests) for _ in range(options.rounds)]

@@ -14,7 +14,6 @@ Content is 64 bytes. Two layouts: `processes`, one for each node, all sharing th
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run, watcher
+from bench.command import make_parser, run, watcher
+from bench.plots import drawing
 from bench.processes import NodeProcesses
 from bench.report import Machine, report, table
 from bench.round_trips import KINDS, round_trips
@@ -39,7 +39,7 @@ _WARM_UP = 3
 _TIMEOUT_S = 600.0
 
 Measured = Callable[[Sequence[int], str, int], list[float]]
-"""Round trips over these nodes, of this kind, so many: seconds of each."""
+"""Round trips over these nodes, of this kind, this many times: seconds of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,40 +171,29 @@ def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[st
 
 
 def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
-    # Here, so that nobody needs the extra `plot` for anything else.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for panel, layout in zip(figure.subplots(1, 2, sharey=True), LAYOUTS, strict=True):
-        for kind in dict.fromkeys(case.kind for case in cases):
-            line = [case for case in cases if (case.kind, case.layout) == (kind, layout)]
-            hops = [case.hops for case in line]
-            panel.plot(hops, [case.latency.p50_ms for case in line], marker="o", label=kind)
-            panel.fill_between(
-                hops,
-                [case.latency.p50_ms for case in line],
-                [case.latency.p99_ms for case in line],
-                alpha=0.15,
-            )
-        panel.set(title=layout, xlabel="proxies", ylabel="ms, p50 (shaded: to p99)", yscale="log")
-        panel.legend(fontsize="small")
-    figure.suptitle(where.line(), fontsize="small", wrap=True)
-    figure.savefig(path, dpi=120)
+    with drawing(path, where.line(), (10, 4.5)) as figure:
+        for panel, layout in zip(figure.subplots(1, 2, sharey=True), LAYOUTS, strict=True):
+            for kind in dict.fromkeys(case.kind for case in cases):
+                line = [case for case in cases if (case.kind, case.layout) == (kind, layout)]
+                hops = [case.hops for case in line]
+                panel.plot(hops, [case.latency.p50_ms for case in line], marker="o", label=kind)
+                panel.fill_between(
+                    hops,
+                    [case.latency.p50_ms for case in line],
+                    [case.latency.p99_ms for case in line],
+                    alpha=0.15,
+                )
+            panel.set(title=layout, xlabel="proxies", ylabel="ms, p50 (shaded: to p99)", yscale="log")
+            panel.legend(fontsize="small")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     full, short = Settings(), Settings.short()
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.latency", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = make_parser("bench.latency", __doc__ or "", short=f"other defaults: {short}", plot=True)
     parser.add_argument("--hops", type=int, nargs="+", metavar="N", help=f"proxies (default {full.hops})")
     parser.add_argument("--count", type=int, metavar="N", help=f"round trips (default {full.count})")
     parser.add_argument("--cold", type=int, metavar="N", help=f"on cold links (default {full.cold})")
-    add_outputs(parser, plot=True)
-    parser.add_argument("--short", action="store_true", help=f"other defaults: {short}")
     options = parser.parse_args(arguments)
     base = short if options.short else full
     settings = Settings(

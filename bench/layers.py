@@ -14,7 +14,6 @@ seconds.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run
+from bench.command import make_parser, run
 from bench.layer_cases import Pair, Work, pairs
 from bench.report import Machine, Spread, report, table
 
@@ -121,13 +120,12 @@ def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.layers",
-        description="Speed of the byte layers beside the raw work in them.",
-        epilog="example: python -m bench.layers --json layers.json",
+    parser = make_parser(
+        "bench.layers",
+        "Speed of the byte layers beside the raw work in them.",
+        short="one round with little content",
+        example="--json layers.json",
     )
-    add_outputs(parser, plot=False)
-    parser.add_argument("--short", action="store_true", help="one round with little content")
     parser.add_argument("--only", metavar="TEXT", default="", help='cases whose name holds it: "3 × sealed"')
     options = parser.parse_args(arguments)
     settings = replace(Settings.short() if options.short else Settings(), only=options.only)

@@ -1,12 +1,12 @@
 """What links that are kept are worth: `python -m bench.links`.
 
 For each number of proxies two networks of one process per node stand side by side: in one, links live on
-between messages and carry many at once (policy `pooled`); in the other each message dials its own links
+between messages and carry many at a time (policy `pooled`); in the other each message dials its own links
 (`once`, as the Rust original did). They take turns with the same queries:
 
 * one small query after the other, over the same route and with an answer: milliseconds to the answer's first
   byte (the answer is one chunk, so that is also its last);
-* many small queries at once: queries a second;
+* many small queries at the same time: queries per second;
 * one long transfer in mode `none`: MB/s of content, 10⁶ bytes each.
 
 And what an open stream costs: a proxy holds many tunnels of mode `cached` on which nothing moves, over one
@@ -27,7 +27,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run, watcher
+from bench.command import make_parser, run, watcher
+from bench.plots import drawing
 from bench.processes import NodeProcesses, RunningQuery
 from bench.report import Machine, Spread, report, table
 
@@ -174,7 +175,7 @@ def measure_memory(settings: Settings) -> Memory:
 
 
 def _open_streams(net: NodeProcesses, count: int) -> int:
-    """Open so many more; returns the proxy's memory when Bob holds all of them."""
+    """Open this many more; returns the proxy's memory when Bob holds all of them."""
     opened = [
         net.start_query(0, 2, content_bytes=_SMALL_BYTES, route=[1], mode="cached", profile="default")
         for _ in range(count)
@@ -231,31 +232,30 @@ def record(settings: Settings, cases: Sequence[Case], memory: Memory, where: Mac
 
 
 def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
-    # Here, so that nobody needs the extra `plot` for anything else.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    labels = {"first_byte_ms": "ms to first byte", "queries_per_s": "queries a second", "mb_per_s": "MB/s"}
-    for axes, (field, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
-        for offset, name in ((-0.2, "pooled"), (0.2, "once")):
-            spreads = [getattr(getattr(case, name), field) for case in cases]
-            errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-            places = [position + offset for position in range(len(cases))]
-            axes.bar(places, [s.median for s in spreads], 0.4, yerr=errors, capsize=3, label=name)
-        axes.set(xlabel="proxies", ylabel=label)
-        axes.set_xticks(range(len(cases)), [str(case.proxies) for case in cases])
-        axes.legend()
-    figure.suptitle(where.line(), fontsize="small", wrap=True)
-    figure.savefig(path, dpi=120)
+    with drawing(path, where.line(), (12, 4)) as figure:
+        labels = {
+            "first_byte_ms": "ms to first byte",
+            "queries_per_s": "queries a second",
+            "mb_per_s": "MB/s",
+        }
+        for axes, (field, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
+            for offset, name in ((-0.2, "pooled"), (0.2, "once")):
+                spreads = [getattr(getattr(case, name), field) for case in cases]
+                errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+                places = [position + offset for position in range(len(cases))]
+                axes.bar(places, [s.median for s in spreads], 0.4, yerr=errors, capsize=3, label=name)
+            axes.set(xlabel="proxies", ylabel=label)
+            axes.set_xticks(range(len(cases)), [str(case.proxies) for case in cases])
+            axes.legend()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.links",
-        description="Latency, rate and throughput over links that are kept, beside one link for each.",
-        epilog="example: python -m bench.links --proxies 1 3 --pairs 3 --json -",
+    parser = make_parser(
+        "bench.links",
+        "Latency, rate and throughput over links that are kept, beside one link for each.",
+        short="other defaults: little of each",
+        plot=True,
+        example="--proxies 1 3 --pairs 3 --json -",
     )
     full = Settings()
     add = parser.add_argument
@@ -264,8 +264,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--queries", type=int, metavar="N", help=f"small ones of a round (default {full.queries})")
     add("--megabytes", type=float, metavar="MB", help=f"of the transfer (default {full.megabytes})")
     add("--streams", type=int, metavar="N", help=f"that the proxy holds (default {full.streams})")
-    add("--short", action="store_true", help="other defaults: little of each")
-    add_outputs(parser, plot=True)
     return parser
 
 

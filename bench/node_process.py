@@ -2,7 +2,7 @@
 
 Started by `bench.processes`. The node binds its port and reports its descriptor; the parent gathers the
 descriptors of all nodes into the file PEERS and says `go`; only then the node reads the file and serves.
-So no port is guessed and nobody has to wait for a moment.
+So no port is guessed and no wait is timed.
 
 The reactor runs in a thread of its own, and the main thread reads the pipe; it sleeps in `read` while a
 transfer runs, and costs it nothing. Requests:
@@ -83,7 +83,7 @@ class _Child:
         self._thread.close()
 
     def answer(self, message: Message) -> None:
-        """Do one request; what it cannot do is reported, and the process goes on."""
+        """Carry out one request; a failure is reported, and the process continues."""
         number = message["id"]
         methods: dict[str, Callable[[Message], Message | None]] = {
             "go": self.go,

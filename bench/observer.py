@@ -3,7 +3,7 @@
 Between every two nodes stands a recording proxy. The same schedule of queries runs with one link per message
 (policy `once`), over links that are kept anyhow (`pooled`), and over such links with padding at a constant
 rate. Then the observer, who sees connections, and times, directions and sizes of records, guesses the routes
-(`bench.routes_seen`), and is told how many it has right.
+(`bench.routes_seen`); the report counts the correct guesses.
 
 * Under `once` connections draw the routes.
 * Under `pooled` connections tell nothing: there are the same ones with and without messages. Who looks at
@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run, watcher
+from bench.command import make_parser, run, watcher
 from bench.node_group import NodeGroup
+from bench.plots import drawing
 from bench.report import Machine, report, table
 from bench.routes_seen import connections_as_events, guess_routes, records_as_events
 from bench.tcp_proxy import TcpProxy
@@ -302,36 +303,34 @@ def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[st
 
 
 def _plot(settings: Settings, cases: Sequence[Case], path: str) -> None:
-    # Here, so that nobody needs the extra `plot` for anything else.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3 * len(cases)), layout="constrained")
-    FigureCanvasAgg(figure)
-    last_s = settings.schedule()[-1][0] + 0.5
-    for case, axes in zip(cases, figure.subplots(len(cases), 1, sharex=True), strict=True):
-        lanes = [source * settings.nodes + target for _, source, target, _ in case.trace]
-        times = [time_s for time_s, _, _, _ in case.trace]
-        for is_opening, marker, colour, name in (
-            (False, ".", "tab:grey", "record"),
-            (True, "|", "tab:red", "connection opened"),
-        ):
-            chosen = [i for i, row in enumerate(case.trace) if (row[3] == 0) is is_opening and row[0] > -0.5]
-            places = [times[i] for i in chosen], [lanes[i] for i in chosen]
-            axes.scatter(*places, s=60 if is_opening else 2, marker=marker, color=colour, label=name)
-        axes.set(title=f"{case.name}: {case.by_connections:.0%} of routes found by connections, "
-                 f"{case.by_records:.0%} by records", ylabel="from, to", xlim=(-0.5, last_s))  # fmt: skip
-        axes.set_yticks([])
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
-    axes.set_xlabel("seconds since the first query was due")
-    figure.savefig(path, dpi=110)
+    with drawing(path, "", (11, 3 * len(cases))) as figure:
+        last_s = settings.schedule()[-1][0] + 0.5
+        for case, axes in zip(cases, figure.subplots(len(cases), 1, sharex=True), strict=True):
+            lanes = [source * settings.nodes + target for _, source, target, _ in case.trace]
+            times = [time_s for time_s, _, _, _ in case.trace]
+            for is_opening, marker, colour, name in (
+                (False, ".", "tab:grey", "record"),
+                (True, "|", "tab:red", "connection opened"),
+            ):
+                chosen = [
+                    i for i, row in enumerate(case.trace) if (row[3] == 0) is is_opening and row[0] > -0.5
+                ]
+                places = [times[i] for i in chosen], [lanes[i] for i in chosen]
+                axes.scatter(*places, s=60 if is_opening else 2, marker=marker, color=colour, label=name)
+            axes.set(title=f"{case.name}: {case.by_connections:.0%} of routes found by connections, "
+                     f"{case.by_records:.0%} by records", ylabel="from, to", xlim=(-0.5, last_s))  # fmt: skip
+            axes.set_yticks([])
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+        axes.set_xlabel("seconds since the first query was due")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.observer",
-        description="What an observer of all wires learns of routes, by link policy.",
-        epilog="example: python -m bench.observer --queries 60 --plot observer.png",
+    parser = make_parser(
+        "bench.observer",
+        "What an observer of all wires learns of routes, by link policy.",
+        short="other defaults: a few queries, a few nodes",
+        plot=True,
+        example="--queries 60 --plot observer.png",
     )
     full = Settings()
     parser.add_argument("--nodes", type=int, help=f"of the network (default {full.nodes})")
@@ -339,8 +338,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hops", type=int, help=f"proxies of each (default {full.hops})")
     parser.add_argument("--gap", type=float, dest="gap_s", help=f"seconds between (default {full.gap_s})")
     parser.add_argument("--seed", type=int, help="another schedule")
-    parser.add_argument("--short", action="store_true", help="other defaults: a few queries, a few nodes")
-    add_outputs(parser, plot=True)
     return parser
 
 

@@ -15,7 +15,6 @@ Profile `default`, or `long` for more than 30 proxies. All nodes are in this pro
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import time
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run
+from bench.command import make_parser, run
 from bench.onion_more_cases import status_cases, tunnel_cases
 from bench.report import Machine, Spread, report, table
 from readwrite_comp.primitives import engine_names
@@ -251,12 +250,11 @@ def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[st
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     defaults = Settings()
-    parser = argparse.ArgumentParser(prog="python -m bench.onion", description=(__doc__ or "").split("\n")[0])
+    parser = make_parser("bench.onion", __doc__ or "")
     parser.add_argument("--proxies", type=int, nargs="+", default=list(defaults.proxies), metavar="N")
     parser.add_argument("--rounds", type=int, default=defaults.rounds, metavar="N")
     parser.add_argument("--seconds", type=float, default=defaults.seconds, help="of one measurement")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds this")
-    add_outputs(parser, plot=False)
     options = parser.parse_args(arguments)
     settings = Settings(tuple(options.proxies), options.rounds, options.seconds, options.only)
     return run(

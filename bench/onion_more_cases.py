@@ -22,7 +22,7 @@ Prepared = tuple[str, Callable[[int], Callable[[], object]]]
 
 
 def status_cases(proxies: int, engine: TunnelEngine) -> Iterator[Prepared]:
-    """What a STATUS costs who makes it, each hop that it passes, and Alice; keys included, as in a node."""
+    """The cost of a STATUS for its sender, each hop and Alice; keys included, as in a node."""
     geometry = Profile.for_proxies(proxies).geometry
     seeds = [bytes([number]) * 16 for number in range(proxies + 1)]
     status = _originated(seeds[-1], geometry, engine)

@@ -7,13 +7,13 @@ no means for is left out.
 
 The cases:
 
-* timer set + cancel: a call-back in a minute, taken back at once, while a hundred others wait;
+* timer set + cancel: a call-back in a minute, cancelled immediately, while a hundred others wait;
 * timer set + fire: a call-back in a millisecond, all set first, then all called;
-* time limit: one around a body that is done at once; what servers do with each request;
+* time limit: one around a body that ends immediately, as servers do with each request;
 * sleep: a hundred tasks that each sleep a millisecond, again and again: set, fire, resume;
 * thread → loop: another thread hands over functions to be called, as fast as it can;
 * thread ↔ loop: it waits for the answer before the next, so that each message wakes the loop;
-* spawn + join, 100: a hundred tasks that end at once, all started and then all joined;
+* spawn + join, 100: a hundred tasks that end immediately, all started and then all joined;
 * spawn + join, 1: one after the other;
 * ping-pong: two tasks, two channels of one item each.
 
@@ -86,7 +86,7 @@ def _flood(send: Callable[[Callable[[], None]], Any], function: Callable[[], Non
 
 
 def _converse(send: Callable[[Callable[[], None]], Any], done: Callable[[], None], count: int) -> None:
-    """Hand a function to the loop and wait until it has been called, so many times; then `done`."""
+    """Pass a function to the loop and wait for its call, a given number of times; then `done`."""
 
     def run() -> None:
         # A SimpleQueue waits in C; an Event would cost more than what is measured.
@@ -101,7 +101,7 @@ def _converse(send: Callable[[Callable[[], None]], Any], done: Callable[[], None
 
 
 class _Countdown:
-    """Calls a function when it has been called itself so many times."""
+    """Calls a function after it was called a given number of times."""
 
     def __init__(self, count: int, then: Callable[[], Any]) -> None:
         self._left = count

@@ -9,7 +9,6 @@ figure is processor time per operation; ratios are within a round.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run
+from bench.command import make_parser, run
 from bench.echo import OURS, installed
 from bench.plots import Panel, draw_bars
 from bench.primitive_cases import CASES, KINDS
@@ -137,15 +136,15 @@ def _draw(cases: Sequence[Case], where: Machine, path: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.primitives",
-        description="Processor time of timers, thread messages, tasks and channels: our reactor beside "
-        "asyncio, uvloop, trio, curio.",
-        epilog="example: python -m bench.primitives --only reactor uvloop --rounds 5",
+    parser = make_parser(
+        "bench.primitives",
+        "Processor time of timers, thread messages, tasks and channels: our reactor beside asyncio, uvloop, "
+        "trio, curio.",
+        short="one round with few operations",
+        plot=True,
+        example="--only reactor uvloop --rounds 5",
     )
-    add_outputs(parser, plot=True)
     parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--short", action="store_true", help="one round with few operations")
     parser.add_argument("--only", nargs="+", metavar="LIBRARY", choices=[*KINDS], help="these libraries")
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each library")
     options = parser.parse_args(arguments)

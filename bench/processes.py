@@ -88,7 +88,7 @@ class RunningQuery:
 
     @property
     def has_ended(self) -> bool:
-        """Whether `result` returns, or raises, at once."""
+        """Whether `result` returns or raises immediately."""
         return self._result is not None and self._result.done()
 
     def result(self, timeout_s: float = QUERY_TIMEOUT_S) -> QueryReport:
@@ -153,7 +153,7 @@ class NodeProcess:
         return self.process.is_running
 
     def kill(self) -> None:
-        """End the process at once (SIGKILL), as a crash would."""
+        """Kill the process (SIGKILL), as a crash would."""
         self.process.kill()
 
 
@@ -177,7 +177,7 @@ class NodeProcesses:
     Raises (on entry):
         ProcessError: a node did not start; the text has the end of its log. TimeoutError: not in time.
     Raises (on exit):
-        ProcessError: a process did not end when told to, and was killed.
+        ProcessError: a process did not end on request and was killed.
     """
 
     def __init__(
@@ -308,7 +308,7 @@ class NodeProcesses:
         retries: int = 0,
         notify_bytes: int | None = None,
     ) -> RunningQuery:
-        """Have node `origin` ask node `destination`, and return at once.
+        """Make node `origin` query node `destination`, and return immediately.
 
         Args:
             content_bytes: so much content is made as it is sent; path: or a file is sent.

@@ -11,7 +11,6 @@ difference is what the path itself costs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run
+from bench.command import make_parser, run
 from bench.report import Machine, Spread, report, table
 from reactor import Reactor, Service, Signal
 from tunnel.crypto.primitives import tunnel_engine
@@ -122,7 +121,7 @@ class _Proxy:
         )
 
     def send(self, chunks: int) -> float:
-        """Relay so many chunks; returns microseconds of the proxy's processor time for each."""
+        """Relay this many chunks; returns microseconds of the proxy's processor time for each."""
         self._timer.ns = 0
         content = memoryview(bytes(self._chunk_bytes))
         left = chunks
@@ -256,14 +255,11 @@ def record(settings: Settings, cases: Sequence[Case], where: Machine) -> dict[st
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     defaults = Settings()
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.proxy_path", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = make_parser("bench.proxy_path", __doc__ or "")
     names = [profile.name for profile in ALL_PROFILES]
     parser.add_argument("--profiles", nargs="+", choices=names, default=list(defaults.profiles))
     parser.add_argument("--chunks", type=int, default=defaults.chunks, metavar="N", help="of one measurement")
     parser.add_argument("--rounds", type=int, default=defaults.rounds, metavar="N")
-    add_outputs(parser, plot=False)
     options = parser.parse_args(arguments)
     settings = Settings(tuple(options.profiles), options.chunks, options.rounds)
     return run(

@@ -8,9 +8,9 @@ no reactor, no handshake, no header, no frame other than the record of fixed siz
 that is more than a traceback.
 
 A batch of records, 64 KiB or one record if that is more, is received with one `recv_into` and sent with one
-`sendall`. What comes back at the end is one byte, as in the tunnel the FIN: it says that all has arrived.
+`sendall`. At the end one byte comes back, as the FIN does in the tunnel: all has arrived.
 
-In mode `route` the chain goes on behind Bob, with processes for the way back. So Alice and the proxies are
+In mode `route` the chain continues behind Bob, with processes for the way back. So Alice and the proxies are
 two processes each, and what both use is added up.
 
     with ReferenceChain(3, engine="openssl") as chain:
@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _connect(listener: socket.socket, role: Role, next_port: int | None) -> list[socket.socket | None]:
-    """Both neighbours: [upstream, downstream]. Dialling needs nobody who accepts, so no order is needed."""
+    """Both neighbours: [upstream, downstream]. Dialling needs no accepting side, so the order is free."""
     downstream = None if next_port is None else socket.create_connection(("127.0.0.1", next_port))
     upstream = None if role is Role.SOURCE else listener.accept()[0]
     for connection in (upstream, downstream):

@@ -151,7 +151,7 @@ class ManyTunnels:
         return use
 
     def _send(self, tunnel: NodeTunnel, content_bytes: int) -> Service[None]:
-        """One message, and the empty one that says that all of it has come."""
+        """One message, and the empty one that acknowledges all of it."""
         content = memoryview(bytes(min(content_bytes, _PIECE_BYTES)))
         while content_bytes:
             part = content[:content_bytes]

@@ -53,7 +53,7 @@ def guess_routes(events: Sequence[Event], within_s: float) -> list[tuple[int, ..
         A route for each chain: the node where it began and all that follow.
     """
     chains: list[list[Event]] = []
-    ends: list[list[Event]] = []  # chains that may go on, latest last
+    ends: list[list[Event]] = []  # chains that may continue, latest last
     for event in sorted(events, key=lambda event: event.time_s):
         for chain in reversed(ends):
             last = chain[-1]

@@ -12,7 +12,7 @@ from tunnel.services import InnerService, Ping, Query, Reply
 
 __all__ = ["SERVICES", "CountedEcho", "Hold", "Received", "Sink", "make_service"]
 
-# Of queries that nobody has asked about: the oldest are forgotten.
+# Results that are never fetched: the oldest are dropped.
 _KEPT = 4_096
 
 

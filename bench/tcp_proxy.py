@@ -1,4 +1,4 @@
-"""A TCP proxy as a service of the reactor: whoever stands on the wire between two nodes.
+"""A TCP proxy as a service of the reactor: an attacker on the wire between two nodes.
 
 It sees and may cut what passes; it knows no key. A `Watcher` is made for each connection and is told what
 comes by.
@@ -35,7 +35,7 @@ class Watcher(Protocol):
         """Bytes have come; outward are those of the side that dialled.
 
         Returns:
-            How many of them go on. Fewer than all: the connection is cut behind them, both ways.
+            How many of them are passed on. If fewer than all, the connection is cut behind them, both ways.
         """
         ...
 
@@ -94,7 +94,7 @@ class TcpProxy:
             yield from scope.spawn(self._pump(far, near, watcher, scope, outward=False))
             yield from scope.join()
         except ConnectError:
-            pass  # the one who dialled sees it in the end of its connection
+            pass  # the dialling side sees the end of its connection
         finally:
             yield from scope.close()
             near.close()

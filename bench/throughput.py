@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bench.command import add_outputs, run, watcher
+from bench.command import make_parser, run, watcher
 from bench.content import content_digest
+from bench.plots import drawing
 from bench.processes import NodeProcesses
 from bench.reference_chain import ReferenceChain
 from bench.report import Machine, Spread, report, table
@@ -91,7 +92,7 @@ class Transfer:
     Attributes:
         proxy_cpu_s_per_gb: mean over the proxies; None without any.
         others_share: of all processor time meanwhile, the part that went to others on this machine or was
-            stolen from it, 0 to 1. Where it is not near 0, MB/s says little.
+            stolen from it, 0 to 1. Unless it is near 0, MB/s is unreliable.
     """
 
     mb_per_s: Spread
@@ -190,7 +191,7 @@ def _measure_case(proxies: int, settings: Settings, progress: Callable[[str], No
     with network as net, reference as chain:
         _run_tunnel(net, proxies, settings, min(size, _WARM_UP_BYTES))
         _run_chain(chain, min(size, _WARM_UP_BYTES))
-        content_digest(size, _DIGEST)  # known from here on, so that nobody computes it in the first transfer
+        content_digest(size, _DIGEST)  # cached here, not computed in the first transfer
         for pair in range(settings.pairs):
             tunnel_runs.append(_run_tunnel(net, proxies, settings, size))
             chain_runs.append(_run_chain(chain, size))
@@ -256,42 +257,39 @@ def _engine_name(settings: Settings) -> str:
 
 
 def _plot(cases: Sequence[Case], where: Machine, path: str) -> None:
-    # Here, so that nobody needs the extra `plot` for anything else.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    speed, cpu = figure.subplots(1, 2)
-    positions = range(len(cases))
-    labels = [str(case.proxies) for case in cases]
-    for offset, name in ((-0.2, "tunnel"), (0.2, "chain")):
-        spreads = [getattr(case, name).mb_per_s for case in cases]
-        errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-        places = [position + offset for position in positions]
-        speed.bar(places, [s.median for s in spreads], 0.4, yerr=errors, capsize=3, label=name)
-    speed.set(xlabel="proxies", ylabel="MB/s of content", yscale="log")
-    speed.set_xticks(list(positions), labels)
-    speed.legend()
-    for name in ("alice", "proxy", "bob"):
-        found = [getattr(case.tunnel, f"{name}_cpu_s_per_gb") for case in cases]
-        places = [position for position, spread in enumerate(found) if spread is not None]
-        cpu.plot(places, [spread.median for spread in found if spread is not None], marker="o", label=name)
-    cpu.set(xlabel="proxies", ylabel="processor seconds per GB (tunnel)", ylim=(0, None))
-    cpu.set_xticks(list(positions), labels)
-    cpu.legend()
-    figure.suptitle(where.line(), fontsize="small", wrap=True)
-    figure.savefig(path, dpi=120)
+    with drawing(path, where.line(), (10, 4.5)) as figure:
+        speed, cpu = figure.subplots(1, 2)
+        positions = range(len(cases))
+        labels = [str(case.proxies) for case in cases]
+        for offset, name in ((-0.2, "tunnel"), (0.2, "chain")):
+            spreads = [getattr(case, name).mb_per_s for case in cases]
+            errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+            places = [position + offset for position in positions]
+            speed.bar(places, [s.median for s in spreads], 0.4, yerr=errors, capsize=3, label=name)
+        speed.set(xlabel="proxies", ylabel="MB/s of content", yscale="log")
+        speed.set_xticks(list(positions), labels)
+        speed.legend()
+        for name in ("alice", "proxy", "bob"):
+            found = [getattr(case.tunnel, f"{name}_cpu_s_per_gb") for case in cases]
+            places = [position for position, spread in enumerate(found) if spread is not None]
+            cpu.plot(
+                places, [spread.median for spread in found if spread is not None], marker="o", label=name
+            )
+        cpu.set(xlabel="proxies", ylabel="processor seconds per GB (tunnel)", ylim=(0, None))
+        cpu.set_xticks(list(positions), labels)
+        cpu.legend()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.throughput",
-        description="Throughput of tunnels, one process per node, beside a blocking chain that does the same "
-        "cipher work.",
-        epilog="example: python -m bench.throughput --proxies 1 3 --megabytes 64 --json -",
-    )
     full, short = Settings(), Settings.short()
+    parser = make_parser(
+        "bench.throughput",
+        "Throughput of tunnels, one process per node, beside a blocking chain with the same cipher work.",
+        short=f"other defaults: --proxies {_list(short.proxies)} --megabytes {short.megabytes} "
+        f"--pairs {short.pairs}",
+        plot=True,
+        example="--proxies 1 3 --megabytes 64 --json -",
+    )
     proxies = f"one case each (default {_list(full.proxies)})"
     parser.add_argument("--proxies", type=_count, nargs="+", metavar="N", help=proxies)
     megabytes = f"content of a transfer (default {full.megabytes})"
@@ -303,13 +301,6 @@ def _parser() -> argparse.ArgumentParser:
     suites = ", ".join(f"{number}: {name}" for number, name in SUITES.items())
     parser.add_argument("--suite", type=int, choices=list(SUITES), default=0, help=suites)
     parser.add_argument("--mode", choices=("none", "route"), default=full.mode)
-    add_outputs(parser, plot=True)
-    parser.add_argument(
-        "--short",
-        action="store_true",
-        help=f"other defaults: --proxies {_list(short.proxies)} --megabytes {short.megabytes} "
-        f"--pairs {short.pairs}",
-    )
     return parser
 
 

@@ -81,7 +81,7 @@ class Connection:
         self.began_s = self.now_s()
 
     def passes(self, data: memoryview, *, outward: bool) -> int:
-        """Look, and let all of it go on."""
+        """Record the bytes and pass all of them on."""
         now_s = self.now_s()
         try:
             for size in (self._outward if outward else self._inward).feed(data):

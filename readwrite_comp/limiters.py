@@ -488,9 +488,11 @@ class EndStreamR(_WindowsR):
         mark = self._head[0]
         if mark not in (_MORE, _END):
             raise Malformed(f"a window's mark is {mark}, expected {_MORE} or {_END}")
-        self._has_ended = mark == _END
-        self._left = 0 if self._has_ended else self._window_bytes
-        return not self._has_ended
+        if mark == _END:
+            self._has_ended = True
+            return False
+        self._left = self._window_bytes
+        return True
 
 
 # `EscapeTerm` neither buffers nor pads. T is the complement of E, so no single flipped bit turns content into

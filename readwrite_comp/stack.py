@@ -80,7 +80,11 @@ def _flattened(layers: Sequence[L]) -> tuple[L, ...]:
 
 
 class _Stack(_Phased, Generic[L]):
-    """What both directions share."""
+    """What both directions share.
+
+    Attributes:
+        layers: after stacks were unpacked and neighbours joined.
+    """
 
     def __init__(self, layers: Iterable[L], kind: type[ExtRead] | type[ExtWrite]) -> None:
         super().__init__()
@@ -89,19 +93,19 @@ class _Stack(_Phased, Generic[L]):
         layers = tuple(layers)
         _check_free(layers, kind)
         self.ends = _stack_ending(layers)
-        self._layers: tuple[L, ...] = _flattened(layers)
+        self.layers: tuple[L, ...] = _flattened(layers)
         # How many layers are between header and end.
         self._open_count = 0
 
     def _stack_parts(self) -> tuple[L, ...]:
-        return self._layers
+        return self.layers
 
     def _start(self) -> None:
         self._open_count = 0
 
     def reset(self) -> None:
         super().reset()
-        for layer in self._layers:
+        for layer in self.layers:
             layer.reset()
 
 
@@ -195,8 +199,8 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
     def __init__(self, layers: Iterable[ExtWrite]) -> None:
         super().__init__(layers, ExtWrite)
         # Stage i lies between layer i, which takes from it, and layer i + 1, which writes into it.
-        self._stages = tuple(_WriteStage() for _ in self._layers[1:])
-        only = self._layers[0]
+        self._stages = tuple(_WriteStage() for _ in self.layers[1:])
+        only = self.layers[0]
         if not self._stages and type(only).write_into is ExtWrite.write_into:
             # All layers were joined into one, the usual case of a cipher stack. The stack shares its owed
             # bytes and its hook, so the checks of a public call are made once: half the cost of a small
@@ -209,27 +213,27 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
 
     def _drain(self, w: ByteWriter) -> None:
         """Empty all stages; after a refusal the rest is in stage 0."""
-        layers, stages = self._layers, self._stages
+        layers, stages = self.layers, self._stages
         for index in range(len(stages) - 1, -1, -1):
             stages[index].empty_into(layers[index], stages[index - 1] if index else w)
 
     def _push_owed(self, w: ByteWriter) -> None:
         # Only layer 0 meets a stream that refuses; the others owe nothing between two calls.
         self._drain(w)
-        self._layers[0].settle_into(w)
+        self.layers[0].settle_into(w)
 
     def _push_header(self, w: ByteWriter) -> None:
-        while self._open_count < len(self._layers):
+        while self._open_count < len(self.layers):
             # Empty the stages first: the header of this layer is content of all outer ones.
             self._drain(w)
-            self._layers[self._open_count].write_header(self._below(self._open_count, w))
+            self.layers[self._open_count].write_header(self._below(self._open_count, w))
             self._open_count += 1
         self._drain(w)
 
     def _take(self, w: ByteWriter, view: memoryview) -> int:
         self._drain(w)
-        last = len(self._layers) - 1
-        count = self._layers[last].write_into(self._below(last, w), view)
+        last = len(self.layers) - 1
+        count = self.layers[last].write_into(self._below(last, w), view)
         try:
             self._drain(w)
         except BlockingIOError:
@@ -240,14 +244,14 @@ class MultiWExt(_Stack[ExtWrite], ExtWrite):
     def _push_flush(self, w: ByteWriter) -> None:
         # Repeating is harmless: after a refusal the inner layers hold nothing back any more.
         self._drain(w)
-        for index in range(len(self._layers) - 1, -1, -1):
-            self._layers[index].flush_into(self._below(index, w))
+        for index in range(len(self.layers) - 1, -1, -1):
+            self.layers[index].flush_into(self._below(index, w))
             self._drain(w)
 
     def _push_end(self, w: ByteWriter) -> None:
         while self._open_count:
             self._drain(w)
-            self._layers[self._open_count - 1].write_end(self._below(self._open_count - 1, w))
+            self.layers[self._open_count - 1].write_end(self._below(self._open_count - 1, w))
             self._open_count -= 1
 
     def _clear(self) -> None:
@@ -270,19 +274,19 @@ class MultiRExt(_Stack[ExtRead], ExtRead):
     def __init__(self, layers: Iterable[ExtRead]) -> None:
         super().__init__(layers, ExtRead)
         # Stage i lies between layer i, which fills it, and layer i + 1, which reads from it.
-        self._stages = tuple(_ReadStage() for _ in self._layers[1:])
-        only = self._layers[0]
+        self._stages = tuple(_ReadStage() for _ in self.layers[1:])
+        only = self.layers[0]
         if not self._stages and type(only).read_into is ExtRead.read_into:
             # As in MultiWExt: the checks of a public call are made once.
             self._read = only._read  # type: ignore[method-assign]
 
     @property
     def at_hand(self) -> int:
-        return self._layers[-1].at_hand
+        return self.layers[-1].at_hand
 
     def _run(self, top: int, call: Callable[[ByteReader], T], r: ByteReader) -> T:
         """Make `call` of layer `top` on the stage below it, filling the stages as they are asked."""
-        layers, stages = self._layers, self._stages
+        layers, stages = self.layers, self._stages
         index = top
         while True:
             below = stages[index - 1] if index else r
@@ -299,17 +303,17 @@ class MultiRExt(_Stack[ExtRead], ExtRead):
                 index += 1
 
     def _read_header(self, r: ByteReader) -> None:
-        while self._open_count < len(self._layers):
-            self._run(self._open_count, self._layers[self._open_count].read_header, r)
+        while self._open_count < len(self.layers):
+            self._run(self._open_count, self.layers[self._open_count].read_header, r)
             self._open_count += 1
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
-        innermost = self._layers[-1]
-        return self._run(len(self._layers) - 1, lambda below: innermost.read_into(below, view), r)
+        innermost = self.layers[-1]
+        return self._run(len(self.layers) - 1, lambda below: innermost.read_into(below, view), r)
 
     def _skip(self, r: ByteReader) -> None:
         while self._open_count:
-            self._run(self._open_count - 1, self._layers[self._open_count - 1].read_end, r)
+            self._run(self._open_count - 1, self.layers[self._open_count - 1].read_end, r)
             self._open_count -= 1
 
     def _clear(self) -> None:

@@ -395,7 +395,7 @@ def test_joined_layers_are_the_permutations_one_after_the_other(content: bytes, 
     permutations = _permutations(depth)
     writer = MultiWExt([WideBlockW(p, first_tweak=i, inverse=i % 2 == 1) for i, p in enumerate(permutations)])
     reader = MultiRExt([WideBlockR(p, first_tweak=i, inverse=i % 2 == 1) for i, p in enumerate(permutations)])
-    assert [type(layer) for layer in writer._layers] == [WideBlockW if depth == 1 else InPlaceW]
+    assert [type(layer) for layer in writer.layers] == [WideBlockW if depth == 1 else InPlaceW]
     expected = bytearray(content.ljust(-(-len(content) // 48) * 48, b"\0"))
     for number, start in enumerate(range(0, len(expected), 48)):
         block = memoryview(expected)[start : start + 48]

@@ -326,7 +326,7 @@ def test_neighbours_are_joined_and_stacks_unpacked() -> None:
     inner = MultiWExt([WideBlockW(lioness(64)), IdentityW()])
     stack = CompExtW(MultiWExt([WideBlockW(lioness(48)), WideBlockW(lioness(64))]), inner)
     # 64 and 64 meet where the two stacks do.
-    assert [type(layer) for layer in stack._layers] == [WideBlockW, InPlaceW, IdentityW]
+    assert [type(layer) for layer in stack.layers] == [WideBlockW, InPlaceW, IdentityW]
 
 
 def test_outer_layer_is_first_on_the_wire() -> None:
