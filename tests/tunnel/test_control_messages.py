@@ -20,6 +20,7 @@ from tunnel.control.messages import (
     VERSION,
     MessageKind,
     MessageParser,
+    PeerRecord,
     QueryMessage,
     QueryOutcome,
     QueryProgress,
@@ -179,7 +180,7 @@ def test_a_text_of_any_length_fits() -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_make_a_reader_fail_in_another_way(data: bytes) -> None:
-    for record in (QueryMessage, QueryOutcome, RouteRequest, Welcome, QueryProgress, Route):
+    for record in (QueryMessage, QueryOutcome, RouteRequest, Welcome, QueryProgress, PeerRecord, Route):
         with contextlib.suppress(ControlError):
             unpack(record, data)
     for read in (unpack_error, unpack_welcome, messages.unpack_attempt):

@@ -15,8 +15,10 @@ Established tunnels and queries with several replies are not available over the 
 from __future__ import annotations
 
 import os
+import random
 import secrets
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +46,7 @@ from tunnel.control.messages import (
     NODE_BODY_BYTES,
     MessageKind,
     MessageParser,
+    PeerRecord,
     PeerState,
     QueryMessage,
     QueryOutcome,
@@ -89,12 +92,13 @@ from tunnel.node.query.request import (
     TunnelOptions,
     check_retries,
     check_served,
+    make_sinks,
 )
 from tunnel.node.query.running import submit
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.waits import run_with_guards
 from tunnel.routing.draw_route import LARGE_BYTES
-from tunnel.routing.route import Route, checked_purpose
+from tunnel.routing.route import Purpose, Route, checked_purpose
 
 __all__ = ["CONTROL_FILE", "ControlClient"]
 
@@ -193,51 +197,7 @@ class ControlClient:
                 mode `reply-on-reply`: only a node of the program itself has them.
         """
         check_options(options, QueryOptions.__annotations__)
-        destination, content = checked_id(destination), as_content(content)
-        mode = member(ReplyMode, options.get("mode", ReplyMode.ROUTE), "mode")
-        check_served(mode)
-        retries, idle_s, timeout_s = (
-            options.get("retries", 0),
-            options.get("idle_s"),
-            options.get("timeout_s"),
-        )
-        check_retries(content, retries)
-        sink, sinks = options.get("sink"), tuple(options.get("sinks", ()))
-        own_sinks = sinks if sink is None else (sink, *sinks)
-        if options.get("replies", 1) != 1 or len(own_sinks) > 1 or mode is ReplyMode.REPLY_ON_REPLY:
-            raise LocalTunnelError(
-                "a query over the control socket has one reply and one sink, and no mode reply-on-reply"
-            )
-        if options.get("rng") is not None:
-            raise LocalTunnelError("a running node draws its routes itself: remove `rng`")
-        whole = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
-        is_large = whole is not None and len(whole) >= LARGE_BYTES
-        hops, route, reply_route = options.get("hops"), options.get("route"), options.get("reply_route")
-        message = QueryMessage(
-            destination,
-            None if hops is None else _checked_hops(hops),
-            None if route is None else _checked_route(route, "route", destination),
-            None if reply_route is None else _checked_route(reply_route, "reply_route", self.id),
-            Profile.of(options.get("profile")),
-            checked_purpose(options.get("purpose")) or ("bulk" if is_large else None),
-            mode,
-            member(ErrorMode, options.get("error_mode", ErrorMode.STATUS), "error_mode"),
-            retries,
-            None if idle_s is None else checked_seconds(idle_s, "idle_s"),
-            None if timeout_s is None else checked_seconds(timeout_s, "timeout_s"),
-            whole if whole is not None and len(whole) <= CONTENT_BYTES else None,
-        )
-        return _ControlCall(
-            route or Route((), destination),
-            content,
-            mode,
-            message.profile or Profile.for_proxies(0),
-            message.idle_s or 0.0,
-            own_sinks,
-            options.get("progress"),
-            retries=retries,
-            message=message,
-        )
+        return _make_call(self.id, destination, content, **options)
 
     def query_service(self, call: QueryRequest) -> Service[QueryResult]:
         """Run a query in this client's reactor. Raises as the future of `query`."""
@@ -359,10 +319,11 @@ class ControlClient:
                 kind, body = yield from link.receive()
                 if kind is MessageKind.DONE:
                     return found
-                if kind is not MessageKind.PEER or not body or body[0] not in PeerState._value2member_map_:
+                if kind is not MessageKind.PEER:
                     raise ControlError(f"control socket: {kind.name} in a list of peers")
+                peer = unpack(PeerRecord, body)
                 try:
-                    found[Descriptor.parse(body[1:], engine)] = PeerState(body[0])
+                    found[Descriptor.parse(peer.descriptor, engine)] = peer.state
                 except DescriptorError as error:
                     raise ControlError(f"control socket: {error}") from error
 
@@ -505,6 +466,68 @@ class _Upload:
         finally:
             reader.close()
         yield from self._link.send(pack_attempt(MessageKind.END, self._attempt))
+
+
+def _make_call(
+    own_id: bytes,
+    destination: bytes,
+    content: Content,
+    *,
+    hops: int | None = None,
+    route: Route | None = None,
+    mode: ReplyMode | str = ReplyMode.ROUTE,
+    error_mode: ErrorMode | str = ErrorMode.STATUS,
+    reply_route: Route | None = None,
+    profile: Profile | str | None = None,
+    purpose: Purpose | None = None,
+    idle_s: float | None = None,
+    timeout_s: float | None = None,
+    sink: Sink | None = None,
+    replies: int = 1,
+    sinks: Sequence[Sink] = (),
+    progress: Progress | None = None,
+    retries: int = 0,
+    rng: random.Random | None = None,
+) -> _ControlCall:
+    """Check options as `tunnel.node.query.request.make_request` does; the node draws the routes."""
+    destination, content = checked_id(destination), as_content(content)
+    mode = member(ReplyMode, mode, "mode")
+    check_served(mode)
+    check_retries(content, retries)
+    own_sinks = make_sinks(replies, sink, sinks)
+    if replies != 1 or mode is ReplyMode.REPLY_ON_REPLY:
+        raise LocalTunnelError(
+            "a query over the control socket has one reply and one sink, and no mode reply-on-reply"
+        )
+    if rng is not None:
+        raise LocalTunnelError("a running node draws its routes itself: remove `rng`")
+    whole = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
+    is_large = whole is not None and len(whole) >= LARGE_BYTES
+    message = QueryMessage(
+        destination,
+        None if hops is None else _checked_hops(hops),
+        None if route is None else _checked_route(route, "route", destination),
+        None if reply_route is None else _checked_route(reply_route, "reply_route", own_id),
+        Profile.of(profile),
+        checked_purpose(purpose) or ("bulk" if is_large else None),
+        mode,
+        member(ErrorMode, error_mode, "error_mode"),
+        retries,
+        None if idle_s is None else checked_seconds(idle_s, "idle_s"),
+        None if timeout_s is None else checked_seconds(timeout_s, "timeout_s"),
+        whole if whole is not None and len(whole) <= CONTENT_BYTES else None,
+    )
+    return _ControlCall(
+        route or Route((), destination),
+        content,
+        mode,
+        message.profile or Profile.for_proxies(0),
+        message.idle_s or 0.0,
+        own_sinks,
+        progress,
+        retries=retries,
+        message=message,
+    )
 
 
 def _checked_hops(hops: int) -> int:

@@ -10,7 +10,7 @@ One connection carries one request. The node speaks first:
     node        REPLY     data                       PROGRESS  `QueryProgress`
                 REWIND    attempt u8: send the content again, from its start
                 RESULT    `QueryOutcome`             ERROR     see `pack_error`
-                PEER      state u8, signed descriptor
+                PEER      `PeerRecord`
                 ROUTED    `Route`                    DONE      empty: the end of PEERS
 
 A record is a dataclass; its body is a JSON object with exactly the fields of the class, read by their types:
@@ -58,6 +58,7 @@ __all__ = [
     "VERSION",
     "MessageKind",
     "MessageParser",
+    "PeerRecord",
     "PeerState",
     "QueryMessage",
     "QueryOutcome",
@@ -163,6 +164,14 @@ class RouteRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRecord:
+    """A peer that the node knows: its signed descriptor, and its state."""
+
+    descriptor: bytes
+    state: PeerState
+
+
+@dataclass(frozen=True, slots=True)
 class QueryProgress:
     """Bytes of the query sent, and of the reply received."""
 
@@ -208,6 +217,7 @@ _KINDS: Final[dict[type, MessageKind]] = {
     QueryMessage: MessageKind.QUERY,
     RouteRequest: MessageKind.ROUTE,
     Route: MessageKind.ROUTED,
+    PeerRecord: MessageKind.PEER,
     QueryProgress: MessageKind.PROGRESS,
     QueryOutcome: MessageKind.RESULT,
     _Error: MessageKind.ERROR,

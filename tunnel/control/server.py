@@ -42,6 +42,7 @@ from tunnel.control.messages import (
     CONTENT_BYTES,
     MessageKind,
     MessageParser,
+    PeerRecord,
     PeerState,
     QueryMessage,
     QueryOutcome,
@@ -194,7 +195,7 @@ class ControlServer:
 
     def _list_peers(self, link: _Link) -> Service[None]:
         for descriptor, state in peer_states(self._node, self._directory).items():
-            yield from link.send(pack_message(MessageKind.PEER, bytes([state]) + descriptor.signed))
+            yield from link.send(pack(PeerRecord(descriptor.signed, state)))
         yield from link.send(pack_message(MessageKind.DONE))
 
     def _query(self, link: _Link, request: QueryMessage) -> Service[None]:
