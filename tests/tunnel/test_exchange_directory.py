@@ -203,7 +203,7 @@ class _Flood(RuleBasedStateMachine):
             assert (
                 known[described(number).node_id].sequence <= described(number, self.newest[number]).sequence
             )
-        sources = self.directory._told_by
+        sources = self.directory._entries_by_source
         assert sum(sources.values()) == len(self.directory._learned)
         assert all(sources.values())
 

@@ -36,10 +36,10 @@ def make() -> tuple[PeerTable, list[float], _Log]:
 def test_clocks_that_were_told_go_on() -> None:
     table, clock, log = make()
     assert table.clock_s(IDS[0]) is None
-    table.told_clock(IDS[0], 5_000.0)
+    table.saw_clock(IDS[0], 5_000.0)
     table.failed(IDS[1])
     clock[0] += 7
-    table.told_clock(IDS[2], 9_000.0)
+    table.saw_clock(IDS[2], 9_000.0)
     assert (table.clock_s(IDS[0]), table.clock_s(IDS[1])) == (5_007.0, None)
     assert table.clocks() == [5_007.0, 9_000.0]
     assert log.events == [(IDS[1], False)], "no news of who is there"

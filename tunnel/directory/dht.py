@@ -212,7 +212,7 @@ class DhtDirectory(ExchangeDirectory):
                 news += self.learn((signed,), source=_SOURCE, own_id=b"", now_s=self._wall_clock())
             except DescriptorError as error:
                 # Anybody may store values, so an invalid one is nobody's fault in particular.
-                log.debug("a value of the hash table is no descriptor: %s", error)
+                log.debug("a value of the hash table is not a descriptor: %s", error)
         own = {descriptor.signed for node_id in list(self._own) if (descriptor := self.lookup(node_id))}
         return len(values - own), news
 

@@ -128,7 +128,7 @@ class ExchangeDirectory:
         self._lock = threading.Lock()  # routes are drawn in their callers' threads
         self._published: dict[bytes, Descriptor] = {}
         self._learned: dict[bytes, _Learned] = {}
-        self._told_by: Counter[bytes] = Counter()
+        self._entries_by_source: Counter[bytes] = Counter()
         self._linked: Counter[bytes] = Counter()
         for descriptor in configured:
             self.publish(descriptor)
@@ -169,11 +169,13 @@ class ExchangeDirectory:
 
     # -- descriptors from neighbours -------------------------------------------------------------------
 
-    def learn(self, told: Iterable[bytes], *, source: bytes, own_id: bytes, now_s: float) -> int:
+    def learn(
+        self, signed_descriptors: Iterable[bytes], *, source: bytes, own_id: bytes, now_s: float
+    ) -> int:
         """Add signed descriptors from a neighbour.
 
         Args:
-            told: not verified yet.
+            signed_descriptors: not verified yet.
             source: charged for them: the neighbour's id or network.
             own_id: this node, whose descriptors are ignored.
             now_s: the wall clock.
@@ -184,7 +186,7 @@ class ExchangeDirectory:
                 send. The descriptors before it are added.
         """
         news = 0
-        for signed in told:
+        for signed in signed_descriptors:
             if self._is_known(signed):
                 continue  # avoids verifying the signature, the main cost
             descriptor = Descriptor.parse(signed, self._engine)
@@ -275,7 +277,7 @@ class ExchangeDirectory:
                 return 0
             else:
                 self._learned[node_id] = _Learned(descriptor, source)
-                self._told_by[source] += 1
+                self._entries_by_source[source] += 1
         return 1
 
     def _make_room(self) -> bool:
@@ -291,7 +293,7 @@ class ExchangeDirectory:
         return leaving is not None
 
     def _hearsay_of_the_loudest(self) -> bytes | None:
-        for source, _ in self._told_by.most_common():
+        for source, _ in self._entries_by_source.most_common():
             theirs = [
                 node_id
                 for node_id, entry in self._learned.items()
@@ -304,6 +306,6 @@ class ExchangeDirectory:
     def _remove(self, node_id: bytes) -> None:
         entry = self._learned.pop(node_id, None)
         if entry is not None:
-            self._told_by[entry.source] -= 1
-            if not self._told_by[entry.source]:
-                del self._told_by[entry.source]
+            self._entries_by_source[entry.source] -= 1
+            if not self._entries_by_source[entry.source]:
+                del self._entries_by_source[entry.source]

@@ -1,10 +1,10 @@
-"""Cover traffic: what to send when there is nothing to say, drawn so that it looks like real queries.
+"""Cover traffic: frames that look like real queries, for times without any.
 
-Two kinds. A DROP frame ends at another node, which throws it away. A loop comes back to its sender, who so
-learns as well whether somebody on the way throws frames away (Loopix). Length, number of hops and time are
-drawn from what the node's own queries are like: cover that has a shape of its own covers nothing. Pure: the
-caller brings the generator and the samples, and sends the frames (`Tunnel.drop`, `Tunnel.loop`).
-Source: docs/protocol.md, "Cover traffic".
+There are two kinds. A DROP frame ends at another node, which discards it. A loop returns to its sender, which
+thus also detects hops that drop frames (Loopix). Length, number of hops and times follow the node's own
+queries, because cover traffic of another shape hides nothing. Pure: the caller provides the generator and the
+samples, and sends the frames (`OnionCodec.drop`, `OnionCodec.loop`). Source: docs/protocol.md, "Cover
+traffic".
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tunnel.routing.route import Route
 
 __all__ = ["CoverPlan", "QuerySample", "draw_cover", "draw_gap_s"]
 
-_HEAD_BYTES = 4  # of a message that names no way back
+_HEAD_BYTES = 4  # of a message without a reply block
 _MIN_LOOP_HOPS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class QuerySample:
-    """What one real query of this node was like.
+    """The shape of a real query of this node.
 
     Attributes:
-        proxies: of its route.
+        proxies: number of proxies of its route.
         message_bytes: its head (reply blocks included) and content.
     """
 
@@ -44,7 +44,7 @@ class CoverPlan:
     """A frame to send: a loop if its route ends at the sender, else a DROP frame.
 
     Attributes:
-        content_bytes: what to write into it; zeros do, as nobody can see them.
+        content_bytes: length of its content; zeros suffice, because no node can read them.
     """
 
     route: Route
@@ -66,16 +66,16 @@ def draw_cover(
     """Draw one cover frame.
 
     Args:
-        rng: `random.SystemRandom()`, but for tests.
-        samples: of real queries, or of what they will probably be like; one is drawn for the shape.
+        rng: `random.SystemRandom()`, except in tests.
+        samples: shapes of real or expected queries; one of them is drawn.
         peers: the directory's descriptors. origin: this node.
-        own, now_s: as for `tunnel.routing.route.choose_route`.
-        loop_share: how many of the frames come back, 0 to 1.
+        own, now_s: as for `choose_route`.
+        loop_share: share of loops, 0 to 1.
     Raises:
-        BadRoute: no samples, or too few peers for the shape that was drawn.
+        BadRoute: no samples, or too few peers for the drawn shape.
     """
     if not samples:
-        raise BadRoute("cover traffic needs at least one sample of a query to look like")
+        raise BadRoute("cover traffic needs at least one sample of a query")
     sample = rng.choice(samples)
     is_loop = rng.random() < loop_share and sample.proxies >= _MIN_LOOP_HOPS
     listed = [
@@ -106,5 +106,5 @@ def draw_cover(
 
 
 def draw_gap_s(rng: random.Random, mean_s: float) -> float:
-    """Seconds until the next cover frame: exponential, so that the frames' times are a Poisson process."""
+    """Seconds until the next cover frame, exponentially distributed: the times are a Poisson process."""
     return rng.expovariate(1 / mean_s)

@@ -95,7 +95,7 @@ class PeerTable:
             for listener in self.listeners:
                 listener.peer_offline(node_id)
 
-    def told_clock(self, node_id: bytes, clock_s: float) -> None:
+    def saw_clock(self, node_id: bytes, clock_s: float) -> None:
         """Record the peer's wall clock from its handshake, to the minute."""
         self._touch(node_id).clock_ahead_s = clock_s - self.now_s()
 

@@ -320,12 +320,12 @@ def check_function(function: Callable[..., object]) -> None:
 
 
 def run_service(function: Callable[..., object], *arguments: object) -> Generator[Any, Any, None]:
-    """Call what a user wrote as a service, and run it.
+    """Call a user's function as a service, and run it.
 
     Raises:
-        TypeError: it is no generator, or returned something. The text names the function, its file and its
-            line, and says what to write.
-        RuntimeError: it ended with an error that is no `Exception`, such as that of `sys.exit()`.
+        TypeError: it is not a generator function, or returned a value. The text names the function, its file
+            and line, and what to write.
+        RuntimeError: it raised an error that is not an `Exception`, such as that of `sys.exit()`.
         any other: what the service raises.
     """
     try:
@@ -340,7 +340,7 @@ def run_service(function: Callable[..., object], *arguments: object) -> Generato
 
 
 def left_by(function: Callable[..., object], error: BaseException) -> RuntimeError:
-    """The failure of a user's function that ended with an error that is no `Exception`."""
+    """The failure of a user's function that raised an error that is not an `Exception`."""
     return RuntimeError(f"{name_of(function)} ended with {type(error).__name__}: {error}")
 
 

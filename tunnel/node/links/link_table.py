@@ -197,7 +197,7 @@ class LinkTable:
         if self.is_leaving and not result.is_dialler:
             link.retire()
         node.peers.seen(peer_id)
-        node.peers.told_clock(peer_id, result.settings.clock_s)
+        node.peers.saw_clock(peer_id, result.settings.clock_s)
         if difference := clock_difference(node, peer_id):
             own = " (this node's own is probably wrong)" if is_clock_doubtful(node) else ""
             log.warning("node %s: the clock of a neighbour differs from this one's%s", node.name, own)
