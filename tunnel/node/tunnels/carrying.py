@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from reactor import (
     Handle,
@@ -57,6 +58,8 @@ from tunnel.routing.route import Route
 __all__ = ["Carrier", "open_tunnel", "pump", "with_tunnel"]
 
 log = logging.getLogger("tunnel.node")
+
+T = TypeVar("T")
 
 Layers = Callable[[memoryview, int], None]
 """Transforms each chunk in place: (chunk, its number from 0)."""
@@ -169,8 +172,17 @@ class Carrier:
         self._was_given_up = self.is_closing = True
         self.handle.cancel("the tunnel was given up by its user")
 
-    def explain(self, error: PeerError) -> Service[Exception]:
-        """The error for the user of a call: the tunnel's own failure if that is why the call failed."""
+    def explained(self, call: Service[T]) -> Service[T]:
+        """Run a call on the tunnel. If the tunnel's own failure is why the call failed, raise that."""
+        try:
+            return (yield from call)
+        except PeerError as error:
+            explained = yield from self._explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+
+    def _explain(self, error: PeerError) -> Service[Exception]:
         life = self.life
         assert life is not None
         if self._node.scope.is_cancelled and not self._was_given_up:

@@ -117,15 +117,8 @@ def _call(
     @needs_yield_from
     @functools.wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Service[T]:
-        try:
-            return (yield from method(self, *args, **kwargs))
-        except PeerError as error:
-            if self._explainer is None:
-                raise
-            explained = yield from self._explainer.explain(error)
-            if explained is error:
-                raise
-            raise explained from error
+        service, explainer = method(self, *args, **kwargs), self._explainer
+        return service if explainer is None else explainer.explained(service)
 
     return call
 
