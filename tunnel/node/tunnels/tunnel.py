@@ -105,8 +105,7 @@ class TunnelLife:
 class _Explaining(Protocol):
     """A shared object whose failures the carrier of its tunnel can explain."""
 
-    @property
-    def _explainer(self) -> Carrier | None: ...
+    _carrier: Carrier | None
 
 
 def _call(
@@ -117,8 +116,8 @@ def _call(
     @needs_yield_from
     @functools.wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Service[T]:
-        service, explainer = method(self, *args, **kwargs), self._explainer
-        return service if explainer is None else explainer.explained(service)
+        service, carrier = method(self, *args, **kwargs), self._carrier
+        return service if carrier is None else carrier.explained(service)
 
     return call
 
@@ -549,10 +548,6 @@ class NodeTunnel:
         """Whether an unused tunnel is as good as a new one: both ends are open."""
         return not self.has_ended and not self._life.other_end_has_closed
 
-    @property
-    def _explainer(self) -> Carrier | None:
-        return self._carrier
-
 
 class TunnelStream:
     """A sub-stream: bytes in both directions. Concurrent readers take turns, and so do writers.
@@ -570,6 +565,7 @@ class TunnelStream:
     def __init__(self, core: SubStream[Signal], tunnel: NodeTunnel | None = None) -> None:
         self.core = core
         self._tunnel = tunnel
+        self._carrier = None if tunnel is None else tunnel._carrier
         self._reader = ReadYield(core)
         self._writer = WriteYield(core)
         self._reading, self._writing = Turn(), Turn()
@@ -641,7 +637,7 @@ class TunnelStream:
         self.leave(in_order=error is None)
 
     def __del__(self) -> None:
-        core, carrier = self.core, self._explainer
+        core, carrier = self.core, self._carrier
         if carrier is None or core.has_ended or carrier.is_closing or carrier.has_ended:
             return
         name = core.target.address.decode("ascii", "replace")
@@ -649,10 +645,6 @@ class TunnelStream:
         release_dropped(
             carrier.post, functools.partial(_release, core), None if core.is_closed else text, self
         )
-
-    @property
-    def _explainer(self) -> Carrier | None:
-        return None if self._tunnel is None else self._tunnel._carrier
 
 
 def _release(core: SubStream[Signal]) -> None:
