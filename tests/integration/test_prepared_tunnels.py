@@ -12,8 +12,8 @@ from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, Route
 from tunnel.client import Client
 from tunnel.errors import QueryFailed
+from tunnel.node.prepared import PreparedTunnels
 from tunnel.node.tunnels.carrying import open_tunnel
-from tunnel.node.tunnels.prepared import PreparedTunnels
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.services import Echo
 
@@ -125,7 +125,7 @@ def test_those_that_nobody_takes_are_closed_in_order(
         opened.append((yield from open_tunnel(*way)))
         return opened[-1]
 
-    monkeypatch.setattr("tunnel.node.tunnels.prepared.open_tunnel", watched)
+    monkeypatch.setattr("tunnel.node.prepared.open_tunnel", watched)
     net[0]._prepared_tunnels = PreparedTunnels(net[0]._context, 2, life_s=0.05)
     use(net)
     wait_until(net, lambda: len(opened) == 2 and all(tunnel.has_ended for tunnel in opened))
@@ -137,7 +137,7 @@ def test_those_that_nobody_takes_are_closed_in_order(
 
 
 def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.node.tunnels.prepared._KINDS", 2)
+    monkeypatch.setattr("tunnel.node.prepared._KINDS", 2)
     for hops in (0, 1, 2):
         use(net, hops)
     wait_until(net, lambda: len(standing(net)) == 4)

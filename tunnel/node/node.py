@@ -32,8 +32,8 @@ from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, addr
 from tunnel.node.limits import Limits
 from tunnel.node.links.keeper import keep_links, listen_service, seek_peers
 from tunnel.node.links.link_table import LinkTable
+from tunnel.node.prepared import PreparedQueries, PreparedTunnels, TunnelKind
 from tunnel.node.query.contents import Content
-from tunnel.node.query.prepared import PreparedQueries
 from tunnel.node.query.replies import IncomingReply, QueryResult, Sink, ask
 from tunnel.node.query.request import (
     QueryOptions,
@@ -47,7 +47,6 @@ from tunnel.node.query.running import query_with_retries, submit, until_stopped
 from tunnel.node.query.untracked import cover_service, follow_up_service, make_follow_up
 from tunnel.node.relay.read_service import read_service
 from tunnel.node.tunnels.carrying import open_tunnel, with_tunnel
-from tunnel.node.tunnels.prepared import PreparedTunnels, TunnelKind
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.upkeep import rotate_keys
 from tunnel.onion.codec import OnionCodec

@@ -1,4 +1,4 @@
-"""Established tunnels at both ends: opening, use, sub-streams, tunnels prepared in advance.
+"""Established tunnels at both ends: opening, use, sub-streams.
 
 Joins `tunnel.established` to the streams of a node. `tunnel.node` and the clients import it.
 """
