@@ -14,7 +14,6 @@ from tests.tunnel.exchange import cast_of, receive, send
 from tests.tunnel.helpers import NOW_S, SMALL, make_peers, relay_frame, seeded_bytes
 from tunnel.errors import BadRoute, ErrorCode
 from tunnel.geometry import DEFAULT, HCTR_SUITE, Profile
-from tunnel.modes import ReplyMode
 from tunnel.onion.header import MAX_DELAY_10MS, Command, draw_delay
 from tunnel.routing.cover import QuerySample, draw_cover, draw_gap_s
 from tunnel.routing.route import Route
@@ -140,20 +139,17 @@ def test_every_delay_is_legal(drawn: bytes, mean_s: float) -> None:
     assert 0 <= draw_delay(mean_s, lambda length: drawn[:length]) <= MAX_DELAY_10MS
 
 
-@pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.CACHED])
-def test_delays_reach_the_proxies_and_nobody_else(mode: ReplyMode) -> None:
+@pytest.mark.parametrize("is_loop", [False, True])
+def test_delays_reach_the_proxies_and_nobody_else(is_loop: bool) -> None:
     cast = cast_of(5)
-    query = cast.alice.tunnel.query(cast.route, mode, SMALL, now_s=NOW_S, mean_delay_s=100.0)
-    relayed = relay_frame(send(query.frame.layer, b""), SMALL, cast.way, origin=cast.alice.id)
+    if is_loop:
+        route, way = Route(cast.route.proxies, cast.alice.id), [*cast.proxies, cast.alice]
+        frame = cast.alice.tunnel.loop(route, SMALL, now_s=NOW_S, mean_delay_s=100.0)
+    else:
+        way = cast.way
+        frame = cast.alice.tunnel.drop(cast.route, SMALL, now_s=NOW_S, mean_delay_s=100.0)
+    relayed = relay_frame(send(frame.layer, b""), SMALL, way, origin=cast.alice.id)
     delays = [opened.delay_s for opened in relayed.proxied]
     assert max(delays) > 0
     assert all(0 <= delay <= 30 for delay in delays)
     assert relayed.opened.delay_s == 0
-    if mode is ReplyMode.ROUTE:
-        behind = cast.bob.tunnel.destination_reader(relayed.opened.slot, SMALL)
-        receive(behind, relayed.body)
-        frame = cast.bob.tunnel.reply(behind.head.reply_blocks[0], now_s=NOW_S)
-        home = relay_frame(
-            send(frame.layer, b""), SMALL, [*cast.proxies[::-1], cast.alice], origin=cast.bob.id
-        )
-        assert max(opened.delay_s for opened in home.proxied) > 0

@@ -30,6 +30,7 @@ from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, MalformedMessag
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Geometry, Profile
 from tunnel.modes import ERROR_MODES, MODES, ErrorMode, ReplyMode
 from tunnel.onion.header import Command
+from tunnel.onion.header_builder import HeaderBuilder
 from tunnel.onion.message_head import MessageHead, OriginClaim
 from tunnel.routing.route import Route
 
@@ -225,13 +226,22 @@ def test_a_block_serves_once_and_the_others_still_serve() -> None:
 
 def test_the_reply_may_have_another_profile() -> None:
     cast = cast_of(4)
-    query = cast.alice.tunnel.query(
-        cast.route, ReplyMode.ROUTE, SMALL, now_s=NOW_S, reply_profile=Profile(BULK, HCTR_SUITE)
+    builder = HeaderBuilder(
+        node_id=cast.alice.id,
+        ring=cast.alice.tunnel.ring,
+        directory=StaticDirectory([peer.descriptor for peer in cast.proxies]),
+        random_bytes=seeded_bytes(9),
     )
-    relayed = relay_frame(send(query.frame.layer, b"q"), SMALL, cast.way, origin=cast.alice.id)
-    behind = cast.bob.tunnel.destination_reader(relayed.opened.slot, SMALL)
-    receive(behind, relayed.body)
-    frame = cast.bob.tunnel.reply(behind.head.reply_blocks[0], now_s=NOW_S)
+    block = builder.reply_block(
+        Route(cast.route.proxies[::-1], cast.alice.id),
+        Profile(BULK, HCTR_SUITE),
+        user=cast.bob.id,
+        query_id=bytes(8),
+        number=0,
+        master_seed=bytes(16),
+        now_s=NOW_S,
+    )
+    frame = cast.bob.tunnel.reply(block, now_s=NOW_S)
     assert frame.profile == Profile(BULK, HCTR_SUITE)
     back = [*cast.proxies[::-1], cast.alice]
     home = relay_frame(send(frame.layer, b"long" * 50_000), frame.profile, back, origin=cast.bob.id)

@@ -278,21 +278,17 @@ class OnionCodec(OnionReader):
         now_s: float,
         error_mode: ErrorMode = ErrorMode.STATUS,
         reply_routes: Sequence[Route] = (),
-        reply_profile: Profile | None = None,
         blocks: int | None = None,
         descriptor: Descriptor | None = None,
-        mean_delay_s: float = 0.0,
     ) -> OutgoingQuery:
         """Build the frame of a query, in any mode except `established` (see `circuit`).
 
         Args:
             reply_routes: modes other-route and reply-on-reply: routes from Bob to this node. By default,
                 reply-on-reply takes the query's proxies in reverse.
-            reply_profile: of the reply blocks; by default the query's.
             blocks: number of reply blocks, each for one reply, over the reply routes in turn. By default one
                 for each route.
             descriptor: known-dest: this node's own, as it is now.
-            mean_delay_s: mean of the random delay at each proxy, on the route and on reply paths; 0: none.
         Raises:
             BadRoute: a node is unknown, is visited twice, does not offer the profile, or has no onion key
                 that is valid now.
@@ -307,20 +303,19 @@ class OnionCodec(OnionReader):
             raise LocalTunnelError(f"mode {mode}: `descriptor` belongs to known-dest, which requires it")
         if blocks is not None and not row.reply_blocks:
             raise LocalTunnelError(f"mode {mode} does not use `blocks`")
-        reply_paths = self._reply_routes(route, mode, reply_routes)
+        routes_back = self._reply_routes(route, mode, reply_routes)
         query_id = self._random_bytes(_QUERY_ID_BYTES) if row.reply_blocks or row.names_alice else None
         blocks_and_paths: list[tuple[ReplyBlock, ReplyPath]] = []
-        if query_id is not None and reply_paths:
+        if query_id is not None and routes_back:
             blocks_and_paths = self._reply_blocks(
-                reply_paths,
-                reply_profile or profile,
+                routes_back,
+                profile,
                 user=route.destination,
                 query_id=query_id,
                 blocks=blocks,
                 now_s=now_s,
-                mean_delay_s=mean_delay_s,
             )
-        circuit = self.circuit(route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s)
+        circuit = self.circuit(route, profile, now_s=now_s, error_mode=error_mode)
         origin = None
         if descriptor is not None and query_id is not None:
             origin = self._claim(descriptor, route.destination, circuit, query_id)
@@ -347,16 +342,13 @@ class OnionCodec(OnionReader):
         *,
         now_s: float,
         error_mode: ErrorMode = ErrorMode.STATUS,
-        mean_delay_s: float = 0.0,
     ) -> Circuit:
         """A header over `route` without a message: the start of an established tunnel.
 
         Raises BadRoute and ProfileError as `query`.
         """
         error_mode = member(ErrorMode, error_mode, "error_mode")
-        return self._builder.circuit(
-            route, profile, now_s=now_s, error_mode=error_mode, mean_delay_s=mean_delay_s
-        )
+        return self._builder.circuit(route, profile, now_s=now_s, error_mode=error_mode)
 
     # --- Bob -----------------------------------------------------------------------------------------------
 
@@ -366,10 +358,8 @@ class OnionCodec(OnionReader):
         *,
         now_s: float,
         reply_routes: Sequence[Route] = (),
-        reply_profile: Profile | None = None,
         blocks: int | None = None,
         wants_blocks: bool = False,
-        mean_delay_s: float = 0.0,
     ) -> OutgoingFrame:
         """A frame along a reply block; with `reply_routes`, it carries reply blocks itself.
 
@@ -387,12 +377,11 @@ class OnionCodec(OnionReader):
         # The user of the blocks is unknown.
         reply_blocks = self._reply_blocks(
             reply_routes,
-            reply_profile or block.profile,
+            block.profile,
             user=None,
             query_id=query_id,
             blocks=blocks,
             now_s=now_s,
-            mean_delay_s=mean_delay_s,
         )
         head = MessageHead(tuple(own for own, _ in reply_blocks), wants_blocks=wants_blocks)
         return self._reply(block, head, now_s, query_id)
@@ -405,7 +394,6 @@ class OnionCodec(OnionReader):
         *,
         now_s: float,
         error_mode: ErrorMode = ErrorMode.STATUS,
-        mean_delay_s: float = 0.0,
     ) -> OutgoingQuery:
         """Bob's own query to the origin of a message in mode `known-dest`; it carries the origin's ticket.
 
@@ -423,7 +411,6 @@ class OnionCodec(OnionReader):
             profile,
             now_s=now_s,
             error_mode=error_mode,
-            mean_delay_s=mean_delay_s,
             destination=origin.descriptor,
         )
         frame = self._frame(circuit, MessageHead(answer=origin.ticket), None)
@@ -435,6 +422,8 @@ class OnionCodec(OnionReader):
         self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
     ) -> OutgoingFrame:
         """A frame that its last node discards. Write any content, such as zeros.
+
+        `mean_delay_s` is the mean of the random delay at each proxy; 0: none.
 
         Raises BadRoute and ProfileError as `query`.
         """
@@ -495,7 +484,6 @@ class OnionCodec(OnionReader):
         query_id: bytes,
         blocks: int | None,
         now_s: float,
-        mean_delay_s: float,
     ) -> list[tuple[ReplyBlock, ReplyPath]]:
         count = len(routes) if blocks is None else blocks
         if not 1 <= count <= profile.geometry.max_reply_blocks:
@@ -514,7 +502,6 @@ class OnionCodec(OnionReader):
                 number=number,
                 master_seed=reply_path.master_seed,
                 now_s=now_s,
-                mean_delay_s=mean_delay_s,
             )
             found.append((block, reply_path))
         return found
