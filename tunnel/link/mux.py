@@ -268,11 +268,6 @@ class Multiplexer(Generic[N]):
         """When the unanswered PING was queued; None without one."""
         return self._pinger.sent_s
 
-    @property
-    def round_trip_s(self) -> float | None:
-        """Round trip of the last answered PING; None before the first answer."""
-        return self._pinger.round_trip_s
-
     def send_exchange(self, payload: bytes) -> bool:
         """Queue a PEER-EXCHANGE. False: not queued, because the last one is unsent or the link has failed.
 
@@ -354,7 +349,7 @@ class Multiplexer(Generic[N]):
     def _on_ping(self, stream_id: int, payload: memoryview) -> None:
         is_answer, token = parse_ping(payload)
         if is_answer:
-            self._pinger.answered(token, self.last_received_s)
+            self._pinger.answered(token)
         else:
             self.sender.queue_answer(pack_ping(token, is_answer=True))
 

@@ -30,7 +30,6 @@ __all__ = [
     "PoolPolicy",
     "PooledLink",
     "Randomness",
-    "Uniform",
 ]
 
 
@@ -43,10 +42,12 @@ __all__ = [
 # sides find the same ones without a message. Source: docs/protocol.md, "Life of a link".
 
 
-class Uniform(Protocol):
-    """The part of `random.Random` that a pool needs."""
+class Randomness(Protocol):
+    """The part of `random.Random` that the policies need."""
 
     def uniform(self, a: float, b: float) -> float: ...
+    def expovariate(self, lambd: float) -> float: ...
+    def choice(self, seq: Sequence[int], /) -> int: ...
 
 
 class PooledLink(Protocol):
@@ -69,7 +70,6 @@ class PoolPolicy:
     """How links are used.
 
     Attributes:
-        name: on the command line.
         links: k, the links kept to each wanted neighbour; 0: links are dialled on demand only.
         streams_per_link: streams that a link carries in its life; 0: any number.
         idle_s: a link beyond the k ends after this time without a stream.
@@ -79,7 +79,6 @@ class PoolPolicy:
         stable_s: a link that ends earlier counts as a failure.
     """
 
-    name: str
     links: int = 1
     streams_per_link: int = 0
     idle_s: float = 300.0
@@ -89,8 +88,8 @@ class PoolPolicy:
     stable_s: float = 10.0
 
 
-POOLED = PoolPolicy("pooled")
-ONCE = PoolPolicy("once", links=0, streams_per_link=1, idle_s=0.0)
+POOLED = PoolPolicy()
+ONCE = PoolPolicy(links=0, streams_per_link=1, idle_s=0.0)
 # Ages vary by up to this share, so that links that began together do not end together.
 _SPREAD = 0.25
 
@@ -119,7 +118,7 @@ class NeighbourPool(Generic[L]):
         failure: why the last dial failed, for errors during back-off; "" if it succeeded.
     """
 
-    def __init__(self, policy: PoolPolicy, *, own_id: bytes, peer_id: bytes, rng: Uniform) -> None:
+    def __init__(self, policy: PoolPolicy, *, own_id: bytes, peer_id: bytes, rng: Randomness) -> None:
         self._policy = policy
         self._peers_links_stay = peer_id < own_id
         self._rng = rng
@@ -248,9 +247,8 @@ class NeighbourPool(Generic[L]):
         return [entry.link for entry in leaving]
 
 
-# Liveness: one PING at a time. Its token is a counter of this link, so an unsolicited answer is recognised;
-# the PING also measures the round trip. Only the two ends of a link watch it. Source: docs/protocol.md,
-# "Link cells".
+# Liveness: one PING at a time. Its token is a counter of this link, so an unsolicited answer is recognised.
+# Only the two ends of a link watch it. Source: docs/protocol.md, "Link cells".
 
 
 class Pinger:
@@ -258,16 +256,14 @@ class Pinger:
 
     Attributes:
         sent_s: when it was queued; None without one.
-        round_trip_s: of the last answered PING; None before the first answer.
     """
 
-    __slots__ = ("_count", "_token", "round_trip_s", "sent_s")
+    __slots__ = ("_count", "_token", "sent_s")
 
     def __init__(self) -> None:
         self._count = 0
         self._token = b""
         self.sent_s: float | None = None
-        self.round_trip_s: float | None = None
 
     def request(self, now_s: float) -> bytes | None:
         """Return the cell to send, or None while the last PING is unanswered."""
@@ -278,7 +274,7 @@ class Pinger:
         self.sent_s = now_s
         return pack_ping(self._token, is_answer=False)
 
-    def answered(self, token: bytes, now_s: float) -> None:
+    def answered(self, token: bytes) -> None:
         """Take an answer.
 
         Raises:
@@ -286,7 +282,6 @@ class Pinger:
         """
         if self.sent_s is None or token != self._token:
             raise LinkError("answer to a PING that was not sent")
-        self.round_trip_s = now_s - self.sent_s
         self.sent_s = None
 
 
@@ -343,13 +338,6 @@ class Padded(Protocol):
 
     def tick(self) -> None:
         """Let one record of the fixed size leave."""
-
-
-class Randomness(Protocol):
-    """The part of `random.Random` that padding needs."""
-
-    def expovariate(self, lambd: float) -> float: ...
-    def choice(self, seq: Sequence[int], /) -> int: ...
 
 
 class PaddingPolicy(Protocol):
