@@ -18,6 +18,7 @@ from tests.tunnel.helpers import OPENSSL
 from tunnel.cli.client import PeerNames
 from tunnel.cli.main import main, make_parser
 from tunnel.cli.nodes import ChildNode
+from tunnel.cli.options import make_folder
 from tunnel.cli.terminal import ProgressBar
 from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
@@ -284,6 +285,34 @@ def test_a_network_that_is_not_finished_leaves_nothing(
         assert main(["network", str(folder)]) in (1, 130)
     assert [path.name for path in tmp_path.rglob("*")] == ["net"] * is_there
     assert main(["network", str(folder), "--nodes", "1"]) == 0
+
+
+def test_two_networks_at_the_same_place_and_time_do_not_harm_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins when the first has seen that the folder is empty."""
+    folder = tmp_path / "net"
+    real = make_folder
+
+    def overtaken(path: Path) -> None:
+        monkeypatch.setattr("tunnel.cli.network.make_folder", real)
+        assert main(["network", str(folder), "--nodes", "2"]) == 0
+        real(path)
+
+    monkeypatch.setattr("tunnel.cli.network.make_folder", overtaken)
+    assert main(["network", str(folder), "--nodes", "1"]) == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["client.toml", "node-0", "node-1", "peers"]
+
+
+def test_a_node_that_is_interrupted_while_it_starts_is_one_line(
+    net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tunnel.running.configured_node.load_peers", interrupted)
+    assert main(["node", "--config", str(net / "node-0" / "node.toml")]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_ports_that_do_not_exist_are_not_said_to_be_in_use(

@@ -7,6 +7,7 @@ overwritten, and half a network is never left behind.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shlex
 import shutil
@@ -85,17 +86,23 @@ def run_network(options: argparse.Namespace) -> int:
         raise ConfigError(f"{folder} is not a folder", "name a folder that is empty or does not exist yet")
     is_new = not folder.exists()
     if not is_new and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty", "name a folder that is empty or does not exist yet")
+        raise _not_empty(folder)
     ports = _free_ports(options.nodes, options.port)
     make_folder(folder)
+    try:
+        (folder / PEERS_FOLDER).mkdir()
+    except FileExistsError:  # another `mtun network` makes it now
+        raise _not_empty(folder) from None
     try:
         made = _make_all(folder, ports)
     except BaseException:
         # Half a network would be refused by `up`, and by the next try as a folder that is not empty.
-        for entry in folder.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for part in (folder / PEERS_FOLDER, *folder.glob("node-*")):
+            shutil.rmtree(part)
+        (folder / CLIENT_FILE).unlink(missing_ok=True)
         if is_new:
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # not empty: something else was put there
+                folder.rmdir()
         raise
     if options.json:
         say_json(True, {"folder": str(folder), "nodes": made}, indent=1)
@@ -108,9 +115,12 @@ def run_network(options: argparse.Namespace) -> int:
     return 0
 
 
+def _not_empty(folder: Path) -> ConfigError:
+    return ConfigError(f"{folder} is not empty", "name a folder that is empty or does not exist yet")
+
+
 def _make_all(folder: Path, ports: list[int]) -> dict[str, dict[str, object]]:
     engine = tunnel_engine()
-    (folder / PEERS_FOLDER).mkdir()
     made = {}
     for index, port in enumerate(ports):
         name = f"node-{index}"

@@ -192,6 +192,21 @@ class Text(_AsWritten):
         return value
 
 
+def _host_and_port(value: Any, least_port: int) -> tuple[str, int]:
+    """The parts of "host:port" or "[v6]:port". Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError
+    host, _, port = value.rpartition(":")
+    is_v6 = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_v6 else host
+    is_text = bool(host) and all(sign.isprintable() and not sign.isspace() for sign in host)
+    if not is_text or (":" in host) != is_v6 or not (port.isascii() and port.isdigit()):
+        raise ValueError
+    if not least_port <= int(port) <= MOST_PORT:
+        raise ValueError
+    return host, int(port)
+
+
 @dataclass(frozen=True, slots=True)
 class Place(_AsWritten):
     """An IP address and a port, as "127.0.0.1:4000" or "[::1]:4000"; with `or_none` also "none"."""
@@ -206,18 +221,10 @@ class Place(_AsWritten):
         return f'an IP address and a port, as "127.0.0.1:4000" or "[::1]:4000"{zero}{more}'
 
     def check(self, value: Any) -> Address | None:
-        if not isinstance(value, str):
-            raise ValueError
         if self.or_none and value == _NONE:
             return None
-        host, _, port = value.rpartition(":")
-        is_v6 = host.startswith("[") and host.endswith("]")
-        address = ipaddress.ip_address(host[1:-1] if is_v6 else host)
-        if (address.version == 6) is not is_v6 or not (port.isascii() and port.isdigit()):
-            raise ValueError
-        if not self.least_port <= int(port) <= MOST_PORT:
-            raise ValueError
-        return Address(str(address), int(port))
+        host, port = _host_and_port(value, self.least_port)
+        return Address(str(ipaddress.ip_address(host)), port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,22 +236,7 @@ class HostPort(_AsWritten):
         return 'a host and a port, as "dht.example.org:4222" or "[::1]:4222", or empty'
 
     def check(self, value: Any) -> tuple[str, int] | None:
-        if value == "":
-            return None
-        if not isinstance(value, str):
-            raise ValueError
-        host, _, port = value.rpartition(":")
-        is_v6 = host.startswith("[") and host.endswith("]")
-        host = host[1:-1] if is_v6 else host
-        if (
-            not host
-            or any(not sign.isprintable() or sign.isspace() for sign in host)
-            or (":" in host) != is_v6
-        ):
-            raise ValueError
-        if not (port.isascii() and port.isdigit() and 1 <= int(port) <= MOST_PORT):
-            raise ValueError
-        return host, int(port)
+        return None if value == "" else _host_and_port(value, 1)
 
 
 @dataclass(frozen=True, slots=True)
