@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reactor import Reactor
 from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_config
 from tunnel.config.kinds import write_toml
 from tunnel.config.settings import TABLES, reference
@@ -19,9 +22,11 @@ from tunnel.errors import ConfigError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address
+from tunnel.identity.keys import NodeKeys
 from tunnel.link.handshake import PaddingMode
 from tunnel.node import LOCAL_NETWORK_ID, Limits
 from tunnel.node.limits import LinkPolicy
+from tunnel.running import ConfiguredNode
 from tunnel.services import FilesSettings
 
 OWN_NETWORK = f"[node]\nnetwork = '{'ab' * 16}'\n"
@@ -217,6 +222,39 @@ def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=str(path)):
         load_config(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        (
+            "[service]\nnames = ['files']\n[files]\nfolder = 'file'\n",
+            "cannot use its folder",
+            "[files] folder",
+        ),
+        ("[peers]\npublish = 'file/me'\n", "the descriptor cannot be written", "[peers] publish"),
+        ("[node]\nkeys = '.'\n", "is a folder, not a key file", "[node] keys"),
+        (
+            "[node]\nlisten = '192.0.2.77:4000'\n",
+            "cannot listen on 192.0.2.77, port 4000",
+            "[node] advertise",
+        ),
+        ("[node]\nlisten = '127.0.0.1:{port}'\n", "cannot listen on 127.0.0.1", "listens there"),
+    ],
+    ids=["files folder", "publish", "keys", "address", "port"],
+)
+def test_places_that_a_node_cannot_use_are_named_with_their_setting(
+    tmp_path: Path, text: str, words: str, hint: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "state").mkdir(mode=0o700)
+    NodeKeys.generate(1e9).save(tmp_path / "state" / "keys")
+    with socket.create_server(("127.0.0.1", 0)) as taken, Reactor() as reactor:
+        text = text.format(port=taken.getsockname()[1])
+        config = make_config(tomllib.loads(text), folder=tmp_path, source="node.toml", environment={})
+        with pytest.raises(ConfigError, match=re.escape(words)) as caught, ConfiguredNode(config, reactor):
+            pass
+    assert hint in caught.value.hint
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

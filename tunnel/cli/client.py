@@ -1,10 +1,11 @@
-"""A client: a node of the command's own, which dials its first hops and gets its replies over those links.
+"""The node that asks for a command, and the options that choose it.
 
-Where its peers come from: `--network DIR` (made by `mtun network`), `--peers FILE`, or `--config FILE`. With
-the first two the client is a new node each time, with fresh keys. With `--config` there are three cases: the
-node of that configuration runs, and the command uses it over its control socket; it does not run and has a
-key file, and the command is that node for a moment, with its keys and its state (and guards); or it has no
-keys, and the client is a new node each time, in the network of that configuration.
+With `--network DIR` (made by `mtun network`) or `--peers FILE` it is a new node with fresh keys, which dials
+its first hops and gets its replies over those links. With `--config FILE` it is one of three:
+
+* the node of that configuration, if it runs: over its control socket;
+* that node in this process, with its keys and state, if it has a key file and does not run;
+* a new node with fresh keys, in the network of that configuration, if it has no keys.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def source_options(options: argparse.Namespace) -> str:
 
 
 class PeerNames:
-    """What people call nodes: a name where a peer file holds one node alone, else the beginning of its id.
+    """The names of nodes: that of a peer file with a single descriptor, else the beginning of the id.
 
     Args:
         paths: of the peer files, as in the configuration.

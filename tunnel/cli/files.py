@@ -132,7 +132,7 @@ def run_send(options: argparse.Namespace) -> int:
 
 
 def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Path | BinaryIO, str]:
-    """What is sent, and its name there. Files that are made for it are closed with the stack.
+    """The content to send, and its name there. Temporary files are closed with the stack.
 
     Raises:
         ConfigError: it cannot be sent, or its name is invalid. FileChanged, OSError: reading it failed.
@@ -275,10 +275,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
-    """Where the file goes: for `get`, and as a path if it is one.
+    """The target of a fetched file, and its path if it has one.
 
     Raises:
-        ConfigError: it cannot go there: something has that name, or options that exclude each other.
+        ConfigError: it is taken or not possible, or options exclude each other.
     """
     try:
         options.name = checked_file_name(options.name)
@@ -350,12 +350,12 @@ def _left(path: Path | None) -> str:
 
 @contextlib.contextmanager
 def _resumable(kept: Callable[[], str]) -> Iterator[list[int]]:
-    """Whatever interrupts a transfer that has begun gets a note that it can be resumed: `main` shows it.
+    """Add a note to an error that interrupts a transfer: it can be resumed. `main` shows it as the hint.
 
-    It is the outermost context: `Client` puts another error in the place of some.
+    The outermost context, since `Client` replaces some errors.
 
     Args:
-        kept: what is kept of it; empty: nothing.
+        kept: describes what is kept of the transfer; empty: nothing.
     """
     moved: list[int] = []
     try:
@@ -371,7 +371,7 @@ def _resumable(kept: Callable[[], str]) -> Iterator[list[int]]:
 def _run(
     options: argparse.Namespace, start: Callable[[Callable[[int, int], None]], Future[T]], moved: list[int]
 ) -> T:
-    """Show how far it is while it runs. moved: gets the bytes that were done last."""
+    """Run a transfer with a progress bar. moved: gets the number of bytes moved so far."""
     bar: ProgressBar | None = None
 
     def progress(done: int, size: int) -> None:

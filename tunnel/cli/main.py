@@ -1,12 +1,12 @@
 """`mtun`: one command from its arguments to an exit status, and one place where errors become lines.
 
-An error is one line `error:` on stderr and, where something helps, a line `hint:` (with the notes of the
+An error is one line `error:` on stderr and, where there is advice, a line `hint:` (with the notes of the
 error). With --json it is an object on stdout as well. The exit status is 0 = done, 1 = failed, 2 = wrong use,
-and 128 + the signal's number where a signal ended the command; a closed pipe behind it (`mtun peers | head`)
-counts as SIGPIPE and gets no line.
+and 128 + the signal's number where a signal ended the command. A reader that has closed the output
+(`mtun peers | head`) counts as SIGPIPE and gets no line.
 
-Rules for changing it: what is imported here is loaded for `mtun --version` too, so only what is small; and
-whatever a command was doing, it ends with at most two lines.
+Rules for changing it: `mtun --version` loads everything that is imported here, so keep it small. A command
+ends with at most two lines, whatever has interrupted it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_parser(wanted: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser.
 
     Args:
-        wanted: the commands whose options it knows; of the others it knows the names only.
+        wanted: commands to load; of the others the parser has only the names.
     """
     parser = Parser(
         prog="mtun",
@@ -77,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit status.
 
     Args:
-        arguments: None: those of this process, of which the command line then is the whole work.
+        arguments: None: those of this process, which does nothing else.
     Raises:
-        SystemExit: with the status, where the parser has the last word: --help, --version, wrong arguments.
+        SystemExit: with the status, after --help, --version and wrong arguments.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
@@ -127,7 +127,8 @@ def _log(verbose: int, *, is_for_people: bool) -> None:
 
 
 def _concerns_user(record: logging.LogRecord) -> bool:
-    """Errors, and warnings of what the user can set right: what happens to links shows in the result."""
+    """Whether a log line is shown by default: errors, and warnings that a user can act on. Trouble with links
+    shows in the result."""
     return record.levelno >= logging.ERROR or record.name in (
         "tunnel.cli",
         "tunnel.running",
@@ -161,10 +162,10 @@ class _Ended(BaseException):
 
 
 class _Signals:
-    """What SIGINT, SIGTERM and SIGHUP do.
+    """The handlers of SIGINT, SIGTERM and SIGHUP.
 
-    While the command is loaded there is nothing to tidy up: the process ends. Then the first one raises in
-    the main thread, wherever it is, and the command leaves in order; the second ends the process.
+    While modules are loaded, a signal ends the process: there is nothing to clean up. While the command runs,
+    the first signal raises in the main thread, so that the command cleans up; the second ends the process.
     """
 
     def __init__(self, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ can open a header, and written when it no longer can.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -46,6 +47,12 @@ log = logging.getLogger("tunnel.running")
 
 _TELL_AGAIN_S = 3_600.0
 _SETTLE_S = 15.0
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "another program, or this node already, listens there; else change [node] listen",
+    errno.EADDRNOTAVAIL: 'this machine does not have that address: listen on "0.0.0.0:PORT", and give the '
+    "address at which others reach it in [node] advertise",
+    errno.EACCES: "ports below 1024 need a privilege: choose a higher one in [node] listen",
+}
 _GUARDS = "guards", 1  # name and version of their state file
 
 
@@ -57,13 +64,19 @@ def make_service(config: NodeConfig, own: Mapping[str, InnerService | ServiceFun
             replaces the configured one.
     Raises:
         LocalTunnelError: an invalid name. TypeError: a service that is none.
-        OSError: the folder of the files service cannot be made.
+        ConfigError: the folder of the files service cannot be made.
     """
-    makers: dict[str, Callable[[], InnerService]] = {
-        "ping": Ping,
-        "echo": Echo,
-        "files": lambda: Files(config.folder, config.files_settings),
-    }
+
+    def files() -> Files:
+        try:
+            return Files(config.folder, config.files_settings)
+        except OSError as error:
+            raise ConfigError(
+                f"the files service cannot use its folder {config.folder}: {error.strerror}",
+                "name another one in [files] folder",
+            ) from error
+
+    makers: dict[str, Callable[[], InnerService]] = {"ping": Ping, "echo": Echo, "files": files}
     configured = {name: makers[name]() for name in config.names if name not in own}
     return Services({**configured, **own})
 
@@ -123,15 +136,17 @@ def make_node(
     """A node with the settings of a configuration. Args: services: as `own` of `make_service`.
 
     Raises:
-        ConfigError: the address cannot be listened on. KeyFileError: the state of the guards is damaged.
+        ConfigError: the address cannot be listened on, or as `make_service`. KeyFileError: the state of the
+        guards is damaged.
     """
     listen = config.listen
+    service = make_service(config, services)
     try:
         return Node(
             keys,
             directory,
             reactor=reactor,
-            service=make_service(config, services),
+            service=service,
             engine=engine,
             limits=config.limits,
             host="127.0.0.1" if listen is None else listen.host,
@@ -145,10 +160,11 @@ def make_node(
             on_publish=on_publish,
         )
     except OSError as error:
-        assert listen is not None
+        if listen is None:
+            raise
         raise ConfigError(
             f"cannot listen on {listen.host}, port {listen.port}: {error.strerror}",
-            "is another program, or this node already, listening there? else change [node] listen",
+            _LISTEN_HINTS.get(error.errno or 0, "change [node] listen"),
         ) from error
 
 
@@ -192,6 +208,8 @@ class ConfiguredNode:
                 '[node] keys = "none" is for clients, and a node has keys',
                 f"take the line out, and make keys with: mtun keygen {config.keys}",
             )
+        if config.keys.is_dir():
+            raise ConfigError(f"{config.keys} is a folder, not a key file", "name the file in [node] keys")
         if not config.keys.exists():
             raise ConfigError(
                 f"there is no key file {config.keys}", f"make one with: mtun keygen {config.keys}"
@@ -200,7 +218,7 @@ class ConfiguredNode:
             self._state = StateDir(config.state)
             undo.callback(self._state.close)
             if config.publish is not None:
-                config.publish.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder_of(config.publish)
             self.directory, self._files = load_peers(config, engine)
             undo.callback(self.directory.close)
             self._guards = self._state.read(*_GUARDS)
@@ -453,6 +471,16 @@ def open_node(
             if not serving.done():
                 thread.submit(configured.stop(), name="stop").result()
             serving.result()
+
+
+def _make_folder_of(publish: Path) -> None:
+    try:
+        publish.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the descriptor cannot be written to {publish}: {error.filename}: {error.strerror}",
+            "change [peers] publish",
+        ) from error
 
 
 def _text_of(error: OSError | StateError) -> str:
