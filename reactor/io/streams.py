@@ -131,6 +131,10 @@ class _Side:
         """The request of this side. A stream may give another one for each wait."""
         raise NotImplementedError
 
+    def _end_streak(self) -> Request:
+        self._streak = 0
+        return YIELD
+
     def call(self, method: Callable[..., T], *args: Any) -> Service[T]:
         """Call `method(stream, *args)`, and again after a wait whenever it raises BlockingIOError.
 
@@ -140,8 +144,7 @@ class _Side:
         stream = self.stream
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
-            self._streak = 0
-            yield YIELD
+            yield self._end_streak()
         while True:
             try:
                 # No wait first, whatever the hint: the method may have bytes of its own to give.
@@ -169,11 +172,6 @@ class ReadYield(_Side):
     def _ready(self) -> Request:
         return self.stream.readable
 
-    def _pause(self) -> Request:
-        """What to yield before a read, because the stream is drained or others must run."""
-        self._streak = 0
-        return self.stream.readable if self._hint.drained else YIELD
-
     def readinto(self, buffer: bytearray | memoryview) -> Service[int]:
         """Read what there is into any contiguous buffer.
 
@@ -187,14 +185,17 @@ class ReadYield(_Side):
             buffer = writable_view(buffer)
         stream = self.stream
         self._streak += 1
-        if self._hint.drained or self._streak > _CALLS_PER_PASS:
-            yield self._pause()
+        if self._streak > _CALLS_PER_PASS:
+            yield self._end_streak()
+        must_wait = self._hint.drained
         while True:
+            if must_wait:
+                self._streak = 0
+                yield stream.readable
             try:
                 return stream.readinto(buffer)
             except BlockingIOError:
-                self._streak = 0
-            yield stream.readable
+                must_wait = True
 
     def read(self, limit_bytes: int = 65536) -> Service[bytes]:
         """Read what there is, up to a limit, as new bytes; b"" is the end. For streams that have `read`.
@@ -203,16 +204,19 @@ class ReadYield(_Side):
         """
         stream: Any = self.stream
         self._streak += 1
-        if self._hint.drained or self._streak > _CALLS_PER_PASS:
-            yield self._pause()
+        if self._streak > _CALLS_PER_PASS:
+            yield self._end_streak()
+        must_wait = self._hint.drained
         while True:
+            if must_wait:
+                self._streak = 0
+                yield stream.readable
             try:
                 data: bytes = stream.read(limit_bytes)
             except BlockingIOError:
-                self._streak = 0
+                must_wait = True
             else:
                 return data
-            yield stream.readable
 
     @reminded
     def read_exactly(self, reminder: Reminder, buffer: bytearray | memoryview) -> Service[None]:
@@ -286,8 +290,7 @@ class WriteYield(_Side):
         stream, rest = self.stream, data
         self._streak += 1
         if self._streak > _CALLS_PER_PASS:
-            self._streak = 0
-            yield YIELD
+            yield self._end_streak()
         while True:
             try:
                 count = stream.write(rest)
