@@ -45,7 +45,7 @@ import os
 import selectors
 import weakref
 from collections import deque
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from reactor.core.forgotten import remind
 from reactor.core.requests import PARKED, NeedsYield, Waiter
@@ -76,21 +76,39 @@ logger = logging.getLogger("reactor")
 _EVENTS_PER_POLL = 512
 
 
-class Poller(Protocol):
-    """The interface between the loop and a poller."""
+class Poller:
+    """Base of the pollers, with the table of their descriptors.
+
+    Attributes:
+        needs_arming: whether `arm` must be called after each new waiter.
+    """
+
+    needs_arming = False
+
+    def __init__(self) -> None:
+        self._by_fd: dict[int, FileDescriptor] = {}
+        _alive.add(self)
 
     def register(self, descriptor: FileDescriptor) -> None:
-        """Add a descriptor on its first wait."""
+        """Add a descriptor on its first wait.
+
+        Raises:
+            Closed: the descriptor does not exist.
+            BadRequest: it is a regular file or directory, if the system refuses these here and not in `arm`.
+            Busy: its number is waited on through another FileDescriptor object.
+        """
+        raise NotImplementedError
 
     def unregister(self, descriptor: FileDescriptor) -> None:
         """Remove a descriptor; it may have been closed without notice."""
-
-    @property
-    def needs_arming(self) -> bool:
-        """Whether `arm` must be called after each new waiter."""
+        raise NotImplementedError
 
     def arm(self, descriptor: FileDescriptor) -> None:
-        """Request the events that the waiters of a descriptor need."""
+        """Request the events that the waiters of a descriptor need.
+
+        Raises:
+            Closed, BadRequest: the system refuses the descriptor. The waiter was removed again.
+        """
 
     def watch(self, descriptor: FileDescriptor) -> None:
         """Set `read_ready` once when there is data, without a waiting task. For the loop's wake-up pipe."""
@@ -101,9 +119,11 @@ class Poller(Protocol):
         Args:
             timeout_s: None: no limit.
         """
+        raise NotImplementedError
 
     def has_waiters(self) -> bool:
         """Whether any service waits on any descriptor."""
+        return any(d.reader is not None or d.writer is not None for d in self._by_fd.values())
 
     def fileno(self) -> int:
         """Number of the poller's own descriptor, which is readable when there are events.
@@ -111,20 +131,14 @@ class Poller(Protocol):
         Raises:
             BadRequest: this poller has none.
         """
+        raise NotImplementedError
 
     def close(self) -> None:
         """Release all descriptors and the system's object. Idempotent."""
-
-
-class _Table:
-    """The descriptors of a poller, by number."""
-
-    def __init__(self) -> None:
-        self._by_fd: dict[int, FileDescriptor] = {}
-        _alive.add(self)
-
-    def has_waiters(self) -> bool:
-        return any(d.reader is not None or d.writer is not None for d in self._by_fd.values())
+        for descriptor in self._by_fd.values():
+            descriptor.poller = None
+            descriptor.read_ready = descriptor.write_ready = False
+        self._by_fd.clear()
 
     def _evict(self, descriptor: FileDescriptor) -> None:
         """Make room for a descriptor whose number is taken.
@@ -145,24 +159,16 @@ class _Table:
             earlier.close_notify()
 
     def _is_known(self, fd: int) -> bool:
+        """Whether the system still has the file that was registered with this number."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        raise NotImplementedError
 
-    def _release_all(self) -> None:
-        for descriptor in self._by_fd.values():
-            descriptor.poller = None
-            descriptor.read_ready = descriptor.write_ready = False
-        self._by_fd.clear()
-
-
-_alive: Final[weakref.WeakSet[_Table]] = weakref.WeakSet()
+_alive: Final[weakref.WeakSet[Poller]] = weakref.WeakSet()
 
 
 def _close_after_fork() -> None:
-    for table in list(_alive):
-        table.close()
+    for poller in list(_alive):
+        poller.close()
 
 
 if hasattr(os, "register_at_fork"):
@@ -174,23 +180,18 @@ if HAS_EPOLL:
     _SHORT_READS_LIE = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI
     _INTEREST = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLET
 
-    class EpollPoller(_Table):
+    class EpollPoller(Poller):
         """Edge-triggered, both sides of a descriptor in one registration."""
 
         def __init__(self) -> None:
             super().__init__()
-            # In the instance: read on each wait, three times as fast as from the class.
+            # Also in the instance: read on each wait, three times as fast as from the class. All events are
+            # requested from the start.
             self.needs_arming = False
             self._epoll = epoll()
 
         def register(self, descriptor: FileDescriptor) -> None:
-            """Add a descriptor.
-
-            Raises:
-                Closed: the descriptor does not exist.
-                BadRequest: it is a regular file or directory, which epoll refuses.
-                Busy: its number is waited on through another FileDescriptor object.
-            """
+            """See `Poller`. Raises Closed, BadRequest and Busy."""
             fd = descriptor.fileno()
             self._evict(descriptor)
             try:
@@ -225,12 +226,6 @@ if HAS_EPOLL:
             except OSError:
                 return False
             return True
-
-        def arm(self, descriptor: FileDescriptor) -> None:
-            """Nothing to do: all events are requested from the start."""
-
-        def watch(self, descriptor: FileDescriptor) -> None:
-            """Nothing to do either."""
 
         def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
             """See `Poller`."""
@@ -268,7 +263,7 @@ if HAS_EPOLL:
 
         def close(self) -> None:
             """See `Poller`."""
-            self._release_all()
+            super().close()
             self._epoll.close()
 
 
@@ -278,7 +273,7 @@ def _identity_of(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-class SelectorPoller(_Table):
+class SelectorPoller(Poller):
     """Level-triggered, over `selectors`; for systems without epoll, and for `Blocker`.
 
     Args:
@@ -294,12 +289,7 @@ class SelectorPoller(_Table):
         self._identity: dict[int, tuple[int, int]] = {}
 
     def register(self, descriptor: FileDescriptor) -> None:
-        """Add a descriptor. The system is asked about it only while a task waits (see `arm`).
-
-        Raises:
-            Closed: the descriptor does not exist.
-            Busy: its number is waited on through another FileDescriptor object.
-        """
+        """See `Poller`. The system is asked about it only while a task waits. Raises Closed and Busy."""
         fd = descriptor.fileno()
         self._evict(descriptor)
         try:
@@ -317,11 +307,7 @@ class SelectorPoller(_Table):
             self._ask(fd, 0)
 
     def arm(self, descriptor: FileDescriptor) -> None:
-        """Request the events that the waiters of a descriptor need.
-
-        Raises:
-            Closed, BadRequest: the system refuses the descriptor. The waiter was removed again.
-        """
+        """See `Poller`. Raises Closed and BadRequest."""
         fd = descriptor.fileno()
         interest = self._interest.get(fd, 0)
         wanted = interest
@@ -427,20 +413,16 @@ class SelectorPoller(_Table):
         return bool(lost)
 
     def fileno(self) -> int:
-        """Number of the selector's own descriptor.
-
-        Raises:
-            BadRequest: it has none; only epoll, kqueue and /dev/poll have one.
-        """
+        """See `Poller`. Raises BadRequest: only epoll, kqueue and /dev/poll have one."""
         own = getattr(self._selector, "fileno", None)
         if own is None:
-            raise BadRequest(f"{type(self._selector).__name__} has no descriptor of its own")
+            raise BadRequest(f"{type(self._selector).__name__} has no descriptor")
         number: int = own()
         return number
 
     def close(self) -> None:
         """See `Poller`."""
-        self._release_all()
+        super().close()
         self._interest.clear()
         self._identity.clear()
         self._selector.close()
@@ -558,21 +540,34 @@ class FileDescriptor:
         return f"<FileDescriptor {self._fd}{' closed' if self.is_closed else ''}>"
 
 
-class WaitReadable(NeedsYield):
-    """Resume when the descriptor can be read, has ended or has failed.
-
-    Spurious wakes are allowed: try, and wait again when refused.
-    """
+class _WaitDescriptor(NeedsYield):
+    """Base of the two waits on a descriptor. A spurious wake is allowed: try, and wait again when refused."""
 
     __slots__ = ("descriptor",)
 
     may_end_early = True
+    _NEVER_YIELDED: ClassVar[str]
 
     def __init__(self, descriptor: FileDescriptor) -> None:
         self.descriptor = descriptor
-        self.reminder = remind(
-            "WaitReadable(...) was made and never yielded: write `yield WaitReadable(...)`"
-        )
+        self.reminder = remind(self._NEVER_YIELDED)
+
+    def _poller_for(self, task: Task[Any]) -> Poller:
+        """The poller of the task's runner, where the descriptor is then registered."""
+        if self.reminder is not None:
+            self.take_note()
+        poller: Poller = task.runner.poller
+        if self.descriptor.poller is not poller:
+            self.descriptor.adopt(poller)
+        return poller
+
+
+class WaitReadable(_WaitDescriptor):
+    """Resume when the descriptor can be read, has ended or has failed."""
+
+    __slots__ = ()
+
+    _NEVER_YIELDED = "WaitReadable(...) was made and never yielded: write `yield WaitReadable(...)`"
 
     def begin(self, task: Task[Any]) -> object:
         """See `Request`.
@@ -582,12 +577,8 @@ class WaitReadable(NeedsYield):
             Closed: the descriptor is closed.
             BadRequest: it is a regular file or directory.
         """
-        if self.reminder is not None:
-            self.take_note()
+        poller = self._poller_for(task)
         descriptor = self.descriptor
-        poller: Poller = task.runner.poller
-        if descriptor.poller is not poller:
-            descriptor.adopt(poller)
         descriptor.drained = False
         if descriptor.read_ready:
             descriptor.read_ready = False
@@ -604,27 +595,17 @@ class WaitReadable(NeedsYield):
         self.descriptor.reader = None
 
 
-class WaitWritable(NeedsYield):
-    """Resume when the descriptor can be written or has failed. Spurious wakes are allowed here too."""
+class WaitWritable(_WaitDescriptor):
+    """Resume when the descriptor can be written or has failed."""
 
-    __slots__ = ("descriptor",)
+    __slots__ = ()
 
-    may_end_early = True
-
-    def __init__(self, descriptor: FileDescriptor) -> None:
-        self.descriptor = descriptor
-        self.reminder = remind(
-            "WaitWritable(...) was made and never yielded: write `yield WaitWritable(...)`"
-        )
+    _NEVER_YIELDED = "WaitWritable(...) was made and never yielded: write `yield WaitWritable(...)`"
 
     def begin(self, task: Task[Any]) -> object:
         """See `Request`. Raises Busy, Closed and BadRequest as `WaitReadable.begin`."""
-        if self.reminder is not None:
-            self.take_note()
+        poller = self._poller_for(task)
         descriptor = self.descriptor
-        poller: Poller = task.runner.poller
-        if descriptor.poller is not poller:
-            descriptor.adopt(poller)
         if descriptor.write_ready:
             descriptor.write_ready = False
             return None
