@@ -40,7 +40,6 @@ from readwrite_comp.primitives import (
     SPARE_BYTES,
     TAG_BYTES,
     Engine,
-    WideEngine,
     bound_xor,
     engine_names,
     get_engine,
@@ -201,7 +200,7 @@ MIXED: dict[str, Callable[[], tuple[ExtWrite, ExtRead]]] = {
 }
 
 
-def _mixed(name: str, engine: WideEngine) -> Iterator[Pair]:
+def _mixed(name: str, engine: Engine) -> Iterator[Pair]:
     block_bytes, size = BLOCKS[1], BLOCKS[1] * _MESSAGE_BLOCKS
     title, content = f"{name} in Sealed", _text(block_bytes)
     sealed, _, seal = _parts("sealed", engine, block_bytes, 1)
@@ -228,7 +227,7 @@ def _text(count: int) -> bytes:
 # The two permutations by themselves: the bound is their own primitive passes.
 
 
-def _permutations(engine: WideEngine, block_bytes: int) -> Iterator[Pair]:
+def _permutations(engine: Engine, block_bytes: int) -> Iterator[Pair]:
     block = memoryview(bytearray(block_bytes))
     for name, permutation, bound in (
         ("LIONESS", Lioness(_WIDE_KEYS, block_bytes, engine), _lioness_passes(engine, block)),
@@ -258,7 +257,7 @@ def _lioness_passes(engine: Engine, block: memoryview) -> Work:
     return passes
 
 
-def _hctr_passes(engine: WideEngine, block_bytes: int) -> Work:
+def _hctr_passes(engine: Engine, block_bytes: int) -> Work:
     gmac, cipher = engine.gmac(_KEY), engine.block_cipher(_KEY)
     text = memoryview(bytearray(block_bytes - 8))
     spacious = memoryview(bytearray(block_bytes - 16 + SPARE_BYTES))
@@ -277,7 +276,7 @@ def _hctr_passes(engine: WideEngine, block_bytes: int) -> Work:
 # Stacks of one kind: the bound is as many raw passes over one buffer.
 
 
-def _stack(kind: str, engine: WideEngine, depth: int, block_bytes: int) -> Iterator[Pair]:
+def _stack(kind: str, engine: Engine, depth: int, block_bytes: int) -> Iterator[Pair]:
     name = f"{depth} × {kind}"
     content = memoryview(bytes(block_bytes))
     writers, readers, raw = _parts(kind, engine, block_bytes, depth)
@@ -320,7 +319,7 @@ def _out_of(layer: ExtRead, block_bytes: int) -> Work:
 
 
 def _parts(
-    kind: str, engine: WideEngine, block_bytes: int, depth: int
+    kind: str, engine: Engine, block_bytes: int, depth: int
 ) -> tuple[Sequence[ExtWrite], Sequence[ExtRead], Work]:
     """Return layers to write, layers to read, and one raw pass."""
     block = memoryview(bytearray(block_bytes))

@@ -6,9 +6,8 @@ This is the one module of the package that names a crypto library:
 * ``openssl``: the package `cryptography` (the extra ``fast``), used when it can be imported, because a call
   of its AEAD costs a tenth and its AES runs at three times the speed.
 
-`Engine` describes AEAD and keystreams, which the layers and suite 0 of the wide blocks need; `WideEngine`
-adds the block cipher and the polynomial hash of suite 1. Hashes, randomness and constant-time comparison come
-from the standard library with either engine. A library is imported when its engine is first asked for.
+`Engine` describes what both offer. Hashes, randomness and constant-time comparison come from the standard
+library with either engine. A library is imported when its engine is first asked for.
 
 Rules for changing this file:
 
@@ -28,7 +27,7 @@ import hashlib
 import hmac
 import os
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from readwrite_comp.errors import AuthenticationError, BadParameter, EngineUnavailable
 from readwrite_comp.helpers import byte_view
@@ -47,7 +46,6 @@ __all__ = [
     "Engine",
     "HmacSha256",
     "ReadableBuffer",
-    "WideEngine",
     "bound_xor",
     "checked_key",
     "engine_names",
@@ -143,8 +141,28 @@ class Aead(Protocol):
         return bytes(out)
 
 
+class BlockCipher(Protocol):
+    """AES-256 itself, for modes that are built on it here. One thread at a time."""
+
+    def encrypt(self, block: bytes) -> bytes:
+        """Return one encrypted block of 16 bytes."""
+        ...
+
+    def decrypt(self, block: bytes) -> bytes:
+        """Undo `encrypt`."""
+        ...
+
+    def encrypt_blocks(self, view: memoryview) -> None:
+        """Encrypt each block of `view` by itself (ECB), in place.
+
+        Args:
+            view: writable; a multiple of 16 bytes, followed by `SPARE_BYTES` that stay as they are.
+        """
+        ...
+
+
 class Engine(Protocol):
-    """What a crypto library must offer to carry the layers."""
+    """AES-256 by one crypto library, as the layers use it."""
 
     name: str
 
@@ -173,33 +191,6 @@ class Engine(Protocol):
         around).
         """
         ...
-
-
-EngineT = TypeVar("EngineT", bound=Engine)
-
-
-class BlockCipher(Protocol):
-    """AES-256 itself, for modes that are built on it here. One thread at a time."""
-
-    def encrypt(self, block: bytes) -> bytes:
-        """Return one encrypted block of 16 bytes."""
-        ...
-
-    def decrypt(self, block: bytes) -> bytes:
-        """Undo `encrypt`."""
-        ...
-
-    def encrypt_blocks(self, view: memoryview) -> None:
-        """Encrypt each block of `view` by itself (ECB), in place.
-
-        Args:
-            view: writable; a multiple of 16 bytes, followed by `SPARE_BYTES` that stay as they are.
-        """
-        ...
-
-
-class WideEngine(Engine, Protocol):
-    """An engine that can also carry suite 1 of the wide blocks (`Hctr`); `get_engine` returns one."""
 
     def block_cipher(self, key: bytes) -> BlockCipher:
         """Prepare AES-256 for one 32-byte key. Raises BadParameter: wrong key length."""
@@ -553,14 +544,14 @@ class _PycryptodomeEngine:
 
 
 # In order of preference: "auto" is the first that can be imported.
-_ENGINES: dict[str, tuple[Callable[[], WideEngine], str]] = {
+_ENGINES: dict[str, tuple[Callable[[], Engine], str]] = {
     "openssl": (_OpenSslEngine, "pip install 'mydht-tunnel[fast]' (the package cryptography, 47 or newer)"),
     "pycryptodome": (_PycryptodomeEngine, "pip install 'pycryptodome>=3.23'"),
 }
 
 
 @cache
-def get_engine(name: str = "auto") -> WideEngine:
+def get_engine(name: str = "auto") -> Engine:
     """Return the engine called `name`; the first call imports its library.
 
     Args:
@@ -587,7 +578,7 @@ def get_engine(name: str = "auto") -> WideEngine:
         raise EngineUnavailable(f"engine {name!r} is not installed: {hint}") from error
 
 
-def engine_of(engine: EngineT | str | None) -> EngineT | WideEngine:
+def engine_of(engine: Engine | str | None) -> Engine:
     """Return a layer's engine: itself, the one of that name, or (None) the preferred one.
 
     Raises:

@@ -26,7 +26,6 @@ from readwrite_comp.primitives import (
     TAG_BYTES,
     Engine,
     ReadableBuffer,
-    WideEngine,
     bound_xor,
     checked_key,
     engine_of,
@@ -183,7 +182,7 @@ class PolynomialHash:
 
     __slots__ = ("_correction", "_gmac", "text_bytes")
 
-    def __init__(self, key: bytes, text_bytes: int, engine: WideEngine) -> None:
+    def __init__(self, key: bytes, text_bytes: int, engine: Engine) -> None:
         self.text_bytes = text_bytes
         self._gmac = engine.gmac(key)
         # The tag of zero bytes is the hash of their length plus the mask: |A| ‖ 0 as associated data, 0 ‖ |A|
@@ -279,7 +278,7 @@ class Hctr:
         "block_bytes",
     )
 
-    def __init__(self, keys: bytes, block_bytes: int, engine: WideEngine | str | None = None) -> None:
+    def __init__(self, keys: bytes, block_bytes: int, engine: Engine | str | None = None) -> None:
         keys = checked_key(keys, HCTR_KEY_BYTES, "keys")
         check_number(block_bytes, "block_bytes", _AES_BYTES + 1, _MAX_BLOCK_BYTES)
         engine = engine_of(engine)

@@ -12,7 +12,7 @@ from hashlib import sha256
 from hypothesis import strategies as st
 
 from readwrite_comp import ExtRead, ExtWrite, LayerError
-from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer, WideEngine
+from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, Engine, ReadableBuffer
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
 from tunnel.crypto.primitives import HpkePrivate, TunnelEngine, X25519Private, tunnel_engine
 from tunnel.directory import StaticDirectory
@@ -109,7 +109,7 @@ class _MixedEngine(TunnelEngine):
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self.layers: WideEngine = _MixedLayers(rng)
+        self.layers: Engine = _MixedLayers(rng)
 
     def _any(self) -> TunnelEngine:
         return self._rng.choice(ENGINES)

@@ -23,7 +23,7 @@ from readwrite_comp import (
 )
 from readwrite_comp.base import Phase
 from readwrite_comp.helpers import ByteReader, Take
-from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer, WideEngine
+from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, Engine, ReadableBuffer
 from readwrite_comp.testing import (
     HostileReader,
     HostileWriter,
@@ -675,7 +675,7 @@ class _RecordingAead:
 class _RecordingLayers:
     name = "recording"
 
-    def __init__(self, inner: WideEngine, nonces: dict[bytes, list[bytes]]) -> None:
+    def __init__(self, inner: Engine, nonces: dict[bytes, list[bytes]]) -> None:
         self._inner = inner
         self._nonces = nonces
 
@@ -702,7 +702,7 @@ class _RecordingEngine(TunnelEngine):
 
     def __init__(self) -> None:
         self.nonces: dict[bytes, list[bytes]] = {}
-        self.layers: WideEngine = _RecordingLayers(OPENSSL.layers, self.nonces)
+        self.layers: Engine = _RecordingLayers(OPENSSL.layers, self.nonces)
 
     def x25519_private(self, private: bytes) -> X25519Private:
         return OPENSSL.x25519_private(private)

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from readwrite_comp.errors import EngineUnavailable
 from readwrite_comp.primitives import (
+    Engine,
     HmacSha256,
     ReadableBuffer,
-    WideEngine,
     engine_names,
     get_engine,
     hkdf_expand_sha256,
@@ -143,7 +143,7 @@ class TunnelEngine(ABC):
     """
 
     name: str
-    layers: WideEngine
+    layers: Engine
     suites: tuple[int, ...] = (0,)
 
     # --- X25519 --------------------------------------------------------------------------------------------
