@@ -22,17 +22,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from readwrite_comp.errors import PhaseError, RemoteLayerError
-from readwrite_comp.helpers import (
-    ByteReader,
-    ByteWriter,
-    Owed,
-    byte_view,
-    read_only,
-    read_some,
-    renewed,
-    write_some,
-)
+from readwrite_comp.errors import PhaseError, RemoteLayerError, renewed
+from readwrite_comp.helpers import ByteReader, ByteWriter, Owed, byte_view, read_only, read_some, write_some
 
 __all__ = [
     "TRANSITIONS",

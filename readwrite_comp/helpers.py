@@ -1,4 +1,4 @@
-"""Tools of layers: calls of a stream, state across a refusal, checks of arguments, errors raised again.
+"""Tools of layers: calls of a stream, state across a refusal, checks of arguments.
 
 A stream may handle fewer bytes than asked, or refuse (`BlockingIOError`) at any byte. What a layer must
 remember across a refusal is one of two things:
@@ -14,8 +14,7 @@ written. Three outcomes are distinct everywhere: 0 (the stream ended), `Blocking
 from __future__ import annotations
 
 import errno
-from types import WrapperDescriptorType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from readwrite_comp.errors import BadParameter, Malformed, Truncated
 
@@ -26,20 +25,16 @@ __all__ = [
     "Take",
     "byte_view",
     "check_number",
-    "is_same_error",
     "read_only",
     "read_part",
     "read_some",
-    "renewed",
     "skip_some",
     "would_block",
     "writable_view",
     "write_some",
 ]
 
-E = TypeVar("E", bound=BaseException)
 _EMPTY = memoryview(b"")
-_ORIGINAL = "_renewed_from"
 # The most that is skipped in one call of the stream.
 _SCRATCH_BYTES = 16 * 1024
 
@@ -188,37 +183,6 @@ def skip_some(r: ByteReader, count: int, what: str, *, must_be_zero: bool = Fals
     return done
 
 
-def renewed(error: E) -> E:
-    """Return a copy of a kept error, to be raised again: `raise renewed(self._error)`.
-
-    Each raise of one object adds frames to its traceback and keeps what they hold, and two threads would
-    write into the same traceback. The copy has the class, attributes, cause and first traceback of the
-    original; `is_same_error` recognises it. An error that cannot be copied is returned itself, without its
-    traceback.
-    """
-    kind = type(error)
-    if any(vars(base).get("__slots__") for base in kind.__mro__):
-        return error.with_traceback(None)  # the copy would lack the values in slots
-    try:
-        parts: Any = error.__reduce_ex__(2)
-        _, args, *state = parts
-        copy = kind.__new__(kind, *args)
-        # Not an `__init__` in Python: its arguments need not be those of the builtin class.
-        for base in kind.__mro__:
-            if isinstance(init := vars(base).get("__init__"), WrapperDescriptorType):
-                init(copy, *args)
-                break
-        copy.__dict__.update(*state)
-        copy.__dict__.setdefault(_ORIGINAL, error)
-    except Exception:  # noqa: BLE001 - a user's class may do anything here
-        return error.with_traceback(None)
-    if notes := getattr(error, "__notes__", None):
-        copy.__notes__ = list(notes)
-    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
-    copy.__suppress_context__ = error.__suppress_context__
-    return copy.with_traceback(error.__traceback__)
-
-
 class Owed:
     """Bytes owed to the stream below, in order."""
 
@@ -326,8 +290,3 @@ class Take:
         """Forget the structure."""
         self._view = _EMPTY
         self._filled = 0
-
-
-def is_same_error(error: BaseException, kept: BaseException | None) -> bool:
-    """Whether `error` is the kept one or a copy of it made by `renewed`."""
-    return getattr(error, _ORIGINAL, error) is getattr(kept, _ORIGINAL, kept)

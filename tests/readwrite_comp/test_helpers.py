@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readwrite_comp import BadParameter, ExtRead, Malformed, SealedR, Truncated
-from readwrite_comp.helpers import ByteReader, Owed, Take, is_same_error, read_some, skip_some, write_some
+from readwrite_comp.errors import is_same_error
+from readwrite_comp.helpers import ByteReader, Owed, Take, read_some, skip_some, write_some
 from readwrite_comp.testing import HostileReader, HostileWriter
 from tests.support.kept_errors import caught, check_that_nothing_grows
 

@@ -31,8 +31,9 @@ def test_shape_of_the_table() -> None:
 
 
 def test_error_tree_has_two_branches() -> None:
-    for name in errors_module.__all__:
-        kind = getattr(errors_module, name)
+    kinds = {name: getattr(errors_module, name) for name in errors_module.__all__ if name[0].isupper()}
+    assert len(kinds) == 11
+    for name, kind in kinds.items():
         assert issubclass(kind, errors_module.LayerError)
         if name not in ("LayerError", "LocalLayerError", "RemoteLayerError"):
             assert issubclass(kind, LocalLayerError) != issubclass(kind, RemoteLayerError)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from readwrite_comp.helpers import is_same_error
+from readwrite_comp.errors import is_same_error
 from tests.tunnel.helpers import PROFILES, SMALL, seeded_bytes
 from tests.tunnel.mux_helpers import Link, RawPeer, cell
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError

@@ -25,7 +25,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from readwrite_comp.helpers import byte_view, renewed, writable_view
+from readwrite_comp.errors import renewed
+from readwrite_comp.helpers import byte_view, writable_view
 from tunnel.arguments import member
 from tunnel.errors import ErrorCode, LocalTunnelError, MalformedMessage, PeerError
 from tunnel.established.layouts import StreamEvent, StreamState, Target, next_stream_state

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic
 
-from readwrite_comp.helpers import renewed
+from readwrite_comp.errors import renewed
 from readwrite_comp.primitives import random_bytes as system_random_bytes
 from tunnel.arguments import member
 from tunnel.crypto.primitives import TunnelEngine

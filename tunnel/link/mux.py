@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Generic
 
-from readwrite_comp.helpers import renewed
+from readwrite_comp.errors import renewed
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import Disconnected, ErrorCode, LinkError, ProfileError, TunnelError
 from tunnel.geometry import Profile

@@ -20,7 +20,7 @@ import errno
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from readwrite_comp.helpers import renewed
+from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
 from tunnel.geometry import Profile
 from tunnel.link.buffers import ReceiveQueue

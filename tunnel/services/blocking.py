@@ -42,7 +42,8 @@ from reactor import (
     move_on_after,
 )
 from reactor.errors import ChannelEmpty
-from readwrite_comp.helpers import byte_view, renewed, writable_view
+from readwrite_comp.errors import renewed
+from readwrite_comp.helpers import byte_view, writable_view
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull
 from tunnel.services.base import InnerService, Query, Reply, check_function, left_by, name_of
 

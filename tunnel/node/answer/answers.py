@@ -15,7 +15,8 @@ from functools import partial
 
 from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield, needs_yield_from
 from reactor.errors import log_failure
-from readwrite_comp.helpers import byte_view, is_same_error, renewed
+from readwrite_comp.errors import is_same_error, renewed
+from readwrite_comp.helpers import byte_view
 from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, StreamReset, TunnelError
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream

@@ -19,7 +19,8 @@ from reactor import (
 )
 from reactor.io.streams import ReadStream
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
-from readwrite_comp.helpers import byte_view, is_same_error
+from readwrite_comp.errors import is_same_error
+from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError, StreamReset, TunnelError
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.query.contents import Content, open_content

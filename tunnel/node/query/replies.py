@@ -23,7 +23,7 @@ from weakref import WeakSet
 
 from reactor import Cancelled, Closed, Handle, Reactor, Scope, Service, Signal, needs_yield_from
 from reactor.errors import is_ctrl_c
-from readwrite_comp.helpers import renewed
+from readwrite_comp.errors import renewed
 from tunnel.arguments import checked_count
 from tunnel.codes import Report, short
 from tunnel.errors import (

@@ -43,7 +43,7 @@ from reactor import (
 )
 from reactor.core.threads import ServiceFuture
 from reactor.errors import Forked
-from readwrite_comp.helpers import is_same_error, renewed
+from readwrite_comp.errors import is_same_error, renewed
 from tunnel.codes import Report, short
 from tunnel.errors import (
     BadRoute,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from reactor import RunInThread, Service
-from readwrite_comp.helpers import renewed
+from readwrite_comp.errors import renewed
 from tunnel.arguments import checked_count, checked_seconds
 from tunnel.errors import LocalTunnelError, NodeStopped, PeerError, QueryFailed
 from tunnel.modes import ReplyMode

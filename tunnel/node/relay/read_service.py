@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from reactor import CurrentTime, ReadYield, Service, Signal, Sleep, UnexpectedEnd, WriteYield
 from reactor.core.requests import Request
-from readwrite_comp.helpers import renewed
+from readwrite_comp.errors import renewed
 from tunnel.codes import short
 from tunnel.errors import (
     ErrorCode,

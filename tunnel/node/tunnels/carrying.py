@@ -30,7 +30,7 @@ from reactor import (
     WriteYield,
     timeout_after,
 )
-from readwrite_comp.helpers import is_same_error, renewed
+from readwrite_comp.errors import is_same_error, renewed
 from tunnel.codes import Report, short
 from tunnel.errors import (
     ErrorCode,

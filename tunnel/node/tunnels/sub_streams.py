@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from reactor import YIELD, Cancelled, Scope, Service, Signal, move_on_after, needs_yield_from
 from reactor.errors import is_ctrl_c, log_failure
-from readwrite_comp.helpers import renewed
+from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, TargetKind
 from tunnel.node.limits import Limits
