@@ -105,7 +105,8 @@ def body(frame: bytes, *, is_node: bool) -> bytes:
     parser.feed(frame)
     found = parser.next()
     assert found is not None
-    assert parser.is_between
+    parser.feed(frame)
+    assert parser.next() == found, "nothing is left of the first message"
     return found[1]
 
 

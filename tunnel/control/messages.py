@@ -380,11 +380,6 @@ class MessageParser:
         self._is_node = is_node
         self._held = bytearray()
 
-    @property
-    def is_between(self) -> bool:
-        """Whether no part of a message is held: the stream may end here."""
-        return not self._held
-
     def feed(self, data: bytes) -> None:
         """Take bytes. Holds at most one message and these bytes if `next` is called until it returns None."""
         self._held += data
