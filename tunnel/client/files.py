@@ -251,12 +251,13 @@ class FilesClient:
         return (yield from self._node.ask(self._node.call(self._destination, content, **options)))
 
     def _head(self, reply: IncomingReply, request: FileRequest) -> Service[tuple[PieceReader, FileReply]]:
-        """Read the head of a reply. Raises FilesError: it says that it did not work."""
+        """Read the head of a reply. Raises FilesError: the service refused the request."""
         reader = PieceReader(reply.read)
         head = FileReply.unpack((yield from reader.exactly(REPLY_BYTES)))
         if head.status not in (FileStatus.OK, FileStatus.STORED):
-            what = f"{request.operation.name.lower()} {request.name}".strip()
-            raise FilesError(f"{what}: {head.status.words}", head.status)
+            is_offer = request.operation is Operation.OFFER  # the first half of a put
+            verb = "put" if is_offer else request.operation.name.lower()
+            raise FilesError(f"{verb} {request.name}".strip() + f": {head.status.words}", head.status)
         return reader, head
 
 
