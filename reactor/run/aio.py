@@ -30,8 +30,8 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from reactor.core.forgotten import discard, needs_yield_from
 from reactor.core.loop import Reactor
-from reactor.core.requests import Service
-from reactor.core.task import Handle
+from reactor.core.requests import CurrentTask, Service
+from reactor.core.task import Handle, Task
 from reactor.errors import BadRequest, Broken, Busy, Closed, ReactorError, ServiceCancelled, renewed
 from reactor.sync.scope import Signal
 
@@ -104,7 +104,8 @@ class AsyncioBridge:
         """Wait for an awaitable of asyncio, in a service: `x = yield from bridge.wait(coroutine())`.
 
         When the service is cancelled, the awaitable is cancelled, and the service continues when that has
-        ended.
+        ended. If the awaitable has a result all the same, the service gets it, and the cancellation at its
+        next yield.
 
         Args:
             loop: where the awaitable runs; default: the loop that entered the bridge last.
@@ -114,6 +115,11 @@ class AsyncioBridge:
             BadRequest: the bridge is not open yet, or the object is not awaitable.
             any other: the awaitable's error.
         """
+        try:
+            task: Task[Any] = yield CurrentTask()
+        except BaseException:
+            _close_coroutines(awaitable)
+            raise
         wait = _Wait[T](self)
         self._call_asyncio(loop, wait.start, awaitable)
         try:
@@ -123,12 +129,14 @@ class AsyncioBridge:
             with contextlib.suppress(Closed):
                 self._call_asyncio(loop, wait.cancel)
             raise
-        except BaseException:
+        except BaseException as interruption:
             with contextlib.suppress(Closed):
                 self._call_asyncio(loop, wait.cancel)
                 while not wait.is_done:
                     yield wait.ended
-            raise
+            if wait.error is not None or not wait.is_done:
+                raise
+            task.interrupt(interruption)
         if wait.error is not None:
             raise renewed(wait.error)  # others may await the same awaitable
         return cast(T, wait.result)
@@ -149,9 +157,7 @@ class AsyncioBridge:
         try:
             (loop or self._loop()).call_soon_threadsafe(function, *args)
         except (RuntimeError, BadRequest) as error:
-            for unused in args:
-                if inspect.iscoroutine(unused):
-                    unused.close()
+            _close_coroutines(*args)
             if isinstance(error, BadRequest):
                 raise
             raise Closed("the asyncio loop is closed") from error
@@ -184,6 +190,13 @@ class AsyncioBridge:
             # Its error is raised where it is awaited.
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await asyncio.shield(run.ended)
+
+
+def _close_coroutines(*unused: object) -> None:
+    """Close what will not be awaited, without a warning."""
+    for each in unused:
+        if inspect.iscoroutine(each):
+            each.close()
 
 
 class EmbeddedReactor(AsyncioBridge):

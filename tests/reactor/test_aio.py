@@ -633,3 +633,33 @@ def test_a_result_is_released_only_if_its_coroutine_does_not_get_it(open_bridge:
 
     play(open_bridge, scene)
     assert released == [2]
+
+
+def test_a_service_that_is_cancelled_as_its_awaitable_ends_gets_the_result(open_bridge: Open) -> None:
+    """As an item of a channel: first the result, then the cancellation at the next yield."""
+    got: list[str] = []
+
+    async def scene(bridge: AsyncioBridge) -> None:
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        waits = asyncio.Event()
+
+        async def next_item() -> str:
+            waits.set()
+            try:
+                return await queue.get()
+            except asyncio.CancelledError:
+                return "came all the same"
+
+        def service() -> Service[None]:
+            got.append((yield from bridge.wait(next_item())))
+            yield YIELD
+            got.append("not cancelled")
+
+        task = asyncio.create_task(bridge.run(service()))
+        await waits.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    play(open_bridge, scene)
+    assert got == ["came all the same"]
