@@ -14,7 +14,6 @@ Source: docs/protocol.md, "Key schedule" and "Established tunnels".
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -26,7 +25,7 @@ from tunnel.errors import LocalTunnelError, MalformedMessage
 from tunnel.established.layouts import Hello
 from tunnel.geometry import Geometry
 from tunnel.onion.key_schedule import Direction, end_to_end_key, tunnel_keys
-from tunnel.onion.message import ChunkType
+from tunnel.onion.message import CHUNK_HEAD, CHUNK_TAG_BYTES, LAST_FLAG, ChunkType
 
 __all__ = [
     "LEAST_SUB_STREAMS",
@@ -43,9 +42,6 @@ __all__ = [
 LEAST_SUB_STREAMS = 4  # what Alice may assume before Bob's HELLO
 LEAST_WINDOW_CHUNKS = 4  # with less, credit could not keep up with a single stream
 MAX_KEY_CHUNKS = 2**24
-_HEAD = struct.Struct(">BBHH")
-_TAG_BYTES = 16
-_LAST = 0x01
 
 
 class End(Enum):
@@ -140,10 +136,10 @@ class ChunkSealer(_Direction):
     def seal(
         self, out: memoryview, kind: ChunkType, length: int, *, sub_stream: int = 0, is_last: bool = False
     ) -> None:
-        """Seal a chunk whose data is already in place: `length` bytes from `out[6]` on."""
-        _HEAD.pack_into(out, 0, kind, _LAST if is_last else 0, sub_stream, length)
-        end = _HEAD.size + length
-        plain = out[:-_TAG_BYTES]
+        """Seal a chunk whose data is already in place: `length` bytes behind the chunk head."""
+        CHUNK_HEAD.pack_into(out, 0, kind, LAST_FLAG if is_last else 0, sub_stream, length)
+        end = CHUNK_HEAD.size + length
+        plain = out[:-CHUNK_TAG_BYTES]
         plain[end:] = bytes(len(plain) - end)
         self._aead.seal_into(self._nonce(), plain, b"", out)
 
@@ -162,23 +158,23 @@ class ChunkOpener(_Direction):
         On error: the tunnel cannot continue; nothing more will open.
         """
         number = self.chunks
-        plain = chunk[:-_TAG_BYTES]
+        plain = chunk[:-CHUNK_TAG_BYTES]
         try:
             self._aead.open_into(self._nonce(), chunk, b"", plain)
         except AuthenticationError as error:
             raise MalformedMessage(f"chunk {number} of the tunnel does not open") from error
-        kind, flags, sub_stream, length = _HEAD.unpack_from(plain)
-        if kind not in ChunkType._value2member_map_ or flags & ~_LAST or length > self._capacity:
+        kind, flags, sub_stream, length = CHUNK_HEAD.unpack_from(plain)
+        if kind not in ChunkType._value2member_map_ or flags & ~LAST_FLAG or length > self._capacity:
             raise MalformedMessage(
                 f"chunk {number} of the tunnel has type {kind}, flags 0x{flags:02x}, length {length}"
             )
-        end = _HEAD.size + length
+        end = CHUNK_HEAD.size + length
         # As bytes: views are compared byte by byte, 30 µs for a nearly empty chunk of 16 KiB.
         if plain[end:].tobytes() != bytes(len(plain) - end):
             raise MalformedMessage(f"chunk {number} of the tunnel has padding that is not zero")
         if self.key_chunks == MAX_KEY_CHUNKS and kind != ChunkType.REKEY:
             raise MalformedMessage(f"{MAX_KEY_CHUNKS} chunks of the tunnel under one key, and no REKEY")
-        return Chunk(ChunkType(kind), bool(flags), sub_stream, plain[_HEAD.size : end])
+        return Chunk(ChunkType(kind), bool(flags), sub_stream, plain[CHUNK_HEAD.size : end])
 
 
 class TunnelKeys:

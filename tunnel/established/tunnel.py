@@ -51,7 +51,7 @@ from tunnel.established.layouts import (
 from tunnel.established.streams import IncomingMessages, MessageWriter, N, SubStream
 from tunnel.established.table import SubStreamTable
 from tunnel.geometry import Geometry, padme
-from tunnel.onion.message import ChunkType
+from tunnel.onion.message import CHUNK_HEAD, CHUNK_TAG_BYTES, ChunkType
 
 __all__ = ["EstablishedTunnel"]
 
@@ -310,7 +310,7 @@ class EstablishedTunnel(Generic[N]):
             self._sealer.step()
             self._key_since_s = now_s
         elif self._table.is_due:
-            kind, sub_stream, length = self._table.fill(out[6:-16])
+            kind, sub_stream, length = self._table.fill(out[CHUNK_HEAD.size : -CHUNK_TAG_BYTES])
             self._sealer.seal(out, kind, length, sub_stream=sub_stream)
         else:
             count = self._sealer.chunks + 1
@@ -334,7 +334,7 @@ class EstablishedTunnel(Generic[N]):
         )
 
     def _seal(self, out: memoryview, kind: ChunkType, data: bytes = b"") -> None:
-        out[6 : 6 + len(data)] = data
+        out[CHUNK_HEAD.size : CHUNK_HEAD.size + len(data)] = data
         self._sealer.seal(out, kind, len(data))
 
     # --- receiving ------------------------------------------------------------------------------------------

@@ -36,11 +36,20 @@ from tunnel.errors import MalformedMessage
 from tunnel.geometry import Profile, padme
 from tunnel.onion.message_head import MessageHead, head_bytes
 
-__all__ = ["ChunkType", "FrameR", "FrameW", "MessageR", "MessageW"]
+__all__ = [
+    "CHUNK_HEAD",
+    "CHUNK_TAG_BYTES",
+    "LAST_FLAG",
+    "ChunkType",
+    "FrameR",
+    "FrameW",
+    "MessageR",
+    "MessageW",
+]
 
-_HEAD = struct.Struct(">BBHH")
-_TAG_BYTES = 16
-_LAST = 0x01
+CHUNK_HEAD = struct.Struct(">BBHH")  # type, flags, sub-stream, length
+CHUNK_TAG_BYTES = 16
+LAST_FLAG = 0x01
 _EMPTY_HEAD = MessageHead()
 
 
@@ -128,7 +137,7 @@ class MessageW(ExtWrite):
 
     def _fill(self, view: memoryview) -> int:
         count = min(len(view), self._capacity - self._filled)
-        start = _HEAD.size + self._filled
+        start = CHUNK_HEAD.size + self._filled
         self._chunk[start : start + count] = view[:count]
         self._filled += count
         return count
@@ -136,11 +145,11 @@ class MessageW(ExtWrite):
     def _seal(self, chunk_type: ChunkType, *, last: bool = False) -> None:
         """Seal the chunk and owe it. Its buffer takes the next byte only after it has been written."""
         chunk, filled = self._chunk, self._filled
-        _HEAD.pack_into(chunk, 0, chunk_type, _LAST if last else 0, 0, filled)
+        CHUNK_HEAD.pack_into(chunk, 0, chunk_type, LAST_FLAG if last else 0, 0, filled)
         padding = self._capacity - filled
         if padding:
-            chunk[_HEAD.size + filled : -_TAG_BYTES] = bytes(padding)
-        self._aead.seal_into(_nonce(self._counter), chunk[:-_TAG_BYTES], b"", chunk)
+            chunk[CHUNK_HEAD.size + filled : -CHUNK_TAG_BYTES] = bytes(padding)
+        self._aead.seal_into(_nonce(self._counter), chunk[:-CHUNK_TAG_BYTES], b"", chunk)
         self._counter += 1
         self._chunks += 1
         self._filled = 0
@@ -206,18 +215,18 @@ class MessageR(ExtRead):
         chunk = self._chunk
         self._taken.fill(r, "a content chunk")
         self._taken.begin(chunk)
-        plain = chunk[:-_TAG_BYTES]
+        plain = chunk[:-CHUNK_TAG_BYTES]
         self._aead.open_into(_nonce(self._counter), chunk, b"", plain)
         self._counter += 1
         self._chunks += 1
-        chunk_type, flags, sub_stream, length = _HEAD.unpack_from(plain)
-        end = _HEAD.size + length
-        if flags & ~_LAST or sub_stream or length > self._capacity:
+        chunk_type, flags, sub_stream, length = CHUNK_HEAD.unpack_from(plain)
+        end = CHUNK_HEAD.size + length
+        if flags & ~LAST_FLAG or sub_stream or length > self._capacity:
             raise Malformed(f"chunk has flags 0x{flags:02x}, sub-stream {sub_stream}, length {length}")
         # As bytes: views are compared byte by byte, which would cost more for a PAD chunk than for content.
         if plain[end:].tobytes() != bytes(len(plain) - end):
             raise Malformed("padding of a chunk is not zero")
-        self._content = plain[_HEAD.size : end]
+        self._content = plain[CHUNK_HEAD.size : end]
         self._advance(chunk_type, is_last=bool(flags))
 
     def _advance(self, chunk_type: int, *, is_last: bool) -> None:

@@ -27,7 +27,6 @@ reptunnel_*_err.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,8 +41,8 @@ from tunnel.modes import NOERR_FLAG, XORERR_FLAG, ErrorMode
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import Circuit, OutgoingQuery
 from tunnel.onion.key_schedule import Direction, StatusKeys, block_status_keys, end_to_end_key, permutation
-from tunnel.onion.message import ChunkType
-from tunnel.onion.status import StatusReport, originate_status, read_status, wrap_status
+from tunnel.onion.message import CHUNK_HEAD, CHUNK_TAG_BYTES, LAST_FLAG, ChunkType
+from tunnel.onion.status import StatusReport, check_status_length, originate_status, read_status, wrap_status
 from tunnel.routing.route import Route
 
 __all__ = [
@@ -66,9 +65,7 @@ __all__ = [
 
 XOR_CODE_BYTES = 8
 _FAILURE, _SUCCESS = b"xor", b"xor success"  # labels of the codes
-_HEAD = struct.Struct(">BBHH")  # of a chunk: type, flags, block number, length
-_LAST = 0x01
-_FIRST_NONCE = bytes(12)
+_FIRST_NONCE = bytes(12)  # of the chunk with a STATUS, whose sub-stream field is the number of the block
 
 
 def originate(
@@ -164,10 +161,7 @@ def add_xor_code(
     Raises:
         MalformedMessage: wrong length. Reset the stream, and raise this hop's own code upstream.
     """
-    if len(status) != geometry.status_bytes:
-        raise MalformedMessage(
-            f"STATUS is {len(status)} bytes, geometry {geometry.name!r} has {geometry.status_bytes}"
-        )
+    check_status_length(status, geometry)
     rest = random_bytes(geometry.status_bytes - XOR_CODE_BYTES)
     return _xor(status[:XOR_CODE_BYTES], xor_code(seed)) + rest
 
@@ -225,8 +219,8 @@ def seal_status_chunk(
             f"a STATUS of {len(status)} bytes does not fit a chunk of geometry {geometry.name!r}, which "
             f"carries {geometry.chunk_data_bytes}"
         )
-    plain = _HEAD.pack(ChunkType.STATUS, _LAST, number, len(status)) + status
-    plain += bytes(geometry.chunk_bytes - 16 - len(plain))
+    plain = CHUNK_HEAD.pack(ChunkType.STATUS, LAST_FLAG, number, len(status)) + status
+    plain += bytes(geometry.chunk_bytes - CHUNK_TAG_BYTES - len(plain))
     return engine.layers.aead(end_to_end_key(seed, Direction.BACKWARD)).seal(_FIRST_NONCE, plain)
 
 
@@ -254,12 +248,12 @@ def open_status_chunk(
     except AuthenticationError as error:
         raise MalformedMessage("the chunk on the query's backward half does not open") from error
     length = block_geometry.status_bytes
-    end = _HEAD.size + length
-    _, _, number, _ = _HEAD.unpack_from(plain)
-    head = _HEAD.pack(ChunkType.STATUS, _LAST, number, length)
-    if plain[: _HEAD.size] != head or number >= blocks or any(plain[end:]):
+    end = CHUNK_HEAD.size + length
+    _, _, number, _ = CHUNK_HEAD.unpack_from(plain)
+    head = CHUNK_HEAD.pack(ChunkType.STATUS, LAST_FLAG, number, length)
+    if plain[: CHUNK_HEAD.size] != head or number >= blocks or any(plain[end:]):
         raise MalformedMessage(f"the chunk on the query's backward half is not a STATUS of {length} bytes")
-    return number, plain[_HEAD.size : end]
+    return number, plain[CHUNK_HEAD.size : end]
 
 
 class Reported(Protocol):
@@ -283,8 +277,7 @@ def read_report(query: Reported, status: bytes, engine: TunnelEngine) -> Report 
     geometry = query.circuit.profile.geometry
     try:
         if query.error_mode is ErrorMode.XOR:
-            if len(status) != geometry.status_bytes:
-                raise MalformedMessage(f"STATUS of {len(status)} bytes, expected {geometry.status_bytes}")
+            check_status_length(status, geometry)
             xor = read_xor_code(status, seeds)
             return Report(route, xor.succeeded, xor.origin, None)
         keys = [StatusKeys.derive(seed) for seed in seeds]

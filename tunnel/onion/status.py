@@ -56,6 +56,7 @@ __all__ = [
     "TRAIL_MAC_BYTES",
     "StatusReport",
     "Trail",
+    "check_status_length",
     "clean_text",
     "draw_status_wait_ms",
     "originate_status",
@@ -250,7 +251,7 @@ def wrap_status(
     Raises:
         MalformedMessage: wrong length. Reset the stream; originate with about_next upstream.
     """
-    _check_length(status, geometry)
+    check_status_length(status, geometry)
     body = status[: _BODY.size]
     return _sent(body, Trail(geometry, status[_BODY.size :]), keys, hold_ms, engine)
 
@@ -274,7 +275,7 @@ def read_status(
         MalformedMessage: wrong length; the fault of hop 0.
         LocalTunnelError: the route has no hops, or more than N.
     """
-    _check_length(status, geometry)
+    check_status_length(status, geometry)
     if not 1 <= len(route) <= geometry.slots:
         raise LocalTunnelError(f"a route of {len(route)} nodes, expected 1 to {geometry.slots}")
     last = len(route) - 1
@@ -337,7 +338,8 @@ def _content(body: bytes) -> tuple[ErrorCode | None, bool, str]:
     return code, bool(high), clean_text(text[:length].decode("utf-8", "replace"))
 
 
-def _check_length(status: bytes, geometry: Geometry) -> None:
+def check_status_length(status: bytes, geometry: Geometry) -> None:
+    """Raises MalformedMessage: not the length of a STATUS."""
     if len(status) != geometry.status_bytes:
         raise MalformedMessage(
             f"STATUS is {len(status)} bytes, geometry {geometry.name!r} has {geometry.status_bytes}"
