@@ -148,8 +148,8 @@ class World:
         assert self.signal.waiter is None
         assert self.other_signal.waiter is None
         for channel in (self.full, self.empty, self.shared_full, self.shared_empty):
-            assert not channel._senders
-            assert not channel._receivers
+            assert not channel.waiting_senders
+            assert not channel.waiting_receivers
         if self.thread is not None:
             assert not self.thread.is_watched
             assert self.thread._ended.wait(20)

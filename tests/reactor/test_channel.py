@@ -118,14 +118,14 @@ def test_against_model(kind: type[AnyChannel], capacity: int, steps: list[tuple[
         reactor.run(passes(3))
         assert got == model.got
         assert list(channel._items) == list(model.items)
-        assert len(channel._senders) == len(model.senders)
-        assert len(channel._receivers) == len(model.receivers)
+        assert channel.waiting_senders == len(model.senders)
+        assert channel.waiting_receivers == len(model.receivers)
     assert_clean_channel(channel)
 
 
 def assert_clean_channel(channel: AnyChannel) -> None:
-    assert not channel._senders
-    assert not channel._receivers
+    assert not channel.waiting_senders
+    assert not channel.waiting_receivers
 
 
 def test_closing_drains_receivers_and_refuses_senders(fake: Reactor, kind: type[AnyChannel]) -> None:

@@ -98,7 +98,7 @@ class Sources:
 
     def assert_clean(self) -> None:
         for channel in self.channels:
-            assert not channel._receivers
+            assert not channel.waiting_receivers
         for signal in self.signals:
             assert signal.waiter is None
 
@@ -294,7 +294,7 @@ def test_one_at_a_time(fake: Reactor) -> None:
     # The signal has its waiter; what was entered before the refusal is taken out again.
     with pytest.raises(Busy, match="first"):
         run(fake, wait_on(Select(other, signal)))
-    assert not other._receivers
+    assert not other.waiting_receivers
     signal.set()
     fake.run(passes(2))
 
@@ -339,7 +339,7 @@ def test_an_answer_on_its_way_wins_over_a_cancellation(fake: Reactor) -> None:
     # The others have kept what is theirs.
     assert local.receive_nowait() == 2
     assert signal.is_set
-    assert not local._receivers
+    assert not local.waiting_receivers
 
 
 def test_what_is_given_back_comes_first(fake: Reactor) -> None:

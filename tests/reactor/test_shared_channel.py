@@ -203,8 +203,8 @@ def test_between_any_threads(
         )
     results = [wait() for wait in waits]
     check({number: count for number, (_, count) in enumerate(senders)}, results[: len(receivers)])
-    assert not channel._receivers
-    assert not channel._senders
+    assert not channel.waiting_receivers
+    assert not channel.waiting_senders
     assert len(channel) == 0
 
 
@@ -240,7 +240,7 @@ def test_select_between_threads(crew: Crew, kinds: list[str], count: int) -> Non
         )
     results = [wait() for wait in waits]
     check(dict.fromkeys(range(3), count), results[:1])
-    assert not any(channel._receivers for channel in channels)
+    assert not any(channel.waiting_receivers for channel in channels)
 
 
 # Blocking calls.
@@ -254,8 +254,8 @@ def test_blocking_calls_wait_no_longer_than_asked() -> None:
     with pytest.raises(TimedOut, match="jobs"):
         channel.send_blocking(2, 0)
     assert channel.receive_blocking(0) == 1
-    assert not channel._receivers
-    assert not channel._senders
+    assert not channel.waiting_receivers
+    assert not channel.waiting_senders
     with pytest.raises(ChannelEmpty):
         channel.receive_nowait()
 
@@ -310,10 +310,10 @@ def test_a_thread_that_is_interrupted_loses_nothing(
         channel.receive_blocking()
     if not is_answered:
         channel.send_nowait(1)
-    assert not channel._receivers
+    assert not channel.waiting_receivers
     with pytest.raises(KeyboardInterrupt):
         channel.send_blocking(2)
-    assert not channel._senders
+    assert not channel.waiting_senders
     assert channel.receive_nowait() == (2 if is_answered else 1)
 
 
@@ -378,7 +378,7 @@ def test_an_item_for_a_closed_loop_goes_back() -> None:
         reactor.run(passes(2))
         waiter = channel._receivers[0]
     assert handle.is_finished
-    assert not channel._receivers
+    assert not channel.waiting_receivers
     # As if another thread had claimed it just before the end.
     assert isinstance(waiter, CrossThreadWait)
     waiter._claim = Claim()
@@ -392,8 +392,8 @@ def test_a_closed_loop_takes_its_waiters_along() -> None:
     with Reactor() as reactor:
         reactor.spawn(channel.receive())
         reactor.run(passes(2))
-        assert len(channel._receivers) == 1
-    assert not channel._receivers
+        assert channel.waiting_receivers == 1
+    assert not channel.waiting_receivers
     channel.send_nowait(1)
     assert channel.receive_nowait() == 1
 
@@ -425,8 +425,8 @@ def test_closed_between_two_looks() -> None:
         channel._take(ThreadWaiter())
     with pytest.raises(ChannelClosed):
         channel._offer(1, ThreadWaiter())
-    assert not channel._receivers
-    assert not channel._senders
+    assert not channel.waiting_receivers
+    assert not channel.waiting_senders
 
 
 def test_a_late_answer_to_a_service_that_was_ended_by_force(fake: Reactor) -> None:

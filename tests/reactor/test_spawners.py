@@ -398,7 +398,7 @@ def test_what_another_thread_may_end_is_no_deadlock() -> None:
 
 
 def send_when_awaited(channel: SharedChannel[int]) -> Service[None]:
-    while not channel._receivers:
+    while not channel.waiting_receivers:
         yield YIELD
     yield from channel.send(1)
 
