@@ -1,6 +1,6 @@
 """Sockets and the yield wrappers over both pollers.
 
-Partial reads and writes, ends, hang-ups, lending, hints.
+Partial reads and writes, ends, hang-ups, passing on, hints.
 """
 
 from __future__ import annotations
