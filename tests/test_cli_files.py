@@ -253,6 +253,21 @@ def test_ctrl_c_in_a_transfer_is_one_line_that_says_how_to_resume_it(
     assert "the same command resumes the transfer" in hint
 
 
+def test_ctrl_c_before_a_resumed_get_moves_anything_says_what_is_kept(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(f".fetched.{'ab' * 32}.part").write_bytes(b"x" * 3_000)
+
+    def interrupted(*_: object) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PathTarget, "prepare", interrupted)
+        assert served.get("-o", "fetched", name="f") == 130
+    assert "hint: 2.9 KiB are kept beside the target; the same command resumes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "text", "advice"),
     [

@@ -108,7 +108,9 @@ def run_send(options: argparse.Namespace) -> int:
     """Send a file. Returns the exit status."""
     with contextlib.ExitStack() as stack:
         source, name = _source(options, stack)
-        moving = stack.enter_context(_resumable(lambda: "what has arrived is kept there for a while"))
+        moving = stack.enter_context(
+            _resumable(lambda moved: "what has arrived is kept there for a while" if moved else "")
+        )
         client = stack.enter_context(Client(options))
         destination, hops = _destination(client, options, options.file), client.hops()
         stack.enter_context(_in_words(client.names.name(destination), "store", name))
@@ -228,7 +230,7 @@ def run_get(options: argparse.Namespace) -> int:
     if options.name is None:
         return _list(options)
     target, path = _target(options)
-    with _resumable(lambda: _left(path)) as moving, Client(options) as client:
+    with _resumable(lambda _: _left(path)) as moving, Client(options) as client:
         destination, hops = _destination(client, options, options.name), client.hops()
         with (
             _in_words(client.names.name(destination), "fetch", options.name),
@@ -349,13 +351,15 @@ def _left(path: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _resumable(kept: Callable[[], str]) -> Iterator[list[int]]:
+def _resumable(kept: Callable[[list[int]], str]) -> Iterator[list[int]]:
     """Add a note to an error that interrupts a transfer: it can be resumed. `main` shows it as the hint.
 
     The outermost context, since `Client` replaces some errors.
 
     Args:
-        kept: describes what is kept of the transfer; empty: nothing.
+        kept: describes what is kept, also of an earlier transfer; empty: nothing. Takes the value.
+    Returns:
+        A context manager; its value is for `_run`, and empty as long as nothing has moved.
     """
     moved: list[int] = []
     try:
@@ -363,7 +367,7 @@ def _resumable(kept: Callable[[], str]) -> Iterator[list[int]]:
     except (FilesError, LocalTunnelError):
         raise  # the same command would end the same way
     except BaseException as error:
-        if moved and (what := kept()):
+        if what := kept(moved):
             error.add_note(f"{what}; the same command resumes the transfer")
         raise
 
