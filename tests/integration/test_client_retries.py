@@ -21,7 +21,7 @@ from tunnel.cli import client as cli_client
 from tunnel.cli.main import main
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode
-from tunnel.node.query.request import CallOptions, QueryOptions, WayOptions, make_request
+from tunnel.node.query.request import CallOptions, QueryOptions, WayOptions, checked_request
 from tunnel.services import Echo, Ping, Services
 
 Steps = Generator[Any, Any, Any]
@@ -178,7 +178,7 @@ def test_a_call_is_made_once_and_may_be_sent_twice(net: LocalNetwork) -> None:
 
 
 def test_every_option_is_taken_and_documented() -> None:
-    taken = inspect.signature(make_request).parameters
+    taken = inspect.signature(checked_request).parameters
     assert set(QueryOptions.__optional_keys__) == {
         name for name, parameter in taken.items() if parameter.kind is parameter.KEYWORD_ONLY
     }

@@ -15,10 +15,8 @@ Established tunnels and queries with several replies are not available over the 
 from __future__ import annotations
 
 import os
-import random
 import secrets
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +37,7 @@ from reactor import (
     connect_unix,
     timeout_after,
 )
-from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
+from tunnel.arguments import check_options, checked_count, checked_id
 from tunnel.codes import short
 from tunnel.control.messages import (
     CONTENT_BYTES,
@@ -74,8 +72,8 @@ from tunnel.errors import (
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.state_dir import check_private
-from tunnel.modes import ErrorMode, ReplyMode
-from tunnel.node.query.contents import Content, as_content, open_content, rewinder
+from tunnel.modes import ReplyMode
+from tunnel.node.query.contents import Content, open_content, rewinder
 from tunnel.node.query.replies import (
     IncomingReply,
     PendingQuery,
@@ -90,15 +88,13 @@ from tunnel.node.query.request import (
     QueryOptions,
     QueryRequest,
     TunnelOptions,
-    check_retries,
-    check_served,
-    make_sinks,
+    checked_request,
 )
 from tunnel.node.query.running import submit
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.waits import run_with_guards
 from tunnel.routing.draw_route import LARGE_BYTES
-from tunnel.routing.route import Purpose, Route, checked_purpose
+from tunnel.routing.route import Route
 
 __all__ = ["CONTROL_FILE", "ControlClient"]
 
@@ -197,7 +193,40 @@ class ControlClient:
                 mode `reply-on-reply`: only a node of the program itself has them.
         """
         check_options(options, QueryOptions.__annotations__)
-        return _make_call(self.id, destination, content, **options)
+        request = checked_request(destination, content, **options)
+        if request.replies != 1 or request.mode is ReplyMode.REPLY_ON_REPLY:
+            raise LocalTunnelError(
+                "a query over the control socket has one reply and one sink, and no mode reply-on-reply"
+            )
+        if request.rng is not None:
+            raise LocalTunnelError("a running node draws its routes itself: remove `rng`")
+        hops, route, reply_route = request.hops, options.get("route"), options.get("reply_route")
+        whole = request.content if isinstance(request.content, bytes | memoryview) else None
+        message = QueryMessage(
+            destination,
+            None if hops is None else _checked_hops(hops),
+            None if route is None else _checked_route(route, "route", destination),
+            None if reply_route is None else _checked_route(reply_route, "reply_route", self.id),
+            request.wanted_profile,
+            request.purpose or ("bulk" if whole is not None and len(whole) >= LARGE_BYTES else None),
+            request.mode,
+            request.error_mode,
+            request.retries,
+            options.get("idle_s"),
+            request.timeout_s,
+            None if whole is None or len(whole) > CONTENT_BYTES else bytes(whole),
+        )
+        return _ControlCall(
+            request.route,
+            request.content,
+            request.mode,
+            request.profile,
+            request.idle_s,
+            request.sinks,
+            request.progress,
+            retries=request.retries,
+            message=message,
+        )
 
     def query_service(self, call: QueryRequest) -> Service[QueryResult]:
         """Run a query in this client's reactor. Raises as the future of `query`."""
@@ -466,68 +495,6 @@ class _Upload:
         finally:
             reader.close()
         yield from self._link.send(pack_attempt(MessageKind.END, self._attempt))
-
-
-def _make_call(
-    own_id: bytes,
-    destination: bytes,
-    content: Content,
-    *,
-    hops: int | None = None,
-    route: Route | None = None,
-    mode: ReplyMode | str = ReplyMode.ROUTE,
-    error_mode: ErrorMode | str = ErrorMode.STATUS,
-    reply_route: Route | None = None,
-    profile: Profile | str | None = None,
-    purpose: Purpose | None = None,
-    idle_s: float | None = None,
-    timeout_s: float | None = None,
-    sink: Sink | None = None,
-    replies: int = 1,
-    sinks: Sequence[Sink] = (),
-    progress: Progress | None = None,
-    retries: int = 0,
-    rng: random.Random | None = None,
-) -> _ControlCall:
-    """Check options as `tunnel.node.query.request.make_request` does; the node draws the routes."""
-    destination, content = checked_id(destination), as_content(content)
-    mode = member(ReplyMode, mode, "mode")
-    check_served(mode)
-    check_retries(content, retries)
-    own_sinks = make_sinks(replies, sink, sinks)
-    if replies != 1 or mode is ReplyMode.REPLY_ON_REPLY:
-        raise LocalTunnelError(
-            "a query over the control socket has one reply and one sink, and no mode reply-on-reply"
-        )
-    if rng is not None:
-        raise LocalTunnelError("a running node draws its routes itself: remove `rng`")
-    whole = bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
-    is_large = whole is not None and len(whole) >= LARGE_BYTES
-    message = QueryMessage(
-        destination,
-        None if hops is None else _checked_hops(hops),
-        None if route is None else _checked_route(route, "route", destination),
-        None if reply_route is None else _checked_route(reply_route, "reply_route", own_id),
-        Profile.of(profile),
-        checked_purpose(purpose) or ("bulk" if is_large else None),
-        mode,
-        member(ErrorMode, error_mode, "error_mode"),
-        retries,
-        None if idle_s is None else checked_seconds(idle_s, "idle_s"),
-        None if timeout_s is None else checked_seconds(timeout_s, "timeout_s"),
-        whole if whole is not None and len(whole) <= CONTENT_BYTES else None,
-    )
-    return _ControlCall(
-        route or Route((), destination),
-        content,
-        mode,
-        message.profile or Profile.for_proxies(0),
-        message.idle_s or 0.0,
-        own_sinks,
-        progress,
-        retries=retries,
-        message=message,
-    )
 
 
 def _checked_hops(hops: int) -> int:

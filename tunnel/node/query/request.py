@@ -2,15 +2,16 @@
 
 A query passes three objects. Example, `node.query(bob, b"ping", hops=3)`:
 
-1. `make_request` checks the options, draws a route and chooses a profile: a `QueryRequest`, a plain value.
-   This runs in the caller's thread, so that a missing route is an error at the call.
+1. `make_request` checks the options (`checked_request`), draws a route and chooses a profile: a
+   `QueryRequest`, a plain value. This runs in the caller's thread, so that a missing route is an error at
+   the call.
 2. `build_query` (running.py) seals the headers in a thread: an `OutgoingQuery` of `tunnel.onion`, with the
    `Circuit` to Bob and the `ReplyPath`s back.
 3. `RunningQuery` (running.py) sends it and waits for the outcome. A retry is another one, over routes
    that `draw_routes` draws without the suspected hops.
 
-To add an option: put it in the dictionary below that fits, describe it there, and take it in `make_request`,
-which has its default. Source: docs/routes.md.
+To add an option: put it in the dictionary below that fits, describe it there, and take it in
+`checked_request`, which has its default. Source: docs/routes.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import io
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from tunnel.arguments import checked_count, checked_id, checked_seconds, member
 from tunnel.errors import BadRoute, LocalTunnelError
@@ -45,6 +46,7 @@ __all__ = [
     "WayOptions",
     "check_retries",
     "check_served",
+    "checked_request",
     "content_size",
     "draw_hops",
     "draw_routes",
@@ -199,8 +201,7 @@ class QueryRequest:
         return replace(self, sinks=(sink,), replies=1)
 
 
-def make_request(
-    node: NodeContext,
+def checked_request(
     destination: bytes,
     content: Content,
     *,
@@ -220,40 +221,60 @@ def make_request(
     retries: int = 0,
     rng: random.Random | None = None,
 ) -> QueryRequest:
-    """Check the options of a query and draw what they leave open. Args and errors: as `Node.query`."""
-    destination = checked_id(destination)
-    content, limits = as_content(content), node.limits
-    mode, error_mode = member(ReplyMode, mode, "mode"), member(ErrorMode, error_mode, "error_mode")
+    """Check the options of a query that can be checked without a node. Args and errors: as `Node.query`.
+
+    Returns:
+        A request without routes; what the options leave to the node is still open in it.
+    """
+    mode = member(ReplyMode, mode, "mode")
+    content = as_content(content)
     check_served(mode)
-    own_sinks = make_sinks(replies, sink, sinks)
-    chosen, purpose = Profile.of(profile), checked_purpose(purpose)
     check_retries(content, retries)
-    idle_s = limits.idle_s if idle_s is None else checked_seconds(idle_s, "idle_s")
-    if timeout_s is not None:
-        checked_seconds(timeout_s, "timeout_s")
+    if hops is not None:
+        checked_count(hops, "hops")
     for given, name in ((route, "route"), (reply_route, "reply_route")):
         if given is not None:
-            node.routes.check(_checked_route(given, name))
-    hops = _count_hops(node, hops, route)
-    if mode is ReplyMode.KNOWN_DEST and not node.descriptor.addresses:
-        raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
-    request = QueryRequest(
-        Route((), destination),
+            _checked_route(given, name)
+    if timeout_s is not None:
+        checked_seconds(timeout_s, "timeout_s")
+    wanted = Profile.of(profile)
+    return QueryRequest(
+        Route((), checked_id(destination)),
         content,
         mode,
-        chosen or Profile.for_proxies(hops),
-        idle_s,
-        own_sinks,
+        wanted or Profile.for_proxies(0),
+        0.0 if idle_s is None else checked_seconds(idle_s, "idle_s"),
+        make_sinks(replies, sink, sinks),
         progress,
-        error_mode=error_mode,
+        error_mode=member(ErrorMode, error_mode, "error_mode"),
         replies=replies,
         timeout_s=timeout_s,
         retries=retries,
         hops=hops,
-        wanted_profile=chosen,
-        purpose=purpose,
+        wanted_profile=wanted,
+        purpose=checked_purpose(purpose),
         rng=rng,
         has_given_routes=route is not None or reply_route is not None,
+    )
+
+
+def make_request(
+    node: NodeContext, destination: bytes, content: Content, **options: Unpack[QueryOptions]
+) -> QueryRequest:
+    """Check the options of a query and draw what they leave open. Args and errors: as `Node.query`."""
+    request = checked_request(destination, content, **options)
+    route, reply_route = options.get("route"), options.get("reply_route")
+    for given in (route, reply_route):
+        if given is not None:
+            node.routes.check(given)
+    if request.mode is ReplyMode.KNOWN_DEST and not node.descriptor.addresses:
+        raise BadRoute("mode known-dest needs an address that the answer can be sent to; use mode route")
+    hops = _count_hops(node, request.hops, route)
+    request = replace(
+        request,
+        hops=hops,
+        profile=request.wanted_profile or Profile.for_proxies(hops),
+        idle_s=node.limits.idle_s if options.get("idle_s") is None else request.idle_s,
     )
     return draw_routes(node, request, route=route, reply_route=reply_route)
 
