@@ -14,7 +14,7 @@ import errno
 import logging
 import socket
 import threading
-from types import WrapperDescriptorType
+from types import UnionType, WrapperDescriptorType
 from typing import Any, Self, TypeVar
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ServiceCancelled",
     "TimedOut",
     "UnexpectedEnd",
+    "check_type",
     "is_ctrl_c",
     "log_failure",
     "renewed",
@@ -140,6 +141,17 @@ class ChannelEmpty(ReactorError, BlockingIOError):
 
 class Cancelled(BaseException):
     """Thrown into a service that must end. The service may clean up, and wait meanwhile, and lets it pass."""
+
+
+def check_type(value: object, kind: type | UnionType, what: str, expected: str) -> None:
+    """Refuse an argument of a wrong type where it is given; it would fail at its first use otherwise.
+
+    Raises:
+        TypeError: `value` is not a `kind`.
+    """
+    if not isinstance(value, kind):
+        given = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise TypeError(f"{what}: expected {expected}, got {given}")
 
 
 def is_ctrl_c(error: BaseException) -> bool:

@@ -438,8 +438,9 @@ def write_all_into(ext: ExtWrite, w: ByteWriter, data: bytes | bytearray | memor
     Raises:
         BlockingIOError: its `characters_written` bytes were taken; call again with the rest.
         PhaseError: not between header and end.
-        TypeError: `data` is not a contiguous buffer.
+        TypeError: `data` is not a contiguous buffer, or `ext` not a layer that writes.
     """
+    check_layer(ext, ExtWrite, "ext")
     view = byte_view(data)
     done = 0
     while done < len(view):
@@ -463,6 +464,7 @@ def read_exact_from(ext: ExtRead, r: ByteReader, buffer: bytearray | memoryview)
         RemoteLayerError: the bytes are not of the layer's format; sticky.
         PhaseError: not between header and end.
     """
+    check_layer(ext, ExtRead, "ext")
     view = writable_view(buffer)
     done = 0
     while done < len(view):
@@ -492,6 +494,7 @@ def read_to_end(ext: ExtRead, r: ByteReader, content: bytearray, *, limit_bytes:
         BadParameter: `limit_bytes` is negative.
         TypeError: `content` is not a bytearray, or `limit_bytes` not a whole number.
     """
+    check_layer(ext, ExtRead, "ext")
     if not isinstance(content, bytearray):
         raise TypeError(f"content: expected a bytearray, which grows, got {type(content).__name__}")
     check_number(limit_bytes, "limit_bytes", 0, sys.maxsize)

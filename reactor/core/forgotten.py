@@ -23,8 +23,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Generator
-from types import CodeType, FrameType, GeneratorType
+from types import CodeType, FrameType, FunctionType, GeneratorType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+
+from reactor.errors import check_type
 
 __all__ = ["Reminder", "discard", "needs_yield_from", "remind", "reminded", "settle"]
 
@@ -82,6 +84,7 @@ def remind(text: str) -> Reminder:
 
 def needs_yield_from(function: Callable[P, Generator[Any, Any, R]]) -> Callable[P, Generator[Any, Any, R]]:
     """Decorate a public generator function: a call that never runs warns, with the line of the call."""
+    check_type(function, FunctionType, "needs_yield_from", "a generator function")
     text, name, qualified_name = _text_for(function), function.__name__, function.__qualname__
 
     @functools.wraps(function)

@@ -36,7 +36,7 @@ from reactor.core.poller import FileDescriptor, Poller, WaitReadable, default_po
 from reactor.core.requests import PARKED, NeedsYield, Request, Service
 from reactor.core.task import Handle, Task, not_a_request
 from reactor.core.threads import ServiceFuture, ThreadCalls, fail, tie
-from reactor.core.timers import Clock, MonotonicClock, Timers
+from reactor.core.timers import Clock, MonotonicClock, Timers, check_seconds
 from reactor.errors import (
     BadRequest,
     Busy,
@@ -145,7 +145,11 @@ class Reactor:
         seed: int | None = None,
         slow_step_s: float | None = 0.1,
     ) -> None:
+        if slow_step_s is not None:
+            check_seconds(slow_step_s)
         clock = MonotonicClock() if clock is None else clock
+        if not callable(getattr(clock, "now", None)):
+            raise TypeError(f"clock: expected an object with `now`, got {clock!r}")
         self.now: Callable[[], float] = clock.now
         self.ready: deque[Task[Any]] = deque()
         self._jump_to: Callable[[float], None] | None = getattr(clock, "jump_to", None)

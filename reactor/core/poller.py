@@ -50,7 +50,7 @@ from typing import Any, ClassVar, Final, Protocol
 from reactor.core.forgotten import remind
 from reactor.core.requests import PARKED, NeedsYield, Waiter
 from reactor.core.task import Task
-from reactor.errors import BadRequest, Busy, Closed
+from reactor.errors import BadRequest, Busy, Closed, check_type
 
 __all__ = [
     "HAS_EPOLL",
@@ -466,7 +466,12 @@ class FileDescriptor:
     )
 
     def __init__(self, fileobj_or_fd: int | HasFileno) -> None:
-        self._fd = fileobj_or_fd if isinstance(fileobj_or_fd, int) else fileobj_or_fd.fileno()
+        if isinstance(fileobj_or_fd, int):
+            self._fd = fileobj_or_fd
+        elif hasattr(fileobj_or_fd, "fileno"):
+            self._fd = fileobj_or_fd.fileno()
+        else:
+            raise TypeError(f"FileDescriptor: expected a file, a socket or a number, got {fileobj_or_fd!r}")
         if self._fd < 0:
             raise Closed(f"{fileobj_or_fd!r} is closed")
         self.readable = WaitReadable(self)
@@ -549,6 +554,7 @@ class _WaitDescriptor(NeedsYield):
     _NEVER_YIELDED: ClassVar[str]
 
     def __init__(self, descriptor: FileDescriptor) -> None:
+        check_type(descriptor, FileDescriptor, type(self).__name__, "a FileDescriptor")
         self.descriptor = descriptor
         self.reminder = remind(self._NEVER_YIELDED)
 

@@ -38,12 +38,13 @@ from reactor.errors import (
     Cancelled,
     Closed,
     ServiceCancelled,
+    check_type,
     is_ctrl_c,
     log_failure,
     renewed,
 )
 
-__all__ = ["Handle", "Join", "Task", "WeakHandle", "name_of", "not_a_request"]
+__all__ = ["Handle", "Join", "Task", "WeakHandle", "check_service", "name_of", "not_a_request"]
 
 logger = logging.getLogger("reactor")
 T = TypeVar("T")
@@ -242,6 +243,7 @@ class WeakHandle(Generic[T]):
     __slots__ = ("_reference", "name")
 
     def __init__(self, handle: Handle[T]) -> None:
+        check_type(handle, Handle, "WeakHandle", "the handle of a service")
         self.name = handle.name
         self._reference = weakref.ref(handle)
 
@@ -275,11 +277,11 @@ def name_of(service: Service[Any], name: str | None) -> str:
     Raises:
         BadRequest: not a generator.
     """
-    _check_service(service)
+    check_service(service)
     return name if name is not None else str(getattr(service, "__name__", "service"))
 
 
-def _check_service(service: object) -> None:
+def check_service(service: object) -> None:
     """Check that an object is a generator.
 
     Raises:
@@ -350,7 +352,7 @@ class Task(Handle[T]):
 
     def __init__(self, service: Service[T], name: str | None, runner: Runner) -> None:
         if service.__class__ is not GeneratorType:
-            _check_service(service)
+            check_service(service)
         # Without super().__init__, a third of the cost of a task; each connection makes one.
         self.name = name if name is not None else getattr(service, "__name__", "service")
         self.is_finished = False
@@ -468,6 +470,7 @@ class Join(NeedsYield):
     __slots__ = ("_handle",)
 
     def __init__(self, handle: Handle[Any]) -> None:
+        check_type(handle, Handle, "Join", "the handle of a service")
         self._handle = handle
         self.reminder = remind("Join(...) was made and never yielded: write `yield Join(...)`")
 

@@ -17,7 +17,7 @@ from reactor.core.forgotten import needs_yield_from
 from reactor.core.poller import FileDescriptor
 from reactor.core.requests import YIELD, CurrentTime, Service
 from reactor.core.timers import Sleep
-from reactor.errors import Broken, Closed, renewed
+from reactor.errors import Broken, Closed, check_type, renewed
 from reactor.io.streams import byte_view, writable_view
 
 __all__ = ["SocketStream", "TcpListener", "UnixListener", "check_types", "place_fault", "short_path"]
@@ -80,6 +80,7 @@ class SocketStream:
     )
 
     def __init__(self, sock: socket.socket, peername: Any = None) -> None:
+        check_type(sock, socket.socket, "SocketStream", "a socket")
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -309,6 +310,7 @@ def _is_stale(path: str | os.PathLike[str]) -> bool:
 @contextlib.contextmanager
 def short_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """A path that fits a socket address: for a long one, a path through its open folder."""
+    check_type(path, str | os.PathLike, "path", "the path of a socket as text or Path")
     name = os.fspath(path)
     if len(os.fsencode(name)) <= _MOST_PATH_BYTES or not os.path.isdir(_OPEN_FOLDERS):
         yield name

@@ -166,6 +166,8 @@ class ReadYield(_Side):
     stream: ReadStream
 
     def __init__(self, stream: ReadStream) -> None:
+        if not hasattr(stream, "readinto"):
+            raise TypeError(f"ReadYield: expected a stream, such as a SocketStream, got {stream!r}")
         super().__init__(stream)
         self._hint: Any = getattr(stream, "hint", _NoHint)
 
@@ -253,6 +255,8 @@ class WriteYield(_Side):
     stream: WriteStream
 
     def __init__(self, stream: WriteStream) -> None:
+        if not hasattr(stream, "write"):
+            raise TypeError(f"WriteYield: expected a stream, such as a SocketStream, got {stream!r}")
         super().__init__(stream)
 
     def _ready(self) -> Request:

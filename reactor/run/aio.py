@@ -32,7 +32,16 @@ from reactor.core.forgotten import discard, needs_yield_from
 from reactor.core.loop import Reactor
 from reactor.core.requests import CurrentTask, Service
 from reactor.core.task import Handle, Task
-from reactor.errors import BadRequest, Broken, Busy, Closed, ReactorError, ServiceCancelled, renewed
+from reactor.errors import (
+    BadRequest,
+    Broken,
+    Busy,
+    Closed,
+    ReactorError,
+    ServiceCancelled,
+    check_type,
+    renewed,
+)
 from reactor.sync.scope import Signal
 
 __all__ = ["AsyncioBridge", "EmbeddedReactor"]
@@ -51,6 +60,7 @@ class AsyncioBridge:
     """
 
     def __init__(self, reactor: Reactor) -> None:
+        check_type(reactor, Reactor, "reactor", "a Reactor")
         self.reactor = reactor
         self._asyncio_loop: asyncio.AbstractEventLoop | None = None
         self._entered: list[asyncio.AbstractEventLoop] = []

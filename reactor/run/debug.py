@@ -27,7 +27,7 @@ from reactor.core.requests import Service
 from reactor.core.task import Handle, Join, Task
 from reactor.core.threads import ThreadCalls
 from reactor.core.timers import SleepingTask
-from reactor.errors import BadRequest, is_ctrl_c, log_failure
+from reactor.errors import BadRequest, check_type, is_ctrl_c, log_failure
 from reactor.sync.channel import ReceiveItem, SendItem
 from reactor.sync.scope import Signal
 
@@ -49,6 +49,7 @@ def dump(reactor: Reactor, *, limit: int = _MOST_SERVICES) -> str:
         from its own line to that of the innermost generator. For the running service: where the loop's
         thread is.
     """
+    check_type(reactor, Reactor, "reactor", "a Reactor")
     tasks = list(reactor.tasks)
     lines = [f"reactor: {len(tasks)} services, {len(reactor.ready)} ready, {len(reactor.timers)} timers"]
     for task in tasks[:limit]:
@@ -179,6 +180,7 @@ def remove_tracer(reactor: Reactor, tracer: Tracer) -> None:
 
 
 def _tracing_of(reactor: Reactor) -> _Tracing | None:
+    check_type(reactor, Reactor, "reactor", "a Reactor")
     shadow = vars(reactor).get("_step")
     return None if shadow is None else shadow.__self__
 

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 from reactor.core.loop import Reactor
 from reactor.core.requests import Service
 from reactor.core.task import Handle
-from reactor.errors import BadRequest, Cancelled, Closed
+from reactor.errors import BadRequest, Cancelled, Closed, check_type
 from reactor.run.debug import dump
 
 __all__ = ["dump_on_signal", "run_main"]
@@ -59,6 +59,7 @@ def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) 
     """
     if threading.current_thread() is not threading.main_thread():
         raise BadRequest("run_main is for the main thread, where signals arrive; use Reactor.run here")
+    check_type(reactor, Reactor, "reactor", "a Reactor")
     handle = reactor.spawn(service, name=name)
     ending = _Ending(reactor, handle)
     with contextlib.ExitStack() as stack:

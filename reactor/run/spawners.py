@@ -37,6 +37,7 @@ from reactor.errors import (
     Forked,
     ServiceCancelled,
     TimedOut,
+    check_type,
     log_failure,
 )
 from reactor.sync.channel import Channel, CrossThreadWait
@@ -302,6 +303,7 @@ class Coroutine:
     __slots__ = ("_reactor",)
 
     def __init__(self, reactor: Reactor) -> None:
+        check_type(reactor, Reactor, "reactor", "a Reactor")
         self._reactor = reactor
 
     def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:

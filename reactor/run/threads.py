@@ -17,7 +17,7 @@ from reactor.core.requests import Service
 from reactor.core.task import Handle, Task, name_of
 from reactor.core.threads import answer_at_fork
 from reactor.core.timers import Clock, lock_timeout
-from reactor.errors import Broken, Busy, Closed, TimedOut
+from reactor.errors import Broken, Busy, Closed, TimedOut, check_type
 from reactor.run.spawners import ProxyHandle, poll_poller
 
 __all__ = ["ReactorThread", "ThreadPark", "ThreadPool"]
@@ -110,6 +110,7 @@ class ThreadPool:
     __slots__ = ("_clock", "_is_closed", "_lock", "_max_threads", "_members")
 
     def __init__(self, threads: int = 4, *, clock: Clock | None = None) -> None:
+        check_type(threads, int, "threads", "a whole number")
         if threads < 1:
             raise ValueError(f"a pool has at least 1 thread, got {threads}")
         self._max_threads = threads
@@ -227,6 +228,7 @@ class ReactorThread:
     """
 
     def __init__(self, reactor: Reactor | None = None, *, name: str = "reactor") -> None:
+        check_type(reactor, Reactor | None, "reactor", "a Reactor")
         self.reactor = Reactor() if reactor is None else reactor
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._failure: BaseException | None = None

@@ -26,11 +26,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import GeneratorType
 from typing import Any, Self, TypeVar, cast
 
 from reactor.core.forgotten import Reminder, discard, needs_yield_from, reminded, settle
 from reactor.core.requests import PARKED, CurrentTask, Request, Service, Spawn, Waiter
-from reactor.core.task import Handle, Task
+from reactor.core.task import Handle, Task, check_service
 from reactor.core.timers import Deadline, Expired, SetTimer
 from reactor.errors import Busy, Cancelled, Closed, TimedOut, log_failure
 
@@ -245,6 +246,8 @@ def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Ser
         any: the first failure. When a child fails and the body fails while it is cancelled for that, the
             error of the body is raised and the child's is logged.
     """
+    if not callable(body):
+        raise TypeError(f"body: expected a generator function of the scope, got {body!r}")
     scope = Scope(name)
     task = cast(Task[Any], (yield CurrentTask()))
     interruption = _ChildFailed(f"a service of scope {name!r} failed")
@@ -252,7 +255,9 @@ def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Ser
     result: T | None = None
     try:
         try:
-            result = yield from body(scope)
+            service = body(scope)
+            check_service(service)
+            result = yield from service
         except _ChildFailed as thrown:
             if thrown is not interruption:
                 raise
@@ -285,6 +290,8 @@ def timeout_after(seconds: float | None, reminder: Reminder, service: Service[T]
     """
     settle(reminder)
     del reminder
+    if service.__class__ is not GeneratorType:
+        check_service(service)
     if seconds is None:
         return (yield from service)
     try:
@@ -316,6 +323,8 @@ def move_on_after(seconds: float, reminder: Reminder, service: Service[T]) -> Se
     """
     settle(reminder)
     del reminder
+    if service.__class__ is not GeneratorType:
+        check_service(service)
     try:
         deadline: Deadline = yield SetTimer(seconds)
     except BaseException:

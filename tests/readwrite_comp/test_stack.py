@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +35,7 @@ from readwrite_comp import (
     WideBlockR,
     WideBlockW,
     WindowSizes,
+    stack,
 )
 from readwrite_comp.errors import InUse
 from readwrite_comp.helpers import ByteReader, ByteWriter
@@ -386,3 +389,16 @@ def test_a_stack_holds_little_when_refused() -> None:
     with pytest.raises(BlockingIOError):
         write_on()
     assert 0 < taken[0] < 1_000
+
+
+def test_a_call_for_whole_pieces_names_a_layer_of_a_wrong_type() -> None:
+    stream: Any = None
+    calls: list[Callable[[Any], object]] = [
+        lambda ext: stack.write_all_into(ext, stream, b"x"),
+        lambda ext: stack.read_exact_from(ext, stream, bytearray(1)),
+        lambda ext: stack.read_to_end(ext, stream, bytearray(), limit_bytes=1),
+    ]
+    for call in calls:
+        for wrong in (5, b"x", None, IdentityR):
+            with pytest.raises(TypeError, match="ext: expected a layer that"):
+                call(wrong)
