@@ -131,6 +131,8 @@ class Reactor:
         poller: default the best one of this system. The reactor closes it.
         seed: shuffle the order within each pass, reproducibly; see `shuffle`.
         slow_step_s: log a warning when a service blocks the loop for longer; None: do not measure.
+    Raises:
+        TypeError: `clock` has no `now`. BadRequest: `slow_step_s` is not a number.
 
     Attributes:
         tasks: the living services in order of creation, as the keys of a dict.

@@ -159,6 +159,9 @@ class ReadYield(_Side):
 
     Cancellation: a call that is cancelled while it waits has taken nothing from the stream, except
     `read_exactly`, which may have taken a part.
+
+    Raises:
+        TypeError: `stream` has no `readinto`.
     """
 
     __slots__ = ("_hint",)
@@ -248,6 +251,9 @@ class WriteYield(_Side):
     """The writing side of a stream, for services.
 
     Cancellation: `write` that is cancelled while it waits has written nothing; `write_all` some, all or none.
+
+    Raises:
+        TypeError: `stream` has no `write`.
     """
 
     __slots__ = ()

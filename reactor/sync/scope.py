@@ -243,6 +243,7 @@ def in_scope(body: Callable[[Scope], Service[T]], *, name: str = "scope") -> Ser
     Returns:
         The result of the body.
     Raises:
+        TypeError: `body` is not a function. BadRequest: it did not return a generator.
         any: the first failure. When a child fails and the body fails while it is cancelled for that, the
             error of the body is raised and the child's is logged.
     """
