@@ -194,10 +194,9 @@ def test_names_that_the_rule_forbids_are_not_listed(tmp_path: Path) -> None:
     assert [entry.name for entry in store.entries()] == ["a"]
 
 
-def test_uploads_that_send_nothing_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_that_send_nothing_keep_nobody_out(tmp_path: Path) -> None:
     now_s = 1000.0
-    monkeypatch.setattr("time.monotonic", lambda: now_s)
-    store = FileStore(tmp_path, FilesSettings(uploads=2))
+    store = FileStore(tmp_path, FilesSettings(uploads=2), now_s=lambda: now_s)
     silent = [_begun(store, name, name.encode() * 5) for name in ("a", "b")]
     now_s += 59
     assert _try(lambda: _begun(store, "c", b"c")) is FileStatus.BUSY
@@ -213,15 +212,17 @@ def test_uploads_that_send_nothing_keep_nobody_out(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("late", [b"too much of it", b"wrong"])
-def test_who_was_put_off_does_not_remove_what_another_stores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bytes
-) -> None:
+def test_who_was_put_off_does_not_remove_what_another_stores(tmp_path: Path, late: bytes) -> None:
     """Both write the same part: whoever knows a digest could have kept its file from being stored."""
-    monkeypatch.setattr(file_store, "_STALLED_S", -1.0)
-    store = FileStore(tmp_path)
+    now_s = 0.0
+    store = FileStore(tmp_path, now_s=lambda: now_s)
     hostile = _begun(store, "a", b"right")
     if len(late) == 5:
         hostile.write(late)
+    now_s = file_store._STALLED_S
+    with pytest.raises(StoreRefused):  # not stalled yet
+        _begun(store, "a", b"right")
+    now_s += 1
     honest = _begun(store, "a", b"right")
     honest.write(b"right")
     ending = hostile.commit if len(late) == 5 else partial(hostile.write, late)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tunnel.routing.draw_route
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, PYCRYPTODOME, make_keys
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, Profile
@@ -71,8 +70,15 @@ def test_a_seed_repeats_the_choice_whatever_the_order_of_the_directory() -> None
 
 
 def test_by_default_the_system_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(tunnel.routing.draw_route._SYSTEM, random.SystemRandom)
+    made: list[random.SystemRandom] = []
+
+    class Watched(random.SystemRandom):
+        def __init__(self) -> None:
+            made.append(self)
+
+    monkeypatch.setattr(random, "SystemRandom", Watched)
     assert len({choose(PEERS, 10).proxies for _ in range(5)}) == 5
+    assert len(made) == 5
 
 
 def test_every_peer_is_as_likely_at_every_place() -> None:

@@ -42,18 +42,16 @@ class Directory(Protocol):
         """Stop the background work. Known descriptors stay readable. Idempotent."""
 
 
-_RANDOM = random.SystemRandom()
-
-
 class StaticDirectory:
     """The descriptors of a file, and no others. One per line, in base64; lines that begin with # are
     comments.
 
     Args:
-        descriptors: verified (made here, or by `Descriptor.parse`).
+        descriptors: verified (made here, or by `Descriptor.parse`). rng: draws samples.
     """
 
-    def __init__(self, descriptors: Iterable[Descriptor] = ()) -> None:
+    def __init__(self, descriptors: Iterable[Descriptor] = (), *, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.SystemRandom()
         self._by_id: dict[bytes, Descriptor] = {}
         for descriptor in descriptors:
             self.publish(descriptor)
@@ -82,7 +80,7 @@ class StaticDirectory:
     def sample(self, count: int | None = None) -> list[Descriptor]:
         """Up to `count` descriptors, drawn uniformly; by default all."""
         every = list(self)
-        return every if count is None or count >= len(every) else _RANDOM.sample(every, count)
+        return every if count is None or count >= len(every) else self._rng.sample(every, count)
 
     def close(self) -> None:
         """Does nothing: no background work."""

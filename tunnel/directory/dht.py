@@ -38,7 +38,6 @@ __all__ = ["DhtDirectory"]
 
 log = logging.getLogger("tunnel.directory")
 
-_RANDOM: Final = random.SystemRandom()
 _SOURCE: Final = b"dht"
 _LISTS: Final = 16
 _PUT_S: Final = 240.0  # more than twice within a value's life
@@ -52,11 +51,12 @@ class DhtDirectory(ExchangeDirectory):
     """Configured descriptors, and others from neighbours and from a hash table.
 
     Args:
-        configured, engine, rules, limit: see `ExchangeDirectory`.
+        configured, engine, rules, limit, rng: see `ExchangeDirectory`.
         network_id: part of all keys, so that networks do not mix.
         bootstrap: host and UDP port of any node of the hash table; None: this node is the first.
         port: UDP port of this node; 0 lets the system choose.
         refresh_s, soon_s: time between two polls of the member lists, without and with news.
+        now_s: for polls; wall_clock: for the expiry of descriptors.
         module: `opendht`, or a substitute in tests.
     Raises:
         MissingLibrary: OpenDHT cannot be imported. OSError: the port is in use.
@@ -75,9 +75,12 @@ class DhtDirectory(ExchangeDirectory):
         refresh_s: float = 60.0,
         soon_s: float = 2.0,
         wall_clock: Callable[[], float] = time.time,
+        now_s: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
         module: Any = None,
     ) -> None:
-        super().__init__(engine=engine, rules=rules, limit=limit)
+        super().__init__(engine=engine, rules=rules, limit=limit, rng=rng)
+        self._now_s = now_s
         self._dht = _import_opendht() if module is None else module
         self._network = network_id.hex()
         self._refresh_s = refresh_s
@@ -158,7 +161,7 @@ class DhtDirectory(ExchangeDirectory):
                 node_id = next(iter(self._requests))
                 del self._requests[node_id]
                 self._get([self._node_key(node_id)])
-            if time.monotonic() >= due_s and not self._has_closed:
+            if self._now_s() >= due_s and not self._has_closed:
                 seen, news = self._get([self._list_key(number) for number in range(_LISTS)])
                 with self._looked:
                     self._is_settled = bool(seen) and not news
@@ -166,13 +169,13 @@ class DhtDirectory(ExchangeDirectory):
                 # A node that has found no other node of the hash table yet is likely to find one soon.
                 longest_s = self._refresh_s if seen else min(_ALONE_S, self._refresh_s)
                 wait_s = self._soon_s if news else min(2 * wait_s, longest_s)
-                due_s = time.monotonic() + wait_s * _RANDOM.uniform(0.5, 1.0)
+                due_s = self._now_s() + wait_s * self._rng.uniform(0.5, 1.0)
                 self.expire(self._wall_clock())
-            self._wake.wait(max(0.0, due_s - time.monotonic()))
+            self._wake.wait(max(0.0, due_s - self._now_s()))
 
     def _put_own(self) -> None:
         for node_id, last_s in list(self._own.items()):
-            now_s = time.monotonic()
+            now_s = self._now_s()
             if now_s - last_s < _PUT_S or self._has_closed:
                 continue
             # Marked before the lookup: one that is published meanwhile, from another thread, is due again.
@@ -203,9 +206,9 @@ class DhtDirectory(ExchangeDirectory):
             done = threading.Event()
             self._runner.get(key, get_cb=_collector(values), done_cb=_setter(done))
             ends.append(done)
-        ends_s = time.monotonic() + _WAIT_S
+        ends_s = self._now_s() + _WAIT_S
         for done in ends:
-            done.wait(max(0.0, ends_s - time.monotonic()))
+            done.wait(max(0.0, ends_s - self._now_s()))
         news = 0
         for signed in list(values):
             try:

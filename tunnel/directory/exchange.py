@@ -93,7 +93,6 @@ def _split(body: bytes, count: int) -> Sequence[bytes]:
     return found
 
 
-_RANDOM: Final = random.SystemRandom()
 _LIMIT: Final = 4096  # learned descriptors; about 2 KiB each
 
 
@@ -112,6 +111,7 @@ class ExchangeDirectory:
         engine: verifies signatures.
         rules: the address rules of this node: nodes that it may not dial are not learned.
         limit: of learned descriptors.
+        rng: draws samples, and which hearsay is evicted.
     """
 
     def __init__(
@@ -121,7 +121,9 @@ class ExchangeDirectory:
         engine: TunnelEngine,
         rules: AddressRules = PUBLIC,
         limit: int = _LIMIT,
+        rng: random.Random | None = None,
     ) -> None:
+        self._rng = rng or random.SystemRandom()
         self._engine = engine
         self._rules = rules
         self._limit = limit
@@ -152,7 +154,7 @@ class ExchangeDirectory:
         """Up to `count` descriptors, drawn uniformly; by default all."""
         with self._lock:
             every = [*self._published.values(), *(entry.descriptor for entry in self._learned.values())]
-        return every if count is None or count >= len(every) else _RANDOM.sample(every, count)
+        return every if count is None or count >= len(every) else self._rng.sample(every, count)
 
     def is_configured(self, node_id: bytes) -> bool:
         """Whether the node was published, not learned."""
@@ -229,8 +231,8 @@ class ExchangeDirectory:
             [peer for peer in kind if self._may_pass_on(peer, now_s, {own.node_id, to})]
             for kind in (proven, hearsay)
         )
-        drawn = _RANDOM.sample(sure, min(len(sure), max(room // 2, room - len(rest))))
-        drawn += _RANDOM.sample(rest, min(len(rest), room - len(drawn)))
+        drawn = self._rng.sample(sure, min(len(sure), max(room // 2, room - len(rest))))
+        drawn += self._rng.sample(rest, min(len(rest), room - len(drawn)))
         return tuple(peer.signed for peer in (*mine, *drawn))
 
     def expire(self, now_s: float) -> None:
@@ -300,7 +302,7 @@ class ExchangeDirectory:
                 if entry.source == source and not entry.is_proven
             ]
             if theirs:
-                return _RANDOM.choice(theirs)
+                return self._rng.choice(theirs)
         return None
 
     def _remove(self, node_id: bytes) -> None:

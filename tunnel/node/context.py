@@ -8,6 +8,7 @@ Services read everything here; they change only the tables.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -112,6 +113,7 @@ class NodeContext:
         links: to neighbours; set by `Node`, since it is made from this context.
         on_publish: called with each new descriptor; None: no callback.
         observe: called with a FrameReport for each forwarded frame; None: no callback.
+        rng: draws routes, neighbours and times of padding. Keys never come from it.
     """
 
     engine: TunnelEngine
@@ -130,6 +132,7 @@ class NodeContext:
     on_publish: Callable[[Descriptor], None] | None = None
     observe: Callable[[FrameReport], None] | None = None
     wall_clock: Callable[[], float] = time.time
+    rng: random.Random = field(default_factory=random.SystemRandom)
     pending: dict[bytes, PendingQuery] = field(default_factory=dict)
     queries: int = 0
     own: set[PendingQuery] = field(default_factory=set)
@@ -155,6 +158,7 @@ class NodeContext:
             wall_clock=self.wall_clock,
             own=self.own_ids,
             family=self.descriptor.family,
+            rng=self.rng,
         )
 
     @property

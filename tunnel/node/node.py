@@ -94,6 +94,7 @@ class Node:
         guards: `Node.guards` of the last run, so that routes begin with the same nodes again.
         on_publish: called in the reactor with each new descriptor after the first.
         observe: called with a FrameReport for each forwarded frame; the reports stay on this machine.
+        rng: draws routes, neighbours and times of padding; by default the system's randomness.
     Raises:
         OSError: the address cannot be listened on. TypeError: an argument has the wrong type.
             ValueError: `host` is a name, not an IP address. LocalTunnelError: the wall clock shows a time
@@ -121,6 +122,7 @@ class Node:
         on_publish: Callable[[Descriptor], None] | None = None,
         observe: Callable[[FrameReport], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
     ) -> None:
         if engine is None or isinstance(engine, str):
             engine = tunnel_engine(engine or "auto")
@@ -165,6 +167,7 @@ class Node:
             on_publish=on_publish,
             observe=observe,
             wall_clock=wall_clock,
+            rng=rng or random.SystemRandom(),
             guards=kept if has_guards else None,
             own_ids=tuple(own),
         )

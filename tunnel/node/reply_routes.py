@@ -6,17 +6,12 @@ one. `RouteProvider` (tunnel/routing) draws the rest. Source: docs/routes.md.
 
 from __future__ import annotations
 
-import random
-from typing import Final
-
 from tunnel.errors import BadRoute
 from tunnel.geometry import Profile
 from tunnel.node.context import NodeContext
 from tunnel.routing.route import Route
 
 __all__ = ["home_neighbour", "routes_home"]
-
-_RANDOM: Final = random.SystemRandom()
 
 
 def home_neighbour(node: NodeContext, profile: Profile, *avoid: bytes) -> bytes | None:
@@ -46,7 +41,7 @@ def home_neighbour(node: NodeContext, profile: Profile, *avoid: bytes) -> bytes 
         raise BadRoute(
             "this node has no address, and no link yet over which a reply could come: keep some ahead"
         )
-    return _RANDOM.choice(usable)
+    return node.rng.choice(usable)
 
 
 def routes_home(node: NodeContext, profile: Profile) -> tuple[Route, ...]:

@@ -19,7 +19,6 @@ import ipaddress
 import random
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -38,7 +37,6 @@ from tunnel.routing.route import Purpose, Route, best_profile
 
 __all__ = ["LARGE_BYTES", "RouteProvider", "choose_route"]
 
-_SYSTEM: Final = random.SystemRandom()
 LARGE_BYTES: Final = 1 << 20
 """Content of this length takes the bulk geometry. Shorter content does not decide: the reply may be long."""
 _MOST_STEPS: Final = 32  # backed-off peers that return one by one; after that all return together
@@ -72,7 +70,7 @@ class RouteProvider:
         wall_clock: Callable[[], float],
         own: Collection[bytes] = (),
         family: bytes | None = None,
-        rng: random.Random = _SYSTEM,
+        rng: random.Random | None = None,
     ) -> None:
         self._directory = directory
         self._peers = peers
@@ -83,7 +81,7 @@ class RouteProvider:
         self._guards = guards
         self._wall_clock = wall_clock
         self._began_s = wall_clock() - peers.now_s()
-        self._rng = rng
+        self._rng = rng or random.SystemRandom()
         self._lock = threading.Lock()
 
     @property
@@ -185,7 +183,7 @@ class RouteProvider:
     def own_among(self, peers: Iterable[Descriptor]) -> frozenset[bytes]:
         """Known nodes of this node's owner: itself, the configured ones, its family, and nodes at an address
         of this machine."""
-        minute, family = int(time.monotonic()) // _HOST_KNOWN_S, self._family
+        minute, family = int(self._wall_clock()) // _HOST_KNOWN_S, self._family
         return self._own.union(
             peer.node_id
             for peer in peers
@@ -347,7 +345,7 @@ def choose_route(
     obstacles = [_obstacle(peer, profile_byte, own, avoid, now_s) for peer in others]
     candidates = [peer for peer, obstacle in zip(others, obstacles, strict=True) if obstacle is None]
     wanted = hops - len(ends)
-    rng = rng or _SYSTEM
+    rng = rng or random.SystemRandom()
     if rules.is_local:
         ids = [peer.node_id for peer in candidates]
         middle = rng.sample(ids, wanted) if 0 <= wanted <= len(ids) else ids

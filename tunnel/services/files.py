@@ -221,12 +221,22 @@ class FileStore:
 
     Args:
         folder: created if it does not exist.
+        now_s: for uploads that stall. wall_clock: for the age of unfinished files.
     Raises:
         OSError: from each method: the disk failed.
     """
 
-    def __init__(self, folder: Path, settings: FilesSettings | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: FilesSettings | None = None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.folder = folder
+        self.now_s = now_s
+        self._wall_clock = wall_clock
         self.settings = settings or FilesSettings()
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -402,7 +412,7 @@ class FileStore:
             for name, bytes_, changed_s in found
             if _PART.fullmatch(name) and name not in in_use
         )
-        oldest_s = time.time() - _PART_AGE_S
+        oldest_s = self._wall_clock() - _PART_AGE_S
         for index, (changed_s, bytes_, name) in enumerate(idle):
             # Empty parts count too: they take an entry of the folder and time of each scan.
             is_one_too_many = count + len(idle) - index >= settings.files
@@ -440,7 +450,7 @@ class Upload:
         self._store = store
         self._name = name
         self._offset = offset
-        self._moved_s = time.monotonic()
+        self._moved_s = store.now_s()
         self.token = token = object()
         # Not a bound method: it would keep this object alive as long as its file is open.
         self._file = PartialFile(store.part_path(digest), on_closed=lambda: store.forget(digest, token))
@@ -448,7 +458,7 @@ class Upload:
     @property
     def idle_s(self) -> float:
         """Seconds without progress."""
-        return time.monotonic() - self._moved_s
+        return self._store.now_s() - self._moved_s
 
     @property
     def is_stalled(self) -> bool:
@@ -506,7 +516,7 @@ class Upload:
         self._file.close()
 
     def _checked(self, work: Callable[[], T]) -> T:
-        self._moved_s = time.monotonic()
+        self._moved_s = self._store.now_s()
         try:
             return work()
         except LocalTunnelError as error:  # closed in favour of another upload

@@ -11,7 +11,6 @@ leave the directory: a choice that followed the messages would reveal them.
 from __future__ import annotations
 
 import logging
-import random
 from typing import Final
 
 from reactor import Service, Sleep, SocketStream, TcpListener
@@ -24,7 +23,6 @@ from tunnel.node.links.link_table import LinkTable
 __all__ = ["keep_links", "listen_service", "seek_peers"]
 
 log = logging.getLogger("tunnel.node")
-_RANDOM: Final = random.SystemRandom()
 # Ticks for which the node with the larger id leaves dialling to the other one.
 _PATIENCE_TICKS: Final = 2
 
@@ -114,7 +112,7 @@ def _choose(node: NodeContext, links: LinkTable, wanted: dict[bytes, int]) -> No
         links.pool(peer_id).is_wanted = False
     free = sorted(reachable - wanted.keys())
     count = min(len(free), node.limits.links_ahead - len(wanted))
-    for peer_id in _RANDOM.sample(free, max(count, 0)):
+    for peer_id in node.rng.sample(free, max(count, 0)):
         wanted[peer_id] = 0
 
 
@@ -139,7 +137,7 @@ def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
         others = [peer for peer in directory.sample() if peer.node_id != node.descriptor.node_id]
         if not len(links) and others:
             try:
-                yield from links.dial(_RANDOM.choice(others).node_id)
+                yield from links.dial(node.rng.choice(others).node_id)
             except PeerError as error:
                 log.debug("node %s found no peer to exchange descriptors with: %s", node.name, error)
         yield Sleep(node.limits.link_tick_s)

@@ -48,7 +48,6 @@ __all__ = ["Link", "Serve"]
 
 log = logging.getLogger("tunnel.node")
 
-_RANDOM: Final = random.SystemRandom()
 # Peers are drawn at random, so this many messages without news mean that hardly any news is left.
 _PATIENCE: Final = 3
 
@@ -80,7 +79,7 @@ class Link:
         self.host = "" if result.is_dialler else str(result.socket.peername[0])
         self.used_s = node.now_s()
         self.is_retired = False
-        self._padding = _padding_policy(node.limits, node.now_s())
+        self._padding = _padding_policy(node.limits, node.now_s(), node.rng)
         self.mux = Multiplexer(
             result.keys,
             is_dialler=result.is_dialler,
@@ -236,7 +235,7 @@ class Link:
         padding, now_s = self._padding, self._node.now_s
         while True:
             yield Sleep(padding.next_s - now_s())
-            padding.act(self.mux, now_s(), _RANDOM)
+            padding.act(self.mux, now_s(), self._node.rng)
 
     def _send_last_words(self) -> None:
         """Try once to send what is sealed: it may contain the reason for the end."""
@@ -246,9 +245,9 @@ class Link:
             log.debug("last words of a link were not sent: %s", error)
 
 
-def _padding_policy(limits: Limits, now_s: float) -> PaddingPolicy:
+def _padding_policy(limits: Limits, now_s: float, rng: random.Random) -> PaddingPolicy:
     if limits.padding is PaddingMode.POISSON:
-        return PoissonPadding(1 / limits.padding_gap_s, [limits.padding_units], now_s=now_s, rng=_RANDOM)
+        return PoissonPadding(1 / limits.padding_gap_s, [limits.padding_units], now_s=now_s, rng=rng)
     if limits.padding is PaddingMode.CONSTANT:
         return ConstantRate(limits.padding_gap_s, limits.padding_units, now_s=now_s)
     return NoPadding()
@@ -306,7 +305,7 @@ class _PeerExchange:
     def send_regularly(self) -> Service[None]:
         while True:
             self._send(wants_more=True)
-            yield Sleep(self._node.limits.exchange_s * _RANDOM.uniform(0.5, 1.5))
+            yield Sleep(self._node.limits.exchange_s * self._node.rng.uniform(0.5, 1.5))
 
     def receive(self) -> Service[None]:
         """Learn from each message and answer it; returns when the link has failed."""

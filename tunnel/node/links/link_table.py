@@ -12,7 +12,6 @@ of its own, as in the Rust original; it is kept for comparison, since it reveals
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
@@ -36,7 +35,6 @@ Refusal: TypeAlias = NextRefused | TableFull | None
 """Why dialling failed; None: it succeeded."""
 
 _ATTEMPTS: Final = 3  # a link just dialled may already be ending
-_RANDOM: Final = random.SystemRandom()
 
 
 class LinkTable:
@@ -164,7 +162,7 @@ class LinkTable:
         pool = self._pools.get(peer_id)
         if pool is None:
             policy, own_id = self._node.limits.pool_policy, self._node.descriptor.node_id
-            pool = NeighbourPool(policy, own_id=own_id, peer_id=peer_id, rng=_RANDOM)
+            pool = NeighbourPool(policy, own_id=own_id, peer_id=peer_id, rng=self._node.rng)
             self._pools[peer_id] = pool
         return pool
 
