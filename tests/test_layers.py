@@ -159,6 +159,13 @@ BELOW = {
     "tunnel/crypto": ("tunnel.identity", "tunnel.onion", "tunnel.link", "tunnel.node"),
     "tunnel/directory": ("reactor", "tunnel.link", "tunnel.node"),
     "tunnel/identity": ("reactor", "tunnel.link", "tunnel.node"),
+    "tunnel/link": (
+        "tunnel.onion",
+        "tunnel.established",
+        "tunnel.routing",
+        "tunnel.directory",
+        "tunnel.node",
+    ),
     "tunnel/node": ("tunnel.client", "tunnel.cli", "tunnel.config", "tunnel.control", "tunnel.running"),
     "tunnel/routing": ("reactor", "tunnel.link", "tunnel.node"),
     "tunnel/running": ("tunnel.client", "tunnel.cli"),

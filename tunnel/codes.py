@@ -12,9 +12,10 @@ Source: docs/protocol.md, "Error codes"; the locations follow arti's `ErrorKind`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 
-__all__ = ["CODES", "CodeRow", "ErrorCode", "Location", "Report", "short"]
+__all__ = ["CODES", "CodeRow", "ErrorCode", "Location", "Report", "clock_text", "short"]
 
 
 class ErrorCode(IntEnum):
@@ -195,6 +196,11 @@ CODES = {
 def short(node_id: bytes) -> str:
     """A node id for people: its first four bytes in hex."""
     return node_id.hex()[:8]
+
+
+def clock_text(now_s: float) -> str:
+    """A time for people, in UTC and to the minute: clocks in link handshakes are not more exact."""
+    return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from reactor import ReactorThread, Service
 from tests.support.network import PATIENCE_S, wait_until
 from tests.tunnel.helpers import OPENSSL
 from tunnel import Limits, Node, Profile, QueryFailed, ReplyMode, Route
+from tunnel.codes import clock_text
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, TunnelError
 from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
 from tunnel.node.tunnels.tunnel import NodeTunnel
-from tunnel.onion.header import clock_text
 
 HOUR_S: Final = 3_600.0
 DAY_S: Final = 24 * HOUR_S

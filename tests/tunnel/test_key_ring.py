@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from tests.support.errors import raises_code
 from tests.tunnel.helpers import NOW_S, OPENSSL, SMALL, make_keys, seeded_bytes
+from tunnel.codes import clock_text
 from tunnel.errors import ErrorCode, KeyFileError, ReplayFileError, TableFull
 from tunnel.identity.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S, KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys
-from tunnel.onion.header import Command, Hop, Slot, build_header, clock_text, open_header
+from tunnel.onion.header import Command, Hop, Slot, build_header, open_header
 
 START = int(NOW_S) - 600  # the first epoch's beginning
 HOUR = 3_600

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tunnel.helpers import ALL_PROFILE_BYTES, NOW_S, OPENSSL, make_keys
+from tunnel.codes import clock_text
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, Profile
 from tunnel.identity.descriptor import Address, Descriptor, OnionKeyInfo
 from tunnel.identity.keys import EPOCH_S
-from tunnel.onion.header import clock_text
 from tunnel.routing.addresses import LOCAL, PUBLIC, AddressRules
 from tunnel.routing.draw_route import RouteProvider, _is_this_host, choose_route
 from tunnel.routing.guards import Guards

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunnel.arguments import checked_count
-from tunnel.codes import short
+from tunnel.codes import clock_text, short
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import BadArgument, BadSignature, DescriptorError, ProfileError
 from tunnel.geometry import ADDRESS_BYTES, Profile
-from tunnel.onion.header import CLOCK_SKEW_S, Hop, clock_text
+from tunnel.onion.header import CLOCK_SKEW_S, Hop
 
 __all__ = [
     "FAMILY_BYTES",

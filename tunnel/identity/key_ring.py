@@ -22,12 +22,13 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunnel.codes import clock_text
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.disk import read_regular
 from tunnel.errors import ReplayFileError
 from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey, new_onion_key
 from tunnel.identity.state_dir import remove_file, write_private
-from tunnel.onion.header import CLOCK_SKEW_S, HOUR_S, LATEST_S, Hop, OpeningKey, clock_text
+from tunnel.onion.header import CLOCK_SKEW_S, HOUR_S, LATEST_S, Hop, OpeningKey
 from tunnel.onion.replay import DEFAULT_LIMIT, ReplayTable
 
 __all__ = ["EARLY_ROTATION_S", "KEEP_PREVIOUS_S", "Epoch", "KeyRing"]

@@ -1,4 +1,5 @@
-"""One link as bytes: handshake, records, and the multiplexer with its streams, credit and padding.
+"""One link as bytes: the handshake, records and their cells, and the multiplexer with its streams and credit.
 
-No sockets, clocks, threads or reactor. `tunnel.node` gives it a socket; `tunnel.config` reads its settings.
+Without sockets, clocks, threads or reactor. It imports no room but identity and crypto. `tunnel.node` joins
+it to sockets; policies.py decides for the links there.
 """

@@ -18,12 +18,12 @@ from enum import Enum
 from hashlib import sha256
 
 from readwrite_comp.primitives import random_bytes
+from tunnel.codes import clock_text
 from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.errors import DescriptorError, HandshakeError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.noise import LinkKeys, NoiseXK
-from tunnel.onion.header import clock_text
 
 __all__ = [
     "ANSWER_BYTES",

@@ -11,9 +11,9 @@ import logging
 from typing import Final
 
 from reactor import Service, Sleep
-from tunnel.codes import short
+from tunnel.codes import clock_text, short
 from tunnel.node.context import NodeContext
-from tunnel.onion.header import CLOCK_SKEW_S, clock_text
+from tunnel.onion.header import CLOCK_SKEW_S
 
 __all__ = ["clock_difference", "is_clock_doubtful", "publish", "rotate_keys"]
 

@@ -21,10 +21,10 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import IntEnum
 from hashlib import sha256
 
+from tunnel.codes import clock_text
 from tunnel.crypto.primitives import HpkePrivate, TunnelEngine
 from tunnel.errors import ErrorCode, PeerError, ProfileError, Refused
 from tunnel.geometry import ADDRESS_BYTES, NODE_ID_BYTES, PROTOCOL_VERSION, SLOT_BYTES, Profile
@@ -44,7 +44,6 @@ __all__ = [
     "Slot",
     "build_header",
     "check_expiry",
-    "clock_text",
     "draw_delay",
     "draw_expiry",
     "open_header",
@@ -70,11 +69,6 @@ def draw_expiry(now_s: float, random_bytes: Callable[[int], bytes]) -> int:
     """now + 1 h + uniform(0 … 2 h), rounded up to the hour: seconds since 1970."""
     extra = int.from_bytes(random_bytes(8), "big") % (2 * HOUR_S + 1)
     return -(-(int(now_s) + HOUR_S + extra) // HOUR_S) * HOUR_S
-
-
-def clock_text(now_s: float) -> str:
-    """A time for people, in UTC and to the minute: link handshakes carry clocks no more exactly."""
-    return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def check_expiry(expiry: int, now_s: float) -> None:

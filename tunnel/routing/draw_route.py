@@ -24,12 +24,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Final
 
-from tunnel.codes import short
+from tunnel.codes import clock_text, short
 from tunnel.directory import Directory
 from tunnel.errors import BadRoute, ProfileError
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
-from tunnel.onion.header import clock_text
 from tunnel.routing.addresses import LOCAL, AddressRules
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable

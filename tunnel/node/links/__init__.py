@@ -1,4 +1,4 @@
-"""Links to neighbours: dialling, listening, the services of a link, the link table, peer exchange.
+"""Links to neighbours: the handshake over a socket, a link and its services, the table of links, the keeper.
 
-Joins `tunnel.link` to sockets. `tunnel.node` imports it; other rooms reach it through `NodeContext.links`.
+Joins `tunnel.link` to sockets. `tunnel.node` imports it; other rooms open streams with `NodeContext.links`.
 """

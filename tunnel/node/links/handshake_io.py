@@ -24,7 +24,7 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
-from tunnel.codes import short
+from tunnel.codes import clock_text, short
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import (
     Disconnected,
@@ -39,7 +39,6 @@ from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Respo
 from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext
 from tunnel.node.limits import LinkPolicy
-from tunnel.onion.header import clock_text
 
 __all__ = ["HandshakeResult", "accept_handshake", "dial"]
 

@@ -44,7 +44,7 @@ from reactor import (
 from reactor.core.threads import ServiceFuture
 from reactor.errors import Forked
 from readwrite_comp.errors import is_same_error, renewed
-from tunnel.codes import Report, short
+from tunnel.codes import Report, clock_text, short
 from tunnel.errors import (
     BadRoute,
     ErrorCode,
@@ -65,7 +65,6 @@ from tunnel.node.query.request import QueryRequest, check_served, draw_routes
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.node.upkeep import clock_difference
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
-from tunnel.onion.header import clock_text
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.onion.reports import Reported, read_reply_report, read_report
 
