@@ -338,6 +338,12 @@ def test_a_folder_is_not_taken_for_a_file(
         assert hint in capsys.readouterr().err
 
 
+def test_a_node_in_the_place_of_its_network_is_named(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["ping"], ["route"], ["get"], ["bench"], ["send", str(net / "client.toml")]):
+        assert main([*command, str(net), "--network", "node-1"]) == 2
+        assert f"did you swap them? node-1 --network {net}" in capsys.readouterr().err
+
+
 def test_peers_says_why_none_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["peers", "--peers", str(tmp_path)]) == 1
     out, err = capsys.readouterr()

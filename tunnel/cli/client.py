@@ -101,6 +101,10 @@ def client_config(options: argparse.Namespace) -> NodeConfig:
         return load_config(options.config, os.environ, listens=False)
     if options.network is not None:
         if not (options.network / CLIENT_FILE).exists():
+            node = getattr(options, "id", None)  # `peers` has none
+            if node and os.path.exists(os.path.join(node, CLIENT_FILE)):
+                swapped = f"{shlex.quote(str(options.network))} --network {shlex.quote(node)}"
+                raise ConfigError(f"{options.network} holds no network", f"did you swap them? {swapped}")
             raise no_network(options.network)
         return load_config(options.network / CLIENT_FILE, os.environ)
     for path in options.peers:

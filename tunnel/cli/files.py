@@ -155,7 +155,7 @@ def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[P
 
 def _file_hint(path: Path, node: str) -> str:
     """What to do about a file that cannot be opened."""
-    if path.exists():
+    if os.path.exists(path):
         return f"send what it gives: mtun send - {shlex.quote(node)} < {shlex.quote(str(path))}"
     if node and os.path.exists(node):
         return _swapped("send", node, str(path))

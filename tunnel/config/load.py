@@ -164,7 +164,7 @@ def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:
 
 
 def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tuple[str, Any]]:
-    """(table, key) → (where it was said, value)."""
+    """(table, key) → (its place in the file, value)."""
     keys: dict[str, list[str]] = {table: [] for table in TABLES}
     for setting in SETTINGS:
         keys[setting.table].append(setting.key)

@@ -45,7 +45,7 @@ Peers: TypeAlias = StaticDirectory | ExchangeDirectory
 
 log = logging.getLogger("tunnel.running")
 
-_TELL_AGAIN_S = 3_600.0
+_REPORT_AGAIN_S = 3_600.0
 _SETTLE_S = 15.0
 _LISTEN_HINTS = {
     errno.EADDRINUSE: "another program, or this node already, listens there; else change [node] listen",
@@ -196,7 +196,7 @@ class ConfiguredNode:
         self._engine = tunnel_engine(config.engine)
         self._unwritten: Descriptor | None = None
         self._problem = ""
-        self._told_s = 0.0
+        self._reported_s = 0.0
         self._control: ControlServer | None = None
         self.node: Node
         self.directory: Peers
@@ -333,9 +333,9 @@ class ConfiguredNode:
                         self._control.restore()
                 self._keep_guards()  # a few bytes, rarely: not worth a thread
             except (OSError, StateError) as error:
-                self._tell_problem(_text_of(error))
+                self._report_problem(_text_of(error))
             else:
-                self._tell_problem("")
+                self._report_problem("")
 
     def _is_state_here(self) -> bool:
         return self._state.is_here and self.config.keys.exists()
@@ -367,11 +367,11 @@ class ConfiguredNode:
         except KeyFileError:
             return False
 
-    def _tell_problem(self, problem: str) -> None:
+    def _report_problem(self, problem: str) -> None:
         """Log that the state cannot be saved: at the start, each hour, and when it is over."""
         now_s = time.monotonic()
-        if problem and (problem != self._problem or now_s - self._told_s > _TELL_AGAIN_S):
-            self._told_s = now_s
+        if problem and (problem != self._problem or now_s - self._reported_s > _REPORT_AGAIN_S):
+            self._reported_s = now_s
             log.error("the state of the node is not saved: %s", problem)
         elif self._problem and not problem:
             log.warning("the state of the node is saved again")
