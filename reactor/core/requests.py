@@ -44,13 +44,13 @@ __all__ = [
     "CurrentTask",
     "CurrentTime",
     "NeedsYield",
-    "Pass",
     "Request",
     "Runner",
     "Service",
     "Spawn",
     "Undoable",
     "Waiter",
+    "Yield",
 ]
 
 T = TypeVar("T")
@@ -190,7 +190,7 @@ Service: TypeAlias = Generator[Request, Any, T]
 """A service that ends with a T: `def echo(stream) -> Service[int]`."""
 
 
-class Pass(Request):
+class Yield(Request):
     """Let all other ready services run first."""
 
     __slots__ = ()
@@ -201,7 +201,7 @@ class Pass(Request):
         return PARKED
 
 
-YIELD: Final = Pass()
+YIELD: Final = Yield()
 
 
 class CurrentTask(Request):

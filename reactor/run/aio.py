@@ -344,13 +344,13 @@ class _Run(Generic[T]):
     def fail(self, cause: BaseException) -> None:
         error = Broken("the reactor failed, its services are stopped")
         error.__cause__ = cause
-        self._tell(None, error)
+        self._answer(None, error)
 
     def start(self, service: Service[T], name: str | None) -> None:
         try:
             self._handle = handle = self._bridge.reactor.start(service, name)
         except ReactorError as error:
-            self._tell(None, error)
+            self._answer(None, error)
         else:
             handle.add_done_callback(self._on_end)
 
@@ -372,11 +372,11 @@ class _Run(Generic[T]):
             if error is None and self._release is not None:
                 self._release(handle.result())
         elif error is None:
-            self._tell(handle.result(), None)
+            self._answer(handle.result(), None)
         else:
-            self._tell(None, handle.error_for_others())
+            self._answer(None, handle.error_for_others())
 
-    def _tell(self, result: T | None, error: BaseException | None) -> None:
+    def _answer(self, result: T | None, error: BaseException | None) -> None:
         # RuntimeError: the asyncio loop is closed, so nothing awaits.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._set, result, error)
@@ -408,7 +408,7 @@ class _Wait(Generic[T]):
         try:
             future = asyncio.ensure_future(awaitable)
         except TypeError as error:
-            self._tell(None, BadRequest(f"{error}, got {type(awaitable).__name__}"))
+            self._answer(None, BadRequest(f"{error}, got {type(awaitable).__name__}"))
             return
         self._future = future
         future.add_done_callback(self._on_end)
@@ -419,13 +419,13 @@ class _Wait(Generic[T]):
 
     def _on_end(self, future: asyncio.Future[T]) -> None:
         if future.cancelled():
-            self._tell(None, ServiceCancelled("the awaitable was cancelled"))
+            self._answer(None, ServiceCancelled("the awaitable was cancelled"))
         elif (error := future.exception()) is not None:
-            self._tell(None, error)
+            self._answer(None, error)
         else:
-            self._tell(future.result(), None)
+            self._answer(future.result(), None)
 
-    def _tell(self, result: T | None, error: BaseException | None) -> None:
+    def _answer(self, result: T | None, error: BaseException | None) -> None:
         # Closed: the service has ended with the reactor.
         with contextlib.suppress(Closed):
             self._bridge.reactor.post(self._set, result, error)

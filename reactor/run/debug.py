@@ -207,22 +207,22 @@ class _Tracing:
 
     def start(self, service: Service[T], name: str | None) -> Task[T]:
         task = self._plain_start(service, name)
-        self._tell("service_created", task)
+        self._notify("service_created", task)
         return task
 
     def step(self, task: Task[Any]) -> None:
-        self._tell("service_resumed", task)
+        self._notify("service_resumed", task)
         self._plain_step(task)
         if not task.is_finished:
-            self._tell("service_suspended", task)
+            self._notify("service_suspended", task)
 
     def finish(self, task: Task[Any], result: Any, error: BaseException | None) -> None:
         try:
             self._plain_finish(task, result, error)
         finally:
-            self._tell("service_ended", task)
+            self._notify("service_ended", task)
 
-    def _tell(self, event: str, task: Task[Any]) -> None:
+    def _notify(self, event: str, task: Task[Any]) -> None:
         for tracer in self.tracers:
             try:
                 getattr(tracer, event)(task)
