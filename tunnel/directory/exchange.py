@@ -111,7 +111,7 @@ class ExchangeDirectory:
         engine: verifies signatures.
         rules: the address rules of this node: nodes that it may not dial are not learned.
         limit: of learned descriptors.
-        rng: draws samples, and which hearsay is evicted.
+        rng: draws samples, and which unproven entries are evicted.
     """
 
     def __init__(
@@ -224,12 +224,12 @@ class ExchangeDirectory:
             entries = list(self._learned.values())
             published = list(self._published.values())
         proven = published + [entry.descriptor for entry in entries if entry.is_proven]
-        hearsay = [entry.descriptor for entry in entries if not entry.is_proven]
+        unproven = [entry.descriptor for entry in entries if not entry.is_proven]
         mine = [own] if not own.unlisted else []
         room = MAX_DESCRIPTORS - len(mine)
         sure, rest = (
             [peer for peer in kind if self._may_pass_on(peer, now_s, {own.node_id, to})]
-            for kind in (proven, hearsay)
+            for kind in (proven, unproven)
         )
         drawn = self._rng.sample(sure, min(len(sure), max(room // 2, room - len(rest))))
         drawn += self._rng.sample(rest, min(len(rest), room - len(drawn)))
@@ -289,12 +289,12 @@ class ExchangeDirectory:
         proven = [node_id for node_id, entry in self._learned.items() if entry.is_proven]
         idle = next((node_id for node_id in proven if node_id not in self._linked), None)
         leaving = idle if 2 * len(proven) > self._limit else None
-        leaving = leaving or self._hearsay_of_the_loudest() or idle
+        leaving = leaving or self._unproven_of_largest_source() or idle
         if leaving is not None:
             self._remove(leaving)
         return leaving is not None
 
-    def _hearsay_of_the_loudest(self) -> bytes | None:
+    def _unproven_of_largest_source(self) -> bytes | None:
         for source, _ in self._entries_by_source.most_common():
             theirs = [
                 node_id
