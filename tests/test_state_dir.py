@@ -250,7 +250,7 @@ def test_the_sequence_number_outlives_a_crash_with_the_clock_ahead(config: NodeC
     ahead_s = time.time() + 2 * 86_400
     with ConfiguredNode(config, Reactor()) as crashed:
         crashed.node._context.wall_clock = lambda: ahead_s
-        crashed.node._context.tunnel.ring.advance(ahead_s)
+        crashed.node._context.codec.ring.advance(ahead_s)
         publish(crashed.node._context)
         ahead = crashed.node.descriptor
         copy = config.keys.read_bytes()

@@ -85,7 +85,7 @@ class _GoesOn(InnerService):
             pass
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        keys = self.net[0]._context.tunnel.ring.keys
+        keys = self.net[0]._context.codec.ring.keys
         self.net.directory.publish(
             keys.descriptor((Address("127.0.0.1", port),), time.time() + 60, self.net.engine)
         )

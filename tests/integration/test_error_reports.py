@@ -103,7 +103,7 @@ def fail_hop(
     node: Node, monkeypatch: pytest.MonkeyPatch, chunks: int, *, is_backward: bool, to: bytes | None = None
 ) -> None:
     """A proxy that fails after so many chunks of a half of a frame (to the node `to`, if given)."""
-    tunnel = node._context.tunnel
+    tunnel = node._context.codec
     relay_layers = tunnel.relay_layers
 
     def failing(slot: Slot, profile: Profile) -> tuple[WidePermutation, WidePermutation]:
@@ -337,7 +337,7 @@ def test_a_fault_in_a_hop_is_told_as_such_and_logged_there(
     def broken(slot: Slot, profile: Profile) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(net[2]._context.tunnel, "relay_layers", broken)
+    monkeypatch.setattr(net[2]._context.codec, "relay_layers", broken)
     error = ask(net, ReplyMode.ROUTE)
     check(error, ErrorMode.STATUS, 1, ErrorCode.INTERNAL)
     assert "a bug" not in str(error)

@@ -125,7 +125,7 @@ def test_a_bootstrap_whose_descriptor_has_long_expired_still_serves() -> None:
     with strangers(1, limits=LIMITS) as network:
         bootstrap = network[0]
         old_s = time.time() - 30 * 24 * 3600
-        old = bootstrap._context.tunnel.ring.keys.descriptor(
+        old = bootstrap._context.codec.ring.keys.descriptor(
             bootstrap.descriptor.addresses, old_s, OPENSSL, sequence=int(old_s)
         )
         assert old.expiry < time.time()

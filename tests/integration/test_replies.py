@@ -114,14 +114,14 @@ def test_the_reply_whose_way_back_fails_is_named(number: int) -> None:
     patched: list[bool] = []
     with LocalNetwork(peers=4, service=Forgetting(), limits=LIMITS) as net:
         alice, last = net[0], net[1]
-        relay_layers = last._context.tunnel.relay_layers
+        relay_layers = last._context.codec.relay_layers
 
         def failing(slot: Any, profile: Profile) -> Any:
             if patched and slot.next_id == alice.id:
                 raise LocalTunnelError("a fault of this node")
             return relay_layers(slot, profile)
 
-        last._context.tunnel.relay_layers = failing  # type: ignore[method-assign]  # a node that fails
+        last._context.codec.relay_layers = failing  # type: ignore[method-assign]  # a node that fails
         route = Route((last.id, net[2].id), net[3].id)
         query = alice.query(net[3].id, b"q", route=route, replies=3)
         with pytest.raises(QueryFailed) as caught:
@@ -209,7 +209,7 @@ def test_a_loop_that_somebody_throws_away_is_missed() -> None:
         def swallow(slot: Any, profile: Profile) -> Any:
             raise LocalTunnelError("thrown away")
 
-        thief._context.tunnel.relay_layers = swallow  # type: ignore[method-assign]  # a hop that drops
+        thief._context.codec.relay_layers = swallow  # type: ignore[method-assign]  # a hop that drops
         plan = CoverPlan(Route((net[1].id, thief.id, net[3].id), net[0].id), SMALL, 100, is_loop=True)
         with pytest.raises(QueryFailed):
             net[0].send_cover(plan).result(PATIENCE_S)

@@ -405,7 +405,7 @@ def test_a_peer_that_is_off_for_days_costs_the_others_nothing() -> None:
 def test_a_hop_that_has_replaced_its_key_unheard_is_gone_around(place: int) -> None:
     """Its descriptor looks well, and no header sealed to it opens: the hop before it reports BAD_HEADER."""
     with LocalNetwork(peers=7) as net:
-        ring = net[3]._context.tunnel.ring
+        ring = net[3]._context.codec.ring
         ring._become(ring.keys.rotated(time.time()))
         proxies = [net[1].id, net[2].id]
         proxies.insert(place, net[3].id)
@@ -435,7 +435,7 @@ def test_of_each_pair_the_likelier_one_is_avoided(blamed: list[tuple[bytes, ...]
 def test_a_small_network_goes_around_a_hop_that_another_one_accuses() -> None:
     """Without the accuser as well there would be too few for a route."""
     with LocalNetwork(peers=5) as net:
-        ring = net[3]._context.tunnel.ring
+        ring = net[3]._context.codec.ring
         ring._become(ring.keys.rotated(time.time()))
         route = Route((net[2].id, net[3].id), net[4].id)
         result = net[0].query(net[4].id, b"x", route=route, retries=3).result(PATIENCE_S)
@@ -528,7 +528,7 @@ def _wait_all_known(network: Strangers, everyone: set[bytes]) -> None:
 
 
 def _keys_of(node: Node) -> NodeKeys:
-    return node._context.tunnel.ring.keys
+    return node._context.codec.ring.keys
 
 
 def _sequence(network: Strangers, node: Node, node_id: bytes) -> int:

@@ -375,35 +375,20 @@ def test_an_answer_to_nothing_is_refused() -> None:
             cast.alice.tunnel.answered_query(MessageHead(answer=ticket))
 
 
-# --- the light reader
-
-
-@pytest.mark.parametrize("mode", ANSWERING)
-def test_the_light_reader_says_what_it_cannot_do_alone(mode: ReplyMode) -> None:
-    cast = cast_of(3)
-    light = cast.bob.tunnel.reader()
-    done = exchange(cast, mode, b"q", profile=SMALL)
-    if mode in (ReplyMode.KNOWN_DEST, ReplyMode.REPLY_ON_REPLY):
-        with pytest.raises(LocalTunnelError, match=str(mode)):
-            light.reply_mode(done.head)
-    else:
-        assert light.reply_mode(done.head) is done.head.mode
-
-
-def test_light_readers_share_keys_and_tables() -> None:
+def test_a_header_and_a_block_are_accepted_once() -> None:
     cast = cast_of(2)
     query = cast.alice.tunnel.query(cast.route, ReplyMode.ROUTE, SMALL, now_s=NOW_S)
     wire = send(query.frame.layer, b"q")
     header, body = wire[: SMALL.geometry.header_bytes], wire[SMALL.geometry.header_bytes :]
-    first, second = cast.bob.tunnel.reader(), cast.bob.tunnel.reader()
-    opened = first.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
+    bob = cast.bob.tunnel
+    opened = bob.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
     with raises_code(ErrorCode.REPLAYED):
-        second.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
-    behind = second.destination_reader(opened.slot, SMALL)
+        bob.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
+    behind = bob.destination_reader(opened.slot, SMALL)
     assert receive(behind, body) == (b"q", None)
-    first.reply(behind.head.reply_blocks[0], now_s=NOW_S)
+    bob.reply(behind.head.reply_blocks[0], now_s=NOW_S)
     with raises_code(ErrorCode.REPLAYED):
-        second.reply(behind.head.reply_blocks[0], now_s=NOW_S)
+        bob.reply(behind.head.reply_blocks[0], now_s=NOW_S)
 
 
 # --- what cannot be asked

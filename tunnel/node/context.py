@@ -122,7 +122,7 @@ class NodeContext:
     descriptor: Descriptor
     rules: AddressRules
     directory: Directory
-    tunnel: OnionCodec
+    codec: OnionCodec
     service: InnerService
     limits: Limits
     scope: Scope

@@ -148,7 +148,7 @@ class Node:
         except BaseException:
             self.close()
             raise
-        tunnel = OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate())
+        codec = OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate())
         self._context = NodeContext(
             engine=engine,
             network_id=network_id,
@@ -156,7 +156,7 @@ class Node:
             descriptor=descriptor,
             rules=rules,
             directory=directory,
-            tunnel=tunnel,
+            codec=codec,
             service=inner,
             limits=limits,
             # A service that fails must not end the others.

@@ -24,7 +24,7 @@ _CLOCKS_DIFFER_S: Final = CLOCK_SKEW_S + 60
 
 def rotate_keys(node: NodeContext) -> Service[None]:
     """Change the onion keys when due, publish each new descriptor, log jumps of the wall clock."""
-    ring, ahead_s = node.tunnel.ring, node.wall_clock() - node.now_s()
+    ring, ahead_s = node.codec.ring, node.wall_clock() - node.now_s()
     while True:
         yield Sleep(node.limits.key_tick_s)
         now_s = node.wall_clock()
@@ -59,8 +59,8 @@ def publish(node: NodeContext) -> None:
     """Sign a descriptor with the current onion keys and give it to the directory."""
     now_s, addresses = node.wall_clock(), node.descriptor.addresses
     # The highest sequence number wins, and keys may change twice within a second.
-    sequence = node.tunnel.ring.next_sequence(now_s, node.descriptor.sequence)
-    now, keys = node.descriptor, node.tunnel.ring.keys
+    sequence = node.codec.ring.next_sequence(now_s, node.descriptor.sequence)
+    now, keys = node.descriptor, node.codec.ring.keys
     node.descriptor = keys.descriptor(
         addresses, now_s, node.engine, profiles=now.profiles, sequence=sequence, family=now.family
     )

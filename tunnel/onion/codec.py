@@ -1,11 +1,8 @@
 """The facade of the onion protocol: frames to send, frames to open. Bytes only; nothing here waits.
 
-`OnionReader` opens headers, with every check in its order, makes the layers for a frame, and answers where
-the message or the stream offers a path. It needs no directory, so a service that only reads frames can have
-one; all readers of a node share its keys and tables.
-
-`OnionCodec` adds what needs routes: queries in every mode, replies that carry reply blocks, answers to an
-origin (mode `known-dest`), and cover traffic. What a mode needs is read from its row in `tunnel.modes`.
+`OnionCodec` opens headers, with every check in its order, makes the layers and readers for a frame, and
+builds frames: queries in every mode, replies, answers to an origin (mode `known-dest`), and cover traffic.
+What a mode needs is read from its row in `tunnel.modes`.
 
 Source: docs/protocol.md, "Order of checks", "Reply modes" and "Building a query".
 """
@@ -50,7 +47,6 @@ from tunnel.routing.route import Route
 __all__ = [
     "Circuit",
     "OnionCodec",
-    "OnionReader",
     "OutgoingFrame",
     "OutgoingQuery",
     "ReplyPath",
@@ -84,39 +80,35 @@ class UsedBlocks:
         self._table.insert(block.end_to_end_seed, int(now_s) + LATEST_S, now_s=now_s, neighbour=_OWN)
 
 
-class OnionReader:
-    """Opens frames, reads them, and answers where that needs no route of this node's choice.
+class OnionCodec:
+    """Opens, reads and writes the frames of one node.
 
     Args:
         ring: onion keys with their replay tables, and the home key.
-        used_blocks: shared by all readers of a node.
-        header_rate: limit for each neighbour; None: no limit.
+        directory: source of the descriptors of routes.
+        header_rate: limit on headers for each neighbour; None: no limit.
+        random_bytes: source of seeds, ids, delays and padding; the operating system's, except in tests.
     """
 
     def __init__(
         self,
         *,
-        node_id: bytes,
         ring: KeyRing,
-        used_blocks: UsedBlocks,
+        directory: Directory,
         header_rate: HeaderRate | None = None,
+        random_bytes: Callable[[int], bytes] = system_random_bytes,
     ) -> None:
-        self.node_id = node_id
+        self.node_id = ring.keys.node_id(ring.engine)
         self.ring = ring
         self.engine = ring.engine
-        self._used_blocks = used_blocks
+        self._used_blocks = UsedBlocks(_USED_BLOCKS)
         self._header_rate = header_rate
-
-    def reader(self) -> OnionReader:
-        """Another reader with the same keys, tables and limits, without the codec."""
-        return OnionReader(
-            node_id=self.node_id,
-            ring=self.ring,
-            used_blocks=self._used_blocks,
-            header_rate=self._header_rate,
+        self._random_bytes = random_bytes
+        self._builder = HeaderBuilder(
+            node_id=self.node_id, ring=ring, directory=directory, random_bytes=random_bytes
         )
 
-    # --- every frame ---------------------------------------------------------------------------------------
+    # --- every node -----------------------------------------------------------------------------------------
 
     def open_frame(self, header: bytes, profile: Profile, *, neighbour: bytes, now_s: float) -> Opened:
         """Open and check a header, in the documented order, and remember it.
@@ -147,7 +139,7 @@ class OnionReader:
         table.insert(header, slot.expiry, now_s=now_s, neighbour=neighbour)
         return opened
 
-    # --- proxy ---------------------------------------------------------------------------------------------
+    # --- proxy ----------------------------------------------------------------------------------------------
 
     def relay_layers(self, slot: Slot, profile: Profile) -> tuple[WidePermutation, WidePermutation]:
         """A proxy's permutations (forward, backward), whose `decrypt` it applies to each chunk."""
@@ -156,52 +148,11 @@ class OnionReader:
             permutation(profile, slot.seed, Direction.BACKWARD, self.engine),
         )
 
-    # --- Bob -----------------------------------------------------------------------------------------------
+    # --- Bob ------------------------------------------------------------------------------------------------
 
     def destination_reader(self, slot: Slot, profile: Profile) -> MessageR:
         """Bob's reader of a query. After its header is read, `head` tells how to answer."""
         return MessageR(profile, end_to_end_key(slot.seed, Direction.FORWARD), engine=self.engine)
-
-    def reply_mode(self, head: MessageHead) -> ReplyMode:
-        """The reply mode of a message that this reader can answer: none, route or cached.
-
-        Raises:
-            LocalTunnelError: the answer needs a route of this node's choice (known-dest, reply-on-reply).
-        """
-        row = MODES[head.mode]
-        if row.names_alice or row.replies_carry_blocks:
-            raise LocalTunnelError(
-                f"a reply in mode {head.mode} needs a route: let the node's OnionCodec write it"
-            )
-        return head.mode
-
-    def reply(self, block: ReplyBlock, *, now_s: float) -> OutgoingFrame:
-        """A frame along a reply block.
-
-        Raises:
-            PeerError: EXPIRED: the block is too old. UNKNOWN_NEXT: its first node is this node. REPLAYED: it
-                was used before.
-            TableFull: too many blocks were used in the last hours.
-        """
-        return self._reply(block, MessageHead(), now_s)
-
-    def _reply(
-        self, block: ReplyBlock, head: MessageHead, now_s: float, query_id: bytes | None = None
-    ) -> OutgoingFrame:
-        check_expiry(block.expiry, now_s)
-        if block.first_id == self.node_id:
-            raise PeerError("reply block names this node itself as the first node", ErrorCode.UNKNOWN_NEXT)
-        self._used_blocks.use(block, now_s=now_s)
-        key = end_to_end_key(block.end_to_end_seed, Direction.FORWARD)
-        message = MessageW(block.profile, key, engine=self.engine, head=head)
-        return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message), query_id)
-
-    def cached_reply(self, slot: Slot, profile: Profile) -> MessageW:
-        """Bob's writer of a reply over the query's own streams.
-
-        Call it once for each query: a second writer would reuse the nonces of the first.
-        """
-        return MessageW(profile, end_to_end_key(slot.seed, Direction.BACKWARD), engine=self.engine)
 
     def origin(self, slot: Slot, head: MessageHead) -> Origin:
         """Verify the origin of a message in mode `known-dest`.
@@ -213,61 +164,81 @@ class OnionReader:
             raise LocalTunnelError(f"a message of mode {head.mode} has no origin")
         return check_origin(head.origin, destination=self.node_id, dest_seed=slot.seed, engine=self.engine)
 
-    # --- Alice ---------------------------------------------------------------------------------------------
+    def cached_reply(self, slot: Slot, profile: Profile) -> MessageW:
+        """Bob's writer of a reply over the query's own streams.
 
-    def answered_query(self, head: MessageHead) -> bytes | None:
-        """The id of the query that a message answers (mode `known-dest`); None: it is itself a query.
-
-        Raises:
-            MalformedMessage: its ticket was not made here.
+        Call it once for each query: a second writer would reuse the nonces of the first.
         """
-        return None if head.answer is None else answered_query(self.ring.keys.home, head.answer)
+        return MessageW(profile, end_to_end_key(slot.seed, Direction.BACKWARD), engine=self.engine)
 
-    def home_ticket(self, slot: Slot) -> HomeTicket:
-        """The ticket of a reply. Raises PeerError (BAD_HEADER): the slot was not made here."""
-        return HomeTicket.unpack(slot, self.ring.keys.home)
-
-    def home_reader(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> FrameR:
-        """Alice's reader of a reply by block: the layer of the last proxy is removed first."""
-        layers = [
-            WideBlockR(
-                permutation(profile, reply_hop_seed(slot.seed, proxy), Direction.FORWARD, self.engine),
-                inverse=True,
-            )
-            for proxy in range(ticket.proxies - 1, -1, -1)
-        ]
-        key = end_to_end_key(reply_end_to_end_seed(slot.seed), Direction.FORWARD)
-        return FrameR(layers, MessageR(profile, key, engine=self.engine))
-
-
-class OnionCodec(OnionReader):
-    """A reader that also writes: Alice's queries, Bob's replies, and cover traffic.
-
-    Args:
-        ring: this node's keys.
-        directory: source of the descriptors of routes.
-        header_rate: limit on headers for each neighbour; None: no limit.
-        random_bytes: source of seeds, ids, delays and padding; the operating system's, except in tests.
-    """
-
-    def __init__(
+    def reply(
         self,
+        block: ReplyBlock,
         *,
-        ring: KeyRing,
-        directory: Directory,
-        header_rate: HeaderRate | None = None,
-        random_bytes: Callable[[int], bytes] = system_random_bytes,
-    ) -> None:
-        node_id = ring.keys.node_id(ring.engine)
-        super().__init__(
-            node_id=node_id, ring=ring, used_blocks=UsedBlocks(_USED_BLOCKS), header_rate=header_rate
-        )
-        self._random_bytes = random_bytes
-        self._builder = HeaderBuilder(
-            node_id=node_id, ring=ring, directory=directory, random_bytes=random_bytes
-        )
+        now_s: float,
+        reply_routes: Sequence[Route] = (),
+        blocks: int | None = None,
+        wants_blocks: bool = False,
+    ) -> OutgoingFrame:
+        """A frame along a reply block; with `reply_routes`, it carries reply blocks itself.
 
-    # --- Alice ---------------------------------------------------------------------------------------------
+        Args:
+            reply_routes: routes back to this node (reply-on-reply); the other arguments as in `query`.
+            wants_blocks: with `reply_routes`: the answers along them should carry blocks again.
+        Returns:
+            The frame; its `query_id` is the id of those answers.
+        Raises:
+            PeerError: EXPIRED: the block is too old. UNKNOWN_NEXT: its first node is this node. REPLAYED: it
+                was used before.
+            TableFull: too many blocks were used in the last hours.
+            BadRoute, ProfileError, LocalTunnelError: as `query`, for the blocks of its own.
+        """
+        if not reply_routes:
+            return self._reply(block, MessageHead(), now_s)
+        query_id = self._random_bytes(_QUERY_ID_BYTES)
+        # The user of the blocks is unknown.
+        reply_blocks = self._reply_blocks(
+            reply_routes,
+            block.profile,
+            user=None,
+            query_id=query_id,
+            blocks=blocks,
+            now_s=now_s,
+        )
+        head = MessageHead(tuple(own for own, _ in reply_blocks), wants_blocks=wants_blocks)
+        return self._reply(block, head, now_s, query_id)
+
+    def answer(
+        self,
+        origin: Origin,
+        route: Route,
+        profile: Profile,
+        *,
+        now_s: float,
+        error_mode: ErrorMode = ErrorMode.STATUS,
+    ) -> OutgoingQuery:
+        """Bob's own query to the origin of a message in mode `known-dest`; it carries the origin's ticket.
+
+        Args:
+            origin: verified, from `origin`.
+            route: to the origin, which need not be in this node's directory, but must be in that of the last
+                proxy, or linked to it.
+        Raises:
+            BadRoute, ProfileError: as `query`; also: the route leads to another node.
+        """
+        if route.destination != origin.descriptor.node_id:
+            raise BadRoute("the route of the answer leads to another node than the one that asked")
+        circuit = self._builder.circuit(
+            route,
+            profile,
+            now_s=now_s,
+            error_mode=error_mode,
+            destination=origin.descriptor,
+        )
+        frame = self._frame(circuit, MessageHead(answer=origin.ticket), None)
+        return OutgoingQuery(route, frame, ReplyMode.NONE, error_mode, circuit)
+
+    # --- Alice ----------------------------------------------------------------------------------------------
 
     def query(
         self,
@@ -350,73 +321,37 @@ class OnionCodec(OnionReader):
         error_mode = member(ErrorMode, error_mode, "error_mode")
         return self._builder.circuit(route, profile, now_s=now_s, error_mode=error_mode)
 
-    # --- Bob -----------------------------------------------------------------------------------------------
-
-    def reply(
-        self,
-        block: ReplyBlock,
-        *,
-        now_s: float,
-        reply_routes: Sequence[Route] = (),
-        blocks: int | None = None,
-        wants_blocks: bool = False,
-    ) -> OutgoingFrame:
-        """A frame along a reply block; with `reply_routes`, it carries reply blocks itself.
-
-        Args:
-            reply_routes: routes back to this node (reply-on-reply); the other arguments as in `query`.
-            wants_blocks: with `reply_routes`: the answers along them should carry blocks again.
-        Returns:
-            The frame; its `query_id` is the id of those answers.
-        Raises:
-            Those of `OnionReader.reply`, and of `query` for the blocks.
-        """
-        if not reply_routes:
-            return super().reply(block, now_s=now_s)
-        query_id = self._random_bytes(_QUERY_ID_BYTES)
-        # The user of the blocks is unknown.
-        reply_blocks = self._reply_blocks(
-            reply_routes,
-            block.profile,
-            user=None,
-            query_id=query_id,
-            blocks=blocks,
-            now_s=now_s,
+    def backward_reader(self, circuit: Circuit) -> FrameR:
+        key = end_to_end_key(circuit.end_to_end_seed, Direction.BACKWARD)
+        return FrameR(
+            circuit.backward_layers(self.engine), MessageR(circuit.profile, key, engine=self.engine)
         )
-        head = MessageHead(tuple(own for own, _ in reply_blocks), wants_blocks=wants_blocks)
-        return self._reply(block, head, now_s, query_id)
 
-    def answer(
-        self,
-        origin: Origin,
-        route: Route,
-        profile: Profile,
-        *,
-        now_s: float,
-        error_mode: ErrorMode = ErrorMode.STATUS,
-    ) -> OutgoingQuery:
-        """Bob's own query to the origin of a message in mode `known-dest`; it carries the origin's ticket.
+    def home_ticket(self, slot: Slot) -> HomeTicket:
+        """The ticket of a reply. Raises PeerError (BAD_HEADER): the slot was not made here."""
+        return HomeTicket.unpack(slot, self.ring.keys.home)
 
-        Args:
-            origin: verified, from `OnionReader.origin`.
-            route: to the origin, which need not be in this node's directory, but must be in that of the last
-                proxy, or linked to it.
+    def home_reader(self, slot: Slot, ticket: HomeTicket, profile: Profile) -> FrameR:
+        """Alice's reader of a reply by block: the layer of the last proxy is removed first."""
+        layers = [
+            WideBlockR(
+                permutation(profile, reply_hop_seed(slot.seed, proxy), Direction.FORWARD, self.engine),
+                inverse=True,
+            )
+            for proxy in range(ticket.proxies - 1, -1, -1)
+        ]
+        key = end_to_end_key(reply_end_to_end_seed(slot.seed), Direction.FORWARD)
+        return FrameR(layers, MessageR(profile, key, engine=self.engine))
+
+    def answered_query(self, head: MessageHead) -> bytes | None:
+        """The id of the query that a message answers (mode `known-dest`); None: it is itself a query.
+
         Raises:
-            BadRoute, ProfileError: as `query`; also: the route leads to another node.
+            MalformedMessage: its ticket was not made here.
         """
-        if route.destination != origin.descriptor.node_id:
-            raise BadRoute("the route of the answer leads to another node than the one that asked")
-        circuit = self._builder.circuit(
-            route,
-            profile,
-            now_s=now_s,
-            error_mode=error_mode,
-            destination=origin.descriptor,
-        )
-        frame = self._frame(circuit, MessageHead(answer=origin.ticket), None)
-        return OutgoingQuery(route, frame, ReplyMode.NONE, error_mode, circuit)
+        return None if head.answer is None else answered_query(self.ring.keys.home, head.answer)
 
-    # --- cover traffic -------------------------------------------------------------------------------------
+    # --- cover traffic --------------------------------------------------------------------------------------
 
     def drop(
         self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
@@ -458,7 +393,18 @@ class OnionCodec(OnionReader):
         )
         return self._reply(block, MessageHead(), now_s, query_id)
 
-    # --- parts ---------------------------------------------------------------------------------------------
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _reply(
+        self, block: ReplyBlock, head: MessageHead, now_s: float, query_id: bytes | None = None
+    ) -> OutgoingFrame:
+        check_expiry(block.expiry, now_s)
+        if block.first_id == self.node_id:
+            raise PeerError("reply block names this node itself as the first node", ErrorCode.UNKNOWN_NEXT)
+        self._used_blocks.use(block, now_s=now_s)
+        key = end_to_end_key(block.end_to_end_seed, Direction.FORWARD)
+        message = MessageW(block.profile, key, engine=self.engine, head=head)
+        return OutgoingFrame(block.first_id, block.profile, FrameW(block.header, [], message), query_id)
 
     def _reply_routes(self, route: Route, mode: ReplyMode, reply_routes: Sequence[Route]) -> Sequence[Route]:
         reverse = Route(route.proxies[::-1], self.node_id)
@@ -524,9 +470,3 @@ class OnionCodec(OnionReader):
         message = MessageW(circuit.profile, key, engine=self.engine, head=head)
         layer = FrameW(circuit.header, circuit.forward_layers(self.engine), message)
         return OutgoingFrame(circuit.first_id, circuit.profile, layer, query_id)
-
-    def backward_reader(self, circuit: Circuit) -> FrameR:
-        key = end_to_end_key(circuit.end_to_end_seed, Direction.BACKWARD)
-        return FrameR(
-            circuit.backward_layers(self.engine), MessageR(circuit.profile, key, engine=self.engine)
-        )

@@ -308,7 +308,7 @@ class _Replies:
     def _open(self) -> Service[FrameWriter]:
         node, query = self._node, self._query
         if self._row.backward_content:
-            layer = node.tunnel.cached_reply(query.slot, query.stream.profile)
+            layer = node.codec.cached_reply(query.slot, query.stream.profile)
             yield from WriteYield(query.stream).call(layer.write_header)
             return FrameWriter(node, query.stream, layer)
         frame = yield from self._frame()
@@ -321,21 +321,21 @@ class _Replies:
         """The frame that carries the answer. Routes chosen by this node are built in a thread."""
         node, query, now_s = self._node, self._query, self._node.wall_clock()
         if query.mode is ReplyMode.ROUTE:
-            return node.tunnel.reply(query.head.reply_blocks[self.number], now_s=now_s)
+            return node.codec.reply(query.head.reply_blocks[self.number], now_s=now_s)
         if query.mode is ReplyMode.KNOWN_DEST:
-            origin = node.tunnel.origin(query.slot, query.head)
+            origin = node.codec.origin(query.slot, query.head)
             route = node.routes.route(
                 origin.descriptor.node_id, node.limits.answer_hops, query.stream.profile
             )
             own: OutgoingQuery = yield RunInThread(
-                partial(node.tunnel.answer, origin, route, query.stream.profile, now_s=now_s)
+                partial(node.codec.answer, origin, route, query.stream.profile, now_s=now_s)
             )
             self._own = own
             return own.frame
         block = query.head.reply_blocks[self.number]
         ways = routes_home(node, block.profile)
         frame: OutgoingFrame = yield RunInThread(
-            partial(node.tunnel.reply, block, now_s=now_s, reply_routes=ways)
+            partial(node.codec.reply, block, now_s=now_s, reply_routes=ways)
         )
         assert frame.query_id is not None
         node.invite(frame.query_id)

@@ -169,7 +169,7 @@ def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Repor
 
 
 def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
-    layer = node.tunnel.destination_reader(slot, stream.profile)
+    layer = node.codec.destination_reader(slot, stream.profile)
     first = memoryview(b"")
     frame: FrameReader | None = None
 
@@ -184,7 +184,7 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
     if frame is None:
         yield from tunnel_service(node, stream, slot, first, reporter)
         return
-    query_id = node.tunnel.answered_query(layer.head)
+    query_id = node.codec.answered_query(layer.head)
     if query_id is None:
         yield from answer_service(node, IncomingQuery(stream, slot, frame, layer.head), reporter)
         return
@@ -195,8 +195,8 @@ def _destination(node: NodeContext, stream: Stream, slot: Slot, reporter: Report
 
 
 def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:
-    ticket = node.tunnel.home_ticket(slot)
-    layer = node.tunnel.home_reader(slot, ticket, stream.profile)
+    ticket = node.codec.home_ticket(slot)
+    layer = node.codec.home_reader(slot, ticket, stream.profile)
     frame = FrameReader(stream, layer)
     if node.take_invitation(ticket.query_id):
         yield from run_with_guards(frame.start(), idle_watch([stream], node.limits.idle_s))

@@ -323,7 +323,7 @@ def build_query(node: NodeContext, request: QueryRequest) -> OutgoingQuery:
     Raises:
         BadRoute, ProfileError: the query cannot be built.
     """
-    return node.tunnel.query(
+    return node.codec.query(
         request.route,
         request.mode,
         request.profile,

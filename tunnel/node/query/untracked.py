@@ -133,14 +133,14 @@ def cover_service(node: NodeContext, plan: CoverPlan, *, mean_delay_s: float = 0
         BadRoute, ProfileError: no such route. QueryFailed: it did not arrive; for a loop, a hop failed or
             drops frames.
     """
-    build = node.tunnel.loop if plan.is_loop else node.tunnel.drop
+    build = node.codec.loop if plan.is_loop else node.codec.drop
     frame = partial(build, plan.route, plan.profile, now_s=node.wall_clock(), mean_delay_s=mean_delay_s)
     pending = PendingQuery(*([_Nowhere()] if plan.is_loop else []))
     yield from _send(node, frame, _Zeros(plan.content_bytes), pending, node.limits.idle_s)
 
 
 def _follow_up(node: NodeContext, call: FollowUp) -> OutgoingFrame:
-    return node.tunnel.reply(
+    return node.codec.reply(
         call.block,
         now_s=node.wall_clock(),
         reply_routes=() if call.way_back is None else (call.way_back,),

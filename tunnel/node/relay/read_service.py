@@ -71,7 +71,7 @@ def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
 
 
 def _serve(node: NodeContext, stream: Stream) -> Service[None]:
-    opened = node.tunnel.open_frame(
+    opened = node.codec.open_frame(
         # In no variable: see the rules above.
         (yield from _read_header(node, stream)),
         stream.profile,
@@ -170,7 +170,7 @@ def _relay_both(
     started_s: float,
 ) -> Service[None]:
     """Relay both halves in parallel until both have ended; the first error ends both."""
-    towards_bob, towards_alice = node.tunnel.relay_layers(slot, incoming.profile)
+    towards_bob, towards_alice = node.codec.relay_layers(slot, incoming.profile)
     chunk_bytes = incoming.profile.geometry.chunk_bytes
     backward_ended, failed = Signal(), Signal()
     incoming.failed = outgoing.failed = failed

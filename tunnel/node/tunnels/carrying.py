@@ -228,7 +228,7 @@ def _carried(
     """Open a tunnel, wait for `use`, and close the tunnel that it returns. Raises as `with_tunnel`."""
     with query_slot(node):
         circuit: Circuit = yield RunInThread(
-            partial(node.tunnel.circuit, route, profile, now_s=node.wall_clock())
+            partial(node.codec.circuit, route, profile, now_s=node.wall_clock())
         )
         return (yield from _Carriage(node, _Sent(route, circuit)).run(use))
 
