@@ -438,7 +438,7 @@ def write_all_into(ext: ExtWrite, w: ByteWriter, data: bytes | bytearray | memor
     Raises:
         BlockingIOError: its `characters_written` bytes were taken; call again with the rest.
         PhaseError: not between header and end.
-        TypeError: `data` is not a contiguous buffer, or `ext` not a layer that writes.
+        TypeError: `ext` is not a writing layer, or `data` not a contiguous buffer.
     """
     check_layer(ext, ExtWrite, "ext")
     view = byte_view(data)
@@ -459,7 +459,8 @@ def read_exact_from(ext: ExtRead, r: ByteReader, buffer: bytearray | memoryview)
         buffer: any contiguous one; filled from the front.
     Raises:
         BlockingIOError: its `characters_written` bytes are there; call again with `buffer` from there on.
-        BadParameter: `buffer` is read-only. TypeError: it is not a contiguous buffer.
+        BadParameter: `buffer` is read-only.
+        TypeError: `ext` is not a reading layer, or `buffer` not a contiguous buffer.
         Truncated: the content ended before. Not sticky: the layer is at the end of its content.
         RemoteLayerError: the bytes are not of the layer's format; sticky.
         PhaseError: not between header and end.
@@ -492,7 +493,7 @@ def read_to_end(ext: ExtRead, r: ByteReader, content: bytearray, *, limit_bytes:
         RemoteLayerError: the bytes are not of the layer's format; sticky. `content` holds what came before.
         PhaseError: not between header and end.
         BadParameter: `limit_bytes` is negative.
-        TypeError: `content` is not a bytearray, or `limit_bytes` not a whole number.
+        TypeError: `ext` is not a reading layer, `content` not a bytearray, `limit_bytes` not a whole number.
     """
     check_layer(ext, ExtRead, "ext")
     if not isinstance(content, bytearray):

@@ -258,6 +258,7 @@ def test_a_writer_is_refused_where_a_reader_belongs_and_the_other_way_round() ->
         lambda layer: FileW(io.BytesIO(), layer),
         lambda layer: MultiWExt([IdentityW(), layer]),
         lambda layer: CompExtW(layer, IdentityW()),
+        lambda layer: write_all_into(layer, io.BytesIO(), b"content"),
         SharedW,
     ]
     reading: list[Callable[[Any], object]] = [
@@ -267,6 +268,8 @@ def test_a_writer_is_refused_where_a_reader_belongs_and_the_other_way_round() ->
         lambda layer: CompExtR(layer, IdentityR()),
         lambda layer: ChainExtRead(layer, IdentityR()),
         lambda layer: ChainExtRead(SealedR(KEY), layer),
+        lambda layer: read_exact_from(layer, io.BytesIO(), bytearray(1)),
+        lambda layer: read_to_end(layer, io.BytesIO(), bytearray(), limit_bytes=1),
         SharedR,
     ]
     for makers, kind, verb in ((writing, ExtWrite, "writes"), (reading, ExtRead, "reads")):
