@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 from bench.plots import can_draw
 from bench.report import machine, write_json
 
-__all__ = ["make_parser", "run", "watcher"]
+__all__ = ["count", "make_parser", "positive", "positive_count", "run", "settings_of", "watcher"]
+
+S = TypeVar("S")
 
 
 def make_parser(
@@ -36,6 +39,43 @@ def make_parser(
     if short:
         parser.add_argument("--short", action="store_true", help=short)
     return parser
+
+
+def settings_of(options: argparse.Namespace, kind: type[S]) -> S:
+    """Return a benchmark's settings: its (short) form with the options of the same names that were given."""
+    base: Any = kind.short() if getattr(options, "short", False) else kind()  # type: ignore[attr-defined]
+    given = {field.name: getattr(options, field.name, None) for field in fields(base)}
+    changes = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    settings: S = replace(base, **changes)
+    return settings
+
+
+def count(value: str) -> int:
+    """A number of 0 or more, for `type=`."""
+    return _at_least(0, int(value))
+
+
+def positive_count(value: str) -> int:
+    """A number of 1 or more, for `type=`."""
+    return _at_least(1, int(value))
+
+
+def _at_least(least: int, number: int) -> int:
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+    return number
+
+
+def positive(value: str) -> float:
+    """A number above 0, for `type=`."""
+    number = float(value)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{number} is not more than 0")
+    return number
 
 
 def watcher() -> Callable[[str], None]:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run, watcher
+from bench.command import make_parser, positive, positive_count, run, settings_of, watcher
 from bench.plots import drawing
 from bench.processes import NodeProcesses
 from bench.report import Machine, Spread, report, table
@@ -216,20 +216,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     full, short = Settings(), Settings.short()
     parser = make_parser("bench.concurrency", __doc__ or "", short=f"other defaults: {short}", plot=True)
-    parser.add_argument("--tunnels", type=int, nargs="+", metavar="N", help=f"default {full.tunnels}")
-    parser.add_argument("--megabytes", type=float, metavar="MB", help=f"together (default {full.megabytes})")
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"default {full.rounds}")
-    parser.add_argument("--links", type=int, metavar="N", help=f"idle ones (default {full.links})")
+    parser.add_argument(
+        "--tunnels", type=positive_count, nargs="+", metavar="N", help=f"default {full.tunnels}"
+    )
+    parser.add_argument(
+        "--megabytes", type=positive, metavar="MB", help=f"together (default {full.megabytes})"
+    )
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help=f"default {full.rounds}")
+    parser.add_argument("--links", type=positive_count, metavar="N", help=f"idle ones (default {full.links})")
     parser.add_argument("--profile", default=full.profile, help="of all tunnels (default %(default)s)")
     options = parser.parse_args(arguments)
-    base = short if options.short else full
-    settings = Settings(
-        tuple(options.tunnels or base.tunnels),
-        options.megabytes or base.megabytes,
-        options.rounds or base.rounds,
-        options.links or base.links,
-        options.profile,
-    )
+    settings = settings_of(options, Settings)
     return run(
         options,
         lambda: (measure(settings, watcher()), measure_memory(settings)),

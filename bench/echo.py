@@ -15,12 +15,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
-from bench.command import make_parser, run
+from bench.command import make_parser, positive_count, run, settings_of
 from bench.echo_servers import KINDS
 from bench.plots import Panel, draw_bars
 from bench.report import Machine, Spread, markdown_table, report, table
@@ -303,20 +303,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         example='--only reactor "asyncio Protocol" --connections 50 --bytes 64',
     )
     parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--only", nargs="+", metavar="SERVER", choices=[*KINDS], help="these servers")
-    parser.add_argument("--connections", type=int, metavar="N", help="this load alone, with --bytes")
-    parser.add_argument("--bytes", type=int, metavar="N", default=64, help="size of a request")
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each server")
+    parser.add_argument(
+        "--only", dest="kinds", nargs="+", metavar="SERVER", choices=[*KINDS], help="these servers"
+    )
+    parser.add_argument(
+        "--connections", type=positive_count, metavar="N", help="this load alone, with --bytes"
+    )
+    parser.add_argument("--bytes", type=positive_count, metavar="N", default=64, help="size of a request")
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help="turns of each server")
     parser.add_argument("--no-memory", action="store_true", help="leave out idle connections")
     options = parser.parse_args(arguments)
-    settings = Settings.short() if options.short else Settings()
-    settings = Settings(
-        rounds=options.rounds or settings.rounds,
-        requests=settings.requests,
-        loads=settings.loads if options.connections is None else ((options.connections, options.bytes),),
-        idle=() if options.no_memory else settings.idle,
-        kinds=tuple(options.only or settings.kinds),
-    )
+    settings = settings_of(options, Settings)
+    if options.connections is not None:
+        settings = replace(settings, loads=((options.connections, options.bytes),))
+    if options.no_memory:
+        settings = replace(settings, idle=())
     if OURS not in settings.kinds:
         parser.error(f"--only must name {OURS!r}: all others are compared with it")
     return run(

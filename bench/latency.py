@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run, watcher
+from bench.command import count, make_parser, positive_count, run, settings_of, watcher
 from bench.plots import drawing
 from bench.processes import NodeProcesses
 from bench.report import Machine, report, table
@@ -191,14 +191,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     full, short = Settings(), Settings.short()
     parser = make_parser("bench.latency", __doc__ or "", short=f"other defaults: {short}", plot=True)
-    parser.add_argument("--hops", type=int, nargs="+", metavar="N", help=f"proxies (default {full.hops})")
-    parser.add_argument("--count", type=int, metavar="N", help=f"round trips (default {full.count})")
-    parser.add_argument("--cold", type=int, metavar="N", help=f"on cold links (default {full.cold})")
-    options = parser.parse_args(arguments)
-    base = short if options.short else full
-    settings = Settings(
-        tuple(options.hops or base.hops), options.count or base.count, options.cold or base.cold
+    parser.add_argument("--hops", type=count, nargs="+", metavar="N", help=f"proxies (default {full.hops})")
+    parser.add_argument(
+        "--count", type=positive_count, metavar="N", help=f"round trips (default {full.count})"
     )
+    parser.add_argument(
+        "--cold", type=positive_count, metavar="N", help=f"on cold links (default {full.cold})"
+    )
+    options = parser.parse_args(arguments)
+    settings = settings_of(options, Settings)
     return run(
         options,
         lambda: (measure(settings, watcher()),),

@@ -17,11 +17,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run
+from bench.command import make_parser, run, settings_of
 from bench.layer_cases import Pair, Work, pairs
 from bench.report import Machine, Spread, report, table
 
@@ -126,9 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         short="one round with little content",
         example="--json layers.json",
     )
-    parser.add_argument("--only", metavar="TEXT", default="", help='cases whose name holds it: "3 × sealed"')
+    parser.add_argument("--only", metavar="TEXT", help='cases whose name holds it: "3 × sealed"')
     options = parser.parse_args(arguments)
-    settings = replace(Settings.short() if options.short else Settings(), only=options.only)
+    settings = settings_of(options, Settings)
     return run(
         options,
         lambda: (measure(settings),),

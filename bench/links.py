@@ -23,11 +23,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run, watcher
+from bench.command import count, make_parser, positive, positive_count, run, settings_of, watcher
 from bench.plots import drawing
 from bench.processes import NodeProcesses, RunningQuery
 from bench.report import Machine, Spread, report, table
@@ -259,26 +259,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     full = Settings()
     add = parser.add_argument
-    add("--proxies", type=int, nargs="+", metavar="N", help=f"default {' '.join(map(str, full.proxies))}")
-    add("--pairs", type=int, metavar="N", help=f"rounds of each (default {full.pairs})")
-    add("--queries", type=int, metavar="N", help=f"small ones of a round (default {full.queries})")
-    add("--megabytes", type=float, metavar="MB", help=f"of the transfer (default {full.megabytes})")
-    add("--streams", type=int, metavar="N", help=f"that the proxy holds (default {full.streams})")
+    add("--proxies", type=count, nargs="+", metavar="N", help=f"default {' '.join(map(str, full.proxies))}")
+    add("--pairs", type=positive_count, metavar="N", help=f"rounds of each (default {full.pairs})")
+    add("--queries", type=positive_count, metavar="N", help=f"small ones of a round (default {full.queries})")
+    add("--megabytes", type=positive, metavar="MB", help=f"of the transfer (default {full.megabytes})")
+    add("--streams", type=positive_count, metavar="N", help=f"that the proxy holds (default {full.streams})")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    names = ("proxies", "pairs", "queries", "megabytes", "streams")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if "proxies" in given:
-        given["proxies"] = tuple(given["proxies"])
-    settings = replace(Settings.short() if options.short else Settings(), **given)
-    if min(settings.proxies) < 0 or min(settings.pairs, settings.queries, settings.streams) < 1:
-        parser.error("no negative number of proxies, and at least one of everything else")
-    if not settings.megabytes > 0:
-        parser.error(f"--megabytes {settings.megabytes:g}: nothing to transfer")
+    options = _parser().parse_args(arguments)
+    settings = settings_of(options, Settings)
     return run(
         options,
         lambda: (measure(settings, watcher()), measure_memory(settings)),

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run, watcher
+from bench.command import make_parser, run, settings_of, watcher
 from bench.node_group import NodeGroup
 from bench.plots import drawing
 from bench.report import Machine, report, table
@@ -344,12 +344,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    given = {
-        name: value
-        for name in ("nodes", "queries", "hops", "gap_s", "seed")
-        if (value := getattr(options, name)) is not None
-    }
-    settings = replace(Settings.short() if options.short else Settings(), **given)
+    settings = settings_of(options, Settings)
     if settings.queries < 1 or not settings.gap_s > 0 or not 0 <= settings.hops <= settings.nodes - 2:
         parser.error("at least one query and two nodes, a gap above 0, and at most as many hops as others")
     return run(

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run
+from bench.command import count, make_parser, positive_count, run, settings_of
 from bench.onion_more_cases import status_cases, tunnel_cases
 from bench.report import Machine, Spread, report, table
 from readwrite_comp.primitives import engine_names
@@ -251,12 +251,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     defaults = Settings()
     parser = make_parser("bench.onion", __doc__ or "")
-    parser.add_argument("--proxies", type=int, nargs="+", default=list(defaults.proxies), metavar="N")
-    parser.add_argument("--rounds", type=int, default=defaults.rounds, metavar="N")
-    parser.add_argument("--seconds", type=float, default=defaults.seconds, help="of one measurement")
-    parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds this")
+    parser.add_argument("--proxies", type=count, nargs="+", metavar="N", help=f"default {defaults.proxies}")
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help=f"default {defaults.rounds}")
+    parser.add_argument("--seconds", type=float, help=f"of one measurement (default {defaults.seconds})")
+    parser.add_argument("--only", metavar="TEXT", help="the cases whose name holds this")
     options = parser.parse_args(arguments)
-    settings = Settings(tuple(options.proxies), options.rounds, options.seconds, options.only)
+    settings = settings_of(options, Settings)
     return run(
         options,
         lambda: (measure(settings),),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run
+from bench.command import make_parser, positive_count, run, settings_of
 from bench.echo import OURS, installed
 from bench.plots import Panel, draw_bars
 from bench.primitive_cases import CASES, KINDS
@@ -145,11 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         example="--only reactor uvloop --rounds 5",
     )
     parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--only", nargs="+", metavar="LIBRARY", choices=[*KINDS], help="these libraries")
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each library")
+    parser.add_argument(
+        "--only", dest="kinds", nargs="+", metavar="LIBRARY", choices=[*KINDS], help="these libraries"
+    )
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help="turns of each library")
     options = parser.parse_args(arguments)
-    base = Settings.short() if options.short else Settings()
-    settings = Settings(options.rounds or base.rounds, base.scale, tuple(options.only or base.kinds))
+    settings = settings_of(options, Settings)
     if OURS not in settings.kinds:
         parser.error(f"--only must name {OURS!r}: all others are compared with it")
     return run(

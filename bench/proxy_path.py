@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run
+from bench.command import make_parser, positive_count, run, settings_of
 from bench.report import Machine, Spread, report, table
 from reactor import Reactor, Service, Signal
 from tunnel.crypto.primitives import tunnel_engine
@@ -257,11 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defaults = Settings()
     parser = make_parser("bench.proxy_path", __doc__ or "")
     names = [profile.name for profile in ALL_PROFILES]
-    parser.add_argument("--profiles", nargs="+", choices=names, default=list(defaults.profiles))
-    parser.add_argument("--chunks", type=int, default=defaults.chunks, metavar="N", help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=defaults.rounds, metavar="N")
+    parser.add_argument("--profiles", nargs="+", choices=names, help=f"default {defaults.profiles}")
+    chunks = f"of one measurement (default {defaults.chunks})"
+    parser.add_argument("--chunks", type=positive_count, metavar="N", help=chunks)
+    parser.add_argument("--rounds", type=positive_count, metavar="N", help=f"default {defaults.rounds}")
     options = parser.parse_args(arguments)
-    settings = Settings(tuple(options.profiles), options.chunks, options.rounds)
+    settings = settings_of(options, Settings)
     return run(
         options,
         lambda: (measure(settings),),

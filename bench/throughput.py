@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from bench.command import make_parser, run, watcher
+from bench.command import count, make_parser, positive, positive_count, run, settings_of, watcher
 from bench.content import content_digest
 from bench.plots import drawing
 from bench.processes import NodeProcesses
@@ -291,11 +291,11 @@ def _parser() -> argparse.ArgumentParser:
         example="--proxies 1 3 --megabytes 64 --json -",
     )
     proxies = f"one case each (default {_list(full.proxies)})"
-    parser.add_argument("--proxies", type=_count, nargs="+", metavar="N", help=proxies)
+    parser.add_argument("--proxies", type=count, nargs="+", metavar="N", help=proxies)
     megabytes = f"content of a transfer (default {full.megabytes})"
-    parser.add_argument("--megabytes", type=_positive, metavar="MB", help=megabytes)
+    parser.add_argument("--megabytes", type=positive, metavar="MB", help=megabytes)
     pairs = f"transfers of each kind (default {full.pairs})"
-    parser.add_argument("--pairs", type=_positive_count, metavar="N", help=pairs)
+    parser.add_argument("--pairs", type=positive_count, metavar="N", help=pairs)
     parser.add_argument("--engine", choices=("auto", "openssl", "pycryptodome"), default=full.engine)
     parser.add_argument("--profile", choices=list(_GEOMETRIES), default=DEFAULT.name)
     suites = ", ".join(f"{number}: {name}" for number, name in SUITES.items())
@@ -308,42 +308,10 @@ def _list(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _count(value: str) -> int:
-    number = int(value)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is less than 0")
-    return number
-
-
-def _positive_count(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def _positive(value: str) -> float:
-    number = float(value)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"{number} is not more than 0")
-    return number
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    base = Settings.short() if options.short else Settings()
-    return Settings(
-        proxies=tuple(options.proxies or base.proxies),
-        megabytes=options.megabytes or base.megabytes,
-        pairs=options.pairs or base.pairs,
-        engine=options.engine,
-        profile=Profile(_GEOMETRIES[options.profile], options.suite).name,
-        mode=options.mode,
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    settings = _settings(options)
+    options.profile = Profile(_GEOMETRIES[options.profile], options.suite).name
+    settings = settings_of(options, Settings)
     try:
         get_engine(settings.engine)
     except EngineUnavailable as error:
