@@ -3,7 +3,7 @@
 Between every two nodes stands a recording proxy. The same schedule of queries runs with one link per message
 (policy `once`), over links that are kept anyhow (`pooled`), and over such links with padding at a constant
 rate. Then the observer, who sees connections, and times, directions and sizes of records, guesses the routes
-(`bench.routes_seen`); the report counts the correct guesses.
+(`bench.wire_records`); the report counts the correct guesses.
 
 * Under `once` connections draw the routes.
 * Under `pooled` connections tell nothing: there are the same ones with and without messages. Who looks at
@@ -29,9 +29,8 @@ from bench.command import make_parser, run, settings_of, watcher
 from bench.node_group import NodeGroup
 from bench.plots import drawing
 from bench.report import Machine, report, table
-from bench.routes_seen import connections_as_events, guess_routes, records_as_events
 from bench.tcp_proxy import TcpProxy
-from bench.wire_records import Connection
+from bench.wire_records import Connection, connections_as_events, guess_routes, records_as_events
 from reactor import CurrentTime, Sleep
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import DEFAULT, Profile

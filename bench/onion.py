@@ -24,26 +24,48 @@ from functools import partial
 from typing import Any
 
 from bench.command import count, make_parser, positive_count, run, settings_of
-from bench.onion_more_cases import status_cases, tunnel_cases
 from bench.report import Machine, Spread, report, table
 from readwrite_comp.primitives import engine_names
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, SUITES, Profile
+from tunnel.errors import ErrorCode
+from tunnel.established.keys import ChunkOpener, ChunkSealer
+from tunnel.geometry import (
+    ALL_PROFILES,
+    BULK,
+    DEFAULT,
+    HCTR_SUITE,
+    INTERACTIVE,
+    LIONESS_SUITE,
+    SUITES,
+    Geometry,
+    Profile,
+)
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ReplyMode
 from tunnel.onion.codec import OnionCodec
-from tunnel.onion.key_schedule import Direction, permutation
-from tunnel.onion.message import MessageR, MessageW
+from tunnel.onion.key_schedule import Direction, StatusKeys, permutation
+from tunnel.onion.message import ChunkType, MessageR, MessageW
+from tunnel.onion.status import originate_status, read_status, wrap_status
 from tunnel.routing.route import Route
 
-__all__ = ["Case", "Settings", "main", "measure", "record", "text"]
+__all__ = [
+    "Case",
+    "Settings",
+    "main",
+    "measure",
+    "record",
+    "text",
+]
+
 
 _NOW_S = 1_800_000_000.0
 _SEED = bytes(16)
 Call = Callable[[], object]
+# A name, and what prepares a number of calls.
+Prepared = tuple[str, Callable[[int], Call]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +151,7 @@ class _Nodes:
         self.alice.query(self.route, ReplyMode.ROUTE, self.profile, now_s=_NOW_S)
 
 
-def _cases(proxies: int, engine: TunnelEngine) -> Iterator[tuple[str, Callable[[int], Call]]]:
+def _cases(proxies: int, engine: TunnelEngine) -> Iterator[Prepared]:
     """Name, and what prepares a given number of calls."""
     nodes = _Nodes(proxies, engine)
     yield "header build", lambda _: nodes.header
@@ -141,9 +163,9 @@ def _cases(proxies: int, engine: TunnelEngine) -> Iterator[tuple[str, Callable[[
             profile = Profile(geometry, suite)
             name = f"{SUITES[suite]}, chunk of {geometry.chunk_bytes:,}"
             yield f"n layers, {name}", partial(_layers, profile, proxies, engine)
-    yield from status_cases(proxies, engine)
+    yield from _status_cases(proxies, engine)
     if proxies == 1:
-        yield from tunnel_cases(engine)
+        yield from _tunnel_cases(engine)
         yield "seal, chunk of 16,356", lambda _: _sealing(Profile(DEFAULT), engine)
         yield "open, chunk of 16,356", lambda count: _opening(Profile(DEFAULT), engine, count)
 
@@ -197,6 +219,57 @@ def _opening(profile: Profile, engine: TunnelEngine, count: int) -> Call:
     reader.read_header(wire)
     reader.read_into(wire, buffer)
     return lambda: reader.read_into(wire, buffer)
+
+
+def _status_cases(proxies: int, engine: TunnelEngine) -> Iterator[Prepared]:
+    """The cost of a STATUS for its sender, each hop and Alice; keys included, as in a node."""
+    geometry = Profile.for_proxies(proxies).geometry
+    seeds = [bytes([number]) * 16 for number in range(proxies + 1)]
+    status = _originated(seeds[-1], geometry, engine)
+    for seed in reversed(seeds[:-1]):
+        status = _wrapped(status, seed, geometry, engine)
+    yield "status originate", lambda _: partial(_originated, seeds[-1], geometry, engine)
+    yield "status wrap", lambda _: partial(_wrapped, status, seeds[0], geometry, engine)
+    yield "status read", lambda _: partial(_read, status, seeds, geometry, engine)
+
+
+def _originated(seed: bytes, geometry: Geometry, engine: TunnelEngine) -> bytes:
+    keys = StatusKeys.derive(seed)
+    return originate_status(keys, ErrorCode.TIMEOUT, geometry=geometry, hold_ms=1, engine=engine)
+
+
+def _wrapped(status: bytes, seed: bytes, geometry: Geometry, engine: TunnelEngine) -> bytes:
+    return wrap_status(status, StatusKeys.derive(seed), geometry=geometry, hold_ms=1, engine=engine)
+
+
+def _read(status: bytes, seeds: list[bytes], geometry: Geometry, engine: TunnelEngine) -> None:
+    keys = [StatusKeys.derive(seed) for seed in seeds]
+    report = read_status(status, keys, geometry=geometry, engine=engine)
+    assert report.origin == len(seeds) - 1
+
+
+def _tunnel_cases(engine: TunnelEngine) -> Iterator[Prepared]:
+    """A full chunk of an established tunnel at either end, without the proxies' layers."""
+    for geometry in (INTERACTIVE, DEFAULT):
+        name = f"tunnel chunk of {geometry.chunk_bytes:,}"
+        yield f"{name}, seal", partial(_tunnel_sealing, geometry, engine)
+        yield f"{name}, open", partial(_tunnel_opening, geometry, engine)
+
+
+def _tunnel_sealing(geometry: Geometry, engine: TunnelEngine, _: int) -> Call:
+    sealer = ChunkSealer(bytes(32), geometry, engine)
+    chunk = memoryview(bytearray(geometry.chunk_bytes))
+    return lambda: sealer.seal(chunk, ChunkType.MSG, geometry.chunk_data_bytes)
+
+
+def _tunnel_opening(geometry: Geometry, engine: TunnelEngine, count: int) -> Call:
+    sealer = ChunkSealer(bytes(32), geometry, engine)
+    opener = ChunkOpener(bytes(32), geometry, engine)
+    chunks = [memoryview(bytearray(geometry.chunk_bytes)) for _ in range(count + 1)]
+    for chunk in chunks:
+        sealer.seal(chunk, ChunkType.MSG, geometry.chunk_data_bytes)
+    left = iter(chunks)
+    return lambda: opener.open(next(left))
 
 
 def _measured(prepare: Callable[[int], Call], settings: Settings) -> Spread:

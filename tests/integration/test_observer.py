@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.observer import Settings, Watched, limits_of
-from bench.routes_seen import Event, connections_as_events, guess_routes, records_as_events
-from bench.wire_records import Connection
+from bench.wire_records import Connection, Event, connections_as_events, guess_routes, records_as_events
 from tunnel.link.buffers import MAX_UNITS, UNIT_BYTES
 from tunnel.link.handshake import PaddingMode
 
