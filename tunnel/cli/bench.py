@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from tunnel.cli.client import Client, add_client_options, proxies_text, wait
-from tunnel.cli.options import add_json, add_retries, command, count, filled, profile, size
+from tunnel.cli.options import add_retries, command, count, filled, profile, size
 from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
 from tunnel.client.clients import AskingNode
 from tunnel.errors import ConfigError, QueryFailed
@@ -65,7 +65,6 @@ def add_parser(commands: Any) -> None:
     )
     add_retries(parser, "the first query")
     add_client_options(parser, required=False)
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Generator
 from typing import IO, Any
 
 from tunnel.arguments import plain_name
-from tunnel.cli.options import add_json, command, count, filled_path, profile, readable_file, size
+from tunnel.cli.options import command, count, filled_path, profile, readable_file, size
 from tunnel.cli.terminal import ProgressBar, readable_size, say, say_json, table
 from tunnel.codes import short
 from tunnel.errors import ConfigError, ProfileError
@@ -92,7 +92,6 @@ def add_parser(commands: Any) -> None:
         type=count(0, 1 << 63),
         help="makes the choice of the route repeatable (keys are always fresh)",
     )
-    add_json(parser)
 
 
 class _Digest:

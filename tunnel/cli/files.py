@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.folders import pack_folder, unpack_archive
-from tunnel.cli.options import add_json, command, count, filled, readable_file
+from tunnel.cli.options import command, count, filled, readable_file
 from tunnel.cli.terminal import STDOUT_NAME, ProgressBar, complain, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_endpoints import resumable_bytes
@@ -101,7 +101,6 @@ def add_parser(commands: Any) -> None:
     for parser in (sender, getter):
         parser.add_argument("--retries", type=count(0, 100), default=3, metavar="N", help="(default 3)")
         add_client_options(parser, timeout_s=86_400.0)
-        add_json(parser)
 
 
 def run_send(options: argparse.Namespace) -> int:

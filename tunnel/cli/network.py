@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunnel.cli.options import add_json, command, count, filled_path, make_folder
+from tunnel.cli.options import command, count, filled_path, make_folder
 from tunnel.cli.terminal import say, say_json
 from tunnel.client.connect import CLIENT_FILE
 from tunnel.config.kinds import MOST_PORT, write_toml
@@ -68,7 +68,6 @@ def add_parser(commands: Any) -> None:
     add("folder", type=filled_path, metavar="DIR", help="where it goes; must be empty or not exist yet")
     add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="how many (default 5)")
     add("--port", type=count(1, MOST_PORT), metavar="P", help="ports P, P+1, … (default: free ones)")
-    add_json(parser)
     parser = command(commands, "keygen", _KEYGEN, _KEYGEN_EXAMPLE, run_keygen)
     parser.add_argument(
         "file",
@@ -76,7 +75,6 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="where they go; must not exist yet. Its folder is made if there is none",
     )
-    add_json(parser)
 
 
 def run_network(options: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ from reactor import (
 )
 from reactor.core.poller import FileDescriptor
 from tunnel.cli.network import NODE_FILE, STATE_FOLDER, node_folders
-from tunnel.cli.options import add_json, command, filled_path, seconds
+from tunnel.cli.options import command, filled_path, seconds
 from tunnel.cli.terminal import ProgressBar, complain, say, say_json
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config
@@ -86,13 +86,11 @@ def add_parser(commands: Any) -> None:
         "--config", type=filled_path, required=True, metavar="FILE", help="configuration, TOML"
     )
     parser.add_argument("--stop-at-eof", action="store_true", help=argparse.SUPPRESS)
-    add_json(parser)
     parser = command(commands, "up", _UP, _UP_EXAMPLE, run_up)
     add = parser.add_argument
     add("folder", type=filled_path, metavar="DIR", help="made by `mtun network`")
     add("--timeout", type=seconds, default=60.0, metavar="S", help="for all to be ready (default 60)")
     add("--stop-timeout", type=seconds, default=20.0, metavar="S", help="for all to stop (default 20)")
-    add_json(parser)
 
 
 def run_node(options: argparse.Namespace) -> int:

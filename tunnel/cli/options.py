@@ -27,7 +27,6 @@ __all__ = [
     "COMMANDS",
     "Parser",
     "UsageError",
-    "add_json",
     "add_retries",
     "closest",
     "command",
@@ -162,11 +161,11 @@ def closest(name: str, names: Iterable[str]) -> str:
 def command(
     commands: Any,
     name: str,
-    description: str | None,
+    description: str | None,  # None under `python -OO`
     example: str,
     run: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
-    """A subcommand's parser; its `--help` ends with the example."""
+    """A subcommand's parser, with the options that all of them have; its `--help` ends with the example."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=COMMANDS[name][1], description=description, epilog=example
     )
@@ -174,13 +173,9 @@ def command(
     parser.add_argument(
         "-v", "--verbose", dest="more_verbose", action="count", default=0, help="log more (-vv: everything)"
     )
+    parser.add_argument("--json", action="store_true", help="JSON on stdout, nothing else")
     parser.set_defaults(run=run)
     return parser
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`."""
-    parser.add_argument("--json", action="store_true", help="JSON on stdout, nothing else")
 
 
 def add_retries(parser: argparse.ArgumentParser, of: str) -> None:

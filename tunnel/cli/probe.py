@@ -23,7 +23,7 @@ from tunnel.cli.client import (
     proxies_text,
     wait,
 )
-from tunnel.cli.options import add_json, add_retries, command, count, size
+from tunnel.cli.options import add_retries, command, count, size
 from tunnel.cli.terminal import complain, say, say_json, table
 from tunnel.client.connect import running_node
 from tunnel.codes import Report
@@ -80,7 +80,6 @@ def add_parser(commands: Any) -> None:
     """Add the three subcommands to the main parser."""
     parser = command(commands, "peers", _PEERS, _PEERS_EXAMPLE, run_peers)
     add_source(parser)
-    add_json(parser)
     parser = command(commands, "ping", _PING, _PING_EXAMPLE, run_ping)
     add_target(parser)
     parser.add_argument(
@@ -91,13 +90,11 @@ def add_parser(commands: Any) -> None:
     )
     add_retries(parser, "each")
     add_client_options(parser)
-    add_json(parser)
     parser = command(commands, "route", _ROUTE, _ROUTE_EXAMPLE, run_route)
     add_target(parser)
     parser.add_argument("--dry-run", action="store_true", help="send nothing")
     add_retries(parser, "the query")
     add_client_options(parser)
-    add_json(parser)
 
 
 def run_peers(options: argparse.Namespace) -> int:
