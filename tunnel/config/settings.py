@@ -89,8 +89,8 @@ class Setting:
         table, key: position in the file.
         kind: accepted values.
         default: as TOML represents it.
-        unit: of a number; "" if it has none.
         meaning: help text for the document.
+        unit: of a number; "" if it has none.
         owner: class of the field: "node" (`NodeConfig`), "limits", "tunnel" or "files".
     """
 
@@ -98,8 +98,8 @@ class Setting:
     key: str
     kind: SettingKind
     default: Any
-    unit: str
     meaning: str
+    unit: str = ""
     owner: str = "node"
 
     @property
@@ -119,14 +119,12 @@ _OWN = [
         "state",
         Text("a path; relative ones begin at the configuration file"),
         "state",
-        "",
         "Folder for keys, replay tables and guards. Belongs to one node; mode 0700.",
     ),
     Setting(
         "node",
         "keys",
         Text('a path, or "none"', or_empty=True),
-        "",
         "",
         "The key file, made by `mtun keygen`. Empty: `keys` in the state folder. "
         '"none": a client, which makes fresh keys for each run.',
@@ -136,7 +134,6 @@ _OWN = [
         "listen",
         Place(or_none=True, least_port=0),
         "127.0.0.1:0",
-        "",
         'Address to listen on. "none": do not listen. Such a node relays nothing and receives replies over '
         "links that it dialled.",
     ),
@@ -145,7 +142,6 @@ _OWN = [
         "advertise",
         ListOf(Place(), _MOST_ADDRESSES),
         [],
-        "",
         "Addresses at which other nodes reach this one. Empty: the address of `listen`.",
     ),
     Setting(
@@ -153,7 +149,6 @@ _OWN = [
         "network",
         NetworkId(LOCAL_NETWORK_ID),
         "local",
-        "",
         'The network of this node. "local": one machine or one room, where addresses are not secret; several '
         "nodes may share an address. In other networks the node dials only public addresses and those in "
         "`private_ranges`.",
@@ -163,7 +158,6 @@ _OWN = [
         "private_ranges",
         ListOf(PrivateRange(), _MOST_RANGES),
         [],
-        "",
         "Ranges of a LAN or VPN that belong to the network; use the same list in all nodes. Any address "
         "that a peer advertises in them is dialled, so keep them small. Only `family` tells owners in them "
         "apart.",
@@ -173,7 +167,6 @@ _OWN = [
         "family",
         Family(),
         "",
-        "",
         "Declares publicly that several nodes have one owner. A route passes at most one node of a family, "
         "and routes from a node of the family pass none. Empty: no family.",
     ),
@@ -182,7 +175,6 @@ _OWN = [
         "engine",
         Choice({name: name for name in ("auto", "openssl", "pycryptodome")}),
         "auto",
-        "",
         "Crypto library. `auto`: the fastest one installed.",
     ),
     Setting(
@@ -190,7 +182,6 @@ _OWN = [
         "profiles",
         ListOf(Choice({profile.name: profile for profile in ALL_PROFILES}), len(ALL_PROFILES)),
         [],
-        "",
         "Profiles that the descriptor offers. Empty: all that the engine supports.",
     ),
     Setting(
@@ -198,7 +189,6 @@ _OWN = [
         "log_level",
         Choice({name: name.upper() for name in ("debug", "info", "warning", "error")}),
         "info",
-        "",
         "Verbosity of the log, which goes to standard error. Peers appear by the first digits of their ids; "
         "their addresses appear at `debug` only.",
     ),
@@ -207,14 +197,12 @@ _OWN = [
         "files",
         ListOf(Text("a path"), _MOST_FILES),
         [],
-        "",
         "Peer files, one signed descriptor a line. A folder means all files in it.",
     ),
     Setting(
         "peers",
         "publish",
         Text("a path", or_empty=True),
-        "",
         "",
         "File to which the node writes its own descriptor at each start and key change. Empty: none.",
     ),
@@ -223,23 +211,17 @@ _OWN = [
         "refresh_s",
         Number(0, _MOST_SECONDS),
         5.0,
-        "s",
         "Interval between checks of the peer files. Changed files are read again.",
+        unit="s",
     ),
     Setting(
-        "peers",
-        "exchange",
-        Switch(),
-        True,
-        "",
-        "Whether the node exchanges known peers with its neighbours.",
+        "peers", "exchange", Switch(), True, "Whether the node exchanges known peers with its neighbours."
     ),
     Setting(
         "peers",
         "dht",
         Switch(),
         False,
-        "",
         "Whether the node also finds peers in a distributed hash table and publishes its descriptor there. "
         "Needs `exchange`, and OpenDHT: `pip install 'mydht-tunnel[dht]'`.",
     ),
@@ -248,7 +230,6 @@ _OWN = [
         "dht_bootstrap",
         HostPort(),
         "",
-        "",
         "Any node of the hash table, with its UDP port. Empty: this node starts the table.",
     ),
     Setting(
@@ -256,7 +237,6 @@ _OWN = [
         "dht_port",
         Integer(0, 65_535),
         0,
-        "",
         "UDP port of this node in the hash table. 0: any free port.",
     ),
     Setting(
@@ -264,7 +244,6 @@ _OWN = [
         "names",
         ListOf(Choice({name: name for name in SERVICES}), len(SERVICES)),
         ["ping"],
-        "",
         "`ping` answers `pong`, `echo` returns the query, `files` stores files. Empty: a pure relay.",
     ),
     Setting(
@@ -272,7 +251,6 @@ _OWN = [
         "folder",
         Text("a path"),
         "files",
-        "",
         "The only folder that the service serves; created if missing. With the defaults it is public and "
         "writable.",
     ),
@@ -281,8 +259,8 @@ _OWN = [
         "stop_s",
         Number(0, _MOST_SECONDS),
         5.0,
-        "s",
         "At a clean stop: time allowed for traffic through the node to finish.",
+        unit="s",
     ),
 ]
 
@@ -332,7 +310,7 @@ def _limits(defaults: Any, owner: str, other_table: str) -> list[Setting]:
         name = field.name
         kind, default = _kind(name, getattr(defaults, name))
         unit, meaning = field.metadata["unit"], field.metadata["help"]
-        found.append(Setting(tables.get(name, other_table), name, kind, default, unit, meaning, owner))
+        found.append(Setting(tables.get(name, other_table), name, kind, default, meaning, unit, owner))
     return found
 
 
