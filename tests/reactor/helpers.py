@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def run(reactor: Reactor, service: Service[T]) -> T:
-    """Run a service to its end and give its result."""
+    """Run a service until it ends. Returns its result."""
     handle = reactor.spawn(service)
     reactor.run(handle.join())
     return handle.result()
@@ -35,7 +35,7 @@ def give(value: T) -> Service[T]:
 
 
 def passes(count: int) -> Service[None]:
-    """Let everybody else go, so many times."""
+    """Let all other services run, a number of times."""
     for _ in range(count):
         yield YIELD
 

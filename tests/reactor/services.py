@@ -1,4 +1,4 @@
-"""Services with all that a service may do, each with the result it must have whoever runs it.
+"""Services that use all requests, each with the result that it must have under every spawner.
 
 None of them knows of a spawner. A service that fails has the error's repr as its result.
 """
@@ -60,7 +60,7 @@ def over_sockets() -> Service[int]:
 
 
 def echo() -> Service[list[bytes]]:
-    """Both ways at once over a pair of sockets, and a half-close at the end."""
+    """Both directions of a pair of sockets simultaneously, and a half-close at the end."""
     left, right = (SocketStream(sock) for sock in socket.socketpair())
 
     def server() -> Service[None]:

@@ -403,7 +403,7 @@ def test_embedded_an_idle_reactor_is_not_asked(monkeypatch: pytest.MonkeyPatch) 
     play(embedded, scene)
 
 
-def test_embedded_spawn_starts_at_once_and_nobody_else_may_run_it() -> None:
+def test_embedded_spawn_starts_immediately_and_no_other_loop_may_run_it() -> None:
     async def scene(bridge: AsyncioBridge) -> None:
         assert isinstance(bridge, EmbeddedReactor)
         done = asyncio.Event()

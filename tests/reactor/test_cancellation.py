@@ -219,7 +219,7 @@ def strike_at(number: int, when: str, way: str) -> bool:
             reactor.post(hit)
 
     def hit() -> None:
-        # Not in the cleanup: whoever is cancelled for the first time in there is not done with it.
+        # Not in the cleanup: a service cancelled for the first time there has not finished it.
         if world.ended:
             return
         struck.append(number)
@@ -309,7 +309,7 @@ def test_strike_anywhere(kind: str, strike: int, seed: int, way: str) -> None:
 
 
 def step_by_step(reactor: Reactor, handle: Handle[None], steps: int) -> None:
-    """Let the service have so many turns, time going on when nothing else does."""
+    """Give the service a number of turns; time advances when nothing else happens."""
 
     def turns() -> Service[None]:
         for number in range(steps):
@@ -361,7 +361,7 @@ def test_cancelling_oneself(fake: Reactor) -> None:
     assert handles[0].error.args == ("enough",)
 
 
-def test_a_late_thread_finds_nobody(fake: Reactor) -> None:
+def test_a_late_thread_finds_no_waiter(fake: Reactor) -> None:
     gate = threading.Event()
 
     def service() -> Service[None]:

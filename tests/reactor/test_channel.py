@@ -44,7 +44,7 @@ def kind(request: pytest.FixtureRequest) -> type[AnyChannel]:
 
 
 class Model:
-    """What a channel is: a queue of items, a queue of those who send, a queue of those who receive."""
+    """The model of a channel: queues of items, of waiting senders and of waiting receivers."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -1,4 +1,4 @@
-"""How a TCP stream ends, over each poller: end, half-close, reset, close and urgent data are told apart.
+"""How a TCP stream ends, over each poller: end, half-close, reset, close and urgent data are distinguished.
 
 The other side is a plain blocking socket, so that each segment is sent when the test says.
 """
@@ -61,7 +61,7 @@ def reset(peer: socket.socket) -> None:
 
 
 def arrived(stream: SocketStream, events: int = select.POLLIN) -> None:
-    """Wait until the system has news of a stream, without asking the reactor."""
+    """Wait until the system has an event of a stream, without asking the reactor."""
     waiting = select.poll()
     waiting.register(stream.fileno(), events)
     assert waiting.poll(LIMIT_S * 1_000)
@@ -70,7 +70,7 @@ def arrived(stream: SocketStream, events: int = select.POLLIN) -> None:
 def read_to_end(
     stream: SocketStream, size: int = 100, got: bytearray | None = None
 ) -> Service[tuple[bytes, str]]:
-    """Read until there is no more. Returns the bytes and how it ended, which is so twice."""
+    """Read to the end. Returns the bytes and the kind of end, which a second read must confirm."""
     reader, got, buffer = ReadYield(stream), bytearray() if got is None else got, bytearray(size)
     outcomes: list[str] = []
     while len(outcomes) < 2:
@@ -170,7 +170,7 @@ def test_reset_behind_data(reactor: Reactor, ends: Ends) -> None:
 
 
 def test_reset_that_the_writer_hears_of_first_is_no_end_for_the_reader(reactor: Reactor, ends: Ends) -> None:
-    """The kernel tells once, and the next read would give 0: a cut content would pass for a whole one."""
+    """The kernel reports a loss once, and the next read would give 0: cut content would look complete."""
     stream, peer = ends
     peer.sendall(b"half of i")
     arrived(stream)
@@ -288,7 +288,7 @@ def test_urgent_data_anywhere(
             sent += data
             if runs_now:
                 reactor.run(passes(2))
-        # Before the end, whose news would make up for lost ones.
+        # Before the end, whose event would make up for a lost one.
         reactor.run(passes(100))
         assert got == sent
         peer.close()

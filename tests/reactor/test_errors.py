@@ -99,7 +99,7 @@ def test_threads_that_ask_one_future_at_the_same_time_do_not_write_into_one_trac
     assert len({frames(error) for error in errors}) == 1
 
 
-def test_a_lost_connection_tells_so_again_and_again() -> None:
+def test_each_read_of_a_lost_connection_raises_the_loss() -> None:
     left, right = socket.socketpair()
     stream = SocketStream(left)
     stream._remember_loss(ConnectionResetError(104, "reset"))

@@ -40,7 +40,7 @@ Pair = tuple[SocketStream, SocketStream]
 
 
 def wait_readable(descriptor: FileDescriptor) -> Service[str]:
-    """Wait once, as somebody who holds a bare descriptor does."""
+    """Wait once on a bare descriptor."""
     yield descriptor.readable
     return "try"
 
@@ -65,9 +65,9 @@ def parked(reactor: Reactor, descriptor: FileDescriptor) -> Handle[str]:
 
 @pytest.mark.parametrize("kind", list(POLLERS))
 def test_closed_without_notice_under_a_waiter(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody else is disturbed. The waiter is woken or told: at once where the system says something.
+    """No other service is disturbed. The waiter is woken or gets an error as soon as the system reports it.
 
-    epoll forgets such a descriptor without a word; there it is told when the number is used again.
+    epoll forgets such a descriptor silently; there the waiter gets the error when the number is used again.
     """
     near, far = socket.socketpair()
     with far, Reactor(poller=POLLERS[kind](), clock=FakeClock()) as reactor:
@@ -94,7 +94,7 @@ def test_closed_without_notice_under_a_waiter(kind: str, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("kind", list(POLLERS))
 def test_closed_without_notice_while_a_copy_lives(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The system goes on telling of the copy under the old number. The loop must not spin on it."""
+    """The system still reports events of the copy under the old number. The loop must not spin on them."""
     near, far = socket.socketpair()
     with far, Reactor(poller=POLLERS[kind](), clock=FakeClock()) as reactor:
         descriptor = FileDescriptor(near)
@@ -112,7 +112,7 @@ def test_closed_without_notice_while_a_copy_lives(kind: str, caplog: pytest.LogC
                 calls[0] += 1
                 plain(timeout_s, ready)
 
-            # What is told for ever would make a poll return at once: then time does not pass.
+            # Endless events would make each poll return immediately: then time does not pass.
             reactor.poller.poll = counted  # type: ignore[method-assign]
             run(reactor, sleep(5))
             assert calls[0] <= 10
@@ -187,14 +187,14 @@ def test_what_a_generator_object_raises_when_resumed_is_its_error(fake: Reactor)
     first = fake.spawn(twice)
     second = fake.spawn(twice)
     fake.run(passes(3))
-    # The answer that it got was the other's; it ends, and nobody else is the worse for it.
+    # The answer that it got was the other's; it ends, and no other service is affected.
     assert first.is_finished or second.is_finished
     assert run(fake, give(5)) == 5
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an interval timer that sends signals")
 def test_signals_do_not_shorten_or_break_a_wait(poller: Poller) -> None:
-    """PEP 475: an interrupted system call goes on with what is left of its time."""
+    """PEP 475: an interrupted system call continues for the rest of its time."""
     came = [0]
 
     def note(*_: Any) -> None:
@@ -220,7 +220,7 @@ def test_signals_do_not_shorten_or_break_a_wait(poller: Poller) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", ["EpollPoller", "SelectorPoller"])
 def test_a_forked_child_cannot_disturb_its_parent(kind: str) -> None:
-    """The child closes the streams, the reactor and all; the parent's streams go on."""
+    """The child closes the streams and the reactor; the parent's streams continue."""
     program = f"""
         import os, socket
         from reactor import *
@@ -270,7 +270,7 @@ def test_a_forked_child_cannot_disturb_its_parent(kind: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_everything_that_starts_a_service_is_refused_in_a_forked_child() -> None:
-    """While the parent's loop runs in another thread, and goes on. New reactors are the child's own."""
+    """While the parent's loop runs in another thread, and continues. The child can make new reactors."""
     program = """
         import os
         from reactor import *

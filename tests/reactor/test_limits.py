@@ -86,7 +86,7 @@ def test_ten_thousand_services(fake: Reactor) -> None:
 
     with no_leaks(fake):
         assert fake.run(main()) == MANY * (MANY - 1) // 2
-    # Two steps for each: to its wait, and from there to its end.
+    # Two steps for each: to its wait, and from there until it ends.
     assert counts.created == counts.ended == MANY + 1
     assert 2 * MANY <= counts.resumed <= 3 * MANY + 100
     assert_clean(fake)
@@ -144,7 +144,7 @@ def descriptor_limit(wanted: int) -> Iterator[int]:
 
 
 def test_ten_thousand_connections() -> None:
-    """All open at once, each with a service that echoes; then all ended by their other side."""
+    """All open simultaneously, each with an echo service; then the other sides end them all."""
     most = [0]
 
     def echo(stream: SocketStream) -> Service[int]:

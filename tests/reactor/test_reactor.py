@@ -81,7 +81,7 @@ def test_only_generators_are_services(fake: Reactor) -> None:
 
 
 class HandMade(Generator[Any, Any, str]):
-    """A service that is no generator function's."""
+    """A service that was not made by a generator function."""
 
     def __init__(self) -> None:
         self.turn = 0
@@ -164,7 +164,7 @@ def test_failing_callback_is_logged_and_others_are_called(
     assert len(errors_logged(caplog)) == 1
 
 
-def test_failure_nobody_waits_for_is_logged_once(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_without_a_waiter_is_logged_once(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
     handle = fake.spawn(fail("alone"), name="lonely")
     fake.run(passes(5))
     assert [text for text in errors_logged(caplog) if "lonely" in text] != []
@@ -273,8 +273,8 @@ def assert_clean_closed(reactor: Reactor) -> None:
     assert not reactor.ready
 
 
-def test_nobody_is_starved_by_answers(fake: Reactor) -> None:
-    """A service whose requests are all answered at once still gives way."""
+def test_answers_starve_no_service(fake: Reactor) -> None:
+    """A service whose requests are all answered immediately still lets others run."""
     signal = Signal()
     turns = [0]
 
@@ -289,7 +289,7 @@ def test_nobody_is_starved_by_answers(fake: Reactor) -> None:
     assert turns[0] <= 1_000
 
 
-def test_nobody_is_starved_of_timers_and_posts(reactor: Reactor) -> None:
+def test_busy_services_starve_neither_timers_nor_posts(reactor: Reactor) -> None:
     done = [False]
 
     def busy() -> Service[None]:
@@ -419,7 +419,7 @@ def test_a_turn_says_when_the_next_is_due(poller: Poller) -> None:
         assert 990 < wait_s <= 1_000
         assert seen == ["started", "passed"]
         reactor.post(handle.cancel)
-        # The post woke the poller, which is readable though nobody asked for it.
+        # The post woke the poller, which is readable before the next turn.
         assert reactor.turn() is None
         assert handle.is_finished
         reactor.spawn(busy())

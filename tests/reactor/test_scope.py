@@ -211,7 +211,7 @@ def test_many_scopes_nested(fake: Reactor) -> None:
 
 
 @pytest.mark.parametrize("leave", ["close", "with", "drop"])
-def test_a_failure_that_nobody_joined_for_is_logged_once(
+def test_a_failure_without_a_join_is_logged_once(
     fake: Reactor, caplog: pytest.LogCaptureFixture, leave: str
 ) -> None:
     def service() -> Service[None]:
@@ -232,7 +232,7 @@ def test_a_failure_that_nobody_joined_for_is_logged_once(
             yield from scope.spawn(passes(1))
         assert isinstance(caught.value.__cause__, Broken)
         if leave != "drop":
-            # It has been told.
+            # It has been raised.
             yield from scope.join()
 
     run(fake, service())

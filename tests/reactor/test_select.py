@@ -57,7 +57,7 @@ class Sources:
         self.ends = 0
 
     def new_select(self, which: int) -> Select:
-        """Over some of the channels and one signal. A select of its own for each service."""
+        """Over some of the channels and one signal. Each service needs its own select."""
         chosen = [channel for index, channel in enumerate(self.channels) if which >> index & 1]
         return Select(*chosen, self.signals[which % 2], Sleep(5))
 
@@ -309,7 +309,7 @@ def test_what_cannot_be_selected(fake: Reactor) -> None:
 
 
 def test_a_failed_source_is_not_logged(fake: Reactor, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever selects over a service has been told of its failure."""
+    """A select over a service counts as asking for its failure."""
     handle = fake.spawn(fail())
     chosen = run(fake, wait_on(Select(handle)))
     assert isinstance(chosen.error, Broken)

@@ -189,7 +189,7 @@ def test_a_service_that_never_yields_is_ended_by_the_second() -> None:
             run_main(reactor, hog())
     """
     with program(text) as process:
-        # Two at once may come as one: the kernel keeps one of each kind.
+        # Two simultaneous signals may arrive as one: the kernel keeps one of each kind.
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         returned, out, err = end(process)

@@ -179,7 +179,7 @@ def test_next_address_is_tried(fake: Reactor, listener: TcpListener, monkeypatch
 
 
 def fail_with(number: int, times: int, then: Callable[[], Any]) -> tuple[Callable[[], Any], list[int]]:
-    """Make an accept function that fails so many times."""
+    """Make an accept function that fails a number of times."""
     calls = [0]
 
     def accept() -> Any:
@@ -236,7 +236,7 @@ def test_out_of_descriptors_again_and_again_is_reported_once_a_minute(
 
 
 def test_out_of_descriptors_for_real() -> None:
-    """In a process of its own, with a limit low enough: it goes on accepting once a descriptor is free."""
+    """In another process, with a low limit: accepting continues when a descriptor is free."""
     program = """
         import logging, resource, socket
         from reactor import *

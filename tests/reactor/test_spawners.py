@@ -76,7 +76,7 @@ class Way:
         assert until.wait(PATIENCE_S)
 
     def finish(self, handle: Handle[T]) -> T:
-        """Let the service come to its end, and give its result."""
+        """Let the service end. Returns its result."""
         if isinstance(handle, ProxyHandle):
             handle.wait(PATIENCE_S)
         elif self.reactor is not None:
@@ -153,7 +153,7 @@ def test_causes_are_kept(way: Way) -> None:
 
 
 def test_state_is_taken_once_and_started_again(way: Way) -> None:
-    """Each spawner gives the state back, for any to go on with."""
+    """Each spawner returns the state, and any other can continue with it."""
     commands: SharedChannel[int] = SharedChannel(10)
     answers: SharedChannel[int] = SharedChannel(10)
     counter = Counter()
@@ -304,7 +304,7 @@ def fail() -> Service[None]:
 
 
 @pytest.mark.parametrize("kind", [ThreadPark, ThreadPool, Restart])
-def test_a_failure_that_nobody_asked_for_is_logged(
+def test_a_failure_that_was_not_looked_at_is_logged(
     kind: type[ThreadPark | ThreadPool | Restart], caplog: pytest.LogCaptureFixture
 ) -> None:
     spawner = kind()
@@ -492,7 +492,7 @@ def test_restart_goes_on_only_when_told() -> None:
 
 
 def test_an_early_wake_ends_no_sleep() -> None:
-    """A service has the same result as under the other spawners, however often it is told to go on."""
+    """A service has the same result as under the other spawners, for any number of `unyield` calls."""
     clock = FakeClock()
 
     def service() -> Service[bool | None]:

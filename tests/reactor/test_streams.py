@@ -86,7 +86,7 @@ def test_data_and_end_in_one_edge(reactor: Reactor, pair: Pair) -> None:
 
 
 def test_end_after_a_drained_read(reactor: Reactor, pair: Pair) -> None:
-    """Here the hint is used, and the end has an edge of its own."""
+    """Here the hint is used, and the end has its own edge."""
     left, right = pair
 
     def service() -> Service[None]:
@@ -103,7 +103,7 @@ def test_end_after_a_drained_read(reactor: Reactor, pair: Pair) -> None:
 def test_hint_is_the_streams_not_the_readers(reactor: Reactor, pair: Pair) -> None:
     """One reader drains, another takes a part of what came since.
 
-    The first must not wait for news that it has had.
+    The first must not wait for an event that it has had.
     """
     left, right = pair
 
@@ -232,7 +232,7 @@ def test_a_closed_stream_is_not_tried_for_ever(reactor: Reactor, pair: Pair) -> 
     run(reactor, service())
 
 
-def test_broken_tells_the_cause(reactor: Reactor, pair: Pair) -> None:
+def test_broken_has_the_cause(reactor: Reactor, pair: Pair) -> None:
     left, right = pair
     right.close()
 
@@ -386,7 +386,7 @@ def test_memory_pipe_closed_ends(fake: Reactor) -> None:
 
 
 def test_stale_readiness_after_the_number_is_used_again(reactor: Reactor) -> None:
-    """A descriptor with news is closed, and another file gets its number: no wake-up crosses over."""
+    """A descriptor with an event is closed, and another file gets its number: that must not be woken."""
     first, peer = socket.socketpair()
     stream = SocketStream(first)
     reading = reactor.spawn(ReadYield(stream).read())
@@ -415,7 +415,7 @@ def forever_reading(stream: SocketStream) -> Service[bytes]:
 
 
 def test_closed_without_notice_and_number_used_again(reactor: Reactor) -> None:
-    """The owner forgot `close_notify`: the old waiter is told when its number comes back."""
+    """The owner forgot `close_notify`: the old waiter gets `Closed` when its number is used again."""
     first, peer = socket.socketpair()
     old = FileDescriptor(first)
     number = first.fileno()

@@ -145,7 +145,7 @@ def test_loop_kept_busy_times_out_on_close() -> None:
     thread.close(LIMIT_S)
 
 
-def test_failing_thread_tells_its_users() -> None:
+def test_users_of_a_failed_thread_get_its_error() -> None:
     thread = ReactorThread().start()
     waiting = thread.submit(forever())
     fail_once(thread.reactor)

@@ -38,7 +38,7 @@ def call(function: Any, *args: Any) -> Service[Any]:
 
 
 def hang_all(gate: threading.Event, count: int, limit_s: float = 0.01) -> Service[list[Handle[Any]]]:
-    """Have so many calls begin that hang, each given up after a while."""
+    """Begin a number of calls that hang; each is abandoned after a while."""
     handles = []
     for _ in range(count):
         handles.append((yield Spawn(timeout_after(limit_s, call(gate.wait)), "hangs")))

@@ -201,7 +201,7 @@ def test_cancellation_passes_through_a_timeout(fake: Reactor) -> None:
 
 
 def test_swallowed_timeout_counts_once(fake: Reactor) -> None:
-    """An inner service that swallows its interruption goes on, and its result is the result."""
+    """An inner service that swallows its interruption continues, and its result is the result."""
 
     def stubborn() -> Service[str]:
         try:

@@ -43,7 +43,7 @@ LIMIT_S = 10
 
 
 class Notes(Tracer):
-    """Writes down what it is told."""
+    """Records its events."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []
@@ -180,7 +180,7 @@ def test_a_tracer_may_be_removed_by_what_it_hears(fake: Reactor) -> None:
 SECRET = b"a secret payload"
 
 
-def test_the_dump_tells_what_each_waits_for_and_where(reactor: Reactor, pair: Pair) -> None:
+def test_the_dump_shows_what_each_waits_for_and_where(reactor: Reactor, pair: Pair) -> None:
     left, _ = pair
     channel = Channel[bytes](1, "orders")
     gate = threading.Event()
@@ -231,7 +231,7 @@ def test_the_dump_tells_what_each_waits_for_and_where(reactor: Reactor, pair: Pa
     ]:
         assert f"\n{line}\n" in text, (line, text)
     assert text.startswith("reactor: 10 services, ")
-    # From the service's own frame to the innermost: who follows `gi_yieldfrom` sees the sleep.
+    # From the service's own frame to the innermost, which is in the sleep.
     own, inner = inspect.getsourcelines(passing_sleep)[1], inspect.getsourcelines(inner_sleep)[1]
     here = "reactor/test_tracing.py"
     assert f"    {here}:{own + 1} in passing_sleep\n    {here}:{inner + 2} in inner_sleep\n" in text
@@ -264,7 +264,7 @@ def test_a_dump_of_many_is_cut_and_of_none_is_short(fake: Reactor) -> None:
 
 
 class HandMade(Generator[Any, Any, None]):
-    """A service that is no generator function's: it has no frame to show."""
+    """A service that was not made by a generator function: it has no frame to show."""
 
     def send(self, value: Any) -> Any:
         return Sleep(1)
