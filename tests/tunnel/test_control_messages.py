@@ -1,4 +1,4 @@
-"""The frames and layouts of the control socket: what one side packs the other reads, and nothing else."""
+"""The messages of the control socket: what one side packs the other reads, and nothing else."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ outcomes = st.builds(
 )
 
 
-def body(frame: bytes, *, is_node: bool) -> bytes:
-    """The body of a whole frame, as the other side gets it."""
+def body(message: bytes, *, is_node: bool) -> bytes:
+    """The body of a whole message, as the other side gets it."""
     parser = MessageParser(CLIENT_BODY_BYTES if is_node else NODE_BODY_BYTES, is_node=is_node)
-    parser.feed(frame)
+    parser.feed(message)
     found = parser.next()
     assert found is not None
-    parser.feed(frame)
+    parser.feed(message)
     assert parser.next() == found, "nothing is left of the first message"
     return found[1]
 
@@ -202,13 +202,13 @@ def test_a_cut_or_changed_query_is_refused_or_another_query(
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 9))
-def test_frames_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], step: int) -> None:
+def test_messages_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], step: int) -> None:
     stream = b"".join(pack_message(MessageKind.CONTENT, data) for data in bodies)
     parser, found = MessageParser(CLIENT_BODY_BYTES, is_node=True), []
     for start in range(0, len(stream), step):
         parser.feed(stream[start : start + step])
-        while (frame := parser.next()) is not None:
-            found.append(frame)
+        while (message := parser.next()) is not None:
+            found.append(message)
     assert found == [(MessageKind.CONTENT, data) for data in bodies]
 
 
@@ -216,12 +216,12 @@ def test_frames_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], s
     "head",
     [
         b"\x00" + bytes(4),  # no kind
-        b"\x81" + bytes(4),  # a node's frame from a client
+        b"\x81" + bytes(4),  # a node's message from a client
         b"\x02\xff\xff\xff\xff",  # 4 GiB
         b"GET / HTTP/1.1\r\n",
     ],
 )
-def test_a_frame_that_no_client_sends_is_refused_before_its_body(head: bytes) -> None:
+def test_a_message_that_no_client_sends_is_refused_before_its_body(head: bytes) -> None:
     parser = MessageParser(CLIENT_BODY_BYTES, is_node=True)
     parser.feed(head)
     with pytest.raises(ControlError):
