@@ -16,9 +16,11 @@ import pytest
 from reactor import Reactor, Scope, Service, Sleep, Spawn, ThreadPark
 from reactor.errors import Broken, ConnectError, TimedOut, UnexpectedEnd
 from readwrite_comp.errors import Truncated
-from tunnel import InnerService, LocalNetwork, QueryFailed
+from tests.support.network import PATIENCE_S, wait_until_idle
+from tunnel import InnerService, LocalNetwork, QueryFailed, Route
+from tunnel.client import Client
 from tunnel.errors import BadRoute, Disconnected, ErrorCode, HandshakeError, NextRefused, StreamReset
-from tunnel.services import Query, Reply
+from tunnel.services import Echo, Query, Reply
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,3 +140,41 @@ def test_no_module_logs_tracebacks_by_itself() -> None:
                     is_traceback = node.func.attr == "exception" and "log" in ast.unparse(node.func.value)
                     assert "exc_info" not in names, f"{path}, line {node.lineno}: use log_failure"
                     assert not is_traceback, f"{path}, line {node.lineno}: use log_failure"
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_cut_link_is_one_line_however_many_calls_fail(caplog: pytest.LogCaptureFixture) -> None:
+    with LocalNetwork(peers=3, service=Echo()) as net:
+        route = Route((net[1].id,), net[2].id)
+        tunnels = [Client(net[0]).tunnel(net[2].id, route=route) for _ in range(3)]
+        for tunnel in tunnels:
+            assert tunnel.ask(b"x", timeout_s=PATIENCE_S) == b"x"
+        caplog.clear()
+        net.stop(2)
+        for tunnel in tunnels:
+            for call in (tunnel.ask, tunnel.ask, tunnel.send):
+                with pytest.raises(QueryFailed):
+                    call(bytes(1_000_000), timeout_s=PATIENCE_S)
+            tunnel.give_up()
+        (line,) = _warnings(caplog)
+        assert "lost a link: Disconnected" in line
+
+
+@pytest.mark.parametrize("how", ["cancel", "leave"])
+def test_a_reply_that_its_user_gives_up_is_no_warning(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    def endless(query: Query, reply: Reply) -> Service[None]:
+        while True:
+            yield from reply.write(bytes(65_536))
+
+    caplog.set_level(logging.INFO)
+    with LocalNetwork(peers=4, service=endless) as net:
+        for _ in range(5):
+            reply = Client(net[0]).ask(net[3].id, b"x", hops=1)
+            assert reply.read(timeout_s=PATIENCE_S)
+            reply.cancel() if how == "cancel" else reply.__exit__(None, None, None)
+        wait_until_idle(net)
+    assert "UNKNOWN_QUERY" in caplog.text or "given up" in caplog.text
+    assert _warnings(caplog) == []

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from reactor import CurrentTime, ReadYield, Service, Signal, Sleep, UnexpectedEnd, WriteYield
 from reactor.core.requests import Request
@@ -44,6 +44,9 @@ __all__ = ["Duplex", "read_service", "relay", "relay_frame"]
 
 log = logging.getLogger("tunnel.node")
 
+# A lost link, which the link table has logged, and a reply that its user has given up.
+_EXPECTED: Final = (ErrorCode.DISCONNECTED, ErrorCode.UNKNOWN_QUERY)
+
 
 def read_service(node: NodeContext, stream: Stream) -> Service[None]:
     """Serve one stream until it ends. The peer's errors end it and are logged here."""
@@ -65,7 +68,8 @@ def read_service(node: NodeContext, stream: Stream) -> Service[None]:
 
 def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
     # Addresses and ids of neighbours are logged at DEBUG only; refusals and their reasons above it.
-    level = logging.INFO if isinstance(error, StreamReset) else logging.WARNING
+    is_expected = isinstance(error, StreamReset) or error.code in _EXPECTED
+    level = logging.INFO if is_expected else logging.WARNING
     log.log(level, "node %s ended a frame: %s: %s", node.name, type(error).__name__, error)
     log.debug("node %s: that frame came from %s", node.name, short(stream.peer_id))
 
