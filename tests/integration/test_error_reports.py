@@ -399,5 +399,8 @@ class _Stream:
     def __init__(self) -> None:
         self.writable = Signal()
 
+    def write(self, data: bytes) -> int:
+        raise BlockingIOError
+
     def finish(self) -> None:
         pass
