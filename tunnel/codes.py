@@ -200,7 +200,10 @@ def short(node_id: bytes) -> str:
 
 def clock_text(now_s: float) -> str:
     """A time for people, in UTC and to the minute: clocks in link handshakes are not more exact."""
-    return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
+    try:
+        return f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):  # a clock that is far out
+        return f"{now_s:.0f} s after 1970"
 
 
 @dataclass(frozen=True, slots=True)

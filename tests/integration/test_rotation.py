@@ -14,6 +14,7 @@ from tests.support.network import PATIENCE_S
 from tunnel import Limits, Node, QueryResult, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ErrorCode, QueryFailed
+from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.keys import EPOCH_S, NodeKeys
 
 LIMITS = Limits(key_tick_s=0.01, link_tick_s=0.05)
@@ -108,3 +109,63 @@ def test_a_full_replay_table_gets_a_new_key() -> None:
         finally:
             for node in nodes:
                 node.close()
+
+
+def test_a_clock_out_of_range_for_a_while_ends_no_rotation(caplog: pytest.LogCaptureFixture) -> None:
+    clock = [time.time()]
+    with ReactorThread() as thread:
+        node = Node(
+            NodeKeys.generate(clock[0]),
+            StaticDirectory(),
+            reactor=thread.reactor,
+            limits=LIMITS,
+            wall_clock=lambda: clock[0],
+        )
+        thread.submit(node.serve())
+        try:
+            first, began_s = node.descriptor, clock[0]
+            for wrong_s in (1e10, 1e12, -5.0):
+                clock[0] = wrong_s
+                caplog.clear()
+                thread.submit(_until(lambda: "keeps its onion keys" in caplog.text)).result(PATIENCE_S)
+                clock[0] = began_s
+                caplog.clear()
+                thread.submit(_until(lambda: "clock has moved" in caplog.text)).result(PATIENCE_S)
+            clock[0] = began_s + EPOCH_S
+            thread.submit(_until(lambda: node.descriptor is not first)).result(PATIENCE_S)
+        finally:
+            node.close()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(3)], ids=repr)
+def test_a_callback_that_fails_ends_no_rotation(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, published = [time.time()], list[int]()
+
+    class Failing(StaticDirectory):
+        def publish(self, descriptor: Descriptor) -> None:
+            raise error
+
+    def on_publish(descriptor: Descriptor) -> None:
+        published.append(descriptor.sequence)
+        raise error
+
+    with ReactorThread() as thread:
+        node = Node(
+            NodeKeys.generate(clock[0]),
+            Failing(),
+            reactor=thread.reactor,
+            limits=LIMITS,
+            on_publish=on_publish,
+            wall_clock=lambda: clock[0],
+        )
+        thread.submit(node.serve())
+        try:
+            clock[0] += EPOCH_S
+            thread.submit(_until(lambda: len(published) >= 1)).result(PATIENCE_S)
+            clock[0] += EPOCH_S
+            thread.submit(_until(lambda: len(published) >= 2)).result(PATIENCE_S)
+        finally:
+            node.close()
+    assert caplog.text.count("a new descriptor was not published") >= 4

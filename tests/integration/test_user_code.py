@@ -265,3 +265,16 @@ def test_an_observer_of_frames_ends_none(error: BaseException, caplog: pytest.Lo
         for _ in range(2):
             assert net[0].query(net[2].id, b"x", hops=1).result(PATIENCE_S).read() == b"x"
     assert "the observer failed" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ZeroDivisionError()], ids=repr)
+def test_a_listener_of_peers_ends_no_link(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    class Listener:
+        peer_online = peer_offline = staticmethod(_raises(error))
+
+    with LocalNetwork(peers=3, service=Echo()) as net:
+        for node in net:
+            node.peers.listeners.append(Listener())
+        for _ in range(2):
+            assert net[0].query(net[2].id, b"x", hops=1).result(PATIENCE_S).read() == b"x"
+    assert "a peer listener failed in peer_online" in caplog.text

@@ -132,6 +132,7 @@ _RESPONDER: dict[_Step, dict[str, _Step]] = {
 _RETRY_MAGIC = b"mtun1 retry".ljust(16, b"\0")  # an honest M2 begins with a random key
 _RETRY = struct.Struct(">16s16sB39s")
 _MAX_STREAMS = 65_536  # the most that settings may allow
+_MAX_CLOCK_S = (1 << 32) - 1
 
 
 class PaddingMode(Enum):
@@ -171,7 +172,8 @@ class Settings:
         padding: PaddingMode = PaddingMode.OFF,
     ) -> Settings:
         """The settings to send at `now_s` (seconds since 1970)."""
-        return cls(round(now_s / 60) * 60, profiles, max_streams, window_bytes, padding)
+        clock_s = min(max(round(now_s / 60) * 60, 0), _MAX_CLOCK_S)  # a wrong clock breaks no handshake
+        return cls(clock_s, profiles, max_streams, window_bytes, padding)
 
     def pack(self) -> bytes:
         return _SETTINGS.pack(

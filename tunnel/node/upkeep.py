@@ -11,7 +11,9 @@ import logging
 from typing import Final
 
 from reactor import Service, Sleep
+from reactor.errors import is_ctrl_c, log_failure
 from tunnel.codes import clock_text, short
+from tunnel.errors import LocalTunnelError
 from tunnel.node.context import NodeContext
 from tunnel.onion.header import CLOCK_SKEW_S
 
@@ -23,18 +25,31 @@ _CLOCKS_DIFFER_S: Final = CLOCK_SKEW_S + 60
 
 
 def rotate_keys(node: NodeContext) -> Service[None]:
-    """Change the onion keys when due, publish each new descriptor, log jumps of the wall clock."""
+    """Change the onion keys when due, publish each new descriptor, log jumps of the wall clock.
+
+    A wall clock out of range for keys changes nothing until it is set right.
+    """
     ring, ahead_s = node.codec.ring, node.wall_clock() - node.now_s()
+    is_out_of_range = False
     while True:
         yield Sleep(node.limits.key_tick_s)
         now_s = node.wall_clock()
         _log_clock_jump(node, now_s, ahead_s)
         ahead_s = now_s - node.now_s()
-        if ring.wants_rotation and ring.rotate_early(now_s):
+        try:
+            is_new = ring.advance(now_s)
+            is_early = not is_new and ring.wants_rotation and ring.rotate_early(now_s)
+        except LocalTunnelError as error:
+            if not is_out_of_range:
+                log.error("node %s keeps its onion keys: %s", node.name, error)
+            is_out_of_range = True
+            continue
+        is_out_of_range = False
+        if is_early:
             log.warning("node %s has a new onion key before its time: a replay table was full", node.name)
-            publish(node)
-        elif ring.advance(now_s):
-            log.info("node %s has moved its onion keys on", node.name)
+        elif is_new:
+            log.info("node %s has new onion keys", node.name)
+        if is_new or is_early:
             publish(node)
 
 
@@ -56,7 +71,10 @@ def _log_clock_jump(node: NodeContext, now_s: float, ahead_s: float) -> None:
 
 
 def publish(node: NodeContext) -> None:
-    """Sign a descriptor with the current onion keys and give it to the directory."""
+    """Sign a descriptor with the current onion keys and give it to the directory and the callback.
+
+    Both may be a user's code: what they raise is logged, and the node continues.
+    """
     now_s, addresses = node.wall_clock(), node.descriptor.addresses
     # The highest sequence number wins, and keys may change twice within a second.
     sequence = node.codec.ring.next_sequence(now_s, node.descriptor.sequence)
@@ -64,9 +82,14 @@ def publish(node: NodeContext) -> None:
     node.descriptor = keys.descriptor(
         addresses, now_s, node.engine, profiles=now.profiles, sequence=sequence, family=now.family
     )
-    node.directory.publish(node.descriptor)
-    if node.on_publish is not None:
-        node.on_publish(node.descriptor)
+    for publish_to in (node.directory.publish, node.on_publish):
+        try:
+            if publish_to is not None:
+                publish_to(node.descriptor)
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
+            log_failure(log, error, "node %s: a new descriptor was not published", node.name)
 
 
 def clock_difference(node: NodeContext, *node_ids: bytes, own: str = "this node") -> str:

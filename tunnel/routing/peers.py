@@ -10,15 +10,18 @@ recorded only for peers that this node chose itself, so strangers cannot displac
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from tunnel.codes import Report
 from tunnel.errors import QueryFailed
 
 __all__ = ["PeerListener", "PeerTable"]
+
+log = logging.getLogger("tunnel.node")
 
 # The first back-off is about the time of a restart; the longest still lets a repaired node be used soon.
 _FIRST_PAUSE_S: Final = 5.0
@@ -27,7 +30,7 @@ _MAX_PEERS: Final = 4096  # about 200 bytes each
 
 
 class PeerListener(Protocol):
-    """Is notified of peers that come and go, in the reactor's thread. Must not raise."""
+    """Is notified of peers that come and go, in the reactor's thread. What it raises is logged."""
 
     def peer_online(self, node_id: bytes) -> None:
         """A peer answers that was unknown or offline."""
@@ -74,8 +77,7 @@ class PeerTable:
         peer.failures = peer.pauses = 0
         if peer.is_online is not True:
             peer.is_online = True
-            for listener in self.listeners:
-                listener.peer_online(node_id)
+            self._notify("peer_online", node_id)
 
     def failed(self, node_id: bytes) -> None:
         """Back a peer off after a failed dial, a broken link or blame; each time twice as long.
@@ -92,8 +94,14 @@ class PeerTable:
         peer.retry_s = now_s + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(peer.pauses - 1, 30))
         if peer.is_online is not False:
             peer.is_online = False
-            for listener in self.listeners:
-                listener.peer_offline(node_id)
+            self._notify("peer_offline", node_id)
+
+    def _notify(self, event: Literal["peer_online", "peer_offline"], node_id: bytes) -> None:
+        for listener in list(self.listeners):
+            try:
+                getattr(listener, event)(node_id)
+            except (Exception, SystemExit):  # the links are not the listener's to end
+                log.exception("a peer listener failed in %s", event)
 
     def saw_clock(self, node_id: bytes, clock_s: float) -> None:
         """Record the peer's wall clock from its handshake, to the minute."""
