@@ -51,8 +51,8 @@ def test_a_new_descriptor_is_valid_now_and_names_every_profile() -> None:
         keys = make_keys("a")
         descriptor = keys.descriptor((Address("127.0.0.1", 1),), NOW_S, engine)
         assert Descriptor.parse(descriptor.signed, engine) == descriptor
-        assert descriptor.hop(NOW_S).onion_public == keys.opening_key(engine).private.public
-        assert descriptor.hop(NOW_S).epoch == keys.opening_key(engine).epoch
+        assert descriptor.hop(NOW_S).onion_public == keys.onion.opening_key(engine).private.public
+        assert descriptor.hop(NOW_S).epoch == keys.onion.opening_key(engine).epoch
         assert descriptor.node_id == keys.node_id(engine)
         assert descriptor.link_key == keys.link_private(engine).public
         assert set(descriptor.profiles) == {p.byte for p in ALL_PROFILES if p.suite in engine.suites}

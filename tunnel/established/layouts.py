@@ -28,7 +28,6 @@ from tunnel.onion.message import ChunkType
 __all__ = [
     "CREDIT_ENTRY_BYTES",
     "HELLO_BYTES",
-    "MAX_TARGET_BYTES",
     "MAX_WINDOW_BYTES",
     "STREAM_TABLE",
     "TUNNEL_TABLE",
@@ -143,7 +142,6 @@ _CREDIT = struct.Struct(">HI")
 _TARGET = struct.Struct(">BHB")
 HELLO_BYTES = _HELLO.size
 CREDIT_ENTRY_BYTES = _CREDIT.size
-MAX_TARGET_BYTES = _TARGET.size + 255
 MAX_WINDOW_BYTES = 2**30  # sums of credit stay far from the u32 that carries them
 _NAME_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
 

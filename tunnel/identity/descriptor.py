@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunnel.arguments import checked_count
 from tunnel.codes import clock_text, short
@@ -168,18 +168,7 @@ class Descriptor:
     def sign(self, identity_seed: bytes, engine: TunnelEngine) -> Descriptor:
         """A copy with `signed` filled in."""
         body = _MAGIC + b"".join(_FIELD.pack(kind, len(value)) + value for kind, value in self._fields())
-        return Descriptor(
-            self.node_id,
-            self.link_key,
-            self.onion_keys,
-            self.addresses,
-            self.profiles,
-            self.sequence,
-            self.expiry,
-            self.unlisted,
-            body + engine.ed25519_sign(identity_seed, body),
-            self.family,
-        )
+        return replace(self, signed=body + engine.ed25519_sign(identity_seed, body))
 
     def _fields(self) -> Iterator[tuple[int, bytes]]:
         yield _NODE_ID, self.node_id

@@ -5,9 +5,9 @@
     previous    senders sealed to it before; its frames may be in transit until they expire
     (erased)    headers for it are no longer accepted, and recorded ones can no longer be opened
 
-`advance` moves a key down one line at a time. The node calls it when `next_change_s` is reached, or at any
-other time. A clock that was ahead and is corrected leaves a key that begins in the future, or a table that
-refuses all headers as expired; then `advance` starts again with a fresh key.
+`advance` moves a key down one line at a time; the node calls it every minute. A clock that was ahead and
+is corrected leaves a key that begins in the future, or a table that refuses all headers as expired; then
+`advance` starts again with a fresh key.
 
 Rules for changing it: a key is published at least one epoch before it is used; a table lives exactly as long
 as its key; an unclean stop leaves no table, so the next start must not use the old keys.
@@ -121,17 +121,6 @@ class KeyRing:
     def wants_rotation(self) -> bool:
         """The current replay table has refused a header for lack of room: call `rotate_early`."""
         return self._state.current.table.wants_rotation
-
-    @property
-    def next_change_s(self) -> float:
-        """The next time at which `advance` will change something, in seconds since 1970."""
-        keys = self.keys
-        if keys.next is None:
-            return 0.0
-        times = [keys.next.epoch]
-        if keys.previous is not None:
-            times.append(keys.previous.not_after + KEEP_PREVIOUS_S)
-        return float(min(times))
 
     def advance(self, now_s: float) -> bool:
         """Make, promote and erase keys as due. May be called at any time.

@@ -117,10 +117,6 @@ class NodeKeys:
         """The static key of the handshake on links."""
         return engine.x25519_private(self.link)
 
-    def opening_key(self, engine: TunnelEngine) -> OpeningKey:
-        """The current onion key in the form that `open_header` takes."""
-        return self.onion.opening_key(engine)
-
     def descriptor(
         self,
         addresses: tuple[Address, ...],
