@@ -147,9 +147,9 @@ def check_type(value: object, kind: type | UnionType, what: str, expected: str) 
     """Refuse an argument of a wrong type where it is given; it would fail at its first use otherwise.
 
     Raises:
-        TypeError: `value` is not a `kind`.
+        TypeError: `value` is not a `kind`, or a bool for an int.
     """
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         given = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
         raise TypeError(f"{what}: expected {expected}, got {given}")
 

@@ -35,7 +35,7 @@ from reactor.core.forgotten import discard
 from reactor.core.poller import FileDescriptor, Poller, WaitReadable, default_poller
 from reactor.core.requests import PARKED, NeedsYield, Request, Service
 from reactor.core.task import Handle, Task, not_a_request
-from reactor.core.threads import ServiceFuture, ThreadCalls, fail, tie
+from reactor.core.threads import ServiceFuture, ThreadCalls, set_outcome, tie
 from reactor.core.timers import Clock, MonotonicClock, Timers, check_seconds
 from reactor.errors import (
     BadRequest,
@@ -601,7 +601,7 @@ class Reactor:
         try:
             task = self.start(service, name)
         except ReactorError as error:
-            fail(future, error)
+            set_outcome(future, None, error)
         else:
             tie(task, future, self.post)
 

@@ -41,7 +41,7 @@ __all__ = [
     "ServiceFuture",
     "ThreadCalls",
     "answer_at_fork",
-    "fail",
+    "set_outcome",
     "tie",
 ]
 
@@ -328,23 +328,19 @@ def tie(handle: Handle[T], future: Future[T], post: Callable[..., None]) -> None
     def give_outcome(handle: Handle[T]) -> None:
         error = handle.error
         if error is None:
-            _set(future, handle.result(), None)
+            set_outcome(future, handle.result(), None)
         elif isinstance(error, Cancelled):
             future.cancel()
             future.set_running_or_notify_cancel()
         else:
-            _set(future, None, error)
+            set_outcome(future, None, error)
 
     future.add_done_callback(cancel_service)
     handle.add_done_callback(give_outcome)
 
 
-def fail(future: Future[Any], error: BaseException) -> None:
-    """Give an error to the future of a service that could not be started."""
-    _set(future, None, error)
-
-
-def _set(future: Future[Any], result: Any, error: BaseException | None) -> None:
+def set_outcome(future: Future[Any], result: Any, error: BaseException | None) -> None:
+    """Give a future its result or error, unless its owner has cancelled it."""
     try:
         if error is None:
             future.set_result(result)

@@ -14,7 +14,7 @@ from reactor.core.task import Handle
 from reactor.core.threads import LookUp
 from reactor.core.timers import Sleep
 from reactor.errors import ConnectError
-from reactor.io.sockets import SocketStream, check_types, place_fault, short_path
+from reactor.io.sockets import SocketStream, place_fault, short_path
 from reactor.sync.scope import Scope, timeout_after
 from reactor.sync.selection import Chosen, Select
 
@@ -50,16 +50,17 @@ def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Serv
         TypeError: `host` is not text, or `port` not a whole number.
     Source: RFC 8305, section 5.
     """
-    check_types(host, port)
-    return _connect_within(timeout_s, host, port)
+    # Types are checked here, in the call; all else when the service runs.
+    return _connect_within(timeout_s, host, port, place_fault(host, port, 1))
 
 
-def _connect_within(timeout_s: float | None, host: str, port: int) -> Service[SocketStream]:
-    return (yield from timeout_after(timeout_s, _connect(host, port)))
+def _connect_within(
+    timeout_s: float | None, host: str, port: int, fault: str | None
+) -> Service[SocketStream]:
+    return (yield from timeout_after(timeout_s, _connect(host, port, fault)))
 
 
-def _connect(host: str, port: int) -> Service[SocketStream]:
-    fault = place_fault(host, port, 1)
+def _connect(host: str, port: int, fault: str | None) -> Service[SocketStream]:
     if fault is not None:
         raise ConnectError(host, port, None, fault)
     addresses = _in_turn((yield from _look_up(host, port)))

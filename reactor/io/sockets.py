@@ -20,7 +20,7 @@ from reactor.core.timers import Sleep
 from reactor.errors import Broken, Closed, check_type, renewed
 from reactor.io.streams import byte_view, writable_view
 
-__all__ = ["SocketStream", "TcpListener", "UnixListener", "check_types", "place_fault", "short_path"]
+__all__ = ["SocketStream", "TcpListener", "UnixListener", "place_fault", "short_path"]
 
 logger = logging.getLogger("reactor")
 
@@ -273,16 +273,14 @@ class _LostSocket:
         return count
 
 
-def check_types(host: object, port: object) -> None:
-    """Check a place. Raises TypeError: the host is not text, or the port not a whole number."""
-    if not isinstance(host, str):
-        raise TypeError(f"host: expected a name or an address as text, got {type(host).__name__}")
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port: expected a whole number, got {type(port).__name__}")
-
-
 def place_fault(host: str, port: int, least_port: int) -> str | None:
-    """What is wrong with a place, or None. The system would take some invalid places for others."""
+    """What is wrong with a place, or None. The system would take some invalid places for others.
+
+    Raises:
+        TypeError: `host` is not text, or `port` not a whole number.
+    """
+    check_type(host, str, "host", "a name or an address as text")
+    check_type(port, int, "port", "a whole number")
     if not host or "\0" in host:
         return f"the host is {host!a}, expected a name or an address"
     try:
@@ -418,7 +416,6 @@ class TcpListener(_Listener):
     address: tuple[Any, ...]
 
     def __init__(self, host: str, port: int, backlog: int = 128) -> None:
-        check_types(host, port)
         fault = place_fault(host, port, 0)
         if fault is not None:
             raise ValueError(f"cannot listen: {fault}")
