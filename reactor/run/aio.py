@@ -363,23 +363,29 @@ class _Run(Generic[T]):
         self._is_abandoned = True
         if self._handle is None or not self._handle.is_finished:
             self._cancel()
-        elif self._handle.error is None and self._release is not None:
-            self._release(self._handle.result())
+        elif self._handle.error is None:
+            self._give_back(self._handle.result())
+
+    def _give_back(self, result: T) -> None:
+        """Release the result, once."""
+        release, self._release = self._release, None
+        if release is not None:
+            release(result)
 
     def _on_end(self, handle: Handle[T]) -> None:
         error = handle.error
-        if self._is_abandoned:
-            if error is None and self._release is not None:
-                self._release(handle.result())
-        elif error is None:
-            self._answer(handle.result(), None)
-        else:
+        if error is not None:
             self._answer(None, handle.error_for_others())
+        elif self._is_abandoned or not self._answer(handle.result(), None):
+            self._give_back(handle.result())
 
-    def _answer(self, result: T | None, error: BaseException | None) -> None:
-        # RuntimeError: the asyncio loop is closed, so nothing awaits.
-        with contextlib.suppress(RuntimeError):
+    def _answer(self, result: T | None, error: BaseException | None) -> bool:
+        """Pass the outcome to asyncio. False: its loop is closed, so nothing awaits."""
+        try:
             self.loop.call_soon_threadsafe(self._set, result, error)
+        except RuntimeError:
+            return False
+        return True
 
     def _set(self, result: T | None, error: BaseException | None) -> None:
         if self.ended.done():
