@@ -19,6 +19,7 @@ import pytest
 from reactor import YIELD, Closed, Handle, Service, SharedChannel, Signal, Spawn
 from reactor.errors import ChannelClosed
 from tests.integration.test_network_processes import PATIENCE_S, asked, mtun, network, running
+from tests.support.cancelling import cancelled_with_result
 from tests.support.leaks import no_leaks
 from tests.support.network import wait_until, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed, ReplyMode, Route
@@ -144,11 +145,14 @@ def test_services_and_asyncio_use_a_running_node_too(control: ConnectedNode, net
 
     assert control.reactor.submit(scenario()).result(PATIENCE_S) == b"one"
 
-    async def program() -> bytes:
+    async def program() -> tuple[bytes, bytes]:
         async with AsyncClient(control) as client:
-            return (await client.query(net[4].id, b"two", service="echo", **echoed(net))).read()
+            result = await client.query(net[4].id, b"two", service="echo", **echoed(net))
+            async with await client.ask(net[4].id, b"three", service="echo", **echoed(net)) as reply:
+                await cancelled_with_result(reply.read())
+                return result.read(), await reply.read()
 
-    assert asyncio.run(program()) == b"two"
+    assert asyncio.run(program()) == (b"two", b"three")
 
 
 def test_files_are_put_listed_and_fetched_through_a_running_node(

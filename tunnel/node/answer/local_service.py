@@ -27,9 +27,9 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, receive_reply
 from tunnel.node.query.replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
-from tunnel.node.tunnels.carrying import pump
+from tunnel.node.tunnels.carrying import TunnelLife, pump
 from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
-from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelLife
+from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.waits import idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import Direction, end_to_end_key

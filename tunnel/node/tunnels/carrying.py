@@ -28,6 +28,7 @@ from reactor import (
     Sleep,
     TimedOut,
     WriteYield,
+    needs_yield_from,
     timeout_after,
 )
 from readwrite_comp.errors import is_same_error, renewed
@@ -48,14 +49,14 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.running import explain, query_slot
 from tunnel.node.relay.status_reporter import wait_status
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
-from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelLife
+from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import Direction, permutation
 from tunnel.onion.reports import read_report
 from tunnel.routing.route import Route
 
-__all__ = ["Carrier", "open_tunnel", "pump", "with_tunnel"]
+__all__ = ["Carrier", "TunnelLife", "open_tunnel", "pump", "with_tunnel"]
 
 log = logging.getLogger("tunnel.node")
 
@@ -63,6 +64,64 @@ T = TypeVar("T")
 
 Layers = Callable[[memoryview, int], None]
 """Transforms each chunk in place: (chunk, its number from 0)."""
+
+
+class TunnelLife:
+    """An established tunnel as its node sees it: the state machine, and how the tunnel has ended.
+
+    Attributes:
+        core: the state machine. profile: of its frame.
+        has_ended: both directions have ended. failure: what ended the tunnel early.
+    """
+
+    def __init__(self, core: EstablishedTunnel[Signal], profile: Profile) -> None:
+        self.core = core
+        self.profile = profile
+        self.has_ended = False
+        self.failure: PeerError | None = None
+        self._waiting_for_end: list[Signal] = []
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the tunnel has ended early; `failure` follows when the reason is known."""
+        return self.core.failure is not None
+
+    @property
+    def given_up_by(self) -> str | None:
+        """Which end gave the tunnel up, if one did: "the other end" or "this node"."""
+        if not self.core.is_given_up:
+            return None
+        return "the other end" if self.core.other_end_gave_up else "this node"
+
+    @property
+    def other_end_has_closed(self) -> bool:
+        """The other end sends no more messages, and usually reads none either: its service has returned."""
+        return self.core.incoming.has_ended
+
+    def end(self, failure: PeerError | None = None) -> None:
+        """Record that both directions have ended."""
+        self.has_ended, self.failure = True, failure
+        for signal in self._waiting_for_end:
+            signal.set()
+        self._waiting_for_end.clear()
+
+    def when_ended(self) -> Signal:
+        """A signal for one service, set when both directions have ended."""
+        signal = Signal()
+        if self.has_ended:
+            signal.set()
+        else:
+            self._waiting_for_end.append(signal)
+        return signal
+
+    @needs_yield_from
+    def accept(self) -> Service[TunnelStream]:
+        """Wait for a sub-stream that the other end opens."""
+        while True:
+            try:
+                return TunnelStream(self.core.accept())
+            except BlockingIOError:
+                yield self.core.acceptable
 
 
 def with_tunnel(

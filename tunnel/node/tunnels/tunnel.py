@@ -4,10 +4,10 @@
     answer = yield from tunnel.ask(b"hello")
     yield from tunnel.close()
 
-One class serves both ends. The state machine decides about bytes (tunnel/established), `TunnelLife` is what
-the node keeps of a tunnel, and carrying.py moves the chunks. The node does not hold the `NodeTunnel` of a
-user: one that its user drops is collected, and the node ends the tunnel with a ResourceWarning. The faces for
-threads and asyncio are in `tunnel.client`.
+One class serves both ends. The state machine decides about bytes (tunnel/established), and carrying.py moves
+the chunks. The node keeps a `TunnelLife` rather than the `NodeTunnel` of a user: one that its user drops is
+collected, and the node ends the tunnel with a ResourceWarning. The faces for threads and asyncio are in
+`tunnel.client`.
 
 Each reading call has an `undo_` method. A caller outside the reactor can be cancelled in the moment in which
 its result arrives; its client then calls `undo_read(place, piece)`, and the next reader gets the piece.
@@ -25,16 +25,16 @@ from reactor import YIELD, ReadYield, Service, Signal, WriteYield, needs_yield_f
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import checked_count
 from tunnel.codes import Report
-from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
-from tunnel.established import EstablishedTunnel, SubStream, Target, TargetKind
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError
+from tunnel.established import SubStream, Target, TargetKind
 from tunnel.geometry import Profile
 from tunnel.node.waits import Turn, UntakenBytes, release_dropped, run_with_guards
 from tunnel.services.names import checked_name
 
 if TYPE_CHECKING:
-    from tunnel.node.tunnels.carrying import Carrier
+    from tunnel.node.tunnels.carrying import Carrier, TunnelLife
 
-__all__ = ["MESSAGE_BYTES", "NodeTunnel", "TunnelLife", "TunnelStream"]
+__all__ = ["MESSAGE_BYTES", "NodeTunnel", "TunnelStream"]
 
 MESSAGE_BYTES = 1 << 20
 """Default limit of a message that is received whole."""
@@ -42,64 +42,6 @@ MESSAGE_BYTES = 1 << 20
 P = ParamSpec("P")
 S = TypeVar("S", bound="_Explaining")
 T = TypeVar("T")
-
-
-class TunnelLife:
-    """An established tunnel as its node sees it: the state machine, and how the tunnel has ended.
-
-    Attributes:
-        core: the state machine. profile: of its frame.
-        has_ended: both directions have ended. failure: what ended the tunnel early.
-    """
-
-    def __init__(self, core: EstablishedTunnel[Signal], profile: Profile) -> None:
-        self.core = core
-        self.profile = profile
-        self.has_ended = False
-        self.failure: PeerError | None = None
-        self._waiting_for_end: list[Signal] = []
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the tunnel has ended early; `failure` follows when the reason is known."""
-        return self.core.failure is not None
-
-    @property
-    def given_up_by(self) -> str | None:
-        """Which end gave the tunnel up, if one did: "the other end" or "this node"."""
-        if not self.core.is_given_up:
-            return None
-        return "the other end" if self.core.other_end_gave_up else "this node"
-
-    @property
-    def other_end_has_closed(self) -> bool:
-        """The other end sends no more messages, and usually reads none either: its service has returned."""
-        return self.core.incoming.has_ended
-
-    def end(self, failure: PeerError | None = None) -> None:
-        """Record that both directions have ended."""
-        self.has_ended, self.failure = True, failure
-        for signal in self._waiting_for_end:
-            signal.set()
-        self._waiting_for_end.clear()
-
-    def when_ended(self) -> Signal:
-        """A signal for one service, set when both directions have ended."""
-        signal = Signal()
-        if self.has_ended:
-            signal.set()
-        else:
-            self._waiting_for_end.append(signal)
-        return signal
-
-    @needs_yield_from
-    def accept(self) -> Service[TunnelStream]:
-        """Wait for a sub-stream that the other end opens."""
-        while True:
-            try:
-                return TunnelStream(self.core.accept())
-            except BlockingIOError:
-                yield self.core.acceptable
 
 
 class _Explaining(Protocol):
