@@ -427,11 +427,13 @@ def _run(
     """
     owned = None if release is None else _Owned(service, release)
     service = timeout_after(timeout_s, service if owned is None else owned.run())
-    future = submit(reactor, service, "client")
+    future: Future[T] | None = None
     try:
+        future = submit(reactor, service, "client")
         return future.result()
     except BaseException:
-        future.cancel()
+        if future is not None:
+            future.cancel()
         if owned is not None:
             _post(reactor, owned.abandon)
         raise
