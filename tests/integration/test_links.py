@@ -23,6 +23,7 @@ from tunnel import ErrorCode, Limits, Node, Profile, QueryFailed, ReplyMode, Rou
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute
 from tunnel.geometry import BULK, DEFAULT
+from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.cells import CellType
 from tunnel.node.limits import LinkPolicy
@@ -97,6 +98,24 @@ def test_links_are_kept_without_any_message(group: NodeGroup) -> None:
     before = {id(link) for node in nodes for link in links_of(node)}
     assert ask(nodes[0], nodes[3], nodes[1], nodes[2]) == b"here"
     assert {id(link) for node in nodes for link in links_of(node)} == before
+
+
+def test_a_directory_that_fails_for_a_while_ends_no_keeper(
+    group: NodeGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(StaticDirectory):
+        fails = True
+
+        def sample(self, count: int | None = None) -> list[Descriptor]:
+            if self.fails:
+                raise ZeroDivisionError
+            return super().sample(count)
+
+    directory = Failing()
+    nodes = start(group, directory, 2, limits=replace(LIMITS, links_ahead=1))
+    group.wait_until(lambda: "gave no peers" in caplog.text)
+    directory.fails = False
+    group.wait_until(lambda: all(node.open_links == 1 for node in nodes))
 
 
 def test_a_link_that_breaks_is_kept_again(group: NodeGroup) -> None:

@@ -14,6 +14,7 @@ import logging
 from typing import Final
 
 from reactor import Service, Sleep, SocketStream, TcpListener
+from reactor.errors import is_ctrl_c, log_failure
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import HandshakeError, PeerError, TableFull
 from tunnel.node.context import NodeContext
@@ -86,7 +87,12 @@ def keep_links(node: NodeContext, links: LinkTable) -> Service[None]:
     while True:
         # First, so that an old link is replaced now and not when a message needs it.
         links.retire_due()
-        _choose(node, links, wanted)
+        try:
+            _choose(node, links, wanted)
+        except BaseException as error:  # the directory may be a user's code
+            if is_ctrl_c(error):
+                raise
+            log_failure(log, error, "node %s: its directory gave no peers", node.name)
         for peer_id, ticks in wanted.items():
             if links.is_leaving:
                 return
