@@ -1,1 +1,1 @@
-"""Benchmarks, and what they share with tests of whole processes. `python -m bench` runs the short forms."""
+"""Benchmarks, with the parts that tests of whole processes share. `python -m bench` runs the short forms."""

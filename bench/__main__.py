@@ -1,10 +1,9 @@
 """`python -m bench`: the short form of every benchmark, in seconds; with `--full` the long forms of all.
 
-The short forms show that all of them work, and roughly how fast things are. To measure, call one of them by
-its name, or all with `--full --json FILE`, on a machine with nothing else to do. A new one has
-`Settings.short`, `measure`, `text` and `record` like the others, a `main` that ends in `bench.command.run`,
-and a line in `BENCHMARKS`; `FULL`, if it has that, lists the settings of its long form, which is otherwise
-`Settings()`.
+The short forms show that all benchmarks work and give rough figures. To measure, run one by its name, or all
+with `--full --json FILE`, on an idle machine. A new benchmark has `Settings.short`, `measure`, `text` and
+`record`, a `main` that ends in `bench.command.run`, and a line in `BENCHMARKS`. `FULL` lists the settings of
+its long form, by default `Settings()`.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def _settings(module: ModuleType, *, is_full: bool) -> Sequence[Any]:
 
 
 def _run(module: ModuleType, settings: Any, where: Any) -> tuple[str, Any]:
-    """One form of one benchmark, as text and as what is written to a file."""
+    """Run one form of one benchmark; return its report as text and for JSON."""
     found: tuple[Any, ...] = (module.measure(settings),)
     more: Callable[[Any], Any] | None = getattr(module, "measure_memory", None)
     if more is not None:

@@ -1,17 +1,17 @@
 """The cost of many concurrent tunnels: `python -m bench.concurrency`.
 
-One process for each node: Alice, three proxies and Bob. For each number of tunnels she opens so many over the
-same route, and then moves the same content through all of them together, in equal parts.
-Counted is what all five processes use from the moment when all are open until all has arrived: bytes per
-processor second, beside those of one tunnel in the same round. The rounds alternate, so that a machine whose
-speed changes is fair to all.
+One process for each node: Alice, three proxies and Bob. Alice opens each number of tunnels over the same
+route and moves the same content through all of them together, in equal parts. The figure is content per
+processor second of all five processes, from when all tunnels are open until all content has arrived,
+compared with one tunnel in the same round. The rounds alternate, so that changes in the machine's speed
+affect all cases alike.
 
 Memory, as the growth of the resident size:
 
 * of an open stream: of a proxy, by the tunnels that are open and quiet, of which each is two streams there;
 * of an idle link: of a node of its own, by the neighbours that have asked it once and stay connected.
 
-A process grows by pages and keeps what it was given, so these are upper bounds, and rough where few are open.
+A process grows by pages and keeps its memory, so these are upper bounds, and rough where few are open.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class _Round:
 
 
 def _round(tunnels: int, settings: Settings) -> _Round:
-    """A network of its own, since a process does not give memory back."""
+    """Each round has a new network, since a process does not return memory."""
     content_bytes = int(settings.megabytes * 1_000_000) // tunnels * tunnels
     with NodeProcesses(len(_ROUTE), service="sink", digest="crc32") as net:
         net.query(
@@ -145,7 +145,7 @@ def measure(settings: Settings, progress: Callable[[str], None] = lambda line: N
 
 
 def measure_memory(settings: Settings) -> Memory:
-    """Measure what an idle link takes.
+    """Measure the memory of an idle link.
 
     Raises:
         ProcessError: the process failed. QueryFailed: a neighbour could not ask.

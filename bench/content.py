@@ -31,7 +31,7 @@ _PATTERN = memoryview(_BLOCK + (_BLOCK * 2)[:READ_BYTES])
 
 
 class Digest(Protocol):
-    """What `hashlib` objects have, as far as it is used here."""
+    """The part of `hashlib` objects that is used here."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
@@ -75,7 +75,7 @@ class RepeatedContent(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """So that it can be sent again."""
+        """Return True: it can be sent again."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
@@ -109,7 +109,7 @@ class RepeatedContent(io.RawIOBase):
 
 
 class DigestingSink(io.RawIOBase):
-    """A binary file that counts and digests what is written, and keeps nothing of it."""
+    """A binary file that counts and digests what is written and drops it."""
 
     def __init__(self, digest: str) -> None:
         super().__init__()

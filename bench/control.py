@@ -2,12 +2,11 @@
 
 Parent to child: `{"id": 1, "do": "usage", …}`. Child to parent: any number of `{"id": 1, "event": …, …}`
 and then one of `{"id": 1, "result": {…}}` and `{"id": 1, "error": {"kind": …, "text": …, "code": …}}`. The
-first message of a child is the result of request 0, which nobody had to send: what it has to say once it
-is up.
+first message of a child is the result of request 0, which is not sent: what the child reports when it is
+ready.
 
-No process outlives its parent. A child ends when its standard input does, and that happens in every case:
-when the parent closes it, ends, or is killed. The parent waits for each child a limited time and then
-kills it.
+No child outlives its parent: it ends when its standard input does, because the parent closed it, ended or was
+killed. The parent waits for each child a limited time and then kills it.
 
 `ControlledProcess` is the parent's end, `ControlPipe` the child's.
 """
@@ -47,11 +46,11 @@ _REAP_S = 5.0
 
 
 class ProcessError(Exception):
-    """Root of what can go wrong with a child process."""
+    """The base of all errors of child processes."""
 
 
 class ProcessEnded(ProcessError):
-    """The child is gone, so that it cannot answer. The text has its exit status and the end of its log."""
+    """The child has ended and cannot answer. The text has its exit status and the end of its log."""
 
 
 class RequestRefused(ProcessError):
@@ -78,7 +77,7 @@ class _Request:
 
 
 class ControlledProcess:
-    """The parent's end: starts `python -m MODULE ARGUMENTS`, sends requests, hands out the answers.
+    """The parent's end: starts `python -m MODULE ARGUMENTS`, sends requests, returns the answers.
 
     Args:
         module, arguments: what to run; the module answers with a `ControlPipe`.
@@ -135,7 +134,7 @@ class ControlledProcess:
         """Send a request.
 
         Args:
-            do: its name; fields: what else the child is to know.
+            do: its name. fields: its arguments.
             on_event: called in another thread for each event of this request.
         Returns:
             A future of the result; its errors are RequestRefused and ProcessEnded.
@@ -165,7 +164,7 @@ class ControlledProcess:
         return self.request(do, fields).result(timeout_s)
 
     def close_input(self) -> None:
-        """Tell the child to end. Done twice it does nothing."""
+        """Tell the child to end; a second call has no effect."""
         assert self._process.stdin is not None
         with self._lock:
             try:
@@ -179,7 +178,7 @@ class ControlledProcess:
         self._process.wait()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end of the child; False when it has not come."""
+        """Wait for the end of the child; False after the timeout."""
         try:
             self._process.wait(max(0.0, timeout_s))
         except subprocess.TimeoutExpired:
@@ -187,7 +186,7 @@ class ControlledProcess:
         return True
 
     def release(self) -> None:
-        """Let go of pipes and thread; the child has ended."""
+        """Release pipes and thread of an ended child."""
         self.close_input()
         self._reader.join()
         assert self._process.stdout is not None
@@ -231,12 +230,12 @@ class ControlledProcess:
 
 
 def stop_processes(processes: Sequence[ControlledProcess], timeout_s: float = 10.0) -> list[str]:
-    """End all children: ask each, wait for all, kill those that are still there.
+    """End all children: ask each, wait for all, kill the rest.
 
     Args:
         timeout_s: for all of them together.
     Returns:
-        The names of those that had to be killed.
+        The names of the killed ones.
     """
     until_s = time.monotonic() + timeout_s
     for process in processes:
@@ -253,7 +252,7 @@ def stop_processes(processes: Sequence[ControlledProcess], timeout_s: float = 10
 class ControlPipe:
     """The child's end: requests in, messages out, from any thread.
 
-    Takes standard input and output for itself: what else the program prints goes to standard error.
+    It owns standard input and output: other prints of the program go to standard error.
     """
 
     def __init__(self) -> None:
@@ -274,7 +273,7 @@ class ControlPipe:
         self._send({"id": number, "event": name, **fields})
 
     def error(self, number: int, error: BaseException) -> None:
-        """Report that a request failed, with the code of the error where it has one."""
+        """Report that a request failed, with the error's code, if any."""
         code = getattr(error, "code", None)
         fields = {"kind": type(error).__name__, "text": str(error), "code": getattr(code, "name", None)}
         self._send({"id": number, "error": fields})

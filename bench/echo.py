@@ -1,10 +1,10 @@
 """TCP echo on one core, our reactor beside its peers: `python -m bench.echo`.
 
-Every server runs in a process of its own, idle but for its turn; one load generator serves all. A round goes
-through all servers, there and the next time back, so that a slow minute of the machine is shared. The figure
-that counts is the server's processor time for a request, by its own account, over the measured part alone:
-the load's speed and the other core do not come into it. Peers that are not installed
-(`pip install '.[peers]'`) are left out, and named.
+Every server runs in its own process, idle except in its turn; one load generator serves all. Rounds go
+through the servers forwards and backwards in turn, so that a slow minute of the machine is shared. The
+figure is the server's own processor time for a request, during the measured part only: the load's speed and
+the other core do not affect it. Peers that are not installed (`pip install '.[peers]'`) are skipped and
+listed.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Case:
     Attributes:
         cpu_us: processor microseconds of the server for each request.
         ratio: that of ours over this, in the same round.
-        floor: that of the system calls alone over this: no ratio can be less. None: they were not measured.
+        floor: that of the system calls alone over this, the least possible ratio. None: not measured.
         per_s: requests a second.
-        load_share: of the load's time, how much its processor was busy; near 1 it was the bottleneck.
+        load_share: how busy the load's processor was; near 1 it was the bottleneck.
     """
 
     kind: str
@@ -98,7 +98,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What an idle connection costs.
+    """The memory of an idle connection.
 
     Attributes:
         rss_bytes: resident memory of the server for each.
@@ -110,7 +110,7 @@ class Memory:
 
 
 class _Process:
-    """A process that is spoken to in lines."""
+    """A process with a protocol of lines."""
 
     def __init__(self, *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -152,7 +152,7 @@ def _server(kind: str) -> Iterator[tuple[_Process, int]]:
 
 
 def installed(kinds: Sequence[str]) -> tuple[str, ...]:
-    """Leave out the servers whose library is missing."""
+    """Return the servers whose library is installed."""
     return tuple(
         kind
         for kind in kinds
@@ -221,7 +221,7 @@ def _case(kind: str, connections: int, size: int, all_turns: dict[str, list[dict
 
 
 def measure_memory(settings: Settings) -> list[Memory]:
-    """Measure what idle connections cost each server, each time in a fresh process."""
+    """Measure the memory of idle connections, each time in a new process."""
     kinds = installed(settings.kinds)
     return [Memory(kind, idle, _idle_bytes(kind, idle)) for idle in settings.idle for kind in kinds]
 

@@ -1,9 +1,9 @@
 """The load of `bench.echo`, one for all servers, in a process of its own.
 
 `python -m bench.echo_load PORT CONNECTIONS BYTES REQUESTS`: each connection sends a request, waits for the
-whole echo and sends the next: no pipelining. It prints one JSON line when all connections stand and waits for
-a line of input; then it runs, and prints its figures. A bare epoll loop, so as not to be the bottleneck.
-REQUESTS 0: the connections are held idle until the input ends.
+whole echo and sends the next: no pipelining. It prints one JSON line when all connections are open and waits
+for a line of input; then it runs and prints its figures. A bare epoll loop, so that it is not the bottleneck.
+REQUESTS 0: the connections stay idle until the input ends.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _hold(port: int, connections: int) -> None:
 
 
 def _run(socks: list[socket.socket], size: int, requests: int) -> list[float]:
-    """Make `requests` requests in all and return the seconds that some of them took."""
+    """Make `requests` requests in all and return the seconds of a sample of them."""
     poller = select.epoll()
     payload, buffer = bytes(size), memoryview(bytearray(size))
     by_fd = {sock.fileno(): sock for sock in socks}

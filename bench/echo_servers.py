@@ -1,8 +1,8 @@
 """The servers that `bench.echo` compares, each in a process of its own: `python -m bench.echo_servers KIND`.
 
-Each prints its port, echoes what comes, and is written as the documentation of its library would have it. A
-thread answers the benchmark over the process's standard input and output, so that no loop has to: the line
-"usage" with a JSON line of processor seconds and memory; the end of input ends the process.
+Each prints its port and echoes, and is written as the documentation of its library recommends. A thread,
+not the loop, answers the benchmark over standard input and output: the line "usage" with a JSON line of
+processor seconds and memory. The end of input ends the process.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _usage() -> dict[str, float]:
 
 
 def allow_many_descriptors() -> None:
-    """Raise the limit of this process as far as it may itself; for thousands of connections."""
+    """Raise this process's limit of descriptors as far as allowed, for thousands of connections."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -1,9 +1,8 @@
 """Our part of an echoed request, without the system's: `python -m bench.hot_path`.
 
-The echo services of `bench.echo` in a reactor whose epoll and sockets are stubs, always ready. What is
-left is poller, loop, handlers, generators and streams: a seventh of a real request, and here it can be
-measured to one or two per cent on a busy machine. In a real server the same code costs up to twice as much,
-its caches being full of the kernel's data.
+The echo services of `bench.echo` in a reactor whose epoll and sockets are stubs, always ready. That leaves
+poller, loop, generators and streams, a seventh of a real request, measurable to one or two per cent on a busy
+machine. In a real server the same code costs up to twice as much, because the kernel's data fill the caches.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _REQUEST = bytes(64)
 
 
 class _Socket:
-    """Has always a request to read, and room to write."""
+    """Always has a request to read and room to write."""
 
     family = None
 
@@ -73,7 +72,7 @@ class _Epoll:
 
 
 def measure(echo: Callable[[SocketStream], Service[None]], connections: int, requests: int) -> float:
-    """Give the processor nanoseconds of a request."""
+    """Return the processor nanoseconds of a request."""
     rounds = max(1, requests // connections)
     poller = EpollPoller()
     with Reactor(poller=poller) as reactor:

@@ -1,8 +1,8 @@
-"""How long an answer takes, by the number of proxies: `python -m bench.latency`.
+"""Latency of an answer by the number of proxies: `python -m bench.latency`.
 
-* `one-shot route`, `one-shot cached`: a query with a header of its own and its echo, one after the other, on
-  links that are up. Each is the first query on its route for all that the protocol knows, so this is also the
-  *first query on warm links*. In mode `route` the reply has headers of its own, in mode `cached` it does not.
+* `one-shot route`, `one-shot cached`: a query with its own header and its echo, one after the other, on links
+  that are up. The protocol treats each as the first on its route, so this is also the *first query on warm
+  links*. In mode `route` the reply has its own headers, in mode `cached` it has not.
 * `cold links`: the same in mode `route` where every node dials for each message (`LinkPolicy.ONCE`), so
   that connection and handshake of each hop are in the time, there and back.
 * `established`: a message and its echo over one tunnel that is open; the same for tunnels of purpose

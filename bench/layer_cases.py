@@ -1,5 +1,5 @@
-"""The cases of `bench.layers`: each a piece of work through our layers, and its bound, the same primitives on
-the same bytes with nothing around them.
+"""The cases of `bench.layers`: each some work through our layers, and its bound, the same primitives on the
+same bytes without layers.
 
 Both are functions of a call's number. A case that writes sends its content through a layer into a stream that
 takes everything; one that reads takes it out of a stream that always has more.
@@ -66,7 +66,7 @@ class Pair:
 
     Attributes:
         passes: raw passes over the content in one call, so that deep stacks get fewer calls.
-        content_bytes: what one call carries.
+        content_bytes: content of one call.
     """
 
     name: str
@@ -86,7 +86,7 @@ class _Nowhere:
 
 
 class _Always:
-    """A stream that always has as much as is asked for; the bytes are those of the reader's buffer."""
+    """A stream that always has enough; its bytes are those in the reader's buffer."""
 
     def readinto(self, buffer: memoryview, /) -> int:
         return len(buffer)
@@ -220,7 +220,7 @@ def _mixed(name: str, engine: Engine) -> Iterator[Pair]:
 
 
 def _text(count: int) -> bytes:
-    """Content with every byte value, as often as the others: EscapeTerm doubles one in 256."""
+    """Content with each byte value equally often: EscapeTerm doubles one in 256."""
     return (bytes(range(256)) * (count // 256 + 1))[:count]
 
 

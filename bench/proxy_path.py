@@ -1,12 +1,12 @@
-"""What one proxy costs besides its ciphers: `python -m bench.proxy_path`.
+"""The cost of one proxy besides its ciphers: `python -m bench.proxy_path`.
 
-Two links and the relay between them in one process and one thread, without sockets and without waiting, so
-the figure is the same from run to run where whole transfers on a shared machine are not. What is timed is
-what a proxy's processor does with a chunk between `recv` and `send`: both multiplexers, the relay, the
-reactor's turns, credit in both directions. The two ends that make and take the records are not timed.
+Two links and the relay between them in one process and one thread, without sockets and waits, so the figure
+is stable from run to run, unlike whole transfers on a shared machine. Timed is what a proxy's processor
+does with a chunk between `recv` and `send`: both multiplexers, the relay, the reactor's turns, credit in
+both directions. The two ends that make and take the records are not timed.
 
-Beside it, in turn, stand the same cipher passes alone: open a record, permute the chunk, seal a record. The
-difference is what the path itself costs.
+The same cipher passes alone (open a record, permute the chunk, seal a record) are measured in turn. The
+difference is the cost of the path itself.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Timer:
 
 
 class _Proxy:
-    """A proxy between two far ends: `send` lets one far end send, and moves everything as far as it goes."""
+    """A proxy between two far ends: `send` makes one end send and moves everything as far as possible."""
 
     def __init__(self, profile: Profile, reactor: Reactor) -> None:
         self._reactor = reactor
@@ -139,7 +139,7 @@ class _Proxy:
         return not (self._upstream.pending or self._outgoing.pending)
 
     def _move(self) -> None:
-        """One receive of each link that has something, one turn of the reactor, and what that led to."""
+        """One receive of each link with pending bytes, one turn of the reactor, and the resulting sends."""
         timer = self._timer
         self._transfer(self._upstream, self._incoming, timer_at_target=True)
         self._transfer(self._downstream, self._outgoing, timer_at_target=True)
@@ -174,7 +174,7 @@ class _Proxy:
     def _transfer(
         self, source: Multiplexer[Signal], target: Multiplexer[Signal], *, timer_at_target: bool
     ) -> None:
-        """What one `send` and one `recv` would move; only the proxy's side is timed."""
+        """The bytes of one `send` and one `recv`; only the proxy's side is timed."""
         at_source = _call if timer_at_target else self._timer
         at_target = self._timer if timer_at_target else _call
         pending = at_source(_pending, source)

@@ -5,7 +5,7 @@ primitives: Alice seals the content, applies one wide-block layer per proxy and 
 proxy opens the record, applies its layer and seals the next record; Bob opens record and content. All of
 it happens in place in one buffer, chunk numbers and lengths are known beforehand, sockets block. There is
 no reactor, no handshake, no header, no frame other than the record of fixed size, no time-out and no error
-that is more than a traceback.
+handling.
 
 A batch of records, 64 KiB or one record if that is more, is received with one `recv_into` and sent with one
 `sendall`. At the end one byte comes back, as the FIN does in the tunnel: all has arrived.
@@ -65,7 +65,7 @@ class Role(StrEnum):
 
 
 def _key(label: str, number: int, size: int = 32) -> bytes:
-    """Keys that both ends of a hop know; secret they are not."""
+    """Keys that both ends of a hop know; not secret."""
     return hashlib.shake_256(f"reference chain {label} {number}".encode()).digest(size)
 
 
@@ -255,7 +255,7 @@ class ChainRun:
     """One transfer through the chain.
 
     Attributes:
-        seconds: from Alice's first chunk to the news that all has arrived.
+        seconds: from Alice's first chunk until she learns that all has arrived.
         cpu_s: processor seconds at Alice, each proxy in order, and Bob.
     """
 

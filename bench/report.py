@@ -1,5 +1,4 @@
-"""What all benchmarks print: tables for people, JSON for machines, and the machine that it was measured
-on."""
+"""Reports of benchmarks: tables for people, JSON for machines, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ _LIBRARIES = ("cryptography", "pycryptodome")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Repeated measurements of one thing: the median, and how far they lie apart."""
+    """Repeated measurements: median, lowest and highest."""
 
     median: float
     low: float
@@ -45,11 +44,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a measurement was made. No name and no path: reports are there to be passed on.
+    """The machine of a measurement, without names and paths: reports are passed on.
 
     Attributes:
         cores: that this process may use.
-        load: runnable processes, averaged over a minute, when this was asked: others slow a measurement down.
+        load: runnable processes, averaged over the minute before: others slow down a measurement.
     """
 
     cpu: str
@@ -103,7 +102,7 @@ def _cpu_model() -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> str:
-    """Lay out plain text: the first column to the left, the others to the right."""
+    """Lay out a table in plain text: the first column is aligned left, the others right."""
     cells = [[str(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     lines = [
@@ -118,7 +117,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str 
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> str:
-    """Lay out the same for a document."""
+    """Lay out the same in Markdown."""
     lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in (heads, *rows)]
     lines.insert(1, "| --- |" + " ---: |" * (len(heads) - 1))
     return "\n".join([f"**{title}**", "", *lines] if title else lines)

@@ -1,7 +1,7 @@
-"""Services that measure: one node asks another again and again, in the node's own reactor.
+"""Services that measure: one node queries another repeatedly, in the node's own reactor.
 
-They run where the node runs, in a process of its own (`bench.node_process`) or beside all others, so that
-what is measured is the network and not the way to it. All times are in seconds.
+They run where the node runs, in its own process (`bench.node_process`) or beside all others, so that they
+measure the network and not the access to it. All times are in seconds.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class ManyTunnels:
         return time.perf_counter() - started_s
 
     def close(self) -> Service[None]:
-        """Let all tunnels end in order."""
+        """End all tunnels in order."""
         self._piece_bytes = 0
         yield from self._all_go()
         self._begin.clear()

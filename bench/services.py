@@ -1,4 +1,4 @@
-"""Inner services for measured transfers: they count and digest what comes, and hold none of it."""
+"""Inner services for measured transfers: they count and digest content and hold none of it."""
 
 from __future__ import annotations
 

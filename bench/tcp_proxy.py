@@ -1,7 +1,7 @@
 """A TCP proxy as a service of the reactor: an attacker on the wire between two nodes.
 
-It sees and may cut what passes; it knows no key. A `Watcher` is made for each connection and is told what
-comes by.
+It sees and may cut what passes; it knows no key. Each connection has a `Watcher`, which is called with the
+bytes that pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STALL_LOOK_S = 0.005
 
 
 class Watcher(Protocol):
-    """What looks at one connection."""
+    """Watches one connection."""
 
     def passes(self, data: memoryview, *, outward: bool) -> int:
         """Bytes have come; outward are those of the side that dialled.
@@ -68,7 +68,7 @@ class TcpProxy:
         return Address("127.0.0.1", self._listener.address[1])
 
     def close(self) -> None:
-        """Stop listening; for one that never came to serve."""
+        """Stop listening, without `serve`."""
         self._listener.close()
 
     def serve(self) -> Service[None]:
@@ -106,7 +106,7 @@ class TcpProxy:
     def _pump(
         self, source: SocketStream, sink: SocketStream, watcher: Watcher, scope: Scope, *, outward: bool
     ) -> Service[None]:
-        """One direction, to its end; a break or a cut ends both."""
+        """Carry one direction to its end; a break or a cut ends both."""
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         reader = ReadYield(source)
         try:

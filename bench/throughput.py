@@ -1,12 +1,12 @@
-"""How fast content moves through tunnels of one process per node: `python -m bench.throughput`.
+"""Throughput of tunnels with one process per node: `python -m bench.throughput`.
 
 For each number of proxies a network of processes (`bench.processes`) and the blocking chain that does the
-same cipher work (`bench.reference_chain`) stand side by side and transfer the same content in turn. The
-machine may be shared, and its cores change their speed: so what counts is the ratio within a pair of
-neighbouring transfers, its median and its spread; and processor seconds, which a busy neighbour lengthens
-less than the time on the wall.
+same cipher work (`bench.reference_chain`) transfer the same content in turn. The machine may be shared and
+its cores change their speed. So the figures that count are the ratio within a pair of neighbouring
+transfers, with its median and spread, and processor seconds, which a busy neighbour affects less than the
+elapsed time.
 
-How much of the machine others had meanwhile is reported too.
+The report also states how much of the machine others used meanwhile.
 
 A gigabyte is 10⁹ bytes of content, in mode `route` sent once and received once. Each time includes the
 connections, handshakes and headers of the tunnel.
@@ -126,7 +126,7 @@ class _Run:
 
 
 def _others_share(busy_s: float, seconds: float, cpu_s: Sequence[float]) -> float:
-    """What of the machine others had, from its busy time and our processes'; both are coarse."""
+    """The share of the machine that others used, from its busy time and our processes'; both are coarse."""
     return min(1.0, max(0.0, (busy_s - sum(cpu_s)) / (seconds * (os.cpu_count() or 1))))
 
 

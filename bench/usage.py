@@ -1,4 +1,4 @@
-"""What a process has used: processor time and memory."""
+"""Processor time and memory of a process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Usage:
     Attributes:
         cpu_s: processor seconds, user and system.
         rss_bytes: memory in use now, without what is swapped out.
-        peak_rss_bytes: the most that it ever was, or since `reset_peak`.
+        peak_rss_bytes: the most since the start or since `reset_peak`.
     """
 
     cpu_s: float
@@ -33,17 +33,14 @@ class Usage:
 
 
 def own_usage() -> Usage:
-    """What this process has used.
-
-    `ru_maxrss` is not it: a child inherits there the peak of the process that started it.
-    """
+    """The usage of this process. `ru_maxrss` would not do: a child inherits its parent's peak there."""
     times = resource.getrusage(resource.RUSAGE_SELF)
     fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
     return Usage(times.ru_utime + times.ru_stime, _kibibytes(fields["VmRSS"]), _kibibytes(fields["VmHWM"]))
 
 
 def machine_busy_s() -> float:
-    """Processor seconds that all cores were not idle since the machine was started, stolen time included.
+    """Busy processor seconds of all cores since the machine was started, stolen time included.
 
     Source: proc(5), /proc/stat.
     """
@@ -54,7 +51,7 @@ def machine_busy_s() -> float:
 
 
 def reset_peak() -> None:
-    """Let the peak begin anew at what is in use now. Source: proc(5), clear_refs."""
+    """Reset the peak to what is in use now. Source: proc(5), clear_refs."""
     _CLEAR_REFS.write_text(_RESET_PEAK, encoding="ascii")
 
 

@@ -64,7 +64,7 @@ class Connection:
     Attributes:
         source, target: who dialled whom: an observer knows addresses.
         began_s, ended_s: ended_s is None while it lives.
-        has_strange_bytes: something came by that is no record of an allowed size.
+        has_strange_bytes: bytes passed that are not a record of an allowed size.
     """
 
     source: int
@@ -91,7 +91,7 @@ class Connection:
         return len(data)
 
     def ended(self) -> None:
-        """It is over."""
+        """The connection is over."""
         self.ended_s = self.now_s()
 
 
@@ -110,7 +110,7 @@ class Event:
 
 
 def connections_as_events(connections: Iterable[Connection]) -> list[Event]:
-    """Each connection when it was opened."""
+    """The opening of each connection."""
     return [Event(found.began_s, found.source, found.target) for found in connections]
 
 
@@ -133,7 +133,7 @@ def guess_routes(events: Sequence[Event], within_s: float) -> list[tuple[int, ..
     """Chain events.
 
     Args:
-        within_s: the longest a node is thought to hold something.
+        within_s: the longest that a node is assumed to hold a message.
     Returns:
         A route for each chain: the node where it began and all that follow.
     """
