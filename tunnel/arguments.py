@@ -1,8 +1,8 @@
 """Checks of the arguments of public calls, and `setting`, which declares a documented field.
 
-Each check returns the argument in the form that the program uses. It runs where a user's value enters: a
-setting given as text becomes an enum member there and nowhere else, so all later code can compare with `is`.
-A wrong type raises TypeError, an unknown or out-of-range value `BadArgument`; both name what was expected.
+Each check returns the argument in the form that the program uses. It runs once, where a user's value enters:
+a setting given as text becomes an enum member there, so later code can compare with `is`. A wrong type raises
+TypeError, an unknown or out-of-range value `BadArgument`; both texts have the expected values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 ID_BYTES = 32
-"""Of a node id."""
+"""Length of a node id."""
 
 E = TypeVar("E", bound=Enum)
 T = TypeVar("T")
@@ -46,17 +46,17 @@ def setting(default: T, help: str, unit: str = "") -> T:
 
 
 def plain_name(text: str) -> str:
-    """A name as it is compared: "Other_Route" and " other-route" are "other-route"."""
+    """A name in the form for comparisons: "Other_Route" and " other-route" become "other-route"."""
     return text.strip().lower().replace("_", "-")
 
 
 def member(kind: type[E], value: Any, what: str) -> E:
-    """The member of an enum: itself, or by its name or text, in any case.
+    """The member of an enum, given as the member, or as its name or text in any case.
 
     Args:
-        what: the argument's name, for the error.
+        what: name of the argument, for the error.
     Raises:
-        BadArgument: unknown name; lists those that exist. TypeError: neither a member nor text.
+        BadArgument: unknown name; the text lists the known ones. TypeError: neither a member nor text.
     """
     if isinstance(value, kind):
         return value
@@ -80,12 +80,12 @@ def checked_id(value: Any, what: str = "destination") -> bytes:
     """The bytes of a node id.
 
     Raises:
-        TypeError: no bytes: a node, or an id in hex. BadArgument: not 32 bytes.
+        TypeError: not bytes, such as a node, or an id in hex. BadArgument: not 32 bytes.
     """
     if type(value) is not bytes:
         hint = ""
         if isinstance(value, str):
-            hint = ": of an id in hex use bytes.fromhex(...)"
+            hint = ": for an id in hex use bytes.fromhex(...)"
         elif isinstance(getattr(value, "id", None), bytes):
             hint = f": use the {type(value).__name__}'s `id`"
         elif isinstance(getattr(value, "node_id", None), bytes):
@@ -102,11 +102,7 @@ def checked_id(value: Any, what: str = "destination") -> bytes:
 
 
 def checked_count(value: Any, what: str, *, least: int = 0, most: int | None = None) -> int:
-    """A whole number.
-
-    Raises:
-        TypeError: no whole number. BadArgument: out of range.
-    """
+    """Raises TypeError: not an integer. BadArgument: out of range."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{what}: expected a whole number, got {value!r}")
     if value < least or (most is not None and value > most):
@@ -116,10 +112,10 @@ def checked_count(value: Any, what: str, *, least: int = 0, most: int | None = N
 
 
 def checked_seconds(value: Any, what: str) -> float:
-    """A time in seconds; infinity is "no limit".
+    """A time in seconds; infinity means no limit.
 
     Raises:
-        TypeError: no number. BadArgument: negative, or not a number.
+        TypeError: not a number. BadArgument: negative, or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what}: expected a number of seconds, got {value!r}")
@@ -129,7 +125,7 @@ def checked_seconds(value: Any, what: str) -> float:
 
 
 def check_options(given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises TypeError: an option that the call does not have; names the nearest that it has."""
+    """Raises TypeError: an unknown option; the text names the nearest known one."""
     names = sorted(known)
     for name in given:
         if name not in names:
