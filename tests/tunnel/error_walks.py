@@ -25,7 +25,7 @@ def open_over(header: bytes, profile: Profile, way: Sequence[Peer], origin: byte
     """Take a header over `way`; what each node makes of it."""
     opened: list[Opened] = []
     for peer in way:
-        opened.append(peer.tunnel.open_frame(header, profile, neighbour=origin, now_s=NOW_S))
+        opened.append(peer.codec.open_frame(header, profile, neighbour=origin, now_s=NOW_S))
         header, origin = opened[-1].next_header, peer.id
     return opened
 
@@ -35,7 +35,7 @@ def relay_over(
 ) -> bytes:
     """Take chunks over proxies: those of `way`, in the order in which they meet them."""
     for peer, found in zip(way, opened, strict=True):
-        layer = peer.tunnel.relay_layers(found.slot, profile)[backward]
+        layer = peer.codec.relay_layers(found.slot, profile)[backward]
         out = bytearray()
         for number, chunk in enumerate(chunks_of(body, profile)):
             work = bytearray(chunk)

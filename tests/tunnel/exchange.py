@@ -152,7 +152,7 @@ def exchange(
         unused_blocks: reply blocks that the query carries beyond one for each answer.
     """
     row = MODES[mode]
-    alice, bob = cast.alice.tunnel, cast.bob.tunnel
+    alice, bob = cast.alice.codec, cast.bob.codec
     reply_routes = (cast.other_route,) if mode in (ReplyMode.OTHER_ROUTE, ReplyMode.REPLY_ON_REPLY) else ()
     query = alice.query(
         cast.route,
@@ -191,12 +191,12 @@ def _reply(cast: Cast, done: Exchange, mode: ReplyMode, number: int, answer: byt
     back = list(cast.proxies[::-1]) if MODES[mode].original == "Route" else list(cast.others)
     block = done.head.reply_blocks[number]
     routes = (Route(tuple(peer.id for peer in cast.proxies), cast.bob.id),) if done.head.wants_blocks else ()
-    frame = cast.bob.tunnel.reply(block, now_s=NOW_S, reply_routes=routes)
+    frame = cast.bob.codec.reply(block, now_s=NOW_S, reply_routes=routes)
     reply = by_block(frame, cast.bob, back, cast.alice, answer, done.query.query_id, number, pace)
     if done.head.wants_blocks:
         # Alice goes on along Bob's block, over the query's proxies; it reaches him as a reply would.
         (onward,) = reply.head.reply_blocks
-        further = cast.alice.tunnel.reply(onward, now_s=NOW_S)
+        further = cast.alice.codec.reply(onward, now_s=NOW_S)
         by_block(further, cast.alice, list(cast.proxies), cast.bob, answer[::-1], frame.query_id, 0, pace)
     return reply
 
@@ -218,16 +218,16 @@ def by_block(
     relayed = relay_frame(wire, frame.profile, way, origin=sender.id)
     assert {len(link) for link in relayed.links} == {len(wire)}
     assert relayed.opened.slot.command is Command.HOME
-    ticket = owner.tunnel.home_ticket(relayed.opened.slot)
+    ticket = owner.codec.home_ticket(relayed.opened.slot)
     assert (ticket.query_id, ticket.number, ticket.proxies) == (query_id, number, len(proxies))
-    reader = owner.tunnel.home_reader(relayed.opened.slot, ticket, frame.profile)
+    reader = owner.codec.home_reader(relayed.opened.slot, ticket, frame.profile)
     assert receive(reader, relayed.body, pace) == (content, None)
     return Reply(content, relayed.links, relayed, reader.head)
 
 
 def _cached(cast: Cast, done: Exchange, answer: bytes, pace: Pace) -> Reply:
     profile = done.query.frame.profile
-    body = send(cast.bob.tunnel.cached_reply(done.relayed.opened.slot, profile), answer, pace)
+    body = send(cast.bob.codec.cached_reply(done.relayed.opened.slot, profile), answer, pace)
     links = walk_back(cast, done, body)
     reader = done.query.backward
     assert reader is not None
@@ -245,7 +245,7 @@ def walk_back(cast: Cast, done: Exchange, body: bytes, first: int | None = None)
     links = [body]
     count = len(cast.proxies) if first is None else first + 1
     for peer, opened in list(zip(cast.proxies, done.relayed.proxied, strict=True))[:count][::-1]:
-        _, backward = peer.tunnel.relay_layers(opened.slot, profile)
+        _, backward = peer.codec.relay_layers(opened.slot, profile)
         out = bytearray()
         for number, chunk in enumerate(chunks_of(links[-1], profile)):
             work = bytearray(chunk)
@@ -257,14 +257,14 @@ def walk_back(cast: Cast, done: Exchange, body: bytes, first: int | None = None)
 
 def _answer(cast: Cast, done: Exchange, answer: bytes, pace: Pace) -> Reply:
     profile = done.query.frame.profile
-    origin = cast.bob.tunnel.origin(done.relayed.opened.slot, done.head)
+    origin = cast.bob.codec.origin(done.relayed.opened.slot, done.head)
     assert origin.descriptor == cast.alice.descriptor
     route = Route(tuple(peer.id for peer in cast.others), cast.alice.id)
-    query = cast.bob.tunnel.answer(origin, route, profile, now_s=NOW_S)
+    query = cast.bob.codec.answer(origin, route, profile, now_s=NOW_S)
     wire = send(query.frame.layer, answer, pace)
     relayed = relay_frame(wire, profile, [*cast.others, cast.alice], origin=cast.bob.id)
     assert relayed.opened.slot.command is Command.DEST
-    reader = cast.alice.tunnel.destination_reader(relayed.opened.slot, profile)
+    reader = cast.alice.codec.destination_reader(relayed.opened.slot, profile)
     assert receive(reader, relayed.body, pace) == (answer, None)
-    assert cast.alice.tunnel.answered_query(reader.head) == done.query.query_id
+    assert cast.alice.codec.answered_query(reader.head) == done.query.query_id
     return Reply(answer, relayed.links, relayed, reader.head)

@@ -165,12 +165,12 @@ class Peer:
     """A node without sockets."""
 
     keys: NodeKeys
-    tunnel: OnionCodec
+    codec: OnionCodec
     descriptor: Descriptor
 
     @property
     def id(self) -> bytes:
-        return self.tunnel.node_id
+        return self.codec.node_id
 
 
 def make_peers(count: int, *, engine: TunnelEngine = OPENSSL, random_seed: int | None = None) -> list[Peer]:
@@ -185,11 +185,11 @@ def make_peers(count: int, *, engine: TunnelEngine = OPENSSL, random_seed: int |
         directory.publish(descriptor)
         ring = KeyRing(keys, engine, share=DEFAULT_LIMIT)
         if random_seed is None:
-            tunnel = OnionCodec(ring=ring, directory=directory)
+            codec = OnionCodec(ring=ring, directory=directory)
         else:
             source = seeded_bytes(random_seed * 1_000 + index)
-            tunnel = OnionCodec(ring=ring, directory=directory, random_bytes=source)
-        peers.append(Peer(keys, tunnel, descriptor))
+            codec = OnionCodec(ring=ring, directory=directory, random_bytes=source)
+        peers.append(Peer(keys, codec, descriptor))
     return peers
 
 
@@ -264,9 +264,9 @@ def relay_frame(
     header, body = frame[:header_bytes], frame[header_bytes:]
     links, proxied, neighbour = [frame], [], origin
     for peer, following in itertools.pairwise(peers):
-        opened = peer.tunnel.open_frame(header, profile, neighbour=neighbour, now_s=now_s)
+        opened = peer.codec.open_frame(header, profile, neighbour=neighbour, now_s=now_s)
         assert opened.slot.next_id == following.id
-        forward, _ = peer.tunnel.relay_layers(opened.slot, profile)
+        forward, _ = peer.codec.relay_layers(opened.slot, profile)
         out = bytearray()
         for number, chunk in enumerate(chunks_of(body, profile)):
             work = bytearray(chunk)
@@ -275,5 +275,5 @@ def relay_frame(
         header, body, neighbour = opened.next_header, bytes(out), peer.id
         links.append(header + body)
         proxied.append(opened)
-    opened = peers[-1].tunnel.open_frame(header, profile, neighbour=neighbour, now_s=now_s)
+    opened = peers[-1].codec.open_frame(header, profile, neighbour=neighbour, now_s=now_s)
     return Relayed(opened, neighbour, body, links, proxied)

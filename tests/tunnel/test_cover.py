@@ -29,7 +29,7 @@ SAMPLES = [
 
 def test_a_drop_frame_is_relayed_and_then_thrown_away() -> None:
     cast = cast_of(4)
-    frame = cast.alice.tunnel.drop(cast.route, SMALL, now_s=NOW_S)
+    frame = cast.alice.codec.drop(cast.route, SMALL, now_s=NOW_S)
     wire = send(frame.layer, bytes(3_000))
     relayed = relay_frame(wire, SMALL, cast.way, origin=cast.alice.id)
     assert relayed.opened.slot.command is Command.DROP
@@ -42,14 +42,14 @@ def test_a_drop_frame_is_relayed_and_then_thrown_away() -> None:
 def test_a_loop_comes_home(hops: int, profile: Profile) -> None:
     alice, *proxies = PEERS[: hops + 1]
     route = Route(tuple(peer.id for peer in proxies), alice.id)
-    frame = alice.tunnel.loop(route, profile, now_s=NOW_S)
+    frame = alice.codec.loop(route, profile, now_s=NOW_S)
     assert frame.first_id == proxies[0].id
     wire = send(frame.layer, bytes(2_000))
     relayed = relay_frame(wire, profile, [*proxies, alice], origin=alice.id)
     assert relayed.opened.slot.command is Command.HOME
-    ticket = alice.tunnel.home_ticket(relayed.opened.slot)
+    ticket = alice.codec.home_ticket(relayed.opened.slot)
     assert ticket.query_id == frame.query_id
-    reader = alice.tunnel.home_reader(relayed.opened.slot, ticket, profile)
+    reader = alice.codec.home_reader(relayed.opened.slot, ticket, profile)
     assert receive(reader, relayed.body) == (bytes(2_000), None)
 
 
@@ -64,8 +64,8 @@ def test_loops_that_cannot_be() -> None:
         Route((proxy.id, alice.id), alice.id),
     ):
         with pytest.raises(BadRoute):
-            alice.tunnel.loop(route, SMALL, now_s=NOW_S)
-    block = alice.tunnel._builder.reply_block(
+            alice.codec.loop(route, SMALL, now_s=NOW_S)
+    block = alice.codec._builder.reply_block(
         Route((proxy.id,), alice.id),
         SMALL,
         user=None,
@@ -75,7 +75,7 @@ def test_loops_that_cannot_be() -> None:
         now_s=NOW_S,
     )
     with raises_code(ErrorCode.UNKNOWN_NEXT):
-        proxy.tunnel.open_frame(block.header, SMALL, neighbour=alice.id, now_s=NOW_S)
+        proxy.codec.open_frame(block.header, SMALL, neighbour=alice.id, now_s=NOW_S)
 
 
 def test_cover_is_drawn_as_real_queries_are() -> None:
@@ -144,10 +144,10 @@ def test_delays_reach_the_proxies_and_nobody_else(is_loop: bool) -> None:
     cast = cast_of(5)
     if is_loop:
         route, way = Route(cast.route.proxies, cast.alice.id), [*cast.proxies, cast.alice]
-        frame = cast.alice.tunnel.loop(route, SMALL, now_s=NOW_S, mean_delay_s=100.0)
+        frame = cast.alice.codec.loop(route, SMALL, now_s=NOW_S, mean_delay_s=100.0)
     else:
         way = cast.way
-        frame = cast.alice.tunnel.drop(cast.route, SMALL, now_s=NOW_S, mean_delay_s=100.0)
+        frame = cast.alice.codec.drop(cast.route, SMALL, now_s=NOW_S, mean_delay_s=100.0)
     relayed = relay_frame(send(frame.layer, b""), SMALL, way, origin=cast.alice.id)
     delays = [opened.delay_s for opened in relayed.proxied]
     assert max(delays) > 0

@@ -40,7 +40,7 @@ PEERS = (2, 3, 6, 25, 128)
 
 
 def query_of(cast: Cast, mode: ReplyMode, error_mode: ErrorMode, profile: Profile) -> OutgoingQuery:
-    return cast.alice.tunnel.query(
+    return cast.alice.codec.query(
         cast.route,
         mode,
         profile,
@@ -91,7 +91,7 @@ def fail_query(
     arrived = relay_over(passed, profile, cast.way[:hop], opened[:hop])
     if hop == last:
         # What came before the failure is in order, and what did not come is missed.
-        reader = cast.bob.tunnel.destination_reader(opened[-1].slot, profile)
+        reader = cast.bob.codec.destination_reader(opened[-1].slot, profile)
         got, error = receive(reader, arrived, pace)
         assert content.startswith(got)
         assert isinstance(error, Truncated) == (when == "during")
@@ -107,7 +107,7 @@ def fail_cached(cast: Cast, error_mode: ErrorMode, profile: Profile, hop: int, w
     wire = send(query.frame.layer, b"q", pace)
     opened = open_over(wire[: profile.geometry.header_bytes], profile, cast.way, cast.alice.id)
     answer = seeded_bytes(hop)(3 * profile.geometry.chunk_data_bytes)
-    body = send(cast.bob.tunnel.cached_reply(opened[-1].slot, profile), answer, pace)
+    body = send(cast.bob.codec.cached_reply(opened[-1].slot, profile), answer, pace)
     passed = {"before": 0, "during": 2, "after": len(body) // profile.geometry.chunk_bytes}[when]
     arrived = back_to_alice(cast, body[: passed * profile.geometry.chunk_bytes], profile, opened)
     assert query.backward is not None
@@ -138,9 +138,9 @@ def fail_way_back(
     header_bytes = profile.geometry.header_bytes
     opened = open_over(wire[:header_bytes], profile, cast.way, cast.alice.id)
     body = relay_over(wire[header_bytes:], profile, cast.proxies, opened[:-1])
-    reader = cast.bob.tunnel.destination_reader(opened[-1].slot, profile)
+    reader = cast.bob.codec.destination_reader(opened[-1].slot, profile)
     assert receive(reader, body)[1] is None
-    frame = cast.bob.tunnel.reply(reader.head.reply_blocks[0], now_s=NOW_S)
+    frame = cast.bob.codec.reply(reader.head.reply_blocks[0], now_s=NOW_S)
     proxies = cast.proxies[::-1] if mode is ReplyMode.ROUTE else cast.others
     back = [*proxies, cast.alice]
     reply = send(frame.layer, b"answer")
@@ -232,7 +232,7 @@ class Sent:
 def test_an_error_under_an_established_tunnel(error_mode: ErrorMode, count: int) -> None:
     cast, profile = cast_of(count), profile_of(count, 1)
     for hop in places(count):
-        way = cast.alice.tunnel.circuit(cast.route, profile, now_s=NOW_S, error_mode=error_mode)
+        way = cast.alice.codec.circuit(cast.route, profile, now_s=NOW_S, error_mode=error_mode)
         opened = open_over(way.header, profile, cast.way[: hop + 1], cast.alice.id)
         report = read_report(Sent(cast.route, way, error_mode), status_of(opened, profile, hop), OPENSSL)
         check(report, error_mode, hop, count - 2, about_next=False)
@@ -246,12 +246,12 @@ def test_an_error_on_the_way_of_an_answer_is_told_to_bob(count: int) -> None:
     wire = send(query.frame.layer, b"q")
     opened = open_over(wire[: SMALL.geometry.header_bytes], SMALL, cast.way, cast.alice.id)
     body = relay_over(wire[SMALL.geometry.header_bytes :], SMALL, cast.proxies, opened[:-1])
-    reader = cast.bob.tunnel.destination_reader(opened[-1].slot, SMALL)
+    reader = cast.bob.codec.destination_reader(opened[-1].slot, SMALL)
     assert receive(reader, body)[1] is None
-    origin = cast.bob.tunnel.origin(opened[-1].slot, reader.head)
+    origin = cast.bob.codec.origin(opened[-1].slot, reader.head)
     back = [*cast.others, cast.alice]
     for hop in range(len(back)):
-        answer = cast.bob.tunnel.answer(origin, cast.other_route, SMALL, now_s=NOW_S)
+        answer = cast.bob.codec.answer(origin, cast.other_route, SMALL, now_s=NOW_S)
         found = open_over(answer.circuit.header, SMALL, back[: hop + 1], cast.bob.id)
         report = read_report(answer, status_of(found, SMALL, hop), OPENSSL)
         check(report, ErrorMode.STATUS, hop, len(back) - 1, about_next=False)

@@ -42,10 +42,10 @@ class Route:
 
         self.proxies: list[tuple[WidePermutation, WidePermutation]] = []
         for before, peer in itertools.pairwise(peers):
-            opened = peer.tunnel.open_frame(header, profile, neighbour=before.id, now_s=NOW_S)
+            opened = peer.codec.open_frame(header, profile, neighbour=before.id, now_s=NOW_S)
             header = opened.next_header
             if opened.slot.command is Command.RELAY:
-                self.proxies.append(peer.tunnel.relay_layers(opened.slot, profile))
+                self.proxies.append(peer.codec.relay_layers(opened.slot, profile))
         self.alice = self._end(End.ALICE, self.seeds[-1])
         self.bob = self._end(End.BOB, opened.slot.seed)
         self.layers = [

@@ -90,12 +90,12 @@ def test_never_more_than_burst_and_rate_allow(
 def test_the_limit_comes_before_any_opening() -> None:
     cast = cast_of(2)
     bob = OnionCodec(
-        ring=cast.bob.tunnel.ring,
-        directory=cast.bob.tunnel._builder._directory,
+        ring=cast.bob.codec.ring,
+        directory=cast.bob.codec._builder._directory,
         header_rate=HeaderRate(per_s=1, burst=1),
     )
     headers = [
-        send(cast.alice.tunnel.query(cast.route, ReplyMode.NONE, SMALL, now_s=NOW_S).frame.layer, b"")[:1_024]
+        send(cast.alice.codec.query(cast.route, ReplyMode.NONE, SMALL, now_s=NOW_S).frame.layer, b"")[:1_024]
         for _ in range(2)
     ]
     bob.open_frame(headers[0], SMALL, neighbour=cast.alice.id, now_s=NOW_S)

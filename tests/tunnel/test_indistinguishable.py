@@ -38,11 +38,11 @@ class View:
 def views_of(peers: list[Peer], profile: Profile, query_bytes: int, reply_bytes: int) -> Iterable[View]:
     """One query and its reply, as each proxy sees them, in the order in which the frame passes."""
     ids = [peer.id for peer in peers]
-    query = peers[0].tunnel.query(Route(tuple(ids[1:-1]), ids[-1]), ReplyMode.ROUTE, profile, now_s=NOW_S)
+    query = peers[0].codec.query(Route(tuple(ids[1:-1]), ids[-1]), ReplyMode.ROUTE, profile, now_s=NOW_S)
     there = relay_frame(written(query.frame.layer, bytes(query_bytes)), profile, peers[1:], origin=ids[0])
-    behind = peers[-1].tunnel.destination_reader(there.opened.slot, profile)
+    behind = peers[-1].codec.destination_reader(there.opened.slot, profile)
     assert read_all(behind, there.body)[1] is None
-    answer = peers[-1].tunnel.reply(behind.head.reply_blocks[0], now_s=NOW_S)
+    answer = peers[-1].codec.reply(behind.head.reply_blocks[0], now_s=NOW_S)
     back = relay_frame(written(answer.layer, bytes(reply_bytes)), profile, peers[-2::-1], origin=ids[-1])
     for kind, relayed in (("query", there), ("reply", back)):
         for place, opened in enumerate(relayed.proxied):

@@ -213,7 +213,7 @@ def test_the_largest_number_of_blocks_by_profile() -> None:
         assert len(done.head.reply_blocks) == most
         for wrong in (0, most + 1):
             with pytest.raises(LocalTunnelError, match="reply blocks"):
-                cast.alice.tunnel.query(cast.route, ReplyMode.ROUTE, profile, now_s=NOW_S, blocks=wrong)
+                cast.alice.codec.query(cast.route, ReplyMode.ROUTE, profile, now_s=NOW_S, blocks=wrong)
 
 
 def test_a_block_serves_once_and_the_others_still_serve() -> None:
@@ -221,14 +221,14 @@ def test_a_block_serves_once_and_the_others_still_serve() -> None:
     done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a", b"b"], profile=SMALL)
     for block in done.head.reply_blocks:
         with raises_code(ErrorCode.REPLAYED):
-            cast.bob.tunnel.reply(block, now_s=NOW_S)
+            cast.bob.codec.reply(block, now_s=NOW_S)
 
 
 def test_the_reply_may_have_another_profile() -> None:
     cast = cast_of(4)
     builder = HeaderBuilder(
         node_id=cast.alice.id,
-        ring=cast.alice.tunnel.ring,
+        ring=cast.alice.codec.ring,
         directory=StaticDirectory([peer.descriptor for peer in cast.proxies]),
         random_bytes=seeded_bytes(9),
     )
@@ -241,12 +241,12 @@ def test_the_reply_may_have_another_profile() -> None:
         master_seed=bytes(16),
         now_s=NOW_S,
     )
-    frame = cast.bob.tunnel.reply(block, now_s=NOW_S)
+    frame = cast.bob.codec.reply(block, now_s=NOW_S)
     assert frame.profile == Profile(BULK, HCTR_SUITE)
     back = [*cast.proxies[::-1], cast.alice]
     home = relay_frame(send(frame.layer, b"long" * 50_000), frame.profile, back, origin=cast.bob.id)
-    ticket = cast.alice.tunnel.home_ticket(home.opened.slot)
-    reader = cast.alice.tunnel.home_reader(home.opened.slot, ticket, frame.profile)
+    ticket = cast.alice.codec.home_ticket(home.opened.slot)
+    reader = cast.alice.codec.home_reader(home.opened.slot, ticket, frame.profile)
     assert receive(reader, home.body) == (b"long" * 50_000, None)
 
 
@@ -258,7 +258,7 @@ def test_bob_reads_before_alice_has_written_the_last(mode: ReplyMode) -> None:
     """And may answer before the query has ended: its head, with the way back, came first."""
     cast = cast_of(2)
     row = MODES[mode]
-    query = cast.alice.tunnel.query(
+    query = cast.alice.codec.query(
         cast.route, mode, SMALL, now_s=NOW_S,
         reply_routes=(cast.other_route,) if mode is ReplyMode.OTHER_ROUTE else (),
         descriptor=cast.alice.descriptor if row.names_alice else None,
@@ -269,20 +269,20 @@ def test_bob_reads_before_alice_has_written_the_last(mode: ReplyMode) -> None:
     assert layer.write_into(pipe, b"first") == 5
     layer.flush_into(pipe)
     header = pipe.take(SMALL.geometry.header_bytes)
-    opened = cast.bob.tunnel.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
-    reader = cast.bob.tunnel.destination_reader(opened.slot, SMALL)
+    opened = cast.bob.codec.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
+    reader = cast.bob.codec.destination_reader(opened.slot, SMALL)
     reader.read_header(pipe)
     buffer = bytearray(100)
     assert buffer[: reader.read_into(pipe, buffer)] == b"first"
     if mode in (ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.REPLY_ON_REPLY):
-        frame = cast.bob.tunnel.reply(reader.head.reply_blocks[0], now_s=NOW_S)
+        frame = cast.bob.codec.reply(reader.head.reply_blocks[0], now_s=NOW_S)
         home = relay_frame(send(frame.layer, b"early"), SMALL, [cast.alice], origin=cast.bob.id)
-        ticket = cast.alice.tunnel.home_ticket(home.opened.slot)
-        behind = cast.alice.tunnel.home_reader(home.opened.slot, ticket, SMALL)
+        ticket = cast.alice.codec.home_ticket(home.opened.slot)
+        behind = cast.alice.codec.home_reader(home.opened.slot, ticket, SMALL)
         assert receive(behind, home.body) == (b"early", None)
     if mode is ReplyMode.CACHED:
         assert query.backward is not None
-        early = send(cast.bob.tunnel.cached_reply(opened.slot, SMALL), b"early")
+        early = send(cast.bob.codec.cached_reply(opened.slot, SMALL), b"early")
         assert receive(query.backward, early) == (b"early", None)
     # The query goes on meanwhile.
     assert layer.write_into(pipe, b"last") == 4
@@ -322,8 +322,8 @@ def test_the_answer_needs_no_directory_entry_of_alice() -> None:
     """Clients are in no directory: the descriptor came with the query."""
     cast = cast_of(3)
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
-    origin = cast.bob.tunnel.origin(done.relayed.opened.slot, done.head)
-    stranger = make_peers(4)[3].tunnel  # same proxies, but does not know Alice
+    origin = cast.bob.codec.origin(done.relayed.opened.slot, done.head)
+    stranger = make_peers(4)[3].codec  # same proxies, but does not know Alice
     directory = stranger._builder._directory
     assert isinstance(directory, StaticDirectory)
     directory.forget(cast.alice.id)
@@ -331,11 +331,11 @@ def test_the_answer_needs_no_directory_entry_of_alice() -> None:
     relayed = relay_frame(
         send(query.frame.layer, b"a"), SMALL, [cast.proxies[0], cast.alice], origin=stranger.node_id
     )
-    reader = cast.alice.tunnel.destination_reader(relayed.opened.slot, SMALL)
+    reader = cast.alice.codec.destination_reader(relayed.opened.slot, SMALL)
     assert receive(reader, relayed.body) == (b"a", None)
-    assert cast.alice.tunnel.answered_query(reader.head) == done.query.query_id
+    assert cast.alice.codec.answered_query(reader.head) == done.query.query_id
     with pytest.raises(BadRoute, match="another node"):
-        cast.bob.tunnel.answer(origin, cast.route, SMALL, now_s=NOW_S)
+        cast.bob.codec.answer(origin, cast.route, SMALL, now_s=NOW_S)
 
 
 @pytest.mark.parametrize("what", ["signature", "ticket", "descriptor", "other query", "other node"])
@@ -344,7 +344,7 @@ def test_an_origin_that_is_not_who_it_says(what: str) -> None:
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
     claim = done.head.origin
     assert claim is not None
-    slot, bob = done.relayed.opened.slot, cast.bob.tunnel
+    slot, bob = done.relayed.opened.slot, cast.bob.codec
     match what:
         case "signature":
             claim = replace(claim, signature=claim.signature[:-1] + bytes([claim.signature[-1] ^ 1]))
@@ -355,7 +355,7 @@ def test_an_origin_that_is_not_who_it_says(what: str) -> None:
         case "other query":
             slot = replace(slot, seed=bytes(16))
         case "other node":  # Bob shows it to a third node as if Alice had asked there
-            bob = cast.proxies[0].tunnel
+            bob = cast.proxies[0].codec
     with pytest.raises(MalformedMessage, match="not proven"):
         bob.origin(slot, replace(done.head, origin=claim))
 
@@ -365,22 +365,22 @@ def test_an_origin_that_is_no_descriptor() -> None:
     slot = exchange(cast, ReplyMode.NONE, b"q", profile=SMALL).relayed.opened.slot
     head = MessageHead(origin=OriginClaim(bytes(24), b"x" * 100, bytes(64)))
     with pytest.raises(MalformedMessage):
-        cast.bob.tunnel.origin(slot, head)
+        cast.bob.codec.origin(slot, head)
 
 
 def test_an_answer_to_nothing_is_refused() -> None:
     cast = cast_of(2)
     for ticket in (bytes(24), seeded_bytes(1)(24)):
         with pytest.raises(MalformedMessage, match="not made here"):
-            cast.alice.tunnel.answered_query(MessageHead(answer=ticket))
+            cast.alice.codec.answered_query(MessageHead(answer=ticket))
 
 
 def test_a_header_and_a_block_are_accepted_once() -> None:
     cast = cast_of(2)
-    query = cast.alice.tunnel.query(cast.route, ReplyMode.ROUTE, SMALL, now_s=NOW_S)
+    query = cast.alice.codec.query(cast.route, ReplyMode.ROUTE, SMALL, now_s=NOW_S)
     wire = send(query.frame.layer, b"q")
     header, body = wire[: SMALL.geometry.header_bytes], wire[SMALL.geometry.header_bytes :]
-    bob = cast.bob.tunnel
+    bob = cast.bob.codec
     opened = bob.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
     with raises_code(ErrorCode.REPLAYED):
         bob.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=NOW_S)
@@ -396,7 +396,7 @@ def test_a_header_and_a_block_are_accepted_once() -> None:
 
 def test_arguments_that_do_not_fit_the_mode() -> None:
     cast = cast_of(4)
-    query, other = cast.alice.tunnel.query, (cast.other_route,)
+    query, other = cast.alice.codec.query, (cast.other_route,)
     own = cast.alice.descriptor
     wrong: list[tuple[ReplyMode, dict[str, object]]] = [
         (ReplyMode.ESTABLISHED, {}),
@@ -426,7 +426,7 @@ def test_ways_back_that_make_no_sense(fault: str) -> None:
         "alice as proxy": Route((alice, first), alice),
     }[fault]
     with pytest.raises(BadRoute):
-        cast.alice.tunnel.query(cast.route, ReplyMode.OTHER_ROUTE, SMALL, now_s=NOW_S, reply_routes=(route,))
+        cast.alice.codec.query(cast.route, ReplyMode.OTHER_ROUTE, SMALL, now_s=NOW_S, reply_routes=(route,))
 
 
 def test_the_tables_have_a_row_for_each_mode() -> None:
@@ -451,17 +451,17 @@ def test_one_changed_bit_of_a_reply_is_never_accepted(
     bit = data.draw(st.integers(0, 8 * len(body) - 1))
     body[bit // 8] ^= 1 << bit % 8
     if reply.relayed is None:
-        again = cast.alice.tunnel.backward_reader(done.query.circuit)
+        again = cast.alice.codec.backward_reader(done.query.circuit)
     elif mode is ReplyMode.KNOWN_DEST:
         content, error = receive(
-            cast.alice.tunnel.destination_reader(reply.relayed.opened.slot, SMALL), bytes(body)
+            cast.alice.codec.destination_reader(reply.relayed.opened.slot, SMALL), bytes(body)
         )
         assert error is not None
         assert answer.startswith(content)
         return
     else:
         slot = reply.relayed.opened.slot
-        again = cast.alice.tunnel.home_reader(slot, cast.alice.tunnel.home_ticket(slot), SMALL)
+        again = cast.alice.codec.home_reader(slot, cast.alice.codec.home_ticket(slot), SMALL)
     content, error = receive(again, bytes(body))
     assert error is not None
     assert answer.startswith(content)

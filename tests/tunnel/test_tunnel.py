@@ -77,14 +77,14 @@ def send_query(
     splits: Sequence[int] = (1 << 20,),
 ) -> Exchange:
     """From the first peer over all the others to the last."""
-    query = peers[0].tunnel.query(route_over(peers), mode, profile, now_s=NOW_S)
+    query = peers[0].codec.query(route_over(peers), mode, profile, now_s=NOW_S)
     assert query.frame.first_id == peers[1].id
     assert query.frame.profile == profile
     assert (query.query_id is None) == (mode is ReplyMode.NONE)
     wire = written(query.frame.layer, content, splits)
     relayed = relay_frame(wire, profile, peers[1:], origin=peers[0].id)
     assert relayed.opened.slot.command is Command.DEST
-    behind = peers[-1].tunnel.destination_reader(relayed.opened.slot, profile)
+    behind = peers[-1].codec.destination_reader(relayed.opened.slot, profile)
     arrived, error, position = read_all(behind, relayed.body)
     assert error is None
     assert position == len(relayed.body), "bytes after the message"
@@ -98,7 +98,7 @@ def send_query(
 def send_reply(peers: Sequence[Peer], exchange: Exchange, content: bytes) -> tuple[Relayed, ExtRead]:
     """From the last peer along the block to the first; Alice's reader is returned unread."""
     (block,) = exchange.blocks
-    frame = peers[-1].tunnel.reply(block, now_s=NOW_S)
+    frame = peers[-1].codec.reply(block, now_s=NOW_S)
     way_back = list(peers[-2::-1])
     assert frame.first_id == way_back[0].id
     wire = written(frame.layer, content)
@@ -106,7 +106,7 @@ def send_reply(peers: Sequence[Peer], exchange: Exchange, content: bytes) -> tup
     relayed = relay_frame(wire, block.profile, way_back, origin=peers[-1].id)
     assert {len(link) for link in relayed.links} == {len(wire)}
     assert relayed.opened.slot.command is Command.HOME
-    tunnel = peers[0].tunnel
+    tunnel = peers[0].codec
     ticket = tunnel.home_ticket(relayed.opened.slot)
     assert ticket.query_id == exchange.query_id
     assert ticket.proxies == len(peers) - 2
@@ -229,7 +229,7 @@ def test_cases_of_the_original(
     assert len(exchange.relayed.proxied) == count - 2
     assert all(opened.slot.command is Command.RELAY for opened in exchange.relayed.proxied)
     read_130_at_a_time(
-        peers[-1].tunnel.destination_reader(exchange.relayed.opened.slot, SMALL),
+        peers[-1].codec.destination_reader(exchange.relayed.opened.slot, SMALL),
         exchange.relayed.body,
         payload,
     )
@@ -270,7 +270,7 @@ def test_a_changed_bit_garbles_its_chunk_and_is_refused_at_the_end(proxies: int,
     work = bytearray(chunks[number])
     work[bit // 8] ^= 1 << bit % 8
     for peer, opened in list(zip(peers[1:], relayed.proxied, strict=False))[link:]:
-        forward, _ = peer.tunnel.relay_layers(opened.slot, SMALL)
+        forward, _ = peer.codec.relay_layers(opened.slot, SMALL)
         forward.decrypt(memoryview(work), number)
     at = number * SMALL.geometry.chunk_bytes
     untouched = relayed.body[at : at + len(work)]
@@ -280,7 +280,7 @@ def test_a_changed_bit_garbles_its_chunk_and_is_refused_at_the_end(proxies: int,
         assert abs(differing.bit_count() - 3_984) < 450
         assert not any(work[i : i + 8] == untouched[i : i + 8] for i in range(len(work) - 8))
     body = relayed.body[:at] + bytes(work) + relayed.body[at + len(work) :]
-    behind = peers[-1].tunnel.destination_reader(relayed.opened.slot, SMALL)
+    behind = peers[-1].codec.destination_reader(relayed.opened.slot, SMALL)
     arrived, error, position = read_all(behind, body)
     assert isinstance(error, AuthenticationError)
     assert content.startswith(arrived)
@@ -306,7 +306,7 @@ def test_chunks_out_of_order_become_noise_at_the_next_proxy(order: list[int]) ->
     relayed = send_query(peers, bytes(3_500)).relayed
     chunks = chunks_of(relayed.links[1][SMALL.geometry.header_bytes :], SMALL)
     assert len(chunks) == 4
-    forward, _ = peers[2].tunnel.relay_layers(relayed.proxied[1].slot, SMALL)
+    forward, _ = peers[2].codec.relay_layers(relayed.proxied[1].slot, SMALL)
     body = bytearray()
     for number, picked in enumerate(order):
         work = bytearray(chunks[picked])
@@ -314,7 +314,7 @@ def test_chunks_out_of_order_become_noise_at_the_next_proxy(order: list[int]) ->
         if number != picked:
             assert bytes(work) not in chunks_of(relayed.body, SMALL)
         body += work
-    behind = peers[-1].tunnel.destination_reader(relayed.opened.slot, SMALL)
+    behind = peers[-1].codec.destination_reader(relayed.opened.slot, SMALL)
     assert isinstance(read_all(behind, bytes(body))[1], AuthenticationError)
 
 
@@ -325,14 +325,14 @@ def test_no_chunk_is_seen_on_two_links_and_proxies_cannot_read() -> None:
     assert len(set(pieces)) == len(pieces)
     for peer, opened in zip(peers[1:], relayed.proxied, strict=False):
         # Even with its own slot's seed taken for Bob's, nothing opens.
-        wrong = peer.tunnel.destination_reader(opened.slot, SMALL)
+        wrong = peer.codec.destination_reader(opened.slot, SMALL)
         assert isinstance(read_all(wrong, relayed.body)[1], AuthenticationError)
 
 
 def test_header_and_chunks_of_two_frames_do_not_mix() -> None:
     peers = plain_peers(2)
     left, right = send_query(peers, b"left").relayed, send_query(peers, b"right").relayed
-    behind = peers[-1].tunnel.destination_reader(left.opened.slot, SMALL)
+    behind = peers[-1].codec.destination_reader(left.opened.slot, SMALL)
     assert isinstance(read_all(behind, right.body)[1], AuthenticationError)
 
 
@@ -361,13 +361,13 @@ def header_for(
 def opens(
     peers: Sequence[Peer], header: bytes, index: int = 1, neighbour: bytes = b"a" * 32, now_s: float = NOW_S
 ) -> Slot:
-    opened = peers[index].tunnel.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
+    opened = peers[index].codec.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
     return opened.slot
 
 
 def test_a_replayed_header_is_refused_everywhere() -> None:
     peers = plain_peers(4)
-    query = peers[0].tunnel.query(route_over(peers), ReplyMode.ROUTE, SMALL, now_s=NOW_S)
+    query = peers[0].codec.query(route_over(peers), ReplyMode.ROUTE, SMALL, now_s=NOW_S)
     frame = written(query.frame.layer, b"x")
     exchange = relay_frame(frame, SMALL, peers[1:], origin=peers[0].id)
     for peer, link in zip(peers[1:], exchange.links, strict=True):
@@ -375,7 +375,7 @@ def test_a_replayed_header_is_refused_everywhere() -> None:
         # Whoever it comes from, and whenever, until it has expired.
         for neighbour, now_s in ((peers[0].id, NOW_S), (b"e" * 32, NOW_S + 3_000)):
             with raises_code(ErrorCode.REPLAYED):
-                peer.tunnel.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
+                peer.codec.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
 
 
 def test_a_reply_block_serves_once() -> None:
@@ -384,7 +384,7 @@ def test_a_reply_block_serves_once() -> None:
     exchange = send_query(peers, b"q", ReplyMode.ROUTE)
     send_reply(peers, exchange, b"first")
     with raises_code(ErrorCode.REPLAYED):
-        peers[-1].tunnel.reply(exchange.blocks[0], now_s=NOW_S)
+        peers[-1].codec.reply(exchange.blocks[0], now_s=NOW_S)
 
 
 def test_a_clock_that_was_ahead_for_a_moment_stops_no_replies() -> None:
@@ -481,7 +481,7 @@ def test_checks_come_in_their_order() -> None:
 def test_a_refused_header_is_not_remembered() -> None:
     """Refused for a reason that passes (a clock, a neighbour): the same bytes are taken later."""
     peers = make_peers(3)
-    (epoch,) = peers[1].tunnel.ring.opening(NOW_S)
+    (epoch,) = peers[1].codec.ring.opening(NOW_S)
     table = epoch.table
     early = header_for(peers, expiry=int(NOW_S) + 15_001)
     with raises_code(ErrorCode.EXPIRED):
@@ -518,16 +518,16 @@ def test_a_home_slot_that_alice_did_not_make_is_refused() -> None:
     slot = opens(peers, header_for(peers, command=Command.HOME, next_id=seeded_bytes(5)(32)))
     assert slot.command is Command.HOME
     with raises_code(ErrorCode.BAD_HEADER, match="not made here"):
-        peers[1].tunnel.home_ticket(slot)
+        peers[1].codec.home_ticket(slot)
 
 
 def test_a_ticket_of_another_node_is_refused() -> None:
     peers = plain_peers(3)
     relayed, _ = send_reply(peers, send_query(peers, b"q", ReplyMode.ROUTE), b"r")
     with raises_code(ErrorCode.BAD_HEADER):
-        peers[1].tunnel.home_ticket(relayed.opened.slot)
+        peers[1].codec.home_ticket(relayed.opened.slot)
     with raises_code(ErrorCode.BAD_HEADER):
-        peers[0].tunnel.home_ticket(replace(relayed.opened.slot, seed=bytes(16)))
+        peers[0].codec.home_ticket(replace(relayed.opened.slot, seed=bytes(16)))
 
 
 # --- what cannot be built
@@ -599,36 +599,36 @@ def test_a_route_too_long_for_the_profile(profile: Profile, count: int) -> None:
     peers = plain_peers(count + 2)
     for mode in FIRST_MODES:
         with pytest.raises(ProfileError):
-            peers[0].tunnel.query(route_over(peers), mode, profile, now_s=NOW_S)
+            peers[0].codec.query(route_over(peers), mode, profile, now_s=NOW_S)
 
 
 def test_an_old_block_is_not_answered() -> None:
     peers = make_peers(3)
     (block,) = send_query(peers, b"q", ReplyMode.ROUTE).blocks
-    peers[-1].tunnel.reply(block, now_s=block.expiry + 600)
+    peers[-1].codec.reply(block, now_s=block.expiry + 600)
     for now_s in (block.expiry + 601, block.expiry - 15_001):
         with raises_code(ErrorCode.EXPIRED):
-            peers[-1].tunnel.reply(block, now_s=now_s)
+            peers[-1].codec.reply(block, now_s=now_s)
 
 
 def test_a_block_that_begins_at_bob_himself_is_not_answered() -> None:
     peers = plain_peers(3)
     (block,) = send_query(peers, b"q", ReplyMode.ROUTE).blocks
     with raises_code(ErrorCode.UNKNOWN_NEXT):
-        peers[-1].tunnel.reply(replace(block, first_id=peers[-1].id), now_s=NOW_S)
+        peers[-1].codec.reply(replace(block, first_id=peers[-1].id), now_s=NOW_S)
 
 
 def test_a_block_of_another_profile_than_the_query() -> None:
     """Bob answers in the profile of the block, whatever the query came in."""
     peers = plain_peers(3)
     exchange = send_query(peers, b"q", ReplyMode.ROUTE, Profile(LONG))
-    frame = peers[-1].tunnel.reply(exchange.blocks[0], now_s=NOW_S)
+    frame = peers[-1].codec.reply(exchange.blocks[0], now_s=NOW_S)
     assert frame.profile == Profile(LONG)
 
 
 def test_readers_are_fresh_for_each_frame() -> None:
     peers = plain_peers(2)
     slot = send_query(peers, b"q").relayed.opened.slot
-    first, second = (peers[1].tunnel.destination_reader(slot, SMALL) for _ in range(2))
+    first, second = (peers[1].codec.destination_reader(slot, SMALL) for _ in range(2))
     assert isinstance(first, MessageR)
     assert first is not second

@@ -141,17 +141,17 @@ def follow_up(
             Route((alice.id if own_first else first.id, last.id), bob.id),
             Route((last.id, first.id), bob.id),
         )
-        frame = bob.tunnel.reply(done.head.reply_blocks[0], now_s=NOW_S, reply_routes=ways)
+        frame = bob.codec.reply(done.head.reply_blocks[0], now_s=NOW_S, reply_routes=ways)
         reply = by_block(frame, bob, [*cast.others], alice, contents[1], done.query.query_id, 0)
         if own_first:
             try:
-                alice.tunnel.reply(reply.head.reply_blocks[0], now_s=NOW_S)
+                alice.codec.reply(reply.head.reply_blocks[0], now_s=NOW_S)
             except PeerError as error:
                 if error.code is not ErrorCode.UNKNOWN_NEXT:
                     raise
             else:
                 raise AssertionError("Alice sends to herself")
-        further = alice.tunnel.reply(
+        further = alice.codec.reply(
             reply.head.reply_blocks[1],
             now_s=NOW_S,
             reply_routes=(cast.other_route,) if answers else (),
@@ -178,7 +178,7 @@ def follow_up(
 def _answered(
     cast: Cast, followed: Reply, number: int, content: bytes, query_id: bytes | None, ways: tuple[Route, ...]
 ) -> Reply:
-    frame = cast.bob.tunnel.reply(
+    frame = cast.bob.codec.reply(
         followed.head.reply_blocks[number],
         now_s=NOW_S,
         reply_routes=ways if followed.head.wants_blocks else (),

@@ -190,10 +190,10 @@ def cover(name: str, is_loop: bool) -> Maker:
         cast = fixed_cast(name, engine)
         if is_loop:
             route, way = Route(cast.route.proxies, cast.alice.id), [*cast.proxies, cast.alice]
-            frame = cast.alice.tunnel.loop(route, SMALL, now_s=NOW_S, mean_delay_s=0.5)
+            frame = cast.alice.codec.loop(route, SMALL, now_s=NOW_S, mean_delay_s=0.5)
         else:
             route, way = cast.route, cast.way
-            frame = cast.alice.tunnel.drop(route, SMALL, now_s=NOW_S, mean_delay_s=0.5)
+            frame = cast.alice.codec.drop(route, SMALL, now_s=NOW_S, mean_delay_s=0.5)
         relayed = relay_frame(send(frame.layer, bytes(1_500)), SMALL, way, origin=cast.alice.id, now_s=NOW_S)
         return nodes_of(cast) | {
             "kind": "exchange", "expect": "ok", "mode": "loop" if is_loop else "drop",
@@ -334,7 +334,7 @@ def block(name: str, expect: str, code: str, *, times: int = 1, late_s: int = 0,
             "now": given.expiry + late_s if late_s else NOW_S, "times": times,
             "content": "",
             "frame_sha256": "" if expect != "ok" else sha_hex(
-                send(cast.bob.tunnel.reply(given, now_s=NOW_S).layer, b"")
+                send(cast.bob.codec.reply(given, now_s=NOW_S).layer, b"")
             ),
         }  # fmt: skip
 

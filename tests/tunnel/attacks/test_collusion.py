@@ -80,7 +80,7 @@ def test_the_keys_of_one_do_not_open_what_the_other_has() -> None:
         if abs(i - j) == 1:
             continue  # one sends to the other
         chunk = chunks_of(links[j][SMALL.geometry.header_bytes :], SMALL)[0]
-        for permutation in cast.proxies[i].tunnel.relay_layers(left.slot, SMALL):
+        for permutation in cast.proxies[i].codec.relay_layers(left.slot, SMALL):
             work = bytearray(chunk)
             permutation.decrypt(memoryview(work), 0)
             assert bytes(work) not in [

@@ -34,7 +34,7 @@ def victim(*, limit: int = 1_000_000, rate: HeaderRate | None = None) -> OnionCo
 
 
 def fresh_header(cast: Cast) -> bytes:
-    frame = cast.alice.tunnel.query(cast.route, ReplyMode.NONE, SMALL, now_s=NOW_S).frame
+    frame = cast.alice.codec.query(cast.route, ReplyMode.NONE, SMALL, now_s=NOW_S).frame
     return send(frame.layer, b"")[: SMALL.geometry.header_bytes]
 
 
@@ -104,10 +104,10 @@ def after_head(head: bytes) -> Exception | None:
 
 def test_blocks_that_bob_used_fill_nobodys_share() -> None:
     cast = cast_of(3)
-    bob = cast.bob.tunnel
+    bob = cast.bob.codec
     before = [len(epoch.table) for epoch in bob.ring.opening(NOW_S)]
     blocks = [
-        cast.alice.tunnel._builder.reply_block(
+        cast.alice.codec._builder.reply_block(
             Route(cast.route.proxies, cast.alice.id), SMALL, user=cast.bob.id, query_id=bytes(8),
             number=number, master_seed=bytes([number]) * 16, now_s=NOW_S,
         )

@@ -140,7 +140,7 @@ def test_home_slots_that_others_made() -> None:
         forged = bytearray(good.next_id)
         forged[at] ^= 1
         with raises_code(ErrorCode.BAD_HEADER, match="not made here"):
-            cast.alice.tunnel.home_ticket(Slot(Command.HOME, good.expiry, good.seed, next_id=bytes(forged)))
+            cast.alice.codec.home_ticket(Slot(Command.HOME, good.expiry, good.seed, next_id=bytes(forged)))
 
 
 def test_profiles_that_do_not_exist() -> None:

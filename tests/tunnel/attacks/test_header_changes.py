@@ -43,7 +43,7 @@ HEADERS = headers()
 
 def refusal(peer: Peer, header: bytes, neighbour: bytes, profile: Profile = SMALL) -> str:
     with raises_code(ErrorCode.BAD_HEADER) as caught:
-        peer.tunnel.open_frame(header, profile, neighbour=neighbour, now_s=NOW_S)
+        peer.codec.open_frame(header, profile, neighbour=neighbour, now_s=NOW_S)
     assert caught.value.code is ErrorCode.BAD_HEADER
     return str(caught.value)
 

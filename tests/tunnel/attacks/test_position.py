@@ -40,8 +40,8 @@ def frames(cast: Cast, profile: Profile, size: int) -> dict[str, Relayed]:
     cached = exchange(cast, ReplyMode.CACHED, bytes(size + BLOCK), profile=profile)
     head = 24 + 2 + len(alice.descriptor.signed) + 64
     named = exchange(cast, ReplyMode.KNOWN_DEST, bytes(size + BLOCK - head), profile=profile)
-    drop = alice.tunnel.drop(cast.route, profile, now_s=NOW_S)
-    loop = alice.tunnel.loop(Route(cast.route.proxies, alice.id), profile, now_s=NOW_S)
+    drop = alice.codec.drop(cast.route, profile, now_s=NOW_S)
+    loop = alice.codec.loop(Route(cast.route.proxies, alice.id), profile, now_s=NOW_S)
     return {
         "query": done.relayed,
         "reply": reply,

@@ -29,12 +29,12 @@ def test_the_victims_descriptor_under_the_attackers_signature() -> None:
     attacker = cast.alice.keys
     own = claim_origin(
         cast.alice.descriptor, attacker.identity, ticket=answer_ticket(attacker.home, bytes(8)),
-        destination=cast.bob.id, dest_seed=slot.seed, engine=cast.bob.tunnel.engine,
+        destination=cast.bob.id, dest_seed=slot.seed, engine=cast.bob.codec.engine,
     )  # fmt: skip
-    assert cast.bob.tunnel.origin(slot, MessageHead(origin=own)).descriptor == cast.alice.descriptor
+    assert cast.bob.codec.origin(slot, MessageHead(origin=own)).descriptor == cast.alice.descriptor
     forged = OriginClaim(own.ticket, victim.descriptor.signed, own.signature)
     with pytest.raises(MalformedMessage) as caught:
-        cast.bob.tunnel.origin(slot, MessageHead(origin=forged))
+        cast.bob.codec.origin(slot, MessageHead(origin=forged))
     assert caught.value.code is ErrorCode.BAD_CONTENT
 
 
@@ -44,15 +44,15 @@ def test_a_claim_that_bob_recorded_serves_him_nowhere_else() -> None:
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
     for slot in (done.relayed.opened.slot, done.relayed.proxied[0].slot):
         with pytest.raises(MalformedMessage):
-            third.tunnel.origin(slot, done.head)
+            third.codec.origin(slot, done.head)
 
 
 def test_an_answer_that_nobody_asked_for_is_refused_by_the_victim() -> None:
     cast, victim = parts()
     made_up = Origin(victim.descriptor, answer_ticket(b"x" * 32, bytes(8)))
-    query = cast.bob.tunnel.answer(made_up, Route((), victim.id), SMALL, now_s=NOW_S)
+    query = cast.bob.codec.answer(made_up, Route((), victim.id), SMALL, now_s=NOW_S)
     relayed = relay_frame(send(query.frame.layer, b"spam"), SMALL, [victim], origin=cast.bob.id)
-    reader = victim.tunnel.destination_reader(relayed.opened.slot, SMALL)
+    reader = victim.codec.destination_reader(relayed.opened.slot, SMALL)
     receive(reader, relayed.body)
     with pytest.raises(MalformedMessage, match="not made here"):
-        victim.tunnel.answered_query(reader.head)
+        victim.codec.answered_query(reader.head)

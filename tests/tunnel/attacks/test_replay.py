@@ -42,7 +42,7 @@ def recorded(cast: Cast, done: Exchange) -> list[tuple[Peer, bytes, bytes]]:
 
 def refused(peer: Peer, header: bytes, neighbour: bytes, now_s: float, code: ErrorCode) -> None:
     with raises_code(code):
-        peer.tunnel.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
+        peer.codec.open_frame(header, SMALL, neighbour=neighbour, now_s=now_s)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -64,10 +64,10 @@ def test_a_used_block_is_refused_by_bob_and_by_each_hop() -> None:
     done = exchange(cast, ReplyMode.ROUTE, b"q", [b"a"], profile=SMALL)
     (block,) = done.head.reply_blocks
     with raises_code(ErrorCode.REPLAYED):
-        cast.bob.tunnel.reply(block, now_s=NOW_S)
+        cast.bob.codec.reply(block, now_s=NOW_S)
     # Another Bob, who forgets on purpose: the first hop refuses.
     forgetful = make_peers(6)[3]
-    frame = forgetful.tunnel.reply(block, now_s=NOW_S)
+    frame = forgetful.codec.reply(block, now_s=NOW_S)
     wire = send(frame.layer, b"second")
     with raises_code(ErrorCode.REPLAYED):
         relay_frame(wire, SMALL, [*cast.proxies[::-1], cast.alice], origin=cast.bob.id)
@@ -80,7 +80,7 @@ def test_a_block_in_two_queries_serves_once() -> None:
     (block,) = done.head.reply_blocks
     again = replace(block, expiry=block.expiry + 3_600)
     with raises_code(ErrorCode.REPLAYED):
-        cast.bob.tunnel.reply(again, now_s=NOW_S)
+        cast.bob.codec.reply(again, now_s=NOW_S)
 
 
 def test_a_restart_opens_no_door(tmp_path: Path) -> None:
@@ -88,12 +88,12 @@ def test_a_restart_opens_no_door(tmp_path: Path) -> None:
     cast = cast_of(2)
     done = exchange(cast, ReplyMode.NONE, b"q", profile=SMALL)
     header = done.relayed.links[0][:HEADER]
-    ring, keys, table = cast.bob.tunnel.ring, tmp_path / "k", tmp_path / "t"
+    ring, keys, table = cast.bob.codec.ring, tmp_path / "k", tmp_path / "t"
     ring.keys.save(keys)
     crashed = KeyRing.resume(keys, table, ring.engine, now_s=NOW_S + 1)
     ring.stop(keys, table)
     clean = KeyRing.resume(keys, table, ring.engine, now_s=NOW_S + 1)
-    bob = make_peers(2)[1].tunnel
+    bob = make_peers(2)[1].codec
     for again, code in ((crashed, ErrorCode.BAD_HEADER), (clean, ErrorCode.REPLAYED)):
         bob.ring = again
         with raises_code(code):
@@ -102,13 +102,13 @@ def test_a_restart_opens_no_door(tmp_path: Path) -> None:
 
 def test_a_change_of_keys_opens_no_door() -> None:
     cast = cast_of(2, random_seed=5)
-    ring = cast.bob.tunnel.ring
+    ring = cast.bob.codec.ring
     ring.advance(NOW_S)
     late_s = NOW_S + EPOCH_S - 700  # the last minutes of the epoch
-    header = send(cast.alice.tunnel.query(cast.route, ReplyMode.NONE, SMALL, now_s=late_s).frame.layer, b"")[
+    header = send(cast.alice.codec.query(cast.route, ReplyMode.NONE, SMALL, now_s=late_s).frame.layer, b"")[
         :HEADER
     ]
-    cast.bob.tunnel.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=late_s)
+    cast.bob.codec.open_frame(header, SMALL, neighbour=cast.alice.id, now_s=late_s)
     ring.advance(late_s + 1_000)
     refused(cast.bob, header, cast.alice.id, late_s + 1_000, ErrorCode.REPLAYED)
     ring.advance(late_s + 1_000 + KEEP_PREVIOUS_S)

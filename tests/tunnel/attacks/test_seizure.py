@@ -24,7 +24,7 @@ HEADER = SMALL.geometry.header_bytes
 
 def all_keys(keys: NodeKeys) -> list[OpeningKey]:
     """What a seized node gives: each private key that it has, tried under every epoch that was recorded."""
-    engine = cast_of(2).bob.tunnel.engine
+    engine = cast_of(2).bob.codec.engine
     own = [key for key in (keys.onion, keys.previous, keys.next) if key is not None]
     privates = (
         [key.private for key in own] + [keys.identity, keys.link, keys.home] + [key.table for key in own]
@@ -37,7 +37,7 @@ def test_erased_keys_open_nothing_that_was_recorded(tmp_path: Path) -> None:
     cast = cast_of(4, random_seed=1)
     done = exchange(cast, ReplyMode.CACHED, b"secret" * 500, [b"answer" * 500], profile=SMALL)
     for number, peer in enumerate(cast.way):
-        ring, header = peer.tunnel.ring, done.relayed.links[number][:HEADER]
+        ring, header = peer.codec.ring, done.relayed.links[number][:HEADER]
         ring.advance(NOW_S)
         ring.keys.save(tmp_path / "k")
         # Seized at once: that node's slot opens, and no other's.
@@ -62,6 +62,6 @@ def test_a_seized_proxy_opens_no_content_even_at_once() -> None:
     for peer, opened in zip(cast.proxies, done.relayed.proxied, strict=True):
         for link in done.relayed.links:
             slot = Slot(opened.slot.command, opened.slot.expiry, opened.slot.seed)
-            content, error = receive(peer.tunnel.destination_reader(slot, SMALL), link[HEADER:])
+            content, error = receive(peer.codec.destination_reader(slot, SMALL), link[HEADER:])
             assert isinstance(error, AuthenticationError)
             assert content == b""

@@ -35,7 +35,7 @@ def onward(done: Exchange, chunks: list[bytes], link: int) -> list[list[bytes]]:
     found = [chunks]
     cast = cast_of(PROXIES + 2)
     for peer, opened in list(zip(cast.proxies, done.relayed.proxied, strict=True))[link:]:
-        forward, _ = peer.tunnel.relay_layers(opened.slot, profile)
+        forward, _ = peer.codec.relay_layers(opened.slot, profile)
         out = []
         for number, chunk in enumerate(found[-1]):
             work = bytearray(chunk)
@@ -52,7 +52,7 @@ def on_link(done: Exchange, link: int) -> list[bytes]:
 
 def at_bob(done: Exchange, chunks: list[bytes]) -> tuple[bytes, LayerError | None]:
     cast = cast_of(PROXIES + 2)
-    reader = cast.bob.tunnel.destination_reader(done.relayed.opened.slot, done.query.frame.profile)
+    reader = cast.bob.codec.destination_reader(done.relayed.opened.slot, done.query.frame.profile)
     return receive(reader, b"".join(chunks))
 
 
@@ -100,7 +100,7 @@ def test_a_flipped_bit_of_a_cached_reply(profile: Profile, link: int, data: st.D
     if link < PROXIES:
         right = chunks_of(links[-1], profile)
         assert is_noise(chunks_of(body, profile)[number], right[number])
-    content, error = receive(cast.alice.tunnel.backward_reader(done.query.circuit), body)
+    content, error = receive(cast.alice.codec.backward_reader(done.query.circuit), body)
     assert isinstance(error, AuthenticationError)
     assert CONTENT.startswith(content)
 
@@ -150,7 +150,7 @@ def test_chunks_added(link: int) -> None:
     chunks = on_link(done, link)
     for extra in (chunks[0], bytes(len(chunks[0])), random.Random(1).randbytes(len(chunks[0]))):
         body = b"".join(onward(done, [*chunks, extra], link)[-1])
-        reader = cast_of(PROXIES + 2).bob.tunnel.destination_reader(done.relayed.opened.slot, SMALL)
+        reader = cast_of(PROXIES + 2).bob.codec.destination_reader(done.relayed.opened.slot, SMALL)
         with pytest.raises(AssertionError, match="bytes after the message"):
             receive(reader, body)
         # In the middle it is one chunk moved on: refused as any other.
