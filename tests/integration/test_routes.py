@@ -89,7 +89,7 @@ def test_a_dead_hop_of_the_way_back_is_named_and_gone_around(
     assert failure.code is ErrorCode.NEXT_REFUSED
     assert net[DEAD].id in failure.blamed
     assert net[DEAD].id.hex()[:8] in str(failure)
-    assert "of the way back" in str(failure)
+    assert "of the reply path" in str(failure)
     assert net[DEAD].id in net[0].peers.backed_off()
 
 
