@@ -205,7 +205,6 @@ if HAS_EPOLL:
             self._by_fd[fd] = descriptor
 
         def unregister(self, descriptor: FileDescriptor) -> None:
-            """See `Poller`."""
             fd = descriptor.fileno()
             if self._by_fd.get(fd) is not descriptor:
                 return
@@ -228,7 +227,6 @@ if HAS_EPOLL:
             return True
 
         def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
-            """See `Poller`."""
             by_fd = self._by_fd
             for fd, events in self._epoll.poll(timeout_s, _EVENTS_PER_POLL):
                 try:
@@ -258,11 +256,9 @@ if HAS_EPOLL:
                         ready.append(task)
 
         def fileno(self) -> int:
-            """See `Poller`."""
             return self._epoll.fileno()
 
         def close(self) -> None:
-            """See `Poller`."""
             super().close()
             self._epoll.close()
 
@@ -299,7 +295,6 @@ class SelectorPoller(Poller):
         self._by_fd[fd] = descriptor
 
     def unregister(self, descriptor: FileDescriptor) -> None:
-        """See `Poller`."""
         fd = descriptor.fileno()
         if self._by_fd.get(fd) is descriptor:
             del self._by_fd[fd]
@@ -331,12 +326,10 @@ class SelectorPoller(Poller):
             raise Closed(f"descriptor {fd} cannot be waited on: {error}") from error
 
     def watch(self, descriptor: FileDescriptor) -> None:
-        """See `Poller`."""
         fd = descriptor.fileno()
         self._ask(fd, self._interest.get(fd, 0) | selectors.EVENT_READ)
 
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
-        """See `Poller`."""
         try:
             events_by_key = self._selector.select(timeout_s)
         except (OSError, ValueError):
@@ -421,7 +414,6 @@ class SelectorPoller(Poller):
         return number
 
     def close(self) -> None:
-        """See `Poller`."""
         super().close()
         self._interest.clear()
         self._identity.clear()

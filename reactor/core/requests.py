@@ -196,7 +196,6 @@ class Yield(Request):
     __slots__ = ()
 
     def begin(self, task: Task[Any]) -> object:
-        """See `Request`."""
         task.runner.ready.append(task)
         return PARKED
 
@@ -210,7 +209,6 @@ class CurrentTask(Request):
     __slots__ = ()
 
     def begin(self, task: Task[Any]) -> object:
-        """See `Request`."""
         return task
 
 
@@ -220,7 +218,6 @@ class CurrentTime(Request):
     __slots__ = ()
 
     def begin(self, task: Task[Any]) -> object:
-        """See `Request`."""
         return task.runner.now()
 
 

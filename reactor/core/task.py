@@ -395,7 +395,6 @@ class Task(Handle[T]):
             self.pending.append(error)
 
     def unyield(self) -> bool:
-        """See `Handle`."""
         wait = self.wait
         if wait is None or not getattr(wait, "may_end_early", False):
             return False
@@ -404,7 +403,6 @@ class Task(Handle[T]):
         return True
 
     def make_claim(self) -> Claim:
-        """See `Waiter`."""
         return Claim()
 
     def take_back(self, error: BaseException) -> None:

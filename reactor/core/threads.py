@@ -296,7 +296,6 @@ class ServiceFuture(Future[T]):
         answer_at_fork(self)
 
     def leave_to_parent(self, error: Forked) -> None:
-        """See `FromThread`."""
         # Another thread of the parent may have held the lock. Waiters and callbacks are the parent's.
         self._condition = threading.Condition()
         self._waiters = []

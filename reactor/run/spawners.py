@@ -193,7 +193,6 @@ class ProxyHandle(Handle[T]):
         return self._post(self._unyield, task)
 
     def add_done_callback(self, function: Callable[[Handle[T]], object]) -> None:
-        """See `Handle`."""
         with self._lock:
             if not self.is_finished:
                 super().add_watcher(function)
@@ -215,7 +214,7 @@ class ProxyHandle(Handle[T]):
         return PARKED
 
     def forget(self, waiter: CrossThreadWait) -> None:
-        """See `WaitQueue`."""
+        """Remove a waiter, from any thread, if it is still there."""
         with self._lock:
             if waiter in self._crossings:
                 self._crossings.remove(waiter)
@@ -224,7 +223,6 @@ class ProxyHandle(Handle[T]):
 
     @property
     def is_watched(self) -> bool:
-        """See `Handle`."""
         return bool(self._crossings) or super().is_watched
 
     def bind(self, task: Task[T]) -> None:
@@ -251,7 +249,6 @@ class ProxyHandle(Handle[T]):
         super().settle(result, error)
 
     def leave_to_parent(self, error: Forked) -> None:
-        """See `FromThread`."""
         self._lock = threading.Lock()  # another thread of the parent may have held it
         if self.is_finished:
             return

@@ -82,7 +82,6 @@ class SendItem(Request):
         self.task: Waiter | None = None
 
     def begin(self, task: Waiter) -> object:
-        """See `Request`."""
         self.task = task
         self._channel._senders.append(self)
         task.wait = self
@@ -311,7 +310,6 @@ class ThreadWaiter:
         self._gate.acquire()
 
     def claim(self) -> bool:
-        """See `CrossThreadWait`."""
         return self._claim.take(None)
 
     def deliver(self, value: Any, error: BaseException | None = None) -> bool:
@@ -395,7 +393,6 @@ class SharedChannel(Channel[T]):
 
     @reminded
     def send(self, reminder: Reminder, item: T) -> Service[None]:
-        """See `Channel`."""
         settle(reminder)
         del reminder
         # A request even when there is room: so the loop lets other services run from time to time.
@@ -403,7 +400,6 @@ class SharedChannel(Channel[T]):
 
     @reminded
     def receive(self, reminder: Reminder) -> Service[T]:
-        """See `Channel`."""
         settle(reminder)
         del reminder
         return cast(T, (yield self.receiving))
@@ -481,7 +477,7 @@ class SharedChannel(Channel[T]):
             sender.deliver(None, self._closed_before_taken())
 
     def forget(self, waiter: CrossThreadWait | ThreadWaiter) -> None:
-        """See `WaitQueue`."""
+        """Remove a waiter, from any thread, if it is still there."""
         with self._lock:
             for queue in (self._receivers, self._senders):
                 if waiter in queue:
