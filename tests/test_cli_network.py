@@ -351,6 +351,20 @@ def test_peers_says_why_none_can_be_used(tmp_path: Path, capsys: pytest.CaptureF
     assert err.startswith("error: no peers are known\nhint: ")
 
 
+def test_a_node_that_does_not_start_is_named_with_its_own_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "net"
+    assert main(["network", str(folder), "--nodes", "2"]) == 0
+    (folder / "node-1" / "state" / "keys").unlink()
+    capsys.readouterr()
+    assert main(["up", str(folder)]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: node-1 has ended with status 2; its log says: there is no key file ")
+    assert hint.startswith("hint: make one with: mtun keygen ")
+    assert hint.endswith(f"; the log is {folder / 'node-1' / 'log'}")
+
+
 def test_ctrl_c_before_a_network_is_ready_is_an_interrupted_command(
     net: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

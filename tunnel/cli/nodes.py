@@ -243,7 +243,7 @@ class _Network:
             for number, node in enumerate(self._nodes, start=1):
                 yield node.is_settled
                 if node.ready is None:
-                    raise LocalTunnelError(self._epitaph(node))
+                    raise self._failure(node)
                 self._bar.update(number)
 
         try:
@@ -276,10 +276,23 @@ class _Network:
         complain(f"error: {self._epitaph(node)}")
         complain(f"hint: start it again with: mtun node --config {node.config}")
 
-    def _epitaph(self, node: ChildNode) -> str:
+    @staticmethod
+    def _epitaph(node: ChildNode) -> str:
         tail = node.log_tail()
         end = f"; its log {node.log} ends:\n{tail}" if tail else f"; its log {node.log} is empty"
         return f"{node.name} has ended with status {node.status}{end}"
+
+    @staticmethod
+    def _failure(node: ChildNode) -> LocalTunnelError:
+        """Why a node has not started, in one line: its own error, or the last line of a traceback."""
+        lines = node.log_tail().splitlines() or ["nothing"]
+        reason = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+        failure = LocalTunnelError(
+            f"{node.name} has ended with status {node.status}; its log says: {reason.removeprefix('error: ')}"
+        )
+        advice = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+        failure.add_note("; ".join([*advice[-1:], f"the log is {node.log}"]))
+        return failure
 
     def _stop(self, scope: Scope) -> Service[None]:
         self._is_stopping = True
