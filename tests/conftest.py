@@ -68,6 +68,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if " at 0x" in item.name:
+            raise pytest.UsageError(f"{item.nodeid}: an address in an id differs in each process: give ids")
     if config.getoption("--run-slow"):
         return
     if not config.getoption("--full"):

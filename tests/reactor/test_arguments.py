@@ -58,7 +58,7 @@ TAKERS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.filterwarnings("ignore:the call of forever")
-@pytest.mark.parametrize("given", [1.5, object(), [1], Channel], ids=str)
+@pytest.mark.parametrize("given", [1.5, object(), [1], Channel], ids=lambda given: type(given).__name__)
 @pytest.mark.parametrize("text", TAKERS)
 def test_a_wrong_type_is_named(text: str, given: Any) -> None:
     with pytest.raises(TypeError, match=re.escape(text)) as caught:
