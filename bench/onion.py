@@ -3,8 +3,8 @@
 Each case is one call, timed in microseconds of processor time and divided by the number of calls:
 
 * `header build`: Alice seals n + 1 slots. `header open`: one hop opens one and makes the next header, its
-  replay table included. `reply block`: Alice seals n + 1 slots for the way back.
-* `query, with reply block`: all of what `Tunnel.query` does in mode `route`.
+  replay table included. `reply block`: Alice seals n + 1 slots for the reply path.
+* `query, with reply block`: all of what `OnionCodec.query` does in mode `route`.
 * `n layers`: one chunk through the layers that Alice applies, in both suites and both of the large chunk
   lengths; n = 1 is what it costs a proxy.
 * `status originate`, `wrap`, `read`: by the node where the frame ended, each hop on the way, and Alice.

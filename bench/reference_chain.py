@@ -10,7 +10,7 @@ handling.
 A batch of records, 64 KiB or one record if that is more, is received with one `recv_into` and sent with one
 `sendall`. At the end one byte comes back, as the FIN does in the tunnel: all has arrived.
 
-In mode `route` the chain continues behind Bob, with processes for the way back. So Alice and the proxies are
+In mode `route` the chain continues behind Bob, with processes for the reply path. So Alice and proxies are
 two processes each, and what both use is added up.
 
     with ReferenceChain(3, engine="openssl") as chain:
@@ -155,7 +155,7 @@ class _Station:
         elif role is Role.PROXY:
             steps.append(self._layer(index, is_encrypting=False))
         elif role is Role.HOME:
-            # The proxies of the way back follow Bob: the last one's layer comes off first.
+            # The proxies of the reply path follow Bob: the last one's layer comes off first.
             for hop in range(2 * proxies + 1, proxies + 1, -1):
                 steps.append(self._layer(hop, is_encrypting=True))
             steps += [self._open_content("reply"), self._take]
@@ -345,7 +345,7 @@ class ReferenceChain:
                 )
         cpu_s = [result["cpu_s"] for result in results]
         bob = self._proxies + 1
-        # On the way back the first process after Bob is the last proxy, and the last one is Alice.
+        # On the reply path the first process after Bob is the last proxy, and the last one is Alice.
         for index in range(bob + 1, len(cpu_s)):
             cpu_s[2 * bob - index] += cpu_s[index]
         return ChainRun(content_bytes, results[0]["seconds"], tuple(cpu_s[: bob + 1]))

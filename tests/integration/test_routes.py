@@ -371,7 +371,7 @@ def test_the_default_of_all_calls_is_the_nodes_limit() -> None:
 def test_a_way_back_has_no_fewer_proxies_either() -> None:
     with LocalNetwork(peers=2) as net:
         # Bob's own route to Alice, of `answer_hops` proxies: one.
-        with pytest.raises(QueryFailed, match="the way back needs 1 proxies, and this node has 0"):
+        with pytest.raises(QueryFailed, match="the reply path needs 1 proxies, and this node has 0"):
             net[0].query(net[1].id, b"x", hops=0, mode=ReplyMode.KNOWN_DEST).result(PATIENCE_S)
         with pytest.raises(BadRoute):
             net[0].query(net[1].id, b"x", hops=1, mode=ReplyMode.OTHER_ROUTE)

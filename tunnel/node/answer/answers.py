@@ -1,7 +1,7 @@
-"""Bob's side of a query: the inner service reads it and writes the answer along the way back in its head.
+"""Bob's side of a query: the inner service reads it and writes the answer along the reply path in its head.
 
 The way back is opened with the first byte of the answer, or at its end. Until Alice has the answer, the
-query's own streams stay open to carry failures of the way back to her, but only for half of the time after
+query's own streams stay open to carry failures of the reply path to her, but only for half of the time after
 which proxies would close them as idle.
 
 A query may carry several reply blocks, one for each reply. Replies are sent one after the other, each after
@@ -43,8 +43,8 @@ class IncomingQuery:
     Attributes:
         slot: of this node, from the header.
         frame: reads the content.
-        head: the reply mode and the way back.
-        moving: streams of this exchange, for the idle watch; the way back is added.
+        head: the reply mode and the reply path.
+        moving: streams of this exchange, for the idle watch; the reply path is added.
     """
 
     def __init__(self, stream: Stream, slot: Slot, frame: FrameReader, head: MessageHead) -> None:
@@ -144,7 +144,7 @@ def _hand_on(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Serv
         return False
     chunk = seal_status_chunk(status, query.slot.seed, geometry, node.engine, number=replies.number)
     write = WriteYield(stream).write_all(chunk)
-    yield from with_timeout(node.limits.idle_s, write, "the link did not take the status of the way back")
+    yield from with_timeout(node.limits.idle_s, write, "the link did not take the status of the reply path")
     return True
 
 
@@ -162,7 +162,7 @@ def _wait_heard(node: NodeContext, query: IncomingQuery) -> Service[None]:
 
 
 def _announce_failure(reply: _Replies) -> Service[None]:
-    """Open the way back, so that the reset has a stream to travel on; a failure to open it is ignored."""
+    """Open the reply path, so that the reset has a stream to travel on; a failure to open it is ignored."""
     try:
         yield from reply.open()
     except PeerError as error:
@@ -183,7 +183,7 @@ class _Query:
 
 
 class _Replies:
-    """`tunnel.services.Reply` along the query's ways back, one after the other.
+    """`tunnel.services.Reply` along the query's reply paths, one after the other.
 
     Attributes:
         number: of the current reply and its reply block, from 0.
@@ -212,7 +212,7 @@ class _Replies:
         return self._writer.stream.status if self._writer is not None and self._row.reply_blocks else None
 
     def open(self) -> Service[None]:
-        """Open the way back, before anything is written."""
+        """Open the reply path, before anything is written."""
         if self.is_possible:
             yield from self._start()
 
@@ -258,7 +258,7 @@ class _Replies:
         self._has_ended = False
 
     def finish(self) -> Service[None]:
-        """End the answer and wait until Alice has it. Raises PeerError: a hop of the way back failed."""
+        """End the answer and wait until Alice has it. Raises PeerError: a hop of the reply path failed."""
         while self.remaining:
             yield from self.next()
         if self.is_possible:
@@ -347,6 +347,6 @@ def _reply_failure(reason: TunnelError) -> PeerError:
     code = getattr(reason, "code", ErrorCode.INTERNAL)
     if isinstance(reason, BadRoute) and reason.hops is not None:
         return PeerError(
-            f"the way back needs {reason.hops} proxies, and this node has {reason.available} for it", code
+            f"the reply path needs {reason.hops} proxies, and this node has {reason.available} for it", code
         )
-    return PeerError(f"the way back failed: {code.name}", code)
+    return PeerError(f"the reply path failed: {code.name}", code)

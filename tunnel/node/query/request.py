@@ -77,7 +77,7 @@ class WayOptions(TypedDict, total=False):
         mode: the reply mode; by default `route`.
         error_mode: how failures are reported: `status` (the default) includes the place, `xor` uses the
             original's codes, `none` reports nothing.
-        reply_route: modes `other-route` and `reply-on-reply`: the way back, ending at this node; by default
+        reply_route: modes `other-route` and `reply-on-reply`: the reply path, ending at this node; by default
             as many other proxies, drawn at random (the reverse of the route for `reply-on-reply`).
         profile: a profile or its name ("bulk-hctr"); by default the best one that all nodes of the routes
             offer: `bulk` from 1 MiB on, else `default`, or `long` if the route needs it; suite 1 if all nodes

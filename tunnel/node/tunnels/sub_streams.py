@@ -87,7 +87,7 @@ def _wait_ended(core: SubStream[Signal]) -> Service[None]:
 
 
 class _StreamReply:
-    """`Reply` as the way back of a sub-stream."""
+    """`Reply` that writes to a sub-stream."""
 
     is_possible = True
     remaining = 0  # a sub-stream has one way back
