@@ -252,18 +252,8 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_progress_bar_on_a_terminal() -> None:
     """A real terminal, and enough content to take longer than a second."""
     master, slave = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "tunnel",
-        "demo",
-        "--peers",
-        "4",
-        "--size",
-        "16MiB",
-        "--engine",
-        "pycryptodome",
-    ]
+    options = ["--peers", "4", "--size", "8MiB", "--engine", "pycryptodome"]
+    command = [sys.executable, "-m", "tunnel", "demo", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
     shown = b""

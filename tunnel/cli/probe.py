@@ -73,6 +73,7 @@ example:
   mtun route 4307b306 --peers peers.txt --dry-run      draw it only
 """
 _NO_PEERS = "put files that nodes publish ([peers] publish) into the peers folder"
+_WRONG_TIME = "their keys are for another time: do the nodes run, and is the clock of this machine right?"
 _MOST_BYTES = 1 << 20
 
 
@@ -133,7 +134,7 @@ def run_peers(options: argparse.Namespace) -> int:
             say(table(["name", "id", "address", "usable", "expires in"], rows))
     if not is_usable:
         complain("error: no peer can be used now" if peers else "error: no peers are known")
-        complain(f"hint: {'their keys or descriptors are of another time' if peers else _NO_PEERS}")
+        complain(f"hint: {_WRONG_TIME if peers else _NO_PEERS}")
     return 0 if is_usable else 1
 
 
