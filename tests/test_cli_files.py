@@ -98,6 +98,13 @@ def test_a_file_keeps_its_name_there_and_back(served: Served, capsys: pytest.Cap
     assert len(listed.splitlines()) == 4
 
 
+def test_a_node_without_files_is_named(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert served.get() == 0
+    assert capsys.readouterr() == ("", f"{served.id[:8]} has no files\n")
+    assert served.get("--json") == 0
+    assert json.loads(capsys.readouterr().out)["files"] == []
+
+
 def test_a_name_that_cannot_be_sent_comes_with_one_that_can(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -265,13 +265,17 @@ def _list(options: argparse.Namespace) -> int:
     with Client(options) as client:
         destination, hops = _destination(client, options, None), client.hops()
         listing = list_files(client.node, destination, service=_SERVICE, retries=options.retries, hops=hops)
-        with _in_words(client.names.name(destination), "list", ""):
+        name = client.names.name(destination)
+        with _in_words(name, "list", ""):
             entries = wait(listing, options.timeout)
     if options.json:
-        listed = [{"name": e.name, "size": e.size} for e in entries]
+        listed = [{"name": entry.name, "size": entry.size} for entry in entries]
         say_json(True, {"hops": hops, "files": listed}, indent=1)
-    for entry in () if options.json else entries:
+        return 0
+    for entry in entries:
         say(f"{entry.size:>14,}  {entry.name}")
+    if not entries:
+        complain(f"{name} has no files")
     return 0
 
 
