@@ -238,6 +238,6 @@ def test_a_reply_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> N
             yield from reply.write(bytes(100_000))
 
     with LocalNetwork(peers=3, service=endless, limits=LIMITS) as net:
-        with pytest.raises(TunnelError, match="longer than what is kept without a sink"):
+        with pytest.raises(TunnelError, match="give the query a sink"):
             net[0].query(net[2].id, b"", hops=1).result(PATIENCE_S)
         wait_until_idle(net)

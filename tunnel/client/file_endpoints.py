@@ -1,4 +1,7 @@
-"""Where the files of this side come from and go to: a path or an open file. All of it blocks, for threads."""
+"""The local end of a file transfer: a source to send, a target to fetch to. Each is a path or an open file.
+
+Everything here blocks; run it in a thread.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,22 @@ from tunnel.services.partial_file import BLOCK_BYTES, PartialFile, ThreadFile
 
 __all__ = ["FileTarget", "ObjectTarget", "PathTarget", "SourceFile", "resumable_bytes"]
 
-_MOST_STEM_BYTES: Final = 180  # 71 come before and behind it, and a name has at most 255
+_MOST_STEM_BYTES: Final = 180  # the rest of a part's name is 71 bytes, and a name has at most 255
 _LOCK_WAIT_S: Final = 1.0
-"""A transfer that was cancelled holds its part until the thread that writes is done."""
+"""A cancelled transfer holds its part until the thread that writes is done."""
 
 
 class SourceFile:
-    """A file to be stored elsewhere: exactly the bytes that it had when it was opened.
+    """A file to send: exactly the bytes that it had when it was opened.
 
     Args:
-        source: a path, or a binary file that can be read from any place.
+        source: a path, or a binary file that can seek.
     Attributes:
-        size: its bytes. digest: its SHA-256, once `prepare` has returned True.
+        size: in bytes. digest: SHA-256, once `prepare` has returned True.
     Raises, from each method:
         FileChanged: it grew, was cut, rewritten or replaced since it was opened. LocalTunnelError: the path
-        is no regular file; its size cannot be known before it is read; a file object without `seek`, or one
-        that does not block. TypeError: neither a path nor a file. OSError: it cannot be read.
+        is not a regular file; its size is unknown before it is read; the file object cannot seek, or is
+        non-blocking. TypeError: neither a path nor a file. OSError: it cannot be read.
     """
 
     def __init__(self, source: str | Path | BinaryIO) -> None:
@@ -61,7 +64,7 @@ class SourceFile:
             if not source.seekable():
                 raise LocalTunnelError("a file to be stored is read twice: give one that can seek, or a path")
             self._object = source
-            self.size = source.seek(0, os.SEEK_END)  # also writes what a writable file still holds
+            self.size = source.seek(0, os.SEEK_END)  # also writes what a writable file has buffered
             self._before = regular_status(source)
 
     @property
@@ -69,17 +72,17 @@ class SourceFile:
         return self._sha256.digest()
 
     def prepare(self) -> bool:
-        """Hash a part of it; again until True."""
+        """Hash one block. Call it until it returns True."""
         return self._hash_into(self._sha256)
 
     def start(self, offset: int) -> None:
-        """Read from here on."""
+        """Set the place of the next `read`."""
         self._place = offset
 
     def verifier(self) -> Callable[[], bool]:
-        """A step like `prepare`: hashes once more, and raises FileChanged where that gives another digest.
+        """A step like `prepare`: hashes the file again, and raises FileChanged if the digest differs.
 
-        It finds the changes that leave no trace in size and time.
+        It finds changes that size and time do not show.
         """
         sha256 = hashlib.sha256()
         self._place = 0
@@ -87,13 +90,13 @@ class SourceFile:
         def verify() -> bool:
             is_done = self._hash_into(sha256)
             if is_done and sha256.digest() != self.digest:
-                raise self._changed("its content is another one now")
+                raise self._changed("its content is different now")
             return is_done
 
         return verify
 
     def read(self, limit_bytes: int) -> bytes:
-        """The next bytes; b"" at the end of what was there when it was opened."""
+        """The next bytes; b"" at the size that the file had when it was opened."""
         limit_bytes = min(limit_bytes, self.size - self._place)
         data = self._read(limit_bytes)
         if limit_bytes and not data:
@@ -102,7 +105,7 @@ class SourceFile:
         return data
 
     def close(self) -> None:
-        """Close what was opened here. Never waits."""
+        """Close the file if it was opened here. Never waits."""
         if self._file is not None:
             self._file.close()
 
@@ -136,7 +139,7 @@ class SourceFile:
             try:
                 named = os.stat(self._path)
             except OSError:
-                return  # removed: what was opened is whole all the same
+                return  # removed: the open file is still complete
             if not os.path.samestat(named, before):
                 raise self._changed("another file has its name now")
 
@@ -155,7 +158,7 @@ class SourceFile:
 
 
 def _has_content(fd: int) -> bool:
-    """Whether a file that says it is empty has bytes all the same."""
+    """Whether a file of size 0 has content."""
     try:
         return bool(os.pread(fd, 4096, 0))
     except BlockingIOError:
@@ -166,57 +169,56 @@ class FileTarget(Protocol):
     """Where a fetched file goes. Each method raises OSError.
 
     Attributes:
-        version: the digest of the file that what is here is a part of; None: not known.
+        version: digest of the whole file of which a part is here; None: unknown.
     """
 
     version: bytes | None
 
     @property
     def size(self) -> int:
-        """What is here, in bytes."""
+        """Bytes that are here."""
         ...
 
     def prepare(self) -> bool:
-        """Hash a part of what an earlier run has left; again until True."""
+        """Hash one block of an earlier transfer's part. Call it until it returns True."""
         ...
 
     def restart(self, version: bytes) -> None:
-        """Begin anew, with this version of the file."""
+        """Start again from the beginning, with this version of the file."""
         ...
 
     def write(self, data: bytes) -> None: ...
 
     @property
     def digest(self) -> bytes:
-        """Of what is here."""
+        """SHA-256 of the bytes that are here."""
         ...
 
     def commit(self) -> None:
-        """It is whole, and the digest fits."""
+        """Finish: the file is complete, and its digest is right."""
         ...
 
     def close(self) -> None:
-        """Stop; what is here may be resumed. Never waits."""
+        """Stop; the part can be resumed. Never waits."""
         ...
 
 
 def _stem(name: str) -> str:
-    """What the name of a part begins with: a long name and a digest together are too long for one."""
+    """The start of a part's name; a long name is replaced by its hash, to leave room for the digest."""
     encoded = os.fsencode(name)
     return name if len(encoded) <= _MOST_STEM_BYTES else hashlib.sha256(encoded).hexdigest()
 
 
 class PathTarget:
-    """A path. What is not whole is `.<name>.<digest>.part` beside it, and is resumed another time.
+    """A path. An incomplete file is `.<name>.<digest>.part` beside it; the next transfer resumes it.
 
-    All that can be known before the transfer is found out here: whether the folder is there and takes a file
-    of this name, and whether something has the name already. One transfer at a time writes to a path: the
-    part is locked. A file gets the mode that programs give to new ones, 0666 less the umask, or that of the
-    file which it replaces.
+    Fails before the transfer if the folder does not exist or does not accept the name, or if the path exists.
+    A lock on the part lets one transfer at a time write to a path. The file gets mode 0666 less the umask, or
+    the mode of the file that it replaces.
 
     Raises:
-        LocalTunnelError: something is there, and is not to be replaced, or is no regular file; another
-        transfer writes to it. OSError: the folder is not there, cannot be written, or does not take the name.
+        LocalTunnelError: the path exists and must not be replaced, or is not a regular file; another transfer
+        writes to it. OSError: the folder does not exist, is not writable, or does not accept the name.
     """
 
     def __init__(self, path: Path, *, replace: bool) -> None:
@@ -231,7 +233,6 @@ class PathTarget:
         self._replace = replace
         self._mode = self._check_target()
         self.version: bytes | None = None
-        self._part: PartialFile | None = None
         self._left_bytes = 0
         if parts := _parts(path):
             self.version = parts[0][0]
@@ -240,49 +241,43 @@ class PathTarget:
             with contextlib.suppress(OSError):
                 os.unlink(self._part_path(NO_DIGEST))  # a killed process left it
         else:
-            # The digest of the file is not known yet: this shows what the folder takes, and holds the lock.
+            # The digest is not known yet. This part shows that the folder accepts the name, and is the lock.
             self._part = self._open(NO_DIGEST)
 
     @property
     def size(self) -> int:
-        return 0 if self._part is None else self._part.size
+        return self._part.size
 
     @property
     def digest(self) -> bytes:
-        assert self._part is not None
         return self._part.digest
 
     def prepare(self) -> bool:
-        return self._part is None or self._part.rehash(self._left_bytes)
+        return self._part.rehash(self._left_bytes)
 
     def restart(self, version: bytes) -> None:
         before = self._part
-        if before is not None and version == self.version:
-            before.discard()  # its lock would be in the way
+        if version == self.version:
+            before.discard()  # it has the name and the lock of the new part
         self._part = self._open(version)
         self.version = version
         self._left_bytes = 0
-        if before is not None:
-            before.discard()
+        before.discard()
 
     def write(self, data: bytes) -> None:
-        assert self._part is not None
         self._part.write(data)
 
     def commit(self) -> None:
-        assert self._part is not None
         self._part.commit(self._path, replace=self._replace, mode=self._mode)
 
     def close(self) -> None:
-        if self._part is None:
-            return
         if self.version is None or not (self._part.size or self._left_bytes):
-            self._part.discard()  # nothing has come
+            self._part.discard()  # nothing was received
         else:
             self._part.close()
 
     def _check_target(self) -> int | None:
-        """Returns the mode of the file that is to be replaced."""
+        """Check that the path can be written. Returns the mode of the file that will be replaced, if any."""
         try:
             found = os.lstat(self._path)
         except FileNotFoundError:
@@ -291,10 +286,10 @@ class PathTarget:
             raise LocalTunnelError(f"{str(self._path)!r} exists; choose another name, or have it replaced")
         if stat.S_ISLNK(found.st_mode):
             return None
-        # A rename would put a file in the place of a device, for every program of the machine.
+        # A rename would replace a device by a file, for every program of the machine.
         if not stat.S_ISREG(found.st_mode):
             raise LocalTunnelError(
-                f"{str(self._path)!r} is {kind_of(found.st_mode)}, no regular file, and is not replaced; "
+                f"{str(self._path)!r} is {kind_of(found.st_mode)}, not a regular file, and is not replaced; "
                 "choose another name"
             )
         return found.st_mode & 0o777
@@ -322,20 +317,20 @@ class PathTarget:
 
 
 def resumable_bytes(path: Path) -> int:
-    """How much of a file for `path` an interrupted `get` has left beside it, in bytes. Raises OSError."""
+    """Bytes that an interrupted `get` to `path` has left beside it. Raises OSError."""
     return max((size for _, size in _parts(path)), default=0)
 
 
 def _parts(path: Path) -> list[tuple[bytes, int]]:
-    """Digest and bytes of what interrupted transfers to a path have left, the newest first.
+    """Digest and size of each part that interrupted transfers to a path have left, newest first.
 
-    Raises OSError: the folder is not there.
+    Raises OSError: the folder does not exist.
     """
     pattern = re.compile(re.escape(f".{_stem(path.name)}.") + r"([0-9a-f]{64})\.part")
     try:
         names = os.listdir(path.parent)
     except PermissionError:
-        return []  # a folder may take files and not show them
+        return []  # a folder may accept files and not list them
     found = []
     for name in names:
         if (match := pattern.fullmatch(name)) and (version := bytes.fromhex(match[1])) != NO_DIGEST:
@@ -346,9 +341,8 @@ def _parts(path: Path) -> list[tuple[bytes, int]]:
 
 
 class ObjectTarget:
-    """An open binary file, written from where it stands; resumed within one call. It cannot begin anew once
-    bytes
-    are in it."""
+    """An open binary file, written from its current place. It resumes within one call, and cannot start again
+    once bytes were written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.size = 0
@@ -366,8 +360,8 @@ class ObjectTarget:
     def restart(self, version: bytes) -> None:
         if self.size:
             raise LocalTunnelError(
-                "the file has changed at the other end, and what was written of it cannot be taken back: "
-                "begin anew, or fetch it to a path"
+                "the file has changed at the other end, and the bytes already written cannot be removed: "
+                "start again, or fetch it to a path"
             )
         self.version = version
 
@@ -376,7 +370,7 @@ class ObjectTarget:
         while view:
             taken = self._file.write(view)
             if not taken:
-                raise OSError("the file to write to takes no more")
+                raise OSError("the file to write to accepts no more bytes")
             self._sha256.update(view[:taken])
             self.size += taken
             view = view[taken:]

@@ -62,10 +62,9 @@ FileProgress = Callable[[int, int], None]
 _MOST_ENTRIES: Final = 100_000
 """Limit of a list, some 20 MB: the other node decides its length."""
 MOST_BYTES: Final = 1 << 34
-"""Default limit of a fetched file, 16 GiB: no node can fill the disk here.
-"""
+"""Default limit of a fetched file, 16 GiB: no node can fill the disk here."""
 
-# Three of them are longer than the other end needs to detect a stalled upload.
+# Three pauses are longer than the other end needs to detect a stalled upload.
 _BUSY_PAUSE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.05
 _MOST_PAUSE_S: Final = 2.0
@@ -109,10 +108,9 @@ class FilesClient:
         service: name of the files service, if the node offers several services (`tunnel.services.Services`).
         retries: attempts after the first.
         options: of each query; `timeout_s` limits each attempt.
-    Raises, from each method: FilesError: the other end refused; `status` says why. QueryFailed: the last
-    attempt
-        did not come through, or what answers there is no files service. LocalTunnelError: a wrong argument.
-        OSError: the disk here.
+    Raises, from each method: FilesError: the other end refused; `status` is the reason. QueryFailed: the last
+        attempt failed, or the service there is not a files service. LocalTunnelError: a wrong argument.
+        OSError: the local disk.
     """
 
     def __init__(
@@ -141,9 +139,9 @@ class FilesClient:
             name: under which it is stored; by default that of the path. See `tunnel.services.safe_name`.
         Raises:
             FileChanged: the source grew, was cut, rewritten or replaced meanwhile; it is not sent again.
-            LocalTunnelError: no name or an invalid one; a source that is no regular file, or whose size is
-            not known before it is read. Else as said at the class.
-        Cancellation: what was sent stays at the other end for a while, to be resumed.
+            LocalTunnelError: the name is missing or invalid; the source is not a regular file, or its size is
+            unknown before it is read. Others: see the class.
+        Cancellation: the part that was sent stays at the other end for a while, and can be resumed.
         """
         if name is None:
             if not isinstance(source, str | os.PathLike):
@@ -169,14 +167,14 @@ class FilesClient:
         """Fetch a file.
 
         Args:
-            target: a path, a folder (the file keeps its name), or a binary file to write to. A file that is
-                made has mode 0666 less the umask, one that is replaced keeps its mode.
-            replace: whether a path where something is may be replaced.
+            target: a path, a folder (the file keeps its name), or a binary file to write to. A new file has
+                mode 0666 less the umask; a replaced one keeps its mode.
+            replace: whether an existing path may be replaced.
             limit_bytes: a larger file is not fetched.
         Raises:
             LocalTunnelError: an invalid name; the path exists, or another transfer writes to it. OSError: the
-            path cannot be created. Both before anything is fetched. Else as said at the class.
-        Cancellation: at a path, what has come stays beside it, to be resumed.
+            path cannot be created. Both before anything is fetched. Others: see the class.
+        Cancellation: a part of the file stays beside a path, and can be resumed.
         """
         name = checked_file_name(name)
         with closing((yield RunInThread(_target, target, name, replace))) as file:
@@ -187,7 +185,7 @@ class FilesClient:
 
     @needs_yield_from
     def list_files(self) -> Service[list[FileEntry]]:
-        """The files that are there, by name."""
+        """The files of the other node, by name."""
         entries: list[FileEntry] = []
 
         def attempt() -> Service[None]:
@@ -209,14 +207,14 @@ class FilesClient:
     # For the three above.
 
     def _try(self, attempt: Callable[[], Service[None]]) -> Service[None]:
-        """Attempt until it succeeds, or fails for good."""
+        """Attempt until one succeeds or no other can."""
         for number in range(self._retries + 1):
             is_last = number == self._retries
             try:
                 yield from attempt()
                 return
             except MalformedMessage as error:
-                raise QueryFailed(f"what answers there is no files service: {error}", error.code) from error
+                raise QueryFailed(f"the service there is not a files service: {error}", error.code) from error
             except QueryFailed as error:
                 if is_last or error.code in _FINAL_CODES or isinstance(error, NodeStopped):
                     raise
@@ -226,7 +224,7 @@ class FilesClient:
                 if error.status is FileStatus.BUSY:
                     yield Sleep(_BUSY_PAUSE_S)
             except BadRoute:
-                # A node that left the directory after it was chosen.
+                # A chosen node has left the directory.
                 if is_last or self._options.get("route") is not None:
                     raise
             yield Sleep(min(_FIRST_PAUSE_S * 2**number, _MOST_PAUSE_S))
@@ -262,7 +260,7 @@ class FilesClient:
 
 
 class _Put:
-    """A file on its way out, over as many attempts as it takes."""
+    """A file that is sent, over one or more attempts."""
 
     def __init__(
         self, client: FilesClient, file: SourceFile, name: str, progress: FileProgress | None
@@ -291,13 +289,12 @@ class _Put:
                 _, head = yield from client._head(reply, request)
             except FilesError as error:
                 if error.status is FileStatus.DIGEST:
-                    # Either the other end held something else of it, and another attempt helps, or the file
-                    # has changed here and none does.
+                    # Another attempt helps if the other end held a wrong part; not if the file changed here.
                     yield from until_done(file.verifier())
                 raise
             yield from reply.result()
         if head.digest != file.digest or head.offset != file.size:
-            raise FilesError(f"put {self._name}: other content was confirmed", FileStatus.DIGEST)
+            raise FilesError(f"put {self._name}: the other end confirmed other content", FileStatus.DIGEST)
 
     def _next(self, place: list[int]) -> Service[bytes]:
         file = self._file
@@ -311,7 +308,7 @@ class _Put:
 
 
 class _Get:
-    """A file on its way in."""
+    """A file that is fetched, over one or more attempts."""
 
     def __init__(
         self,
@@ -347,7 +344,7 @@ class _Get:
                 text = f"get {self._name}: {head.size} bytes, the limit of this call is {self._limit_bytes}"
                 raise FilesError(text, FileStatus.SIZE)
             if head.offset != request.offset or version not in (None, head.digest):
-                raise MalformedMessage("the reply is of another part than was asked for")
+                raise MalformedMessage("the reply is another part of the file than requested")
             if version is None:
                 yield RunInThread(file.restart, head.digest)
                 self._must_restart = False
@@ -355,7 +352,9 @@ class _Get:
             yield from reply.result()
         if file.size != head.size or file.digest != head.digest:
             self._must_restart = True
-            raise FilesError(f"get {self._name}: the content is not what was announced", FileStatus.DIGEST)
+            raise FilesError(
+                f"get {self._name}: the content differs from the announced digest", FileStatus.DIGEST
+            )
         yield RunInThread(file.commit)
 
     def _receive(self, reader: PieceReader, head: FileReply) -> Service[None]:
@@ -364,7 +363,7 @@ class _Get:
         batch = reader.batches(BATCH_BYTES)
         while data := (yield from batch()):
             if file.size + len(data) > head.size:
-                raise MalformedMessage("more content than was announced")
+                raise MalformedMessage("more content than announced")
             self.received_bytes += len(data)
             yield RunInThread(file.write, data)
             report_progress(self._progress, file.size, head.size)

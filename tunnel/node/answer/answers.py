@@ -208,7 +208,7 @@ class _Replies:
 
     @property
     def status(self) -> bytes | None:
-        """What came back along a reply block's way."""
+        """The status of the reply path."""
         return self._writer.stream.status if self._writer is not None and self._row.reply_blocks else None
 
     def open(self) -> Service[None]:

@@ -221,7 +221,7 @@ def _home(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> 
 def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
     pending = node.pending.get(query_id)
     if pending is None or not pending.claim(number):
-        raise PeerError("a reply has come for a query that nobody waits for", ErrorCode.UNKNOWN_QUERY)
+        raise PeerError("a reply arrived for an unknown query", ErrorCode.UNKNOWN_QUERY)
     return pending
 
 

@@ -1,8 +1,8 @@
 """The kinds of content of a query, and a reader for each: a service that returns the next bytes.
 
 A regular file is read in the reactor's thread, up to the size that it had at the start. Anything that may
-block (a path, which must be opened; a pipe, a terminal, an iterator) is read by a thread of its own, a few
-pieces ahead at most. Bytes leave in whole chunks: for a conversation use an established tunnel.
+block (a path, which must be opened; a pipe, a terminal, an iterator) is read by a separate thread, at most a
+few pieces ahead. Bytes leave in whole chunks: for a conversation use an established tunnel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _READ_BYTES: Final = 64 * 1024
-# Pieces that the thread of an iterator is ahead: one in hand, one on its way.
+# Pieces that the thread of an iterator reads ahead.
 _AHEAD: Final = 2
 
 
@@ -45,31 +45,31 @@ Content: TypeAlias = (
     "bytes | bytearray | memoryview | Path | ReadableFile | Iterable[bytes] | Callable[[], Service[bytes]]"
     " | Prefixed"
 )
-"""Bytes, or any other contiguous buffer; the path of a regular file; a binary file; an iterator of bytes (run
-in a thread of its own: it may block); a function that is a service, called again and again for the next
-bytes, b"" at the end: the `read` of a `Query`, say; or one of these behind some bytes."""
+"""Bytes, or any other contiguous buffer; the path of a regular file; a binary file; an iterator of bytes (it
+runs in a separate thread, so it may block); a service function that returns the next bytes at each call and
+b"" at the end, such as the `read` of a `Query`; or one of these with a prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefixed:
-    """Content behind some bytes: the name of a service."""
+    """Content with a prefix, the name of a service."""
 
     prefix: bytes
     content: Content
 
 
 def as_content(content: Content) -> Content:
-    """The content as it is sent: any buffer becomes bytes or a view of bytes, without a copy.
+    """Check content. Any buffer becomes bytes or a view of bytes, without a copy.
 
     Raises:
-        TypeError: of no kind that can be content.
+        TypeError: not a kind of content.
     """
     if isinstance(content, Prefixed):
         return Prefixed(content.prefix, as_content(content.content))
     if isinstance(content, bytes):
         return content
     with contextlib.suppress(TypeError):
-        # Before files and iterators: a mapped file is all three, and an array gives numbers.
+        # Before files and iterators: a mapped file is all three, and an array yields numbers.
         content = memoryview(content)  # type: ignore[arg-type]
     if isinstance(content, memoryview):
         return byte_view(content, "content")
@@ -85,7 +85,7 @@ def as_content(content: Content) -> Content:
 
 
 def as_piece(piece: Any) -> bytes:
-    """A piece from the user's file, iterator or service, as bytes.
+    """Convert a piece from the user's file, iterator or service to bytes.
 
     Raises:
         TypeError: not a contiguous buffer.
@@ -94,9 +94,9 @@ def as_piece(piece: Any) -> bytes:
 
 
 def rewinder(content: Content) -> Callable[[], object] | None:
-    """A function to call before content is sent again; None: it cannot be sent again.
+    """A function that prepares content to be sent again; None: it cannot be.
 
-    Bytes can be, and files that can be rewound, to their present position.
+    Bytes can be sent again, and so can files that can seek, from their present position.
     """
     content = as_content(content)
     if isinstance(content, Prefixed):

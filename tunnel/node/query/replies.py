@@ -1,4 +1,4 @@
-"""What comes back from a query: its replies while they arrive, where they are stored, and the result.
+"""Replies and results: a query's replies while they arrive, where they are stored, and the outcome.
 
 A query registers a `PendingQuery` under its id (`NodeContext.pending`). The read service of a reply finds it
 there, claims a reply number and writes content to the reply's sink. `Spool` is the sink of a caller who gave
@@ -81,7 +81,7 @@ class Spool:
         """Append. Raises OSError: the disk is full, or the reply is too long."""
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
-            raise OSError(errno.EFBIG, "the reply is longer than what is kept without a sink")
+            raise OSError(errno.EFBIG, f"the reply is longer than {MOST_BYTES} bytes: give the query a sink")
         file = self._file
         if isinstance(file, io.BytesIO) and file.tell() + len(data) > self._memory_bytes:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`

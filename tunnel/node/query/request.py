@@ -59,7 +59,7 @@ MAX_RETRIES = 16
 """More attempts rarely help, and each costs every hop a header."""
 
 SERVED_MODES = tuple(mode for mode in ReplyMode if mode is not ReplyMode.ESTABLISHED)
-"""Reply modes of a query; an established tunnel is none."""
+"""Reply modes of a query: all but an established tunnel."""
 
 Progress = Callable[[int, int], None]
 
@@ -84,7 +84,7 @@ class WayOptions(TypedDict, total=False):
             have it.
         purpose: the kind of content, for content of unknown length or a long reply: `bulk` for megabytes,
             `interactive` for less than 4 KiB each way, `mixed`.
-        idle_s: fail after so many seconds without movement; by default the node's limit (60 s). A slower
+        idle_s: fail after this many seconds without movement; by default the node's limit (60 s). A slower
             service needs more.
         timeout_s: limit in seconds of all attempts together; by default none.
         rng: draws the route of a demonstration, so that it is the same each time.
@@ -159,11 +159,11 @@ class QueryRequest:
     Attributes:
         route: to the destination; `reply_route`: modes other-route and reply-on-reply, back to this node.
         content: see `tunnel.node.query.contents.Content`; read until its end.
-        idle_s: the query fails after so long without movement in either direction.
+        idle_s: the query fails after this time without movement in either direction.
         sinks: one for each reply; none: temporary files, in memory while small.
         progress: called with (query bytes sent, reply bytes received) as they grow.
         replies: how many; more than one in modes with reply blocks only.
-        timeout_s: the query fails after so long, all attempts together; None: no limit but `idle_s`.
+        timeout_s: limit of all attempts together; None: no limit but `idle_s`.
         retries: attempts after the first, at most. None are made without `hops`.
         hops: proxies of a route that is drawn anew; None: the routes cannot be drawn anew.
         wanted_profile, purpose: as the caller gave them; choose the profile of new routes.
@@ -317,7 +317,7 @@ def content_size(content: Content) -> int | None:
 def check_served(mode: ReplyMode) -> None:
     """Raises LocalTunnelError: not a mode of queries."""
     if mode not in SERVED_MODES:
-        raise LocalTunnelError(f"mode {mode} is none of a query; those are {', '.join(SERVED_MODES)}")
+        raise LocalTunnelError(f"mode {mode} is not for queries; use one of {', '.join(SERVED_MODES)}")
 
 
 def check_retries(content: Content, retries: int) -> None:

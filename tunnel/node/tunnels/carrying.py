@@ -198,7 +198,7 @@ class Carrier:
         return self.handle.is_finished or (self.life is not None and self.life.has_failed)
 
     def run(self, route: Route, profile: Profile) -> Service[None]:
-        """Carry the tunnel to its end."""
+        """Carry the tunnel until it has ended."""
         try:
             self.report = yield from _carried(self._node, route, profile, self._hold)
         except Exception as error:  # noqa: BLE001 - raised to the users of the tunnel
@@ -294,7 +294,7 @@ def _carried(
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What is needed to read the status of a tunnel."""
+    """The data that reading a tunnel's status needs."""
 
     route: Route
     circuit: Circuit

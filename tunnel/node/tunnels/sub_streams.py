@@ -101,7 +101,7 @@ class _StreamReply:
 
     @needs_yield_from
     def flush(self) -> Service[None]:
-        return  # what is written to a sub-stream leaves at once
+        return  # a sub-stream sends immediately
         yield
 
     @needs_yield_from
@@ -121,8 +121,8 @@ def serve_streams(
     """Serve the sub-streams that the other end opens, as long as the tunnel lives.
 
     Args:
-        most: that are served at once. A service may outlive its sub-stream, whose place the other end can use
-            again: more are refused with BUSY.
+        most: limit of services at a time; more sub-streams are refused with BUSY. A service may outlive its
+            sub-stream, whose place the other end can use again.
     Raises:
         PeerError: the tunnel has ended.
     """

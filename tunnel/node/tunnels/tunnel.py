@@ -67,7 +67,7 @@ def _call(
 class NodeTunnel:
     """An established tunnel: messages each way, each of any length, and sub-streams. For services.
 
-    Any number of services may use it at once. `send`, `receive` and `ask` each move a whole message, in the
+    Several services may use it concurrently. `send`, `receive` and `ask` each move a whole message, in the
     order of the calls, and an `ask` gets the answer to its own message. A message in pieces (`write`,
     `end_message`; `next_message`, `read`) is for one service at a time.
 
@@ -91,15 +91,15 @@ class NodeTunnel:
         self._writer = WriteYield(core.outgoing)
         self._is_in_pieces = False  # `write` has begun a message and not ended it
         self._sending, self._receiving, self._opening = Turn(), Turn(), Turn()
-        # The message that is being received: its number, what is here of it before the rest in the core,
-        # whether that is all, and whether a cancelled call has left it to the next.
+        # The message being received: its number, the bytes that precede the rest in the core, whether there
+        # is no rest, and whether a cancelled call has left the message to the next call.
         self._number = 0
         self._head = bytearray()
         self._is_whole = False
         self._is_offered = False
         self._begun = 0  # messages of the core so far
         self._is_skipping = False  # within the answer to an `ask` that was cancelled
-        # Messages that were received for callers who were cancelled just then, by number; True: an answer.
+        # Messages that cancelled callers did not take, by number; True: the answer to an `ask`.
         self._untaken: list[tuple[int, bytes, bool]] = []
 
     @property
@@ -180,7 +180,7 @@ class NodeTunnel:
     def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
         """Send a message and receive one at the same time, so no size of either can deadlock the two ends.
 
-        Several asks at once get each their own answer, as far as the other end answers in order.
+        Concurrent asks each get their own answer if the other end answers in order.
 
         Cancellation: as for `send`. The next `ask` discards an answer that is still to come; a `receive`
             before that gets it.
