@@ -251,7 +251,7 @@ def test_what_is_no_file_is_not_replaced(net: LocalNetwork, folder: Path, tmp_pa
     """Run by root, `get --output /dev/null --replace` would put a file in the place of the device."""
     (folder / "f").write_bytes(b"new")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(LocalTunnelError, match="no regular file"):
+    with pytest.raises(LocalTunnelError, match="not a regular file"):
         get(net[0], net[3].id, "f", tmp_path / "pipe", hops=1, replace=True).result(PATIENCE_S)
     assert (tmp_path / "pipe").is_fifo()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
