@@ -280,8 +280,8 @@ OK = FileStatus.OK
         (FileReply(OK, 3, 0, DIGEST).pack() + b"long", QueryFailed, "more content"),
         (FileReply(OK, 1 << 60, 0, DIGEST).pack() + b"huge", FilesError, "SIZE"),
         (FileReply(OK, 9, 5, DIGEST).pack() + b"part", QueryFailed, "another part"),
-        (FileReply(OK, 4, 0, DIGEST).pack()[:-1], QueryFailed, "no files service"),
-        (b"", QueryFailed, "no files service"),
+        (FileReply(OK, 4, 0, DIGEST).pack()[:-1], QueryFailed, "not a files service"),
+        (b"", QueryFailed, "not a files service"),
     ],
 )
 def test_a_lying_server_is_found_out(
@@ -315,7 +315,7 @@ def test_a_put_that_is_confirmed_for_other_content() -> None:
 
 def test_what_is_no_files_service() -> None:
     with LocalNetwork(peers=3, service=Echo()) as net:
-        with pytest.raises(QueryFailed, match="no files service") as caught:
+        with pytest.raises(QueryFailed, match="not a files service") as caught:
             list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
         assert caught.value.code is ErrorCode.BAD_CONTENT
 
