@@ -303,7 +303,10 @@ def test_a_lying_server_is_found_out(
     ],
 )
 def test_a_list_of_lies(answer: bytes) -> None:
-    with LocalNetwork(peers=3, service=Liar(answer)) as net, pytest.raises(QueryFailed, match="no files"):
+    with (
+        LocalNetwork(peers=3, service=Liar(answer)) as net,
+        pytest.raises(QueryFailed, match="not a files service"),
+    ):
         list_files(net[0], net[2].id, hops=1).result(PATIENCE_S)
 
 
