@@ -178,3 +178,17 @@ def test_a_reply_that_its_user_gives_up_is_no_warning(how: str, caplog: pytest.L
         wait_until_idle(net)
     assert "UNKNOWN_QUERY" in caplog.text or "given up" in caplog.text
     assert _warnings(caplog) == []
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), QueryFailed("no answer")])
+def test_a_failed_service_is_logged_once(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(query: Query, reply: Reply) -> Service[None]:
+        yield from query.read()
+        raise error
+
+    with LocalNetwork(peers=2, service=fails) as net:
+        with pytest.raises(QueryFailed, match="SERVICE_FAILED"):
+            net[0].query(net[1].id, b"x", hops=0).result(PATIENCE_S)
+        wait_until_idle(net)
+    (line,) = _warnings(caplog)
+    assert "inner service _FunctionService failed" in line

@@ -44,8 +44,8 @@ __all__ = ["Duplex", "read_service", "relay", "relay_frame"]
 
 log = logging.getLogger("tunnel.node")
 
-# A lost link, which the link table has logged, and a reply that its user has given up.
-_EXPECTED: Final = (ErrorCode.DISCONNECTED, ErrorCode.UNKNOWN_QUERY)
+# Lost links and failed services were logged where it happened; a reply may come after its user has given up.
+_EXPECTED: Final = (ErrorCode.DISCONNECTED, ErrorCode.SERVICE_FAILED, ErrorCode.UNKNOWN_QUERY)
 
 
 def read_service(node: NodeContext, stream: Stream) -> Service[None]:
