@@ -207,11 +207,6 @@ class TunnelKeys:
         self._next_send: bytes | None = None
         self._next_receive: bytes | None = None
 
-    @property
-    def can_switch_sending(self) -> bool:
-        """A key from the HELLOs is ready for sealing, and not yet in use."""
-        return self._next_send is not None
-
     def exchange(self, hello: Hello, data: bytes) -> None:
         """Derive the keys that follow the HELLOs, and drop the secrets they came from.
 

@@ -46,12 +46,12 @@ __all__ = [
 
 
 class TunnelState(Enum):
-    """A direction of the tunnel, as its receiver sees it."""
+    """A direction of the tunnel, as one of its ends sees it."""
 
     AWAIT_HELLO = auto()
-    EARLY = auto()  # at Bob: Alice has sent HELLO, and has not switched keys yet
-    RUNNING = auto()
-    ENDED = auto()  # LAST was received
+    EARLY = auto()  # from Alice only: after HELLO, before her first REKEY
+    RUNNING = auto()  # under keys from both HELLOs
+    ENDED = auto()  # after LAST
 
 
 _CONTENT = (

@@ -99,8 +99,7 @@ class EstablishedTunnel(Generic[N]):
             random_bytes=random_bytes,
         )
         self._sealer, self._opener = self._keys.sealer, self._keys.opener
-        self._hello_sent = False
-        self._state = TunnelState.AWAIT_HELLO
+        self._sending = self._receiving = TunnelState.AWAIT_HELLO
         self._key_since_s: float | None = None
 
         self.sendable = make_notifier()
@@ -121,25 +120,24 @@ class EstablishedTunnel(Generic[N]):
         self._close_wanted = False
         self._given_up: SubStreamReset | None = None  # by either end: only padding is left
         self.other_end_gave_up = False
-        self._last_sent = False
 
     # --- what the node does ---------------------------------------------------------------------------------
 
     @property
     def is_established(self) -> bool:
         """Both HELLOs have arrived, and this end sends under keys that only the two ends know."""
-        has_switched = self._hello_sent and not self._keys.can_switch_sending
-        return has_switched and self._state is not TunnelState.AWAIT_HELLO
+        has_switched = self._sending in (TunnelState.RUNNING, TunnelState.ENDED)
+        return has_switched and self._receiving is not TunnelState.AWAIT_HELLO
 
     @property
     def has_ended_sending(self) -> bool:
         """The chunk with LAST has been made; the node sends FIN after it."""
-        return self._last_sent
+        return self._sending is TunnelState.ENDED
 
     @property
     def is_finished(self) -> bool:
         """Both directions have ended in order."""
-        return self._last_sent and self._state is TunnelState.ENDED
+        return self._sending is self._receiving is TunnelState.ENDED
 
     @property
     def failure(self) -> PeerError | None:
@@ -168,7 +166,7 @@ class EstablishedTunnel(Generic[N]):
             LocalTunnelError: wrong length of `out`.
         """
         self._check_length(out)
-        if self._error is not None or self._last_sent:
+        if self._error is not None or self._sending is TunnelState.ENDED:
             return False
         if self._key_since_s is None:
             self._key_since_s = now_s
@@ -196,7 +194,7 @@ class EstablishedTunnel(Generic[N]):
 
     def received_fin(self) -> None:
         """The incoming half of the link stream has ended. Raises FrameTruncated: before LAST."""
-        if self._state is not TunnelState.ENDED:
+        if self._receiving is not TunnelState.ENDED:
             error = FrameTruncated("the tunnel's direction ended before its last chunk")
             self.fail(error)
             raise error
@@ -281,25 +279,26 @@ class EstablishedTunnel(Generic[N]):
 
     def _send_handshake(self, out: memoryview, now_s: float) -> bool:
         """Send HELLO, and Alice's first REKEY, as soon as they are legal."""
-        if not self._hello_sent:
-            if not self._is_alice and self._state is TunnelState.AWAIT_HELLO:
+        if self._sending is TunnelState.AWAIT_HELLO:
+            if not self._is_alice and self._receiving is TunnelState.AWAIT_HELLO:
                 return False
             self._seal(out, ChunkType.HELLO, self._keys.hello)
-            self._hello_sent = True
             if self._is_alice:
+                self._sending = TunnelState.EARLY
                 return True
-        elif self._is_alice and self._keys.can_switch_sending:
+        elif self._sending is TunnelState.EARLY and self._receiving is not TunnelState.AWAIT_HELLO:
             self._seal(out, ChunkType.REKEY)
         else:
             return False
         self._keys.switch_sending()
+        self._sending = TunnelState.RUNNING
         self._key_since_s = now_s
         return True
 
     def _send_content(self, out: memoryview, now_s: float) -> bool:
-        if not self._hello_sent:
+        if self._sending is TunnelState.AWAIT_HELLO:
             return False
-        if self._state is TunnelState.AWAIT_HELLO and not self._limits.early:
+        if self._receiving is TunnelState.AWAIT_HELLO and not self._limits.early:
             return False
         closing = self._is_closing()
         if not (closing or self._pad_wanted or self._table.is_due):
@@ -314,18 +313,20 @@ class EstablishedTunnel(Generic[N]):
             self._sealer.seal(out, kind, length, sub_stream=sub_stream)
         else:
             count = self._sealer.chunks + 1
-            self._last_sent = closing and padme(count) == count
-            self._sealer.seal(out, ChunkType.PAD, 0, is_last=self._last_sent)
+            is_last = closing and padme(count) == count
+            self._sealer.seal(out, ChunkType.PAD, 0, is_last=is_last)
+            if is_last:
+                self._sending = TunnelState.ENDED
         return True
 
     def _is_closing(self) -> bool:
         """Only padding follows: the tunnel is given up, or both ends have closed and no stream is open."""
-        if self._state is TunnelState.AWAIT_HELLO or not self._table.messages.close_sent:
+        if self._receiving is TunnelState.AWAIT_HELLO or not self._table.messages.close_sent:
             return False  # before Bob's HELLO, Alice's LAST would be an early chunk, without forward secrecy
         return self.is_given_up or self._table.is_over
 
     def _key_is_old(self, now_s: float) -> bool:
-        if self._state is TunnelState.AWAIT_HELLO:
+        if self._receiving is TunnelState.AWAIT_HELLO:
             return False  # Alice's early chunks are few, and the next key does not exist yet
         assert self._key_since_s is not None
         return (
@@ -341,8 +342,8 @@ class EstablishedTunnel(Generic[N]):
 
     def _receive(self, chunk: Chunk) -> None:
         kind = chunk.kind
-        if kind not in TUNNEL_TABLE[self._state]:
-            raise MalformedMessage(f"{kind.name} while the tunnel is {self._state.name}")
+        if kind not in TUNNEL_TABLE[self._receiving]:
+            raise MalformedMessage(f"{kind.name} while the tunnel is {self._receiving.name}")
         if chunk.is_last:
             self._receive_last(chunk)
         elif kind is ChunkType.HELLO:
@@ -365,28 +366,32 @@ class EstablishedTunnel(Generic[N]):
         self._keys.exchange(hello, data)
         if self._is_alice:
             self._keys.switch_receiving()
-        self._state = TunnelState.RUNNING if self._is_alice else TunnelState.EARLY
+        self._receiving = TunnelState.RUNNING if self._is_alice else TunnelState.EARLY
         self._table.other_end_allows(hello.window, hello.sub_streams)
         self.sendable.set()
 
     def _receive_rekey(self) -> None:
-        if self._state is TunnelState.RUNNING:
+        if self._receiving is TunnelState.RUNNING:
             self._opener.step()
             return
-        if not self._hello_sent:
+        if self._sending is TunnelState.AWAIT_HELLO:
             raise MalformedMessage("REKEY before this end's HELLO, which it needs")
         self._keys.switch_receiving()
-        self._state = TunnelState.RUNNING
+        self._receiving = TunnelState.RUNNING
         self.sendable.set()
 
     def _receive_last(self, chunk: Chunk) -> None:
         self._check_bare(chunk, length=0)
         count = self._opener.chunks
-        if chunk.kind is not ChunkType.PAD or self._state is not TunnelState.RUNNING or padme(count) != count:
+        if (
+            chunk.kind is not ChunkType.PAD
+            or self._receiving is not TunnelState.RUNNING
+            or padme(count) != count
+        ):
             raise MalformedMessage(f"{chunk.kind.name} marked last as chunk {count} of a direction")
         if not self._given_up and not (self._table.is_over and self._table.messages.close_sent):
             raise MalformedMessage("the tunnel's direction ends before its streams have")
-        self._state = TunnelState.ENDED
+        self._receiving = TunnelState.ENDED
         self.sendable.set()
 
     def _receive_content(self, chunk: Chunk) -> None:
