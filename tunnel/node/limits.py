@@ -15,10 +15,9 @@ from tunnel.link.policies import ONCE, POOLED, PoolPolicy
 __all__ = ["BudgetedTunnel", "Limits", "LinkPolicy", "TunnelBudget"]
 
 
-# One bound on the unread content of all established tunnels of a node.
-#
-# Each tunnel has windows, but a peer could open many tunnels and fill memory with sub-streams that are not
-# read. Above the bound the tunnel that holds most is given up, so tunnels whose users read are spared.
+# One limit on the unread content of all established tunnels of a node. Each tunnel has windows, but a peer
+# could open many tunnels and fill memory with sub-streams that are not read. Above the limit the tunnel that
+# holds most is closed, so tunnels whose users read are kept.
 
 
 class BudgetedTunnel(Protocol):
@@ -30,7 +29,7 @@ class BudgetedTunnel(Protocol):
 
 
 class TunnelBudget:
-    """Counts what tunnels hold. Args: limit_bytes: for all of them together."""
+    """Counts the unread content of all tunnels. Args: limit_bytes: for all of them together."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes

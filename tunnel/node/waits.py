@@ -77,10 +77,11 @@ def idle_watch(streams: Sequence[Counted], idle_s: float) -> Generator[Any, Any,
 
 
 def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, Any, None]) -> Service[None]:
-    """Run `main` with `guards` beside it.
+    """Run `main` with `guards` beside it; when `main` returns, the guards are cancelled.
 
-    The first failure cancels all and is raised here. A guard that returns changes nothing. When `main`
-    returns, the guards are cancelled. Nothing is left running in any case.
+    The first failure cancels all and is raised; a guard that returns changes nothing. Nothing is left
+    running. Unlike `in_scope`, further failures are logged at DEBUG only: one broken connection fails every
+    service that uses it.
     """
     scope = Scope("run_with_guards")
     errors: list[Exception] = []
@@ -102,7 +103,6 @@ def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, A
     finally:
         yield from scope.close()
     for error in errors[1:]:
-        # One broken connection fails every service that uses it; the first error stands for all.
         log.debug("failed as well: %s: %s", type(error).__name__, error)
     if errors:
         raise errors[0]
