@@ -108,7 +108,6 @@ class _Direction:
 
     def __init__(self, key: bytes, geometry: Geometry, engine: TunnelEngine) -> None:
         self._engine = engine
-        self._chunk_bytes = geometry.chunk_bytes
         self._capacity = geometry.chunk_data_bytes
         self.chunks = 0  # since the direction began
         self.use(key)

@@ -414,7 +414,7 @@ class SubStream(Generic[N]):
         stream: StreamHalves[N],
         target: Target,
         *,
-        is_ours: bool,
+        is_confirmed: bool,
         ended: N,
         on_confirm: Callable[[], None],
         on_close: Callable[[], None],
@@ -424,8 +424,7 @@ class SubStream(Generic[N]):
         self.number = stream.number
         self.target = target
         self._stream = stream
-        self._is_ours = is_ours
-        self._is_confirmed = is_ours
+        self._is_confirmed = is_confirmed
         self._on_confirm = on_confirm
         self._on_close = on_close
         self._on_give_up = on_give_up

@@ -118,7 +118,7 @@ class SubStreamTable(Generic[N]):
         stream = self._stream(self._next_id, StreamState.AWAIT_OPENED, eager=True)
         self._next_id += 2
         self._control(ChunkType.OPEN, stream.number, target.pack())
-        return self._add(stream, target, is_ours=True)
+        return self._add(stream, target, is_confirmed=True)
 
     def accept(self) -> SubStream[N]:
         """See `EstablishedTunnel.accept`."""
@@ -215,7 +215,7 @@ class SubStreamTable(Generic[N]):
         self._next_other_id += 2
         state = next_stream_state(StreamState.IDLE, StreamEvent.OPEN, number)
         stream = self._stream(number, state, eager=True)
-        handle = self._add(stream, target, is_ours=False)
+        handle = self._add(stream, target, is_confirmed=False)
         if self.refuse_opens:
             handle.give_up(ErrorCode.CANCELLED)
             return
@@ -300,14 +300,14 @@ class SubStreamTable(Generic[N]):
         stream = StreamHalves(number, state, outgoing, incoming)
         return stream
 
-    def _add(self, stream: StreamHalves[N], target: Target, *, is_ours: bool) -> SubStream[N]:
+    def _add(self, stream: StreamHalves[N], target: Target, *, is_confirmed: bool) -> SubStream[N]:
         number = stream.number
         self._streams[number] = stream
         self._open_counts[number % 2] += 1
         self._handles[number] = handle = SubStream(
             stream,
             target,
-            is_ours=is_ours,
+            is_confirmed=is_confirmed,
             ended=self._make_notifier(),
             on_confirm=partial(self._control, ChunkType.OPENED, number),
             on_close=partial(self.queue, stream),
