@@ -408,6 +408,10 @@ def _say(options: argparse.Namespace, done: Stored | Fetched, moved_bytes: int, 
         }
         say_json(True, outcome)
         return
-    resumed = "" if moved_bytes == done.size else f" ({readable_size(moved_bytes)} of them moved now)"
+    resumed = ""
+    if moved_bytes < done.size:
+        resumed = (
+            f" ({readable_size(moved_bytes)} of them moved now)" if moved_bytes else " (all of it was there)"
+        )
     show = complain if getattr(options, "output", None) == _STREAM else say
     show(f"{text}{resumed}, sha256 {done.digest.hex()}")
