@@ -21,8 +21,8 @@ from tunnel.errors import BadRoute, ErrorCode, LocalTunnelError, PeerError, Stre
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, FrameWriter, start_frame
+from tunnel.node.query.request import routes_home
 from tunnel.node.relay.status_reporter import Reporter, wait_status
-from tunnel.node.reply_routes import routes_home
 from tunnel.node.waits import Counted, idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery

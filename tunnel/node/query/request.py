@@ -28,7 +28,6 @@ from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, rewinder
 from tunnel.node.query.replies import Sink
-from tunnel.node.reply_routes import home_neighbour
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.routing.route import Purpose, Route, checked_purpose
 
@@ -50,9 +49,11 @@ __all__ = [
     "content_size",
     "draw_hops",
     "draw_routes",
+    "home_neighbour",
     "make_request",
     "make_sinks",
     "plan_tunnel",
+    "routes_home",
 ]
 
 MAX_RETRIES = 16
@@ -380,3 +381,58 @@ def _checked_route(route: Route, what: str) -> Route:
     if not isinstance(route, Route):
         raise TypeError(f"{what}: expected a Route, got {type(route).__name__}")
     return route
+
+
+# Reply paths to this node. A node without an address can be reached only over one of its linked neighbours,
+# so its reply paths end with one. `RouteProvider` (tunnel/routing) draws the rest.
+
+
+def home_neighbour(node: NodeContext, profile: Profile, *avoid: bytes) -> bytes | None:
+    """Choose the last proxy of a reply path to this node.
+
+    Args:
+        avoid: ids of nodes not to choose.
+    Returns:
+        One of the linked neighbours if this node has no address; None if it has one: any proxy can dial it.
+    Raises:
+        BadRoute: no linked neighbour is in the directory and offers the profile.
+    """
+    if node.descriptor.addresses:
+        return None
+    found = [node.directory.lookup(peer_id) for peer_id in node.links.linked if peer_id not in avoid]
+    known = [peer for peer in found if peer is not None]
+    own, now_s = node.routes.own_among(known), node.wall_clock()
+    usable = [
+        peer.node_id
+        for peer in known
+        if peer.node_id not in own
+        and not peer.unlisted
+        and peer.offers(profile)
+        and peer.obstacle(now_s) is None
+    ]
+    if not usable:
+        raise BadRoute(
+            "this node has no address, and no link yet over which a reply could come: keep some ahead"
+        )
+    return node.rng.choice(usable)
+
+
+def routes_home(node: NodeContext, profile: Profile) -> tuple[Route, ...]:
+    """Draw two reply paths to this node with different first nodes, for the unknown sender of a query.
+
+    The sender may be one of the first nodes and could not use that path. One path if there are too few nodes.
+    Raises BadRoute.
+    """
+    first = _route_home(node, profile)
+    if not first.proxies:
+        return (first,)
+    try:
+        return first, _route_home(node, profile, avoid=first.proxies[:1])
+    except BadRoute:
+        return (first,)
+
+
+def _route_home(node: NodeContext, profile: Profile, *, avoid: tuple[bytes, ...] = ()) -> Route:
+    # The sender is unknown, so there is no query route to avoid.
+    unknown, last = Route((), node.descriptor.node_id), home_neighbour(node, profile)
+    return node.routes.other_route(unknown, profile, hops=node.limits.answer_hops, last=last, avoid=avoid)

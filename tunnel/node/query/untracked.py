@@ -22,9 +22,9 @@ from tunnel.node.context import NodeContext
 from tunnel.node.query.contents import Content, as_content
 from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
 from tunnel.node.query.replies import PendingQuery, QueryResult, Sink, spooled
+from tunnel.node.query.request import home_neighbour
 from tunnel.node.query.running import exchange, query_slot, registered
 from tunnel.node.relay.status_reporter import wait_status
-from tunnel.node.reply_routes import home_neighbour
 from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.reply_block import ReplyBlock
 from tunnel.routing.cover import CoverPlan
