@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from reactor.errors import is_ctrl_c, log_failure
 from tunnel.codes import Report
 from tunnel.errors import QueryFailed
 
@@ -100,8 +101,10 @@ class PeerTable:
         for listener in list(self.listeners):
             try:
                 getattr(listener, event)(node_id)
-            except (Exception, SystemExit):  # the links are not the listener's to end
-                log.exception("a peer listener failed in %s", event)
+            except BaseException as error:  # a listener must not end the link
+                if is_ctrl_c(error):
+                    raise
+                log_failure(log, error, "a peer listener failed in %s", event)
 
     def saw_clock(self, node_id: bytes, clock_s: float) -> None:
         """Record the peer's wall clock from its handshake, to the minute."""
