@@ -11,12 +11,12 @@ recorded only for peers that this node chose itself, so strangers cannot displac
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from reactor.errors import is_ctrl_c, log_failure
 from tunnel.codes import Report
 from tunnel.errors import QueryFailed
 
@@ -101,10 +101,10 @@ class PeerTable:
         for listener in list(self.listeners):
             try:
                 getattr(listener, event)(node_id)
-            except BaseException as error:  # a listener must not end the link
-                if is_ctrl_c(error):
-                    raise
-                log_failure(log, error, "a peer listener failed in %s", event)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - a listener must not end the link
+                log.error("a peer listener failed in %s\n%s", event, traceback.format_exc())
 
     def saw_clock(self, node_id: bytes, clock_s: float) -> None:
         """Record the peer's wall clock from its handshake, to the minute."""
