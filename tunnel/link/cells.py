@@ -26,7 +26,6 @@ __all__ = [
     "MAX_PAYLOAD_BYTES",
     "MAX_STATUS_BYTES",
     "PING_TOKEN_BYTES",
-    "CellRule",
     "CellType",
     "pack_credit",
     "pack_fin",

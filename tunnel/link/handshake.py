@@ -26,7 +26,6 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.link.noise import LinkKeys, NoiseXK
 
 __all__ = [
-    "ANSWER_BYTES",
     "M1_BYTES",
     "M2_BYTES",
     "M3_BYTES",

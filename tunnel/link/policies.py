@@ -23,13 +23,10 @@ __all__ = [
     "Liveness",
     "NeighbourPool",
     "NoPadding",
-    "Padded",
     "PaddingPolicy",
     "Pinger",
     "PoissonPadding",
     "PoolPolicy",
-    "PooledLink",
-    "Randomness",
 ]
 
 

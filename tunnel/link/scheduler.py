@@ -25,8 +25,6 @@ from tunnel.link.cells import CELL_HEAD, CELL_HEAD_BYTES, MAX_EXCHANGE_BYTES, Ce
 
 __all__ = [
     "MIN_FIXED_UNITS",
-    "ControlQueue",
-    "CreditSource",
     "LinkSender",
     "Notifier",
     "SendingStream",

@@ -21,7 +21,10 @@ from tunnel.link.buffers import Budget
 from tunnel.link.cells import CELLS, pack_reset
 from tunnel.link.scheduler import LinkSender, SendingStream
 
-__all__ = ["MuxLimits", "StreamTable", "TableStream"]
+__all__ = [
+    "MuxLimits",
+    "StreamTable",
+]
 
 _MAX_STREAM_ID: Final = (1 << 32) - 1
 # Windows grow while at most this many streams share a link: with more, each is fast enough without.
