@@ -45,7 +45,7 @@ class ErrorMode(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModeRow:
     """The properties of a reply mode.
 
@@ -62,17 +62,17 @@ class ModeRow:
     """
 
     original: str
-    has_reply: bool
-    reply_blocks: int
-    backward_content: bool
-    names_alice: bool
-    replies_carry_blocks: bool
+    has_reply: bool = True
+    reply_blocks: int = 0
+    backward_content: bool = False
+    names_alice: bool = False
+    replies_carry_blocks: bool = False
     opened_by: str
     at_proxies: str
     meaning: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRow:
     """The properties of an error mode.
 
@@ -86,9 +86,9 @@ class ErrorRow:
     """
 
     original: str
-    proxy_flags: int
-    dest_flags: int
-    needs_reply_blocks: int
+    proxy_flags: int = 0
+    dest_flags: int = 0
+    needs_reply_blocks: int = 0
     opened_by: str
     at_proxies: str
     meaning: str
@@ -100,73 +100,54 @@ _TWO_STREAMS = "two streams, which the proxy is not told belong together"
 
 MODES = {
     ReplyMode.NONE: ModeRow(
-        "NoHandling", False, 0, False, False, False, "nobody", _STREAM, "no reply possible"
+        original="NoHandling",
+        has_reply=False,
+        opened_by="nobody",
+        at_proxies=_STREAM,
+        meaning="no reply possible",
     ),
     ReplyMode.KNOWN_DEST: ModeRow(
-        "KnownDest",
-        True,
-        0,
-        False,
-        True,
-        False,
-        "Alice: she is DEST of Bob's own query",
-        _STREAM,
-        "Alice names herself; Bob opens a tunnel of his own to her",
+        original="KnownDest",
+        names_alice=True,
+        opened_by="Alice: she is DEST of Bob's own query",
+        at_proxies=_STREAM,
+        meaning="Alice names herself; Bob opens a tunnel of his own to her",
     ),
     ReplyMode.ROUTE: ModeRow(
-        "Route",
-        True,
-        1,
-        False,
-        False,
-        False,
-        _HOME,
-        _TWO_STREAMS,
-        "reply block over the same proxies in reverse",
+        original="Route",
+        reply_blocks=1,
+        opened_by=_HOME,
+        at_proxies=_TWO_STREAMS,
+        meaning="reply block over the same proxies in reverse",
     ),
     ReplyMode.OTHER_ROUTE: ModeRow(
-        "OtherRoute",
-        True,
-        1,
-        False,
-        False,
-        False,
-        _HOME,
-        _STREAM,
-        "reply block over other proxies",
+        original="OtherRoute",
+        reply_blocks=1,
+        opened_by=_HOME,
+        at_proxies=_STREAM,
+        meaning="reply block over other proxies",
     ),
     ReplyMode.REPLY_ON_REPLY: ModeRow(
-        "RouteReply",
-        True,
-        1,
-        False,
-        False,
-        True,
-        _HOME,
-        _STREAM,
-        "as other-route, and the reply has blocks along which Alice can go on",
+        original="RouteReply",
+        reply_blocks=1,
+        replies_carry_blocks=True,
+        opened_by=_HOME,
+        at_proxies=_STREAM,
+        meaning="as other-route, and the reply has blocks along which Alice can go on",
     ),
     ReplyMode.CACHED: ModeRow(
-        "CachedRoute",
-        True,
-        0,
-        True,
-        False,
-        False,
-        "Alice: proxy 1 first, then the seed of the DEST slot",
-        "the stream, open until the reply has passed; data flows backward",
-        "reply runs back over the open streams",
+        original="CachedRoute",
+        backward_content=True,
+        opened_by="Alice: proxy 1 first, then the seed of the DEST slot",
+        at_proxies="the stream, open until the reply has passed; data flows backward",
+        meaning="reply runs back over the open streams",
     ),
     ReplyMode.ESTABLISHED: ModeRow(
-        "(none)",
-        True,
-        0,
-        True,
-        False,
-        False,
-        "both: proxy 1 first, then keys of the HELLO exchange",
-        "the stream, open as long as both want; data flows both ways",
-        "both directions for as long as both want",
+        original="(none)",
+        backward_content=True,
+        opened_by="both: proxy 1 first, then keys of the HELLO exchange",
+        at_proxies="the stream, open as long as both want; data flows both ways",
+        meaning="both directions for as long as both want",
     ),
 }
 
@@ -175,30 +156,24 @@ NOERR_FLAG = 0x04
 
 ERROR_MODES = {
     ErrorMode.STATUS: ErrorRow(
-        "(none)",
-        0,
-        0,
-        0,
-        "Alice: each hop's pad and MACs",
-        "shifts, stamps and pads one STATUS of fixed size",
-        "names the hop that failed, or the two between which something was changed",
+        original="(none)",
+        opened_by="Alice: each hop's pad and MACs",
+        at_proxies="shifts, stamps and pads one STATUS of fixed size",
+        meaning="names the hop that failed, or the two between which something was changed",
     ),
     ErrorMode.XOR: ErrorRow(
-        "CachedRoute",
-        XORERR_FLAG,
-        XORERR_FLAG,
-        0,
-        "Alice: XOR of the codes",
-        "XORs its code into the first 8 bytes",
-        "the original's codes: which hop, without authentication",
+        original="CachedRoute",
+        proxy_flags=XORERR_FLAG,
+        dest_flags=XORERR_FLAG,
+        opened_by="Alice: XOR of the codes",
+        at_proxies="XORs its code into the first 8 bytes",
+        meaning="the original's codes: which hop, without authentication",
     ),
     ErrorMode.NONE: ErrorRow(
-        "NoHandling",
-        0,
-        NOERR_FLAG,
-        0,
-        "nobody",
-        "as for status; DEST fills it with random bytes",
-        "no error is told; looks like status to proxies",
+        original="NoHandling",
+        dest_flags=NOERR_FLAG,
+        opened_by="nobody",
+        at_proxies="as for status; DEST fills it with random bytes",
+        meaning="no error is told; looks like status to proxies",
     ),
 }
