@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from reactor import YIELD, Service
+from reactor import YIELD, Reactor, Service
 from tests.support.network import PATIENCE_S
 from tunnel import LocalNetwork, QueryFailed
 from tunnel.client import Client, get, put
 from tunnel.errors import LocalTunnelError, SubStreamReset
+from tunnel.node.query.replies import report_progress
 from tunnel.services import Echo, Files, InnerService, Query, Reply, Services, Tunnel
+from tunnel.services.base import run_service
 
 HERE, THERE = 0, 1
 
@@ -278,3 +280,21 @@ def test_a_listener_of_peers_ends_no_link(error: BaseException, caplog: pytest.L
         for _ in range(2):
             assert net[0].query(net[2].id, b"x", hops=1).result(PATIENCE_S).read() == b"x"
     assert "a peer listener failed in peer_online" in caplog.text
+
+
+def test_a_real_ctrl_c_leaves_user_code_in_the_main_thread() -> None:
+    """Python raises it there only, and a reactor that runs there must end."""
+
+    def serves(query: Query, reply: Reply) -> Service[None]:
+        yield YIELD
+        raise KeyboardInterrupt
+
+    def body() -> Service[None]:
+        yield from run_service(serves, None, None)
+
+    with pytest.raises(KeyboardInterrupt):
+        report_progress(_raises(KeyboardInterrupt()), 1, 2)
+    with Reactor() as reactor, pytest.raises(KeyboardInterrupt):
+        reactor.run(body())
+    with pytest.raises(LocalTunnelError, match=r"progress callback failed: SystemExit$"):
+        report_progress(_raises(SystemExit()), 1, 2)

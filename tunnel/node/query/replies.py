@@ -113,7 +113,8 @@ class Sink(Protocol):
 def user_failure(what: str, error: BaseException) -> LocalTunnelError:
     """The error of a query whose user's code has failed. It is an `Exception` whatever that code raised: a
     node must survive the `sys.exit()` of a callback."""
-    return LocalTunnelError(f"{what} failed: {type(error).__name__}: {error}")
+    text = f": {error}" if str(error) else ""
+    return LocalTunnelError(f"{what} failed: {type(error).__name__}{text}")
 
 
 reactors_of_clients: Final[WeakSet[Reactor]] = WeakSet()
