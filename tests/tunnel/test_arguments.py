@@ -143,7 +143,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "hops as text": ({"hops": "1"}, TypeError, "hops: expected a whole number"),
     "hops as a flag": ({"hops": True}, TypeError, "hops: expected a whole number"),
     "unknown mode": ({"mode": "nonsense"}, BadArgument, "none, known-dest, route"),
-    "a mode of no query": ({"mode": "established"}, LocalTunnelError, "none of a query"),
+    "a mode of no query": ({"mode": "established"}, LocalTunnelError, "is not for queries"),
     "unknown error mode": ({"error_mode": "nonsense"}, BadArgument, "status, xor, none"),
     "mode of another kind": ({"mode": ErrorMode.NONE}, TypeError, "mode: expected a ReplyMode"),
     "no mode": ({"mode": None}, TypeError, "mode: expected a ReplyMode"),
@@ -189,7 +189,7 @@ def test_an_option_is_refused_at_the_call(options: Any, kind: Any, word: str, ne
     if set(options) <= names:
         with pytest.raises(kind, match=word):
             Client(net[0]).tunnel(net[3].id, **options)
-    if set(options) <= {"mode", "error_mode"} and word != "none of a query":
+    if set(options) <= {"mode", "error_mode"} and word != "is not for queries":
         route, profile = Route((), net[3].id), ALL_PROFILES[0]
         with pytest.raises(kind, match=word):
             QueryRequest(route, b"x", **{"mode": ReplyMode.ROUTE, **options}, profile=profile, idle_s=1.0)
