@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readwrite_comp import (
@@ -64,7 +64,8 @@ _ALIKE = ("sealed_pycryptodome", "sized_one", "end_stream_one", "wide_block_inve
     "name", [pytest.param(name, marks=[pytest.mark.full] if name in _ALIKE else []) for name in LAYERS]
 )
 def test_kit(name: str) -> None:
-    check_ext_pair(LAYERS[name], authenticated=is_authenticated([name]), sizes=EDGES, samples=300)
+    samples = 3 * settings().max_examples
+    check_ext_pair(LAYERS[name], authenticated=is_authenticated([name]), sizes=EDGES, samples=samples)
 
 
 @given(
