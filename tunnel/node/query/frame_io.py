@@ -42,10 +42,10 @@ READ_BYTES: Final = 16 * 1024
 # A chunk takes 5 µs at Bob, and milliseconds at Alice if she adds 126 layers. After this time other services
 # run, among them the link's writer, whose `send` then takes several chunks. Yielding after each chunk cost
 # all nodes of a route together a tenth more processor time.
-_TURN_S = 500e-6
+_SLICE_S = 500e-6
 
 
-class _Turn:
+class _TimeSlice:
     """When a service that always has work must yield. Measured in real time, whatever clock the node has."""
 
     __slots__ = ("_began_s",)
@@ -56,7 +56,7 @@ class _Turn:
     def is_over(self) -> bool:
         """Whether it is time to yield; if so, the next turn begins."""
         now_s = perf_counter()
-        if now_s - self._began_s < _TURN_S:
+        if now_s - self._began_s < _SLICE_S:
             return False
         self._began_s = now_s
         return True
@@ -77,7 +77,7 @@ class FrameWriter:
         self._layer = layer
         self._writer = WriteYield(stream)
         self._began_s = node.now_s()
-        self._turn = _Turn()
+        self._slice = _TimeSlice()
         self.stream = stream
         self.content_bytes = 0
 
@@ -91,7 +91,7 @@ class FrameWriter:
             taken: int = yield from self._writer.call(self._layer.write_into, view)
             self.content_bytes += taken
             view = view[taken:]
-            if self._turn.is_over():
+            if self._slice.is_over():
                 yield YIELD
 
     def flush(self) -> Service[None]:
@@ -156,7 +156,7 @@ class FrameReader:
         self._layer = layer
         self._has_started = False
         self._has_ended = False
-        self._turn = _Turn()
+        self._slice = _TimeSlice()
         self.on_content_end: Callable[[], None] | None = None
         self.ended = Signal()
 
@@ -170,7 +170,7 @@ class FrameReader:
         """Content into `buffer`; 0 at the end, when everything up to the frame's FIN was checked."""
         if self._has_ended:
             return 0
-        if self._turn.is_over():
+        if self._slice.is_over():
             yield YIELD
         count = yield from self._call(self._layer.read_into, buffer)
         if count == 0 and len(buffer):
