@@ -21,14 +21,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
-from reactor import YIELD, ReadYield, Service, Signal, WriteYield, needs_yield_from
+from reactor import YIELD, ReadYield, Scope, Service, Signal, WriteYield, in_scope, needs_yield_from
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import checked_count
 from tunnel.codes import Report
-from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError
+from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
 from tunnel.established import SubStream, Target, TargetKind
 from tunnel.geometry import Profile
-from tunnel.node.waits import Turn, UntakenBytes, release_dropped, run_with_guards
+from tunnel.node.waits import Turn, UntakenBytes, release_dropped
 from tunnel.services.names import checked_name
 
 if TYPE_CHECKING:
@@ -191,28 +191,33 @@ class NodeTunnel:
         receiving: Signal | None = None
         is_sent = is_answered = False
         answer: bytes | None = None
-        sent = Signal()
+        failure: PeerError | None = None
 
         def send() -> Service[None]:
-            nonlocal is_sent
-            yield from self._send(view)
+            nonlocal is_sent, failure
+            try:
+                yield from self._send(view)
+            except PeerError as error:
+                failure = error  # the receiving half has failed with it, and raises it below
+                return
             is_sent = True
             self._sending.leave(sending)
-            sent.set()
 
-        def receive() -> Service[None]:
+        def both(scope: Scope) -> Service[None]:
             nonlocal is_answered, answer
+            yield from scope.spawn(send(), name="tunnel send")
             assert receiving is not None
             yield from self._receiving.wait(receiving)
             yield from self._skip_late()
             answer = yield from self._receive(limit_bytes, is_ask=True)
             is_answered = True
-            yield sent
 
         try:
             yield from self._sending.wait(sending)
             receiving = self._receiving.enter()
-            yield from run_with_guards(receive(), send())
+            yield from in_scope(both)
+            if failure is not None:
+                raise failure
             return answer
         except BaseException:
             # The other end may have sent something before it got the message.
