@@ -1,4 +1,4 @@
-"""One service with a state, run by each spawner: it answers commands, and its state goes on to the next."""
+"""One service with a state, run by each spawner in turn; each takes over the state of the one before."""
 
 from contextlib import ExitStack
 
@@ -25,7 +25,7 @@ class WordCount:
     def call(self, line: str) -> Service[int]:
         self.words += len(line.split())
         return self.words
-        yield  # a service that need not wait, and might
+        yield  # makes it a generator; this service never waits
 
 
 def ask(spawner: Spawner, counter: WordCount, line: str) -> Service[tuple[int, WordCount]]:

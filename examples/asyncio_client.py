@@ -1,4 +1,4 @@
-"""A node used from asyncio: queries at once, a reply read while it comes, a conversation over a tunnel."""
+"""A node used from asyncio: parallel queries, a reply read while it arrives, and a dialogue over a tunnel."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,11 +22,11 @@ async def main(net: LocalNetwork) -> None:
         async with await client.ask(bob, pieces(), hops=2, timeout_s=30) as reply:
             async for data in reply:
                 count += len(data)
-        print(f"{count:,} bytes came back while they were sent")
+        print(f"{count:,} bytes arrived while the query was being sent")
 
         async with asyncio.timeout(30), await client.tunnel(bob, hops=2) as tunnel:
             for word in (b"over", b"and over"):
-                print(f"the tunnel says {((await tunnel.ask(word)) or b'').decode()!r}")
+                print(f"the tunnel answers {((await tunnel.ask(word)) or b'').decode()!r}")
 
 
 with LocalNetwork(peers=6) as net:

@@ -1,10 +1,10 @@
 """A chat room on the reactor alone: one service per guest, one channel per guest.
 
-`python chat.py` plays a short scene with three guests over real TCP. `python chat.py PORT` opens the room for
-anybody with `nc 127.0.0.1 PORT` (the first line is the name); Ctrl-C closes it.
+`python chat.py` plays a short scene with three guests over real TCP. `python chat.py PORT` opens the room to
+guests who connect with `nc 127.0.0.1 PORT` (the first line is the name); Ctrl-C closes it.
 
-A guest who does not read holds up nobody: what is said to him waits in a bounded channel, and when that is
-full he is shown out.
+A slow guest does not hold up the others: the lines for each guest wait in a bounded channel. A guest whose
+channel is full is disconnected.
 """
 
 import sys
@@ -27,7 +27,7 @@ from reactor import (
 )
 
 LINES_WAITING = 64  # per guest
-LONGEST_LINE = 4096  # bytes; a guest who sends more without a line break is shown out
+LONGEST_LINE = 4096  # bytes; a guest who sends a longer line is disconnected
 NAME_WITHIN_S = 30.0
 
 
@@ -39,7 +39,7 @@ class Lines:
         self._held = b""
 
     def next(self) -> Service[str]:
-        """The next line without its end; "" when the other side has gone, or sends a line without end."""
+        """The next line without its line break; "" at the end of the stream, or if the line is too long."""
         while b"\n" not in self._held:
             more = yield from self._reader.read()
             if not more or len(self._held) > LONGEST_LINE:
@@ -55,7 +55,7 @@ class Guest(NamedTuple):
 
 
 class Room:
-    """Who is here, and how to tell them something."""
+    """The present guests by name, and a way to send them a line."""
 
     def __init__(self) -> None:
         self._guests: dict[str, Guest] = {}
@@ -67,15 +67,15 @@ class Room:
             try:
                 guest.lines.send_nowait(text)
             except (ChannelFull, ChannelClosed):
-                guest.visit.cancel()  # he does not read, or is leaving
+                guest.visit.cancel()  # the guest does not read, or is leaving
 
     def host(self, stream: SocketStream) -> Service[None]:
-        """One guest's visit: one service reads him, one writes to him, and they end together."""
+        """One guest's visit: one service reads, one writes, and they end together."""
         with stream:
             lines = Lines(stream)
             name = (yield from timeout_after(NAME_WITHIN_S, lines.next())).strip()
             if not name or name in self._guests:
-                yield from WriteYield(stream).write_all(b"that name is taken, or is none\n")
+                yield from WriteYield(stream).write_all(b"choose another name: this one is empty or taken\n")
                 return
             guest = self._guests[name] = Guest(Channel(LINES_WAITING), Scope(name))
             try:
@@ -92,7 +92,7 @@ class Room:
     def _listen(self, name: str, lines: Lines) -> Service[None]:
         while line := (yield from lines.next()):
             self.say(f"{name}: {line}", but=name)
-        self._guests[name].lines.close()  # what is still in it goes out, then the writing service ends
+        self._guests[name].lines.close()  # the writing service sends the rest, then ends
 
 
 def write_lines(stream: SocketStream, lines: Channel[str]) -> Service[None]:
@@ -119,7 +119,7 @@ def open_room(listener: TcpListener) -> Service[None]:
 def visit(room: Room, stream: SocketStream) -> Service[None]:
     try:
         yield from room.host(stream)
-    except ReactorError as error:  # a connection that broke, a name that never came: no news for the others
+    except ReactorError as error:  # a broken connection, or no name in time: the others stay
         print(f"a visit ended: {error}", file=sys.stderr)
 
 
@@ -132,14 +132,14 @@ def enter(port: int, name: str) -> Service[tuple[SocketStream, Lines]]:
 
 
 def scene(port: int) -> Service[None]:
-    """Three guests. Each step waits to be heard, so that the order is always the same."""
+    """Three guests. Each step waits until its line has arrived, so that the order is always the same."""
     alice, alice_hears = yield from enter(port, "Alice")
     bob, bob_hears = yield from enter(port, "Bob")
     carol, carol_hears = yield from enter(port, "Carol")
     yield from WriteYield(bob).write_all(b"good evening\n")
     print(f"Carol reads:  {(yield from carol_hears.next())}")
     yield from WriteYield(carol).write_all("good evening, Bob — how late is it?\n".encode())
-    for _ in range(2):  # that Carol is here, and her question
+    for _ in range(2):  # the news of Carol, and her question
         print(f"Bob reads:    {(yield from bob_hears.next())}")
     bob.shutdown_write()
     while not (line := (yield from alice_hears.next())).endswith("has left"):

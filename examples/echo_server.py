@@ -1,8 +1,9 @@
-"""An echo server on the reactor alone: one service per connection, a clean end, a limit on who may wait.
+"""An echo server on the reactor alone: one service per connection, limits, and an orderly stop.
 
-`python echo_server.py` starts it, talks to it and ends it, over real TCP. `python echo_server.py PORT` serves
-anybody with `nc 127.0.0.1 PORT` until Ctrl-C (or SIGTERM): it stops listening, closes each connection and
-says how much it has echoed. `kill -USR1` its process to see what every connection waits for.
+`python echo_server.py` starts the server, sends it two texts and stops it, over real TCP. `python
+echo_server.py PORT` serves clients such as `nc 127.0.0.1 PORT` until Ctrl-C or SIGTERM. Then it stops
+listening, closes all connections and prints the number of echoed bytes. `kill -USR1 PID` shows what each
+connection waits for.
 """
 
 import sys
@@ -23,17 +24,17 @@ from reactor import (
     timeout_after,
 )
 
-IDLE_S = 300.0  # a connection that says nothing for so long is closed
-MOST_CONNECTIONS = 10_000  # more are closed at once
+IDLE_S = 300.0  # a connection without input for this time is closed
+MOST_CONNECTIONS = 10_000  # further connections are closed immediately
 
 
 class Server:
-    """Accepts connections and counts what they say."""
+    """Accepts connections and counts the echoed bytes."""
 
     def __init__(self, listener: TcpListener) -> None:
         self.listener = listener
         self.echoed_bytes = 0
-        # One connection's failure is no news for the others.
+        # The failure of one connection does not end the others.
         self._connections = Scope("connections", fail_together=False)
 
     def run(self) -> Service[None]:
@@ -58,11 +59,11 @@ class Server:
                     yield from writer.write_all(data)
                     self.echoed_bytes += len(data)
             except (Broken, TimedOut):
-                pass  # the other side is gone, or says nothing: nobody is left to be told
+                pass  # the client has gone or is idle: close the connection
 
 
 def ask(port: int, text: bytes) -> Service[bytes]:
-    """Send a text, say that it was all, and read until the server has no more."""
+    """Send a text, end the sending half, and read the whole answer."""
     with (yield from connect_tcp("127.0.0.1", port)) as stream:
         yield from WriteYield(stream).write_all(text)
         stream.shutdown_write()
@@ -77,7 +78,7 @@ def scene(server: Server) -> Service[None]:
     port = server.listener.address[1]
     for text in (b"hello", b"x" * 1_000_000):
         answer = yield from ask(port, text)
-        print(f"sent {len(text)} bytes, the same came back: {answer == text}")
+        print(f"sent {len(text)} bytes, received the same: {answer == text}")
     serving.cancel()
 
 

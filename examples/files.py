@@ -1,4 +1,4 @@
-"""Files of another node: put, list, get. Digests are compared at both ends; what breaks off is resumed."""
+"""Files of another node: put, list, get. Both ends compare digests; interrupted transfers resume."""
 
 import tempfile
 from pathlib import Path
@@ -17,7 +17,7 @@ with LocalNetwork(peers=6, service=Services({"files": files, "echo": Echo()})) a
     stored = put(alice, bob, report, service="files").result(timeout=60)
     print(f"stored {stored.size:,} bytes, SHA-256 {stored.digest.hex()[:16]}…")
     for entry in list_files(alice, bob, service="files").result(timeout=60):
-        print(f"there is {entry.name}, {entry.size:,} bytes")
+        print(f"the node stores {entry.name}, {entry.size:,} bytes")
     fetched = get(net[1], bob, "report.txt", folder / "copy.txt", service="files").result(timeout=60)
     print(f"the copy is the same: {(folder / 'copy.txt').read_bytes() == report.read_bytes()}")
     assert fetched.digest == stored.digest

@@ -1,4 +1,4 @@
-"""The shortest whole program: 25 real nodes on loopback, one question through 23 of them, and its answer."""
+"""The shortest complete program: 25 real nodes on loopback, a query through 23 of them, and the reply."""
 
 from tunnel import LocalNetwork
 

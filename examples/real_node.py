@@ -1,6 +1,6 @@
-"""Real nodes in one program: configurations on disk, two nodes, a client that queries one over the other.
+"""Real nodes in one program: two configured nodes, and a client that queries one through the other.
 
-`mtun up` and `mtun node` run the same nodes as processes of their own.
+`mtun up` and `mtun node` run the same nodes as separate processes.
 """
 
 import tempfile

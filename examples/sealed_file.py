@@ -1,4 +1,4 @@
-"""The layers alone, without any tunnel: content in padded windows that hide its length, sealed, in a file.
+"""The layers alone, without a tunnel: padded windows hide the length of the content, and a seal protects it.
 
 Layer 0 is next to the stream; the last is next to the content.
 """

@@ -1,4 +1,4 @@
-"""Content of any length in bounded memory: a file in, the reply into another file; and what a failure is."""
+"""Content of any length in bounded memory: query and reply are files. Then a failure, and its error code."""
 
 import sys
 import tempfile
@@ -14,10 +14,10 @@ with LocalNetwork(peers=6) as net:
     alice, bob = net[0], net[5]
     with source.open("rb") as content, answer.open("wb") as sink:
         result = alice.query(bob.id, content, hops=4, sink=sink).result(timeout=60)
-    print(f"{result.query_bytes:,} bytes sent, {result.reply_bytes:,} came back")
+    print(f"{result.query_bytes:,} bytes sent, {result.reply_bytes:,} received")
     assert answer.read_bytes() == source.read_bytes()
 
-    # A proxy that is not there: Alice is told what is known, in bounded time.
+    # A proxy is down: in bounded time Alice gets an error with the reason.
     net.stop(2)
     try:
         route = Route((net[1].id, net[2].id), bob.id)
@@ -25,4 +25,4 @@ with LocalNetwork(peers=6) as net:
     except QueryFailed as error:
         print(f"refused, as it should be: {error.code.name if error.code else 'no code'}")
     else:
-        sys.exit("a query went through a node that is closed")
+        sys.exit("a query passed a node that was stopped")

@@ -1,6 +1,6 @@
-"""A chat room at one node, whose guests come through established tunnels: the room does not know from where.
+"""A chat room at one node. Guests connect through established tunnels, so their nodes stay unknown.
 
-The first message of a guest is the name, each further one a line. What one says goes to all others.
+The first message of a guest is the name, each further one a line. Each line goes to all other guests.
 """
 
 from contextlib import suppress
@@ -10,12 +10,12 @@ from tunnel import InnerService, LocalNetwork
 from tunnel.client import Client
 from tunnel.services import Query, Reply, Tunnel
 
-LINES_WAITING = 64  # per guest; who does not read misses lines, and holds up nobody
+LINES_WAITING = 64  # per guest; a slow guest misses lines and does not hold up the others
 LONGEST_BYTES = 4096
 
 
 class Room(InnerService):
-    """One object for all guests; each has a service of its own."""
+    """One object for all guests; a separate service for each."""
 
     def __init__(self) -> None:
         self._guests: dict[str, Channel[str]] = {}
@@ -26,7 +26,7 @@ class Room(InnerService):
     def tunnel(self, tunnel: Tunnel) -> Service[None]:
         name = ((yield from tunnel.receive(LONGEST_BYTES)) or b"").decode("utf-8", "replace")
         if not name or name in self._guests:
-            yield from tunnel.send(b"that name is taken, or is none")
+            yield from tunnel.send(b"choose another name: this one is empty or taken")
             return
         lines = self._guests[name] = Channel(LINES_WAITING)
         lines.send_nowait(f"welcome; here are: {', '.join(self._guests)}")
@@ -36,7 +36,7 @@ class Room(InnerService):
             yield from scope.spawn(self._write(tunnel, lines))
             while (line := (yield from tunnel.receive(LONGEST_BYTES))) is not None:
                 self._say(f"{name}: {line.decode('utf-8', 'replace')}", but=name)
-            lines.close()  # what is still in it is sent
+            lines.close()  # the writing service sends the rest
 
         try:
             yield from in_scope(visit)
@@ -55,7 +55,7 @@ class Room(InnerService):
     def _say(self, text: str, but: str = "") -> None:
         for name, lines in self._guests.items():
             if name != but:
-                with suppress(ChannelFull, ChannelClosed):  # who does not read, or is leaving
+                with suppress(ChannelFull, ChannelClosed):  # the guest is slow, or leaving
                     lines.send_nowait(text)
 
 
@@ -75,7 +75,7 @@ def main() -> None:
             hear("Alice")
             alice.send("good evening — where are you?".encode())
             hear("Bob")
-            bob.send(b"nobody knows, not even this room")
+            bob.send(b"not even this room knows")
             hear("Alice")
             bob.close(timeout_s=30)
             hear("Alice")

@@ -18,7 +18,7 @@ def shout_back(stream: SocketStream) -> Service[None]:
 
 def ask(host: str, port: int) -> Service[bytes]:
     stream = yield from connect_tcp(host, port)
-    yield from WriteYield(stream).write_all(b"is anybody there?")
+    yield from WriteYield(stream).write_all(b"are you there?")
     stream.shutdown_write()
     answer, buffer = b"", bytearray(4096)
     while count := (yield from ReadYield(stream).readinto(buffer)):

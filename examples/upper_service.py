@@ -1,4 +1,4 @@
-"""A service of your own: Bob answers each query in upper case, while it is still arriving."""
+"""Your own service: Bob returns each query in upper case, while it is still arriving."""
 
 from reactor import Service
 from tunnel import LocalNetwork

@@ -1,21 +1,19 @@
-"""A secret ballot: voters send their votes through tunnels to a node that counts them.
+"""A secret ballot: voters send their votes through proxies to a node that counts them.
 
-Before the vote the registrar gives each voter a credential, 32 random bytes, and the tally node the SHA-256
-of all of them, in random order. A ballot is a credential and a choice. It goes to the tally through proxies
-of the voter's own choosing, and the receipt comes back along a reply block: the tally sees that *somebody*
-who may vote has voted, once, and not who. All ballots have the same length on every link.
+Before the vote the registrar gives each voter a credential of 32 random bytes. The tally node gets the
+SHA-256 of all credentials, in random order. A ballot is a credential and a choice. It goes to the tally
+through proxies that the voter chooses, and the receipt returns along a reply block. The tally learns that
+an entitled voter has voted, once, and not who it was. All ballots have the same length on every link.
 
-What this does not protect, so that nobody relies on it:
+Limits of this protection:
 
-* The registrar knows who got which credential. Together with the tally it can say who voted what. (Blind
-  signatures would mend that; they are not here.)
-* The tally is trusted to count. A voter gets a receipt, and cannot check the sum.
-* Who sees both a voter's link and the tally's, or owns all proxies of a voter, can link them by time. Voters
-should
-  vote at random times; here they do so in random order.
-* A voter can show his credential to a buyer, or be forced to. One whose receipt is lost on the way hears,
-when he
-  tries again, that his credential was used: by himself, as far as he can know.
+* The registrar knows the owner of each credential. Together with the tally it can match voters and votes.
+  Blind signatures would prevent that; this example does not have them.
+* The tally is trusted to count. A voter gets a receipt, but cannot check the sum.
+* An observer of both a voter's link and the tally's, or the owner of all proxies of a voter, can link them by
+  time. Voters should therefore vote at random times; here they vote in random order.
+* A voter can show a credential to a buyer, or be forced to.
+* A voter whose receipt was lost and who votes again learns only that the credential was used, not by whom.
 """
 
 import hashlib
@@ -27,12 +25,12 @@ from tunnel import LocalNetwork
 from tunnel.services import Query, Reply
 
 CREDENTIAL_BYTES = 32
-CHOICES = {b"yes", b"no "}  # of one length
+CHOICES = {b"yes", b"no "}  # of equal length
 BALLOT_BYTES = CREDENTIAL_BYTES + 3
 
 
 class Tally:
-    """Counts each credential once. The credentials themselves are not here, only their digests."""
+    """Counts each credential once. It stores digests, not the credentials."""
 
     def __init__(self, digests: list[bytes]) -> None:
         self._unused = set(digests)
@@ -50,14 +48,14 @@ class Tally:
         if choice not in CHOICES:
             return b"refused: no such choice"  # the credential is still good
         if digest not in self._unused:
-            return b"refused: no credential, or one that was used"
+            return b"refused: the credential is unknown or used"
         self._unused.remove(digest)
         self.count[choice.decode().strip()] += 1
         return b"counted"
 
 
 def register(voters: int) -> tuple[list[bytes], list[bytes]]:
-    """The registrar: one credential for each voter, and their digests in an order that says nothing."""
+    """The registrar: one credential for each voter, and their digests, in an order that reveals nothing."""
     credentials = [secrets.token_bytes(CREDENTIAL_BYTES) for _ in range(voters)]
     return credentials, sorted(hashlib.sha256(credential).digest() for credential in credentials)
 
@@ -76,7 +74,7 @@ def main() -> None:
         secrets.SystemRandom().shuffle(order)
         receipts = Counter(vote(voter, credentials[voter] + votes[voter]) for voter in order)
         print(f"receipts: {dict(receipts)}")
-        print(f"voting twice is {vote(0, credentials[0] + b'no ')}")
+        print(f"a second vote is {vote(0, credentials[0] + b'no ')}")
         print(f"an invented credential is {vote(1, secrets.token_bytes(CREDENTIAL_BYTES) + b'no ')}")
     print(f"the tally: {tally.count['yes']} yes, {tally.count['no']} no")
 

@@ -126,7 +126,7 @@ def read_some(r: ByteReader, view: memoryview) -> int:
     if count is None:
         raise would_block("the stream has nothing to read now")
     if count > len(view):
-        raise BadParameter(f"the stream says it read {count} bytes into {len(view)}")
+        raise BadParameter(f"the stream reports {count} bytes read into a buffer of {len(view)}")
     return count
 
 
@@ -162,7 +162,7 @@ def write_some(w: ByteWriter, view: memoryview) -> int:
 
 def _checked(count: int, view: memoryview) -> int:
     if count > len(view):
-        raise BadParameter(f"the stream says it took {count} of {len(view)} bytes")
+        raise BadParameter(f"the stream reports {count} bytes written of {len(view)}")
     return count
 
 

@@ -559,7 +559,7 @@ def get_engine(name: str = "auto") -> Engine:
     Returns:
         The engine; the same object for the same name.
     Raises:
-        EngineUnavailable: the library cannot be imported; the text says what to install.
+        EngineUnavailable: the library cannot be imported; the text names the package to install.
         BadParameter: no engine has that name.
     """
     if name == "auto":

@@ -360,7 +360,7 @@ def test_a_node_that_does_not_start_is_named_with_its_own_error(
     capsys.readouterr()
     assert main(["up", str(folder)]) == 1
     error, hint = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: node-1 has ended with status 2; its log says: there is no key file ")
+    assert error.startswith("error: node-1 ended with status 2; its log ends: there is no key file ")
     assert hint.startswith("hint: make one with: mtun keygen ")
     assert hint.endswith(f"; the log is {folder / 'node-1' / 'log'}")
 

@@ -11,7 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EXPECTED = {
-    "asyncio_client": "the tunnel says 'and over'",
+    "asyncio_client": "the tunnel answers 'and over'",
     "any_spawner": "Restart: 15 words",
     "chat": "Alice reads:  * Bob has left",
     "echo_server": "echoed 1000005 bytes",
@@ -22,7 +22,7 @@ EXPECTED = {
     "send_file": "refused, as it should be: NEXT_REFUSED",
     "sealed_file": "length is hidden in windows\nbytes behind the message",
     "tunnel_chat": "Alice reads:  Bob has left",
-    "two_services": "IS ANYBODY THERE?",
+    "two_services": "ARE YOU THERE?",
     "voting": "the tally: 4 yes, 2 no",
 }
 

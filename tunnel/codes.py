@@ -56,7 +56,7 @@ class CodeRow:
     """Texts for one code.
 
     Attributes:
-        did: action of the reporting node, to follow its name; `{next}` is the node behind it.
+        did: what the reporting node did, as a clause after its name; `{next}` is the node behind it.
         meaning: one line for people.
         location: usual place of the cause; a code proves nothing.
         advice: what to do.
@@ -74,7 +74,7 @@ CODES = {
         "bytes that violate the record or cell layouts of a link, or a cell that the state of its "
         "stream forbids",
         Location.RELAY,
-        "a bug or an attack on that link; the log of the node that sent the code says which bytes. "
+        "a bug or an attack on that link; the log of the node that sent the code shows the bytes. "
         "Choose another route",
     ),
     ErrorCode.BAD_HEADER: CodeRow(
@@ -107,7 +107,7 @@ CODES = {
         "could not connect to {next}",
         "the next node does not answer, or another node answers in its place",
         Location.RELAY,
-        "the node is down, its address is old, or it refused the connection (its log says why). Choose "
+        "the node is down, its address is old, or it refused the connection (its log has the reason). Choose "
         "another route",
     ),
     ErrorCode.DISCONNECTED: CodeRow(
@@ -152,7 +152,7 @@ CODES = {
         "could not answer, because its service failed",
         "Bob's inner service raised an error",
         Location.FAR_END,
-        "Bob's log says why",
+        "Bob's log has the error",
     ),
     ErrorCode.UNKNOWN_QUERY: CodeRow(
         "does not wait for this answer",

@@ -65,7 +65,7 @@ class TunnelError(Exception):
 
 
 class LocalTunnelError(TunnelError):
-    """This process broke the rules: wrong argument, or a call in the wrong order."""
+    """This process broke a rule: wrong argument, or a call in the wrong order."""
 
 
 class BadArgument(LocalTunnelError, ValueError):
@@ -180,7 +180,7 @@ class NodeNotRunning(ControlError):
 
 
 class TooManyFiles(LocalTunnelError):
-    """The network needs more open files than this process may have; the text says how to raise the limit."""
+    """The network needs more open files than this process may have; the text gives the command to run."""
 
 
 class MissingLibrary(LocalTunnelError):

@@ -96,13 +96,13 @@ class ErrorRow:
 
 _HOME = "Alice: the reply route's last proxy first, then the block's seed"
 _STREAM = "the stream"
-_TWO_STREAMS = "two streams, which the proxy is not told belong together"
+_TWO_STREAMS = "two streams; nothing shows the proxy that they belong together"
 
 MODES = {
     ReplyMode.NONE: ModeRow(
         original="NoHandling",
         has_reply=False,
-        opened_by="nobody",
+        opened_by="–",
         at_proxies=_STREAM,
         meaning="no reply possible",
     ),
@@ -172,8 +172,8 @@ ERROR_MODES = {
     ErrorMode.NONE: ErrorRow(
         original="NoHandling",
         dest_flags=NOERR_FLAG,
-        opened_by="nobody",
+        opened_by="–",
         at_proxies="as for status; DEST fills it with random bytes",
-        meaning="no error is told; looks like status to proxies",
+        meaning="no errors are reported; looks like status to proxies",
     ),
 }

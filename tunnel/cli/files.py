@@ -52,9 +52,9 @@ _REFUSALS = {
         "{node} does not let others {verb} files",
         "its owner decides this: [files] may_get, may_put, may_list",
     ),
-    FileStatus.DISK: ("the disk of {node} has failed", "its log says more"),
+    FileStatus.DISK: ("the disk of {node} has failed", "its log has the reason"),
 }
-"""What a files service refuses, and what to do about it."""
+"""Text and hint for each refusal of a files service."""
 _STREAM = "-"
 _COPY_BYTES = 1 << 20
 _SEND_EXAMPLE = """\

@@ -122,7 +122,7 @@ def _pack(tar: tarfile.TarFile, path: Path, name: PurePosixPath) -> str:
         try:
             tar.addfile(member, file)
         finally:
-            # A short read is an error without a cause in `tarfile`; this says what happened.
+            # A short read is an error without a cause in `tarfile`; this check gives the cause.
             check_unchanged(before, os.fstat(file.fileno()), repr(str(path)))
     return ""
 

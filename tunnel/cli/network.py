@@ -57,7 +57,7 @@ Make the secret keys of one node, in a file that only its owner can read.
 """
 _KEYGEN_EXAMPLE = """\
 example:
-  mtun keygen state/keys      where `mtun node` looks for them, unless [node] keys says otherwise
+  mtun keygen state/keys      the default place; [node] keys in the configuration names another
 """
 
 
@@ -185,7 +185,7 @@ def node_folders(folder: Path) -> list[Path]:
 
 
 def _free_ports(wanted: int, first: int | None) -> list[int]:
-    """Ports on which nobody listens now."""
+    """Ports that are free now."""
     if first is not None:
         candidates = range(first, first + wanted)
         if candidates[-1] > MOST_PORT:

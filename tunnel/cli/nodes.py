@@ -48,10 +48,11 @@ __all__ = ["ChildNode", "add_parser"]
 log = logging.getLogger("tunnel.cli")
 
 _NODE = """\
-Run one node, as its configuration says, until SIGINT, SIGTERM or SIGHUP.
+Run the node of a configuration until SIGINT, SIGTERM or SIGHUP.
 
-It stops in order: it announces the end to its neighbours, lets what passes through it end, and saves keys and
-replay tables for the next start. A second signal does not wait. SIGUSR1 prints what every service does.
+It stops in order: it announces the end to its neighbours, waits for the frames that pass through it, and
+saves keys and replay tables for the next start. A second signal ends it immediately. SIGUSR1 prints the
+current state of every service.
 """
 _NODE_EXAMPLE = """\
 example:
@@ -288,7 +289,7 @@ class _Network:
         lines = node.log_tail().splitlines() or ["nothing"]
         reason = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
         failure = LocalTunnelError(
-            f"{node.name} has ended with status {node.status}; its log says: {reason.removeprefix('error: ')}"
+            f"{node.name} ended with status {node.status}; its log ends: {reason.removeprefix('error: ')}"
         )
         advice = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
         failure.add_note("; ".join([*advice[-1:], f"the log is {node.log}"]))

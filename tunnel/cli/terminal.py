@@ -174,7 +174,7 @@ class ProgressBar:
     """A bar on stderr, if that is a terminal and the work takes longer than a second.
 
     Args:
-        total: of what is counted: bytes, or what `unit` says.
+        total: the final count, in bytes or in `unit`.
         unit: shown behind the count; None: bytes.
     """
 

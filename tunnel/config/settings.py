@@ -3,7 +3,7 @@
 Rules for changing it: settings of the node itself are rows here. Fields of `Limits`, `TunnelLimits` and
 `FilesSettings` declare themselves with `tunnel.arguments.setting`: default, unit and help text stand there.
 This file adds only their table (`_TABLE_OF`) and unusual ranges (`_KIND_OF`). Few settings are better: a
-value that nobody would change is a constant, or a plain field of its class. Afterwards run
+value that users have no reason to change is a constant, or a plain field of its class. Afterwards run
 `python -m tests.test_config`, which rewrites the tables of docs/configuration.md; a test compares the two.
 """
 
@@ -159,8 +159,8 @@ _OWN = [
         ListOf(PrivateRange(), _MOST_RANGES),
         [],
         "Ranges of a LAN or VPN that belong to the network; use the same list in all nodes. Any address "
-        "that a peer advertises in them is dialled, so keep them small. Only `family` tells owners in them "
-        "apart.",
+        "that a peer advertises in them is dialled, so keep them small. Only `family` distinguishes owners "
+        "in them.",
     ),
     Setting(
         "node",

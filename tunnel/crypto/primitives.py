@@ -179,7 +179,7 @@ class TunnelEngine(ABC):
         Raises:
             BadSignature: the signature does not match, a length is wrong, or the key is in non-canonical form
                 or of low order.
-        Source: RFC 8032, section 5.1.7, equation without the cofactor; the module docstring says why.
+        Source: RFC 8032, section 5.1.7, equation without the cofactor; the module docstring has the reason.
         """
         if (
             len(public) != PUBLIC_BYTES
@@ -449,7 +449,8 @@ def tunnel_engine(name: str = "auto") -> TunnelEngine:
     Returns:
         The engine; the same object for the same name.
     Raises:
-        EngineUnavailable: the library cannot be imported or is too old; the text says what to install.
+        EngineUnavailable: the library cannot be imported or is too old; the text names the package to
+            install.
         BadParameter: no engine has that name. (Both are errors of `readwrite_comp`.)
     """
     if name != "auto":

@@ -43,7 +43,7 @@ _LISTS: Final = 16
 _PUT_S: Final = 240.0  # more than twice within a value's life
 _WAIT_S: Final = 30.0  # for one answer of the hash table
 _ALONE_S: Final = 10.0  # between two polls that find nothing
-_MAX_VALUES: Final = 1024  # of one answer: anybody may store values under a key
+_MAX_VALUES: Final = 1024  # of one answer: any node may store values under a key
 _MAX_REQUESTS: Final = 64
 
 
@@ -120,8 +120,8 @@ class DhtDirectory(ExchangeDirectory):
     def request(self, node_id: bytes) -> None:
         """Look up one node in the hash table, in the background.
 
-        Nodes of the hash table near its key see who asks for whom. Use it for a node that is missing from the
-        member lists, never for the nodes of a route.
+        Nodes of the hash table near the key see which node looks up which. Use it for a node that is missing
+        from the member lists, never for the nodes of a route.
         """
         if len(self._requests) < _MAX_REQUESTS:
             self._requests[node_id] = None
@@ -214,7 +214,7 @@ class DhtDirectory(ExchangeDirectory):
             try:
                 news += self.learn((signed,), source=_SOURCE, own_id=b"", now_s=self._wall_clock())
             except DescriptorError as error:
-                # Anybody may store values, so an invalid one is nobody's fault in particular.
+                # Any node may store values, so an invalid one proves no fault of a particular node.
                 log.debug("a value of the hash table is not a descriptor: %s", error)
         own = {descriptor.signed for node_id in list(self._own) if (descriptor := self.lookup(node_id))}
         return len(values - own), news

@@ -362,7 +362,7 @@ class Multiplexer(Generic[N]):
         self.incoming.set()
 
     def _on_peer_exchange(self, stream_id: int, payload: memoryview) -> None:
-        # Replaces an older one that nobody took: the newer is better, and nothing grows.
+        # Replaces an older one that is still unread: the newer is better, and memory stays bounded.
         self._exchange_in = bytes(payload)
         self.exchange.set()
 

@@ -151,7 +151,7 @@ class OnionCodec:
     # --- Bob ------------------------------------------------------------------------------------------------
 
     def destination_reader(self, slot: Slot, profile: Profile) -> MessageR:
-        """Bob's reader of a query. After its header is read, `head` tells how to answer."""
+        """Bob's reader of a query. After its header is read, `head` contains the reply mode and its data."""
         return MessageR(profile, end_to_end_key(slot.seed, Direction.FORWARD), engine=self.engine)
 
     def origin(self, slot: Slot, head: MessageHead) -> Origin:

@@ -2,8 +2,8 @@
 
 Bob sends the header unchanged, then his chunks, sealed under the end-to-end seed. Each proxy of the reply
 path adds a layer. All seeds derive from one master seed, which travels in Alice's own slot (HOME) with the
-query id and a MAC under her home key. So Alice stores nothing for a block, and the ticket tells her which
-query the reply answers.
+query id and a MAC under her home key. So Alice stores nothing for a block, and the ticket identifies the
+query of each reply.
 
 Source: docs/protocol.md, "Reply block".
 """

@@ -79,7 +79,7 @@ class Trail:
     """Hold times and MACs of one STATUS, nearest hop first.
 
     Args:
-        geometry: gives N, and says whether there are MACs.
+        geometry: gives N, and whether there are MACs.
         data: the trail's bytes in a STATUS, or None for an empty one (all zero).
     """
 

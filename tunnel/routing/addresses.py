@@ -1,6 +1,6 @@
 """Address rules: which addresses may be dialled, and which nodes count as one owner's.
 
-A relay dials the addresses of descriptors, and anybody can sign a descriptor. Outside a network declared
+A relay dials the addresses of descriptors, and any stranger can sign one. Outside a network declared
 local it therefore dials only public unicast addresses and the private ranges that its user has declared. An
 attacker thus cannot make it dial machines behind its own firewall.
 """

@@ -180,7 +180,7 @@ class ConfiguredNode:
         cannot be listened on. KeyFileError, ReplayFileError: keys, peers or replay tables cannot be read.
         OSError.
     Raises (on exit):
-        StateError: the state is not saved; the text says where the keys are.
+        StateError: the state is not saved; the text names the place of the keys.
     """
 
     def __init__(
@@ -452,9 +452,10 @@ def open_node(
         A context manager; its value is the node, which accepts connections. Clients take it: `Client(node)`.
     Raises (on entry):
         ConfigError, KeyFileError, ReplayFileError, StateError, OSError: as `ConfiguredNode`.
-        LocalTunnelError: an invalid name of a service. TypeError: a service that is none.
+        LocalTunnelError: an invalid service name. TypeError: an object that cannot serve.
     Raises (on exit):
-        StateError: the state is not saved; says where the keys are. What ended the node early.
+        StateError: the state is not saved; the text names the place of the keys. Or the error that ended
+        the node early.
     """
     if not isinstance(config, NodeConfig):
         config = load_config(Path(config), os.environ)

@@ -131,7 +131,7 @@ def tunnel_service(
         except PeerError as error:
             core.give_up(error.code)
             raise
-        except Exception as error:  # noqa: BLE001 - told to the other end
+        except Exception as error:  # noqa: BLE001 - the other end gets its code
             log_failure(
                 log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
             )

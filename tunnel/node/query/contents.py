@@ -230,7 +230,7 @@ class _IteratorReader:
 def _checked(data: bytes | None) -> bytes:
     if data is None:
         # Treating it as the end would silently truncate the query.
-        raise LocalTunnelError("the content's file is non-blocking: its end cannot be told from a pause")
+        raise LocalTunnelError("the content's file is non-blocking, so a pause looks like its end")
     return as_piece(data)
 
 
