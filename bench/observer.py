@@ -34,8 +34,8 @@ from bench.wire_records import Connection, connections_as_events, guess_routes, 
 from reactor import CurrentTime, Sleep
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import DEFAULT, Profile
-from tunnel.link.buffers import MAX_UNITS, UNIT_BYTES
 from tunnel.link.handshake import PaddingMode
+from tunnel.link.records import MAX_UNITS, UNIT_BYTES
 from tunnel.modes import ReplyMode
 from tunnel.node import Limits, Node
 from tunnel.node.limits import LinkPolicy

@@ -23,10 +23,10 @@ from bench.report import Machine, Spread, report, table
 from reactor import Reactor, Service, Signal
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, LIONESS_SUITE, Profile
-from tunnel.link.buffers import BUFFER_BYTES, RecordOpener, RecordSealer, record_bytes_for
 from tunnel.link.cells import CELL_HEAD_BYTES
 from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
 from tunnel.link.noise import LinkKeys
+from tunnel.link.records import BUFFER_BYTES, RecordOpener, RecordSealer, record_bytes_for
 from tunnel.node.relay.read_service import relay
 from tunnel.onion.key_schedule import Direction, permutation
 

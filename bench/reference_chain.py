@@ -40,8 +40,8 @@ from bench.usage import own_usage
 from readwrite_comp.primitives import Aead
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.geometry import Profile
-from tunnel.link.buffers import HEAD_BYTES, TAG_BYTES, record_bytes_for
 from tunnel.link.cells import CELL_HEAD_BYTES
+from tunnel.link.records import HEAD_BYTES, TAG_BYTES, record_bytes_for
 from tunnel.onion.key_schedule import Direction, permutation
 
 __all__ = ["ChainRun", "ReferenceChain"]

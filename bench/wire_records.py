@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tunnel.errors import LinkError
-from tunnel.link.buffers import HEAD_BYTES, record_bytes_of
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES
+from tunnel.link.records import HEAD_BYTES, record_bytes_of
 
 __all__ = ["Connection", "Event", "Record", "connections_as_events", "guess_routes", "records_as_events"]
 

@@ -26,9 +26,9 @@ from tunnel.geometry import (
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES
 from tunnel.identity.key_ring import EARLY_ROTATION_S, KEEP_PREVIOUS_S
 from tunnel.identity.keys import EPOCH_S
-from tunnel.link.buffers import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
 from tunnel.link.cells import CELL_HEAD_BYTES, CELLS, CellType
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, MAX_BITS
+from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
 from tunnel.link.scheduler import MIN_FIXED_UNITS
 from tunnel.link.stream import TRANSITIONS, Half
 from tunnel.link.table import MuxLimits

@@ -25,7 +25,7 @@ from tests.support.held import Held
 from tests.support.network import PATIENCE_S
 from tunnel import ErrorCode, InnerService, Limits, Node, QueryFailed, ReplyMode, Route
 from tunnel.directory import StaticDirectory
-from tunnel.link.buffers import BUFFERS
+from tunnel.link.records import BUFFERS
 from tunnel.node import QueryResult
 
 LIMITS = Limits(dial_s=5.0, idle_s=5.0, linger_s=1.0, link_tick_s=0.05, redial_s=0.02)

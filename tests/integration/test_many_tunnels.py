@@ -16,8 +16,8 @@ from tests.support.network import PATIENCE_S
 from tunnel import ErrorCode, Limits, Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import DEFAULT, INTERACTIVE, Geometry
-from tunnel.link.buffers import Budget, Evictable
 from tunnel.link.mux import MuxLimits
+from tunnel.link.records import Budget, Evictable
 
 LIMITS = Limits(queries=2048, link_tick_s=0.05, buffer_bytes=64 << 20)
 STALLED_BYTES = 2_000_000

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from bench.observer import Settings, Watched, limits_of
 from bench.wire_records import Connection, Event, connections_as_events, guess_routes, records_as_events
-from tunnel.link.buffers import MAX_UNITS, UNIT_BYTES
 from tunnel.link.handshake import PaddingMode
+from tunnel.link.records import MAX_UNITS, UNIT_BYTES
 
 SETTINGS = Settings(nodes=5, hops=2, padding_gap_s=0.05)
 LIMITS = limits_of(SETTINGS)

@@ -15,7 +15,6 @@ from tunnel.errors import ErrorCode
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
-from tunnel.link.buffers import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.link.cells import (
     CELL_HEAD,
     MAX_PAYLOAD_BYTES,
@@ -26,6 +25,7 @@ from tunnel.link.cells import (
     split_cells,
 )
 from tunnel.link.handshake import M2_BYTES, Initiator, Settings
+from tunnel.link.records import HEAD_BYTES, RecordOpener, RecordSealer, record_bytes_for, record_bytes_of
 from tunnel.node import LOCAL_NETWORK_ID
 
 __all__ = ["STREAM", "RawPeer"]

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from tests.tunnel.helpers import OPENSSL
 from tunnel.crypto.primitives import TunnelEngine
-from tunnel.link.buffers import (
+from tunnel.link.cells import split_cells
+from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
+from tunnel.link.noise import LinkKeys
+from tunnel.link.records import (
     Budget,
     BufferPool,
     RecordOpener,
@@ -16,9 +19,6 @@ from tunnel.link.buffers import (
     record_bytes_for,
     record_bytes_of,
 )
-from tunnel.link.cells import split_cells
-from tunnel.link.mux import Multiplexer, MuxLimits, MuxStream
-from tunnel.link.noise import LinkKeys
 
 __all__ = ["Clock", "Flag", "Link", "RawPeer", "Side", "cell", "pump", "read_all", "write_all"]
 

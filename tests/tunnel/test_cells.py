@@ -11,7 +11,6 @@ from tests.tunnel.helpers import PROFILES, SMALL, seeded_bytes
 from tests.tunnel.mux_helpers import Link, RawPeer, cell
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError
 from tunnel.geometry import GEOMETRIES, Profile
-from tunnel.link.buffers import record_bytes_for
 from tunnel.link.cells import (
     CELLS,
     MAX_CREDIT,
@@ -30,6 +29,7 @@ from tunnel.link.cells import (
     parse_reset,
     split_cells,
 )
+from tunnel.link.records import record_bytes_for
 
 streams = st.integers(1, 2**32 - 1)
 

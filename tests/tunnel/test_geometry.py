@@ -23,9 +23,9 @@ from tunnel.geometry import (
     Profile,
     padme,
 )
-from tunnel.link.buffers import MAX_UNITS, RECORD_OVERHEAD, UNIT_BYTES, record_bytes_for
 from tunnel.link.cells import CELL_HEAD_BYTES
 from tunnel.link.handshake import Settings
+from tunnel.link.records import MAX_UNITS, RECORD_OVERHEAD, UNIT_BYTES, record_bytes_for
 
 # The table of the protocol: geometry, slots, C, header bytes, data of a chunk, record units.
 TABLE = [

@@ -17,11 +17,11 @@ from tests.tunnel.helpers import ENGINES, NOW_S, SMALL, make_keys
 from tests.tunnel.mux_helpers import Clock, Flag, cell, read_all
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.identity.descriptor import Address, Descriptor
-from tunnel.link.buffers import REKEY_AFTER
 from tunnel.link.cells import CellType, split_cells
 from tunnel.link.handshake import M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.noise import PROTOCOL_NAME, LinkKeys
+from tunnel.link.records import REKEY_AFTER
 
 NETWORK = bytes(range(16))
 US, THEM = make_keys("us"), make_keys("them")

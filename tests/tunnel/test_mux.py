@@ -22,9 +22,9 @@ from tests.tunnel.mux_helpers import (
 )
 from tunnel.errors import Disconnected, ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull
 from tunnel.geometry import DEFAULT, GEOMETRIES, Profile
-from tunnel.link.buffers import BUFFER_BYTES, Budget, record_bytes_for
 from tunnel.link.cells import MAX_EXCHANGE_BYTES, CellType
 from tunnel.link.mux import MuxLimits, MuxStream
+from tunnel.link.records import BUFFER_BYTES, Budget, record_bytes_for
 from tunnel.link.scheduler import MIN_FIXED_UNITS
 
 T = CellType

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.tunnel.helpers import ENGINES, OPENSSL, engines, mixed_engine
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import ErrorCode, LinkError
-from tunnel.link.buffers import (
+from tunnel.link.noise import rekeyed
+from tunnel.link.records import (
     HEAD_BYTES,
     MAX_RECORD_BYTES,
     MAX_UNITS,
@@ -24,7 +25,6 @@ from tunnel.link.buffers import (
     record_bytes_for,
     record_bytes_of,
 )
-from tunnel.link.noise import rekeyed
 
 KEY = bytes(range(32))
 

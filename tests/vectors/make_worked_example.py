@@ -33,10 +33,10 @@ from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys, OnionKey
-from tunnel.link.buffers import RecordOpener, record_bytes_of
 from tunnel.link.handshake import Initiator, Responder, Settings
 from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.noise import LinkKeys, rekeyed
+from tunnel.link.records import RecordOpener, record_bytes_of
 from tunnel.modes import ReplyMode
 from tunnel.onion.codec import OnionCodec, OutgoingFrame
 from tunnel.onion.header import Command, Opened, Slot

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError
 from tunnel.geometry import PROTOCOL_VERSION, Profile
-from tunnel.link.buffers import MAX_RECORD_BYTES, RECORD_OVERHEAD
+from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD
 
 __all__ = [
     "CELLS",

@@ -2,7 +2,7 @@
 
 The socket side calls `space`, `received`, `pending` and `sent`; services use the streams (stream.py).
 Outgoing content is sealed straight into one buffer (scheduler.py), so the sending side has no queue of
-content. Incoming records are opened in place (buffers.py) and their cells applied one by one. Content goes
+content. Incoming records are opened in place (records.py) and their cells applied one by one. Content goes
 to the queue of its stream, bounded by the credit that this side granted.
 
 Calls go one way: `Multiplexer` calls `MuxStream` and `StreamTable` (table.py), and both of those call
@@ -27,7 +27,6 @@ from readwrite_comp.errors import renewed
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import Disconnected, ErrorCode, LinkError, ProfileError, TunnelError
 from tunnel.geometry import Profile
-from tunnel.link.buffers import BUFFERS, Budget, BufferPool, IncomingRecords, RecordOpener, RecordSealer
 from tunnel.link.cells import (
     CellType,
     pack_go_away,
@@ -43,6 +42,7 @@ from tunnel.link.cells import (
 )
 from tunnel.link.noise import LinkKeys
 from tunnel.link.policies import Pinger
+from tunnel.link.records import BUFFERS, Budget, BufferPool, IncomingRecords, RecordOpener, RecordSealer
 from tunnel.link.scheduler import LinkSender
 from tunnel.link.stream import MuxStream, N
 from tunnel.link.table import MuxLimits, StreamTable

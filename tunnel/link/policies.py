@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from tunnel.errors import LinkError, LocalTunnelError
-from tunnel.link.buffers import MAX_UNITS
 from tunnel.link.cells import PING_TOKEN_BYTES, pack_ping
 from tunnel.link.handshake import PaddingMode
+from tunnel.link.records import MAX_UNITS
 
 __all__ = [
     "ONCE",

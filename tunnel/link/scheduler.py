@@ -1,7 +1,7 @@
 """The sending half of a link: which stream writes next, and which cells share a record.
 
 `WriteScheduler` gives the streams their turns, `ControlQueue` holds control cells (everything except DATA and
-STATUS), and `LinkSender` joins both to the one outgoing buffer (buffers.py). Content is sealed straight into
+STATUS), and `LinkSender` joins both to the one outgoing buffer (records.py). Content is sealed straight into
 that buffer when its stream has its turn. Control cells wait until the link is about to send. Then they use
 the padding of a content record, or a record of their own. With records of one fixed size, only `tick` sends.
 """
@@ -12,7 +12,8 @@ from collections import OrderedDict
 from typing import Final, Protocol
 
 from tunnel.errors import LocalTunnelError
-from tunnel.link.buffers import (
+from tunnel.link.cells import CELL_HEAD, CELL_HEAD_BYTES, MAX_EXCHANGE_BYTES, CellType, pack_credit
+from tunnel.link.records import (
     MAX_RECORD_BYTES,
     MAX_UNITS,
     RECORD_OVERHEAD,
@@ -21,7 +22,6 @@ from tunnel.link.buffers import (
     OutgoingRecords,
     RecordSealer,
 )
-from tunnel.link.cells import CELL_HEAD, CELL_HEAD_BYTES, MAX_EXCHANGE_BYTES, CellType, pack_credit
 
 __all__ = [
     "MIN_FIXED_UNITS",

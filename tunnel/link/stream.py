@@ -23,8 +23,8 @@ from typing import Generic, TypeVar
 from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, LinkError, LocalTunnelError, StreamReset, TableFull, TunnelError
 from tunnel.geometry import Profile
-from tunnel.link.buffers import ReceiveQueue
 from tunnel.link.cells import MAX_CREDIT, MAX_STATUS_BYTES, CellType, pack_fin
+from tunnel.link.records import ReceiveQueue
 from tunnel.link.scheduler import Notifier
 from tunnel.link.table import StreamTable
 

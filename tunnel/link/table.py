@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from tunnel.errors import ErrorCode, LinkError, TableFull
-from tunnel.link.buffers import Budget
 from tunnel.link.cells import CELLS, pack_reset
+from tunnel.link.records import Budget
 from tunnel.link.scheduler import LinkSender, SendingStream
 
 __all__ = [
@@ -40,7 +40,7 @@ class MuxLimits:
         max_streams: open streams of the peer; sent in the handshake.
         peer_max_streams: the peer's limit on streams of this side, from its settings.
         window_bytes: all receive windows together: 1,024 streams of the default profile, and four grown ones.
-        max_window_bytes: limit of the growth of one window: two link buffers (buffers.py), so one is filled
+        max_window_bytes: limit of the growth of one window: two link buffers (records.py), so one is filled
             while the other is emptied.
     """
 

@@ -21,8 +21,8 @@ from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.directory import Directory
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
-from tunnel.link.buffers import Budget
 from tunnel.link.mux import MuxStream
+from tunnel.link.records import Budget
 from tunnel.node.limits import Limits, TunnelBudget
 from tunnel.node.query.replies import PendingQuery
 from tunnel.onion.codec import OnionCodec

@@ -27,7 +27,7 @@ from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
-from tunnel.link.buffers import Budget
+from tunnel.link.records import Budget
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules
 from tunnel.node.limits import Limits
 from tunnel.node.links.keeper import keep_links, listen_service, seek_peers

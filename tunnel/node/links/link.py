@@ -41,7 +41,7 @@ from tunnel.link.mux import Multiplexer, MuxLimits
 from tunnel.link.policies import ConstantRate, Liveness, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import Limits, LinkPolicy
-from tunnel.node.links.handshake_io import HandshakeResult
+from tunnel.node.links.dial_and_accept import HandshakeResult
 from tunnel.node.waits import run_with_guards
 
 __all__ = ["Link", "Serve"]

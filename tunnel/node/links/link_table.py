@@ -23,7 +23,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.link.policies import NeighbourPool
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.links.handshake_io import HandshakeResult, dial
+from tunnel.node.links.dial_and_accept import HandshakeResult, dial
 from tunnel.node.links.link import Link, Serve
 from tunnel.node.upkeep import clock_difference, is_clock_doubtful
 
