@@ -136,7 +136,7 @@ class _Nodes:
 
     def block(self) -> None:
         """A reply block."""
-        self.alice._builder.reply_block(
+        self.alice.builder.reply_block(
             self.home,
             self.profile,
             user=self.route.destination,

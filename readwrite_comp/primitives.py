@@ -639,7 +639,7 @@ def bound_xor(target: memoryview, source: memoryview) -> Callable[[], object]:
         raise BadParameter(
             f"XOR of {len(source)} bytes into {len(target)}, expected equal lengths and a writable target"
         )
-    raw = _raw_xor()
+    raw = raw_xor()
     if raw is None:
         return partial(xor_function(), target, source, target)
     function, pointer_to = raw
@@ -648,7 +648,7 @@ def bound_xor(target: memoryview, source: memoryview) -> Callable[[], object]:
 
 
 @cache
-def _raw_xor() -> tuple[Callable[..., object], Callable[[memoryview], object]] | None:
+def raw_xor() -> tuple[Callable[..., object], Callable[[memoryview], object]] | None:
     """The C function behind `strxor` and the maker of its pointers, if both exist and work as expected."""
     try:
         from Crypto.Util import strxor

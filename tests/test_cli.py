@@ -19,7 +19,7 @@ import pytest
 
 from tunnel import LocalNetwork
 from tunnel.cli import main
-from tunnel.cli.demo import _LINE, PositionSampler, _open_content
+from tunnel.cli.demo import LINE, PositionSampler, open_content
 from tunnel.cli.terminal import ProgressBar, readable_size, table
 from tunnel.config.kinds import parse_size
 from tunnel.geometry import GEOMETRIES, Geometry
@@ -223,16 +223,16 @@ def test_wrong_use_is_status_2(capsys: pytest.CaptureFixture[str], arguments: li
 
 @pytest.mark.parametrize("size", [0, 1, 76, 300_000])
 def test_made_text(size: int) -> None:
-    with _open_content(Namespace(file=None, size=size)) as file:
+    with open_content(Namespace(file=None, size=size)) as file:
         text = file.read()
-    whole = "".join(_LINE % number for number in range(size // 70 + 1)).encode("ascii")
+    whole = "".join(LINE % number for number in range(size // 70 + 1)).encode("ascii")
     assert text == whole[:size]
 
 
 def test_made_text_takes_no_memory() -> None:
     tracemalloc.start()
     try:
-        with _open_content(Namespace(file=None, size=8 << 20)) as file:
+        with open_content(Namespace(file=None, size=8 << 20)) as file:
             while file.read(65536):
                 pass
         _, peak_bytes = tracemalloc.get_traced_memory()

@@ -24,11 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel import __version__
-from tunnel.cli import main
+from tunnel.cli import main, options
 from tunnel.cli.client import PeerNames
-from tunnel.cli.main import _Formatter, make_parser
-from tunnel.cli.options import _MAX_RETRIES, COMMANDS
-from tunnel.cli.terminal import ProgressBar, _width, prepare_output, printable, say, table
+from tunnel.cli.main import LogFormatter, make_parser
+from tunnel.cli.options import COMMANDS
+from tunnel.cli.terminal import ProgressBar, prepare_output, printable, say, table, text_width
 from tunnel.codes import CODES, Report
 from tunnel.crypto.primitives import tunnel_engine
 from tunnel.directory import StaticDirectory
@@ -102,7 +102,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 
 def test_the_limit_of_retries_that_the_parser_knows_is_that_of_the_node() -> None:
-    assert _MAX_RETRIES == MAX_RETRIES
+    assert options.MAX_RETRIES == MAX_RETRIES
 
 
 # -- the output ------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_names_are_shown_escaped_in_errors_logs_and_tables(
 ) -> None:
     assert shown in _wrong(capsys, "up", name)
     record = logging.LogRecord("a", logging.ERROR, "", 1, "peer %s", (name,), None)
-    assert _Formatter("%(message)s").format(record) == f"peer {shown}"
+    assert LogFormatter("%(message)s").format(record) == f"peer {shown}"
     assert table(["name", "id"], [[name, "1"]]).splitlines()[-1].startswith(shown)
 
 
@@ -224,7 +224,7 @@ ROWS = [
 @pytest.mark.parametrize("columns", [30, 40, 54, 56, 80, 400])
 def test_a_table_fits_its_terminal_and_loses_nothing(columns: int) -> None:
     shown = table(["name", "id", "address", "usable", "expires in"], ROWS, columns=columns)
-    assert max(_width(line) for line in shown.splitlines()) <= columns
+    assert max(text_width(line) for line in shown.splitlines()) <= columns
     for cell in (cell for row in ROWS for cell in row):
         assert cell in shown
 

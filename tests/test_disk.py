@@ -120,7 +120,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "link":
         monkeypatch.setattr(os, "link", no_links)
     if request.param == "placeholder":
-        monkeypatch.setattr(disk, "_rename_noreplace", lambda *_: False)
+        monkeypatch.setattr(disk, "rename_noreplace", lambda *_: False)
     return str(request.param)
 
 
@@ -154,7 +154,7 @@ def test_a_file_that_takes_the_place_of_the_placeholder_is_kept(
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(b"new")
     monkeypatch.setattr(os, "link", no_links)
-    monkeypatch.setattr(disk, "_rename_noreplace", lambda *_: False)
+    monkeypatch.setattr(disk, "rename_noreplace", lambda *_: False)
     found = os.lstat
 
     def lstat(path: Path) -> os.stat_result:

@@ -293,9 +293,7 @@ def test_the_times_and_the_rate_of_the_text() -> None:
     epochs = _section(PROTOCOL, "Onion key epochs")
     for seconds in (EPOCH_S, KEEP_PREVIOUS_S, EARLY_ROTATION_S, CLOCK_SKEW_S):
         assert f"{seconds:,} s" in epochs
-    assert (
-        f"a bucket of {HeaderRate()._burst:,.0f}, refilled with {HeaderRate()._per_s:g} a second" in PROTOCOL
-    )
+    assert f"a bucket of {HeaderRate().burst:,.0f}, refilled with {HeaderRate().per_s:g} a second" in PROTOCOL
 
 
 def test_each_section_that_a_docstring_names_is_there() -> None:

@@ -21,7 +21,7 @@ from tunnel.services.file_requests import (
     FileStatus,
     Operation,
 )
-from tunnel.services.files import _STALLED_S
+from tunnel.services.files import STALLED_S
 from tunnel.services.names import MAX_FILE_NAME_BYTES, MAX_NAME_BYTES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "services.md").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_lengths_and_numbers() -> None:
     assert f"(u32, 1 to {MAX_PIECE_BYTES:,})" in TEXT
     assert f"1 to {MAX_NAME_BYTES} ASCII letters" in TEXT
     assert f"1 to {MAX_FILE_NAME_BYTES} bytes of UTF-8" in TEXT
-    assert f"nothing moved for {_STALLED_S:g} s" in TEXT
+    assert f"nothing moved for {STALLED_S:g} s" in TEXT
 
 
 def test_the_three_kinds_of_clients_have_the_same_names() -> None:

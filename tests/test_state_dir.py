@@ -218,7 +218,7 @@ def test_a_new_descriptor_is_written_and_offers_the_same_profiles(config: NodeCo
     with ConfiguredNode(config, Reactor()) as configured:
         first = configured.node.descriptor
         assert {Profile.from_byte(byte).name for byte in first.profiles} == {"bulk", "default"}
-        publish(configured.node._context)  # as after a change of keys
+        publish(configured.node.context)  # as after a change of keys
         (published,) = StaticDirectory.load(config.files[0] / "me", OPENSSL)
         assert published.sequence > first.sequence
         assert published.profiles == first.profiles
@@ -231,10 +231,10 @@ def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
     folder = config.files[0]
     with ConfiguredNode(config, Reactor()) as configured:
         folder.rename(folder.with_name("away"))
-        publish(configured.node._context)  # as after a change of keys
+        publish(configured.node.context)  # as after a change of keys
         assert "descriptor is not written yet" in caplog.text
         folder.with_name("away").rename(folder)
-        refreshing = configured._refresh()
+        refreshing = configured.refresh()
         assert_sleeps(next(refreshing))  # a while later
         request = next(refreshing)
         assert isinstance(request, RunInThread)
@@ -249,9 +249,9 @@ def test_the_sequence_number_outlives_a_crash_with_the_clock_ahead(config: NodeC
     config = replace(config, publish=None, files=())
     ahead_s = time.time() + 2 * 86_400
     with ConfiguredNode(config, Reactor()) as crashed:
-        crashed.node._context.wall_clock = lambda: ahead_s
-        crashed.node._context.codec.ring.advance(ahead_s)
-        publish(crashed.node._context)
+        crashed.node.context.wall_clock = lambda: ahead_s
+        crashed.node.context.codec.ring.advance(ahead_s)
+        publish(crashed.node.context)
         ahead = crashed.node.descriptor
         copy = config.keys.read_bytes()
     # As a kill leaves it: the keys as they were written last, and no replay table.
@@ -418,7 +418,7 @@ def assert_sleeps(request: Request) -> None:
 
 def steps(configured: ConfiguredNode, count: int) -> None:
     """Let so many refreshes go by."""
-    refreshing = configured._refresh()
+    refreshing = configured.refresh()
     assert_sleeps(next(refreshing))
     for _ in range(count):
         request = refreshing.send(None)
@@ -494,7 +494,7 @@ def test_keys_of_another_node_at_the_same_place_are_not_replaced(
     assert main(["keygen", str(config.keys)]) == 0
     theirs = config.keys.read_bytes()
     steps(configured, 2)
-    publish(configured.node._context)
+    publish(configured.node.context)
     assert "holds other keys now" in caplog.text
     with pytest.raises(StateError, match=r"holds other keys now .*; its keys are in"):
         configured.__exit__(None, None, None)

@@ -255,13 +255,13 @@ def rename_new(source: Path, target: Path) -> None:
     except OSError:
         # The error for "not on this file system" varies: EPERM, EOPNOTSUPP, ENOSYS, EMLINK, EINVAL, EACCES.
         # For any other cause the rename fails as well, with that cause.
-        if not _rename_noreplace(source, target):
+        if not rename_noreplace(source, target):
             _replace_placeholder(source, target)
     else:
         os.unlink(source)
 
 
-def _rename_noreplace(source: Path, target: Path) -> bool:
+def rename_noreplace(source: Path, target: Path) -> bool:
     """Rename with renameat2. Returns whether system and file system support it."""
     import ctypes  # only here: the command line loads this module for every command
 

@@ -64,7 +64,7 @@ class LocalNetwork:
         self._observe = observe
         self._thread: ReactorThread | None = None
         self._nodes: list[Node] = []
-        self._serving: dict[bytes, Handle[None]] = {}
+        self.serving: dict[bytes, Handle[None]] = {}
         self.directory = StaticDirectory()
 
     @property
@@ -117,7 +117,7 @@ class LocalNetwork:
         """Stop one node like a crash: its connections break, and its address refuses new ones."""
 
         def stop_in_reactor() -> Service[None]:
-            handle = self._serving[self._nodes[index].id]
+            handle = self.serving[self._nodes[index].id]
             handle.cancel()
             while not handle.is_finished:
                 yield Sleep(0.001)
@@ -129,7 +129,7 @@ class LocalNetwork:
         try:
             for node in self._nodes:
                 name = f"node {short(node.id)}"
-                self._serving[node.id] = yield from scope.spawn(node.serve(), name=name)
+                self.serving[node.id] = yield from scope.spawn(node.serve(), name=name)
             yield from scope.join()
         finally:
             yield from scope.close()

@@ -58,11 +58,11 @@ T = TypeVar("T")
 # Requests answered in one step; then the service goes to the end of the queue, its answer kept.
 _ANSWERS_PER_STEP: Final = range(64)
 # Steps between two calls of the poller.
-_STEPS_PER_POLL: Final = 64
+STEPS_PER_POLL: Final = 64
 # epoll takes 2^31 ms, 24.8 days: a longer sleep is cut into days.
 _MOST_WAIT_S: Final = 86_400.0
 # Time for cancelled services to clean up when the reactor is closed.
-_GRACE_S: Final = 1.0
+GRACE_S: Final = 1.0
 # Bytes taken from the wake-up pipe by one read.
 _DRAIN_BYTES: Final = 4096
 
@@ -349,15 +349,15 @@ class Reactor:
         """End all services.
 
         Each is cancelled and may clean up, wait meanwhile and start others, which are cancelled in turn. A
-        service that has not ended after `_GRACE_S` is closed where it stands.
+        service that has not ended after `GRACE_S` is closed where it stands.
         """
-        until_s = time.monotonic() + _GRACE_S
+        until_s = time.monotonic() + GRACE_S
         self.thread_id = threading.get_ident()
         try:
             self._cancel_each()
             while self.tasks and time.monotonic() < until_s:
                 # This timer limits the wait of the poller.
-                bound = self.timers.add(self.now() + _GRACE_S, lambda _: None)
+                bound = self.timers.add(self.now() + GRACE_S, lambda _: None)
                 self._stop_asked = False
                 self._turn()
                 self.timers.cancel(bound)
@@ -365,7 +365,7 @@ class Reactor:
         finally:
             self.thread_id = None
         for task in list(self.tasks):
-            logger.warning("service %r did not end within %.1f s of being cancelled", task.name, _GRACE_S)
+            logger.warning("service %r did not end within %.1f s of being cancelled", task.name, GRACE_S)
             task.end_by_force()
             self._finish(task, None, Cancelled("ended by force"))
         self.ready.clear()
@@ -472,7 +472,7 @@ class Reactor:
         next_ready = ready.popleft
         slow_step_s, clock = self._slow_step_s, time.monotonic
         before_s = clock()
-        steps_left = _STEPS_PER_POLL
+        steps_left = STEPS_PER_POLL
         while ready and steps_left > 0 and not self._stop_asked:
             if self._random is not None:
                 shuffle(ready, self._random)

@@ -6,7 +6,7 @@ The threads are for small files and for host names, not for computing. They are 
 files and look-ups of names have pools apart (`RunInThread.pool`), so neither delays the other.
 
 A call can hang, for example in the open of a FIFO or on a mount whose server is gone, and a thread cannot be
-interrupted. So an abandoned call no longer counts and another thread takes its place, up to `_MOST_THREADS`.
+interrupted. So an abandoned call no longer counts and another thread takes its place, up to `MOST_THREADS`.
 The threads are daemons: a hanging call does not keep the program from ending. Calls that are still running at
 the end of the program get `_GRACE_S`.
 
@@ -49,9 +49,9 @@ logger = logging.getLogger("reactor")
 T = TypeVar("T")
 
 # Concurrent calls of each pool. A look-up only waits for an answer from the network.
-_THREADS: Final = {"calls": 4, "names": 16}
+THREADS: Final = {"calls": 4, "names": 16}
 # Threads of a pool, those of abandoned calls included. A hanging thread costs some 10 kB.
-_MOST_THREADS: Final = 64
+MOST_THREADS: Final = 64
 _GRACE_S: Final = 1.0
 
 
@@ -80,7 +80,7 @@ class ThreadCalls:
         """
         pool = self._pools.get(request.pool)
         if pool is None:
-            pool = self._pools[request.pool] = _Pool(_THREADS[request.pool], f"reactor {request.pool}")
+            pool = self._pools[request.pool] = _Pool(THREADS[request.pool], f"reactor {request.pool}")
         call = _Call(self, pool, task, request)
         pool.put(call)
         task.wait = call
@@ -168,11 +168,11 @@ class _Pool:
         self._name = name
         self._changed = threading.Condition(threading.Lock())
         self._queue: deque[_Call] = deque()
-        self._threads = 0
+        self.threads = 0
         self._idle = 0
         self._abandoned = 0
-        self._is_closed = False
-        _pools.add(self)
+        self.is_closed = False
+        POOLS.add(self)
 
     def put(self, call: _Call) -> None:
         """Have a thread run a call. Raises Broken: no thread exists and none can be started."""
@@ -183,7 +183,7 @@ class _Pool:
     def abandon(self, call: _Call) -> None:
         """Cancel a call that no task waits for: remove it from the queue, or stop counting its thread."""
         with self._changed:
-            if call.state is _State.QUEUED and not self._is_closed:
+            if call.state is _State.QUEUED and not self.is_closed:
                 self._queue.remove(call)
             elif call.state is _State.RUNS:
                 call.state = _State.ABANDONED
@@ -194,7 +194,7 @@ class _Pool:
     def close(self) -> None:
         """Drop the queued calls. Each thread ends after its call."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             self._queue.clear()
             self._changed.notify_all()
 
@@ -202,22 +202,22 @@ class _Pool:
     def is_busy(self) -> bool:
         """Whether a call runs."""
         with self._changed:
-            return self._threads > self._idle
+            return self.threads > self._idle
 
     def _find_thread(self) -> None:
         if self._idle >= len(self._queue):
             self._changed.notify()
             return
-        if self._threads - self._abandoned >= self._limit or self._threads >= _MOST_THREADS:
+        if self.threads - self._abandoned >= self._limit or self.threads >= MOST_THREADS:
             return
         try:
             threading.Thread(target=self._main, name=self._name, daemon=True).start()
         except RuntimeError as error:
-            if self._threads == 0:
+            if self.threads == 0:
                 self._queue.clear()
                 raise Broken(f"no thread for a call: {error}") from error
         else:
-            self._threads += 1
+            self.threads += 1
 
     def _main(self) -> None:
         call = self._next(None)
@@ -233,8 +233,8 @@ class _Pool:
                     self._abandoned -= 1
                 ended.state = _State.ENDED
             while True:
-                if self._is_closed or self._threads - self._abandoned > self._limit:
-                    self._threads -= 1
+                if self.is_closed or self.threads - self._abandoned > self._limit:
+                    self.threads -= 1
                     return None
                 if self._queue:
                     call = self._queue.popleft()
@@ -245,13 +245,13 @@ class _Pool:
                 self._idle -= 1
 
 
-_pools: Final[weakref.WeakSet[_Pool]] = weakref.WeakSet()
+POOLS: Final[weakref.WeakSet[_Pool]] = weakref.WeakSet()
 
 
 def _give_time() -> None:
     """Let running calls finish, such as the last write to a file. Hanging ones are left."""
     until_s = time.monotonic() + _GRACE_S
-    while any(pool.is_busy for pool in list(_pools)) and time.monotonic() < until_s:
+    while any(pool.is_busy for pool in list(POOLS)) and time.monotonic() < until_s:
         time.sleep(0.01)
 
 
@@ -259,7 +259,7 @@ atexit.register(_give_time)
 
 if hasattr(os, "register_at_fork"):
     # Threads do not survive a fork.
-    os.register_at_fork(after_in_child=_pools.clear)
+    os.register_at_fork(after_in_child=POOLS.clear)
 
 
 class FromThread(Protocol):
@@ -358,7 +358,7 @@ class RunInThread(NeedsYield):
     program.
 
     Attributes:
-        pool: the name of the threads that run it, a key of `_THREADS`.
+        pool: the name of the threads that run it, a key of `THREADS`.
     Raises:
         TypeError: the function cannot be called.
     """

@@ -63,7 +63,7 @@ def _connect_within(
 def _connect(host: str, port: int, fault: str | None) -> Service[SocketStream]:
     if fault is not None:
         raise ConnectError(host, port, None, fault)
-    addresses = _in_turn((yield from _look_up(host, port)))
+    addresses = in_turn((yield from _look_up(host, port)))
     failures: list[tuple[Any, OSError]] = []
     if len(addresses) == 1:
         # The usual case, an address: no other services are needed.
@@ -99,7 +99,7 @@ def _getaddrinfo(host: str, port: int) -> list[Any]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
-def _in_turn(found: list[_Found]) -> list[_Found]:
+def in_turn(found: list[_Found]) -> list[_Found]:
     """Sort the addresses: the families in turn, each family in its order, each address once.
 
     Source: RFC 8305, section 4, with one address of the first family before one of the other.
@@ -161,13 +161,13 @@ def _attempt(entry: _Found, failures: list[tuple[Any, OSError]]) -> Service[Sock
     """Connect to one address; None after a failure, which is added to `failures`."""
     family, kind, protocol, _, address = entry
     try:
-        return (yield from _connect_address(family, kind, protocol, address))
+        return (yield from connect_address(family, kind, protocol, address))
     except OSError as error:
         failures.append((address, error))
         return None
 
 
-def _connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[SocketStream]:
+def connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[SocketStream]:
     """Connect a new socket. Raises OSError."""
     sock = socket.socket(family, kind, protocol)
     stream = None

@@ -107,7 +107,7 @@ class ThreadPool:
         ValueError: `threads` is less than 1.
     """
 
-    __slots__ = ("_clock", "_is_closed", "_lock", "_max_threads", "_members")
+    __slots__ = ("_clock", "_is_closed", "_lock", "_max_threads", "members")
 
     def __init__(self, threads: int = 4, *, clock: Clock | None = None) -> None:
         check_type(threads, int, "threads", "a whole number")
@@ -116,7 +116,7 @@ class ThreadPool:
         self._max_threads = threads
         self._clock = clock
         self._lock = threading.Lock()
-        self._members: list[_Member] = []
+        self.members: list[_Member] = []
         self._is_closed = False
 
     def spawn(self, service: Service[T], *, name: str | None = None) -> ProxyHandle[T]:
@@ -139,21 +139,21 @@ class ThreadPool:
                     member.post_start(service, handle)
                 except Closed:
                     # Its thread has failed, with an error of the poller: continue without it.
-                    self._members.remove(member)
+                    self.members.remove(member)
                 else:
                     return handle
 
     def _choose(self) -> _Member:
-        idle_most = min(self._members, key=lambda member: member.living, default=None)
-        if idle_most is not None and (idle_most.living == 0 or len(self._members) == self._max_threads):
+        idle_most = min(self.members, key=lambda member: member.living, default=None)
+        if idle_most is not None and (idle_most.living == 0 or len(self.members) == self._max_threads):
             return idle_most
         try:
-            member = _Member(self._clock, f"pool-{len(self._members)}")
+            member = _Member(self._clock, f"pool-{len(self.members)}")
         except (OSError, RuntimeError) as error:
             if idle_most is not None:
                 return idle_most
             raise Broken(f"no thread for a pool: {error}") from error
-        self._members.append(member)
+        self.members.append(member)
         return member
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class ThreadPool:
         """
         with self._lock:
             self._is_closed = True
-            members, self._members = self._members, []
+            members, self.members = self.members, []
         for member in members:
             member.thread.close()
 

@@ -410,12 +410,12 @@ def test_a_tunnel_that_breaks_names_the_hop(kind: str) -> None:
         route = Route((net[1].id, net[2].id, net[3].id), net[4].id)
 
         def stop() -> Any:
-            net._serving[net[2].id].cancel()
+            net.serving[net[2].id].cancel()
 
         def scenario(client: Any) -> Steps:
             tunnel = yield lambda: client.tunnel(net[4].id, route=route)
             assert (yield lambda: tunnel.ask(b"x")) == b"x"
-            net._thread.reactor.post(stop)  # type: ignore[union-attr]
+            net[0].reactor.post(stop)
             for _ in range(2):
                 with pytest.raises(QueryFailed, match=r"hop 2 of 4") as caught:
                     yield lambda: tunnel.receive()

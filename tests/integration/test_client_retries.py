@@ -113,7 +113,7 @@ def test_a_reply_that_has_begun_is_not_asked_for_again(kind: str) -> None:
     with LocalNetwork(peers=7, service=SERVICES) as net:
 
         def kill() -> None:
-            net._serving[net[1].id].cancel()
+            net.serving[net[1].id].cancel()
 
         def scenario(client: Any) -> Steps:
             content = bytes(3_000_000)

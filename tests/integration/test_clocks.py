@@ -204,8 +204,8 @@ def test_a_clock_that_jumps_ahead_once_leaves_a_node_that_can_be_reached(
         net.set(0, 4)
         # A tick that sees the clock in order.
         wait_until(net.thread, lambda: net.nodes[4].descriptor.onion_keys[0].not_before < time.time())
-        ring = net.nodes[4]._context.codec.ring
-        wait_until(net.thread, lambda: ring._clock_fault(time.time()) is None)
+        ring = net.nodes[4].context.codec.ring
+        wait_until(net.thread, lambda: ring.clock_fault(time.time()) is None)
         for mode in (ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED):
             if mode is not ReplyMode.OTHER_ROUTE:
                 assert net.ask(0, 4, 1, mode=mode) == b"x"

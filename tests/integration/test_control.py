@@ -381,7 +381,7 @@ def test_there_are_only_so_many_clients_at_once(node0: Node0, monkeypatch: pytes
             assert stack.enter_context(node0.raw()).recv(1)
         with pytest.raises(ControlError, match="3 clients"):
             connect(node0.path.parent)
-    wait_until(node0.net, lambda: not len(node0.server._scope))
+    wait_until(node0.net, lambda: not len(node0.server.clients))
     connect(node0.path.parent).close()
 
 

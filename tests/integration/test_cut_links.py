@@ -97,16 +97,16 @@ class Square:
 
     def counts(self) -> dict[str, int]:
         """To be called in the reactor's thread."""
-        contexts = [node._context for node in self.nodes]
+        contexts = [node.context for node in self.nodes]
         return {
             "descriptors": len(list(Path("/proc/self/fd").iterdir())),
             "services": len(self.group.reactor.tasks),
             "links": sum(node.open_links for node in self.nodes),
             "streams": sum(node.open_streams for node in self.nodes),
             "budget": sum(context.budget.used_bytes for context in contexts),
-            "holders": sum(len(context.budget._holders) for context in contexts),
+            "holders": sum(len(context.budget.holders) for context in contexts),
             "buffers": BUFFERS.borrowed,
-            "dialling": sum(len(node._links._dialling) for node in self.nodes),
+            "dialling": sum(len(node.links.dials) for node in self.nodes),
             "half open": sum(context.half_open for context in contexts),
             "pending": sum(len(context.pending) + len(context.own) for context in contexts),
         }

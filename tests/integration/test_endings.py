@@ -61,7 +61,7 @@ def test_connection_accepted_when_the_cancellation_was_on_its_way_is_closed() ->
     with theirs, ReactorThread() as thread:
         node = Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread.reactor)
         try:
-            service = listen_service(node._context, node._links, cast(TcpListener, Listener()))
+            service = listen_service(node.context, node.links, cast(TcpListener, Listener()))
             request = next(service)
             assert isinstance(request, Spawn)
             request.drop()
@@ -85,7 +85,7 @@ class _GoesOn(InnerService):
             pass
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        keys = self.net[0]._context.codec.ring.keys
+        keys = self.net[0].context.codec.ring.keys
         self.net.directory.publish(
             keys.descriptor((Address("127.0.0.1", port),), time.time() + 60, self.net.engine)
         )
@@ -338,9 +338,9 @@ def test_whatever_is_asked_of_a_node_that_stops_ends_as_stopped(name: str, ends:
         def ask() -> None:
             future = ASKING[name](net[0], net[1].id if stage == "waits" else deaf)
             if stage == "dials":
-                wait_until(net, lambda: node._links.dialling)
+                wait_until(net, lambda: node.links.dialling)
             elif stage == "waits":
-                wait_until(net, lambda: node.open_streams and node._context.queries)
+                wait_until(net, lambda: node.open_streams and node.context.queries)
             if stage != "before":
                 stop()
             future.result(PATIENCE_S)
@@ -359,7 +359,7 @@ def test_a_follow_up_of_a_node_that_stops_ends_as_stopped() -> None:
         query = net[0].query(net[1].id, b"\x02", hops=0, mode=ReplyMode.REPLY_ON_REPLY)
         result = query.result(PATIENCE_S)
         future = net[0].follow_up(result, b"\x01", hops=0)
-        wait_until(net, lambda: net[0].open_streams and net[0]._context.queries)
+        wait_until(net, lambda: net[0].open_streams and net[0].context.queries)
         net.stop(0)
         with pytest.raises(NodeStopped):
             future.result(PATIENCE_S)
@@ -380,9 +380,9 @@ def test_many_queries_at_every_moment_of_a_stop() -> None:
 def test_a_cancelled_future_is_cancelled_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     with LocalNetwork(peers=2, service=_Hesitates()) as net:
         future = net[0].query(net[1].id, b"\x01x", hops=0)
-        wait_until(net, lambda: net[0]._context.queries)
+        wait_until(net, lambda: net[0].context.queries)
         assert future.cancel()
         with pytest.raises(CancelledError):
             future.result(PATIENCE_S)
-        wait_until(net, lambda: not net[0]._context.queries)
+        wait_until(net, lambda: not net[0].context.queries)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -66,7 +66,7 @@ def net(network: LocalNetwork) -> Iterator[LocalNetwork]:
     SERVICE.fails = None
     yield network
     wait_until_idle(network)
-    assert not any(node._context.own or node._context.pending for node in network)
+    assert not any(node.context.own or node.context.pending for node in network)
 
 
 def ask(net: LocalNetwork, mode: ReplyMode, error_mode: ErrorMode = ErrorMode.STATUS) -> QueryFailed:
@@ -103,7 +103,7 @@ def fail_hop(
     node: Node, monkeypatch: pytest.MonkeyPatch, chunks: int, *, is_backward: bool, to: bytes | None = None
 ) -> None:
     """A proxy that fails after so many chunks of a half of a frame (to the node `to`, if given)."""
-    tunnel = node._context.codec
+    tunnel = node.context.codec
     relay_layers = tunnel.relay_layers
 
     def failing(slot: Slot, profile: Profile) -> tuple[WidePermutation, WidePermutation]:
@@ -231,14 +231,14 @@ def tamper_at(
     node: Node, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes], *, to: Command
 ) -> None:
     """A hop that changes every STATUS that it hands on or makes, of frames that have a command for it."""
-    send = Reporter._send
+    send = Reporter.send
 
     def tampered(self: Reporter, limit_s: float) -> Service[None]:
-        if self._node is node._context and self._slot.command is to and self._status is not None:
-            self._status = change(self._status)
+        if self.node is node.context and self.slot.command is to and self.status is not None:
+            self.status = change(self.status)
         yield from send(self, limit_s)
 
-    monkeypatch.setattr(Reporter, "_send", tampered)
+    monkeypatch.setattr(Reporter, "send", tampered)
 
 
 def flipped(status: bytes) -> bytes:
@@ -337,7 +337,7 @@ def test_a_fault_in_a_hop_is_told_as_such_and_logged_there(
     def broken(slot: Slot, profile: Profile) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(net[2]._context.codec, "relay_layers", broken)
+    monkeypatch.setattr(net[2].context.codec, "relay_layers", broken)
     error = ask(net, ReplyMode.ROUTE)
     check(error, ErrorMode.STATUS, 1, ErrorCode.INTERNAL)
     assert "a bug" not in str(error)
@@ -376,7 +376,7 @@ def test_a_status_that_was_made_is_the_one_that_is_sent(
 
     monkeypatch.setattr(MuxStream, "send_status", send_status)
     stream: Any = _Stream()
-    reporter = Reporter(net[0]._context, stream, Slot(Command.DEST, 0, bytes(16)))
+    reporter = Reporter(net[0].context, stream, Slot(Command.DEST, 0, bytes(16)))
 
     def tell() -> Service[None]:
         with pytest.raises(TimedOut):

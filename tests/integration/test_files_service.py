@@ -482,7 +482,7 @@ def test_an_upload_that_has_stalled_gives_way(folder: Path, monkeypatch: pytest.
     stalled.write(b"abc")
     with pytest.raises(StoreRefused, match="BUSY"):
         store.begin("f", 6, DIGEST, 0)
-    monkeypatch.setattr(file_store, "_STALLED_S", -1.0)
+    monkeypatch.setattr(file_store, "STALLED_S", -1.0)
     other = store.begin("f", 6, DIGEST, 3)
     for late in (lambda: stalled.write(b"x"), stalled.prepare, lambda: stalled.write(b"def")):
         with pytest.raises(StoreRefused, match="BUSY"):
@@ -498,7 +498,7 @@ def test_an_upload_that_has_stalled_gives_way(folder: Path, monkeypatch: pytest.
 def test_a_file_that_a_thread_works_in_is_closed_by_that_thread(tmp_path: Path) -> None:
     closed = []
     file = PartialFile(tmp_path / "part", on_closed=lambda: closed.append(True))
-    with file._file.using() as fd:
+    with file.file.using() as fd:
         file.close()
         assert not closed
         os.fstat(fd)

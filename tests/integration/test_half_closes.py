@@ -110,7 +110,7 @@ def message(name: str, content: bytes = b"") -> bytes:
 
 def core_of(stream: Any) -> SubStream[Signal]:
     """What the tunnel knows of a client's sub-stream."""
-    held = getattr(stream, "_stream", None) or getattr(stream, "_shared", stream)
+    held = getattr(stream, "inner", stream)
     core: SubStream[Signal] = held.core
     return core
 
@@ -376,10 +376,10 @@ def test_closing_a_tunnel_waits_for_a_message_that_another_thread_sends(net: Loc
         except QueryFailed as error:
             errors.append(error)
 
-    core = tunnel._tunnel._core
+    core = tunnel.inner.core
     sender = threading.Thread(target=send)
     sender.start()
-    wait_until(net, lambda: core._table.messages.outgoing.is_inside_message)
+    wait_until(net, lambda: core.table.messages.outgoing.is_inside_message)
     report = tunnel.close(timeout_s=PATIENCE_S)
     sender.join(PATIENCE_S)
     assert not errors

@@ -27,7 +27,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.cells import CellType
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.links.dial_and_accept import _puzzle_bits
+from tunnel.node.links.dial_and_accept import puzzle_bits
 
 LIMITS = Limits(dial_s=5.0, linger_s=1.0, link_tick_s=0.02, redial_s=0.02)
 ELSEWHERE = b"another network."
@@ -65,7 +65,7 @@ def ask(alice: Node, bob: Node, *proxies: Node, content: bytes = b"here", **opti
 
 
 def links_of(node: Node) -> list[Any]:
-    return list(node._links)
+    return list(node.links)
 
 
 # --- which links there are --------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_both_dial_at_once_and_one_link_stays(group: NodeGroup, warnings: Callab
     def dial_both() -> Generator[Any, Any, None]:
         handles = []
         for node, peer in ((first, second), (second, first)):
-            handles.append((yield from node._context.scope.spawn(node._links.dial(peer.id))))
+            handles.append((yield from node.context.scope.spawn(node.links.dial(peer.id))))
         for handle in handles:
             yield from handle.join()
 
@@ -122,7 +122,7 @@ def test_a_link_that_breaks_is_kept_again(group: NodeGroup) -> None:
     nodes = start(group, StaticDirectory(), 2, limits=replace(LIMITS, links_ahead=1))
     group.wait_until(lambda: all(node.open_links == 1 for node in nodes))
     (old,) = links_of(nodes[0])
-    group.call(old._socket.shutdown_write)
+    group.call(old.socket.shutdown_write)
     group.wait_until(lambda: [link for link in links_of(nodes[0]) if link is not old and link.can_open])
     assert ask(nodes[0], nodes[1]) == b"here"
 
@@ -163,7 +163,7 @@ def test_node_at_another_ones_address_is_not_taken_for_it(
     with pytest.raises(QueryFailed) as caught:
         ask(alice, bob)
     assert caught.value.code is ErrorCode.NEXT_REFUSED
-    group.wait_until(lambda: not mallory._context.half_open)
+    group.wait_until(lambda: not mallory.context.half_open)
     assert not mallory.open_links
     assert bob.id.hex()[:8] not in warnings()
 
@@ -247,7 +247,7 @@ def test_restart_of_a_relay_loses_no_stream(group: NodeGroup, warnings: Callable
     assert again.id == relay.id
     directory.publish(again.descriptor)
     group.start(again)
-    group.wait_until(lambda: not alice._links._pools.get(relay.id))  # its patience for another try
+    group.wait_until(lambda: not alice.links.pools.get(relay.id))  # its patience for another try
     assert ask(alice, bob, again) == b"here"
 
 
@@ -298,7 +298,7 @@ def test_peer_that_stops_reading_harms_nobody_else(group: NodeGroup) -> None:
     ]
     group.wait_until(lambda: stalled.streams == count and not stalled.mux.sender.is_idle)
     assert ask(alice, bob, other, content=bytes(1 << 20)) == bytes(1 << 20)
-    assert alice._context.budget.used_bytes == 0
+    assert alice.context.budget.used_bytes == 0
     for query in queries:
         with pytest.raises(QueryFailed, match="answered no PING within 2 s"):
             query.result(PATIENCE_S)
@@ -329,14 +329,14 @@ def test_under_a_flood_of_handshakes_who_works_gets_through(group: NodeGroup) ->
     (alice,) = start(group, directory, 1)
     assert bob.listens_at is not None
     flood = [socket.create_connection((bob.listens_at.host, bob.listens_at.port)) for _ in range(6)]
-    group.wait_until(lambda: bob._context.half_open == 6)
-    assert _puzzle_bits(bob._context) >= 12
+    group.wait_until(lambda: bob.context.half_open == 6)
+    assert puzzle_bits(bob.context) >= 12
     assert ask(alice, bob) == b"here"
-    assert bob._context.half_open == 6
+    assert bob.context.half_open == 6
     for sock in flood:
         sock.close()
-    group.wait_until(lambda: not bob._context.half_open)
-    assert _puzzle_bits(bob._context) == 0
+    group.wait_until(lambda: not bob.context.half_open)
+    assert puzzle_bits(bob.context) == 0
 
 
 def test_one_address_gets_so_many_links_outside_a_local_network(
@@ -352,7 +352,7 @@ def test_one_address_gets_so_many_links_outside_a_local_network(
         group.wait_until(lambda: bob.open_links == 1)  # links count, as well as what has not shaken hands
         crowd = [socket.create_connection(address, timeout=PATIENCE_S) for _ in range(5)]
         assert [sock.recv(1) for sock in crowd[2:]] == [b"", b"", b""]
-        assert bob._context.half_open == 2
+        assert bob.context.half_open == 2
         assert "3 are open from its address (limit 3)" in warnings()
         assert address[0] not in warnings()
         assert bob.open_links == 1
@@ -366,7 +366,7 @@ def test_at_the_limit_the_idle_link_makes_room(group: NodeGroup, warnings: Calla
     idle, busy, third, fourth = (RawPeer(bob.descriptor, group.engine) for _ in range(4))
     with idle, busy, third, fourth:
         # Half open they take the places of others, so each comes when the one before is in.
-        group.wait_until(lambda: bob._context.half_open == 2)
+        group.wait_until(lambda: bob.context.half_open == 2)
         idle.handshake()
         busy.handshake().open(profile, b"")
         group.wait_until(lambda: bob.open_links == 2 and bob.open_streams == 1)

@@ -92,12 +92,12 @@ def test_all_come_through_but_the_one_that_is_not_read(
             assert result.reply_bytes == STALLED_BYTES
         group.wait_until(lambda: all(node.is_idle for node in nodes))
         assert [_unread(node) for node in nodes] == [0, 0, 0]
-        assert all(node._context.budget.evicted == 0 for node in nodes)
+        assert all(node.context.budget.evicted == 0 for node in nodes)
         assert max(peaks.used.values()) <= LIMITS.buffer_bytes
 
 
 def _unread(node: Node) -> int:
-    return node._context.budget.used_bytes
+    return node.context.budget.used_bytes
 
 
 def test_above_the_budget_those_that_wait_longest_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_above_the_budget_those_that_wait_longest_are_reset(monkeypatch: pytest.
         for node in (alice, bob):
             directory.publish(node.descriptor)
             group.start(node)
-        budget = bob._context.budget
+        budget = bob.context.budget
         queries = [alice.query(bob.id, content, hops=0, mode=ReplyMode.CACHED) for _ in range(40)]
         group.wait_until(lambda: held.asked == 40)
         group.wait_until(lambda: budget.evicted)

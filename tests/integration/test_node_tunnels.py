@@ -91,7 +91,7 @@ def test_both_directions_at_once(net: LocalNetwork) -> None:
     arrived: list[bytes | None] = []
 
     def talk(tunnel: NodeTunnel, content: bytes) -> Service[None]:
-        handle = yield from net[0]._context.scope.spawn(tunnel.send(content), name="talk")
+        handle = yield from net[0].context.scope.spawn(tunnel.send(content), name="talk")
         arrived.append((yield from tunnel.receive()))
         yield from handle.join()
 
@@ -144,7 +144,7 @@ def test_tunnels_that_nobody_reads_do_not_fill_the_memory() -> None:
 
     limits = Limits(idle_s=2.0, linger_s=1.0, tunnel_bytes=100_000)
     with LocalNetwork(peers=2, service=Unread(), limits=limits) as net:
-        bob = net[1]._context
+        bob = net[1].context
 
         def fill(tunnel: NodeTunnel) -> Service[None]:
             for _ in range(12):

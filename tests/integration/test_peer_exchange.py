@@ -66,11 +66,11 @@ def _send_by(network: Strangers, index: int, payload: bytes, until: Callable[[],
 
     def send() -> Service[None]:
         while not until():
-            for link in network[index]._links:
+            for link in network[index].links:
                 link.mux.send_exchange(payload)
             yield Sleep(0.002)
 
-    network._thread.submit(send()).result(PATIENCE_S)
+    network.submit(send()).result(PATIENCE_S)
 
 
 @pytest.mark.parametrize("what", ["malformed", "forged"])
@@ -125,7 +125,7 @@ def test_a_bootstrap_whose_descriptor_has_long_expired_still_serves() -> None:
     with strangers(1, limits=LIMITS) as network:
         bootstrap = network[0]
         old_s = time.time() - 30 * 24 * 3600
-        old = bootstrap._context.codec.ring.keys.descriptor(
+        old = bootstrap.context.codec.ring.keys.descriptor(
             bootstrap.descriptor.addresses, old_s, OPENSSL, sequence=int(old_s)
         )
         assert old.expiry < time.time()

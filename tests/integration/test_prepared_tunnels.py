@@ -27,16 +27,16 @@ def net() -> Iterator[LocalNetwork]:
 
 
 def standing(net: LocalNetwork) -> PreparedTunnels:
-    return net[0]._prepared_tunnels
+    return net[0].prepared_tunnels
 
 
 def tunnels(net: LocalNetwork) -> list[NodeTunnel]:
-    (places,) = standing(net)._places.values()
+    (places,) = standing(net).places.values()
     return [place.tunnel for place in places if place.tunnel is not None]
 
 
 def routes(net: LocalNetwork) -> list[Route]:
-    (places,) = standing(net)._places.values()
+    (places,) = standing(net).places.values()
     return [place.route for place in places if place.route is not None]
 
 
@@ -50,7 +50,7 @@ def test_the_next_tunnel_stands_open_and_is_replaced(net: LocalNetwork) -> None:
     wait_until(net, lambda: len(standing(net)) == 2)
     first, second = tunnels(net)
     tunnel = Client(net[0]).tunnel(net[7].id, hops=2)
-    assert tunnel._tunnel is first
+    assert tunnel.inner is first
     wait_until(net, lambda: len(standing(net)) == 2)
     assert tunnels(net)[0] is second
     assert tunnels(net)[1] is not first
@@ -64,7 +64,7 @@ def test_another_kind_has_tunnels_of_its_own(net: LocalNetwork) -> None:
     wait_until(net, lambda: len(standing(net)) == 4)
     lengths = [
         [len(place.route.proxies) for place in places if place.route]
-        for places in standing(net)._places.values()
+        for places in standing(net).places.values()
     ]
     assert lengths == [[2, 2], [1, 1]]
 
@@ -81,7 +81,7 @@ def test_a_standing_tunnel_has_the_profile_that_a_new_one_would_have(
     wait_until(net, lambda: len(standing(net)) == 2)
     first, _ = tunnels(net)
     with client.tunnel(net[7].id, hops=2, **options) as taken:
-        assert taken._tunnel is first
+        assert taken.inner is first
         assert taken.profile == opened.profile
 
 
@@ -126,12 +126,12 @@ def test_those_that_nobody_takes_are_closed_in_order(
         return opened[-1]
 
     monkeypatch.setattr("tunnel.node.prepared.open_tunnel", watched)
-    net[0]._prepared_tunnels = PreparedTunnels(net[0]._context, 2, life_s=0.05)
+    net[0].prepared_tunnels = PreparedTunnels(net[0].context, 2, life_s=0.05)
     use(net)
     wait_until(net, lambda: len(opened) == 2 and all(tunnel.has_ended for tunnel in opened))
     reports = [tunnel.carrier.report for tunnel in opened]
     assert all(report is not None and report.succeeded for report in reports)
-    wait_until(net, lambda: not any(standing(net)._places.values()))
+    wait_until(net, lambda: not any(standing(net).places.values()))
     wait_until_idle(net)
     assert not net[0].peers.backed_off()
 
@@ -141,14 +141,14 @@ def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: py
     for hops in (0, 1, 2):
         use(net, hops)
     wait_until(net, lambda: len(standing(net)) == 4)
-    assert [kind.hops for kind in standing(net)._places] == [1, 2]
+    assert [kind.hops for kind in standing(net).places] == [1, 2]
 
 
 def test_a_call_that_names_its_route_opens_its_own(net: LocalNetwork) -> None:
     route = Route((net[1].id, net[2].id), net[7].id)
     with Client(net[0]).tunnel(net[7].id, route=route) as tunnel:
         assert tunnel.ask(b"hello", timeout_s=PATIENCE_S) == b"hello"
-    assert not standing(net)._places
+    assert not standing(net).places
 
 
 def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -> None:
@@ -158,7 +158,7 @@ def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -
     old = tunnels(net)
     net.submit(net[0].leave(2 * PATIENCE_S)).result(PATIENCE_S)
     assert all(tunnel.has_ended for tunnel in old)
-    assert not standing(net)._places
+    assert not standing(net).places
 
 
 def test_a_node_that_stops_leaves_none_behind(net: LocalNetwork) -> None:
@@ -184,7 +184,7 @@ def test_who_is_cancelled_while_he_takes_one_leaves_none_open(net: LocalNetwork)
     net.submit(cancelled()).result(PATIENCE_S)
     wait_until(net, lambda: first.has_ended)
     assert tunnels(net) == [second]
-    assert [len(places) for places in standing(net)._places.values()] == [1], "no place is taken by nobody"
+    assert [len(places) for places in standing(net).places.values()] == [1], "no place is taken by nobody"
 
 
 class _Leaves(Echo):
@@ -216,7 +216,7 @@ def test_one_whose_other_end_has_closed_is_not_handed_out() -> None:
         wait_until(net, lambda: len(standing(net)) == 2 and len(service.ends) >= 2)
         old = tunnels(net)
         net.submit(service.leave()).result(PATIENCE_S)
-        wait_until(net, lambda: all(tunnel._life.other_end_has_closed for tunnel in old))
+        wait_until(net, lambda: not any(tunnel.is_as_new for tunnel in old))
         use(net)
         wait_until(net, lambda: all(tunnel.has_ended for tunnel in old))
         assert not net[0].peers.backed_off(), "nobody failed"
@@ -227,7 +227,7 @@ def test_they_leave_half_of_the_nodes_queries_to_others() -> None:
         use(net)
         use(net, hops=1)
         wait_until(net, lambda: len(standing(net)) == 3)
-        assert sum(len(places) for places in standing(net)._places.values()) == 3
+        assert sum(len(places) for places in standing(net).places.values()) == 3
         waiting = [
             Client(net[0]).tunnel(net[index].id, route=Route((), net[index].id)) for index in (4, 5, 6)
         ]

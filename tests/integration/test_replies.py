@@ -114,14 +114,14 @@ def test_the_reply_whose_way_back_fails_is_named(number: int) -> None:
     patched: list[bool] = []
     with LocalNetwork(peers=4, service=Forgetting(), limits=LIMITS) as net:
         alice, last = net[0], net[1]
-        relay_layers = last._context.codec.relay_layers
+        relay_layers = last.context.codec.relay_layers
 
         def failing(slot: Any, profile: Profile) -> Any:
             if patched and slot.next_id == alice.id:
                 raise LocalTunnelError("a fault of this node")
             return relay_layers(slot, profile)
 
-        last._context.codec.relay_layers = failing  # type: ignore[method-assign]  # a node that fails
+        last.context.codec.relay_layers = failing  # type: ignore[method-assign]  # a node that fails
         route = Route((last.id, net[2].id), net[3].id)
         query = alice.query(net[3].id, b"q", route=route, replies=3)
         with pytest.raises(QueryFailed) as caught:
@@ -173,11 +173,11 @@ def test_a_follow_up_to_somebody_who_has_forgotten_ends_in_time(net: LocalNetwor
     result = (net[0].query(net[7].id, b"\x01", hops=1, mode=ReplyMode.REPLY_ON_REPLY, profile=SMALL)).result(
         PATIENCE_S
     )
-    net[7]._context.invitations.clear()
+    net[7].context.invitations.clear()
     with pytest.raises(QueryFailed, match="a place that is not known"):
         net[0].follow_up(result, b"hello?", idle_s=0.3).result(PATIENCE_S)
     wait_until_idle(net)
-    assert not net[0]._context.own
+    assert not net[0].context.own
 
 
 # --- cover traffic
@@ -199,7 +199,7 @@ def test_cover_frames_arrive_and_disturb_nobody(net: LocalNetwork, is_loop: bool
     for future in futures:
         future.result(PATIENCE_S)
     wait_until_idle(net)
-    assert not net[0]._context.pending
+    assert not net[0].context.pending
 
 
 def test_a_loop_that_somebody_throws_away_is_missed() -> None:
@@ -209,7 +209,7 @@ def test_a_loop_that_somebody_throws_away_is_missed() -> None:
         def swallow(slot: Any, profile: Profile) -> Any:
             raise LocalTunnelError("thrown away")
 
-        thief._context.codec.relay_layers = swallow  # type: ignore[method-assign]  # a hop that drops
+        thief.context.codec.relay_layers = swallow  # type: ignore[method-assign]  # a hop that drops
         plan = CoverPlan(Route((net[1].id, thief.id, net[3].id), net[0].id), SMALL, 100, is_loop=True)
         with pytest.raises(QueryFailed):
             net[0].send_cover(plan).result(PATIENCE_S)

@@ -33,7 +33,7 @@ from tunnel.errors import BadRoute, ErrorCode
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ErrorMode
-from tunnel.node.query.running import _likeliest
+from tunnel.node.query.running import likeliest_culprits
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.upkeep import publish
 from tunnel.routing.guards import Guards
@@ -150,7 +150,7 @@ def test_a_link_that_breaks_under_the_reply_names_its_neighbour(mode: ReplyMode)
         def progress(sent: int, received: int) -> None:
             if received and not killed:
                 killed.append(net[victim].id)
-                net._serving[net[victim].id].cancel()
+                net.serving[net[victim].id].cancel()
 
         content, route = bytes(3_000_000), Route((net[1].id,), net[7].id)
         query = net[0].query(
@@ -276,7 +276,7 @@ def test_a_sink_that_has_got_something_gets_nothing_twice() -> None:
         class Sink:
             def write(self, data: memoryview) -> None:
                 if not taken:
-                    net._serving[net[1].id].cancel()
+                    net.serving[net[1].id].cancel()
                 taken.extend(data)
 
         content = bytes(3_000_000)
@@ -405,8 +405,8 @@ def test_a_peer_that_is_off_for_days_costs_the_others_nothing() -> None:
 def test_a_hop_that_has_replaced_its_key_unheard_is_gone_around(place: int) -> None:
     """Its descriptor looks well, and no header sealed to it opens: the hop before it reports BAD_HEADER."""
     with LocalNetwork(peers=7) as net:
-        ring = net[3]._context.codec.ring
-        ring._become(ring.keys.rotated(time.time()))
+        ring = net[3].context.codec.ring
+        ring.become(ring.keys.rotated(time.time()))
         proxies = [net[1].id, net[2].id]
         proxies.insert(place, net[3].id)
         query = net[0].query(net[6].id, b"x", route=Route(tuple(proxies), net[6].id), retries=2)
@@ -429,14 +429,14 @@ def test_a_hop_that_has_replaced_its_key_unheard_is_gone_around(place: int) -> N
     ],
 )
 def test_of_each_pair_the_likelier_one_is_avoided(blamed: list[tuple[bytes, ...]], expected: bytes) -> None:
-    assert _likeliest(blamed) == {bytes([each]) for each in expected}
+    assert likeliest_culprits(blamed) == {bytes([each]) for each in expected}
 
 
 def test_a_small_network_goes_around_a_hop_that_another_one_accuses() -> None:
     """Without the accuser as well there would be too few for a route."""
     with LocalNetwork(peers=5) as net:
-        ring = net[3]._context.codec.ring
-        ring._become(ring.keys.rotated(time.time()))
+        ring = net[3].context.codec.ring
+        ring.become(ring.keys.rotated(time.time()))
         route = Route((net[2].id, net[3].id), net[4].id)
         result = net[0].query(net[4].id, b"x", route=route, retries=3).result(PATIENCE_S)
         assert set(result.route.proxies) == {net[1].id, net[2].id}
@@ -528,11 +528,11 @@ def _wait_all_known(network: Strangers, everyone: set[bytes]) -> None:
 
 
 def _keys_of(node: Node) -> NodeKeys:
-    return node._context.codec.ring.keys
+    return node.context.codec.ring.keys
 
 
 def _sequence(network: Strangers, node: Node, node_id: bytes) -> int:
-    descriptor = node._context.directory.lookup(node_id)
+    descriptor = node.context.directory.lookup(node_id)
     return -1 if descriptor is None else descriptor.sequence
 
 
@@ -660,15 +660,15 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:
-        prepared = net[0]._prepared_queries
+        prepared = net[0].prepared_queries
         taken: list[Any] = []
-        take = prepared._take
+        take = prepared.take
 
         def noted_take(kind: Any) -> Any:
             taken.append(take(kind))
             return taken[-1]
 
-        monkeypatch.setattr(prepared, "_take", noted_take)
+        monkeypatch.setattr(prepared, "take", noted_take)
 
         def wait_full() -> None:
             wait_until(net, lambda: len(prepared) >= 2)
@@ -678,14 +678,14 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
 
         assert ask().read() == b"hello"
         wait_full()
-        (waiting,) = prepared._ready.values()
+        (waiting,) = prepared.ready.values()
         expected = [ready.request.route for ready in waiting]
         assert [ask().route for _ in range(2)] == expected
         assert None not in taken[-2:]
         wait_full()
         # A hop of both has published a newer descriptor: nobody could open what was sealed to its old key.
         for node in net:
-            publish(node._context)
+            publish(node.context)
         assert ask().read() == b"hello"
         assert taken[-1] is None
         wait_full()
@@ -701,10 +701,10 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
 
 def test_a_prepared_query_that_fails_is_retried_over_a_fresh_route() -> None:
     with LocalNetwork(peers=4, limits=Limits(prepared=1)) as net:
-        prepared = net[0]._prepared_queries
+        prepared = net[0].prepared_queries
         net[0].query(net[3].id, b"hello", hops=1).result(PATIENCE_S)
         wait_until(net, lambda: len(prepared))
-        (waiting,) = prepared._ready.values()
+        (waiting,) = prepared.ready.values()
         victim = waiting[0].request.route.proxies[0]
         net.stop(next(index for index in range(4) if net[index].id == victim))
         # What this node has noticed of it is forgotten, or it would not be tried at all.

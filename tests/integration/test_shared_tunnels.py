@@ -111,7 +111,7 @@ def test_the_answer_to_an_ask_that_timed_out_is_for_no_other_ask(net: LocalNetwo
     with Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:
         with pytest.raises(TimedOut):
             tunnel.ask(message("gated", b"late"), timeout_s=0.2)
-        net._thread.reactor.post(GATE.set)  # type: ignore[union-attr]
+        net[0].reactor.post(GATE.set)
         if then == "receive":
             assert tunnel.receive(timeout_s=PATIENCE_S) == b"late"
         answers = at_once(
@@ -296,20 +296,20 @@ def test_a_tunnel_that_its_own_node_gives_up_says_so(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cores: list[EstablishedTunnel[Signal]] = []
-    enter = net[0]._context.tunnels.enter
+    enter = net[0].context.tunnels.enter
 
     def watched(core: EstablishedTunnel[Signal]) -> None:
         cores.append(core)
         enter(core)
 
-    monkeypatch.setattr(net[0]._context.tunnels, "enter", watched)
+    monkeypatch.setattr(net[0].context.tunnels, "enter", watched)
     tunnel = Client(net[0]).tunnel(net[3].id, hops=1)
     tunnel.ask(message("echo"))
 
     def give_up() -> None:
         cores[0].give_up(ErrorCode.BUSY)
 
-    net._thread.reactor.post(give_up)  # type: ignore[union-attr]
+    net[0].reactor.post(give_up)
     with pytest.raises(QueryFailed, match="BUSY at this node"):
         tunnel.receive(timeout_s=PATIENCE_S)
     tunnel.give_up()

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
 
-from reactor import YIELD, Handle, Reactor, Service, Signal, SocketStream
+from reactor import YIELD, Broken, Handle, Reactor, Service, Signal, SocketStream
 from reactor.core.task import Task
 
-__all__ = ["assert_clean", "errors_logged", "fail_once", "forever", "give", "passes", "pump", "run"]
+__all__ = [
+    "assert_clean",
+    "errors_logged",
+    "fail_once",
+    "forever",
+    "give",
+    "has_ended",
+    "lost_stream",
+    "passes",
+    "pump",
+    "run",
+]
 
 T = TypeVar("T")
 
@@ -51,6 +64,25 @@ def pump(reactor: Reactor, until: Callable[[], bool], limit: int = 1_000) -> Non
         raise AssertionError("it never came to hold")
 
     reactor.run(wait())
+
+
+def has_ended(handle: Handle[Any], limit_s: float) -> bool:
+    """Wait in this thread until a service of another one has ended, without asking for its outcome."""
+    end_s = time.monotonic() + limit_s
+    while not handle.is_finished and time.monotonic() < end_s:
+        time.sleep(0.001)
+    return handle.is_finished
+
+
+def lost_stream() -> SocketStream:
+    """A stream whose connection was reset, which a read has noticed."""
+    left, right = socket.socketpair()
+    stream = SocketStream(left)
+    stream.write(b"never read")
+    right.close()  # with bytes that it has not read: a reset
+    with pytest.raises(Broken):
+        stream.read(1)
+    return stream
 
 
 def task_of(handle: Handle[Any]) -> Task[Any]:

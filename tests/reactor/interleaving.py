@@ -170,7 +170,7 @@ def play(seed: int) -> None:
     # Asked after each pass, the poller has events between any two steps of the others.
     steps_per_poll = case.random.choice([1, 1, 64])
     with (
-        patch.object(loop, "_STEPS_PER_POLL", steps_per_poll),
+        patch.object(loop, "STEPS_PER_POLL", steps_per_poll),
         Reactor(
             clock=FakeClock(),
             seed=seed,

@@ -48,7 +48,7 @@ from reactor.core.task import Join
 from reactor.core.timers import Expired, FakeClock
 from reactor.run.spawners import ProxyHandle
 from tests.reactor.conftest import POLLERS
-from tests.reactor.helpers import passes, task_of
+from tests.reactor.helpers import has_ended, passes, task_of
 from tests.reactor.services import SERVICES
 
 BLOB = bytes(400_000)
@@ -152,7 +152,7 @@ class World:
             assert not channel.waiting_receivers
         if self.thread is not None:
             assert not self.thread.is_watched
-            assert self.thread._ended.wait(20)
+            assert has_ended(self.thread, 20)
         assert len(self.scope) == 0
         assert self.scope.failures == []
         for stream in (self.left, self.right):

@@ -117,9 +117,14 @@ def test_against_model(kind: type[AnyChannel], capacity: int, steps: list[tuple[
                     queue.remove(label)
         reactor.run(passes(3))
         assert got == model.got
-        assert list(channel._items) == list(model.items)
+        assert len(channel) == len(model.items)
         assert channel.waiting_senders == len(model.senders)
         assert channel.waiting_receivers == len(model.receivers)
+        # What waits comes out in its order, then what the waiting senders have.
+        for item in (*model.items, *model.senders):
+            assert channel.receive_nowait() == item
+        assert len(channel) == 0
+        reactor.run(passes(3))
     assert_clean_channel(channel)
 
 

@@ -174,7 +174,7 @@ def test_the_first_that_answers_is_taken_and_all_others_are_closed(
         return outcome, now_s - start_s
 
     with pytest.MonkeyPatch.context() as patch, Reactor(clock=FakeClock()) as reactor:
-        patch.setattr(connecting, "_connect_address", connect_address)
+        patch.setattr(connecting, "connect_address", connect_address)
         patch.setattr(socket, "getaddrinfo", look_up)
         outcome, took_s = run(reactor, service())
         assert_clean(reactor)
@@ -201,7 +201,7 @@ def test_families_take_turns_each_in_the_systems_order(
     families: list[tuple[int, int]],
 ) -> None:
     found = [(family, socket.SOCK_STREAM, 6, "", (f"address {number}", 1)) for family, number in families]
-    ordered = connecting._in_turn(found)
+    ordered = connecting.in_turn(found)
     assert sorted(ordered) == sorted(set(found))
     if found:
         assert ordered[0] == found[0]

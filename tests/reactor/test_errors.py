@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import traceback
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ from reactor import (
     ReactorThread,
     Select,
     Service,
-    SocketStream,
     Spawn,
     ThreadPark,
     TimedOut,
@@ -29,7 +27,7 @@ from reactor import (
 from reactor.core.timers import FakeClock
 from reactor.errors import renewed
 from reactor.run.aio import AsyncioBridge
-from tests.reactor.helpers import passes, run
+from tests.reactor.helpers import lost_stream, passes, run
 from tests.support.kept_errors import TIMES, caught, check_that_nothing_grows, frames
 
 
@@ -100,11 +98,7 @@ def test_threads_that_ask_one_future_at_the_same_time_do_not_write_into_one_trac
 
 
 def test_each_read_of_a_lost_connection_raises_the_loss() -> None:
-    left, right = socket.socketpair()
-    stream = SocketStream(left)
-    stream._remember_loss(ConnectionResetError(104, "reset"))
-    right.close()
-    with stream:
+    with lost_stream() as stream:
         check_that_nothing_grows(lambda: stream.read(9))
         check_that_nothing_grows(lambda: stream.readinto(bytearray(9)))
         error = caught(lambda: stream.read(9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -178,24 +179,41 @@ def test_next_address_is_tried(fake: Reactor, listener: TcpListener, monkeypatch
     dead.close()
 
 
-def fail_with(number: int, times: int, then: Callable[[], Any]) -> tuple[Callable[[], Any], list[int]]:
-    """Make an accept function that fails a number of times."""
-    calls = [0]
+Accepts = Callable[[Callable[[int], int]], tuple[TcpListener, list[int]]]
 
-    def accept() -> Any:
-        calls[0] += 1
-        if calls[0] <= times:
-            raise OSError(number, "as the test wants")
-        return then()
 
-    return accept, calls
+@pytest.fixture
+def failing_listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accepts]:
+    """Make a listener whose accepts fail: the n-th one with the error number that a function of n gives.
+    0: it succeeds. Returns the listener and the number of accepts so far.
+    """
+    plain = socket.socket.accept
+    with contextlib.ExitStack() as stack:
+
+        def make(error_of: Callable[[int], int]) -> tuple[TcpListener, list[int]]:
+            calls = [0]
+
+            def accept(sock: socket.socket) -> Any:
+                calls[0] += 1
+                if number := error_of(calls[0]):
+                    raise OSError(number, "as the test wants")
+                return plain(sock)
+
+            monkeypatch.setattr(socket.socket, "accept", accept)
+            return stack.enter_context(TcpListener("127.0.0.1", 0)), calls
+
+        yield make
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 def test_out_of_descriptors_backs_off_and_reports_once(
-    fake: Reactor, clock: FakeClock, listener: TcpListener, number: int, caplog: pytest.LogCaptureFixture
+    fake: Reactor,
+    clock: FakeClock,
+    failing_listener: Accepts,
+    number: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    listener._accept, calls = fail_with(number, 5, listener._accept)
+    listener, calls = failing_listener(lambda count: number if count <= 5 else 0)
 
     def service() -> Service[None]:
         near = yield from connect_tcp(*listener.address)
@@ -210,18 +228,10 @@ def test_out_of_descriptors_backs_off_and_reports_once(
 
 
 def test_out_of_descriptors_again_and_again_is_reported_once_a_minute(
-    fake: Reactor, clock: FakeClock, listener: TcpListener, caplog: pytest.LogCaptureFixture
+    fake: Reactor, clock: FakeClock, failing_listener: Accepts, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At its limit: each connection that ends makes room for one more."""
-    plain, calls = listener._accept, [0]
-
-    def accept() -> Any:
-        calls[0] += 1
-        if calls[0] % 2:
-            raise OSError(errno.EMFILE, "as the test wants")
-        return plain()
-
-    listener._accept = accept
+    listener, _ = failing_listener(lambda count: errno.EMFILE if count % 2 else 0)
 
     def service() -> Service[None]:
         for _ in range(700):
@@ -278,8 +288,8 @@ def test_out_of_descriptors_for_real() -> None:
     assert (done.stdout.strip(), done.stderr) == ("went on", "")
 
 
-def test_lost_connections_are_passed_over(fake: Reactor, listener: TcpListener) -> None:
-    listener._accept, calls = fail_with(errno.ECONNABORTED, 3, listener._accept)
+def test_lost_connections_are_passed_over(fake: Reactor, failing_listener: Accepts) -> None:
+    listener, calls = failing_listener(lambda count: errno.ECONNABORTED if count <= 3 else 0)
 
     def service() -> Service[None]:
         near = yield from connect_tcp(*listener.address)
@@ -291,8 +301,8 @@ def test_lost_connections_are_passed_over(fake: Reactor, listener: TcpListener) 
     assert calls[0] == 4
 
 
-def test_failing_listener_is_broken(fake: Reactor, listener: TcpListener) -> None:
-    listener._accept, _ = fail_with(errno.EINVAL, 1, listener._accept)
+def test_failing_listener_is_broken(fake: Reactor, failing_listener: Accepts) -> None:
+    listener, _ = failing_listener(lambda count: errno.EINVAL if count == 1 else 0)
 
     def service() -> Service[None]:
         with pytest.raises(Broken):

@@ -49,7 +49,7 @@ from reactor.run.spawners import (
     RestartHandle,
     Spawner,
 )
-from tests.reactor.helpers import errors_logged, fail_once, forever, give, passes
+from tests.reactor.helpers import errors_logged, fail_once, forever, give, has_ended, passes
 from tests.reactor.services import SERVICES, Counter, cancelling_itself
 
 T = TypeVar("T")
@@ -311,7 +311,7 @@ def test_a_failure_that_was_not_looked_at_is_logged(
     handle: ProxyHandle[None] | None = spawner.spawn(fail(), name="unlucky")
     assert handle is not None
     # Not `wait`, which asks.
-    assert handle._ended.wait(PATIENCE_S)
+    assert has_ended(handle, PATIENCE_S)
     del handle
     gc.collect()
     texts = errors_logged(caplog)
@@ -644,7 +644,7 @@ def test_a_pool_may_hold_more_services_than_threads() -> None:
         handles = [pool.spawn(link(number)) for number in range(count)]
         ring[0].send_nowait(0)
         assert [handle.wait(PATIENCE_S) for handle in handles] == list(range(count))
-        assert len(pool._members) == 2
+        assert len(pool.members) == 2
 
 
 def test_a_closed_pool() -> None:
@@ -675,11 +675,12 @@ def test_a_service_that_leaves_ends_no_thread_of_a_pool(error: BaseException) ->
 def test_a_pool_continues_without_a_thread_that_has_failed() -> None:
     with ThreadPool(1) as pool:
         bystander = pool.spawn(forever())
-        reactor = pool._members[0].thread.reactor
+        reactor = pool.members[0].thread.reactor
         fail_once(reactor)
         with pytest.raises(ServiceCancelled):
             bystander.wait(PATIENCE_S)
-        pool._members[0].thread._thread.join(PATIENCE_S)
+        with pytest.raises(Broken, match="thread failed"):
+            pool.members[0].thread.close(PATIENCE_S)
         assert pool.spawn(give(1)).wait(PATIENCE_S) == 1
 
 
@@ -704,16 +705,16 @@ def test_a_pool_spreads_its_services() -> None:
         for _ in range(3):
             pool.spawn(give(1)).wait(PATIENCE_S)
         # One that has nothing to do is as good as a new one.
-        assert len(pool._members) == 1
+        assert len(pool.members) == 1
         handles = [pool.spawn(forever()) for _ in range(4)]
-        assert [member.living for member in pool._members] == [2, 2]
+        assert [member.living for member in pool.members] == [2, 2]
         gone = threading.Event()
         handles[1].add_done_callback(lambda _: gone.set())
         handles[1].cancel()
         assert gone.wait(PATIENCE_S)
-        assert [member.living for member in pool._members] == [2, 1]
+        assert [member.living for member in pool.members] == [2, 1]
         pool.spawn(forever())
-        assert [member.living for member in pool._members] == [2, 2]
+        assert [member.living for member in pool.members] == [2, 2]
 
 
 def test_cancelled_before_its_thread_comes_to_it() -> None:

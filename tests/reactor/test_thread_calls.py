@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import reactor.io.connecting
 from reactor import (
     Broken,
     Handle,
@@ -26,7 +26,7 @@ from reactor import (
     connect_tcp,
     timeout_after,
 )
-from reactor.core.threads import _MOST_THREADS, _THREADS
+from reactor.core.threads import MOST_THREADS, THREADS
 from tests.reactor.helpers import passes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def hang_all(gate: threading.Event, count: int, limit_s: float = 0.01) -> Servic
     return handles
 
 
-@pytest.mark.parametrize("count", [1, _THREADS["calls"], 3 * _THREADS["calls"]])
+@pytest.mark.parametrize("count", [1, THREADS["calls"], 3 * THREADS["calls"]])
 def test_calls_that_hang_and_were_given_up_leave_the_threads_to_others(count: int) -> None:
     gate = threading.Event()
 
@@ -90,13 +90,13 @@ def test_calls_that_are_waited_for_keep_to_the_limit() -> None:
         opener.join()
 
     def open_gate() -> None:
-        for _ in range(_THREADS["calls"]):
+        for _ in range(THREADS["calls"]):
             assert begun.acquire(timeout=PATIENCE_S)
         gate.set()
 
     with Reactor() as loop:
         loop.run(main())
-    assert most == _THREADS["calls"]
+    assert most == THREADS["calls"]
 
 
 def test_there_is_a_limit_on_threads_however_many_calls_hang() -> None:
@@ -114,11 +114,11 @@ def test_there_is_a_limit_on_threads_however_many_calls_hang() -> None:
         handle.cancel()
 
     def main() -> Service[None]:
-        for _ in range(_MOST_THREADS):
+        for _ in range(MOST_THREADS):
             yield from timeout_after(PATIENCE_S, give_one_up())
         yield from hang_all(gate, 30, 0.0)
         yield from hang_all(gate, 30, 0.01)
-        assert threading.active_count() - before <= _MOST_THREADS
+        assert threading.active_count() - before <= MOST_THREADS
         with pytest.raises(TimedOut):
             yield from timeout_after(0.01, call(len, "x"))
         gate.set()
@@ -133,12 +133,14 @@ def test_there_is_a_limit_on_threads_however_many_calls_hang() -> None:
 
 def test_slow_names_hold_up_no_files_and_slow_files_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    real = reactor.io.connecting._getaddrinfo
+    real = socket.getaddrinfo
 
-    def look_up(host: str, port: int) -> Any:
-        return real("127.0.0.1", port) if host == "fast.example" else gate.wait(PATIENCE_S) and []
+    def look_up(host: str, port: int, **options: Any) -> Any:
+        if options.get("flags") == socket.AI_NUMERICHOST:
+            return real(host, port, **options)
+        return real("127.0.0.1", port, **options) if host == "fast.example" else gate.wait(PATIENCE_S) and []
 
-    monkeypatch.setattr(reactor.io.connecting, "_getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
     def main() -> Service[None]:
         for number in range(8):
@@ -163,7 +165,7 @@ def test_a_call_in_the_queue_that_is_given_up_never_begins() -> None:
 
     def main() -> Service[None]:
         stuck = []
-        for _ in range(_THREADS["calls"]):
+        for _ in range(THREADS["calls"]):
             stuck.append((yield Spawn(call(gate.wait, PATIENCE_S))))
         yield from passes(2)
         with pytest.raises(TimedOut):

@@ -94,7 +94,7 @@ def test_a_tracer_hears_the_life_of_each_service(fake: Reactor) -> None:
 def test_a_failed_a_cancelled_and_a_forced_end_are_ends(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_GRACE_S", 0.02)
+    monkeypatch.setattr(loop, "GRACE_S", 0.02)
 
     def fail() -> Service[None]:
         yield YIELD

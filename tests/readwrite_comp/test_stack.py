@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import itertools
 import sys
@@ -232,9 +233,7 @@ def test_a_stack_of_128(make_pair: MakePair) -> None:
 @pytest.mark.parametrize("make_pair", [_deep_mixed, _deep_wide_blocks])
 def test_depth_costs_no_python_stack(make_pair: MakePair) -> None:
     writer, reader = make_pair()
-    frame, depth = sys._getframe(), 0
-    while frame.f_back is not None:
-        frame, depth = frame.f_back, depth + 1
+    depth = len(inspect.stack(0))
     limit = sys.getrecursionlimit()
     # Far less than one frame for each layer is left.
     sys.setrecursionlimit(depth + 40)

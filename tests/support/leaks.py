@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from reactor import Reactor
-from reactor.core.threads import _pools
+from reactor.core.threads import POOLS
 
 __all__ = ["Held", "held", "no_leaks"]
 
@@ -36,7 +36,7 @@ def held(*reactors: Reactor) -> Held:
     return Held(
         len(os.listdir(_FD_FOLDER)),
         # A reactor keeps the threads of its pools, which begin when there is work, until it is closed.
-        threading.active_count() - sum(pool._threads for pool in list(_pools) if not pool._is_closed),
+        threading.active_count() - sum(pool.threads for pool in list(POOLS) if not pool.is_closed),
         sum(len(reactor.tasks) for reactor in reactors),
         sum(len(reactor.timers) for reactor in reactors),
         any(reactor.poller.has_waiters() for reactor in reactors),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from reactor import Handle, ReactorThread, Scope, Service, Sleep
 from tests.support.network import PATIENCE_S, wait_until
@@ -18,6 +20,8 @@ from tunnel.node import Limits, Node
 from tunnel.routing.addresses import LOCAL
 
 __all__ = ["Stranger", "Strangers", "strangers"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -90,6 +94,10 @@ class Strangers:
 
         self._thread.submit(start()).result(PATIENCE_S)
         return stranger
+
+    def submit(self, service: Service[T]) -> Future[T]:
+        """Run a service in the network's reactor."""
+        return self._thread.submit(service)
 
     def stop(self, stranger: Stranger) -> None:
         """End a node as a crash would."""

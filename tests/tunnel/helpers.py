@@ -6,15 +6,16 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
 
 from hypothesis import strategies as st
 
 from readwrite_comp import ExtRead, ExtWrite, LayerError
-from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, Engine, ReadableBuffer
+from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
-from tunnel.crypto.primitives import HpkePrivate, TunnelEngine, X25519Private, tunnel_engine
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
 from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Profile
 from tunnel.identity.descriptor import Address, Descriptor
@@ -101,41 +102,23 @@ class _MixedLayers:
         return self._rng.choice(ENGINES).layers.gmac(key)
 
 
-class _MixedEngine(TunnelEngine):
-    """Each call goes to the engine that the generator picks: a network of unlike nodes in one object."""
-
-    name = "mixed"
-    suites = (0, 1)
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self.layers: Engine = _MixedLayers(rng)
-
-    def _any(self) -> TunnelEngine:
-        return self._rng.choice(ENGINES)
-
-    def x25519_private(self, private: bytes) -> X25519Private:
-        return self._any().x25519_private(private)
-
-    def ed25519_public(self, seed: bytes) -> bytes:
-        return self._any().ed25519_public(seed)
-
-    def ed25519_sign(self, seed: bytes, message: bytes) -> bytes:
-        return self._any().ed25519_sign(seed, message)
-
-    def _verifies(self, public: bytes, message: bytes, signature: bytes) -> bool:
-        return self._any()._verifies(public, message, signature)
-
-    def hpke_private(self, private: bytes) -> HpkePrivate:
-        return self._any().hpke_private(private)
-
-    def _seal(self, public: bytes, info: bytes, plaintext: bytes) -> bytes | None:
-        return self._any()._seal(public, info, plaintext)
-
-
 def mixed_engine(seed: int) -> TunnelEngine:
-    """An engine whose every call is made by one of the two, drawn from `seed`."""
-    return _MixedEngine(random.Random(seed))
+    """An engine that makes each call in one of the two, drawn from `seed`: a network of unlike nodes in one
+    object.
+    """
+    rng = random.Random(seed)
+    engine = copy(OPENSSL)
+    engine.name, engine.suites, engine.layers = "mixed", (0, 1), _MixedLayers(rng)
+    for name in (
+        "x25519_private",
+        "ed25519_public",
+        "ed25519_sign",
+        "ed25519_verify",
+        "hpke_private",
+        "hpke_seal",
+    ):
+        setattr(engine, name, lambda *args, name=name: getattr(rng.choice(ENGINES), name)(*args))
+    return engine
 
 
 engines = st.integers(0, 2**32 - 1).map(mixed_engine)

@@ -128,4 +128,4 @@ def test_what_is_kept_is_bounded_by_a_head() -> None:
     message = b"".join(pack_attachments([("a", bytes(300_000))]))
     for start in range(0, len(message), 7):
         list(parser.feed(message[start : start + 7]))
-        assert len(parser._held) <= 255
+        assert len(parser.held) <= 255

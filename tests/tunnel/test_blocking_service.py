@@ -96,12 +96,12 @@ def settle() -> Service[None]:
 
 
 def call_of(service: BlockingService) -> Any:
-    (call,) = service._slots._holders
+    (call,) = service.slots.holders
     return call
 
 
 def hold_until_reading(call: Any) -> None:
-    hold_until(lambda: bool(call._to_thread.waiting_receivers))
+    hold_until(lambda: bool(call.to_thread.waiting_receivers))
 
 
 def by_first_byte(silent: BlockingFunction) -> BlockingFunction:
@@ -234,10 +234,10 @@ def test_a_wait_that_is_cancelled_with_a_place_in_hand_loses_no_place(reactor: R
         yield from settle()
         go_on.set()
         # The place is given to the second, which does not know it yet.
-        hold_until(lambda: not service._slots._free.waiting_receivers)
+        hold_until(lambda: not service.slots.returned.waiting_receivers)
         second.cancel()
         yield from settle()
-        hold_until(lambda: service._slots.free == 1)
+        hold_until(lambda: service.slots.free == 1)
         yield from settle()
         assert first.is_finished
         assert second.is_finished
@@ -266,7 +266,7 @@ def test_a_function_may_close_its_files(reactor: Reactor, function: BlockingFunc
     def play() -> Service[None]:
         handle = yield from ask(service, FakeQuery(), reply)
         yield from settle()
-        hold_until(lambda: service._slots.free == 1)
+        hold_until(lambda: service.slots.free == 1)
         yield from handle.join()
 
     reactor.run(play())
@@ -282,7 +282,7 @@ def test_a_reply_that_was_detached_fails_the_query_and_loses_no_place(reactor: R
     def play() -> Service[None]:
         handle = yield from ask(service, FakeQuery(), FakeReply())
         yield from settle()
-        hold_until(lambda: service._slots.free == 1)
+        hold_until(lambda: service.slots.free == 1)
         with pytest.raises(ValueError, match="detached"):
             yield from handle.join()
 
@@ -319,7 +319,7 @@ def test_a_service_where_nobody_may_wait_serves_as_many_as_it_has_threads(reacto
         for query in queries:
             yield from query.pieces.send(b"")
         yield from settle()
-        hold_until(lambda: service._slots.free == 2)
+        hold_until(lambda: service.slots.free == 2)
         for handle in handles:
             yield from handle.join()
 

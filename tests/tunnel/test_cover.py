@@ -65,7 +65,7 @@ def test_loops_that_cannot_be() -> None:
     ):
         with pytest.raises(BadRoute):
             alice.codec.loop(route, SMALL, now_s=NOW_S)
-    block = alice.codec._builder.reply_block(
+    block = alice.codec.builder.reply_block(
         Route((proxy.id,), alice.id),
         SMALL,
         user=None,

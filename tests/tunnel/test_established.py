@@ -310,7 +310,7 @@ def test_the_limit_on_sub_streams_and_how_it_frees() -> None:
 def test_ids_run_out() -> None:
     pair = Pair()
     pair.settle()
-    pair.alice._table._next_id = 65_535
+    pair.alice.table.next_id = 65_535
     pair.alice.open(ECHO)
     with pytest.raises(LocalTunnelError, match="new tunnel"):
         pair.alice.open(ECHO)
@@ -672,8 +672,8 @@ def test_recorded_chunks_do_not_open_with_what_a_seized_node_has() -> None:
     assert opened == [("alice", ChunkType.HELLO), ("alice", ChunkType.REKEY), ("bob", ChunkType.HELLO)]
     # And neither end keeps what the keys were made of.
     for end in (pair.alice, pair.bob):
-        assert end._keys._ephemeral is None
-        assert end._keys._seed == b""
+        assert end.keys.ephemeral is None
+        assert end.keys.seed == b""
 
 
 def test_both_engines_send_the_same_chunks() -> None:

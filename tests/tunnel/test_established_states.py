@@ -422,7 +422,7 @@ def test_opening_and_giving_up_at_once_does_not_get_round_the_limit() -> None:
         hand.send(ChunkType.CLOSE, pack_close(ErrorCode.CANCELLED), sub_stream=number)
     with pytest.raises(BlockingIOError):
         hand.other.accept()  # nothing left to do for the service
-    assert len(hand.other._table._controls) == 4
+    assert len(hand.other.table.controls) == 4
     assert hand.refused(ChunkType.OPEN, ECHO.pack(), sub_stream=9)
 
 

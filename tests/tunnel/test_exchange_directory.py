@@ -203,8 +203,8 @@ class _Flood(RuleBasedStateMachine):
             assert (
                 known[described(number).node_id].sequence <= described(number, self.newest[number]).sequence
             )
-        sources = self.directory._entries_by_source
-        assert sum(sources.values()) == len(self.directory._learned)
+        sources = self.directory.entries_by_source
+        assert sum(sources.values()) == len(self.directory.learned)
         assert all(sources.values())
 
 

@@ -86,16 +86,16 @@ class StoreMachine(RuleBasedStateMachine):
         upload, rest = data.draw(st.sampled_from(self.uploads))
         self.uploads = [entry for entry in self.uploads if entry[0] is not upload]
         number = DIGESTS.index(upload.digest)
-        before = self.committed.get(upload._name)
+        before = self.committed.get(upload.name)
         refused = _try(upload.commit)
         upload.close()
         if rest:
             assert refused is FileStatus.SIZE
         elif refused is FileStatus.DIGEST:
-            assert upload.digest != upload._file.digest
+            assert upload.digest != upload.file.digest
         elif refused is None:
             assert before in (None, number)
-            self.committed[upload._name] = number
+            self.committed[upload.name] = number
         else:
             assert refused is FileStatus.EXISTS
             assert before not in (None, number)
@@ -219,7 +219,7 @@ def test_who_was_put_off_does_not_remove_what_another_stores(tmp_path: Path, lat
     hostile = _begun(store, "a", b"right")
     if len(late) == 5:
         hostile.write(late)
-    now_s = file_store._STALLED_S
+    now_s = file_store.STALLED_S
     with pytest.raises(StoreRefused):  # not stalled yet
         _begun(store, "a", b"right")
     now_s += 1

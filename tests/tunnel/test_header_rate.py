@@ -91,7 +91,7 @@ def test_the_limit_comes_before_any_opening() -> None:
     cast = cast_of(2)
     bob = OnionCodec(
         ring=cast.bob.codec.ring,
-        directory=cast.bob.codec._builder._directory,
+        directory=cast.bob.codec.builder.directory,
         header_rate=HeaderRate(per_s=1, burst=1),
     )
     headers = [

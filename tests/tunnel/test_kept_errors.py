@@ -54,7 +54,7 @@ def test_a_failed_tunnel_its_messages_and_its_sub_streams() -> None:
     calls: list[Callable[[], object]] = [
         lambda: tunnel.open(ECHO),
         tunnel.accept,
-        lambda: tunnel.received(memoryview(bytearray(tunnel._geometry.chunk_bytes))),
+        lambda: tunnel.received(memoryview(bytearray(tunnel.geometry.chunk_bytes))),
         lambda: stream.write(b"x"),
         lambda: stream.readinto(buffer),
         stream.check_opened,
@@ -63,7 +63,7 @@ def test_a_failed_tunnel_its_messages_and_its_sub_streams() -> None:
         tunnel.outgoing.end,
         tunnel.incoming.next_message,
         lambda: tunnel.incoming.readinto(buffer),
-        lambda: stream._stream.incoming.readinto(buffer),
+        lambda: stream.halves.incoming.readinto(buffer),
     ]
     for call in calls:
         check_that_nothing_grows(call)
@@ -79,7 +79,7 @@ def test_a_broken_tunnel_says_so_to_each_call(net: LocalNetwork) -> None:
     tunnel = Client(net[0]).tunnel(net[2].id, hops=0)
     assert tunnel.ask(b"x", timeout_s=PATIENCE_S) == b"x"
     tunnel.give_up()
-    wait_until(net, lambda: tunnel._tunnel.has_ended)
+    wait_until(net, lambda: tunnel.inner.has_ended)
     check_that_nothing_grows(lambda: tunnel.receive(timeout_s=PATIENCE_S))
     check_that_nothing_grows(lambda: tunnel.send(b"x", timeout_s=PATIENCE_S))
     check_that_nothing_grows(lambda: tunnel.close(timeout_s=PATIENCE_S))

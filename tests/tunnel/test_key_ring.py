@@ -106,7 +106,7 @@ def test_erased_means_gone_from_the_ring_and_its_file(tmp_path: Path) -> None:
     text = (tmp_path / "k").read_text()
     assert first.private.hex() not in text
     assert first.table.hex() not in text
-    assert first not in a_ring._state.epochs
+    assert first not in a_ring.state.epochs
 
 
 def test_each_epoch_has_its_own_table() -> None:
@@ -126,7 +126,7 @@ def test_a_node_that_slept_for_days_begins_anew() -> None:
     assert a_ring.keys.onion.epoch == int(now_s) - 600
     assert a_ring.keys.previous is None
     assert a_ring.keys.next is not None
-    assert before.onion not in a_ring._state.epochs
+    assert before.onion not in a_ring.state.epochs
 
 
 def test_a_clock_that_is_set_back_brings_nothing_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import pytest
 from hypothesis import given, settings
@@ -46,7 +47,7 @@ from tests.tunnel.helpers import (
     seeded_bytes,
     written,
 )
-from tunnel.crypto.primitives import HpkePrivate, TunnelEngine, X25519Private
+from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import LocalTunnelError
 from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, LONG, Profile, padme
 from tunnel.onion.message import ChunkType, FrameW, MessageR, MessageW
@@ -695,32 +696,12 @@ class _RecordingLayers:
         return self._inner.gmac(key)
 
 
-class _RecordingEngine(TunnelEngine):
-    """Keeps the nonces that were sealed with, by key. Nothing else of it is used here."""
-
-    name = "recording"
-
-    def __init__(self) -> None:
-        self.nonces: dict[bytes, list[bytes]] = {}
-        self.layers: Engine = _RecordingLayers(OPENSSL.layers, self.nonces)
-
-    def x25519_private(self, private: bytes) -> X25519Private:
-        return OPENSSL.x25519_private(private)
-
-    def ed25519_public(self, seed: bytes) -> bytes:
-        return OPENSSL.ed25519_public(seed)
-
-    def ed25519_sign(self, seed: bytes, message: bytes) -> bytes:
-        return OPENSSL.ed25519_sign(seed, message)
-
-    def _verifies(self, public: bytes, message: bytes, signature: bytes) -> bool:
-        return OPENSSL._verifies(public, message, signature)
-
-    def hpke_private(self, private: bytes) -> HpkePrivate:
-        return OPENSSL.hpke_private(private)
-
-    def _seal(self, public: bytes, info: bytes, plaintext: bytes) -> bytes | None:
-        return OPENSSL._seal(public, info, plaintext)
+def recording_engine() -> tuple[TunnelEngine, dict[bytes, list[bytes]]]:
+    """An engine, and the nonces that it has sealed with, by key."""
+    nonces: dict[bytes, list[bytes]] = {}
+    engine = copy(OPENSSL)
+    engine.layers = _RecordingLayers(OPENSSL.layers, nonces)
+    return engine, nonces
 
 
 @settings(max_examples=40)
@@ -731,7 +712,7 @@ class _RecordingEngine(TunnelEngine):
 def test_a_nonce_serves_once(messages: list[tuple[int, int, bool]], script: list[int]) -> None:
     """Over messages that are ended, flushed, refused half-way or dropped by reset(): every seal has the next
     nonce, whatever became of the chunk before."""
-    engine = _RecordingEngine()
+    engine, nonces = recording_engine()
     front = MessageW(SMALL, KEY, engine=engine, head=MessageHead(tuple(blocks(1))))
     for size, flush_every, is_dropped in messages:
         w = HostileWriter(script)
@@ -745,10 +726,10 @@ def test_a_nonce_serves_once(messages: list[tuple[int, int, bool]], script: list
                 front.reset()
         else:
             write_message(front, w, bytes(size), (1_500,), flush_every=flush_every)
-    assert list(engine.nonces) == [KEY]
-    numbers = [int.from_bytes(nonce, "big") for nonce in engine.nonces[KEY]]
+    assert list(nonces) == [KEY]
+    numbers = [int.from_bytes(nonce, "big") for nonce in nonces[KEY]]
     assert numbers == list(range(len(numbers)))
-    assert {len(nonce) for nonce in engine.nonces[KEY]} == {12}
+    assert {len(nonce) for nonce in nonces[KEY]} == {12}
 
 
 def test_reset_does_not_take_a_nonce_back() -> None:

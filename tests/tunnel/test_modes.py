@@ -324,7 +324,7 @@ def test_the_answer_needs_no_directory_entry_of_alice() -> None:
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
     origin = cast.bob.codec.origin(done.relayed.opened.slot, done.head)
     stranger = make_peers(4)[3].codec  # same proxies, but does not know Alice
-    directory = stranger._builder._directory
+    directory = stranger.builder.directory
     assert isinstance(directory, StaticDirectory)
     directory.forget(cast.alice.id)
     query = stranger.answer(origin, Route((cast.proxies[0].id,), cast.alice.id), SMALL, now_s=NOW_S)

@@ -293,7 +293,7 @@ def test_a_turn_that_is_not_taken_goes_on() -> None:
     waiting[1].finish()
     for stream in waiting[2:]:
         assert stream.write(bytes(16_356))
-    assert not len(link.a.sender._turns)
+    assert not len(link.a.sender.turns)
 
 
 def test_a_turn_without_credit_goes_on() -> None:
@@ -304,11 +304,11 @@ def test_a_turn_without_credit_goes_on() -> None:
     while link.a.pad(63):
         pass
     assert not write_all(first, bytes(5_000))  # it has credit for that, but there is no room
-    assert len(link.a.sender._turns) == 1
+    assert len(link.a.sender.turns) == 1
     link.settle()
     assert first.writable.take()
     assert not write_all(first, bytes(16_356))  # and none for that
-    assert len(link.a.sender._turns) == 0
+    assert len(link.a.sender.turns) == 0
 
 
 def test_windows_grow_only_as_far_as_the_link_has_it() -> None:
@@ -338,7 +338,7 @@ def test_a_turn_that_nobody_takes_ends_when_the_buffer_has_run_empty_twice() -> 
     for _ in range(3):
         link.a.ping()
         link.settle()
-    assert len(link.a.sender._turns._granted) == 0
+    assert len(link.a.sender.turns.granted) == 0
     assert streams[5].write(bytes(64_484))
 
 
@@ -589,7 +589,7 @@ def test_a_flood_of_control_cells_leaves_nothing_behind() -> None:
         peer.say(cell(T.PEER_EXCHANGE, 0, bytes(MAX_EXCHANGE_BYTES)))
         peer.say(open_cell(2 * number + 4), cell(T.RESET, 2 * number + 4, bytes([0, 8])))
         peer.say()  # padding only
-    assert peer.mux.sender._control.size <= 100
+    assert peer.mux.sender.control.size <= 100
     assert len(peer.mux.table.arrived) == peer.mux.streams == 1
     assert peer.heard() == [(T.PING, 0, bytes([1]) + (2_999).to_bytes(7, "big"))]
     assert peer.mux.take_exchange() == bytes(MAX_EXCHANGE_BYTES)
@@ -603,9 +603,9 @@ def test_single_bytes_cost_little_more_than_they_hold() -> None:
     for _ in range(window // 4_000):
         peer.say(*[cell(T.DATA, 2, b"x")] * 4_000)
     stream = peer.mux.table.streams[2]
-    blocks = stream._queue._blocks
+    blocks = stream.queue.blocks
     assert blocks is not None
-    held = sum(sys.getsizeof(block) + 8 for block in blocks) + 32 * len(stream._queue._times)
+    held = sum(sys.getsizeof(block) + 8 for block in blocks) + 32 * len(stream.queue.times)
     assert held < 1.4 * stream.unread_bytes + 2_000
     assert read_all(stream) == b"x" * (window // 4_000 * 4_000)
 
@@ -900,7 +900,7 @@ def test_numbers_run_out_like_places() -> None:
     with pytest.raises(TableFull):
         link.a.open(SMALL)
     other = Link.make()
-    other.a.table._next_id = (1 << 32) - 1
+    other.a.table.unused_id = (1 << 32) - 1
     assert other.a.open(SMALL).id == (1 << 32) - 1
     assert not other.a.can_open
 

@@ -184,7 +184,7 @@ class TwoSides:
             assert table.own == sum(stream.is_opener for stream in table.streams.values())
             assert len(side.table.arrived) <= LIMITS.max_streams
         for stream in streams:
-            held[stream._table] += stream.unread_bytes
+            held[stream.table] += stream.unread_bytes
         for side in sides:
             assert side.budget.used_bytes == held[side.table]
 
@@ -194,10 +194,10 @@ class TwoSides:
             twin = self.link.b.table.streams.get(number)
             if twin is not None:
                 for sender, receiver in ((stream, twin), (twin, stream)):
-                    assert sender._credit == receiver._granted
+                    assert sender.credit == receiver.granted
                     if receiver.late_bytes:
-                        read = receiver.unread_bytes + receiver._owed
-                        assert sender._credit + read == receiver.window_bytes
+                        read = receiver.unread_bytes + receiver.owed
+                        assert sender.credit + read == receiver.window_bytes
 
     def end(self) -> None:
         """Whatever happened: when everybody goes on, everything that was not reset arrives."""
@@ -230,10 +230,10 @@ class TwoSides:
         self.link.settle()
         for side in (self.link.a, self.link.b):
             assert not side.streams
-            assert not len(side.sender._turns)
+            assert not len(side.sender.turns)
             assert side.sender.is_idle
             assert side.budget.used_bytes == 0
-            assert not side.budget._holders
+            assert not side.budget.holders
             assert not side.table.arrived
             assert side.ping_sent_s is None
             assert side.is_drained is self.has_left

@@ -218,7 +218,7 @@ def test_forbidden_bytes_end_the_link(name: str) -> None:
     heard = peer.heard()
     assert heard == [(T.RESET, 0, caught.value.code.to_bytes(2, "big"))]
     peer.mux.close()
-    assert peer.mux.sender._out.pending.nbytes == 0
+    assert peer.mux.sender.out.pending.nbytes == 0
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def advance(count: int, initiator: NoiseXK, responder: NoiseXK) -> tuple[NoiseXK
 
 def snapshot(noise: NoiseXK) -> tuple[object, ...]:
     """All that a message may change, by value."""
-    state = noise._state
+    state = noise.state
     symmetric = state.symmetric
     return (
         symmetric.handshake_hash,
@@ -138,11 +138,11 @@ def test_link_keys_have_no_handshake_and_do_not_show_themselves() -> None:
     assert isinstance(keys, LinkKeys)
     assert not hasattr(keys, "write_message")
     assert not hasattr(keys, "read_message")
-    shown = repr(keys) + repr(initiator._state)
+    shown = repr(keys) + repr(initiator.state)
     for secret in (
         keys.send_key,
         keys.receive_key,
-        initiator._state.symmetric.chaining_key,
+        initiator.state.symmetric.chaining_key,
         INITIATOR_STATIC,
     ):
         assert repr(secret)[2:-1] not in shown
@@ -154,7 +154,7 @@ def test_link_keys_have_no_handshake_and_do_not_show_themselves() -> None:
 
 def refuse(reader: NoiseXK, hostile: bytes, good: bytes, payload: bytes) -> None:
     """`hostile` is refused without a trace, in the same words for every reason, and then `good` is taken."""
-    before, turn = snapshot(reader), reader._state.turn
+    before, turn = snapshot(reader), reader.state.turn
     with pytest.raises(HandshakeError, match=f"^handshake message {turn + 1} of 3 was refused: ") as caught:
         reader.read_message(hostile)
     assert str(caught.value).endswith("changed, cut, not for this node, or of another network")
@@ -231,7 +231,7 @@ def test_static_key_of_low_order_in_message_3_is_refused(engine: str) -> None:
     chosen = ENGINES[engine]
     initiator, responder = make("initiator", chosen), make("responder", chosen)
     advance(2, initiator, responder)
-    sealed = initiator._state.symmetric.copy().encrypt_and_hash(bytes(32))
+    sealed = initiator.state.symmetric.copy().encrypt_and_hash(bytes(32))
     refuse(responder, sealed + bytes(16), initiator.write_message(b""), b"")
 
 

@@ -178,7 +178,7 @@ def test_the_key_changes_after_2_to_the_14_records(engine: TunnelEngine) -> None
     third = rekeyed(second, engine)
     for border, before, after in ((REKEY_AFTER, KEY, second), (2 * REKEY_AFTER, second, third)):
         sealer, opener = RecordSealer(before, engine), RecordOpener(before, engine)
-        sealer._counter = opener._counter = border - 2
+        sealer.counter = opener.counter = border - 2
         keys = {-2: before, -1: before, 0: after, 1: after}
         for offset, key in keys.items():
             record = sealed_by(sealer)
@@ -194,13 +194,13 @@ def test_records_across_the_first_change_of_keys_for_real() -> None:
         record[HEAD_BYTES : HEAD_BYTES + 4] = number.to_bytes(4, "big")
         sealer.seal(record)
         assert opener.open(record)[:4] == number.to_bytes(4, "big")
-    assert sealer._key == opener._key == rekeyed(KEY, OPENSSL)
+    assert sealer.key == opener.key == rekeyed(KEY, OPENSSL)
 
 
 def test_an_end_that_did_not_change_its_key_is_refused() -> None:
     sealer, opener = RecordSealer(KEY, OPENSSL), RecordOpener(KEY, OPENSSL)
-    opener._counter = REKEY_AFTER
-    sealer._counter = REKEY_AFTER
+    opener.counter = REKEY_AFTER
+    sealer.counter = REKEY_AFTER
     sealed_by(sealer)
     with pytest.raises(LinkError):
         opened_by(opener, reference(KEY, REKEY_AFTER, 1))

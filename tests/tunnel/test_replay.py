@@ -101,7 +101,7 @@ def test_odd_expiries_share_the_table_of_their_hour() -> None:
     for second in range(2 * HOUR):
         table.insert(header(second), T0 + 1 + second, now_s=T0)
     assert len(table) == 2 * HOUR
-    assert len(table._hours) == 2
+    assert len(table.hours) == 2
     # An odd expiry is kept at least as long as it is valid.
     with raises_code(ErrorCode.REPLAYED):
         table.insert(header(0), T0 + 1, now_s=T0 + 600)
@@ -112,7 +112,7 @@ def test_keys_give_different_tags() -> None:
     tables = [ReplayTable(bytes([number]) * 32) for number in (1, 2)]
     for table in tables:
         table.insert(header(1), T0 + HOUR, now_s=T0)
-    left, right = (set[bytes]().union(*table._hours.values()) for table in tables)
+    left, right = (set[bytes]().union(*table.hours.values()) for table in tables)
     assert not left & right
     assert {len(tag) for tag in left | right} == {8}
 
@@ -177,7 +177,7 @@ class ReplayMachine(RuleBasedStateMachine):
     @invariant()
     def is_bounded(self) -> None:
         assert len(self.table) <= LIMIT
-        assert len(self.table) == sum(len(tags) for tags in self.table._hours.values())
+        assert len(self.table) == sum(len(tags) for tags in self.table.hours.values())
 
 
 TestReplayMachine = ReplayMachine.TestCase

@@ -20,7 +20,7 @@ from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, Profile
 from tunnel.identity.descriptor import Address, Descriptor, OnionKeyInfo
 from tunnel.identity.keys import EPOCH_S
 from tunnel.routing.addresses import LOCAL, PUBLIC, AddressRules
-from tunnel.routing.draw_route import RouteProvider, _is_this_host, choose_route
+from tunnel.routing.draw_route import RouteProvider, choose_route, is_this_host
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
 from tunnel.routing.route import Route
@@ -205,7 +205,7 @@ def test_a_guard_in_bobs_network_is_passed_over_for_him_only() -> None:
     world = _World(peers)
     usual = world.provider.route(peers[0].node_id, 2, PROFILE).proxies[0]
     neighbour = peer(99, next(each for each in peers if each.node_id == usual).addresses[0].host)
-    world.provider._directory.publish(neighbour)
+    world.provider.directory.publish(neighbour)
     assert world.provider.route(neighbour.node_id, 2, PROFILE).proxies[0] != usual
     others = [each.node_id for each in peers if each.node_id != usual]
     assert world.provider.route(others[0], 2, PROFILE).proxies[0] == usual
@@ -296,12 +296,12 @@ def test_a_node_at_an_address_of_this_machine_is_the_owners(monkeypatch: pytest.
                 raise OSError("not an address of this machine")
 
     monkeypatch.setattr(socket, "socket", Probe)
-    _is_this_host.cache_clear()
+    is_this_host.cache_clear()
     try:
         world = _World(peers, rules=LOCAL)
         routes = [world.provider.route(peers[0].node_id, 3, PROFILE) for _ in range(30)]
     finally:
-        _is_this_host.cache_clear()
+        is_this_host.cache_clear()
     assert not any(here.node_id in route.proxies for route in routes)
     assert len({node_id for route in routes for node_id in route.proxies}) == 4
 

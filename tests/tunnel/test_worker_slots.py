@@ -255,7 +255,7 @@ class Story:
             yield from settle()
             self.check()
         assert self.hall.slots.waiting == 0
-        assert len(self.hall.slots._free) == self.count
+        assert len(self.hall.slots.returned) == self.count
 
     def step(self, verb: str, number: int) -> Service[None]:
         if verb == "come":

@@ -37,7 +37,7 @@ example:
 """
 _MOST_PEERS = 1_000
 _LINKS = {"pooled": "links that carry many messages", "once": "one link per message"}
-_LINE = "the quick brown fox carries message %06d through peers that only Alice knows\n"
+LINE = "the quick brown fox carries message %06d through peers that only Alice knows\n"
 
 
 def add_parser(commands: Any) -> None:
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     reports: list[FrameReport] = []
     rng = random.Random(options.seed) if options.seed is not None else random.SystemRandom()
     with (
-        _open_content(options) as file,
+        open_content(options) as file,
         LocalNetwork(
             options.peers,
             service=service,
@@ -244,7 +244,7 @@ def _fitting_profile(options: argparse.Namespace, hops: int) -> Profile:
     return chosen
 
 
-def _open_content(options: argparse.Namespace) -> IO[bytes]:
+def open_content(options: argparse.Namespace) -> IO[bytes]:
     if options.file is not None:
         return readable_file(options.file)
     return io.BufferedReader(_MadeText(options.size))
@@ -264,7 +264,7 @@ class _MadeText(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         if not self._rest:
             numbers = itertools.islice(self._numbers, 1000)
-            self._rest = memoryview("".join(_LINE % number for number in numbers).encode("ascii"))
+            self._rest = memoryview("".join(LINE % number for number in numbers).encode("ascii"))
         piece = self._rest[: min(len(buffer), self._left)]
         buffer[: len(piece)] = piece
         self._rest = self._rest[len(piece) :]

@@ -120,7 +120,7 @@ def _log(verbose: int, *, is_for_people: bool) -> None:
         "%(levelname)s: %(message)s" if is_for_people else "%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter(form, is_for_people=is_for_people))
+    handler.setFormatter(LogFormatter(form, is_for_people=is_for_people))
     if is_for_people:
         handler.addFilter(_concerns_user)
     logging.basicConfig(level=level, handlers=[handler])
@@ -136,7 +136,7 @@ def _concerns_user(record: logging.LogRecord) -> bool:
     )
 
 
-class _Formatter(logging.Formatter):
+class LogFormatter(logging.Formatter):
     """Log lines for a terminal: a message is one line, whatever names it holds.
 
     Args:

@@ -55,7 +55,7 @@ COMMANDS = {
 }
 """Command → module in tunnel.cli, and one line of help. A module is loaded only for its own commands."""
 
-_MAX_RETRIES = 16  # tunnel.node.query.request.MAX_RETRIES, which takes long to load; a test compares them
+MAX_RETRIES = 16  # tunnel.node.query.request.MAX_RETRIES, which takes long to load; a test compares them
 _SIZE = "17, 10k, 300KiB, 64MiB or 1GB (k, KiB: 1024 bytes; KB: 1000)"
 
 
@@ -181,7 +181,7 @@ def command(
 def add_retries(parser: argparse.ArgumentParser, of: str) -> None:
     """`--retries` of queries. of: of which, for people."""
     text = f"of {of}, around proxies that failed (default 0)"
-    parser.add_argument("--retries", type=count(0, _MAX_RETRIES), default=0, metavar="N", help=text)
+    parser.add_argument("--retries", type=count(0, MAX_RETRIES), default=0, metavar="N", help=text)
 
 
 def filled(text: str) -> str:

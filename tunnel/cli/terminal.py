@@ -116,7 +116,7 @@ def readable_size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
     """Columns on a terminal: letters of East Asia take two, marks over another letter none."""
     if text.isascii():
         return len(text)
@@ -143,14 +143,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, columns: int |
     """
     columns = _columns() if columns is None else columns
     cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(_width(row[i]) for row in (heads, *cells)) for i in range(len(heads))]
+    widths = [max(text_width(row[i]) for row in (heads, *cells)) for i in range(len(heads))]
     for gap in (2, 1):
         if columns is None or sum(widths) + gap * (len(widths) - 1) <= columns:
             return _rows(heads, cells, widths, gap)
-    label = max(map(_width, heads))
+    label = max(map(text_width, heads))
     blocks = [
         "\n".join(
-            f"{head}{' ' * (label - _width(head))}  {cell}"
+            f"{head}{' ' * (label - text_width(head))}  {cell}"
             for head, cell in zip(heads, row, strict=True)
             if cell
         )
@@ -164,7 +164,7 @@ def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[
     for row in (heads, ["─" * width for width in widths], *rows):
         padded = []
         for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            fill = " " * (width - _width(cell))
+            fill = " " * (width - text_width(cell))
             padded.append(cell + fill if i < 3 else fill + cell)
         lines.append((" " * gap).join(padded).rstrip())
     return "\n".join(lines)

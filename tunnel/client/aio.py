@@ -155,7 +155,7 @@ class _Face(Generic[S_co]):
 
     def __init__(self, bridge: AsyncioBridge, shared: S_co) -> None:
         self._bridge = bridge
-        self._shared = shared
+        self.inner = shared
 
 
 def _awaited(
@@ -169,7 +169,7 @@ def _awaited(
 
     @functools.wraps(method)
     async def call(face: _Face[S], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        shared = face._shared
+        shared = face.inner
         service = method(shared, *args, **kwargs)
         if undo is None:
             return await _run(face._bridge, service)
@@ -186,7 +186,7 @@ def _posted(method: Callable[[S], None]) -> Callable[[_Face[S]], None]:
 
     @functools.wraps(method)
     def call(face: _Face[S], /) -> None:
-        _post(face._bridge, partial(method, face._shared))
+        _post(face._bridge, partial(method, face.inner))
 
     return call
 
@@ -236,12 +236,12 @@ class AsyncTunnel(_Face[NodeTunnel]):
     @property
     def profile(self) -> Profile:
         """How long its chunks are: `profile.geometry.chunk_bytes`."""
-        return self._shared.profile
+        return self.inner.profile
 
     async def open(self, target: str | Target) -> AsyncStream:
         """Open a sub-stream and wait for the other end to accept it; see `NodeTunnel.open`."""
         return AsyncStream(
-            self._bridge, await _run(self._bridge, self._shared.open(target), TunnelStream.give_up)
+            self._bridge, await _run(self._bridge, self.inner.open(target), TunnelStream.give_up)
         )
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -274,7 +274,7 @@ class AsyncStream(_Face[TunnelStream]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _post(self._bridge, partial(self._shared.leave, in_order=error is None))
+        _post(self._bridge, partial(self.inner.leave, in_order=error is None))
 
 
 async def _run(bridge: AsyncioBridge, service: Service[T], release: Callable[[T], object] | None = None) -> T:

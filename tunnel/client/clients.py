@@ -268,63 +268,63 @@ class ThreadTunnel:
 
     def __init__(self, reactor: Reactor, tunnel: NodeTunnel) -> None:
         self._reactor = reactor
-        self._tunnel = tunnel
+        self.inner = tunnel
 
     @property
     def profile(self) -> Profile:
         """How long its chunks are: `profile.geometry.chunk_bytes`."""
-        return self._tunnel.profile
+        return self.inner.profile
 
     def send(self, message: bytes, *, timeout_s: float | None = None) -> None:
         """Send one whole message. A timeout in the middle of the message aborts the tunnel."""
-        _run(self._reactor, self._tunnel.send(message), timeout_s)
+        _run(self._reactor, self.inner.send(message), timeout_s)
 
     def receive(self, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None) -> bytes | None:
         """Receive one whole message; None: the other end sends no more. A timeout loses nothing."""
-        return self._take(self._tunnel.receive(limit_bytes), NodeTunnel.undo_receive, timeout_s)
+        return self._take(self.inner.receive(limit_bytes), NodeTunnel.undo_receive, timeout_s)
 
     def ask(
         self, message: bytes, limit_bytes: int = MESSAGE_BYTES, *, timeout_s: float | None = None
     ) -> bytes | None:
         """Send a message and receive one at the same time."""
-        return self._take(self._tunnel.ask(message, limit_bytes), NodeTunnel.undo_ask, timeout_s)
+        return self._take(self.inner.ask(message, limit_bytes), NodeTunnel.undo_ask, timeout_s)
 
     def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
         """Send a part of a message."""
-        _run(self._reactor, self._tunnel.write(data), timeout_s)
+        _run(self._reactor, self.inner.write(data), timeout_s)
 
     def flush(self) -> None:
         """Send buffered bytes now."""
-        _run(self._reactor, self._tunnel.flush())
+        _run(self._reactor, self.inner.flush())
 
     def end_message(self, *, timeout_s: float | None = None) -> None:
         """End the message; the next `write` begins another."""
-        _run(self._reactor, self._tunnel.end_message(), timeout_s)
+        _run(self._reactor, self.inner.end_message(), timeout_s)
 
     def next_message(self, *, timeout_s: float | None = None) -> bool:
         """Wait for the next message. False: the other end sends no more."""
-        return self._take(self._tunnel.next_message(), NodeTunnel.undo_next_message, timeout_s)
+        return self._take(self.inner.next_message(), NodeTunnel.undo_next_message, timeout_s)
 
     def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
         """Read from the message that `next_message` began; b"" at its end."""
-        return self._take(self._tunnel.read(limit_bytes), NodeTunnel.undo_read, timeout_s)
+        return self._take(self.inner.read(limit_bytes), NodeTunnel.undo_read, timeout_s)
 
     def open(self, target: str | Target, *, timeout_s: float | None = None) -> ThreadStream:
         """Open a sub-stream and wait for the other end to accept it; see `NodeTunnel.open`."""
-        stream = _run(self._reactor, self._tunnel.open(target), timeout_s, TunnelStream.give_up)
+        stream = _run(self._reactor, self.inner.open(target), timeout_s, TunnelStream.give_up)
         return ThreadStream(self._reactor, stream)
 
     def stop_sending(self, *, timeout_s: float | None = None) -> None:
         """End this end's messages and sub-streams; those of the other end can still be received."""
-        _run(self._reactor, self._tunnel.stop_sending(), timeout_s)
+        _run(self._reactor, self.inner.stop_sending(), timeout_s)
 
     def close(self, *, timeout_s: float | None = None) -> Report | None:
         """Close in order. After a timeout, call `give_up`."""
-        return _run(self._reactor, self._tunnel.close(), timeout_s)
+        return _run(self._reactor, self.inner.close(), timeout_s)
 
     def give_up(self) -> None:
         """Abort the tunnel in both directions."""
-        _post(self._reactor, self._tunnel.give_up)
+        _post(self._reactor, self.inner.give_up)
 
     def _take(
         self,
@@ -332,7 +332,7 @@ class ThreadTunnel:
         undo: Callable[[NodeTunnel, int, T], None],
         timeout_s: float | None,
     ) -> T:
-        return _take(self._reactor, self._tunnel, receiving, undo, timeout_s)
+        return _take(self._reactor, self.inner, receiving, undo, timeout_s)
 
     def __iter__(self) -> Iterator[bytes]:
         while (message := self.receive()) is not None:
@@ -355,25 +355,25 @@ class ThreadStream:
 
     def __init__(self, reactor: Reactor, stream: TunnelStream) -> None:
         self._reactor = reactor
-        self._stream = stream
+        self.inner = stream
 
     def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
         """Read bytes; b"" when the other end has closed its half."""
         return _take(
-            self._reactor, self._stream, self._stream.read(limit_bytes), TunnelStream.undo_read, timeout_s
+            self._reactor, self.inner, self.inner.read(limit_bytes), TunnelStream.undo_read, timeout_s
         )
 
     def write(self, data: bytes, *, timeout_s: float | None = None) -> None:
         """Send bytes immediately."""
-        _run(self._reactor, self._stream.write(data), timeout_s)
+        _run(self._reactor, self.inner.write(data), timeout_s)
 
     def close(self) -> None:
         """Close this half after the written bytes; the other half stays open."""
-        _post(self._reactor, self._stream.close)
+        _post(self._reactor, self.inner.close)
 
     def give_up(self) -> None:
         """Abort both halves."""
-        _post(self._reactor, self._stream.give_up)
+        _post(self._reactor, self.inner.give_up)
 
     def __enter__(self) -> Self:
         return self
@@ -381,7 +381,7 @@ class ThreadStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _post(self._reactor, partial(self._stream.leave, in_order=error is None))
+        _post(self._reactor, partial(self.inner.leave, in_order=error is None))
 
 
 class _Owned(Generic[T]):

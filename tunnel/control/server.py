@@ -109,7 +109,7 @@ class ControlServer:
         self._directory = directory
         self._path = path
         self._listen()
-        self._scope = Scope("control", fail_together=False)
+        self.clients = Scope("control", fail_together=False)
         self._is_stopping = False
 
     def _listen(self) -> None:
@@ -137,10 +137,10 @@ class ControlServer:
             # Closed: by `close`, or `restore` has made another listener.
             with contextlib.suppress(Closed):
                 stream = yield from self._listener.accept()
-                if len(self._scope) >= _MOST_CLIENTS:
+                if len(self.clients) >= _MOST_CLIENTS:
                     _refuse(stream, f"{_MOST_CLIENTS} clients already use this node")
                     continue
-                yield from self._scope.spawn(self._serve_one(stream), name="control client")
+                yield from self.clients.spawn(self._serve_one(stream), name="control client")
 
     def close(self) -> None:
         """Accept no more connections, and remove the socket. Running requests continue. Idempotent."""
@@ -156,9 +156,9 @@ class ControlServer:
         """Close all connections after the node has ended; each client receives its error."""
         self.close()
         try:
-            yield from move_on_after(_LAST_WORDS_S, self._scope.join())
+            yield from move_on_after(_LAST_WORDS_S, self.clients.join())
         finally:
-            yield from self._scope.close()
+            yield from self.clients.close()
 
     # -- one connection --------------------------------------------------------------------------------
 

@@ -129,8 +129,8 @@ class ExchangeDirectory:
         self._limit = limit
         self._lock = threading.Lock()  # routes are drawn in their callers' threads
         self._published: dict[bytes, Descriptor] = {}
-        self._learned: dict[bytes, _Learned] = {}
-        self._entries_by_source: Counter[bytes] = Counter()
+        self.learned: dict[bytes, _Learned] = {}
+        self.entries_by_source: Counter[bytes] = Counter()
         self._linked: Counter[bytes] = Counter()
         for descriptor in configured:
             self.publish(descriptor)
@@ -153,7 +153,7 @@ class ExchangeDirectory:
     def sample(self, count: int | None = None) -> list[Descriptor]:
         """Up to `count` descriptors, drawn uniformly; by default all."""
         with self._lock:
-            every = [*self._published.values(), *(entry.descriptor for entry in self._learned.values())]
+            every = [*self._published.values(), *(entry.descriptor for entry in self.learned.values())]
         return every if count is None or count >= len(every) else self._rng.sample(every, count)
 
     def is_configured(self, node_id: bytes) -> bool:
@@ -164,7 +164,7 @@ class ExchangeDirectory:
         """Does nothing: no background work."""
 
     def __len__(self) -> int:
-        return len(self._published) + len(self._learned)
+        return len(self._published) + len(self.learned)
 
     def __iter__(self) -> Iterator[Descriptor]:
         return iter(self.sample())
@@ -202,11 +202,11 @@ class ExchangeDirectory:
         # Of two descriptors of the same second the one that the node itself presents is the later.
         self._take(descriptor, descriptor.node_id, own_id, now_s, is_newest=True)
         with self._lock:
-            entry = self._learned.get(descriptor.node_id)
+            entry = self.learned.get(descriptor.node_id)
             if entry is not None:
                 entry.is_proven = True
                 # Moved to the end: proven entries are in the order of last contact.
-                self._learned[descriptor.node_id] = self._learned.pop(descriptor.node_id)
+                self.learned[descriptor.node_id] = self.learned.pop(descriptor.node_id)
 
     def lost(self, node_id: bytes) -> None:
         """A link with this node has ended."""
@@ -221,7 +221,7 @@ class ExchangeDirectory:
         Never unlisted or expired ones, nor the neighbour's own.
         """
         with self._lock:
-            entries = list(self._learned.values())
+            entries = list(self.learned.values())
             published = list(self._published.values())
         proven = published + [entry.descriptor for entry in entries if entry.is_proven]
         unproven = [entry.descriptor for entry in entries if not entry.is_proven]
@@ -239,7 +239,7 @@ class ExchangeDirectory:
         """Drop learned descriptors that have expired."""
         with self._lock:
             for node_id in [
-                node_id for node_id, entry in self._learned.items() if entry.descriptor.expiry <= now_s
+                node_id for node_id, entry in self.learned.items() if entry.descriptor.expiry <= now_s
             ]:
                 self._remove(node_id)
 
@@ -249,7 +249,7 @@ class ExchangeDirectory:
         return not peer.unlisted and peer.expiry > now_s and peer.node_id not in neither
 
     def _find(self, node_id: bytes) -> Descriptor | None:
-        entry = self._learned.get(node_id)
+        entry = self.learned.get(node_id)
         return self._published.get(node_id) if entry is None else entry.descriptor
 
     def _is_known(self, signed: bytes) -> bool:
@@ -273,20 +273,20 @@ class ExchangeDirectory:
                 return 0
             if node_id in self._published:
                 self._published[node_id] = descriptor
-            elif node_id in self._learned:
-                self._learned[node_id].descriptor = descriptor
+            elif node_id in self.learned:
+                self.learned[node_id].descriptor = descriptor
             elif not self._make_room():
                 return 0
             else:
-                self._learned[node_id] = _Learned(descriptor, source)
-                self._entries_by_source[source] += 1
+                self.learned[node_id] = _Learned(descriptor, source)
+                self.entries_by_source[source] += 1
         return 1
 
     def _make_room(self) -> bool:
         """Make room for one entry. False: all entries are of linked nodes."""
-        if len(self._learned) < self._limit:
+        if len(self.learned) < self._limit:
             return True
-        proven = [node_id for node_id, entry in self._learned.items() if entry.is_proven]
+        proven = [node_id for node_id, entry in self.learned.items() if entry.is_proven]
         idle = next((node_id for node_id in proven if node_id not in self._linked), None)
         leaving = idle if 2 * len(proven) > self._limit else None
         leaving = leaving or self._unproven_of_largest_source() or idle
@@ -295,10 +295,10 @@ class ExchangeDirectory:
         return leaving is not None
 
     def _unproven_of_largest_source(self) -> bytes | None:
-        for source, _ in self._entries_by_source.most_common():
+        for source, _ in self.entries_by_source.most_common():
             theirs = [
                 node_id
-                for node_id, entry in self._learned.items()
+                for node_id, entry in self.learned.items()
                 if entry.source == source and not entry.is_proven
             ]
             if theirs:
@@ -306,8 +306,8 @@ class ExchangeDirectory:
         return None
 
     def _remove(self, node_id: bytes) -> None:
-        entry = self._learned.pop(node_id, None)
+        entry = self.learned.pop(node_id, None)
         if entry is not None:
-            self._entries_by_source[entry.source] -= 1
-            if not self._entries_by_source[entry.source]:
-                del self._entries_by_source[entry.source]
+            self.entries_by_source[entry.source] -= 1
+            if not self.entries_by_source[entry.source]:
+                del self.entries_by_source[entry.source]

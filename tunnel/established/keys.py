@@ -200,9 +200,9 @@ class TunnelKeys:
         self.sealer = ChunkSealer(end_to_end_key(seed, end.sends), geometry, engine)
         self.opener = ChunkOpener(end_to_end_key(seed, end.receives), geometry, engine)
         self._end = end
-        self._seed = seed
-        self._ephemeral: X25519Private | None = engine.x25519_private(random_bytes(PRIVATE_BYTES))
-        self.hello = Hello(self._ephemeral.public, window, sub_streams).pack()
+        self.seed = seed
+        self.ephemeral: X25519Private | None = engine.x25519_private(random_bytes(PRIVATE_BYTES))
+        self.hello = Hello(self.ephemeral.public, window, sub_streams).pack()
         self._next_send: bytes | None = None
         self._next_receive: bytes | None = None
 
@@ -214,13 +214,13 @@ class TunnelKeys:
         Raises:
             MalformedMessage: its key is refused.
         """
-        assert self._ephemeral is not None, "there is one HELLO in each direction"
+        assert self.ephemeral is not None, "there is one HELLO in each direction"
         hellos = (self.hello, data) if self._end is End.ALICE else (data, self.hello)
-        pair = tunnel_keys(self._seed, self._ephemeral, hello.ephemeral, *hellos)
+        pair = tunnel_keys(self.seed, self.ephemeral, hello.ephemeral, *hellos)
         keys = dict(zip(Direction, pair, strict=True))
         self._next_send, self._next_receive = keys[self._end.sends], keys[self._end.receives]
-        self._ephemeral = None
-        self._seed = b""
+        self.ephemeral = None
+        self.seed = b""
 
     def switch_sending(self) -> None:
         """From now on, seal under the key from the HELLOs."""
@@ -236,5 +236,5 @@ class TunnelKeys:
 
     def forget(self) -> None:
         """Drop all keys that are not in use, because the tunnel has ended."""
-        self._ephemeral = self._next_send = self._next_receive = None
-        self._seed = b""
+        self.ephemeral = self._next_send = self._next_receive = None
+        self.seed = b""

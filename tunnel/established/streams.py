@@ -423,7 +423,7 @@ class SubStream(Generic[N]):
     ) -> None:
         self.number = stream.number
         self.target = target
-        self._stream = stream
+        self.halves = stream
         self._is_confirmed = is_confirmed
         self._on_confirm = on_confirm
         self._on_close = on_close
@@ -436,34 +436,34 @@ class SubStream(Generic[N]):
     @property
     def has_ended(self) -> bool:
         """Both ends have closed their halves, or one gave up."""
-        return self.failure is not None or self._stream.is_gone
+        return self.failure is not None or self.halves.is_gone
 
     @property
     def is_closed(self) -> bool:
         """This end has closed its half."""
-        return self._stream.close_wanted
+        return self.halves.close_wanted
 
     @property
     def ignored_bytes(self) -> int:
         """Bytes that arrived after `finish`."""
-        return self._stream.incoming.ignored_bytes
+        return self.halves.incoming.ignored_bytes
 
     @property
     def readable(self) -> N:
         """Set when `readinto` is worth another try."""
-        return self._stream.incoming.readable
+        return self.halves.incoming.readable
 
     @property
     def writable(self) -> N:
         """Set when `write` or `check_opened` is worth another try."""
-        return self._stream.outgoing.writable
+        return self.halves.outgoing.writable
 
     def fail(self, error: PeerError) -> None:
         """For the tunnel: every call raises `error` from now on."""
         if self.failure is None:
             self.failure = error
-        self._stream.outgoing.drop()
-        self._stream.incoming.fail(error)
+        self.halves.outgoing.drop()
+        self.halves.incoming.fail(error)
         self.ended.set()
 
     def refuse_writes(self, error: PeerError) -> None:
@@ -472,7 +472,7 @@ class SubStream(Generic[N]):
         Its bytes can still be read here; otherwise its answer would be lost with the half that it refuses.
         """
         self._unwanted = error
-        self._stream.outgoing.drop()
+        self.halves.outgoing.drop()
 
     def check_opened(self) -> None:
         """Check that the other end has confirmed. Bytes written before that are sent all the same.
@@ -482,7 +482,7 @@ class SubStream(Generic[N]):
         """
         if self.failure is not None:
             raise renewed(self.failure)
-        if self._stream.state is StreamState.AWAIT_OPENED:
+        if self.halves.state is StreamState.AWAIT_OPENED:
             raise BlockingIOError("the sub-stream is not confirmed yet")
 
     def confirm(self) -> None:
@@ -508,7 +508,7 @@ class SubStream(Generic[N]):
         if self.failure is not None:
             raise renewed(self.failure)
         self._check_confirmed()
-        return self._stream.incoming.readinto(buffer)
+        return self.halves.incoming.readinto(buffer)
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take bytes to send, at most a chunk of them; they are due immediately.
@@ -522,9 +522,9 @@ class SubStream(Generic[N]):
         self._check_confirmed()
         if self._unwanted is not None:
             raise renewed(self._unwanted)
-        if self._stream.close_wanted or self._stream.close_sent:
+        if self.halves.close_wanted or self.halves.close_sent:
             raise LocalTunnelError("write after close")
-        return self._stream.outgoing.write(data)
+        return self.halves.outgoing.write(data)
 
     def close(self) -> None:
         """End this half after the written bytes; the other half continues. Repeated calls have no effect.
@@ -532,9 +532,9 @@ class SubStream(Generic[N]):
         Raises:
             LocalTunnelError: not confirmed yet.
         """
-        if self.failure is None and not self._stream.close_wanted:
+        if self.failure is None and not self.halves.close_wanted:
             self._check_confirmed()
-            self._stream.close_wanted = True
+            self.halves.close_wanted = True
             self._on_close()
 
     def finish(self) -> None:
@@ -546,7 +546,7 @@ class SubStream(Generic[N]):
             self.give_up()
         self.close()
         if self.failure is None:
-            self._stream.incoming.ignore()
+            self.halves.incoming.ignore()
 
     def stop(self, code: ErrorCode) -> None:
         """After `finish`: tell the other end, after the written bytes, that its data is not read.
@@ -575,7 +575,7 @@ class MessageWriter(Generic[N]):
     """
 
     def __init__(self, stream: StreamHalves[N]) -> None:
-        self._stream = stream
+        self.halves = stream
         self.writable = stream.outgoing.writable
         self._error: PeerError | None = None
 
@@ -583,7 +583,7 @@ class MessageWriter(Generic[N]):
         """For the tunnel: every call raises `error` from now on."""
         if self._error is None:
             self._error = error
-        self._stream.outgoing.drop()
+        self.halves.outgoing.drop()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take bytes of the message, at most a chunk of them; sent when a chunk is full, flushed or ended.
@@ -593,12 +593,12 @@ class MessageWriter(Generic[N]):
             LocalTunnelError: after the tunnel's `close`.
         """
         self._check()
-        return self._stream.outgoing.write(data)
+        return self.halves.outgoing.write(data)
 
     def flush(self) -> None:
         """Send the written bytes now. Raises as `write`, but never BlockingIOError."""
         self._check()
-        self._stream.outgoing.flush()
+        self.halves.outgoing.flush()
 
     def end(self) -> None:
         """End the message; the next `write` begins another. Without a `write` it is an empty message.
@@ -606,10 +606,10 @@ class MessageWriter(Generic[N]):
         Raises as `write`.
         """
         self._check()
-        self._stream.outgoing.end()
+        self.halves.outgoing.end()
 
     def _check(self) -> None:
         if self._error is not None:
             raise renewed(self._error)
-        if self._stream.close_wanted or self._stream.close_sent:
+        if self.halves.close_wanted or self.halves.close_sent:
             raise LocalTunnelError("the tunnel is closed: it takes no more messages")

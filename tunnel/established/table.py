@@ -69,13 +69,13 @@ class SubStreamTable(Generic[N]):
         self._limit = sub_streams
         self._make_notifier = make_notifier
         self._on_due = on_due
-        self._next_id = first_id
+        self.next_id = first_id
         self._next_other_id = 3 - first_id
         self._streams: dict[int, StreamHalves[N]] = {}
         self._handles: dict[int, SubStream[N]] = {}
         self._open_counts = [0, 0]  # of even and of odd ids
         self._waiting: dict[int, None] = {}  # opened by the other end, not accepted yet, in order
-        self._controls: deque[tuple[ChunkType, int, bytes]] = deque()
+        self.controls: deque[tuple[ChunkType, int, bytes]] = deque()
         # Queues, in order; dictionaries, so that a stream that ends can be removed.
         self._ready: dict[int, StreamHalves[N]] = {}
         self._credit_due: dict[int, StreamHalves[N]] = {}
@@ -111,12 +111,12 @@ class SubStreamTable(Generic[N]):
 
     def open(self, target: Target) -> SubStream[N]:
         """See `EstablishedTunnel.open`."""
-        if self._next_id > LAST_ID:
+        if self.next_id > LAST_ID:
             raise LocalTunnelError("all sub-stream ids are used: use a new tunnel")
-        if self._open_counts[self._next_id % 2] >= self._other_limit:
+        if self._open_counts[self.next_id % 2] >= self._other_limit:
             raise BlockingIOError(f"the other end allows {self._other_limit} open sub-streams")
-        stream = self._stream(self._next_id, StreamState.AWAIT_OPENED, eager=True)
-        self._next_id += 2
+        stream = self._stream(self.next_id, StreamState.AWAIT_OPENED, eager=True)
+        self.next_id += 2
         self._control(ChunkType.OPEN, stream.number, target.pack())
         return self._add(stream, target, is_confirmed=True)
 
@@ -133,12 +133,12 @@ class SubStreamTable(Generic[N]):
     @property
     def is_due(self) -> bool:
         """A chunk can be filled now."""
-        return bool(self._controls or self._credit_due or self._ready)
+        return bool(self.controls or self._credit_due or self._ready)
 
     def fill(self, out: memoryview) -> tuple[ChunkType, int, int]:
         """Write the next chunk's data. Returns its type, sub-stream and length."""
-        if self._controls:
-            kind, number, data = self._controls.popleft()
+        if self.controls:
+            kind, number, data = self.controls.popleft()
             if kind is ChunkType.CLOSE:
                 self._close_is_sent(number)
             out[: len(data)] = data
@@ -155,7 +155,7 @@ class SubStreamTable(Generic[N]):
 
     def give_up_all(self, code: ErrorCode | None) -> None:
         """Drop everything except one CLOSE on stream 0: with `code`, or to answer the other end's."""
-        self._controls.clear()
+        self.controls.clear()
         self._credit_due.clear()
         self._ready.clear()
         self._waiting.clear()
@@ -275,7 +275,7 @@ class SubStreamTable(Generic[N]):
         if stream is not None:
             stream.advance(event)
             return stream
-        bound = self._next_id if number % 2 == self._next_id % 2 else self._next_other_id
+        bound = self.next_id if number % 2 == self.next_id % 2 else self._next_other_id
         state = StreamState.GONE if number < bound else StreamState.IDLE
         next_stream_state(state, event, number)
         return None
@@ -341,7 +341,7 @@ class SubStreamTable(Generic[N]):
         self._waiting.pop(number, None)
 
     def _control(self, kind: ChunkType, number: int, data: bytes = b"") -> None:
-        self._controls.append((kind, number, data))
+        self.controls.append((kind, number, data))
         self._on_due()
 
     def _control_close(self, stream: StreamHalves[N], code: ErrorCode | None) -> None:

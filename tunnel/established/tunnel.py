@@ -82,14 +82,14 @@ class EstablishedTunnel(Generic[N]):
         limits: TunnelLimits | None = None,
         random_bytes: Callable[[int], bytes] = system_random_bytes,
     ) -> None:
-        self._geometry = geometry
+        self.geometry = geometry
         self._end = member(End, end, "end")
         self._is_alice = self._end is End.ALICE
         self._limits = limits or TunnelLimits()
         self._error: PeerError | None = None
         capacity = geometry.chunk_data_bytes
         window = self._limits.window_chunks * capacity
-        self._keys = TunnelKeys(
+        self.keys = TunnelKeys(
             seed,
             geometry,
             self._end,
@@ -98,12 +98,12 @@ class EstablishedTunnel(Generic[N]):
             engine=engine,
             random_bytes=random_bytes,
         )
-        self._sealer, self._opener = self._keys.sealer, self._keys.opener
+        self._sealer, self._opener = self.keys.sealer, self.keys.opener
         self._sending = self._receiving = TunnelState.AWAIT_HELLO
         self._key_since_s: float | None = None
 
         self.sendable = make_notifier()
-        self._table: SubStreamTable[N] = SubStreamTable(
+        self.table: SubStreamTable[N] = SubStreamTable(
             capacity,
             window=window,
             least_window=LEAST_WINDOW_CHUNKS * capacity,
@@ -112,10 +112,10 @@ class EstablishedTunnel(Generic[N]):
             make_notifier=make_notifier,
             on_due=self.sendable.set,
         )
-        self.acceptable = self._table.acceptable
-        self.openable = self._table.openable
-        self.incoming: IncomingMessages[N] = self._table.messages_in
-        self.outgoing: MessageWriter[N] = MessageWriter(self._table.messages)
+        self.acceptable = self.table.acceptable
+        self.openable = self.table.openable
+        self.incoming: IncomingMessages[N] = self.table.messages_in
+        self.outgoing: MessageWriter[N] = MessageWriter(self.table.messages)
         self._pad_wanted = False
         self._close_wanted = False
         self._given_up: SubStreamReset | None = None  # by either end: only padding is left
@@ -152,7 +152,7 @@ class EstablishedTunnel(Generic[N]):
     @property
     def held_bytes(self) -> int:
         """Bytes that all streams hold, for accounting."""
-        return self._table.held_bytes
+        return self.table.held_bytes
 
     def next_chunk(self, out: memoryview, now_s: float) -> bool:
         """Fill the next chunk to send, if anything is due.
@@ -203,7 +203,7 @@ class EstablishedTunnel(Generic[N]):
         """End the tunnel early, for example because its link stream was reset. Wakes all callers."""
         if self._error is None:
             self._error = error
-            self._keys.forget()
+            self.keys.forget()
             self._fail_streams(error)
             self.sendable.set()
 
@@ -227,7 +227,7 @@ class EstablishedTunnel(Generic[N]):
             raise renewed(ended)
         if self._close_wanted:
             raise LocalTunnelError("the tunnel is closed: it opens no more sub-streams")
-        return self._table.open(target)
+        return self.table.open(target)
 
     def accept(self) -> SubStream[N]:
         """The next sub-stream that the other end opened. Then `confirm` it, or `give_up` with a reason.
@@ -237,7 +237,7 @@ class EstablishedTunnel(Generic[N]):
         """
         if self._error is not None:
             raise renewed(self._error)
-        return self._table.accept()
+        return self.table.accept()
 
     def close(self) -> None:
         """Begin no more messages and sub-streams; open sub-streams continue.
@@ -249,22 +249,22 @@ class EstablishedTunnel(Generic[N]):
         """
         if self._error is not None or self._close_wanted or self._given_up:
             return
-        messages = self._table.messages
+        messages = self.table.messages
         if messages.outgoing.is_inside_message:
             raise LocalTunnelError(
                 "the tunnel cannot be closed inside a message: end it, or give the tunnel up"
             )
         self._close_wanted = messages.close_wanted = True
-        self._table.refuse_opens = True
-        self._table.queue(messages)
+        self.table.refuse_opens = True
+        self.table.queue(messages)
 
     def finish_streams(self) -> None:
         """Finish every open sub-stream: written bytes are sent, and later arrivals are discarded."""
-        self._table.finish_all()
+        self.table.finish_all()
 
     def give_up_streams(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """Give up every open sub-stream; the messages continue."""
-        self._table.give_up_streams(code)
+        self.table.give_up_streams(code)
 
     def give_up(self, code: ErrorCode = ErrorCode.CANCELLED) -> None:
         """End both directions now, and send the reason. Unsent bytes are dropped."""
@@ -272,7 +272,7 @@ class EstablishedTunnel(Generic[N]):
         if self._error is not None or self._given_up:
             return
         self._given_up = SubStreamReset(code)
-        self._table.give_up_all(code)
+        self.table.give_up_all(code)
         self._fail_streams(self._given_up)
 
     # --- sending --------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ class EstablishedTunnel(Generic[N]):
         if self._sending is TunnelState.AWAIT_HELLO:
             if not self._is_alice and self._receiving is TunnelState.AWAIT_HELLO:
                 return False
-            self._seal(out, ChunkType.HELLO, self._keys.hello)
+            self._seal(out, ChunkType.HELLO, self.keys.hello)
             if self._is_alice:
                 self._sending = TunnelState.EARLY
                 return True
@@ -290,7 +290,7 @@ class EstablishedTunnel(Generic[N]):
             self._seal(out, ChunkType.REKEY)
         else:
             return False
-        self._keys.switch_sending()
+        self.keys.switch_sending()
         self._sending = TunnelState.RUNNING
         self._key_since_s = now_s
         return True
@@ -301,15 +301,15 @@ class EstablishedTunnel(Generic[N]):
         if self._receiving is TunnelState.AWAIT_HELLO and not self._limits.early:
             return False
         closing = self._is_closing()
-        if not (closing or self._pad_wanted or self._table.is_due):
+        if not (closing or self._pad_wanted or self.table.is_due):
             return False
         self._pad_wanted = False  # any chunk keeps the tunnel alive
         if self._key_is_old(now_s):
             self._seal(out, ChunkType.REKEY)
             self._sealer.step()
             self._key_since_s = now_s
-        elif self._table.is_due:
-            kind, sub_stream, length = self._table.fill(out[CHUNK_HEAD.size : -CHUNK_TAG_BYTES])
+        elif self.table.is_due:
+            kind, sub_stream, length = self.table.fill(out[CHUNK_HEAD.size : -CHUNK_TAG_BYTES])
             self._sealer.seal(out, kind, length, sub_stream=sub_stream)
         else:
             count = self._sealer.chunks + 1
@@ -321,9 +321,9 @@ class EstablishedTunnel(Generic[N]):
 
     def _is_closing(self) -> bool:
         """Only padding follows: the tunnel is given up, or both ends have closed and no stream is open."""
-        if self._receiving is TunnelState.AWAIT_HELLO or not self._table.messages.close_sent:
+        if self._receiving is TunnelState.AWAIT_HELLO or not self.table.messages.close_sent:
             return False  # before Bob's HELLO, Alice's LAST would be an early chunk, without forward secrecy
-        return self.is_given_up or self._table.is_over
+        return self.is_given_up or self.table.is_over
 
     def _key_is_old(self, now_s: float) -> bool:
         if self._receiving is TunnelState.AWAIT_HELLO:
@@ -360,14 +360,14 @@ class EstablishedTunnel(Generic[N]):
     def _receive_hello(self, data: bytes) -> None:
         hello = Hello.unpack(
             data,
-            least_window=self._table.least_window,
+            least_window=self.table.least_window,
             least_sub_streams=LEAST_SUB_STREAMS,
         )
-        self._keys.exchange(hello, data)
+        self.keys.exchange(hello, data)
         if self._is_alice:
-            self._keys.switch_receiving()
+            self.keys.switch_receiving()
         self._receiving = TunnelState.RUNNING if self._is_alice else TunnelState.EARLY
-        self._table.other_end_allows(hello.window, hello.sub_streams)
+        self.table.other_end_allows(hello.window, hello.sub_streams)
         self.sendable.set()
 
     def _receive_rekey(self) -> None:
@@ -376,7 +376,7 @@ class EstablishedTunnel(Generic[N]):
             return
         if self._sending is TunnelState.AWAIT_HELLO:
             raise MalformedMessage("REKEY before this end's HELLO, which it needs")
-        self._keys.switch_receiving()
+        self.keys.switch_receiving()
         self._receiving = TunnelState.RUNNING
         self.sendable.set()
 
@@ -389,7 +389,7 @@ class EstablishedTunnel(Generic[N]):
             or padme(count) != count
         ):
             raise MalformedMessage(f"{chunk.kind.name} marked last as chunk {count} of a direction")
-        if not self._given_up and not (self._table.is_over and self._table.messages.close_sent):
+        if not self._given_up and not (self.table.is_over and self.table.messages.close_sent):
             raise MalformedMessage("the tunnel's direction ends before its streams have")
         self._receiving = TunnelState.ENDED
         self.sendable.set()
@@ -402,27 +402,27 @@ class EstablishedTunnel(Generic[N]):
         if kind is ChunkType.CREDIT:
             self._check_bare(chunk)
             for sub_stream, amount in unpack_credit(bytes(data)):
-                self._table.granted(sub_stream, amount)
+                self.table.granted(sub_stream, amount)
         elif kind is ChunkType.CLOSE:
             code = unpack_close(bytes(data))
             if code is not None and not number:
                 self._receive_give_up(code)
             else:
-                self._table.closed(number, code)
+                self.table.closed(number, code)
                 self.sendable.set()
         elif kind is ChunkType.OPEN:
-            self._table.opened_by_other_end(number, Target.unpack(bytes(data)))
+            self.table.opened_by_other_end(number, Target.unpack(bytes(data)))
         elif kind is ChunkType.OPENED:
             self._check_length_of(chunk, 0)
-            self._table.confirmed(number)
+            self.table.confirmed(number)
         else:
-            self._table.arrived(number, data, is_end=kind is ChunkType.END)
+            self.table.arrived(number, data, is_end=kind is ChunkType.END)
 
     def _receive_give_up(self, code: ErrorCode) -> None:
         """The other end gave up the tunnel: this direction ends too, after a CLOSE of its own."""
-        self._table.messages.advance(StreamEvent.GIVE_UP)
+        self.table.messages.advance(StreamEvent.GIVE_UP)
         self._given_up, self.other_end_gave_up = SubStreamReset(code), True
-        self._table.give_up_all(None)
+        self.table.give_up_all(None)
         self._fail_streams(self._given_up)
         self.sendable.set()  # for the padding, if this end's CLOSE was sent before
 
@@ -441,10 +441,10 @@ class EstablishedTunnel(Generic[N]):
             raise MalformedMessage(f"{chunk.kind.name} with {len(chunk.data)} bytes, expected {length}")
 
     def _check_length(self, chunk: memoryview) -> None:
-        if len(chunk) != self._geometry.chunk_bytes:
-            raise LocalTunnelError(f"chunk of {len(chunk)} bytes, expected {self._geometry.chunk_bytes}")
+        if len(chunk) != self.geometry.chunk_bytes:
+            raise LocalTunnelError(f"chunk of {len(chunk)} bytes, expected {self.geometry.chunk_bytes}")
 
     def _fail_streams(self, error: PeerError) -> None:
         self.outgoing.fail(error)
         self.incoming.fail(error)
-        self._table.fail(error)
+        self.table.fail(error)

@@ -89,19 +89,19 @@ class KeyRing:
         self.engine = engine
         self._limit = limit
         self._share = share
-        self._state = _State(keys, {})
-        self._become(keys)
+        self.state = _State(keys, {})
+        self.become(keys)
 
     @property
     def keys(self) -> NodeKeys:
         """All current keys of the node; save them after each change."""
-        return self._state.keys
+        return self.state.keys
 
     # --- opening -------------------------------------------------------------------------------------------
 
     def opening(self, now_s: float) -> tuple[Epoch, ...]:
         """The keys to try, in order: current, previous, and next if it begins within 600 s."""
-        state = self._state
+        state = self.state
         keys, epochs = state.keys, state.epochs
         found = [keys.onion]
         if keys.previous is not None and now_s < keys.previous.not_after + KEEP_PREVIOUS_S:
@@ -112,7 +112,7 @@ class KeyRing:
 
     def own_hop(self) -> Hop:
         """The current public key, for the last slot of this node's reply blocks."""
-        key = self._state.current.key
+        key = self.state.current.key
         return Hop(key.private.public, key.epoch)
 
     # --- time ----------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class KeyRing:
     @property
     def wants_rotation(self) -> bool:
         """The current replay table has refused a header for lack of room: call `rotate_early`."""
-        return self._state.current.table.wants_rotation
+        return self.state.current.table.wants_rotation
 
     def advance(self, now_s: float) -> bool:
         """Make, promote and erase keys as due. May be called at any time.
@@ -132,7 +132,7 @@ class KeyRing:
             Whether `keys` has changed: then save it, and publish a new descriptor.
         """
         before = keys = self.keys
-        if fault := self._clock_fault(now_s):
+        if fault := self.clock_fault(now_s):
             log.error("%s; the clock was set back: making a new onion key, erasing the old ones", fault)
             keys = keys.rotated(now_s)
         elif keys.onion.not_after + _NEXT_SERVES_S <= now_s:
@@ -144,7 +144,7 @@ class KeyRing:
             keys = _with_next(replace(keys, previous=keys.onion, onion=keys.next, next=None))
         if keys.previous is not None and now_s >= keys.previous.not_after + KEEP_PREVIOUS_S:
             keys = replace(keys, previous=None)
-        self._become(keys)
+        self.become(keys)
         return keys != before
 
     def rotate_early(self, now_s: float) -> bool:
@@ -162,7 +162,7 @@ class KeyRing:
         ended = replace(current, not_after=int(now_s))
         fresh = new_onion_key(int(now_s) - CLOCK_SKEW_S)
         keys = _with_next(replace(self.keys, previous=ended, onion=fresh, next=None))
-        self._become(keys, {ended: self._state.current})
+        self.become(keys, {ended: self.state.current})
         return True
 
     def next_sequence(self, now_s: float, known: int = 0) -> int:
@@ -174,12 +174,12 @@ class KeyRing:
             known: number of the last published descriptor.
         """
         sequence = max(int(now_s), self.keys.sequence + 1, known + 1)
-        self._become(replace(self.keys, sequence=sequence))
+        self.become(replace(self.keys, sequence=sequence))
         return sequence
 
-    def _clock_fault(self, now_s: float) -> str | None:
+    def clock_fault(self, now_s: float) -> str | None:
         """Describe, for the log, a harmful sign that the clock was ahead before; None: there is none."""
-        state = self._state
+        state = self.state
         if state.keys.onion.epoch > now_s + CLOCK_SKEW_S:
             what, then_s = "this node's onion key begins at", float(state.keys.onion.epoch)
         elif state.current.table.latest_now_s > now_s + HOUR_S:
@@ -189,10 +189,10 @@ class KeyRing:
             return None
         return f"{what} {clock_text(then_s)}, and the clock shows {clock_text(now_s)}"
 
-    def _become(self, keys: NodeKeys, kept: dict[OnionKey, Epoch] | None = None) -> None:
+    def become(self, keys: NodeKeys, kept: dict[OnionKey, Epoch] | None = None) -> None:
         """Keep epochs for exactly these keys. Other keys are erased with their tables."""
-        known = self._state.epochs | (kept or {})
-        self._state = _State(keys, {key: known.get(key) or self._epoch(key) for key in _present(keys)})
+        known = self.state.epochs | (kept or {})
+        self.state = _State(keys, {key: known.get(key) or self._epoch(key) for key in _present(keys)})
 
     def _epoch(self, key: OnionKey) -> Epoch:
         table = ReplayTable(key.table, limit=self._limit, share=self._share)
@@ -206,7 +206,7 @@ class KeyRing:
         Raises OSError; then the next start makes new onion keys.
         """
         parts = []
-        for key, epoch in self._state.epochs.items():
+        for key, epoch in self.state.epochs.items():
             table = epoch.table.dump(key.epoch)
             parts.append(len(table).to_bytes(_SIZE_BYTES, "big") + table)
         self.keys.save(key_path)
@@ -252,7 +252,7 @@ class KeyRing:
         return ring
 
     def _restore(self, data: bytes) -> None:
-        epochs = self._state.epochs
+        epochs = self.state.epochs
         for key in epochs:
             size = int.from_bytes(data[:_SIZE_BYTES], "big")
             end = _SIZE_BYTES + size

@@ -238,27 +238,27 @@ class NoiseXK:
         symmetric = SymmetricState.start(engine)
         symmetric.mix_hash(prologue)
         symmetric.mix_hash(static_private.public if remote_static is None else remote_static)
-        self._state = _State(symmetric, remote_static=remote_static)
+        self.state = _State(symmetric, remote_static=remote_static)
 
     @property
     def is_finished(self) -> bool:
         """True once all three messages have passed: `finish` may be called."""
-        return self._state.turn == len(_MESSAGES)
+        return self.state.turn == len(_MESSAGES)
 
     @property
     def is_my_turn(self) -> bool:
         """True while the next step is `write_message`."""
-        return not self.is_finished and _MESSAGES[self._state.turn][0] == self.role
+        return not self.is_finished and _MESSAGES[self.state.turn][0] == self.role
 
     @property
     def remote_static(self) -> bytes | None:
         """The peer's static public key; None at the responder before message 3. Proven when finished."""
-        return self._state.remote_static
+        return self.state.remote_static
 
     @property
     def handshake_hash(self) -> bytes:
         """The hash of all messages so far; a channel binding only when finished."""
-        return self._state.symmetric.handshake_hash
+        return self.state.symmetric.handshake_hash
 
     def write_message(self, payload: ReadableBuffer) -> bytes:
         """Return the next message, carrying `payload`.
@@ -273,7 +273,7 @@ class NoiseXK:
         Source: section 5.3, WriteMessage.
         """
         tokens = self._tokens_of_turn(writing=True)
-        state = self._state.copy()
+        state = self.state.copy()
         symmetric, message = state.symmetric, bytearray()
         try:
             for token in tokens:
@@ -291,7 +291,7 @@ class NoiseXK:
         if len(message) > MAX_MESSAGE_BYTES:
             raise LocalTunnelError(f"handshake message is {len(message)} bytes, at most {MAX_MESSAGE_BYTES}")
         state.turn += 1
-        self._state = state
+        self.state = state
         return bytes(message)
 
     def read_message(self, data: ReadableBuffer) -> bytes:
@@ -306,7 +306,7 @@ class NoiseXK:
         Source: section 5.3, ReadMessage.
         """
         tokens = self._tokens_of_turn(writing=False)
-        state = self._state.copy()
+        state = self.state.copy()
         symmetric, rest = state.symmetric, bytes(data)
         try:
             if len(rest) > MAX_MESSAGE_BYTES:
@@ -324,7 +324,7 @@ class NoiseXK:
         except (AuthenticationError, RefusedKey, _Short) as error:
             raise HandshakeError(_REFUSED.format(state.turn + 1)) from error
         state.turn += 1
-        self._state = state
+        self.state = state
         return payload
 
     def finish(self) -> LinkKeys:
@@ -336,9 +336,9 @@ class NoiseXK:
         """
         if not self.is_finished or self._taken:
             raise LocalTunnelError("finish was called before" if self._taken else self._where("finish"))
-        initiator_key, responder_key = self._state.symmetric.split()
+        initiator_key, responder_key = self.state.symmetric.split()
         self._taken = True
-        self._state.ephemeral = None
+        self.state.ephemeral = None
         if self.role == "initiator":
             return LinkKeys(initiator_key, responder_key, self.handshake_hash)
         return LinkKeys(responder_key, initiator_key, self.handshake_hash)
@@ -347,13 +347,13 @@ class NoiseXK:
         call = "write_message" if writing else "read_message"
         if self.is_finished or self.is_my_turn != writing:
             raise LocalTunnelError(self._where(call))
-        return _MESSAGES[self._state.turn][1]
+        return _MESSAGES[self.state.turn][1]
 
     def _where(self, call: str) -> str:
         if self.is_finished:
             return f"{call} after the handshake ended"
-        writer = _MESSAGES[self._state.turn][0]
-        return f"{call} by the {self.role} before message {self._state.turn + 1}, which the {writer} writes"
+        writer = _MESSAGES[self.state.turn][0]
+        return f"{call} by the {self.role} before message {self.state.turn + 1}, which the {writer} writes"
 
     def _make_ephemeral(self) -> X25519Private:
         fixed = self._fixed_ephemeral

@@ -83,16 +83,16 @@ class _Direction:
 
     def __init__(self, key: bytes, engine: TunnelEngine) -> None:
         self._engine = engine
-        self._key = key
+        self.key = key
         self._aead = engine.layers.aead(key)
-        self._counter = 0
+        self.counter = 0
 
     def _next_nonce(self) -> bytes:
-        counter = self._counter
+        counter = self.counter
         if counter and counter % REKEY_AFTER == 0:
-            self._key = rekeyed(self._key, self._engine)
-            self._aead = self._engine.layers.aead(self._key)
-        self._counter = counter + 1
+            self.key = rekeyed(self.key, self._engine)
+            self._aead = self._engine.layers.aead(self.key)
+        self.counter = counter + 1
         return counter.to_bytes(12, "big")  # 4 zero bytes ‖ u64: the counter never reaches 2^64
 
 
@@ -133,7 +133,7 @@ class RecordOpener(_Direction):
         try:
             self._aead.open_into(nonce, sealed, head, cells)
         except AuthenticationError as error:
-            raise LinkError(f"link record {self._counter - 1} does not open") from error
+            raise LinkError(f"link record {self.counter - 1} does not open") from error
         return cells
 
 
@@ -333,50 +333,50 @@ _JOIN_BYTES = 1024
 class ReceiveQueue:
     """Unread bytes of one stream, in order; allocates nothing while it is empty. `size`: their number."""
 
-    __slots__ = ("_at", "_blocks", "_times", "size")
+    __slots__ = ("_at", "blocks", "size", "times")
 
     def __init__(self) -> None:
-        self._blocks: list[bytearray] | None = None
-        self._times: list[float] = []
+        self.blocks: list[bytearray] | None = None
+        self.times: list[float] = []
         self._at = 0
         self.size = 0
 
     @property
     def oldest_s(self) -> float:
         """Arrival time of the first piece; infinity while empty."""
-        return self._times[0] if self._times else float("inf")
+        return self.times[0] if self.times else float("inf")
 
     def append(self, payload: memoryview, now_s: float) -> None:
         """Copy a piece to the end of the queue."""
         self.size += len(payload)
-        blocks = self._blocks
+        blocks = self.blocks
         if blocks is None:
-            self._blocks = [bytearray(payload)]
-            self._times = [now_s]
+            self.blocks = [bytearray(payload)]
+            self.times = [now_s]
             return
         if len(blocks[-1]) + len(payload) <= _JOIN_BYTES:
             blocks[-1] += payload
             return
         blocks.append(bytearray(payload))
-        self._times.append(now_s)
+        self.times.append(now_s)
 
     def take_piece(self, size: int) -> bytearray | None:
         """Take the first piece without a copy if it has exactly `size` bytes; the caller owns it."""
-        blocks = self._blocks
+        blocks = self.blocks
         if not blocks or len(blocks[0]) != size or self._at:
             return None
         piece = blocks[0]
         if len(blocks) == 1:
-            self._blocks, self._times = None, []
+            self.blocks, self.times = None, []
         else:
-            del blocks[0], self._times[0]
+            del blocks[0], self.times[0]
         self.size -= size
         return piece
 
     def readinto(self, buffer: memoryview) -> int:
         """Move bytes into `buffer` and return how many; 0 if the queue or the buffer is empty."""
         done, space = 0, len(buffer)
-        blocks = self._blocks
+        blocks = self.blocks
         while blocks and done < space:
             block, at = blocks[0], self._at
             count = min(len(block) - at, space - done)
@@ -390,16 +390,16 @@ class ReceiveQueue:
                 self._at = at + count
             else:
                 self._at = 0
-                del blocks[0], self._times[0]
+                del blocks[0], self.times[0]
         self.size -= done
         if not self.size:
-            self._blocks = None
+            self.blocks = None
         return done
 
     def clear(self) -> int:
         """Drop everything and return how many bytes that was."""
         dropped, self.size = self.size, 0
-        self._blocks, self._times, self._at = None, [], 0
+        self.blocks, self.times, self._at = None, [], 0
         return dropped
 
 
@@ -434,21 +434,21 @@ class Budget:
         self.used_bytes = 0
         self.evicted = 0
         self._high_bytes = limit_bytes * 9 // 10
-        self._holders: dict[Evictable, None] = {}
+        self.holders: dict[Evictable, None] = {}
 
     def add(self, holder: Evictable, count: int) -> None:
         """`holder` has `count` bytes more. May reset streams, `holder` among them."""
         self.used_bytes += count
-        self._holders[holder] = None
-        while self.used_bytes > self._high_bytes and self._holders:
+        self.holders[holder] = None
+        while self.used_bytes > self._high_bytes and self.holders:
             self.evicted += 1
-            min(self._holders, key=_oldest).evict()
+            min(self.holders, key=_oldest).evict()
 
     def free(self, holder: Evictable, count: int, *, is_empty: bool) -> None:
         """`holder` has `count` bytes less."""
         self.used_bytes -= count
         if is_empty:
-            self._holders.pop(holder, None)
+            self.holders.pop(holder, None)
 
 
 def _oldest(holder: Evictable) -> float:

@@ -153,20 +153,20 @@ class Writer(Protocol):
 class WriteScheduler:
     """The turns of one link. A queue entry has the bytes wanted; a grant also the count of emptyings."""
 
-    __slots__ = ("_empties", "_granted", "_waiting")
+    __slots__ = ("_empties", "_waiting", "granted")
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[Writer, int] = OrderedDict()
-        self._granted: dict[Writer, tuple[int, int]] = {}
+        self.granted: dict[Writer, tuple[int, int]] = {}
         self._empties = 0
 
     def __len__(self) -> int:
         """Number of streams that wait or hold a grant."""
-        return len(self._waiting) + len(self._granted)
+        return len(self._waiting) + len(self.granted)
 
     def admits(self, stream: Writer, size: int, room: int) -> bool:
         """Whether `stream` may add `size` bytes now; if not, it gets a place in the queue."""
-        waiting, granted = self._waiting, self._granted
+        waiting, granted = self._waiting, self.granted
         if not waiting and not granted:
             if size <= room:
                 return True
@@ -186,35 +186,35 @@ class WriteScheduler:
         """Give grants from the front of the queue while `room` reaches beyond those already given."""
         if not self._waiting:
             return
-        room -= sum(size for size, _ in self._granted.values())
+        room -= sum(size for size, _ in self.granted.values())
         while self._waiting:
             stream, size = next(iter(self._waiting.items()))
             if size > room:
                 return
             room -= size
             del self._waiting[stream]
-            self._granted[stream] = size, self._empties
+            self.granted[stream] = size, self._empties
             stream.writable.set()
 
     def freed(self, room: int, *, is_empty: bool) -> None:
         """Bytes have left the buffer. `is_empty`: it has no more."""
         if is_empty:
             self._empties += 1
-            for stream, (_, given) in list(self._granted.items()):
+            for stream, (_, given) in list(self.granted.items()):
                 if given < self._empties - 1:
-                    del self._granted[stream]
+                    del self.granted[stream]
         self.wake(room)
 
     def forget(self, stream: Writer, room: int) -> None:
         """Give up the place and the grant of a stream that does not write now."""
         self._waiting.pop(stream, None)
-        if self._granted.pop(stream, None) is not None:
+        if self.granted.pop(stream, None) is not None:
             self.wake(room)
 
     def clear(self) -> None:
         """Drop all places and grants."""
         self._waiting.clear()
-        self._granted.clear()
+        self.granted.clear()
 
 
 # A record of a fixed size must hold the longest control cell, PEER-EXCHANGE.
@@ -239,7 +239,7 @@ class LinkSender:
         LocalTunnelError: `record_units` below MIN_FIXED_UNITS or above 63.
     """
 
-    __slots__ = ("_control", "_out", "_output", "_turns", "fixed_bytes")
+    __slots__ = ("_output", "control", "fixed_bytes", "out", "turns")
 
     def __init__(self, sealer: RecordSealer, pool: BufferPool, record_units: int, output: Notifier) -> None:
         if record_units and not MIN_FIXED_UNITS <= record_units <= MAX_UNITS:
@@ -247,9 +247,9 @@ class LinkSender:
                 f"records of a fixed size have {MIN_FIXED_UNITS} to {MAX_UNITS} units, not {record_units}"
             )
         self.fixed_bytes = record_units * UNIT_BYTES
-        self._out = OutgoingRecords(sealer, pool, self.fixed_bytes)
-        self._control = ControlQueue()
-        self._turns = WriteScheduler()
+        self.out = OutgoingRecords(sealer, pool, self.fixed_bytes)
+        self.control = ControlQueue()
+        self.turns = WriteScheduler()
         self._output = output
 
     # -- the socket's side ----------------------------------------------------------------------------
@@ -259,27 +259,27 @@ class LinkSender:
         """Sealed bytes to send, waiting control cells included; valid until the next call."""
         if not self.fixed_bytes:
             self._flush_control()
-        return self._out.pending
+        return self.out.pending
 
     def sent(self, count: int) -> None:
         """The first `count` bytes of `pending` were sent."""
-        out = self._out
+        out = self.out
         out.sent(count)
-        self._turns.freed(out.room, is_empty=out.is_empty)
+        self.turns.freed(out.room, is_empty=out.is_empty)
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is unsent."""
-        return not self._control.size and self._out.is_empty
+        return not self.control.size and self.out.is_empty
 
     # -- padding --------------------------------------------------------------------------------------
 
     def pad(self, units: int) -> bool:
         """Seal a record of padding only. False: no room, so there is enough traffic."""
         size = units * UNIT_BYTES
-        if self.fixed_bytes or size > self._out.room:
+        if self.fixed_bytes or size > self.out.room:
             return False
-        self._out.add(size, b"")
+        self.out.add(size, b"")
         self._output.set()
         return True
 
@@ -288,13 +288,13 @@ class LinkSender:
 
         A slow socket delays the clock: nothing is added while two records are unsent.
         """
-        out = self._out
+        out = self.out
         if not self.fixed_bytes:
             raise LocalTunnelError("tick on a link without a fixed record size")
         if not out.hidden_bytes:
             if out.room < self.fixed_bytes:
                 return  # two records are unsent
-            out.add(self.fixed_bytes, self._control.take(self.fixed_bytes - RECORD_OVERHEAD))
+            out.add(self.fixed_bytes, self.control.take(self.fixed_bytes - RECORD_OVERHEAD))
         out.show_next()
         self._output.set()
 
@@ -302,7 +302,7 @@ class LinkSender:
 
     def queue(self, cell: bytes) -> int:
         """Queue a control cell; returns its number, for `has_left`."""
-        mark = self._control.add(cell)
+        mark = self.control.add(cell)
         self._output.set()
         return mark
 
@@ -312,28 +312,28 @@ class LinkSender:
 
     def queue_answer(self, cell: bytes) -> None:
         """Queue the answer to a PING in place of one that still waits."""
-        self._control.answer(cell)
+        self.control.answer(cell)
         self._output.set()
 
     def has_left(self, mark: int) -> bool:
         """Whether the control cell with this number has been sealed."""
-        return mark <= self._control.taken
+        return mark <= self.control.taken
 
     def schedule_credit(self, stream: CreditSource) -> None:
         """The stream has credit to grant; it is asked for the amount when the link sends."""
-        self._control.schedule_credit(stream)
+        self.control.schedule_credit(stream)
         self._output.set()
 
     def owe_nothing(self, stream: CreditSource) -> None:
         """The peer sends nothing more on the stream, so it needs no credit."""
-        self._control.forget(stream)
+        self.control.forget(stream)
 
     # -- content --------------------------------------------------------------------------------------
 
     def fixed_room(self) -> int:
         """Bytes of content that the next record of the fixed size holds beside waiting control cells."""
         inside = self.fixed_bytes - RECORD_OVERHEAD - CELL_HEAD_BYTES
-        return inside - min(self._control.size, inside // 2)
+        return inside - min(self.control.size, inside // 2)
 
     def emit(self, stream: SendingStream, kind: CellType, payload: bytes | memoryview) -> bool:
         """Seal one DATA or STATUS cell if it is the stream's turn and there is room; returns whether it was.
@@ -341,7 +341,7 @@ class LinkSender:
         Control cells go in front as far as they fit into what would be padding. Those of this stream always
         go first: nothing of a stream overtakes its OPEN or FIN.
         """
-        out, control = self._out, self._control
+        out, control = self.out, self.control
         cell_bytes = CELL_HEAD_BYTES + len(payload)
         size = out.size_for(cell_bytes)
         spare = size - RECORD_OVERHEAD - cell_bytes
@@ -350,7 +350,7 @@ class LinkSender:
             self._flush_control()
             # If they do not all fit now, the content waits until some have left.
             room = out.room if stream.control_mark <= control.taken else 0
-        if not self._turns.admits(stream, size, room):
+        if not self.turns.admits(stream, size, room):
             return False
         front = control.take(spare) if control.size else b""
         out.add(size, front + CELL_HEAD.pack(kind, 0, len(payload), stream.id), payload)
@@ -359,33 +359,33 @@ class LinkSender:
 
     def yield_turn(self, stream: Writer) -> None:
         """Give the stream's turn to others, since it cannot write now."""
-        if len(self._turns):
-            self._turns.forget(stream, self._out.room)
+        if len(self.turns):
+            self.turns.forget(stream, self.out.room)
 
     def forget(self, stream: SendingStream) -> None:
         """The stream has ended; its queued control cells still leave."""
-        self._control.forget(stream)
+        self.control.forget(stream)
         self.yield_turn(stream)
 
     # -- ending ---------------------------------------------------------------------------------------
 
     def stop(self, last: bytes = b"") -> None:
         """Take nothing more. Sealed records can still be sent, and then the cell `last` if it has room."""
-        self._control.clear()
-        self._turns.clear()
-        size = self._out.size_for(1)
-        if last and self._out.room >= size:
-            self._out.add(size, last)
+        self.control.clear()
+        self.turns.clear()
+        size = self.out.size_for(1)
+        if last and self.out.room >= size:
+            self.out.add(size, last)
             self._output.set()
 
     def clear(self) -> None:
         """Drop everything and return the buffer."""
         self.stop()
-        self._out.clear()
+        self.out.clear()
 
     def _flush_control(self) -> None:
         """Seal waiting control cells into records of their own, as far as there is room."""
-        out, control = self._out, self._control
+        out, control = self.out, self.control
         while control.size:
             limit = min(self.fixed_bytes or MAX_RECORD_BYTES, out.room) - RECORD_OVERHEAD
             cells = control.take(limit) if limit > 0 else b""

@@ -83,26 +83,26 @@ class MuxStream(Generic[N]):
     """
 
     __slots__ = (
-        "_credit",
-        "_granted",
-        "_owed",
         "_piece_left",
-        "_queue",
         "_read_error",
         "_read_since",
         "_receive_half",
         "_send_half",
-        "_table",
         "content_in",
         "content_out",
         "control_mark",
+        "credit",
         "error",
         "failed",
+        "granted",
         "id",
         "is_opener",
+        "owed",
         "profile",
+        "queue",
         "readable",
         "status",
+        "table",
         "window_bytes",
         "writable",
     )
@@ -119,7 +119,7 @@ class MuxStream(Generic[N]):
         readable: N,
         writable: N,
     ) -> None:
-        self._table = table
+        self.table = table
         self.id = stream_id
         self.profile = profile
         self.is_opener = is_opener
@@ -127,12 +127,12 @@ class MuxStream(Generic[N]):
         self._receive_half = Half.BACKWARD_OPEN if is_opener else Half.FORWARD_OPEN
         # Content is cut at header and chunk ends, however it is written: records of a profile look alike.
         self._piece_left = profile.geometry.header_bytes if is_opener else profile.geometry.chunk_bytes
-        self._credit = credit  # what this side may send
-        self._granted = window_bytes  # what the peer may send
+        self.credit = credit  # what this side may send
+        self.granted = window_bytes  # what the peer may send
         self.window_bytes = window_bytes
-        self._owed = 0  # read, and not granted again
+        self.owed = 0  # read, and not granted again
         self._read_since = 0  # read since the window last grew
-        self._queue = ReceiveQueue()
+        self.queue = ReceiveQueue()
         self._read_error: TunnelError | None = None
         self.error: TunnelError | None = None
         self.failed: N | None = None
@@ -146,7 +146,7 @@ class MuxStream(Generic[N]):
     @property
     def peer_id(self) -> bytes:
         """Node id of the neighbour."""
-        return self._table.peer_id
+        return self.table.peer_id
 
     @property
     def is_ended(self) -> bool:
@@ -171,7 +171,7 @@ class MuxStream(Generic[N]):
     @property
     def unread_bytes(self) -> int:
         """Content that has arrived and was not read."""
-        return self._queue.size
+        return self.queue.size
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class MuxStream(Generic[N]):
             Disconnected: the connection broke before FIN. LinkError: the peer broke a rule. TableFull: the
                 node holds too much unread content. All but the first are sticky.
         """
-        queue = self._queue
+        queue = self.queue
         if queue.size:
             count = queue.readinto(buffer)
             self._was_read(count)
@@ -204,7 +204,7 @@ class MuxStream(Generic[N]):
         Returns:
             None: they did not arrive as one piece, have not arrived, or never will; `readinto` shows which.
         """
-        piece = self._queue.take_piece(size)
+        piece = self.queue.take_piece(size)
         if piece is not None:
             self._was_read(size)
         return piece
@@ -212,11 +212,11 @@ class MuxStream(Generic[N]):
     def _was_read(self, count: int) -> None:
         """Owe the peer credit for content that left the queue; send it once it is worth a cell."""
         self.content_in += count
-        self._table.budget.free(self, count, is_empty=not self._queue.size)
-        self._owed += count
+        self.table.budget.free(self, count, is_empty=not self.queue.size)
+        self.owed += count
         self._read_since += count
-        if 2 * self._owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
-            self._table.sender.schedule_credit(self)
+        if 2 * self.owed >= self.window_bytes and self._receive_half in MAY_SEND_DATA:
+            self.table.sender.schedule_credit(self)
 
     def read_status(self) -> bytes:
         """Return the status that ends the backward half; call it after `readinto` has returned 0.
@@ -253,17 +253,17 @@ class MuxStream(Generic[N]):
         if not len(data):
             return 0
         count = min(len(data), self._piece_left)
-        sender = self._table.sender
+        sender = self.table.sender
         if sender.fixed_bytes:
             # All records have one size, so cutting content to credit and room reveals nothing.
-            count = min(count, self._credit, sender.fixed_room())
-        if not 0 < count <= self._credit:
+            count = min(count, self.credit, sender.fixed_room())
+        if not 0 < count <= self.credit:
             sender.yield_turn(self)
-            raise BlockingIOError(errno.EAGAIN, f"credit of {self._credit} bytes")
+            raise BlockingIOError(errno.EAGAIN, f"credit of {self.credit} bytes")
         if not sender.emit(self, CellType.DATA, memoryview(data)[:count]):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._piece_left = self._piece_left - count or self.profile.geometry.chunk_bytes
-        self._credit -= count
+        self.credit -= count
         self.content_out += count
         return count
 
@@ -274,8 +274,8 @@ class MuxStream(Generic[N]):
         """End this side's half in order. Idempotent; no effect after the stream's end."""
         if self.error is None and self._send_half in MAY_SEND_DATA:
             self._send_half = TRANSITIONS[self._send_half][CellType.FIN]
-            self._table.sender.queue_for(self, pack_fin(self.id))
-            self._table.sender.yield_turn(self)
+            self.table.sender.queue_for(self, pack_fin(self.id))
+            self.table.sender.yield_turn(self)
             self._remove_if_done()
 
     def send_status(self, status: bytes) -> None:
@@ -295,7 +295,7 @@ class MuxStream(Generic[N]):
             raise LocalTunnelError(f"no status can be sent now: {self._send_half.value}")
         if not 0 < len(status) <= MAX_STATUS_BYTES:
             raise LocalTunnelError(f"a status has 1 to {MAX_STATUS_BYTES} bytes, not {len(status)}")
-        if not self._table.sender.emit(self, CellType.STATUS, status):
+        if not self.table.sender.emit(self, CellType.STATUS, status):
             raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
         self._send_half = after
         self._remove_if_done()
@@ -317,24 +317,24 @@ class MuxStream(Generic[N]):
         if self.is_ended:
             self._drop_unread(error)
         else:
-            self._table.abandon(self, code)
+            self.table.abandon(self, code)
             self.fail(error, keep_complete=False)
 
     def _remove_if_done(self) -> None:
         if self._send_half in ENDED and self._receive_half in ENDED:
-            self._table.remove(self)
+            self.table.remove(self)
 
     # -- for the multiplexer and the table ------------------------------------------------------------
 
     @property
     def oldest_s(self) -> float:
         """Arrival time of the oldest unread content."""
-        return self._queue.oldest_s
+        return self.queue.oldest_s
 
     @property
     def late_bytes(self) -> int:
         """Content that the peer may still send before it learns that the stream has ended."""
-        return self._granted if self._receive_half in MAY_SEND_DATA else 0
+        return self.granted if self._receive_half in MAY_SEND_DATA else 0
 
     def take_data(self, payload: memoryview, now_s: float) -> None:
         """DATA from the peer.
@@ -345,27 +345,27 @@ class MuxStream(Generic[N]):
         if not self._advance(CellType.DATA):
             return
         count = len(payload)
-        if count > self._granted:
-            raise LinkError(f"stream {self.id}: {count} bytes of content, credit for {self._granted}")
-        self._granted -= count
-        is_news = not self._queue.size
-        self._queue.append(payload, now_s)
-        self._table.budget.add(self, count)
+        if count > self.granted:
+            raise LinkError(f"stream {self.id}: {count} bytes of content, credit for {self.granted}")
+        self.granted -= count
+        is_news = not self.queue.size
+        self.queue.append(payload, now_s)
+        self.table.budget.add(self, count)
         if is_news:
             self.readable.set()
 
     def take_credit(self, count: int) -> None:
         """CREDIT from the peer; above MAX_CREDIT the stream is reset."""
-        if self._credit + count > MAX_CREDIT:
+        if self.credit + count > MAX_CREDIT:
             self._refuse(CellType.CREDIT)
             return
-        self._credit += count
+        self.credit += count
         self.writable.set()
 
     def take_fin(self) -> None:
         """FIN from the peer."""
         if self._advance(CellType.FIN):
-            self._table.sender.owe_nothing(self)
+            self.table.sender.owe_nothing(self)
             self.readable.set()
             self._remove_if_done()
 
@@ -378,7 +378,7 @@ class MuxStream(Generic[N]):
 
     def take_reset(self, code: ErrorCode) -> None:
         """RESET from the peer."""
-        self._table.drop(self)
+        self.table.drop(self)
         self.fail(StreamReset(code), keep_complete=False)
 
     def _advance(self, kind: CellType) -> bool:
@@ -400,11 +400,11 @@ class MuxStream(Generic[N]):
             return 0
         growth = 0
         if self._read_since >= self.window_bytes:
-            growth = self._table.grow(self)
+            growth = self.table.grow(self)
             self._read_since = 0
-        count = self._owed + growth
-        self._owed = 0
-        self._granted += count
+        count = self.owed + growth
+        self.owed = 0
+        self.granted += count
         return count
 
     def fail(self, error: TunnelError, *, keep_complete: bool) -> None:
@@ -424,7 +424,7 @@ class MuxStream(Generic[N]):
 
     def _drop_unread(self, error: TunnelError) -> None:
         """Drop unread content; its reader gets `error` instead of what would look like an orderly end."""
-        dropped = self._queue.clear()
+        dropped = self.queue.clear()
         if dropped:
             self._read_error = self._read_error or error
-            self._table.budget.free(self, dropped, is_empty=True)
+            self.table.budget.free(self, dropped, is_empty=True)

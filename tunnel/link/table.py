@@ -81,7 +81,6 @@ class StreamTable(Generic[S]):
     __slots__ = (
         "_highest",
         "_limits",
-        "_next_id",
         "_peer_parity",
         "_resets",
         "arrived",
@@ -91,6 +90,7 @@ class StreamTable(Generic[S]):
         "peer_id",
         "sender",
         "streams",
+        "unused_id",
         "window_bytes",
     )
 
@@ -98,7 +98,7 @@ class StreamTable(Generic[S]):
         self, limits: MuxLimits, sender: LinkSender, budget: Budget, *, peer_id: bytes, is_dialler: bool
     ) -> None:
         self._limits = limits
-        self._next_id = 1 if is_dialler else 2
+        self.unused_id = 1 if is_dialler else 2
         self._peer_parity = 0 if is_dialler else 1
         self._highest = 0
         self._resets: list[int] = []  # marks of RESETs for the peer's streams, see `LinkSender.has_left`
@@ -116,7 +116,7 @@ class StreamTable(Generic[S]):
     @property
     def can_open(self) -> bool:
         """Whether this side may open another stream."""
-        return self.own < self._limits.peer_max_streams and self._next_id <= _MAX_STREAM_ID
+        return self.own < self._limits.peer_max_streams and self.unused_id <= _MAX_STREAM_ID
 
     def next_id(self, window_bytes: int) -> int:
         """The number for a new stream of this side.
@@ -126,8 +126,8 @@ class StreamTable(Generic[S]):
         """
         if not self.can_open or not self._has_room(window_bytes):
             raise TableFull(f"the link carries {self.own} streams of this side and takes no more")
-        stream_id = self._next_id
-        self._next_id += 2
+        stream_id = self.unused_id
+        self.unused_id += 2
         return stream_id
 
     def take_id(self, stream_id: int) -> None:
@@ -216,7 +216,7 @@ class StreamTable(Generic[S]):
         stream = self.streams.get(stream_id)
         if stream is None:
             is_peers = stream_id & 1 == self._peer_parity
-            if stream_id > self._highest if is_peers else stream_id >= self._next_id:
+            if stream_id > self._highest if is_peers else stream_id >= self.unused_id:
                 rule = CELLS[kind]
                 raise LinkError(f"{rule and rule.name} for stream {stream_id}, which was never opened")
         return stream

@@ -149,7 +149,7 @@ class Node:
             self.close()
             raise
         codec = OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate())
-        self._context = NodeContext(
+        self.context = NodeContext(
             engine=engine,
             network_id=network_id,
             link_private=ring.keys.link_private(engine),
@@ -171,35 +171,35 @@ class Node:
             guards=kept if has_guards else None,
             own_ids=tuple(own),
         )
-        self._prepared_queries = PreparedQueries(self._context, reactor)
-        self._prepared_tunnels = PreparedTunnels(self._context, limits.prepared_tunnels)
-        self._context.links = self._links = LinkTable(self._context, partial(read_service, self._context))
+        self.prepared_queries = PreparedQueries(self.context, reactor)
+        self.prepared_tunnels = PreparedTunnels(self.context, limits.prepared_tunnels)
+        self.context.links = self.links = LinkTable(self.context, partial(read_service, self.context))
         self._has_left = Signal()
 
     @property
     def id(self) -> bytes:
         """The node id, 32 bytes: the Ed25519 public key that signs the descriptor."""
-        return self._context.descriptor.node_id
+        return self.context.descriptor.node_id
 
     @property
     def descriptor(self) -> Descriptor:
         """The signed public description of this node: keys, addresses, profiles."""
-        return self._context.descriptor
+        return self.context.descriptor
 
     @property
     def address(self) -> Address:
         """The first address at which others reach it. Raises IndexError: it has none."""
-        return self._context.descriptor.addresses[0]
+        return self.context.descriptor.addresses[0]
 
     @property
     def guards(self) -> bytes | None:
         """State of the guards: store it and give it to the next run. None: this node uses no guards."""
-        return self._context.routes.guards
+        return self.context.routes.guards
 
     @property
     def peers(self) -> PeerTable:
         """Last contact, failures and back-off of each peer; add a `PeerListener` to its `listeners`."""
-        return self._context.peers
+        return self.context.peers
 
     @property
     def listens_at(self) -> Address | None:
@@ -214,18 +214,18 @@ class Node:
     @property
     def open_links(self) -> int:
         """Number of links to neighbours; links stay open between messages."""
-        return len(self._links)
+        return len(self.links)
 
     @property
     def open_streams(self) -> int:
         """Number of open streams: frames under way in either direction."""
-        return self._links.streams
+        return self.links.streams
 
     @property
     def is_idle(self) -> bool:
         """Whether no frame, handshake or query of this node is under way."""
-        context = self._context
-        links = self._links
+        context = self.context
+        links = self.links
         return not (
             links.streams or links.dialling or context.half_open or context.pending or context.queries
         )
@@ -233,7 +233,7 @@ class Node:
     @needs_yield_from
     def serve(self) -> Service[None]:
         """Run the node until cancelled; then end all its services and links."""
-        context, links, scope = self._context, self._links, self._context.scope
+        context, links, scope = self.context, self.links, self.context.scope
         try:
             yield from scope.spawn(rotate_keys(context), name=f"{context.name} keys")
             yield from scope.spawn(keep_links(context, links), name=f"{context.name} keeper")
@@ -241,7 +241,7 @@ class Node:
             yield from self._listen()
         finally:
             self.close()
-            for query in self._context.own:
+            for query in self.context.own:
                 query.fail(Disconnected("the node that asked was stopped"))
             yield from scope.close()
 
@@ -259,10 +259,10 @@ class Node:
         Args:
             within_s: limit for each of the two steps; the rest is cut off.
         """
-        context = self._context
-        self._prepared_tunnels.close()
+        context = self.context
+        self.prepared_tunnels.close()
         yield from _wait_until(lambda: not context.queries, within_s)
-        self._links.leave()
+        self.links.leave()
         self.close()
         yield from _wait_until(lambda: self.is_idle and not self.open_links, within_s)
         self._has_left.set()
@@ -271,9 +271,9 @@ class Node:
         """Listen until `leave` is done."""
         try:
             if self._listener is not None:
-                yield from listen_service(self._context, self._links, self._listener)
+                yield from listen_service(self.context, self.links, self._listener)
         except Closed:
-            if not self._links.is_leaving:
+            if not self.links.is_leaving:
                 raise
         yield self._has_left
 
@@ -282,12 +282,12 @@ class Node:
     @property
     def route_hops(self) -> tuple[int, int]:
         """`Limits.route_hops` and `Limits.route_bias`: proxies of a route, and up to how many more."""
-        limits = self._context.limits
+        limits = self.context.limits
         return limits.route_hops, limits.route_bias
 
     def draw_hops(self) -> int:
         """Number of proxies of a new route: `Limits.route_hops` and up to `route_bias` more, never fewer."""
-        return draw_hops(self._context)
+        return draw_hops(self.context)
 
     def query(
         self, destination: bytes, content: Content, **options: Unpack[QueryOptions]
@@ -313,8 +313,8 @@ class Node:
                 changed while it was sent. Whatever reading the content raises.
         """
         check_options(options, QueryOptions.__annotations__)
-        request = self._prepared_queries.use(make_request(self._context, destination, content, **options))
-        return submit(self._reactor, self.query_service(request), f"{self._context.name} query")
+        request = self.prepared_queries.use(make_request(self.context, destination, content, **options))
+        return submit(self._reactor, self.query_service(request), f"{self.context.name} query")
 
     def call(
         self, destination: bytes, content: Content = b"", **options: Unpack[QueryOptions]
@@ -325,12 +325,12 @@ class Node:
             TypeError, ValueError, LocalTunnelError, BadRoute, ProfileError: as for `query`.
         """
         check_options(options, QueryOptions.__annotations__)
-        return make_request(self._context, destination, content, **options)
+        return make_request(self.context, destination, content, **options)
 
     @needs_yield_from
     def query_service(self, request: QueryRequest) -> Service[QueryResult]:
         """A query as a service of the reactor: `result = yield from node.query_service(call)`."""
-        return until_stopped(self._context, query_with_retries(self._context, request))
+        return until_stopped(self.context, query_with_retries(self.context, request))
 
     @needs_yield_from
     def ask(self, request: QueryRequest) -> Service[IncomingReply]:
@@ -338,7 +338,7 @@ class Node:
 
         Raises, when run: QueryFailed, the node has been stopped.
         """
-        context = self._context
+        context = self.context
         asking = ask(
             context.scope,
             self._reactor,
@@ -379,7 +379,7 @@ class Node:
                 the block can no longer be used; QueryFailed: no answer arrived.
         """
         call = make_follow_up(
-            self._context,
+            self.context,
             result,
             content,
             hops=self.draw_hops() if hops is ... else hops,
@@ -388,8 +388,8 @@ class Node:
             sinks=make_sinks(replies, sink, sinks),
             idle_s=idle_s,
         )
-        service = until_stopped(self._context, follow_up_service(self._context, call))
-        return submit(self._reactor, service, f"{self._context.name} follow-up")
+        service = until_stopped(self.context, follow_up_service(self.context, call))
+        return submit(self._reactor, service, f"{self.context.name} follow-up")
 
     def send_cover(self, plan: CoverPlan, *, mean_delay_s: float = 0.0) -> Future[None]:
         """Send one cover frame, from any thread; see `tunnel.routing.cover.draw_cover`.
@@ -402,8 +402,8 @@ class Node:
         Raises:
             From the future BadRoute, ProfileError: no such route; QueryFailed: it did not arrive.
         """
-        service = cover_service(self._context, plan, mean_delay_s=mean_delay_s)
-        return submit(self._reactor, until_stopped(self._context, service), f"{self._context.name} cover")
+        service = cover_service(self.context, plan, mean_delay_s=mean_delay_s)
+        return submit(self._reactor, until_stopped(self.context, service), f"{self.context.name} cover")
 
     def tunnel(
         self,
@@ -430,15 +430,15 @@ class Node:
                 `use` has raised.
         """
         route, chosen = plan_tunnel(
-            self._context,
+            self.context,
             checked_id(destination),
             hops,
             route,
             Profile.of(profile),
             checked_purpose(purpose) or "mixed",
         )
-        service = until_stopped(self._context, with_tunnel(self._context, route, chosen, use))
-        return submit(self._reactor, service, f"{self._context.name} tunnel")
+        service = until_stopped(self.context, with_tunnel(self.context, route, chosen, use))
+        return submit(self._reactor, service, f"{self.context.name} tunnel")
 
     @needs_yield_from
     def open_tunnel(
@@ -457,26 +457,26 @@ class Node:
         """
         destination, chosen = checked_id(destination), Profile.of(profile)
         purpose = checked_purpose(purpose) or "mixed"
-        way = partial(plan_tunnel, self._context, destination, hops, route, chosen, purpose)
+        way = partial(plan_tunnel, self.context, destination, hops, route, chosen, purpose)
         if route is None:
             kind = TunnelKind(destination, hops, chosen or purpose)
-            standing = self._prepared_tunnels.take(kind)
+            standing = self.prepared_tunnels.take(kind)
             try:
-                yield from until_stopped(self._context, self._prepared_tunnels.fill(kind, way))
+                yield from until_stopped(self.context, self.prepared_tunnels.fill(kind, way))
             except BaseException:
                 if standing is not None:
                     standing.give_up()
                 raise
             if standing is not None:
                 return standing
-        return (yield from until_stopped(self._context, open_tunnel(self._context, *way())))
+        return (yield from until_stopped(self.context, open_tunnel(self.context, *way())))
 
     def choose_route(
         self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
     ) -> Route:
         """Draw a route. Raises BadRoute; BadArgument, TypeError: as `query`."""
         destination, hops = checked_id(destination), checked_count(hops, "hops")
-        return self._context.routes.route(destination, hops, profile, rng=rng)
+        return self.context.routes.route(destination, hops, profile, rng=rng)
 
 
 def _first_descriptor(

@@ -81,11 +81,11 @@ class PreparedQueries:
         self._node = node
         self._reactor = reactor
         self._per_kind = node.limits.prepared
-        self._ready: OrderedDict[_QueryKind, deque[_Ready]] = OrderedDict()
+        self.ready: OrderedDict[_QueryKind, deque[_Ready]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return sum(len(waiting) for waiting in self._ready.values())
+        return sum(len(waiting) for waiting in self.ready.values())
 
     def use(self, request: QueryRequest) -> QueryRequest:
         """The request with a prepared frame and its routes, or unchanged if there is none. Prepares the next.
@@ -106,7 +106,7 @@ class PreparedQueries:
             request.wanted_profile or request.purpose,
             request.replies,
         )
-        found = self._take(kind)
+        found = self.take(kind)
         bare = replace(request, content=b"", sinks=(), progress=None)
         self._reactor.submit(self._fill(kind, bare), name=f"{self._node.name} prepare")
         if found is None:
@@ -120,9 +120,9 @@ class PreparedQueries:
             prepared=found.query,
         )
 
-    def _take(self, kind: _QueryKind) -> _Ready | None:
+    def take(self, kind: _QueryKind) -> _Ready | None:
         with self._lock:
-            waiting = self._ready.get(kind)
+            waiting = self.ready.get(kind)
             while waiting:
                 ready = waiting.popleft()
                 if self._is_good(ready):
@@ -141,7 +141,7 @@ class PreparedQueries:
                 return
             sequences = self._sequences(query)
             with self._lock:
-                waiting = self._ready.get(kind)
+                waiting = self.ready.get(kind)
                 if waiting is None or len(waiting) >= self._per_kind:
                     return
                 waiting.append(_Ready(request, query, self._node.now_s(), sequences))
@@ -149,10 +149,10 @@ class PreparedQueries:
     def _begin(self, kind: _QueryKind) -> bool:
         """Whether one more frame of the kind is wanted; marks the kind as used."""
         with self._lock:
-            waiting = self._ready.setdefault(kind, deque())
-            self._ready.move_to_end(kind)
-            if len(self._ready) > _KINDS:
-                self._ready.popitem(last=False)
+            waiting = self.ready.setdefault(kind, deque())
+            self.ready.move_to_end(kind)
+            if len(self.ready) > _KINDS:
+                self.ready.popitem(last=False)
             return len(waiting) < self._per_kind
 
     def _sequences(self, query: OutgoingQuery) -> dict[bytes, int]:
@@ -217,15 +217,15 @@ class PreparedTunnels:
         self._node = node
         self._per_kind = per_kind
         self._life_s = life_s
-        self._places: OrderedDict[TunnelKind, list[_Place]] = OrderedDict()
+        self.places: OrderedDict[TunnelKind, list[_Place]] = OrderedDict()
 
     def __len__(self) -> int:
         """Open ones, without those that are being opened."""
-        return sum(place.tunnel is not None for places in self._places.values() for place in places)
+        return sum(place.tunnel is not None for places in self.places.values() for place in places)
 
     def take(self, kind: TunnelKind) -> NodeTunnel | None:
         """Take an open tunnel, which then belongs to the caller; None: there is none."""
-        places = self._places.get(kind, [])
+        places = self.places.get(kind, [])
         backed_off = set(self._node.peers.backed_off())
         for place in tuple(places):
             if place.tunnel is None or place.route is None:
@@ -246,9 +246,9 @@ class PreparedTunnels:
         """
         if not self._per_kind:
             return
-        places = self._places.setdefault(kind, [])
-        self._places.move_to_end(kind)
-        if len(self._places) > _KINDS:
+        places = self.places.setdefault(kind, [])
+        self.places.move_to_end(kind)
+        if len(self.places) > _KINDS:
             self._drop_oldest_kind()
         while len(places) < self._per_kind and self._has_room:
             place = _Place()
@@ -264,18 +264,18 @@ class PreparedTunnels:
     def close(self) -> None:
         """Start to close all, and open no more: the node is about to stop."""
         self._per_kind = 0
-        while self._places:
+        while self.places:
             self._drop_oldest_kind()
 
     def _drop_oldest_kind(self) -> None:
-        _, unused = self._places.popitem(last=False)
+        _, unused = self.places.popitem(last=False)
         for place in unused:
             place.drop()
 
     @property
     def _has_room(self) -> bool:
         """Whether one more leaves half of the node's queries to real use."""
-        return 2 * sum(map(len, self._places.values())) + 2 <= self._node.limits.queries
+        return 2 * sum(map(len, self.places.values())) + 2 <= self._node.limits.queries
 
     def _stand(
         self, places: list[_Place], place: _Place, draw: Callable[[], tuple[Route, Profile]]

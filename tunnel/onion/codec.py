@@ -104,7 +104,7 @@ class OnionCodec:
         self._used_blocks = UsedBlocks(_USED_BLOCKS)
         self._header_rate = header_rate
         self._random_bytes = random_bytes
-        self._builder = HeaderBuilder(
+        self.builder = HeaderBuilder(
             node_id=self.node_id, ring=ring, directory=directory, random_bytes=random_bytes
         )
 
@@ -228,7 +228,7 @@ class OnionCodec:
         """
         if route.destination != origin.descriptor.node_id:
             raise BadRoute("the route of the answer leads to another node than the one that asked")
-        circuit = self._builder.circuit(
+        circuit = self.builder.circuit(
             route,
             profile,
             now_s=now_s,
@@ -319,7 +319,7 @@ class OnionCodec:
         Raises BadRoute and ProfileError as `query`.
         """
         error_mode = member(ErrorMode, error_mode, "error_mode")
-        return self._builder.circuit(route, profile, now_s=now_s, error_mode=error_mode)
+        return self.builder.circuit(route, profile, now_s=now_s, error_mode=error_mode)
 
     def backward_reader(self, circuit: Circuit) -> FrameR:
         key = end_to_end_key(circuit.end_to_end_seed, Direction.BACKWARD)
@@ -362,7 +362,7 @@ class OnionCodec:
 
         Raises BadRoute and ProfileError as `query`.
         """
-        circuit = self._builder.circuit(route, profile, Command.DROP, now_s=now_s, mean_delay_s=mean_delay_s)
+        circuit = self.builder.circuit(route, profile, Command.DROP, now_s=now_s, mean_delay_s=mean_delay_s)
         return self._frame(circuit, MessageHead(), None)
 
     def loop(
@@ -381,7 +381,7 @@ class OnionCodec:
         if len(route.proxies) < 2:
             raise BadRoute(f"a loop over {len(route.proxies)} proxies, expected at least 2")
         query_id = self._random_bytes(_QUERY_ID_BYTES)
-        block = self._builder.reply_block(
+        block = self.builder.reply_block(
             route,
             profile,
             user=None,
@@ -440,7 +440,7 @@ class OnionCodec:
         found = []
         for number in range(count):
             reply_path = ReplyPath(routes[number % len(routes)], profile, self._random_bytes(SEED_BYTES))
-            block = self._builder.reply_block(
+            block = self.builder.reply_block(
                 reply_path.route,
                 profile,
                 user=user,

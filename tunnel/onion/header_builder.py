@@ -139,7 +139,7 @@ class HeaderBuilder:
     ) -> None:
         self._node_id = node_id
         self._ring = ring
-        self._directory = directory
+        self.directory = directory
         self._random_bytes = random_bytes
 
     def circuit(
@@ -254,7 +254,7 @@ class HeaderBuilder:
             raise BadRoute(f"no key for the route: {error}", hint=hint) from error
 
     def _descriptor(self, node_id: bytes, profile: Profile) -> Descriptor:
-        descriptor = self._directory.lookup(node_id)
+        descriptor = self.directory.lookup(node_id)
         if descriptor is None:
             raise BadRoute(f"node {short(node_id)} of the route is not in the directory")
         return self._offering(descriptor, profile)

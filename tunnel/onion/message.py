@@ -89,7 +89,7 @@ class MessageW(ExtWrite):
         self, profile: Profile, key: bytes, *, engine: TunnelEngine, head: MessageHead = _EMPTY_HEAD
     ) -> None:
         super().__init__()
-        self._head = head.pack()
+        self.raw_head = head.pack()
         self._aead = engine.layers.aead(key)
         self._capacity = profile.geometry.chunk_data_bytes
         self._chunk = memoryview(bytearray(profile.geometry.chunk_bytes))
@@ -97,7 +97,7 @@ class MessageW(ExtWrite):
         self._begin()
 
     def _begin(self) -> None:
-        self._head_left = memoryview(self._head)
+        self._head_left = memoryview(self.raw_head)
         self._filled = 0
         self._chunks = 0
         self._pads = 0
@@ -178,7 +178,7 @@ class MessageR(ExtRead):
 
     def _start(self) -> None:
         self._taken.begin(self._chunk)
-        self._head = bytearray()
+        self.raw_head = bytearray()
         self._content = memoryview(b"")
         self._chunks = 0
         self._expected_chunks = 0  # known with the END chunk
@@ -186,14 +186,14 @@ class MessageR(ExtRead):
 
     def _read_header(self, r: ByteReader) -> None:
         try:
-            while (missing := head_bytes(self._head) - len(self._head)) > 0:
+            while (missing := head_bytes(self.raw_head) - len(self.raw_head)) > 0:
                 if not self._content:
                     if self._expected_chunks:
                         raise Malformed("message ends inside its head")
                     self._next_chunk(r)
-                self._head += self._content[:missing]
+                self.raw_head += self._content[:missing]
                 self._content = self._content[missing:]
-            self.head = MessageHead.parse(bytes(self._head))
+            self.head = MessageHead.parse(bytes(self.raw_head))
         except MalformedMessage as error:
             raise Malformed(str(error)) from error
 

@@ -58,7 +58,7 @@ class ReplayTable:
         self._limit = limit
         self._share = max(1, limit // _SHARES) if share is None else share
         # hour → tag → tag of the neighbour that sent it: the file must not contain the neighbour's id.
-        self._hours: dict[int, dict[bytes, bytes]] = {}
+        self.hours: dict[int, dict[bytes, bytes]] = {}
         self._held: Counter[bytes] = Counter()
         self._count = 0
         self._latest_now_s = 0.0
@@ -98,7 +98,7 @@ class ReplayTable:
         tag = self._tag(header[:SLOT_BYTES])
         # Rounded up here too: odd expiries must not create thousands of groups with one tag each.
         hour = -(-expiry // HOUR_S) * HOUR_S
-        if any(tag in tags for tags in self._hours.values()):
+        if any(tag in tags for tags in self.hours.values()):
             raise PeerError("this header was accepted before", ErrorCode.REPLAYED)
         who = self._tag(neighbour)
         held = self._held[who]
@@ -109,15 +109,15 @@ class ReplayTable:
             else:
                 what, most = "the replay table", self._limit
             raise TableFull(f"{what} is full ({most} headers) until some expire or the onion key changes")
-        self._hours.setdefault(hour, {})[tag] = who
+        self.hours.setdefault(hour, {})[tag] = who
         self._held[who] = held + 1
         self._count += 1
 
     def _forget(self, now_s: float) -> None:
         self._latest_now_s = max(self._latest_now_s, now_s)
-        past = [hour for hour in self._hours if hour < self._latest_now_s - CLOCK_SKEW_S]
+        past = [hour for hour in self.hours if hour < self._latest_now_s - CLOCK_SKEW_S]
         for hour in past:
-            tags = self._hours.pop(hour)
+            tags = self.hours.pop(hour)
             self._count -= len(tags)
             self._held -= Counter(tags.values())  # also drops entries that reach zero
 
@@ -126,8 +126,8 @@ class ReplayTable:
 
     def dump(self, epoch: int) -> bytes:
         """The table as bytes, for `restored`. `epoch` names the onion key."""
-        parts = [_FILE_HEAD.pack(_MAGIC, epoch, self._latest_now_s, len(self._hours))]
-        for hour, tags in self._hours.items():
+        parts = [_FILE_HEAD.pack(_MAGIC, epoch, self._latest_now_s, len(self.hours))]
+        for hour, tags in self.hours.items():
             parts.append(_HOUR_HEAD.pack(hour, len(tags)))
             parts += [tag + who for tag, who in tags.items()]
         body = b"".join(parts)
@@ -169,7 +169,7 @@ class ReplayTable:
                 pairs[at : at + _TAG_BYTES]: pairs[at + _TAG_BYTES : at + _PAIR_BYTES]
                 for at in range(0, len(pairs), _PAIR_BYTES)
             }
-            table._hours[hour] = tags
+            table.hours[hour] = tags
             table._held.update(tags.values())
             table._count += len(tags)
         if table._count > limit:
@@ -189,8 +189,8 @@ class HeaderRate:
     """
 
     def __init__(self, *, per_s: float = 500.0, burst: float = 1_000.0, neighbours: int = 4_096) -> None:
-        self._per_s = per_s
-        self._burst = burst
+        self.per_s = per_s
+        self.burst = burst
         self._neighbours = neighbours
         self._buckets: dict[bytes, tuple[float, float]] = {}  # neighbour → tokens, and when they were counted
 
@@ -209,7 +209,7 @@ class HeaderRate:
         tokens = self._tokens(neighbour, now_s)
         if tokens < 1:
             raise PeerError(
-                f"a neighbour sends more than {self._per_s:g} headers a second: refused until it slows down",
+                f"a neighbour sends more than {self.per_s:g} headers a second: refused until it slows down",
                 ErrorCode.BUSY,
             )
         if neighbour not in self._buckets and len(self._buckets) >= self._neighbours:
@@ -217,11 +217,11 @@ class HeaderRate:
         self._buckets[neighbour] = (tokens - 1, now_s)
 
     def _tokens(self, neighbour: bytes, now_s: float) -> float:
-        tokens, then_s = self._buckets.get(neighbour, (self._burst, now_s))
-        return min(self._burst, tokens + max(0.0, now_s - then_s) * self._per_s)
+        tokens, then_s = self._buckets.get(neighbour, (self.burst, now_s))
+        return min(self.burst, tokens + max(0.0, now_s - then_s) * self.per_s)
 
     def _forget_full(self, now_s: float) -> None:
-        full = [who for who in self._buckets if self._tokens(who, now_s) >= self._burst]
+        full = [who for who in self._buckets if self._tokens(who, now_s) >= self.burst]
         for who in full:
             del self._buckets[who]
         if not full:

@@ -71,7 +71,7 @@ class RouteProvider:
         family: bytes | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._peers = peers
         self._own_id = own_id
         self._own = frozenset({*own, own_id})
@@ -187,7 +187,7 @@ class RouteProvider:
             peer.node_id
             for peer in peers
             if (family is not None and peer.family == family)
-            or any(_is_this_host(address.host, minute) for address in peer.addresses)
+            or any(is_this_host(address.host, minute) for address in peer.addresses)
         )
 
     # -- the draw --------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class RouteProvider:
         Raises:
             BadRoute: too few nodes.
         """
-        peers, now_s = self._directory.sample(), self._wall_clock()
+        peers, now_s = self.directory.sample(), self._wall_clock()
         own = self.own_among(peers)
         origin, destination = (far, self._own_id) if is_reply else (self._own_id, far)
         choose = partial(
@@ -265,7 +265,7 @@ class RouteProvider:
         now_s = self._wall_clock()
         own = self.own_among(peers)
         eligible = [peer for peer in peers if peer.node_id not in own and self._may_be_guard(peer, now_s)]
-        far_end = self._directory.lookup(far)
+        far_end = self.directory.lookup(far)
         far_owners = frozenset[bytes]() if far_end is None else self._rules.owners(far_end)
         usable = {
             peer.node_id
@@ -297,7 +297,7 @@ class RouteProvider:
 
     def _lookup(self, node_ids: Iterable[bytes]) -> list[Descriptor] | None:
         """The descriptors of these nodes except this one; None: one is not in the directory."""
-        known = [self._directory.lookup(node_id) for node_id in {*node_ids} - {self._own_id}]
+        known = [self.directory.lookup(node_id) for node_id in {*node_ids} - {self._own_id}]
         found = [descriptor for descriptor in known if descriptor is not None]
         return found if len(found) == len(known) else None
 
@@ -440,7 +440,7 @@ def _clock_note(others: Sequence[Descriptor], now_s: float | None) -> str:
 
 
 @lru_cache(16_384)
-def _is_this_host(host: str, minute: int) -> bool:
+def is_this_host(host: str, minute: int) -> bool:
     """Whether this machine has the address. Loopback does not count: every machine has it.
 
     Args:

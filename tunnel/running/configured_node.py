@@ -260,7 +260,7 @@ class ConfiguredNode:
             write_descriptor(self.config.publish, descriptor)
 
     def _publish(self, descriptor: Descriptor) -> None:
-        """Write a new descriptor. If that fails, `_refresh` tries again."""
+        """Write a new descriptor. If that fails, `refresh` tries again."""
         try:
             self._write(descriptor)
         except (OSError, StateError) as error:
@@ -284,7 +284,7 @@ class ConfiguredNode:
             ready: called once it accepts connections.
         """
         serving = yield Spawn(self.node.serve(), "node")
-        refreshing = yield Spawn(self._refresh(), "peer files")
+        refreshing = yield Spawn(self.refresh(), "peer files")
         self._control = control = self._open_control()
         if control is not None:
             yield Spawn(control.serve(), "control socket")
@@ -316,7 +316,7 @@ class ConfiguredNode:
             log.error("no control socket, so --config cannot use this node while it runs: %s", error)
             return None
 
-    def _refresh(self) -> Service[None]:
+    def refresh(self) -> Service[None]:
         while True:
             yield Sleep(self.config.refresh_s)
             if self._unwritten is not None:

@@ -91,7 +91,7 @@ class AttachmentParser:
     def __init__(self, *, most: int = 16) -> None:
         self._most = most
         self._names: set[str] = set()
-        self._held = bytearray()
+        self.held = bytearray()
         self._state = _State.KIND
         self._wanted = 1
 
@@ -106,7 +106,7 @@ class AttachmentParser:
         while view:
             if self._state is _State.ENDED:
                 raise MalformedMessage("bytes behind the end of the attachments")
-            take = view[: self._wanted - len(self._held)]
+            take = view[: self._wanted - len(self.held)]
             view = view[len(take) :]
             if self._state is _State.PIECE:
                 self._wanted -= len(take)
@@ -114,10 +114,10 @@ class AttachmentParser:
                     self._expect(_State.PIECE_LENGTH, _LENGTH.size)
                 yield bytes(take)
                 continue
-            self._held += take
-            if len(self._held) == self._wanted:
-                field = bytes(self._held)
-                self._held.clear()
+            self.held += take
+            if len(self.held) == self._wanted:
+                field = bytes(self.held)
+                self.held.clear()
                 event = self._field(field)
                 if event is not None:
                     yield event

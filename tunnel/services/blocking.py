@@ -102,12 +102,12 @@ class WorkerSlots:
             )
         self.waiting = 0
         self._silent_s = silent_s
-        self._free: SharedChannel[int] = SharedChannel(count, "threads of a blocking service")
+        self.returned: SharedChannel[int] = SharedChannel(count, "threads of a blocking service")
         for slot in range(count):
-            self._free.send_nowait(slot)
+            self.returned.send_nowait(slot)
         self._turn: SharedChannel[None] = SharedChannel(1, "turn to get a thread of a blocking service")
         self._turn.send_nowait(None)
-        self._holders: dict[Holder, None] = {}  # ordered: of two that are equally idle the older ends first
+        self.holders: dict[Holder, None] = {}  # ordered: of two that are equally idle the older ends first
         # The slot of the query that was ended last, until it is returned.
         self._ending: int | None = None
         self._ended_s = 0.0
@@ -115,7 +115,7 @@ class WorkerSlots:
     @property
     def free(self) -> int:
         """Number of free slots. A snapshot: threads return slots at any time."""
-        return len(self._free)
+        return len(self.returned)
 
     def take(self) -> Service[int]:
         """Wait for a slot. Cancellation: none is taken.
@@ -134,24 +134,24 @@ class WorkerSlots:
 
     def give_back(self, slot: int) -> None:
         """Return a slot. From any thread."""
-        self._free.send_nowait(slot)
+        self.returned.send_nowait(slot)
 
     def enter(self, holder: Holder) -> None:
         """Allow that this holder is ended when it is idle."""
-        self._holders[holder] = None
+        self.holders[holder] = None
 
     def leave(self, holder: Holder) -> None:
         """Exempt this holder: its query is over, even if its thread is not. Idempotent."""
-        self._holders.pop(holder, None)
+        self.holders.pop(holder, None)
 
     def _take_next(self) -> Service[int]:
         slot: int | None = None
         while slot is None:
             try:
-                slot = self._free.receive_nowait()
+                slot = self.returned.receive_nowait()
             except ChannelEmpty:
                 look_s = self._look((yield CurrentTime()))
-                slot = yield from move_on_after(look_s, self._free.receive())
+                slot = yield from move_on_after(look_s, self.returned.receive())
         if slot == self._ending:
             self._ending = None
         return slot
@@ -161,7 +161,7 @@ class WorkerSlots:
         if self._ending is not None and (rest_s := self._ended_s + self._silent_s - now_s) > 0:
             return rest_s  # a slot is about to be returned; a stuck thread is not waited for any longer
         # A copy, because a node in another thread may use the same service.
-        silent = [holder for holder in tuple(self._holders) if holder.waits_for_peer]
+        silent = [holder for holder in tuple(self.holders) if holder.waits_for_peer]
         longest = min(silent, key=lambda holder: holder.moved_s, default=None)
         if longest is None:
             return self._silent_s
@@ -250,7 +250,7 @@ class BlockingService(InnerService):
             )
         self._function = function
         self._most_waiting = waiting
-        self._slots = WorkerSlots(threads, silent_s)
+        self.slots = WorkerSlots(threads, silent_s)
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.
@@ -260,10 +260,10 @@ class BlockingService(InnerService):
             PeerError (TIMEOUT): the query was idle while others waited for its thread.
             Any other: raised by the function.
         """
-        if self._slots.waiting - self._slots.free >= self._most_waiting:
-            raise TableFull(f"{self._slots.waiting} queries wait for a thread, the limit of this service")
-        slot = yield from self._slots.take()
-        yield from _Call(self._function, reply, self._slots, slot).run(query)
+        if self.slots.waiting - self.slots.free >= self._most_waiting:
+            raise TableFull(f"{self.slots.waiting} queries wait for a thread, the limit of this service")
+        slot = yield from self.slots.take()
+        yield from _Call(self._function, reply, self.slots, slot).run(query)
 
 
 def blocking(function: BlockingFunction) -> BlockingService:
@@ -302,11 +302,11 @@ class _Call:
     def __init__(self, function: BlockingFunction, reply: Reply, slots: WorkerSlots, slot: int) -> None:
         self._function = function
         self._reply = reply
-        self._slots = slots
+        self.slots = slots
         self.slot = slot
         self.moved_s = math.inf  # nothing can move yet
         self._is_reading = self._is_writing = False  # the service waits for the peer
-        self._to_thread: SharedChannel[bytes] = SharedChannel(_AHEAD, "query of a blocking service")
+        self.to_thread: SharedChannel[bytes] = SharedChannel(_AHEAD, "query of a blocking service")
         self._from_thread: SharedChannel[bytes | _Mark] = SharedChannel(_AHEAD, "reply of a blocking service")
         self._end: SharedChannel[PeerError] = SharedChannel(1, "end of a blocking service's query")
         self._is_whole = False  # the query was read to its end, so the thread sees b"" and no error
@@ -315,12 +315,12 @@ class _Call:
     def run(self, query: Query) -> Service[None]:
         # Before the first yield: from here on the thread returns the slot, whatever happens.
         self._start_thread()
-        self._slots.enter(self)
+        self.slots.enter(self)
         try:
             yield from in_scope(lambda scope: self._serve(scope, query), name="blocking service")
         finally:
-            self._slots.leave(self)
-            self._to_thread.close()
+            self.slots.leave(self)
+            self.to_thread.close()
             self._from_thread.close()
         if self._error is not None:
             raise renewed(self._error)
@@ -331,7 +331,7 @@ class _Call:
             return True
         # What the thread wrote before this read may not have reached the peer yet.
         is_all_written = self._is_writing or self._from_thread.waiting_receivers
-        return bool(self._is_reading and self._to_thread.waiting_receivers and is_all_written)
+        return bool(self._is_reading and self.to_thread.waiting_receivers and is_all_written)
 
     def end(self, error: PeerError) -> None:
         self._end.send_nowait(error)
@@ -340,7 +340,7 @@ class _Call:
         try:
             threading.Thread(target=self._run, name="tunnel service", daemon=True).start()
         except RuntimeError as error:
-            self._slots.give_back(self.slot)  # otherwise the slot would be lost
+            self.slots.give_back(self.slot)  # otherwise the slot would be lost
             raise TableFull("the system starts no more threads") from error
 
     def _serve(self, scope: Scope, query: Query) -> Service[None]:
@@ -361,9 +361,9 @@ class _Call:
     def _feed(self, query: Query) -> Service[None]:
         try:
             while data := (yield from self._read(query)):
-                yield from self._to_thread.send(data)
+                yield from self.to_thread.send(data)
             self._is_whole = True
-            self._to_thread.close()
+            self.to_thread.close()
         except ChannelClosed:
             pass  # the function has returned
 
@@ -413,12 +413,12 @@ class _Call:
                 with contextlib.suppress(ValueError):  # the function has detached it
                     file.close()
             self._from_thread.close()
-            self._to_thread.close()
-            self._slots.give_back(self.slot)
+            self.to_thread.close()
+            self.slots.give_back(self.slot)
 
     def _receive(self) -> bytes:
         try:
-            return self._to_thread.receive_blocking()
+            return self.to_thread.receive_blocking()
         except ChannelClosed:
             if self._is_whole:
                 return b""

@@ -67,7 +67,7 @@ log = logging.getLogger("tunnel.services")
 
 BATCH_BYTES: Final = 256 * 1024
 """Read or written in one thread call: a call costs about 0.1 ms, this much content 2 ms on a fast link."""
-_STALLED_S: Final = 2.0
+STALLED_S: Final = 2.0
 """An upload without progress for this time gives way to another of the same content: its sender may have
 reconnected over another route."""
 _IDLE_S: Final = 60.0
@@ -448,12 +448,12 @@ class Upload:
         self.whole_bytes = size
         self.digest = digest
         self._store = store
-        self._name = name
+        self.name = name
         self._offset = offset
         self._moved_s = store.now_s()
         self.token = token = object()
         # Not a bound method: it would keep this object alive as long as its file is open.
-        self._file = PartialFile(store.part_path(digest), on_closed=lambda: store.forget(digest, token))
+        self.file = PartialFile(store.part_path(digest), on_closed=lambda: store.forget(digest, token))
 
     @property
     def idle_s(self) -> float:
@@ -463,23 +463,23 @@ class Upload:
     @property
     def is_stalled(self) -> bool:
         """Whether another upload of the same content may replace this one."""
-        return self.idle_s > _STALLED_S
+        return self.idle_s > STALLED_S
 
     @property
     def missing_bytes(self) -> int:
         """Bytes still to be received."""
-        return self.whole_bytes - self._file.size
+        return self.whole_bytes - self.file.size
 
     def prepare(self) -> bool:
         """Hash the next block of what is already here; True: all is hashed. Raises StoreRefused: BUSY."""
-        return self._checked(lambda: self._file.rehash(self._offset))
+        return self._checked(lambda: self.file.rehash(self._offset))
 
     def write(self, data: bytes) -> None:
         """Store the next bytes. Raises StoreRefused: SIZE (more than announced), BUSY."""
         if len(data) > self.missing_bytes:
-            self._file.discard()
+            self.file.discard()
             raise StoreRefused(FileStatus.SIZE)
-        self._checked(lambda: self._file.write(data))
+        self._checked(lambda: self.file.write(data))
 
     def commit(self) -> None:
         """Give the complete file its name.
@@ -488,32 +488,32 @@ class Upload:
             StoreRefused: SIZE: bytes are missing (the part is kept for resumption); DIGEST: the content does
             not match (the part is removed); EXISTS; BUSY.
         """
-        file, store = self._file, self._store
+        file, store = self.file, self._store
         if self.missing_bytes:
             raise StoreRefused(FileStatus.SIZE)
         if file.digest != self.digest:
             file.discard()
             raise StoreRefused(FileStatus.DIGEST)
-        target = store.path_of(self._name)
+        target = store.path_of(self.name)
         try:
             self._checked(lambda: file.commit(target, replace=store.settings.may_replace))
         except FileExistsError:
             file.discard()
-            with store.open(self._name) as other:
+            with store.open(self.name) as other:
                 while not other.prepare():
                     pass
                 if other.digest != self.digest:
                     raise StoreRefused(FileStatus.EXISTS) from None
         else:
-            store.remember_digest(self._name, os.lstat(target), self.digest)
+            store.remember_digest(self.name, os.lstat(target), self.digest)
 
     def discard(self) -> None:
         """Remove what was stored."""
-        self._file.discard()
+        self.file.discard()
 
     def close(self) -> None:
         """Stop here; what was received is kept for resumption. Never waits."""
-        self._file.close()
+        self.file.close()
 
     def _checked(self, work: Callable[[], T]) -> T:
         self._moved_s = self._store.now_s()
@@ -536,8 +536,8 @@ class Download:
     def __init__(self, store: FileStore, name: str, fd: int) -> None:
         self.digest = b""
         self._store = store
-        self._name = name
-        self._file = ThreadFile(fd)
+        self.name = name
+        self.file = ThreadFile(fd)
         self._stat = os.fstat(fd)
         self._place = 0
         self.size = self._stat.st_size
@@ -549,7 +549,7 @@ class Download:
         Raises:
             StoreRefused: CHANGED: the file was cut or rewritten meanwhile.
         """
-        known = self._store.known_digest(self._name, self._stat)
+        known = self._store.known_digest(self.name, self._stat)
         if known is None:
             if self._place < self.size:
                 data = self.read(BLOCK_BYTES)
@@ -558,7 +558,7 @@ class Download:
                 self._sha256.update(data)
                 return False
             known = self._sha256.digest()
-            self._store.remember_digest(self._name, self._stat, known)
+            self._store.remember_digest(self.name, self._stat, known)
         self.digest = known
         return True
 
@@ -568,7 +568,7 @@ class Download:
 
     def read(self, limit_bytes: int) -> bytes:
         """The next bytes; b"" at the end, and if the file was cut or rewritten since it was opened."""
-        with self._file.using() as fd:
+        with self.file.using() as fd:
             data = os.pread(fd, min(limit_bytes, self.size - self._place), self._place)
             found = os.fstat(fd)
         # A file that has only grown still begins with the same content.
@@ -579,7 +579,7 @@ class Download:
 
     def close(self) -> None:
         """Close the file. Never waits."""
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> Download:
         return self

@@ -109,12 +109,12 @@ class PartialFile:
             fd = open_regular(path, flags, mode)
         else:
             fd = _open_locked(path, flags, mode, lock_wait_s)
-        self._file = ThreadFile(fd, on_closed)
+        self.file = ThreadFile(fd, on_closed)
 
     @property
     def is_closed(self) -> bool:
         """Whether it is closed, or will be when a thread is done with it."""
-        return self._file.is_closed
+        return self.file.is_closed
 
     @property
     def digest(self) -> bytes:
@@ -123,7 +123,7 @@ class PartialFile:
 
     def rehash(self, up_to: int) -> bool:
         """Hash the next block of what an earlier run wrote. Returns whether `up_to` bytes are hashed."""
-        with naming(self.path), self._file.using() as fd:
+        with naming(self.path), self.file.using() as fd:
             wanted = min(BLOCK_BYTES, up_to - self.size)
             while wanted:
                 data = os.pread(fd, min(_PART_BYTES, wanted), self.size)
@@ -136,7 +136,7 @@ class PartialFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the hashed part."""
-        with naming(self.path), self._file.using() as fd:
+        with naming(self.path), self.file.using() as fd:
             view = byte_view(data)
             while view:
                 taken = os.pwrite(fd, view, self.size)
@@ -154,7 +154,7 @@ class PartialFile:
             program has removed or replaced the unfinished file.
         On error: the file still has its temporary name; nothing at `target` has changed.
         """
-        with naming(self.path), self._file.using() as fd:
+        with naming(self.path), self.file.using() as fd:
             os.ftruncate(fd, self.size)
             if mode is not None:
                 with contextlib.suppress(PermissionError, NotImplementedError):
@@ -180,7 +180,7 @@ class PartialFile:
 
     def close(self) -> None:
         """Close the file; its content stays. Never waits."""
-        self._file.close()
+        self.file.close()
 
 
 def _open_locked(path: Path, flags: int, mode: int, wait_s: float) -> int:

@@ -91,13 +91,13 @@ def test_a_head_can_make_bob_hold_64_kib_and_no_more() -> None:
 def after_head(head: bytes) -> Exception | None:
     key = bytes(32)
     front = MessageW(SMALL, key, engine=OPENSSL)
-    front._head = head
+    front.raw_head = head
     wire = send(front, b"")
     reader = MessageR(SMALL, key, engine=OPENSSL)
     try:
         reader.read_header(HostileReader(wire))
     except Malformed as error:
-        assert len(reader._head) <= 65_536 + 4 + 1
+        assert len(reader.raw_head) <= 65_536 + 4 + 1
         return error
     return None
 
@@ -107,7 +107,7 @@ def test_blocks_that_bob_used_fill_nobodys_share() -> None:
     bob = cast.bob.codec
     before = [len(epoch.table) for epoch in bob.ring.opening(NOW_S)]
     blocks = [
-        cast.alice.codec._builder.reply_block(
+        cast.alice.codec.builder.reply_block(
             Route(cast.route.proxies, cast.alice.id), SMALL, user=cast.bob.id, query_id=bytes(8),
             number=number, master_seed=bytes([number]) * 16, now_s=NOW_S,
         )

@@ -40,7 +40,7 @@ from tunnel.link.noise import LinkKeys
 from tunnel.node.context import NodeContext
 from tunnel.node.limits import LinkPolicy
 
-__all__ = ["HandshakeResult", "accept_handshake", "dial"]
+__all__ = ["HandshakeResult", "accept_handshake", "dial", "puzzle_bits"]
 
 log = logging.getLogger("tunnel.node")
 _TRIES_PER_TURN: Final = 2_000  # about two milliseconds
@@ -157,7 +157,7 @@ def _solve(initiator: Initiator, retry: bytes) -> Service[bytes]:
     return initiator.hello_again(puzzle.answer)
 
 
-def _puzzle_bits(node: NodeContext) -> int:
+def puzzle_bits(node: NodeContext) -> int:
     """Puzzle for a new handshake: none until half of the places are taken, then 12 to 18 bits.
 
     12 bits take an honest node some milliseconds, 18 a third of a second.
@@ -190,7 +190,7 @@ def _accept(node: NodeContext, socket: SocketStream) -> Service[HandshakeResult]
         link_private=node.link_private,
         settings=_settings(node),
         engine=node.engine,
-        load=_puzzle_bits(node),
+        load=puzzle_bits(node),
     )
     reader, writer = ReadYield(socket), WriteYield(socket)
     while responder.awaits_hello:

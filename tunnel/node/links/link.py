@@ -72,7 +72,7 @@ class Link:
 
     def __init__(self, node: NodeContext, result: HandshakeResult, serve: Serve) -> None:
         self._node = node
-        self._socket: SocketStream = result.socket
+        self.socket: SocketStream = result.socket
         self._serve = serve
         self.peer = result.peer
         self.is_dialler = result.is_dialler
@@ -134,13 +134,13 @@ class Link:
             self.mux.fail(failure)
             self._send_last_words()
             self.mux.close()
-            self._socket.close()
+            self.socket.close()
 
     # -- the services of a link ------------------------------------------------------------------------
 
     def _receive(self) -> Service[None]:
         """Receive until the connection ends; the link lives as long as this."""
-        node, socket, mux = self._node, self._socket, self.mux
+        node, socket, mux = self._node, self.socket, self.mux
         reader = ReadYield(socket)
         while (yield from reader.call(self._receive_once)):
             while (stream := mux.accept_nowait()) is not None:
@@ -169,14 +169,14 @@ class Link:
 
     def _send(self) -> Service[None]:
         """Send sealed bytes whenever there are some; half-close the connection after the last of them."""
-        writer = WriteYield(self._socket)
+        writer = WriteYield(self.socket)
         mux = self.mux
         while not mux.is_drained:
             yield mux.output
             while (yield from writer.call(self._send_some)):
                 pass
         try:
-            self._socket.shutdown_write()
+            self.socket.shutdown_write()
         except Broken as error:
             raise Disconnected(f"connection broke while it was ended: {error}") from error
         # The neighbour closes; `_receive` then returns and cancels this service.
@@ -240,7 +240,7 @@ class Link:
     def _send_last_words(self) -> None:
         """Try once to send what is sealed: it may contain the reason for the end."""
         try:
-            self._socket.write(self.mux.pending)
+            self.socket.write(self.mux.pending)
         except (Broken, Closed, BlockingIOError) as error:
             log.debug("last words of a link were not sent: %s", error)
 

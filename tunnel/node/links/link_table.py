@@ -49,18 +49,18 @@ class LinkTable:
     def __init__(self, node: NodeContext, serve: Serve) -> None:
         self._node = node
         self._serve = serve
-        self._pools: dict[bytes, NeighbourPool[Link]] = {}
-        self._dialling: dict[bytes, Handle[Refusal]] = {}
+        self.pools: dict[bytes, NeighbourPool[Link]] = {}
+        self.dials: dict[bytes, Handle[Refusal]] = {}
         self._is_once = node.limits.link_policy is LinkPolicy.ONCE
         self.is_leaving = False
 
     def __iter__(self) -> Iterator[Link]:
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             yield from pool.links
 
     def __len__(self) -> int:
         """Number of live links."""
-        return sum(len(pool.links) for pool in self._pools.values())
+        return sum(len(pool.links) for pool in self.pools.values())
 
     @property
     def streams(self) -> int:
@@ -70,15 +70,13 @@ class LinkTable:
     @property
     def dialling(self) -> int:
         """Number of dials in progress."""
-        return sum(pool.dialling for pool in self._pools.values())
+        return sum(pool.dialling for pool in self.pools.values())
 
     @property
     def linked(self) -> list[bytes]:
         """Ids of the neighbours to which a stream can be opened without dialling."""
         return [
-            peer_id
-            for peer_id, pool in list(self._pools.items())
-            if any(link.can_open for link in pool.links)
+            peer_id for peer_id, pool in list(self.pools.items()) if any(link.can_open for link in pool.links)
         ]
 
     # -- streams -------------------------------------------------------------------------------------
@@ -92,7 +90,7 @@ class LinkTable:
             TableFull: it, or this node, takes no more streams or links.
         """
         for _ in range(_ATTEMPTS):
-            pool = self._pools.get(peer_id)
+            pool = self.pools.get(peer_id)
             link = pool.choose() if pool is not None else None
             if link is not None:
                 stream = link.open(profile)
@@ -120,7 +118,7 @@ class LinkTable:
             raise type(outcome)(str(outcome))
 
     def _connect_shared(self, peer: Descriptor) -> Service[Refusal]:
-        handle = self._dialling.get(peer.node_id)
+        handle = self.dials.get(peer.node_id)
         if handle is None:
             now_s, pool = self._node.now_s(), self.pool(peer.node_id)
             if not pool.wants_dial(now_s, waiting=1):
@@ -128,8 +126,8 @@ class LinkTable:
                 why = pool.failure or "it could not be reached"
                 raise NextRefused(f"{why}; next try in {max(wait_s, 0):.1f} s")
             handle = yield from self._node.scope.spawn(self._connect(peer), name=f"{self._node.name} dial")
-            self._dialling[peer.node_id] = handle
-            handle.add_done_callback(lambda _: self._dialling.pop(peer.node_id, None))
+            self.dials[peer.node_id] = handle
+            handle.add_done_callback(lambda _: self.dials.pop(peer.node_id, None))
         return (yield from handle.join())
 
     def _connect(self, peer: Descriptor) -> Service[Refusal]:
@@ -159,11 +157,11 @@ class LinkTable:
 
     def pool(self, peer_id: bytes) -> NeighbourPool[Link]:
         """The links of one neighbour. Neighbours are in the directory, or have result hands."""
-        pool = self._pools.get(peer_id)
+        pool = self.pools.get(peer_id)
         if pool is None:
             policy, own_id = self._node.limits.pool_policy, self._node.descriptor.node_id
             pool = NeighbourPool(policy, own_id=own_id, peer_id=peer_id, rng=self._node.rng)
-            self._pools[peer_id] = pool
+            self.pools[peer_id] = pool
         return pool
 
     def adopt(self, result: HandshakeResult) -> Service[None]:
@@ -204,15 +202,15 @@ class LinkTable:
 
     def retire(self, peer_id: bytes) -> None:
         """Send GOAWAY on the links of a neighbour that are due; delete its pool when it is of no use."""
-        pool, now_s = self._pools[peer_id], self._node.now_s()
+        pool, now_s = self.pools[peer_id], self._node.now_s()
         for link in pool.retire(now_s):
             link.retire()
         if not (pool.links or pool.dialling or pool.is_wanted or now_s < pool.retry_s):
-            del self._pools[peer_id]
+            del self.pools[peer_id]
 
     def retire_due(self) -> None:
         """Retire due links of all neighbours; called regularly by the keeper."""
-        for peer_id in list(self._pools):
+        for peer_id in list(self.pools):
             self.retire(peer_id)
 
     def leave(self) -> None:
@@ -259,5 +257,5 @@ class LinkTable:
             log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
             node.peers.failed(link.peer.node_id)
         finally:
-            self._pools[link.peer.node_id].remove(link, node.now_s())
+            self.pools[link.peer.node_id].remove(link, node.now_s())
             self.retire(link.peer.node_id)

@@ -507,7 +507,7 @@ def _blamed(failures: list[QueryFailed], exempt: set[bytes]) -> list[tuple[bytes
     return [tuple(node_id for node_id in each.blamed if node_id not in exempt) for each in failures]
 
 
-def _likeliest(blamed: list[tuple[bytes, ...]]) -> frozenset[bytes]:
+def likeliest_culprits(blamed: list[tuple[bytes, ...]]) -> frozenset[bytes]:
     """At least one node of each failure: the one blamed most often, of equals the last of the route.
 
     A hop that reports a failure of the next one is usually right.
@@ -570,7 +570,7 @@ class RetryState:
             all_blamed = frozenset(node_id for each in blamed for node_id in each)
             return draw_routes(self._node, request, avoid=all_blamed)
         except BadRoute as error:
-            likeliest = _likeliest(blamed)
+            likeliest = likeliest_culprits(blamed)
             if all(likeliest.issuperset(each) for each in blamed):
                 raise
             try:

@@ -42,17 +42,17 @@ class Reporter:
     """
 
     def __init__(self, node: NodeContext, stream: Stream, slot: Slot) -> None:
-        self._node = node
+        self.node = node
         self._stream = stream
-        self._slot = slot
+        self.slot = slot
         self._began_s = node.now_s()
-        self._status: bytes | None = None
+        self.status: bytes | None = None
 
     def succeed(self) -> Service[None]:
         """At the last node: report success and end the backward half. Idempotent."""
-        if self._status is None:
-            self._status = self._originate(None)
-        yield from self._send(self._node.limits.idle_s)
+        if self.status is None:
+            self.status = self._originate(None)
+        yield from self.send(self.node.limits.idle_s)
 
     def fail(self, error: PeerError, *, next_id: bytes | None = None) -> Service[None]:
         """Report a failure of this node, or of the next one if `next_id` is given.
@@ -62,16 +62,16 @@ class Reporter:
         if self._stream.error is not None or self._stream.is_answered:
             return
         try:
-            if self._status is None:
-                if not self._node.is_local:
+            if self.status is None:
+                if not self.node.is_local:
                     # Otherwise the time alone would show how far away the failure was.
                     yield Sleep(draw_status_wait_ms(os.urandom(8)) / 1000)
                 text = _text(error)
                 if next_id is not None and error.code in (ErrorCode.BAD_HEADER, ErrorCode.EXPIRED):
                     # The next node has no keys for a status, and its clock may be the reason.
-                    text = clock_difference(self._node, next_id, own=self._node.name)
-                self._status = self._originate(error.code, about_next=next_id is not None, text=text)
-            yield from self._send(self._node.limits.linger_s)
+                    text = clock_difference(self.node, next_id, own=self.node.name)
+                self.status = self._originate(error.code, about_next=next_id is not None, text=text)
+            yield from self.send(self.node.limits.linger_s)
         except PeerError as failure:
             log.debug("a status was not sent: %s", failure)
 
@@ -81,30 +81,30 @@ class Reporter:
         Raises:
             MalformedMessage: not a status; nothing is sent.
         """
-        if self._status is None:
-            geometry, node = self._stream.profile.geometry, self._node
-            self._status = pass_on(status, self._slot, geometry, hold_ms=self._hold_ms, engine=node.engine)
-        yield from self._send(self._node.limits.idle_s)
+        if self.status is None:
+            geometry, node = self._stream.profile.geometry, self.node
+            self.status = pass_on(status, self.slot, geometry, hold_ms=self._hold_ms, engine=node.engine)
+        yield from self.send(self.node.limits.idle_s)
 
-    def _send(self, limit_s: float) -> Service[None]:
+    def send(self, limit_s: float) -> Service[None]:
         """Raises PeerError (TIMEOUT): the link takes nothing."""
-        assert self._status is not None
+        assert self.status is not None
         if not self._stream.is_answered:
             self._stream.finish()
-            send = WriteYield(self._stream).call(MuxStream.send_status, self._status)
+            send = WriteYield(self._stream).call(MuxStream.send_status, self.status)
             yield from with_timeout(limit_s, send, "the link did not take the status")
 
     @property
     def _hold_ms(self) -> int:
-        return int((self._node.now_s() - self._began_s) * 1000)
+        return int((self.node.now_s() - self._began_s) * 1000)
 
     def _originate(self, code: ErrorCode | None, *, about_next: bool = False, text: str = "") -> bytes:
         return originate(
-            self._slot,
+            self.slot,
             self._stream.profile.geometry,
             code,
             hold_ms=self._hold_ms,
-            engine=self._node.engine,
+            engine=self.node.engine,
             about_next=about_next,
             text=text,
         )

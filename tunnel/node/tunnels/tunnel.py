@@ -86,7 +86,7 @@ class NodeTunnel:
         core = life.core
         self._life = life
         self._carrier = carrier
-        self._core = core
+        self.core = core
         self._reader = ReadYield(core.incoming)
         self._writer = WriteYield(core.outgoing)
         self._is_in_pieces = False  # `write` has begun a message and not ended it
@@ -142,7 +142,7 @@ class NodeTunnel:
     @_call
     def flush(self) -> Service[None]:
         """Send buffered bytes now."""
-        self._core.outgoing.flush()
+        self.core.outgoing.flush()
         yield YIELD
 
     @_call
@@ -281,7 +281,7 @@ class NodeTunnel:
         """Let the next call begin the message again."""
         if has_come and number == self._number:
             self._is_offered = True
-            self._core.incoming.readable.set()
+            self.core.incoming.readable.set()
 
     def undo_read(self, number: int, piece: bytes) -> None:
         """Give the piece to the next `read`, if that is still of the same message."""
@@ -291,7 +291,7 @@ class NodeTunnel:
     def _put_back(self, number: int, message: bytes | None, *, is_answer: bool) -> None:
         if message is not None:
             insort(self._untaken, (number, message, is_answer))
-            self._core.incoming.readable.set()
+            self.core.incoming.readable.set()
 
     # -- for the call whose turn it is ---------------------------------------------------------------
 
@@ -307,11 +307,11 @@ class NodeTunnel:
             yield from self._end_message()
         except BaseException:
             if begun:
-                self._core.give_up(ErrorCode.CANCELLED)
+                self.core.give_up(ErrorCode.CANCELLED)
             raise
 
     def _end_message(self) -> Service[None]:
-        yield from self._writer.call(lambda _: self._core.outgoing.end())
+        yield from self._writer.call(lambda _: self.core.outgoing.end())
 
     def _begin_message(self, *, is_ask: bool = False) -> Service[bool]:
         """Begin the next message, or again one that a cancelled call has left. False: no more come."""
@@ -321,7 +321,7 @@ class NodeTunnel:
         if self._is_offered:
             self._is_offered = False
             return True
-        untaken, incoming = self._untaken, self._core.incoming
+        untaken, incoming = self._untaken, self.core.incoming
         while is_ask and untaken and untaken[0][2]:
             del untaken[0]  # the answer to an earlier `ask`
         if self._head or (untaken and incoming.is_inside_message):
@@ -392,7 +392,7 @@ class NodeTunnel:
             raise TypeError(
                 f"target: expected the name of a service or a Target, got {type(target).__name__}"
             )
-        core, stream = self._core, None
+        core, stream = self.core, None
         place = self._opening.enter()
         try:
             yield from self._opening.wait(place)
@@ -440,7 +440,7 @@ class NodeTunnel:
     def give_up(self) -> None:
         """Abort the tunnel in both directions. No effect after its end."""
         if self._carrier is None:
-            self._core.give_up(ErrorCode.CANCELLED)
+            self.core.give_up(ErrorCode.CANCELLED)
         else:
             self._carrier.give_up()
 
@@ -466,7 +466,7 @@ class NodeTunnel:
             self._untaken.clear()
             self._head.clear()
             self._is_offered = False
-            incoming = self._core.incoming
+            incoming = self.core.incoming
             while incoming.is_inside_message or (yield from self._begin_message()):
                 yield from self._read()
         finally:
@@ -477,7 +477,7 @@ class NodeTunnel:
         place = self._sending.enter()
         try:
             yield from self._sending.wait(place)
-            self._core.close()
+            self.core.close()
         finally:
             self._sending.leave(place)
 
