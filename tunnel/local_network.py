@@ -64,7 +64,7 @@ class LocalNetwork:
         self._observe = observe
         self._thread: ReactorThread | None = None
         self._nodes: list[Node] = []
-        self.serving: dict[bytes, Handle[None]] = {}
+        self.serving: dict[bytes, Handle[None]] = {}  # by node id; for tests, not API
         self.directory = StaticDirectory()
 
     @property

@@ -116,7 +116,7 @@ class ThreadPool:
         self._max_threads = threads
         self._clock = clock
         self._lock = threading.Lock()
-        self.members: list[_Member] = []
+        self.members: list[_Member] = []  # for tests, not API
         self._is_closed = False
 
     def spawn(self, service: Service[T], *, name: str | None = None) -> ProxyHandle[T]:

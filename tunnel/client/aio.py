@@ -155,7 +155,7 @@ class _Face(Generic[S_co]):
 
     def __init__(self, bridge: AsyncioBridge, shared: S_co) -> None:
         self._bridge = bridge
-        self.inner = shared
+        self.inner = shared  # not API
 
 
 def _awaited(

@@ -268,7 +268,7 @@ class ThreadTunnel:
 
     def __init__(self, reactor: Reactor, tunnel: NodeTunnel) -> None:
         self._reactor = reactor
-        self.inner = tunnel
+        self.inner = tunnel  # not API
 
     @property
     def profile(self) -> Profile:
@@ -355,7 +355,7 @@ class ThreadStream:
 
     def __init__(self, reactor: Reactor, stream: TunnelStream) -> None:
         self._reactor = reactor
-        self.inner = stream
+        self.inner = stream  # not API
 
     def read(self, limit_bytes: int = 65_536, *, timeout_s: float | None = None) -> bytes:
         """Read bytes; b"" when the other end has closed its half."""

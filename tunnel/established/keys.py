@@ -200,7 +200,7 @@ class TunnelKeys:
         self.sealer = ChunkSealer(end_to_end_key(seed, end.sends), geometry, engine)
         self.opener = ChunkOpener(end_to_end_key(seed, end.receives), geometry, engine)
         self._end = end
-        self.seed = seed
+        self.seed = seed  # erased after the exchange, as is `ephemeral`
         self.ephemeral: X25519Private | None = engine.x25519_private(random_bytes(PRIVATE_BYTES))
         self.hello = Hello(self.ephemeral.public, window, sub_streams).pack()
         self._next_send: bytes | None = None

@@ -132,7 +132,7 @@ class MuxStream(Generic[N]):
         self.window_bytes = window_bytes
         self.owed = 0  # read, and not granted again
         self._read_since = 0  # read since the window last grew
-        self.queue = ReceiveQueue()
+        self.queue = ReceiveQueue()  # unread content
         self._read_error: TunnelError | None = None
         self.error: TunnelError | None = None
         self.failed: N | None = None

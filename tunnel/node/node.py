@@ -149,6 +149,7 @@ class Node:
             self.close()
             raise
         codec = OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate())
+        # For the rooms of node/ and for tests, not API: `context`, `links` and what is prepared.
         self.context = NodeContext(
             engine=engine,
             network_id=network_id,

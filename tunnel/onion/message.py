@@ -178,7 +178,7 @@ class MessageR(ExtRead):
 
     def _start(self) -> None:
         self._taken.begin(self._chunk)
-        self.raw_head = bytearray()
+        self.raw_head = bytearray()  # until it is parsed
         self._content = memoryview(b"")
         self._chunks = 0
         self._expected_chunks = 0  # known with the END chunk

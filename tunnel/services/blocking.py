@@ -102,6 +102,7 @@ class WorkerSlots:
             )
         self.waiting = 0
         self._silent_s = silent_s
+        # The free slots. Threads return theirs at any time.
         self.returned: SharedChannel[int] = SharedChannel(count, "threads of a blocking service")
         for slot in range(count):
             self.returned.send_nowait(slot)

@@ -49,8 +49,8 @@ class LinkTable:
     def __init__(self, node: NodeContext, serve: Serve) -> None:
         self._node = node
         self._serve = serve
-        self.pools: dict[bytes, NeighbourPool[Link]] = {}
-        self.dials: dict[bytes, Handle[Refusal]] = {}
+        self.pools: dict[bytes, NeighbourPool[Link]] = {}  # by neighbour
+        self.dials: dict[bytes, Handle[Refusal]] = {}  # in progress, by neighbour
         self._is_once = node.limits.link_policy is LinkPolicy.ONCE
         self.is_leaving = False
 
