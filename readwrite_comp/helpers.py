@@ -14,6 +14,7 @@ written. Three outcomes are distinct everywhere: 0 (the stream ended), `Blocking
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any, Protocol
 
 from readwrite_comp.errors import BadParameter, Malformed, Truncated
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _EMPTY = memoryview(b"")
+_FIELD_NAME = re.compile(":[^:]*:")  # in the format of a buffer of structures
 # The most that is skipped in one call of the stream.
 _SCRATCH_BYTES = 16 * 1024
 
@@ -62,18 +64,22 @@ def byte_view(data: Any, what: str = "data") -> memoryview:
         data: any format and shape, if its bytes are contiguous in C order.
         what: the argument's name, for the error.
     Raises:
-        TypeError: not a buffer (text, a list, a number), or not contiguous.
+        TypeError: not a buffer (text, a list, a number), a buffer of objects, or not contiguous.
     """
     try:
         view = memoryview(data)
-    except TypeError:
+    except (TypeError, ValueError, BufferError) as error:
         kind = type(data).__name__
         hint = ": encode it first" if kind == "str" else ""
+        if not isinstance(error, TypeError):
+            hint = f", which gives no bytes: {error}"
         raise TypeError(f"{what}: expected bytes or another buffer, got {kind}{hint}") from None
     if not view.c_contiguous:
         raise TypeError(f"{what}: expected a contiguous buffer, got one with gaps between its bytes: copy it")
     if view.format == "B" and view.ndim == 1:
         return view
+    if "O" in _FIELD_NAME.sub("", view.format):  # the bytes would be addresses of this process
+        raise TypeError(f"{what}: expected bytes, got a buffer of Python objects")
     # An empty shape such as (3, 0) cannot be cast.
     return view.cast("B") if view.nbytes else memoryview(b"")
 

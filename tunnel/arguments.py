@@ -119,9 +119,12 @@ def checked_seconds(value: Any, what: str) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what}: expected a number of seconds, got {value!r}")
-    if math.isnan(value) or value < 0:
+    if not value >= 0:  # also NaN
         raise BadArgument(f"{what}: expected seconds, 0 or more, got {value}")
-    return value
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond every float
+        return math.inf
 
 
 def check_options(given: Iterable[str], known: Iterable[str]) -> None:

@@ -190,7 +190,7 @@ class Profile:
             return profile
         if isinstance(profile, str):
             return cls.from_name(profile)
-        raise TypeError(f"expected a Profile or its name, got {type(profile).__name__}")
+        raise TypeError(f"profile: expected a Profile or its name, got {type(profile).__name__}")
 
     @classmethod
     def for_proxies(cls, proxies: int) -> Profile:

@@ -20,6 +20,7 @@ number of calls that were not refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
@@ -39,6 +40,7 @@ __all__ = [
 T = TypeVar("T")
 # Calls in a row that did not block; then the other services run.
 _CALLS_PER_PASS: Final = 16
+_FIELD_NAME: Final = re.compile(":[^:]*:")  # in the format of a buffer of structures
 
 
 def byte_view(data: Any, what: str = "data") -> memoryview:
@@ -47,21 +49,25 @@ def byte_view(data: Any, what: str = "data") -> memoryview:
     A `memoryview` counts items, rows or whatever its format and shape say; an `array.array` counts items.
 
     Raises:
-        TypeError: no buffer (text, a list, a number), or one with gaps between its bytes.
+        TypeError: no buffer (text, a list, a number), or one of objects, or with gaps between its bytes.
     """
     if type(data) is memoryview:
         view = data
     else:
         try:
             view = memoryview(data)
-        except TypeError:
+        except (TypeError, ValueError, BufferError) as error:
             kind = type(data).__name__
             hint = ": encode it first" if kind == "str" else ""
+            if not isinstance(error, TypeError):
+                hint = f", which gives no bytes: {error}"
             raise TypeError(f"{what}: expected bytes or another buffer, got {kind}{hint}") from None
     if not view.c_contiguous:
         raise TypeError(f"{what}: expected a contiguous buffer, got one with gaps between its bytes: copy it")
     if view.format == "B" and view.ndim == 1:
         return view
+    if "O" in _FIELD_NAME.sub("", view.format):  # the bytes would be addresses of this process
+        raise TypeError(f"{what}: expected bytes, got a buffer of Python objects")
     # Without bytes a shape such as (3, 0) cannot be cast.
     return view.cast("B") if view.nbytes else memoryview(b"")
 

@@ -202,6 +202,31 @@ def test_sink_that_takes_less_than_all(net: LocalNetwork) -> None:
     assert_works(net)
 
 
+@pytest.mark.parametrize(
+    ("taken", "text"), [(0, "takes nothing now"), (-1, "took -1 of"), (10**6, "took 10")]
+)
+def test_sink_whose_count_cannot_be_is_no_success(net: LocalNetwork, taken: int, text: str) -> None:
+    class Counting:
+        def write(self, data: bytes | memoryview, /) -> int:
+            return taken
+
+    with pytest.raises(LocalTunnelError, match=text):
+        net[0].query(net[3].id, b"hello", hops=1, sink=Counting()).result(timeout=PATIENCE_S)
+
+
+def test_sink_of_any_class_that_takes_less_than_all(net: LocalNetwork) -> None:
+    class Slow:
+        held = b""
+
+        def write(self, data: bytes | memoryview, /) -> int:
+            self.held += bytes(data[:1000])
+            return min(1000, len(data))
+
+    content, sink = os.urandom(40_000), Slow()
+    net[0].query(net[3].id, content, hops=1, sink=sink).result(timeout=PATIENCE_S)
+    assert sink.held == content
+
+
 def test_sink_that_fails_while_the_query_is_still_being_sent(net: LocalNetwork) -> None:
     with pytest.raises(LocalTunnelError, match="takes nothing now"):
         net[0].query(net[3].id, bytes(20_000_000), hops=1, sink=_Raw(1)).result(timeout=PATIENCE_S)

@@ -172,7 +172,7 @@ def test_what_takes_two_arguments_in_another_way_is_a_service() -> None:
             assert ask(net, b"quiet").rstrip(b"!") == b"QUIET"
 
 
-def test_a_blocking_function_that_cannot_serve_is_refused_and_one_that_returns_bytes_is_logged(
+def test_a_blocking_function_that_cannot_serve_is_refused_and_one_that_returns_bytes_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for wrong, text in ((upper, "without `blocking`"), (asynchronous, "async def"), (len, "two arguments")):
@@ -182,8 +182,11 @@ def test_a_blocking_function_that_cannot_serve_is_refused_and_one_that_returns_b
     def returns_bytes(query: BlockingQuery, reply: BlockingReply) -> bytes:
         return query.read()
 
-    with LocalNetwork(peers=3, service=blocking(returns_bytes)) as net:
-        assert ask(net, b"x") == b""
+    with (
+        LocalNetwork(peers=3, service=blocking(returns_bytes)) as net,
+        pytest.raises(QueryFailed, match="SERVICE_FAILED"),
+    ):
+        ask(net, b"x")
     assert (
         f"{__file__}:{returns_bytes.__code__.co_firstlineno} returned an object of type bytes" in caplog.text
     )

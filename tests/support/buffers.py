@@ -24,6 +24,12 @@ def _mapped(data: bytes) -> mmap.mmap:
     return mapped
 
 
+def _closed_map() -> mmap.mmap:
+    mapped = mmap.mmap(-1, 8)
+    mapped.close()
+    return mapped
+
+
 SHAPES: dict[str, Callable[[bytes], Any]] = {
     "bytearray": bytearray,
     "array of ints": lambda data: array.array("I", data),
@@ -45,6 +51,8 @@ NO_BUFFERS: dict[str, tuple[Any, str]] = {
     "list": ([1, 2, 3], "list"),
     "number": (5, "int"),
     "None": (None, "NoneType"),
+    "closed map": (_closed_map(), "closed"),
+    "object pointers": ((ctypes.py_object * 2)(), "objects"),
     "every other byte": (memoryview(bytearray(8))[::2], "gaps"),
     "backwards": (memoryview(bytearray(8))[::-1], "gaps"),
 }

@@ -160,6 +160,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "replies as text": ({"replies": "2"}, TypeError, "replies: expected a whole number"),
     "a text file as sink": ({"sink": io.StringIO()}, TypeError, "sink: expected a binary file"),
     "a path as sink": ({"sink": "path"}, TypeError, "sink: expected a binary file"),
+    "a number as progress": ({"progress": 3}, TypeError, "progress: expected a function"),
+    "a number as rng": ({"rng": 3}, TypeError, "rng: expected a random.Random"),
     "a misspelt option": ({"timeout": 5}, TypeError, "did you mean 'timeout_s'"),
 }
 
@@ -253,6 +255,7 @@ def test_a_network_and_a_node_refuse_what_they_cannot_use() -> None:
 def test_small_checks() -> None:
     assert checked_id(memoryview(bytes(32))) == bytes(32)
     assert checked_seconds(float("inf"), "s") == float("inf")
+    assert checked_seconds(10**400, "s") == float("inf")
     assert checked_count(3, "n", least=3, most=3) == 3
     with pytest.raises(BadArgument, match="n: expected 1 to 2, got 3"):
         checked_count(3, "n", least=1, most=2)

@@ -273,17 +273,15 @@ def blocking(function: BlockingFunction) -> BlockingService:
 
 
 def _check_result(function: BlockingFunction, result: object) -> None:
-    """Refuse a generator or awaitable, warn of bytes or text. Raises TypeError."""
+    """Refuse a generator or awaitable, and an answer that is returned. Raises TypeError."""
     if isinstance(result, Generator | Awaitable):
         raise TypeError(
             f"{name_of(function)} returned an object of type {type(result).__name__}: it never ran"
         )
     if isinstance(result, bytes | bytearray | memoryview | str):
-        log.warning(
-            "%s returned an object of type %s, which is not sent: a blocking service replies with "
-            "`reply.write(...)`",
-            name_of(function),
-            type(result).__name__,
+        raise TypeError(
+            f"{name_of(function)} returned an object of type {type(result).__name__}, which is not sent: "
+            "a blocking service replies with `reply.write(...)`"
         )
 
 

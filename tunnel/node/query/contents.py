@@ -68,9 +68,13 @@ def as_content(content: Content) -> Content:
         return Prefixed(content.prefix, as_content(content.content))
     if isinstance(content, bytes):
         return content
-    with contextlib.suppress(TypeError):
+    try:
         # Before files and iterators: a mapped file is all three, and an array yields numbers.
         content = memoryview(content)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    except (ValueError, BufferError):  # a buffer that gives no bytes, such as a closed map
+        return byte_view(content, "content")
     if isinstance(content, memoryview):
         return byte_view(content, "content")
     is_text = isinstance(content, str | io.TextIOBase)

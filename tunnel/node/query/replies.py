@@ -239,13 +239,18 @@ class PendingQuery:
             raise user_failure("the sink of the reply", error) from error
 
     def _write(self, data: memoryview, sink: Sink) -> None:
-        taken = sink.write(data)
-        if isinstance(sink, io.RawIOBase):  # the one kind of file that may take less than all
-            while taken != len(data):
-                if not isinstance(taken, int) or not taken:
-                    raise BlockingIOError("a non-blocking file takes nothing now")
-                data = data[taken:]
-                taken = sink.write(data)
+        """Write all of `data`. Raw files, and what stands in for them, may take less at a time."""
+        while True:
+            taken: object = sink.write(data)
+            if taken == 0 or (taken is None and isinstance(sink, io.RawIOBase)):
+                raise BlockingIOError("a non-blocking file takes nothing now")
+            if type(taken) is not int:
+                return  # a class of the user whose `write` returns no number: it has taken all
+            if not 0 < taken <= len(data):
+                raise ValueError(f"write() took {taken} of {len(data)} bytes")
+            data = data[taken:]
+            if not data:
+                return
 
     def moved(self) -> None:
         """Call the progress callback. Raises LocalTunnelError: it failed."""

@@ -237,7 +237,11 @@ def checked_request(
         if given is not None:
             _checked_route(given, name)
     if timeout_s is not None:
-        checked_seconds(timeout_s, "timeout_s")
+        timeout_s = checked_seconds(timeout_s, "timeout_s")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: expected a function, got {type(progress).__name__}")
+    if rng is not None and not isinstance(rng, random.Random):
+        raise TypeError(f"rng: expected a random.Random, got {type(rng).__name__}")
     wanted = Profile.of(profile)
     return QueryRequest(
         Route((), checked_id(destination)),
