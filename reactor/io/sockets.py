@@ -191,12 +191,11 @@ class SocketStream:
             Closed: `close` was called.
             TypeError: no contiguous buffer.
         """
+        if type(data) is not bytes and type(data) is not bytearray:
+            data = byte_view(data)
         try:
-            return self._sock.send(data)  # counts bytes, whatever the buffer
+            return self._sock.send(data)
         except BlockingIOError:
-            raise
-        except (TypeError, BufferError):
-            byte_view(data)  # raises a TypeError with what was expected
             raise
         except OSError as error:
             # EPIPE only means that writing is over: the other side had ended its half before.

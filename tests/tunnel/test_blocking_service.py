@@ -307,7 +307,7 @@ def test_a_function_that_leaves_its_thread_by_force_has_failed(
 
 
 def test_a_service_where_nobody_may_wait_serves_as_many_as_it_has_threads(reactor: Reactor) -> None:
-    service = BlockingService(lambda query, _reply: query.read(), threads=2, waiting=0)
+    service = BlockingService(lambda query, _reply: len(query.read()), threads=2, waiting=0)
 
     def play() -> Service[None]:
         queries, handles = (FakeQuery(), FakeQuery()), []

@@ -223,7 +223,7 @@ class BlockingReply(io.BufferedWriter):
 
 
 BlockingFunction: TypeAlias = Callable[[BlockingQuery, BlockingReply], object]
-"""Serves one query. Its result is not used; bytes or text cause a warning."""
+"""Serves one query. Its result is not used; to return bytes or text is an error."""
 
 
 class BlockingService(InnerService):
