@@ -188,7 +188,7 @@ def _reply(cast: Cast, done: Exchange, mode: ReplyMode, number: int, answer: byt
     if mode is ReplyMode.KNOWN_DEST:
         return _answer(cast, done, answer, pace)
     assert MODES[mode].reply_blocks
-    back = list(cast.proxies[::-1]) if MODES[mode].original == "Route" else list(cast.others)
+    back = list(cast.proxies[::-1]) if mode is ReplyMode.ROUTE else list(cast.others)
     block = done.head.reply_blocks[number]
     routes = (Route(tuple(peer.id for peer in cast.proxies), cast.bob.id),) if done.head.wants_blocks else ()
     frame = cast.bob.codec.reply(block, now_s=NOW_S, reply_routes=routes)
