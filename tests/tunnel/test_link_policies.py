@@ -294,12 +294,12 @@ def test_padding_that_cannot_be() -> None:
 
 def test_liveness_asks_and_then_gives_up() -> None:
     policy = Liveness(quiet_s=25.0, dead_s=20.0)
-    assert policy.look(110.0, last_received_s=100.0, ping_sent_s=None) == ("wait", 15.0)
-    assert policy.look(125.0, last_received_s=100.0, ping_sent_s=None) == ("ping", 20.0)
-    assert policy.look(130.0, last_received_s=100.0, ping_sent_s=125.0) == ("wait", 15.0)
+    assert policy.verdict(110.0, last_received_s=100.0, ping_sent_s=None) == "wait"
+    assert policy.verdict(125.0, last_received_s=100.0, ping_sent_s=None) == "ping"
+    assert policy.verdict(130.0, last_received_s=100.0, ping_sent_s=125.0) == "wait"
     # Any byte counts: the answer may stand behind a long transfer.
-    assert policy.look(150.0, last_received_s=149.0, ping_sent_s=125.0) == ("wait", 19.0)
-    assert policy.look(145.0, last_received_s=100.0, ping_sent_s=125.0) == ("dead", 0.0)
+    assert policy.verdict(150.0, last_received_s=149.0, ping_sent_s=125.0) == "wait"
+    assert policy.verdict(145.0, last_received_s=100.0, ping_sent_s=125.0) == "dead"
 
 
 def test_one_ping_at_a_time_and_no_answer_without() -> None:

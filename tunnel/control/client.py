@@ -79,9 +79,9 @@ from tunnel.node.query.replies import (
     PendingQuery,
     QueryResult,
     Sink,
-    Spool,
     ask,
     reactors_of_clients,
+    spooled,
 )
 from tunnel.node.query.request import (
     Progress,
@@ -230,15 +230,8 @@ class ControlClient:
 
     def query_service(self, call: QueryRequest) -> Service[QueryResult]:
         """Run a query in this client's reactor. Raises as the future of `query`."""
-        spools = () if call.sinks else (Spool(),)
-        try:
+        with spooled(0 if call.sinks else 1) as spools:
             outcome = yield from self._query(call, (call.sinks or spools)[0])
-        except BaseException:
-            for spool in spools:
-                spool.close()
-            raise
-        for spool in spools:
-            spool.rewind()
         return QueryResult(
             outcome.route,
             outcome.mode,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from tunnel.errors import LinkError, LocalTunnelError
 from tunnel.link.cells import PING_TOKEN_BYTES, pack_ping
@@ -283,7 +283,6 @@ class Pinger:
 
 
 Verdict = Literal["wait", "ping", "dead"]
-_SOON_S: Final = 0.001  # a timer that fires slightly early must not cause a thousand more
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,18 +298,14 @@ class Liveness:
     quiet_s: float = 25.0
     dead_s: float = 20.0
 
-    def look(
-        self, now_s: float, *, last_received_s: float, ping_sent_s: float | None
-    ) -> tuple[Verdict, float]:
-        """Return what to do now, and seconds until the next look.
+    def verdict(self, now_s: float, *, last_received_s: float, ping_sent_s: float | None) -> Verdict:
+        """Return what to do now.
 
         Any byte since the PING counts, not only its answer: the answer may be behind a long transfer.
         """
         if ping_sent_s is None:
-            left = last_received_s + self.quiet_s - now_s
-            return ("wait", left) if left > _SOON_S else ("ping", self.dead_s)
-        left = max(ping_sent_s, last_received_s) + self.dead_s - now_s
-        return ("wait", left) if left > _SOON_S else ("dead", 0.0)
+            return "ping" if now_s >= last_received_s + self.quiet_s else "wait"
+        return "dead" if now_s >= max(ping_sent_s, last_received_s) + self.dead_s else "wait"
 
 
 # Cover traffic: when a link sends a record of padding, and of what size. A driver waits until `next_s`, calls

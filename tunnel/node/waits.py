@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from reactor import Closed, Scope, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor import Closed, ReadYield, Scope, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor.io.streams import ReadStream
 from tunnel.errors import ErrorCode, PeerError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Post",
     "Turn",
     "UntakenBytes",
+    "drain",
     "idle_watch",
     "release_dropped",
     "run_with_guards",
@@ -35,6 +37,8 @@ Post: TypeAlias = Callable[[Callable[[], object]], None]
 """Calls a function in the reactor's thread, from any thread."""
 
 T = TypeVar("T")
+
+_DRAIN_BYTES = 16 * 1024
 
 
 def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
@@ -49,6 +53,13 @@ def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
         return (yield from timeout_after(limit_s, service))
     except TimedOut as error:
         raise PeerError(f"{what} within {limit_s:g} s", ErrorCode.TIMEOUT) from error
+
+
+def drain(stream: ReadStream) -> Service[None]:
+    """Read and discard a stream until its end. Raises whatever the stream raises."""
+    reader, scratch = ReadYield(stream), memoryview(bytearray(_DRAIN_BYTES))
+    while (yield from reader.readinto(scratch)):
+        pass
 
 
 class Counted(Protocol):

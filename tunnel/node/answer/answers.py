@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from reactor import ReadYield, RunInThread, Service, Sleep, WriteYield, needs_yield_from
+from reactor import RunInThread, Service, Sleep, WriteYield, needs_yield_from
 from reactor.errors import log_failure
 from readwrite_comp.errors import is_same_error, renewed
 from readwrite_comp.helpers import byte_view
@@ -23,7 +23,7 @@ from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import READ_BYTES, FrameReader, FrameWriter, start_frame
 from tunnel.node.query.request import routes_home
 from tunnel.node.relay.status_reporter import Reporter, wait_status
-from tunnel.node.waits import Counted, idle_watch, run_with_guards, with_timeout
+from tunnel.node.waits import Counted, drain, idle_watch, run_with_guards, with_timeout
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
 from tunnel.onion.message_head import MessageHead
@@ -152,13 +152,7 @@ def _wait_heard(node: NodeContext, query: IncomingQuery) -> Service[None]:
     """Wait for Alice to end the failed query. A reset from here would overtake, at each proxy, the chunk with
     the reason.
     """
-    reader, scratch = ReadYield(query.stream), memoryview(bytearray(READ_BYTES))
-
-    def drain() -> Service[None]:
-        while (yield from reader.readinto(scratch)):
-            pass
-
-    yield from with_timeout(node.limits.linger_s, drain(), "a failed query was not ended")
+    yield from with_timeout(node.limits.linger_s, drain(query.stream), "a failed query was not ended")
 
 
 def _announce_failure(reply: _Replies) -> Service[None]:

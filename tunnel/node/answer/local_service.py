@@ -24,13 +24,13 @@ from tunnel.established import End, EstablishedTunnel
 from tunnel.established.keys import ChunkOpener
 from tunnel.node.answer.answers import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.frame_io import READ_BYTES, FrameReader, receive_reply
+from tunnel.node.query.frame_io import FrameReader, receive_reply
 from tunnel.node.query.replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.tunnels.carrying import TunnelLife, pump
 from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
 from tunnel.node.tunnels.tunnel import NodeTunnel
-from tunnel.node.waits import idle_watch, run_with_guards
+from tunnel.node.waits import drain, idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import ChunkType
@@ -227,8 +227,5 @@ def _claim(node: NodeContext, query_id: bytes, number: int) -> PendingQuery:
 
 def _drop(stream: Stream, reporter: Reporter) -> Service[None]:
     """Consume cover traffic until its FIN."""
-    reader = ReadYield(stream)
-    scratch = memoryview(bytearray(READ_BYTES))
-    while (yield from reader.readinto(scratch)):
-        pass
+    yield from drain(stream)
     yield from reporter.succeed()

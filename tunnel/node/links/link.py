@@ -220,7 +220,7 @@ class Link:
                 partial_since_s = now_s
             elif now_s - partial_since_s > limits.record_s:
                 raise PeerError(f"a record was not complete within {limits.record_s:g} s", ErrorCode.TIMEOUT)
-            verdict, _ = liveness.look(
+            verdict = liveness.verdict(
                 now_s, last_received_s=mux.last_received_s, ping_sent_s=mux.ping_sent_s
             )
             if verdict == "dead":

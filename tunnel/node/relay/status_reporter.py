@@ -18,7 +18,7 @@ from tunnel.errors import Disconnected, ErrorCode, MalformedMessage, NextRefused
 from tunnel.link.mux import MuxStream
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.upkeep import clock_difference
-from tunnel.node.waits import with_timeout
+from tunnel.node.waits import drain, with_timeout
 from tunnel.onion.header import Slot
 from tunnel.onion.reports import originate, pass_on
 from tunnel.onion.status import draw_status_wait_ms
@@ -26,8 +26,6 @@ from tunnel.onion.status import draw_status_wait_ms
 __all__ = ["Reporter", "fault_here", "settle_beside", "wait_status"]
 
 log = logging.getLogger("tunnel.node")
-
-_READ_BYTES = 16 * 1024
 
 
 class Reporter:
@@ -144,16 +142,14 @@ def settle_beside(node: NodeContext, stream: Stream) -> Service[None]:
 def _settle(node: NodeContext, stream: Stream) -> Service[None]:
     limit_s = node.limits.linger_s
     try:
-        yield from with_timeout(limit_s, _drain(stream), "the stream of an answered query did not end")
+        yield from with_timeout(limit_s, _read_rest(stream), "the stream of an answered query did not end")
     except PeerError as error:
         log.debug("stream of an answered query did not end in order: %s", error)
     finally:
         stream.reset(ErrorCode.CANCELLED)
 
 
-def _drain(stream: Stream) -> Service[None]:
+def _read_rest(stream: Stream) -> Service[None]:
     """Read until the status. Content may precede it: the status of the reply path, forwarded by Bob."""
-    reader, scratch = ReadYield(stream), memoryview(bytearray(_READ_BYTES))
-    while (yield from reader.readinto(scratch)):
-        pass
-    yield from reader.call(MuxStream.read_status)
+    yield from drain(stream)
+    yield from ReadYield(stream).call(MuxStream.read_status)
