@@ -2,7 +2,7 @@
 
 readwrite_comp knows no socket, clock or thread; reactor knows no tunnel and no cipher; inside tunnel all
 that decides about bytes is free of sockets and clocks, and only tunnel/node joins it to the reactor. Crypto
-libraries are named in two modules.
+libraries are named in two modules. Tests use public names.
 """
 
 from __future__ import annotations
@@ -194,3 +194,49 @@ def test_files_hold_one_idea() -> None:
             if path.relative_to(ROOT).parts[0] in ("reactor", "readwrite_comp", "tunnel")
             and (count := len(path.read_text(encoding="utf-8").splitlines())) > 700}  # fmt: skip
     assert not long
+
+
+# Private names that tests use all the same: (file, name).
+MAY_LOOK_INSIDE = {
+    # Sets up by hand what two threads do at the same moment.
+    ("tests/reactor/test_shared_channel.py", "_claim"),
+    ("tests/reactor/test_shared_channel.py", "_offer"),
+    ("tests/reactor/test_shared_channel.py", "_receivers"),
+    ("tests/reactor/test_shared_channel.py", "_take"),
+    # pycryptodome's: it may change or go.
+    ("tests/readwrite_comp/test_hctr.py", "_raw_strxor"),
+}
+
+
+def _private_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and name of each private attribute of another object, import, and name that a patch gives as text.
+
+    `super()._hook()` is none: an override calls the hook that it overrides.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls") | ast.Call(func=ast.Name(id="super"))):
+                continue
+            case ast.Attribute(attr=name):
+                names = [name]
+            case ast.ImportFrom(names=aliases):
+                names = [alias.name for alias in aliases]
+            case ast.Call(func=ast.Attribute(attr="setattr" | "delattr" | "object"), args=arguments):
+                texts = [each.value for each in arguments[:2] if isinstance(each, ast.Constant)]
+                names = [text.rpartition(".")[2] for text in texts if isinstance(text, str)]
+            case _:
+                continue
+        yield from ((node.lineno, name) for name in names if name.startswith("_") and name[:2] != "__")
+
+
+def test_tests_use_public_names() -> None:
+    """What a test must see is public in its module, if not in the API; then a reader of the code knows."""
+    found = [
+        (str(path.relative_to(ROOT)), line, name)
+        for path in _files("tests")
+        for line, name in _private_names(path)
+    ]
+    used = {(path, name) for path, _, name in found}
+    assert [each for each in found if (each[0], each[2]) not in MAY_LOOK_INSIDE] == []
+    assert MAY_LOOK_INSIDE - used == set(), "exceptions that no test needs any more"

@@ -375,7 +375,7 @@ def test_a_broken_client_never_harms_the_node(node0: Node0, net: LocalNetwork, s
 
 
 def test_there_are_only_so_many_clients_at_once(node0: Node0, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.control.server._MOST_CLIENTS", 3)
+    monkeypatch.setattr("tunnel.control.server.MOST_CLIENTS", 3)
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             assert stack.enter_context(node0.raw()).recv(1)
@@ -386,7 +386,7 @@ def test_there_are_only_so_many_clients_at_once(node0: Node0, monkeypatch: pytes
 
 
 def test_a_client_that_asks_nothing_is_dropped(node0: Node0, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.control.server._REQUEST_S", 0.05)
+    monkeypatch.setattr("tunnel.control.server.REQUEST_S", 0.05)
     with node0.raw() as raw:
         while raw.recv(65_536):
             pass

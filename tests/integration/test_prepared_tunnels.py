@@ -137,7 +137,7 @@ def test_those_that_nobody_takes_are_closed_in_order(
 
 
 def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.node.prepared._KINDS", 2)
+    monkeypatch.setattr("tunnel.node.prepared.KINDS", 2)
     for hops in (0, 1, 2):
         use(net, hops)
     wait_until(net, lambda: len(standing(net)) == 4)

@@ -2,7 +2,7 @@
 
 The owner of the process and root may connect. The socket has mode 0600 in the state folder, which has mode
 0700; if the system reports the user of a connection, that is checked too. A client cannot harm the node:
-there are at most `_MOST_CLIENTS` connections of at most 1 MB each, a client that sends no request or receives
+there are at most `MOST_CLIENTS` connections of at most 1 MB each, a client that sends no request or receives
 nothing in time is dropped, and a malformed message ends only its own connection.
 
 Each connection has one service. During a query three more run: for its content, its reply, and its outgoing
@@ -68,8 +68,8 @@ __all__ = ["ControlServer", "peer_states"]
 
 log = logging.getLogger("tunnel.control")
 
-_MOST_CLIENTS: Final = 64
-_REQUEST_S: Final = 10.0  # for a client to send its request
+MOST_CLIENTS: Final = 64
+REQUEST_S: Final = 10.0  # for a client to send its request
 _TAKE_S: Final = 60.0  # for a client to receive one message; it may be suspended (Ctrl-Z) meanwhile
 _TICK_S: Final = 0.25  # between two PROGRESS: each side notices this soon when the other has gone
 _AHEAD: Final = 2  # pieces of content held for the node
@@ -137,8 +137,8 @@ class ControlServer:
             # Closed: by `close`, or `restore` has made another listener.
             with contextlib.suppress(Closed):
                 stream = yield from self._listener.accept()
-                if len(self.clients) >= _MOST_CLIENTS:
-                    _refuse(stream, f"{_MOST_CLIENTS} clients already use this node")
+                if len(self.clients) >= MOST_CLIENTS:
+                    _refuse(stream, f"{MOST_CLIENTS} clients already use this node")
                     continue
                 yield from self.clients.spawn(self._serve_one(stream), name="control client")
 
@@ -171,7 +171,7 @@ class ControlServer:
                     return
                 node = self._node
                 yield from link.send(pack(Welcome(node.id, *node.route_hops, os.getpid())))
-                kind, body = yield from timeout_after(_REQUEST_S, link.receive())
+                kind, body = yield from timeout_after(REQUEST_S, link.receive())
                 if kind is MessageKind.QUERY:
                     yield from self._query(link, unpack(QueryMessage, body))
                 elif kind is MessageKind.PEERS:

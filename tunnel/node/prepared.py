@@ -39,7 +39,7 @@ __all__ = ["PreparedQueries", "PreparedTunnels", "TunnelKind"]
 
 log = logging.getLogger("tunnel.node")
 _LIFE_S: Final = 600.0
-_KINDS: Final = 16
+KINDS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class PreparedQueries:
         with self._lock:
             waiting = self.ready.setdefault(kind, deque())
             self.ready.move_to_end(kind)
-            if len(self.ready) > _KINDS:
+            if len(self.ready) > KINDS:
                 self.ready.popitem(last=False)
             return len(waiting) < self._per_kind
 
@@ -248,7 +248,7 @@ class PreparedTunnels:
             return
         places = self.places.setdefault(kind, [])
         self.places.move_to_end(kind)
-        if len(self.places) > _KINDS:
+        if len(self.places) > KINDS:
             self._drop_oldest_kind()
         while len(places) < self._per_kind and self._has_room:
             place = _Place()
