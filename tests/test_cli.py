@@ -164,7 +164,7 @@ def test_seed_repeats_the_positions_of_the_route_and_not_the_keys() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--peers", "5", "--hops", "4"], 2, ["error:", "needs as many peers", "hint:"]),
+        (["--peers", "5", "--hops", "4"], 2, ["error:", "leave 3 for proxies", "hint:"]),
         (["--peers", "25", "--profile", "interactive"], 2, ["error:", "holds 6", "hint:"]),
         (["--file", "no/such/file"], 2, ["error: no such file: no/such/file"]),
     ],

@@ -113,7 +113,7 @@ def test_a_name_that_cannot_be_sent_comes_with_one_that_can(
     shown = capsys.readouterr().err
     assert "control character U+000A" in shown
     assert "'a_b.txt'" in shown
-    assert "hint: --name" in shown
+    assert "hint: choose another name with --name" in shown
     assert served.send("a\nb.txt", "--name", "a_b.txt") == 0
     assert os.listdir(served.folder) == ["a_b.txt"]
 
@@ -169,7 +169,7 @@ def test_what_is_no_archive_is_not_extracted(served: Served, capsys: pytest.Capt
     (served.folder / "f").write_bytes(CONTENT)
     assert served.get("--extract", name="f") == 1
     shown = capsys.readouterr().err
-    assert shown.startswith("error: f: it is no tar archive")
+    assert shown.startswith("error: f: not a valid tar archive")
     assert "hint: without --extract" in shown
     assert os.listdir() == []
 
@@ -252,7 +252,7 @@ def test_ctrl_c_in_a_transfer_is_one_line_that_says_how_to_resume_it(
     else:
         (served.folder / "of-send").unlink()
         status = served.send("of-send")
-        kept = "what has arrived is kept there for a while"
+        kept = "the node keeps the received part for a day"
     assert status == 130
     error, hint = capsys.readouterr().err.splitlines()
     assert error == "error: interrupted"
@@ -281,8 +281,8 @@ def test_ctrl_c_before_a_resumed_get_moves_anything_says_what_is_kept(
         (["send", "here", "ID", "--name", "taken"], "ID already has another taken (EXISTS)", "--name"),
         (["get", "ID", "none"], "ID has no file none (NOT_FOUND)", "without NAME, mtun get lists its files"),
         (["send", "here", "ID", "--name", "big"], "ID has no room for big (FULL)", "quota_bytes"),
-        (["get", "ID", "taken"], "ID does not let others fetch files (DENIED)", "may_get"),
-        (["get", "ID"], "ID does not let others list files (DENIED)", "may_list"),
+        (["get", "ID", "taken"], "ID does not allow others to fetch files (DENIED)", "may_get"),
+        (["get", "ID"], "ID does not allow others to list files (DENIED)", "may_list"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

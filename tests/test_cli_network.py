@@ -108,9 +108,9 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
         if shortest > 1:
             with pytest.raises(ConfigError, match="id that begins with") as caught:
                 names.resolve(node_id.hex()[: shortest - 1])
-            assert "say more" in caught.value.hint
+            assert "give more digits" in caught.value.hint
     for text in ("", "node-12", "xyz", "00" * 33):
-        with pytest.raises(ConfigError, match="no peer is called"):
+        with pytest.raises(ConfigError, match="no peer has the name"):
             names.resolve(text)
     assert names.name(b"\x01" * 32) == "01010101"
     # A peer file that a running node has not read yet.
@@ -123,23 +123,23 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
     ("arguments", "words"),
     [
         (["network", "{net}"], ["is not empty", "hint:"]),
-        (["network", "{net}/new", "--nodes", "3", "--port", "65534"], ["the last one is 65535", "hint:"]),
+        (["network", "{net}/new", "--nodes", "3", "--port", "65534"], ["the highest port is 65535", "hint:"]),
         (["keygen", "{net}/node-0/state/keys"], ["never overwritten", "hint:"]),
         (["up", "{net}/peers"], ["holds no network", "hint: did you mean {net}?"]),
         (["node", "--config", "{net}/none.toml"], ["no such file: ", "none.toml", "hint:"]),
-        (["ping", "node-99", "--network", "{net}"], ["no peer is called 'node-99'", "hint:"]),
+        (["ping", "node-99", "--network", "{net}"], ["no peer has the name 'node-99'", "hint:"]),
         (["ping", "node-1", "--network", "{net}/peers"], ["holds no network", "hint: did you mean {net}?"]),
         (["ping", "node-1", "--network", "{net}/none"], ["no such folder: ", "hint: make a network"]),
         (["up", "{net}/client.toml"], ["client.toml is not a folder", "hint: name the folder that"]),
         (["up", "{net}/node-0/state"], ["holds no network", "hint: name the folder that"]),
         (["get", "node-1", "x", "--network", "{net}", "--output", "{net}/client.toml/"],
-         ["client.toml is not a folder", "hint: --output"]),
+         ["client.toml is not a folder", "hint: name a file"]),
         (["ping", "node-1", "--network", "{net}", "--hops", "50"], ["needs as many peers"]),
         (["send", "{net}/none", "node-1", "--network", "{net}"], ["no such file: ", "hint:"]),
         (["get", "node-1", "client.toml", "--network", "{net}", "--output", "{net}/client.toml"],
-         ["exists", "hint: --replace"]),
-        (["bench", "node-1"], ["belong together", "hint:"]),
-        (["bench", "--network", "{net}"], ["belong together", "hint:"]),
+         ["exists", "hint: replace it with --replace"]),
+        (["bench", "node-1"], ["must be given together", "hint:"]),
+        (["bench", "--network", "{net}"], ["must be given together", "hint:"]),
     ],
 )  # fmt: skip
 def test_wrong_use_is_said_in_two_lines(
@@ -320,7 +320,7 @@ def test_ports_that_do_not_exist_are_not_said_to_be_in_use(
 ) -> None:
     assert main(["network", str(tmp_path / "net"), "--port", "65530", "--nodes", "20"]) == 2
     shown = capsys.readouterr().err
-    assert "need ports up to 65549; the last one is 65535" in shown
+    assert "need ports up to 65549; the highest port is 65535" in shown
     assert "--port 65516 is the highest" in shown
     assert not (tmp_path / "net").exists()
 

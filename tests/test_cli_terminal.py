@@ -279,8 +279,8 @@ def test_output_that_does_not_fit_a_disk_is_named(net: Path) -> None:
         (["ping", "node-1", "--network", "x", "--size", "1.5MB"], ["not a size: '1.5MB'; expected 17, 10k"]),
         (["ping", "node-1", "--network", "x", "--size", "1GB"], ["expected 0 to 1,048,576 bytes"]),
         (["ping", "node-1"], ["--network --peers --config", "mtun ping --help"]),
-        (["ping", "nod-1", "--network", "{net}"], ["no peer is called 'nod-1'", "did you mean node-1?"]),
-        (["ping", "alice", "--network", "{net}"], ["hint: the peers are listed by: mtun peers --network"]),
+        (["ping", "nod-1", "--network", "{net}"], ["no peer has the name 'nod-1'", "did you mean node-1?"]),
+        (["ping", "alice", "--network", "{net}"], ["hint: list the peers with: mtun peers --network"]),
     ],
     ids=lambda value: " ".join(value[:3]),
 )  # fmt: skip
@@ -346,7 +346,7 @@ def test_a_network_that_is_down_is_named_in_words(net: Path, capsys: pytest.Capt
         "1: no answer: could not connect to the destination, node-1: Connection refused (NEXT_REFUSED)\n"
     )
     assert shown.err == (
-        f"error: node-1 has not answered\nhint: is the network up? Start it with: mtun up {net}\n"
+        f"error: node-1 did not answer\nhint: is the network up? Start it with: mtun up {net}\n"
     )
     for command in (["get", "node-1", "--retries", "0"], ["route", "node-1"], ["bench", "node-1"]):
         assert main([*command, "--network", str(net), "--hops", "1"]) == 1

@@ -211,7 +211,7 @@ def test_route_shows_the_way_that_the_query_took(
     (failed,) = outcome["failed"]
     assert "NEXT_REFUSED" in failed
     assert main([*arguments, "--retries", "2"]) == 0
-    assert re.search(r"before it: .*could not connect to \S", capsys.readouterr().out)
+    assert re.search(r"failed before: .*could not connect to \S", capsys.readouterr().out)
 
 
 def test_route_without_a_way_shows_the_first(

@@ -465,7 +465,7 @@ def test_commands_and_programs_use_a_node_while_it_runs(tmp_path: Path) -> None:
         failed = mtun("ping", "node-3", "--count", "1", "--config", config, "--hops", "100", status=2)
         assert "error:" in failed.stderr
         failed = mtun("ping", "node-1", "--config", config, status=2)
-        assert "cannot ask itself" in failed.stderr
+        assert "cannot query itself" in failed.stderr
         with connect(config) as control:
             assert control.id.hex() == nodes["node-1"]["id"]
             assert control.pid == nodes["node-1"]["pid"]

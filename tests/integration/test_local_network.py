@@ -66,7 +66,7 @@ def test_contents_around_every_edge(geometry: Geometry, engine: str) -> None:
 
 @pytest.mark.parametrize("mode", SERVED_MODES)
 def test_a_node_that_asks_itself_is_told_so(mode: ReplyMode) -> None:
-    with LocalNetwork(peers=6) as net, pytest.raises(BadRoute, match="cannot ask itself"):
+    with LocalNetwork(peers=6) as net, pytest.raises(BadRoute, match="cannot query itself"):
         net[0].query(net[0].id, b"ping", hops=1, mode=mode).result(timeout=PATIENCE_S)
 
 

@@ -1,11 +1,11 @@
-"""`mtun bench`: how fast a network is: round trips through proxies, and content there and back.
+"""Measure a network: round trips through proxies, and the throughput of content in both directions.
 
-Without a node to ask it makes a network of its own in this process, on loopback, whose figures are bounded by
-one processor. The node that is asked must have the service `echo`. With --retries the first query finds a
-route around proxies that failed; what follows is measured over that route.
+Without ID it measures a temporary network on loopback, in this process, whose speed is bounded by one
+processor. The node ID must have the service `echo`. With --retries the first query finds a route around
+failed proxies; the measurements use that route.
 
-The profile is the one that the node chooses for each size of content, or that of --profile: short chunks make
-short messages quick and content dear.
+By default the node chooses a profile for each size of content: short chunks make short messages fast, and
+long content expensive. --profile overrides the choice.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ def add_parser(commands: Any) -> None:
         type=filled,
         metavar="ID",
         nargs="?",
-        help="the node that is asked; without: a network of its own",
+        help="the node to query: name, id or first digits of the id (default: a temporary network)",
     )
-    add("--count", type=count(1, 10_000), default=20, metavar="N", help="round trips (default 20)")
+    add("--count", type=count(1, 10_000), default=20, metavar="N", help="number of round trips (default 20)")
     add(
         "--size",
         type=size(0, _MOST_BYTES),
         default=16 << 20,
         metavar="SIZE",
-        help="content that is echoed (default 16MiB)",
+        help="content to echo (default 16MiB)",
     )
     add(
         "--profile",
         type=profile,
         metavar="NAME",
-        help="of all queries, e.g. interactive or bulk-hctr (default: by size)",
+        help="profile of all queries, such as interactive or bulk-hctr (default: by size)",
     )
     add_retries(parser, "the first query")
     add_client_options(parser, required=False)
@@ -72,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
     has_source = options.network or options.peers or options.config
     if bool(options.id) != bool(has_source):
         raise ConfigError(
-            "a node and a network belong together", "give ID and one of --network, --peers, --config; or none"
+            "ID and a network must be given together",
+            "give ID and one of --network, --peers, --config; or none",
         )
     if options.id:
         with Client(options) as client:
@@ -122,11 +123,11 @@ def _measure(node: AskingNode, route: Route, options: argparse.Namespace) -> dic
     finally:
         bar.close()
     if sink.count != options.size:
-        raise QueryFailed(f"{sink.count} bytes came back, {options.size} were sent")
+        raise QueryFailed(f"received {sink.count} bytes of {options.size} sent")
     if options.size >= LARGE_BYTES and large.geometry.chunk_bytes < DEFAULT.chunk_bytes:
         complain(
-            f"note: profile {large.name} has chunks of {large.geometry.chunk_bytes} bytes; content of this"
-            f" size costs about ten times what it would in profile bulk"
+            f"note: profile {large.name} has chunks of {large.geometry.chunk_bytes} bytes; for content of "
+            f"this size profile bulk costs about a tenth"
         )
     return {
         "hops": len(route.proxies),
@@ -142,7 +143,7 @@ def _measure(node: AskingNode, route: Route, options: argparse.Namespace) -> dic
 
 
 class _Content:
-    """The name of the service and then zeros, made as they are read."""
+    """The name of the service, then zeros, generated while they are read."""
 
     def __init__(self, size: int) -> None:
         self._first = _PREFIX
@@ -158,7 +159,7 @@ class _Content:
 
 
 class _Counter:
-    """A sink that keeps nothing."""
+    """A sink that counts its bytes and discards them."""
 
     def __init__(self) -> None:
         self.count = 0

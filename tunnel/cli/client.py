@@ -1,7 +1,7 @@
-"""The node that asks for a command, and the options that choose it.
+"""The node that sends the queries of a command, and the options that choose it.
 
 With `--network DIR` (made by `mtun network`) or `--peers FILE` it is a new node with fresh keys, which dials
-its first hops and gets its replies over those links. With `--config FILE` it is one of three:
+its first hops and receives its replies over those links. With `--config FILE` it is one of three:
 
 * the node of that configuration, if it runs: over its control socket;
 * that node in this process, with its keys and state, if it has a key file and does not run;
@@ -54,7 +54,7 @@ _MOST_HOPS = 126
 
 
 def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Where the network is."""
+    """Add the options that select the network."""
     source = parser.add_mutually_exclusive_group(required=required)
     source.add_argument("--network", type=filled_path, metavar="DIR", help="a network made by `mtun network`")
     source.add_argument(
@@ -64,30 +64,30 @@ def add_source(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
         "--config",
         type=filled_path,
         metavar="FILE",
-        help="use the node of this configuration, whether it runs or not",
+        help="use the node of this configuration, running or not",
     )
 
 
 def add_client_options(
     parser: argparse.ArgumentParser, *, required: bool = True, timeout_s: float = 60.0
 ) -> None:
-    """Where the network is, how many proxies, how long to wait."""
+    """Add the options for the network, the number of proxies and the time limit."""
     add_source(parser, required=required)
     add = parser.add_argument
     add(
         "--hops",
         type=count(0, _MOST_HOPS),
         metavar="N",
-        help="proxies (default: [routes] route_hops of the configuration, else 3; never fewer)",
+        help="number of proxies (default: [routes] route_hops of the configuration, or 3)",
     )
-    shown = f"give up after so many seconds (default {timeout_s:,.0f})"
+    shown = f"time limit in seconds (default {timeout_s:,.0f})"
     add("--timeout", type=seconds, default=timeout_s, metavar="S", help=shown)
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """The node that is asked."""
+    """Add the argument for the node to query."""
     parser.add_argument(
-        "id", type=filled, metavar="ID", help="a node: its name, its id, or the beginning of its id"
+        "id", type=filled, metavar="ID", help="a node: its name, its id, or the first digits of its id"
     )
 
 
@@ -119,7 +119,7 @@ def client_config(options: argparse.Namespace) -> NodeConfig:
 
 
 def source_options(options: argparse.Namespace) -> str:
-    """The options that say where the peers come from, as the user wrote them."""
+    """The options that name the source of the peers, as the user wrote them."""
     if options.network is not None:
         return f"--network {shlex.quote(str(options.network))}"
     if options.config is not None:
@@ -128,12 +128,12 @@ def source_options(options: argparse.Namespace) -> str:
 
 
 class PeerNames:
-    """The names of nodes: that of a peer file with a single descriptor, else the beginning of the id.
+    """The names of nodes: the name of a peer file with a single descriptor, or the first digits of the id.
 
     Args:
-        paths: of the peer files, as in the configuration.
+        paths: the peer files, as in the configuration.
         source: the options that name them, for a hint.
-        own_id: the node that asks, which no command can ask.
+        own_id: the asking node, which cannot query itself.
     """
 
     def __init__(
@@ -173,11 +173,11 @@ class PeerNames:
         )
 
     def name(self, node_id: bytes) -> str:
-        """The name of a node; without one the first digits of its id."""
+        """The name of a node, or the first digits of its id."""
         return self._names.get(node_id) or short(node_id)
 
     def in_words(self, text: str) -> str:
-        """A text with names in place of the beginnings of ids that have one."""
+        """Replace abbreviated ids in a text by the names of their nodes."""
 
         def name(match: re.Match[str]) -> str:
             found = [name for node_id, name in self._names.items() if node_id.hex().startswith(match[0])]
@@ -186,7 +186,7 @@ class PeerNames:
         return re.sub(r"\b[0-9a-f]{8,64}\b", name, text)
 
     def knows(self, text: str) -> bool:
-        """Whether a text means one node."""
+        """Whether a text identifies one node."""
         try:
             self._find(text)
         except ConfigError:
@@ -197,20 +197,20 @@ class PeerNames:
         """The id of the node that a text names.
 
         Raises:
-            ConfigError: none, more than one, or the node that asks.
+            ConfigError: it names no node, several, or the asking node.
         """
         node_id = self._find(text)
         if node_id == self._own_id:
-            raise ConfigError(f"{text!r} is the node that asks: it cannot ask itself", "name another node")
+            raise ConfigError(f"{text!r} is the asking node, which cannot query itself", "name another node")
         return node_id
 
     def _find(self, text: str) -> bytes:
         if (node_id := self._ids.get(text)) is not None:
             if self._directory.lookup(node_id) is None:
                 raise ConfigError(
-                    f"the node that asks does not know {text!r} yet, or its descriptor has expired",
-                    "a running node looks at its peer files every [peers] refresh_s seconds; "
-                    f"what it knows is listed by: mtun peers {self._source}",
+                    f"the asking node does not know {text!r} yet, or its descriptor has expired",
+                    "a running node reads its peer files again every [peers] refresh_s seconds; "
+                    f"list its peers with: mtun peers {self._source}",
                 )
             return node_id
         found = [peer.node_id for peer in self if text and peer.node_id.hex().startswith(text.lower())]
@@ -219,21 +219,21 @@ class PeerNames:
         if found:
             shown = ", ".join(f"{node_id.hex()[:16]}…" for node_id in found[:4])
             raise ConfigError(
-                f"{len(found)} nodes have an id that begins with {text!r}", f"say more: {shown}"
+                f"{len(found)} nodes have an id that begins with {text!r}", f"give more digits: {shown}"
             )
-        listed = f"the peers are listed by: mtun peers {self._source}"
+        listed = f"list the peers with: mtun peers {self._source}"
         nearest = closest(text.lower(), self._ids)
         raise ConfigError(
-            f"no peer is called {text!r}, and no id begins with it",
+            f"no peer has the name {text!r}, or an id that begins with it",
             f"{nearest} {listed}" if nearest else listed,
         )
 
 
 class _Failed(QueryFailed):
-    """A query of a command has failed: the text has the names of nodes.
+    """A query of a command has failed. The text has the names of nodes.
 
     Attributes:
-        hint: what to do; may be empty.
+        hint: remedy, for people; may be empty.
     """
 
     def __init__(self, text: str, error: QueryFailed, hint: str) -> None:
@@ -247,7 +247,7 @@ class Client:
     Attributes:
         node, names, directory: not before `with`.
     Raises (on entry):
-        ConfigError, KeyFileError, StateError: as for `ConfiguredNode`.
+        ConfigError, KeyFileError, StateError: as `ConfiguredNode`.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -285,7 +285,7 @@ class Client:
             raise _Failed(self.names.in_words(str(error)), error, self.hint(error)) from error
 
     def hint(self, error: QueryFailed) -> str:
-        """Advice for a failure that was found on this side, where the code alone does not help."""
+        """Advice for a failure found on this side, if it is better than the advice of the code."""
         if error.hint:
             return error.hint
         if any(
@@ -299,7 +299,7 @@ class Client:
         elif self._options.peers is not None:
             start = " --peers is for the network `local`, any other needs --config."
         is_tried_again = error.attempts or self._options.hops == 0
-        around = "" if is_tried_again else " (if only that node is down, --retries 3 goes around it)"
+        around = "" if is_tried_again else " (if only that node is down, --retries 3 avoids it)"
         return f"is the network up?{start}{around}"
 
     def hops(self) -> int:
@@ -313,15 +313,15 @@ class Client:
 
 
 def proxies_text(hops: int) -> str:
-    """The length of a result's route, for people: users see what hides them."""
+    """The number of proxies of a result, for people."""
     return "directly, over no proxy" if not hops else f"over {hops} {'proxy' if hops == 1 else 'proxies'}"
 
 
 def wait(future: Future[T], timeout_s: float) -> T:
-    """A future's result. The future is cancelled when the wait ends early, at Ctrl-C for instance.
+    """The result of a future. If the wait ends early, at Ctrl-C for instance, the future is cancelled.
 
     Raises:
-        QueryFailed: not in time, or the node was stopped. What the future raises.
+        QueryFailed: no answer in time, or the node was stopped. Errors of the future.
     """
     try:
         return future.result(timeout_s)

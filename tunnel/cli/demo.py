@@ -1,6 +1,5 @@
-"""`mtun demo`: a network of real nodes on loopback, one real query through them and its answer, and a table
-of it.
-"""
+"""Start real nodes on loopback, send a query through them, check the reply, and show the work of each
+node."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ __all__ = ["PositionSampler", "add_parser"]
 _EXAMPLE = """\
 example:
   mtun demo                                  25 nodes, 23 proxies, a text of 300 KiB
-  mtun demo --peers 5 --file README.md       a file of yours through 3 proxies
-  mtun demo --peers 128 --mode none --json   the longest route, for machines
+  mtun demo --peers 5 --file README.md       your own file, through 3 proxies
+  mtun demo --peers 128 --mode none --json   the longest route, printed as JSON
 """
 _MOST_PEERS = 1_000
 _LINKS = {"pooled": "links that carry many messages", "once": "one link per message"}
@@ -49,22 +48,22 @@ def add_parser(commands: Any) -> None:
         type=count(2, _MOST_PEERS),
         default=25,
         metavar="N",
-        help="nodes, Alice and Bob included (default 25)",
+        help="number of nodes, Alice and Bob included (default 25)",
     )
     add(
         "--hops",
         type=count(0, 126),
         metavar="N",
-        help="proxies between Alice and Bob (default: all the others)",
+        help="number of proxies (default: all nodes but Alice and Bob)",
     )
     content = parser.add_mutually_exclusive_group()
     content.add_argument(
         "--size",
         type=size(0, 1 << 40),
         default=300 * 1024,
-        help="of the text that is made (default 300KiB)",
+        help="length of a generated text (default 300KiB)",
     )
-    content.add_argument("--file", type=filled_path, help="send this file in place of a made text")
+    content.add_argument("--file", type=filled_path, help="send this file instead of a generated text")
     add(
         "--mode",
         type=plain_name,
@@ -76,7 +75,7 @@ def add_parser(commands: Any) -> None:
         "--profile",
         type=profile,
         metavar="NAME",
-        help="interactive, default, long or bulk (default: the first of default, long that fits)",
+        help="interactive, default, long or bulk (default: default if it holds the route, else long)",
     )
     engines = ("auto", "openssl", "pycryptodome")
     add("--engine", type=plain_name, choices=engines, default="auto", help="crypto library")
@@ -85,17 +84,17 @@ def add_parser(commands: Any) -> None:
         type=plain_name,
         choices=[policy.value for policy in LinkPolicy],
         default=LinkPolicy.POOLED.value,
-        help="links that live on and carry many messages, or one for each message (default pooled)",
+        help="pooled: long-lived links carry many messages; once: one link for each message (default pooled)",
     )
     add(
         "--seed",
         type=count(0, 1 << 63),
-        help="makes the choice of the route repeatable (keys are always fresh)",
+        help="make the choice of the route repeatable (keys are always fresh)",
     )
 
 
 class _Digest:
-    """Counts and digests what is written to it; keeps nothing."""
+    """A sink that counts and digests the content, and discards it."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -111,7 +110,7 @@ class _Digest:
 
 
 class _Uppercase(InnerService):
-    """Bob: answers with the query in upper case, and digests both."""
+    """Bob's service: returns the query in upper case, and digests both."""
 
     def __init__(self) -> None:
         self.received = _Digest()
@@ -127,7 +126,7 @@ class _Uppercase(InnerService):
 
 
 class _DigestingSource:
-    """Alice's file, digested as it is read."""
+    """Alice's file. Its content is digested while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -140,7 +139,7 @@ class _DigestingSource:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The whole demonstration. Returns the exit status."""
+    """Run the demonstration. Returns the exit status."""
     hops = options.peers - 2 if options.hops is None else options.hops
     mode = ReplyMode(options.mode)
     chosen = _fitting_profile(options, hops)
@@ -212,9 +211,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class PositionSampler(random.Random):
-    """Draws by position in the network, since node ids are new each time: the same seed gives the same
-    positions.
-    """
+    """Draws by position in the network: ids are new each time, and the same seed gives the same positions."""
 
     def __init__(self, rng: random.Random, net: LocalNetwork) -> None:
         super().__init__()
@@ -226,13 +223,12 @@ class PositionSampler(random.Random):
 
 
 def _fitting_profile(options: argparse.Namespace, hops: int) -> Profile:
-    """The profile of the query; a route that is not possible fails here, before any node is made."""
+    """The profile of the query. An impossible route fails here, before a node is made."""
     most = options.peers - 2
     if hops > most:
         more = f"; or --peers {hops + 2}" if hops + 2 <= _MOST_PEERS else ""
         raise ConfigError(
-            f"--hops {hops}: a route needs as many peers besides its two ends, and of {options.peers} nodes "
-            f"{most} are left",
+            f"--hops {hops}: {options.peers} nodes, Alice and Bob included, leave {most} for proxies",
             f"give --hops {most} or fewer{more}",
         )
     chosen: Profile = options.profile or Profile.for_proxies(hops)
@@ -251,7 +247,7 @@ def open_content(options: argparse.Namespace) -> IO[bytes]:
 
 
 class _MadeText(io.RawIOBase):
-    """Numbered lines, made as they are read: a text of any size takes no memory."""
+    """Numbered lines, generated while they are read, so that a text of any size takes no memory."""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -275,7 +271,7 @@ class _MadeText(io.RawIOBase):
 def _is_uniform(
     alice: bytes, result: QueryResult, query: list[FrameReport], reply: list[FrameReport]
 ) -> bool:
-    """Whether each frame was as long on its last link as on its first, and none is missing."""
+    """Whether each frame had the same length on all its links, and no link is missing."""
     is_uniform = len({report.bytes_out for report in query}) == 1 and len(query) == len(result.route.nodes)
     if result.has_reply:
         # Proxies do not report a reply over the query's open streams: only Bob's part of it is known.
@@ -287,7 +283,7 @@ def _is_uniform(
 def _frames(
     alice: bytes, result: QueryResult, reports: list[FrameReport]
 ) -> tuple[list[FrameReport], list[FrameReport]]:
-    """What each step of the query and of the reply has sent on. The reply may take another route."""
+    """The reports of query and reply, each in the order of its route. The reply may take another route."""
     left = list(reports)
     bob = result.route.nodes[-1]
     ways: tuple[list[FrameReport], list[FrameReport]] = [], []
@@ -300,7 +296,7 @@ def _frames(
 
 
 def _links(query: list[FrameReport], reply: list[FrameReport]) -> list[dict[str, object]]:
-    """The bytes of both frames on each link: those of the query's route, then others of the reply's."""
+    """The bytes of both frames on each link: first the query's route, then other links of the reply's."""
     back = {(report.neighbour, report.node): report.bytes_out for report in reply}
     there = {(report.node, report.neighbour): report.bytes_out for report in query}
     return [

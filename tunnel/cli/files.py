@@ -38,19 +38,22 @@ T = TypeVar("T")
 _SERVICE = "files"
 _REFUSALS = {
     FileStatus.NOT_FOUND: ("{node} has no file {name}", "without NAME, mtun get lists its files"),
-    FileStatus.EXISTS: ("{node} already has another {name}", "give this one another --name"),
+    FileStatus.EXISTS: ("{node} already has another {name}", "choose another name with --name"),
     FileStatus.FULL: (
         "{node} has no room for {name}",
         "its owner can raise [files] quota_bytes, file_bytes and files",
     ),
-    FileStatus.NAME: ("{node} does not take the name {name}", "give another --name"),
-    FileStatus.CHANGED: ("{name} has changed at {node} meanwhile", "repeat the command"),
-    FileStatus.DIGEST: ("{name} arrived with other content than was announced", "repeat the command"),
-    FileStatus.SIZE: ("{name} arrived with another size than was announced", "repeat the command"),
-    FileStatus.BUSY: ("{node} receives the same content, or too much, already", "repeat the command later"),
+    FileStatus.NAME: ("{node} does not accept the name {name}", "choose another name with --name"),
+    FileStatus.CHANGED: ("{name} changed at {node} during the transfer", "repeat the command"),
+    FileStatus.DIGEST: ("{name} arrived with a wrong digest", "repeat the command"),
+    FileStatus.SIZE: ("{name} arrived with a wrong size", "repeat the command"),
+    FileStatus.BUSY: (
+        "{node} is receiving the same content, or too many uploads",
+        "repeat the command later",
+    ),
     FileStatus.DENIED: (
-        "{node} does not let others {verb} files",
-        "its owner decides this: [files] may_get, may_put, may_list",
+        "{node} does not allow others to {verb} files",
+        "its owner can change [files] may_get, may_put and may_list",
     ),
     FileStatus.DISK: ("the disk of {node} has failed", "its log has the reason"),
 }
@@ -82,24 +85,30 @@ def add_parser(commands: Any) -> None:
     sender.add_argument(
         "--name",
         type=filled,
-        help="under which it is kept there (default: that of the file; FOLDER.tar; stdin)",
+        help="name at the other node (default: the name of the file; FOLDER.tar; stdin)",
     )
     getter = command(commands, "get", __doc__, _GET_EXAMPLE, run_get)
     add_target(getter)
     getter.add_argument(
-        "name", type=filled, metavar="NAME", nargs="?", help="of the file; without: list them"
+        "name", type=filled, metavar="NAME", nargs="?", help="the file; without NAME the files are listed"
     )
     getter.add_argument(
         "-o",
         "--output",
         type=filled,
         metavar="PATH",
-        help="file or folder, or - for standard output (default: NAME, here)",
+        help="file or folder, or - for standard output (default: NAME in the current folder)",
     )
-    getter.add_argument("--replace", action="store_true", help="also where a file is already")
+    getter.add_argument("--replace", action="store_true", help="replace an existing file")
     getter.add_argument("--extract", action="store_true", help="unpack a tar archive to a new folder")
     for parser in (sender, getter):
-        parser.add_argument("--retries", type=count(0, 100), default=3, metavar="N", help="(default 3)")
+        parser.add_argument(
+            "--retries",
+            type=count(0, 100),
+            default=3,
+            metavar="N",
+            help="after a failure, resume over another route up to N times (default 3)",
+        )
         add_client_options(parser, timeout_s=86_400.0)
 
 
@@ -108,7 +117,7 @@ def run_send(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         source, name = _source(options, stack)
         moving = stack.enter_context(
-            _resumable(lambda moved: "what has arrived is kept there for a while" if moved else "")
+            _resumable(lambda moved: "the node keeps the received part for a day" if moved else "")
         )
         client = stack.enter_context(Client(options))
         destination, hops = _destination(client, options, options.file), client.hops()
@@ -127,13 +136,13 @@ def run_send(options: argparse.Namespace) -> int:
             ),
             moving,
         )
-    text = f"{stored.name}: {readable_size(stored.size)} are at {options.id}, sent {proxies_text(hops)}"
+    text = f"{stored.name}: {readable_size(stored.size)} stored at {options.id}, sent {proxies_text(hops)}"
     _say(options, stored, stored.sent_bytes, hops, text)
     return 0
 
 
 def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Path | BinaryIO, str]:
-    """The content to send, and its name there. Temporary files are closed with the stack.
+    """The content to send, and its name at the other node. Temporary files are closed with the stack.
 
     Raises:
         ConfigError: it cannot be sent, or its name is invalid. FileChanged, OSError: reading it failed.
@@ -146,16 +155,16 @@ def _source(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[P
         name = _checked_name(options.name or f"{Path(os.path.abspath(path)).name or 'root'}.tar")
         return _spooled(lambda file: _pack(path, file), stack), name
     try:
-        readable_file(path).close()  # found out before a network is looked for
+        readable_file(path).close()  # fails before the network is read
     except ConfigError as error:
         raise ConfigError(str(error), error.hint or _file_hint(path, options.id)) from error
     return path, _checked_name(options.name or path.name)
 
 
 def _file_hint(path: Path, node: str) -> str:
-    """What to do about a file that cannot be opened."""
+    """The hint for a file that cannot be opened."""
     if os.path.exists(path):
-        return f"send what it gives: mtun send - {shlex.quote(node)} < {shlex.quote(str(path))}"
+        return f"send its content: mtun send - {shlex.quote(node)} < {shlex.quote(str(path))}"
     if node and os.path.exists(node):
         return _swapped("send", node, str(path))
     return "FILE is a file, a folder, or - for standard input"
@@ -166,8 +175,10 @@ def _swapped(*words: str) -> str:
 
 
 def _destination(client: Client, options: argparse.Namespace, other: str | None) -> bytes:
-    """The node that the user names. Args: other: the argument beside it, which may be the node in fact.
+    """The id of the node that the user names.
 
+    Args:
+        other: the argument beside it, for the hint when the two are swapped.
     Raises:
         ConfigError: as `resolve`.
     """
@@ -180,7 +191,7 @@ def _destination(client: Client, options: argparse.Namespace, other: str | None)
 
 
 class _Refused(FilesError):
-    """A files service has refused a command. hint: what to do."""
+    """A files service has refused a command. `hint` is the remedy, for people."""
 
     def __init__(self, text: str, status: IntEnum, hint: str) -> None:
         super().__init__(text, status)
@@ -189,7 +200,7 @@ class _Refused(FilesError):
 
 @contextlib.contextmanager
 def _in_words(node: str, verb: str, name: str) -> Iterator[None]:
-    """A refusal of the files service, in terms of the user's command instead of the service's protocol."""
+    """Translate a refusal of the files service into the terms of the user's command."""
     try:
         yield
     except FilesError as error:
@@ -201,11 +212,11 @@ def _checked_name(name: str) -> str:
     try:
         return checked_file_name(name)
     except LocalTunnelError as error:
-        raise ConfigError(str(error), "--name gives it another name there") from error
+        raise ConfigError(str(error), "choose another name with --name") from error
 
 
 def _spooled(write: Callable[[BinaryIO], None], stack: contextlib.ExitStack) -> BinaryIO:
-    """A temporary file with all of it: size and digest are announced before the first byte."""
+    """A temporary file with the whole content: size and digest are announced before the first byte."""
     file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the stack
     with naming(Path(tempfile.gettempdir())):
         write(file)
@@ -225,7 +236,7 @@ def _pack(folder: Path, file: BinaryIO) -> None:
 
 
 def run_get(options: argparse.Namespace) -> int:
-    """Get a file, or list what there is. Returns the exit status."""
+    """Fetch a file, or list the files. Returns the exit status."""
     if options.name is None:
         return _list(options)
     target, path = _target(options)
@@ -252,7 +263,7 @@ def run_get(options: argparse.Namespace) -> int:
             )
     if options.extract and path is not None:
         _extract(path, _extracted(options), options.name)
-    text = f"{fetched.name}: {readable_size(fetched.size)} are here, fetched {proxies_text(hops)}"
+    text = f"{fetched.name}: {readable_size(fetched.size)} fetched {proxies_text(hops)}"
     _say(options, fetched, fetched.received_bytes, hops, text)
     return 0
 
@@ -260,7 +271,7 @@ def run_get(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     if options.output is not None or options.extract or options.replace:
         raise ConfigError(
-            "--output, --replace and --extract belong to a NAME", "without NAME, get lists files"
+            "--output, --replace and --extract need a NAME", "without NAME, get lists the files"
         )
     with Client(options) as client:
         destination, hops = _destination(client, options, None), client.hops()
@@ -283,25 +294,27 @@ def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
     """The target of a fetched file, and its path if it has one.
 
     Raises:
-        ConfigError: it is taken or not possible, or options exclude each other.
+        ConfigError: it exists or is not possible, or options exclude each other.
     """
     try:
         options.name = checked_file_name(options.name)
     except LocalTunnelError as error:
-        raise ConfigError(str(error), "mtun get without NAME lists the names that are there") from error
+        raise ConfigError(str(error), "mtun get without NAME lists the files") from error
     if options.output == _STREAM:
         for given, what in ((options.json, "--json"), (options.extract, "--extract")):
             if given:
                 raise ConfigError(
-                    f"{what} does not go with --output -", "standard output is for the file alone"
+                    f"{what} excludes --output -", "with --output - only the file goes to standard output"
                 )
         if sys.stdout is None:
-            raise ConfigError("standard output is closed", "--output names a file")
+            raise ConfigError("standard output is closed", "name a file with --output")
         return sys.stdout.buffer, None
     if options.extract:
         folder = _extracted(options)
         if os.path.lexists(folder):
-            raise ConfigError(f"{folder} exists", "--output names another folder; --extract replaces nothing")
+            raise ConfigError(
+                f"{folder} exists, and --extract replaces no folder", "name another folder with --output"
+            )
         _check_folder(folder.parent)
         path = folder.with_name(f".{folder.name}.tar.fetched")
         return path, path
@@ -312,7 +325,7 @@ def _target(options: argparse.Namespace) -> tuple[Path | BinaryIO, Path | None]:
         _check_folder(path)
     _check_folder(path.parent)
     if os.path.lexists(path) and not options.replace:
-        raise ConfigError(f"{path} exists", "--replace replaces it, --output names another place")
+        raise ConfigError(f"{path} exists", "replace it with --replace, or name another place with --output")
     return path, path
 
 
@@ -320,12 +333,12 @@ def _check_folder(path: Path) -> None:
     if path.is_dir():
         return
     if os.path.lexists(path):
-        raise ConfigError(f"{path} is not a folder", "--output names a file, or a folder that is there")
-    raise ConfigError(f"no such folder: {path}", f"make it first: mkdir -p {shlex.quote(str(path))}")
+        raise ConfigError(f"{path} is not a folder", "name a file or an existing folder with --output")
+    raise ConfigError(f"no such folder: {path}", f"make the folder: mkdir -p {shlex.quote(str(path))}")
 
 
 def _extracted(options: argparse.Namespace) -> Path:
-    """The folder that an archive becomes."""
+    """The folder into which an archive is unpacked."""
     name = options.name.removesuffix(".tar")
     path = Path(name if options.output is None else options.output)
     if options.output is not None and path.is_dir():
@@ -339,14 +352,14 @@ def _extract(archive: Path, folder: Path, name: str) -> None:
             complain(f"skipped {skipped}")
     except LocalTunnelError as error:
         failure = LocalTunnelError(f"{name}: {error}")
-        failure.add_note("without --extract it is fetched as it is")
+        failure.add_note("without --extract the archive itself is fetched")
         raise failure from error
     finally:
         archive.unlink()
 
 
 def _left(path: Path | None) -> str:
-    """What an interrupted transfer has left, for people."""
+    """The amount that an interrupted transfer has kept, for people."""
     with contextlib.suppress(OSError):
         if path is not None and (count := resumable_bytes(path)):
             return f"{readable_size(count)} are kept beside the target"
@@ -355,14 +368,14 @@ def _left(path: Path | None) -> str:
 
 @contextlib.contextmanager
 def _resumable(kept: Callable[[list[int]], str]) -> Iterator[list[int]]:
-    """Add a note to an error that interrupts a transfer: it can be resumed. `main` shows it as the hint.
+    """Note on an interrupting error that the transfer can be resumed. `main` shows the note as the hint.
 
-    The outermost context, since `Client` replaces some errors.
+    This is the outermost context, since `Client` replaces some errors.
 
     Args:
-        kept: describes what is kept, also of an earlier transfer; empty: nothing. Takes the value.
+        kept: takes the value below and describes the kept part, also of an earlier transfer. Empty: none.
     Returns:
-        A context manager; its value is for `_run`, and empty as long as nothing has moved.
+        A context manager. Its value is for `_run`, and empty until bytes have moved.
     """
     moved: list[int] = []
     try:

@@ -1,14 +1,18 @@
 """Folders as one file: a tar archive that `mtun send FOLDER` makes, and that `mtun get --extract` unpacks.
 
-The archive holds folders, regular files and the symbolic links that stay inside. Times and the permission to
-execute are kept; owners are not, for an archive that crosses proxies is not to name its sender. What it
-cannot hold is skipped and listed for the user.
+The archive holds folders, regular files and symbolic links that stay inside. Times and the execute permission
+are kept. Owners are not, because the archive must not name its sender. Other entries are skipped and listed
+for the user.
 
-An archive comes from a stranger, so unpacking trusts nothing in it. It goes into a fresh folder beside the
-target, and links are made after everything else: while files are written no path leads through a link. A link
-may climb only at its beginning, and not above that folder, so that it stays inside whatever the others do.
-What takes more room on the disk than in the archive (hard links, sparse files) is skipped, and no header may
-be larger than a limit. Python's own extraction filter is not used: releases that are in use have holes in it.
+An archive comes from a stranger, so unpacking trusts nothing in it:
+
+* It is unpacked into a fresh folder beside the target. Links are made last, so no path of a file leads
+  through a link.
+* A link may contain ".." only at its beginning, and may not lead above that folder. It thus stays inside,
+  whatever the other links are.
+* Entries that take more space on the disk than in the archive (hard links, sparse files) are skipped. The
+  length of a header is limited.
+* Python's own extraction filter is not used: in releases that are in use it has holes.
 """
 
 from __future__ import annotations
@@ -36,16 +40,16 @@ _COPY_BYTES: Final = 1 << 18
 def pack_folder(folder: Path, archive: BinaryIO) -> list[str]:
     """Write a tar archive of a folder; its members are called `<name of the folder>/…`.
 
-    Equal folders give equal archives, so that a transfer that broke off can be resumed.
+    Equal folders give equal archives, so that an interrupted transfer can be resumed.
 
     Returns:
-        What was skipped, for people: "a/pipe: a FIFO (named pipe)".
+        The skipped entries, for people: "a/pipe: a FIFO (named pipe)".
     Raises:
         FileChanged: a file changed while it was read. OSError: something cannot be read, or the archive
         cannot be written.
     """
     top = folder.resolve()
-    name = Path(os.path.abspath(folder)).name or "root"  # a link is called as the user called it
+    name = Path(os.path.abspath(folder)).name or "root"  # of a link: its own name, not its target's
     skipped: list[str] = []
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
         for here, folders, files in os.walk(top, onerror=_raise):
@@ -60,17 +64,16 @@ def pack_folder(folder: Path, archive: BinaryIO) -> list[str]:
 
 
 def unpack_archive(archive: Path, target: Path) -> list[str]:
-    """Make a folder of an archive, whole or not at all.
+    """Unpack an archive into a new folder, completely or not at all.
 
-    An archive that holds a single folder becomes that folder; of any other the members are put into the new
-    one.
+    An archive of a single folder becomes that folder; the members of any other are put into the new folder.
 
     Args:
         target: does not exist yet.
     Returns:
-        What was skipped, for people.
+        The skipped entries, for people.
     Raises:
-        LocalTunnelError: it is no tar archive. OSError: the target exists, or cannot be written.
+        LocalTunnelError: not a tar archive. OSError: the target exists, or cannot be written.
     """
     work = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent))
     try:
@@ -80,7 +83,7 @@ def unpack_archive(archive: Path, target: Path) -> list[str]:
             try:
                 skipped = _unpack_all(file, inside)
             except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-                raise LocalTunnelError(f"it is no tar archive that can be unpacked: {error}") from error
+                raise LocalTunnelError(f"not a valid tar archive: {error}") from error
         entries = list(inside.iterdir())
         is_folder = len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink()
         if os.path.lexists(target):
@@ -104,7 +107,7 @@ def _member(name: PurePosixPath, status: os.stat_result, kind: bytes) -> tarfile
 
 
 def _pack(tar: tarfile.TarFile, path: Path, name: PurePosixPath) -> str:
-    """Add one file or link. Returns why it was skipped, if it was."""
+    """Add one file or link. Returns the reason if it is skipped, otherwise an empty text."""
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         member = _member(name, status, tarfile.SYMTYPE)
@@ -138,7 +141,7 @@ def _stays_inside(name: PurePosixPath, link: str) -> bool:
 
 
 class _Bounded:
-    """A file that gives no more at once than a header may have: `tarfile` reads each whole."""
+    """A file that refuses reads above the limit of a header: `tarfile` reads each header whole."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -170,7 +173,7 @@ def _unpack_all(file: BinaryIO, inside: Path) -> list[str]:
 
 
 def _bad_name(name: PurePosixPath) -> str:
-    """Why a member of this name is skipped, if it is."""
+    """The reason to skip a member of this name, or an empty text."""
     if name.is_absolute() or ".." in name.parts:
         return "a name that leads out of the folder"
     if any(unicodedata.category(char) == "Cc" for char in str(name)):
@@ -179,7 +182,7 @@ def _bad_name(name: PurePosixPath) -> str:
 
 
 def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, inside: Path) -> str:
-    """Make one file or folder. Returns why it was skipped, if it was."""
+    """Make one file or folder. Returns the reason if it is skipped, otherwise an empty text."""
     name = PurePosixPath(member.name)
     if problem := _bad_name(name):
         return problem
@@ -216,11 +219,11 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 
 
 def _make_link(inside: Path, name: PurePosixPath, link: str) -> str:
-    """Make one symbolic link. Returns why it was skipped, if it was."""
+    """Make one symbolic link. Returns the reason if it is skipped, otherwise an empty text."""
     if not _stays_inside(name, link):
         return "a symbolic link that leads out of the folder"
     path = inside / name
-    # Its own folder is a real one: no link that was made before stands on the way.
+    # Its folder must be a real one: no earlier link may be part of the path.
     if path.parent.resolve() != (inside.resolve() / name).parent:
         return "a name that leads through a link"
     try:

@@ -1,12 +1,12 @@
-"""`mtun`: one command from its arguments to an exit status, and one place where errors become lines.
+"""`mtun`: runs one command, from its arguments to an exit status, and turns errors into lines.
 
-An error is one line `error:` on stderr and, where there is advice, a line `hint:` (with the notes of the
-error). With --json it is an object on stdout as well. The exit status is 0 = done, 1 = failed, 2 = wrong use,
-and 128 + the signal's number where a signal ended the command. A reader that has closed the output
-(`mtun peers | head`) counts as SIGPIPE and gets no line.
+An error is one line `error:` on stderr and, if there is advice, a line `hint:` (with the notes of the error).
+With --json it is also an object on stdout. The exit status is 0 = done, 1 = failed, 2 = wrong usage, and 128
++ the signal's number if a signal ended the command. A closed output (`mtun peers | head`) counts as SIGPIPE,
+without a message.
 
-Rules for changing it: `mtun --version` loads everything that is imported here, so keep it small. A command
-ends with at most two lines, whatever has interrupted it.
+Rules for changing it: `mtun --version` loads all modules that are imported here, so keep them few. A command
+ends with at most two lines, whatever interrupted it.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _HINTS: dict[type[Exception], str] = {
 
 
 def make_parser(wanted: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
-    """The parser.
+    """Make the parser of the command line.
 
     Args:
-        wanted: commands to load; of the others the parser has only the names.
+        wanted: commands to load; the parser knows only the names of the others.
     """
     parser = Parser(
         prog="mtun",
-        description="Multi-hop tunnels: send content through peers that you chose, and get an answer.",
-        epilog="mtun COMMAND --help has the options and an example of each command",
+        description="Multi-hop tunnels: send content through a chain of peers, and receive replies.",
+        epilog="`mtun COMMAND --help` shows the options and an example of a command.",
     )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more (-vv: everything)")
     parser.add_argument("--version", action="version", version=f"mtun {__version__}")
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit status.
 
     Args:
-        arguments: None: those of this process, which does nothing else.
+        arguments: None: those of this process, which then runs only this command.
     Raises:
         SystemExit: with the status, after --help, --version and wrong arguments.
     """
@@ -127,8 +127,10 @@ def _log(verbose: int, *, is_for_people: bool) -> None:
 
 
 def _concerns_user(record: logging.LogRecord) -> bool:
-    """Whether a log line is shown by default: errors, and warnings that a user can act on. Trouble with links
-    shows in the result."""
+    """Whether a log line is shown by default: errors, and warnings that a user can act on.
+
+    Failures of links are left out, because the result shows them.
+    """
     return record.levelno >= logging.ERROR or record.name in (
         "tunnel.cli",
         "tunnel.running",
@@ -137,10 +139,10 @@ def _concerns_user(record: logging.LogRecord) -> bool:
 
 
 class LogFormatter(logging.Formatter):
-    """Log lines for a terminal: a message is one line, whatever names it holds.
+    """Log lines for a terminal: each message is one line, whatever names it contains.
 
     Args:
-        is_for_people: "warning: …", as errors look.
+        is_for_people: use the form of error lines, "warning: …".
     """
 
     def __init__(self, form: str, *, is_for_people: bool = False) -> None:
@@ -205,7 +207,7 @@ def _signals(*, as_json: bool) -> Iterator[_Signals]:
 
 
 def _report(error: BaseException, *, as_json: bool) -> int:
-    """Print an error and return the exit status. One that is a bug is raised again."""
+    """Print an error and return the exit status. An unexpected error is a bug and is raised again."""
     text, hint, code = str(error), "", None
     if isinstance(error, BrokenPipeError):
         _close_stdout()
@@ -224,7 +226,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         status = 2 if isinstance(error, BadRoute | ConfigError | ProfileError) else 1
         hint, code = _hint(error), _code(error)
     elif type(error).__name__ == "EngineUnavailable":  # its package takes long to load
-        status, hint = 2, "--engine auto takes whichever is installed"
+        status, hint = 2, "use --engine auto, which takes an installed one"
     else:
         raise error
     hint = "; ".join([*getattr(error, "__notes__", ()), *([hint] if hint else [])])
@@ -238,7 +240,7 @@ def _report(error: BaseException, *, as_json: bool) -> int:
 
 
 def _close_stdout() -> None:
-    """Send later output to /dev/null, also that of the interpreter at its end."""
+    """Send later output to /dev/null, including that of the interpreter at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

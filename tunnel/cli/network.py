@@ -1,7 +1,7 @@
-"""`mtun network` and `mtun keygen`: what nodes need before their first start.
+"""`mtun network` and `mtun keygen`: the files that nodes need before their first start.
 
 The layout of a network's folder is defined here (`_NETWORK`); `mtun up` runs it. Secrets are never
-overwritten, and half a network is never left behind.
+overwritten, and an unfinished network is removed.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _HOST = "127.0.0.1"
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 _MOST_NODES = 1_000
 _NETWORK = """\
-Make keys, descriptors and configurations of a ready network on this machine; `mtun up DIR` runs it.
+Make the keys, descriptors and configurations of a network on this machine. `mtun up DIR` runs it.
 
-    DIR/peers/node-0            descriptor of node-0; each node writes its own, all read all
+    DIR/peers/node-0            descriptor of node-0; each node writes its own and reads all
     DIR/node-0/node.toml        its configuration
     DIR/node-0/state/           its keys and replay tables
-    DIR/node-0/files/           what `mtun send` has sent there
-    DIR/client.toml             for `mtun ping --network DIR` and the others
+    DIR/node-0/files/           files stored there by `mtun send`
+    DIR/client.toml             configuration of clients, used by --network DIR
 """
 _NETWORK_EXAMPLE = """\
 example:
@@ -65,20 +65,20 @@ def add_parser(commands: Any) -> None:
     """Add both subcommands to the main parser."""
     parser = command(commands, "network", _NETWORK, _NETWORK_EXAMPLE, run_network)
     add = parser.add_argument
-    add("folder", type=filled_path, metavar="DIR", help="where it goes; must be empty or not exist yet")
-    add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="how many (default 5)")
-    add("--port", type=count(1, MOST_PORT), metavar="P", help="ports P, P+1, … (default: free ones)")
+    add("folder", type=filled_path, metavar="DIR", help="the new folder; may exist if it is empty")
+    add("--nodes", type=count(1, _MOST_NODES), default=5, metavar="N", help="number of nodes (default 5)")
+    add("--port", type=count(1, MOST_PORT), metavar="P", help="use the ports P, P+1, … (default: free ones)")
     parser = command(commands, "keygen", _KEYGEN, _KEYGEN_EXAMPLE, run_keygen)
     parser.add_argument(
         "file",
         type=filled_path,
         metavar="FILE",
-        help="where they go; must not exist yet. Its folder is made if there is none",
+        help="the new key file; must not exist. Its folder is created if needed",
     )
 
 
 def run_network(options: argparse.Namespace) -> int:
-    """Make it. Returns the exit status."""
+    """Make a network. Returns the exit status."""
     folder: Path = options.folder
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", "name a folder that is empty or does not exist yet")
@@ -94,7 +94,7 @@ def run_network(options: argparse.Namespace) -> int:
     try:
         made = _make_all(folder, ports)
     except BaseException:
-        # Half a network would be refused by `up`, and by the next try as a folder that is not empty.
+        # `up` would refuse an unfinished network, and the next `network` a folder that is not empty.
         for part in (folder / PEERS_FOLDER, *folder.glob("node-*")):
             shutil.rmtree(part)
         (folder / CLIENT_FILE).unlink(missing_ok=True)
@@ -109,7 +109,9 @@ def run_network(options: argparse.Namespace) -> int:
         say(f"{nodes} in {folder}; run with: mtun up {shlex.quote(str(folder))}")
         usual, most = Limits().route_hops, len(ports) - 1  # all but the node that is asked
         if most < usual:
-            say(f"clients use {usual} proxies by default, and here are {most} at most: give --hops {most}")
+            say(
+                f"clients use {usual} proxies by default; this network has {most} at most: give --hops {most}"
+            )
     return 0
 
 
@@ -137,7 +139,7 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
     home.mkdir(mode=0o700)
     tables: dict[str, dict[str, Any]] = {
         "node": {"state": STATE_FOLDER, "listen": place, "network": "local"},
-        # The folder has all peers: there is nothing to learn from neighbours.
+        # The folder has all peers, so neighbours have nothing to add.
         "peers": {
             "files": [f"../{PEERS_FOLDER}"],
             "publish": f"../{PEERS_FOLDER}/{name}",
@@ -150,14 +152,14 @@ def _make_node(folder: Path, name: str, address: Address, engine: TunnelEngine) 
     with StateDir(home / STATE_FOLDER) as state:
         ring = KeyRing(NodeKeys.generate(now_s), engine)
         ring.advance(now_s)
-        # As after a clean stop: the first run goes on with the keys that are published here.
+        # As after a clean stop: the first run continues with the keys that are published here.
         ring.stop(state.path / "keys", state.replay)
     write_descriptor(folder / PEERS_FOLDER / name, ring.keys.descriptor((address,), now_s, engine))
     return {"id": ring.keys.node_id(engine).hex(), "listen": place}
 
 
 def no_network(folder: Path) -> ConfigError:
-    """The error for a folder that holds no network, with what its user may have meant."""
+    """The error for a folder that holds no network, with a guess of what the user meant."""
     name = shlex.quote(str(folder))
     if not folder.exists():
         return ConfigError(f"no such folder: {folder}", f"make a network there with: mtun network {name}")
@@ -190,13 +192,13 @@ def _free_ports(wanted: int, first: int | None) -> list[int]:
         candidates = range(first, first + wanted)
         if candidates[-1] > MOST_PORT:
             raise ConfigError(
-                f"{wanted} nodes from --port {first} on need ports up to {candidates[-1]}; the last one is "
-                f"{MOST_PORT}",
+                f"{wanted} nodes from --port {first} on need ports up to {candidates[-1]}; the highest "
+                f"port is {MOST_PORT}",
                 f"--port {MOST_PORT + 1 - wanted} is the highest for {wanted} nodes",
             )
         taken = [port for port in candidates if not _is_free(port)]
         if taken:
-            raise ConfigError(f"port {taken[0]} is in use", "choose another --port, or leave the option out")
+            raise ConfigError(f"port {taken[0]} is in use", "choose another --port, or omit the option")
         return list(candidates)
     found: list[int] = []
     candidates = range(_FIRST_PORT, _LAST_PORT)
@@ -226,7 +228,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def run_keygen(options: argparse.Namespace) -> int:
-    """Make and write them. Returns the exit status."""
+    """Make a key file. Returns the exit status."""
     path: Path = options.file
     if path.is_dir():
         raise ConfigError(
@@ -239,7 +241,7 @@ def run_keygen(options: argparse.Namespace) -> int:
     except FileExistsError as error:
         raise ConfigError(
             f"{path} exists: keys are never overwritten",
-            "name another file, or move this one away; the node's id is lost with it",
+            "name another file, or move this one away; a node without its key file loses its id",
         ) from error
     node_id = keys.node_id(tunnel_engine()).hex()
     if options.json:

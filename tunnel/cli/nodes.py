@@ -1,9 +1,11 @@
 """`mtun node` and `mtun up`: nodes that run until they are stopped.
 
-`node` runs one in this process. `up` runs a network that `mtun network` made, a child process per node, and
-watches them. A child must not outlive its parent, however that ends: its standard input is a pipe that only
-the parent holds, and the child stops in order at the end of it (`--stop-at-eof`). It has a session of its
-own, so that Ctrl-C reaches the parent only.
+`node` runs one node in this process. `up` runs a network that `mtun network` made, with a child process for
+each node, and watches the children.
+
+A child must not outlive its parent, however the parent ends: the child's standard input is a pipe that only
+the parent holds, and the child stops in order at its end (`--stop-at-eof`). Each child has a separate
+session, so that Ctrl-C reaches the parent only.
 """
 
 from __future__ import annotations
@@ -58,14 +60,14 @@ _NODE_EXAMPLE = """\
 example:
   mtun keygen state/keys
   mtun node --config node.toml           an empty file is a valid one; see docs/configuration.md
-  kill -USR1 PID                         what is it doing?
+  kill -USR1 PID                         print the state of every service
 """
 _UP = """\
 Run a network that `mtun network` made, one process per node, until Ctrl-C.
 
-It prints a line when all nodes are ready. Each node's log is DIR/node-0/log. A node that dies is reported
-with the end of its log while the others run on; `mtun node --config DIR/node-0/node.toml` starts it again. At
-the end every node gets SIGTERM, and is killed if it does not stop in time.
+It prints a line when all nodes are ready. The log of node-0 is DIR/node-0/log. When a node dies, `up` prints
+the end of its log, and the others continue; `mtun node --config DIR/node-0/node.toml` restarts it. At the end
+every node gets SIGTERM; a node that does not stop in time is killed.
 """
 _UP_EXAMPLE = """\
 example:
@@ -73,9 +75,9 @@ example:
   mtun up mynet                      Ctrl-C stops it
   mtun ping node-7 --network mynet   in another terminal
 """
-_OTHER_FILES = 128  # listener, poller, state, and the files that a files service has open
+_OTHER_FILES = 128  # listener, poller, state, and the open files of a files service
 _ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-_STOPPED = 0, 128 + signal.SIGTERM, -signal.SIGTERM  # the latter two of a node that was still being loaded
+_STOPPED = 0, 128 + signal.SIGTERM, -signal.SIGTERM  # the last two: the node was still loading
 _READ_BYTES = 65_536
 _TAIL_BYTES = 2_000
 
@@ -84,14 +86,26 @@ def add_parser(commands: Any) -> None:
     """Add both subcommands to the main parser."""
     parser = command(commands, "node", _NODE, _NODE_EXAMPLE, run_node)
     parser.add_argument(
-        "--config", type=filled_path, required=True, metavar="FILE", help="configuration, TOML"
+        "--config", type=filled_path, required=True, metavar="FILE", help="configuration of the node, TOML"
     )
     parser.add_argument("--stop-at-eof", action="store_true", help=argparse.SUPPRESS)
     parser = command(commands, "up", _UP, _UP_EXAMPLE, run_up)
     add = parser.add_argument
-    add("folder", type=filled_path, metavar="DIR", help="made by `mtun network`")
-    add("--timeout", type=seconds, default=60.0, metavar="S", help="for all to be ready (default 60)")
-    add("--stop-timeout", type=seconds, default=20.0, metavar="S", help="for all to stop (default 20)")
+    add("folder", type=filled_path, metavar="DIR", help="a folder made by `mtun network`")
+    add(
+        "--timeout",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="time limit in seconds until all nodes are ready (default 60)",
+    )
+    add(
+        "--stop-timeout",
+        type=seconds,
+        default=20.0,
+        metavar="S",
+        help="time limit in seconds until all nodes have stopped (default 20)",
+    )
 
 
 def run_node(options: argparse.Namespace) -> int:
@@ -106,7 +120,7 @@ def run_node(options: argparse.Namespace) -> int:
 
 
 def _serve(config: NodeConfig, options: argparse.Namespace) -> None:
-    # Left from the right: the reactor is closed, and only then the state is written.
+    # Contexts exit from the right: the reactor is closed before the state is written.
     reactor = Reactor()
     with ConfiguredNode(config, reactor) as configured, reactor:
 
@@ -118,7 +132,7 @@ def _serve(config: NodeConfig, options: argparse.Namespace) -> None:
         try:
             run_main(reactor, main, name="node process")
         except (KeyboardInterrupt, SystemExit):
-            log.warning("stopped by a second signal: what passed through the node was cut")
+            log.warning("stopped by a second signal: frames that passed through the node were cut")
             raise
 
 
@@ -130,7 +144,7 @@ def _allow_open_files(links: int) -> None:
         most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         if most < needed:
-            log.warning("%d links need %d open files, the system allows %d", links, needed, most)
+            log.warning("%d links need %d open files; the system allows %d", links, needed, most)
 
 
 def _with_watch(serve: Service[None]) -> Service[None]:
@@ -169,7 +183,7 @@ def _say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
         }
         say_json(True, event)
     else:
-        where = f"listens on {place}" if place else "listens nowhere"
+        where = f"listens on {place}" if place else "does not listen"
         say(f"ready: node {short(node.id)} {where} and knows {peers} peers")
 
 
@@ -180,7 +194,7 @@ def run_up(options: argparse.Namespace) -> int:
     lock = take_lock(
         folder / "lock",
         f"{folder} is running already",
-        "stop it with Ctrl-C where it runs, or use it as it is",
+        "use the running network, or stop it first with Ctrl-C in its terminal",
     )
     try:
         network.check_stopped()
@@ -198,7 +212,7 @@ class _Network:
 
     Attributes:
         failed: whether a node has died.
-        ended_by: the signal that has ended it before all nodes were ready.
+        ended_by: the signal that ended the network before all nodes were ready.
     """
 
     def __init__(self, options: argparse.Namespace, folders: list[Path]) -> None:
@@ -211,10 +225,10 @@ class _Network:
         self.ended_by: int | None = None
 
     def check_stopped(self) -> None:
-        """Before anything of the network is touched, its logs for one.
+        """Check, before `up` changes any file of the network, that no node is running.
 
         Raises:
-            StateError: a node runs already; names it and its process.
+            StateError: a node runs already; the text names it and its process.
         """
         for node in self._nodes:
             state = node.config.parent / STATE_FOLDER
@@ -222,7 +236,7 @@ class _Network:
                 StateDir(state).close()
 
     def serve(self) -> Service[None]:
-        """Start all, watch them, and stop them when this service is cancelled or fails."""
+        """Start all nodes, watch them, and stop them when this service is cancelled or fails."""
         scope = Scope("network", fail_together=False)
         try:
             for node in self._nodes:
@@ -261,7 +275,7 @@ class _Network:
             nodes = {node.name: node.ready for node in self._nodes}
             say_json(True, {"event": "ready", "nodes": nodes})
         else:
-            say(f"ready: {len(self._nodes)} nodes, Ctrl-C stops them")
+            say(f"ready: {len(self._nodes)} nodes; Ctrl-C stops them")
 
     def _watch(self, node: ChildNode) -> Service[None]:
         """Wait for the end of one node, and report it unless the network is being stopped."""
@@ -275,17 +289,17 @@ class _Network:
             event = {"event": "ended", "name": node.name, "status": status, "log_tail": node.log_tail()}
             say_json(False, event)
         complain(f"error: {self._epitaph(node)}")
-        complain(f"hint: start it again with: mtun node --config {node.config}")
+        complain(f"hint: restart it with: mtun node --config {node.config}")
 
     @staticmethod
     def _epitaph(node: ChildNode) -> str:
         tail = node.log_tail()
         end = f"; its log {node.log} ends:\n{tail}" if tail else f"; its log {node.log} is empty"
-        return f"{node.name} has ended with status {node.status}{end}"
+        return f"{node.name} ended with status {node.status}{end}"
 
     @staticmethod
     def _failure(node: ChildNode) -> LocalTunnelError:
-        """Why a node has not started, in one line: its own error, or the last line of a traceback."""
+        """The reason why a node did not start, in one line: its error, or the last line of a traceback."""
         lines = node.log_tail().splitlines() or ["nothing"]
         reason = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
         failure = LocalTunnelError(
@@ -303,7 +317,7 @@ class _Network:
             yield from timeout_after(self._options.stop_timeout, scope.join())
         except TimedOut:
             for node in self._running():
-                complain(f"error: {node.name} did not stop in time and is killed")
+                complain(f"error: {node.name} did not stop in time and was killed")
                 node.kill()
             yield from scope.join()
         finally:
@@ -323,7 +337,7 @@ class ChildNode:
     """One node of a network, run by `mtun up`.
 
     Attributes:
-        name: of its folder. config, log: its files.
+        name: the name of its folder. config, log: its files.
         ready: its `ready` event; None before.
         is_settled: set when it is ready or has ended.
         status: its exit status, or minus the signal that ended it; None while it runs.
@@ -345,7 +359,7 @@ class ChildNode:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process; its log is made anew. Raises OSError."""
+        """Start the process with an empty log. Raises OSError."""
         arguments = ["-m", "tunnel", *self._flags, "node", "--config", str(self.config), "--json"]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -369,10 +383,10 @@ class ChildNode:
                 line = (line + data)[-_READ_BYTES:]
                 if self.ready is None and b"\n" in line:
                     event = json.loads(line.split(b"\n", 1)[0])
-                    if event["ok"]:  # else the reason why it does not start, which its log has too
+                    if event["ok"]:  # otherwise an error, which the log has too
                         self.ready = event
                         self.is_settled.set()
-            # The process ends with its output, but not in the same moment.
+            # The process ends shortly after its output.
             self.status = yield RunInThread(process.wait)
         finally:
             stdout.close_notify()
@@ -380,7 +394,7 @@ class ChildNode:
         return process.returncode
 
     def terminate(self) -> None:
-        """Ask it to stop in order."""
+        """Request an orderly stop."""
         if self._process is not None:
             self._process.terminate()
 

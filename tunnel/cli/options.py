@@ -1,8 +1,8 @@
-"""The commands, their parser, and the options that several of them have.
+"""The commands, their parser, and the options that several commands share.
 
-The parser differs from that of `argparse` in what people notice: an error is a `UsageError` with a hint ("did
-you mean --hops?"), an unknown option is found before a missing argument is, options may stand before, between
-and behind the arguments, and no option may be abbreviated.
+The parser differs from `argparse` in four points. An error is a `UsageError` with a hint ("did you mean
+--hops?"). An unknown option is reported before a missing argument. Options may stand before, between and
+behind the arguments. No option may be abbreviated.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ __all__ = [
 ]
 
 COMMANDS = {
-    "demo": ("demo", "send a file through nodes in this process, and check what comes back"),
-    "network": ("network", "make a ready network on this machine"),
+    "demo": ("demo", "send a file through nodes in this process and check the reply"),
+    "network": ("network", "make a network on this machine"),
     "up": ("nodes", "run a network, one process per node"),
     "keygen": ("network", "make the secret keys of one node"),
     "node": ("nodes", "run one node until it is stopped"),
-    "ping": ("probe", "ask a node for an answer, through proxies"),
+    "ping": ("probe", "query a node through proxies and show the round trip"),
     "send": ("files", "send a file to a node"),
-    "get": ("files", "get a file from a node"),
-    "peers": ("probe", "list the nodes that are known"),
-    "route": ("probe", "try a route to a node and show it"),
+    "get": ("files", "fetch a file from a node, or list its files"),
+    "peers": ("probe", "list the known nodes"),
+    "route": ("probe", "try a route to a node and show the report of each hop"),
     "bench": ("bench", "measure round trips and throughput"),
 }
 """Command → module in tunnel.cli, and one line of help. A module is loaded only for its own commands."""
@@ -60,7 +60,11 @@ _SIZE = "17, 10k, 300KiB, 64MiB or 1GB (k, KiB: 1024 bytes; KB: 1000)"
 
 
 class UsageError(ConfigError):
-    """The arguments are wrong. usage: which there are."""
+    """Wrong arguments.
+
+    Attributes:
+        usage: the usage line of the command.
+    """
 
     def __init__(self, text: str, hint: str, usage: str) -> None:
         super().__init__(text, hint)
@@ -86,7 +90,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As `argparse` does, behind the checks of the module's description."""
+        """As `argparse` does, after the checks that the module docstring lists."""
         given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(self._arranged(given), namespace)
 
@@ -105,7 +109,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def _arranged(self, given: list[str]) -> list[str]:
-        """The options first. An argument that may be left out is else taken as missing before an option."""
+        """Move the options to the front: `argparse` would take an optional argument behind one as missing."""
         options: list[str] = []
         places: list[str] = []
         rest = iter(given)
@@ -114,7 +118,7 @@ class Parser(argparse.ArgumentParser):
                 return [*options, *places, argument, *rest]
             if not _is_option(argument):
                 if self._subparsers is not None:
-                    return [*options, argument, *rest]  # a command, and what is its own
+                    return [*options, argument, *rest]  # a command with its arguments
                 places.append(argument)
                 continue
             options.append(argument)
@@ -130,7 +134,7 @@ class Parser(argparse.ArgumentParser):
             if option in known:
                 return known[option]
         if self._subparsers is not None and name in ("--json", "--network", "--peers", "--config", "--hops"):
-            hint = f"options of a command go behind it: mtun COMMAND {name}"
+            hint = f"put options of a command behind it: mtun COMMAND {name}"
         else:
             hint = closest(name, known)
         raise self._wrong(f"unknown option {name}", hint)
@@ -153,7 +157,7 @@ def _is_option(argument: str) -> bool:
 
 
 def closest(name: str, names: Iterable[str]) -> str:
-    """A hint: the name that is most like this one. Empty where none is."""
+    """The hint "did you mean NAME?" for the most similar name; empty if none is similar."""
     found = difflib.get_close_matches(name, list(names), 1, 0.6)
     return f"did you mean {found[0]}?" if found else ""
 
@@ -165,27 +169,27 @@ def command(
     example: str,
     run: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
-    """A subcommand's parser, with the options that all of them have; its `--help` ends with the example."""
+    """The parser of a subcommand, with the common options; its `--help` ends with the example."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=COMMANDS[name][1], description=description, epilog=example
     )
-    # Under another name: the subcommand's count would replace the one before the command.
+    # Another `dest`: the subcommand's count would replace the one before the command.
     parser.add_argument(
         "-v", "--verbose", dest="more_verbose", action="count", default=0, help="log more (-vv: everything)"
     )
-    parser.add_argument("--json", action="store_true", help="JSON on stdout, nothing else")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout, and nothing else")
     parser.set_defaults(run=run)
     return parser
 
 
 def add_retries(parser: argparse.ArgumentParser, of: str) -> None:
-    """`--retries` of queries. of: of which, for people."""
-    text = f"of {of}, around proxies that failed (default 0)"
+    """Add `--retries`. of: the queries that it repeats, for people."""
+    text = f"after a proxy failed, repeat {of} over another route up to N times (default 0)"
     parser.add_argument("--retries", type=count(0, MAX_RETRIES), default=0, metavar="N", help=text)
 
 
 def filled(text: str) -> str:
-    """A name, for `type=`. An empty one comes from an unset variable of a script, and is refused."""
+    """A name, for `type=`. Refuses an empty one, which an unset variable of a script would give."""
     if not text:
         raise argparse.ArgumentTypeError("expected a name, not an empty text")
     return text
@@ -197,17 +201,17 @@ def filled_path(text: str) -> Path:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder if there is none, but not its parents: a mistyped path would make a tree of folders.
+    """Make a folder if it is missing, but not its parents: a mistyped path would make a tree of folders.
 
     Raises:
-        ConfigError: its parent is not there, or a file has that name.
+        ConfigError: its parent is missing, or a file has that name.
     """
     try:
         path.mkdir(mode=mode, exist_ok=True)
     except FileNotFoundError:
         made = shlex.quote(str(path.parent))
         raise ConfigError(
-            f"there is no folder {path.parent}", f"correct the path, or make it first: mkdir -p {made}"
+            f"there is no folder {path.parent}", f"correct the path, or make the folder: mkdir -p {made}"
         ) from None
     except (FileExistsError, NotADirectoryError):
         place = path if os.path.lexists(path) else path.parent
@@ -218,7 +222,7 @@ def readable_file(path: Path) -> IO[bytes]:
     """Open a regular file that the user has named.
 
     Raises:
-        ConfigError: it is not there, not a regular file, or cannot be read.
+        ConfigError: it is missing, not a regular file, or cannot be read.
     """
     try:
         return os.fdopen(open_regular(path), "rb")

@@ -1,7 +1,7 @@
-"""`mtun peers`, `mtun ping` and `mtun route`: what can be seen of a network from outside.
+"""`mtun peers`, `mtun ping` and `mtun route`: a client's view of a network.
 
-`peers` lists the signed descriptors that are known, and sends nothing. `ping` asks a node for an answer over
-a new route each time. `route` shows one route, with what its nodes report to the sender alone.
+`peers` lists the known signed descriptors, and sends nothing. `ping` queries a node, over a new route each
+time. `route` shows one route, with the reports of its nodes, which only the sender can read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tunnel.services import service_prefix
 __all__ = ["add_parser"]
 
 _PEERS = """\
-List the nodes that are known, from their signed descriptors. Nothing is sent.
+List the known nodes, from their signed descriptors. This sends nothing.
 """
 _PEERS_EXAMPLE = """\
 example:
@@ -49,11 +49,11 @@ example:
   mtun peers --peers peers.txt --json
 """
 _PING = """\
-Is a node there, and how long does a round trip through proxies take?
+Check that a node answers, and measure the round trip through proxies.
 
-Each ping is a query over a new random route. It counts as answered when the node itself has answered, be it
-that it has no such service. With --retries a ping that failed at a proxy is repeated over another route; its
-time is that of all its attempts.
+Each ping is a query over a new random route. A refusal by the node itself ("no such service") counts as an
+answer. With --retries a ping that failed at a proxy is repeated over another route; its time includes all
+attempts.
 """
 _PING_EXAMPLE = """\
 example:
@@ -61,19 +61,19 @@ example:
   mtun ping 4307b306 --peers peers.txt --hops 5 --count 10 --json
 """
 _ROUTE = """\
-Draw a route to a node, send a small query along it, and show how long each node has held the query.
+Draw a route to a node, send a small query along it, and show how long each node held the query.
 
-The nodes report this to the sender alone. Each query has a new route; this one is not used again. With
---retries a route that failed at a proxy is followed by another. The route that carried the query is shown;
-when none did, the first.
+Only the sender can read these reports. Each query has a new route; this one is not used again. With --retries
+a failed route is followed by another. The command shows the route that carried the query, or the first one if
+all failed.
 """
 _ROUTE_EXAMPLE = """\
 example:
   mtun route node-7 --network mynet --hops 5
-  mtun route 4307b306 --peers peers.txt --dry-run      draw it only
+  mtun route 4307b306 --peers peers.txt --dry-run      draw a route, send nothing
 """
-_NO_PEERS = "put files that nodes publish ([peers] publish) into the peers folder"
-_WRONG_TIME = "their keys are for another time: do the nodes run, and is the clock of this machine right?"
+_NO_PEERS = "copy the descriptor files of other nodes ([peers] publish) into the peers folder"
+_WRONG_TIME = "their keys are not valid now: are the nodes running, and is the clock of this machine right?"
 _MOST_BYTES = 1 << 20
 
 
@@ -84,12 +84,12 @@ def add_parser(commands: Any) -> None:
     parser = command(commands, "ping", _PING, _PING_EXAMPLE, run_ping)
     add_target(parser)
     parser.add_argument(
-        "--count", type=count(1, 100_000), default=4, metavar="N", help="how often (default 4)"
+        "--count", type=count(1, 100_000), default=4, metavar="N", help="number of pings (default 4)"
     )
     parser.add_argument(
-        "--size", type=size(0, _MOST_BYTES), default=64, metavar="SIZE", help="content of each (default 64)"
+        "--size", type=size(0, _MOST_BYTES), default=64, metavar="SIZE", help="bytes of content (default 64)"
     )
-    add_retries(parser, "each")
+    add_retries(parser, "a ping")
     add_client_options(parser)
     parser = command(commands, "route", _ROUTE, _ROUTE_EXAMPLE, run_route)
     add_target(parser)
@@ -99,7 +99,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run_peers(options: argparse.Namespace) -> int:
-    """List them. Returns the exit status: 1 when none can be used now."""
+    """List the peers. Returns the exit status: 1 if none can be used now."""
     config = client_config(options)
     engine = tunnel_engine(config.engine)
     running = None if options.config is None else running_node(config)
@@ -158,7 +158,7 @@ def _described(names: PeerNames, peer: Descriptor, now_s: float, state: PeerStat
 
 @dataclass(frozen=True, slots=True)
 class _Pinged:
-    """One ping. `milliseconds` is None when the node has not answered; `error` and `hint` say why."""
+    """One ping. Without an answer `milliseconds` is None, and `error` and `hint` have the reason."""
 
     hops: int
     milliseconds: float | None
@@ -169,7 +169,7 @@ class _Pinged:
 
 
 def run_ping(options: argparse.Namespace) -> int:
-    """Ping. Returns the exit status: 1 when one of them was not answered."""
+    """Ping a node. Returns the exit status: 1 if one of the pings was not answered."""
     pings = []
     with Client(options) as client:
         destination = client.names.resolve(options.id)
@@ -197,9 +197,9 @@ def run_ping(options: argparse.Namespace) -> int:
             f"median {statistics.median(times):.1f} ms, most {max(times):.1f} ms"
         )
     else:
-        complain(f"error: {name} has not answered")
+        complain(f"error: {name} did not answer")
         known = all(pinged.hint for pinged in pings)
-        advice = "-v shows what the client knows; --hops 0 dials it directly, over no proxy"
+        advice = "try -v for the log of the client, or --hops 0 to dial the node directly"
         complain(f"hint: {pings[0].hint if known else advice}")
     return 0 if len(times) == len(pings) else 1
 
@@ -219,7 +219,7 @@ def _ping(client: Client, destination: bytes, options: argparse.Namespace) -> _P
         if report is None or report.is_about_reply or report.suspects or report.hop != hops:
             said = client.names.in_words(str(failure))
             return _Pinged(hops, None, error=said, hint=client.hint(failure), retries=retries)
-        answer_bytes, error = 0, client.names.in_words(str(report))  # the node itself has said so
+        answer_bytes, error = 0, client.names.in_words(str(report))  # a refusal by the node itself
     return _Pinged(hops, (time.perf_counter() - started_s) * 1000, answer_bytes, error, retries=retries)
 
 
@@ -228,12 +228,12 @@ def _say_ping(number: int, name: str, pinged: _Pinged) -> None:
         say(f"{number}: no answer: {pinged.error}")
         return
     what = f"{pinged.answer_bytes} bytes" if pinged.error is None else f"({pinged.error})"
-    again = f", after {pinged.retries} that failed" if pinged.retries else ""
+    again = f", after {pinged.retries} failed attempts" if pinged.retries else ""
     say(f"{number}: {what} from {name} in {pinged.milliseconds:.1f} ms {proxies_text(pinged.hops)}{again}")
 
 
 def run_route(options: argparse.Namespace) -> int:
-    """Draw it and try it. Returns the exit status."""
+    """Draw a route and try it. Returns the exit status."""
     with Client(options) as client:
         route = client.route(client.names.resolve(options.id))
         report = failure = None
@@ -262,7 +262,7 @@ def run_route(options: argparse.Namespace) -> int:
         else:
             _say_route(hops, report)
             for attempt in attempts if failure is None else ():
-                say(f"before it: {client.names.in_words(str(attempt))}")
+                say(f"failed before: {client.names.in_words(str(attempt))}")
             if failure is not None:
                 raise failure
     return 0 if failure is None else 1

@@ -1,8 +1,8 @@
-"""What a terminal shows: text that it can display, byte counts for people, a table, a progress bar.
+"""Output on a terminal: safe text, byte counts for people, tables, a progress bar.
 
-Everything that a command prints goes through `say` and `complain`. Names of files, nodes and peers come from
-outside: a control character in one is shown escaped, so that no name moves the cursor or clears the screen.
-A letter that the terminal's encoding lacks is replaced (`ascii_fallback`), so that no command fails for it.
+All output of a command goes through `say` and `complain`. Names of files, nodes and peers come from outside:
+control characters in them are escaped, so that no name moves the cursor or clears the screen. A letter that
+the terminal's encoding lacks is replaced (`ascii_fallback`), so that no command fails because of it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = [
 _FALLBACK = "mtun-ascii"
 _ASCII = {"─": "-", "…": "...", "–": "-", "█": "#", "░": ".", "×": "x"}
 STDOUT_NAME = "standard output"
-_KEPT = "\u00a0\u3000\u200c\u200d"  # spaces, and joiners of letters, that `isprintable` does not count
+_KEPT = "\u00a0\u3000\u200c\u200d"  # spaces and letter joiners that `isprintable` excludes
 
 
 def _ascii_fallback(error: UnicodeError) -> tuple[str, int]:
-    """A codec's error handler: the next best letters, or an escape."""
+    """The error handler of a codec: similar letters, or an escape."""
     assert isinstance(error, UnicodeEncodeError)
     part = error.object[error.start : error.end]
     return "".join(_ASCII.get(letter) or _escaped(letter) for letter in part), error.end
@@ -59,7 +59,7 @@ def printable(text: str) -> str:
 
 
 def prepare_output() -> None:
-    """Let stdout and stderr replace what they cannot encode, unless the user chose how they fail."""
+    """Let stdout and stderr replace characters that they cannot encode, unless the user chose otherwise."""
     codecs.register_error(_FALLBACK, _ascii_fallback)
     for stream in (sys.stdout, sys.stderr):
         # None where it was closed before the program began. "surrogateescape" is what the C locale sets.
@@ -72,12 +72,12 @@ def prepare_output() -> None:
 
 
 def say(text: str = "") -> None:
-    """Print lines on stdout, without a buffer: their reader may wait for them."""
+    """Print lines on stdout and flush: a reader may be waiting for them."""
     _print(text, sys.stdout)
 
 
 def say_json(ok: bool, outcome: Mapping[str, Any], *, indent: int | None = None) -> None:
-    """Print one JSON object on stdout. `ok`: whether the command, or what the object reports, succeeded."""
+    """Print one JSON object on stdout. `ok`: whether the command, or the reported event, succeeded."""
     _print(json.dumps({"ok": ok, **outcome}, indent=indent), sys.stdout)
 
 
@@ -88,7 +88,7 @@ def complain(text: str) -> None:
 
 
 def say_all() -> None:
-    """Write out what stdout still holds, of others' prints too. Raises OSError, with the name of stdout."""
+    """Flush stdout. Raises OSError, with the name of stdout."""
     if sys.stdout is not None:
         with _named():
             sys.stdout.flush()
@@ -117,7 +117,7 @@ def readable_size(count: float) -> str:
 
 
 def text_width(text: str) -> int:
-    """Columns on a terminal: letters of East Asia take two, marks over another letter none."""
+    """Columns on a terminal: East Asian letters take two, combining marks none."""
     if text.isascii():
         return len(text)
     return sum(
@@ -127,19 +127,19 @@ def text_width(text: str) -> int:
 
 
 def _columns() -> int | None:
-    """How wide stdout is; None where it is no terminal, and lines may have any length."""
+    """The width of stdout; None if it is not a terminal, so that lines may have any length."""
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, columns: int | None = None) -> str:
-    """Columns as wide as they must be; the first three to the left, numbers to the right.
+    """A table with columns of minimal width; the first three are aligned left, the others right.
 
-    On a terminal that is too narrow each row becomes a block of lines, "head  cell": nothing is cut.
+    If the terminal is too narrow, each row becomes a block of lines, "head  cell", so that nothing is cut.
 
     Args:
-        columns: the width to fit; None: that of the terminal, or any.
+        columns: the width to fit; None: the width of the terminal, or any.
     """
     columns = _columns() if columns is None else columns
     cells = [[printable(cell) for cell in row] for row in rows]
@@ -196,7 +196,7 @@ class ProgressBar:
         if not self._enabled:
             return
         if self._start is None:
-            self._start = now_s, done  # what was there before, of a resumed transfer, has no rate
+            self._start = now_s, done  # excludes the earlier part of a resumed transfer from the rate
         if now_s < self._next_s:
             return
         self._next_s = now_s + 0.1
@@ -210,10 +210,10 @@ class ProgressBar:
         self._write(f"\r{self.line(done, rate, columns)}\x1b[K")
 
     def line(self, done: int, rate: float, columns: int) -> str:
-        """What is shown, in fewer than `columns` columns: what matters least is left out first.
+        """The bar and its figures, in fewer than `columns` columns; the least important figures go first.
 
         Args:
-            rate: in units each second.
+            rate: in units per second.
         """
         part = min(1.0, done / self._total)
         if self._unit is None:
@@ -236,7 +236,7 @@ class ProgressBar:
             self._write("\r\x1b[K")
 
     def _write(self, text: str) -> None:
-        # A terminal that has gone ends no transfer.
+        # A closed terminal does not end the transfer.
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
             sys.stderr.flush()

@@ -30,7 +30,7 @@ from tunnel.routing.route import Route
 
 __all__ = ["Circuit", "HeaderBuilder", "OutgoingFrame", "OutgoingQuery", "ReplyPath"]
 
-_OWN_ID = "the destination is this node itself: a node cannot ask itself"
+_OWN_ID = "the destination is this node itself: a node cannot query itself"
 
 
 @dataclass(frozen=True, slots=True)
