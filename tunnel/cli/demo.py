@@ -22,8 +22,8 @@ from tunnel.errors import ConfigError, ProfileError
 from tunnel.geometry import Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.modes import MODES, ReplyMode
-from tunnel.node import FrameReport, Limits, LinkPolicy, QueryResult
-from tunnel.node.query.request import SERVED_MODES
+from tunnel.node import FrameReport, Limits, LinkPolicy, Node, QueryResult
+from tunnel.node.query.request import SERVED_MODES, QueryOptions
 from tunnel.services import InnerService, Query, Reply
 
 __all__ = ["PositionSampler", "add_parser"]
@@ -35,6 +35,7 @@ example:
   mtun demo --peers 128 --mode none --json   the longest route, printed as JSON
 """
 _MOST_PEERS = 1_000
+_WAYS = "query", "reply"
 _LINKS = {"pooled": "links that carry many messages", "once": "one link per message"}
 LINE = "the quick brown fox carries message %06d through peers that only Alice knows\n"
 
@@ -164,27 +165,17 @@ def run(options: argparse.Namespace) -> int:
         alice, bob = (net[position] for position in rng.sample(range(len(net)), 2))
         source, sink = _DigestingSource(file), _Digest()
         size = os.fstat(file.fileno()).st_size if options.file else options.size
-        both_ways = 2 if MODES[mode].has_reply else 1
-        bar = ProgressBar(size * both_ways, enabled=not options.json)
+        way: QueryOptions = {"hops": hops, "mode": mode, "profile": chosen, "sink": sink}
+        if options.seed is not None:
+            way["rng"] = PositionSampler(rng, net)
         started_s = time.monotonic()
-        with contextlib.closing(bar):
-            result = alice.query(
-                bob.id,
-                source,
-                hops=hops,
-                mode=mode,
-                profile=chosen,
-                sink=sink,
-                rng=PositionSampler(rng, net) if options.seed is not None else None,
-                progress=lambda sent, received: bar.update(sent + received),
-            ).result()
+        result = _query(alice, bob, source, size, is_quiet=options.json, options=way)
         seconds = time.monotonic() - started_s
         ports = {node.id: node.address.port for node in net}
         engine = net.engine.name
     query, reply = _frames(alice.id, result, reports)
-    has_arrived = source.digest.hex == service.received.hex
-    if result.has_reply:
-        has_arrived &= service.sent.hex == sink.hex
+    digests = _digests(source.digest, service, sink, has_reply=result.has_reply)
+    has_arrived = all(digests[f"{way}_sha256_sent"] == digests[f"{way}_sha256_received"] for way in _WAYS)
     outcome = {
         "ok": has_arrived and _is_uniform(alice.id, result, query, reply),
         "peers": options.peers,
@@ -195,10 +186,7 @@ def run(options: argparse.Namespace) -> int:
         "link_policy": options.links,
         "query_bytes": source.digest.bytes,
         "reply_bytes": sink.bytes,
-        "query_sha256_sent": source.digest.hex,
-        "query_sha256_received": service.received.hex,
-        "reply_sha256_sent": service.sent.hex if result.has_reply else None,
-        "reply_sha256_received": sink.hex if result.has_reply else None,
+        **digests,
         "seconds": round(seconds, 4),
         "links": _links(query, reply),
     }
@@ -208,6 +196,28 @@ def run(options: argparse.Namespace) -> int:
         nodes = alice.id, *result.route.nodes
         say(f"{_frame_table(nodes, query, reply, ports)}\n\n{_summary(outcome)}")
     return 0 if outcome["ok"] else 1
+
+
+def _query(
+    alice: Node, bob: Node, source: _DigestingSource, size: int, *, is_quiet: bool, options: QueryOptions
+) -> QueryResult:
+    """Send the query and wait for its reply, with a progress bar unless `is_quiet`."""
+    both_ways = 2 if MODES[ReplyMode(options["mode"])].has_reply else 1
+    with contextlib.closing(ProgressBar(size * both_ways, enabled=not is_quiet)) as bar:
+        options["progress"] = lambda sent, received: bar.update(sent + received)
+        return alice.query(bob.id, source, **options).result()
+
+
+def _digests(
+    query: _Digest, service: _Uppercase, reply: _Digest, *, has_reply: bool
+) -> dict[str, str | None]:
+    """What was sent and what has arrived, each way."""
+    return {
+        "query_sha256_sent": query.hex,
+        "query_sha256_received": service.received.hex,
+        "reply_sha256_sent": service.sent.hex if has_reply else None,
+        "reply_sha256_received": reply.hex if has_reply else None,
+    }
 
 
 class PositionSampler(random.Random):
@@ -342,7 +352,7 @@ def _summary(outcome: dict[str, Any]) -> str:
         _verdict(
             way, outcome[f"{way}_bytes"], outcome[f"{way}_sha256_sent"], outcome[f"{way}_sha256_received"]
         )
-        for way in ("query", "reply")
+        for way in _WAYS
         if outcome[f"{way}_sha256_sent"] is not None
     ]
     if len(query_frames) == 1:

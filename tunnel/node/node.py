@@ -131,12 +131,7 @@ class Node:
         kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
         rules = address_rules(network_id, private_ranges)
         has_guards = limits.guards > 0 and not rules.is_local
-        if isinstance(keys, NodeKeys):
-            # The last run's replay table is lost, so its onion key goes too: recorded frames no longer open.
-            keys = KeyRing(keys.rotated(wall_clock()), engine, limit=limits.replay_tags)
-        elif not isinstance(keys, KeyRing):
-            raise TypeError(f"keys: expected NodeKeys or a KeyRing, got {type(keys).__name__}")
-        ring = keys
+        ring = _key_ring(keys, engine, limits, wall_clock())
         self._reactor = reactor
         self._listener = None if port is None else TcpListener(host, port)
         try:
@@ -478,6 +473,16 @@ class Node:
         """Draw a route. Raises BadRoute; BadArgument, TypeError: as `query`."""
         destination, hops = checked_id(destination), checked_count(hops, "hops")
         return self.context.routes.route(destination, hops, profile, rng=rng)
+
+
+def _key_ring(keys: NodeKeys | KeyRing, engine: TunnelEngine, limits: Limits, now_s: float) -> KeyRing:
+    """Raises TypeError: neither of the two."""
+    if isinstance(keys, KeyRing):
+        return keys
+    if not isinstance(keys, NodeKeys):
+        raise TypeError(f"keys: expected NodeKeys or a KeyRing, got {type(keys).__name__}")
+    # The last run's replay table is lost, so its onion key goes too: recorded frames no longer open.
+    return KeyRing(keys.rotated(now_s), engine, limit=limits.replay_tags)
 
 
 def _first_descriptor(
