@@ -11,7 +11,7 @@ import pytest
 from tunnel.cli import main
 from tunnel.client import Client, ServiceClient, ThreadReply, ThreadStream, ThreadTunnel
 from tunnel.client.aio import AsyncClient, AsyncReply, AsyncStream, AsyncTunnel
-from tunnel.node.query.replies import IncomingReply
+from tunnel.node.query.incoming_replies import IncomingReply
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 from tunnel.services.attachments import MAX_PIECE_BYTES
 from tunnel.services.file_requests import (

@@ -32,7 +32,7 @@ from tunnel.identity.descriptor import Address
 from tunnel.identity.keys import NodeKeys
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.keeper import listen_service
-from tunnel.node.query.replies import IncomingReply
+from tunnel.node.query.incoming_replies import IncomingReply
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.routing.cover import CoverPlan

@@ -17,7 +17,7 @@ from tunnel import ErrorCode, InnerService, Limits, LocalNetwork, Profile, Query
 from tunnel.errors import BadRoute, LocalTunnelError, TunnelError
 from tunnel.geometry import INTERACTIVE, LONG
 from tunnel.modes import MODES
-from tunnel.node.query import replies as spool
+from tunnel.node.query import incoming_replies as spool
 from tunnel.node.query.request import SERVED_MODES
 from tunnel.routing.cover import CoverPlan, QuerySample, draw_cover
 from tunnel.services import Query, Reply

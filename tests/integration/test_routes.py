@@ -33,7 +33,7 @@ from tunnel.errors import BadRoute, ErrorCode
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ErrorMode
-from tunnel.node.query.running import likeliest_culprits
+from tunnel.node.query.attempts import likeliest_culprits
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.upkeep import publish
 from tunnel.routing.guards import Guards

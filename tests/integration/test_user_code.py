@@ -15,7 +15,7 @@ from tests.support.network import PATIENCE_S
 from tunnel import LocalNetwork, QueryFailed
 from tunnel.client import Client, get, put
 from tunnel.errors import LocalTunnelError, SubStreamReset
-from tunnel.node.query.replies import report_progress
+from tunnel.node.query.incoming_replies import report_progress
 from tunnel.services import Echo, Files, InnerService, Query, Reply, Services, Tunnel
 from tunnel.services.base import run_service
 

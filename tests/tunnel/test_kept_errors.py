@@ -15,7 +15,7 @@ from tunnel import LocalNetwork, QueryFailed
 from tunnel.client import Client
 from tunnel.errors import ErrorCode, LinkError, MalformedMessage
 from tunnel.geometry import DEFAULT, Profile
-from tunnel.node.query.replies import QueryResult
+from tunnel.node.query.incoming_replies import QueryResult
 
 
 def test_a_failed_link_and_its_streams() -> None:

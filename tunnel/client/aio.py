@@ -36,7 +36,7 @@ from tunnel.client.clients import AskingNode, Undoing, check_running, make_call
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content, as_piece
-from tunnel.node.query.replies import IncomingReply, QueryResult, ended_error
+from tunnel.node.query.incoming_replies import IncomingReply, QueryResult, ended_error
 from tunnel.node.query.request import CallOptions, TunnelOptions
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 

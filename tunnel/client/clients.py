@@ -40,10 +40,10 @@ from reactor.errors import Forked
 from tunnel.codes import Report
 from tunnel.established import Target
 from tunnel.geometry import Profile
+from tunnel.node.query.attempts import submit
 from tunnel.node.query.contents import Content, Prefixed, as_content
-from tunnel.node.query.replies import REPLY_WINDOW_BYTES, IncomingReply, QueryResult, ended_error
+from tunnel.node.query.incoming_replies import REPLY_WINDOW_BYTES, IncomingReply, QueryResult, ended_error
 from tunnel.node.query.request import CallOptions, QueryOptions, QueryRequest, TunnelOptions
-from tunnel.node.query.running import submit
 from tunnel.node.tunnels.tunnel import MESSAGE_BYTES, NodeTunnel, TunnelStream
 from tunnel.routing.route import Route
 from tunnel.services.base import service_prefix

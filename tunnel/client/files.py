@@ -37,9 +37,9 @@ from tunnel.errors import (
     NodeStopped,
     QueryFailed,
 )
-from tunnel.node.query.replies import IncomingReply, report_progress
+from tunnel.node.query.attempts import submit
+from tunnel.node.query.incoming_replies import IncomingReply, report_progress
 from tunnel.node.query.request import WayOptions
-from tunnel.node.query.running import submit
 from tunnel.services.base import PieceReader, service_prefix
 from tunnel.services.file_requests import (
     ENTRY_HEAD_BYTES,

@@ -73,8 +73,9 @@ from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.state_dir import check_private
 from tunnel.modes import ReplyMode
+from tunnel.node.query.attempts import submit
 from tunnel.node.query.contents import Content, open_content, rewinder
-from tunnel.node.query.replies import (
+from tunnel.node.query.incoming_replies import (
     IncomingReply,
     PendingQuery,
     QueryResult,
@@ -90,7 +91,6 @@ from tunnel.node.query.request import (
     TunnelOptions,
     checked_request,
 )
-from tunnel.node.query.running import submit
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.waits import run_with_guards
 from tunnel.routing.draw_route import LARGE_BYTES

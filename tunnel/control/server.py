@@ -60,7 +60,7 @@ from tunnel.directory import Directory
 from tunnel.errors import ControlError, ErrorCode, NodeStopped, StateError, TunnelError
 from tunnel.identity.descriptor import Descriptor
 from tunnel.node import Node
-from tunnel.node.query.replies import IncomingReply
+from tunnel.node.query.incoming_replies import IncomingReply
 from tunnel.node.query.request import CallOptions
 from tunnel.node.waits import run_with_guards
 

@@ -7,7 +7,7 @@ tunnels (established ones). Clients, control, config and the command line import
 from tunnel.node.context import FrameReport, address_rules
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.node import LOCAL_NETWORK_ID, Node
-from tunnel.node.query.replies import QueryResult
+from tunnel.node.query.incoming_replies import QueryResult
 from tunnel.routing.peers import PeerListener
 
 __all__ = [

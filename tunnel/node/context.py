@@ -24,7 +24,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.link.mux import MuxStream
 from tunnel.link.records import Budget
 from tunnel.node.limits import Limits, TunnelBudget
-from tunnel.node.query.replies import PendingQuery
+from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.onion.codec import OnionCodec
 from tunnel.routing.addresses import AddressRules, IpRange
 from tunnel.routing.draw_route import RouteProvider

@@ -27,8 +27,8 @@ from tunnel.errors import TunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.context import NodeContext
+from tunnel.node.query.attempts import build_query
 from tunnel.node.query.request import QueryRequest, content_size, draw_routes
-from tunnel.node.query.running import build_query
 from tunnel.node.tunnels.carrying import open_tunnel
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.onion.header_builder import OutgoingQuery

@@ -22,10 +22,10 @@ from reactor.errors import log_failure
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError
 from tunnel.established import End, EstablishedTunnel
 from tunnel.established.keys import ChunkOpener
-from tunnel.node.answer.answers import IncomingQuery, answer_service
+from tunnel.node.answer.send_reply import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader, receive_reply
-from tunnel.node.query.replies import PendingQuery
+from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.tunnels.carrying import TunnelLife, pump
 from tunnel.node.tunnels.sub_streams import serve_streams, service_handler

@@ -23,7 +23,7 @@ from reactor.errors import is_ctrl_c
 from readwrite_comp.helpers import byte_view
 from tunnel.disk import FileReader, ReadableFile, pieces_of
 from tunnel.errors import LocalTunnelError
-from tunnel.node.query.replies import user_failure
+from tunnel.node.query.incoming_replies import user_failure
 
 __all__ = [
     "Content",

@@ -24,7 +24,7 @@ from readwrite_comp.helpers import byte_view
 from tunnel.errors import ErrorCode, FrameTruncated, MalformedMessage, PeerError, StreamReset, TunnelError
 from tunnel.node.context import NodeContext, Stream, report_frame
 from tunnel.node.query.contents import Content, open_content
-from tunnel.node.query.replies import PendingQuery
+from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
 from tunnel.node.waits import with_timeout
 from tunnel.onion.codec import OutgoingFrame

@@ -5,9 +5,9 @@ A query passes three objects. Example, `node.query(bob, b"ping", hops=3)`:
 1. `make_request` checks the options (`checked_request`), draws a route and chooses a profile: a
    `QueryRequest`, a plain value. This runs in the caller's thread, so that a missing route is an error at
    the call.
-2. `build_query` (running.py) seals the headers in a thread: an `OutgoingQuery` of `tunnel.onion`, with the
+2. `build_query` (attempts.py) seals the headers in a thread: an `OutgoingQuery` of `tunnel.onion`, with the
    `Circuit` to Bob and the `ReplyPath`s back.
-3. `RunningQuery` (running.py) sends it and waits for the outcome. A retry is another one, over routes
+3. `RunningQuery` (attempts.py) sends it and waits for the outcome. A retry is another one, over routes
    that `draw_routes` draws without the suspected hops.
 
 To add an option: put it in the dictionary below that fits, describe it there, and take it in
@@ -27,7 +27,7 @@ from tunnel.errors import BadRoute, LocalTunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode, ReplyMode
 from tunnel.node.query.contents import Content, as_content, rewinder
-from tunnel.node.query.replies import Sink
+from tunnel.node.query.incoming_replies import Sink
 from tunnel.onion.header_builder import OutgoingQuery
 from tunnel.routing.route import Purpose, Route, checked_purpose
 

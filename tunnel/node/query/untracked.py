@@ -19,11 +19,11 @@ from tunnel.arguments import checked_count, checked_seconds
 from tunnel.errors import LocalTunnelError, NodeStopped, PeerError, QueryFailed
 from tunnel.modes import ReplyMode
 from tunnel.node.context import NodeContext
+from tunnel.node.query.attempts import exchange, query_slot, registered
 from tunnel.node.query.contents import Content, as_content
 from tunnel.node.query.frame_io import FrameWriter, start_frame, write_content
-from tunnel.node.query.replies import PendingQuery, QueryResult, Sink, spooled
+from tunnel.node.query.incoming_replies import PendingQuery, QueryResult, Sink, spooled
 from tunnel.node.query.request import home_neighbour
-from tunnel.node.query.running import exchange, query_slot, registered
 from tunnel.node.relay.status_reporter import wait_status
 from tunnel.onion.header_builder import OutgoingFrame
 from tunnel.onion.reply_block import ReplyBlock

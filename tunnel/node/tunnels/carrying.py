@@ -46,7 +46,7 @@ from tunnel.established import End, EstablishedTunnel
 from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
-from tunnel.node.query.running import explain, query_slot
+from tunnel.node.query.attempts import explain, query_slot
 from tunnel.node.relay.status_reporter import wait_status
 from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream

@@ -60,7 +60,14 @@ from tunnel.modes import MODES
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.contents import rewinder
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, receive_reply, start_frame, write_content
-from tunnel.node.query.replies import PendingQuery, QueryResult, QueryState, Spool, ended_error, spooled
+from tunnel.node.query.incoming_replies import (
+    PendingQuery,
+    QueryResult,
+    QueryState,
+    Spool,
+    ended_error,
+    spooled,
+)
 from tunnel.node.query.request import QueryRequest, check_served, draw_routes
 from tunnel.node.relay.status_reporter import settle_beside, wait_status
 from tunnel.node.upkeep import clock_difference
