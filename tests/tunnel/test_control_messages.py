@@ -72,6 +72,7 @@ failures = st.builds(
     st.none() | st.sampled_from(ErrorCode),
     st.none() | reports,
     st.lists(ids, max_size=3).map(tuple),
+    hint=st.text(max_size=50),
 )
 requests = st.builds(
     QueryMessage,
@@ -111,7 +112,11 @@ def body(message: bytes, *, is_node: bool) -> bytes:
 
 
 def facts(error: BaseException) -> list[Any]:
-    return [type(error), str(error), *(vars(error).get(key) for key in ("code", "report", "blamed"))]
+    return [
+        type(error),
+        str(error),
+        *(vars(error).get(key) for key in ("code", "report", "blamed", "hint", "hops")),
+    ]
 
 
 @given(requests)
@@ -142,12 +147,18 @@ def test_a_failed_query_arrives_with_hop_code_and_text(
 
 
 @pytest.mark.parametrize(
-    "error", [BadRoute("too few"), ProfileError("too long"), ControlError("busy"), TypeError("no bytes")]
+    "error",
+    [
+        BadRoute("too few", hops=3, available=1),
+        BadRoute("no guard", hint="add peers"),
+        ProfileError("too long"),
+        ControlError("busy", "try later"),
+        TypeError("no bytes"),
+    ],
 )
-def test_an_error_keeps_its_class_and_text(error: Exception) -> None:
+def test_an_error_keeps_its_class_text_and_hint(error: Exception) -> None:
     found = unpack_error(body(pack_error(error), is_node=False))
-    assert type(found) is type(error)
-    assert str(found) == str(error)
+    assert facts(found) == facts(error)
 
 
 def test_an_error_that_is_the_nodes_own_affair_is_a_failed_query() -> None:

@@ -75,7 +75,7 @@ __all__ = [
     "unpack_welcome",
 ]
 
-VERSION: Final = 2
+VERSION: Final = 3
 CONTENT_BYTES: Final = 65_536
 """Longest piece of content, in both directions."""
 CLIENT_BODY_BYTES: Final = 160_000
@@ -200,14 +200,24 @@ class _Failure:
     code: ErrorCode | None
     report: Report | None
     blamed: tuple[bytes, ...]
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """An error. Attributes: name: of its class. failure, attempts: of a QueryFailed."""
+    """An error.
+
+    Attributes:
+        name: of its class.
+        hint: of the classes that have one. hops, available: of a BadRoute.
+        failure, attempts: of a QueryFailed.
+    """
 
     name: str
     text: str = ""
+    hint: str = ""
+    hops: int | None = None
+    available: int | None = None
     failure: QueryFailed | None = None
     attempts: tuple[QueryFailed, ...] = ()
 
@@ -263,7 +273,7 @@ def _to_json(value: Any) -> Any:
         case tuple():
             return [_to_json(each) for each in value]
         case QueryFailed():
-            return _to_json(_Failure(str(value), value.code, value.report, value.blamed))
+            return _to_json(_Failure(str(value), value.code, value.report, value.blamed, value.hint))
         case _ if is_dataclass(value):
             return {field.name: _to_json(getattr(value, field.name)) for field in fields(value)}
     return value
@@ -284,7 +294,7 @@ def _from_json(kind: Any, value: Any) -> Any:
         return Profile.from_name(_of_type(str, value))
     if kind is QueryFailed:
         failure = _from_json(_Failure, value)
-        return QueryFailed(failure.text, failure.code, failure.report, failure.blamed)
+        return QueryFailed(failure.text, failure.code, failure.report, failure.blamed, hint=failure.hint)
     if hints := _hints(kind):
         if _of_type(dict, value).keys() != hints.keys():
             raise ValueError(f"fields {sorted(value)}, expected {sorted(hints)}")
@@ -350,7 +360,10 @@ def pack_error(error: Exception) -> bytes:
         kind, error = QueryFailed, QueryFailed(text, code)
     if kind is QueryFailed and isinstance(error, QueryFailed):
         return pack(_Error(kind.__name__, failure=error, attempts=error.attempts))
-    return pack(_Error(kind.__name__, str(error)))
+    hint = getattr(error, "hint", "")
+    if isinstance(error, BadRoute):
+        return pack(_Error(kind.__name__, str(error), hint, error.hops, error.available))
+    return pack(_Error(kind.__name__, str(error), hint))
 
 
 def unpack_error(body: bytes) -> Exception:
@@ -361,6 +374,10 @@ def unpack_error(body: bytes) -> Exception:
         return found.failure
     if found.name == NodeStopped.__name__:
         return NodeStopped()
+    if found.name == BadRoute.__name__:
+        return BadRoute(found.text, hops=found.hops, available=found.available, hint=found.hint)
+    if found.name == ControlError.__name__:
+        return ControlError(found.text, found.hint)
     for kind in _ERRORS:
         if kind.__name__ == found.name:
             return kind(found.text)
