@@ -197,7 +197,7 @@ class Reactor:
         Raises:
             Closed: the reactor is closed.
         """
-        future: Future[T] = ServiceFuture()
+        future: Future[T] = ServiceFuture(self)
         try:
             self.post(self._start_submitted, service, name, future)
         except Closed:

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 from reactor.core.forgotten import remind
 from reactor.core.requests import PARKED, NeedsYield, Waiter
 from reactor.core.task import Handle
-from reactor.errors import Broken, Cancelled, Closed, Forked, renewed
+from reactor.errors import Broken, Busy, Cancelled, Closed, Forked, renewed
 
 __all__ = [
     "FromThread",
@@ -285,14 +285,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_answer_in_child)
 
 
+class _Running(Protocol):
+    """A reactor: the thread that runs it now; None: none does."""
+
+    thread_id: int | None
+
+
 class ServiceFuture(Future[T]):
     """A future that raises a new error object on each call of `result`; see `renewed`.
 
     In the child of a fork its error is `Forked`, unless it was answered before.
+
+    Args:
+        runner: the reactor that answers it. Its own thread would wait for itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, runner: _Running) -> None:
         super().__init__()
+        self._runner = runner
         answer_at_fork(self)
 
     def leave_to_parent(self, error: Forked) -> None:
@@ -303,8 +313,21 @@ class ServiceFuture(Future[T]):
         if not self.done():
             self.set_exception(error)
 
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the error; as `concurrent.futures.Future.exception`.
+
+        Raises:
+            Busy: called in the reactor's own thread before the end, with a timeout other than 0.
+        """
+        if timeout != 0 and self._runner.thread_id == threading.get_ident() and not self.done():
+            raise Busy(
+                "a wait for a service in the reactor's own thread, which would wait for itself: use the "
+                "calls for services, with `yield from`"
+            )
+        return super().exception(timeout)
+
     def result(self, timeout: float | None = None) -> T:
-        """Wait for the result; as `concurrent.futures.Future.result`."""
+        """Wait for the result; as `concurrent.futures.Future.result`. Raises Busy: as `exception`."""
         error = self.exception(timeout)
         if error is not None:
             raise renewed(error)

@@ -157,7 +157,9 @@ class AsyncioBridge:
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._asyncio_loop is None:
-            raise BadRequest("the bridge is not open: async with it first")
+            raise BadRequest(
+                "the bridge, or the client around it, is not open: enter it first, with `async with`"
+            )
         return self._asyncio_loop
 
     def _call_asyncio(

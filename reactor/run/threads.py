@@ -257,7 +257,10 @@ class ReactorThread:
         Raises:
             TimedOut: the thread has not ended; a service blocks the loop.
             Broken: the reactor's thread failed; `__cause__` has its error.
+            Busy: called in the thread itself. Nothing was stopped.
         """
+        if threading.current_thread() is self._thread:
+            raise Busy(f"thread {self._thread.name!r} cannot wait for its own end: call `reactor.stop`")
         limit_s = lock_timeout(timeout_s)
         if self._thread.ident is None:
             self.reactor.close()

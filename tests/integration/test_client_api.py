@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reactor import Closed, Reactor, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor import YIELD, BadRequest, Busy, Closed, Reactor, Service, Signal, Sleep, TimedOut, timeout_after
 from reactor.run.aio import EmbeddedReactor
 from tests.integration.client_kinds import KINDS, Scenario, play
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
@@ -728,3 +728,26 @@ def test_a_node_within_the_loop_of_asyncio() -> None:
             return result.read() + (answer or b"")
 
     assert asyncio.run(main()) == b"ONE THREAD for all"
+
+
+def test_a_client_for_threads_refuses_the_reactors_own_thread(net: LocalNetwork) -> None:
+    """It would wait for itself, and with it every node of the reactor."""
+
+    def service() -> Service[None]:
+        client = Client(net[0])
+        for call in (
+            lambda: client.query(net[4].id, b"x", hops=0).result(),
+            lambda: client.tunnel(net[4].id, hops=0),
+            lambda: client.ask(net[4].id, b"x", hops=0),
+        ):
+            with pytest.raises(Busy, match="yield from"):
+                call()
+        yield YIELD
+
+    net.submit(service()).result(PATIENCE_S)
+    wait_until_idle(net)
+
+
+def test_an_asyncio_client_that_was_not_entered_says_what_to_write(net: LocalNetwork) -> None:
+    with pytest.raises(BadRequest, match="async with"):
+        asyncio.run(AsyncClient(net[0]).query(net[4].id, b"x", hops=0))

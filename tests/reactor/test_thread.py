@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import CancelledError, Future, wait
+from functools import partial
 from typing import Any
 
 import pytest
 
 from reactor import (
+    YIELD,
     BadRequest,
     Broken,
+    Busy,
     Closed,
     Reactor,
     ReactorThread,
@@ -187,6 +190,26 @@ def test_never_started_can_be_closed() -> None:
     thread.close()
     with pytest.raises(Closed):
         thread.submit(forever())
+
+
+def test_a_reactors_own_thread_does_not_wait_for_its_future() -> None:
+    with ReactorThread() as thread:
+
+        def wait_here() -> Service[str]:
+            future = thread.submit(give(1))
+            for wait in (future.result, future.exception, partial(future.result, 5)):
+                with pytest.raises(Busy, match="own thread"):
+                    wait()
+            with pytest.raises(TimeoutError):
+                future.result(0)  # only a look
+            with pytest.raises(Busy, match="own end"):
+                thread.close()
+            while not future.done():
+                yield YIELD
+            assert future.result() == 1
+            return "done"
+
+        assert thread.submit(wait_here()).result(5) == "done"
 
 
 @pytest.mark.parametrize("timeout_s", [float("inf"), 10**400, threading.TIMEOUT_MAX * 2])

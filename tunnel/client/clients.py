@@ -8,8 +8,8 @@
     with client.tunnel(bob_id) as tunnel:
         answer = tunnel.ask(b"hello", timeout_s=5)
 
-A `Client` is not for the thread of the node's reactor, which would wait for itself. There, and for asyncio
-(aio.py), the methods are the same, and only the way to wait differs:
+A `Client` is not for the thread of the node's reactor, which would wait for itself: that is `reactor.Busy`.
+There, and for asyncio (aio.py), the methods are the same, and only the way to wait differs:
 
     client = ServiceClient(node)
     result = yield from client.query(bob_id, b"ping")

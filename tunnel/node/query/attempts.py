@@ -126,7 +126,7 @@ def submit(reactor: Reactor, service: Service[T], name: str) -> Future[T]:
         raise  # not stopped: the node runs in the parent process
     except Closed as error:
         raise ended_error(reactor) from error
-    asked: Future[T] = ServiceFuture()
+    asked: Future[T] = ServiceFuture(reactor)
     # Futures keep their callbacks. Without this list the two futures would hold each other, and a result that
     # its user has dropped (a tunnel, a reply) would live until the next garbage collection.
     to_cancel = [running]
