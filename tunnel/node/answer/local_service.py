@@ -9,39 +9,30 @@ The read service owns the stream and calls `local_service`.
 
 from __future__ import annotations
 
-import logging
-
 from reactor import (
     ReadYield,
     Service,
-    Signal,
     UnexpectedEnd,
 )
 from reactor.core.requests import Request
-from reactor.errors import log_failure
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError
-from tunnel.established import End, EstablishedTunnel
 from tunnel.established.keys import ChunkOpener
 from tunnel.node.answer.send_reply import IncomingQuery, answer_service
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.frame_io import FrameReader, receive_reply
 from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.node.relay.status_reporter import Reporter
-from tunnel.node.tunnels.carrying import TunnelLife, pump
-from tunnel.node.tunnels.sub_streams import serve_streams, service_handler
-from tunnel.node.tunnels.tunnel import NodeTunnel
+from tunnel.node.tunnels.carrying import tunnel_service
 from tunnel.node.waits import drain, idle_watch, run_with_guards
 from tunnel.onion.header import Command, Slot
 from tunnel.onion.key_schedule import Direction, end_to_end_key
 from tunnel.onion.message import ChunkType
-from tunnel.services.base import run_service
 
 __all__ = [
     "Replayed",
     "begins_tunnel",
     "local_service",
     "read_first_chunk",
-    "tunnel_service",
 ]
 
 
@@ -94,63 +85,6 @@ def begins_tunnel(node: NodeContext, slot: Slot, stream: Stream, chunk: memoryvi
     """
     opener = ChunkOpener(end_to_end_key(slot.seed, Direction.FORWARD), stream.profile.geometry, node.engine)
     return opener.open(memoryview(bytearray(chunk))).kind is ChunkType.HELLO
-
-
-log = logging.getLogger("tunnel.node")
-
-
-def tunnel_service(
-    node: NodeContext, stream: Stream, slot: Slot, first: memoryview, reporter: Reporter
-) -> Service[None]:
-    """Serve one tunnel until it ends: pump its chunks and let the inner service use it.
-
-    Args:
-        first: its first chunk, the HELLO.
-    Raises:
-        PeerError: the stream broke, its content is not a tunnel, or (SERVICE_FAILED) the inner service raised
-            another error, which is logged.
-    """
-    core = EstablishedTunnel(
-        slot.seed,
-        stream.profile.geometry,
-        End.BOB,
-        engine=node.engine,
-        make_notifier=Signal,
-        limits=node.limits.tunnel,
-    )
-    life = TunnelLife(core, stream.profile)
-    tunnel = NodeTunnel(life)
-    failed: list[PeerError] = []
-
-    def use() -> Service[None]:
-        try:
-            yield from run_service(node.service.tunnel, tunnel)
-            yield from tunnel.end_sending()
-            # Else a peer that still writes would wait forever.
-            yield from tunnel.drain()
-        except PeerError as error:
-            core.give_up(error.code)
-            raise
-        except Exception as error:  # noqa: BLE001 - the other end gets its code
-            log_failure(
-                log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
-            )
-            core.give_up(ErrorCode.SERVICE_FAILED)
-            # The end travels to Alice in the tunnel; the status follows.
-            failed.append(
-                PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED)
-            )
-
-    def carry_on() -> Service[None]:
-        yield from pump(node, stream, core, first=first)
-        life.end()
-
-    handler = service_handler(node.service, node.limits)
-    streams = serve_streams(life.accept, handler, most=2 * node.limits.tunnel.sub_streams)
-    yield from run_with_guards(carry_on(), use(), streams)
-    if failed:
-        raise failed[0]
-    yield from reporter.succeed()
 
 
 def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Reporter) -> Service[None]:

@@ -1,4 +1,5 @@
-"""The services that carry a tunnel: `pump` moves its chunks at either end, a `Carrier` is Alice's whole end.
+"""The services that carry a tunnel. `pump` moves its chunks at either end; a `Carrier` is Alice's whole end,
+`tunnel_service` is Bob's.
 
 Alice's node opens the tunnel over the first link, adds and removes the layers of the proxies, and reads the
 status at the end. `open_tunnel` returns a tunnel that its user holds and closes; `with_tunnel` runs one
@@ -31,6 +32,7 @@ from reactor import (
     needs_yield_from,
     timeout_after,
 )
+from reactor.errors import log_failure
 from readwrite_comp.errors import is_same_error, renewed
 from tunnel.codes import Report, short
 from tunnel.errors import (
@@ -47,16 +49,18 @@ from tunnel.geometry import Profile
 from tunnel.modes import ErrorMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.attempts import explain, query_slot
-from tunnel.node.relay.status_reporter import wait_status
-from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams
+from tunnel.node.relay.status_reporter import Reporter, wait_status
+from tunnel.node.tunnels.sub_streams import refuse_stream, serve_streams, service_handler
 from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
 from tunnel.node.waits import idle_watch, run_with_guards, with_timeout
+from tunnel.onion.header import Slot
 from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import Direction, permutation
 from tunnel.onion.reports import read_report
 from tunnel.routing.route import Route
+from tunnel.services.base import run_service
 
-__all__ = ["Carrier", "TunnelLife", "open_tunnel", "pump", "with_tunnel"]
+__all__ = ["Carrier", "TunnelLife", "open_tunnel", "pump", "tunnel_service", "with_tunnel"]
 
 log = logging.getLogger("tunnel.node")
 
@@ -69,13 +73,22 @@ Layers = Callable[[memoryview, int], None]
 class TunnelLife:
     """An established tunnel as its node sees it: the state machine, and how the tunnel has ended.
 
+    Args:
+        seed: of the DEST slot. end: which of its ends this node is.
     Attributes:
         core: the state machine. profile: of its frame.
         has_ended: both directions have ended. failure: what ended the tunnel early.
     """
 
-    def __init__(self, core: EstablishedTunnel[Signal], profile: Profile) -> None:
-        self.core = core
+    def __init__(self, node: NodeContext, seed: bytes, profile: Profile, end: End) -> None:
+        self.core = EstablishedTunnel(
+            seed,
+            profile.geometry,
+            end,
+            engine=node.engine,
+            make_notifier=Signal,
+            limits=node.limits.tunnel,
+        )
         self.profile = profile
         self.has_ended = False
         self.failure: PeerError | None = None
@@ -351,15 +364,7 @@ class _Carriage:
 
     def _run(self, stream: Stream, use: Callable[[TunnelLife], Service[NodeTunnel]]) -> Service[bytes]:
         node, circuit = self._node, self._sent.circuit
-        core = EstablishedTunnel(
-            circuit.end_to_end_seed,
-            circuit.profile.geometry,
-            End.ALICE,
-            engine=node.engine,
-            make_notifier=Signal,
-            limits=node.limits.tunnel,
-        )
-        life = TunnelLife(core, circuit.profile)
+        life = TunnelLife(node, circuit.end_to_end_seed, circuit.profile, End.ALICE)
         handle = yield from node.scope.spawn(self._carry(stream, life), name=f"{node.name} tunnel")
         try:
             tunnel = yield from use(life)
@@ -374,7 +379,7 @@ class _Carriage:
                     self._place = place
                 elif self._place is None:
                     self._own_error = error
-            core.give_up()
+            life.core.give_up()
             handle.cancel()
             raise
         if life.failure is not None:
@@ -434,7 +439,7 @@ class _Carriage:
                 life.end(error)
             except LocalTunnelError as error:
                 self._place = "this node"
-                life.end(_as_peer(error))
+                life.end(PeerError(str(error), ErrorCode.INTERNAL))
             except BaseException:
                 # Cancelled, perhaps by the sibling service, which saw the failure first.
                 life.end(life.core.failure or TunnelStopped("this node was stopped"))
@@ -456,9 +461,50 @@ class _Carriage:
             self._node.peers.seen(node_id)
 
 
-def _as_peer(error: LocalTunnelError) -> PeerError:
-    """A fault of this node, as an error of the tunnel."""
-    return PeerError(str(error), ErrorCode.INTERNAL)
+def tunnel_service(
+    node: NodeContext, stream: Stream, slot: Slot, first: memoryview, reporter: Reporter
+) -> Service[None]:
+    """Serve one tunnel until it ends: pump its chunks and let the inner service use it.
+
+    Args:
+        first: its first chunk, the HELLO.
+    Raises:
+        PeerError: the stream broke, its content is not a tunnel, or (SERVICE_FAILED) the inner service raised
+            another error, which is logged.
+    """
+    life = TunnelLife(node, slot.seed, stream.profile, End.BOB)
+    core, tunnel = life.core, NodeTunnel(life)
+    failed: list[PeerError] = []
+
+    def use() -> Service[None]:
+        try:
+            yield from run_service(node.service.tunnel, tunnel)
+            yield from tunnel.end_sending()
+            # Else a peer that still writes would wait forever.
+            yield from tunnel.drain()
+        except PeerError as error:
+            core.give_up(error.code)
+            raise
+        except Exception as error:  # noqa: BLE001 - the other end gets its code
+            log_failure(
+                log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
+            )
+            core.give_up(ErrorCode.SERVICE_FAILED)
+            # The end travels to Alice in the tunnel; the status follows.
+            failed.append(
+                PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED)
+            )
+
+    def carry_on() -> Service[None]:
+        yield from pump(node, stream, core, first=first)
+        life.end()
+
+    handler = service_handler(node.service, node.limits)
+    streams = serve_streams(life.accept, handler, most=2 * node.limits.tunnel.sub_streams)
+    yield from run_with_guards(carry_on(), use(), streams)
+    if failed:
+        raise failed[0]
+    yield from reporter.succeed()
 
 
 def pump(
