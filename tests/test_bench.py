@@ -289,7 +289,7 @@ def test_throughput_is_drawn(tmp_path: Path) -> None:
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
-def test_links_and_observer_are_told_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_links_and_observer_are_listed_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for bench, words in ((links, "1 proxies, pooled"), (observer, "pooled, constant rate")):
         target = tmp_path / f"{bench.__name__}.png"

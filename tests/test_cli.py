@@ -169,7 +169,7 @@ def test_seed_repeats_the_positions_of_the_route_and_not_the_keys() -> None:
         (["--file", "no/such/file"], 2, ["error: no such file: no/such/file"]),
     ],
 )
-def test_errors_are_said_in_two_lines(
+def test_errors_are_printed_in_two_lines(
     capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, words: list[str]
 ) -> None:
     assert main(["demo", *arguments]) == status
@@ -190,7 +190,7 @@ def test_errors_are_said_in_two_lines(
     ],
     ids=" ".join,
 )
-def test_a_demo_that_is_not_possible_fails_before_it_says_anything(
+def test_an_impossible_demo_fails_before_any_output(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert main(["demo", *arguments]) == 2
@@ -287,7 +287,7 @@ def test_sizes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5M", "5 apples", "1e3", "0x10", "٣", "k", "1KiBs", "9" * 50])
-def test_sizes_that_are_none(text: str) -> None:
+def test_malformed_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
 

@@ -105,7 +105,7 @@ def test_a_node_without_files_is_named(served: Served, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["files"] == []
 
 
-def test_a_name_that_cannot_be_sent_comes_with_one_that_can(
+def test_a_name_that_cannot_be_sent_is_replaced_by_one_that_can(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("a\nb.txt").write_bytes(b"x")
@@ -165,7 +165,7 @@ def test_a_folder_there_and_back(served: Served, capsys: pytest.CaptureFixture[s
     assert b"root" not in first.getvalue()
 
 
-def test_what_is_no_archive_is_not_extracted(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_an_archive_is_extracted(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     (served.folder / "f").write_bytes(CONTENT)
     assert served.get("--extract", name="f") == 1
     shown = capsys.readouterr().err
@@ -195,7 +195,7 @@ def test_what_cannot_be_sent(
         assert word in shown
 
 
-def test_an_interrupted_get_says_that_it_can_be_resumed(
+def test_an_interrupted_get_prints_how_to_resume_it(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (served.folder / "big").write_bytes(CONTENT)
@@ -225,7 +225,7 @@ def test_an_interrupted_get_says_that_it_can_be_resumed(
 
 
 @pytest.mark.parametrize("command", ["get", "send"])
-def test_ctrl_c_in_a_transfer_is_one_line_that_says_how_to_resume_it(
+def test_ctrl_c_in_a_transfer_prints_one_line_with_the_way_to_resume(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     for folder in (served.folder, Path()):
@@ -260,7 +260,7 @@ def test_ctrl_c_in_a_transfer_is_one_line_that_says_how_to_resume_it(
     assert "the same command resumes the transfer" in hint
 
 
-def test_ctrl_c_before_a_resumed_get_moves_anything_says_what_is_kept(
+def test_ctrl_c_before_a_resumed_get_moves_anything_names_what_is_kept(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path(f".fetched.{'ab' * 32}.part").write_bytes(b"x" * 3_000)

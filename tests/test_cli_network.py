@@ -344,7 +344,7 @@ def test_a_node_in_the_place_of_its_network_is_named(net: Path, capsys: pytest.C
         assert f"did you swap them? node-1 --network {net}" in capsys.readouterr().err
 
 
-def test_peers_says_why_none_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_peers_prints_why_none_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["peers", "--peers", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert out == ""

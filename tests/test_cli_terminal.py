@@ -84,7 +84,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["pign"], ["--hepl"]], ids="".join)
-def test_what_needs_no_network_code_loads_none(arguments: list[str]) -> None:
+def test_commands_without_network_code_load_none(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom tunnel.cli import main\n"
         f"try: main({arguments!r})\nexcept SystemExit: pass\n"
@@ -121,7 +121,7 @@ def test_commands_print_through_one_module() -> None:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["peers", "--network", "{net}"], ["peers", "--network", "{net}", "--json"]]
 )
-def test_a_reader_that_has_gone_ends_the_command_without_a_word(net: Path, arguments: list[str]) -> None:
+def test_a_command_whose_output_pipe_is_closed_ends_silently(net: Path, arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     process = _start(*[argument.format(net=net) for argument in arguments], stdout=writer)
@@ -386,7 +386,9 @@ def test_a_network_that_is_down_is_named_in_words(net: Path, capsys: pytest.Capt
         ),
     ],
 )
-def test_a_report_says_in_words_which_node_did_what(net: Path, report: dict[str, Any], words: str) -> None:
+def test_a_report_in_words_names_the_node_and_its_action(
+    net: Path, report: dict[str, Any], words: str
+) -> None:
     directory = StaticDirectory()
     PeerFiles(directory, [net / "peers"], tunnel_engine()).load()
     names = PeerNames(directory, (net / "peers",), tunnel_engine())

@@ -167,7 +167,7 @@ def test_values_of_each_kind() -> None:
         ("[peers]\nfiles = 'peers'\n", "a list of at most 64", ""),
     ],
 )
-def test_what_is_wrong_is_said_with_file_key_and_what_is_expected(text: str, words: str, hint: str) -> None:
+def test_an_error_names_the_file_the_key_and_the_expected_value(text: str, words: str, hint: str) -> None:
     error = refused(text)
     assert str(error).startswith("node.toml: ")
     assert words in str(error)
@@ -343,7 +343,7 @@ def test_sizes_are_written_as_on_the_command_line(tmp_path: Path, value: str, co
 
 
 @pytest.mark.parametrize("value", ['"10 apples"', '"1k"', '"-1"', "true", "1.5"])
-def test_what_is_no_size_is_refused_with_what_is_expected(tmp_path: Path, value: str) -> None:
+def test_a_bad_size_is_refused_with_the_expected_form(tmp_path: Path, value: str) -> None:
     path = tmp_path / "node.toml"
     path.write_text(f"[limits]\nbuffer_bytes = {value}\n")
     with pytest.raises(ConfigError, match=r'expected a whole number of bytes, .*or text as "10k", "64MiB"'):

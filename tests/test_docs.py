@@ -145,7 +145,7 @@ def test_the_chunks_of_an_established_tunnel() -> None:
     assert named == {kind.name for kind in ChunkType if kind is not ChunkType.STATUS}
 
 
-def test_each_length_of_the_profile_table_is_what_the_geometry_says() -> None:
+def test_each_length_of_the_profile_table_follows_from_the_geometry() -> None:
     rows = _rows(PROTOCOL, "Profiles", "geometry")
     assert len(rows) == len(GEOMETRIES)
     for row in rows:

@@ -132,6 +132,6 @@ def _unnamed_errors(found: Any) -> list[str]:
     return sorted(error for error in _own_raises(function) if error not in doc)
 
 
-def test_every_public_name_says_what_it_raises() -> None:
+def test_every_public_name_documents_what_it_raises() -> None:
     missing = {name: _unnamed_errors(found) for name, found in OBJECTS}
     assert {name: errors for name, errors in missing.items() if errors} == {}

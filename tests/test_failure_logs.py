@@ -89,7 +89,7 @@ def test_only_a_bug_has_a_traceback(run: Any, error: BaseException, caplog: pyte
 
 
 @pytest.mark.parametrize(("kind", "is_bug"), [(Broken, False), (StreamReset, False), (KeyError, True)])
-def test_so_it_is_for_a_handle_that_is_dropped(
+def test_a_dropped_handle_behaves_the_same(
     kind: type[Exception], is_bug: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> Service[None]:

@@ -96,7 +96,7 @@ def test_another_version_or_name_is_refused(state: Path) -> None:
                 folder.write(name, 1, b"")
 
 
-def test_what_others_may_read_is_refused(state: Path) -> None:
+def test_files_that_others_may_read_are_refused(state: Path) -> None:
     with StateDir(state) as folder:
         folder.write("guards", 1, b"")
         (state / "guards").chmod(0o640)
@@ -151,7 +151,7 @@ def run_once(config: NodeConfig) -> Descriptor:
     return descriptor
 
 
-def test_a_clean_restart_goes_on_with_the_same_keys(config: NodeConfig) -> None:
+def test_a_clean_restart_keeps_the_keys(config: NodeConfig) -> None:
     first, second = run_once(config), run_once(config)
     assert second.node_id == first.node_id
     assert second.onion_keys == first.onion_keys
@@ -190,7 +190,7 @@ def refused(config: NodeConfig, kind: type[TunnelError]) -> str:
     return f"{caught.value} {getattr(caught.value, 'hint', '')}"
 
 
-def test_what_is_missing_or_damaged_is_refused_with_advice(config: NodeConfig) -> None:
+def test_missing_and_damaged_files_are_refused_with_advice(config: NodeConfig) -> None:
     run_once(config)
     replay, keys = config.state / "replay", config.keys
     table, secret = replay.read_bytes(), keys.read_bytes()
@@ -444,7 +444,7 @@ def test_a_folder_that_is_removed_while_the_node_runs_is_made_again(
     assert stat.S_IMODE(config.state.stat().st_mode) == 0o700
 
 
-def test_a_state_that_cannot_be_saved_is_told_once_an_hour_and_when_that_is_over(
+def test_a_state_that_cannot_be_saved_is_logged_once_an_hour_and_when_it_can_again(
     config: NodeConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = config.state.with_name("away")
@@ -522,7 +522,7 @@ def test_a_full_disk_at_the_stop_is_an_error_with_the_path_and_leaves_the_old_ke
     assert run_once(config).node_id == first.node_id
 
 
-def test_what_ended_the_node_is_not_hidden_by_a_state_that_cannot_be_saved(
+def test_a_state_that_cannot_be_saved_does_not_hide_the_error_that_ended_the_node(
     config: NodeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     configured = ConfiguredNode(config, Reactor()).__enter__()

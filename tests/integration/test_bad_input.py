@@ -80,7 +80,7 @@ def _raw(target: Node) -> RawPeer:
     ],
     ids=["another protocol", "another version", "puzzle unasked", "zero key", "random key", "flood"],
 )
-def test_bytes_that_are_no_handshake(
+def test_bytes_that_are_not_a_handshake(
     net: LocalNetwork, refusals: Callable[[], str], data: bytes, text: str
 ) -> None:
     with _raw(net[1]) as peer:
@@ -95,7 +95,7 @@ def test_bytes_that_are_no_handshake(
 
 
 @pytest.mark.parametrize("count", [0, 1, M1_BYTES - 1])
-def test_peer_that_says_too_little(net: LocalNetwork, refusals: Callable[[], str], count: int) -> None:
+def test_a_peer_that_sends_too_little(net: LocalNetwork, refusals: Callable[[], str], count: int) -> None:
     with _raw(net[1]) as peer:
         peer.send_bytes(bytes(b"MT\x00\x01".ljust(M1_BYTES, b"\0")[:count]))
         assert peer.receive_to_end() == b""  # the node's patience ends it
@@ -255,7 +255,7 @@ def test_replayed_header(net: LocalNetwork, refusals: Callable[[], str]) -> None
     assert_works(net)
 
 
-def test_next_hop_that_nobody_knows(net: LocalNetwork, refusals: Callable[[], str]) -> None:
+def test_an_unknown_next_hop(net: LocalNetwork, refusals: Callable[[], str]) -> None:
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1], command=Command.RELAY, next_id=os.urandom(32)))
         assert peer.reset_code() is ErrorCode.UNKNOWN_NEXT

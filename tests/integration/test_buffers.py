@@ -109,14 +109,16 @@ def test_a_service_answers_with_any_buffer(service: str, net: LocalNetwork) -> N
         assert (shape, future.result(PATIENCE_S).read()) == (shape, content_of(size))
 
 
-def test_a_service_that_answers_with_text_is_told_what_was_expected(net: LocalNetwork) -> None:
+def test_a_service_that_answers_with_text_gets_an_error_that_names_the_expected_type(
+    net: LocalNetwork,
+) -> None:
     call = make_call(net[0], net[2].id, b"", "text", {"hops": 0})
     answer = net.submit(net[0].query_service(call)).result(PATIENCE_S).read()
     assert answer == b"data: expected bytes or another buffer, got str: encode it first"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_buffer_is_refused_and_the_tunnel_goes_on(kind: str, net: LocalNetwork) -> None:
+def test_what_is_not_a_buffer_is_refused_and_the_tunnel_stays(kind: str, net: LocalNetwork) -> None:
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[2].id, hops=0)
         stream = yield lambda: tunnel.open("digest")
@@ -166,7 +168,7 @@ def _pieces(reader: Any) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("piece", ["text", 5, [1], None, memoryview(bytes(8))[::2]])
-def test_a_piece_of_content_that_is_no_buffer_is_refused(piece: Any) -> None:
+def test_a_piece_of_content_that_is_not_a_buffer_is_refused(piece: Any) -> None:
     class File(io.RawIOBase):
         def read(self, size: int = -1) -> Any:
             return piece

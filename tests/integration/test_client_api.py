@@ -87,7 +87,7 @@ def test_query(kind: str, net: LocalNetwork) -> None:
 
 
 @pytest.mark.parametrize("content", ["bytes", "file", "iterator", "service", "empty"])
-def test_a_reply_is_read_as_it_comes(kind: str, net: LocalNetwork, content: str, tmp_path: Any) -> None:
+def test_a_reply_is_read_while_it_arrives(kind: str, net: LocalNetwork, content: str, tmp_path: Any) -> None:
     path = tmp_path / "content"
     path.write_bytes(BIG)
     pieces = [BIG[i : i + 70_001] for i in range(0, len(BIG), 70_001)]
@@ -172,7 +172,7 @@ def test_an_iterator_that_leaves_its_thread_does_not_pass_for_the_end(
     run(kind, net, scenario)
 
 
-def test_a_query_that_fails_says_so_where_it_is_read(kind: str, net: LocalNetwork) -> None:
+def test_a_failed_query_raises_where_its_reply_is_read(kind: str, net: LocalNetwork) -> None:
     def scenario(client: Any) -> Steps:
         reply = yield lambda: client.ask(net[4].id, b"x", service="failing", hops=1)
         with pytest.raises(QueryFailed, match="SERVICE_FAILED") as caught:
@@ -252,7 +252,7 @@ def client_pause(kind: str) -> Any:
     return threading.Event().wait(0.1)
 
 
-def test_content_that_is_none(kind: str, net: LocalNetwork) -> None:
+def test_things_that_are_not_content(kind: str, net: LocalNetwork) -> None:
     def scenario(client: Any) -> Steps:
         for content in ("text", 5, None):
             with pytest.raises(TypeError, match="content is bytes"):
@@ -642,7 +642,7 @@ def test_services_bound_a_wait(net: LocalNetwork) -> None:
     wait_until_idle(net)
 
 
-def test_a_node_that_stops_tells_who_waits() -> None:
+def test_a_stopping_node_fails_what_waits_for_it() -> None:
     with LocalNetwork(peers=3, service=SERVICES) as net:
         client = Client(net[0])
         reply = client.ask(net[2].id, b"", service="stuck", hops=1)
@@ -655,7 +655,7 @@ def test_a_node_that_stops_tells_who_waits() -> None:
             tunnel.receive(timeout_s=PATIENCE_S)
 
 
-def test_it_goes_on_working(net: LocalNetwork) -> None:
+def test_the_node_still_works(net: LocalNetwork) -> None:
     with LocalNetwork(peers=3) as plain:
         assert_works(plain)
     assert Client(net[0]).query(net[4].id, b"x", service="upper", hops=2).result(PATIENCE_S).read() == b"X"
@@ -676,8 +676,8 @@ def test_a_service_uses_a_tunnel_for_as_long_as_it_runs(net: LocalNetwork) -> No
     wait_until_idle(net)
 
 
-def test_an_other_end_that_does_not_close_is_waited_for_in_vain_for_a_while_only() -> None:
-    with LocalNetwork(peers=3, service=stuck, limits=Limits(answer_s=0.3)) as net:
+def test_the_wait_for_an_other_end_that_does_not_close_is_limited() -> None:
+    with LocalNetwork(peers=3, service=stuck, limits=Limits(answer_s=1.0)) as net:
         tunnel = Client(net[0]).tunnel(net[2].id, hops=1)
         tunnel.send(b"x")
         with pytest.raises(QueryFailed, match="has not closed the tunnel") as caught:

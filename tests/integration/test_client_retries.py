@@ -48,7 +48,7 @@ def way(net: LocalNetwork, *proxies: int) -> Route:
 
 
 @pytest.mark.parametrize("proxies", [(DEAD,), (1, DEAD)], ids=["first", "last"])
-def test_a_query_goes_around_a_dead_proxy(kind: str, net: LocalNetwork, proxies: tuple[int, ...]) -> None:
+def test_a_query_avoids_a_dead_proxy(kind: str, net: LocalNetwork, proxies: tuple[int, ...]) -> None:
     def scenario(client: Any) -> Steps:
         route = way(net, *proxies)
         return (yield lambda: client.query(net[BOB].id, b"hi", service="echo", route=route, retries=1))
@@ -90,7 +90,7 @@ def test_a_file_is_sent_again_from_where_it_began(kind: str, service: str | None
         assert result.read() == content
 
 
-def test_a_reply_read_as_it_comes_is_asked_for_again_until_it_begins(kind: str, net: LocalNetwork) -> None:
+def test_a_streamed_reply_is_retried_until_it_begins(kind: str, net: LocalNetwork) -> None:
     content = os.urandom(600_000)  # more than waits for its reader
 
     def scenario(client: Any) -> Steps:

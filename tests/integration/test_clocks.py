@@ -125,7 +125,7 @@ def test_a_way_back_that_begins_at_a_wrong_clock_is_not_blamed_on_the_destinatio
 
 
 @pytest.mark.parametrize("ahead_s", [-FAR_S, FAR_S, -DAY_S, DAY_S])
-def test_the_error_shows_both_clocks_when_the_one_who_asks_has_a_wrong_one(ahead_s: float) -> None:
+def test_the_error_shows_both_clocks_when_the_sender_has_the_wrong_one(ahead_s: float) -> None:
     with clocked(*[-DAY_S / 2] * 4) as net:
         net.set(0)
         net.set(ahead_s, 0)
@@ -175,7 +175,7 @@ def test_most_neighbours_differing_means_this_clock(caplog: pytest.LogCaptureFix
         assert any("(this node's own is probably wrong)" in line for line in logged)
 
 
-def test_clocks_within_ten_minutes_are_no_matter(caplog: pytest.LogCaptureFixture) -> None:
+def test_clock_differences_within_ten_minutes_are_accepted(caplog: pytest.LogCaptureFixture) -> None:
     with clocked(0, 300, -300, 0) as net, caplog.at_level(logging.WARNING, "tunnel.node"):
         assert net.ask(0, 3, 1, 2) == b"x"
         assert net.ask(3, 1, 0) == b"x"

@@ -186,7 +186,9 @@ def test_errors_come_with_hop_code_and_text(control: ConnectedNode, net: LocalNe
     assert caught.value.code is ErrorCode.TIMEOUT
 
 
-def test_what_a_running_node_cannot_do_is_refused_here(control: ConnectedNode, net: LocalNetwork) -> None:
+def test_options_that_a_running_node_cannot_take_are_refused(
+    control: ConnectedNode, net: LocalNetwork
+) -> None:
     with pytest.raises(LocalTunnelError, match="one reply"):
         control.call(net[4].id, b"", replies=2)
     with pytest.raises(LocalTunnelError, match="one reply"):
@@ -315,7 +317,7 @@ async def _ask_in_asyncio(control: ConnectedNode, there: bytes) -> object:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_client_that_is_closed_says_so_to_its_calls(node0: Node0, net: LocalNetwork, call: str) -> None:
+def test_calls_of_a_closed_client_are_refused(node0: Node0, net: LocalNetwork, call: str) -> None:
     errors: list[BaseException] = []
     closing = connect(node0.path.parent)
 
@@ -374,7 +376,7 @@ def test_a_broken_client_never_harms_the_node(node0: Node0, net: LocalNetwork, s
     wait_until_idle(net)
 
 
-def test_there_are_only_so_many_clients_at_once(node0: Node0, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_clients_is_limited(node0: Node0, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnel.control.server.MOST_CLIENTS", 3)
     with contextlib.ExitStack() as stack:
         for _ in range(3):
@@ -392,7 +394,7 @@ def test_a_client_that_asks_nothing_is_dropped(node0: Node0, monkeypatch: pytest
             pass
 
 
-def test_a_node_that_stops_says_so_to_its_clients(net: LocalNetwork, tmp_path: Path) -> None:
+def test_clients_learn_that_their_node_stops(net: LocalNetwork, tmp_path: Path) -> None:
     node0 = Node0(net, tmp_path)
     with connect(tmp_path) as control:
         query = Client(control).query(net[4].id, b"", service="slow", **echoed(net))
@@ -472,7 +474,7 @@ def test_commands_and_programs_use_a_node_while_it_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_request_hears_how_its_node_ended(tmp_path: Path) -> None:
+def test_a_request_gets_the_outcome_of_its_node(tmp_path: Path) -> None:
     mtun("network", tmp_path / "net", "--nodes", "2")
     config = tmp_path / "net" / "node-0" / "node.toml"
     config.write_text(config.read_text() + "\n[timeouts]\nstop_s = 0.2\n")

@@ -58,7 +58,7 @@ def _descriptor(
     return keys.descriptor(addresses, time.time() + at_s, OPENSSL)
 
 
-def test_what_one_publishes_the_others_learn_and_the_newest_holds(dht: FakeDht) -> None:
+def test_published_descriptors_are_learned_and_the_newest_wins(dht: FakeDht) -> None:
     keys = NodeKeys.generate(time.time())
     old, new = _descriptor(keys), _descriptor(keys, 5)
     with no_leaks():
@@ -96,7 +96,7 @@ def test_one_published_while_an_older_one_is_put_is_put_as_well(dht: FakeDht) ->
         directory.close()
 
 
-def test_what_is_forged_malformed_or_unlisted_is_not_believed(dht: FakeDht) -> None:
+def test_forged_malformed_and_unlisted_descriptors_are_ignored(dht: FakeDht) -> None:
     good, hidden = _descriptor(), _descriptor(host=None)
     directory = _directory(dht)
     try:
@@ -117,7 +117,7 @@ def test_what_is_forged_malformed_or_unlisted_is_not_believed(dht: FakeDht) -> N
         directory.close()
 
 
-def test_looking_up_asks_nobody_and_a_request_asks_once(dht: FakeDht) -> None:
+def test_a_lookup_sends_nothing_and_a_request_sends_once(dht: FakeDht) -> None:
     wanted = _descriptor()
     key = FakeDht.InfoHash.get(f"mtun1 node {NETWORK.hex()} {wanted.node_id.hex()}")
     dht.table[key] = [wanted.signed]
@@ -135,7 +135,7 @@ def test_looking_up_asks_nobody_and_a_request_asks_once(dht: FakeDht) -> None:
         directory.close()
 
 
-def test_what_could_not_be_put_is_put_again(dht: FakeDht) -> None:
+def test_a_failed_put_is_repeated(dht: FakeDht) -> None:
     dht.is_up = False
     own = _descriptor()
     directory = _directory(dht)
@@ -150,7 +150,7 @@ def test_what_could_not_be_put_is_put_again(dht: FakeDht) -> None:
         directory.close()
 
 
-def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)
 
@@ -232,7 +232,7 @@ def test_a_configuration_chooses_the_hash_table_for_nodes_and_commands(
     assert fake.runners == 0
 
 
-def test_a_command_says_which_library_the_hash_table_needs(
+def test_a_command_names_the_library_that_the_hash_table_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "opendht", None)

@@ -49,7 +49,7 @@ def net() -> Iterator[LocalNetwork]:
         yield network
 
 
-def test_connection_accepted_when_the_cancellation_was_on_its_way_is_closed() -> None:
+def test_a_connection_accepted_during_a_cancellation_is_closed() -> None:
     ours, theirs = socket.socketpair()
     stream = SocketStream(ours, ("127.0.0.1", 1))
 
@@ -101,7 +101,7 @@ class _GoesOn(InnerService):
 
 
 @pytest.mark.parametrize("how", ["wraps", "returns", "writes on", "flushes"])
-def test_service_that_goes_on_without_a_way_back(how: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_that_continues_without_a_reply_route(how: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     service = _GoesOn(how)
     with LocalNetwork(peers=2, service=service, limits=ONCE) as net:
@@ -150,7 +150,7 @@ def test_query_of_a_node_that_is_stopped_ends_at_once(beginning: bytes) -> None:
         wait_until_idle(net)
 
 
-def test_query_cancelled_while_its_reply_comes_is_no_fault_of_the_sink(
+def test_a_query_cancelled_during_its_reply_is_not_a_fault_of_the_sink(
     net: LocalNetwork, caplog: pytest.LogCaptureFixture
 ) -> None:
     moved: list[int] = []
@@ -234,7 +234,7 @@ def test_sink_that_fails_while_the_query_is_still_being_sent(net: LocalNetwork) 
 
 
 @pytest.mark.parametrize("mode", SERVED_MODES)
-def test_content_that_pauses_is_not_taken_for_its_end(net: LocalNetwork, mode: ReplyMode) -> None:
+def test_a_pause_of_the_content_is_not_its_end(net: LocalNetwork, mode: ReplyMode) -> None:
     class Pausing:
         def read(self, size: int, /) -> bytes | None:
             return None
@@ -245,7 +245,7 @@ def test_content_that_pauses_is_not_taken_for_its_end(net: LocalNetwork, mode: R
 
 
 @pytest.mark.parametrize("clock_s", [0.0, -1e9, 2.0**32, float("nan")])
-def test_node_under_an_impossible_clock_says_so_and_leaves_nothing(clock_s: float) -> None:
+def test_a_node_under_an_impossible_clock_raises_and_leaves_nothing(clock_s: float) -> None:
     keys = NodeKeys.generate(time.time())
     with (
         ReactorThread() as thread,

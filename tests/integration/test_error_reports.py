@@ -214,7 +214,7 @@ def test_a_proxy_that_fails_on_the_way_back(
 
 
 @pytest.mark.parametrize("chunks", [0, 20, 61])
-def test_an_answer_to_somebody_known_that_fails_on_its_way(
+def test_an_answer_to_a_known_destination_that_fails_on_its_route(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:
     """The route is Bob's: he is told where, and tells Alice that it failed and why."""
@@ -309,7 +309,7 @@ def test_a_hop_of_the_way_back_that_changes_its_status(
 
 @pytest.mark.parametrize("hop", [0, 1, 2])
 @pytest.mark.parametrize("error_mode", [ErrorMode.STATUS, ErrorMode.XOR])
-def test_a_status_of_another_length_is_blamed_on_who_sent_it(
+def test_a_status_of_another_length_is_blamed_on_its_sender(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, error_mode: ErrorMode, hop: int
 ) -> None:
     def cut(status: bytes) -> bytes:
@@ -331,7 +331,7 @@ def test_a_status_of_another_length_is_blamed_on_who_sent_it(
 # --- what the nodes themselves do
 
 
-def test_a_fault_in_a_hop_is_told_as_such_and_logged_there(
+def test_a_fault_in_a_hop_is_reported_as_a_fault_and_logged_there(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(slot: Slot, profile: Profile) -> None:

@@ -184,7 +184,7 @@ def test_a_file_that_is_cut_or_rewritten_in_the_store_is_not_served_on(folder: P
 # --- what is no file whose size is known ------------------------------------------------------------------
 
 
-def test_what_has_no_size_is_refused_before_anything_is_sent(net: LocalNetwork, tmp_path: Path) -> None:
+def test_content_without_a_size_is_refused_before_anything_is_sent(net: LocalNetwork, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
@@ -435,7 +435,7 @@ def test_modes_are_those_of_new_files_and_of_the_replaced_one(
     assert [stat.S_IMODE(path.stat().st_mode) for path in (new, secret)] == [0o640, 0o600]
 
 
-def test_of_several_gets_to_one_target_one_goes_on(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
+def test_of_several_gets_to_one_target_one_continues(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
     (folder / "big").write_bytes(CONTENT)
     futures = [get(net[i % 2], net[2].id, "big", tmp_path / "x", hops=1) for i in range(4)]
     refused = [error for future in futures if (error := future.exception(PATIENCE_S)) is not None]

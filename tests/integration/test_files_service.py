@@ -119,7 +119,7 @@ def test_content_goes_by_the_best_profile_that_all_nodes_offer(
     assert names == used
 
 
-def test_what_is_there_already_is_not_sent_again(net: LocalNetwork, folder: Path) -> None:
+def test_stored_content_is_not_sent_again(net: LocalNetwork, folder: Path) -> None:
     for sent in (len(CONTENT), 0):
         stored = put(net[0], net[3].id, io.BytesIO(CONTENT), "same", hops=1).result(PATIENCE_S)
         assert stored.sent_bytes == sent
@@ -140,7 +140,7 @@ def test_replacing_where_that_is_allowed(tmp_path: Path) -> None:
             assert sink.getvalue() == content
 
 
-def test_a_put_goes_on_where_it_broke_off(net: LocalNetwork, folder: Path) -> None:
+def test_an_interrupted_put_continues_where_it_stopped(net: LocalNetwork, folder: Path) -> None:
     half = len(CONTENT) // 2
     request = FileRequest(Operation.PUT, "big", len(CONTENT), 0, DIGEST)
     head, _ = raw(net, request, CONTENT[:half])
@@ -152,7 +152,7 @@ def test_a_put_goes_on_where_it_broke_off(net: LocalNetwork, folder: Path) -> No
     assert (folder / "big").read_bytes() == CONTENT
 
 
-def test_a_put_whose_proxy_dies_goes_on_over_another_route(tmp_path: Path) -> None:
+def test_a_put_whose_proxy_dies_continues_over_another_route(tmp_path: Path) -> None:
     """The proxy in use ends in the middle of the file; the rest goes through another."""
     content = os.urandom(12_000_000)
     used = threading.Event()
@@ -180,7 +180,9 @@ def test_a_put_whose_proxy_dies_goes_on_over_another_route(tmp_path: Path) -> No
         assert (tmp_path / "big").read_bytes() == content
 
 
-def test_a_get_goes_on_where_it_broke_off(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_get_continues_where_it_stopped(
+    net: LocalNetwork, folder: Path, tmp_path: Path
+) -> None:
     (folder / "big").write_bytes(CONTENT)
     part = tmp_path / f".copy.{DIGEST.hex()}.part"
     part.write_bytes(CONTENT[:1_000_000])
@@ -247,7 +249,7 @@ def test_an_existing_path_is_not_written_over_unless_asked(
     assert (tmp_path / "f").read_bytes() == b"new"
 
 
-def test_what_is_no_file_is_not_replaced(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
+def test_only_a_file_is_replaced(net: LocalNetwork, folder: Path, tmp_path: Path) -> None:
     """Run by root, `get --output /dev/null --replace` would put a file in the place of the device."""
     (folder / "f").write_bytes(b"new")
     os.mkfifo(tmp_path / "pipe")
@@ -302,7 +304,7 @@ def test_a_lying_server_is_found_out(
         FileReply(OK, 1).pack() + b"\x00" + bytes(8),
     ],
 )
-def test_a_list_of_lies(answer: bytes) -> None:
+def test_a_list_of_false_entries(answer: bytes) -> None:
     with (
         LocalNetwork(peers=3, service=Liar(answer)) as net,
         pytest.raises(QueryFailed, match="not a files service"),
@@ -316,7 +318,7 @@ def test_a_put_that_is_confirmed_for_other_content() -> None:
         put(net[0], net[2].id, io.BytesIO(b"x"), "f", hops=1, retries=0).result(PATIENCE_S)
 
 
-def test_what_is_no_files_service() -> None:
+def test_an_answer_of_another_service() -> None:
     with LocalNetwork(peers=3, service=Echo()) as net:
         with pytest.raises(QueryFailed, match="not a files service") as caught:
             list_files(net[0], net[2].id, hops=1, retries=0).result(PATIENCE_S)
@@ -379,7 +381,7 @@ def test_content_that_does_not_have_the_digest_is_thrown_away(net: LocalNetwork,
     assert raw(net, FileRequest(Operation.PUT, "f", 5, 3, DIGEST), b"xx")[0].status is FileStatus.CHANGED
 
 
-def test_a_part_that_somebody_has_poisoned_does_not_stop_the_file(net: LocalNetwork, folder: Path) -> None:
+def test_a_poisoned_part_does_not_prevent_an_upload(net: LocalNetwork, folder: Path) -> None:
     request = FileRequest(Operation.PUT, "mine", len(CONTENT), 0, DIGEST)
     assert raw(net, request, b"poison")[0].status is FileStatus.SIZE
     stored = put(net[0], net[3].id, io.BytesIO(CONTENT), "mine", hops=1).result(PATIENCE_S)
@@ -468,7 +470,7 @@ def test_old_parts_are_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_two_that_store_the_same_at_once(net: LocalNetwork, folder: Path) -> None:
+def test_two_uploads_of_the_same_content_at_once(net: LocalNetwork, folder: Path) -> None:
     """Both come to their end: one stores it, the other waits and finds it stored."""
     both = [put(net[i], net[3].id, io.BytesIO(CONTENT), "same", hops=1, retries=20) for i in (0, 1)]
     assert {future.result(PATIENCE_S).digest for future in both} == {DIGEST}
@@ -507,7 +509,7 @@ def test_a_file_that_a_thread_works_in_is_closed_by_that_thread(tmp_path: Path) 
         file.write(b"x")
 
 
-def test_an_upload_that_was_begun_for_nobody_is_forgotten(folder: Path) -> None:
+def test_an_upload_whose_client_left_is_forgotten(folder: Path) -> None:
     store = FileStore(folder, FilesSettings(uploads=1))
     for _ in range(3):
         store.begin("f", 6, DIGEST, 0)  # whoever asked was cancelled while the thread opened it

@@ -138,7 +138,7 @@ def test_policy_once_leaves_no_link(group: NodeGroup) -> None:
 
 def test_an_old_link_is_replaced_and_loses_no_stream(group: NodeGroup, warnings: Callable[[], str]) -> None:
     held = Held()
-    limits = replace(LIMITS, links_ahead=1, link_age_s=0.4)
+    limits = replace(LIMITS, links_ahead=1, link_age_s=2.0)
     alice, bob = start(group, StaticDirectory(), 2, limits=limits, service=held)
     group.wait_until(lambda: alice.open_links == bob.open_links == 1)
     (old,) = links_of(alice)
@@ -154,7 +154,7 @@ def test_an_old_link_is_replaced_and_loses_no_stream(group: NodeGroup, warnings:
     assert not warnings()
 
 
-def test_node_at_another_ones_address_is_not_taken_for_it(
+def test_a_node_at_the_address_of_another_is_not_mistaken_for_it(
     group: NodeGroup, warnings: Callable[[], str]
 ) -> None:
     directory = StaticDirectory()
@@ -272,7 +272,7 @@ def test_peer_that_answers_no_go_away_is_ended(group: NodeGroup, warnings: Calla
     assert "did not answer GOAWAY within 0.2 s" in warnings()
 
 
-def test_peer_that_stops_reading_harms_nobody_else(group: NodeGroup) -> None:
+def test_a_peer_that_stops_reading_harms_no_other_link(group: NodeGroup) -> None:
     class Sees:
         def passes(self, data: memoryview, *, outward: bool) -> int:
             return len(data)
@@ -307,7 +307,9 @@ def test_peer_that_stops_reading_harms_nobody_else(group: NodeGroup) -> None:
     assert ask(alice, bob, relay) == b"here"
 
 
-def test_peer_that_answers_no_ping_harms_nobody_else(group: NodeGroup, warnings: Callable[[], str]) -> None:
+def test_a_peer_that_answers_no_ping_harms_no_other_link(
+    group: NodeGroup, warnings: Callable[[], str]
+) -> None:
     limits = replace(LIMITS, quiet_s=0.3, pong_s=1.0)
     alice, bob = start(group, StaticDirectory(), 2, limits=limits)
     assert ask(alice, bob) == b"here"
@@ -322,7 +324,7 @@ def test_peer_that_answers_no_ping_harms_nobody_else(group: NodeGroup, warnings:
 # --- who is turned away -----------------------------------------------------------------------------------
 
 
-def test_under_a_flood_of_handshakes_who_works_gets_through(group: NodeGroup) -> None:
+def test_a_working_peer_gets_through_a_flood_of_handshakes(group: NodeGroup) -> None:
     limits = replace(LIMITS, half_open=8, handshake_s=PATIENCE_S)
     directory = StaticDirectory()
     (bob,) = start(group, directory, 1, limits=limits)
@@ -339,7 +341,7 @@ def test_under_a_flood_of_handshakes_who_works_gets_through(group: NodeGroup) ->
     assert puzzle_bits(bob.context) == 0
 
 
-def test_one_address_gets_so_many_links_outside_a_local_network(
+def test_links_per_address_are_limited_outside_a_local_network(
     group: NodeGroup, warnings: Callable[[], str]
 ) -> None:
     limits = replace(LIMITS, links_per_address=3, handshake_s=PATIENCE_S)
@@ -381,7 +383,7 @@ def test_at_the_limit_the_idle_link_makes_room(group: NodeGroup, warnings: Calla
         late.close()
 
 
-def test_who_shows_no_identity_ends_no_link(group: NodeGroup) -> None:
+def test_a_peer_without_a_proven_identity_ends_no_link(group: NodeGroup) -> None:
     alice, bob = start(group, StaticDirectory(), 2, limits=replace(LIMITS, links=1))
     assert ask(alice, bob) == b"here"
     (link,) = links_of(bob)
@@ -394,7 +396,7 @@ def test_who_shows_no_identity_ends_no_link(group: NodeGroup) -> None:
     assert not link.is_retired
 
 
-def test_node_whose_links_are_all_in_use_dials_no_more(
+def test_a_node_whose_links_are_all_in_use_does_not_dial(
     group: NodeGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory, held = StaticDirectory(), Held()

@@ -65,7 +65,7 @@ def test_contents_around_every_edge(geometry: Geometry, engine: str) -> None:
 
 
 @pytest.mark.parametrize("mode", SERVED_MODES)
-def test_a_node_that_asks_itself_is_told_so(mode: ReplyMode) -> None:
+def test_a_query_to_the_node_itself_is_refused_with_the_reason(mode: ReplyMode) -> None:
     with LocalNetwork(peers=6) as net, pytest.raises(BadRoute, match="cannot query itself"):
         net[0].query(net[0].id, b"ping", hops=1, mode=mode).result(timeout=PATIENCE_S)
 
@@ -223,7 +223,7 @@ def test_reply_that_takes_longer_than_the_idle_limit() -> None:
                 yield Sleep(0.05)
                 yield from reply.write(b"x" * 20_000)
 
-    with LocalNetwork(peers=4, service=Slow(), limits=Limits(idle_s=0.8)) as net:
+    with LocalNetwork(peers=4, service=Slow(), limits=Limits(idle_s=1.5)) as net:
         result = net[0].query(net[3].id, b"go", hops=2).result(timeout=PATIENCE_S)
         assert result.read() == b"x" * 800_000
         wait_until_idle(net)
@@ -241,7 +241,7 @@ def test_service_that_thinks_for_too_long() -> None:
 
 
 @pytest.mark.parametrize("hops", [0, 1, 2])
-def test_way_back_that_fails_is_told_over_the_streams_of_the_query(hops: int) -> None:
+def test_a_failed_reply_route_is_reported_over_the_streams_of_the_query(hops: int) -> None:
     """The last hop before Alice does not know her any more when Bob answers: she hears of it at once."""
 
     class Forgetting(InnerService):
@@ -316,7 +316,7 @@ def test_network_that_is_closed_before_its_nodes_serve_leaks_nothing() -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("peers", "enough"), [(128, 4096), (1000, 5064)])
-def test_too_few_open_files_is_said_with_the_command_that_helps(peers: int, enough: int) -> None:
+def test_a_low_limit_of_open_files_is_reported_with_the_remedy(peers: int, enough: int) -> None:
     code = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"

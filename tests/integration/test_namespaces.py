@@ -97,9 +97,7 @@ def test_a_proxy_killed_in_mid_transfer_is_named_and_used_again(net: NodeProcess
         pytest.param("last", "cached", marks=pytest.mark.slow),
     ],
 )
-def test_a_retry_goes_around_a_proxy_killed_in_mid_transfer(
-    net: NodeProcesses, place: str, mode: str
-) -> None:
+def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place: str, mode: str) -> None:
     _ask_through_all(net)  # so that none rests because of an earlier test
     guard = _proxies(net, net.query(ALICE, BOB, hops=3, timeout_s=TIMEOUT_S))[0]
     # Two hops may be blamed, and of six proxies the other four have to do for both ways.

@@ -253,7 +253,7 @@ def test_two_nodes_on_one_state_folder_and_damaged_state_are_refused(tmp_path: P
         assert node.stop(signal.SIGINT)[0] == 0
 
 
-def test_a_client_with_a_configuration_of_its_own_and_one_with_a_peer_file(tmp_path: Path) -> None:
+def test_a_client_with_a_configuration_file_and_one_with_a_peer_file(tmp_path: Path) -> None:
     config, keys = tmp_path / "own.toml", tmp_path / "state" / "keys"
     config.write_text('[node]\nlisten = "none"\n[peers]\nfiles = ["net/peers"]\n')
     mtun("keygen", keys)
@@ -285,7 +285,7 @@ def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.
         assert up.stop()[0] == 0
 
 
-def test_a_network_of_its_own_on_private_addresses_has_to_declare_them(
+def test_a_separate_network_must_declare_its_private_addresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = tmp_path / "net"
@@ -437,7 +437,7 @@ def _read_until(terminal: int, word: str) -> str:
     return shown.decode("utf-8", "replace")
 
 
-def test_nodes_end_with_whoever_started_them(tmp_path: Path) -> None:
+def test_nodes_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     with network(tmp_path / "net", 2) as (up, ready):
         descriptors = [os.pidfd_open(node["pid"]) for node in ready.values()]
         up.process.kill()

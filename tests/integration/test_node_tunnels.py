@@ -118,7 +118,7 @@ def test_a_quiet_tunnel_outlives_the_idle_limit_of_every_hop() -> None:
         wait_until_idle(net)
 
 
-def test_a_tunnel_whose_other_end_is_not_heard_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tunnel_whose_other_end_is_silent_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its links live and its service waits: only that nothing comes tells that it is over."""
     monkeypatch.setattr(EstablishedTunnel, "pad", lambda self: None)
     with LocalNetwork(peers=2, limits=Limits(idle_s=0.3, linger_s=0.5)) as net:
@@ -132,7 +132,7 @@ def test_a_tunnel_whose_other_end_is_not_heard_ends_by_itself(monkeypatch: pytes
         wait_until_idle(net)
 
 
-def test_tunnels_that_nobody_reads_do_not_fill_the_memory() -> None:
+def test_unread_tunnels_do_not_fill_the_memory() -> None:
     """Sub-streams whose service never reads: the tunnel that holds most is given up."""
 
     class Unread(Echo):
@@ -192,7 +192,7 @@ def test_a_hop_that_changes_the_status_of_a_tunnel(
     assert report.suspects == ((hop - 1, hop) if hop else (0,))
 
 
-def test_a_service_that_fails_is_told_in_the_tunnel_and_in_the_status(
+def test_a_failed_service_is_reported_in_the_tunnel_and_in_the_status(
     net: LocalNetwork, caplog: pytest.LogCaptureFixture
 ) -> None:
     def serve(tunnel: NodeTunnel) -> Service[None]:

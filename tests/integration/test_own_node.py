@@ -115,7 +115,7 @@ def test_a_client_takes_network_and_peers_from_its_configuration(
         ('[node]\nkeys = "other/keys"\n', ["there is no key file", "mtun keygen", "other/keys"]),
     ],
 )
-def test_what_is_missing_is_named_with_what_to_do(
+def test_a_missing_file_is_named_with_the_remedy(
     empty: Path, capsys: pytest.CaptureFixture[str], text: str, words: list[str]
 ) -> None:
     (empty / "node.toml").write_text(text)
@@ -139,7 +139,7 @@ def _ends(node: Running, *numbers: int) -> str:
     return log + errors
 
 
-def test_the_log_says_how_a_node_stopped(empty: Path) -> None:
+def test_the_log_shows_how_a_node_stopped(empty: Path) -> None:
     (empty / "node.toml").write_text('[timeouts]\nstop_s = 60\n[peers]\nfiles = ["p"]\npublish = "p/a"\n')
     mtun("keygen", "state/keys")
     with running("node", "--config", "node.toml") as node:

@@ -54,7 +54,7 @@ def test_twenty_nodes_that_know_one_learn_of_all_and_use_them(crowd: Strangers) 
     assert len(proxies) > COUNT // 2, "routes of nodes that were learned, not of the bootstrap alone"
 
 
-def test_a_newcomer_is_known_to_all_who_are_linked_with_whom_it_asked(crowd: Strangers) -> None:
+def test_a_newcomer_becomes_known_to_the_neighbours_of_its_bootstrap(crowd: Strangers) -> None:
     newcomer = crowd.add().node.id
     others = range(COUNT)
     crowd.wait_until(lambda: all(newcomer in _ids(crowd, index) for index in others))
@@ -74,7 +74,9 @@ def _send_by(network: Strangers, index: int, payload: bytes, until: Callable[[],
 
 
 @pytest.mark.parametrize("what", ["malformed", "forged"])
-def test_what_nobody_honest_sends_ends_the_link(what: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exchange_that_no_honest_node_sends_ends_the_link(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     # Nothing is told twice on its own, so that only the test's message is there to go wrong.
     limits = Limits(exchange_s=1000, exchange_min_s=0.001, link_tick_s=0.05)
@@ -89,7 +91,7 @@ def test_what_nobody_honest_sends_ends_the_link(what: str, caplog: pytest.LogCap
         network.wait_until(lambda: "PROTOCOL" in caplog.text and network[1].open_links == 1)
 
 
-def test_unlisted_nodes_and_their_neighbours_own_descriptor_are_not_told() -> None:
+def test_unlisted_nodes_and_the_receivers_own_descriptor_are_not_sent() -> None:
     limits = Limits(exchange_s=0.05, exchange_min_s=0.001, link_tick_s=0.05)
     with strangers(3, limits=limits) as network:
         hidden = NodeKeys.generate(time.time()).descriptor((), time.time(), OPENSSL)
@@ -102,7 +104,7 @@ def test_unlisted_nodes_and_their_neighbours_own_descriptor_are_not_told() -> No
         assert not any(hidden.node_id in _ids(network, index) for index in (1, 2))
 
 
-def test_a_neighbour_that_floods_changes_nothing_for_those_who_are_linked() -> None:
+def test_a_flooding_neighbour_changes_nothing_for_linked_nodes() -> None:
     limits = Limits(exchange_s=0.05, exchange_min_s=0.0, link_tick_s=0.05)
 
     def small() -> ExchangeDirectory:

@@ -45,7 +45,7 @@ def use(net: LocalNetwork, hops: int = 2) -> None:
         assert tunnel.ask(b"hello", timeout_s=PATIENCE_S) == b"hello"
 
 
-def test_the_next_tunnel_stands_open_and_is_replaced(net: LocalNetwork) -> None:
+def test_a_prepared_tunnel_is_used_and_replaced(net: LocalNetwork) -> None:
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
     first, second = tunnels(net)
@@ -58,7 +58,7 @@ def test_the_next_tunnel_stands_open_and_is_replaced(net: LocalNetwork) -> None:
     tunnel.close()
 
 
-def test_another_kind_has_tunnels_of_its_own(net: LocalNetwork) -> None:
+def test_each_kind_has_separate_tunnels(net: LocalNetwork) -> None:
     use(net)
     use(net, hops=1)
     wait_until(net, lambda: len(standing(net)) == 4)
@@ -72,7 +72,7 @@ def test_another_kind_has_tunnels_of_its_own(net: LocalNetwork) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"purpose": "bulk"}, {"profile": "interactive"}], ids=["default", "purpose", "profile"]
 )
-def test_a_standing_tunnel_has_the_profile_that_a_new_one_would_have(
+def test_a_prepared_tunnel_has_the_profile_that_a_new_one_would_have(
     net: LocalNetwork, options: dict[str, Any]
 ) -> None:
     client = Client(net[0])
@@ -96,7 +96,7 @@ def test_a_tunnel_of_another_purpose_is_not_taken(net: LocalNetwork) -> None:
             assert tunnel.profile.name == name
 
 
-def test_one_whose_hop_has_failed_is_not_handed_out(net: LocalNetwork) -> None:
+def test_a_prepared_tunnel_whose_hop_has_failed_is_not_used(net: LocalNetwork) -> None:
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
     old = routes(net)
@@ -107,7 +107,7 @@ def test_one_whose_hop_has_failed_is_not_handed_out(net: LocalNetwork) -> None:
     assert not set(routes(net)) & set(old)
 
 
-def test_one_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
+def test_a_prepared_tunnel_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
     net.stop(7)
@@ -116,9 +116,7 @@ def test_one_that_has_ended_is_forgotten(net: LocalNetwork) -> None:
         tunnel.ask(b"hello", timeout_s=PATIENCE_S)
 
 
-def test_those_that_nobody_takes_are_closed_in_order(
-    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unused_tunnels_are_closed_in_order(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[NodeTunnel] = []
 
     def watched(*way: Any) -> Service[NodeTunnel]:
@@ -151,7 +149,7 @@ def test_a_call_that_names_its_route_opens_its_own(net: LocalNetwork) -> None:
     assert not standing(net).places
 
 
-def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -> None:
+def test_a_node_that_leaves_does_not_wait_for_its_prepared_tunnels(net: LocalNetwork) -> None:
     """They count among its queries, which it lets come to their end."""
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
@@ -161,14 +159,14 @@ def test_a_node_that_leaves_in_order_does_not_wait_for_them(net: LocalNetwork) -
     assert not standing(net).places
 
 
-def test_a_node_that_stops_leaves_none_behind(net: LocalNetwork) -> None:
+def test_a_node_that_stops_leaves_no_prepared_tunnels(net: LocalNetwork) -> None:
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
     net.stop(0)
     wait_until(net, lambda: not len(standing(net)))
 
 
-def test_who_is_cancelled_while_he_takes_one_leaves_none_open(net: LocalNetwork) -> None:
+def test_a_cancellation_while_taking_a_tunnel_leaves_none_open(net: LocalNetwork) -> None:
     use(net)
     wait_until(net, lambda: len(standing(net)) == 2)
     first, second = tunnels(net)
@@ -208,7 +206,7 @@ class _Leaves(Echo):
         yield Sleep(0)
 
 
-def test_one_whose_other_end_has_closed_is_not_handed_out() -> None:
+def test_a_prepared_tunnel_whose_other_end_has_closed_is_not_used() -> None:
     """A service that waits for a first message so long and no longer ends its half in order."""
     service = _Leaves()
     with LocalNetwork(peers=8, service=service, limits=LIMITS) as net:
@@ -222,7 +220,7 @@ def test_one_whose_other_end_has_closed_is_not_handed_out() -> None:
         assert not net[0].peers.backed_off(), "nobody failed"
 
 
-def test_they_leave_half_of_the_nodes_queries_to_others() -> None:
+def test_prepared_tunnels_use_half_of_the_nodes_queries_at_most() -> None:
     with LocalNetwork(peers=8, limits=Limits(prepared_tunnels=8, queries=6, linger_s=1.0)) as net:
         use(net)
         use(net, hops=1)

@@ -104,7 +104,7 @@ def test_a_proxy_that_dies_ends_the_query_and_nothing_else() -> None:
         assert report["reply_digest"] == report["query_digest"]
 
 
-def test_a_query_that_cannot_be_built_says_why(net: NodeProcesses) -> None:
+def test_a_query_that_cannot_be_built_raises_the_reason(net: NodeProcesses) -> None:
     with pytest.raises(ProcessError, match="BadRoute"):
         net.query(ALICE, BOB, content_bytes=1, hops=9, timeout_s=TIMEOUT_S)
 

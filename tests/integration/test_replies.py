@@ -169,7 +169,7 @@ def test_a_follow_up_with_several_answers_and_one_with_none(net: LocalNetwork) -
     wait_until_idle(net)
 
 
-def test_a_follow_up_to_somebody_who_has_forgotten_ends_in_time(net: LocalNetwork) -> None:
+def test_a_follow_up_to_a_node_that_has_forgotten_the_query_ends_in_time(net: LocalNetwork) -> None:
     result = (net[0].query(net[7].id, b"\x01", hops=1, mode=ReplyMode.REPLY_ON_REPLY, profile=SMALL)).result(
         PATIENCE_S
     )
@@ -185,7 +185,9 @@ def test_a_follow_up_to_somebody_who_has_forgotten_ends_in_time(net: LocalNetwor
 
 @pytest.mark.parametrize("is_loop", [True, False], ids=["loop", "drop"])
 @pytest.mark.parametrize("content_bytes", [0, 20_000])
-def test_cover_frames_arrive_and_disturb_nobody(net: LocalNetwork, is_loop: bool, content_bytes: int) -> None:
+def test_cover_frames_arrive_and_change_nothing_else(
+    net: LocalNetwork, is_loop: bool, content_bytes: int
+) -> None:
     rng = random.Random(content_bytes)
     sample = QuerySample(SMALL, 3, content_bytes + 4)
     share = float(is_loop)
@@ -202,7 +204,7 @@ def test_cover_frames_arrive_and_disturb_nobody(net: LocalNetwork, is_loop: bool
     assert not net[0].context.pending
 
 
-def test_a_loop_that_somebody_throws_away_is_missed() -> None:
+def test_a_dropped_loop_is_noticed() -> None:
     with LocalNetwork(peers=4, limits=Limits(idle_s=0.4, linger_s=0.5)) as net:
         thief = net[2]
 

@@ -58,7 +58,7 @@ def _query(net: LocalNetwork, proxies: list[int], *, content: Any = b"hello", **
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("proxies", [[DEAD, 1], [1, DEAD], [1, DEAD, 2]], ids=["first", "last", "middle"])
-def test_a_dead_hop_is_named_and_gone_around(net: LocalNetwork, mode: ReplyMode, proxies: list[int]) -> None:
+def test_a_dead_hop_is_named_and_avoided(net: LocalNetwork, mode: ReplyMode, proxies: list[int]) -> None:
     result = _query(net, proxies, mode=mode, retries=3)
     if mode is not ReplyMode.NONE:
         assert result.read() == b"hello"
@@ -79,7 +79,7 @@ def test_a_dead_hop_is_named_and_gone_around(net: LocalNetwork, mode: ReplyMode,
 
 @pytest.mark.parametrize("mode", [ReplyMode.OTHER_ROUTE, ReplyMode.REPLY_ON_REPLY])
 @pytest.mark.parametrize("back", [[DEAD, 4], [4, DEAD]], ids=["first", "last"])
-def test_a_dead_hop_of_the_way_back_is_named_and_gone_around(
+def test_a_dead_hop_of_the_reply_route_is_named_and_avoided(
     net: LocalNetwork, mode: ReplyMode, back: list[int]
 ) -> None:
     reply_route = Route(tuple(net[index].id for index in back), net[0].id)
@@ -104,7 +104,7 @@ def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalN
 
 
 @pytest.mark.parametrize("mode", [ReplyMode.ROUTE, ReplyMode.OTHER_ROUTE, ReplyMode.CACHED])
-def test_a_reply_ends_the_pauses_of_all_who_carried_it(net: LocalNetwork, mode: ReplyMode) -> None:
+def test_a_reply_ends_the_back_off_of_all_its_proxies(net: LocalNetwork, mode: ReplyMode) -> None:
     """Also when it is here before the report, and of nodes that this one has no link to."""
     peers, back = net[0].peers, Route((net[4].id, net[5].id), net[0].id)
     if mode is not ReplyMode.OTHER_ROUTE:
@@ -119,7 +119,7 @@ def test_a_reply_ends_the_pauses_of_all_who_carried_it(net: LocalNetwork, mode: 
         assert [peers.failures(node_id) for node_id in carriers] == [0] * len(carriers)
 
 
-def test_a_tunnel_that_answers_ends_the_pauses_of_all_who_carry_it(net: LocalNetwork) -> None:
+def test_a_tunnel_that_answers_ends_the_back_off_of_all_its_proxies(net: LocalNetwork) -> None:
     """At once, not with its report: that comes at the end, and not at all when the tunnel is given up."""
     peers, route = net[0].peers, Route((net[1].id, net[2].id), net[BOB].id)
 
@@ -227,7 +227,7 @@ class _Fails(InnerService):
         raise RuntimeError("as it is told")
 
 
-def test_what_the_destination_refuses_is_not_sent_again() -> None:
+def test_a_query_that_the_destination_refuses_is_not_retried() -> None:
     service = _Fails()
     with LocalNetwork(peers=5, service=service) as net:
         with pytest.raises(QueryFailed, match="SERVICE_FAILED") as caught:
@@ -317,7 +317,7 @@ def test_all_attempts_together_have_the_time_of_one() -> None:
 
 
 @pytest.mark.parametrize("error_mode", [ErrorMode.XOR, ErrorMode.NONE])
-def test_other_error_modes_retry_on_what_they_tell(net: LocalNetwork, error_mode: ErrorMode) -> None:
+def test_other_error_modes_retry_with_what_they_report(net: LocalNetwork, error_mode: ErrorMode) -> None:
     result = _query(net, [DEAD, 1], error_mode=error_mode, retries=2)
     assert result.read() == b"hello"
     assert result.attempts[0].blamed == (net[DEAD].id,)
@@ -402,7 +402,7 @@ def test_a_peer_that_is_off_for_days_costs_the_others_nothing() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
-def test_a_hop_that_has_replaced_its_key_unheard_is_gone_around(place: int) -> None:
+def test_a_hop_that_has_replaced_its_key_without_publishing_is_avoided(place: int) -> None:
     """Its descriptor looks well, and no header sealed to it opens: the hop before it reports BAD_HEADER."""
     with LocalNetwork(peers=7) as net:
         ring = net[3].context.codec.ring
@@ -432,7 +432,7 @@ def test_of_each_pair_the_likelier_one_is_avoided(blamed: list[tuple[bytes, ...]
     assert likeliest_culprits(blamed) == {bytes([each]) for each in expected}
 
 
-def test_a_small_network_goes_around_a_hop_that_another_one_accuses() -> None:
+def test_a_small_network_avoids_a_hop_that_another_one_accuses() -> None:
     """Without the accuser as well there would be too few for a route."""
     with LocalNetwork(peers=5) as net:
         ring = net[3].context.codec.ring
@@ -627,7 +627,7 @@ def test_private_addresses_are_not_dialled_outside_a_local_network(host: str) ->
             node.close()
 
 
-def test_a_network_with_a_name_of_its_own_runs_on_a_lan() -> None:
+def test_a_network_with_another_name_runs_on_a_lan() -> None:
     """Its addresses are all of one /16: that keeps nobody apart, but guards and families hold."""
     ranges = (ipaddress.ip_network("127.0.0.0/8"),)
     directory, nodes = StaticDirectory(), []

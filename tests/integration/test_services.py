@@ -56,7 +56,7 @@ def test_a_function_is_a_service() -> None:
         assert ask(net, b"quiet") == b"QUIET"
 
 
-def test_what_is_no_service(caplog: pytest.LogCaptureFixture) -> None:
+def test_things_that_are_not_services(caplog: pytest.LogCaptureFixture) -> None:
     for wrong in (5, "service", Echo):
         with pytest.raises(TypeError, match="a service is"), LocalNetwork(peers=1, service=wrong):  # type: ignore[arg-type]
             pass
@@ -94,7 +94,7 @@ class Mistakes:
 
 @pytest.mark.parametrize("way", ["query", "message", "sub-stream"])
 @pytest.mark.parametrize("name", ["returns_bytes", "returns_a_list", "is_plain", "yields_the_call"])
-def test_a_service_that_does_not_write_its_answer_fails_and_says_what_to_write(
+def test_a_service_that_returns_its_answer_fails_with_a_hint(
     name: str, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = getattr(Mistakes, name)
@@ -300,7 +300,7 @@ def test_files_to_read_and_write_in_a_thread() -> None:
         wait_until_idle(net)
 
 
-def test_a_flush_of_a_blocking_service_is_heard_at_once() -> None:
+def test_a_flush_of_a_blocking_service_arrives_at_once() -> None:
     go_on = threading.Event()
 
     def slow(query: BlockingQuery, reply: BlockingReply) -> None:
@@ -359,7 +359,7 @@ def test_a_thread_that_the_system_does_not_start_costs_no_place(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("blocked_in", ["read", "write"])
-def test_a_thread_hears_that_its_query_was_cancelled(blocked_in: str) -> None:
+def test_the_thread_of_a_cancelled_query_gets_an_error(blocked_in: str) -> None:
     heard: list[BaseException] = []
     ended = threading.Event()
 
@@ -389,7 +389,7 @@ def test_a_thread_hears_that_its_query_was_cancelled(blocked_in: str) -> None:
     assert [type(error) for error in heard] == [BrokenPipeError]
 
 
-def test_threads_are_bounded_and_so_are_those_who_wait() -> None:
+def test_threads_and_waiting_queries_are_bounded() -> None:
     release, running = threading.Event(), threading.Semaphore(0)
     lock, counts = threading.Lock(), [0, 0]
 
@@ -426,7 +426,7 @@ def test_silent_sub_streams_of_a_tunnel_do_not_hold_all_threads() -> None:
         running.release()
         shutil.copyfileobj(query, reply)
 
-    service = BlockingService(echo, threads=3, silent_s=0.5)
+    service = BlockingService(echo, threads=3, silent_s=1.0)
     with LocalNetwork(peers=4, service=Services({"echo": service})) as net:
         bob = net[3].id
         with Client(net[0]).tunnel(bob, hops=1) as tunnel:

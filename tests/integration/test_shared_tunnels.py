@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,7 +44,7 @@ SERVICES = Services({"upper": upper, "gated": gated, "echo": Echo()})
 
 @pytest.fixture(scope="module")
 def net() -> Iterator[LocalNetwork]:
-    with LocalNetwork(peers=4, service=SERVICES, limits=Limits(linger_s=0.5)) as net:
+    with LocalNetwork(peers=4, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
         yield net
 
 
@@ -110,7 +112,7 @@ def test_each_ask_gets_its_own_answer_from_threads_and_tasks(net: LocalNetwork) 
 def test_the_answer_to_an_ask_that_timed_out_is_for_no_other_ask(net: LocalNetwork, then: str) -> None:
     with Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:
         with pytest.raises(TimedOut):
-            tunnel.ask(message("gated", b"late"), timeout_s=0.2)
+            tunnel.ask(message("gated", b"late"), timeout_s=1)  # long enough for the question to leave
         net[0].reactor.post(GATE.set)
         if then == "receive":
             assert tunnel.receive(timeout_s=PATIENCE_S) == b"late"
@@ -172,11 +174,10 @@ def test_a_sub_stream_and_a_reply_have_several_users(net: LocalNetwork) -> None:
         got: list[bytes] = []
 
         def read() -> None:
-            while sum(map(len, got)) < 3 * BIG:
-                try:
-                    got.append(stream.read(timeout_s=0.5))
-                except TimedOut:
-                    break
+            end_s = time.monotonic() + PATIENCE_S
+            while sum(map(len, got)) < 3 * BIG and time.monotonic() < end_s:
+                with contextlib.suppress(TimedOut):  # the other reader may have got the last of it
+                    got.append(stream.read(timeout_s=0.2))
 
         writers = [lambda piece=piece: stream.write(piece, timeout_s=PATIENCE_S) for piece in pieces]
         assert at_once(*writers, read, read) == [None] * 5
@@ -190,8 +191,8 @@ def test_a_sub_stream_and_a_reply_have_several_users(net: LocalNetwork) -> None:
     wait_until_idle(net)
 
 
-def test_sub_streams_beyond_the_limit_wait_whoever_opens_them() -> None:
-    with LocalNetwork(peers=2, service=SERVICES, limits=Limits(linger_s=0.5)) as net:
+def test_sub_streams_beyond_the_limit_wait_at_either_end() -> None:
+    with LocalNetwork(peers=2, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
         with Client(net[0]).tunnel(net[1].id, hops=0) as tunnel:
             held = [tunnel.open("echo") for _ in range(64)]
             opening = [lambda: tunnel.open("echo", timeout_s=PATIENCE_S)] * 3
@@ -220,9 +221,9 @@ def test_a_turn_passes_in_order_and_counts_the_gaps_before_it() -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2, 3], ids=["own", "first", "second", "last"])
-def test_every_call_on_a_tunnel_that_breaks_says_where(victim: int) -> None:
+def test_every_call_on_a_broken_tunnel_names_the_place(victim: int) -> None:
     """Whatever it waits for, and at once: no call is told less than the others."""
-    with LocalNetwork(peers=4, service=SERVICES, limits=Limits(linger_s=0.5)) as net:
+    with LocalNetwork(peers=4, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
         route = Route((net[1].id, net[2].id), net[3].id)
         tunnel = Client(net[0]).tunnel(net[3].id, route=route)
         tunnel.ask(message("echo"))
@@ -248,9 +249,9 @@ def test_every_call_on_a_tunnel_that_breaks_says_where(victim: int) -> None:
             ), error
 
 
-def test_a_tunnel_whose_status_comes_after_its_end_names_the_hop() -> None:
+def test_a_status_after_the_end_of_a_tunnel_still_names_the_hop() -> None:
     """A user who notices that the tunnel has ended before its node knows why waits for that."""
-    with LocalNetwork(peers=3, service=SERVICES, limits=Limits(linger_s=0.5)) as net:
+    with LocalNetwork(peers=3, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
         seen: list[BaseException] = []
 
         def use(tunnel: NodeTunnel) -> Service[None]:
@@ -270,7 +271,7 @@ def test_a_tunnel_whose_status_comes_after_its_end_names_the_hop() -> None:
         assert seen
 
 
-def test_an_own_error_of_a_tunnels_user_is_not_laid_to_a_hop(net: LocalNetwork) -> None:
+def test_an_error_of_a_tunnels_user_is_not_blamed_on_a_hop(net: LocalNetwork) -> None:
     def use(tunnel: NodeTunnel) -> Service[None]:
         yield from tunnel.open(Target(TargetKind.SERVICE, b"nothing"))
 
@@ -292,7 +293,7 @@ def test_a_tunnel_that_the_other_end_gave_up_opens_no_sub_stream(net: LocalNetwo
     wait_until_idle(net)
 
 
-def test_a_tunnel_that_its_own_node_gives_up_says_so(
+def test_a_tunnel_that_its_own_node_gives_up_raises(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cores: list[EstablishedTunnel[Signal]] = []

@@ -52,7 +52,7 @@ def message(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
-def test_a_message_comes_to_the_next_receive(net: LocalNetwork, size: int) -> None:
+def test_a_message_goes_to_the_next_receive(net: LocalNetwork, size: int) -> None:
     first = os.urandom(size)
 
     async def use(tunnel: AsyncTunnel) -> Any:
@@ -76,7 +76,7 @@ def test_several_messages_keep_their_order(net: LocalNetwork) -> None:
     assert in_tunnel(net, use) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_a_message_comes_to_a_receive_that_waits_already(net: LocalNetwork) -> None:
+def test_a_message_goes_to_a_waiting_receive(net: LocalNetwork) -> None:
     async def use(tunnel: AsyncTunnel) -> Any:
         await tunnel.send(message(b"x"))
         first = cancelled_with_result(tunnel.receive())
@@ -125,7 +125,7 @@ def test_a_message_that_was_begun_can_be_received(net: LocalNetwork) -> None:
     assert in_tunnel(net, use) == LONG
 
 
-def test_an_answer_comes_to_a_receive_and_not_to_another_ask(net: LocalNetwork) -> None:
+def test_an_answer_goes_to_a_receive_and_not_to_another_ask(net: LocalNetwork) -> None:
     async def use(tunnel: AsyncTunnel) -> Any:
         await cancelled_with_result(tunnel.ask(message(b"one")))
         one = await tunnel.receive()
@@ -170,7 +170,7 @@ def test_bytes_of_a_reply_come_to_the_next_read(net: LocalNetwork) -> None:
 
 
 @pytest.mark.parametrize("what", ["query", "ask", "tunnel", "open"])
-def test_what_must_be_closed_is_closed(net: LocalNetwork, what: str) -> None:
+def test_everything_that_must_be_closed_is_closed(net: LocalNetwork, what: str) -> None:
     async def main() -> None:
         async with AsyncClient(net[0]) as client, await client.tunnel(net[2].id, hops=0) as tunnel:
             calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {

@@ -68,7 +68,7 @@ def test_all_bytes_of_any_buffer_are_written_and_read(shape: str, words: bytes, 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_one_call_says_how_many_bytes_it_handled(shape: str) -> None:
+def test_a_call_returns_the_number_of_bytes_handled(shape: str) -> None:
     content = bytes(range(64))
 
     def service() -> Service[None]:
@@ -122,13 +122,13 @@ def test_a_socket_reads_into_any_buffer_and_knows_when_it_is_drained(shape: str)
 
 
 @pytest.mark.parametrize("shape", ["array of ints", "ctypes structure"])
-def test_a_lost_connection_is_told_whatever_buffer_is_read_into(shape: str) -> None:
+def test_a_lost_connection_is_reported_for_any_kind_of_buffer(shape: str) -> None:
     with lost_stream() as stream, pytest.raises(Exception, match=r"connection lost: .*reset"):
         stream.readinto(SHAPES[shape](bytes(16)))
 
 
 @pytest.mark.parametrize(("value", "word"), NO_BUFFERS.values(), ids=NO_BUFFERS.keys())
-def test_what_is_no_contiguous_buffer_is_refused_by_name(value: Any, word: str) -> None:
+def test_a_non_contiguous_buffer_is_refused_by_name(value: Any, word: str) -> None:
     left, right = socket.socketpair()
     reader, writer = memory_pipe(99)
     with SocketStream(left) as one, SocketStream(right) as other:

@@ -243,7 +243,7 @@ def test_a_place_that_cannot_be_is_a_connect_error(host: str, port: int) -> None
 
 
 @pytest.mark.parametrize("port", ["80", 80.0, True, None, b"80"])
-def test_a_port_that_is_no_whole_number_is_refused_at_the_call(port: Any) -> None:
+def test_a_port_that_is_not_a_whole_number_is_refused_at_the_call(port: Any) -> None:
     with pytest.raises(TypeError, match="port: expected a whole number"):
         connect_tcp("127.0.0.1", port)
     with pytest.raises(TypeError, match="port: expected a whole number"):
@@ -251,7 +251,7 @@ def test_a_port_that_is_no_whole_number_is_refused_at_the_call(port: Any) -> Non
 
 
 @pytest.mark.parametrize("host", [None, b"127.0.0.1", 2130706433, ("127.0.0.1",)])
-def test_a_host_that_is_no_text_is_refused_at_the_call(host: Any) -> None:
+def test_a_host_that_is_not_text_is_refused_at_the_call(host: Any) -> None:
     with pytest.raises(TypeError, match="host: expected a name or an address"):
         connect_tcp(host, 80)
     with pytest.raises(TypeError, match="host: expected a name or an address"):

@@ -169,7 +169,9 @@ def test_reset_behind_data(reactor: Reactor, ends: Ends) -> None:
     assert outcome == "ECONNRESET"
 
 
-def test_reset_that_the_writer_hears_of_first_is_no_end_for_the_reader(reactor: Reactor, ends: Ends) -> None:
+def test_a_reset_that_the_writer_notices_first_is_not_an_end_for_the_reader(
+    reactor: Reactor, ends: Ends
+) -> None:
     """The kernel reports a loss once, and the next read would give 0: cut content would look complete."""
     stream, peer = ends
     peer.sendall(b"half of i")

@@ -36,7 +36,7 @@ def fail() -> Service[None]:
     raise ZeroDivisionError("by the service")
 
 
-def test_a_handle_raises_an_error_of_its_own_each_time() -> None:
+def test_a_handle_raises_a_new_error_each_time() -> None:
     with Reactor(clock=FakeClock()) as reactor:
         handle = reactor.spawn(fail())
         handle.add_done_callback(lambda _: None)
@@ -46,7 +46,7 @@ def test_a_handle_raises_an_error_of_its_own_each_time() -> None:
         assert traceback.extract_tb(caught(handle.result).__traceback__)[-1].name == "fail"
 
 
-def test_all_who_join_one_failed_service_get_errors_of_their_own() -> None:
+def test_each_joiner_of_a_failed_service_gets_a_new_error() -> None:
     def join(handle: Any) -> Service[BaseException]:
         try:
             yield from handle.join()
@@ -106,7 +106,7 @@ def test_each_read_of_a_lost_connection_raises_the_loss() -> None:
         assert isinstance(error.__cause__, ConnectionResetError)
 
 
-def test_an_awaitable_that_several_services_wait_for_fails_each_with_an_error_of_its_own() -> None:
+def test_a_failed_awaitable_gives_each_waiting_service_a_new_error() -> None:
     async def main() -> list[BaseException]:
         with ReactorThread() as thread:
             async with AsyncioBridge(thread.reactor) as bridge:

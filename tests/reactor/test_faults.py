@@ -179,7 +179,7 @@ def test_nonsense_for_ever_does_not_starve_others(fake: Reactor) -> None:
     assert not handle.is_finished
 
 
-def test_what_a_generator_object_raises_when_resumed_is_its_error(fake: Reactor) -> None:
+def test_an_error_raised_by_a_resumed_generator_object_is_its_error(fake: Reactor) -> None:
     def started() -> Service[None]:
         yield Sleep(1)
 
@@ -330,7 +330,7 @@ def test_everything_that_starts_a_service_is_refused_in_a_forked_child() -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_what_the_parent_waits_for_is_answered_in_a_forked_child() -> None:
+def test_waits_of_the_parent_are_answered_in_a_forked_child() -> None:
     """Futures and handles that were taken before the fork. Callbacks stay with the parent."""
     program = """
         import asyncio, os

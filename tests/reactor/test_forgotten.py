@@ -294,7 +294,7 @@ def test_a_service_that_is_refused_or_ended_before_it_began_does_not_warn() -> N
     gc.collect()
 
 
-def test_what_a_select_or_a_bridge_refuses_does_not_warn() -> None:
+def test_services_refused_by_a_select_or_a_bridge_do_not_warn() -> None:
     with pytest.raises(BadRequest, match="cannot select over 5"):
         Select(Sleep(1), 5, Sleep(2))  # type: ignore[arg-type]
     with Reactor() as reactor, pytest.raises(BadRequest, match="not open"):
@@ -393,7 +393,7 @@ with Reactor() as reactor:
         (lambda: b"answer", "with `return`"),
     ],
 )
-def test_what_is_yielded_and_is_no_request_is_refused_with_what_to_write(
+def test_yielding_something_else_than_a_request_is_refused_with_a_hint(
     nonsense: Callable[[], Any], advice: str, fake: Reactor
 ) -> None:
     def inner() -> Service[None]:
@@ -424,7 +424,7 @@ async def _coroutine() -> None: ...
         (_coroutine, "without `async`"),
     ],
 )
-def test_what_is_spawned_and_is_no_service_is_refused_with_what_to_write(
+def test_spawning_something_else_than_a_service_is_refused_with_a_hint(
     nonsense: Callable[[], Any], advice: str, fake: Reactor
 ) -> None:
     with pytest.raises(BadRequest, match=advice):
@@ -438,7 +438,9 @@ def test_what_is_spawned_and_is_no_service_is_refused_with_what_to_write(
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), True, "1", None, [], 1j])
-def test_a_time_that_is_no_number_of_seconds_is_refused_in_the_service(fake: Reactor, seconds: Any) -> None:
+def test_a_time_that_is_not_a_number_of_seconds_is_refused_in_the_service(
+    fake: Reactor, seconds: Any
+) -> None:
     def service() -> Service[str]:
         with pytest.raises(BadRequest, match="number of seconds"):
             yield Sleep(seconds)

@@ -394,7 +394,7 @@ def test_coroutine_spawner(fake: Reactor) -> None:
     assert (handle.name, handle.result()) == ("it", "x")
 
 
-def test_a_turn_says_when_the_next_is_due(poller: Poller) -> None:
+def test_a_turn_returns_the_time_of_the_next(poller: Poller) -> None:
     """For a loop that holds this one."""
     seen: list[str] = []
 

@@ -434,7 +434,7 @@ def test_nested_in_scope_names_the_right_one(fake: Reactor) -> None:
 
 
 @pytest.mark.parametrize("count", range(6))
-def test_a_failure_comes_too_late_for_a_body_that_ends(fake: Reactor, count: int) -> None:
+def test_a_failure_is_too_late_for_a_body_that_ends(fake: Reactor, count: int) -> None:
     """Child and body end at about the same time: nothing of the scope's stays behind in the task."""
 
     def child() -> Service[None]:

@@ -166,7 +166,7 @@ def test_each_has_its_turn(fake: Reactor) -> None:
     assert run(fake, service()) == [0, 1, 2] * 10
 
 
-def test_an_end_is_told_once(fake: Reactor) -> None:
+def test_an_end_is_reported_once(fake: Reactor) -> None:
     channel: Channel[int] = Channel(1)
     channel.send_nowait(1)
     channel.close()
@@ -342,7 +342,7 @@ def test_an_answer_on_its_way_wins_over_a_cancellation(fake: Reactor) -> None:
     assert not local.waiting_receivers
 
 
-def test_what_is_given_back_comes_first(fake: Reactor) -> None:
+def test_what_is_put_back_is_next(fake: Reactor) -> None:
     for channel in (Channel[int](2), SharedChannel[int](2)):
         channel.send_nowait(1)
         channel.send_nowait(2)

@@ -187,7 +187,7 @@ def test_done_callbacks(way: Way) -> None:
     assert ends == [5, 5]
 
 
-def test_what_is_no_service(way: Way) -> None:
+def test_things_that_are_not_services(way: Way) -> None:
     with pytest.raises(BadRequest, match="call it first"):
         way.spawn(forever)  # type: ignore[arg-type]
 
@@ -390,7 +390,7 @@ def test_deadlock_is_thrown_where_the_service_waits(wait: Signal | Channel[int])
         handle.result()
 
 
-def test_what_another_thread_may_end_is_no_deadlock() -> None:
+def test_a_wait_that_another_thread_may_end_is_not_a_deadlock() -> None:
     channel: SharedChannel[int] = SharedChannel(1)
     waiting = ThreadPark().spawn(send_when_awaited(channel))
     assert Blocker().spawn(channel.receive()).result() == 1
@@ -473,7 +473,7 @@ def test_blockers_nest() -> None:
 # Restart.
 
 
-def test_restart_goes_on_only_when_told() -> None:
+def test_restart_repeats_only_on_request() -> None:
     commands: Channel[int] = Channel(3)
     answers: Channel[int] = Channel(3)
     with Restart() as restart:
@@ -717,7 +717,7 @@ def test_a_pool_spreads_its_services() -> None:
         assert [member.living for member in pool.members] == [2, 2]
 
 
-def test_cancelled_before_its_thread_comes_to_it() -> None:
+def test_a_service_cancelled_before_its_thread_starts_it() -> None:
     """It runs to its first yield, as any service that is cancelled early."""
     hold, held = threading.Event(), threading.Event()
     seen: list[str] = []

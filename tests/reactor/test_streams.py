@@ -290,7 +290,7 @@ class Restartable:
         return len(data)
 
 
-def test_call_goes_on_where_it_was_refused(reactor: Reactor, pair: Pair) -> None:
+def test_a_refused_call_continues_where_it_stopped(reactor: Reactor, pair: Pair) -> None:
     left, right = pair
 
     def service() -> Service[None]:

@@ -197,7 +197,7 @@ def test_a_system_without_threads_is_an_error_in_the_service(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("what", [None, 5, "text"])
-def test_what_cannot_be_called_is_refused_where_it_is_written(what: Any) -> None:
+def test_a_service_that_cannot_be_called_is_refused_at_its_definition(what: Any) -> None:
     with pytest.raises(TypeError, match="a function and its arguments"):
         RunInThread(what)
 

@@ -64,7 +64,7 @@ class Notes(Tracer):
         return [entry for entry in self.heard if name in entry[1]]
 
 
-def test_a_tracer_hears_the_life_of_each_service(fake: Reactor) -> None:
+def test_a_tracer_is_called_for_each_event_of_a_service(fake: Reactor) -> None:
     notes = Notes()
     add_tracer(fake, notes)
 
@@ -165,7 +165,7 @@ def test_a_tracer_that_fails_is_removed_and_logged(
     assert ("ended", "'give' has ended") in good.heard
 
 
-def test_a_tracer_may_be_removed_by_what_it_hears(fake: Reactor) -> None:
+def test_a_tracer_may_remove_itself_during_a_call(fake: Reactor) -> None:
     class Once(Notes):
         def service_resumed(self, service: Handle[Any]) -> None:
             super().service_resumed(service)
@@ -287,7 +287,7 @@ def test_a_service_without_frames_is_described_as_far_as_it_goes(fake: Reactor) 
     )
 
 
-def test_a_description_of_what_has_ended_or_is_no_task(fake: Reactor) -> None:
+def test_a_description_of_an_ended_task_and_of_other_objects(fake: Reactor) -> None:
     handle = fake.spawn(give(1), name="it")
     fake.run(passes(3))
     assert describe(handle) == "'it' has ended"

@@ -104,7 +104,7 @@ def test_a_layer_passes_all_bytes_of_any_buffer(layer: str, shape: str, words: b
 
 
 @given(shape=st.sampled_from(sorted(SHAPES)), script=st.lists(st.integers(0, 9), max_size=20))
-def test_writing_all_of_any_buffer_goes_on_where_the_stream_refused(shape: str, script: list[int]) -> None:
+def test_writing_all_of_any_buffer_continues_where_the_stream_refused(shape: str, script: list[int]) -> None:
     content = bytes(range(64))
     layer, below, done = IdentityW(), HostileWriter(script), 0
     layer.write_header(below)
@@ -140,7 +140,7 @@ def test_files_over_layers_take_and_fill_any_buffer(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_owed_is_counted_in_bytes(shape: str) -> None:
+def test_owed_content_is_counted_in_bytes(shape: str) -> None:
     content = bytes(range(32))
     below = HostileWriter([5, 0, 3])
     owed = Owed()
@@ -172,7 +172,7 @@ def test_a_view_without_bytes_is_empty_whatever_its_shape() -> None:
 
 
 @pytest.mark.parametrize(("value", "word"), NO_BUFFERS.values(), ids=NO_BUFFERS.keys())
-def test_what_is_no_contiguous_buffer_is_refused_by_name(value: Any, word: str) -> None:
+def test_a_non_contiguous_buffer_is_refused_by_name(value: Any, word: str) -> None:
     writer, reader, below = SealedW(KEY), SealedR(KEY), io.BytesIO()
     writer.write_header(below)
     below.seek(0)
@@ -339,7 +339,7 @@ NO_NUMBERS: list[Any] = ["16", 16.0, None, True, b"16"]
 
 
 @pytest.mark.parametrize("number", NO_NUMBERS)
-def test_what_is_no_whole_number_is_refused_by_the_argument_s_name(number: Any) -> None:
+def test_an_argument_that_is_not_a_whole_number_is_refused_by_name(number: Any) -> None:
     makers: dict[str, list[Callable[[], object]]] = {
         "window_bytes": [
             lambda: PaddedWindowsW(number),

@@ -429,7 +429,7 @@ def advantage_log2(block_bytes: int, blocks: int) -> float:
     return 2 * math.log2(blocks) + math.log2(factor) - 128
 
 
-def test_the_bound_is_as_the_text_says() -> None:
+def test_the_bound_is_as_documented() -> None:
     """Below 3 σ²/2^128 at every length, and the figures of the table."""
     for block_bytes in (*range(17, 2_000), 16_356, 64_484, 10**6):
         for blocks in (1, 1_000, 2**40):

@@ -31,7 +31,7 @@ class Answers:
         return self.answer
 
 
-def test_raw_files_say_not_now_with_none() -> None:
+def test_raw_files_return_none_for_not_now() -> None:
     with pytest.raises(BlockingIOError):
         read_some(Answers(None), memoryview(bytearray(4)))
     for answer in (None, 0):

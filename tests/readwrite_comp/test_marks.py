@@ -136,7 +136,7 @@ def test_any_escape_byte(escape: int, content: bytes, buffer_bytes: int) -> None
     assert len(wire) == 2 * (len(content) + content.count(escape) + 2)
 
 
-def test_all_content_that_precedes_a_wrong_byte_comes_out() -> None:
+def test_all_content_before_a_wrong_byte_is_delivered() -> None:
     """Whatever the buffer, and the error only after it."""
     for size in (1, 2, 3, 64):
         result = read_message(EscapeTermR(0), HostileReader(b"abc\0\0d\0e"), None, splits=(size,))
@@ -238,7 +238,7 @@ def test_a_stream_that_shows_more_than_it_gives(
 @pytest.mark.parametrize(
     ("wire", "kind"), [(b"ab\0\0c\0d", Malformed), (b"ab\0\0c\0", Truncated), (b"ab\0\0c", Truncated)]
 )
-def test_what_precedes_an_error_comes_out_of_a_stream_that_can_peek(
+def test_content_before_an_error_is_delivered_from_a_stream_that_can_peek(
     wire: bytes, kind: type[Exception]
 ) -> None:
     result = read_message(EscapeTermR(0), Peeking(wire), None)

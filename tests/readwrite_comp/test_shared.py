@@ -204,7 +204,7 @@ def test_a_call_from_another_thread() -> None:
     assert w.data == b"x\0\xff"
 
 
-def test_a_holder_that_is_gone_locks_nobody_out() -> None:
+def test_a_dropped_handle_does_not_keep_a_shared_layer_in_use() -> None:
     kept = SharedW(EscapeTermW())
     gone = kept.share()
     gone.write_header(HostileWriter())

@@ -119,7 +119,7 @@ def test_a_raw_byte_between() -> None:
     source.close()
 
 
-def test_what_is_owed_goes_out_first() -> None:
+def test_owed_bytes_are_written_first() -> None:
     """Part of a sealed chunk is on the stream: the other part must follow there, not on the next one."""
     old, new = HostileWriter([32, 7, 0, 3, 0, 2, 0, 1, 0]), HostileWriter()
     comp = CompW(old, MultiWExt([SealedW(KEY, chunk_bytes=4), IdentityW()]))

@@ -83,7 +83,7 @@ def test_allowed(host: str) -> None:
 
 
 @given(st.ip_addresses(v=4))
-def test_no_notation_of_an_address_says_anything_else(address: ipaddress.IPv4Address) -> None:
+def test_other_notations_of_an_address_mean_the_same_or_are_refused(address: ipaddress.IPv4Address) -> None:
     assert is_public(f"::ffff:{address}") == is_public(str(address))
     assert network_group(f"::ffff:{address}") == network_group(str(address))
     # Those that a translator on the way would turn into another address are refused, whatever it is.
@@ -121,7 +121,7 @@ def at(*hosts: str, family: bytes | None = None) -> Descriptor:
     return Descriptor(b"i" * 32, b"l" * 32, (), addresses, (1,), 1, 1, family=family)
 
 
-def test_addresses_of_a_declared_range_are_dialled_and_say_nothing_of_owners() -> None:
+def test_addresses_of_a_declared_range_are_dialled_and_do_not_show_owners() -> None:
     inside, public = ("10.8.3.1", "::ffff:10.8.3.1", "fd12::1"), ("1.2.3.4",)
     outside = ("10.9.0.1", "fd13::1", "127.0.0.1")
     dialled = LAN.dialable(at(*inside, *outside, *public).addresses)
@@ -137,7 +137,7 @@ def test_ranges_may_come_as_a_list() -> None:
     assert AddressRules(private=ranges).dialable(at("10.8.3.1").addresses)
 
 
-def test_whom_the_table_of_peers_charges() -> None:
+def test_the_source_that_an_entry_is_charged_to() -> None:
     lan, public = at("10.8.3.1"), at("1.2.3.4")
     for each, host in ((lan, ""), (public, "10.8.3.1"), (public, "::ffff:10.8.3.1")):
         assert LAN.source(each, host) == bytes([10, 8, 3, 1])

@@ -181,7 +181,7 @@ def read_home(
 
 @by_library
 @pytest.mark.parametrize("name", FOLLOW_UPS)
-def test_what_goes_on_along_a_block_of_bobs(name: str, engine: TunnelEngine) -> None:
+def test_the_frames_over_a_reply_block_of_bob(name: str, engine: TunnelEngine) -> None:
     scenario = SCENARIOS[name]
     contents, count = scenario["contents"], len(scenario["answers"])
     _, head, content = read_home(scenario, scenario["replies"][0], "alice", engine)
@@ -202,7 +202,7 @@ def test_what_goes_on_along_a_block_of_bobs(name: str, engine: TunnelEngine) -> 
 
 
 @pytest.mark.parametrize("name", FOLLOW_UPS)
-def test_the_second_implementation_goes_on_as_well(name: str) -> None:
+def test_the_second_implementation_continues_as_well(name: str) -> None:
     """Each frame is made again from the block that it takes, and compared on every link."""
     scenario = SCENARIOS[name]
     profile, nodes, contents = scenario["profile"], scenario["nodes"], scenario["contents"]

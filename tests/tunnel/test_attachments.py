@@ -123,7 +123,7 @@ def test_too_many() -> None:
         parse(message)
 
 
-def test_what_is_kept_is_bounded_by_a_head() -> None:
+def test_kept_bytes_are_bounded_by_a_head() -> None:
     parser = AttachmentParser()
     message = b"".join(pack_attachments([("a", bytes(300_000))]))
     for start in range(0, len(message), 7):

@@ -150,7 +150,7 @@ def test_a_silent_query_gives_way_to_one_that_waits(
     reactor.run(play())
 
 
-def test_what_is_on_its_way_is_no_silence(reactor: Reactor, clock: FakeClock) -> None:
+def test_data_in_transit_is_not_idleness(reactor: Reactor, clock: FakeClock) -> None:
     """A thread that answers after a long while and then reads waits for a peer who has heard nothing yet."""
     answer = threading.Event()
 
@@ -306,7 +306,7 @@ def test_a_function_that_leaves_its_thread_by_force_has_failed(
     reactor.run(play())
 
 
-def test_a_service_where_nobody_may_wait_serves_as_many_as_it_has_threads(reactor: Reactor) -> None:
+def test_a_service_without_a_queue_serves_as_many_as_it_has_threads(reactor: Reactor) -> None:
     service = BlockingService(lambda query, _reply: len(query.read()), threads=2, waiting=0)
 
     def play() -> Service[None]:

@@ -39,7 +39,7 @@ def test_a_drop_frame_is_relayed_and_then_thrown_away() -> None:
 
 @pytest.mark.parametrize("hops", [2, 3, 6])
 @pytest.mark.parametrize("profile", [SMALL, Profile(DEFAULT, HCTR_SUITE)], ids=lambda profile: profile.name)
-def test_a_loop_comes_home(hops: int, profile: Profile) -> None:
+def test_a_loop_returns_to_its_sender(hops: int, profile: Profile) -> None:
     alice, *proxies = PEERS[: hops + 1]
     route = Route(tuple(peer.id for peer in proxies), alice.id)
     frame = alice.codec.loop(route, profile, now_s=NOW_S)
@@ -140,7 +140,7 @@ def test_every_delay_is_legal(drawn: bytes, mean_s: float) -> None:
 
 
 @pytest.mark.parametrize("is_loop", [False, True])
-def test_delays_reach_the_proxies_and_nobody_else(is_loop: bool) -> None:
+def test_delays_reach_the_proxies_only(is_loop: bool) -> None:
     cast = cast_of(5)
     if is_loop:
         route, way = Route(cast.route.proxies, cast.alice.id), [*cast.proxies, cast.alice]

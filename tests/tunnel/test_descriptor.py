@@ -89,13 +89,13 @@ def test_round_trip(descriptor: Descriptor, engine: TunnelEngine) -> None:
     ],
     ids=["dates equal", "dates reversed", "port 0"],
 )
-def test_fields_that_can_serve_nobody_are_refused(index: int, value: bytes) -> None:
+def test_useless_fields_are_refused(index: int, value: bytes) -> None:
     fields = plain_fields()
     fields[index] = (fields[index][0], value)
     assert "never valid, or an address with port 0" in refused(signed(body_of(fields)))
 
 
-def test_bytes_are_where_the_protocol_says() -> None:
+def test_bytes_are_where_the_protocol_puts_them() -> None:
     data = signed(body_of(plain_fields()))
     parsed = Descriptor.parse(data, OPENSSL)
     assert parsed == Descriptor(

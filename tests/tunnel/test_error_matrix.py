@@ -239,7 +239,7 @@ def test_an_error_under_an_established_tunnel(error_mode: ErrorMode, count: int)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
-def test_an_error_on_the_way_of_an_answer_is_told_to_bob(count: int) -> None:
+def test_an_error_on_the_route_of_an_answer_reaches_bob(count: int) -> None:
     """Mode known-dest: the answer is a query of his own."""
     cast = cast_of(count)
     query = query_of(cast, ReplyMode.KNOWN_DEST, ErrorMode.STATUS, SMALL)

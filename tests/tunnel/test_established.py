@@ -176,7 +176,7 @@ def test_a_refused_sub_stream_and_one_given_up_in_the_middle() -> None:
     assert pair.bob.is_finished
 
 
-def test_an_end_that_reads_no_more_says_so_behind_what_it_has_written() -> None:
+def test_an_end_that_stops_reading_sends_it_after_its_own_data() -> None:
     """More than a window, read late: neither the refusal nor the writes of its own may cost any of it."""
     pair = Pair()
     mine = pair.alice.open(ECHO)
@@ -341,7 +341,7 @@ def test_credit_holds_a_writer_back_and_lets_it_go() -> None:
     sub.write(b"x")
 
 
-def test_what_credit_cut_in_two_leaves_when_more_comes() -> None:
+def test_a_piece_cut_by_credit_continues_when_more_credit_arrives() -> None:
     pair = Pair(limits=TunnelLimits(window_chunks=4))
     sub = pair.alice.open(ECHO)
     pair.settle()
@@ -385,7 +385,7 @@ def test_no_credit_is_sent_to_a_half_that_ended_meanwhile() -> None:
     assert pair.alice.open(ECHO)
 
 
-def test_credit_comes_for_many_streams_in_one_chunk() -> None:
+def test_one_chunk_grants_credit_to_many_streams() -> None:
     pair = Pair(limits=TunnelLimits(window_chunks=4))
     pair.settle()
     subs = [pair.alice.open(ECHO) for _ in range(20)]
@@ -555,7 +555,7 @@ def test_giving_the_tunnel_up_reaches_the_other_end_and_ends_both(who: str, when
             sub.write(b"x")
 
 
-def test_a_dead_link_ends_everything_with_its_error_and_wakes_who_waits() -> None:
+def test_a_dead_link_fails_every_stream_with_its_error_and_wakes_the_waiters() -> None:
     pair = Pair()
     sub = pair.alice.open(ECHO)
     pair.settle()

@@ -132,7 +132,7 @@ def test_a_tunnel_over_a_route(geometry: Geometry, proxies: int) -> None:
 
 @pytest.mark.parametrize("end", End)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_proxy_that_changes_a_bit_ends_the_tunnel_and_bob_says_so(end: End, place: int) -> None:
+def test_a_proxy_that_changes_a_bit_ends_the_tunnel_and_bob_reports_it(end: End, place: int) -> None:
     route = Route(INTERACTIVE, 3)
     route.settle()
     sender, receiver = (route.alice, route.bob) if end is End.ALICE else (route.bob, route.alice)

@@ -182,7 +182,7 @@ def test_last_before_everything_has_ended(end: End) -> None:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_last_on_a_count_that_is_no_bucket(end: End) -> None:
+def test_last_flag_on_a_count_between_buckets(end: End) -> None:
     hand = raw(end)
     hand.other.close()
     hand.send(ChunkType.CLOSE, pack_close(None))

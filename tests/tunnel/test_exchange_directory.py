@@ -107,7 +107,7 @@ def test_what_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 8, 50, -1])
-def test_what_is_forged_is_refused_and_what_came_before_it_is_kept(at: int) -> None:
+def test_a_forged_entry_is_refused_and_the_earlier_ones_are_kept(at: int) -> None:
     directory = make()
     forged = bytearray(described(2).signed)
     forged[at] ^= 1
@@ -118,7 +118,7 @@ def test_what_is_forged_is_refused_and_what_came_before_it_is_kept(at: int) -> N
     assert [each.node_id for each in directory] == [described(1).node_id]
 
 
-def test_what_has_expired_goes_and_what_was_configured_stays() -> None:
+def test_expired_entries_go_and_configured_ones_stay() -> None:
     directory = make()
     directory.publish(described(1))
     learn(directory, described(2), described(3, 3600))
@@ -126,7 +126,7 @@ def test_what_has_expired_goes_and_what_was_configured_stays() -> None:
     assert {each.node_id for each in directory} == {described(1).node_id, described(3).node_id}
 
 
-def test_what_is_told_to_a_neighbour() -> None:
+def test_what_is_sent_to_a_neighbour() -> None:
     directory, own, to = make(), described(0), described(9)
     directory.publish(own)
     directory.publish(make_keys("hidden").descriptor((), NOW_S, OPENSSL))
@@ -138,7 +138,7 @@ def test_what_is_told_to_a_neighbour() -> None:
     assert client.signed not in directory.offer(client, to=to.node_id, now_s=NOW_S)
 
 
-def test_half_of_what_is_told_was_linked_with() -> None:
+def test_half_of_the_exchanged_peers_have_been_linked() -> None:
     directory, own = make(limit=200), described(0)
     proven = [described(number) for number in range(1, 6)]
     for each in proven:
@@ -212,7 +212,7 @@ TestFlood = _Flood.TestCase
 TestFlood.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
-def test_a_flooder_pushes_out_its_own_and_not_what_others_told() -> None:
+def test_a_flooder_evicts_only_its_own_entries() -> None:
     directory = make(limit=LIMIT)
     honest = [described(number) for number in range(4)]
     learn(directory, *honest, source=b"honest")

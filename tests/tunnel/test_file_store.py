@@ -194,7 +194,7 @@ def test_names_that_the_rule_forbids_are_not_listed(tmp_path: Path) -> None:
     assert [entry.name for entry in store.entries()] == ["a"]
 
 
-def test_uploads_that_send_nothing_keep_nobody_out(tmp_path: Path) -> None:
+def test_uploads_that_send_nothing_do_not_block_others(tmp_path: Path) -> None:
     now_s = 1000.0
     store = FileStore(tmp_path, FilesSettings(uploads=2), now_s=lambda: now_s)
     silent = [_begun(store, name, name.encode() * 5) for name in ("a", "b")]
@@ -212,7 +212,7 @@ def test_uploads_that_send_nothing_keep_nobody_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [b"too much of it", b"wrong"])
-def test_who_was_put_off_does_not_remove_what_another_stores(tmp_path: Path, late: bytes) -> None:
+def test_a_refused_upload_does_not_remove_the_part_of_another(tmp_path: Path, late: bytes) -> None:
     """Both write the same part: whoever knows a digest could have kept its file from being stored."""
     now_s = 0.0
     store = FileStore(tmp_path, now_s=lambda: now_s)
@@ -233,7 +233,7 @@ def test_who_was_put_off_does_not_remove_what_another_stores(tmp_path: Path, lat
 
 
 @pytest.mark.parametrize("name", ["a:b", "語" * 85, "ab" * 32])
-def test_what_the_file_system_cannot_hold_is_refused_before_the_content_comes(
+def test_what_the_file_system_cannot_hold_is_refused_before_the_content_arrives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     store = FileStore(tmp_path)

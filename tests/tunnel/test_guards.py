@@ -105,7 +105,7 @@ def test_a_guard_leaves_when_its_time_is_over() -> None:
     assert len(guards) == 3
 
 
-def test_a_guard_leaves_when_it_is_gone_for_a_week_and_not_before() -> None:
+def test_a_guard_is_dropped_after_a_week_of_absence() -> None:
     guards = Guards()
     gone = choose(guards)
     others = [peer for peer in crowd() if peer.node_id != gone]
@@ -129,7 +129,7 @@ some_guards = st.lists(
 
 
 @given(some_guards)
-def test_the_state_comes_back(made: list[Guard]) -> None:
+def test_the_state_survives_a_restart(made: list[Guard]) -> None:
     state = Guards(made).to_bytes()
     assert len(state) == 6 + 44 * len(made)
     assert list(Guards.from_bytes(state)) == made

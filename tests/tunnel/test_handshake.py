@@ -111,7 +111,7 @@ def test_lengths_are_fixed() -> None:
     assert first.startswith(b"MT\x00\x01" + bytes(12))
 
 
-def test_every_handshake_has_keys_of_its_own() -> None:
+def test_every_handshake_has_new_keys() -> None:
     keys = [run(initiator(), responder()) for _ in range(5)]
     assert len({each.send_key for _, *both in keys for each in both}) == 10
 
@@ -301,7 +301,7 @@ def test_another_protocol(magic: bytes) -> None:
         responder().hello(magic + initiator().hello()[2:])
 
 
-def test_a_puzzle_answer_that_nobody_asked_for() -> None:
+def test_an_unwanted_puzzle_answer() -> None:
     first = initiator().hello()
     for position in range(4, 16):
         with pytest.raises(HandshakeError, match="puzzle"):
@@ -489,7 +489,7 @@ def puzzle_of(behind: Responder, front: Initiator) -> Puzzle:
     return puzzle
 
 
-def test_answers_that_are_none() -> None:
+def test_malformed_answers() -> None:
     """Wrong, for another challenge, for another handshake, or with another M1 behind it."""
     behind, front = responder(load=12), initiator()
     puzzle = puzzle_of(behind, front)
@@ -544,7 +544,7 @@ def test_a_second_retry_is_refused() -> None:
 
 
 @pytest.mark.parametrize("load", [-1, MAX_BITS + 1])
-def test_loads_that_nobody_would_answer(load: int) -> None:
+def test_puzzle_loads_out_of_range(load: int) -> None:
     with pytest.raises(LocalTunnelError):
         responder(load=load)
 

@@ -292,7 +292,7 @@ def test_reserved_bytes_are_ignored() -> None:
     assert open_header(header, SMALL, opening_keys(OPENSSL, 0), engine=OPENSSL).slot.seed == bytes(16)
 
 
-def test_fields_are_where_the_protocol_says() -> None:
+def test_fields_are_where_the_protocol_puts_them() -> None:
     slot = Slot(
         Command.HOME,
         0x01020304,

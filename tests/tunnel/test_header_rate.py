@@ -29,7 +29,7 @@ def test_a_burst_and_then_the_rate() -> None:
         rate.take(A, now_s=100.125)
 
 
-def test_what_is_refused_costs_nothing() -> None:
+def test_refused_headers_cost_no_tokens() -> None:
     rate = HeaderRate(per_s=1, burst=1)
     rate.take(A, now_s=0.0)
     for _ in range(50):
@@ -87,7 +87,7 @@ def test_never_more_than_burst_and_rate_allow(
         assert taken[who] <= burst + now_s * per_s + 1e-6
 
 
-def test_the_limit_comes_before_any_opening() -> None:
+def test_the_limit_is_checked_before_a_header_is_opened() -> None:
     cast = cast_of(2)
     bob = OnionCodec(
         ring=cast.bob.codec.ring,

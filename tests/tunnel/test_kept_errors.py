@@ -75,7 +75,7 @@ def net() -> Iterator[LocalNetwork]:
         yield net
 
 
-def test_a_broken_tunnel_says_so_to_each_call(net: LocalNetwork) -> None:
+def test_each_call_on_a_broken_tunnel_fails(net: LocalNetwork) -> None:
     tunnel = Client(net[0]).tunnel(net[2].id, hops=0)
     assert tunnel.ask(b"x", timeout_s=PATIENCE_S) == b"x"
     tunnel.give_up()
@@ -85,7 +85,7 @@ def test_a_broken_tunnel_says_so_to_each_call(net: LocalNetwork) -> None:
     check_that_nothing_grows(lambda: tunnel.close(timeout_s=PATIENCE_S))
 
 
-def test_a_failed_query_says_so_to_each_who_asks_its_future_or_its_reply(net: LocalNetwork) -> None:
+def test_each_look_at_a_failed_query_raises_its_error(net: LocalNetwork) -> None:
     net.stop(2)
     future: Future[QueryResult] = net[0].query(net[2].id, b"x", hops=0)
     assert isinstance(future.exception(PATIENCE_S), QueryFailed)

@@ -97,7 +97,7 @@ def test_the_next_key_opens_from_ten_minutes_before_its_time() -> None:
                 opens(a_ring, early, now_s)
 
 
-def test_erased_means_gone_from_the_ring_and_its_file(tmp_path: Path) -> None:
+def test_an_erased_key_is_in_neither_the_ring_nor_its_file(tmp_path: Path) -> None:
     a_ring = ring()
     first = a_ring.keys.onion
     a_ring.advance(START + EPOCH_S)

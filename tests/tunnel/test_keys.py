@@ -71,7 +71,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert NodeKeys.load(tmp_path / "k") == keys
 
 
-def test_of_several_who_make_one_file_one_does(tmp_path: Path) -> None:
+def test_of_several_writers_of_one_file_one_succeeds(tmp_path: Path) -> None:
     path = tmp_path / "k"
     make_keys("a").save(path, replace=False)
     with pytest.raises(FileExistsError):
@@ -139,9 +139,7 @@ def test_a_crash_while_writing_leaves_the_old_file(saved: Path, monkeypatch: pyt
     assert NodeKeys.load(saved) == make_keys("b")
 
 
-def test_what_is_written_is_synced_before_it_gets_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     fsync = os.fsync
 

@@ -61,7 +61,7 @@ def dialled(links: NeighbourPool[FakeLink], now_s: float = 0.0) -> FakeLink:
 # --- pool --
 
 
-def test_a_wanted_neighbour_has_its_links_before_anybody_needs_them() -> None:
+def test_links_to_a_wanted_neighbour_are_made_before_they_are_needed() -> None:
     links = pool(TWO)
     assert not links.wants_dial(0.0)
     assert links.wants_dial(0.0, waiting=1)
@@ -243,7 +243,7 @@ def test_no_padding() -> None:
     assert policy.mode is PaddingMode.OFF
 
 
-def test_poisson_padding_comes_at_its_rate_and_in_its_sizes() -> None:
+def test_poisson_padding_has_its_rate_and_its_sizes() -> None:
     rng, link = random.Random(3), Trace([])
     policy = PoissonPadding(2.0, [1, 5, 16, 16], now_s=0.0, rng=rng)
     gaps, now_s = [], 0.0

@@ -292,7 +292,7 @@ def test_edges_in_every_profile(profile: Profile, chunks: int, offset: int) -> N
 @pytest.mark.parametrize("count", [0, 1, 7, 8])
 @pytest.mark.parametrize("size", [0, 1, 500])
 @pytest.mark.parametrize("proxies", [0, 2])
-def test_frame_bytes_are_what_the_geometry_says(count: int, size: int, proxies: int) -> None:
+def test_frame_lengths_follow_from_the_geometry(count: int, size: int, proxies: int) -> None:
     frame, behind = frame_pair(writer(reply_blocks=blocks(count)), reader(), proxies)
     content = seeded_bytes(size)(size)
     wire = written(frame, content)
@@ -642,7 +642,7 @@ def test_blocked_and_ended_are_never_mixed_up() -> None:
     assert behind.phase is Phase.NEW
 
 
-def test_a_refused_end_goes_on_where_it_stopped() -> None:
+def test_a_refused_end_continues_where_it_stopped() -> None:
     """Nine chunks' worth: END and PAD are written one by one, each refused at first."""
     front = writer()
     w = HostileWriter([1, 0] * 2 * 10_000)

@@ -339,7 +339,7 @@ def test_the_answer_needs_no_directory_entry_of_alice() -> None:
 
 
 @pytest.mark.parametrize("what", ["signature", "ticket", "descriptor", "other query", "other node"])
-def test_an_origin_that_is_not_who_it_says(what: str) -> None:
+def test_an_origin_that_claims_another_identity(what: str) -> None:
     cast = cast_of(3)
     done = exchange(cast, ReplyMode.KNOWN_DEST, b"q", profile=SMALL)
     claim = done.head.origin
@@ -360,7 +360,7 @@ def test_an_origin_that_is_not_who_it_says(what: str) -> None:
         bob.origin(slot, replace(done.head, origin=claim))
 
 
-def test_an_origin_that_is_no_descriptor() -> None:
+def test_an_origin_that_is_not_a_descriptor() -> None:
     cast = cast_of(2)
     slot = exchange(cast, ReplyMode.NONE, b"q", profile=SMALL).relayed.opened.slot
     head = MessageHead(origin=OriginClaim(bytes(24), b"x" * 100, bytes(64)))

@@ -91,7 +91,7 @@ def test_both_sides_open_with_numbers_of_their_own() -> None:
     assert link.a.accept_nowait() is None
 
 
-def test_notifiers_tell_what_a_refused_call_waits_for() -> None:
+def test_each_refused_call_has_a_notifier_to_wait_for() -> None:
     link = Link.make()
     assert not link.a.output.is_set
     stream = link.a.open(SMALL)
@@ -274,7 +274,7 @@ def test_a_reader_that_stops_stops_only_its_own_stream() -> None:
     assert stuck.content_out <= MIDDLE.geometry.window_bytes
 
 
-def test_a_turn_that_is_not_taken_goes_on() -> None:
+def test_an_unused_turn_passes_on() -> None:
     """A stream that is woken and then ends, or has no credit, does not keep the others waiting."""
     link = Link.make()
     pairs = [joined(link, MIDDLE) for _ in range(20)]
@@ -296,7 +296,7 @@ def test_a_turn_that_is_not_taken_goes_on() -> None:
     assert not len(link.a.sender.turns)
 
 
-def test_a_turn_without_credit_goes_on() -> None:
+def test_a_turn_without_credit_passes_on() -> None:
     link = Link.make()
     first, _ = joined(link, MIDDLE)
     assert write_all(first, bytes(53_164)) == 4_096 + 3 * 16_356
@@ -323,7 +323,7 @@ def test_windows_grow_only_as_far_as_the_link_has_it() -> None:
         assert reader.window_bytes == expected == link.a.table.window_bytes
 
 
-def test_a_turn_that_nobody_takes_ends_when_the_buffer_has_run_empty_twice() -> None:
+def test_an_unused_turn_ends_when_the_buffer_has_run_empty_twice() -> None:
     link = Link.make()
     pairs = [joined(link, Profile(GEOMETRIES[4])) for _ in range(6)]
     streams = [stream for stream, _ in pairs]
@@ -438,7 +438,7 @@ def test_a_stream_reset_before_it_was_accepted_is_never_seen() -> None:
     assert not link.b.table.arrived
 
 
-def test_resetting_what_has_ended_drops_the_rest_but_says_nothing() -> None:
+def test_resetting_an_ended_stream_drops_the_rest_and_sends_nothing() -> None:
     link = Link.make()
     stream, twin = joined(link)
     write_all(stream, b"unread")
@@ -482,7 +482,7 @@ def test_a_lost_connection_ends_streams_but_not_what_had_come_whole() -> None:
     assert not link.b.can_open
 
 
-def test_what_nobody_had_accepted_goes_with_the_link() -> None:
+def test_unaccepted_streams_end_with_the_link() -> None:
     link = Link.make()
     stream = link.a.open(SMALL)
     write_all(stream, b"a whole message")
@@ -493,7 +493,7 @@ def test_what_nobody_had_accepted_goes_with_the_link() -> None:
     assert link.b.budget.used_bytes == 0
 
 
-def test_no_credit_is_granted_to_who_has_finished() -> None:
+def test_no_credit_is_granted_to_a_finished_writer() -> None:
     link = Link.make()
     stream, twin = joined(link)
     write_all(stream, bytes(3_000))
@@ -724,7 +724,7 @@ def size_of(make: Callable[[], object], count: int) -> float:
     return (after - before) / count
 
 
-def test_what_idle_things_weigh() -> None:
+def test_the_memory_of_idle_objects() -> None:
     """An idle link keeps no buffer, an idle stream nothing but its own few fields."""
     assert size_of(lambda: RawPeer.make().mux, 50) < 4_096 + 1_024  # its peer's sealer and pool are in this
     link = Link.make()
@@ -877,7 +877,7 @@ def test_one_ping_and_its_answer() -> None:
     assert link.a.ping()
 
 
-def test_peer_exchange_goes_one_at_a_time() -> None:
+def test_one_peer_exchange_is_sent_at_a_time() -> None:
     link = Link.make()
     assert link.a.send_exchange(b"one")
     assert not link.a.send_exchange(b"two")

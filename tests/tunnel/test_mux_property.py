@@ -256,7 +256,7 @@ def simulate(seed: int, steps: int) -> None:
 @pytest.mark.full
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(10, 250))
-def test_whatever_happens_what_is_read_is_what_was_written(seed: int, steps: int) -> None:
+def test_random_histories_read_what_was_written(seed: int, steps: int) -> None:
     simulate(seed, steps)
 
 

@@ -224,7 +224,7 @@ def test_forbidden_bytes_end_the_link(name: str) -> None:
 @pytest.mark.parametrize(
     "wire", [b"\0\0\0\0", b"\0\x40\0\0", b"\0\1\0\1", b"\0\1\1\0", b"\0\1\0\0" + bytes(1020)]
 )
-def test_what_is_no_record_ends_the_link(wire: bytes) -> None:
+def test_malformed_records_end_the_link(wire: bytes) -> None:
     peer = RawPeer.make()
     with pytest.raises(LinkError):
         peer.say_bytes(wire)
@@ -267,7 +267,7 @@ def test_calls_out_of_order_are_our_own_fault() -> None:
     assert [kind for kind, _, _ in peer.heard()] == [T.OPEN, T.FIN, T.FIN, T.STATUS]
 
 
-def test_an_end_is_said_once() -> None:
+def test_an_end_is_sent_once() -> None:
     peer = RawPeer.make(is_dialler=True)
     stream = peer.mux.open(SMALL)
     for _ in range(2):

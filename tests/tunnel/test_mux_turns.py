@@ -32,7 +32,7 @@ def woken(streams: list[Writer]) -> list[Writer]:
     return [stream for stream in streams if stream.writable.take()]
 
 
-def test_with_room_and_nobody_waiting_anybody_writes() -> None:
+def test_any_stream_writes_while_there_is_room_and_none_waits() -> None:
     turns = WriteScheduler()
     (stream,) = writers(1)
     assert all(turns.admits(stream, PIECE, ROOM) for _ in range(5))
@@ -51,7 +51,7 @@ def test_as_many_are_woken_as_fit_in_the_order_in_which_they_came() -> None:
     assert woken(streams) == streams[3:4]
 
 
-def test_who_has_written_goes_behind_those_that_wait() -> None:
+def test_a_writer_that_has_written_queues_behind_those_that_wait() -> None:
     turns, (first, second) = WriteScheduler(), writers(2)
     assert not turns.admits(first, PIECE, 0)
     assert not turns.admits(second, PIECE, 0)
@@ -64,7 +64,7 @@ def test_who_has_written_goes_behind_those_that_wait() -> None:
     assert turns.admits(first, PIECE, ROOM - 2 * PIECE)
 
 
-def test_who_finds_less_room_than_promised_keeps_the_front_place() -> None:
+def test_a_writer_that_finds_less_room_than_promised_stays_first() -> None:
     turns, streams = WriteScheduler(), writers(3)
     for stream in streams:
         assert not turns.admits(stream, PIECE, 0)
@@ -76,7 +76,7 @@ def test_who_finds_less_room_than_promised_keeps_the_front_place() -> None:
 
 
 @pytest.mark.parametrize("is_woken", [True, False])
-def test_who_leaves_passes_the_turn_on(is_woken: bool) -> None:
+def test_a_leaving_writer_passes_its_turn_on(is_woken: bool) -> None:
     turns, streams = WriteScheduler(), writers(3)
     for stream in streams:
         assert not turns.admits(stream, PIECE, 0)
@@ -101,7 +101,7 @@ def test_a_grant_that_is_not_used_ends_when_the_buffer_was_empty_twice() -> None
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nobody_starves_and_all_write_about_as_often(seed: int) -> None:
+def test_no_writer_starves_and_all_write_about_equally_often(seed: int) -> None:
     """Writers that call only when woken, in any order, and write as often as they may in one call."""
     rng, turns, streams = random.Random(seed), WriteScheduler(), writers(3 + seed % 9)
     counts = dict.fromkeys(streams, 0)

@@ -185,7 +185,7 @@ def test_every_changed_byte_is_refused(index: int) -> None:
     change=st.integers(1, 255),
     engine=st.sampled_from(sorted(ENGINES)),
 )
-def test_any_changed_byte_is_refused_and_the_handshake_goes_on(
+def test_any_changed_byte_is_refused_and_the_handshake_continues(
     index: int, payload: bytes, position: int, change: int, engine: str
 ) -> None:
     initiator, responder = make("initiator"), make("responder", ENGINES[engine])

@@ -33,7 +33,7 @@ def make() -> tuple[PeerTable, list[float], _Log]:
     return table, clock, log
 
 
-def test_clocks_that_were_told_go_on() -> None:
+def test_known_clock_differences_advance_with_time() -> None:
     table, clock, log = make()
     assert table.clock_s(IDS[0]) is None
     table.saw_clock(IDS[0], 5_000.0)
@@ -66,7 +66,7 @@ def test_pauses_double_and_end_with_the_first_sign_of_life() -> None:
     assert log.events == [(IDS[0], False), (IDS[0], True)]
 
 
-def test_what_breaks_together_is_one_pause() -> None:
+def test_links_that_break_together_count_as_one_failure() -> None:
     table, clock, _ = make()
     for _ in range(10):
         table.failed(IDS[0])
@@ -83,7 +83,7 @@ def test_what_breaks_together_is_one_pause() -> None:
     assert table.backed_off() == []
 
 
-def test_reports_say_who_was_seen_and_who_is_to_blame() -> None:
+def test_reports_name_the_nodes_seen_and_the_nodes_blamed() -> None:
     table, _, log = make()
     route = (*IDS[:3], b"me" * 16)
     table.reported(Report(route, True, 3, None, is_about_reply=True))

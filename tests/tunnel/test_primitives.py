@@ -80,7 +80,7 @@ def test_old_cryptography_leaves_pycryptodome(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("no_cached_engine")
-def test_no_hpke_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_hpke_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.hpke", None)
     monkeypatch.setitem(sys.modules, "Crypto.Protocol.HPKE", None)
     monkeypatch.delattr("Crypto.Protocol.HPKE", raising=False)

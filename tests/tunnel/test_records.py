@@ -159,7 +159,7 @@ def reference(key: bytes, counter: int, units: int, fill: int = 7) -> bytes:
     return head + OPENSSL.layers.aead(key).seal(bytes(4) + counter.to_bytes(8, "big"), plain, head)
 
 
-def test_a_record_is_what_the_protocol_says() -> None:
+def test_a_record_is_as_the_protocol_defines_it() -> None:
     sealer = RecordSealer(KEY, OPENSSL)
     assert [sealed_by(sealer, units) for units in (1, 16, 63)] == [
         reference(KEY, counter, units) for counter, units in enumerate((1, 16, 63))

@@ -59,7 +59,7 @@ def test_a_full_table_refuses_and_forgets_nothing() -> None:
     assert len(table) == 2
 
 
-def test_what_is_refused_leaves_no_trace() -> None:
+def test_a_refused_header_leaves_no_trace() -> None:
     table = ReplayTable(KEY, limit=1)
     table.insert(header(1), T0 + HOUR, now_s=T0)
     with pytest.raises(TableFull):
@@ -203,7 +203,7 @@ def test_with_a_steady_clock_exactly_the_repeats_are_refused(inserts: list[tuple
 # --- shares, and what is kept over a restart
 
 
-def test_a_neighbours_share_comes_back_with_its_hour() -> None:
+def test_a_neighbours_share_is_free_again_when_its_hour_ends() -> None:
     table = ReplayTable(KEY, limit=100, share=2)
     for number in (1, 2):
         table.insert(header(number), T0 + HOUR, now_s=T0, neighbour=b"a")
@@ -229,7 +229,7 @@ inserts = st.lists(
 
 
 @given(inserts, st.integers(0, 5 * HOUR), inserts)
-def test_a_restored_table_goes_on_as_the_kept_one_would(
+def test_a_restored_table_behaves_as_the_kept_one(
     before: list[tuple[int, int, bytes]], pause_s: int, after: list[tuple[int, int, bytes]]
 ) -> None:
     def put(table: ReplayTable, calls: list[tuple[int, int, bytes]], now_s: float) -> list[str]:

@@ -70,7 +70,7 @@ def test_round_trip(block: ReplyBlock) -> None:
     assert ReplyBlock.unpack(packed) == block
 
 
-def test_fields_are_where_the_protocol_says() -> None:
+def test_fields_are_where_the_protocol_puts_them() -> None:
     block = ReplyBlock(SMALL, 0x01020304, b"i" * 32, b"a" * 18, b"s" * 16, b"h" * 1024)
     assert block.pack() == b"\x01\x00\x01\x02\x03\x04" + b"i" * 32 + b"a" * 18 + b"s" * 16 + b"h" * 1024
 

@@ -36,7 +36,7 @@ def choose(peers: list[Descriptor], hops: int, rng: random.Random | None = None,
 
 
 @given(st.integers(0, 10), st.one_of(st.none(), st.integers()))
-def test_a_route_visits_nobody_twice_and_neither_end(hops: int, seed: int | None) -> None:
+def test_a_route_visits_no_node_twice_and_neither_end(hops: int, seed: int | None) -> None:
     route = choose(PEERS, hops, None if seed is None else random.Random(seed))
     assert len(route.proxies) == hops
     assert len({ALICE, BOB, *route.proxies}) == hops + 2

@@ -167,7 +167,7 @@ def spread(count: int) -> list[Descriptor]:
 
 
 @given(st.integers(0, 5), st.integers(0, 2**32))
-def test_a_way_home_for_somebody_unknown_ends_with_a_guard(hops: int, seed: int) -> None:
+def test_a_reply_route_for_an_unknown_node_ends_with_a_guard(hops: int, seed: int) -> None:
     """It begins with any node: whoever gets it sees that one."""
     peers = spread(20)
     world = _World(peers, seed=seed)
@@ -211,7 +211,7 @@ def test_a_guard_in_bobs_network_is_passed_over_for_him_only() -> None:
     assert world.provider.route(others[0], 2, PROFILE).proxies[0] == usual
 
 
-def test_when_no_guard_can_be_had_the_error_says_so() -> None:
+def test_the_error_explains_that_no_guard_is_available() -> None:
     private = [peer(number, f"10.{number}.1.1") for number in range(9)]
     with pytest.raises(BadRoute, match=r"0 guards.* 0 nodes of the directory could be guards") as caught:
         _World(private).provider.route(BOB, 1, PROFILE)
@@ -264,7 +264,7 @@ def test_nodes_of_the_same_owner_are_in_no_way(
     assert not own & set(repeated.proxies)
 
 
-def test_nodes_of_the_same_owner_count_as_none_and_the_error_says_so() -> None:
+def test_nodes_of_the_same_owner_do_not_count_and_the_error_explains_it() -> None:
     peers = [*spread(3), peer(9, "80.1.1.1", family=FAMILY)]
     world = _World(peers, rules=LOCAL, family=FAMILY)
     with pytest.raises(BadRoute, match=r"2 too few.*1 of the same owner as this node") as caught:
@@ -306,7 +306,7 @@ def test_a_node_at_an_address_of_this_machine_is_the_owners(monkeypatch: pytest.
     assert len({node_id for route in routes for node_id in route.proxies}) == 4
 
 
-def test_loopback_is_everybodys_and_no_sign_of_an_owner() -> None:
+def test_loopback_addresses_do_not_show_a_common_owner() -> None:
     peers = [peer(number, "127.0.0.1") for number in range(4)]
     assert len(_World(peers, rules=LOCAL).provider.route(BOB, 4, PROFILE).proxies) == 4
 
@@ -342,7 +342,7 @@ def test_a_key_within_the_difference_that_clocks_may_have_serves(starts_s: int) 
     assert peers[0].hop(NOW_S).epoch == starts_s
 
 
-def test_where_most_peers_have_no_key_for_now_both_times_are_said() -> None:
+def test_where_most_peers_have_no_key_for_now_both_times_are_shown() -> None:
     """It is probably this machine's clock that is wrong, or the peers' file that is old."""
     for ahead_s in (2 * HOUR_S, -26 * HOUR_S, 24 * HOUR_S):
         starts_s = int(NOW_S) + ahead_s

@@ -139,7 +139,7 @@ def written_by_hand(keys: StatusKeys, content: bytes) -> bytes:
         b"\x00\x01\x00\x01" + b"ab" + bytes(218),  # padding not zero
     ],
 )
-def test_what_no_origin_writes_is_the_origins_fault(content: bytes) -> None:
+def test_a_malformed_status_is_the_origins_fault(content: bytes) -> None:
     route = keys_of(1)
     report = read_status(written_by_hand(route[0], content), route, geometry=INTERACTIVE, engine=OPENSSL)
     assert (report.origin, report.code, report.text) == (0, ErrorCode.PROTOCOL, "")
@@ -278,7 +278,7 @@ def test_bob_passes_the_status_of_his_reply_on(geometry: Geometry, block_geometr
     [(0, 2), (1, 0), (3, 1), (5, 1), (-1, 1)],
     ids=["type", "last", "sub", "length", "pad"],
 )
-def test_what_bob_does_not_write_is_refused(place: int, value: int) -> None:
+def test_a_stream_that_bob_does_not_write_is_refused(place: int, value: int) -> None:
     seed = b"s" * 16
     aead = OPENSSL.layers.aead(end_to_end_key(seed, Direction.BACKWARD))
     plain = bytearray(aead.open(bytes(12), seal_status_chunk(bytes(432), seed, INTERACTIVE, OPENSSL)))

@@ -27,7 +27,7 @@ def test_the_generators_make_these_files(engine: TunnelEngine) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda e: e.name)
 @pytest.mark.parametrize("name", STATUSES)
-def test_alice_reads_what_the_file_says(name: str, engine: TunnelEngine) -> None:
+def test_alice_reads_what_the_scenario_file_lists(name: str, engine: TunnelEngine) -> None:
     scenario = STATUSES[name]
     geometry = make_status.GEOMETRIES_BY_SLOTS[scenario["slots"]]
     keys = [StatusKeys.derive(bytes.fromhex(seed)) for seed in scenario["seeds"]]

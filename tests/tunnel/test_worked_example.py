@@ -67,13 +67,13 @@ def test_every_hex_value_of_the_document_is_that_of_the_example(example: dict[st
     assert filled_in(document, example).splitlines() == document.splitlines()
 
 
-def test_the_generator_says_that_nothing_differs() -> None:
+def test_the_generator_finds_no_difference() -> None:
     said: list[str] = []
     assert main([], said.append) == 0
     assert said == []
 
 
-def test_all_that_is_random_comes_from_the_document_s_rule(example: dict[str, bytes]) -> None:
+def test_all_random_values_follow_the_rule_of_the_document(example: dict[str, bytes]) -> None:
     for name, length in DRAWS:
         assert example[f"draw.{name}"] == secret(name, length)
     for node in NODES:

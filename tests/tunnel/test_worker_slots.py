@@ -98,7 +98,7 @@ def hall(reactor: Reactor, clock: FakeClock) -> Hall:
     return Hall(reactor, clock, count=2)
 
 
-def test_the_silent_are_left_alone_while_nobody_waits(hall: Hall) -> None:
+def test_idle_holders_keep_their_slots_while_no_query_waits(hall: Hall) -> None:
     def play() -> Service[None]:
         yield from hall.come("a", "b")
         yield Sleep(1_000_000)
@@ -116,7 +116,7 @@ def test_the_silent_are_left_alone_while_nobody_waits(hall: Hall) -> None:
     hall.reactor.run(play())
 
 
-def test_who_waits_wakes_when_the_first_may_be_ended(hall: Hall) -> None:
+def test_a_waiting_query_wakes_when_the_first_idle_one_may_be_ended(hall: Hall) -> None:
     def play() -> Service[None]:
         yield from hall.come("a")
         yield Sleep(4)
@@ -132,7 +132,7 @@ def test_who_waits_wakes_when_the_first_may_be_ended(hall: Hall) -> None:
     hall.reactor.run(play())
 
 
-def test_one_at_a_time_for_each_who_waits(hall: Hall) -> None:
+def test_waiters_are_served_one_at_a_time(hall: Hall) -> None:
     def play() -> Service[None]:
         yield from hall.come("a", "b")
         yield Sleep(100)
@@ -166,7 +166,7 @@ def test_a_thread_that_blocks_elsewhere_keeps_its_place(hall: Hall) -> None:
     hall.reactor.run(play())
 
 
-def test_who_gives_up_waiting_loses_no_place_and_changes_no_order(hall: Hall) -> None:
+def test_a_waiter_that_gives_up_loses_no_slot_and_changes_no_order(hall: Hall) -> None:
     def play() -> Service[None]:
         yield from hall.come("a", "b")
         yield Sleep(100)
@@ -191,7 +191,7 @@ def test_who_gives_up_waiting_loses_no_place_and_changes_no_order(hall: Hall) ->
     hall.reactor.run(play())
 
 
-def test_a_place_that_comes_together_with_a_cancellation_is_in_hand(hall: Hall) -> None:
+def test_a_slot_given_at_the_moment_of_a_cancellation_is_not_lost(hall: Hall) -> None:
     """The next yield of who takes it raises: until then it has to see to it that the slot comes back."""
 
     def play() -> Service[None]:
@@ -212,7 +212,7 @@ def test_a_place_that_comes_together_with_a_cancellation_is_in_hand(hall: Hall) 
 
 
 @pytest.mark.parametrize("silent_s", [0, -1, float("nan"), float("inf"), 1e9])
-def test_a_silence_that_is_none(silent_s: float) -> None:
+def test_idle_limits_out_of_range(silent_s: float) -> None:
     with pytest.raises(LocalTunnelError, match="silent_s"):
         WorkerSlots(1, silent_s)
 

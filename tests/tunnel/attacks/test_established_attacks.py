@@ -165,7 +165,7 @@ def test_a_false_bob_without_the_seed_is_never_believed() -> None:
     refuses(alice, bytes(false.seal(ChunkType.HELLO, false.hello)))
 
 
-def test_who_learns_the_seed_later_cannot_answer_either() -> None:
+def test_a_later_owner_of_the_seed_cannot_answer_either() -> None:
     """The seed alone, without Bob's or Alice's ephemeral key, gives no key of a running tunnel."""
     pair = Pair()
     talk(pair, 2)
@@ -179,7 +179,7 @@ def test_who_learns_the_seed_later_cannot_answer_either() -> None:
                 assert who in ("alice", "bob")
 
 
-def test_lengths_and_bytes_do_not_tell_what_a_chunk_is() -> None:
+def test_lengths_and_bytes_do_not_show_the_kind_of_a_chunk() -> None:
     """HELLO, REKEY, PAD, CREDIT, data, CLOSE, LAST: all of C bytes, none with a byte value standing out."""
     pair = Pair(limits=TunnelLimits(window_chunks=4, rekey_chunks=8))
     talk(pair, 40)

@@ -78,7 +78,7 @@ def test_a_flood_of_garbage_costs_as_many_openings_as_the_rate_allows() -> None:
     assert outcome(bob, fresh_header(cast), HONEST, NOW_S + 3) is None
 
 
-def test_a_head_can_make_bob_hold_64_kib_and_no_more() -> None:
+def test_a_head_can_make_bob_hold_64_kib_at_most() -> None:
     """Count 8 of the largest blocks: refused when the bytes so far cannot be a legal head any more."""
     block = b"\x03" + bytes(16_455)
     for count in (4, 8):
@@ -102,7 +102,7 @@ def after_head(head: bytes) -> Exception | None:
     return None
 
 
-def test_blocks_that_bob_used_fill_nobodys_share() -> None:
+def test_blocks_that_bob_used_fill_no_share() -> None:
     cast = cast_of(3)
     bob = cast.bob.codec
     before = [len(epoch.table) for epoch in bob.ring.opening(NOW_S)]

@@ -47,7 +47,7 @@ def test_a_claim_that_bob_recorded_serves_him_nowhere_else() -> None:
             third.codec.origin(slot, done.head)
 
 
-def test_an_answer_that_nobody_asked_for_is_refused_by_the_victim() -> None:
+def test_an_unrequested_answer_is_refused_by_the_victim() -> None:
     cast, victim = parts()
     made_up = Origin(victim.descriptor, answer_ticket(b"x" * 32, bytes(8)))
     query = cast.bob.codec.answer(made_up, Route((), victim.id), SMALL, now_s=NOW_S)

@@ -46,7 +46,7 @@ def refused(peer: Peer, header: bytes, neighbour: bytes, now_s: float, code: Err
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_on_every_link_from_anybody_at_any_time(mode: ReplyMode) -> None:
+def test_a_replay_is_refused_on_every_link_at_any_time(mode: ReplyMode) -> None:
     """With whatever content behind it: the header alone is refused, before any chunk is looked at."""
     cast = cast_of(4, random_seed=hash(str(mode)) % 1_000)
     done = exchange(cast, mode, b"q", [b"a"] * (mode is not ReplyMode.NONE), profile=SMALL)

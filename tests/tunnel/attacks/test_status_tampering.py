@@ -149,7 +149,7 @@ def test_a_status_of_the_same_stream_repeated_from_elsewhere() -> None:
                     assert judge(report, origin, {tamperer})
 
 
-def test_a_hop_that_tells_a_story_of_its_own_is_named_itself() -> None:
+def test_a_hop_that_forges_a_report_is_blamed() -> None:
     """It may always claim that it failed itself, or that the next node did: the claim has its name on it."""
     route = keys_of(5)
     for liar in range(4):
