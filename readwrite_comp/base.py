@@ -174,7 +174,7 @@ class ExtWrite(_Phased):
         self._owed = Owed()
 
     def write_header(self, w: ByteWriter) -> None:
-        """Write what must precede the content.
+        """Write the header of the message.
 
         Raises:
             BlockingIOError: the stream took only a part; call again.
@@ -222,7 +222,7 @@ class ExtWrite(_Phased):
             raise
 
     def flush_into(self, w: ByteWriter) -> None:
-        """Write what is held back, if the format allows a short unit.
+        """Write the held content, if the format allows a short unit.
 
         Raises:
             BlockingIOError: call again.
@@ -242,7 +242,7 @@ class ExtWrite(_Phased):
         self._push_owed(w)
 
     def write_end(self, w: ByteWriter) -> None:
-        """Write what must follow the content; then the layer is NEW again.
+        """Write the end of the message; then the layer is NEW again.
 
         Raises:
             BlockingIOError: call again.
@@ -273,7 +273,7 @@ class ExtWrite(_Phased):
         return write_some(w, view)
 
     def _flush(self) -> None:
-        """Owe what is held back; nothing is owed when this is called."""
+        """Owe the held content; nothing is owed when this is called."""
 
     def _push_flush(self, w: ByteWriter) -> None:
         self._owed.settle(w)
@@ -281,7 +281,7 @@ class ExtWrite(_Phased):
         self._owed.settle(w)
 
     def _finish(self) -> None:
-        """Owe what follows the content. Called once for each message; nothing is owed when this is called."""
+        """Owe the end of the message. Called once for each message; nothing is owed when this is called."""
 
     def _push_end(self, w: ByteWriter) -> None:
         self._owed.settle(w)
@@ -311,7 +311,7 @@ class ExtRead(_Phased):
         self._failure: RemoteLayerError | None = None
 
     def read_header(self, r: ByteReader) -> None:
-        """Read what precedes the content.
+        """Read the header of the message.
 
         Raises:
             BlockingIOError: call again.

@@ -232,9 +232,9 @@ class _Scratch:
 def _scratches(rest_bytes: int) -> list[_Scratch]:
     """The free buffers of one block length, shared by all objects.
 
-    Buffers of its own would cost each layer of each stream two blocks of memory; new ones for each call cost
-    up to a twelfth of its time. A call takes one from the list or makes one, and puts it back: there are at
-    most as many as threads. The content of the last block stays in it until the next call.
+    Separate buffers would cost each layer of each stream two blocks of memory; new ones for each call cost
+    up to a twelfth of its time. A call takes a buffer from the list or makes one, and returns it, so there
+    are at most as many as threads. The content of the last block stays in the buffer until the next call.
     """
     return []
 

@@ -313,7 +313,7 @@ def test_any_variable_is_taken_or_refused_as_documented(setting: Setting, text: 
 def test_the_files_service_has_a_folder_for_nothing_else(text: str) -> None:
     """Else strangers could fetch the keys, or store what the node reads as a peer file."""
     error = refused(f'[service]\nnames = ["files"]\n[files]\n{text}')
-    assert "the node has files of its own there" in str(error)
+    assert "the node keeps its own files there" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ class Timers:
 class Expired(Cancelled):
     """Thrown into a service by its `Deadline`.
 
-    `timeout_after` turns the one of its own deadline into `TimedOut` and lets all others pass.
+    `timeout_after` turns the error of its own deadline into `TimedOut` and lets all others pass.
     """
 
 

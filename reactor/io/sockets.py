@@ -148,7 +148,7 @@ class SocketStream:
         return int(uid)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read what there is. Returns the number of bytes; 0 is the end.
+        """Read the available bytes. Returns their number; 0 is the end.
 
         Raises:
             BlockingIOError: nothing yet.

@@ -60,7 +60,7 @@ class ThreadPark:
         answer_at_fork(handle)
         with self._lock:
             if self._threads >= self._max_threads:
-                raise Busy(f"{self._max_threads} services run in threads of their own, which is the limit")
+                raise Busy(f"{self._max_threads} services run in their own threads, which is the limit")
             self._threads += 1
         thread = threading.Thread(target=self._main, args=(service, handle), name=handle.name, daemon=True)
         try:
@@ -265,7 +265,7 @@ class ReactorThread:
         if self._thread.ident is None:
             self.reactor.close()
             return
-        # Closed: it has ended by itself, or was closed before.
+        # Closed: the reactor has ended, or was closed before.
         with contextlib.suppress(Closed):
             self.reactor.stop()
         self._thread.join(None if limit_s < 0 else limit_s)

@@ -128,7 +128,7 @@ def _until_done(call: Callable[[], T]) -> T:
             return call()
         except _AGAIN:
             continue
-    raise KitFailure("the layer hangs: it refuses for ever, but the stream does not")
+    raise KitFailure("the layer hangs: it refuses again and again, but the stream does not")
 
 
 def write_message(

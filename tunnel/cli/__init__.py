@@ -1,4 +1,4 @@
-"""The command line `mtun`: one module per command, and what they share.
+"""The command line `mtun`: the commands, and their common parser, options and output.
 
 Imports every room; no other room imports it. A command's module is loaded only for that command.
 """

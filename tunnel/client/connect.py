@@ -1,12 +1,12 @@
-"""A network in a program: `connect` gives a node that asks, whichever way the program reaches the network.
+"""A network in a program: `connect` returns a node that can send queries.
 
     with connect("mynet") as node:
         print(Client(node).query(bob_id, b"hello", service="echo").result(timeout=30).read())
 
 There are two kinds. The node of a configuration may run already: the program uses it over its control socket
-(`ControlClient`). Otherwise the program gets a client node of its own (`ClientNode`), with fresh keys each
-time. Both have the asking side of a `Node`, so `Client`, `ServiceClient`, `AsyncClient` and the files
-functions take either. The commands choose in the same way.
+(`ControlClient`). Otherwise the program gets a new client node (`ClientNode`) with fresh keys. Both have the
+asking side of a `Node`, so `Client`, `ServiceClient`, `AsyncClient` and the files functions accept either.
+The commands choose in the same way.
 """
 
 from __future__ import annotations

@@ -158,8 +158,8 @@ def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:
     own += [] if config.publish is None else [config.publish.parent]
     if "files" in config.names and config.folder.resolve() in [path.resolve() for path in own]:
         raise ConfigError(
-            f"{source}: [files] folder = {str(config.folder)!r}: the node has files of its own there",
-            "give the files service a folder that is for nothing else",
+            f"{source}: [files] folder = {str(config.folder)!r}: the node keeps its own files there",
+            "give the files service a separate folder",
         )
 
 
@@ -176,7 +176,7 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
             raise ConfigError(f"{source}: there is no table [{table}]", _closest(table, keys, "[{}]"))
         if not isinstance(entries, dict):
             raise ConfigError(
-                f"{source}: {table} = …: expected a table", f"write [{table}] on a line of its own"
+                f"{source}: {table} = …: expected a table", f"write [{table}] on a separate line"
             )
         for key, value in entries.items():
             if key not in keys[table]:
@@ -186,10 +186,10 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
 
 
 def _check_removed(table: str, key: str, where: str) -> None:
-    """Name a former setting as such: it is no typing error, and no other name is meant."""
+    """Refuse a former setting with a specific text: it is not a typing error with a similar valid name."""
     if (table, key) in REMOVED:
         place = next((setting.table for setting in SETTINGS if setting.key == key), None)
-        built_in = "take it out: one value suits every node, and is built in"
+        built_in = "remove it: one value suits every node, and is built in"
         raise ConfigError(f"{where} is no longer a setting", f"it is in [{place}] now" if place else built_in)
 
 

@@ -78,7 +78,7 @@ _REMOVED = {
     "tunnels": "window_chunks sub_streams rekey_chunks rekey_s early",
 }
 REMOVED = frozenset((table, key) for table, keys in _REMOVED.items() for key in keys.split())
-"""Former settings, as (table, key): a file that has one gets an error of its own."""
+"""Former settings, as (table, key): a file that has one gets a specific error."""
 
 
 @dataclass(frozen=True, slots=True)

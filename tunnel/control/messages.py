@@ -134,7 +134,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class QueryMessage:
-    """A query as a client asks for it; the node chooses what is None.
+    """A query as a client requests it; for each None the node chooses.
 
     Attributes:
         content: the whole content; None: it follows in CONTENT messages.

@@ -208,7 +208,7 @@ class Incoming(Generic[N]):
         self.readable.set()
 
     def ignore(self) -> None:
-        """Stop reading: discard what is here and what still arrives. The other end can continue to send."""
+        """Stop reading: discard unread and further content. The other end can continue to send."""
         self.is_ignored = True
         count = len(self._buffer)
         self._buffer.clear()
@@ -225,14 +225,14 @@ class Incoming(Generic[N]):
         self.readable.set()
 
     def fail(self, error: PeerError) -> None:
-        """Drop what waits; reads raise `error` from now on."""
+        """Drop unread content; reads raise `error` from now on."""
         if self._error is None:
             self._error = error
         self._buffer.clear()
         self.readable.set()
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read what is here; 0 at the end, or for an empty buffer.
+        """Read the available bytes; 0 at the end, or for an empty buffer.
 
         Raises:
             BlockingIOError: nothing is here yet; wait for `readable`. PeerError: why nothing more will
@@ -499,7 +499,7 @@ class SubStream(Generic[N]):
         self._on_confirm()
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read what is here; 0 at the end of the other end's half.
+        """Read the available bytes; 0 at the end of the other end's half.
 
         Raises:
             BlockingIOError: nothing yet; wait for `readable`. PeerError: given up, or the tunnel ended.

@@ -419,7 +419,7 @@ class EstablishedTunnel(Generic[N]):
             self.table.arrived(number, data, is_end=kind is ChunkType.END)
 
     def _receive_give_up(self, code: ErrorCode) -> None:
-        """The other end gave up the tunnel: this direction ends too, after a CLOSE of its own."""
+        """The other end gave up the tunnel: this direction ends too, after its own CLOSE."""
         self.table.messages.advance(StreamEvent.GIVE_UP)
         self._given_up, self.other_end_gave_up = SubStreamReset(code), True
         self.table.give_up_all(None)

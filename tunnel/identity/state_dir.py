@@ -115,7 +115,7 @@ class StateDir:
         return take_lock(
             path / "lock",
             f"{path} is in use by another node",
-            "stop that one first, or give this node a state folder of its own",
+            "stop that node first, or give this one its own state folder",
         )
 
     @property

@@ -31,9 +31,9 @@ __all__ = [
 
 
 # The links to one neighbour. Under `pooled` a neighbour has k links, dialled before they are needed and
-# replaced when they are old, so connections reveal nothing about messages. Under `once` each stream has a
-# link of its own, dialled for it and ended with it (the original's SendOnce). It is kept for comparison: an
-# observer can read the route from it.
+# replaced when they are old, so connections reveal nothing about messages. Under `once` each stream has its
+# own link, dialled for it and ended with it (the original's SendOnce). This policy is kept for comparison: it
+# shows the route to an observer.
 #
 # Both sides may dial at the same time. Then the links stay whose initiator has the smaller node id: both
 # sides find the same ones without a message. Source: docs/protocol.md, "Life of a link".

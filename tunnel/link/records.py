@@ -295,8 +295,9 @@ class IncomingRecords:
         self._end += count
 
     def next_record(self) -> memoryview | None:
-        """Open the next whole record and return its plaintext; None: there is none, and an empty buffer was
-        returned to the pool.
+        """Open the next whole record and return its plaintext.
+
+        None: no whole record is left; an empty buffer was returned to the pool.
 
         Raises:
             LinkError: malformed or forged. The object is of no further use.

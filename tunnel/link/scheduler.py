@@ -3,7 +3,7 @@
 `WriteScheduler` gives the streams their turns, `ControlQueue` holds control cells (everything except DATA and
 STATUS), and `LinkSender` joins both to the one outgoing buffer (records.py). Content is sealed straight into
 that buffer when its stream has its turn. Control cells wait until the link is about to send. Then they use
-the padding of a content record, or a record of their own. With records of one fixed size, only `tick` sends.
+the padding of a content record, or a separate record. With records of one fixed size, only `tick` sends.
 """
 
 from __future__ import annotations
@@ -384,7 +384,7 @@ class LinkSender:
         self.out.clear()
 
     def _flush_control(self) -> None:
-        """Seal waiting control cells into records of their own, as far as there is room."""
+        """Seal waiting control cells into separate records, as far as there is room."""
         out, control = self.out, self.control
         while control.size:
             limit = min(self.fixed_bytes or MAX_RECORD_BYTES, out.room) - RECORD_OVERHEAD

@@ -1,4 +1,4 @@
-"""One stream of a multiplexed link: the states of its two halves, its credit, and what it has received.
+"""One stream of a multiplexed link: the states of its two halves, its credit and its received content.
 
 A stream can be read and written as `readwrite_comp` and `reactor` expect it: `readinto` and `write` return
 short counts and raise `BlockingIOError`, so ReadYield, WriteYield, layers and lending work on it as on a

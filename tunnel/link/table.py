@@ -188,7 +188,7 @@ class StreamTable(Generic[S]):
         self.arrived.pop(stream, None)
 
     def abandon(self, stream: S, code: ErrorCode) -> None:
-        """Take out a stream that this side resets. Content already on its way to it is allowed, no more."""
+        """Remove a stream that this side resets. Content that is already in transit is accepted, no more."""
         self.late_bytes += stream.late_bytes
         mark = self.sender.queue(pack_reset(stream.id, code))
         if not stream.is_opener:

@@ -68,7 +68,7 @@ _LOOK_S = 0.05
 
 
 class Node:
-    """One peer: listens, relays, answers queries with its inner service, and sends queries of its own.
+    """One peer: listens, relays, answers queries with its inner service, and sends its user's queries.
 
     The constructor binds the listener, so that `descriptor` has the real port. `serve` is the service that
     does everything else; run it in the reactor given here.
@@ -305,8 +305,8 @@ class Node:
                 neither a Profile nor a name. ValueError: retries are not 0 to 16. LocalTunnelError: the
                 number of sinks is not that of replies.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
-                QueryFailed: the query failed; carries what is known. FileChanged: the content is a file that
-                changed while it was sent. Whatever reading the content raises.
+                QueryFailed: the query failed; the error has all details. FileChanged: the content is a file
+                that changed while it was sent. Errors of reading the content.
         """
         check_options(options, QueryOptions.__annotations__)
         request = self.prepared_queries.use(make_request(self.context, destination, content, **options))
@@ -371,7 +371,7 @@ class Node:
         Raises:
             TypeError: content is neither bytes nor a file.
             LocalTunnelError: no block is left; other than one sink for each reply.
-            BadRoute: no such way back. The future may raise it too, and PeerError (EXPIRED or UNKNOWN_NEXT):
+            BadRoute: no such reply path. The future may raise it too, and PeerError (EXPIRED, UNKNOWN_NEXT):
                 the block can no longer be used; QueryFailed: no answer arrived.
         """
         call = make_follow_up(

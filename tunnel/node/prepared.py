@@ -88,10 +88,9 @@ class PreparedQueries:
         return sum(len(waiting) for waiting in self.ready.values())
 
     def use(self, request: QueryRequest) -> QueryRequest:
-        """The request with a prepared frame and its routes, or unchanged if there is none. Prepares the next.
+        """The request with a prepared frame and its routes, or unchanged if none is ready. Prepares the next.
 
-        Large content is not prepared for: it has another profile, and takes so long that its start does not
-        matter.
+        Large content has no prepared frames: it uses another profile, and its long transfer hides the gain.
         """
         is_free = request.rng is None and not request.has_given_routes and request.hops is not None
         is_small = (content_size(request.content) or 0) < LARGE_BYTES
@@ -224,7 +223,7 @@ class PreparedTunnels:
         return sum(place.tunnel is not None for places in self.places.values() for place in places)
 
     def take(self, kind: TunnelKind) -> NodeTunnel | None:
-        """Take an open tunnel, which then belongs to the caller; None: there is none."""
+        """Take an open tunnel, which then belongs to the caller; None: no tunnel is ready."""
         places = self.places.get(kind, [])
         backed_off = set(self._node.peers.backed_off())
         for place in tuple(places):

@@ -191,7 +191,7 @@ class OnionCodec:
             PeerError: EXPIRED: the block is too old. UNKNOWN_NEXT: its first node is this node. REPLAYED: it
                 was used before.
             TableFull: too many blocks were used in the last hours.
-            BadRoute, ProfileError, LocalTunnelError: as `query`, for the blocks of its own.
+            BadRoute, ProfileError, LocalTunnelError: as `query`, for the new blocks.
         """
         if not reply_routes:
             return self._reply(block, MessageHead(), now_s)
@@ -368,7 +368,7 @@ class OnionCodec:
     def loop(
         self, route: Route, profile: Profile, *, now_s: float, mean_delay_s: float = 0.0
     ) -> OutgoingFrame:
-        """A frame that returns to this node, along a reply block of its own.
+        """A frame that returns to this node, along one of its own reply blocks.
 
         Args:
             route: at least two proxies, then this node. (A single proxy would send it back to the previous

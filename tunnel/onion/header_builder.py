@@ -1,4 +1,4 @@
-"""Headers over routes, for queries, reply blocks and cover traffic, and what Alice keeps of them.
+"""Headers over routes, for queries, reply blocks and cover traffic, and the keys that Alice keeps for them.
 
 `HeaderBuilder` looks up the nodes of a route in the directory and seals a slot to each. It returns a
 `Circuit` (a header with its secrets) or a `ReplyBlock`. `OutgoingQuery` and `OutgoingFrame` are what the node
@@ -80,7 +80,7 @@ class OutgoingFrame:
     Attributes:
         first_id: the node to send it to.
         layer: writes header, content and end.
-        query_id: id of the answers that come as frames of their own; None: there are none.
+        query_id: id of the answers that arrive as separate frames; None: no such answers.
     """
 
     first_id: bytes
@@ -104,7 +104,7 @@ class ReplyPath:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingQuery:
-    """The frame of a query, and what Alice keeps until the answer arrives.
+    """The frame of a query, and the keys that Alice keeps until the answer arrives.
 
     Attributes:
         circuit: for reading the STATUS.
@@ -122,7 +122,7 @@ class OutgoingQuery:
 
     @property
     def query_id(self) -> bytes | None:
-        """The id of the reply, which comes as a frame of its own; None in other modes."""
+        """The id of a reply that arrives as a separate frame; None in other modes."""
         return self.frame.query_id
 
 

@@ -1,4 +1,4 @@
-"""STATUS in every error mode, both sides: what a node sends, and what Alice reads.
+"""STATUS in every error mode, for both sides: how a node writes it, and how Alice reads it.
 
     originate     the node where the frame ended or failed makes the STATUS
     pass_on       each earlier hop adds its part

@@ -63,7 +63,7 @@ def make_service(config: NodeConfig, own: Mapping[str, InnerService | ServiceFun
         own: the program's services by name, beside those that the configuration names; one with the same name
             replaces the configured one.
     Raises:
-        LocalTunnelError: an invalid name. TypeError: a service that is none.
+        LocalTunnelError: an invalid name. TypeError: an object that cannot serve.
         ConfigError: the folder of the files service cannot be made.
     """
 
@@ -350,9 +350,7 @@ class ConfiguredNode:
         has_keys = config.keys.exists()
         if has_keys and not self._are_keys_whole():
             # A new network was made at the same place: its keys must not be replaced by these.
-            raise StateError(
-                f"{config.keys} holds other keys now", "give each node a state folder of its own"
-            )
+            raise StateError(f"{config.keys} holds other keys now", "give each node its own state folder")
         self._state.restore()
         if not has_keys:
             config.keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -485,7 +483,7 @@ def _make_folder_of(publish: Path) -> None:
 
 
 def _text_of(error: OSError | StateError) -> str:
-    """What happened, where, and what to do."""
+    """The text of an error with its place and advice."""
     if isinstance(error, StateError):
         return f"{error} ({error.hint})"
     advice = advice_for(error)

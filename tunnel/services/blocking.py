@@ -75,7 +75,7 @@ class Holder(Protocol):
 
     @property
     def waits_for_peer(self) -> bool:
-        """Whether its thread waits for the peer, and nothing is on its way to either."""
+        """Whether its thread waits for the peer, and no data is in transit to either."""
         ...
 
     def end(self, error: PeerError) -> None:

@@ -1,6 +1,6 @@
 """Bob's side of a query: the inner service reads it and writes the answer along the reply path in its head.
 
-The way back is opened with the first byte of the answer, or at its end. Until Alice has the answer, the
+The reply path is opened with the first byte of the answer, or at its end. Until Alice has the answer, the
 query's own streams stay open to carry failures of the reply path to her, but only for half of the time after
 which proxies would close them as idle.
 
@@ -89,7 +89,7 @@ def answer_service(node: NodeContext, query: IncomingQuery, reporter: Reporter) 
             elif replies.has_refused(error):
                 yield from reporter.fail(error, next_id=replies.first_id)
         except PeerError as further:
-            log.debug("the status of a way back was not handed on: %s", further)
+            log.debug("the status of a reply path was not forwarded: %s", further)
         raise
     finally:
         replies.abandon(code)
@@ -105,9 +105,9 @@ def _let_go(node: NodeContext, query: IncomingQuery, reporter: Reporter) -> Serv
 
 
 def _watch_for_reset(query: IncomingQuery) -> Service[None]:
-    """Fail when Alice has given the query up, however long its answer takes.
+    """Fail when Alice aborts the query, however long its answer takes.
 
-    Polls, since a service that does not read leaves nothing waiting on the stream.
+    This polls, because nothing waits on the stream while the service does not read.
     """
     while query.stream.error is None:
         yield Sleep(_LOOK_S)
@@ -131,10 +131,10 @@ def _answer(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Servi
 
 
 def _hand_on(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Service[bool]:
-    """Forward the status of the last way back to Alice, over the query's own streams.
+    """Forward the status of the last reply path to Alice, over the query's own streams.
 
     Only she can read it, so success and failure look alike here and both are forwarded.
-    Returns whether there was one.
+    Returns whether a status was forwarded.
     """
     stream, status = query.stream, replies.status
     if status is None or query.slot.command is not Command.DEST or not stream.can_write:
@@ -160,7 +160,7 @@ def _announce_failure(reply: _Replies) -> Service[None]:
     try:
         yield from reply.open()
     except PeerError as error:
-        log.debug("way back of a failed query: %s", error)
+        log.debug("the reply path of a failed query was not opened: %s", error)
 
 
 class _Query:
@@ -193,7 +193,7 @@ class _Replies:
         self._writer: FrameWriter | None = None
         self._has_ended = False  # the end of the current reply is written
         self._own: OutgoingQuery | None = None  # known-dest: the answer is a query of this node's
-        # Why there is no way back; raised again at each further write.
+        # The reason why the reply path is not open; raised again at each further write.
         self._failure: PeerError | None = None
 
     @property
@@ -281,12 +281,12 @@ class _Replies:
         return is_same_error(error, self._failure) or is_same_error(error, stream_error)
 
     def abandon(self, code: ErrorCode) -> None:
-        """Reset a way back that has its own stream, with `code`; no effect after an orderly end."""
+        """Reset a reply path that has its own stream, with `code`; no effect after an orderly end."""
         if self._writer is not None and not self._row.backward_content:
             self._writer.stream.reset(code)
 
     def _start(self) -> Service[FrameWriter]:
-        """The way back, opened by the first call."""
+        """The writer of the reply path, which the first call opens."""
         if self._failure is not None:
             raise renewed(self._failure)
         if self._writer is None:

@@ -60,7 +60,7 @@ class Link:
 
     Args:
         result: of the finished handshake; the link owns its socket.
-        serve: called with each stream that the neighbour opens, in a service of its own.
+        serve: called with each stream that the neighbour opens, in a separate service.
 
     Attributes:
         peer: the neighbour's descriptor.
@@ -205,7 +205,7 @@ class Link:
         while True:
             yield Sleep(limits.link_tick_s)
             now_s = node.now_s()
-            # Without this limit a neighbour that never answers GOAWAY would occupy its place for ever.
+            # Without this limit a neighbour that never answers GOAWAY would occupy its place forever.
             if not self.is_retired or mux.streams or mux.peer_leaves:
                 left_since_s = None
             elif left_since_s is None:
@@ -238,11 +238,11 @@ class Link:
             padding.act(self.mux, now_s(), self._node.rng)
 
     def _send_last_words(self) -> None:
-        """Try once to send what is sealed: it may contain the reason for the end."""
+        """Try once to send the sealed records: they may contain the reason of the end."""
         try:
             self.socket.write(self.mux.pending)
         except (Broken, Closed, BlockingIOError) as error:
-            log.debug("last words of a link were not sent: %s", error)
+            log.debug("the last records of a link were not sent: %s", error)
 
 
 def _padding_policy(limits: Limits, now_s: float, rng: random.Random) -> PaddingPolicy:

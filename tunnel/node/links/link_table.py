@@ -5,8 +5,8 @@ it has ended. The neighbour's pool (tunnel/link/policies.py) decides which link 
 again after a failure, and when a link is too old; the table carries that out.
 
 Under policy `pooled` links outlive messages, and links to some neighbours are kept without any messages
-(keeper.py): an observer of connections cannot see a message begin or end. Under `once` each stream has a link
-of its own, as in the Rust original; it is kept for comparison, since it reveals the route.
+(keeper.py): an observer of connections cannot see a message begin or end. Under `once` each stream has its
+own link, as in the Rust original; this policy is kept for comparison, since it reveals the route.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LinkTable:
     """All links of a node.
 
     Args:
-        serve: called with each stream that a neighbour opens, in a service of its own.
+        serve: called with each stream that a neighbour opens, in a separate service.
     Attributes:
         is_leaving: the node is about to stop, so every link ends with its last stream.
     """
@@ -165,7 +165,7 @@ class LinkTable:
         return pool
 
     def adopt(self, result: HandshakeResult) -> Service[None]:
-        """Run a link after its handshake, in a service of its own.
+        """Run a link after its handshake, in a separate service.
 
         Raises:
             TableFull: all links of this node are in use.

@@ -3,7 +3,7 @@
 Example: `query_with_retries(node, request)` runs `query_service` once per attempt. That seals the headers in
 a thread. Then a `RunningQuery` opens the stream, sends the content and waits for the reply. Three guards run
 beside it: one reads the backward half (the status, and in mode `cached` the reply), one watches the reply
-that arrives as a frame of its own, and one is the idle watch. The first failure ends the attempt. The status
+that arrives as a separate frame, and one is the idle watch. The first failure ends the attempt. The status
 shows where it happened.
 
 Retries, say `retries=2` and a status that blames hop 2: the content is rewound, a route without that node is
@@ -209,8 +209,8 @@ def _clocks(node: NodeContext, frame: Reported, error: PeerError, report: Report
     code = error.code if report is None else report.code
     if code not in _OF_CLOCKS:
         return ""
-    way_back = () if report is None else report.route
-    difference = clock_difference(node, *frame.route.nodes, *way_back)
+    reported = () if report is None else report.route
+    difference = clock_difference(node, *frame.route.nodes, *reported)
     if not difference and code is ErrorCode.EXPIRED:
         return f"the clock of this node shows {clock_text(node.wall_clock())}"
     return difference
@@ -238,7 +238,7 @@ def query_service(node: NodeContext, request: QueryRequest) -> Service[QueryResu
     """Run one attempt and wait for its result.
 
     Raises:
-        BadRoute, ProfileError: the query cannot be built. QueryFailed: it failed; carries what is known.
+        BadRoute, ProfileError: the query cannot be built. QueryFailed: it failed; the error has all details.
             LocalTunnelError: the sink or the progress callback failed, or the content's file is non-blocking.
             OSError: reading the content failed.
     """
@@ -385,7 +385,7 @@ class RunningQuery:
         yield from exchange(self._node, stream, self.pending, idle_s, self._send(writer), *guards)
 
     def _send(self, writer: FrameWriter) -> Service[None]:
-        """Send the content, then wait for what this mode waits for."""
+        """Send the content, then wait for the outcome that this mode has."""
         request, pending = self._request, self.pending
         progress = request.progress
         if progress is not None:
@@ -403,9 +403,9 @@ class RunningQuery:
             try:
                 yield from receive_reply(stream, frame, self.pending, None)
             except FrameTruncated as error:
-                yield from self._hear_why(stream, error)
+                yield from self._read_reason(stream, error)
         elif self._query.reply_paths:
-            yield from self._read_way_back(stream)
+            yield from self._read_reply_path_status(stream)
         status = yield from wait_status(stream)
         self._report = read_report(self._query, status, self._node.engine)
         if self._report is not None and not self._report.succeeded:
@@ -418,7 +418,7 @@ class RunningQuery:
                 raise renewed(stream.error)
         self._delivered.set()
 
-    def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
+    def _read_reason(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
         """A hop that fails ends the backward half early; its status follows and holds the reason."""
         status = yield from with_timeout(self._node.limits.linger_s, wait_status(stream), "no status")
         self._report = read_report(self._query, status, self._node.engine)
@@ -426,8 +426,8 @@ class RunningQuery:
             raise truncated
         raise StreamReset(self._report.code or truncated.code) from truncated
 
-    def _read_way_back(self, stream: Stream) -> Service[None]:
-        """Read the status of the reply path, which Bob forwards; none if he has let go or could not start."""
+    def _read_reply_path_status(self, stream: Stream) -> Service[None]:
+        """Read the status of the reply path, which Bob forwards unless he ended the half before."""
         reader = ReadYield(stream)
         chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
         count = yield from reader.readinto(chunk)

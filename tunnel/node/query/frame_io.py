@@ -214,7 +214,7 @@ def receive_reply(
     Args:
         stream: of the reply.
         frame: at the start of the message, or of the content.
-        reporter: reports success along Bob's way back; None: there is none.
+        reporter: reports success along Bob's reply path; None: the mode has none.
         number: of the reply, from 0.
         layer: has the message's head; its first reply block that this node (`node_id`) can use is kept.
     """

@@ -10,7 +10,7 @@ A query passes three objects. Example, `node.query(bob, b"ping", hops=3)`:
 3. `RunningQuery` (attempts.py) sends it and waits for the outcome. A retry is another one, over routes
    that `draw_routes` draws without the suspected hops.
 
-To add an option: put it in the dictionary below that fits, describe it there, and take it in
+To add an option: put it into the matching dictionary below, with its description, and into
 `checked_request`, which has its default. Source: docs/routes.md.
 """
 

@@ -40,7 +40,7 @@ class FollowUp:
     Attributes:
         destination: id of the node that made the block.
         content: as for queries; read until its end.
-        way_back: route of the answer, to this node; None: no answer wanted.
+        reply_route: route of the answer, to this node; None: no answer wanted.
         wants_blocks: the answer is to carry reply blocks.
         sinks: one for each answer; none: temporary files.
         replies: number of answers.
@@ -49,7 +49,7 @@ class FollowUp:
     destination: bytes
     block: ReplyBlock
     content: Content
-    way_back: Route | None
+    reply_route: Route | None
     idle_s: float
     wants_blocks: bool = False
     sinks: tuple[Sink, ...] = ()
@@ -81,18 +81,18 @@ def make_follow_up(
     if not result.reply_blocks:
         raise LocalTunnelError("no reply block is left in this result")
     block, *left = result.reply_blocks
-    way_back = None
+    reply_route = None
     if hops is not None:
         checked_count(hops, "hops")
         origin = Route((), result.route.destination)
         last = home_neighbour(node, block.profile, origin.destination) if hops else None
-        way_back = node.routes.other_route(origin, block.profile, hops=hops, last=last)
+        reply_route = node.routes.other_route(origin, block.profile, hops=hops, last=last)
     result.reply_blocks = tuple(left)
     return FollowUp(
         result.route.destination,
         block,
         content,
-        way_back,
+        reply_route,
         node.limits.idle_s if idle_s is None else idle_s,
         wants_blocks=wants_blocks,
         sinks=sinks,
@@ -105,17 +105,17 @@ def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]
 
     Raises:
         PeerError (EXPIRED, REPLAYED or UNKNOWN_NEXT), TableFull: the block can no longer be used.
-        BadRoute, ProfileError: no such way back. QueryFailed: no answer arrived; carries what is known.
+        BadRoute, ProfileError: no such reply path. QueryFailed: no answer arrived; the error has all details.
             LocalTunnelError, OSError: as `query_service`.
     """
-    replies = 0 if call.way_back is None else call.replies
+    replies = 0 if call.reply_route is None else call.replies
     with spooled(0 if call.sinks else replies) as spools:
         pending = PendingQuery(*(call.sinks or spools))
         build = partial(_follow_up, node, call)
         sent_bytes = yield from _send(node, build, call.content, pending, call.idle_s)
     return QueryResult(
         Route((), call.destination),
-        ReplyMode.NONE if call.way_back is None else ReplyMode.REPLY_ON_REPLY,
+        ReplyMode.NONE if call.reply_route is None else ReplyMode.REPLY_ON_REPLY,
         call.block.profile,
         sent_bytes,
         pending.content_in,
@@ -143,8 +143,8 @@ def _follow_up(node: NodeContext, call: FollowUp) -> OutgoingFrame:
     return node.codec.reply(
         call.block,
         now_s=node.wall_clock(),
-        reply_routes=() if call.way_back is None else (call.way_back,),
-        blocks=None if call.way_back is None else call.replies,
+        reply_routes=() if call.reply_route is None else (call.reply_route,),
+        blocks=None if call.reply_route is None else call.replies,
         wants_blocks=call.wants_blocks,
     )
 

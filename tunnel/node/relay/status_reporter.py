@@ -131,7 +131,7 @@ def wait_status(stream: Stream) -> Service[bytes]:
 
 
 def settle_beside(node: NodeContext, stream: Stream) -> Service[None]:
-    """Wait for the end of the backward half in a service of its own; reset the stream if it takes too long.
+    """Wait for the end of the backward half in a separate service; reset the stream if it takes too long.
 
     Resetting the stream as soon as its query is answered would make every proxy report a failure.
     """
@@ -144,7 +144,7 @@ def _settle(node: NodeContext, stream: Stream) -> Service[None]:
     try:
         yield from with_timeout(limit_s, _read_rest(stream), "the stream of an answered query did not end")
     except PeerError as error:
-        log.debug("stream of an answered query did not end in order: %s", error)
+        log.debug("the stream of an answered query did not end in order: %s", error)
     finally:
         stream.reset(ErrorCode.CANCELLED)
 

@@ -334,7 +334,7 @@ class _Carriage:
                 status = yield from self._run(stream, use)
             except FrameTruncated as error:
                 if not is_same_error(error, self._own_error):
-                    yield from self._hear_why(stream, error)
+                    yield from self._read_reason(stream, error)
                 raise
             finally:
                 stream.reset(ErrorCode.CANCELLED)  # no effect after an end in order
@@ -351,7 +351,7 @@ class _Carriage:
             node.peers.reported(report)
         return report
 
-    def _hear_why(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
+    def _read_reason(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
         """A failing hop ends the backward half early and sends the reason in its status, which comes next."""
         try:
             yield from with_timeout(
@@ -598,10 +598,10 @@ def _receive(
 
 
 class _Heard:
-    """Counts only what arrives over a stream, for the idle watch.
+    """Counts only the received bytes of a stream, for the idle watch.
 
-    Both ends keep a tunnel alive. An end that is not heard is gone, however much this end sends into the
-    streams of the hops between.
+    Both ends keep a tunnel alive. A silent end has gone, however much this end still sends into the streams
+    of the hops between.
     """
 
     content_out = 0

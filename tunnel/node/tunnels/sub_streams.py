@@ -37,10 +37,10 @@ def refuse_stream(stream: TunnelStream) -> Service[None]:
 
 
 def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
-    """A handler for targets of kind SERVICE: what comes is a query, and the reply goes back.
+    """A handler for targets of kind SERVICE: the sub-stream carries the query in, and the reply out.
 
     The reply ends when the service returns, not when the query does: a client that waits for the end of the
-    reply before it ends its own half would wait for ever.
+    reply before it ends its own half would wait forever.
     """
 
     def handle(stream: TunnelStream) -> Service[None]:
@@ -50,7 +50,7 @@ def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
         named = service.find(target.address)
         core = stream.core
         core.confirm()
-        # A service whose sub-stream is given up is cancelled where it waits, as that of a query is.
+        # When the sub-stream is given up, the service is cancelled at its wait, as for queries.
         yield from run_with_guards(run_service(named.handle, stream, _StreamReply(stream)), _watch(core))
         yield from _finish(core, limits.linger_s, limits.answer_s)
 
@@ -90,7 +90,7 @@ class _StreamReply:
     """`Reply` that writes to a sub-stream."""
 
     is_possible = True
-    remaining = 0  # a sub-stream has one way back
+    remaining = 0  # a sub-stream has one reply
 
     def __init__(self, stream: TunnelStream) -> None:
         self._stream = stream
@@ -112,7 +112,7 @@ class _StreamReply:
     @needs_yield_from
     def next(self) -> Service[None]:
         yield from ()
-        raise LocalTunnelError("a sub-stream has one way back")
+        raise LocalTunnelError("a sub-stream has only one reply")
 
 
 def serve_streams(
