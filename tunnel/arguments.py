@@ -14,7 +14,6 @@ from dataclasses import field
 from enum import Enum
 from typing import Any, TypeVar
 
-from readwrite_comp.helpers import byte_view
 from tunnel.errors import BadArgument
 
 __all__ = [
@@ -23,6 +22,7 @@ __all__ = [
     "checked_count",
     "checked_id",
     "checked_seconds",
+    "did_you_mean",
     "member",
     "plain_name",
     "setting",
@@ -48,6 +48,12 @@ def setting(default: T, help: str, unit: str = "") -> T:
 def plain_name(text: str) -> str:
     """A name in the form for comparisons: "Other_Route" and " other-route" become "other-route"."""
     return text.strip().lower().replace("_", "-")
+
+
+def did_you_mean(name: str, names: Iterable[str], form: str = "{}") -> str:
+    """A hint, "did you mean …?", with the most similar of the known names in `form`; "": none is similar."""
+    found = difflib.get_close_matches(name, list(names), 1)
+    return f"did you mean {form.format(found[0])}?" if found else ""
 
 
 def member(kind: type[E], value: Any, what: str) -> E:
@@ -94,6 +100,8 @@ def checked_id(value: Any, what: str = "destination") -> bytes:
             raise TypeError(
                 f"{what}: expected the {ID_BYTES} bytes of a node id, got {type(value).__name__}{hint}"
             )
+        from readwrite_comp.helpers import byte_view  # only here: the command line loads this module
+
         value = bytes(byte_view(value, what))
     node_id: bytes = value
     if len(node_id) != ID_BYTES:
@@ -132,6 +140,5 @@ def check_options(given: Iterable[str], known: Iterable[str]) -> None:
     names = sorted(known)
     for name in given:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(names)}"
+            hint = did_you_mean(name, names, "{!r}") or f"expected one of {', '.join(names)}"
             raise TypeError(f"unknown option {name!r}: {hint}")

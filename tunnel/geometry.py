@@ -13,10 +13,9 @@ Source: docs/protocol.md, "Profiles".
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from tunnel.arguments import plain_name
+from tunnel.arguments import did_you_mean, plain_name
 from tunnel.errors import ProfileError
 
 __all__ = [
@@ -175,9 +174,8 @@ class Profile:
             if plain_name(name) in (profile.name, str(profile.byte)):
                 return profile
         names = ", ".join(f"{profile.name} ({profile.byte})" for profile in ALL_PROFILES)
-        nearest = difflib.get_close_matches(name, [profile.name for profile in ALL_PROFILES], 1, 0.6)
-        also = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ProfileError(f"unknown profile {name!r}{also}; known: {names}")
+        hint = did_you_mean(name, [profile.name for profile in ALL_PROFILES])
+        raise ProfileError("; ".join(filter(None, [f"unknown profile {name!r}", hint, f"known: {names}"])))
 
     @classmethod
     def of(cls, profile: Profile | str | None) -> Profile | None:

@@ -22,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tunnel.arguments import did_you_mean
 from tunnel.cli.network import no_network
-from tunnel.cli.options import closest, count, filled, filled_path, seconds
+from tunnel.cli.options import count, filled, filled_path, seconds
 from tunnel.client.clients import AskingNode
 from tunnel.client.connect import CLIENT_FILE, ClientNode, is_client, running_node
 from tunnel.codes import short
@@ -222,7 +223,7 @@ class PeerNames:
                 f"{len(found)} nodes have an id that begins with {text!r}", f"give more digits: {shown}"
             )
         listed = f"list the peers with: mtun peers {self._source}"
-        nearest = closest(text.lower(), self._ids)
+        nearest = did_you_mean(text.lower(), self._ids)
         raise ConfigError(
             f"no peer has the name {text!r}, or an id that begins with it",
             f"{nearest} {listed}" if nearest else listed,

@@ -8,15 +8,15 @@ behind the arguments. No option may be abbreviated.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
+from tunnel.arguments import did_you_mean
 from tunnel.disk import advice_for, open_regular, os_error_text
 from tunnel.errors import ConfigError, LocalTunnelError, ProfileError
 
@@ -28,7 +28,6 @@ __all__ = [
     "Parser",
     "UsageError",
     "add_retries",
-    "closest",
     "command",
     "count",
     "filled",
@@ -136,7 +135,7 @@ class Parser(argparse.ArgumentParser):
         if self._subparsers is not None and name in ("--json", "--network", "--peers", "--config", "--hops"):
             hint = f"put options of a command behind it: mtun COMMAND {name}"
         else:
-            hint = closest(name, known)
+            hint = did_you_mean(name, known)
         raise self._wrong(f"unknown option {name}", hint)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -144,22 +143,16 @@ class Parser(argparse.ArgumentParser):
             return
         names = [str(choice) for choice in action.choices]
         if isinstance(action, argparse._SubParsersAction):
-            hint = closest(value, names) or f"the commands are {', '.join(names)}"
+            hint = did_you_mean(value, names) or f"the commands are {', '.join(names)}"
             if value in ("help", "version"):
                 hint = f"did you mean mtun --{value}?"
             raise self._wrong(f"unknown command {value!r}", hint)
         name = "/".join(action.option_strings) or str(action.metavar or action.dest)
-        raise self._wrong(f"{name} {value}: expected {', '.join(names)}", closest(value, names))
+        raise self._wrong(f"{name} {value}: expected {', '.join(names)}", did_you_mean(value, names))
 
 
 def _is_option(argument: str) -> bool:
     return len(argument) > 1 and argument.startswith("-") and re.fullmatch(r"-[\d.]+", argument) is None
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """The hint "did you mean NAME?" for the most similar name; empty if none is similar."""
-    found = difflib.get_close_matches(name, list(names), 1, 0.6)
-    return f"did you mean {found[0]}?" if found else ""
 
 
 def command(

@@ -6,14 +6,14 @@ expected values. Relative paths start at the file's folder, so a node can be sta
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunnel.arguments import did_you_mean
 from tunnel.config.kinds import Choice, ListOf
 from tunnel.config.settings import ENVIRONMENT_PREFIX, REMOVED, SETTINGS, TABLES, Setting, variable
 from tunnel.disk import os_error_text, read_regular
@@ -173,7 +173,8 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
         for key in entries if isinstance(entries, dict) else ():
             _check_removed(table, key, f"{source}: [{table}] {key}")
         if table not in keys:
-            raise ConfigError(f"{source}: there is no table [{table}]", _closest(table, keys, "[{}]"))
+            hint = did_you_mean(table, keys, "[{}]") or f"there are {', '.join(f'[{name}]' for name in keys)}"
+            raise ConfigError(f"{source}: there is no table [{table}]", hint)
         if not isinstance(entries, dict):
             raise ConfigError(
                 f"{source}: {table} = …: expected a table", f"write [{table}] on a separate line"
@@ -197,15 +198,7 @@ def _advice(table: str, key: str, keys: Mapping[str, list[str]]) -> str:
     elsewhere = [name for name, names in keys.items() if key in names]
     if elsewhere:
         return f"{key} belongs into [{elsewhere[0]}]"
-    return _closest(key, keys[table], "{}") or f"[{table}] has {', '.join(keys[table])}"
-
-
-def _closest(name: str, names: Iterable[str], form: str) -> str:
-    names = list(names)
-    found = difflib.get_close_matches(name, names, 1, 0.5)
-    if found:
-        return f"did you mean {form.format(found[0])}?"
-    return f"there are {', '.join(form.format(known) for known in names)}" if form != "{}" else ""
+    return did_you_mean(key, keys[table]) or f"[{table}] has {', '.join(keys[table])}"
 
 
 def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Any]]:
@@ -219,7 +212,7 @@ def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[st
             _check_removed(*removed[name], f"environment: {name}")
         setting = variables.get(name)
         if setting is None:
-            raise ConfigError(f"environment: there is no setting {name}", _closest(name, variables, "{}"))
+            raise ConfigError(f"environment: there is no setting {name}", did_you_mean(name, variables))
         where = f"environment: {name}"
         try:
             given[setting.table, setting.key] = where, setting.kind.read(text)
@@ -248,9 +241,8 @@ def _nearest_choice(setting: Setting, value: Any) -> str:
         return ""
     given = value if isinstance(value, list) else str(value).split(",")
     for name in (str(each).strip() for each in given):
-        nearest = difflib.get_close_matches(name, kind.names, 1, 0.6)
-        if nearest and name not in kind.names:
-            return f"did you mean {nearest[0]}?"
+        if name not in kind.names and (hint := did_you_mean(name, kind.names)):
+            return hint
     return ""
 
 
