@@ -306,18 +306,27 @@ def _is_stale(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def short_path(path: str | os.PathLike[str]) -> Iterator[str]:
-    """A path that fits a socket address: for a long one, a path through its open folder."""
+    """A path that fits a socket address: for a long one, a path through its open folder.
+
+    Errors of the system inside the context get the path, which they do not have by themselves.
+    """
     check_type(path, str | os.PathLike, "path", "the path of a socket as text or Path")
     name = os.fspath(path)
-    if len(os.fsencode(name)) <= _MOST_PATH_BYTES or not os.path.isdir(_OPEN_FOLDERS):
-        yield name
-        return
-    folder, last = os.path.split(name)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = -1
     try:
-        yield f"{_OPEN_FOLDERS}/{descriptor}/{last}"
+        if len(os.fsencode(name)) <= _MOST_PATH_BYTES or not os.path.isdir(_OPEN_FOLDERS):
+            yield name
+        else:
+            folder, last = os.path.split(name)
+            descriptor = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            yield f"{_OPEN_FOLDERS}/{descriptor}/{last}"
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = name
+        raise
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class _Listener:

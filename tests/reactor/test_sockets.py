@@ -369,11 +369,13 @@ def test_unix_sockets_carry_bytes_and_are_the_owners_alone(
                 near.shutdown_write()
                 assert (yield from ReadYield(far).read()) == b"hello"
                 assert (yield from ReadYield(far).read()) == b""
-        with pytest.raises(ConnectionRefusedError):  # the path is still there, without a listener
+        # The path is still there, without a listener.
+        with pytest.raises(ConnectionRefusedError, match=str(folder / "socket")):
             yield from connect_unix(folder / "socket")
-        with pytest.raises(FileNotFoundError):
-            yield from connect_unix(folder / "other")
-        with pytest.raises(OSError, match="in use"):
+        for name in ("other", "no folder/socket", "y" * 120 + "/socket"):
+            with pytest.raises(FileNotFoundError, match=str(folder / name)):
+                yield from connect_unix(folder / name)
+        with pytest.raises(OSError, match=f"in use: '{folder / 'socket'}'"):
             UnixListener(folder / "socket")
         with UnixListener(folder / "socket", replace_stale=True):
             with pytest.raises(OSError, match="in use"):  # a live one is not replaced
