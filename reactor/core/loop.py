@@ -388,6 +388,9 @@ class Reactor:
         """Close this copy in the child of a fork: the services and their streams belong to the parent."""
         self._is_closed = self._stop_asked = True
         self.thread_id = None
+        for _, args in self._inbox:
+            for argument in args:
+                discard(argument)
         self._inbox.clear()
         # When a service forks, the child is in the middle of a pass too: nothing may follow.
         self.ready.clear()

@@ -106,6 +106,9 @@ def test_a_program_asks_as_the_running_node(control: ConnectedNode, net: LocalNe
     counts: list[tuple[int, int]] = []
     route = control.choose_route(net[4].id, 2, Profile(DEFAULT))
     assert len(route.proxies) == 2
+    for node in (control, net[0]):
+        assert len(node.choose_route(net[4].id, 1).proxies) == 1
+        assert len(node.choose_route(net[4].id, 1, "bulk").proxies) == 1
     assert net[0].id not in route.nodes
     query = Client(control).query(
         net[4].id, b"hello", service="echo", progress=lambda *now: counts.append(now), **echoed(net)

@@ -399,6 +399,33 @@ def test_waits_of_the_parent_are_answered_in_a_forked_child() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_call_that_was_submitted_before_the_fork_is_not_called_forgotten_in_the_child() -> None:
+    program = """
+        import gc, os
+        from reactor import *
+
+        reactor = Reactor()
+        future = reactor.submit(connect_tcp("127.0.0.1", 9))
+        child = os.fork()
+        if child == 0:
+            gc.collect()
+            os._exit(0)
+        os.waitpid(child, 0)
+        reactor.close()
+        print(future.done())
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_service_that_forks_is_the_only_one_in_the_child() -> None:
     program = """
         import os

@@ -257,7 +257,7 @@ class ControlClient:
             "control query",
         )
 
-    def choose_route(self, destination: bytes, hops: int, profile: Profile) -> Route:
+    def choose_route(self, destination: bytes, hops: int, profile: Profile | str | None = None) -> Route:
         """Ask the node to draw a route. Waits for the answer.
 
         Raises:
@@ -265,7 +265,8 @@ class ControlClient:
                 QueryFailed: the node has ended.
         """
         destination, hops = checked_id(destination), checked_count(hops, "hops")
-        return self._run(self._draw_route(RouteRequest(destination, _checked_hops(hops), profile)))
+        chosen = Profile.of(profile) or Profile.for_proxies(hops)
+        return self._run(self._draw_route(RouteRequest(destination, _checked_hops(hops), chosen)))
 
     def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
         """Established tunnels are not available over the control socket.

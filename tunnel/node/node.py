@@ -468,11 +468,17 @@ class Node:
         return (yield from until_stopped(self.context, open_tunnel(self.context, *way())))
 
     def choose_route(
-        self, destination: bytes, hops: int, profile: Profile, *, rng: random.Random | None = None
+        self,
+        destination: bytes,
+        hops: int,
+        profile: Profile | str | None = None,
+        *,
+        rng: random.Random | None = None,
     ) -> Route:
-        """Draw a route. Raises BadRoute; BadArgument, TypeError: as `query`."""
+        """Draw a route. Args, and the errors BadRoute, ProfileError, BadArgument, TypeError: as `query`."""
         destination, hops = checked_id(destination), checked_count(hops, "hops")
-        return self.context.routes.route(destination, hops, profile, rng=rng)
+        chosen = Profile.of(profile) or Profile.for_proxies(hops)
+        return self.context.routes.route(destination, hops, chosen, rng=rng)
 
 
 def _key_ring(keys: NodeKeys | KeyRing, engine: TunnelEngine, limits: Limits, now_s: float) -> KeyRing:
