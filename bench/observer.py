@@ -138,7 +138,7 @@ class Watched:
             for node in self.nodes:
                 self.group.start(node)
             if self._limits.links_ahead:
-                self.group.wait_until(lambda: all(node.open_links == self._count - 1 for node in self.nodes))
+                self.group.wait_until(lambda: all(map(self._is_linked, self.nodes)))
         except BaseException:
             self.group.__exit__(None, None, None)
             raise
@@ -146,6 +146,11 @@ class Watched:
 
     def __exit__(self, *reason: Any) -> None:
         self.group.__exit__(*reason)
+
+    def _is_linked(self, node: Node) -> bool:
+        """Whether the node has one link to each other node, and neither dials nor is dialled."""
+        neighbours = {link.peer.node_id for link in node.links}
+        return node.is_idle and len(neighbours) == len(node.links) == self._count - 1
 
     def _introduce(self, source: int, target: int) -> None:
         """Let a node know another one, by the address of the proxy between them."""
