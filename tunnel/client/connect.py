@@ -39,14 +39,14 @@ _LEAVE_S: Final = 1.0  # a program that is done does not wait for long
 
 
 class ConnectedNode(AskingNode, Protocol):
-    """A node that asks for this program. A context manager: leaving it closes it, and cancels its queries."""
+    """A node that sends this program's queries. A context manager: leaving it closes it and cancels them."""
 
     @property
     def pid(self) -> int:
         """The process of the node."""
 
     def peers(self) -> dict[Descriptor, PeerState]:
-        """The peers that the node knows, each with what dealing with it has shown."""
+        """The known peers, each with its state as last observed."""
 
     def close(self) -> None:
         """Cancel running queries. Idempotent."""
@@ -147,7 +147,7 @@ class ClientNode:
         self.choose_route, self.draw_hops = node.choose_route, node.draw_hops
 
     def peers(self) -> dict[Descriptor, PeerState]:
-        """The peers that the node knows, each with what dealing with it has shown."""
+        """The known peers, each with its state as last observed."""
 
         def look() -> Service[dict[Descriptor, PeerState]]:
             yield Sleep(0)  # the table of peers belongs to the reactor's thread
