@@ -15,6 +15,8 @@ def frames(error: BaseException) -> int:
     count, waiting, seen = 0, [error], set[int]()
     while waiting:
         error = waiting.pop()
+        assert error.__cause__ is not error
+        assert error.__context__ is not error
         if id(error) not in seen:
             seen.add(id(error))
             count += len(list(traceback.walk_tb(error.__traceback__)))

@@ -496,7 +496,9 @@ def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[Quer
             blamed = _blamed(failures, {node.descriptor.node_id, request.route.destination})
             is_last = len(failures) > request.retries or not blamed[-1]
             if retry is None or is_last or not retry.rewind():
-                raise _all_of(failures) from error
+                if (failed := _all_of(failures)) is error:
+                    raise  # `from` would make it its own cause
+                raise failed from error
             try:
                 request = retry.draw_other_routes(request, blamed)
             except (BadRoute, ProfileError) as no_route:
