@@ -331,6 +331,8 @@ def test_a_folder_is_not_taken_for_a_file(
     for arguments, hint in (
         (["peers", "--peers", str(net)], f"did you mean --network {net}?"),
         (["node", "--config", str(net / "node-0")], f"did you mean {net / 'node-0' / 'node.toml'}?"),
+        (["node", "--config", str(net)], f"did you mean {net / 'node-0' / 'node.toml'}?"),
+        (["node", "--config", str(net / "client.toml")], 'keys = "none" is for clients'),
         (["ping", "node-1", "--config", str(net)], f"did you mean {net / 'client.toml'}?"),
         (["keygen", str(tmp_path)], f"mtun keygen {tmp_path / 'keys'}"),
     ):

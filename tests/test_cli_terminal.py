@@ -372,7 +372,7 @@ def test_a_network_that_is_down_is_named_in_words(net: Path, capsys: pytest.Capt
         ),
         (
             {"hop": 2, "code": ErrorCode.BAD_CONTENT, "about_next": True},
-            "node-2 received content that was changed, and therefore reports node-3 "
+            "node-2 received content that is malformed or was changed, and therefore reports node-3 "
             "(BAD_CONTENT at hop 3 of 4 about the destination)",
         ),
         (

@@ -129,7 +129,7 @@ CODES = {
         "an earlier node is faulty or hostile. Choose another route",
     ),
     ErrorCode.BAD_CONTENT: CodeRow(
-        "received content that was changed",
+        "received content that is malformed or was changed",
         "a chunk that does not open or is malformed",
         Location.RELAY,
         "a node or link of the route changed it. Choose another route",
@@ -247,6 +247,13 @@ class Report:
         """The ids of the blamed nodes, with the first nodes of reply paths that Bob could not use."""
         behind = self.block_first_ids if self._is_about_block else ()
         return (*(self.route[index] for index in self.blamed), *behind)
+
+    @property
+    def is_refusal(self) -> bool:
+        """The destination itself says that its service failed or is not there: every node did its part."""
+        if self.succeeded or self.suspects or self.about_next or self.is_about_reply or self.code is None:
+            return False
+        return self.hop == len(self.route) - 1 and CODES[self.code].location is Location.FAR_END
 
     @property
     def _is_about_block(self) -> bool:

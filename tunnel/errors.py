@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from tunnel.codes import ErrorCode, Report
+from tunnel.codes import CODES, ErrorCode, Report
 
 __all__ = [
     "BadArgument",
@@ -106,6 +106,12 @@ class DescriptorError(RemoteTunnelError):
     """A node descriptor is malformed, expired, or not signed by the node that it names."""
 
 
+def _note(error: Exception, hint: str) -> None:
+    """Show the hint under the traceback as well."""
+    if hint:
+        error.add_note(f"hint: {hint}")
+
+
 class BadRoute(LocalTunnelError):
     """A route cannot be built: too long, too few peers, a node twice, or an unknown node.
 
@@ -145,6 +151,7 @@ class ConfigError(LocalTunnelError):
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
         self.hint = hint
+        _note(self, hint)
 
 
 class StateError(LocalTunnelError):
@@ -157,6 +164,7 @@ class StateError(LocalTunnelError):
     def __init__(self, text: str, hint: str) -> None:
         super().__init__(text)
         self.hint = hint
+        _note(self, hint)
 
 
 class FileChanged(LocalTunnelError):
@@ -173,6 +181,7 @@ class ControlError(LocalTunnelError):
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
         self.hint = hint
+        _note(self, hint)
 
 
 class NodeNotRunning(ControlError):
@@ -193,6 +202,7 @@ class MissingLibrary(LocalTunnelError):
     def __init__(self, text: str, hint: str) -> None:
         super().__init__(text)
         self.hint = hint
+        _note(self, hint)
 
 
 class PeerError(RemoteTunnelError):
@@ -271,10 +281,15 @@ class StreamReset(PeerError):
 
 
 class SubStreamReset(PeerError):
-    """One end gave up a sub-stream of an established tunnel, or the whole tunnel, with `code`."""
+    """One end gave up a sub-stream of an established tunnel, or the whole tunnel, with `code`.
 
-    def __init__(self, code: ErrorCode) -> None:
-        super().__init__(f"one end gave up the stream: {code.name}")
+    Args:
+        by_other_end: who did it.
+    """
+
+    def __init__(self, code: ErrorCode, *, by_other_end: bool = False) -> None:
+        did = CODES[code].did.format(next="the next node") if by_other_end else "gave up the stream"
+        super().__init__(f"{'the other' if by_other_end else 'this'} end {did} ({code.name})")
         self.code = code
 
 

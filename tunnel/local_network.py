@@ -15,7 +15,7 @@ from tunnel.arguments import checked_count
 from tunnel.codes import short
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.errors import TooManyFiles
+from tunnel.errors import LocalTunnelError, TooManyFiles
 from tunnel.identity.keys import NodeKeys
 from tunnel.node import FrameReport, Limits, Node
 from tunnel.services import InnerService, ServiceFunction
@@ -42,6 +42,7 @@ class LocalNetwork:
         TypeError: an argument has the wrong type, or `service` is not a service. BadArgument: no nodes.
         EngineUnavailable, BadParameter (both of `readwrite_comp`): the engine is not installed, or unknown.
     Raises (on entry):
+        LocalTunnelError: it was entered before.
         TooManyFiles: the longest route through all peers needs more open files than this process may have.
         OSError: no socket can be opened.
     """
@@ -87,6 +88,9 @@ class LocalNetwork:
         return iter(self._nodes)
 
     def __enter__(self) -> LocalNetwork:
+        if self._nodes:
+            state = "was closed" if self._thread is None else "is open already"
+            raise LocalTunnelError(f"this network {state}: make another one, `with LocalNetwork(...) as net`")
         _check_open_files(self._peers)
         self._thread = ReactorThread().start()
         try:

@@ -59,6 +59,8 @@ class AsyncioBridge:
     Each loop may enter the context; the bridge is closed when the last one has left.
     """
 
+    _called = "bridge"  # in messages
+
     def __init__(self, reactor: Reactor) -> None:
         check_type(reactor, Reactor, "reactor", "a Reactor")
         self.reactor = reactor
@@ -157,9 +159,7 @@ class AsyncioBridge:
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._asyncio_loop is None:
-            raise BadRequest(
-                "the bridge, or the client around it, is not open: enter it first, with `async with`"
-            )
+            raise BadRequest(f"the {self._called} is not open: use it in an `async with` block")
         return self._asyncio_loop
 
     def _call_asyncio(
@@ -176,7 +176,7 @@ class AsyncioBridge:
 
     def _check_open(self) -> None:
         if self._closed_by is not None:
-            raise Closed("the bridge is closed") from self._closed_by
+            raise Closed(f"the {self._called} was closed") from self._closed_by
 
     async def __aenter__(self) -> Self:
         self._asyncio_loop = loop = asyncio.get_running_loop()

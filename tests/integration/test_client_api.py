@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from reactor.run.aio import EmbeddedReactor
 from tests.integration.client_kinds import KINDS, Scenario, play
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
-from tunnel.client import Client
+from tunnel.client import Client, ServiceClient, list_files
 from tunnel.client.aio import AsyncClient
 from tunnel.directory import StaticDirectory
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, ProfileError, SubStreamReset
@@ -371,7 +372,7 @@ def test_sub_streams_reach_named_services_and_nothing_else(kind: str, net: Local
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[4].id, hops=2)
         for target in refused:
-            with pytest.raises(SubStreamReset) as caught:
+            with pytest.raises(SubStreamReset, match="the other end does not offer this service") as caught:
                 yield lambda target=target: tunnel.open(target)
             assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
         first = yield lambda: tunnel.open("upper")
@@ -628,6 +629,63 @@ def test_leaving_an_asyncio_client_is_not_taken_for_a_stop_of_its_node(
 
     asyncio.run(main())
     wait_until_idle(net)
+
+
+def test_an_asyncio_client_that_is_not_open_says_so(net: LocalNetwork) -> None:
+    client = AsyncClient(net[0])
+
+    async def ask() -> None:
+        await client.query(net[4].id, b"", service="upper", hops=1)
+
+    async def leave() -> None:
+        async with client:
+            pass
+        await ask()
+
+    with pytest.raises(BadRequest, match="the client is not open: use it in an `async with` block"):
+        asyncio.run(ask())
+    with pytest.raises(Closed, match="the client was closed"):
+        asyncio.run(leave())
+
+
+@pytest.mark.parametrize("place", [5, None, "mynet", Path("node.toml")])
+@pytest.mark.parametrize("make", [Client, ServiceClient, AsyncClient])
+def test_a_client_of_something_else_than_a_node_is_refused(make: Any, place: Any) -> None:
+    with pytest.raises(TypeError, match="expected a Node, or what `connect` returns") as caught:
+        make(place)
+    assert f"write connect({str(place)!r})" in str(caught.value) or not isinstance(place, str | Path)
+    with pytest.raises(TypeError, match="expected a Node"):
+        list_files(place, bytes(32))
+
+
+def test_an_unknown_option_of_a_tunnel_is_refused(kind: str, net: LocalNetwork) -> None:
+    def scenario(client: Any) -> Steps:
+        with pytest.raises(TypeError, match="unknown option 'hop': did you mean 'hops'"):
+            yield lambda: client.tunnel(net[4].id, hop=2)
+
+    run(kind, net, scenario)
+
+
+def test_threads_limit_the_time_to_open_a_tunnel(net: LocalNetwork) -> None:
+    with pytest.raises(TimedOut):
+        Client(net[0]).tunnel(net[4].id, hops=2, timeout_s=0.0)
+    with Client(net[0]).tunnel(net[4].id, hops=2, timeout_s=PATIENCE_S) as tunnel:
+        assert tunnel.ask(message("echo", b"in time")) == b"in time"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x78", b"\x04ech", b"\x02a b"])
+def test_a_query_that_names_no_service_says_how_to(net: LocalNetwork, content: bytes) -> None:
+    with pytest.raises(QueryFailed, match=r"does not begin with the name of a service.*service=") as caught:
+        Client(net[0]).query(net[4].id, content, hops=1).result(PATIENCE_S)
+    assert caught.value.code is ErrorCode.BAD_CONTENT
+
+
+@pytest.mark.parametrize("service", ["nothing", "failing"])
+def test_a_destination_that_refuses_is_not_backed_off(net: LocalNetwork, service: str) -> None:
+    """It has answered: the log must not say "does not answer", nor do routes have to avoid it."""
+    with pytest.raises(QueryFailed):
+        Client(net[0]).query(net[4].id, b"x", service=service, hops=1).result(PATIENCE_S)
+    assert net[4].id not in net[0].peers.backed_off()
 
 
 def test_services_bound_a_wait(net: LocalNetwork) -> None:

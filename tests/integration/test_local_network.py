@@ -397,3 +397,13 @@ def test_a_network_of_the_parent_is_refused_in_a_forked_child_and_a_new_one_work
         check=False,
     )
     assert (done.stdout, done.stderr) == ("91 b'x' b'x' b'x' b'x'\n", "")
+
+
+def test_a_network_is_entered_once(caplog: pytest.LogCaptureFixture) -> None:
+    with LocalNetwork(peers=3) as net:
+        with pytest.raises(LocalTunnelError, match="is open already"):
+            net.__enter__()
+        assert_works(net)
+    with pytest.raises(LocalTunnelError, match="was closed"):
+        net.__enter__()
+    assert not caplog.records

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from tunnel.client import ClientNode, ControlClient, ServiceClient
 from tunnel.client.aio import AsyncClient
 from tunnel.control import PeerState
 from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed, StateError
-from tunnel.services import Query, Reply
+from tunnel.services import Echo, Query, Reply, Services
 
 PATIENCE_S = 30.0
 
@@ -41,6 +43,25 @@ def bob(network: Path) -> Iterator[Node]:
         open_node(network / "node-1" / "node.toml", services=services) as node,
     ):
         yield node
+
+
+def test_the_folder_of_a_node_is_not_taken_for_its_state(network: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        connect(network / "node-0")
+    hint = f"did you mean {network / 'node-0' / 'node.toml'}?"
+    assert caught.value.hint == hint
+    assert f"hint: {hint}" in "".join(traceback.format_exception(caught.value)), "programs print no hints"
+
+
+@pytest.mark.parametrize("services", [5, "echo", [upper], Echo()])
+def test_services_are_given_by_name(network: Path, services: Any) -> None:
+    with (
+        pytest.raises(TypeError, match="services: expected a dict of services by name"),
+        open_node(network / "node-0" / "node.toml", services=services),
+    ):
+        pass
+    with pytest.raises(TypeError, match="services: expected a dict of services by name"):
+        Services(services)
 
 
 def test_services_of_the_program_stand_beside_the_configured_ones(bob: Node, network: Path) -> None:

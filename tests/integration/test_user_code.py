@@ -14,9 +14,20 @@ from reactor import YIELD, Reactor, Service
 from tests.support.network import PATIENCE_S
 from tunnel import LocalNetwork, QueryFailed
 from tunnel.client import Client, get, put
-from tunnel.errors import LocalTunnelError, SubStreamReset
+from tunnel.errors import BadArgument, LocalTunnelError, SubStreamReset
 from tunnel.node.query.incoming_replies import report_progress
-from tunnel.services import Echo, Files, InnerService, Query, Reply, Services, Tunnel
+from tunnel.services import (
+    BlockingService,
+    Echo,
+    Files,
+    FilesSettings,
+    InnerService,
+    Query,
+    Reply,
+    Services,
+    Tunnel,
+    blocking,
+)
 from tunnel.services.base import run_service
 
 HERE, THERE = 0, 1
@@ -298,3 +309,21 @@ def test_a_real_ctrl_c_leaves_user_code_in_the_main_thread() -> None:
         reactor.run(body())
     with pytest.raises(LocalTunnelError, match=r"progress callback failed: SystemExit$"):
         report_progress(_raises(SystemExit()), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: blocking(5), TypeError, "expected a function of a query and a reply, got 5"),  # type: ignore[arg-type]
+        (lambda: BlockingService(print, threads=0), BadArgument, "threads: expected 1 or more, got 0"),
+        (lambda: BlockingService(print, waiting=-1), BadArgument, "waiting: expected 0 or more, got -1"),
+        (lambda: BlockingService(print, silent_s="1"), TypeError, "silent_s: expected a number of seconds"),  # type: ignore[arg-type]
+        (lambda: FilesSettings(quota_bytes=-1), BadArgument, "quota_bytes: expected 0 or more, got -1"),
+        (lambda: FilesSettings(may_put="no"), TypeError, "may_put: expected True or False, got 'no'"),  # type: ignore[arg-type]
+    ],
+)
+def test_settings_of_services_are_checked(
+    make: Callable[[], object], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        make()

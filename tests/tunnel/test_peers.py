@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -95,6 +96,20 @@ def test_reports_name_the_nodes_seen_and_the_nodes_blamed() -> None:
     table.query_failed(QueryFailed("it failed", blamed=(IDS[0],)))
     assert table.backed_off()[-1] in IDS[:3]
     assert len(table.backed_off()) == 3
+
+
+@pytest.mark.parametrize("code", [ErrorCode.SERVICE_FAILED, ErrorCode.TARGET_NOT_ALLOWED])
+def test_a_destination_that_refuses_is_alive(code: ErrorCode) -> None:
+    table, _, log = make()
+    route = tuple(IDS[:3])
+    report = Report(route, False, 2, code)
+    table.query_failed(QueryFailed("no such service", code, report, report.blamed_ids))
+    table.reported(report)
+    assert table.backed_off() == []
+    assert log.events == [(node_id, True) for node_id in IDS[:3]]
+    for other in (Report(route, False, 1, code), Report(route, False, 2, code, suspects=(1, 2))):
+        table.query_failed(QueryFailed("it failed", code, other, other.blamed_ids))
+    assert set(table.backed_off()) == set(IDS[1:3]), "a proxy has no service, and a changed report no author"
 
 
 def test_those_that_failed_least_come_first() -> None:

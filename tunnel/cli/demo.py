@@ -239,7 +239,7 @@ def _fitting_profile(options: argparse.Namespace, hops: int) -> Profile:
         more = f"; or --peers {hops + 2}" if hops + 2 <= _MOST_PEERS else ""
         raise ConfigError(
             f"--hops {hops}: {options.peers} nodes, Alice and Bob included, leave {most} for proxies",
-            f"give --hops {most} or fewer{more}",
+            f"give --hops {most}{' or fewer' if most else ''}{more}",
         )
     chosen: Profile = options.profile or Profile.for_proxies(hops)
     if hops > chosen.geometry.max_proxies:

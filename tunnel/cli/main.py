@@ -229,7 +229,8 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         status, hint = 2, "use --engine auto, which takes an installed one"
     else:
         raise error
-    hint = "; ".join([*getattr(error, "__notes__", ()), *([hint] if hint else [])])
+    notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith("hint: ")]
+    hint = "; ".join([*notes, *([hint] if hint else [])])
     complain("\n".join([f"error: {printable(text)}", *([f"hint: {printable(hint)}"] if hint else [])]))
     if as_json:
         try:

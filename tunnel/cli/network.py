@@ -126,7 +126,7 @@ def _make_all(folder: Path, ports: list[int]) -> dict[str, dict[str, object]]:
         name = f"node-{index}"
         made[name] = _make_node(folder, name, Address(_HOST, port), engine)
     client: dict[str, dict[str, Any]] = {
-        "node": {"listen": "none", "network": "local"},
+        "node": {"keys": "none", "listen": "none", "network": "local"},
         "peers": {"files": [PEERS_FOLDER], "exchange": False},
     }
     _write(folder / CLIENT_FILE, write_toml(client))

@@ -184,7 +184,7 @@ def _say_node_ready(configured: ConfiguredNode, *, as_json: bool) -> None:
         say_json(True, event)
     else:
         where = f"listens on {place}" if place else "does not listen"
-        say(f"ready: node {short(node.id)} {where} and knows {peers} peers")
+        say(f"ready: node {short(node.id)} {where} and knows {peers} peer{'' if peers == 1 else 's'}")
 
 
 def run_up(options: argparse.Namespace) -> int:

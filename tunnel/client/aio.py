@@ -32,7 +32,7 @@ from reactor import (
 )
 from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
-from tunnel.client.clients import AskingNode, Undoing, check_running, make_call
+from tunnel.client.clients import AskingNode, Undoing, asking, make_call, make_tunnel
 from tunnel.established import Target
 from tunnel.geometry import Profile
 from tunnel.node.query.contents import Content, as_piece
@@ -47,6 +47,10 @@ T = TypeVar("T")
 AsyncContent: TypeAlias = "Content | AsyncIterable[bytes]"
 
 
+class _ClientBridge(AsyncioBridge):
+    _called = "client"
+
+
 class AsyncClient:
     """Queries and tunnels of a node, for one or several asyncio loops. A context manager.
 
@@ -59,9 +63,9 @@ class AsyncClient:
     """
 
     def __init__(self, node: AskingNode, *, bridge: AsyncioBridge | None = None) -> None:
-        self._node = node
+        self._node = asking(node)
         self._is_owner = bridge is None
-        self._bridge = AsyncioBridge(node.reactor) if bridge is None else bridge
+        self._bridge = _ClientBridge(node.reactor) if bridge is None else bridge
 
     async def query(
         self,
@@ -100,8 +104,7 @@ class AsyncClient:
 
     async def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> AsyncTunnel:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
-        check_running(self._node)
-        opening = self._node.open_tunnel(destination, **options)
+        opening = make_tunnel(self._node, destination, options)
         return AsyncTunnel(self._bridge, await _run(self._bridge, opening, NodeTunnel.give_up))
 
     async def __aenter__(self) -> Self:

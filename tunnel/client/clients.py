@@ -26,6 +26,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
@@ -37,6 +38,7 @@ from reactor import (
     timeout_after,
 )
 from reactor.errors import Forked
+from tunnel.arguments import check_options
 from tunnel.codes import Report
 from tunnel.established import Target
 from tunnel.geometry import Profile
@@ -56,8 +58,10 @@ __all__ = [
     "ThreadStream",
     "ThreadTunnel",
     "Undoing",
+    "asking",
     "check_running",
     "make_call",
+    "make_tunnel",
 ]
 
 
@@ -103,6 +107,21 @@ def make_call(
     return node.call(destination, content, **options)
 
 
+def asking(node: AskingNode) -> AskingNode:
+    """The node of a client. Raises TypeError: it is none."""
+    if isinstance(getattr(node, "reactor", None), Reactor):
+        return node
+    hint = f": write connect({str(node)!r})" if isinstance(node, str | Path) else ""
+    raise TypeError(f"node: expected a Node, or what `connect` returns, got {node!r}{hint}")
+
+
+def make_tunnel(node: AskingNode, destination: bytes, options: TunnelOptions) -> Service[NodeTunnel]:
+    """Open a tunnel. Args and errors: `Node.open_tunnel`."""
+    check_running(node)
+    check_options(options, TunnelOptions.__annotations__)
+    return node.open_tunnel(destination, **options)
+
+
 def check_running(node: AskingNode) -> None:
     """Check that the node's reactor runs: a service made in vain would warn about a forgotten `yield from`.
 
@@ -129,7 +148,7 @@ class ServiceClient:
     """Queries and tunnels of a node, for services that run in its reactor."""
 
     def __init__(self, node: AskingNode) -> None:
-        self._node = node
+        self._node = asking(node)
 
     @needs_yield_from
     def query(
@@ -168,7 +187,7 @@ class ServiceClient:
     @needs_yield_from
     def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]:
         """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
-        return (yield from self._node.open_tunnel(destination, **options))
+        return (yield from make_tunnel(self._node, destination, options))
 
 
 S = TypeVar("S", bound=Undoing)
@@ -178,7 +197,7 @@ class Client:
     """Queries and tunnels of a node, for any thread but that of its reactor."""
 
     def __init__(self, node: AskingNode) -> None:
-        self._node = node
+        self._node = asking(node)
 
     def query(
         self,
@@ -213,12 +232,13 @@ class Client:
         call = make_call(self._node, destination, content, service, options)
         return ThreadReply(reactor, _run(reactor, self._node.ask(call), release=IncomingReply.cancel))
 
-    def tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> ThreadTunnel:
-        """Open an established tunnel. Args and errors: `Node.open_tunnel`."""
-        check_running(self._node)
+    def tunnel(
+        self, destination: bytes, *, timeout_s: float | None = None, **options: Unpack[TunnelOptions]
+    ) -> ThreadTunnel:
+        """Open an established tunnel. Args and errors: `Node.open_tunnel`; TimedOut: after `timeout_s`."""
         reactor = self._node.reactor
-        opening = self._node.open_tunnel(destination, **options)
-        return ThreadTunnel(reactor, _run(reactor, opening, release=NodeTunnel.give_up))
+        opening = make_tunnel(self._node, destination, options)
+        return ThreadTunnel(reactor, _run(reactor, opening, timeout_s, NodeTunnel.give_up))
 
 
 class ThreadReply:

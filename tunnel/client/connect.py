@@ -73,9 +73,11 @@ def connect(place: str | Path) -> ConnectedNode:
         MissingLibrary, OSError: as `load_peers`.
     """
     path = Path(place)
-    if path.is_dir() and not (path / CLIENT_FILE).exists():
+    is_state = path.is_dir() and not any((path / name).exists() for name in (CLIENT_FILE, "node.toml"))
+    if is_state:
         return ControlClient(path / CONTROL_FILE)
-    config = load_config(path / CLIENT_FILE if path.is_dir() else path, os.environ, listens=False)
+    file = path / CLIENT_FILE
+    config = load_config(file if file.exists() else path, os.environ, listens=False)
     if not is_client(config):
         return ControlClient(config.state / CONTROL_FILE)
     return running_node(config) or ClientNode(config)

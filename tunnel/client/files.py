@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Unpack
 
 from reactor import RunInThread, Service, Sleep, needs_yield_from
-from tunnel.client.clients import AskingNode
+from tunnel.client.clients import AskingNode, asking
 from tunnel.client.file_endpoints import FileTarget, ObjectTarget, PathTarget, SourceFile
 from tunnel.errors import (
     BadRoute,
@@ -122,7 +122,7 @@ class FilesClient:
         retries: int = 3,
         **options: Unpack[WayOptions],
     ) -> None:
-        self._node = node
+        self._node = asking(node)
         self._destination = destination
         self._prefix = b"" if service is None else service_prefix(service)
         self._retries = retries

@@ -80,7 +80,8 @@ def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = T
     try:
         text = read_regular(path, _MOST_FILE_BYTES)
     except LocalTunnelError as error:
-        inside = (path / name for name in ("node.toml", "client.toml"))
+        names = ("node.toml", "node-0/node.toml") if listens else ("node.toml", "client.toml")
+        inside = (path / name for name in names)
         hint = next((f"did you mean {file}?" for file in inside if file.exists()), "")
         raise ConfigError(str(error), hint or "name the configuration file itself") from error
     except OSError as error:

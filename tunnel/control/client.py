@@ -275,7 +275,8 @@ class ControlClient:
             LocalTunnelError: always.
         """
         raise LocalTunnelError(
-            "a running node opens no tunnels for other programs: open a node in this program (open_node)"
+            "a running node opens no tunnels for other programs: connect to the configuration of a client "
+            "instead, or open a node in this program (open_node)"
         )
 
     def peers(self) -> dict[Descriptor, PeerState]:

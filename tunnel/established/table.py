@@ -261,10 +261,10 @@ class SubStreamTable(Generic[N]):
             (stream.incoming if number else self.messages_in).finish()
         else:
             if had_ended and number not in self._waiting:
-                self._handles[number].refuse_writes(SubStreamReset(code))
+                self._handles[number].refuse_writes(SubStreamReset(code, by_other_end=True))
                 self._ready.pop(number, None)
             else:
-                self._stop(stream, SubStreamReset(code))
+                self._stop(stream, SubStreamReset(code, by_other_end=True))
             if not stream.close_sent and not stream.close_queued:
                 self._control_close(stream, None)
         self._drop_if_gone(stream)

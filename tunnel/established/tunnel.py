@@ -421,7 +421,7 @@ class EstablishedTunnel(Generic[N]):
     def _receive_give_up(self, code: ErrorCode) -> None:
         """The other end gave up the tunnel: this direction ends too, after its own CLOSE."""
         self.table.messages.advance(StreamEvent.GIVE_UP)
-        self._given_up, self.other_end_gave_up = SubStreamReset(code), True
+        self._given_up, self.other_end_gave_up = SubStreamReset(code, by_other_end=True), True
         self.table.give_up_all(None)
         self._fail_streams(self._given_up)
         self.sendable.set()  # for the padding, if this end's CLOSE was sent before

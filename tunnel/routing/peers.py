@@ -122,7 +122,7 @@ class PeerTable:
 
     def reported(self, report: Report) -> None:
         """Record the report about a route: all hops are alive, or some are blamed."""
-        if report.succeeded:
+        if report.succeeded or report.is_refusal:
             for node_id in report.route:
                 if node_id != self._own_id:
                     self.seen(node_id)
@@ -132,6 +132,9 @@ class PeerTable:
 
     def query_failed(self, error: QueryFailed) -> None:
         """Record the blame of a failed query of this node."""
+        if error.report is not None and error.report.is_refusal:
+            self.reported(error.report)
+            return
         for node_id in error.blamed:
             self.failed(node_id)
 

@@ -77,6 +77,8 @@ def make_service(config: NodeConfig, own: Mapping[str, InnerService | ServiceFun
             ) from error
 
     makers: dict[str, Callable[[], InnerService]] = {"ping": Ping, "echo": Echo, "files": files}
+    if not isinstance(own, Mapping):
+        raise TypeError(f"services: expected a dict of services by name, got {own!r}")
     configured = {name: makers[name]() for name in config.names if name not in own}
     return Services({**configured, **own})
 

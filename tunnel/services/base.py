@@ -20,7 +20,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from reactor import Cancelled, needs_yield_from
 from reactor.errors import is_ctrl_c
@@ -407,6 +407,9 @@ def service_prefix(name: str) -> bytes:
     return bytes([len(raw)]) + raw
 
 
+_NAMELESS: Final = "the message does not begin with the name of a service; clients send it with service=..."
+
+
 class Services(InnerService):
     """Passes each message and each sub-stream to the service that it names.
 
@@ -415,10 +418,12 @@ class Services(InnerService):
     Args:
         named: the services by name.
     Raises:
-        LocalTunnelError: an invalid name. TypeError: a value is not a service.
+        LocalTunnelError: an invalid name. TypeError: not a mapping, or a value is not a service.
     """
 
     def __init__(self, named: Mapping[str, InnerService | ServiceFunction]) -> None:
+        if not isinstance(named, Mapping):
+            raise TypeError(f"services: expected a dict of services by name, got {named!r}")
         self._named = {checked_name(name): as_service(service) for name, service in named.items()}
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
@@ -428,10 +433,13 @@ class Services(InnerService):
             MalformedMessage: it does not begin with a name. TargetNotAllowed: no service has that name.
         """
         reader = PieceReader(query.read)
-        length = (yield from reader.exactly(1))[0]
-        name = yield from reader.exactly(length)
+        try:
+            length = (yield from reader.exactly(1))[0]
+            name = yield from reader.exactly(length)
+        except MalformedMessage as error:
+            raise MalformedMessage(_NAMELESS) from error
         if not is_name(name):
-            raise MalformedMessage("the message does not begin with the name of a service")
+            raise MalformedMessage(_NAMELESS)
         yield from run_service(self.find(name).handle, reader, reply)
 
     def find(self, name: bytes) -> InnerService:

@@ -41,9 +41,10 @@ from reactor import (
     in_scope,
     move_on_after,
 )
-from reactor.errors import ChannelEmpty
+from reactor.errors import ChannelEmpty, check_type
 from readwrite_comp.errors import renewed
 from readwrite_comp.helpers import byte_view, writable_view
+from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull
 from tunnel.services.base import InnerService, Query, Reply, check_function, left_by, name_of
 
@@ -236,22 +237,25 @@ class BlockingService(InnerService):
         silent_s: while queries wait, the longest idle query is ended with TIMEOUT after this many seconds. A
             query is idle while its thread waits for the peer and no data moves.
     Raises:
-        LocalTunnelError: `silent_s` is not above 0, or above a week. ValueError: `threads` is less than 1.
-            TypeError: the function does not take a query and a reply, or is a generator function, which is a
-            service without `blocking`.
+        LocalTunnelError: `silent_s` is not above 0, or above a week. BadArgument: `threads` is less than 1,
+            or `waiting` less than 0. TypeError: a wrong type; the function does not take a query and a reply,
+            or is a generator function, which is a service without `blocking`.
     """
 
     def __init__(
         self, function: BlockingFunction, *, threads: int = 16, waiting: int = 64, silent_s: float = 30.0
     ) -> None:
+        if not callable(function):
+            raise TypeError(f"expected a function of a query and a reply, got {function!r}")
         check_function(function)
         if inspect.isgeneratorfunction(function):
             raise TypeError(
                 f"{name_of(function)} is a generator function: it is a service without `blocking`"
             )
         self._function = function
-        self._most_waiting = waiting
-        self.slots = WorkerSlots(threads, silent_s)
+        check_type(silent_s, int | float, "silent_s", "a number of seconds")
+        self._most_waiting = checked_count(waiting, "waiting")
+        self.slots = WorkerSlots(checked_count(threads, "threads", least=1), silent_s)
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.

@@ -29,13 +29,14 @@ import time
 import unicodedata
 import weakref
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from reactor import RunInThread, Service
-from tunnel.arguments import setting
+from reactor.errors import check_type
+from tunnel.arguments import checked_count, setting
 from tunnel.disk import Identity, kind_of, open_regular
 from tunnel.errors import LocalTunnelError
 from tunnel.services.base import InnerService, PieceReader, Query, Reply
@@ -99,6 +100,14 @@ class FilesSettings:
     )
     is_name_allowed: Callable[[str], bool] | None = None
     uploads: int = 16
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(each.default, bool):
+                check_type(value, bool, each.name, "True or False")
+            elif isinstance(each.default, int):
+                checked_count(value, each.name)
 
 
 class StoreRefused(Exception):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
+from reactor.errors import check_type
 from tunnel.errors import LocalTunnelError
 
 __all__ = [
@@ -73,8 +74,9 @@ def checked_file_name(name: str) -> str:
     """The name of a file or attachment in the form of the wire, NFC.
 
     Raises:
-        LocalTunnelError: invalid; the text gives the reason and suggests a valid name.
+        LocalTunnelError: invalid; the text gives the reason and suggests a valid name. TypeError: no text.
     """
+    check_type(name, str, "file name", "text")
     if fault := _fault(name):
         raise LocalTunnelError(
             f"invalid file name {name!r}: {fault}; use another name, for instance {safe_name(name)!r}"
