@@ -120,17 +120,10 @@ def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, A
 
 
 class Turn:
-    """One user at a time, first come, first served.
+    """One user at a time, first come, first served: `yield from turn.run(service)`.
 
-        place = turn.enter()
-        try:
-            yield from turn.wait(place)
-            ...
-        finally:
-            turn.leave(place)
-
-    `enter` is a plain call, not a service, so two services that enter two turns in one step have the same
-    order in both.
+    Its parts are `enter`, `wait` and `leave`. `enter` is a plain call, not a service, so two services that
+    enter two turns in one step have the same order in both.
 
     Attributes:
         gaps: users that left with `leaves_gap` just before the one whose turn it is, or was last.
@@ -141,6 +134,16 @@ class Turn:
     def __init__(self) -> None:
         self._queue: deque[Signal | None] = deque()  # the first has the turn; None is a gap
         self.gaps = 0
+
+    def run(self, service: Service[T]) -> Service[T]:
+        """Wait for the turn, and run a service in it. Raises whatever the service raises."""
+        place = self.enter()
+        try:
+            yield from self.wait(place)
+            return (yield from service)
+        finally:
+            self.leave(place)
+            service.close()  # on purpose, if this was cancelled before the turn came
 
     def enter(self) -> Signal:
         """Take a place in the queue."""

@@ -387,14 +387,8 @@ class IncomingReply:
                 `Node.query` raises.
         Cancellation: nothing is consumed.
         """
-        place = self._reading.enter()
-        try:
-            yield from self._reading.wait(place)
-            return (
-                yield from self._query.read(checked_count(limit_bytes, "limit_bytes", least=1), self._untaken)
-            )
-        finally:
-            self._reading.leave(place)
+        checked_count(limit_bytes, "limit_bytes", least=1)
+        return (yield from self._reading.run(self._query.read(limit_bytes, self._untaken)))
 
     def numbered(self, reading: Service[T]) -> Service[tuple[int, T]]:
         """Run a `read`; with its piece it returns the place that `undo_read` takes."""
@@ -408,12 +402,7 @@ class IncomingReply:
     @needs_yield_from
     def result(self) -> Service[QueryResult]:
         """Wait for the end of the query; the unread rest of the reply is discarded. Raises as `read`."""
-        place = self._reading.enter()
-        try:
-            yield from self._reading.wait(place)
-            return (yield from self._query.outcome())
-        finally:
-            self._reading.leave(place)
+        return (yield from self._reading.run(self._query.outcome()))
 
     def cancel(self) -> None:
         """Cancel the query; a pending read gets QueryFailed. No effect if it has ended."""

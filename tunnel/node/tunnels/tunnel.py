@@ -26,7 +26,7 @@ from readwrite_comp.helpers import byte_view
 from tunnel.arguments import checked_count
 from tunnel.codes import Report
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
-from tunnel.established import SubStream, Target, TargetKind
+from tunnel.established import IncomingMessages, SubStream, Target, TargetKind
 from tunnel.geometry import Profile
 from tunnel.node.waits import Turn, UntakenBytes, release_dropped
 from tunnel.services.names import checked_name
@@ -87,20 +87,10 @@ class NodeTunnel:
         self._life = life
         self._carrier = carrier
         self.core = core
-        self._reader = ReadYield(core.incoming)
+        self._inbox = _Inbox(core.incoming)
         self._writer = WriteYield(core.outgoing)
         self._is_in_pieces = False  # `write` has begun a message and not ended it
-        self._sending, self._receiving, self._opening = Turn(), Turn(), Turn()
-        # The message being received: its number, the bytes that precede the rest in the core, whether there
-        # is no rest, and whether a cancelled call has left the message to the next call.
-        self._number = 0
-        self._head = bytearray()
-        self._is_whole = False
-        self._is_offered = False
-        self._begun = 0  # messages of the core so far
-        self._is_skipping = False  # within the answer to an `ask` that was cancelled
-        # Messages that cancelled callers did not take, by number; True: the answer to an `ask`.
-        self._untaken: list[tuple[int, bytes, bool]] = []
+        self._sending, self._opening = Turn(), Turn()
 
     @property
     def profile(self) -> Profile:
@@ -118,26 +108,12 @@ class NodeTunnel:
         Cancellation: nothing was sent; or, in the middle of the message, the tunnel is given up, since no
             other call could end that message.
         """
-        view = byte_view(message, "message")
-        place = self._sending.enter()
-        try:
-            yield from self._sending.wait(place)
-            yield from self._send(view)
-        finally:
-            self._sending.leave(place)
+        yield from self._sending.run(self._send(byte_view(message, "message")))
 
     @_call
     def write(self, data: bytes) -> Service[None]:
         """Send a part of a message. It leaves in whole chunks, at `flush`, or at `end_message`."""
-        view = byte_view(data)
-        place = self._sending.enter()
-        try:
-            yield from self._sending.wait(place)
-            if len(view):
-                self._is_in_pieces = True
-                yield from self._writer.write_all(view)
-        finally:
-            self._sending.leave(place)
+        yield from self._sending.run(self._write(byte_view(data)))
 
     @_call
     def flush(self) -> Service[None]:
@@ -148,14 +124,7 @@ class NodeTunnel:
     @_call
     def end_message(self) -> Service[None]:
         """End the message; the next `write` begins another."""
-        place = self._sending.enter()
-        try:
-            yield from self._sending.wait(place)
-            yield from self._end_message()
-            self._is_in_pieces = False
-            yield YIELD
-        finally:
-            self._sending.leave(place)
+        yield from self._sending.run(self._end_pieces())
 
     @_call
     def receive(self, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
@@ -165,16 +134,7 @@ class NodeTunnel:
             FrameTruncated: the message is longer than the limit; read it in pieces.
         """
         checked_count(limit_bytes, "limit_bytes")
-        place = self._receiving.enter()
-        try:
-            yield from self._receiving.wait(place)
-            yield from self._finish_skipping()
-            message = yield from self._receive(limit_bytes)
-            # Also the answer to an `ask` that was cancelled, if that comes first.
-            self._receiving.gaps -= bool(self._receiving.gaps)
-            return message
-        finally:
-            self._receiving.leave(place)
+        return (yield from self._inbox.turn.run(self._inbox.receive(limit_bytes)))
 
     @_call
     def ask(self, message: bytes, limit_bytes: int = MESSAGE_BYTES) -> Service[bytes | None]:
@@ -187,6 +147,7 @@ class NodeTunnel:
         """
         view = byte_view(message, "message")
         checked_count(limit_bytes, "limit_bytes")
+        inbox = self._inbox
         sending = self._sending.enter()
         receiving: Signal | None = None
         is_sent = is_answered = False
@@ -207,39 +168,31 @@ class NodeTunnel:
             nonlocal is_answered, answer
             yield from scope.spawn(send(), name="tunnel send")
             assert receiving is not None
-            yield from self._receiving.wait(receiving)
-            yield from self._skip_late()
-            answer = yield from self._receive(limit_bytes, is_ask=True)
+            yield from inbox.turn.wait(receiving)
+            yield from inbox.skip_late()
+            answer = yield from inbox.receive_whole(limit_bytes, is_ask=True)
             is_answered = True
 
         try:
             yield from self._sending.wait(sending)
-            receiving = self._receiving.enter()
+            receiving = inbox.turn.enter()
             yield from in_scope(both)
             if failure is not None:
                 raise failure
             return answer
         except BaseException:
             # The other end may have sent something before it got the message.
-            self._put_back(self._number, answer, is_answer=is_sent)
+            inbox.put_back(inbox.number, answer, is_answer=is_sent)
             raise
         finally:
             self._sending.leave(sending)
             if receiving is not None:
-                self._receiving.leave(receiving, leaves_gap=is_sent and not is_answered)
+                inbox.turn.leave(receiving, leaves_gap=is_sent and not is_answered)
 
     @_call
     def next_message(self) -> Service[bool]:
         """Wait for the next message. False: the other end sends no more."""
-        place = self._receiving.enter()
-        try:
-            yield from self._receiving.wait(place)
-            yield from self._finish_skipping()
-            has_come = yield from self._begin_message()
-            self._receiving.gaps -= bool(has_come and self._receiving.gaps)
-            return has_come
-        finally:
-            self._receiving.leave(place)
+        return (yield from self._inbox.turn.run(self._inbox.next_message()))
 
     @_call
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
@@ -248,50 +201,31 @@ class NodeTunnel:
         Also from one that `receive` found too long, or in which it was cancelled: nothing of it is missing.
         """
         checked_count(limit_bytes, "limit_bytes", least=1)
-        place = self._receiving.enter()
-        try:
-            yield from self._receiving.wait(place)
-            if self._is_offered:
-                self._is_offered = False
-                self._receiving.gaps -= bool(self._receiving.gaps)
-            if self._head or self._is_whole:
-                piece = bytes(self._head[:limit_bytes])
-                del self._head[:limit_bytes]
-                return piece
-            return (yield from self._read(limit_bytes))
-        finally:
-            self._receiving.leave(place)
+        return (yield from self._inbox.turn.run(self._inbox.read(limit_bytes)))
 
     # -- results that a cancelled caller did not take ------------------------------------------------
 
     def numbered(self, receiving: Service[T]) -> Service[tuple[int, T]]:
         """Run a receiving call; with its result it returns the number that the `undo_` methods take."""
         result = yield from receiving
-        return self._number, result
+        return self._inbox.number, result
 
     def undo_receive(self, number: int, message: bytes | None) -> None:
         """Give the message to the next call that receives one."""
-        self._put_back(number, message, is_answer=False)
+        self._inbox.put_back(number, message, is_answer=False)
 
     def undo_ask(self, number: int, answer: bytes | None) -> None:
         """Give the answer to the next `receive`; an `ask` before that discards it."""
-        self._put_back(number, answer, is_answer=True)
+        self._inbox.put_back(number, answer, is_answer=True)
 
     def undo_next_message(self, number: int, has_come: bool) -> None:
         """Let the next call begin the message again."""
-        if has_come and number == self._number:
-            self._is_offered = True
-            self.core.incoming.readable.set()
+        if has_come:
+            self._inbox.offer(number)
 
     def undo_read(self, number: int, piece: bytes) -> None:
         """Give the piece to the next `read`, if that is still of the same message."""
-        if number == self._number:
-            self._head[:0] = piece
-
-    def _put_back(self, number: int, message: bytes | None, *, is_answer: bool) -> None:
-        if message is not None:
-            insort(self._untaken, (number, message, is_answer))
-            self.core.incoming.readable.set()
+        self._inbox.put_back_piece(number, piece)
 
     # -- for the call whose turn it is ---------------------------------------------------------------
 
@@ -310,69 +244,23 @@ class NodeTunnel:
                 self.core.give_up(ErrorCode.CANCELLED)
             raise
 
+    def _write(self, view: memoryview) -> Service[None]:
+        if len(view):
+            self._is_in_pieces = True
+            yield from self._writer.write_all(view)
+
+    def _end_pieces(self) -> Service[None]:
+        yield from self._end_message()
+        self._is_in_pieces = False
+        yield YIELD
+
+    def _close(self) -> Service[None]:
+        self.core.close()
+        return
+        yield
+
     def _end_message(self) -> Service[None]:
         yield from self._writer.call(lambda _: self.core.outgoing.end())
-
-    def _begin_message(self, *, is_ask: bool = False) -> Service[bool]:
-        """Begin the next message, or again one that a cancelled call has left. False: no more come."""
-        return (yield from self._reader.call(lambda _: self._try_begin(is_ask)))
-
-    def _try_begin(self, is_ask: bool) -> bool:
-        if self._is_offered:
-            self._is_offered = False
-            return True
-        untaken, incoming = self._untaken, self.core.incoming
-        while is_ask and untaken and untaken[0][2]:
-            del untaken[0]  # the answer to an earlier `ask`
-        if self._head or (untaken and incoming.is_inside_message):
-            raise LocalTunnelError("the message before is not read to its end")
-        if untaken:
-            self._number, message, _ = untaken.pop(0)
-            self._head += message
-            self._is_whole = True
-            return True
-        self._is_whole = False
-        if not incoming.next_message():
-            return False
-        self._begun += 1
-        self._number = self._begun
-        return True
-
-    def _read(self, limit_bytes: int = 65_536) -> Service[bytes]:
-        buffer = bytearray(limit_bytes)
-        count = yield from self._reader.readinto(buffer)
-        return bytes(memoryview(buffer)[:count])
-
-    def _receive(self, limit_bytes: int, *, is_ask: bool = False) -> Service[bytes | None]:
-        if not (yield from self._begin_message(is_ask=is_ask)):
-            return None
-        try:
-            while len(self._head) <= limit_bytes:
-                piece = b"" if self._is_whole else (yield from self._read())
-                if not piece:
-                    message = bytes(self._head)
-                    self._head.clear()
-                    return message
-                self._head += piece
-            raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
-        except BaseException:
-            self._is_offered = True
-            raise
-
-    def _skip_late(self) -> Service[None]:
-        """Discard the answers to asks that were cancelled."""
-        yield from self._finish_skipping()
-        while self._receiving.gaps:
-            if not (yield from self._begin_message(is_ask=True)):
-                return
-            self._head.clear()
-            self._receiving.gaps -= 1
-            self._is_skipping = not self._is_whole
-            yield from self._finish_skipping()
-
-    def _finish_skipping(self) -> Service[None]:
-        while self._is_skipping:
-            self._is_skipping = bool((yield from self._read()))
 
     # -- sub-streams ---------------------------------------------------------------------------------
 
@@ -392,23 +280,20 @@ class NodeTunnel:
             raise TypeError(
                 f"target: expected the name of a service or a Target, got {type(target).__name__}"
             )
-        core, stream = self.core, None
-        place = self._opening.enter()
-        try:
-            yield from self._opening.wait(place)
-            while stream is None:
-                try:
-                    stream = TunnelStream(core.open(target), self)
-                except BlockingIOError:
-                    yield core.openable
-        finally:
-            self._opening.leave(place)
+        stream = yield from self._opening.run(self._open(target))
         try:
             yield from stream.opened()
         except BaseException:
             stream.give_up()
             raise
         return stream
+
+    def _open(self, target: Target) -> Service[TunnelStream]:
+        while True:
+            try:
+                return TunnelStream(self.core.open(target), self)
+            except BlockingIOError:
+                yield self.core.openable
 
     # -- ends ----------------------------------------------------------------------------------------
 
@@ -460,26 +345,11 @@ class NodeTunnel:
     @needs_yield_from
     def drain(self) -> Service[None]:
         """Read and discard messages until the other end sends no more."""
-        place = self._receiving.enter()
-        try:
-            yield from self._receiving.wait(place)
-            self._untaken.clear()
-            self._head.clear()
-            self._is_offered = False
-            incoming = self.core.incoming
-            while incoming.is_inside_message or (yield from self._begin_message()):
-                yield from self._read()
-        finally:
-            self._receiving.leave(place)
+        yield from self._inbox.turn.run(self._inbox.drain())
 
     def end_sending(self) -> Service[None]:
         """`stop_sending` for the node: errors are those of the state machine."""
-        place = self._sending.enter()
-        try:
-            yield from self._sending.wait(place)
-            self.core.close()
-        finally:
-            self._sending.leave(place)
+        yield from self._sending.run(self._close())
 
     @property
     def carrier(self) -> Carrier:
@@ -496,6 +366,151 @@ class NodeTunnel:
     def is_as_new(self) -> bool:
         """Whether an unused tunnel is as good as a new one: both ends are open."""
         return not self.has_ended and not self._life.other_end_has_closed
+
+
+class _Inbox:
+    """The messages that arrive over a tunnel, for the call whose turn it is.
+
+    A call that is cancelled loses nothing: its message, or what it has read of one, goes to the next call.
+    Only the answer to a cancelled `ask` is skipped, by the next `ask`.
+
+    Attributes:
+        turn: of the receiving calls. Its gaps are answers still to come to cancelled calls of `ask`.
+        number: of the current message.
+    """
+
+    def __init__(self, incoming: IncomingMessages[Signal]) -> None:
+        self.turn = Turn()
+        self.number = 0
+        self._incoming = incoming
+        self._reader = ReadYield(incoming)
+        self._begun = 0  # messages of `incoming` so far
+        # The current message: the bytes that precede the rest in `incoming`, whether there is no rest, and
+        # whether a cancelled call has left the message to the next call.
+        self._head = bytearray()
+        self._is_whole = False
+        self._is_offered = False
+        self._is_skipping = False  # within the answer to an `ask` that was cancelled
+        # Messages that cancelled callers did not take, by number; True: the answer to an `ask`.
+        self._untaken: list[tuple[int, bytes, bool]] = []
+
+    def _begin_message(self, *, is_ask: bool = False) -> Service[bool]:
+        """Begin the next message, or again one that a cancelled call has left. False: no more come."""
+        return (yield from self._reader.call(lambda _: self._try_begin(is_ask)))
+
+    def _try_begin(self, is_ask: bool) -> bool:
+        if self._is_offered:
+            self._is_offered = False
+            return True
+        untaken, incoming = self._untaken, self._incoming
+        while is_ask and untaken and untaken[0][2]:
+            del untaken[0]  # the answer to an earlier `ask`
+        if self._head or (untaken and incoming.is_inside_message):
+            raise LocalTunnelError("the message before is not read to its end")
+        if untaken:
+            self.number, message, _ = untaken.pop(0)
+            self._head += message
+            self._is_whole = True
+            return True
+        self._is_whole = False
+        if not incoming.next_message():
+            return False
+        self._begun += 1
+        self.number = self._begun
+        return True
+
+    def next_message(self) -> Service[bool]:
+        """Begin the next message. False: no more come."""
+        yield from self._finish_skipping()
+        has_come = yield from self._begin_message()
+        if has_come:
+            self._fill_gap()
+        return has_come
+
+    def receive(self, limit_bytes: int) -> Service[bytes | None]:
+        """The next message; None: no more come. Raises FrameTruncated: it is longer than the limit."""
+        yield from self._finish_skipping()
+        message = yield from self.receive_whole(limit_bytes)
+        self._fill_gap()
+        return message
+
+    def receive_whole(self, limit_bytes: int, *, is_ask: bool = False) -> Service[bytes | None]:
+        """As `receive`, without a check for the answer to a cancelled `ask`."""
+        if not (yield from self._begin_message(is_ask=is_ask)):
+            return None
+        try:
+            while len(self._head) <= limit_bytes:
+                piece = b"" if self._is_whole else (yield from self._read_rest())
+                if not piece:
+                    message = bytes(self._head)
+                    self._head.clear()
+                    return message
+                self._head += piece
+            raise FrameTruncated(f"a message of more than {limit_bytes} bytes: read it in pieces")
+        except BaseException:
+            self._is_offered = True
+            raise
+
+    def read(self, limit_bytes: int) -> Service[bytes]:
+        """The next bytes of the message; b"" at its end."""
+        if self._is_offered:
+            self._is_offered = False
+            self._fill_gap()
+        if self._head or self._is_whole:
+            piece = bytes(self._head[:limit_bytes])
+            del self._head[:limit_bytes]
+            return piece
+        return (yield from self._read_rest(limit_bytes))
+
+    def _read_rest(self, limit_bytes: int = 65_536) -> Service[bytes]:
+        buffer = bytearray(limit_bytes)
+        count = yield from self._reader.readinto(buffer)
+        return bytes(memoryview(buffer)[:count])
+
+    def _fill_gap(self) -> None:
+        """A message was received that may be the answer to a cancelled `ask`: one less to skip."""
+        self.turn.gaps -= bool(self.turn.gaps)
+
+    def skip_late(self) -> Service[None]:
+        """Discard the answers to asks that were cancelled."""
+        yield from self._finish_skipping()
+        while self.turn.gaps:
+            if not (yield from self._begin_message(is_ask=True)):
+                return
+            self._head.clear()
+            self.turn.gaps -= 1
+            self._is_skipping = not self._is_whole
+            yield from self._finish_skipping()
+
+    def _finish_skipping(self) -> Service[None]:
+        """Discard the rest of an answer if `skip_late` was cancelled within it."""
+        while self._is_skipping:
+            self._is_skipping = bool((yield from self._read_rest()))
+
+    def drain(self) -> Service[None]:
+        """Discard everything until no more messages come."""
+        self._untaken.clear()
+        self._head.clear()
+        self._is_offered = False
+        while self._incoming.is_inside_message or (yield from self._begin_message()):
+            yield from self._read_rest()
+
+    def put_back(self, number: int, message: bytes | None, *, is_answer: bool) -> None:
+        """Give a whole message to the next call. Args: is_answer: a later `ask` discards it."""
+        if message is not None:
+            insort(self._untaken, (number, message, is_answer))
+            self._incoming.readable.set()
+
+    def put_back_piece(self, number: int, piece: bytes) -> None:
+        """Give a piece to the next `read`, if that is still of the same message."""
+        if number == self.number:
+            self._head[:0] = piece
+
+    def offer(self, number: int) -> None:
+        """Let the next call begin the message again, if it is still the current one."""
+        if number == self.number:
+            self._is_offered = True
+            self._incoming.readable.set()
 
 
 class TunnelStream:
@@ -524,24 +539,14 @@ class TunnelStream:
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """Read bytes; b"" when the other end has closed its half. Cancellation loses nothing."""
         checked_count(limit_bytes, "limit_bytes", least=1)
-        place = self._reading.enter()
-        try:
-            yield from self._reading.wait(place)
-            return (yield from self._reader.call(self._take, limit_bytes))
-        finally:
-            self._reading.leave(place)
+        return (yield from self._reading.run(self._reader.call(self._take, limit_bytes)))
 
     @_call
     def write(self, data: bytes) -> Service[None]:
         """Send bytes immediately. Cancellation: some, all or none of them are sent."""
         view = byte_view(data)
-        place = self._writing.enter()
-        try:
-            yield from self._writing.wait(place)
-            if len(view):
-                yield from self._writer.write_all(view)
-        finally:
-            self._writing.leave(place)
+        if len(view):
+            yield from self._writing.run(self._writer.write_all(view))
 
     def close(self) -> None:
         """Close this half after the written bytes; the other half stays open."""
