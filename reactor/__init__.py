@@ -1,7 +1,7 @@
 """Services as generators, on a small hand-written loop. Standard library only.
 
 Start with `Reactor` (core/loop.py), the requests that a service may yield (core/requests.py), and the streams
-and sockets in io/. Imports neither `readwrite_comp` nor `tunnel`; anything may import it.
+and sockets in io/. Imports neither `readwrite_comp` nor `tunnel`; every package may import it.
 """
 
 from reactor.core.forgotten import needs_yield_from

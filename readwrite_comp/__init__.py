@@ -1,8 +1,8 @@
 """Byte layers that compose: limiters, ciphers, and stacks of them over any stream.
 
-Exported here is what users stack, run and catch. A layer's author finds the contract in `base`, the tools in
-`helpers` and the checks in `testing`. Imports the standard library and, in `primitives`, the crypto
-libraries; no sockets, clocks or threads. Anything may import it.
+Exported here are the names that users stack, run and catch. Authors of layers find the contract in `base`,
+the tools in `helpers` and the checks in `testing`. Imports the standard library and, in `primitives`, the
+crypto libraries; no sockets, clocks or threads. Every package may import it.
 """
 
 from readwrite_comp.base import Ending, ExtRead, ExtWrite, IdentityR, IdentityW

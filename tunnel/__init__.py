@@ -1,5 +1,5 @@
-"""Multi-hop tunnels: Alice sends content of any length to Bob through peers that she chose, and gets his
-answer.
+"""Multi-hop tunnels: Alice sends content of any length to Bob through a chain of peers, and receives his
+reply.
 
 docs/architecture.md describes the rooms. User programs import the names below; the rooms import each other
 directly. Each name is loaded at its first use: `mtun --help` needs none, and all together take a third of a

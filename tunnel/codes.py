@@ -1,10 +1,10 @@
-"""What a node reports of a failure: the error codes, their texts, and the report of a route.
+"""Failures as nodes report them: the error codes, their texts, and the report of a route.
 
 One table serves RESET, STATUS and CLOSE; docs/errors.md has the same rows, and a test compares them. The
 command line and the log show these texts; they are never sent to a peer.
 
 Rules for changing it: a new code gets the next number, and numbers are never reused. This file imports
-nothing of the package, because `tunnel.errors` carries codes and reports, and everything imports that.
+nothing of the package, because `tunnel.errors` uses it, and every room imports `tunnel.errors`.
 
 Source: docs/protocol.md, "Error codes"; the locations follow arti's `ErrorKind`.
 """

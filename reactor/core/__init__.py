@@ -1,4 +1,4 @@
-"""The loop and what a service may yield to it: requests, tasks, timers, pollers, thread calls.
+"""The loop, and the requests that a service may yield to it: tasks, timers, pollers, thread calls.
 
 Imports no other room of the reactor. Every other room is built on it.
 """

@@ -4,8 +4,8 @@
 that are ready when a pass starts; tasks that become ready meanwhile wait for the next pass, so none starves.
 `_turn` polls, empties the inbox of other threads, fires timers and runs passes.
 
-The poller is asked after some 64 steps, not after each pass: when two services only talk to each other a pass
-is one step, and a system call per step would be most of its cost.
+The loop polls after about 64 steps, not after each pass: when two services only talk to each other, a pass is
+one step, and a system call per step would be most of its cost.
 
 Rules for changing this file:
 
@@ -13,8 +13,8 @@ Rules for changing this file:
    (poller.py).
 2. Other threads touch `_inbox` (by `post`) and `_asleep`, nothing else.
 3. The loop knows requests only by `request.begin(task)`. What a request does is defined in its class.
-4. Before the thread sleeps it sets `_asleep` and then looks into the inbox; `post` fills the inbox and then
-   looks at `_asleep`. In this order no wake is lost.
+4. Before the thread sleeps it sets `_asleep` and then checks the inbox; `post` fills the inbox and then
+   checks `_asleep`. In this order no wake is lost.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Reactor:
 
     Attributes:
         tasks: the living services in order of creation, as the keys of a dict.
-        thread_id: of the thread that runs the loop; None while none does.
+        thread_id: of the thread that runs the loop; None while it does not run.
     """
 
     def __init__(

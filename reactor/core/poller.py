@@ -13,7 +13,7 @@ returns immediately. So no wake is lost between a refused call and the wait afte
 passed to another service. The price is an occasional spurious wake: **a wait means "try", never "there is
 data"**.
 
-`drained` means that the last read got less than it asked for. The kernel's buffer is then empty, the next
+`drained` means that the last read got less than it requested. The kernel's buffer is then empty, the next
 bytes will be reported, and a reader may wait before it tries. There are two exceptions, after which no read
 counts as short (`short_reads_lie`):
 
@@ -34,7 +34,7 @@ Facts about epoll that the code relies on:
   always unregisters before the close.
 * After a fork the child's copy is the same object in the kernel: a registration by the child, or a socket it
   closes, would change the parent's. So the child's copies are closed immediately.
-* A batch of events is handed out completely before any service runs. So no service can close a descriptor,
+* A batch of events is delivered completely before any service runs. So no service can close a descriptor,
   and open another one of the same number, between an event and its delivery.
 """
 

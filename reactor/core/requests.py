@@ -1,4 +1,4 @@
-"""Requests: what a service may yield, and the protocols between requests and the runner of services.
+"""Requests, which a service yields, and the protocols between requests and the runner of services.
 
 A service is a generator. It yields a request and is resumed with the answer, or the error of the request is
 thrown into it:
@@ -15,11 +15,10 @@ Rules for changing this file:
 
 1. `begin(task)` returns the answer. Or it stores the task where the event will find it, sets `task.wait` and
    returns `PARKED`. An exception of `begin` is thrown into the service.
-2. `undo(task)` is how a timeout or a cancellation takes a parked task out again. A late wake then finds
-   nothing.
-3. A request that is yielded often is made once and yielded again and again (`descriptor.readable`, a signal,
-   `YIELD`). An object per yield costs half a microsecond, a tenth of serving a small request.
-4. A request that may wake for no reason sets `may_end_early`.
+2. A timeout or a cancellation removes a parked task with `undo(task)`. A late wake then finds nothing.
+3. A frequent request is made once and yielded repeatedly (`descriptor.readable`, a signal, `YIELD`). An
+   object per yield costs half a microsecond, a tenth of serving a small request.
+4. A request that may wake without cause sets `may_end_early`.
 5. `Waiter` gets an attribute when its second implementation needs it. The two are `Task` (task.py) and one
    case of a `Select` (reactor/sync/selection.py).
 """
@@ -60,7 +59,7 @@ PARKED: Final = object()
 
 
 class Undoable(Protocol):
-    """What a waiter is parked on."""
+    """The object on which a waiter is parked."""
 
     def undo(self, task: Waiter, /) -> bool | None:
         """Remove the waiter and return a false value.
@@ -75,8 +74,8 @@ class Waiter(Protocol):
 
     Attributes:
         name: for messages.
-        runner: what runs it.
-        wait: what it is parked on; None when it does not wait.
+        runner: the loop that runs it.
+        wait: the object on which it is parked; None when it does not wait.
     """
 
     name: str
@@ -94,7 +93,7 @@ class Waiter(Protocol):
 
 
 class Runner(Protocol):
-    """What requests need of the loop that runs their service.
+    """The loop that runs a service, as its requests see it.
 
     Attributes:
         ready: the queue of tasks to resume.

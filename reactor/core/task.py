@@ -307,7 +307,7 @@ def _advice(service: object) -> str:
 
 
 def not_a_request(yielded: object, service: Service[Any]) -> BadRequest:
-    """Make the error for a service that yielded anything else: the line, and what to write instead."""
+    """Make the error for a service that yielded another object: the line, and the correct form."""
     what = f"{yielded.__qualname__}()" if isinstance(yielded, GeneratorType) else repr(yielded)
     return BadRequest(f"{_place_of(service)}`yield` takes a request, got {what}: {_yield_advice(yielded)}")
 
@@ -346,7 +346,7 @@ def _place_of(service: object) -> str:
 
 
 class Task(Handle[T]):
-    """A generator, its runner, and what the generator is to be resumed with."""
+    """A generator, its runner, and the answer or error with which the generator will be resumed."""
 
     __slots__ = ("_cancel_asked", "pending", "runner", "service", "thrown", "value", "wait")
 

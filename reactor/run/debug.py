@@ -45,7 +45,7 @@ def dump(reactor: Reactor, *, limit: int = _MOST_SERVICES) -> str:
     Args:
         limit: number of services to describe, the oldest first; the others are counted.
     Returns:
-        A summary line; then for each service a line with what it waits for, and below it where it stands,
+        A summary line; then for each service a line with its wait, and below it its position,
         from its own line to that of the innermost generator. For the running service: where the loop's
         thread is.
     """

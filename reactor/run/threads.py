@@ -1,7 +1,7 @@
 """Spawners that run a service in another thread: `ThreadPark`, `ThreadPool`; and `ReactorThread`.
 
-A service may share with other threads what is made for that: `SharedChannel`, the handles of these spawners,
-locks. Streams, `Channel` and `Signal` belong to one thread at a time.
+A service may share with other threads only `SharedChannel`, the handles of these spawners, and locks.
+Streams, `Channel` and `Signal` belong to one thread at a time.
 """
 
 from __future__ import annotations

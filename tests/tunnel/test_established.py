@@ -103,7 +103,7 @@ def test_a_message_streams() -> None:
     assert pair.bob.incoming.next_message()
     assert read_some(pair.bob.incoming) == b"begin"  # type: ignore[arg-type]
     assert read_some(pair.bob.incoming) is None  # type: ignore[arg-type]
-    with pytest.raises(LocalTunnelError, match="not read to its end"):
+    with pytest.raises(LocalTunnelError, match="not been read completely"):
         pair.bob.incoming.next_message()
     pair.bob.outgoing.write(b"answer")
     pair.bob.outgoing.end()

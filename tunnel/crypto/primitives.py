@@ -1,11 +1,11 @@
 """X25519, Ed25519, HPKE and HKDF by the crypto library chosen in `readwrite_comp.primitives`.
 
-This and that module alone name a crypto library. `tunnel_engine()` returns a `TunnelEngine` and imports its
-library. The base class decides which lengths and points are refused and with which error; a subclass adds the
-library's calls, which return None or False where the library refuses.
+Only this module and that one name a crypto library. `tunnel_engine()` returns a `TunnelEngine` and imports
+its library. The base class decides which lengths and points are refused and with which error; a subclass adds
+the library's calls, which return None or False where the library refuses.
 
-Both engines give the same bytes and the same errors, so that no peer can tell, or be split off by, the
-library that a node runs:
+Both engines give the same bytes and the same errors. Peers therefore cannot detect which library a node runs,
+and no input is accepted by only a part of the network:
 
 * One error for all refusals. The libraries refuse a point of low order at different moments (pycryptodome
   when it imports the point, OpenSSL when it exchanges) and in different classes; callers see `RefusedKey`,

@@ -1,13 +1,17 @@
 """Keys of an established tunnel, its sealed chunks, and the limits that one end sets for the other.
 
-A direction starts under a key from the seed in the DEST slot. Whoever seizes Bob's onion key later could
-derive that key, so both HELLOs carry an ephemeral key; once those are mixed in and forgotten, recorded chunks
-can no longer be opened. Each key step resets the counter, so no key seals more than 2^24 chunks.
+A direction starts under a key from the seed in the DEST slot. An attacker who obtains Bob's onion key later
+could derive that key. Therefore both HELLOs carry an ephemeral key: once both are mixed in and dropped,
+recorded chunks can no longer be opened. Each key step resets the counter, so no key seals more than 2^24
+chunks.
 
-Rules: an ephemeral key is used once and dropped; each step drops the old key; a chunk that does not open is
-one error, whatever the reason. (Python cannot reliably erase memory.) Whatever the other end can make grow is
-bounded here, with the reason. Limits that must be equal at both ends are constants; the others travel in
-HELLO.
+Rules for changing it:
+
+* An ephemeral key is used once and dropped, and each step drops the old key. (Python cannot reliably erase
+  memory.)
+* A chunk that does not open is one error, whatever the reason.
+* All state that the other end can make grow is bounded here, with the reason. Limits that must be equal at
+  both ends are constants; the others are sent in HELLO.
 
 Source: docs/protocol.md, "Key schedule" and "Established tunnels".
 """
@@ -39,8 +43,8 @@ __all__ = [
     "TunnelLimits",
 ]
 
-LEAST_SUB_STREAMS = 4  # what Alice may assume before Bob's HELLO
-LEAST_WINDOW_CHUNKS = 4  # with less, credit could not keep up with a single stream
+LEAST_SUB_STREAMS = 4  # Alice may assume this number before Bob's HELLO
+LEAST_WINDOW_CHUNKS = 4  # with fewer, credit could not keep up with a single stream
 MAX_KEY_CHUNKS = 2**24
 
 
@@ -63,7 +67,7 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TunnelLimits:
-    """What one end allows the other, and when it changes keys.
+    """The limits that one end sets for the other, and the age of its keys.
 
     Attributes:
         early: Alice only: send before Bob's HELLO arrives. Saves a round trip, but these chunks have no
@@ -177,7 +181,7 @@ class ChunkOpener(_Direction):
 
 
 class TunnelKeys:
-    """All keys of one end: those in use, and those that the HELLOs have made ready.
+    """All keys of one end: those in use, and the next ones, from the HELLOs.
 
     Args:
         seed: of the DEST slot, 16 bytes.

@@ -1,4 +1,4 @@
-"""The streams of an established tunnel: the two halves of each, and what the user holds of them.
+"""The streams of an established tunnel: the two halves of each, and the objects for their user.
 
     Outgoing, Incoming                 one half: bytes to send, bytes to read
     StreamHalves                       both halves of a stream with its state, for the tunnel
@@ -320,7 +320,7 @@ class IncomingMessages(Incoming[N]):
             raise renewed(self._error)
         if self._is_reading:
             if not self._is_at_end:
-                raise LocalTunnelError("the previous message is not read to its end")
+                raise LocalTunnelError("the previous message has not been read completely")
             self._ends.popleft()
             self._is_reading = False
             self._consumed(END_COST_BYTES)

@@ -1,10 +1,10 @@
 """One stream of a multiplexed link: the states of its two halves, its credit and its received content.
 
 A stream can be read and written as `readwrite_comp` and `reactor` expect it: `readinto` and `write` return
-short counts and raise `BlockingIOError`, so ReadYield, WriteYield, layers and lending work on it as on a
-socket. One service reads and one service writes.
+short counts and raise `BlockingIOError`, so ReadYield, WriteYield and layers work on it as on a socket. One
+service reads and one service writes.
 
-Credit counts content, separately for each half. The window is what the receiver of a half is ready to hold.
+Credit counts content, separately for each half. The window is the content that the receiver can hold.
 At any time it is the sum of the sender's credit, the content in transit, the content in the queue, and the
 content that was read but not granted again. Example: with a window of 64 KiB the receiver grants credit after
 its reader has taken 32 KiB.
@@ -127,7 +127,7 @@ class MuxStream(Generic[N]):
         self._receive_half = Half.BACKWARD_OPEN if is_opener else Half.FORWARD_OPEN
         # Content is cut at header and chunk ends, however it is written: records of a profile look alike.
         self._piece_left = profile.geometry.header_bytes if is_opener else profile.geometry.chunk_bytes
-        self.credit = credit  # what this side may send
+        self.credit = credit  # bytes that this side may send
         self.granted = window_bytes  # what the peer may send
         self.window_bytes = window_bytes
         self.owed = 0  # read, and not granted again

@@ -1,4 +1,4 @@
-"""The open streams of a link, and what they share: numbers, limits, sender and budget.
+"""The open streams of a link, and their common state: numbers, limits, sender and budget.
 
 Example: the side that dialled opens streams 1, 3, 5, the other side 2, 4, 6; numbers are never used again.
 So a number that is neither in the table nor above the highest one opened belongs to an ended stream, and a
@@ -142,7 +142,7 @@ class StreamTable(Generic[S]):
         self._highest = stream_id
 
     def check_resets(self) -> None:
-        """Bound what a peer can make this side queue by opening streams that are reset.
+        """Bound the cells that a peer can make this side queue by opening streams that are reset.
 
         Raises:
             LinkError: more than `max_streams` + 64 RESETs of its streams are unsent.

@@ -1,7 +1,7 @@
 """`NodeContext`: the state that the services of one node share, made by `Node`.
 
-Only state, and what keeps one table consistent with itself. What is decided from it is elsewhere: reply
-paths in query/request.py, clocks, keys and publishing in upkeep.py, the settings of links in the room links.
+Only state, and the methods that keep a table consistent. The decisions are made elsewhere: on reply paths in
+query/request.py, on clocks, keys and publishing in upkeep.py, on the settings of links in the room links.
 Services read everything here; they change only the tables.
 """
 

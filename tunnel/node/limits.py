@@ -1,4 +1,4 @@
-"""Every limit of a node, with its reason. A peer can make nothing grow beyond these."""
+"""Every limit of a node, with its reason. No peer can make a table or buffer grow beyond them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A node: keys, listener, services, and everything that its user asks of it.
+"""A node: keys, listener, services, and the calls of its user.
 
 `Node` is the public class. Its methods are thin: state shared by the node's services is in `NodeContext`
 (context.py), limits in limits.py, and the work in the folders: `links` (neighbours), `relay` (frames that
-pass), `answer` (frames that end here), `query` and `tunnels` (what this node's user sends). Put new behaviour
-there and only its entry point here.
+pass), `answer` (frames that end here), `query` and `tunnels` (of this node's user). Put new behaviour there
+and only its entry point here.
 """
 
 from __future__ import annotations

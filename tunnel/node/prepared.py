@@ -1,14 +1,16 @@
-"""What a node prepares for the next query or tunnel: sealed frames, and established tunnels that are open.
+"""Preparations for the next query or tunnel: sealed frames, and open established tunnels.
 
-Off by default (`Limits.prepared`, `Limits.prepared_tunnels`). A prepared query saves a public-key operation
-for each hop, there and back: a millisecond at 3 hops and five at 23, about one seventh of what a query and
-its reply cost. A prepared tunnel saves a key exchange with each hop and one round trip: its first byte leaves
-without delay, and the time of opening does not reveal when there is something to send. But it costs every hop
-a stream, and the other end a waiting service.
+Off by default (`Limits.prepared`, `Limits.prepared_tunnels`).
 
-Calls of one kind can use what was prepared for each other; each frame or tunnel is used once at most. It is
-discarded after ten minutes (relays take headers for an hour at least), and when a node of its routes has
-failed. There are at most 16 kinds; the least recently used kind goes.
+* A prepared query saves a public-key operation for each hop, in both directions: a millisecond at 3 hops and
+  five at 23, about one seventh of the cost of a query and its reply.
+* A prepared tunnel saves a key exchange with each hop and one round trip. Its first byte leaves without
+  delay, and the time of opening does not reveal when its user begins to send. It costs every hop a stream,
+  and the other end a waiting service.
+
+Calls of one kind share their preparations; each frame or tunnel is used once at most. It is discarded after
+ten minutes (relays accept headers for an hour at least), and when a node of its routes has failed. At most 16
+kinds are kept; the least recently used kind is dropped.
 Source: docs/routes.md, "Prepared queries" and "Prepared tunnels".
 """
 

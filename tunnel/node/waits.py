@@ -1,7 +1,7 @@
-"""What the services of a node wait with: time limits, guards beside a service, turns, and clean-up.
+"""Waiting in the services of a node: time limits, guards beside a service, turns, and clean-up.
 
-Built on `reactor` (`timeout_after`, `Scope`, `Signal`). What these add belongs to a node: an expired limit is
-a `PeerError` with code TIMEOUT, and of several failures of one broken connection only the first counts.
+Built on `reactor` (`timeout_after`, `Scope`, `Signal`), with two rules of a node: an expired limit is a
+`PeerError` with code TIMEOUT, and of several failures of one broken connection only the first counts.
 Every room of `tunnel.node` and `tunnel.control` imports it; it imports none of them.
 """
 

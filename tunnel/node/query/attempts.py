@@ -10,10 +10,10 @@ Retries, say `retries=2` and a status that blames hop 2: the content is rewound,
 drawn, and the next attempt runs.
 
 * Only a failure that blames a node is retried: a status that blames a hop, or a first link that failed.
-* The next route leaves out all nodes blamed so far. In a small network it leaves out the likelier one of each
+* The next route excludes all nodes blamed so far. In a small network it excludes the likelier one of each
   blamed pair.
-* Content is sent again only if it can be rewound, and only while no sink of the caller's (and no reader of a
-  reply that is read as it comes) has received anything.
+* Content is sent again only if it can be rewound, and only while no sink of the caller (and no reader of a
+  streamed reply) has received data.
 * All attempts together have `timeout_s`.
 
 Bob may receive the query twice, so retries are off by default. Source: docs/routes.md, "Retry".
@@ -308,7 +308,7 @@ def exchange(
 ) -> Service[None]:
     """Run a query on its stream beside its guards and an idle watch. On error the stream has been reset.
 
-    Raises PeerError: a reply has failed. Whatever the services raise.
+    Raises PeerError: a reply has failed. Errors of the services.
     """
     code = ErrorCode.CANCELLED
     try:
@@ -346,7 +346,7 @@ class RunningQuery:
     """An attempt under way: its stream, its state and its report.
 
     Attributes:
-        pending: collects the replies, over whichever stream they come.
+        pending: collects the replies, whichever stream carries them.
     """
 
     def __init__(
@@ -419,7 +419,7 @@ class RunningQuery:
         self._delivered.set()
 
     def _read_reason(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
-        """A hop that fails ends the backward half early; its status follows and holds the reason."""
+        """Read the reason of an early end: a failing hop ends the backward half, then sends its status."""
         status = yield from with_timeout(self._node.limits.linger_s, wait_status(stream), "no status")
         self._report = read_report(self._query, status, self._node.engine)
         if self._report is None or self._report.succeeded:
@@ -442,8 +442,8 @@ class RunningQuery:
     def _watch_reply(self) -> Service[None]:
         """End the query when its reply fails, even while the query is still being sent.
 
-        Immediately if the fault was found here. A reset does not show where the reply failed. The status
-        does, but it goes to Bob, who forwards it, so the query waits for it a moment.
+        It ends immediately if the fault was found here. A reset does not show where the reply failed. The
+        status does, but Bob receives and forwards it, so the query waits `linger_s` for it.
         """
         yield self.pending.failed
         error = self.pending.error
@@ -517,7 +517,7 @@ def _blamed(failures: list[QueryFailed], exempt: set[bytes]) -> list[tuple[bytes
 
 
 def likeliest_culprits(blamed: list[tuple[bytes, ...]]) -> frozenset[bytes]:
-    """At least one node of each failure: the one blamed most often, of equals the last of the route.
+    """At least one node of each failure: the one blamed most often; of equals, the last of the route.
 
     A hop that reports a failure of the next one is usually right.
     """
@@ -551,7 +551,7 @@ def _all_of(failures: list[QueryFailed], ended: str = "") -> QueryFailed:
 
 
 class RetryState:
-    """What a query needs to be sent again: how to rewind its content, and whether a sink has received any."""
+    """The state for sending a query again: how to rewind its content, and whether a sink has received any."""
 
     def __init__(self, node: NodeContext, request: QueryRequest) -> None:
         self._node = node
@@ -560,7 +560,7 @@ class RetryState:
         self._received = 0
 
     def watched(self, request: QueryRequest) -> QueryRequest:
-        """The same request; records what the caller's sinks receive."""
+        """The same request, with a progress callback that records the bytes of the caller's sinks."""
         if not self._has_sinks:
             return request
         tell = request.progress
@@ -573,8 +573,10 @@ class RetryState:
         return replace(request, progress=progress)
 
     def draw_other_routes(self, request: QueryRequest, blamed: list[tuple[bytes, ...]]) -> QueryRequest:
-        """The request over routes without any blamed node; if there are too few others, without the likeliest
-        of each pair. Raises BadRoute, ProfileError: there are too few for that as well."""
+        """The request over routes without any blamed node, or at least without the likeliest of each pair.
+
+        Raises BadRoute, ProfileError: too few nodes remain for both.
+        """
         try:
             all_blamed = frozenset(node_id for each in blamed for node_id in each)
             return draw_routes(self._node, request, avoid=all_blamed)

@@ -1,4 +1,4 @@
-"""What this node's user asks for: the options, and the `QueryRequest` and tunnel routes made of them.
+"""The requests of this node's user: the options, and the `QueryRequest` and tunnel routes made of them.
 
 A query passes three objects. Example, `node.query(bob, b"ping", hops=3)`:
 
@@ -7,8 +7,8 @@ A query passes three objects. Example, `node.query(bob, b"ping", hops=3)`:
    the call.
 2. `build_query` (attempts.py) seals the headers in a thread: an `OutgoingQuery` of `tunnel.onion`, with the
    `Circuit` to Bob and the `ReplyPath`s back.
-3. `RunningQuery` (attempts.py) sends it and waits for the outcome. A retry is another one, over routes
-   that `draw_routes` draws without the suspected hops.
+3. `RunningQuery` (attempts.py) sends it and waits for the outcome. A retry is another `RunningQuery`, over
+   routes that `draw_routes` draws without the suspected hops.
 
 To add an option: put it into the matching dictionary below, with its description, and into
 `checked_request`, which has its default. Source: docs/routes.md.
@@ -155,18 +155,18 @@ class TunnelOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class QueryRequest:
-    """What a user wants sent, with every choice made. A value: it may be sent more than once.
+    """A query to send, with every choice made. A value: it may be sent more than once.
 
     Attributes:
-        route: to the destination; `reply_route`: modes other-route and reply-on-reply, back to this node.
+        route: to the destination. reply_route: back to this node, in modes other-route and reply-on-reply.
         content: see `tunnel.node.query.contents.Content`; read until its end.
         idle_s: the query fails after this time without movement in either direction.
         sinks: one for each reply; none: temporary files, in memory while small.
         progress: called with (query bytes sent, reply bytes received) as they grow.
-        replies: how many; more than one in modes with reply blocks only.
+        replies: number of replies; more than one only in modes with reply blocks.
         timeout_s: limit of all attempts together; None: no limit but `idle_s`.
-        retries: attempts after the first, at most. None are made without `hops`.
-        hops: proxies of a route that is drawn anew; None: the routes cannot be drawn anew.
+        retries: most attempts after the first. Without `hops` there are none.
+        hops: proxies of a newly drawn route; None: new routes cannot be drawn.
         wanted_profile, purpose: as the caller gave them; choose the profile of new routes.
         rng: draws the routes of a demonstration.
         has_given_routes: the caller gave a route.
@@ -225,7 +225,7 @@ def checked_request(
     """Check the options of a query that can be checked without a node. Args and errors: as `Node.query`.
 
     Returns:
-        A request without routes; what the options leave to the node is still open in it.
+        A request without routes. The choices that the options leave to the node are still open.
     """
     mode = member(ReplyMode, mode, "mode")
     content = as_content(content)
@@ -266,7 +266,7 @@ def checked_request(
 def make_request(
     node: NodeContext, destination: bytes, content: Content, **options: Unpack[QueryOptions]
 ) -> QueryRequest:
-    """Check the options of a query and draw what they leave open. Args and errors: as `Node.query`."""
+    """Check the options of a query and make the open choices. Args and errors: as `Node.query`."""
     request = checked_request(destination, content, **options)
     route, reply_route = options.get("route"), options.get("reply_route")
     for given in (route, reply_route):
@@ -292,7 +292,7 @@ def draw_routes(
     route: Route | None = None,
     reply_route: Route | None = None,
 ) -> QueryRequest:
-    """The request over new routes, in the best profile for them unless the caller wanted another.
+    """The request over new routes, in their best profile unless the caller chose one.
 
     Args:
         avoid: ids of nodes to leave out. route, reply_route: to be used instead of drawing one.

@@ -1,12 +1,12 @@
-"""The services that carry a tunnel. `pump` moves its chunks at either end; a `Carrier` is Alice's whole end,
-`tunnel_service` is Bob's.
+"""The services that carry a tunnel: `pump` moves its chunks at either end; `Carrier` is Alice's end, and
+`tunnel_service` Bob's.
 
 Alice's node opens the tunnel over the first link, adds and removes the layers of the proxies, and reads the
-status at the end. `open_tunnel` returns a tunnel that its user holds and closes; `with_tunnel` runs one
-around a service. When a tunnel breaks, the carrier finds the place for the users' errors.
+status at the end. `open_tunnel` returns a tunnel that its user holds and closes; `with_tunnel` runs a service
+with a tunnel. When a tunnel breaks, the carrier determines the place for the errors of its users.
 
 At each end one service sends, one receives, one keeps the tunnel alive, and an idle watch runs beside them.
-The first that fails ends the tunnel.
+The first failure ends the tunnel.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ Layers = Callable[[memoryview, int], None]
 
 
 class TunnelLife:
-    """An established tunnel as its node sees it: the state machine, and how the tunnel has ended.
+    """An established tunnel as its node sees it: the state machine, and the end of the tunnel.
 
     Args:
         seed: of the DEST slot. end: which of its ends this node is.
     Attributes:
         core: the state machine. profile: of its frame.
-        has_ended: both directions have ended. failure: what ended the tunnel early.
+        has_ended: both directions have ended. failure: the reason of an early end.
     """
 
     def __init__(self, node: NodeContext, seed: bytes, profile: Profile, end: End) -> None:
@@ -101,7 +101,7 @@ class TunnelLife:
 
     @property
     def given_up_by(self) -> str | None:
-        """Which end gave the tunnel up, if one did: "the other end" or "this node"."""
+        """The end that gave the tunnel up, "the other end" or "this node"; None: neither."""
         if not self.core.is_given_up:
             return None
         return "the other end" if self.core.other_end_gave_up else "this node"
@@ -245,7 +245,7 @@ class Carrier:
         self.handle.cancel("the tunnel was given up by its user")
 
     def explained(self, call: Service[T]) -> Service[T]:
-        """Run a call on the tunnel. If the tunnel's own failure is why the call failed, raise that."""
+        """Run a call on the tunnel. If the tunnel's failure is the cause, raise an error with its place."""
         try:
             return (yield from call)
         except PeerError as error:
@@ -352,7 +352,7 @@ class _Carriage:
         return report
 
     def _read_reason(self, stream: Stream, truncated: FrameTruncated) -> Service[None]:
-        """A failing hop ends the backward half early and sends the reason in its status, which comes next."""
+        """Read the reason of an early end: a failing hop ends the backward half, then sends its status."""
         try:
             yield from with_timeout(
                 self._node.limits.linger_s, wait_status(stream), "no status of the tunnel"
@@ -392,7 +392,7 @@ class _Carriage:
 
         def end() -> Service[None]:
             with contextlib.suppress(PeerError):  # reported elsewhere
-                yield from tunnel.drain()  # else an end that still sends would never close
+                yield from tunnel.drain()  # otherwise an end that still sends would never close
             yield life.when_ended()
 
         def end_streams() -> Service[None]:
@@ -408,7 +408,7 @@ class _Carriage:
         except TimedOut as error:
             self._place = "the other end"
             raise PeerError(
-                f"it has not closed the tunnel within {limits.answer_s:g} s", ErrorCode.TIMEOUT
+                f"it did not close the tunnel within {limits.answer_s:g} s", ErrorCode.TIMEOUT
             ) from error
 
     def _carry(self, stream: Stream, life: TunnelLife) -> Service[None]:
@@ -452,10 +452,11 @@ class _Carriage:
             )
 
     def _heard(self) -> None:
-        """The other end has answered, so every node of the route works.
+        """Record that every node of the route works, because the other end has answered.
 
-        The report comes last, and never from an aborted or broken tunnel. Counted once, as for a reply:
-        otherwise a hop that fails other queries would never be backed off while a tunnel passes through it.
+        The report comes last, and never from an aborted or broken tunnel. This is recorded once, as for a
+        reply: otherwise a hop that fails other queries would never be backed off while a tunnel passes
+        through it.
         """
         for node_id in self._sent.route.nodes:
             self._node.peers.seen(node_id)
@@ -480,7 +481,7 @@ def tunnel_service(
         try:
             yield from run_service(node.service.tunnel, tunnel)
             yield from tunnel.end_sending()
-            # Else a peer that still writes would wait forever.
+            # Otherwise a peer that still writes would wait forever.
             yield from tunnel.drain()
         except PeerError as error:
             core.give_up(error.code)
@@ -520,9 +521,10 @@ def pump(
     """Move a tunnel's chunks until both directions have ended in order.
 
     Args:
-        first: a chunk that has been read from the stream already.
-        add_layers: Alice's layers, for what she sends. remove_layers: those of the proxies, for what arrives.
-        heard: called once, when the first chunk has arrived and is authentic.
+        first: a chunk that was already read from the stream.
+        add_layers: Alice's layers, for chunks that she sends. remove_layers: the layers of the proxies, for
+            received chunks.
+        heard: called once, after the first authentic chunk.
     Raises:
         PeerError: the stream broke, or its content is not a tunnel of this peer. The tunnel has failed too.
     """
@@ -615,7 +617,7 @@ class _Heard:
 
 
 def _keep_alive(node: NodeContext, core: EstablishedTunnel[Signal]) -> Service[None]:
-    """Send an empty chunk now and then, so that no hop finds the tunnel idle."""
+    """Send an empty chunk from time to time, so that no hop considers the tunnel idle."""
     while True:
         yield Sleep(node.limits.idle_s / 3)
         core.pad()

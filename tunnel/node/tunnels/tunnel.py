@@ -4,12 +4,12 @@
     answer = yield from tunnel.ask(b"hello")
     yield from tunnel.close()
 
-One class serves both ends. The state machine decides about bytes (tunnel/established), and carrying.py moves
-the chunks. The node keeps a `TunnelLife` rather than the `NodeTunnel` of a user: one that its user drops is
-collected, and the node ends the tunnel with a ResourceWarning. The faces for threads and asyncio are in
-`tunnel.client`.
+One class serves both ends. The state machine (tunnel/established) handles the bytes, and carrying.py moves
+the chunks. The node keeps a `TunnelLife`, not the user's `NodeTunnel`: when the user drops that object,
+Python collects it, and the node ends the tunnel with a ResourceWarning. The faces for threads and asyncio are
+in `tunnel.client`.
 
-Each reading call has an `undo_` method. A caller outside the reactor can be cancelled in the moment in which
+Each reading call has an `undo_` method. A caller outside the reactor can be cancelled at the moment at which
 its result arrives; its client then calls `undo_read(place, piece)`, and the next reader gets the piece.
 """
 
@@ -94,7 +94,7 @@ class NodeTunnel:
 
     @property
     def profile(self) -> Profile:
-        """How long its chunks are: `profile.geometry.chunk_bytes`."""
+        """The profile; its chunk length is `profile.geometry.chunk_bytes`."""
         return self._life.profile
 
     # -- messages ------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class NodeTunnel:
                 raise failure
             return answer
         except BaseException:
-            # The other end may have sent something before it got the message.
+            # The other end may have sent a message before it received this one.
             inbox.put_back(inbox.number, answer, is_answer=is_sent)
             raise
         finally:
@@ -198,7 +198,8 @@ class NodeTunnel:
     def read(self, limit_bytes: int = 65_536) -> Service[bytes]:
         """Read from the message that `next_message` began; b"" at its end.
 
-        Also from one that `receive` found too long, or in which it was cancelled: nothing of it is missing.
+        Also from a message that was too long for `receive`, or in which `receive` was cancelled; the message
+        is read from its beginning.
         """
         checked_count(limit_bytes, "limit_bytes", least=1)
         return (yield from self._inbox.turn.run(self._inbox.read(limit_bytes)))
@@ -301,7 +302,7 @@ class NodeTunnel:
     def stop_sending(self) -> Service[None]:
         """End this end's messages and sub-streams; those of the other end can still be received.
 
-        A message under way is sent first.
+        A message that is being sent is completed first.
 
         Raises:
             LocalTunnelError: a message that `write` began is not ended.
@@ -348,7 +349,7 @@ class NodeTunnel:
         yield from self._inbox.turn.run(self._inbox.drain())
 
     def end_sending(self) -> Service[None]:
-        """`stop_sending` for the node: errors are those of the state machine."""
+        """`stop_sending` for the node, with the errors of the state machine."""
         yield from self._sending.run(self._close())
 
     @property
@@ -395,7 +396,7 @@ class _Inbox:
         self._untaken: list[tuple[int, bytes, bool]] = []
 
     def _begin_message(self, *, is_ask: bool = False) -> Service[bool]:
-        """Begin the next message, or again one that a cancelled call has left. False: no more come."""
+        """Begin the next message, or one that a cancelled call has left. False: no further message."""
         return (yield from self._reader.call(lambda _: self._try_begin(is_ask)))
 
     def _try_begin(self, is_ask: bool) -> bool:
@@ -406,7 +407,7 @@ class _Inbox:
         while is_ask and untaken and untaken[0][2]:
             del untaken[0]  # the answer to an earlier `ask`
         if self._head or (untaken and incoming.is_inside_message):
-            raise LocalTunnelError("the message before is not read to its end")
+            raise LocalTunnelError("the previous message has not been read completely")
         if untaken:
             self.number, message, _ = untaken.pop(0)
             self._head += message
@@ -557,7 +558,7 @@ class TunnelStream:
         self.core.give_up(ErrorCode.CANCELLED)
 
     def leave(self, *, in_order: bool) -> None:
-        """End of a `with` block: read no more; in order, send what was written and close this half."""
+        """Leave a `with` block: stop reading. In order: send the written bytes and close this half."""
         if in_order:
             self.core.close()
         _release(self.core)
@@ -602,7 +603,7 @@ class TunnelStream:
 
 
 def _release(core: SubStream[Signal]) -> None:
-    """Release a sub-stream that has lost its user: send what he closed, give up what he did not close."""
+    """Release a sub-stream that its user has dropped: send a closed half, give up an open one."""
     if core.is_closed:
         core.finish()
         core.stop(ErrorCode.CANCELLED)
