@@ -25,8 +25,8 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
-# A shell starts a background job with SIGINT ignored, and so would be all commands that the tests start:
-# none could be ended by Ctrl-C, which is what some tests are about.
+# A shell starts a background job with SIGINT ignored. The commands that tests start would inherit that, and
+# tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -48,21 +48,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Refuse cases without an order: each process of pytest-xdist would number them in its own."""
+    """Refuse cases in a set: each process of pytest-xdist would number them in another order."""
     for marker in metafunc.definition.iter_markers("parametrize"):
         if isinstance(marker.args[-1], set | frozenset):
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: cases in a set: write sorted(…)")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes that nobody reads in an id are left out of it: random ones would give each process of
-    pytest-xdist other tests.
-    """
+    """Leave long bytes out of ids: random ones would give each process of pytest-xdist other tests."""
     return f"{argname}-of-{len(val)}" if isinstance(val, bytes) and len(val) > 16 else None
 
 
 def pytest_collection_finish() -> None:
-    """Leave what the collected tests consist of out of garbage collection, which many tests ask for."""
+    """Exclude the collected tests from garbage collection, which many tests run."""
     gc.collect()
     gc.freeze()
 

@@ -1,8 +1,7 @@
 """One scenario, run by each kind of client: for threads, for services, for asyncio.
 
-A scenario is a generator that is given the client and yields calls to be made: `reply = yield lambda:
-client.ask(...)`. How one waits for a call's end is all in which the kinds differ: by waiting for a future, by
-`yield from`, by `await`.
+A scenario is a generator that takes the client and yields calls: `reply = yield lambda: client.ask(...)`. The
+kinds differ only in how they wait for a call: for a future, by `yield from`, by `await`.
 """
 
 from __future__ import annotations
@@ -25,15 +24,12 @@ Scenario: TypeAlias = Callable[[Any], Generator[Callable[[], Any], Any, Any]]
 
 
 def play(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
-    """Run a scenario as node 0 of a network, and give its result."""
+    """Run a scenario as node 0 of a network. Returns its result."""
     return KINDS[kind](net, scenario)
 
 
 def _raw_steps(scenario: Generator[Callable[[], Any], Any, Any]) -> Generator[Any, Any, Any]:
-    """The scenario with its calls made: gives what they return, and is sent what that ends with.
-
-    It has been started already.
-    """
+    """Make the calls of a started scenario: give what they return, and take the outcome of it."""
     outcome: _Outcome = yield None
     while True:
         value, error = outcome

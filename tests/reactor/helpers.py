@@ -1,4 +1,4 @@
-"""Small services and looks inside, shared by the tests of the reactor."""
+"""Small services and checks, shared by the tests of the reactor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(reactor: Reactor, service: Service[T]) -> T:
 
 
 def forever() -> Service[None]:
-    """Wait for what never comes."""
+    """Wait forever."""
     yield Signal()
 
 
@@ -48,20 +48,20 @@ def give(value: T) -> Service[T]:
 
 
 def passes(count: int) -> Service[None]:
-    """Let all other services run, a number of times."""
+    """Let all other services run for a number of passes."""
     for _ in range(count):
         yield YIELD
 
 
 def pump(reactor: Reactor, until: Callable[[], bool], limit: int = 1_000) -> None:
-    """Turn the loop until something holds."""
+    """Run the loop until a condition holds."""
 
     def wait() -> Service[None]:
         for _ in range(limit):
             if until():
                 return
             yield YIELD
-        raise AssertionError("it never came to hold")
+        raise AssertionError("the condition never held")
 
     reactor.run(wait())
 
@@ -91,7 +91,7 @@ def task_of(handle: Handle[Any]) -> Task[Any]:
 
 
 def assert_clean(reactor: Reactor, *streams: SocketStream) -> None:
-    """Check that nothing waits any more: no timer, no task, no waiter on a descriptor."""
+    """Check that nothing is left: no timer, no task, no waiter on a descriptor."""
     assert reactor.timers.next_deadline() is None
     assert not reactor.poller.has_waiters()
     assert not reactor.tasks
@@ -101,14 +101,14 @@ def assert_clean(reactor: Reactor, *streams: SocketStream) -> None:
 
 
 def errors_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Take what the reactor has logged, but for slow steps: on a busy machine any step may be one."""
+    """Take the log of the reactor without slow steps: on a busy machine any step may be slow."""
     texts = [r.getMessage() for r in caplog.records if r.name == "reactor" and r.levelno >= logging.WARNING]
     caplog.clear()
     return [text for text in texts if "kept the loop for" not in text]
 
 
 def fail_once(reactor: Reactor) -> None:
-    """Have the poller of a reactor that runs in another thread fail, once."""
+    """Make the poller of a reactor in another thread fail once."""
     poll = reactor.poller.poll
 
     def fail(*args: Any) -> None:

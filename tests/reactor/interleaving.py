@@ -44,7 +44,7 @@ __all__ = ["play"]
 
 
 class Play:
-    """One run. `got` is what all holders read, in the order in which they did."""
+    """One run. `got` is all that the holders read, in order."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -86,7 +86,7 @@ class Play:
             yield Sleep(1)
 
     def hold(self, to_the_end: bool) -> Service[str]:
-        """Read from the stream; say how it ended."""
+        """Read from the stream. Returns how it ended."""
         reader = ReadYield(self.reader)
         size = self.random.randint(1, 30)
         reads = None if to_the_end else self.random.choice([1, 3, None])
@@ -98,7 +98,7 @@ class Play:
                     try:
                         count = self.reader.readinto(buffer)
                     except BlockingIOError:
-                        # What it is woken for, the next one has to read.
+                        # The next one must read what this one was woken for.
                         yield self.reader.readable
                         return "woken"
                 else:
@@ -118,7 +118,7 @@ class Play:
             return "cancelled"
 
     def pass_on(self, sending: Handle[None]) -> Service[None]:
-        """Have one holder after the other read; the last one reads to the end."""
+        """Let one holder after the other read; the last one reads to the end."""
         for _ in range(self.random.randint(0, 6)):
             yield from self.some_passes()
             holder: Handle[str] = yield Spawn(self.hold(False))
@@ -143,7 +143,7 @@ class Play:
         assert self.got == self.sent, (bytes(self.got), self.sent)
         *earlier, last = self.outcomes
         assert last == self.end, (last, self.end)
-        # An earlier holder may have seen the end or the loss, if that had come by then.
+        # An earlier holder may have seen the end or the loss already.
         assert set(earlier) <= {"woken", "enough", "cancelled", self.end}, earlier
 
 

@@ -1,6 +1,6 @@
 """Services that use all requests, each with the result that it must have under every spawner.
 
-None of them knows of a spawner. A service that fails has the error's repr as its result.
+A service that fails has the error's repr as its result.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def over_time() -> Service[list[float]]:
 
 
 def over_nested_timeouts() -> Service[list[str]]:
-    """The outer one is over first; the inner service cleans up, waiting, before anybody hears of it."""
+    """The outer timeout expires first; the inner service cleans up before the error is raised."""
     seen: list[str] = []
 
     def inner() -> Service[None]:
@@ -170,7 +170,7 @@ def over_threads() -> Service[list[Any]]:
 
 
 def over_children() -> Service[list[Any]]:
-    """Join in each way there is: before and after the end, a failure, a cancellation."""
+    """Join in each way: before and after the end, a failure, a cancellation."""
     answers: list[Any] = []
     child = yield Spawn(give(1), "child")
     answers.append((yield from child.join()))
@@ -211,7 +211,7 @@ def over_a_waiting_cleanup() -> Service[list[str]]:
 
 
 def over_scopes() -> Service[list[Any]]:
-    """A child fails: its sibling and the body are cancelled, and the failure comes out once."""
+    """A child fails: its sibling and the body are cancelled, and the failure is raised once."""
     seen: list[Any] = []
 
     def sibling() -> Service[None]:
@@ -274,7 +274,7 @@ class Counter:
 
 
 def serving() -> Service[list[int]]:
-    """Takes the state back, and starts again with it."""
+    """Takes the state of a service and restarts it with that."""
     commands: Channel[int] = Channel(5)
     answers: Channel[int] = Channel(10)
     for number in range(1, 6):
@@ -288,7 +288,7 @@ def serving() -> Service[list[int]]:
 
 
 def prodding() -> Service[list[Any]]:
-    """Wake a child early where that makes sense, and see that it does nothing elsewhere."""
+    """Wake a child early where that makes sense, and check that it does nothing elsewhere."""
     seen: list[Any] = []
     signal = Signal()
     left, right = (SocketStream(sock) for sock in socket.socketpair())

@@ -45,7 +45,7 @@ Pair = tuple[ExtWrite, ExtRead]
 
 
 def wire_of(writer: ExtWrite, *contents: bytes) -> bytes:
-    """What the messages look like, one after the other, on a stream that behaves."""
+    """The wire bytes of messages, one after the other, on a stream that never refuses."""
     w = HostileWriter()
     for content in contents:
         write_message(writer, w, content)

@@ -1,5 +1,5 @@
-"""The test cipher of the original: it adds a key to every byte. A header byte (the key), blocks, and, where
-the cases of composed layers want to see it, a byte after the end (the key plus 3).
+"""The test cipher of the original: it adds a key to every byte. Its wire has a header byte (the key), blocks,
+and in the cases of composed layers a byte after the end (the key plus 3).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Buffers of all formats and shapes, for tests that a call counts bytes."""
+"""Buffers of all formats and shapes, for calls that count bytes, and objects that are not buffers."""
 
 from __future__ import annotations
 
@@ -56,4 +56,4 @@ NO_BUFFERS: dict[str, tuple[Any, str]] = {
     "every other byte": (memoryview(bytearray(8))[::2], "gaps"),
     "backwards": (memoryview(bytearray(8))[::-1], "gaps"),
 }
-"""What is refused, and a word of the error."""
+"""Objects that a call refuses, each with a word of its error."""

@@ -1,4 +1,4 @@
-"""Cancel calls of asyncio in the moment in which their results arrive."""
+"""Cancel asyncio calls at the moment when their results arrive."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["cancelled_with_result"]
 
 
 async def cancelled_with_result(*calls: Coroutine[Any, Any, Any]) -> None:
-    """Await calls on a reactor, and cancel them in the loop turn in which the last of their results arrives.
+    """Await calls on a reactor, and cancel them in the loop turn that delivers their results.
 
-    No call gets its result before that turn: results wait until all are there.
+    Results are held back until all have arrived, so no call gets its result before that turn.
     """
     loop = asyncio.get_running_loop()
     deliver = loop.call_soon_threadsafe

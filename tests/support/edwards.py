@@ -1,6 +1,6 @@
 """Arithmetic on edwards25519 in plain integers: slow, not constant in time, and free of any library.
 
-Tests forge signatures with it that no library would make: points of low order, mixed order, other encodings.
+Tests use it to forge signatures that no library makes: points of low or mixed order, other encodings.
 Source: RFC 8032, section 5.1; affine coordinates and the complete addition law of section 5.1.4.
 """
 
@@ -36,7 +36,7 @@ IDENTITY = Point(0, 1)
 
 
 def add(left: Point, right: Point) -> Point:
-    """The sum; complete, so that it serves for doubling and for the identity too."""
+    """The sum of two points, equal ones and the identity included."""
     product = _D * left.x * right.x * left.y * right.y % PRIME
     x = (left.x * right.y + right.x * left.y) * pow(1 + product, -1, PRIME)
     y = (left.y * right.y + left.x * right.x) * pow(1 - product, -1, PRIME)
@@ -60,7 +60,7 @@ def encode(point: Point) -> bytes:
 
 
 def decode(data: bytes) -> Point | None:
-    """The point of section 5.1.3, or None where there is none. y is reduced: other encodings are taken."""
+    """Decode by section 5.1.3; None: not a point. y is reduced, so non-canonical encodings are accepted."""
     number = int.from_bytes(data, "little")
     sign, y = number >> 255, (number & (2**255 - 1)) % PRIME
     square = (y * y - 1) * pow(_D * y * y + 1, -1, PRIME) % PRIME
@@ -73,7 +73,7 @@ def decode(data: bytes) -> Point | None:
 
 
 def torsion_point() -> Point:
-    """A point of order 8: any point times the large prime order, until one of full small order comes out."""
+    """A point of order 8: a point times the large prime order, tried until that has full small order."""
     y = 2
     while True:
         point = decode(y.to_bytes(32, "little"))

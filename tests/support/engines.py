@@ -23,7 +23,7 @@ non_canonical = st.one_of(
 
 
 def outcome(call: Callable[[], bytes | None]) -> tuple[str, object]:
-    """What a caller can see of a call: its result, or class, text and cause of its documented error."""
+    """The visible outcome of a call: its result, or the class, text and cause of its documented error."""
     try:
         return "result", call()
     except TunnelError as error:

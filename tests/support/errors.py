@@ -1,4 +1,4 @@
-"""Expecting a `PeerError` by its code."""
+"""Expect a `PeerError` by its code."""
 
 from __future__ import annotations
 

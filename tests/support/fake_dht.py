@@ -1,5 +1,7 @@
-"""The part of OpenDHT's binding that the directory uses, over one table in memory: for tests where the real
-one is not installed, and for values that a real one has only if somebody hostile has put them."""
+"""An in-memory substitute for the part of OpenDHT's binding that the directory uses.
+
+For systems without OpenDHT, and for values that only a hostile node would put into a real table.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class FakeDht:
 
     Attributes:
         table: values by key, in the order in which they were put.
-        asked: every key that was asked for.
+        asked: every key that was looked up.
         is_up: whether puts succeed.
         on_put: called at the start of each put.
     """
@@ -50,12 +52,12 @@ class FakeDht:
         self._changed = threading.Condition()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds; looked at whenever somebody puts or asks. Raises AssertionError."""
+        """Wait until a condition holds; it is checked at each put and lookup. Raises AssertionError."""
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE_S)
 
     def tell(self) -> None:
-        """Somebody has put or asked."""
+        """Check the conditions: there was a put or a lookup."""
         with self._changed:
             self._changed.notify_all()
 
@@ -65,7 +67,7 @@ class FakeDht:
 
 
 class _Runner:
-    """Answers from a thread of its own each time, as the real one does."""
+    """Answers each call from a new thread, as the real one does."""
 
     def __init__(self, dht: FakeDht) -> None:
         self._dht = dht

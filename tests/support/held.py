@@ -1,4 +1,4 @@
-"""An inner service that does nothing until it is told to."""
+"""An inner service whose answers wait for the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Held"]
 
 
 class Held(InnerService):
-    """Echoes each query when it is let; before that it reads nothing."""
+    """Echoes queries, and reads nothing of them before `let`."""
 
     def __init__(self) -> None:
         self._waiting: list[Signal] = []
@@ -20,17 +20,17 @@ class Held(InnerService):
 
     @property
     def asked(self) -> int:
-        """Queries that have come so far."""
+        """Number of queries that have arrived."""
         return len(self._waiting)
 
     def let(self) -> None:
-        """Let all go on, and all that come later."""
+        """Release all queries, also those that arrive later."""
         self._is_let = True
         for signal in self._waiting:
             signal.set()
 
     def let_all_but_first(self) -> None:
-        """Let those that have come go on, but for the first."""
+        """Release all queries that have arrived, except the first."""
         for signal in self._waiting[1:]:
             signal.set()
 

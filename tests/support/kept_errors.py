@@ -1,4 +1,4 @@
-"""Checks that an error which is kept, and raised again and again, grows nothing."""
+"""Checks that a stored error does not grow when it is raised repeatedly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIMES = 40
 
 
 def frames(error: BaseException) -> int:
-    """How many frames the error keeps, those of its causes and contexts included."""
+    """Number of frames that the error refers to, those of its causes and contexts included."""
     count, waiting, seen = 0, [error], set[int]()
     while waiting:
         error = waiting.pop()
@@ -25,7 +25,7 @@ def frames(error: BaseException) -> int:
 
 
 def caught(call: Callable[[], object]) -> BaseException:
-    """What the call raises."""
+    """The error that the call raises."""
     try:
         call()
     except BaseException as error:  # noqa: BLE001 - looked at by the caller
@@ -34,7 +34,7 @@ def caught(call: Callable[[], object]) -> BaseException:
 
 
 def check_that_nothing_grows(call: Callable[[], object]) -> None:
-    """Call what raises a kept error, alone and while another error is being handled."""
+    """Make a call that raises a stored error, alone and while another error is being handled."""
     errors = [caught(call) for _ in range(TIMES)]
 
     def in_a_handler() -> None:

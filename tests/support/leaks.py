@@ -1,4 +1,4 @@
-"""What is left behind: descriptors of the process, services and timers of a reactor, threads."""
+"""Leak checks: descriptors and threads of the process, services and timers of reactors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
 
 class Held(NamedTuple):
-    """How many of each there are now."""
+    """Numbers of open resources."""
 
     descriptors: int
     threads: int
@@ -30,12 +30,12 @@ class Held(NamedTuple):
 
 
 def held(*reactors: Reactor) -> Held:
-    """Count what the process, and these reactors, hold."""
-    # What is only garbage is no leak; collecting it may close descriptors.
+    """Count the open resources of the process and of these reactors."""
+    # Garbage is not a leak, and collecting it may close descriptors.
     gc.collect()
     return Held(
         len(os.listdir(_FD_FOLDER)),
-        # A reactor keeps the threads of its pools, which begin when there is work, until it is closed.
+        # A reactor starts the threads of its pools when there is work, and keeps them until it is closed.
         threading.active_count() - sum(pool.threads for pool in list(POOLS) if not pool.is_closed),
         sum(len(reactor.tasks) for reactor in reactors),
         sum(len(reactor.timers) for reactor in reactors),
@@ -48,15 +48,15 @@ def no_leaks(*reactors: Reactor) -> Iterator[None]:
     """Fail when more is held at the end than at the start.
 
     Raises:
-        AssertionError: something was left behind.
+        AssertionError: a resource is still open.
     """
     before = held(*reactors)
     yield
     end_s = time.monotonic() + _PATIENCE_S
     while True:
         after = held(*reactors)
-        # Fewer are no leak: garbage of an earlier test may have been collected meanwhile.
+        # There may be fewer: garbage of an earlier test may have been collected meanwhile.
         if all(now <= then for now, then in zip(after, before, strict=True)):
             return
         assert time.monotonic() < end_s, f"left behind: {after}, before: {before}"
-        time.sleep(0.01)  # a thread that has been told to end is still there on a busy machine
+        time.sleep(0.01)  # on a busy machine a thread takes a while to end

@@ -3,9 +3,9 @@
     with LossyWire(5, delay_s=0.05, loss=0.01) as wire:
         subprocess.run([*wire.enter(0), "ping", "-c", "1", wire.address(1)])
 
-The kernel's own netem would do it, where it is built in; a TAP needs only `/dev/net/tun`. Each frame is
-dropped with the given chance, and handed over after the delay: so a round trip takes twice as long, and TCP
-sees real losses. Needs root. `python -m tests.support.lossy_wire` is the process that carries the frames.
+Not every kernel has netem; a TAP device needs only `/dev/net/tun`. Each frame is dropped with the given
+probability or delivered after the delay, so a round trip takes twice the delay and TCP sees real losses.
+Needs root. `python -m tests.support.lossy_wire` is the process that carries the frames.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _TAP_WITHOUT_HEADER = 0x1002
 _CLONE_NEWNET = 0x40000000
 _FRAME_BYTES = 2048
 _DEVICE = "wire0"
-_FIRST_NET = 20  # 20.77.0.1 and on; nothing leaves the namespaces
+_FIRST_NET = 20  # 20.77.0.1 and up; nothing leaves the namespaces
 _NAMESPACES = Path("/run/netns")
 
 
 def why_not() -> str | None:
-    """Why namespaces cannot be made here, or None."""
+    """The reason why namespaces cannot be made here; None: they can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "network namespaces need Linux and root"
     if shutil.which("ip") is None:
@@ -59,7 +59,7 @@ class LossyWire:
 
     Args:
         count: namespaces.
-        delay_s: of each frame. loss: the chance that a frame is dropped, 0 to 1.
+        delay_s: of each frame. loss: the probability that a frame is dropped, 0 to 1.
     """
 
     def __init__(self, count: int, *, delay_s: float, loss: float) -> None:
@@ -69,11 +69,11 @@ class LossyWire:
         self._cleanup = ExitStack()
 
     def address(self, index: int) -> str:
-        """The IPv4 address in a namespace: a public one, and each of another /16, as strangers have them."""
+        """The IPv4 address of a namespace: public, each in another /16, like those of unrelated nodes."""
         return f"{_FIRST_NET + index}.77.0.1"
 
     def enter(self, index: int) -> list[str]:
-        """What to put before a command to run it in a namespace."""
+        """The words before a command that run it in a namespace."""
         return ["ip", "netns", "exec", self._names[index]]
 
     def __enter__(self) -> Self:
@@ -110,7 +110,7 @@ def _ip(*arguments: str) -> None:
 
 
 def _open_tap(namespace: str) -> int:
-    """A TAP device in another namespace; its descriptor works from here."""
+    """Open a TAP device in another namespace; its descriptor works in this process."""
     libc = ctypes.CDLL(None, use_errno=True)
     home = os.open("/proc/self/ns/net", os.O_RDONLY)
     there = os.open(_NAMESPACES / namespace, os.O_RDONLY)
@@ -128,7 +128,7 @@ def _open_tap(namespace: str) -> int:
 
 
 class _Switch:
-    """Frames on their way, and at which device each hardware address is."""
+    """The frames in transit, and the device of each hardware address."""
 
     def __init__(self, taps: list[int], delay_s: float, loss: float) -> None:
         self._taps = taps
@@ -140,7 +140,7 @@ class _Switch:
         self._random = random.Random(1)
 
     def take(self, tap: int) -> None:
-        """Take a frame from a device, and let it travel."""
+        """Take a frame from a device and put it in transit."""
         frame = os.read(tap, _FRAME_BYTES)
         self._where[frame[6:12]] = tap
         if self._random.random() < self._loss:
@@ -153,7 +153,7 @@ class _Switch:
                 heapq.heappush(self._under_way, (due_s, self._count, other, frame))
 
     def deliver(self) -> float:
-        """Hand over what is due; returns the seconds until the next frame is."""
+        """Deliver due frames. Returns the seconds until the next is due."""
         while self._under_way:
             wait_s = self._under_way[0][0] - time.monotonic()
             if wait_s > 0:

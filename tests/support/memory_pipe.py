@@ -1,6 +1,6 @@
-"""A stream in memory: for tests, and for two services of one process that want bytes, not items.
+"""A byte stream in memory.
 
-Same manners as a socket: bounded, partial reads and writes, `BlockingIOError` when nothing can be done, 0 at
+It behaves like a socket: bounded, partial reads and writes, `BlockingIOError` when nothing can be done, 0 at
 the end and only there.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["MemoryReader", "MemoryWriter", "memory_pipe"]
 
 
 class _Buffer:
-    """The bytes on their way, and which sides are still there."""
+    """The bytes in transit, and the open sides."""
 
     __slots__ = ("capacity", "content", "readable", "reader_closed", "writable", "writer_closed")
 
@@ -28,7 +28,7 @@ class _Buffer:
 
 
 class MemoryReader:
-    """The end that reads. `readable` is the request to yield when refused."""
+    """The reading end. `readable` is the request to yield after a refusal."""
 
     __slots__ = ("_buffer", "readable")
 
@@ -37,12 +37,12 @@ class MemoryReader:
         self.readable = buffer.readable
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Read what there is. Returns how many bytes; 0 is the end.
+        """Read the available bytes. Returns their number; 0 is the end.
 
         Raises:
             BlockingIOError: nothing yet.
             Closed: `close` was called.
-            TypeError: no buffer that can be written to.
+            TypeError: not a writable buffer.
         """
         pipe = self._buffer
         if pipe.reader_closed:
@@ -56,7 +56,7 @@ class MemoryReader:
         view[:count] = pipe.content[:count]
         del pipe.content[:count]
         if pipe.content:
-            # Still readable, for whoever waits next; the flag may have been consumed for this read.
+            # Still readable for the next reader; the flag may have been consumed for this read.
             pipe.readable.set()
         if count:
             pipe.writable.set()
@@ -65,7 +65,7 @@ class MemoryReader:
     def close(self) -> None:
         """Close this end.
 
-        The writer gets `Broken` from now on, and who waits to read gets another try and `Closed`.
+        The writer gets `Broken` from now on; a waiting reader tries again and gets `Closed`.
         """
         self._buffer.reader_closed = True
         self._buffer.content.clear()
@@ -74,7 +74,7 @@ class MemoryReader:
 
 
 class MemoryWriter:
-    """The end that writes. `writable` is the request to yield when refused."""
+    """The writing end. `writable` is the request to yield after a refusal."""
 
     __slots__ = ("_buffer", "writable")
 
@@ -83,13 +83,13 @@ class MemoryWriter:
         self.writable = buffer.writable
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Write some of the bytes. Returns how many.
+        """Write some of the bytes. Returns their number.
 
         Raises:
             BlockingIOError: the pipe is full.
             Broken: the reading end is closed.
             Closed: `close` was called.
-            TypeError: no contiguous buffer.
+            TypeError: not a contiguous buffer.
         """
         pipe = self._buffer
         if pipe.writer_closed:
@@ -107,7 +107,7 @@ class MemoryWriter:
         return count
 
     def close(self) -> None:
-        """Close this end: the reader gets what is on its way, then the end."""
+        """Close this end: the reader gets the bytes in transit, then the end."""
         self._buffer.writer_closed = True
         self._buffer.readable.set()
         self._buffer.writable.set()

@@ -1,4 +1,4 @@
-"""Helpers over a `LocalNetwork`: a query that must succeed, and waiting until something is so."""
+"""Helpers for a `LocalNetwork`: a query that must succeed, and waits for a condition."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tunnel import LocalNetwork
 
 __all__ = ["PATIENCE_S", "assert_works", "wait_until", "wait_until_idle"]
 
-# Only reached when something hangs, so it is long: a busy machine may need a minute for what takes a second.
+# Reached only when something hangs. Long, because a busy machine may need a minute instead of a second.
 PATIENCE_S = 120.0
 
 
 def assert_works(net: LocalNetwork, *, hops: int = 1) -> None:
-    """A query through `hops` proxies comes back as it went."""
+    """Check that a query through `hops` proxies is echoed."""
     content = b"still here " * 3
     result = net[0].query(net[len(net) - 1].id, content, hops=hops).result(timeout=PATIENCE_S)
     assert result.read() == content
@@ -24,7 +24,7 @@ def assert_works(net: LocalNetwork, *, hops: int = 1) -> None:
 def wait_until(
     runner: LocalNetwork | ReactorThread, condition: Callable[[], object], patience_s: float = PATIENCE_S
 ) -> None:
-    """Wait until something holds, looked at in the reactor's thread. Raises TimeoutError."""
+    """Wait until a condition holds; it is checked in the reactor's thread. Raises TimeoutError."""
 
     def watch() -> Service[None]:
         while not condition():

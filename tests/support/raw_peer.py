@@ -1,6 +1,4 @@
-"""A peer that says whatever a test wants: the link protocol over a blocking socket, without any of the node's
-care.
-"""
+"""A peer that sends anything: the link protocol over a blocking socket, without the checks of a node."""
 
 from __future__ import annotations
 
@@ -32,12 +30,12 @@ __all__ = ["STREAM", "RawPeer"]
 
 STREAM = 1  # the first of the side that dials
 
-# Only reached when a node under test hangs: then the test fails here instead of hanging too.
+# Reached only when the node under test hangs: then the test fails here instead of hanging too.
 _PATIENCE_S = 20.0
 
 
 class RawPeer:
-    """A client with an identity of its own, connected to `target`."""
+    """A client with a new identity, connected to `target`."""
 
     def __init__(
         self, target: Descriptor, engine: TunnelEngine, *, network_id: bytes = LOCAL_NETWORK_ID
@@ -48,7 +46,7 @@ class RawPeer:
         self._network_id = network_id
         address: Address = target.addresses[0]
         self._socket = socket.create_connection((address.host, address.port), timeout=_PATIENCE_S)
-        # Else the kernel holds small records back, and what is sent first is not what arrives first.
+        # Otherwise the kernel delays small records, and the records of two peers arrive out of order.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sealer: RecordSealer
         self._opener: RecordOpener
@@ -85,7 +83,7 @@ class RawPeer:
         self.send_bytes(bytes(record))
 
     def open(self, profile: Profile, content: bytes, *, stream: int = STREAM) -> None:
-        """OPEN and content."""
+        """Send OPEN and content."""
         self.send_cells(pack_open(stream, profile, 0))
         self.send_content(content, stream=stream)
 
@@ -108,7 +106,7 @@ class RawPeer:
         return data
 
     def receive_to_end(self) -> bytes:
-        """Every raw byte until the node closes, in order or not."""
+        """All raw bytes until the node closes, with or without an orderly end."""
         data = b""
         try:
             while piece := self._socket.recv(65536):
@@ -118,7 +116,7 @@ class RawPeer:
         return data
 
     def cells(self) -> Iterator[tuple[int, int, bytes]]:
-        """(type, stream, payload) of the cells from the node, until the connection ends."""
+        """Give (type, stream, payload) of each cell from the node until the connection ends."""
         while head := self._socket.recv(HEAD_BYTES):
             head += self.receive_exactly(HEAD_BYTES - len(head))
             size = record_bytes_of(head)

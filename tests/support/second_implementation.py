@@ -1,7 +1,7 @@
 """A reader of the wire written from docs/protocol.md, with nothing of the packages under test.
 
-It exists to find what the document leaves out: every step of the worked example must come out of the
-document's words. Slow and plain on purpose. Section names below are those of the document.
+It shows what the document leaves out: every step of the worked example must follow from its text. Slow and
+simple on purpose. Section names below are those of the document.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def open_header(header: bytes, profile: int, private: bytes, epoch: int) -> tupl
 
 
 def filler(seeds: list[bytes], header_bytes: int) -> bytes:
-    """Building a header: what the zero bytes of `seeds` proxies have become at the last node."""
+    """Building a header: the bytes into which the zeros of `seeds` proxies have turned at the last node."""
     value = b""
     for seed in seeds:
         value += bytes(128)
@@ -104,7 +104,7 @@ def _rounds(keys: bytes, number: int) -> tuple[list[bytes], bytes]:
 
 
 def layer_on(keys: bytes, chunk: bytes, number: int) -> bytes:
-    """E: what the origin of a frame applies once for each proxy."""
+    """E: the origin of a frame applies it once for each proxy."""
     (k0, k1, k2, k3), tweak = _rounds(keys, number)
     left, right = chunk[:32], chunk[32:]
     right = _xor(right, _keystream(hashlib.sha256(k0 + tweak + left).digest(), len(right)))
@@ -115,7 +115,7 @@ def layer_on(keys: bytes, chunk: bytes, number: int) -> bytes:
 
 
 def layer_off(keys: bytes, chunk: bytes, number: int) -> bytes:
-    """D: what a proxy applies."""
+    """D: applied by a proxy."""
     (k0, k1, k2, k3), tweak = _rounds(keys, number)
     left, right = chunk[:32], chunk[32:]
     left = _xor(left, hashlib.sha256(k3 + tweak + right).digest())
@@ -157,7 +157,7 @@ class Link(NamedTuple):
 def accept_handshake(
     network_id: bytes, private: bytes, ephemeral: bytes, settings: bytes, first: bytes, third: bytes
 ) -> Link:
-    """The responder's side: read M1, write M2, read M3. An exception for anything that does not fit."""
+    """The responder's side: read M1, write M2, read M3. Raises for anything unexpected."""
     name = b"Noise_XK_25519_AESGCM_SHA256".ljust(32, b"\0")
     chain, digest = name, name
     key, nonce = b"", 0
@@ -194,7 +194,7 @@ def accept_handshake(
     mix_hash(sealed)
     second = public_key(ephemeral) + sealed
 
-    # The key of M2 goes on to the sealed static key of M3, with its next nonce.
+    # The key of M2 also seals the static key of M3, with its next nonce.
     nonce = 1
     assert len(third) == 576
     remote_static = opened(third[:48])

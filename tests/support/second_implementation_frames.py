@@ -1,7 +1,7 @@
 """Whole frames of the reader written from docs/protocol.md: walked from node to node, and made again.
 
-As `second_implementation`, of which it uses the parts: nothing of the packages under test, slow and plain on
-purpose. What it adds: the use of a reply block, Bob's STATUS chunk, and going on along a block.
+Like `second_implementation`, whose parts it uses: nothing of the packages under test, slow and simple on
+purpose. It adds the use of a reply block, Bob's STATUS chunk, and replies along a block.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LAST = 1
 
 
 class Refused(Exception):
-    """Something that the document refuses; its word for the reason."""
+    """A refusal by the document, with its word for the reason."""
 
 
 def _seal(key: bytes, number: int, head: bytes, data: bytes, size: int) -> bytes:
@@ -53,7 +53,7 @@ def _seal(key: bytes, number: int, head: bytes, data: bytes, size: int) -> bytes
 
 
 def write_message(profile: int, key: bytes, message: bytes) -> bytes:
-    """Content chunk: what a writer makes of a message that it is given whole."""
+    """Content chunk: the chunks of a message that is written as a whole."""
     size = _PROFILES[profile % 16][1]
     room = size - 22
     pieces = [message[at : at + room] for at in range(0, len(message), room)]
@@ -112,8 +112,8 @@ class Reply:
     """A frame along a reply block, read at the owner of the block and then made again from the block.
 
     Args:
-        last: the frame as it stands on the last link. owner: whose block it is: "alice", "bob".
-        block: as the head has it that it stood in. number: its place there, from 0.
+        last: the frame on the last link. owner: of the block: "alice" or "bob".
+        block: from the message head. number: its place there, from 0.
     """
 
     def __init__(self, scenario: dict[str, Any], last: bytes, owner: str, block: bytes, number: int) -> None:
@@ -140,7 +140,7 @@ class Reply:
 
 
 def block_seeds(master: bytes, proxies: int) -> list[bytes]:
-    """Reply block, and Status: of whom a STATUS of the way is read: its proxies, then the owner's HOME."""
+    """Reply block, and Status: the seeds that read its STATUS: the proxies', then the owner's HOME."""
     return [expand(master, b"hop" + struct.pack(">H", proxy), 16) for proxy in range(proxies)] + [master]
 
 
@@ -149,7 +149,7 @@ def read_handed_on(profile: int, seeds: list[bytes], blocks: list[bytes], wire: 
 
     Args:
         seeds: of the query's proxies, proxy 1 first, and of the DEST slot.
-        blocks: that Alice sent. wire: all content of the query's backward half, as Alice has it.
+        blocks: that Alice sent. wire: all content of the query's backward half, as it reaches Alice.
     """
     size = _PROFILES[profile % 16][1]
     chunk = wire[:size]

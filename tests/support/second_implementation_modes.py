@@ -1,6 +1,6 @@
 """The rest of the reader written from docs/protocol.md: suite 1, message heads, replies in every mode.
 
-As `second_implementation`, of which it uses the parts: nothing of the packages under test, slow and plain on
+Like `second_implementation`, whose parts it uses: nothing of the packages under test, slow and simple on
 purpose. Section names below are those of the document.
 """
 
@@ -126,7 +126,7 @@ def read_message(profile: int, key: bytes, chunks: bytes) -> bytes:
 
 
 class Head(NamedTuple):
-    """A head's parts; empty bytes for what is not there."""
+    """The parts of a head; empty bytes for a missing one."""
 
     flags: int
     blocks: list[bytes]
@@ -137,7 +137,7 @@ class Head(NamedTuple):
 
 
 def split_head(message: bytes) -> tuple[Head, bytes]:
-    """The head, and the content behind it."""
+    """The head and the content after it."""
     count, flags, zero = struct.unpack_from(">BBH", message)
     assert count <= 8
     assert not flags & ~0x0F
@@ -165,7 +165,7 @@ def own_ticket(home_key: bytes, query_id: bytes) -> bytes:
 
 
 def check_origin(head: Head, destination: bytes, dest_seed: bytes) -> bytes:
-    """The node id of who asks. Raises InvalidSignature."""
+    """The node id of the sender. Raises InvalidSignature."""
     body, signature = head.descriptor[:-64], head.descriptor[-64:]
     assert body[5:8] == b"\x01\x00\x20", "the first field is the node id"
     node_id = body[8:40]
@@ -183,7 +183,7 @@ def check_origin(head: Head, destination: bytes, dest_seed: bytes) -> bytes:
 def home_layers(
     profile: int, home_key: bytes, next_id: bytes, master: bytes, reply: bytes
 ) -> tuple[bytes, bytes]:
-    """Query id and chunks of a reply by block, the proxies' layers taken off, the last proxy's first."""
+    """Query id and chunks of a reply by block; the proxies' layers are removed, the last proxy's first."""
     query_id, proxies, _number, zero = struct.unpack(">8sBB6s", next_id[:16])
     assert zero == bytes(6)
     assert next_id[16:] == ticket_mac(home_key, master, next_id[:16])

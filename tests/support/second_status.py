@@ -1,6 +1,6 @@
 """Reads a STATUS as docs/protocol.md describes it, written from that text alone: "Key schedule", "Status".
 
-It shares nothing with `tunnel.onion` but the crypto primitives below. Slow and plain on purpose.
+It shares nothing with `tunnel.onion` but the crypto primitives below. Slow and simple on purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _expand(secret: bytes, label: bytes, length: int) -> bytes:
 
 
 def second_read_status(status: bytes, seeds: list[bytes], slots: int) -> dict[str, Any]:
-    """Who wrote it (origin), its code field, its text, who is suspected, and the hold times.
+    """The node that wrote it (origin), its code field, its text, the suspected nodes, and the hold times.
 
     Args:
         seeds: of each node of the route, in its order. slots: N.
@@ -56,7 +56,7 @@ def second_read_status(status: bytes, seeds: list[bytes], slots: int) -> dict[st
             origin = hop
             code = int.from_bytes(body[32:34], "big")
             text = body[36 : 36 + int.from_bytes(body[34:36], "big")].decode()
-        # What hop + 1 sent: everything one place to the left.
+        # As hop + 1 sent it: everything one place to the left.
         times = times[4:] + bytes(4)
         rows = [[bytes(4), *row] for row in rows[1:]] + ([[bytes(4)]] if has_macs else [])
         status = body + times + b"".join(b"".join(row) for row in rows)

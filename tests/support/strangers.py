@@ -1,4 +1,4 @@
-"""Nodes in one reactor that do not share a directory: each knows what it is given, and what it learns."""
+"""Nodes in one reactor without a common directory: each knows its first peers and what it learns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass
 class Stranger:
-    """A node and the directory that is its own."""
+    """A node and its directory."""
 
     node: Node
     directory: Directory
@@ -34,12 +34,12 @@ class Stranger:
 
 
 class Strangers:
-    """Nodes, the first of which is the bootstrap of all others.
+    """Nodes; the first one is the bootstrap of the others.
 
     Args:
         limits: of every node.
-        make_directory: gives each node its own; by default one that learns from neighbours.
-        knows_bootstrap: whether each node is told of the first one.
+        make_directory: makes the directory of one node; by default one that learns from neighbours.
+        knows_bootstrap: whether each node knows the first one.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Strangers:
         ahead_s: float = 0,
         bootstrap: Descriptor | None = None,
     ) -> Stranger:
-        """Start one node more, which knows the first one's descriptor and no other.
+        """Start one more node, which knows only the first one's descriptor.
 
         Args:
-            ahead_s: of its clock before the others'.
-            bootstrap: what it knows of the first one; by default what that one says of itself.
+            ahead_s: how far its clock is ahead of the others'.
+            bootstrap: the descriptor of the first one that it gets; by default the current one.
         """
         directory = self._make_directory()
         node = Node(
@@ -111,7 +111,7 @@ class Strangers:
         self._thread.submit(stop()).result(PATIENCE_S)
 
     def wait_until(self, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-        """Wait until something holds, looked at in the reactor's thread. Raises TimeoutError."""
+        """Wait until a condition holds; it is checked in the reactor's thread. Raises TimeoutError."""
         wait_until(self._thread, condition, patience_s)
 
     def close(self) -> None:

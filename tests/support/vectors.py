@@ -15,7 +15,7 @@ def load_vectors(folder: str, *, expected: int) -> dict[str, dict[str, Any]]:
     """Return the vectors of one folder by file name, without the suffix.
 
     Args:
-        expected: how many there are: a loader that silently finds none would make each test pass.
+        expected: their number. Without this check a loader that finds none would make each test pass.
     """
     found = {path.stem: json.loads(path.read_text()) for path in sorted((VECTORS / folder).glob("*.json"))}
     assert len(found) == expected, (

@@ -1,8 +1,7 @@
-"""A frame that fails at one hop, in memory: how far it came, and the STATUS that comes back of it.
+"""A frame that fails at one hop, in memory: how far it got, and the STATUS that returns.
 
-The walk is that of nodes (`tests/tunnel/exchange.py`): every hop opens its header and relays what reaches
-it. The one that fails makes a STATUS by the flags of its own slot, and each before it passes it on by those
-of its own.
+As in `tests/tunnel/exchange.py`, every hop opens its header and relays the chunks. The failing hop makes a
+STATUS by the flags of its slot, and each earlier hop passes it on by the flags of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ FAULT = ErrorCode.BUSY
 
 
 def open_over(header: bytes, profile: Profile, way: Sequence[Peer], origin: bytes) -> list[Opened]:
-    """Take a header over `way`; what each node makes of it."""
+    """Take a header over `way`. Returns it as each node opened it."""
     opened: list[Opened] = []
     for peer in way:
         opened.append(peer.codec.open_frame(header, profile, neighbour=origin, now_s=NOW_S))
@@ -59,7 +58,7 @@ def status_of(
     about_next: bool = False,
     text: str = "",
 ) -> bytes:
-    """The STATUS of the hop `hop`, as it comes out of hop 0. Each hop holds it 10 ms more than the next."""
+    """The STATUS of hop `hop` as hop 0 sends it. Each hop holds it 10 ms longer than the next."""
     geometry = profile.geometry
     status = originate(
         opened[hop].slot, geometry, code, hold_ms=10, engine=OPENSSL, about_next=about_next, text=text
@@ -71,5 +70,5 @@ def status_of(
 
 
 def back_to_alice(cast: Cast, body: bytes, profile: Profile, opened: Sequence[Opened]) -> bytes:
-    """Chunks of Bob's on the backward halves of the query, as they come out of Alice's first hop."""
+    """Bob's chunks on the backward halves of the query, as Alice's first hop sends them."""
     return backward_over(body, profile, cast.proxies, opened[: len(cast.proxies)])

@@ -1,7 +1,7 @@
 """A whole exchange in memory, in any reply mode: Alice's query, Bob's replies, every frame on every link.
 
-The walk is that of nodes: each step is a call that a node makes, on the bytes that it has. What went over the
-links and what each proxy opened is kept, for the tests that attack it.
+Each step is a call that a node makes, on the bytes that it has. The bytes of each link and the headers that
+each proxy opened are kept for the tests that attack them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PLAIN = Pace()
 
 
 def send(layer: ExtWrite, content: bytes, pace: Pace = PLAIN) -> bytes:
-    """What `layer` writes for one message."""
+    """The wire bytes of one message through `layer`."""
     w = HostileWriter(pace.script * pace.rounds)
     write_message(layer, w, content, pace.write)
     return bytes(w.data)
@@ -93,7 +93,7 @@ class Cast:
 
 @cache
 def _peers(count: int) -> list[Peer]:
-    """Made once: headers are fresh each time, so what the tables remember does no harm."""
+    """Made once: headers are new each time, so the entries of the replay tables do no harm."""
     return make_peers(count)
 
 
@@ -111,11 +111,12 @@ def cast_of(count: int, *, engine: TunnelEngine | None = None, random_seed: int 
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply as Alice had it.
+    """One reply as it reached Alice.
 
     Attributes:
-        links: the frame on each link, Bob's first. relayed: how it came, unless it came backward.
-        head: what its message says of a way on.
+        links: the frame on each link, Bob's first. relayed: the frame as it arrived; None: it came over the
+            backward halves.
+        head: of its message.
     """
 
     content: bytes
@@ -126,7 +127,7 @@ class Reply:
 
 @dataclass
 class Exchange:
-    """Everything that happened."""
+    """All frames of an exchange."""
 
     query: OutgoingQuery
     relayed: Relayed
@@ -146,7 +147,7 @@ def exchange(
     error_mode: ErrorMode = ErrorMode.STATUS,
     unused_blocks: int = 0,
 ) -> Exchange:
-    """Alice asks, Bob answers once for each of `answers`; everything on the way is checked.
+    """Alice queries, Bob sends each of `answers`; every step is checked.
 
     Args:
         unused_blocks: reply blocks that the query carries beyond one for each answer.
@@ -194,7 +195,7 @@ def _reply(cast: Cast, done: Exchange, mode: ReplyMode, number: int, answer: byt
     frame = cast.bob.codec.reply(block, now_s=NOW_S, reply_routes=routes)
     reply = by_block(frame, cast.bob, back, cast.alice, answer, done.query.query_id, number, pace)
     if done.head.wants_blocks:
-        # Alice goes on along Bob's block, over the query's proxies; it reaches him as a reply would.
+        # Alice sends along Bob's block, over the query's proxies; the frame reaches him like a reply.
         (onward,) = reply.head.reply_blocks
         further = cast.alice.codec.reply(onward, now_s=NOW_S)
         by_block(further, cast.alice, list(cast.proxies), cast.bob, answer[::-1], frame.query_id, 0, pace)
@@ -211,7 +212,7 @@ def by_block(
     number: int,
     pace: Pace = PLAIN,
 ) -> Reply:
-    """A frame along a reply block, from who uses it to who made it."""
+    """A frame along a reply block, from its user to its maker."""
     way = [*proxies, owner]
     assert frame.first_id == way[0].id
     wire = send(frame.layer, content, pace)

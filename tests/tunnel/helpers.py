@@ -1,5 +1,6 @@
-"""What the tests of the bytes-only part share: engines that change at every call, nodes with fixed keys, a
-seeded source of bytes, and the walk of a frame over a route of proxies without any socket."""
+"""Shared by the tests of the bytes-only part: engines that change at every call, nodes with fixed keys, a
+seeded source of bytes, and the walk of a frame over a route of proxies without sockets.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +186,7 @@ assert EPOCH_S > 600
 def written(
     layer: ExtWrite, content: bytes, splits: Sequence[int] = (1 << 20,), *, flush_every: int = 0
 ) -> bytes:
-    """What `layer` puts on the wire for one message."""
+    """The wire bytes of one message through `layer`."""
     w = HostileWriter()
     write_message(layer, w, content, splits, flush_every=flush_every)
     return bytes(w.data)
@@ -223,10 +224,10 @@ class Relayed:
     """A frame as it arrives at its last node.
 
     Attributes:
-        opened: what that node made of the header. neighbour: whom it had the frame from.
+        opened: the header, opened by that node. neighbour: the node that sent it the frame.
         body: the chunks as they arrive there.
-        links: the whole frame as it stood on each link, the first first.
-        proxied: what each proxy made of its header.
+        links: the whole frame on each link, in order.
+        proxied: the header as each proxy opened it.
     """
 
     opened: Opened

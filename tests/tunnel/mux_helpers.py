@@ -1,4 +1,4 @@
-"""What the tests of the multiplexer share: two of them joined in memory, and a peer that says anything."""
+"""Shared by the tests of the multiplexer: two of them joined in memory, and a peer that sends anything."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Link:
 
 
 def pump(source: Side, sink: Side, *, at_most: int = 1 << 30, trace: list[int] | None = None) -> int:
-    """Move what is pending, up to `at_most`; returns how many bytes. `trace` gets the sizes of records."""
+    """Move pending bytes, `at_most` of them. Returns their number. `trace` gets the sizes of records."""
     moved = 0
     while moved < at_most and (pending := source.pending):
         space = sink.space()
@@ -140,7 +140,7 @@ def cell(kind: int, stream: int, payload: bytes = b"", *, flags: int = 0, length
 
 @dataclass
 class RawPeer:
-    """A peer with the keys of a link that seals any bytes, and reads what it is sent."""
+    """A peer with the keys of a link that seals any bytes and reads the answers."""
 
     mux: Side
     clock: Clock = field(default_factory=Clock)
@@ -176,7 +176,7 @@ class RawPeer:
         self.say_bytes(bytes(record))
 
     def say_bytes(self, wire: bytes) -> None:
-        """Anything at all."""
+        """Send raw bytes."""
         while wire:
             space = self.mux.space()
             count = min(len(space), len(wire))
@@ -200,7 +200,7 @@ class RawPeer:
 
 
 def read_all(stream: MuxStream[Flag], limit: int = 1 << 30) -> bytes:
-    """All that can be read now."""
+    """Read all that is available."""
     got = bytearray()
     buffer = memoryview(bytearray(65_536))
     while len(got) < limit:
@@ -215,7 +215,7 @@ def read_all(stream: MuxStream[Flag], limit: int = 1 << 30) -> bytes:
 
 
 def write_all(stream: MuxStream[Flag], data: bytes) -> int:
-    """Write until refused; returns how many bytes were taken."""
+    """Write until refused. Returns the number of bytes taken."""
     done = 0
     while done < len(data):
         try:
