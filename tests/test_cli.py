@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.terminal import read_terminal
 from tunnel import LocalNetwork
 from tunnel.cli import main
 from tunnel.cli.demo import LINE, PositionSampler, open_content
@@ -256,16 +257,11 @@ def test_progress_bar_on_a_terminal() -> None:
     command = [sys.executable, "-m", "tunnel", "demo", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
-    shown = b""
-    try:
-        while data := os.read(master, 4096):
-            shown += data
-    except OSError:
-        pass  # how a terminal says that its last writer has gone
+    shown = read_terminal(master)
     os.close(master)
     assert process.wait(timeout=60) == 0
-    assert "█".encode() in shown
-    assert shown.endswith(b"\r\x1b[K")
+    assert "█" in shown
+    assert shown.endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(

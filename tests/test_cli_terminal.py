@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.terminal import read_terminal
 from tunnel import __version__
 from tunnel.cli import main, options
 from tunnel.cli.client import PeerNames
@@ -236,15 +237,10 @@ def test_peers_fit_a_window_of_40_columns(net: Path) -> None:
     environment = {name: "" for name in ("COLUMNS", "LINES")}
     process = _start("peers", "--network", str(net), stdout=slave, **environment)
     os.close(slave)
-    shown = b""
-    try:
-        while data := os.read(master, 4096):
-            shown += data
-    except OSError:
-        pass  # how a terminal says that its last writer has gone
+    shown = read_terminal(master)
     os.close(master)
     process.communicate(timeout=60)
-    lines = shown.decode().splitlines()
+    lines = shown.splitlines()
     assert any(line.split() == ["name", "node-3"] for line in lines)
     assert max(map(len, lines)) <= 40
 

@@ -23,6 +23,7 @@ import pytest
 
 from reactor import ReactorThread
 from tests.support.network import wait_until
+from tests.support.terminal import read_terminal
 
 pytestmark = pytest.mark.full
 
@@ -341,9 +342,9 @@ def test_a_bar_on_a_terminal_and_control_c_in_the_middle(tmp_path: Path) -> None
         watchdog = threading.Timer(PATIENCE_S, send.kill)
         watchdog.start()
         try:
-            _read_until(terminal, "MiB")
+            read_terminal(terminal, "MiB")
             send.send_signal(signal.SIGINT)
-            assert "error: interrupted" in _read_until(terminal, "error: interrupted")
+            assert "error: interrupted" in read_terminal(terminal, "error: interrupted")
             assert send.wait(PATIENCE_S) == 130
         finally:
             watchdog.cancel()
@@ -406,11 +407,11 @@ def _kill_the_proxy_of(arguments: list[str], proxies: dict[str, int]) -> tuple[s
     watchdog = threading.Timer(TRANSFER_S, command.kill)
     watchdog.start()
     try:
-        _read_until(terminal, "MiB")
+        read_terminal(terminal, "MiB")
         busiest = max(proxies, key=lambda name: _cpu_ticks(proxies[name]) - before[name])
         assert command.poll() is None, "moved before the bar was shown: needs a larger file"
         os.kill(proxies[busiest], signal.SIGKILL)
-        shown = _read_until(terminal, "\0")  # to its end
+        shown = read_terminal(terminal)
         assert command.stdout is not None
         said = command.stdout.read()
         assert command.wait(PATIENCE_S) == 0, shown
@@ -426,15 +427,6 @@ def _cpu_ticks(pid: int) -> int:
     """Processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
-
-
-def _read_until(terminal: int, word: str) -> str:
-    """What a terminal shows, up to a word; all of it where the other end is closed before."""
-    shown = b""
-    with contextlib.suppress(OSError):  # so a terminal says that nobody has its other end any more
-        while word.encode() not in shown and (data := os.read(terminal, 4096)):
-            shown += data
-    return shown.decode("utf-8", "replace")
 
 
 def test_nodes_end_with_the_process_that_started_them(tmp_path: Path) -> None:
@@ -486,9 +478,7 @@ def test_a_closed_terminal_ends_a_node_and_a_network_in_order(command: str, tmp_
         )
     try:
         os.close(terminal)
-        shown = b""
-        while b"ready" not in shown:
-            shown += os.read(master, 4096)
+        assert "ready" in read_terminal(master, until="ready")
         os.close(master)
         assert process.wait(PATIENCE_S) == 0
     finally:
@@ -525,6 +515,7 @@ def test_sigterm_in_the_middle_of_a_transfer_is_one_line_and_resumes(tmp_path: P
 _ON_TERMINAL = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from tests.support.terminal import read_terminal
 from tunnel.cli import main
 sys.exit(main(sys.argv[1:]))
 """

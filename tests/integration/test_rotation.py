@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,20 +26,17 @@ def _until(condition: Callable[[], bool]) -> Service[None]:
         yield Sleep(0.002)
 
 
+def _node(thread: ReactorThread, clock: list[float], directory: StaticDirectory, **options: Any) -> Node:
+    """A node whose wall clock shows `clock[0]`."""
+    options = {"limits": LIMITS, "wall_clock": lambda: clock[0], **options}
+    return Node(NodeKeys.generate(clock[0]), directory, reactor=thread.reactor, **options)
+
+
 def test_keys_change_with_the_days_and_old_descriptors_serve_a_while() -> None:
     clock = [time.time()]
     directories = [StaticDirectory(), StaticDirectory()]
     with ReactorThread() as thread:
-        nodes = [
-            Node(
-                NodeKeys.generate(clock[0]),
-                directory,
-                reactor=thread.reactor,
-                limits=LIMITS,
-                wall_clock=lambda: clock[0],
-            )
-            for directory in directories
-        ]
+        nodes = [_node(thread, clock, directory) for directory in directories]
         alice, bob = nodes
         for directory in directories:
             for node in nodes:
@@ -76,16 +74,7 @@ def test_a_full_replay_table_gets_a_new_key() -> None:
     directory = StaticDirectory()
     limits = replace(LIMITS, replay_tags=8)
     with ReactorThread() as thread:
-        nodes = [
-            Node(
-                NodeKeys.generate(clock[0]),
-                directory,
-                reactor=thread.reactor,
-                limits=limits,
-                wall_clock=lambda: clock[0],
-            )
-            for _ in range(2)
-        ]
+        nodes = [_node(thread, clock, directory, limits=limits) for _ in range(2)]
         alice, bob = nodes
         for node in nodes:
             directory.publish(node.descriptor)
@@ -114,13 +103,7 @@ def test_a_full_replay_table_gets_a_new_key() -> None:
 def test_a_clock_out_of_range_for_a_while_ends_no_rotation(caplog: pytest.LogCaptureFixture) -> None:
     clock = [time.time()]
     with ReactorThread() as thread:
-        node = Node(
-            NodeKeys.generate(clock[0]),
-            StaticDirectory(),
-            reactor=thread.reactor,
-            limits=LIMITS,
-            wall_clock=lambda: clock[0],
-        )
+        node = _node(thread, clock, StaticDirectory())
         thread.submit(node.serve())
         try:
             first, began_s = node.descriptor, clock[0]
@@ -152,14 +135,7 @@ def test_a_callback_that_fails_ends_no_rotation(
         raise error
 
     with ReactorThread() as thread:
-        node = Node(
-            NodeKeys.generate(clock[0]),
-            Failing(),
-            reactor=thread.reactor,
-            limits=LIMITS,
-            on_publish=on_publish,
-            wall_clock=lambda: clock[0],
-        )
+        node = _node(thread, clock, Failing(), on_publish=on_publish)
         thread.submit(node.serve())
         try:
             clock[0] += EPOCH_S
