@@ -65,7 +65,17 @@ class TunnelError(Exception):
 
 
 class LocalTunnelError(TunnelError):
-    """This process broke a rule: wrong argument, or a call in the wrong order."""
+    """This process broke a rule: wrong argument, or a call in the wrong order.
+
+    Attributes:
+        hint: remedy, for people, shown under a traceback as well; may be empty.
+    """
+
+    def __init__(self, text: str = "", hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")
 
 
 class BadArgument(LocalTunnelError, ValueError):
@@ -106,12 +116,6 @@ class DescriptorError(RemoteTunnelError):
     """A node descriptor is malformed, expired, or not signed by the node that it names."""
 
 
-def _note(error: Exception, hint: str) -> None:
-    """Show the hint under the traceback as well."""
-    if hint:
-        error.add_note(f"hint: {hint}")
-
-
 class BadRoute(LocalTunnelError):
     """A route cannot be built: too long, too few peers, a node twice, or an unknown node.
 
@@ -142,29 +146,11 @@ class ReplayFileError(LocalTunnelError):
 
 
 class ConfigError(LocalTunnelError):
-    """A configuration, or a name on the command line, is refused: unknown, of a wrong type, out of range.
-
-    Attributes:
-        hint: remedy, for people; may be empty.
-    """
-
-    def __init__(self, text: str, hint: str = "") -> None:
-        super().__init__(text)
-        self.hint = hint
-        _note(self, hint)
+    """A configuration, or a name on the command line, is refused: unknown, of a wrong type, out of range."""
 
 
 class StateError(LocalTunnelError):
-    """The state on disk cannot be used: locked by another node, damaged, foreign, or not private.
-
-    Attributes:
-        hint: remedy, for people.
-    """
-
-    def __init__(self, text: str, hint: str) -> None:
-        super().__init__(text)
-        self.hint = hint
-        _note(self, hint)
+    """The state on disk cannot be used: locked by another node, damaged, foreign, or not private."""
 
 
 class FileChanged(LocalTunnelError):
@@ -172,16 +158,7 @@ class FileChanged(LocalTunnelError):
 
 
 class ControlError(LocalTunnelError):
-    """A running node cannot be used over its control socket: missing, of another user or another version.
-
-    Attributes:
-        hint: remedy, for people; may be empty.
-    """
-
-    def __init__(self, text: str, hint: str = "") -> None:
-        super().__init__(text)
-        self.hint = hint
-        _note(self, hint)
+    """A running node cannot be used over its control socket: missing, of another user or another version."""
 
 
 class NodeNotRunning(ControlError):
@@ -193,16 +170,7 @@ class TooManyFiles(LocalTunnelError):
 
 
 class MissingLibrary(LocalTunnelError):
-    """A required library is not installed; the text names it.
-
-    Attributes:
-        hint: how to install it, for people.
-    """
-
-    def __init__(self, text: str, hint: str) -> None:
-        super().__init__(text)
-        self.hint = hint
-        _note(self, hint)
+    """A required library is not installed; the text names it."""
 
 
 class PeerError(RemoteTunnelError):
