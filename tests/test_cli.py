@@ -111,7 +111,7 @@ def test_the_demo_succeeds_in_every_mode_and_shows_the_way_of_the_reply(
     node = bob
     for _ in back:
         node = back[node]
-    if mode is ReplyMode.CACHED:  # over the query's open streams: only Bob tells of it
+    if mode is ReplyMode.CACHED:  # over the query's open streams: only Bob reports it
         assert list(back) == [bob]
     else:
         assert node == (alice if MODES[mode].has_reply else bob)

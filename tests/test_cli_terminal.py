@@ -65,7 +65,7 @@ def _mtun(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 def _wrong(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a wrong use says. Its status is 2, whoever has found it."""
+    """The output of a wrong use. Its status is 2 in any case."""
     try:
         status: Any = main(arguments)
     except SystemExit as ended:
@@ -437,7 +437,7 @@ def test_one_bad_peer_file_is_one_warning_and_no_error(net: Path, tmp_path: Path
     ],
 )
 def test_a_signal_ends_a_client_with_one_line(net: Path, number: signal.Signals, words: bytes) -> None:
-    """It pings a network that is down, again and again; its first line says that it is at work."""
+    """It pings a stopped network repeatedly; its first line shows that it runs."""
     process = _start("ping", "node-1", "--network", str(net), "--count", "100000")
     assert process.stdout is not None
     assert b"no answer" in process.stdout.readline()

@@ -1,4 +1,4 @@
-"""Configuration: what is said is taken, what is not known is refused, and the document says the same."""
+"""Configuration: known keys are taken, others are refused, and the document agrees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public name says what it is: a docstring, and in it the errors that its own code raises.
+"""Every public name has a docstring, which names the errors that its own code raises.
 
 Public is what a package's `__init__` exports, and of each class the methods and properties without an
 underscore. A method that overrides another may leave its docstring to it.

@@ -149,7 +149,7 @@ def test_no_more_than_three_files_import_each_other() -> None:
     assert {name: circle for name, circle in circles.items() if len(circle) > 3} == {}
 
 
-# Room → rooms that it does not import; each folder's `__init__` says the same.
+# Room → rooms that it does not import; each folder's `__init__` states the same.
 BELOW = {
     "reactor/core": ("reactor.sync", "reactor.io", "reactor.run"),
     "reactor/sync": ("reactor.io", "reactor.run"),

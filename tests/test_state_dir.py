@@ -1,4 +1,4 @@
-"""What a node keeps on disk: private, locked, whole or refused; and what a restart goes on with."""
+"""The files of a node: private, locked, whole or refused; and what a restart continues with."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_a_disk_that_does_not_take_the_new_descriptor_ends_no_node(
 
 
 def test_the_sequence_number_outlives_a_crash_with_the_clock_ahead(config: NodeConfig) -> None:
-    """The clock was two days ahead, the node was killed, and no peer file tells it what others know of it."""
+    """The clock was two days ahead, the node was killed, and no peer file has its descriptor."""
     config = replace(config, publish=None, files=())
     ahead_s = time.time() + 2 * 86_400
     with ConfiguredNode(config, Reactor()) as crashed:
@@ -417,7 +417,7 @@ def assert_sleeps(request: Request) -> None:
 
 
 def steps(configured: ConfiguredNode, count: int) -> None:
-    """Let so many refreshes go by."""
+    """Run a number of refreshes."""
     refreshing = configured.refresh()
     assert_sleeps(next(refreshing))
     for _ in range(count):

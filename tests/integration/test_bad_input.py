@@ -184,7 +184,7 @@ def test_content_before_open(net: LocalNetwork, refusals: Callable[[], str]) -> 
 
 
 def test_content_beyond_the_credit(net: LocalNetwork, refusals: Callable[[], str]) -> None:
-    # The node may end the link before the last of it is sent; what it said on the way out is then lost.
+    # The node may end the link before the last of it is sent; its RESET is then lost.
     broken = contextlib.suppress(BrokenPipeError, ConnectionResetError)
     with _raw(net[1]).handshake() as peer, broken:
         peer.open(PROFILE, _header(net[1]) + bytes(3 * DEFAULT.window_bytes))
@@ -248,7 +248,7 @@ def test_replayed_header(net: LocalNetwork, refusals: Callable[[], str]) -> None
             second.open(PROFILE, header)
             assert second.reset_code() is ErrorCode.REPLAYED
         first.send_fin()
-        # It was accepted, and had no content: who has keys of the frame tells by STATUS.
+        # It was accepted, and had no content: nodes with keys of the frame report by STATUS.
         assert first.wait_for(CellType.STATUS)
     wait_until_idle(net)
     assert "accepted before" in refusals()
@@ -293,7 +293,7 @@ def test_frame_that_stops_in_the_middle(net: LocalNetwork, refusals: Callable[[]
     """Half a chunk, then silence: what is there is passed on at once, what is wrong with it comes back."""
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1], command=Command.RELAY, next_id=net[2].id) + bytes(100))
-        # What follows the opened slot is noise to net[2]: it refuses the header, and says so backwards.
+        # What follows the opened slot is noise to net[2]: it refuses the header, and reports that backwards.
         assert peer.reset_code() is ErrorCode.BAD_HEADER
     wait_until_idle(net)
     assert_works(net)
@@ -324,7 +324,7 @@ def test_one_bad_peer_does_not_disturb_a_transfer_under_way(net: LocalNetwork) -
 
 
 def _dead_node(net: LocalNetwork) -> bytes:
-    """Publish a node whose port nobody listens on; return its id."""
+    """Publish a node whose port is not listened on. Returns its id."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     descriptor = NodeKeys.generate(time.time()).descriptor(
@@ -366,7 +366,7 @@ def test_query_over_a_hop_that_refuses(
 
 
 def test_query_over_a_hop_that_never_answers(net: LocalNetwork) -> None:
-    """A listener that accepts and stays silent: the hop before it gives up on the handshake, and says so."""
+    """A listener that accepts and stays silent: the hop before it gives up the handshake, and reports it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         descriptor = NodeKeys.generate(time.time()).descriptor(
             (Address("127.0.0.1", server.getsockname()[1]),), time.time(), net.engine

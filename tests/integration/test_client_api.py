@@ -52,7 +52,7 @@ def failing(query: Query, reply: Reply) -> Service[None]:
 def stuck(query: Query, reply: Reply) -> Service[None]:
     yield from reply.write(b"begun")
     yield from reply.flush()
-    yield Signal()  # nobody sets it
+    yield Signal()  # never set
 
 
 SERVICES = Services({"upper": upper, "echo": Echo(), "failing": failing, "stuck": stuck})
@@ -83,7 +83,7 @@ def test_query(kind: str, net: LocalNetwork) -> None:
         return result.read(), result.mode
 
     assert run(kind, net, scenario) == (b"QUIET", ReplyMode.ROUTE)
-    if kind != "asyncio":  # which is told through its loop, perhaps after the result
+    if kind != "asyncio":  # which learns it through its loop, perhaps after the result
         assert seen[-1] == (len(b"quiet") + 6, len(b"quiet"))
 
 
@@ -215,7 +215,7 @@ def test_a_query_that_takes_too_long(kind: str, net: LocalNetwork) -> None:
 
 
 def test_a_reader_that_waits_holds_up_the_sender(kind: str) -> None:
-    """What is under way is bounded: the source is not read to its end while nobody reads the reply."""
+    """Data in transit is bounded: the source is not read to its end while the reply is not read."""
     given = 0
 
     def pieces() -> Iterator[bytes]:

@@ -89,7 +89,7 @@ def clocked(*ahead_s: float, tick_s: float = 60.0) -> Iterator[_Net]:
 
 
 def shows(text: str, ahead_s: float) -> bool:
-    """Whether a text has the time of a clock; it is told to the minute."""
+    """Whether a text has the time of a clock, to the minute."""
     return any(clock_text(time.time() + ahead_s + more_s) in text for more_s in (-60, 0, 60))
 
 
@@ -134,7 +134,7 @@ def test_the_error_shows_both_clocks_when_the_sender_has_the_wrong_one(ahead_s: 
         text = str(caught.value)
         assert shows(text, ahead_s), text
         if isinstance(caught.value, QueryFailed):
-            # A link was made: the first hop has told its time in the handshake.
+            # A link was made: the first hop has sent its time in the handshake.
             assert shows(text, 0)
             assert f"the clock of {net.short(1)} shows" in text
             assert "set the clock that is wrong" in caught.value.hint

@@ -107,7 +107,7 @@ def test_forged_malformed_and_unlisted_descriptors_are_ignored(dht: FakeDht) -> 
             dht.table[key] = [bytes(forged), b"", bytes(10_000), hidden.signed, good.signed]
         dht.wait_until(lambda: directory.lookup(good.node_id) is not None)
         assert directory.sample() == [good]
-        directory.publish(hidden)  # this node's own, perhaps; nobody hears of it
+        directory.publish(hidden)  # this node's own, perhaps; it is not published
         own = _descriptor()
         directory.publish(own)
         dht.wait_until(lambda: any(own.signed in values for values in dht.table.values()))

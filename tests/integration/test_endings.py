@@ -1,4 +1,4 @@
-"""Ends that come at a bad moment: everything is given back, and who asked is told.
+"""Ends at a bad moment: everything is released, and the caller gets an error.
 
 Services that go on after an error, sinks and sources of unusual kinds, nodes stopped under their own
 queries.
@@ -111,7 +111,7 @@ def test_a_service_that_continues_without_a_reply_route(how: str, caplog: pytest
         wait_until_idle(net)
     assert caught.value.code is (ErrorCode.SERVICE_FAILED if how == "wraps" else ErrorCode.NEXT_REFUSED)
     assert "AssertionError" not in caplog.text
-    assert "127.0.0.1" not in caplog.text  # nobody's address, not even in the service's traceback
+    assert "127.0.0.1" not in caplog.text  # no address, not even in the service's traceback
 
 
 class _Silent(InnerService):
@@ -132,7 +132,7 @@ class _Silent(InnerService):
 
 @pytest.mark.parametrize("beginning", [b"", b"some of the answer"])
 def test_query_of_a_node_that_is_stopped_ends_at_once(beginning: bytes) -> None:
-    # For the others: behind a FIN nobody reads, so they learn of it only by their limits.
+    # For the others: after a FIN a stream is not read, so only their limits end it.
     limits = Limits(idle_s=2.0, answer_s=2.0, linger_s=1.0)
     with LocalNetwork(peers=4, service=_Silent(beginning), limits=limits) as net:
         moved: list[int] = []
@@ -327,7 +327,7 @@ class _Hesitates(InnerService):
 
 @contextlib.contextmanager
 def _deaf(net: LocalNetwork) -> Iterator[bytes]:
-    """A node that takes connections and never says a word."""
+    """A node that accepts connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         now_s = time.time()
         address = Address("127.0.0.1", server.getsockname()[1])
@@ -373,7 +373,7 @@ def test_whatever_is_asked_of_a_node_that_stops_ends_as_stopped(name: str, ends:
         if stage == "before":
             stop()
         if (name, stage) == ("cover", "waits"):
-            return  # nobody answers it
+            return  # it gets no answer
         with pytest.raises(NodeStopped) as caught:
             ask()
         assert caught.value.code is ErrorCode.CANCELLED

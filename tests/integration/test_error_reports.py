@@ -1,4 +1,4 @@
-"""What Alice is told when a hop fails, before, during and after the transfer, in every reply and error mode.
+"""What Alice learns when a hop fails, before, during and after the transfer, in every reply and error mode.
 
 Real nodes on real sockets. The failing hop is a node whose layers raise, or whose links do; the hop that
 tampers is one whose reporter sends something else than it should. Routes have two proxies, there and back.
@@ -34,7 +34,7 @@ BLOCK_MODES = [mode for mode in SERVED_MODES if MODES[mode].reply_blocks]
 
 
 class Failing(InnerService):
-    """Echoes; fails where `fails` says: before the answer, in the middle of it, or when it is written."""
+    """Echoes; fails where `fails` names: before the answer, in its middle, or when it is written."""
 
     def __init__(self) -> None:
         self.fails: str | None = None
@@ -86,7 +86,7 @@ class _Fault(PeerError):
 
 
 class _FailingLayer:
-    """A layer that gives out after so many chunks."""
+    """A layer that fails after a number of chunks."""
 
     def __init__(self, layer: WidePermutation, chunks: int) -> None:
         self._layer = layer
@@ -102,7 +102,7 @@ class _FailingLayer:
 def fail_hop(
     node: Node, monkeypatch: pytest.MonkeyPatch, chunks: int, *, is_backward: bool, to: bytes | None = None
 ) -> None:
-    """A proxy that fails after so many chunks of a half of a frame (to the node `to`, if given)."""
+    """A proxy that fails after a number of chunks of a half of a frame (to the node `to`, if given)."""
     tunnel = node.context.codec
     relay_layers = tunnel.relay_layers
 
@@ -166,7 +166,7 @@ def test_a_destination_that_fails(
 ) -> None:
     SERVICE.fails = when
     if (mode, error_mode, when) == (ReplyMode.NONE, ErrorMode.NONE, "after"):
-        # The whole query is there, and Bob says nothing of what became of it.
+        # The whole query has arrived, and Bob reports no outcome.
         query = net[0].query(net[3].id, CONTENT, hops=2, mode=mode, error_mode=error_mode)
         assert query.result(PATIENCE_S).report is None
         return
@@ -198,7 +198,7 @@ def test_a_proxy_that_fails_on_the_way_of_a_cached_reply(
 def test_a_proxy_that_fails_on_the_way_back(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, mode: ReplyMode, hop: int, when: str
 ) -> None:
-    """Bob hands on what he cannot read himself, and Alice is told of the hop on the way that she built."""
+    """Bob passes on what he cannot read himself, and Alice learns which hop of her route failed."""
     chunks = {"before": 0, "during": 20, "after": 61}[when]
     back = [net[4], net[5]] if mode is ReplyMode.OTHER_ROUTE else [net[2], net[1]]
     following = [*back, net[0]][hop + 1]
@@ -217,7 +217,7 @@ def test_a_proxy_that_fails_on_the_way_back(
 def test_an_answer_to_a_known_destination_that_fails_on_its_route(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, chunks: int
 ) -> None:
-    """The route is Bob's: he is told where, and tells Alice that it failed and why."""
+    """The route is Bob's: he learns where it failed, and reports to Alice that it failed and why."""
     for node in net:
         fail_hop(node, monkeypatch, chunks, is_backward=False, to=net[0].id)
     error = ask(net, ReplyMode.KNOWN_DEST)
@@ -266,7 +266,7 @@ def test_a_hop_that_changes_the_status(
         SERVICE.fails = "before"
     tamper_at(net[1 + hop], monkeypatch, flipped, to=Command.DEST if hop == 2 else Command.RELAY)
     if error_mode is ErrorMode.NONE and fails_at != "proxy":
-        # Bob's word is random bytes in this mode, and nobody can tell one kind of them from another.
+        # Bob's code is random bytes in this mode: success and failure look alike.
         route = Route((net[1].id, net[2].id), net[3].id)
         query = net[0].query(net[3].id, CONTENT, route=route, mode=mode, error_mode=error_mode)
         assert (query.exception(PATIENCE_S) is None) or fails_at == "destination"

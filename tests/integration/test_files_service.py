@@ -44,7 +44,7 @@ def net(folder: Path) -> Iterator[LocalNetwork]:
 
 
 def raw(net: LocalNetwork, request: FileRequest, content: bytes = b"") -> tuple[FileReply, bytes]:
-    """A request as a client of anybody's making sends it."""
+    """A request as any other client could send it."""
     reply = net[0].query(net[3].id, request.pack() + content, hops=1).result(PATIENCE_S).read()
     return FileReply.unpack(reply[:REPLY_BYTES]), reply[REPLY_BYTES:]
 
@@ -392,7 +392,7 @@ def test_a_poisoned_part_does_not_prevent_an_upload(net: LocalNetwork, folder: P
 def test_quota_counts_parts_and_makes_room_for_files(net: LocalNetwork, folder: Path) -> None:
     with pytest.raises(FilesError, match="FULL"):
         put(net[0], net[3].id, io.BytesIO(bytes(4_000_001)), "huge", hops=1).result(PATIENCE_S)
-    # A part that nobody is writing gives way to a file.
+    # A part without a writer gives way to a file.
     request = FileRequest(Operation.PUT, "half", 3_000_000, 0, b"\x01" * 32)
     assert raw(net, request, bytes(2_999_999))[0].status is FileStatus.SIZE
     put(net[0], net[3].id, io.BytesIO(CONTENT), "whole", hops=1).result(PATIENCE_S)
@@ -512,5 +512,5 @@ def test_a_file_that_a_thread_works_in_is_closed_by_that_thread(tmp_path: Path) 
 def test_an_upload_whose_client_left_is_forgotten(folder: Path) -> None:
     store = FileStore(folder, FilesSettings(uploads=1))
     for _ in range(3):
-        store.begin("f", 6, DIGEST, 0)  # whoever asked was cancelled while the thread opened it
+        store.begin("f", 6, DIGEST, 0)  # the caller was cancelled while the thread opened it
         gc.collect()

@@ -37,7 +37,7 @@ def early(query: Query, reply: Reply) -> Service[None]:
 
 
 def ended(query: Query, reply: Reply) -> Service[None]:
-    """Ends its reply, and then goes on reading."""
+    """Ends its reply, and then continues to read."""
     yield from reply.write(b"go on")
     yield from reply.end()
     yield from reply.end()
@@ -59,7 +59,7 @@ def large(query: Query, reply: Reply) -> Service[None]:
 
 
 def stuck(query: Query, reply: Reply) -> Service[None]:
-    yield Signal()  # nobody sets it
+    yield Signal()  # never set
 
 
 def write_after_end(query: Query, reply: Reply) -> Service[None]:
@@ -161,7 +161,7 @@ def test_a_client_that_sends_to_a_service_that_has_answered_is_not_blocked(
 
 
 def test_an_unread_half_is_refused_after_a_while_and_the_answer_stays(kind: str, net: LocalNetwork) -> None:
-    """The silent client's place is free again; it can read all, and is told when it writes."""
+    """The idle client's slot is free again; it can read all, and gets an error when it writes."""
 
     def scenario(client: Any) -> Steps:
         tunnel = yield lambda: client.tunnel(net[3].id, hops=1)

@@ -62,7 +62,7 @@ def asked(*arguments: str | Path, status: int = 0, patience_s: float = PATIENCE_
 
 
 class Running:
-    """A command that goes on: `up`, or `node`. Its events are JSON lines."""
+    """A running command: `up`, or `node`. Its events are JSON lines."""
 
     def __init__(self, *arguments: str | Path) -> None:
         self.process = subprocess.Popen(
@@ -74,7 +74,7 @@ class Running:
         )
 
     def event(self) -> dict[str, Any]:
-        """The next line; a process that says nothing for long is ended, and the test with it."""
+        """The next line; a process that prints nothing for long is killed, and the test fails."""
         assert self.process.stdout is not None
         watchdog = threading.Timer(PATIENCE_S, self.process.kill)
         watchdog.start()
@@ -87,7 +87,7 @@ class Running:
         return event
 
     def stop(self, number: int = signal.SIGINT) -> tuple[int, str]:
-        """Signal it and wait. Returns its status and what it has said on stderr."""
+        """Signal it and wait. Returns its status and its stderr."""
         self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, errors
@@ -109,7 +109,7 @@ def running(*arguments: str | Path) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def network(folder: Path, nodes: int) -> Iterator[tuple[Running, dict[str, Any]]]:
-    """A network that is up, and what its nodes have said, by name."""
+    """A running network, and the first events of its nodes, by name."""
     mtun("network", folder, "--nodes", str(nodes))
     with running("up", folder) as up:
         event = up.event()
@@ -272,7 +272,7 @@ def test_another_network_is_another_network(tmp_path: Path, monkeypatch: pytest.
     at = ("ping", "node-1", "--network", net, "--hops", "0", "--count", "1")
     monkeypatch.setenv("MTUN_SERVICE_NAMES", "")
     with network(net, 2) as (up, _):
-        assert asked(*at)["ok"]  # it says that it has no such service, and so that it is there
+        assert asked(*at)["ok"]  # its refusal of the unknown service shows that it runs
         refused = mtun("get", "node-1", "--network", net, "--hops", "0", status=1)
         assert "TARGET_NOT_ALLOWED" in refused.stderr
         assert up.stop()[0] == 0
@@ -441,7 +441,7 @@ def test_nodes_end_with_the_process_that_started_them(tmp_path: Path) -> None:
 
 
 def _wait_for_end(pidfd: int) -> None:
-    """A process that is none of ours: its descriptor becomes readable when it has ended."""
+    """Wait for a process that is not a child: its descriptor becomes readable when it has ended."""
     with contextlib.closing(os.fdopen(pidfd, "rb", buffering=0)):
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)

@@ -1,4 +1,4 @@
-"""Established tunnels between real nodes: messages, sub-streams, ends, and what Alice is told of failures."""
+"""Established tunnels between real nodes: messages, sub-streams, ends, and how Alice learns of failures."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_quiet_tunnel_outlives_the_idle_limit_of_every_hop() -> None:
 
 
 def test_a_tunnel_whose_other_end_is_silent_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its links live and its service waits: only that nothing comes tells that it is over."""
+    """Its links live and its service waits: only the silence shows that it is over."""
     monkeypatch.setattr(EstablishedTunnel, "pad", lambda self: None)
     with LocalNetwork(peers=2, limits=Limits(idle_s=0.3, linger_s=0.5)) as net:
 

@@ -30,7 +30,7 @@ def upper(query: Query, reply: Reply) -> Service[None]:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Path:
-    """A folder with two nodes, none of which runs."""
+    """A folder with two nodes that do not run."""
     assert main(["network", str(tmp_path / "net"), "--nodes", "2"]) == 0
     return tmp_path / "net"
 

@@ -78,7 +78,7 @@ def test_an_exchange_that_no_honest_node_sends_ends_the_link(
     what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    # Nothing is told twice on its own, so that only the test's message is there to go wrong.
+    # The node sends no exchange of its own again, so only the test's message can go wrong.
     limits = Limits(exchange_s=1000, exchange_min_s=0.001, link_tick_s=0.05)
     with strangers(2, limits=limits) as network:
         network.wait_until(lambda: network[1].open_links == 1 and len(_ids(network, 0)) == 2)

@@ -186,7 +186,7 @@ def test_a_cancellation_while_taking_a_tunnel_leaves_none_open(net: LocalNetwork
 
 
 class _Leaves(Echo):
-    """Serves those tunnels only that were opened after it was told to leave the others."""
+    """Serves only tunnels that are opened after `leave`."""
 
     def __init__(self) -> None:
         self.ends: list[Signal] = []
@@ -207,7 +207,7 @@ class _Leaves(Echo):
 
 
 def test_a_prepared_tunnel_whose_other_end_has_closed_is_not_used() -> None:
-    """A service that waits for a first message so long and no longer ends its half in order."""
+    """A service that waits for a first message for a limited time ends its half in order."""
     service = _Leaves()
     with LocalNetwork(peers=8, service=service, limits=LIMITS) as net:
         Client(net[0]).tunnel(net[7].id, hops=2).give_up()

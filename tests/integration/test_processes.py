@@ -117,7 +117,7 @@ def test_a_node_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> 
 def test_a_node_that_fails_ends_its_process_and_an_error_has_its_log(tmp_path: Path) -> None:
     def fail() -> None:
         with NodeProcesses(2, directory=tmp_path) as network:
-            # Nobody says go twice: two services cannot accept from one listener.
+            # "go" is not sent twice: two services cannot accept from one listener.
             network.nodes[1].process.call("go")
             assert network.nodes[1].process.wait(TIMEOUT_S)
             network.usage(1)

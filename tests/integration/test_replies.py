@@ -28,7 +28,7 @@ BLOCK_MODES = [mode for mode in SERVED_MODES if MODES[mode].reply_blocks]
 
 
 class Counting(InnerService):
-    """Answers with the query and the number of the reply, as often as the query says in its first byte."""
+    """Sends as many replies as the first byte of the query: each is the query and the reply's number."""
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         content = yield from query.read()
@@ -162,7 +162,7 @@ def test_a_follow_up_with_several_answers_and_one_with_none(net: LocalNetwork) -
     last = net[0].follow_up(result, b"\x01bye", hops=None).result(PATIENCE_S)
     assert not last.has_reply
     assert last.query_bytes == 4
-    # A block serves once, whoever has kept it.
+    # A block serves once, for any holder.
     result.reply_blocks = (block,)
     with raises_code(ErrorCode.REPLAYED):
         net[0].follow_up(result, b"again").result(PATIENCE_S)
@@ -222,7 +222,7 @@ def test_a_dropped_loop_is_noticed() -> None:
 
 
 def test_the_delay_that_a_sender_drew_is_kept(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two proxies that are told to wait for 150 ms each; the destination's own field is 0."""
+    """Two proxies whose slots order a wait of 150 ms each; the destination's own field is 0."""
     monkeypatch.setattr("tunnel.onion.header_builder.draw_delay", lambda mean_s, random_bytes: 15)
     plan = CoverPlan(Route((net[1].id, net[2].id), net[3].id), SMALL, 100, is_loop=False)
     began_s = time.monotonic()
@@ -232,7 +232,7 @@ def test_the_delay_that_a_sender_drew_is_kept(net: LocalNetwork, monkeypatch: py
 
 
 def test_a_reply_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody has said how much is wanted: a node that answers for ever is not let."""
+    """Without a limit by the caller: an endless answer is still refused."""
     monkeypatch.setattr(spool, "MOST_BYTES", 3_000_000)
 
     def endless(query: Query, reply: Reply) -> Service[None]:

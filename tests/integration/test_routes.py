@@ -97,7 +97,7 @@ def test_routes_drawn_afterwards_leave_it_out_while_there_are_others(net: LocalN
     _query(net, [DEAD], retries=1)
     routes = [net[0].query(net[BOB].id, b"x", hops=3).result(PATIENCE_S).route for _ in range(20)]
     assert not any(net[DEAD].id in route.proxies for route in routes)
-    # With nobody else to ask, one that failed is asked again, and the error says so.
+    # Without another node the failed one is tried again, and the error explains it.
     with pytest.raises(QueryFailed) as caught:
         net[0].query(net[BOB].id, b"x", hops=PEERS - 2).result(PATIENCE_S)
     assert net[DEAD].id in caught.value.blamed
@@ -443,7 +443,7 @@ def test_a_small_network_avoids_a_hop_that_another_one_accuses() -> None:
 
 
 def test_two_nodes_of_one_owner_in_one_process() -> None:
-    """A client beside a node that serves: it is told of it, or both have one family."""
+    """A client beside a serving node: it is given the node's id, or both have one family."""
     family = b"f" * 16
     with LocalNetwork(peers=4) as net:
         thread = net[0].reactor
@@ -628,7 +628,7 @@ def test_private_addresses_are_not_dialled_outside_a_local_network(host: str) ->
 
 
 def test_a_network_with_another_name_runs_on_a_lan() -> None:
-    """Its addresses are all of one /16: that keeps nobody apart, but guards and families hold."""
+    """Its addresses are all of one /16: that separates no nodes, but guards and families hold."""
     ranges = (ipaddress.ip_network("127.0.0.0/8"),)
     directory, nodes = StaticDirectory(), []
     with ReactorThread() as thread:
@@ -683,7 +683,7 @@ def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
         assert [ask().route for _ in range(2)] == expected
         assert None not in taken[-2:]
         wait_full()
-        # A hop of both has published a newer descriptor: nobody could open what was sealed to its old key.
+        # A hop of both has published a newer descriptor: a query sealed to its old key could not be opened.
         for node in net:
             publish(node.context)
         assert ask().read() == b"hello"

@@ -435,7 +435,7 @@ def test_silent_sub_streams_of_a_tunnel_do_not_hold_all_threads() -> None:
                 assert running.acquire(timeout=PATIENCE_S)
             answer = Client(net[1]).query(bob, b"from elsewhere", service="echo", hops=1).result(PATIENCE_S)
             assert answer.read() == b"from elsewhere"
-            # One has given way, its user is told why; the others and the tunnel are as they were.
+            # One has given way, and its user gets the reason; the others and the tunnel are unchanged.
             outcomes: list[bytes | ErrorCode] = []
             for stream in streams:
                 try:
@@ -469,7 +469,7 @@ def test_blocking_services_leave_nothing_behind() -> None:
 
 
 class Saver:
-    """Saves what comes into a folder, and says what it was."""
+    """Saves attachments into a folder, and answers with a list of them."""
 
     def __init__(self, folder: Path, limits: AttachmentLimits | None = None) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""One tunnel, sub-stream or reply with several users at once, and what each is told when it breaks."""
+"""One tunnel, sub-stream or reply with several users at once, and the error of each when it breaks."""
 
 from __future__ import annotations
 
@@ -217,12 +217,12 @@ def test_a_turn_passes_in_order_and_counts_the_gaps_before_it() -> None:
     list(turn.wait(turn.enter()))  # the turn is free: nothing is waited for
 
 
-# -- what its users are told when it breaks --------------------------------------------------------------
+# -- the errors of its users when it breaks --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2, 3], ids=["own", "first", "second", "last"])
 def test_every_call_on_a_broken_tunnel_names_the_place(victim: int) -> None:
-    """Whatever it waits for, and at once: no call is told less than the others."""
+    """Any waiting call, at once: each gets the full error."""
     with LocalNetwork(peers=4, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
         route = Route((net[1].id, net[2].id), net[3].id)
         tunnel = Client(net[0]).tunnel(net[3].id, route=route)

@@ -215,7 +215,7 @@ def strike_at(number: int, when: str, way: str) -> bool:
         if when == "running":
             hit()
         else:
-            # Comes when the service has been parked, or has gone on already.
+            # Runs after the service was parked, or has already continued.
             reactor.post(hit)
 
     def hit() -> None:

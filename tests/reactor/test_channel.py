@@ -29,7 +29,7 @@ from reactor.errors import ChannelEmpty
 from tests.reactor.helpers import assert_clean, forever, passes, run
 
 ACTIONS = ["send", "receive", "send_nowait", "receive_nowait", "turn", "cancel"]
-# The number says which of those before it is cancelled.
+# The number selects which earlier one is cancelled.
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 30)), max_size=60)
 
 
@@ -74,7 +74,7 @@ class Model:
 def test_against_model(kind: type[AnyChannel], capacity: int, steps: list[tuple[str, int]]) -> None:
     """Each step is done to the channel and to the model.
 
-    Then every receiver has the item that the model says.
+    Then every receiver has the item that the model predicts.
     """
     model, got = Model(capacity), dict[int, int]()
     channel = kind(capacity)

@@ -185,7 +185,7 @@ def test_a_reset_that_the_writer_notices_first_is_not_an_end_for_the_reader(
 
 
 def test_the_end_stays_an_end_after_writing_has_failed(reactor: Reactor, ends: Ends) -> None:
-    """The other side said all it had to say and left; that we could say no more does not change it."""
+    """The other side had sent everything and closed; that we cannot send any more does not change that."""
     stream, peer = ends
     peer.sendall(b"all of it")
     peer.close()

@@ -114,7 +114,7 @@ CLIENT = """
     socks = []
     for count in range(many):
         if count % 100 == 99:
-            # An answer says that all before it were accepted: a full backlog would cost a second each time.
+            # An answer shows that all earlier ones were accepted: each full backlog costs a second.
             socks[-1].send(b"x")
             socks[-1].recv(1)
         sock = socket.create_connection(("127.0.0.1", port))

@@ -399,7 +399,7 @@ def test_a_closed_loop_takes_its_waiters_along() -> None:
 
 
 def test_two_services_that_talk_through_it_let_others_run(fake: Reactor) -> None:
-    """A channel with an item and room at any moment never makes anybody wait: the loop sees to the others."""
+    """On a channel that always has an item and room no call waits; the loop still serves the others."""
     channel: SharedChannel[int] = SharedChannel(1)
     seen = 0
 

@@ -126,7 +126,7 @@ def test_an_exception_leaves_a_truncated_message() -> None:
     source = CompR(stream, SealedR(KEY, chunk_bytes=4))
     with pytest.raises(Truncated):
         source.read()
-    # It has said so; closing after that is quiet.
+    # The error was raised; closing after that raises nothing.
     source.close()
     assert source.closed
 

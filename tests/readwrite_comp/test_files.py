@@ -197,7 +197,7 @@ def test_a_stream_that_breaks_at_close() -> None:
 
 
 class FailsOnce:
-    """A full disk that somebody makes room on: one call fails."""
+    """A full disk on which room is made: one call fails."""
 
     def __init__(self, calls: int) -> None:
         self.left, self.data = calls, bytearray()

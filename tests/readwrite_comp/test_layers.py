@@ -1,4 +1,4 @@
-"""Every layer through the kit, by fixed and by drawn choices, and what its format says byte by byte."""
+"""Every layer through the kit, by fixed and by drawn choices, and its format byte by byte."""
 
 from __future__ import annotations
 

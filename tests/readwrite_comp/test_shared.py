@@ -181,7 +181,7 @@ def test_a_call_from_within_a_call() -> None:
 
 
 def test_a_call_from_another_thread() -> None:
-    """Two threads, one handle: the second is told so at once, and the first is not disturbed."""
+    """Two threads, one handle: the second gets an error at once, and the first is not disturbed."""
     shared, w, refused = SharedW(EscapeTermW()), HostileWriter(), []
 
     class Slow:

@@ -169,7 +169,7 @@ DEPTH = 128
 
 
 def _deep_mixed() -> Pair:
-    """128 layers in turn, none of which can be joined with its neighbour. Windows are large against the
+    """128 layers, no two of which can be joined. Windows are large against the
     content, or the padding of each would grow the next without bound.
     """
     makers: list[MakePair] = [

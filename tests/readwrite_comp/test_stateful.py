@@ -81,7 +81,7 @@ class Segment:
 
 
 class Forbidden:
-    """A stream that nobody may write to."""
+    """A stream that refuses all writes."""
 
     def write(self, data: memoryview, /) -> int:
         raise AssertionError(f"{len(data)} bytes were left behind for a stream that was given back")
@@ -159,7 +159,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_ended)
     @rule(data=st.binary(min_size=1, max_size=90), script=answers)
     def break_stream(self, data: bytes, script: list[int]) -> None:
-        """An error of the stream's own. Either nothing was taken and the message goes on, or the writer
+        """An error of the stream itself. Either nothing was taken and the message continues, or the writer
         refuses to go on with it; what is on the wire by then is a beginning of what was written.
         """
         self.segments[-1].script = [*script, -1]
@@ -217,7 +217,7 @@ class Stack(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_ended and len(self.segments) < 5)
     @rule(script=answers)
     def lend(self, script: list[int]) -> None:
-        """The writer gives its stream back, with no byte for it left behind, and goes on on another one."""
+        """The writer returns its stream with no owed bytes, and continues on another one."""
         self.segments[-1].script = script
         lent = self.persist(self.comp.suspend)
         assert lent is self.segments[-1]

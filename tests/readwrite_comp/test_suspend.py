@@ -1,4 +1,4 @@
-"""`suspend()` and `resume()`: a message that lets go of its stream, and goes on there or on another."""
+"""`suspend()` and `resume()`: a message that releases its stream, and continues there or on another."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_message_over_many_streams(
 
 
 def test_a_raw_byte_between() -> None:
-    """The original's test_suspend: one stream, and somebody else's byte on it in the middle of a message."""
+    """The original's test_suspend: one stream, and a foreign byte on it in the middle of a message."""
     stream = io.BytesIO()
     comp = CompW(stream, MultiWExt([StreamCipherW(KEY), EscapeTermW()]))
     comp.write(b"first")
@@ -131,7 +131,7 @@ def test_owed_bytes_are_written_first() -> None:
     assert len(old.data) == 32 + 2 * (4 + 4 + 16)
     comp.resume(new)
     comp.close()
-    # Whole chunks have gone out at once: an empty one says that they were the last.
+    # Whole chunks were written at once: an empty one marks the end.
     assert len(new.data) == 4 + 16
     with CompR(HostileReader(bytes(old.data + new.data)), SealedR(KEY)) as source:
         assert source.read() == b"abcdefgh"
@@ -222,7 +222,7 @@ def test_an_error_at_close_is_raised() -> None:
     comp = CompW(FailsAtEnd(32), SealedW(KEY))
     with pytest.raises(BrokenPipeError):
         leave()
-    # The block is over, so nobody can try again.
+    # The block is over, so no retry is possible.
     assert comp.closed
     comp = CompW(FailsAtEnd(32), SealedW(KEY))
     comp.write(b"abc")

@@ -240,7 +240,7 @@ class Relayed:
 def relay_frame(
     frame: bytes, profile: Profile, peers: Sequence[Peer], *, origin: bytes, now_s: float = NOW_S
 ) -> Relayed:
-    """Take `frame` from `origin` over `peers`; all but the last must be told to relay it to the next.
+    """Take `frame` from `origin` over `peers`; the slots of all but the last must order a relay to the next.
 
     Each opens the header and applies `decrypt` of its forward layer chunk by chunk, as a proxy does.
     """

@@ -52,9 +52,9 @@ def query_of(cast: Cast, mode: ReplyMode, error_mode: ErrorMode, profile: Profil
 
 
 def check(report: Report | None, error_mode: ErrorMode, hop: int, last: int, *, about_next: bool) -> None:
-    """The report names the place, as far as the error mode can, and blames nobody else."""
+    """The report names the place, as far as the error mode can, and blames no other node."""
     if error_mode is ErrorMode.NONE and hop == last:
-        assert report is None  # Bob says nothing; what proxies say is said all the same
+        assert report is None  # Bob sends none; the proxies' still arrive
         return
     assert report is not None
     assert (report.succeeded, report.hop, report.suspects) == (False, hop, ())
@@ -78,7 +78,7 @@ def fail_query(
     header, body = wire[:header_bytes], wire[header_bytes:]
     last = len(cast.way) - 1
     if when == "before":
-        # It had no keys to tell with: the one before it tells. Of the first hop there is only a RESET.
+        # It had no keys for a report: the hop before it reports. Of the first hop there is only a RESET.
         if not hop:
             return
         opened = open_over(header, profile, cast.way[:hop], cast.alice.id)
@@ -148,7 +148,7 @@ def fail_way_back(
     if hop == len(back) - 1:
         assert on_way[-1].slot.command is Command.HOME
     status = status_of(on_way, profile, hop, code)
-    # Bob has none of its keys: with those of the query it is noise.
+    # Bob has no keys of it: with those of the query it is noise.
     misread = read_report(query, status, OPENSSL)
     assert misread is None or not misread.succeeded
     if not fits_status_chunk(profile.geometry, profile.geometry):
@@ -295,13 +295,13 @@ def test_every_status_of_a_frame_has_one_length_and_success_is_read_as_such(
 def test_one_changed_bit_of_a_status_is_never_taken_for_another_word(
     error_mode: ErrorMode, count: int, data: st.DataObject
 ) -> None:
-    """Whoever changes what: no other code, no success for a failure, nobody blamed who had no part in it."""
+    """For any change by any hop: no other code, no success for a failure, no blame for the uninvolved."""
     cast = cast_of(count)
     query = query_of(cast, ReplyMode.NONE, error_mode, SMALL)
     opened = open_over(query.circuit.header, SMALL, cast.way, cast.alice.id)
     hop = data.draw(st.integers(0, count - 2))
     status = bytearray(status_of(opened, SMALL, hop))
-    # XOR codes are the first 8 bytes, and the rest says nothing.
+    # XOR codes are the first 8 bytes; the rest has no meaning.
     bits = 8 * (len(status) if error_mode is ErrorMode.STATUS else 8)
     bit = data.draw(st.integers(0, bits - 1))
     status[bit // 8] ^= 1 << bit % 8

@@ -142,7 +142,7 @@ def test_a_sub_stream_from_either_end_with_half_close() -> None:
         pair.settle()
         assert read_some(mine) == b"pong, after your end"
         assert read_some(mine) == b""
-        mine.give_up()  # of what both have closed, nothing is told
+        mine.give_up()  # nothing is sent about what both have closed
         pair.settle()
 
 

@@ -1,4 +1,4 @@
-"""The directory that learns: what is told is bounded, verified and never pushes out what is worth more."""
+"""The learning directory: entries are bounded, verified, and never evict more valuable ones."""
 
 from __future__ import annotations
 

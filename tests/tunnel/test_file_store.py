@@ -213,7 +213,7 @@ def test_uploads_that_send_nothing_do_not_block_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("late", [b"too much of it", b"wrong"])
 def test_a_refused_upload_does_not_remove_the_part_of_another(tmp_path: Path, late: bytes) -> None:
-    """Both write the same part: whoever knows a digest could have kept its file from being stored."""
+    """Both write the same part: anyone with a digest could have prevented that its file is stored."""
     now_s = 0.0
     store = FileStore(tmp_path, now_s=lambda: now_s)
     hostile = _begun(store, "a", b"right")

@@ -1,4 +1,4 @@
-"""Guards: few, uniform among those that may be, kept over restarts, and walked away from by nobody."""
+"""Guards: few, uniform among the candidates, kept over restarts, and not replaced at an attacker's wish."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def choose(
 def test_there_are_never_more_than_most_and_never_two_of_one_network(
     seed: int, downs: list[set[int]]
 ) -> None:
-    """Whatever somebody makes fail, in any order, to walk a node to a guard of his own."""
+    """Any failures in any order that an attacker causes to lead a node to a guard of his."""
     guards, rng = Guards(size=3, most=6), random.Random(seed)
     for down in downs:
         usable = {peer.node_id for number, peer in enumerate(crowd()) if number not in down}

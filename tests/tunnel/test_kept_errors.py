@@ -1,4 +1,4 @@
-"""What ended a link, a stream or a tunnel is told by each later call, with an error of its own."""
+"""Each later call on a link, stream or tunnel that failed raises the cause, with a new error."""
 
 from __future__ import annotations
 

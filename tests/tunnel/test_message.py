@@ -201,7 +201,7 @@ def test_messages_in_a_row_with_their_real_nonces(
     flush_every: int,
     engine: TunnelEngine,
 ) -> None:
-    """Bytes after LAST stay unread, and the next message goes on where the nonces stand."""
+    """Bytes after LAST stay unread, and the next message continues the nonces."""
     check_round_trip(
         lambda: (writer(engine=engine), reader(engine=engine)),
         messages,
@@ -412,7 +412,7 @@ def test_chunks_made_by_hand_are_those_of_the_writer() -> None:
     assert message_of((MSG, first, False), (END, b"y", True)) == written(writer(), b"x" * (DATA - 4) + b"y")
 
 
-# name → (chunks, what is said)
+# name → (chunks, part of the message)
 SEQUENCES: dict[str, tuple[list[tuple[int, bytes, bool]], str]] = {
     "PAD before END": ([(PAD, b"", False), (END, NO_BLOCKS, True)], "before the END"),
     "PAD after MSG": ([(MSG, NO_BLOCKS, False), (PAD, b"", True)], "before the END"),

@@ -284,7 +284,7 @@ def test_bob_reads_before_alice_has_written_the_last(mode: ReplyMode) -> None:
         assert query.backward is not None
         early = send(cast.bob.codec.cached_reply(opened.slot, SMALL), b"early")
         assert receive(query.backward, early) == (b"early", None)
-    # The query goes on meanwhile.
+    # The query continues meanwhile.
     assert layer.write_into(pipe, b"last") == 4
     layer.write_end(pipe)
     assert buffer[: reader.read_into(pipe, buffer)] == b"last"
@@ -350,7 +350,7 @@ def test_an_origin_that_claims_another_identity(what: str) -> None:
             claim = replace(claim, signature=claim.signature[:-1] + bytes([claim.signature[-1] ^ 1]))
         case "ticket":
             claim = replace(claim, ticket=bytes(24))
-        case "descriptor":  # somebody else's, as an attacker who wants answers sent there would
+        case "descriptor":  # another node's, as from an attacker who wants answers sent there
             claim = replace(claim, descriptor=cast.proxies[0].descriptor.signed)
         case "other query":
             slot = replace(slot, seed=bytes(16))

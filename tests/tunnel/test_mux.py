@@ -243,7 +243,7 @@ def test_a_piece_is_taken_only_whole_and_counts_like_any_reading() -> None:
 
 
 def test_one_piece_each_in_turn() -> None:
-    """Writers that always want more, a socket that takes a little: nobody is ahead by more than a piece."""
+    """Writers that always want more, a socket that takes a little: none is ahead by more than a piece."""
     link = Link.make()
     pairs = [joined(link, MIDDLE) for _ in range(20)]
     for _ in range(2_000):
@@ -256,7 +256,7 @@ def test_one_piece_each_in_turn() -> None:
         counts = [stream.content_out for stream, _ in pairs]
         if min(counts) > 200_000:
             break
-        # So many pieces fit into the buffer before anybody is refused.
+        # The buffer takes this many pieces before a refusal.
         assert max(counts) - min(counts) <= (1 + BUFFER_BYTES // 16_384) * 16_356
     assert min(counts) > 200_000
 
@@ -580,7 +580,7 @@ def test_streams_that_are_opened_only_to_be_reset_end_the_link() -> None:
 
 
 def test_a_flood_of_control_cells_leaves_nothing_behind() -> None:
-    """A peer that never listens: whatever it says, little is kept."""
+    """A peer that never reads: whatever it sends, little is kept."""
     peer = RawPeer.make(is_dialler=True)
     peer.say(open_cell(2))
     for number in range(3_000):

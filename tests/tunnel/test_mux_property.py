@@ -200,7 +200,7 @@ class TwoSides:
                         assert sender.credit + read == receiver.window_bytes
 
     def end(self) -> None:
-        """Whatever happened: when everybody goes on, everything that was not reset arrives."""
+        """After any history: when all continue, everything that was not reset arrives."""
         goals = {id(end): len(end.sent) + 100_000 for end in self.ends if not end.finished}
         while True:
             self.link.settle()

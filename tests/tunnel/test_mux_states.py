@@ -31,7 +31,7 @@ LEGAL_PAYLOADS = {
 }
 OF_STREAM = (T.OPEN, T.DATA, T.CREDIT, T.FIN, T.RESET, T.STATUS)
 
-# What was said on stream 2 (the peer's) or 1 (ours) before; then what follows and what becomes of it.
+# The cells before on stream 2 (the peer's) or 1 (ours); then the next cell and its outcome.
 # "ok": applied. "stream": RESET PROTOCOL of that stream. "link": the link ends. "late": ignored.
 ORACLE: dict[str, dict[CellType, str]] = {
     "never opened": {
@@ -136,7 +136,7 @@ def test_every_cell_in_every_state(state: str, kind: CellType) -> None:
         assert heard == []
         if expected == "late":
             assert peer.mux.streams == before
-    # The link goes on in any case.
+    # The link continues in any case.
     peer.say(cell(T.DATA, bystander.id, b"still here"))
     assert read_all(bystander) == b"still here"
 

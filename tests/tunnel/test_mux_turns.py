@@ -1,4 +1,4 @@
-"""Turns by themselves: who is woken, who goes behind whom, and that nobody is forgotten."""
+"""Turns alone: which writer is woken, in which order, and that none is forgotten."""
 
 from __future__ import annotations
 

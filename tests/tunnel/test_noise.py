@@ -257,7 +257,7 @@ def test_a_message_for_another_node_is_refused() -> None:
 
 
 def test_an_impostor_cannot_answer() -> None:
-    """Someone without the responder's static key can only repeat what the real one sent to somebody else."""
+    """Without the responder's static key one can only repeat what the real one sent to another peer."""
     initiator, other, responder = make("initiator"), make("initiator"), make("responder")
     responder.read_message(other.write_message(b""))
     answer = responder.write_message(b"")

@@ -1,4 +1,4 @@
-"""The peer table: who rests and for how long, who is told, and that strangers push nobody's failures out."""
+"""The peer table: back-off of peers, its listeners, and that strangers evict no failures of others."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def test_wrong_key_and_wrong_info_are_refused(engine: TunnelEngine) -> None:
 
 @given(point=non_canonical)
 def test_sealing_to_a_non_canonical_key_is_refused(point: bytes) -> None:
-    """No private key's owner would compute the same key schedule, so nobody could open it."""
+    """No owner of a private key would compute the same key schedule, so it could not be opened."""
     assert same_outcome(lambda engine: engine.hpke_seal(point, b"", b""))[0] == "RefusedKey"
 
 

@@ -99,7 +99,7 @@ def test_any_flipped_bit_behind_the_head(bit: int, engine: TunnelEngine) -> None
     view = memoryview(record)
     with pytest.raises(LinkError):
         RecordOpener(KEY, engine).open(view)
-    # Both libraries decrypt before they compare the tag: none of it may stay.
+    # Both libraries decrypt before they compare the tag: nothing of it may stay.
     assert not any(view[HEAD_BYTES:-TAG_BYTES])
 
 
@@ -153,7 +153,7 @@ def test_random_records(data: bytes) -> None:
 
 
 def reference(key: bytes, counter: int, units: int, fill: int = 7) -> bytes:
-    """A record as the protocol's text says, with none of the code under test."""
+    """A record made from the protocol's text, without the code under test."""
     head = struct.pack(">HH", units, 0)
     plain = bytes([fill]) * (units * UNIT_BYTES - RECORD_OVERHEAD)
     return head + OPENSSL.layers.aead(key).seal(bytes(4) + counter.to_bytes(8, "big"), plain, head)
@@ -182,7 +182,7 @@ def test_the_key_changes_after_2_to_the_14_records(engine: TunnelEngine) -> None
         keys = {-2: before, -1: before, 0: after, 1: after}
         for offset, key in keys.items():
             record = sealed_by(sealer)
-            # The counter goes on: no nonce comes twice even if the keys were the same.
+            # The counter continues: no nonce is used twice even if the keys were the same.
             assert record == reference(key, border + offset, 1)
             assert opened_by(opener, record) == b"\x07" * (UNIT_BYTES - RECORD_OVERHEAD)
 

@@ -119,7 +119,7 @@ def test_random_bytes_are_a_block_or_a_documented_error(data: bytes) -> None:
 
 @given(st.integers(0, 6), engines)
 def test_a_block_leads_home(proxies: int, engine: TunnelEngine) -> None:
-    """Each proxy of the reply route is told the next, and gets the seed that Alice derives again."""
+    """Each proxy of the reply route learns the next one, and gets the seed that Alice derives again."""
     block = build(proxies, engine)
     assert block.first_id == (IDS[0] if proxies else IDS[-1])
     assert block.end_to_end_seed == reply_end_to_end_seed(MASTER)

@@ -168,7 +168,7 @@ def spread(count: int) -> list[Descriptor]:
 
 @given(st.integers(0, 5), st.integers(0, 2**32))
 def test_a_reply_route_for_an_unknown_node_ends_with_a_guard(hops: int, seed: int) -> None:
-    """It begins with any node: whoever gets it sees that one."""
+    """It begins with any node: its receiver sees that one."""
     peers = spread(20)
     world = _World(peers, seed=seed)
     assert world.guards is not None
@@ -286,7 +286,7 @@ def test_a_route_of_the_callers_own_through_the_owners_nodes_is_refused() -> Non
 
 
 def test_a_node_at_an_address_of_this_machine_is_the_owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client beside a node has keys of its own: what tells is that its machine has that address."""
+    """The client beside a node has other keys; the node is recognised by the address of this machine."""
     here = peer(3, "53.1.1.1")
     peers = [*spread(3), here, *spread(6)[4:]]
 

@@ -1,4 +1,4 @@
-"""STATUS: who wrote it, what it says, how long it was held; lengths, refusals, both engines, equal work."""
+"""STATUS: its writer, its content, how long it was held; lengths, refusals, both engines, equal work."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def read_130_at_a_time(layer: ExtRead, body: bytes, payload: bytes) -> None:
 
 @given(st.integers(0, 3), st.data())
 def test_a_changed_bit_garbles_its_chunk_and_is_refused_at_the_end(proxies: int, data: st.DataObject) -> None:
-    """On any link, in any chunk: nobody on the way can recognise it further on, and Bob refuses the chunk."""
+    """On any link, in any chunk: no later hop can recognise the change, and Bob refuses the chunk."""
     peers = plain_peers(proxies + 2)
     content = seeded_bytes(proxies)(3_000)
     relayed = send_query(peers, content).relayed

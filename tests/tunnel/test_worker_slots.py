@@ -103,7 +103,7 @@ def test_idle_holders_keep_their_slots_while_no_query_waits(hall: Hall) -> None:
         yield from hall.come("a", "b")
         yield Sleep(1_000_000)
         assert [held.error for held in hall.held.values()] == [None, None]
-        # Who comes then need not wait: somebody has been silent for long enough.
+        # A later query need not wait: one has been idle for long enough.
         yield from hall.come("c")
         assert hall.held["a"].error is not None
         assert hall.held["a"].error.code is ErrorCode.TIMEOUT
@@ -291,5 +291,5 @@ class Story:
                 assert held.had_reason
                 assert held.silence_s >= SILENT_S
         if self.line and not any(held.error for held in self.holding):
-            # Nobody is about to go, so nobody who waits for a peer can have been silent for twice the limit.
+            # None is ending, so no holder that waits for its peer can have been idle for twice the limit.
             assert all(now_s - held.moved_s < 2 * SILENT_S for held in self.holding if held.waits_for_peer)

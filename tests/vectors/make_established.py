@@ -35,7 +35,7 @@ Scenario = dict[str, Any]
 
 
 class _Nobody:
-    """A notifier for which nobody waits."""
+    """A notifier without waiters."""
 
     def set(self) -> None:
         pass

@@ -140,7 +140,7 @@ def exchanged(
     error: ErrorMode = ErrorMode.STATUS,
     unused: int = 0,
 ) -> Maker:
-    """`unused`: so many blocks more, along which Bob sends an empty reply."""
+    """`unused`: number of further blocks, along which Bob sends an empty reply."""
 
     def build(engine: TunnelEngine) -> Scenario:
         cast = fixed_cast(name, engine)

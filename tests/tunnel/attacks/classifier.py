@@ -21,7 +21,7 @@ Feature = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class View:
-    """One frame at one proxy: as it came, what its slot says, as it leaves; and what is to be guessed."""
+    """One frame at one proxy: as it came, its slot, as it leaves; and what is to be guessed."""
 
     label: Hashable
     frame_in: bytes

@@ -64,7 +64,7 @@ def test_a_whole_recorded_tunnel_played_to_a_bob_that_lost_his_replay_table() ->
     bob = make_end(End.BOB, random_seed=99)
     bob.received(memoryview(bytearray(recorded[0])))
     assert bob.next_chunk(memoryview(bytearray(996)), 0.0)
-    bob.received(memoryview(bytearray(recorded[1])))  # REKEY is still under the seed's key, and says nothing
+    bob.received(memoryview(bytearray(recorded[1])))  # REKEY is still under the seed's key, and is empty
     refuses(bob, recorded[2])
 
 

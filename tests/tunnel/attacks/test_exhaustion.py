@@ -55,7 +55,7 @@ def test_one_neighbour_cannot_fill_the_table_for_the_others() -> None:
     assert [outcome(bob, fresh_header(cast), HONEST) for _ in range(10)] == [None] * 10
     assert bob.ring.wants_rotation
     assert TableFull.code is ErrorCode.BUSY
-    # With the new key everybody begins anew, the hostile one as well.
+    # With the new key all begin anew, the hostile one as well.
     later = NOW_S + EARLY_ROTATION_S
     assert bob.ring.rotate_early(later)
     assert len(bob.ring.opening(later)[0].table) == 0

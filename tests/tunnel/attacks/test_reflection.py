@@ -1,4 +1,4 @@
-"""Threat: having a node send answers to somebody who did not ask (mode `known-dest`).
+"""Threat: having a node send answers to a victim that did not ask (mode `known-dest`).
 
 The attacker knows the victim's descriptor, which is public. He names the victim as the origin of his query.
 Bob, who checks the signature, refuses with MalformedMessage (BAD_CONTENT) and sends nothing. An answer that

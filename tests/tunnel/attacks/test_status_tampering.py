@@ -1,4 +1,4 @@
-"""Attack: a hop changes a STATUS that it carries, so that Alice blames others, or nobody, or believes it.
+"""Attack: a hop changes a STATUS that it carries, so that Alice blames others, or no node, or believes it.
 
 The attacker is one or two hops of the route, with their keys, and does what it likes with what comes in and
 with what goes out. Alice must end with the truth, or suspect the attacker, and never two innocent neighbours.
