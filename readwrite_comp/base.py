@@ -12,7 +12,7 @@ The contract, checked by `readwrite_comp.testing.check_ext_pair`:
 * 0 is the end of the content and only that. A stream that ends inside a structure is `Truncated`.
 * After a `RemoteLayerError` every call raises it again, until `reset()`.
 * Other errors of the stream pass through, and the same call may be repeated. Only if it is unknown whether
-  content was taken does the writer refuse to continue (FAILED, until `reset()`), lest it write it twice.
+  content was taken does the writer refuse to continue (FAILED, until `reset()`), to avoid writing it twice.
 
 The public methods handle phases and errors, the hooks (`_start`, `_take`, …) do a layer's work. A hook that
 a `BlockingIOError` has interrupted is called again.

@@ -49,9 +49,7 @@ class PhaseError(LocalLayerError):
 
 
 class InUse(LocalLayerError):
-    """A layer in the middle of a message, or given twice, was put into a stack or a file-like object; or
-    another holder has the shared layer.
-    """
+    """A layer is in use: by an unfinished message, twice in one stack, or by another holder."""
 
 
 class BadParameter(LocalLayerError, ValueError):
@@ -63,9 +61,9 @@ class EngineUnavailable(LocalLayerError):
 
 
 class RemoteLayerError(LayerError):
-    """The bytes that arrived are not what this layer's writer produces."""
+    """The received bytes violate the format of this layer."""
 
-    is_expected = True  # see `RemoteTunnelError`: bad bytes from outside are no bug here
+    is_expected = True  # see `RemoteTunnelError`: bad bytes from outside are not a bug of this process
 
 
 class Truncated(RemoteLayerError):

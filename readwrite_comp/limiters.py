@@ -77,7 +77,7 @@ class Padding(Enum):
         """Return the padding itself, or the one of that name, in any case.
 
         Raises:
-            BadParameter: there is none of that name.
+            BadParameter: no padding has that name.
         """
         if isinstance(padding, cls):
             return padding

@@ -295,7 +295,7 @@ def _advice(service: object) -> str:
     """What to write instead of an object that is not a service."""
     if isinstance(service, CoroutineType | AsyncGeneratorType):
         if isinstance(service, CoroutineType):
-            service.close()  # else it warns that it was never awaited
+            service.close()  # otherwise it would warn that it was never awaited
         return "write the function with `def` and `yield from`, without `async`"
     if isinstance(service, Request):
         if isinstance(service, NeedsYield):
@@ -317,7 +317,7 @@ def _yield_advice(yielded: object) -> str:
         discard(yielded)
         return "write `yield from`"
     if isinstance(yielded, CoroutineType):
-        yielded.close()  # else it warns that it was never awaited
+        yielded.close()  # otherwise it would warn that it was never awaited
         return "a service waits for asyncio with `yield from bridge.wait(...)`, see reactor.run.aio"
     if isinstance(yielded, type) and issubclass(yielded, Request):
         return f"make one, `yield {yielded.__name__}(...)`"

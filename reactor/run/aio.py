@@ -116,7 +116,7 @@ class AsyncioBridge:
         """Wait for an awaitable of asyncio, in a service: `x = yield from bridge.wait(coroutine())`.
 
         When the service is cancelled, the awaitable is cancelled, and the service continues when that has
-        ended. If the awaitable has a result all the same, the service gets it, and the cancellation at its
+        ended. If the awaitable has a result nevertheless, the service gets it, and the cancellation at its
         next yield.
 
         Args:

@@ -172,8 +172,8 @@ class Channel(Generic[T]):
         """Take the next item without waiting.
 
         Raises:
-            ChannelEmpty: there is none.
-            ChannelClosed: there is none, and the channel is closed.
+            ChannelEmpty: no item is waiting.
+            ChannelClosed: no item is waiting, and the channel is closed.
         """
         item = self._take()
         if item is _NOTHING:
@@ -531,7 +531,7 @@ class SharedChannel(Channel[T]):
 
 
 def _claim_first(queue: deque[Any]) -> Any:
-    """Remove waiters up to the first that can be claimed, and return that; None when there is none."""
+    """Remove waiters up to the first that can be claimed, and return that; None: none can be claimed."""
     while queue:
         waiter = queue.popleft()
         if waiter.claim():

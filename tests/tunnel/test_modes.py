@@ -334,7 +334,7 @@ def test_the_answer_needs_no_directory_entry_of_alice() -> None:
     reader = cast.alice.codec.destination_reader(relayed.opened.slot, SMALL)
     assert receive(reader, relayed.body) == (b"a", None)
     assert cast.alice.codec.answered_query(reader.head) == done.query.query_id
-    with pytest.raises(BadRoute, match="another node"):
+    with pytest.raises(BadRoute, match="does not lead to the node"):
         cast.bob.codec.answer(origin, cast.route, SMALL, now_s=NOW_S)
 
 

@@ -424,7 +424,7 @@ def _say(options: argparse.Namespace, done: Stored | Fetched, moved_bytes: int, 
     resumed = ""
     if moved_bytes < done.size:
         resumed = (
-            f" ({readable_size(moved_bytes)} of them moved now)" if moved_bytes else " (all of it was there)"
+            f" ({readable_size(moved_bytes)} of them moved now)" if moved_bytes else " (all stored before)"
         )
     show = complain if getattr(options, "output", None) == _STREAM else say
     show(f"{text}{resumed}, sha256 {done.digest.hex()}")

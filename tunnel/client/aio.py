@@ -154,7 +154,7 @@ P = ParamSpec("P")
 
 
 class _Face(Generic[S_co]):
-    """An object of the reactor, as asyncio uses it."""
+    """The asyncio face of an object of the reactor."""
 
     def __init__(self, bridge: AsyncioBridge, shared: S_co) -> None:
         self._bridge = bridge
@@ -164,7 +164,7 @@ class _Face(Generic[S_co]):
 def _awaited(
     method: Callable[Concatenate[S, P], Service[T]], undo: Callable[[S, int, T], None] | None = None
 ) -> Callable[Concatenate[_Face[S], P], Coroutine[Any, Any, T]]:
-    """The same method, to be awaited.
+    """The awaitable form of a method.
 
     Args:
         undo: gives the result to the next caller; for results that must not be lost.
@@ -185,7 +185,7 @@ def _awaited(
 
 
 def _posted(method: Callable[[S], None]) -> Callable[[_Face[S]], None]:
-    """The same method, called in the reactor soon."""
+    """The same method, posted to the reactor."""
 
     @functools.wraps(method)
     def call(face: _Face[S], /) -> None:
@@ -216,7 +216,7 @@ class AsyncReply(_Face[IncomingReply]):
 
 
 class AsyncTunnel(_Face[NodeTunnel]):
-    """`NodeTunnel` for asyncio; several tasks may use it at once.
+    """`NodeTunnel` for asyncio; several tasks may use it concurrently.
 
     Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
     it. Cancelling a receiving call loses nothing.
@@ -238,7 +238,7 @@ class AsyncTunnel(_Face[NodeTunnel]):
 
     @property
     def profile(self) -> Profile:
-        """How long its chunks are: `profile.geometry.chunk_bytes`."""
+        """The profile; its chunk length is `profile.geometry.chunk_bytes`."""
         return self.inner.profile
 
     async def open(self, target: str | Target) -> AsyncStream:

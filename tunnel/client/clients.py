@@ -69,7 +69,7 @@ T = TypeVar("T")
 
 
 class AskingNode(Protocol):
-    """What clients need of a node: a `Node` of this process, or one that runs elsewhere (`ControlClient`)."""
+    """A node as clients use it: a `Node` of this process, or one in another process (`ControlClient`)."""
 
     @property
     def id(self) -> bytes: ...
@@ -89,7 +89,7 @@ class AskingNode(Protocol):
 
 
 class Undoing(Protocol):
-    """An object that takes back the result of a call whose caller was cancelled as it arrived."""
+    """An object that takes back a result that arrived while its caller was being cancelled."""
 
     def numbered(self, reading: Service[T], /) -> Service[tuple[int, T]]: ...
 
@@ -108,7 +108,7 @@ def make_call(
 
 
 def asking(node: AskingNode) -> AskingNode:
-    """The node of a client. Raises TypeError: it is none."""
+    """The node of a client. Raises TypeError: the object cannot send queries."""
     if isinstance(getattr(node, "reactor", None), Reactor):
         return node
     hint = f": write connect({str(node)!r})" if isinstance(node, str | Path) else ""
@@ -123,7 +123,7 @@ def make_tunnel(node: AskingNode, destination: bytes, options: TunnelOptions) ->
 
 
 def check_running(node: AskingNode) -> None:
-    """Check that the node's reactor runs: a service made in vain would warn about a forgotten `yield from`.
+    """Check that the node's reactor runs: an unused service would warn about a forgotten `yield from`.
 
     Raises:
         NodeStopped; Closed, of a client: its reactor is closed.
@@ -194,7 +194,7 @@ S = TypeVar("S", bound=Undoing)
 
 
 class Client:
-    """Queries and tunnels of a node, for any thread but that of its reactor."""
+    """Queries and tunnels of a node, for any thread except that of its reactor."""
 
     def __init__(self, node: AskingNode) -> None:
         self._node = asking(node)
@@ -278,7 +278,7 @@ class ThreadReply:
 
 
 class ThreadTunnel:
-    """`NodeTunnel` for threads; several may use it at once.
+    """`NodeTunnel` for threads; several may use it concurrently.
 
     Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
     it.
@@ -292,7 +292,7 @@ class ThreadTunnel:
 
     @property
     def profile(self) -> Profile:
-        """How long its chunks are: `profile.geometry.chunk_bytes`."""
+        """The profile; its chunk length is `profile.geometry.chunk_bytes`."""
         return self.inner.profile
 
     def send(self, message: bytes, *, timeout_s: float | None = None) -> None:
@@ -407,7 +407,7 @@ class ThreadStream:
 class _Owned(Generic[T]):
     """A service whose result is released if the thread that waits for it is interrupted.
 
-    The interruption may arrive just after the service returned, or while it is about to.
+    The interruption may arrive just before or just after the service returns.
     """
 
     def __init__(self, service: Service[T], release: Callable[[T], object]) -> None:
@@ -428,7 +428,7 @@ class _Owned(Generic[T]):
         return result
 
     def abandon(self) -> None:
-        """Release the result, or have it released when it comes."""
+        """Release the result, now or when it arrives."""
         self._is_abandoned = True
         while self._results:
             self._release(self._results.pop())
@@ -443,7 +443,7 @@ def _run(
     """Run a service in the reactor and wait for its result. An interruption, such as Ctrl-C, cancels it.
 
     Args:
-        release: called in the reactor with a result that arrives as the thread is interrupted.
+        release: called in the reactor with a result that arrives while the thread is interrupted.
     """
     owned = None if release is None else _Owned(service, release)
     service = timeout_after(timeout_s, service if owned is None else owned.run())

@@ -65,7 +65,7 @@ def connect(place: str | Path) -> ConnectedNode:
             configuration file of a client, or a folder made by `mtun network`: a client node is started in
             a thread of this program.
     Returns:
-        The node that asks, to be used as a context or closed.
+        The asking node. Use it as a context manager, or close it.
     Raises:
         NodeNotRunning: the configuration has keys, and its node does not run; `open_node` would run it.
         ControlError: the running node does not answer, or is of another version. ConfigError: as
@@ -84,7 +84,7 @@ def connect(place: str | Path) -> ConnectedNode:
 
 
 def is_client(config: NodeConfig) -> bool:
-    """Whether a configuration is that of a client: without keys, or with none where they are by default."""
+    """Whether a configuration is that of a client: `keys = "none"`, or no key file at the default place."""
     return config.is_client or (config.keys == config.state / "keys" and not config.keys.exists())
 
 
@@ -99,7 +99,7 @@ def running_node(config: NodeConfig) -> ControlClient | None:
 
 
 class ClientNode:
-    """A client node of this program: it listens nowhere, and its reactor runs in a thread.
+    """A client node of this program: it does not listen, and its reactor runs in a thread.
 
     Args:
         config: gives network, peers and limits.
@@ -158,7 +158,7 @@ class ClientNode:
         return self.reactor.submit(look()).result()
 
     def close(self) -> None:
-        """Let running queries end for a second, and stop. Idempotent."""
+        """Wait at most a second for running queries, then stop. Idempotent."""
         self._stack.close()
 
     def __enter__(self) -> Self:

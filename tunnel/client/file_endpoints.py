@@ -166,17 +166,17 @@ def _has_content(fd: int) -> bool:
 
 
 class FileTarget(Protocol):
-    """Where a fetched file goes. Each method raises OSError.
+    """The target of a fetched file. Each method raises OSError.
 
     Attributes:
-        version: digest of the whole file of which a part is here; None: unknown.
+        version: digest of the complete file, if a part of it exists; None: unknown.
     """
 
     version: bytes | None
 
     @property
     def size(self) -> int:
-        """Bytes that are here."""
+        """Bytes that exist already."""
         ...
 
     def prepare(self) -> bool:
@@ -191,7 +191,7 @@ class FileTarget(Protocol):
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the bytes that are here."""
+        """SHA-256 of the existing bytes."""
         ...
 
     def commit(self) -> None:
@@ -286,7 +286,7 @@ class PathTarget:
             raise LocalTunnelError(f"{str(self._path)!r} exists; choose another name, or have it replaced")
         if stat.S_ISLNK(found.st_mode):
             return None
-        # A rename would replace a device by a file, for every program of the machine.
+        # A rename would replace a device by a file, for all programs of the machine.
         if not stat.S_ISREG(found.st_mode):
             raise LocalTunnelError(
                 f"{str(self._path)!r} is {kind_of(found.st_mode)}, not a regular file, and is not replaced; "

@@ -78,7 +78,7 @@ class Stored:
     """The result of a put.
 
     Attributes:
-        sent_bytes: content sent in this call; less than `size` if a part was there already.
+        sent_bytes: content sent in this call; less than `size` if the service already had a part.
         attempts: queries with content, failed ones included.
     """
 
@@ -135,13 +135,13 @@ class FilesClient:
         """Store a file.
 
         Args:
-            source: a path, or a binary file that can seek; TypeError: something else.
-            name: under which it is stored; by default that of the path. See `tunnel.services.safe_name`.
+            source: a path, or a binary file that can seek; TypeError: another object.
+            name: name at the other node; by default that of the path. See `tunnel.services.safe_name`.
         Raises:
             FileChanged: the source grew, was cut, rewritten or replaced meanwhile; it is not sent again.
             LocalTunnelError: the name is missing or invalid; the source is not a regular file, or its size is
             unknown before it is read. Others: see the class.
-        Cancellation: the part that was sent stays at the other end for a while, and can be resumed.
+        Cancellation: the other end keeps the sent part for a day, and it can be resumed.
         """
         if name is None:
             if not isinstance(source, str | os.PathLike):
@@ -207,7 +207,7 @@ class FilesClient:
     # For the three above.
 
     def _try(self, attempt: Callable[[], Service[None]]) -> Service[None]:
-        """Attempt until one succeeds or no other can."""
+        """Repeat attempts until one succeeds or no further attempt is possible."""
         for number in range(self._retries + 1):
             is_last = number == self._retries
             try:

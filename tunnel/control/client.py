@@ -190,7 +190,7 @@ class ControlClient:
 
         Raises:
             TypeError, ValueError: as `Node.query`. LocalTunnelError: `rng`, more than one reply or sink, or
-                mode `reply-on-reply`: only a node of the program itself has them.
+                mode `reply-on-reply`: they need a node in this process.
         """
         check_options(options, QueryOptions.__annotations__)
         request = checked_request(destination, content, **options)
@@ -280,7 +280,7 @@ class ControlClient:
         )
 
     def peers(self) -> dict[Descriptor, PeerState]:
-        """The peers that the node knows, with their states. Waits for the answer.
+        """The node's known peers, with their states. Waits for the answer.
 
         Raises:
             ControlError, QueryFailed: the node has ended.
@@ -435,7 +435,8 @@ class _Download:
         progress(self._sent, self._pending.content_in)
 
     def run(self) -> Service[None]:
-        """Receive until the outcome. Raises what ended the query; LocalTunnelError: from sink or progress."""
+        """Receive until the outcome. Raises the error of the query; LocalTunnelError: sink or progress
+        failed."""
         pending = self._pending
         while self.outcome is None:
             kind, body = yield from self._link.receive()

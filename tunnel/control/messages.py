@@ -91,7 +91,7 @@ T = TypeVar("T")
 
 
 class MessageKind(IntEnum):
-    """What a message holds. Kinds from the node have the highest bit set."""
+    """The kind of a message. Kinds from the node have the highest bit set."""
 
     QUERY = 0x01
     CONTENT = 0x02
@@ -110,7 +110,7 @@ class MessageKind(IntEnum):
 
 
 class PeerState(IntEnum):
-    """What the node knows of a peer from its own contacts."""
+    """The state of a peer, from the node's own contacts."""
 
     UNKNOWN = 0
     SEEN = 1
@@ -119,7 +119,7 @@ class PeerState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The node introduces itself.
+    """The first message of the node.
 
     Attributes:
         hops, bias: a route of open length has `hops` proxies, and up to `bias` more.
@@ -156,7 +156,7 @@ class QueryMessage:
 
 @dataclass(frozen=True, slots=True)
 class RouteRequest:
-    """Asks the node to draw a route."""
+    """A request to draw a route."""
 
     destination: bytes
     hops: int
@@ -165,7 +165,7 @@ class RouteRequest:
 
 @dataclass(frozen=True, slots=True)
 class PeerRecord:
-    """A peer that the node knows: its signed descriptor, and its state."""
+    """A known peer: its signed descriptor and its state."""
 
     descriptor: bytes
     state: PeerState

@@ -258,7 +258,7 @@ class _Link:
         yield from timeout_after(_TAKE_S, self._writer.write_all(message))
 
     def send_last(self, message: bytes) -> Service[None]:
-        """Send an error, if the client still reads."""
+        """Send an error, unless the client has stopped reading."""
         with contextlib.suppress(Broken, Closed, TimedOut):
             yield from timeout_after(_LAST_WORDS_S, self._writer.write_all(message))
 

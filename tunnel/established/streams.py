@@ -300,7 +300,7 @@ class IncomingMessages(Incoming[N]):
     def finish(self) -> None:
         """The other end sends no more messages. Raises MalformedMessage: the last one is incomplete."""
         if self._is_arriving:
-            raise MalformedMessage("the other end closed the messages inside one")
+            raise MalformedMessage("the other end closed the messages inside a message")
         super().finish()
 
     def fail(self, error: PeerError) -> None:
@@ -313,7 +313,7 @@ class IncomingMessages(Incoming[N]):
         Returns:
             True: a message has begun. False: the other end has closed, no message follows.
         Raises:
-            BlockingIOError: not known yet; wait for `readable`. PeerError: why nothing more will arrive.
+            BlockingIOError: not known yet; wait for `readable`. PeerError: the reason of an early end.
             LocalTunnelError: the previous message has unread bytes.
         """
         if self._error is not None:
@@ -353,7 +353,7 @@ class IncomingMessages(Incoming[N]):
 
     @property
     def is_inside_message(self) -> bool:
-        """Whether a message was begun, and more of it is to be read."""
+        """Whether a message was begun and has unread bytes or more to come."""
         return self._is_reading and not self._is_at_end and self._error is None
 
     @property
@@ -366,7 +366,7 @@ class StreamHalves(Generic[N]):
 
     Args:
         number: 0 for the messages, else the id of the sub-stream.
-        state: what the other end may still do.
+        state: of the other end's side.
     """
 
     def __init__(self, number: int, state: StreamState, outgoing: Outgoing[N], incoming: Incoming[N]) -> None:
@@ -374,8 +374,8 @@ class StreamHalves(Generic[N]):
         self.state = state
         self.outgoing = outgoing
         self.incoming = incoming
-        # What this end has to send at its end. Three facts, not one state: a CLOSE with a code may follow an
-        # orderly CLOSE, and is then queued and sent at the same time.
+        # The CLOSE of this end. Three facts, not one state: a CLOSE with a code may follow an orderly CLOSE,
+        # and is then queued and sent at the same time.
         self.close_wanted = False  # CLOSE follows the held bytes
         self.close_queued = False  # CLOSE goes before all data, because one of the ends gave up
         self.close_sent = False
@@ -406,7 +406,7 @@ class SubStream(Generic[N]):
         number: its id. target: its destination.
         readable, writable: notifiers for `readinto`, and for `write`, `check_opened`.
         ended: notifier, set when `has_ended` or `failure` has changed.
-        failure: why both halves have ended early; None: they have not.
+        failure: the reason of an early end of both halves; None: no early end.
     """
 
     def __init__(
@@ -475,7 +475,7 @@ class SubStream(Generic[N]):
         self.halves.outgoing.drop()
 
     def check_opened(self) -> None:
-        """Check that the other end has confirmed. Bytes written before that are sent all the same.
+        """Check that the other end has confirmed. Bytes written earlier are sent in any case.
 
         Raises:
             BlockingIOError: not yet; wait for `writable`. PeerError: it refused, or the tunnel ended.

@@ -121,7 +121,7 @@ class EstablishedTunnel(Generic[N]):
         self._given_up: SubStreamReset | None = None  # by either end: only padding is left
         self.other_end_gave_up = False
 
-    # --- what the node does ---------------------------------------------------------------------------------
+    # --- for the node ---------------------------------------------------------------------------------------
 
     @property
     def is_established(self) -> bool:
@@ -212,7 +212,7 @@ class EstablishedTunnel(Generic[N]):
         self._pad_wanted = True
         self.sendable.set()
 
-    # --- what the user does ---------------------------------------------------------------------------------
+    # --- for the user ---------------------------------------------------------------------------------------
 
     def open(self, target: Target) -> SubStream[N]:
         """Open a sub-stream to `target`, which can be written immediately.
@@ -233,7 +233,7 @@ class EstablishedTunnel(Generic[N]):
         """The next sub-stream that the other end opened. Then `confirm` it, or `give_up` with a reason.
 
         Raises:
-            BlockingIOError: there is none; wait for `acceptable`. PeerError: the tunnel has ended.
+            BlockingIOError: none is waiting; wait for `acceptable`. PeerError: the tunnel has ended.
         """
         if self._error is not None:
             raise renewed(self._error)

@@ -178,7 +178,7 @@ class KeyRing:
         return sequence
 
     def clock_fault(self, now_s: float) -> str | None:
-        """Describe, for the log, a harmful sign that the clock was ahead before; None: there is none."""
+        """Describe, for the log, a harmful sign that the clock was ahead before; None: no such sign."""
         state = self.state
         if state.keys.onion.epoch > now_s + CLOCK_SKEW_S:
             what, then_s = "this node's onion key begins at", float(state.keys.onion.epoch)

@@ -72,7 +72,7 @@ class Multiplexer(Generic[N]):
         incoming: set when `accept_nowait` has a stream, and when the link fails.
         exchange: set when `take_exchange` has a payload.
         last_received_s: when bytes last arrived.
-        error: why the link failed.
+        error: the reason why the link failed.
         sender, table, budget: shared with its streams; `sender.is_idle` means that nothing is unsent.
     Raises:
         LocalTunnelError: `record_units` below MIN_FIXED_UNITS or above 63.

@@ -112,7 +112,7 @@ class NeighbourPool(Generic[L]):
         is_wanted: whether k links are kept without streams.
         can_dial: False for a neighbour without an address, which dials this node instead.
         dialling: number of dials in progress.
-        failure: why the last dial failed, for errors during back-off; "" if it succeeded.
+        failure: the reason why the last dial failed, for errors during back-off; "" if it succeeded.
     """
 
     def __init__(self, policy: PoolPolicy, *, own_id: bytes, peer_id: bytes, rng: Randomness) -> None:

@@ -76,7 +76,7 @@ class MuxStream(Generic[N]):
         readable, writable: set when a refused call is worth another try; `readable` also when `status` has
             arrived, and both when the stream fails.
         status: what the other end gave to `send_status`; None until it arrives.
-        error: why the stream failed. It is sticky: every call that it concerns raises it.
+        error: the reason why the stream failed. It is sticky: every call that it concerns raises it.
         failed: set when the stream fails, for a service that neither reads nor writes; None: none waits.
         content_in, content_out: bytes read and written.
         control_mark: number of its last control cell, see `LinkSender.queue_for`.

@@ -370,7 +370,7 @@ class Node:
             A future of QueryResult. Without an answer it means that the content was sent, not received.
         Raises:
             TypeError: content is neither bytes nor a file.
-            LocalTunnelError: no block is left; other than one sink for each reply.
+            LocalTunnelError: no block is left; the numbers of sinks and replies differ.
             BadRoute: no such reply path. The future may raise it too, and PeerError (EXPIRED, UNKNOWN_NEXT):
                 the block can no longer be used; QueryFailed: no answer arrived.
         """

@@ -227,7 +227,7 @@ class OnionCodec:
             BadRoute, ProfileError: as `query`; also: the route leads to another node.
         """
         if route.destination != origin.descriptor.node_id:
-            raise BadRoute("the route of the answer leads to another node than the one that asked")
+            raise BadRoute("the route of the answer does not lead to the node that sent the query")
         circuit = self.builder.circuit(
             route,
             profile,

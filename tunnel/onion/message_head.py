@@ -198,7 +198,7 @@ def head_bytes(data: bytes | bytearray) -> int:
 
 
 def _fault(count: int, flags: HeadFlag) -> str:
-    """Describe a contradiction between the fields; empty if there is none."""
+    """Describe a contradiction between the fields; empty: no contradiction."""
     offers = bool(count) + bool(flags & HeadFlag.ORIGIN) + bool(flags & HeadFlag.BACKWARD)
     if offers > 1:
         return f"message offers {offers} ways to answer (blocks, origin, backward half), at most 1 is allowed"

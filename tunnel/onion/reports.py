@@ -4,8 +4,8 @@
     pass_on       each earlier hop adds its part
     read_report   Alice opens it: outcome, place, code
 
-The flags of the slot give the error mode. In all modes a STATUS has the same length, so a hop cannot tell the
-mode of another. The modes are:
+The flags of the slot give the error mode. In all modes a STATUS has the same length, so a hop cannot see the
+mode of another hop. The modes are:
 
 * `status` (default): `tunnel.onion.status`, authenticated.
 * `xor`: the error channel of the original. Every hop XORs its 8-byte code into the first eight bytes. Alice

@@ -112,7 +112,7 @@ class RouteProvider:
             avoid: nodes that are never proxies of this route.
             rng: a seeded generator, for repeatable demonstrations: a plain draw, without guards and back-off.
         Raises:
-            BadRoute: too few nodes; states how many are missing and why.
+            BadRoute: too few nodes; the text has their number and the reasons.
         """
         return self._draw(destination, hops, profile, last, avoid, rng, is_reply=False)
 
@@ -333,7 +333,7 @@ def choose_route(
             network, has no owners.
         rng: a seeded generator makes the draw repeatable, for demonstrations only: it reveals the route.
     Raises:
-        BadRoute: fewer peers than hops; states how many there are, and why others are excluded.
+        BadRoute: fewer peers than hops; the text has their number, and the reasons that exclude others.
     """
     own = {*own, origin}
     ends = _ends(first, last, hops)

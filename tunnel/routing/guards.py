@@ -14,7 +14,7 @@ The rules and their reasons:
 * A guard that fails stays, and is used again when it is back. Otherwise an attacker could make guards fail
   until his own node is drawn. One more is drawn only if no guard of the set is usable, up to `most`.
 * A guard leaves after a random time of 60 to 120 days: long enough to protect, and a hostile guard does not
-  stay for ever. It also leaves after 7 days outside the directory.
+  stay forever. It also leaves after 7 days outside the directory.
 
 Pure: peers, time and randomness are arguments. The caller stores the state (`to_bytes`) on disk. Layout:
 "mtgd" ‖ version 1 ‖ count 1 ‖ count × (node id 32 ‖ since u32 ‖ until u32 ‖ missing since u32, 0 = listed),

@@ -119,7 +119,7 @@ def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFil
 
 
 def settle(directory: Peers) -> None:
-    """For a client, which needs its peers now: wait for those of the hash table."""
+    """For a client, which needs its peers immediately: wait for those of the hash table."""
     if isinstance(directory, DhtDirectory) and not directory.wait_settled(_SETTLE_S):
         log.error("the hash table has shown no peers within %g s: is [peers] dht_bootstrap right?", _SETTLE_S)
 
@@ -304,7 +304,7 @@ class ConfiguredNode:
                 yield from control.finish()
 
     def stop(self) -> Service[None]:
-        """Stop in order: `serve` ends when what runs now has ended, after `stop_s` at most."""
+        """Stop in order: `serve` ends when running frames and queries have ended, after `stop_s` at most."""
         if self._control is not None:
             self._control.close()
         yield from self.node.leave(self.config.stop_s)
@@ -343,10 +343,10 @@ class ConfiguredNode:
         return self._state.is_here and self.config.keys.exists()
 
     def _restore(self) -> None:
-        """Make the state folder and keys again if they were removed while the node runs.
+        """Create the state folder and keys again if they were removed while the node runs.
 
         Raises:
-            StateError: the folder is another node's now. OSError.
+            StateError: the folder now belongs to another node. OSError.
         """
         config = self.config
         has_keys = config.keys.exists()
@@ -368,7 +368,7 @@ class ConfiguredNode:
             return False
 
     def _report_problem(self, problem: str) -> None:
-        """Log that the state cannot be saved: at the start, each hour, and when it is over."""
+        """Log that the state cannot be saved: when it begins, each hour, and when it is over."""
         now_s = time.monotonic()
         if problem and (problem != self._problem or now_s - self._reported_s > _REPORT_AGAIN_S):
             self._reported_s = now_s
@@ -397,10 +397,10 @@ class ConfiguredNode:
             self._state.close()
 
     def _rescue(self, failure: OSError | StateError) -> StateError:
-        """The state cannot be saved at its place: save at least the keys elsewhere, as they are the identity.
+        """Save at least the keys at another place, because they are the node's identity.
 
         Returns:
-            The error to raise; it names where the keys are.
+            The error to raise; it names the place of the keys.
         """
         keys = self.config.keys
         text = f"the state of the node is not saved: {_text_of(failure)}"
@@ -460,7 +460,7 @@ def open_node(
     if not isinstance(config, NodeConfig):
         config = load_config(Path(config), os.environ)
     thread = ReactorThread(name="node")
-    # Left from the right: the state is saved when nothing of the node runs any more.
+    # Contexts exit from the right: the state is saved after all services of the node have ended.
     with ConfiguredNode(config, thread.reactor, services=services) as configured, thread:
         is_ready: Future[None] = Future()
         serving = thread.submit(configured.serve(lambda: is_ready.set_result(None)), name="node")

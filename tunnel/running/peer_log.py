@@ -26,7 +26,7 @@ _MOST_AWAY: Final = 4096  # as many as a `PeerTable` holds
 
 
 class PeerLog(PeerListener):
-    """Logs what happens to the peers of one node. For the reactor's thread.
+    """Logs changes of one node's peers. For the reactor's thread.
 
     Args:
         now_s: a monotonic clock.
@@ -43,7 +43,7 @@ class PeerLog(PeerListener):
         self._left_out = 0
 
     def look(self) -> None:
-        """Log the peers that came and went since the last call. Call it periodically."""
+        """Log new and forgotten peers since the last call. Call it periodically."""
         known = self._ids()
         learnt, forgotten = known - self._known, self._known - known
         self._known = known
@@ -54,7 +54,7 @@ class PeerLog(PeerListener):
         self._begin_window()
 
     def peer_offline(self, node_id: bytes) -> None:
-        """Log that a peer is backed off, if it was not yet."""
+        """Log that a peer is backed off, unless it already was."""
         if node_id in self._away:
             return
         if len(self._away) >= _MOST_AWAY:

@@ -300,7 +300,7 @@ class _Saving:
         return saved
 
     def close(self) -> None:
-        """Remove what was not committed."""
+        """Remove the uncommitted files."""
         self._is_closed = True
         for _, part in self._parts:
             part.discard()

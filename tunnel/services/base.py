@@ -134,7 +134,8 @@ class Reply(Protocol):
 
     @property
     def remaining(self) -> int:
-        """How many replies may follow this one; the asking node sets it (`replies` of `Node.query`)."""
+        """The number of replies that may follow this one, set by the asking node (`replies` of
+        `Node.query`)."""
         ...
 
     def next(self) -> Generator[Any, Any, None]:
@@ -143,7 +144,7 @@ class Reply(Protocol):
         Replies that a service does not begin are sent empty, so that the asking node need not wait for them.
 
         Raises:
-            LocalTunnelError: none remains. PeerError: the reply path broke; do not catch it.
+            LocalTunnelError: no further reply is possible. PeerError: the reply path broke; do not catch it.
         """
         ...
 
@@ -231,7 +232,7 @@ class InnerService(ABC):
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one query.
 
-        Read the query to its end before a long computation: proxies end a query that is idle for
+        Read the whole query before a long computation: proxies end a query that is idle for
         `Limits.idle_s`. When this returns, the reply ends, and the rest of the query is discarded. The node
         ends a service that neither reads nor writes for `Limits.answer_s`. An error that leaves this
         generator ends the query at the asking node with SERVICE_FAILED, and is logged here.
@@ -254,8 +255,8 @@ class InnerService(ABC):
     def find(self, name: bytes) -> InnerService:
         """The service for sub-streams of an established tunnel to a target of kind SERVICE.
 
-        Its query is what the other end writes; its reply goes back on the same sub-stream. By default a
-        service has no named services.
+        Its query is the content that the other end writes; its reply goes back on the same sub-stream. By
+        default a service has no named services.
 
         Raises:
             TargetNotAllowed: no service has that name.
@@ -324,7 +325,7 @@ def run_service(function: Callable[..., object], *arguments: object) -> Generato
 
     Raises:
         TypeError: it is not a generator function, or returned a value. The text names the function, its file
-            and line, and what to write.
+            and line, and the correct form.
         RuntimeError: it raised an error that is not an `Exception`, such as that of `sys.exit()`.
         any other: what the service raises.
     """
@@ -443,7 +444,7 @@ class Services(InnerService):
         yield from run_service(self.find(name).handle, reader, reply)
 
     def find(self, name: bytes) -> InnerService:
-        """The service of this name. Raises TargetNotAllowed: there is none."""
+        """The service of this name. Raises TargetNotAllowed: no service has it."""
         service = self._named.get(name)
         if service is None:
             # The peer chose the name: it must not appear in the log.

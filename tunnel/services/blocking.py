@@ -80,7 +80,7 @@ class Holder(Protocol):
         ...
 
     def end(self, error: PeerError) -> None:
-        """End the query with this error, soon. Called at most once; the thread then returns the slot."""
+        """Begin to end the query with this error. Called at most once; the thread then returns the slot."""
         ...
 
 
@@ -139,11 +139,11 @@ class WorkerSlots:
         self.returned.send_nowait(slot)
 
     def enter(self, holder: Holder) -> None:
-        """Allow that this holder is ended when it is idle."""
+        """Add a holder, which may be ended when it is idle."""
         self.holders[holder] = None
 
     def leave(self, holder: Holder) -> None:
-        """Exempt this holder: its query is over, even if its thread is not. Idempotent."""
+        """Remove a holder: its query is over, even if its thread still runs. Idempotent."""
         self.holders.pop(holder, None)
 
     def _take_next(self) -> Service[int]:

@@ -81,7 +81,7 @@ _PART: Final = re.compile(r"\.[0-9a-f]{64}\.part")
 
 @dataclass(frozen=True, slots=True)
 class FilesSettings:
-    """What a files service allows.
+    """The permissions and limits of a files service.
 
     Attributes:
         is_name_allowed: a rule for names beside those of `tunnel.services.names`.
@@ -274,7 +274,7 @@ class FileStore:
         return Download(self, name, fd)
 
     def offered(self, name: str, size: int, digest: bytes) -> int:
-        """How many bytes of an offered file are already here, if it may be stored.
+        """The number of stored bytes of an offered file, if it may be stored.
 
         Raises:
             StoreRefused: NAME, FULL.
@@ -288,12 +288,12 @@ class FileStore:
             return min(held_bytes, size)
 
     def _try_name(self, name: str) -> None:
-        """Find out before the content is sent whether the folder accepts a file of this name.
+        """Check before the content is sent that the folder accepts a file of this name.
 
         Some file systems do not allow ":" or "?", or have shorter names; the folder may be read-only.
 
         Raises:
-            StoreRefused: NAME. OSError: the folder accepts no file at all.
+            StoreRefused: NAME. OSError: the folder accepts no files.
         """
         beginning = name.encode("utf-8")[:_TRIAL_BYTES].decode("utf-8", "ignore")
         trial = self.folder / f".{beginning}.trial.part"
@@ -480,7 +480,7 @@ class Upload:
         return self.whole_bytes - self.file.size
 
     def prepare(self) -> bool:
-        """Hash the next block of what is already here; True: all is hashed. Raises StoreRefused: BUSY."""
+        """Hash the next block of the stored part; True: all is hashed. Raises StoreRefused: BUSY."""
         return self._checked(lambda: self.file.rehash(self._offset))
 
     def write(self, data: bytes) -> None:
@@ -517,11 +517,11 @@ class Upload:
             store.remember_digest(self.name, os.lstat(target), self.digest)
 
     def discard(self) -> None:
-        """Remove what was stored."""
+        """Remove the stored part."""
         self.file.discard()
 
     def close(self) -> None:
-        """Stop here; what was received is kept for resumption. Never waits."""
+        """Stop; the received part is kept for resumption. Never waits."""
         self.file.close()
 
     def _checked(self, work: Callable[[], T]) -> T:
@@ -598,5 +598,5 @@ class Download:
 
 
 def _wire_name(disk_name: str) -> str | None:
-    """The name on the wire of a file in the folder; None: it has none."""
+    """The name on the wire of a file in the folder; None: the name has no form on the wire."""
     return file_name(unicodedata.normalize("NFC", disk_name).encode("utf-8", "surrogateescape"))

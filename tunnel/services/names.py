@@ -1,4 +1,4 @@
-"""Names of services, files and attachments: which are allowed, and why.
+"""Names of services, files and attachments: the rules, and their reasons.
 
 Service names are ASCII letters, digits, "-", "_" and ".", without a leading dot, because people type them and
 put them into configurations. Files and attachments keep their names ("日本語.txt", "my résumé (1).txt",
@@ -106,7 +106,7 @@ def safe_name(name: str) -> str:
 
 
 def _fault(name: str) -> str:
-    """Why this file name is refused; empty: it is not. Does not check length and normal form."""
+    """The reason to refuse this file name; empty: it is valid. Does not check length and normal form."""
     if not name:
         return "it is empty"
     if name in (".", ".."):

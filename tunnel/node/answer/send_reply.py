@@ -78,7 +78,7 @@ def answer_service(node: NodeContext, query: IncomingQuery, reporter: Reporter) 
             _let_go(node, query, reporter),
             _watch_for_reset(query),
         )
-        # From here on nothing else writes to the query's stream.
+        # From here on only this service writes to the query's stream.
         yield from _hand_on(node, query, replies)
     except PeerError as error:
         code = error.code

@@ -121,8 +121,8 @@ class ContentReader(Protocol):
 
         Raises:
             LocalTunnelError: a file that does not block has nothing now; a path that is no regular file.
-                FileChanged: a regular file changed since it was opened. TypeError: a piece that is no bytes,
-                or a function that is no service. Whatever the file, the iterator or the service raises.
+                FileChanged: a regular file changed since it was opened. TypeError: a piece is not bytes, or
+                a function is not a service. Errors of the file, the iterator or the service.
         """
         ...
 

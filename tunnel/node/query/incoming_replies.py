@@ -70,7 +70,7 @@ MOST_BYTES = 1 << 34
 
 
 class Spool:
-    """A reply's storage, written once and then read: memory while it is small, else a temporary file."""
+    """A reply's storage, written once and then read: in memory while small, then in a temporary file."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         self._memory_bytes = memory_bytes
