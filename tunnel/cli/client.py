@@ -230,18 +230,6 @@ class PeerNames:
         )
 
 
-class _Failed(QueryFailed):
-    """A query of a command has failed. The text has the names of nodes.
-
-    Attributes:
-        hint: remedy, for people; may be empty.
-    """
-
-    def __init__(self, text: str, error: QueryFailed, hint: str) -> None:
-        super().__init__(text, error.code, error.report, error.blamed, error.attempts)
-        self.hint = hint
-
-
 class Client:
     """A running client node. A context manager.
 
@@ -283,7 +271,10 @@ class Client:
     ) -> None:
         self._stack.close()
         if isinstance(error, QueryFailed):
-            raise _Failed(self.names.in_words(str(error)), error, self.hint(error)) from error
+            text = self.names.in_words(str(error))
+            raise QueryFailed(
+                text, error.code, error.report, error.blamed, error.attempts, self.hint(error)
+            ) from error
 
     def hint(self, error: QueryFailed) -> str:
         """Advice for a failure found on this side, if it is better than the advice of the code."""
