@@ -31,7 +31,7 @@ from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, MAX_BITS
 from tunnel.link.records import MAX_RECORD_BYTES, RECORD_OVERHEAD, REKEY_AFTER, record_bytes_for
 from tunnel.link.scheduler import MIN_FIXED_UNITS
 from tunnel.link.stream import TRANSITIONS, Half
-from tunnel.link.table import MuxLimits
+from tunnel.link.stream_table import MuxLimits
 from tunnel.modes import ERROR_MODES, MODES
 from tunnel.node.limits import Limits
 from tunnel.onion.header import CLOCK_SKEW_S

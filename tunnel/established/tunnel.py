@@ -6,7 +6,7 @@ sub-streams. Nothing here waits, and memory is bounded: the window bounds each s
 bounds the number of streams.
 
 Order of sending: HELLO; Alice's first REKEY; a REKEY that is due; the chunks of the stream table (see
-`tunnel.established.table`); a requested PAD; at the end padding and LAST.
+`tunnel.established.stream_table`); a requested PAD; at the end padding and LAST.
 
 An error from `received` ends the tunnel: every stream raises it from then on, and the node resets the link
 stream with its code. Bytes read before are authentic.
@@ -48,8 +48,8 @@ from tunnel.established.layouts import (
     unpack_close,
     unpack_credit,
 )
+from tunnel.established.stream_table import SubStreamTable
 from tunnel.established.streams import IncomingMessages, MessageWriter, N, SubStream
-from tunnel.established.table import SubStreamTable
 from tunnel.geometry import Geometry, padme
 from tunnel.onion.message import CHUNK_HEAD, CHUNK_TAG_BYTES, ChunkType
 

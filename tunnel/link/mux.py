@@ -5,8 +5,8 @@ Outgoing content is sealed straight into one buffer (scheduler.py), so the sendi
 content. Incoming records are opened in place (records.py) and their cells applied one by one. Content goes
 to the queue of its stream, bounded by the credit that this side granted.
 
-Calls go one way: `Multiplexer` calls `MuxStream` and `StreamTable` (table.py), and both of those call
-`LinkSender` (scheduler.py). None of them calls the multiplexer.
+Calls go one way: `Multiplexer` calls `MuxStream` and `StreamTable` (stream_table.py), and both of those
+call `LinkSender` (scheduler.py). None of them calls the multiplexer.
 
 Rules for changing it:
 
@@ -41,11 +41,11 @@ from tunnel.link.cells import (
     split_cells,
 )
 from tunnel.link.noise import LinkKeys
-from tunnel.link.policies import Pinger
+from tunnel.link.pool_and_padding import Pinger
 from tunnel.link.records import BUFFERS, Budget, BufferPool, IncomingRecords, RecordOpener, RecordSealer
 from tunnel.link.scheduler import LinkSender
 from tunnel.link.stream import MuxStream, N
-from tunnel.link.table import MuxLimits, StreamTable
+from tunnel.link.stream_table import MuxLimits, StreamTable
 
 __all__ = ["Multiplexer", "MuxLimits", "MuxStream"]
 

@@ -9,9 +9,9 @@ At any time it is the sum of the sender's credit, the content in transit, the co
 content that was read but not granted again. Example: with a window of 64 KiB the receiver grants credit after
 its reader has taken 32 KiB.
 
-Calls go one way: the multiplexer (mux.py) calls a stream, and a stream calls the table (table.py), which it
-shares with all streams of its link, and the sender and the budget there. It knows no multiplexer, and reports
-through `readable`, `writable` and `failed`.
+Calls go one way: the multiplexer (mux.py) calls a stream, and a stream calls the table (stream_table.py),
+which it shares with all streams of its link, and the sender and the budget there. It knows no multiplexer,
+and reports through `readable`, `writable` and `failed`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunnel.geometry import Profile
 from tunnel.link.cells import MAX_CREDIT, MAX_STATUS_BYTES, CellType, pack_fin
 from tunnel.link.records import ReceiveQueue
 from tunnel.link.scheduler import Notifier
-from tunnel.link.table import StreamTable
+from tunnel.link.stream_table import StreamTable
 
 __all__ = ["ENDED", "MAY_SEND_DATA", "TRANSITIONS", "Half", "MuxStream", "N"]
 

@@ -35,6 +35,7 @@ from tunnel.node.links.link_table import LinkTable
 from tunnel.node.prepared import PreparedQueries, PreparedTunnels, TunnelKind
 from tunnel.node.query.attempts import query_with_retries, submit, until_stopped
 from tunnel.node.query.contents import Content
+from tunnel.node.query.follow_up_and_cover import cover_service, follow_up_service, make_follow_up
 from tunnel.node.query.incoming_replies import IncomingReply, QueryResult, Sink, ask
 from tunnel.node.query.request import (
     QueryOptions,
@@ -44,7 +45,6 @@ from tunnel.node.query.request import (
     make_sinks,
     plan_tunnel,
 )
-from tunnel.node.query.untracked import cover_service, follow_up_service, make_follow_up
 from tunnel.node.relay.read_service import read_service
 from tunnel.node.tunnels.carrying import open_tunnel, with_tunnel
 from tunnel.node.tunnels.tunnel import NodeTunnel

@@ -38,7 +38,7 @@ from tunnel.geometry import Profile
 from tunnel.link.cells import pack_reset
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Multiplexer, MuxLimits
-from tunnel.link.policies import ConstantRate, Liveness, NoPadding, PaddingPolicy, PoissonPadding
+from tunnel.link.pool_and_padding import ConstantRate, Liveness, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.links.dial_and_accept import HandshakeResult

@@ -1,8 +1,8 @@
 """A node's links by neighbour; opens streams over existing links or dials new ones.
 
 The table owns every link from the end of its handshake: it runs the link's services and removes the link when
-it has ended. The neighbour's pool (tunnel/link/policies.py) decides which link a stream takes, when to dial
-again after a failure, and when a link is too old; the table carries that out.
+it has ended. The neighbour's pool (tunnel/link/pool_and_padding.py) decides which link a stream takes,
+when to dial again after a failure, and when a link is too old; the table carries that out.
 
 Under policy `pooled` links outlive messages, and links to some neighbours are kept without any messages
 (keeper.py): an observer of connections cannot see a message begin or end. Under `once` each stream has its
@@ -20,7 +20,7 @@ from tunnel.codes import short
 from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
-from tunnel.link.policies import NeighbourPool
+from tunnel.link.pool_and_padding import NeighbourPool
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
 from tunnel.node.links.dial_and_accept import HandshakeResult, dial
