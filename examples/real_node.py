@@ -18,8 +18,8 @@ def upper(query: Query, reply: Reply) -> Service[None]:
 
 
 with tempfile.TemporaryDirectory() as folder:
-    network = Path(folder) / "mynet"
-    main(["network", str(network), "--nodes", "2"])  # in a shell: mtun network mynet --nodes 2
+    network = Path(folder) / "pair"
+    main(["network", str(network), "--nodes", "2"])  # in a shell: mtun network pair --nodes 2
     with (
         open_node(network / "node-0" / "node.toml"),
         open_node(network / "node-1" / "node.toml", services={"upper": upper}) as bob,

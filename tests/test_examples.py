@@ -45,7 +45,7 @@ def test_example(name: str) -> None:
 def test_the_python_code_of_the_readme(tmp_path: Path) -> None:
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    network = [sys.executable, "-m", "tunnel", "network", "mynet", "--nodes", "2"]
+    network = [sys.executable, "-m", "tunnel", "network", "pair", "--nodes", "2"]
     subprocess.run(network, cwd=tmp_path, check=True, capture_output=True, timeout=60)
     command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -434,8 +434,10 @@ class TcpListener(_Listener):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
             super().__init__(sock, backlog, sock.getsockname())
-        except BaseException:
+        except BaseException as error:
             sock.close()
+            if isinstance(error, OSError):
+                error.filename = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # named in the text
             raise
 
 

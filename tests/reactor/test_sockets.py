@@ -115,6 +115,16 @@ def test_names_and_options(reactor: Reactor, listener: TcpListener) -> None:
     run(reactor, service())
 
 
+def test_a_place_that_cannot_be_listened_on_is_named(listener: TcpListener) -> None:
+    port = listener.address[1]
+    with pytest.raises(OSError, match=f"Address already in use: '127.0.0.1:{port}'"):
+        TcpListener("127.0.0.1", port)
+    with pytest.raises(OSError, match=r"'192\.0\.2\.1:0'"):  # of nobody
+        TcpListener("192.0.2.1", 0)
+    with pytest.raises(OSError, match=r"no-such-host\.invalid:0"):
+        TcpListener("no-such-host.invalid", 0)
+
+
 def test_refused_names_the_place(reactor: Reactor, listener: TcpListener) -> None:
     port = listener.address[1]
     listener.close()

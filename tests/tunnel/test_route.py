@@ -196,3 +196,11 @@ def test_the_best_profile_is_one_that_all_offer() -> None:
 def test_pycryptodome_alone_does_not_offer_what_it_is_slow_at() -> None:
     assert offered_profiles(PYCRYPTODOME) == SUITE_0 == (1, 2, 3, 4)
     assert offered_profiles(OPENSSL) == ALL_PROFILE_BYTES == (1, 2, 3, 4, 17, 18, 19, 20)
+
+
+def test_routes_and_descriptors_are_shown_by_short_ids() -> None:
+    assert repr(Route((b"\x01" * 32, b"\xab" * 32), BOB)) == "<Route through 01010101, abababab to 42424242>"
+    assert repr(Route((), BOB)) == "<Route through no proxies to 42424242>"
+    assert repr(named(BOB)) == "<Descriptor of node 42424242 at no address>"
+    at = Descriptor(BOB, b"l" * 32, (), (Address("::1", 7), Address("10.0.0.1", 8)), (1, 2), 1, 1)
+    assert repr(at) == "<Descriptor of node 42424242 at [::1]:7, 10.0.0.1:8>"

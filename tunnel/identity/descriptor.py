@@ -123,6 +123,10 @@ class Descriptor:
     signed: bytes = b""
     family: bytes | None = None
 
+    def __repr__(self) -> str:
+        places = ", ".join(str(address) for address in self.addresses) or "no address"
+        return f"<Descriptor of node {short(self.node_id)} at {places}>"
+
     def hop(self, now_s: float) -> Hop:
         """The onion key to seal to now.
 

@@ -172,6 +172,9 @@ class Node:
         self.context.links = self.links = LinkTable(self.context, partial(read_service, self.context))
         self._has_left = Signal()
 
+    def __repr__(self) -> str:
+        return f"<Node {short(self.id)} at {self.listens_at or 'no address'}>"
+
     @property
     def id(self) -> bytes:
         """The node id, 32 bytes: the Ed25519 public key that signs the descriptor."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from tunnel.arguments import checked_id, plain_name
+from tunnel.codes import short
 from tunnel.errors import BadArgument, ProfileError
 from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
 from tunnel.identity.descriptor import Descriptor
@@ -48,6 +49,10 @@ class Route:
         for node_id in self.nodes:
             if type(node_id) is not bytes:
                 checked_id(node_id, "a node of the route")
+
+    def __repr__(self) -> str:
+        proxies = ", ".join(short(node_id) for node_id in self.proxies) or "no proxies"
+        return f"<Route through {proxies} to {short(self.destination)}>"
 
     @property
     def nodes(self) -> tuple[bytes, ...]:
