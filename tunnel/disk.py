@@ -35,6 +35,7 @@ __all__ = [
     "check_unchanged",
     "file_changed",
     "kind_of",
+    "name_for_errors",
     "naming",
     "open_regular",
     "os_error_text",
@@ -43,6 +44,7 @@ __all__ = [
     "regular_status",
     "rename_new",
     "sync_folder",
+    "write_all",
 ]
 
 _OPEN: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -151,6 +153,8 @@ def regular_status(file: object) -> os.stat_result | None:
 
     Only classes that read the file directly count; others, such as gzip, return other bytes.
     """
+    if type(file).__module__ == "tempfile":  # NamedTemporaryFile: a wrapper
+        file = getattr(file, "file", file)
     if not isinstance(file, io.FileIO | io.BufferedReader | io.BufferedRandom):
         return None
     try:
@@ -158,6 +162,12 @@ def regular_status(file: object) -> os.stat_result | None:
     except (OSError, ValueError):  # not made from a file; or closed, which reading will report
         return None
     return status if stat.S_ISREG(status.st_mode) else None
+
+
+def name_for_errors(file: object) -> str:
+    """A path, or the name of an open file, in quotes; "the file" if it has none."""
+    name = file if isinstance(file, Path) else getattr(file, "name", None)
+    return repr(str(name)) if isinstance(name, str | Path) else "the file"
 
 
 class ReadableFile(Protocol):
@@ -177,8 +187,7 @@ class FileReader:
 
     def __init__(self, file: ReadableFile, path: Path | None = None) -> None:
         self._file = file
-        name = getattr(file, "name", None) if path is None else path
-        self._name = repr(str(name)) if isinstance(name, str | Path) else "the file"
+        self._name = name_for_errors(file if path is None else path)
         self._left_bytes: int | None = None
         if isinstance(file, io.BufferedRandom):
             file.flush()
@@ -201,6 +210,32 @@ class FileReader:
             check_unchanged(self._before, now, self._name)
         self._left_bytes = left - len(data or b"")
         return data
+
+
+class WritableFile(Protocol):
+    """A writable binary file: of Python, or a class of the user with this method."""
+
+    def write(self, data: memoryview, /) -> object: ...
+
+
+def write_all(file: WritableFile, data: memoryview) -> None:
+    """Write all of `data`. A raw file, or what stands in for one, may take less at a time.
+
+    Raises:
+        BlockingIOError: it takes nothing now. ValueError: it reports a count that cannot be. Errors of the
+            file.
+    """
+    while True:
+        taken = file.write(data)
+        if taken == 0 or (taken is None and isinstance(file, io.RawIOBase)):
+            raise BlockingIOError("the file takes nothing now: is it non-blocking?")
+        if type(taken) is not int:
+            return  # a class of the user whose `write` returns no number: it has taken all
+        if not 0 < taken <= len(data):
+            raise ValueError(f"write() took {taken} of {len(data)} bytes")
+        data = data[taken:]
+        if not data:
+            return
 
 
 def pieces_of(path: Path, piece_bytes: int) -> Iterator[bytes]:

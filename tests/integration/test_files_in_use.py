@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import stat
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -83,12 +84,14 @@ CHANGES = [appends, shrinks, rewrites, rewrites_unseen]
 
 
 @pytest.mark.parametrize(
-    ("kind", "change"), [*itertools.product(["path", "file"], CHANGES), ("path", replaces)]
+    ("kind", "change"),
+    [*itertools.product(["path", "file"], CHANGES), ("path", replaces), ("temporary", appends)],
 )
 def test_a_file_that_changes_while_it_is_sent_ends_the_put(
     net: LocalNetwork, folder: Path, tmp_path: Path, kind: str, change: Callable[[Path], None]
 ) -> None:
-    path = tmp_path / "log"
+    temporary: Any = tempfile.NamedTemporaryFile(dir=tmp_path)  # noqa: SIM115 - closed below
+    path = Path(temporary.name) if kind == "temporary" else tmp_path / "log"
     path.write_bytes(CONTENT)
     sent: list[int] = []
 
@@ -97,9 +100,9 @@ def test_a_file_that_changes_while_it_is_sent_ends_the_put(
             change(path)
         sent.append(done)
 
-    with path.open("rb", buffering=0) as file:
-        source = path if kind == "path" else file
-        with pytest.raises(FileChanged, match="changed while it was sent"):
+    with temporary, path.open("rb", buffering=0) as file:
+        source = {"path": path, "file": file, "temporary": temporary}[kind]
+        with pytest.raises(FileChanged, match=f"{path.name}' changed while it was sent"):
             put(net[0], net[2].id, source, "log", hops=1, progress=progress, retries=5).result(PATIENCE_S)
     # Once over it, from the front, and no further than announced.
     assert sent == sorted(set(sent))
@@ -367,6 +370,11 @@ def test_what_is_neither_a_path_nor_a_file(net: LocalNetwork) -> None:
         put(net[0], net[2].id, wrong, "x", hops=1).result(PATIENCE_S)
     with pytest.raises(TypeError, match="a target is"):
         get(net[0], net[2].id, "x", wrong, hops=1).result(PATIENCE_S)
+    text: Any = io.StringIO("content")
+    with pytest.raises(TypeError, match="binary mode"):
+        put(net[0], net[2].id, text, "x", hops=1).result(PATIENCE_S)
+    with pytest.raises(TypeError, match="a target is"):
+        get(net[0], net[2].id, "x", text, hops=1).result(PATIENCE_S)
 
 
 # --- the target ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import stat
@@ -15,7 +16,15 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from readwrite_comp.helpers import byte_view
-from tunnel.disk import check_unchanged, file_changed, kind_of, open_regular, regular_status
+from tunnel.disk import (
+    check_unchanged,
+    file_changed,
+    kind_of,
+    name_for_errors,
+    open_regular,
+    regular_status,
+    write_all,
+)
 from tunnel.errors import FileChanged, LocalTunnelError
 from tunnel.services.file_requests import NO_DIGEST
 from tunnel.services.partial_file import BLOCK_BYTES, PartialFile, ThreadFile
@@ -56,6 +65,8 @@ class SourceFile:
                 raise self._unknown_size()
             self._before: os.stat_result | None = status
         else:
+            if isinstance(source, io.TextIOBase):
+                raise TypeError("a file to be stored is binary, got one of text: open it in binary mode")
             if not (hasattr(source, "read") and hasattr(source, "seekable")):
                 raise TypeError(
                     f"a file to be stored is a path or a binary file, got {type(source).__name__}; "
@@ -154,7 +165,7 @@ class SourceFile:
 
     @property
     def _label(self) -> str:
-        return "the file" if self._path is None else repr(str(self._path))
+        return name_for_errors(self._object if self._path is None else self._path)
 
 
 def _has_content(fd: int) -> bool:
@@ -366,14 +377,10 @@ class ObjectTarget:
         self.version = version
 
     def write(self, data: bytes) -> None:
-        view = byte_view(data)
-        while view:
-            taken = self._file.write(view)
-            if not taken:
-                raise OSError("the file to write to accepts no more bytes")
-            self._sha256.update(view[:taken])
-            self.size += taken
-            view = view[taken:]
+        if data:
+            write_all(self._file, byte_view(data))
+            self._sha256.update(data)
+            self.size += len(data)
 
     def commit(self) -> None:
         self._file.flush()

@@ -16,6 +16,7 @@ the same file.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -419,7 +420,7 @@ def list_files(
 
 def _target(target: str | Path | BinaryIO, name: str, replace: bool) -> FileTarget:
     if not isinstance(target, str | os.PathLike):
-        if not hasattr(target, "write"):
+        if isinstance(target, io.TextIOBase) or not hasattr(target, "write"):
             raise TypeError(f"a target is a path or a binary file, got {type(target).__name__}")
         return ObjectTarget(target)
     path = Path(target)

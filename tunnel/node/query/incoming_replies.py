@@ -26,6 +26,7 @@ from reactor.errors import is_ctrl_c
 from readwrite_comp.errors import renewed
 from tunnel.arguments import checked_count
 from tunnel.codes import Report, short
+from tunnel.disk import write_all
 from tunnel.errors import (
     ErrorCode,
     LocalTunnelError,
@@ -216,7 +217,7 @@ class PendingQuery:
         if self._state is QueryState.OVER:
             raise PeerError("the query was given up while its reply came", ErrorCode.UNKNOWN_QUERY)
         try:
-            self._write(data, self._sinks[number])
+            write_all(self._sinks[number], data)
         except BaseException as error:
             if is_ctrl_c(error):
                 raise
@@ -237,20 +238,6 @@ class PendingQuery:
             if is_ctrl_c(error):
                 raise
             raise user_failure("the sink of the reply", error) from error
-
-    def _write(self, data: memoryview, sink: Sink) -> None:
-        """Write all of `data`. Raw files, and what stands in for them, may take less at a time."""
-        while True:
-            taken: object = sink.write(data)
-            if taken == 0 or (taken is None and isinstance(sink, io.RawIOBase)):
-                raise BlockingIOError("a non-blocking file takes nothing now")
-            if type(taken) is not int:
-                return  # a class of the user whose `write` returns no number: it has taken all
-            if not 0 < taken <= len(data):
-                raise ValueError(f"write() took {taken} of {len(data)} bytes")
-            data = data[taken:]
-            if not data:
-                return
 
     def moved(self) -> None:
         """Call the progress callback. Raises LocalTunnelError: it failed."""
