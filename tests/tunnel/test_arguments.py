@@ -317,3 +317,16 @@ def test_a_route_is_made_of_ids(net: LocalNetwork) -> None:
             Route((wrong,), net[3].id)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a node of the route: expected the 32 bytes of a node id"):
             Route((), wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("proxies", [(1, 1), (3, 1)])
+def test_a_given_route_that_visits_a_node_twice_is_named_as_such(
+    net: LocalNetwork, proxies: tuple[int, ...]
+) -> None:
+    route = Route(tuple(net[index].id for index in proxies), net[3].id)
+    for call in (
+        lambda: net[0].query(net[3].id, b"x", route=route),
+        lambda: Client(net[0]).tunnel(net[3].id, route=route),
+    ):
+        with pytest.raises(BadRoute, match=r"the route visits node .* twice"):
+            call()

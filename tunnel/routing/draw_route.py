@@ -167,11 +167,14 @@ class RouteProvider:
         return best_profile(found, content_bytes if is_large else None, longest, purpose=purpose)
 
     def check(self, route: Route) -> None:
-        """Check that a route chosen by the caller does not pass a known node of this node's owner.
+        """Check a route chosen by the caller.
 
         Raises:
-            BadRoute: it does.
+            BadRoute: it visits a node twice, or passes a known node of this node's owner.
         """
+        for node_id in route.nodes:
+            if route.nodes.count(node_id) > 1:
+                raise BadRoute(f"the route visits node {short(node_id)} twice: remove one of the two")
         for node_id in route.proxies:
             if node_id in self._own:
                 whose = "this node itself" if node_id == self._own_id else "another node of its owner"
