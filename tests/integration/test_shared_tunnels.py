@@ -252,9 +252,11 @@ def test_every_call_on_a_broken_tunnel_names_the_place(victim: int) -> None:
 def test_a_status_after_the_end_of_a_tunnel_still_names_the_hop() -> None:
     """A user who notices that the tunnel has ended before its node knows why waits for that."""
     with LocalNetwork(peers=3, service=SERVICES, limits=Limits(linger_s=1.0)) as net:
+        began: list[bool] = []
         seen: list[BaseException] = []
 
         def use(tunnel: NodeTunnel) -> Service[None]:
+            began.append(True)
             try:
                 yield from tunnel.receive()
             except PeerError as error:
@@ -263,7 +265,7 @@ def test_a_status_after_the_end_of_a_tunnel_still_names_the_hop() -> None:
 
         route = Route((net[1].id,), net[2].id)
         future = net[0].tunnel(net[2].id, use, route=route)
-        wait_until(net, lambda: net[2].open_streams)
+        wait_until(net, lambda: began and net[2].open_streams)
         net.stop(2)
         error = future.exception(PATIENCE_S)
         assert isinstance(error, QueryFailed)
