@@ -210,8 +210,10 @@ def test_a_prepared_tunnel_whose_other_end_has_closed_is_not_used() -> None:
     """A service that waits for a first message for a limited time ends its half in order."""
     service = _Leaves()
     with LocalNetwork(peers=8, service=service, limits=LIMITS) as net:
-        Client(net[0]).tunnel(net[7].id, hops=2).give_up()
-        wait_until(net, lambda: len(standing(net)) == 2 and len(service.ends) >= 2)
+        first = Client(net[0]).tunnel(net[7].id, hops=2)
+        # Bob serves all three: one that he begins to serve later would not be left.
+        wait_until(net, lambda: len(standing(net)) == 2 and len(service.ends) == 3)
+        first.give_up()
         old = tunnels(net)
         net.submit(service.leave()).result(PATIENCE_S)
         wait_until(net, lambda: not any(tunnel.is_as_new for tunnel in old))
