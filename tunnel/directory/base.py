@@ -96,7 +96,7 @@ class StaticDirectory:
     def load(
         cls, path: Path, engine: TunnelEngine, *, on_bad_line: Callable[[str], object] | None = None
     ) -> StaticDirectory:
-        """Read what `save` wrote and verify each signature.
+        """Read a file of `save` and verify each signature.
 
         Args:
             on_bad_line: called for each invalid line, with a text that names file and line; the line is then
@@ -156,12 +156,12 @@ def write_descriptor(path: Path, descriptor: Descriptor) -> None:
 
 
 class PeerFiles:
-    """Keeps a directory in step with peer files.
+    """Keeps a directory up to date with peer files.
 
     Each node of a network on one machine writes its descriptor to its own file in one shared folder, so no
     file needs a lock. A damaged file must not stop all nodes that read the folder: invalid lines, unreadable
     files and editors' copies are skipped, with one warning per file when it is first seen and when it
-    changes. Only if nothing can be read `load` fails.
+    changes. `load` fails only if no descriptor can be read.
 
     Args:
         directory: filled from the files.

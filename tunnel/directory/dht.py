@@ -128,7 +128,7 @@ class DhtDirectory(ExchangeDirectory):
             self._wake.set()
 
     def wait_settled(self, timeout_s: float) -> bool:
-        """Wait until a poll of the hash table has found peers, and the next one no further ones.
+        """Wait until a poll of the hash table has found peers, and the next poll no further ones.
 
         For short-lived clients; a node learns while it runs. Blocks.
 

@@ -182,7 +182,7 @@ class ExchangeDirectory:
             own_id: this node, whose descriptors are ignored.
             now_s: the wall clock.
         Returns:
-            How many were of unknown nodes, or newer than the known ones.
+            The number of descriptors of unknown nodes, or newer than the known ones.
         Raises:
             DescriptorError: one is malformed or has a wrong signature; honest neighbours verify what they
                 send. The descriptors before it are added.

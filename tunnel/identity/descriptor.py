@@ -104,7 +104,7 @@ class OnionKeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A node as others know it.
+    """The public record of a node.
 
     Attributes:
         signed: the exact bytes of the descriptor, with the signature.
@@ -149,7 +149,8 @@ class Descriptor:
         raise DescriptorError(f"{what}, and this machine's clock shows {clock_text(now_s)}")
 
     def obstacle(self, now_s: float) -> str | None:
-        """Why nothing can be sealed to this node now, as a phrase that follows a count. None: it can be."""
+        """The reason why nothing can be sealed to this node now, as a phrase after a count. None: no
+        obstacle."""
         if self._key(now_s) is not None:
             return None
         if now_s >= self.expiry:

@@ -225,8 +225,8 @@ class KeyRing:
     ) -> KeyRing:
         """The ring of the last run if it stopped cleanly; otherwise the same node with new onion keys.
 
-        The file with the tables is removed when read. So after a crash there is none, and the next start
-        makes new onion keys. Publish a new descriptor in any case.
+        The file with the tables is removed when it is read. After a crash it is therefore missing, and the
+        next start makes new onion keys. Publish a new descriptor in any case.
 
         Raises:
             KeyFileError: the keys cannot be read. ReplayFileError: the tables are damaged; the text has the

@@ -171,7 +171,7 @@ class NodeKeys:
 
     @classmethod
     def load(cls, path: Path) -> NodeKeys:
-        """Read a file that `save` wrote.
+        """Read a file of `save`.
 
         Raises:
             KeyFileError: not a key file of this version; the text has file and fault.

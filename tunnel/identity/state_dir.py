@@ -146,7 +146,7 @@ class StateDir:
         return self.path / "replay"
 
     def read(self, name: str, version: int) -> bytes | None:
-        """Read a file that `write` wrote. None: there is no such file.
+        """Read a file of `write`. None: no such file exists.
 
         Raises:
             StateError: damaged, of another version, or foreign; has a remedy. OSError.

@@ -144,7 +144,8 @@ def _pack(kind: CellType, stream: int, payload: bytes) -> bytes:
 
 
 def pack_open(stream: int, profile: Profile, extra_window: int) -> bytes:
-    """OPEN. `extra_window`: what the opener grants for the backward half beyond the profile's window."""
+    """OPEN. `extra_window`: bytes that the opener grants for the backward half beyond the profile's
+    window."""
     return _pack(CellType.OPEN, stream, _OPEN.pack(PROTOCOL_VERSION, profile.byte, extra_window))
 
 

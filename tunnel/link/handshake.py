@@ -144,13 +144,13 @@ class PaddingMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a side states about itself in the handshake.
+    """The settings that a side sends in the handshake.
 
     Attributes:
         max_streams: streams that the peer may have open on this link, 1 to 65,536.
         window_bytes: limit of all receive windows of this side together; 0: not stated.
         padding: of this side, so that the peer can do the same.
-        clock_s: the sender's clock, rounded to 60 s: shows that a clock is wrong, not whose it is.
+        clock_s: the sender's clock, rounded to 60 s. A difference does not show which clock is wrong.
         profiles: accepted profile bytes, at most 8.
     """
 

@@ -66,7 +66,7 @@ class Multiplexer(Generic[N]):
         record_units: 0, or the fixed size of all records in units of 1,024 bytes (constant rate): then
             records leave only by `tick`.
         peer_id: node id of the neighbour.
-        buffers: where the two buffers are borrowed while they hold bytes.
+        buffers: the pool that lends the two buffers while they hold bytes.
     Attributes:
         output: set when `pending` is no longer empty.
         incoming: set when `accept_nowait` has a stream, and when the link fails.
@@ -115,9 +115,9 @@ class Multiplexer(Generic[N]):
     # -- the socket's side ----------------------------------------------------------------------------
 
     def space(self) -> memoryview:
-        """Return where to receive into, never empty; from here until `received` the link holds a buffer.
+        """Return the space to receive into, never empty. From here until `received` the link holds a buffer.
 
-        Call it when the socket is readable, then `received`, with 0 if nothing arrived after all.
+        Call it when the socket is readable, then `received`, with 0 if no bytes arrived.
         """
         return self._in.space()
 
@@ -145,7 +145,7 @@ class Multiplexer(Generic[N]):
 
     @property
     def has_partial_record(self) -> bool:
-        """Whether a record has arrived in part: a driver limits how long that may last."""
+        """Whether an incomplete record has arrived: a driver limits the time until it is complete."""
         return self._in.partial_bytes > 0
 
     @property
@@ -210,7 +210,7 @@ class Multiplexer(Generic[N]):
         return stream
 
     def _add(self, stream_id: int, profile: Profile, *, is_opener: bool, extra_window: int) -> MuxStream[N]:
-        """Enter a stream; `extra_window` is what its opener grants beyond the profile's window."""
+        """Enter a stream; `extra_window`: bytes that its opener grants beyond the profile's window."""
         window = profile.geometry.window_bytes
         stream = MuxStream(
             self.table,

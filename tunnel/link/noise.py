@@ -172,7 +172,7 @@ class SymmetricState:
 
 @dataclass(frozen=True, slots=True)
 class LinkKeys:
-    """What a finished handshake leaves behind.
+    """The result of a finished handshake.
 
     Attributes:
         send_key, receive_key: AES-256-GCM, 32 bytes; the peer has them swapped. Nonces begin at 0.
@@ -207,7 +207,7 @@ class NoiseXK:
         static_private: this node's static key.
         remote_static: the responder's public key, 32 bytes: the initiator must know it, the responder learns
             the initiator's from message 3.
-        engine: where the primitives come from.
+        engine: provides the primitives.
         fixed_ephemeral_for_tests_only: 32 bytes instead of a random ephemeral key, for vectors.
     Raises:
         LocalTunnelError: `remote_static` missing (initiator), given (responder) or not 32 bytes; bad role.

@@ -287,7 +287,7 @@ Verdict = Literal["wait", "ping", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """When to send a PING, and when to give the neighbour up.
+    """Decides when to send a PING, and when a neighbour has gone.
 
     Attributes:
         quiet_s: silence before a PING. Less than the half minute after which many address translators forget
@@ -299,7 +299,7 @@ class Liveness:
     dead_s: float = 20.0
 
     def verdict(self, now_s: float, *, last_received_s: float, ping_sent_s: float | None) -> Verdict:
-        """Return what to do now.
+        """The decision for now.
 
         Any byte since the PING counts, not only its answer: the answer may be behind a long transfer.
         """
@@ -333,7 +333,7 @@ class Padded(Protocol):
 
 
 class PaddingPolicy(Protocol):
-    """When to pad, and how.
+    """Decides when to pad, and with which records.
 
     Attributes:
         mode: sent in the handshake.
@@ -346,7 +346,7 @@ class PaddingPolicy(Protocol):
     next_s: float
 
     def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """Do what is due and set `next_s`."""
+        """Send the records that are due and set `next_s`."""
 
 
 class NoPadding:

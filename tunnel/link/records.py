@@ -280,7 +280,7 @@ class IncomingRecords:
         return self._end - self._start
 
     def space(self) -> memoryview:
-        """Return where to receive into, never empty. Views of earlier records become invalid."""
+        """Return the space to receive into, never empty. Views of earlier records become invalid."""
         if self._buffer is None:
             self._buffer = self._pool.take()
         elif BUFFER_BYTES - self._start < MAX_RECORD_BYTES:
@@ -375,7 +375,7 @@ class ReceiveQueue:
         return piece
 
     def readinto(self, buffer: memoryview) -> int:
-        """Move bytes into `buffer` and return how many; 0 if the queue or the buffer is empty."""
+        """Move bytes into `buffer` and return their number; 0 if the queue or the buffer is empty."""
         done, space = 0, len(buffer)
         blocks = self.blocks
         while blocks and done < space:
@@ -398,7 +398,7 @@ class ReceiveQueue:
         return done
 
     def clear(self) -> int:
-        """Drop everything and return how many bytes that was."""
+        """Drop everything and return the number of bytes."""
         dropped, self.size = self.size, 0
         self.blocks, self.times, self._at = None, [], 0
         return dropped

@@ -325,7 +325,7 @@ class LinkSender:
         self._output.set()
 
     def owe_nothing(self, stream: CreditSource) -> None:
-        """The peer sends nothing more on the stream, so it needs no credit."""
+        """The peer sends no further content on the stream, so it needs no credit."""
         self.control.forget(stream)
 
     # -- content --------------------------------------------------------------------------------------

@@ -75,9 +75,9 @@ class MuxStream(Generic[N]):
         is_opener: whether this side opened it, and so sends the forward half.
         readable, writable: set when a refused call is worth another try; `readable` also when `status` has
             arrived, and both when the stream fails.
-        status: what the other end gave to `send_status`; None until it arrives.
+        status: the status that the other end sent; None until it arrives.
         error: the reason why the stream failed. It is sticky: every call that it concerns raises it.
-        failed: set when the stream fails, for a service that neither reads nor writes; None: none waits.
+        failed: set when the stream fails, for a service that neither reads nor writes; None: no such service.
         content_in, content_out: bytes read and written.
         control_mark: number of its last control cell, see `LinkSender.queue_for`.
     """
@@ -128,7 +128,7 @@ class MuxStream(Generic[N]):
         # Content is cut at header and chunk ends, however it is written: records of a profile look alike.
         self._piece_left = profile.geometry.header_bytes if is_opener else profile.geometry.chunk_bytes
         self.credit = credit  # bytes that this side may send
-        self.granted = window_bytes  # what the peer may send
+        self.granted = window_bytes  # bytes that the peer may send
         self.window_bytes = window_bytes
         self.owed = 0  # read, and not granted again
         self._read_since = 0  # read since the window last grew
@@ -222,7 +222,7 @@ class MuxStream(Generic[N]):
         """Return the status that ends the backward half; call it after `readinto` has returned 0.
 
         Raises:
-            BlockingIOError: not yet; wait for `readable`. What ended the stream before it arrived.
+            BlockingIOError: not yet; wait for `readable`. Or the error that ended the stream before.
         """
         if self.status is not None:
             return self.status
@@ -313,7 +313,7 @@ class MuxStream(Generic[N]):
         self._end(ErrorCode.BUSY, TableFull(text))
 
     def _end(self, code: ErrorCode, error: TunnelError) -> None:
-        """Reset the stream; `error` is what it fails with here."""
+        """Reset the stream; on this side it fails with `error`."""
         if self.is_ended:
             self._drop_unread(error)
         else:
@@ -423,7 +423,7 @@ class MuxStream(Generic[N]):
             self.failed.set()
 
     def _drop_unread(self, error: TunnelError) -> None:
-        """Drop unread content; its reader gets `error` instead of what would look like an orderly end."""
+        """Drop unread content; its reader gets `error` instead of an apparent orderly end."""
         dropped = self.queue.clear()
         if dropped:
             self._read_error = self._read_error or error

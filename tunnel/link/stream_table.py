@@ -34,7 +34,7 @@ _SPARE_RESETS: Final = 64  # unsent RESETs allowed beyond one for each stream th
 
 @dataclass(frozen=True, slots=True)
 class MuxLimits:
-    """What one link may use.
+    """The limits of one link.
 
     Attributes:
         max_streams: open streams of the peer; sent in the handshake.
@@ -68,7 +68,7 @@ class StreamTable(Generic[S]):
     """The open streams of one link.
 
     Attributes:
-        sender: where the streams queue their cells.
+        sender: queues the cells of the streams.
         budget: counts their unread content.
         peer_id: node id of the neighbour.
         streams: by number.
@@ -206,7 +206,7 @@ class StreamTable(Generic[S]):
     # -- cells from the peer --------------------------------------------------------------------------
 
     def find(self, stream_id: int, kind: int) -> S | None:
-        """The open stream of this number, or None for one that has ended here.
+        """The open stream of this number, or None for one that has ended on this side.
 
         Args:
             kind: of the cell, for the error.
@@ -222,17 +222,17 @@ class StreamTable(Generic[S]):
         return stream
 
     def late(self, stream_id: int, count: int) -> None:
-        """Count content for a stream that has ended here.
+        """Count content for a stream that has ended on this side.
 
         Raises:
-            LinkError: more than can have been sent before the peer knew.
+            LinkError: more than the peer can have sent before it knew of the end.
         """
         self.late_bytes -= count
         if self.late_bytes < 0:
             raise LinkError(f"content for stream {stream_id}, which has ended, beyond what was granted")
 
     def grow(self, stream: S) -> int:
-        """Enlarge the window of a stream whose reader keeps up; returns by how many bytes.
+        """Enlarge the window of a stream whose reader keeps up; returns the number of added bytes.
 
         While few streams share the link it doubles, up to its limit and to the room left for windows.
         """

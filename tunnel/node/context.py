@@ -68,17 +68,17 @@ class Links(Protocol):
 
 
 def address_rules(network_id: bytes, private_ranges: tuple[IpRange, ...] = ()) -> AddressRules:
-    """What addresses mean in the network of this id. Raises LocalTunnelError: a range is not private."""
+    """The address rules of the network of this id. Raises LocalTunnelError: a range is not private."""
     return AddressRules(network_id == LOCAL_NETWORK_ID, private_ranges)
 
 
 @dataclass(frozen=True, slots=True)
 class FrameReport:
-    """One direction of a frame has passed a node; for tables and tests on the node's own machine.
+    """One direction of a frame that has passed a node; for tables and tests on the node's own machine.
 
     Attributes:
         node, neighbour: ids of sender and receiver.
-        bytes_in: header and chunks as received; 0 where the frame begins.
+        bytes_in: header and chunks as received; 0 at the origin of the frame.
         bytes_out: header and chunks as sent.
         started_s, ended_s: first byte received and last byte sent, on the reactor's clock.
     """
@@ -93,10 +93,10 @@ class FrameReport:
 
 @dataclass(slots=True)
 class NodeContext:
-    """What the services of one node share.
+    """The state that the services of one node share.
 
     Attributes:
-        rules: what addresses mean in this network.
+        rules: the address rules of this network.
         scope: owns every service of the node; a failure of one does not end the others.
         pending: queries of this node that wait for a reply, by query id.
         queries: number of queries of this node in progress, in any mode.

@@ -69,7 +69,7 @@ class TunnelBudget:
 
 
 class LinkPolicy(StrEnum):
-    """How links relate to messages."""
+    """The number of messages that a link carries."""
 
     POOLED = "pooled"  # long-lived links that carry many streams
     ONCE = "once"  # one link for each message, as in the Rust original: it draws the route
@@ -165,7 +165,7 @@ class Limits:
     header_s: float = 10.0  # OPEN and the onion header, counted from the end of the handshake
     linger_s: float = 5.0  # the end of a link after GOAWAY, and of the stream of an answered query
     quiet_s: float = 25.0  # a PING is sent after this time without input
-    pong_s: float = 20.0  # a neighbour that leaves a PING unanswered for this long is gone
+    pong_s: float = 20.0  # a neighbour that leaves a PING unanswered for this time has gone
     record_s: float = 30.0  # a whole record, from its first byte
     link_tick_s: float = 5.0  # between checks of all links
     link_idle_s: float = 600.0  # a link without streams is closed then; longer than a person's pauses
@@ -196,7 +196,7 @@ class Limits:
 
     @property
     def pool_policy(self) -> PoolPolicy:
-        """How the links to one neighbour are used."""
+        """The policy for the links to one neighbour."""
         if self.link_policy is LinkPolicy.ONCE:
             return ONCE
         return replace(

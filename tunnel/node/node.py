@@ -144,7 +144,7 @@ class Node:
             self.close()
             raise
         codec = OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate())
-        # For the rooms of node/ and for tests, not API: `context`, `links` and what is prepared.
+        # For the rooms of node/ and for tests, not API: `context`, `links`, prepared queries and tunnels.
         self.context = NodeContext(
             engine=engine,
             network_id=network_id,
@@ -280,7 +280,7 @@ class Node:
 
     @property
     def route_hops(self) -> tuple[int, int]:
-        """`Limits.route_hops` and `Limits.route_bias`: proxies of a route, and up to how many more."""
+        """`Limits.route_hops` and `Limits.route_bias`: proxies of a route, and the most additional ones."""
         limits = self.context.limits
         return limits.route_hops, limits.route_bias
 
@@ -306,7 +306,7 @@ class Node:
         Raises:
             TypeError: content of another kind, or retries with content that cannot be sent again; profile is
                 neither a Profile nor a name. ValueError: retries are not 0 to 16. LocalTunnelError: the
-                number of sinks is not that of replies.
+                numbers of sinks and replies differ.
             BadRoute, ProfileError: no such route can be chosen. From the future as well, and from there
                 QueryFailed: the query failed; the error has all details. FileChanged: the content is a file
                 that changed while it was sent. Errors of reading the content.

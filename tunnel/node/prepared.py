@@ -263,7 +263,7 @@ class PreparedTunnels:
                 raise
 
     def close(self) -> None:
-        """Start to close all, and open no more: the node is about to stop."""
+        """Begin to close all prepared tunnels, and open no more: the node is about to stop."""
         self._per_kind = 0
         while self.places:
             self._drop_oldest_kind()

@@ -27,7 +27,7 @@ _CLOCKS_DIFFER_S: Final = CLOCK_SKEW_S + 60
 def rotate_keys(node: NodeContext) -> Service[None]:
     """Change the onion keys when due, publish each new descriptor, log jumps of the wall clock.
 
-    A wall clock out of range for keys changes nothing until it is set right.
+    A wall clock out of range for keys has no effect until it is corrected.
     """
     ring, ahead_s = node.codec.ring, node.wall_clock() - node.now_s()
     is_out_of_range = False
@@ -73,7 +73,7 @@ def _log_clock_jump(node: NodeContext, now_s: float, ahead_s: float) -> None:
 def publish(node: NodeContext) -> None:
     """Sign a descriptor with the current onion keys and give it to the directory and the callback.
 
-    Both may be a user's code: what they raise is logged, and the node continues.
+    Both may be a user's code: their errors are logged, and the node continues.
     """
     now_s, addresses = node.wall_clock(), node.descriptor.addresses
     # The highest sequence number wins, and keys may change twice within a second.

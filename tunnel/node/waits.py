@@ -47,7 +47,7 @@ def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
     Args:
         what: the start of the error's text, such as "no whole header".
     Raises:
-        PeerError (TIMEOUT): the limit was reached. Whatever the service raises.
+        PeerError (TIMEOUT): the limit was reached. Errors of the service.
     """
     try:
         return (yield from timeout_after(limit_s, service))
@@ -56,7 +56,7 @@ def with_timeout(limit_s: float, service: Service[T], what: str) -> Service[T]:
 
 
 def drain(stream: ReadStream) -> Service[None]:
-    """Read and discard a stream until its end. Raises whatever the stream raises."""
+    """Read and discard a stream until its end. Raises the errors of the stream."""
     reader, scratch = ReadYield(stream), memoryview(bytearray(_DRAIN_BYTES))
     while (yield from reader.readinto(scratch)):
         pass
@@ -136,7 +136,7 @@ class Turn:
         self.gaps = 0
 
     def run(self, service: Service[T]) -> Service[T]:
-        """Wait for the turn, and run a service in it. Raises whatever the service raises."""
+        """Wait for the turn, and run a service in it. Raises the errors of the service."""
         place = self.enter()
         try:
             yield from self.wait(place)
@@ -190,7 +190,7 @@ def release_dropped(post: Post, release: Callable[[], object], text: str | None,
 
 
 class UntakenBytes:
-    """Pieces that were read for users who were cancelled just then, for the next reader.
+    """Pieces that were read for users that were cancelled at that moment, kept for the next reader.
 
     Example: a task of asyncio is cancelled in the loop turn in which the bytes of its `read` arrive.
     `numbered` gives each piece its place in the stream, so several pieces that are put back keep their order.
@@ -202,7 +202,7 @@ class UntakenBytes:
         self._last_place = 0
 
     def take(self, limit_bytes: int) -> bytes:
-        """The first bytes that were put back; b"": there are none."""
+        """The first bytes that were put back; b"": none."""
         if not self._pieces:
             return b""
         place, piece = self._pieces.pop(0)

@@ -87,9 +87,9 @@ class AddressRules:
 
     Attributes:
         is_local: the network is declared local (one machine or one room): all addresses may be dialled, and
-            there are no owners.
+            owners are ignored.
         private: ranges of LANs or VPNs that belong to the network beside the open internet. Their addresses
-            may be dialled, and do not tell owners apart.
+            may be dialled, and do not distinguish owners.
     Raises:
         LocalTunnelError: a range contains addresses that no LAN may have.
     """

@@ -206,7 +206,7 @@ class RouteProvider:
         *,
         is_reply: bool,
     ) -> Route:
-        """Draw a route between this node and `far`, whose other end it is: towards it, or back (`is_reply`).
+        """Draw a route between this node and `far`: towards `far`, or back from it (`is_reply`).
 
         Raises:
             BadRoute: too few nodes.
@@ -377,7 +377,7 @@ def _obstacle(
     avoid: Collection[bytes],
     now_s: float | None,
 ) -> str | None:
-    """Why a peer cannot be a proxy, as text for a user; None: it can."""
+    """The reason why a peer cannot be a proxy, as text for a user; None: it can."""
     if peer.node_id in own:
         return "of the same owner as this node"
     if peer.node_id in avoid:

@@ -112,7 +112,7 @@ class Guards:
         return None
 
     def _age(self, peers: Collection[Descriptor], now_s: int) -> None:
-        """Drop guards whose time is over, and note which have left the directory."""
+        """Drop expired guards, and note which guards have left the directory."""
         listed = {peer.node_id for peer in peers}
         kept = []
         for guard in self._guards:
@@ -157,7 +157,7 @@ class Guards:
 
     @classmethod
     def from_bytes(cls, state: bytes, *, size: int = 3, most: int = MOST_GUARDS) -> Guards:
-        """Read what `to_bytes` wrote.
+        """Read the output of `to_bytes`.
 
         Raises:
             KeyFileError: damaged, or of another version. Without it new guards are drawn.

@@ -31,7 +31,7 @@ _MAX_PEERS: Final = 4096  # about 200 bytes each
 
 
 class PeerListener(Protocol):
-    """Is notified of peers that come and go, in the reactor's thread. What it raises is logged."""
+    """Is notified when peers appear and disappear, in the reactor's thread. Its errors are logged."""
 
     def peer_online(self, node_id: bytes) -> None:
         """A peer answers that was unknown or offline."""
@@ -139,7 +139,7 @@ class PeerTable:
             self.failed(node_id)
 
     def last_seen_s(self, node_id: bytes) -> float | None:
-        """The last contact, on the table's clock; None: none, or its entry was dropped."""
+        """The last contact, on the table's clock; None: no contact, or its entry was dropped."""
         peer = self._peers.get(node_id)
         return None if peer is None or peer.last_seen_s == float("-inf") else peer.last_seen_s
 

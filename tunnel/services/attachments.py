@@ -252,7 +252,7 @@ def save_attachments(
     Raises:
         MalformedMessage: the message is not one of attachments, exceeds the limits, or a digest does not
             match. FileExistsError: a file has this name; attachments before it are already saved. OSError:
-            the disk failed. Whatever `read` raises.
+            the disk failed. Errors of `read`.
     On error or cancellation: no incomplete file is left.
     """
     saving = _Saving(folder, limits or AttachmentLimits())

@@ -53,7 +53,7 @@ class Replayed:
         return self._stream.readable
 
     def readinto(self, buffer: memoryview) -> int:
-        """As the stream's own."""
+        """As `readinto` of the stream."""
         first = self._first
         if not first:
             return self._stream.readinto(buffer)
@@ -67,7 +67,7 @@ def read_first_chunk(stream: Stream) -> Service[memoryview]:
     """Wait for the first chunk.
 
     Raises:
-        FrameTruncated: FIN before its end. Whatever the stream raises.
+        FrameTruncated: FIN before its end. Errors of the stream.
     """
     chunk = memoryview(bytearray(stream.profile.geometry.chunk_bytes))
     try:

@@ -156,7 +156,7 @@ def _wait_heard(node: NodeContext, query: IncomingQuery) -> Service[None]:
 
 
 def _announce_failure(reply: _Replies) -> Service[None]:
-    """Open the reply path, so that the reset has a stream to travel on; a failure to open it is ignored."""
+    """Open the reply path, so that a stream can carry the reset; a failure to open it is ignored."""
     try:
         yield from reply.open()
     except PeerError as error:

@@ -49,7 +49,7 @@ def listen_service(node: NodeContext, links: LinkTable, listener: TcpListener) -
 
 
 def _refusal(node: NodeContext, links: LinkTable, host: str) -> str | None:
-    """Why a connection from this host is refused; None: it is accepted."""
+    """The reason to refuse a connection from this host; None: it is accepted."""
     limits = node.limits
     if node.half_open >= limits.half_open:
         return f"{node.half_open} are without handshake (limit {limits.half_open})"
@@ -131,7 +131,7 @@ def _dial(node: NodeContext, links: LinkTable, peer_id: bytes) -> Service[None]:
 
 
 def seek_peers(node: NodeContext, links: LinkTable) -> Service[None]:
-    """Dial a random peer of the directory whenever there is no link, so that peers can be learned.
+    """Dial a random peer of the directory whenever the node has no link, so that peers can be learned.
 
     Needed only without `Limits.links_ahead`.
     """

@@ -48,7 +48,7 @@ __all__ = ["Link", "Serve"]
 
 log = logging.getLogger("tunnel.node")
 
-# Peers are drawn at random, so this many messages without news mean that hardly any news is left.
+# Peers are drawn at random: after this number of messages without news, hardly any news is left.
 _PATIENCE: Final = 3
 
 Serve = Callable[[Stream], Service[None]]
@@ -168,7 +168,7 @@ class Link:
         return count
 
     def _send(self) -> Service[None]:
-        """Send sealed bytes whenever there are some; half-close the connection after the last of them."""
+        """Send sealed bytes as they arise; half-close the connection after the last of them."""
         writer = WriteYield(self.socket)
         mux = self.mux
         while not mux.is_drained:
@@ -285,7 +285,7 @@ def _exchange_peers(node: NodeContext, link: Link) -> Service[None]:
 
 
 class _PeerExchange:
-    """Peer exchange on one link. `source`: whose share of the directory the neighbour's peers use."""
+    """Peer exchange on one link. `source`: charged for the neighbour's peers in the directory."""
 
     def __init__(
         self,
@@ -322,7 +322,7 @@ class _PeerExchange:
             yield Sleep(self._node.limits.exchange_min_s)
 
     def _learn(self, message: ExchangeMessage) -> Service[int]:
-        """Give the message to the directory; returns how many of its descriptors are new."""
+        """Give the message to the directory; returns the number of new descriptors."""
         # In a thread: verifying eight signatures takes pycryptodome some tens of milliseconds.
         learn = partial(
             self._directory.learn,

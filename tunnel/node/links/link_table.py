@@ -82,7 +82,7 @@ class LinkTable:
     # -- streams -------------------------------------------------------------------------------------
 
     def open_stream(self, peer_id: bytes, profile: Profile) -> Service[Stream]:
-        """Open a stream to a neighbour; dial first if there is no link to it.
+        """Open a stream to a neighbour; dial first if no link to it is open.
 
         Raises:
             PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
@@ -156,7 +156,7 @@ class LinkTable:
     # -- links -----------------------------------------------------------------------------------------
 
     def pool(self, peer_id: bytes) -> NeighbourPool[Link]:
-        """The links of one neighbour. Neighbours are in the directory, or have result hands."""
+        """The links of one neighbour. Neighbours are in the directory, or have completed a handshake."""
         pool = self.pools.get(peer_id)
         if pool is None:
             policy, own_id = self._node.limits.pool_policy, self._node.descriptor.node_id
@@ -221,7 +221,7 @@ class LinkTable:
             link.retire()
 
     def check_room(self) -> None:
-        """Check that another link is possible: there is a free place, or an idle link that could be closed.
+        """Check that another link is possible: a place is free, or an idle link could be closed.
 
         Nothing is closed yet: a peer without a proven identity must not be able to end the links of others.
 

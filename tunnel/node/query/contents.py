@@ -98,7 +98,7 @@ def as_piece(piece: Any) -> bytes:
 
 
 def rewinder(content: Content) -> Callable[[], object] | None:
-    """A function that prepares content to be sent again; None: it cannot be.
+    """A function that prepares content to be sent again; None: impossible.
 
     Bytes can be sent again, and so can files that can seek, from their present position.
     """

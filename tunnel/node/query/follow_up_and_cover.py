@@ -67,12 +67,12 @@ def make_follow_up(
     sinks: tuple[Sink, ...],
     idle_s: float | None,
 ) -> FollowUp:
-    """The checked follow-up along the first block of `result`, which is taken from it.
+    """The checked follow-up along the first block of `result`; the block is removed from `result`.
 
     Args:
         others as `Node.follow_up`.
     Raises:
-        TypeError: content is of no known kind. BadArgument: a number out of range. LocalTunnelError: no block
+        TypeError: content of an unknown kind. BadArgument: a number out of range. LocalTunnelError: no block
             is left. BadRoute: no route for the answer.
     """
     content = as_content(content)

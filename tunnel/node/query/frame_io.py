@@ -84,7 +84,7 @@ class FrameWriter:
     def write(self, data: bytes | memoryview) -> Service[None]:
         """Write content; returns when all is accepted. An incomplete chunk is kept until `flush`.
 
-        Raises TypeError: no contiguous buffer. Whatever the stream raises.
+        Raises TypeError: not a contiguous buffer. Errors of the stream.
         """
         view = byte_view(data)
         while view:
@@ -110,7 +110,7 @@ def write_content(writer: FrameWriter, content: Content, moved: Callable[[], Non
     Args:
         moved: called after each piece.
     Raises:
-        LocalTunnelError: the content's file is non-blocking. Whatever the stream or the content raises.
+        LocalTunnelError: the content's file is non-blocking. Errors of the stream or of the content.
     """
     with closing(open_content(content)) as source:
         while chunk := (yield from source.read()):
@@ -126,7 +126,7 @@ def start_frame(node: NodeContext, frame: OutgoingFrame) -> Service[FrameWriter]
     Raises:
         PeerError (UNKNOWN_NEXT): the node is neither linked nor in the directory.
         NextRefused: it cannot be reached.
-        PeerError: it could, and the stream broke.
+        PeerError: the stream broke.
     On error: the stream has ended.
     """
     stream = yield from node.links.open_stream(frame.first_id, frame.profile)
@@ -148,7 +148,7 @@ class FrameReader:
         ended: set when FIN is read.
 
     Raises, from each method: MalformedMessage for chunks that do not open or that no sender writes,
-    FrameTruncated when the frame ends early, and whatever the link raises.
+    FrameTruncated when the frame ends early, and errors of the link.
     """
 
     def __init__(self, stream: ReadStream, layer: ExtRead) -> None:
@@ -244,7 +244,7 @@ def receive_reply(
 
 
 def _way_on(node_id: bytes, head: MessageHead) -> tuple[ReplyBlock, ...]:
-    """The first usable reply block. All lead to the same end, but their maker does not know this node and may
-    have chosen it as the first hop of one.
+    """The first usable reply block. The other end, which does not know this node, may have chosen this node
+    as the first hop of a block.
     """
     return tuple(block for block in head.reply_blocks if block.first_id != node_id)[:1]

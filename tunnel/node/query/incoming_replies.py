@@ -102,7 +102,8 @@ class Spool:
 
 
 class Sink(Protocol):
-    """Where a reply goes: a binary file, or any object with this method. The view is valid during the call.
+    """The target of a reply: a binary file, or any object with this method. The view is valid during the
+    call.
 
     Optional methods: `wait_room`, a service that returns when the sink accepts more; `end`, called when all
     replies are complete while the query is still being sent.
@@ -112,8 +113,8 @@ class Sink(Protocol):
 
 
 def user_failure(what: str, error: BaseException) -> LocalTunnelError:
-    """The error of a query whose user's code has failed. It is an `Exception` whatever that code raised: a
-    node must survive the `sys.exit()` of a callback."""
+    """The error of a query whose user's code has failed. It is always an `Exception`, because a node must
+    survive the `sys.exit()` of a callback."""
     text = f": {error}" if str(error) else ""
     return LocalTunnelError(f"{what} failed: {type(error).__name__}{text}")
 
@@ -226,7 +227,7 @@ class PendingQuery:
         self.moved()
 
     def wait_room(self, number: int = 0) -> Service[None]:
-        """Wait until the sink accepts more; most always do. Raises LocalTunnelError: the sink fails."""
+        """Wait until the sink accepts more, as most always do. Raises LocalTunnelError: the sink fails."""
         wait: Callable[[], Service[None]] | None = getattr(self._sinks[number], "wait_room", None)
         if wait is None:
             return
@@ -345,7 +346,7 @@ class QueryResult:
 
 
 class IncomingReply:
-    """A query under way: its reply, read as it arrives, and its outcome.
+    """A running query: its reply, read as it arrives, and its outcome.
 
     A context manager: leaving the block cancels the query if it is not complete. Dropping an unfinished one
     cancels it with a ResourceWarning.
@@ -370,8 +371,8 @@ class IncomingReply:
         query is still being sent ends immediately; `result` has the outcome of the query.
 
         Raises:
-            QueryFailed: the query failed; what was read is authentic but incomplete. Whatever else
-                `Node.query` raises.
+            QueryFailed: the query failed; the bytes read are authentic but incomplete. Other errors of
+                `Node.query`.
         Cancellation: nothing is consumed.
         """
         checked_count(limit_bytes, "limit_bytes", least=1)

@@ -150,7 +150,7 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
 
 
 def _report_behind(reporter: Reporter, outgoing: Stream, next_id: bytes, error: PeerError) -> Service[None]:
-    """Report a failure behind this node: the next node's status if it sent one, else how its stream broke.
+    """Report a failure behind this node: the next node's status, or without one the failure of its stream.
 
     The read service reports this node's own failures, also where the next node has reported success.
     """
@@ -195,7 +195,7 @@ def _relay_both(
         backward_ended.set()
 
     def watch_failures() -> Service[None]:
-        """End the frame when either neighbour gives it up, even while both relays wait for the other one.
+        """End the frame when either neighbour aborts it, even while both relays wait for the other neighbour.
 
         Content that arrived in full before a link broke is still forwarded. A sender may reset after its FIN.
         """
@@ -216,7 +216,7 @@ def _relay_both(
 
 
 class Duplex(Counted, Protocol):
-    """What a relay needs of a stream."""
+    """A stream as a relay uses it."""
 
     @property
     def readable(self) -> Request: ...
@@ -237,7 +237,7 @@ def relay(
     Returns:
         The number of chunks.
     Raises:
-        FrameTruncated: FIN inside a chunk. Whatever the two streams raise.
+        FrameTruncated: FIN inside a chunk. Errors of the two streams.
     """
     reader, writer = ReadYield(source), WriteYield(sink)
     number = 0

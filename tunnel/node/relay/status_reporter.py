@@ -85,7 +85,7 @@ class Reporter:
         yield from self.send(self.node.limits.idle_s)
 
     def send(self, limit_s: float) -> Service[None]:
-        """Raises PeerError (TIMEOUT): the link takes nothing."""
+        """Raises PeerError (TIMEOUT): the link accepts nothing."""
         assert self.status is not None
         if not self._stream.is_answered:
             self._stream.finish()
@@ -122,7 +122,7 @@ def wait_status(stream: Stream) -> Service[bytes]:
     """Wait for the end of a backward half without content, and return its status.
 
     Raises:
-        MalformedMessage: content arrived. Whatever the stream raises.
+        MalformedMessage: content arrived. Errors of the stream.
     """
     reader = ReadYield(stream)
     if (yield from reader.readinto(memoryview(bytearray(1)))):
