@@ -41,9 +41,9 @@ def test_raw_files_return_none_for_not_now() -> None:
 
 
 def test_streams_that_claim_too_much() -> None:
-    with pytest.raises(BadParameter, match="5 bytes into 4"):
+    with pytest.raises(BadParameter, match="5 bytes read into a buffer of 4"):
         read_some(Answers(5), memoryview(bytearray(4)))
-    with pytest.raises(BadParameter, match="5 of 4 bytes"):
+    with pytest.raises(BadParameter, match="5 bytes written of 4"):
         write_some(Answers(5), memoryview(b"abcd"))
 
 
