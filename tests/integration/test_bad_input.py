@@ -16,8 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from reactor import Service, Sleep
-from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
+from tests.support.network import PATIENCE_S, assert_works, wait_until, wait_until_idle
 from tests.support.raw_peer import RawPeer
 from tunnel import ErrorCode, Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.crypto.primitives import tunnel_engine
@@ -199,7 +198,7 @@ def test_partial_record_ends_its_link(refusals: Callable[[], str]) -> None:
         with _raw(net[1]).handshake() as peer:
             peer.send_bytes(b"\x00\x01\x00\x00" + bytes(500))
             assert peer.reset_code(stream=0) is None
-        net.submit(_until(lambda: "not complete within 0.3 s" in refusals())).result(timeout=PATIENCE_S)
+        wait_until(net, lambda: "not complete within 0.3 s" in refusals())
 
 
 def test_peer_that_answers_no_ping_is_taken_for_dead(refusals: Callable[[], str]) -> None:
@@ -208,7 +207,7 @@ def test_peer_that_answers_no_ping_is_taken_for_dead(refusals: Callable[[], str]
         with _raw(net[1]).handshake() as peer:
             kinds = [kind for kind, _, _ in peer.cells()]
         assert kinds.count(CellType.PING) == 1
-        net.submit(_until(lambda: "answered no PING within 0.2 s" in refusals())).result(timeout=PATIENCE_S)
+        wait_until(net, lambda: "answered no PING within 0.2 s" in refusals())
 
 
 def test_truncated_header(net: LocalNetwork, refusals: Callable[[], str]) -> None:
@@ -303,7 +302,7 @@ def test_peer_that_vanishes_in_mid_frame(net: LocalNetwork, refusals: Callable[[
     with _raw(net[1]).handshake() as peer:
         peer.open(PROFILE, _header(net[1]) + bytes(100))
     words = "connection ended without GOAWAY, with 1 streams open"
-    net.submit(_until(lambda: words in refusals())).result(timeout=PATIENCE_S)
+    wait_until(net, lambda: words in refusals())
     wait_until_idle(net)
     assert_works(net)
 
@@ -391,12 +390,7 @@ def test_cancelled_query_leaves_nothing_behind(net: LocalNetwork) -> None:
 
     source = Endless()
     future = net[0].query(net[3].id, source, hops=2, mode=ReplyMode.NONE)
-    net.submit(_until(lambda: source.reads > 20)).result(timeout=PATIENCE_S)
+    wait_until(net, lambda: source.reads > 20)
     assert future.cancel()
     wait_until_idle(net)
     assert_works(net)
-
-
-def _until(condition: Callable[[], bool]) -> Service[None]:
-    while not condition():
-        yield Sleep(0.002)

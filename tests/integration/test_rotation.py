@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from reactor import ReactorThread, Service, Sleep
-from tests.support.network import PATIENCE_S
+from reactor import ReactorThread
+from tests.support.network import PATIENCE_S, wait_until
 from tunnel import Limits, Node, QueryResult, ReplyMode, Route
 from tunnel.directory import StaticDirectory
 from tunnel.errors import BadRoute, ErrorCode, QueryFailed
@@ -19,11 +18,6 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.keys import EPOCH_S, NodeKeys
 
 LIMITS = Limits(key_tick_s=0.01, link_tick_s=0.05)
-
-
-def _until(condition: Callable[[], bool]) -> Service[None]:
-    while not condition():
-        yield Sleep(0.002)
 
 
 def _node(thread: ReactorThread, clock: list[float], directory: StaticDirectory, **options: Any) -> Node:
@@ -49,7 +43,7 @@ def test_keys_change_with_the_days_and_old_descriptors_serve_a_while() -> None:
             assert alice.query(bob.id, b"one", route=route).result(PATIENCE_S).read() == b"one"
 
             clock[0] += EPOCH_S
-            thread.submit(_until(lambda: bob.descriptor is not first)).result(PATIENCE_S)
+            wait_until(thread, lambda: bob.descriptor is not first)
             assert bob.descriptor.sequence > first.sequence
             assert bob.descriptor.onion_keys[0] == first.onion_keys[1]  # it was published a day ahead
             # Alice has Bob's descriptor of yesterday, with today's key as the next one.
@@ -58,7 +52,7 @@ def test_keys_change_with_the_days_and_old_descriptors_serve_a_while() -> None:
 
             clock[0] += EPOCH_S
             second = bob.descriptor
-            thread.submit(_until(lambda: bob.descriptor is not second)).result(PATIENCE_S)
+            wait_until(thread, lambda: bob.descriptor is not second)
             with pytest.raises(BadRoute, match="no key for the route"):
                 alice.query(bob.id, b"three", route=route).result(PATIENCE_S)
 
@@ -92,7 +86,7 @@ def test_a_full_replay_table_gets_a_new_key() -> None:
             with pytest.raises(QueryFailed) as caught:
                 ask().result(PATIENCE_S)
             assert caught.value.code is ErrorCode.BUSY
-            thread.submit(_until(lambda: bob.descriptor is not first)).result(PATIENCE_S)
+            wait_until(thread, lambda: bob.descriptor is not first)
             assert bob.descriptor.onion_keys[0] not in first.onion_keys
             assert ask().result(PATIENCE_S).read() == b"x"
         finally:
@@ -110,12 +104,12 @@ def test_a_clock_out_of_range_for_a_while_ends_no_rotation(caplog: pytest.LogCap
             for wrong_s in (1e10, 1e12, -5.0):
                 clock[0] = wrong_s
                 caplog.clear()
-                thread.submit(_until(lambda: "keeps its onion keys" in caplog.text)).result(PATIENCE_S)
+                wait_until(thread, lambda: "keeps its onion keys" in caplog.text)
                 clock[0] = began_s
                 caplog.clear()
-                thread.submit(_until(lambda: "clock has moved" in caplog.text)).result(PATIENCE_S)
+                wait_until(thread, lambda: "clock has moved" in caplog.text)
             clock[0] = began_s + EPOCH_S
-            thread.submit(_until(lambda: node.descriptor is not first)).result(PATIENCE_S)
+            wait_until(thread, lambda: node.descriptor is not first)
         finally:
             node.close()
 
@@ -139,9 +133,9 @@ def test_a_callback_that_fails_ends_no_rotation(
         thread.submit(node.serve())
         try:
             clock[0] += EPOCH_S
-            thread.submit(_until(lambda: len(published) >= 1)).result(PATIENCE_S)
+            wait_until(thread, lambda: len(published) >= 1)
             clock[0] += EPOCH_S
-            thread.submit(_until(lambda: len(published) >= 2)).result(PATIENCE_S)
+            wait_until(thread, lambda: len(published) >= 2)
         finally:
             node.close()
     assert caplog.text.count("a new descriptor was not published") >= 4
