@@ -112,15 +112,15 @@ class Deadlock(ReactorError):
 
 
 class BadRequest(ReactorError):
-    """A service yielded something else than a request, or a request that cannot be answered here."""
+    """A service yielded an object that is not a request, or a request that cannot be answered here."""
 
 
 class Forked(Closed, BadRequest):
-    """A reactor of the parent process was used in the child of a fork. Fork first, make the reactor then."""
+    """A reactor of the parent process was used in the child of a fork. Make the reactor after the fork."""
 
     @classmethod
     def of(cls, parent_pid: int) -> Self:
-        """Make the error for something of that process."""
+        """Make the error for an object of that process."""
         return cls(
             f"the reactor belongs to process {parent_pid}, this is a child that it forked: "
             "make reactors, nodes and networks after the fork"
@@ -140,7 +140,8 @@ class ChannelEmpty(ReactorError, BlockingIOError):
 
 
 class Cancelled(BaseException):
-    """Thrown into a service that must end. The service may clean up, and wait meanwhile, and lets it pass."""
+    """Thrown into a service that must end. The service may clean up, may wait while it does, and lets it
+    pass."""
 
 
 def check_type(value: object, kind: type | UnionType, what: str, expected: str) -> None:

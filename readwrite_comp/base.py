@@ -50,7 +50,7 @@ __all__ = [
 
 
 class Phase(Enum):
-    """Where a layer is in its message."""
+    """The state of a layer within its message."""
 
     NEW = auto()
     HEADER = auto()
@@ -60,7 +60,7 @@ class Phase(Enum):
 
 
 class Event(Enum):
-    """What happens to a layer: a call of its user, the completion of one, or a failure."""
+    """An event of a layer: a call of its user, the completion of one, or a failure."""
 
     HEADER = auto()
     HEADER_DONE = auto()
@@ -153,7 +153,7 @@ class _Phased:
         return self._phase
 
     def reset(self) -> None:
-        """Drop the current message or error, with what was owed or half read; the layer is NEW again."""
+        """Drop the current message or error, with owed and partly read bytes; the layer is NEW again."""
         self._phase = next_phase(self._phase, Event.RESET)
         self._clear()
 
@@ -165,8 +165,8 @@ class ExtWrite(_Phased):
     """The writing half of a layer; without overrides a transparent one.
 
     A layer overrides the hooks that it needs: `_start` (owe the header), `_take` (accept content), `_flush`
-    (owe what is held back), `_finish` (owe what follows the content). What it adds to `self._owed` is written
-    before anything else.
+    (owe held content), `_finish` (owe the end of the message). Bytes added to `self._owed` are written before
+    all others.
     """
 
     def __init__(self) -> None:
@@ -399,7 +399,7 @@ class ExtRead(_Phased):
         """Read the header."""
 
     def _read(self, r: ByteReader, view: memoryview) -> int:
-        """Read content into `view` (not empty); 0 at its end, as often as asked."""
+        """Read content into `view` (not empty); 0 at its end, at every further call too."""
         return read_some(r, view)
 
     def _skip(self, r: ByteReader) -> None:

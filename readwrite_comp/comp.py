@@ -29,7 +29,7 @@ Stream = TypeVar("Stream", ByteReader, ByteWriter)
 
 
 class _Comp(io.RawIOBase, Generic[Stream]):
-    """What both directions share. The layer must be NEW at construction and at the first use."""
+    """The common part of both directions. The layer must be NEW at construction and at the first use."""
 
     _stream: Stream | None
     _ext: ExtRead | ExtWrite
@@ -310,7 +310,7 @@ _MAX_BUFFER_BYTES = 2**31 - 1
 
 
 class _File:
-    """What both directions share: the message is abandoned unless it is closed."""
+    """The common part of both directions: the message is abandoned unless it is closed."""
 
     _comp: CompW | CompR
 

@@ -206,7 +206,7 @@ class Reactor:
         return future
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have `function(*args)` called by the loop, from any thread. It must not block; its error is logged.
+        """Let the loop call `function(*args)`, from any thread. It must not block; its error is logged.
 
         Raises:
             Closed: the reactor is closed.
@@ -225,8 +225,8 @@ class Reactor:
     def post_from_signal(self, function: Callable[..., object], *args: Any) -> None:
         """`post` for a signal handler, which may interrupt a `post`: it takes no lock.
 
-        It does not wake the loop either. The interpreter does, by the byte that
-        `signal.set_wakeup_fd(reactor.wake_fd)` has it write (see run/signals.py).
+        It does not wake the loop either. The interpreter does that, with the byte that it writes because of
+        `signal.set_wakeup_fd(reactor.wake_fd)` (see run/signals.py).
         """
         self._inbox.append((function, args))
 
@@ -283,7 +283,7 @@ class Reactor:
     def run_until_ended(self, task: Task[Any]) -> None:
         """Run the loop until one of its tasks has ended. For spawners.
 
-        `Deadlock` is thrown into the task when nothing is left that could wake it. Raises as `run`.
+        `Deadlock` is thrown into the task when no remaining event could wake it. Raises as `run`.
         """
         self._check_startable()
         if not task.is_finished:
@@ -447,7 +447,7 @@ class Reactor:
             self._jump_to(deadline_s)
 
     def _idle_s(self) -> float | None:
-        """How long to wait when nothing is ready; None: without limit."""
+        """The time to wait when no task is ready; None: without limit."""
         deadline_s = self.timers.next_deadline()
         if deadline_s is not None:
             if self._jump_to is not None and not self.threads.running:
@@ -470,7 +470,7 @@ class Reactor:
         )
 
     def _run_passes(self) -> None:
-        """Step each ready task once, then those that became ready meanwhile, for some 64 steps."""
+        """Step each ready task once, then those that became ready meanwhile, for about 64 steps."""
         ready, step = self.ready, self._step
         next_ready = ready.popleft
         slow_step_s, clock = self._slow_step_s, time.monotonic

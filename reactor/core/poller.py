@@ -111,7 +111,7 @@ class Poller:
         """
 
     def watch(self, descriptor: FileDescriptor) -> None:
-        """Set `read_ready` once when there is data, without a waiting task. For the loop's wake-up pipe."""
+        """Set `read_ready` once when data arrives, without a waiting task. For the loop's wake-up pipe."""
 
     def poll(self, timeout_s: float | None, ready: deque[Task[Any]]) -> None:
         """Wait for events and append the tasks they wake to `ready`; events without a waiter set flags.
@@ -360,7 +360,7 @@ class SelectorPoller(Poller):
                     return
 
     def _ask(self, fd: int, interest: int) -> None:
-        """Set the events that the system is asked for."""
+        """Set the events that are requested from the system."""
         before = self._interest.get(fd, 0)
         if interest == 0:
             if before:
@@ -386,7 +386,7 @@ class SelectorPoller(Poller):
         event is lost, since pending ones are reported again (level-triggered).
 
         Returns:
-            Whether there was such a descriptor.
+            Whether it found such a descriptor.
         """
         lost = [descriptor for fd, descriptor in self._by_fd.items() if not self._is_known(fd)]
         interest, self._interest = self._interest, {}

@@ -112,7 +112,7 @@ class Runner(Protocol):
         """Make a task and append it to the queue."""
 
     def post(self, function: Callable[..., object], /, *args: Any) -> None:
-        """Have a function called by the loop, from any thread."""
+        """Let the loop call a function, from any thread."""
 
 
 class Claim:
@@ -133,7 +133,7 @@ class Claim:
 
 
 class Request:
-    """Base of everything a service may yield.
+    """Base of all objects that a service may yield.
 
     Attributes:
         may_end_early: whether `Handle.unyield` may wake a service that waits for it.
@@ -162,9 +162,9 @@ class Request:
 
 
 class NeedsYield(Request):
-    """Base of the requests that a service makes, such as `Sleep(1)`. One never yielded warns.
+    """Base of the requests that a service makes, such as `Sleep(1)`. A request that is never yielded warns.
 
-    A test or a runner that steps a service by hand reads what is asked: then it was yielded, too.
+    A test or a runner that steps a service by hand reads the arguments of a request; that counts as a yield.
 
     Attributes:
         reminder: warns when it is dropped; None once the request was yielded.
@@ -175,7 +175,7 @@ class NeedsYield(Request):
     reminder: Reminder | None
 
     def take_note(self) -> None:
-        """Record that it was yielded. Each `begin` calls it, and each read of what is asked."""
+        """Record that it was yielded. Each `begin` calls it, and each read of its arguments."""
         reminder, self.reminder = self.reminder, None
         if reminder is not None:
             settle(reminder)

@@ -54,7 +54,7 @@ _CLOSE_ATTEMPTS: Final = 16
 
 
 class Handle(Generic[T]):
-    """A started service: its name, its outcome, and the means to wait for it or to end it."""
+    """A started service: its name, its outcome, and methods to wait for it or to end it."""
 
     __slots__ = (
         "__weakref__",
@@ -70,7 +70,7 @@ class Handle(Generic[T]):
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_finished = False
-        # Whether the outcome was looked at: then a failure need not be logged.
+        # Whether the outcome was read: then a failure need not be logged.
         self.was_asked = False
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -153,7 +153,7 @@ class Handle(Generic[T]):
         return result
 
     def add_done_callback(self, function: Callable[[Handle[T]], object]) -> None:
-        """Have `function(handle)` called when the service has ended, immediately if it already has.
+        """Call `function(handle)` when the service has ended, immediately if it already has.
 
         An error in it is logged.
         """
@@ -166,7 +166,7 @@ class Handle(Generic[T]):
     # For the runner.
 
     def add_watcher(self, watcher: Waiter | Callable[[Handle[T]], object]) -> None:
-        """Have a task woken, or a function called, at the end."""
+        """Wake a task, or call a function, at the end."""
         if self._watchers is None:
             self._watchers = [watcher]
         else:
@@ -178,7 +178,7 @@ class Handle(Generic[T]):
             self._watchers.remove(watcher)
 
     def join_from_outside(self, task: Waiter) -> object:
-        """Answer with the result, or park a task of another runner until there is one.
+        """Answer with the result, or park a task of another runner until the service has ended.
 
         Raises:
             BadRequest: only tasks of the same runner can join this handle.
@@ -292,7 +292,7 @@ def check_service(service: object) -> None:
 
 
 def _advice(service: object) -> str:
-    """What to write instead of an object that is not a service."""
+    """The correct form in place of an object that is not a service."""
     if isinstance(service, CoroutineType | AsyncGeneratorType):
         if isinstance(service, CoroutineType):
             service.close()  # otherwise it would warn that it was never awaited

@@ -59,7 +59,7 @@ class ThreadCalls:
     """The thread calls of one runner.
 
     Args:
-        post: has a function called by the loop, from any thread; `Reactor.post`.
+        post: lets the loop call a function, from any thread; `Reactor.post`.
 
     Attributes:
         running: number of calls that a service waits for.
@@ -175,7 +175,7 @@ class _Pool:
         POOLS.add(self)
 
     def put(self, call: _Call) -> None:
-        """Have a thread run a call. Raises Broken: no thread exists and none can be started."""
+        """Let a thread run a call. Raises Broken: no thread exists and none can be started."""
         with self._changed:
             self._queue.append(call)
             self._find_thread()
@@ -263,7 +263,8 @@ if hasattr(os, "register_at_fork"):
 
 
 class FromThread(Protocol):
-    """What another thread answers. Threads do not survive a fork, so the child must not wait for it."""
+    """An object that another thread answers. Threads do not survive a fork, so the child must not wait for
+    it."""
 
     def leave_to_parent(self, error: Forked) -> None:
         """In the child of a fork: end with an error, unless it was answered before. Calls no callbacks."""
@@ -286,7 +287,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Running(Protocol):
-    """A reactor: the thread that runs it now; None: none does."""
+    """A reactor: the thread that runs it now; None: it does not run."""
 
     thread_id: int | None
 
@@ -338,7 +339,7 @@ def tie(handle: Handle[T], future: Future[T], post: Callable[..., None]) -> None
     """Pass the outcome of a service to a new future, and a cancellation of the future to the service.
 
     Args:
-        post: has a function called by the loop, from any thread.
+        post: lets the loop call a function, from any thread.
     """
 
     def cancel_service(future: Future[T]) -> None:
@@ -412,7 +413,7 @@ class RunInThread(NeedsYield):
 
 
 class LookUp(RunInThread):
-    """The same for host names, in threads apart: a slow name server does not delay a file."""
+    """The same for host names, in separate threads: a slow name server does not delay a file."""
 
     __slots__ = ()
 

@@ -136,7 +136,7 @@ class Timers:
         return len(self.held) - self._dead
 
     def add(self, deadline_s: float, action: Callable[[Any], object], argument: Any = None) -> Timer:
-        """Have `action(argument)` called by the first `fire` at or after the deadline.
+        """Let the first `fire` at or after the deadline call `action(argument)`.
 
         Equal deadlines keep their order.
         """
@@ -212,14 +212,14 @@ class Deadline:
         self._task.interrupt(self.error)
 
     def cancel(self) -> None:
-        """Stop the timer. An error that it has set off and that was not thrown yet is withdrawn."""
+        """Stop the timer. Its error is withdrawn if it has not been thrown yet."""
         self._timers.cancel(self._timer)
         if self.error is not None:
             self._task.take_back(self.error)
 
 
 class SleepingTask:
-    """The thing that a sleeping task is parked on."""
+    """The object on which a sleeping task is parked."""
 
     __slots__ = ("_timer", "_timers")
 

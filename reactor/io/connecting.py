@@ -42,7 +42,7 @@ def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Serv
     Args:
         host: an address, or a name, which is looked up in a thread.
         port: 1 to 65535.
-        timeout_s: for the look-up and all addresses; None: what the system allows.
+        timeout_s: for the look-up and all addresses; None: the limits of the system.
     Raises:
         ConnectError: no address answered, the name is unknown or malformed, or the port is out of range. Its
             `errors` has the failure of each address.
@@ -228,7 +228,7 @@ def _connect_unix(path: str | os.PathLike[str]) -> Service[SocketStream]:
                     sock.connect(short)
                 return SocketStream(sock, os.fspath(path))
             except BlockingIOError:
-                # The backlog is full, and the system has no event for "there is room".
+                # The backlog is full, and the system has no event for free room.
                 yield Sleep(_FULL_BACKLOG_S)
     except BaseException:
         sock.close()

@@ -103,7 +103,7 @@ class SocketStream:
 
     @property
     def hint(self) -> FileDescriptor:
-        """What has `drained`, for `ReadYield`; see `FileDescriptor` in poller.py."""
+        """The object with `drained`, for `ReadYield`; see `FileDescriptor` in poller.py."""
         return self._descriptor
 
     @property
@@ -120,7 +120,7 @@ class SocketStream:
         """The other side's address.
 
         Raises:
-            Closed, Broken: the connection is gone, and the address was not asked for before.
+            Closed, Broken: the connection is gone, and the address was not read before.
         """
         if self._peername is None:
             try:
@@ -230,7 +230,7 @@ class SocketStream:
         self._descriptor.detach()
 
     def _remember_loss(self, loss: OSError) -> None:
-        """Have each later read raise the loss instead of giving 0."""
+        """Let each later read raise the loss instead of returning 0."""
         if self._descriptor.is_closed or isinstance(self._sock, _LostSocket):
             return
         self._sock = _LostSocket(self._sock, loss)
@@ -273,7 +273,7 @@ class _LostSocket:
 
 
 def place_fault(host: str, port: int, least_port: int) -> str | None:
-    """What is wrong with a place, or None. The system would take some invalid places for others.
+    """The fault of a host and port, or None. The system would misread some invalid ones as others.
 
     Raises:
         TypeError: `host` is not text, or `port` not a whole number.
@@ -308,7 +308,7 @@ def _is_stale(path: str | os.PathLike[str]) -> bool:
 def short_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """A path that fits a socket address: for a long one, a path through its open folder.
 
-    Errors of the system inside the context get the path, which they do not have by themselves.
+    System errors inside the context get the path, which they lack otherwise.
     """
     check_type(path, str | os.PathLike, "path", "the path of a socket as text or Path")
     name = os.fspath(path)
@@ -379,7 +379,7 @@ class _Listener:
                     raise self._translate(error) from error
             else:
                 stream = SocketStream(sock, peername)
-                # Have the first read wait, since few peers have sent already. A refused read costs a system
+                # The first read waits, since few peers have sent already. A refused read costs a system
                 # call, and its traceback leaves a frame of 200 bytes in a waiting generator.
                 stream.drained = True
                 return stream
@@ -447,7 +447,7 @@ class UnixListener(_Listener):
     `close` leaves the path: remove it only when no other process can have bound it.
 
     Args:
-        path: of any length on systems with `/proc`; elsewhere at most 107 bytes, or what the system allows.
+        path: of any length on systems with `/proc`; elsewhere at most 107 bytes, or the system's limit.
         backlog: connections that may wait to be accepted.
         replace_stale: replace a socket on which no process listens any more. Hold a lock if two processes
             may do so at the same time.

@@ -46,7 +46,7 @@ _FIELD_NAME: Final = re.compile(":[^:]*:")  # in the format of a buffer of struc
 def byte_view(data: Any, what: str = "data") -> memoryview:
     """The bytes of any contiguous buffer, uncopied: `len` counts bytes, and slices are bytes.
 
-    A `memoryview` counts items, rows or whatever its format and shape say; an `array.array` counts items.
+    `len` of a `memoryview` depends on its format and shape, and `len` of an `array.array` counts items.
 
     Raises:
         TypeError: no buffer (text, a list, a number), or one of objects, or with gaps between its bytes.
@@ -83,7 +83,7 @@ def writable_view(buffer: Any) -> memoryview:
 
 
 class ReadStream(Protocol):
-    """What `ReadYield` needs. A stream may also have `read(limit_bytes)`, and `hint`, see `SocketStream`."""
+    """A stream for `ReadYield`. It may also have `read(limit_bytes)`, and `hint`, see `SocketStream`."""
 
     @property
     def readable(self) -> Request:
@@ -100,7 +100,7 @@ class ReadStream(Protocol):
 
 
 class WriteStream(Protocol):
-    """What `WriteYield` needs."""
+    """A stream for `WriteYield`."""
 
     @property
     def writable(self) -> Request:

@@ -120,7 +120,7 @@ class AsyncioBridge:
         next yield.
 
         Args:
-            loop: where the awaitable runs; default: the loop that entered the bridge last.
+            loop: runs the awaitable; default: the loop that entered the bridge last.
         Raises:
             ServiceCancelled: the awaitable was cancelled, but not by this service.
             Closed: the asyncio loop is closed. A coroutine was not started.
@@ -165,7 +165,7 @@ class AsyncioBridge:
     def _call_asyncio(
         self, loop: asyncio.AbstractEventLoop | None, function: Callable[..., object], *args: Any
     ) -> None:
-        """Have a function called by asyncio, in its thread."""
+        """Let asyncio call a function, in its thread."""
         try:
             (loop or self._loop()).call_soon_threadsafe(function, *args)
         except (RuntimeError, BadRequest) as error:
@@ -205,7 +205,7 @@ class AsyncioBridge:
 
 
 def _close_coroutines(*unused: object) -> None:
-    """Close what will not be awaited, without a warning."""
+    """Close coroutines that will not be awaited, without a warning."""
     for each in unused:
         if inspect.iscoroutine(each):
             each.close()

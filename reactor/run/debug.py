@@ -102,7 +102,7 @@ def _wait_text(wait: Any, task: Task[Any]) -> str:
 
 
 def _places(task: Task[Any], reactor: Reactor) -> Iterator[str]:
-    """Where a service stands, outermost first."""
+    """The position of a service, outermost first."""
     generator: Any = task.service
     if getattr(generator, "gi_running", False):
         yield from _running_places(reactor)

@@ -74,10 +74,10 @@ class CommandService(Protocol[C_contra, R_co]):
 def serve(
     service: S, commands: Channel[Any], answers: Channel[Any] | None = None, *, limit: int | None = None
 ) -> Service[S]:
-    """Have a service object answer the commands of a channel, one after the other.
+    """Let a service object answer the commands of a channel, one after the other.
 
     Args:
-        service: used by nothing else until the end.
+        service: not used elsewhere until the end.
         commands: until the channel is closed and drained.
         answers: one for each command, in order; None: the answers are dropped.
         limit: number of commands after which it ends; None: no limit.
@@ -85,7 +85,7 @@ def serve(
         The service object, with its state.
     Raises:
         ChannelClosed: the channel of answers is closed. One answer is lost.
-        any other: what `call` raises. The command is used up.
+        any other: the error of `call`. The command is used up.
     """
     done = 0
     while limit is None or done < limit:
@@ -321,11 +321,11 @@ class Blocker:
         self._clock = clock
 
     def spawn(self, service: Service[T], *, name: str | None = None) -> Handle[T]:
-        """Run a service to its end.
+        """Run a service to completion.
 
         Returns:
             The finished handle: its `result()` gives the value or raises the error. The error is `Deadlock`
-            (thrown into the service where it waits) when nothing is left that could end a wait.
+            (thrown into the service where it waits) when no remaining event could end a wait.
         """
         with Reactor(clock=self._clock, poller=poll_poller(), slow_step_s=None) as reactor:
             task = reactor.start(service, name)

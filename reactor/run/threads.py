@@ -98,7 +98,7 @@ class ThreadPool:
     """Runs services in a few threads, each with a reactor: a new service goes where the fewest live.
 
     A service stays in its thread. While it waits the thread runs others, so any number of services may wait
-    for each other; while it computes the others of its thread stand still.
+    for each other. While it computes the other services of its thread cannot run.
 
     Args:
         threads: most threads, started as they are needed; at least 1.

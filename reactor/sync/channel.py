@@ -67,7 +67,7 @@ class ReceiveItem(Request):
         self._channel._receivers.remove(task)
 
     def give_back(self, item: Any) -> None:
-        """Return an item whose receiver has another answer, before anyone could have missed it."""
+        """Return an item whose receiver has another answer, before another receiver could have missed it."""
         self._channel._put_back(item)
 
 
@@ -162,7 +162,7 @@ class Channel(Generic[T]):
         """Send an item without waiting.
 
         Raises:
-            ChannelFull: there is no room.
+            ChannelFull: the channel holds its capacity.
             ChannelClosed: the channel is closed.
         """
         if not self._offer(item):
@@ -238,7 +238,7 @@ class Channel(Generic[T]):
 
 
 class WaitQueue(Protocol):
-    """A thing that other threads answer: a `SharedChannel`, or a handle of another thread."""
+    """An object that other threads answer: a `SharedChannel`, or a handle of another thread."""
 
     def forget(self, waiter: Any, /) -> None:
         """Remove a waiter, from any thread, if it is still there."""
@@ -248,8 +248,8 @@ class CrossThreadWait:
     """A service that waits for an answer of another thread; its task is parked on this.
 
     Args:
-        queue: where the wait is entered.
-        item: what a blocked sender wants to send.
+        queue: gets the wait.
+        item: the item of a blocked sender.
     """
 
     __slots__ = ("_claim", "_queue", "item", "task")
@@ -411,7 +411,7 @@ class SharedChannel(Channel[T]):
             timeout_s: None: no limit.
         Raises:
             ChannelClosed: closed before the item was taken; it was not sent.
-            TimedOut: there was no room in time; it was not sent.
+            TimedOut: no room became free in time; it was not sent.
             BadRequest: `timeout_s` is not a number of seconds.
         """
         if self._offer(item):
@@ -438,7 +438,7 @@ class SharedChannel(Channel[T]):
             timeout_s: None: no limit.
         Raises:
             ChannelClosed: closed, and all items have been taken.
-            TimedOut: none came in time.
+            TimedOut: no item arrived in time.
             BadRequest: `timeout_s` is not a number of seconds.
         """
         item = self._take()

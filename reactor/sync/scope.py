@@ -312,7 +312,7 @@ def timeout_after(seconds: float | None, reminder: Reminder, service: Service[T]
 
 @reminded
 def move_on_after(seconds: float, reminder: Reminder, service: Service[T]) -> Service[T | None]:
-    """Run a service within this one with a time limit, and continue without an error when it is over.
+    """Run a service within this one with a time limit; when the time is over, continue without an error.
 
     Args:
         seconds: of the runner's clock.

@@ -51,7 +51,7 @@ class Chosen:
 class Select(NeedsYield):
     """Resume with the first source that is ready: `chosen = yield select`.
 
-    Made once and yielded again and again, by one service at a time. Ready sources take turns. A source that
+    Made once and yielded repeatedly, by one service at a time. Ready sources take turns. A source that
     has ended (a closed and drained channel, a finished service) is chosen once more and then removed:
     `while select: chosen = yield select` takes everything. A cancelled select has taken nothing.
 
@@ -84,7 +84,7 @@ class Select(NeedsYield):
         return len(self.sources)
 
     def add(self, source: Source) -> None:
-        """Add a source, from the next wait on. Raises BadRequest: nothing that can be selected."""
+        """Add a source, from the next wait on. Raises BadRequest: it cannot be selected."""
         if not isinstance(source, Channel | Handle | Signal | Sleep):
             raise BadRequest(f"cannot select over {source!r}: channels, handles, signals and Sleep only")
         if isinstance(source, Sleep):
