@@ -96,7 +96,7 @@ def test_demo(
 
 
 @pytest.mark.parametrize("mode", SERVED_MODES)
-def test_the_demo_succeeds_in_every_mode_and_shows_the_way_of_the_reply(
+def test_the_demo_succeeds_in_every_mode_and_shows_the_route_of_the_reply(
     capsys: pytest.CaptureFixture[str], mode: ReplyMode
 ) -> None:
     outcome = _demo(capsys, "--peers", "9", "--hops", "2", "--mode", mode, "--size", "5k")

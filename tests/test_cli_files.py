@@ -351,7 +351,7 @@ def test_a_full_disk_behind_standard_output_is_named(
     assert "error: standard output: No space left on device" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_named_with_what_to_do(
+def test_a_full_disk_is_named_with_the_remedy(
     served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (served.folder / "f").write_bytes(CONTENT)

@@ -142,7 +142,7 @@ def test_names_ids_and_their_beginnings(net: Path) -> None:
         (["bench", "--network", "{net}"], ["must be given together", "hint:"]),
     ],
 )  # fmt: skip
-def test_wrong_use_is_said_in_two_lines(
+def test_wrong_use_is_reported_in_two_lines(
     net: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
     assert main([argument.format(net=net) for argument in arguments]) == 2
@@ -315,7 +315,7 @@ def test_a_node_that_is_interrupted_while_it_starts_is_one_line(
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
-def test_ports_that_do_not_exist_are_not_said_to_be_in_use(
+def test_ports_that_do_not_exist_are_not_reported_as_in_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["network", str(tmp_path / "net"), "--port", "65530", "--nodes", "20"]) == 2

@@ -197,7 +197,7 @@ def test_a_bar_fits_its_terminal(columns: int, unit: str | None) -> None:
         assert "1:08:16 left" in bar.line(1 << 32, 1 << 20, columns)
 
 
-def test_a_resumed_transfer_has_the_rate_of_what_moves_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_transfer_shows_the_current_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
     terminal = _Terminal()

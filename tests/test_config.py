@@ -263,7 +263,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert caught.value.hint
 
 
-def test_what_is_written_is_read_the_same(tmp_path: Path) -> None:
+def test_written_settings_are_read_back(tmp_path: Path) -> None:
     tables: dict[str, dict[str, Any]] = {
         "node": {"state": 'a "quoted" \\ é', "listen": "none"},
         "service": {"names": ["echo"]},

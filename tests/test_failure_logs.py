@@ -115,7 +115,7 @@ def test_the_traceback_of_an_everyday_failure_is_in_the_debug_log(caplog: pytest
 
 
 @pytest.mark.parametrize("error", [QueryFailed("no answer"), ConnectionRefusedError(111, "refused")])
-def test_an_inner_service_whose_own_connection_fails_is_one_line(
+def test_a_failed_connection_of_an_inner_service_is_logged_in_one_line(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Gateway(InnerService):

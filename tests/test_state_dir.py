@@ -55,7 +55,7 @@ def test_a_disk_that_is_full_leaves_the_folder_unlocked(state: Path, monkeypatch
 # --- files ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_and_is_private(state: Path) -> None:
+def test_a_written_file_is_read_back_and_is_private(state: Path) -> None:
     with StateDir(state) as folder:
         assert folder.read("guards", 1) is None
         for body in (b"", b"\0\n" * 1000):

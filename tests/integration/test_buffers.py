@@ -184,7 +184,7 @@ def test_a_piece_of_content_that_is_not_a_buffer_is_refused(piece: Any) -> None:
 
 
 @pytest.mark.parametrize("given", [b"bytes", "text", None, [b"bytes"]])
-def test_content_from_a_plain_function_is_refused_with_what_to_write(given: Any) -> None:
+def test_content_from_a_plain_function_is_refused_with_a_hint(given: Any) -> None:
     def plain() -> Any:
         return given
 

@@ -806,6 +806,6 @@ def test_a_client_for_threads_refuses_the_reactors_own_thread(net: LocalNetwork)
     wait_until_idle(net)
 
 
-def test_an_asyncio_client_that_was_not_entered_says_what_to_write(net: LocalNetwork) -> None:
+def test_an_asyncio_client_that_was_not_entered_raises_with_a_hint(net: LocalNetwork) -> None:
     with pytest.raises(BadRequest, match="async with"):
         asyncio.run(AsyncClient(net[0]).query(net[4].id, b"x", hops=0))

@@ -198,7 +198,7 @@ def peers(net: LocalNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return path
 
 
-def test_route_shows_the_way_that_the_query_took(
+def test_route_shows_the_route_that_the_query_took(
     net: LocalNetwork, peers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["route", net[BOB].id.hex(), "--peers", str(peers)]
@@ -214,7 +214,7 @@ def test_route_shows_the_way_that_the_query_took(
     assert re.search(r"failed before: .*could not connect to \S", capsys.readouterr().out)
 
 
-def test_route_without_a_way_shows_the_first(
+def test_route_without_a_success_shows_the_first(
     net: LocalNetwork, peers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for index in (2, 4, 5):  # of those that are left, only the first hop of the route drawn answers

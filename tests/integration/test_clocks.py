@@ -105,7 +105,7 @@ def test_one_wrong_clock_does_not_spoil_the_queries_between_others(ahead_s: floa
 
 
 @pytest.mark.parametrize("ahead_s", [-FAR_S, FAR_S])
-def test_a_way_back_that_begins_at_a_wrong_clock_is_not_blamed_on_the_destination(ahead_s: float) -> None:
+def test_a_reply_route_that_begins_at_a_wrong_clock_is_not_blamed_on_the_destination(ahead_s: float) -> None:
     """The first hop of the reply path refuses the header, so it cannot report. Bob reports about it."""
     with clocked(*[-DAY_S / 2] * 8) as net:
         net.set(0)

@@ -169,7 +169,7 @@ def test_files_are_put_listed_and_fetched_through_a_running_node(
     assert (tmp_path / "copy").read_bytes() == BIG
 
 
-def test_errors_come_with_hop_code_and_text(control: ConnectedNode, net: LocalNetwork) -> None:
+def test_errors_have_hop_code_and_text(control: ConnectedNode, net: LocalNetwork) -> None:
     client = Client(control)
     with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED") as caught:
         client.query(net[4].id, b"", service="none", **echoed(net)).result(PATIENCE_S)

@@ -181,7 +181,7 @@ def test_a_destination_that_fails(
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 @pytest.mark.parametrize("hop", [0, 1])
 @pytest.mark.parametrize("error_mode", ErrorMode)
-def test_a_proxy_that_fails_on_the_way_of_a_cached_reply(
+def test_a_proxy_that_fails_under_a_cached_reply(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, error_mode: ErrorMode, hop: int, when: str
 ) -> None:
     chunks = {"before": 0, "during": 20, "after": 63}[when]
@@ -195,7 +195,7 @@ def test_a_proxy_that_fails_on_the_way_of_a_cached_reply(
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 @pytest.mark.parametrize("hop", [0, 1])
 @pytest.mark.parametrize("mode", BLOCK_MODES)
-def test_a_proxy_that_fails_on_the_way_back(
+def test_a_proxy_that_fails_on_the_reply_route(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, mode: ReplyMode, hop: int, when: str
 ) -> None:
     """Bob passes on what he cannot read himself, and Alice learns which hop of her route failed."""
@@ -285,7 +285,7 @@ def test_a_hop_that_changes_the_status(
 
 
 @pytest.mark.parametrize("hop", [0, 1, 2])
-def test_a_hop_of_the_way_back_that_changes_its_status(
+def test_a_hop_of_the_reply_route_that_changes_the_status(
     net: LocalNetwork, monkeypatch: pytest.MonkeyPatch, hop: int
 ) -> None:
     """Also where the reply has come: a lie about it does not undo it."""
@@ -361,9 +361,7 @@ def test_a_query_in_order_ends_its_streams_in_order(
     assert not [line for line in found if "in order" in line or "ended a frame" in line]
 
 
-def test_a_status_that_was_made_is_the_one_that_is_sent(
-    net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_status_is_made_once(net: LocalNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     """The link is busy and what waits to send the status is cancelled: whoever tells next sends that one, and
     makes no second one under the same keys."""
     offered: list[bytes] = []

@@ -372,7 +372,7 @@ def test_a_name_rule_of_the_node(tmp_path: Path) -> None:
             put(net[0], net[2].id, io.BytesIO(b"x"), "x.exe", hops=1).result(PATIENCE_S)
 
 
-def test_content_that_does_not_have_the_digest_is_thrown_away(net: LocalNetwork, folder: Path) -> None:
+def test_content_with_another_digest_is_discarded(net: LocalNetwork, folder: Path) -> None:
     request = FileRequest(Operation.PUT, "f", 5, 0, DIGEST)
     assert raw(net, request, b"wrong")[0].status is FileStatus.DIGEST
     assert raw(net, request, b"too long")[0].status is FileStatus.SIZE

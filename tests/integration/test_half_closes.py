@@ -126,7 +126,7 @@ def read_all(stream: Any) -> Steps:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.0\r\n\r\n"])
-def test_a_service_that_has_answered_ends_its_half_while_ours_is_open(
+def test_a_service_that_has_answered_ends_its_half_while_the_other_is_open(
     kind: str, net: LocalNetwork, sent: bytes
 ) -> None:
     def scenario(client: Any) -> Steps:

@@ -49,7 +49,7 @@ class Peaks:
     ],
     ids=lambda value: value.name if isinstance(value, Geometry) else str(value),
 )
-def test_all_come_through_but_the_one_that_is_not_read(
+def test_all_tunnels_but_the_unread_one_finish(
     count: int, geometry: Geometry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = Peaks({})

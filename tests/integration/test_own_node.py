@@ -228,7 +228,7 @@ def test_the_log_names_peers_that_are_backed_off_and_back_again_but_not_without_
     assert "answers again" in caplog.messages[-1]
 
 
-def test_a_node_logs_what_its_files_and_its_links_show(empty: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_node_logs_news_from_its_files_and_links(empty: Path, caplog: pytest.LogCaptureFixture) -> None:
     (empty / "node.toml").write_text('[peers]\nfiles = ["p"]\npublish = "p/me"\nrefresh_s = 0.02\n')
     assert main(["keygen", "state/keys"]) == 0
     caplog.set_level(logging.INFO)

@@ -142,7 +142,7 @@ def test_the_kind_used_longest_ago_makes_room(net: LocalNetwork, monkeypatch: py
     assert [kind.hops for kind in standing(net).places] == [1, 2]
 
 
-def test_a_call_that_names_its_route_opens_its_own(net: LocalNetwork) -> None:
+def test_a_call_with_a_given_route_opens_a_new_tunnel(net: LocalNetwork) -> None:
     route = Route((net[1].id, net[2].id), net[7].id)
     with Client(net[0]).tunnel(net[7].id, route=route) as tunnel:
         assert tunnel.ask(b"hello", timeout_s=PATIENCE_S) == b"hello"

@@ -53,7 +53,7 @@ def net() -> Iterator[LocalNetwork]:
 
 @pytest.mark.parametrize("mode", BLOCK_MODES)
 @pytest.mark.parametrize("sent", [1, 3, 8])
-def test_replies_come_in_order_and_those_not_sent_are_empty(
+def test_replies_arrive_in_order_and_missing_ones_are_empty(
     net: LocalNetwork, mode: ReplyMode, sent: int
 ) -> None:
     content = bytes([sent]) + b"!" * 3_000
@@ -97,7 +97,7 @@ def test_a_service_that_wants_more_replies_than_there_are(net: LocalNetwork) -> 
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_reply_whose_way_back_fails_is_named(number: int) -> None:
+def test_the_reply_whose_route_fails_is_named(number: int) -> None:
     """The last node before Alice forgets her when the reply of this number begins."""
 
     class Forgetting(InnerService):
@@ -153,7 +153,7 @@ def test_a_conversation_along_reply_blocks(net: LocalNetwork) -> None:
     wait_until_idle(net)
 
 
-def test_a_follow_up_with_several_answers_and_one_with_none(net: LocalNetwork) -> None:
+def test_a_follow_up_with_several_answers_and_one_without(net: LocalNetwork) -> None:
     first = net[0].query(net[7].id, b"\x02", hops=1, mode=ReplyMode.REPLY_ON_REPLY, replies=2, profile=SMALL)
     result = first.result(PATIENCE_S)
     block = result.reply_blocks[0]

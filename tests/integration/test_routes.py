@@ -288,7 +288,7 @@ def test_a_sink_that_has_got_something_gets_nothing_twice() -> None:
         assert caught.value.attempts == ()
 
 
-def test_several_replies_come_into_their_sinks_after_a_retry(net: LocalNetwork) -> None:
+def test_several_replies_reach_their_sinks_after_a_retry(net: LocalNetwork) -> None:
     sinks = [io.BytesIO(), io.BytesIO()]
     result = _query(net, [1, DEAD], mode=ReplyMode.OTHER_ROUTE, replies=2, sinks=sinks, retries=2)
     assert len(result.attempts) == 1
@@ -368,7 +368,7 @@ def test_the_default_of_all_calls_is_the_nodes_limit() -> None:
                 call(net)
 
 
-def test_a_way_back_has_no_fewer_proxies_either() -> None:
+def test_a_reply_route_has_no_fewer_proxies_either() -> None:
     with LocalNetwork(peers=2) as net:
         # Bob's own route to Alice, of `answer_hops` proxies: one.
         with pytest.raises(QueryFailed, match="the reply path needs 1 proxies, and this node has 0"):
@@ -656,7 +656,7 @@ def test_a_network_with_another_name_runs_on_a_lan() -> None:
 # --- prepared
 
 
-def test_prepared_queries_are_used_once_and_thrown_away_when_a_hop_has_gone(
+def test_prepared_queries_are_used_once_and_discarded_when_a_hop_changes_or_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with LocalNetwork(peers=8, limits=Limits(prepared=2)) as net:

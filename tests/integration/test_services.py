@@ -158,7 +158,7 @@ def test_a_function_that_cannot_serve_is_refused_at_once(service: Any, text: str
         assert f"{__file__}:" in str(refused.value)
 
 
-def test_what_takes_two_arguments_in_another_way_is_a_service() -> None:
+def test_a_callable_of_two_arguments_is_a_service() -> None:
     class Callable:
         def __call__(self, *streams: Any) -> Service[None]:
             return upper(*streams)
@@ -172,7 +172,7 @@ def test_what_takes_two_arguments_in_another_way_is_a_service() -> None:
             assert ask(net, b"quiet").rstrip(b"!") == b"QUIET"
 
 
-def test_a_blocking_function_that_cannot_serve_is_refused_and_one_that_returns_bytes_fails(
+def test_unfit_blocking_functions_are_refused_and_one_that_returns_bytes_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for wrong, text in ((upper, "without `blocking`"), (asynchronous, "async def"), (len, "two arguments")):

@@ -137,7 +137,7 @@ def test_an_answer_goes_to_a_receive_and_not_to_another_ask(net: LocalNetwork) -
     assert in_tunnel(net, use) == (b"one", b"three", b"four")
 
 
-def test_bytes_of_a_sub_stream_come_to_the_next_read(net: LocalNetwork) -> None:
+def test_bytes_of_a_sub_stream_go_to_the_next_read(net: LocalNetwork) -> None:
     async def use(tunnel: AsyncTunnel) -> Any:
         async with await tunnel.open("twice") as stream:
             await stream.write(LONG)
@@ -152,7 +152,7 @@ def test_bytes_of_a_sub_stream_come_to_the_next_read(net: LocalNetwork) -> None:
     assert in_tunnel(net, use) == b"begin:" + LONG
 
 
-def test_bytes_of_a_reply_come_to_the_next_read(net: LocalNetwork) -> None:
+def test_bytes_of_a_reply_go_to_the_next_read(net: LocalNetwork) -> None:
     async def main() -> bytes:
         async with (
             AsyncClient(net[0]) as client,
@@ -221,7 +221,7 @@ def test_a_thread_that_is_interrupted_as_its_result_arrives(
     wait_until_idle(net)
 
 
-def test_a_message_that_came_before_a_tunnel_broke_is_not_lost(net: LocalNetwork) -> None:
+def test_a_message_that_arrived_before_the_tunnel_broke_is_not_lost(net: LocalNetwork) -> None:
     async def main() -> bytes | None:
         async with AsyncClient(net[0]) as client:
             tunnel = await client.tunnel(net[2].id, hops=1)

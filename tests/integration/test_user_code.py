@@ -203,7 +203,7 @@ def test_a_posted_function_is_logged(
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_a_users_own_service_ends_with_its_error(net: LocalNetwork, error: BaseException) -> None:
+def test_a_users_service_ends_with_its_error(net: LocalNetwork, error: BaseException) -> None:
     with pytest.raises(type(error)):
         net[HERE].reactor.submit(_content(error)()).result(PATIENCE_S)
 

@@ -128,7 +128,7 @@ def test_waiting_for_an_awaitable(open_bridge: Open) -> None:
     play(open_bridge, scene)
 
 
-def test_there_and_back_again(open_bridge: Open) -> None:
+def test_services_and_coroutines_nest(open_bridge: Open) -> None:
     async def scene(bridge: AsyncioBridge) -> None:
         async def down(depth: int) -> int:
             return await bridge.run(up(depth)) if depth else 0
@@ -251,7 +251,7 @@ def test_each_side_keeps_its_own_cancellation(open_bridge: Open) -> None:
     play(open_bridge, scene)
 
 
-def test_leaving_cancels_what_was_started(open_bridge: Open) -> None:
+def test_leaving_cancels_the_started_services(open_bridge: Open) -> None:
     async def main() -> None:
         seen: list[str] = []
         started = asyncio.Event()

@@ -153,7 +153,7 @@ def test_a_non_contiguous_buffer_is_refused_by_name(value: Any, word: str) -> No
                 take(value)
 
 
-def test_reading_into_what_is_read_only_takes_nothing_from_the_stream() -> None:
+def test_reading_into_a_read_only_buffer_takes_nothing_from_the_stream() -> None:
     reader, writer = memory_pipe(99)
     writer.write(b"content")
     with pytest.raises(TypeError, match="read-only"):

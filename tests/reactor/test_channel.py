@@ -174,7 +174,7 @@ def test_closing_ends_a_waiting_receiver(fake: Reactor, kind: type[AnyChannel]) 
     assert "jobs" in str(handle.error)
 
 
-def test_an_item_on_its_way_is_not_lost_to_a_cancellation(fake: Reactor, kind: type[AnyChannel]) -> None:
+def test_an_item_in_transit_is_not_lost_to_a_cancellation(fake: Reactor, kind: type[AnyChannel]) -> None:
     channel = kind(1)
     got: list[int] = []
 

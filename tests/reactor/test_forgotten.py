@@ -163,7 +163,7 @@ def test_a_call_that_is_kept_and_never_run_warns_with_the_line_of_the_call(
     errors_logged(caplog)
 
 
-def test_a_users_own_function_warns_too() -> None:
+def test_a_users_function_warns_too() -> None:
     @needs_yield_from
     def double(number: int, *, times: int = 2) -> Service[int]:
         """Twice."""

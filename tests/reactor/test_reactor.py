@@ -318,7 +318,7 @@ def order_of(seed: int | None) -> list[int]:
     return order
 
 
-def test_order_is_first_come_or_as_the_seed_has_it() -> None:
+def test_the_order_is_first_come_or_that_of_the_seed() -> None:
     assert order_of(None) == [*range(6)] * 3
     assert order_of(1) == order_of(1)
     assert len({tuple(order_of(seed)) for seed in range(5)}) > 1

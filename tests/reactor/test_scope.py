@@ -159,7 +159,7 @@ def test_cancelled_parent_takes_its_children_along(fake: Reactor) -> None:
     assert_clean(fake)
 
 
-def test_with_block_cancels_on_the_way_out(fake: Reactor) -> None:
+def test_a_with_block_cancels_at_its_exit(fake: Reactor) -> None:
     def service() -> Service[Handle[None]]:
         with Scope("work") as scope:
             child = yield from scope.spawn(forever())

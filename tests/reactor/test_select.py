@@ -316,7 +316,7 @@ def test_a_failed_source_is_not_logged(fake: Reactor, caplog: pytest.LogCaptureF
     assert errors_logged(caplog) == []
 
 
-def test_an_answer_on_its_way_wins_over_a_cancellation(fake: Reactor) -> None:
+def test_an_answer_in_transit_wins_over_a_cancellation(fake: Reactor) -> None:
     """Another thread has given its item when the service is cancelled, and when its own channel gets one."""
     shared: SharedChannel[int] = SharedChannel(1)
     local: Channel[int] = Channel(1)
@@ -342,7 +342,7 @@ def test_an_answer_on_its_way_wins_over_a_cancellation(fake: Reactor) -> None:
     assert not local.waiting_receivers
 
 
-def test_what_is_put_back_is_next(fake: Reactor) -> None:
+def test_an_item_that_is_put_back_is_next(fake: Reactor) -> None:
     for channel in (Channel[int](2), SharedChannel[int](2)):
         channel.send_nowait(1)
         channel.send_nowait(2)

@@ -320,7 +320,7 @@ def test_a_thread_that_is_interrupted_loses_nothing(
 # What comes first.
 
 
-def test_an_answer_on_its_way_wins_over_a_cancellation(fake: Reactor) -> None:
+def test_an_answer_in_transit_wins_over_a_cancellation(fake: Reactor) -> None:
     channel: SharedChannel[int] = SharedChannel(1)
     got: list[int] = []
 

@@ -83,7 +83,9 @@ def test_many_clients(reactor: Reactor, listener: TcpListener) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"all of it"])
-def test_what_came_before_accept_is_read(reactor: Reactor, listener: TcpListener, sent: bytes) -> None:
+def test_content_that_arrived_before_accept_is_read(
+    reactor: Reactor, listener: TcpListener, sent: bytes
+) -> None:
     # The first read of an accepted connection waits first: data and end that are there already must wake it.
     with socket.create_connection(listener.address) as client:
         client.sendall(sent)

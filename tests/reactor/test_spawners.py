@@ -370,7 +370,7 @@ def test_a_service_without_a_handle_lives(later: Way) -> None:
 
 
 @pytest.mark.parametrize("wait", [Signal(), Channel[int](1)])
-def test_deadlock_is_thrown_where_the_service_waits(wait: Signal | Channel[int]) -> None:
+def test_a_deadlock_is_raised_where_the_service_waits(wait: Signal | Channel[int]) -> None:
     seen: list[str] = []
 
     def service() -> Service[None]:

@@ -486,7 +486,7 @@ def test_a_stream_moves_between_reactors(kind: str, pair: Pair) -> None:
         assert run(three, ReadYield(right).read(10)) == b"jk"
 
 
-def test_what_cannot_be_waited_on_is_refused(reactor: Reactor) -> None:
+def test_a_wait_on_an_unsuitable_object_is_refused(reactor: Reactor) -> None:
     sock = socket.socket()
     descriptor = FileDescriptor(sock)
     sock.close()

@@ -224,7 +224,7 @@ def test_a_thread_may_wait_for_any_time(timeout_s: float) -> None:
 
 
 @pytest.mark.parametrize("timeout_s", [float("nan"), "1", True, []])
-def test_a_thread_cannot_wait_for_what_is_no_time(timeout_s: Any) -> None:
+def test_a_thread_cannot_wait_for_a_malformed_time(timeout_s: Any) -> None:
     channel: SharedChannel[int] = SharedChannel(1)
     with ThreadPool() as pool:
         handle = pool.spawn(forever())

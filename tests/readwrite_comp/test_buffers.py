@@ -193,7 +193,7 @@ def test_a_non_contiguous_buffer_is_refused_by_name(value: Any, word: str) -> No
 
 
 @pytest.mark.parametrize("buffer", [b"12345678", memoryview(array.array("I", [1, 2])).toreadonly()])
-def test_reading_into_what_is_read_only_is_refused(buffer: Any) -> None:
+def test_reading_into_a_read_only_buffer_is_refused(buffer: Any) -> None:
     reader, source = IdentityR(), io.BytesIO(b"content")
     reader.read_header(source)
     for call in (reader.read_into, lambda r, view: read_exact_from(reader, r, view)):
@@ -252,7 +252,7 @@ def _no_layers(right: type[ExtWrite] | type[ExtRead]) -> list[Any]:
     return [wrong, io.BytesIO(), b"layer", None, IdentityW if right is ExtWrite else IdentityR]
 
 
-def test_a_writer_is_refused_where_a_reader_belongs_and_the_other_way_round() -> None:
+def test_a_writer_in_place_of_a_reader_is_refused_and_vice_versa() -> None:
     writing: list[Callable[[Any], object]] = [
         lambda layer: CompW(io.BytesIO(), layer),
         lambda layer: FileW(io.BytesIO(), layer),
@@ -285,7 +285,7 @@ def test_one_layer_in_place_of_a_list_is_refused() -> None:
     assert MultiWExt(layer for layer in (IdentityW(), SealedW(KEY))).ends is SealedW.ends
 
 
-def test_a_stream_that_goes_the_other_way_or_holds_text_is_refused() -> None:
+def test_a_stream_of_the_other_direction_or_of_text_is_refused() -> None:
     class ReadsOnly:
         def readinto(self, buffer: memoryview) -> int:
             return 0

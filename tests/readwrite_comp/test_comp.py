@@ -131,7 +131,7 @@ def test_an_exception_leaves_a_truncated_message() -> None:
     assert source.closed
 
 
-def test_closing_reports_what_reading_has_not() -> None:
+def test_closing_reports_an_error_that_no_read_has_raised() -> None:
     stream = io.BytesIO()
     with CompW(stream, SealedW(KEY)) as comp:
         comp.write(b"abc")

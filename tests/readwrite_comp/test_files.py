@@ -164,7 +164,7 @@ def test_an_exception_leaves_a_truncated_message() -> None:
         read_all()
 
 
-def test_closing_raises_what_reading_has_not() -> None:
+def test_closing_raises_an_error_that_no_read_has_raised() -> None:
     stream = io.BytesIO()
     with FileW(stream, SealedW(KEY, chunk_bytes=4)) as out:
         out.write(b"abcdefgh")

@@ -245,7 +245,7 @@ def test_a_bound_xor_checks_its_buffers(target: bytes | bytearray, source: bytes
         bound_xor(memoryview(target), memoryview(source))
 
 
-def test_the_function_below_xor_is_used_only_if_it_does_what_is_known_of_it(
+def test_the_function_below_xor_is_used_only_if_it_works_as_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from Crypto.Util import strxor

@@ -279,7 +279,7 @@ def test_joined_stream_ciphers_are_read_by_separate_ones(content: bytes, depth: 
     )
 
 
-def test_what_an_outer_layer_has_opened_is_passed_on_in_one_piece() -> None:
+def test_bytes_opened_by_an_outer_layer_are_passed_on_in_one_piece() -> None:
     """Else the two bytes that `EscapeTerm` is sure of would each cost a turn through the stack."""
     content = bytes(range(256)) * 16
     stream = io.BytesIO(_written([MultiWExt([SealedW(KEY, chunk_bytes=512), EscapeTermW()])], content))

@@ -74,7 +74,7 @@ def test_any_other_text_is_refused_with_the_list(kind: type[Enum], text: str) ->
 
 
 @pytest.mark.parametrize("value", [None, 0, 1.5, True, b"route", [], LinkPolicy.ONCE, PaddingMode.OFF])
-def test_what_is_neither_a_member_nor_text_is_a_type_error(value: Any) -> None:
+def test_a_value_that_is_neither_a_member_nor_text_is_a_type_error(value: Any) -> None:
     with pytest.raises(TypeError, match="mode: expected a ReplyMode or one of none, known-dest, route"):
         member(ReplyMode, value, "mode")
 
@@ -198,7 +198,7 @@ def test_an_option_is_refused_at_the_call(options: Any, kind: Any, word: str, ne
 
 
 @pytest.mark.parametrize("limit_bytes", [0, -1, "9", 1.5, None])
-def test_a_limit_of_what_is_read_is_a_number_above_0(limit_bytes: Any, net: LocalNetwork) -> None:
+def test_a_limit_of_a_read_is_a_number_above_0(limit_bytes: Any, net: LocalNetwork) -> None:
     """0 would look like the end."""
     with Client(net[0]).tunnel(net[3].id, hops=0) as tunnel:
         tunnel.send(b"message", timeout_s=PATIENCE_S)
@@ -233,7 +233,7 @@ def test_limits_are_checked_when_they_are_made(given: Any, kind: Any) -> None:
         Limits(**given)
 
 
-def test_a_network_and_a_node_refuse_what_they_cannot_use() -> None:
+def test_a_network_and_a_node_refuse_wrong_arguments() -> None:
     for wrong in ({"peers": 0}, {"peers": "4"}, {"peers": 2, "limits": {}}, {"peers": 2, "service": 5}):
         with pytest.raises((TypeError, BadArgument)):
             LocalNetwork(**wrong)

@@ -218,7 +218,7 @@ def test_a_peer_that_dribbles_keeps_its_thread_for_as_long(reactor: Reactor, clo
     reactor.run(play())
 
 
-def test_a_wait_that_is_cancelled_with_a_place_in_hand_loses_no_place(reactor: Reactor) -> None:
+def test_a_wait_that_is_cancelled_with_a_slot_loses_no_slot(reactor: Reactor) -> None:
     go_on = threading.Event()
 
     def wait(query: BlockingQuery, reply: BlockingReply) -> None:

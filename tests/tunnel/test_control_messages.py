@@ -161,7 +161,7 @@ def test_an_error_keeps_its_class_text_and_hint(error: Exception) -> None:
     assert facts(found) == facts(error)
 
 
-def test_an_error_that_is_the_nodes_own_affair_is_a_failed_query() -> None:
+def test_an_error_of_the_users_node_is_a_failed_query() -> None:
     found = unpack_error(body(pack_error(PeerError("nothing moved", ErrorCode.TIMEOUT)), is_node=False))
     assert isinstance(found, QueryFailed)
     assert found.code is ErrorCode.TIMEOUT
@@ -213,7 +213,7 @@ def test_a_cut_or_changed_query_is_refused_or_another_query(
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 9))
-def test_messages_come_out_whole_however_their_bytes_arrive(bodies: list[bytes], step: int) -> None:
+def test_messages_are_parsed_however_their_bytes_arrive(bodies: list[bytes], step: int) -> None:
     stream = b"".join(pack_message(MessageKind.CONTENT, data) for data in bodies)
     parser, found = MessageParser(CLIENT_BODY_BYTES, is_node=True), []
     for start in range(0, len(stream), step):

@@ -27,7 +27,7 @@ SAMPLES = [
 ]
 
 
-def test_a_drop_frame_is_relayed_and_then_thrown_away() -> None:
+def test_a_drop_frame_is_relayed_and_then_discarded() -> None:
     cast = cast_of(4)
     frame = cast.alice.codec.drop(cast.route, SMALL, now_s=NOW_S)
     wire = send(frame.layer, bytes(3_000))

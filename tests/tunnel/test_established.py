@@ -217,7 +217,7 @@ def test_an_end_that_stops_reading_sends_it_after_its_own_data() -> None:
     assert pair.bob.is_finished
 
 
-def test_a_finished_sub_stream_grants_what_it_throws_away() -> None:
+def test_a_finished_sub_stream_grants_credit_for_discarded_bytes() -> None:
     pair = Pair()
     mine = pair.alice.open(ECHO)
     pair.settle()
@@ -645,7 +645,7 @@ def test_reading_no_message_and_no_bytes() -> None:
     assert sub.write(b"") == 0
 
 
-def test_recorded_chunks_do_not_open_with_what_a_seized_node_has() -> None:
+def test_recorded_chunks_do_not_open_with_the_keys_of_a_seized_node() -> None:
     """Forward secrecy: the header's seeds are known later, the ephemeral keys are gone."""
     pair = Pair(limits=TunnelLimits(rekey_chunks=6))
     for _ in range(20):

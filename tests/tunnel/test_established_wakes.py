@@ -175,7 +175,7 @@ class Conversation:
     messages=st.integers(0, 4),
     times=st.integers(0, 9),
 )
-def test_a_conversation_ends_by_wakes_alone(seed: int, length: int, messages: int, times: int) -> None:
+def test_a_conversation_ends_by_wakes_only(seed: int, length: int, messages: int, times: int) -> None:
     talk = Conversation(seed)
     content = talk.rng.randbytes(length)
     ends = {"alice": talk.pair.alice, "bob": talk.pair.bob}

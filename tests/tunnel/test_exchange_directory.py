@@ -46,7 +46,7 @@ messages = st.builds(
 
 
 @given(messages)
-def test_messages_come_back(message: ExchangeMessage) -> None:
+def test_messages_are_parsed_back(message: ExchangeMessage) -> None:
     assert ExchangeMessage.parse(message.to_bytes()) == message
 
 
@@ -86,7 +86,7 @@ def test_the_highest_sequence_number_wins_whatever_the_order() -> None:
     assert learn(directory, described(1, 3), described(2)) == 2
 
 
-def test_of_equals_what_the_node_itself_shows_holds() -> None:
+def test_of_equal_numbers_the_nodes_own_descriptor_wins() -> None:
     keys, directory = make_keys("twice"), make()
     one, two = (keys.descriptor((Address("60.1.1.1", port),), NOW_S, OPENSSL, sequence=7) for port in (1, 2))
     learn(directory, one)

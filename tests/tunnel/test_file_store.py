@@ -151,7 +151,7 @@ def test_parts_that_hold_nothing_are_bounded_too(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) <= 5
 
 
-def test_a_whole_file_is_not_written_to_by_way_of_a_part_that_a_crash_has_left(tmp_path: Path) -> None:
+def test_a_stored_file_is_not_changed_through_a_part_that_a_crash_has_left(tmp_path: Path) -> None:
     """Between the link to its name and the end of its part's name, both are one file."""
     store = FileStore(tmp_path)
     content = b"precious"

@@ -65,7 +65,7 @@ def test_there_are_never_more_than_most_and_never_two_of_one_network(
             assert guard == next(each for each in present if each in usable)
 
 
-def test_the_first_that_can_be_used_is_used_and_one_that_is_back_is_used_again() -> None:
+def test_the_first_usable_guard_is_used_and_a_returned_one_again() -> None:
     guards = Guards(size=3, most=5)
     first = choose(guards)
     assert first is not None

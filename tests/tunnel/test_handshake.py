@@ -426,7 +426,7 @@ def test_any_plain_bytes_from_a_peer_with_the_keys(plain: bytes) -> None:
         final_with(plain.ljust(512, b"\0"))
 
 
-def test_calls_out_of_turn_are_our_own_fault() -> None:
+def test_calls_out_of_turn_are_local_errors() -> None:
     front, behind = initiator(), responder()
     with pytest.raises(LocalTunnelError):
         behind.finish()
@@ -477,7 +477,7 @@ def test_a_retry_has_the_length_of_m2_and_costs_no_key_exchange() -> None:
     assert len(answer) == M2_BYTES
 
 
-def test_challenges_are_drawn_anew() -> None:
+def test_challenges_are_drawn_each_time() -> None:
     first = initiator().hello()
     assert len({responder(load=4).hello(first) for _ in range(20)}) == 20
 

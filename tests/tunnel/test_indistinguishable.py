@@ -87,7 +87,7 @@ def test_lengths_never_depend_on_the_place(profile: Profile, query_bytes: int, r
         assert [view.place for view in seen] == list(range(PROXIES))
 
 
-def test_what_a_slot_holds_is_the_same_kind_everywhere(views: list[View]) -> None:
+def test_the_kind_of_a_slot_is_the_same_everywhere(views: list[View]) -> None:
     """Command, flags, delay and address have one value; the rest is random or an id, and an hour."""
     assert len({(v.opened.slot.command, v.opened.slot.flags, v.opened.slot.delay_10ms) for v in views}) == 1
     assert len({v.opened.slot.next_address for v in views}) == 1

@@ -118,7 +118,7 @@ def test_each_epoch_has_its_own_table() -> None:
     assert kept == tables, "the same two keys, one line further down, with what they remember"
 
 
-def test_a_node_that_slept_for_days_begins_anew() -> None:
+def test_a_node_that_slept_for_days_makes_new_keys() -> None:
     a_ring = ring()
     before = a_ring.keys
     now_s = NOW_S + 10 * EPOCH_S
@@ -280,7 +280,7 @@ def insert(a_ring: KeyRing, header: bytes, now_s: float = NOW_S) -> None:
     table.insert(header, opened.slot.expiry, now_s=now_s, neighbour=b"n" * 32)
 
 
-def test_a_clean_stop_keeps_the_keys_and_what_was_seen(tmp_path: Path) -> None:
+def test_a_clean_stop_keeps_the_keys_and_the_replay_table(tmp_path: Path) -> None:
     seen, unseen, keys_path, table_path = stopped(tmp_path)
     again = KeyRing.resume(keys_path, table_path, OPENSSL, now_s=NOW_S + 60)
     with raises_code(ErrorCode.REPLAYED):
@@ -345,7 +345,7 @@ def test_the_clock_that_the_table_saw_is_kept(tmp_path: Path) -> None:
     insert(again, sealed(again.keys, NOW_S, 3))
 
 
-def test_a_table_that_saw_a_slightly_later_time_refuses_what_it_forgot() -> None:
+def test_a_table_that_saw_a_slightly_later_time_refuses_forgotten_headers() -> None:
     a_ring = ring()
     early = sealed(a_ring.keys, NOW_S, 1)
     insert(a_ring, early)

@@ -330,7 +330,7 @@ def test_a_flush_lets_the_reader_have_everything_so_far() -> None:
 @pytest.mark.parametrize(
     "profile", [Profile(INTERACTIVE), Profile(DEFAULT)], ids=lambda profile: profile.name
 )
-def test_reply_blocks_come_before_the_content(count: int, profile: Profile) -> None:
+def test_reply_blocks_are_sent_before_the_content(count: int, profile: Profile) -> None:
     given_blocks = blocks(count)
     wire = written(writer(profile, reply_blocks=given_blocks), b"content")
     behind = reader(profile)
@@ -348,7 +348,7 @@ def test_blocks_of_several_profiles() -> None:
 @pytest.mark.parametrize(
     "many", [blocks(9), blocks(4, Profile(LONG))], ids=["nine blocks", "more than 64 KiB"]
 )
-def test_more_blocks_than_a_reader_takes_are_our_own_fault(many: list[ReplyBlock]) -> None:
+def test_more_blocks_than_a_reader_takes_are_a_local_error(many: list[ReplyBlock]) -> None:
     with pytest.raises(LocalTunnelError, match="at most"):
         writer(reply_blocks=many)
 

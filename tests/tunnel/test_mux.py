@@ -52,7 +52,7 @@ def complete(stream: MuxStream[Flag], twin: MuxStream[Flag]) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
-def test_there_and_back_and_both_tables_are_empty(profile: Profile) -> None:
+def test_an_exchange_leaves_both_tables_empty(profile: Profile) -> None:
     link = Link.make()
     query, reply = seeded_bytes(1)(300_000), seeded_bytes(2)(200_000)
     stream = link.a.open(profile)
@@ -369,7 +369,7 @@ def test_a_chunk_is_not_cut_because_credit_is_short() -> None:
     assert write_all(stream, bytes(100_000)) == 4_096 + 3 * 16_356
 
 
-def test_an_opener_grants_more_for_the_way_back() -> None:
+def test_an_opener_grants_more_for_the_other_direction() -> None:
     link = Link.make()
     stream, twin = joined(link, SMALL, extra=10_000)
     assert write_all(twin, bytes(50_000)) >= 10_000 + SMALL.geometry.window_bytes - 1_024
@@ -414,7 +414,7 @@ def test_windows_never_exceed_the_links_budget() -> None:
 # --- ends -----
 
 
-def test_reset_ends_both_ways_and_drops_what_was_not_read() -> None:
+def test_a_reset_ends_both_directions_and_drops_unread_content() -> None:
     link = Link.make()
     stream, twin = joined(link)
     write_all(stream, b"never read")
@@ -453,7 +453,7 @@ def test_resetting_an_ended_stream_drops_the_rest_and_sends_nothing() -> None:
         twin.readinto(memoryview(bytearray(9)))
 
 
-def test_a_lost_connection_ends_streams_but_not_what_had_come_whole() -> None:
+def test_a_lost_connection_ends_streams_and_keeps_whole_messages() -> None:
     link = Link.make()
     whole, cut, unseen = (link.a.open(SMALL) for _ in range(3))
     for stream in (whole, cut, unseen):

@@ -141,7 +141,7 @@ def test_every_cell_in_every_state(state: str, kind: CellType) -> None:
     assert read_all(bystander) == b"still here"
 
 
-def test_the_oracle_covers_what_there_is() -> None:
+def test_the_oracle_covers_every_state_and_cell() -> None:
     assert all(set(row) == set(OF_STREAM) for row in ORACLE.values())
     assert set(LEGAL_PAYLOADS) | {T.PAD} == set(CellType)
 
@@ -244,7 +244,7 @@ def test_credit_beyond_what_there_may_be_ends_the_stream() -> None:
 # --- this side's own mistakes ---
 
 
-def test_calls_out_of_order_are_our_own_fault() -> None:
+def test_calls_out_of_order_are_local_errors() -> None:
     peer = RawPeer.make(is_dialler=True)
     stream = peer.mux.open(SMALL)
     with pytest.raises(LocalTunnelError, match="status"):

@@ -273,7 +273,7 @@ def test_an_impostor_cannot_answer() -> None:
 
 @pytest.mark.parametrize("count", range(4))
 @pytest.mark.parametrize("role", ["initiator", "responder"])
-def test_every_call_out_of_turn_is_ours_to_answer_for(count: int, role: Role) -> None:
+def test_every_call_out_of_turn_is_a_local_error(count: int, role: Role) -> None:
     """Each state against each call: the one that the table allows, and LocalTunnelError for the others."""
     ends: dict[Role, NoiseXK] = {"initiator": make("initiator"), "responder": make("responder")}
     advance(count, ends["initiator"], ends["responder"])

@@ -59,7 +59,7 @@ def test_rekey_keeps_the_counter(engine: TunnelEngine) -> None:
     assert cipher.key == OPENSSL.layers.aead(key).seal(bytes(4) + b"\xff" * 8, bytes(32))[:32] != key
 
 
-def test_a_copy_of_the_symmetric_state_stands_alone() -> None:
+def test_a_copy_of_the_symmetric_state_is_independent() -> None:
     state = SymmetricState.start(OPENSSL)
     state.mix_key(b"secret")
     before = (state.chaining_key, state.handshake_hash, state.cipher.key, state.cipher.nonce)

@@ -112,7 +112,7 @@ def test_a_destination_that_refuses_is_alive(code: ErrorCode) -> None:
     assert set(table.backed_off()) == set(IDS[1:3]), "a proxy has no service, and a changed report no author"
 
 
-def test_those_that_failed_least_come_first() -> None:
+def test_the_least_failed_peers_are_first() -> None:
     table, clock, _ = make()
     for number, times in enumerate((3, 1, 2, 1)):
         for _ in range(times):

@@ -154,7 +154,7 @@ def _fail(seconds: float) -> Service[None]:
     raise MalformedMessage("guard")
 
 
-def test_guards_end_with_what_they_guard() -> None:
+def test_guards_end_with_the_guarded_service() -> None:
     log: list[str] = []
     with Reactor(clock=FakeClock()) as reactor:
         reactor.run(run_with_guards(_sleep(1, []), _sleep(100, log), _sleep(0.5, [])))
@@ -162,7 +162,7 @@ def test_guards_end_with_what_they_guard() -> None:
         assert reactor.now() < 50
 
 
-def test_guard_that_fails_ends_what_it_guards() -> None:
+def test_a_failed_guard_ends_the_guarded_service() -> None:
     log: list[str] = []
     with Reactor(clock=FakeClock()) as reactor:
         with pytest.raises(MalformedMessage, match="guard"):
@@ -170,7 +170,7 @@ def test_guard_that_fails_ends_what_it_guards() -> None:
         assert log == ["ended"]
 
 
-def test_error_of_what_is_guarded_is_raised_and_the_guards_end() -> None:
+def test_the_error_of_a_guarded_service_is_raised_and_the_guards_end() -> None:
     log: list[str] = []
     with Reactor(clock=FakeClock()) as reactor:
         with pytest.raises(MalformedMessage, match="guard"):

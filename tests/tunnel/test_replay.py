@@ -73,7 +73,7 @@ def test_a_limit_of_nothing_refuses_everything() -> None:
         ReplayTable(KEY, limit=0).insert(header(1), T0 + HOUR, now_s=T0)
 
 
-def test_a_clock_that_ran_ahead_and_came_back_does_not_reopen_the_door() -> None:
+def test_a_clock_that_is_set_back_does_not_readmit_replays() -> None:
     """The table forgot the tag while the clock was ahead; now the expiry looks fresh again."""
     table = ReplayTable(KEY)
     table.insert(header(1), T0 + HOUR, now_s=T0)

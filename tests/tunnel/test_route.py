@@ -104,7 +104,7 @@ IDS = [peer.node_id for peer in CROWD]
 
 
 @given(st.integers(0, 6), st.integers(0, 2**32))
-def test_a_neighbour_is_put_last_in_a_way_back(hops: int, seed: int) -> None:
+def test_a_neighbour_is_put_last_in_a_reply_route(hops: int, seed: int) -> None:
     """Even one that the directory does not list, and that offers nothing: the client keeps a link to it."""
     for last in (IDS[5], b"x" * 32):
         route = choose_route(
@@ -193,7 +193,7 @@ def test_the_best_profile_is_one_that_all_offer() -> None:
         best_profile(CROWD[:2], None, 127)
 
 
-def test_pycryptodome_alone_does_not_offer_what_it_is_slow_at() -> None:
+def test_pycryptodome_does_not_offer_the_suite_that_is_slow_in_it() -> None:
     assert offered_profiles(PYCRYPTODOME) == SUITE_0 == (1, 2, 3, 4)
     assert offered_profiles(OPENSSL) == ALL_PROFILE_BYTES == (1, 2, 3, 4, 17, 18, 19, 20)
 

@@ -218,7 +218,7 @@ def test_the_error_explains_that_no_guard_is_available() -> None:
     assert "add peers" in caught.value.hint
 
 
-def test_those_that_failed_come_back_one_by_one_where_there_are_too_few() -> None:
+def test_failed_peers_return_one_by_one_where_there_are_too_few() -> None:
     peers = spread(6)
     world = _World(peers, rules=LOCAL)
     ids = [each.node_id for each in peers]
@@ -275,7 +275,7 @@ def test_nodes_of_the_same_owner_do_not_count_and_the_error_explains_it() -> Non
     assert world.provider.route(peers[3].node_id, 3, PROFILE).destination == peers[3].node_id
 
 
-def test_a_route_of_the_callers_own_through_the_owners_nodes_is_refused() -> None:
+def test_a_given_route_through_the_owners_nodes_is_refused() -> None:
     peers = spread(4)
     world = _World(peers, own=[peers[2].node_id])
     world.provider.check(Route((peers[1].node_id,), peers[2].node_id))

@@ -76,7 +76,7 @@ def test_the_long_geometry_names_the_origin_too(hops: int) -> None:
     about_next=st.booleans(),
     text=st.text(max_size=300),
 )
-def test_what_is_written_is_read(
+def test_written_data_is_read_back(
     engine: TunnelEngine,
     geometry: Geometry,
     hops: int,

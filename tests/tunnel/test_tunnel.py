@@ -458,7 +458,7 @@ def test_expiries(offset_s: int, is_accepted: bool) -> None:
 LATE = int(NOW_S) - 10_000
 
 
-def test_checks_come_in_their_order() -> None:
+def test_checks_are_made_in_their_order() -> None:
     """Everything wrong at once; each fault is seen when those before it are mended."""
     peers = make_peers(3)
     own = peers[1].id

@@ -73,7 +73,7 @@ def test_no_field_is_shared(mode: ReplyMode) -> None:
         assert not any(done.query.query_id in slot.pack() for slot in slots)
 
 
-def test_the_keys_of_one_do_not_open_what_the_other_has() -> None:
+def test_the_keys_of_one_do_not_open_the_chunks_of_the_other() -> None:
     cast, done = happened(ReplyMode.CACHED)
     links = done.relayed.links
     for (i, left), (j, right) in itertools.permutations(enumerate(done.relayed.proxied), 2):

@@ -68,7 +68,7 @@ def test_a_whole_recorded_tunnel_played_to_a_bob_that_lost_his_replay_table() ->
     refuses(bob, recorded[2])
 
 
-def test_early_chunks_played_again_to_such_a_bob_do_count() -> None:
+def test_early_chunks_replayed_to_a_restarted_bob_count() -> None:
     """The price of `early`: what Alice sends before Bob's HELLO is guarded by the replay table alone."""
     pair = Pair(limits=TunnelLimits(early=True))
     pair.alice.outgoing.write(b"early")

@@ -161,7 +161,7 @@ def test_a_hop_that_forges_a_report_is_blamed() -> None:
         assert (report.origin, report.code, report.about_next) == (liar, ErrorCode.NEXT_REFUSED, True)
 
 
-def test_a_trail_made_up_under_the_liars_own_key() -> None:
+def test_a_false_trail_under_the_attackers_own_key() -> None:
     """Hop 2 vouches for a hop 3 that never was: the next check fails, and hop 2 is one of the two."""
     route = keys_of(6)
     rng = random.Random(7)
