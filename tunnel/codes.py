@@ -193,6 +193,10 @@ CODES = {
 }
 
 
+# Codes of a node that refuses a header. It has no keys for a status: the node before it reports the code.
+_OF_NEXT = frozenset((ErrorCode.BAD_HEADER, ErrorCode.EXPIRED, ErrorCode.REPLAYED, ErrorCode.UNSUPPORTED))
+
+
 def short(node_id: bytes) -> str:
     """A node id for people: its first four bytes in hex."""
     return node_id.hex()[:8]
@@ -268,7 +272,7 @@ class Report:
         if self.hop is None:
             return "no node of the route reported what happened"
         names = [short(node_id) for node_id in self.route] + ["the next node"]
-        next_name = names[self.hop + 1]
+        actor, next_name = names[self.hop], names[self.hop + 1]
         has_next = self.about_next and self.hop + 1 < len(self.route)
         about = f" about {self._role(self.hop + 1)}" if has_next else ""
         if self._is_about_block:
@@ -277,9 +281,11 @@ class Report:
         did = "failed without a reason" if self.code is None else CODES[self.code].did.format(next=next_name)
         name = "no code" if self.code is None else self.code.name
         why = f": {self.text}" if self.text else ""
-        if has_next and next_name not in did:
+        if has_next and self.code in _OF_NEXT:
+            did, actor = f"{did}, as {actor} reports", next_name
+        elif has_next and next_name not in did:
             did += f", and therefore reports {next_name}"
-        return f"{names[self.hop]} {did}{why} ({name} at {self._role(self.hop)}{about})"
+        return f"{actor} {did}{why} ({name} at {self._role(self.hop)}{about})"
 
     def _name(self, index: int) -> str:
         return f"{self._role(index)} ({short(self.route[index])})"
