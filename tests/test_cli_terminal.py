@@ -447,7 +447,7 @@ def test_a_signal_ends_a_client_with_one_line(net: Path, number: signal.Signals,
     assert process.stdout is not None
     assert b"no answer" in process.stdout.readline()
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + number, words)
 
 

@@ -20,7 +20,7 @@ from tunnel.control import PeerState
 from tunnel.errors import ConfigError, NodeNotRunning, QueryFailed, StateError
 from tunnel.services import Echo, Query, Reply, Services
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def upper(query: Query, reply: Reply) -> Service[None]:

@@ -47,7 +47,7 @@ from tests.reactor.helpers import forever, give, passes
 from tests.support.cancelling import cancelled_with_result
 from tests.support.leaks import no_leaks
 
-LIMIT_S = 10
+LIMIT_S = 60
 Open = Callable[[], AbstractAsyncContextManager[AsyncioBridge]]
 
 

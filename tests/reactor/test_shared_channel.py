@@ -34,7 +34,7 @@ from reactor.errors import ChannelEmpty
 from reactor.sync.channel import CrossThreadWait, ThreadWaiter
 from tests.reactor.helpers import forever, passes, task_of
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 # (sender, number)
 Item = tuple[int, int]
 

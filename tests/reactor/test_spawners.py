@@ -54,7 +54,7 @@ from tests.reactor.services import SERVICES, Counter, cancelling_itself
 
 T = TypeVar("T")
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Way:

@@ -30,7 +30,7 @@ from reactor.core.threads import MOST_THREADS, THREADS
 from tests.reactor.helpers import passes
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def call(function: Any, *args: Any) -> Service[Any]:

@@ -39,7 +39,7 @@ from reactor.run.debug import (
 from tests.reactor.helpers import errors_logged, forever, give, passes, run
 
 Pair = tuple[SocketStream, SocketStream]
-LIMIT_S = 10
+LIMIT_S = 60
 
 
 class Notes(Tracer):

@@ -31,7 +31,7 @@ __all__ = ["STREAM", "RawPeer"]
 STREAM = 1  # the first of the side that dials
 
 # Reached only when the node under test hangs: then the test fails here instead of hanging too.
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 class RawPeer:
