@@ -141,7 +141,7 @@ def test_demo_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--peers", "4"]) == 0
     shown = capsys.readouterr().out
     assert "4 nodes are listening" in shown
-    for word in ("Alice", "proxy 1", "proxy 2", "Bob", "arrived as they were sent"):
+    for word in ("Alice", "proxy 1", "proxy 2", "Bob", "arrived intact"):
         assert word in shown
     assert "4 nodes are listening on 127.0.0.1, 2 proxies, mode route, profile default" in shown
     assert "over links that carry many messages (policy `pooled`)" in shown

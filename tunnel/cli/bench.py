@@ -90,9 +90,9 @@ def run(options: argparse.Namespace) -> int:
         say(
             f"first query, links and handshakes included: {outcome['first_ms']:.1f} ms\n"
             f"round trip on warm links: median {outcome['median_ms']:.1f} ms, "
-            f"least {outcome['least_ms']:.1f} ms ({options.count} times, "
+            f"minimum {outcome['least_ms']:.1f} ms ({options.count} times, "
             f"profile {outcome['round_trip_profile']})\n"
-            f"{readable_size(options.size)} there and back: {outcome['seconds']:.2f} s, "
+            f"{readable_size(options.size)} in each direction: {outcome['seconds']:.2f} s, "
             f"{outcome['mb_per_s']:.1f} MB/s each way, "
             f"{proxies_text(outcome['hops'])}, profile {outcome['profile']}"
         )

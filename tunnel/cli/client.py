@@ -226,7 +226,7 @@ class PeerNames:
         nearest = did_you_mean(text.lower(), self._ids)
         raise ConfigError(
             f"no peer has the name {text!r}, or an id that begins with it",
-            f"{nearest} {listed}" if nearest else listed,
+            f"{nearest} Or {listed}" if nearest else listed,
         )
 
 

@@ -357,7 +357,7 @@ def _summary(outcome: dict[str, Any]) -> str:
     ]
     if len(query_frames) == 1:
         lines.append(
-            f"every frame is as long on its last link as on its first: {query_frames.pop():,} bytes of query"
+            f"each frame had the same length on all its links: {query_frames.pop():,} bytes for the query"
         )
     moved = outcome["query_bytes"] + outcome["reply_bytes"]
     rate = moved / max(outcome["seconds"], 1e-9)
@@ -371,5 +371,5 @@ def _summary(outcome: dict[str, Any]) -> str:
 
 def _verdict(name: str, count: int, sent: str, received: str) -> str:
     if sent == received:
-        return f"{name}: {count:,} bytes arrived as they were sent, sha256 {sent[:16]}…"
+        return f"{name}: {count:,} bytes arrived intact, sha256 {sent[:16]}…"
     return f"{name}: {count:,} bytes, DIFFERENT: sha256 {sent[:16]}… sent, {received[:16]}… received"

@@ -193,8 +193,8 @@ def run_ping(options: argparse.Namespace) -> int:
         say_json(len(times) == len(pings), outcome)
     elif times:
         say(
-            f"{len(times)} of {len(pings)} answered; least {min(times):.1f} ms, "
-            f"median {statistics.median(times):.1f} ms, most {max(times):.1f} ms"
+            f"{len(times)} of {len(pings)} answered; minimum {min(times):.1f} ms, "
+            f"median {statistics.median(times):.1f} ms, maximum {max(times):.1f} ms"
         )
     else:
         complain(f"error: {name} did not answer")

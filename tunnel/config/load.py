@@ -90,7 +90,7 @@ def load_config(path: Path, environment: Mapping[str, str], *, listens: bool = T
             "make one with: mtun network DIR --nodes N, or see docs/configuration.md",
         ) from error
     if len(text) > _MOST_FILE_BYTES:
-        raise ConfigError(f"{path} has more than {_MOST_FILE_BYTES:,} bytes: this is no configuration")
+        raise ConfigError(f"{path} has more than {_MOST_FILE_BYTES:,} bytes, too many for a configuration")
     try:
         tables = tomllib.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: also of a number with too many digits

@@ -358,7 +358,7 @@ class ConfiguredNode:
             config.keys.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._ring.keys.save(config.keys)
         self._guards = None
-        log.error("%s, or the keys, were removed while the node runs; they are made again", config.state)
+        log.error("%s, or the keys, were removed while the node runs; they are created again", config.state)
 
     def _are_keys_whole(self) -> bool:
         """Whether the key file exists and belongs to this node."""

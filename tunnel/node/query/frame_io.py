@@ -238,7 +238,7 @@ def receive_reply(
     finally:
         if not is_whole:
             # Cancelled, for example by the idle watch. A block is used once, so no further reply can come.
-            pending.fail(PeerError("the reply was given up before its end", ErrorCode.TIMEOUT))
+            pending.fail(PeerError("the reply was abandoned before its end", ErrorCode.TIMEOUT))
     if reporter is not None:
         yield from reporter.succeed()
 

@@ -216,7 +216,7 @@ class PendingQuery:
             PeerError (UNKNOWN_QUERY): the query has ended; nothing more is written to its sink.
         """
         if self._state is QueryState.OVER:
-            raise PeerError("the query was given up while its reply came", ErrorCode.UNKNOWN_QUERY)
+            raise PeerError("the query was abandoned while its reply arrived", ErrorCode.UNKNOWN_QUERY)
         try:
             write_all(self._sinks[number], data)
         except BaseException as error:
