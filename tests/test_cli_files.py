@@ -146,12 +146,15 @@ def test_a_file_called_like_a_stream(served: Served) -> None:
 
 def test_a_folder_there_and_back(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     make_folder(Path("photos"))
+    os.mkfifo("photos/line\nerror: lies")
     assert served.send("photos") == 0
-    assert "skipped photos/pipe: a FIFO" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "skipped photos/pipe: a FIFO" in shown
+    assert "skipped photos/line\\nerror: lies: a FIFO" in shown
     assert os.listdir(served.folder) == ["photos.tar"]
     Path("photos").rename("original")
     assert served.get("--extract", name="photos.tar") == 0
-    assert tree(Path("photos")) == tree(Path("original")) - {"pipe", "out"}
+    assert tree(Path("photos")) == tree(Path("original")) - {"pipe", "out", "line\nerror: lies"}
     assert sorted(os.listdir()) == ["original", "photos"]
     assert served.get("--extract", name="photos.tar") == 2
     assert "photos exists" in capsys.readouterr().err
@@ -432,9 +435,10 @@ REG, SYM, LNK, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.
         [("evil", LNK, "/etc/passwd")],
         [("fifo", tarfile.FIFOTYPE, b""), ("null", tarfile.CHRTYPE, b"")],
         [("a\x1b[31m", REG, b"x")],
+        [("a", SYM, "a"), ("a/b", SYM, "a"), ("a/c", SYM, "a")],
         [("a", REG, b"x"), ("a/b", REG, b"y"), ("a", DIR, b""), ("a", REG, b"z")],
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_hostile_archive_reaches_nothing_outside(
     tmp_path: Path, members: list[tuple[str, bytes, str | bytes]]
@@ -449,7 +453,7 @@ def test_a_hostile_archive_reaches_nothing_outside(
     assert sorted(os.listdir(tmp_path)) == ["in", "x.tar"]
     assert os.listdir(tmp_path / "in") == ["target"]
     for path in target.rglob("*"):
-        assert path.resolve().is_relative_to(target)
+        assert Path(os.path.realpath(path)).is_relative_to(target)
         assert path.is_symlink() or path.is_file() or path.is_dir()
         assert "\x1b" not in path.name
 

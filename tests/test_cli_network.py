@@ -353,6 +353,16 @@ def test_peers_prints_why_none_can_be_used(tmp_path: Path, capsys: pytest.Captur
     assert err.startswith("error: no peers are known\nhint: ")
 
 
+def test_links_in_a_circle_are_missing_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    config = tmp_path / "client.toml"
+    config.write_text('[node]\nkeys = "none"\n[peers]\nfiles = ["loop/x"]\n[service]\nnames = ["files"]\n')
+    for command in (["--peers", str(loop)], ["--peers", str(loop / "x")], ["--config", str(config)]):
+        assert main(["peers", *command]) == 2
+        assert f"error: there is no peer file or folder {loop}" in capsys.readouterr().err
+
+
 def test_a_node_that_does_not_start_is_named_with_its_own_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,7 +114,7 @@ def client_config(options: argparse.Namespace) -> NodeConfig:
                 f"{path} is the folder of a network, not of peer files",
                 f"did you mean --network {shlex.quote(str(path))}?",
             )
-    files = [str(path.resolve()) for path in options.peers]
+    files = [os.path.realpath(path) for path in options.peers]
     tables = {"node": {"listen": "none"}, "peers": {"files": files, "exchange": False}}
     return make_config(tables, folder=Path(), source="--peers", environment=os.environ)
 

@@ -23,7 +23,15 @@ from typing import Any, BinaryIO, TypeVar
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.options import command, count, filled, readable_file
-from tunnel.cli.terminal import STDOUT_NAME, ProgressBar, complain, readable_size, say, say_json
+from tunnel.cli.terminal import (
+    STDOUT_NAME,
+    ProgressBar,
+    complain,
+    printable,
+    readable_size,
+    say,
+    say_json,
+)
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_endpoints import resumable_bytes
 from tunnel.disk import naming
@@ -232,7 +240,7 @@ def _standard_input(file: BinaryIO) -> None:
 
 def _pack(folder: Path, file: BinaryIO) -> None:
     for skipped in pack_folder(folder, file):
-        complain(f"skipped {skipped}")
+        complain(f"skipped {printable(skipped)}")
 
 
 def run_get(options: argparse.Namespace) -> int:
@@ -349,7 +357,7 @@ def _extracted(options: argparse.Namespace) -> Path:
 def _extract(archive: Path, folder: Path, name: str) -> None:
     try:
         for skipped in unpack_archive(archive, folder):
-            complain(f"skipped {skipped}")
+            complain(f"skipped {printable(skipped)}")
     except LocalTunnelError as error:
         failure = LocalTunnelError(f"{name}: {error}")
         failure.add_note("without --extract the archive itself is fetched")

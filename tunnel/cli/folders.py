@@ -48,7 +48,7 @@ def pack_folder(folder: Path, archive: BinaryIO) -> list[str]:
         FileChanged: a file changed while it was read. OSError: something cannot be read, or the archive
         cannot be written.
     """
-    top = folder.resolve()
+    top = Path(os.path.realpath(folder))
     name = Path(os.path.abspath(folder)).name or "root"  # of a link: its own name, not its target's
     skipped: list[str] = []
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar:
@@ -224,7 +224,7 @@ def _make_link(inside: Path, name: PurePosixPath, link: str) -> str:
         return "a symbolic link that leads out of the folder"
     path = inside / name
     # Its folder must be a real one: no earlier link may be part of the path.
-    if path.parent.resolve() != (inside.resolve() / name).parent:
+    if os.path.realpath(path.parent) != str((Path(os.path.realpath(inside)) / name).parent):
         return "a name that leads through a link"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ expected values. Relative paths start at the file's folder, so a node can be sta
 from __future__ import annotations
 
 import ipaddress
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ def make_config(
             f"{source}: [peers] dht = true needs exchange = true: nodes pass on what they find",
             "take out the line exchange = false",
         )
-    config = _resolved(values["node"], limits, FilesSettings(**values["files"]), folder.resolve())
+    files, base = FilesSettings(**values["files"]), Path(os.path.realpath(folder))
+    config = _resolved(values["node"], limits, files, base)
     _check_address(config, source)
     _check_files_folder(config, folder, source)
     return config
@@ -157,7 +159,7 @@ def _check_files_folder(config: NodeConfig, folder: Path, source: str) -> None:
     """The served folder is public and writable: it must hold no secrets and no files that the node reads."""
     own = [folder, config.state, config.keys.parent, *config.files]
     own += [] if config.publish is None else [config.publish.parent]
-    if "files" in config.names and config.folder.resolve() in [path.resolve() for path in own]:
+    if "files" in config.names and os.path.realpath(config.folder) in map(os.path.realpath, own):
         raise ConfigError(
             f"{source}: [files] folder = {str(config.folder)!r}: the node keeps its own files there",
             "give the files service a separate folder",
