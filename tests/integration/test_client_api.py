@@ -738,7 +738,7 @@ def test_the_wait_for_an_other_end_that_does_not_close_is_limited() -> None:
     with LocalNetwork(peers=3, service=stuck, limits=Limits(answer_s=1.0)) as net:
         tunnel = Client(net[0]).tunnel(net[2].id, hops=1)
         tunnel.send(b"x")
-        with pytest.raises(QueryFailed, match="has not closed the tunnel") as caught:
+        with pytest.raises(QueryFailed, match="did not close the tunnel") as caught:
             tunnel.close(timeout_s=PATIENCE_S)
         assert caught.value.code is ErrorCode.TIMEOUT
         wait_until_idle(net)

@@ -356,7 +356,7 @@ def test_stream_0_is_open_from_the_beginning_and_ends_with_close(end: End) -> No
         else:
             error = hand.refused(ChunkType.CLOSE, pack_close(None))
             assert error
-            assert "inside one" in str(error)
+            assert "inside a message" in str(error)
     hand = raw(end)
     hand.send(ChunkType.CLOSE, pack_close(None))
     assert hand.refused(ChunkType.OPEN, ECHO.pack(), sub_stream=first_id(hand))
