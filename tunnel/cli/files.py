@@ -23,15 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 from tunnel.cli.client import Client, add_client_options, add_target, proxies_text, wait
 from tunnel.cli.folders import pack_folder, unpack_archive
 from tunnel.cli.options import command, count, filled, readable_file
-from tunnel.cli.terminal import (
-    STDOUT_NAME,
-    ProgressBar,
-    complain,
-    printable,
-    readable_size,
-    say,
-    say_json,
-)
+from tunnel.cli.terminal import STDOUT_NAME, ProgressBar, complain, printable, readable_size, say, say_json
 from tunnel.client import Fetched, Stored, get, list_files, put
 from tunnel.client.file_endpoints import resumable_bytes
 from tunnel.disk import naming

@@ -25,11 +25,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
-from reactor import (
-    Closed,
-    Service,
-    ServiceCancelled,
-)
+from reactor import Closed, Service, ServiceCancelled
 from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
 from tunnel.client.clients import AskingNode, Undoing, asking, make_call, make_tunnel

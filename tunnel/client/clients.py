@@ -30,13 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
-from reactor import (
-    Closed,
-    Reactor,
-    Service,
-    needs_yield_from,
-    timeout_after,
-)
+from reactor import Closed, Reactor, Service, needs_yield_from, timeout_after
 from reactor.errors import Forked
 from tunnel.arguments import check_options
 from tunnel.codes import Report

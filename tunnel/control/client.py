@@ -84,13 +84,7 @@ from tunnel.node.query.incoming_replies import (
     reactors_of_clients,
     spooled,
 )
-from tunnel.node.query.request import (
-    Progress,
-    QueryOptions,
-    QueryRequest,
-    TunnelOptions,
-    checked_request,
-)
+from tunnel.node.query.request import Progress, QueryOptions, QueryRequest, TunnelOptions, checked_request
 from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.waits import run_with_guards
 from tunnel.routing.draw_route import LARGE_BYTES

@@ -32,15 +32,7 @@ from collections.abc import Awaitable, Callable, Generator
 from enum import Enum, auto
 from typing import Any, Final, Protocol, TypeAlias
 
-from reactor import (
-    ChannelClosed,
-    CurrentTime,
-    Scope,
-    Service,
-    SharedChannel,
-    in_scope,
-    move_on_after,
-)
+from reactor import ChannelClosed, CurrentTime, Scope, Service, SharedChannel, in_scope, move_on_after
 from reactor.errors import ChannelEmpty, check_type
 from readwrite_comp.errors import renewed
 from readwrite_comp.helpers import byte_view, writable_view

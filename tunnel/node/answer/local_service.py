@@ -9,11 +9,7 @@ The read service owns the stream and calls `local_service`.
 
 from __future__ import annotations
 
-from reactor import (
-    ReadYield,
-    Service,
-    UnexpectedEnd,
-)
+from reactor import ReadYield, Service, UnexpectedEnd
 from reactor.core.requests import Request
 from tunnel.errors import ErrorCode, FrameTruncated, PeerError
 from tunnel.established.keys import ChunkOpener

@@ -26,14 +26,7 @@ from reactor import (
 )
 from tunnel.codes import clock_text, short
 from tunnel.directory import ExchangeDirectory
-from tunnel.errors import (
-    Disconnected,
-    ErrorCode,
-    HandshakeError,
-    LinkError,
-    NextRefused,
-    PeerError,
-)
+from tunnel.errors import Disconnected, ErrorCode, HandshakeError, LinkError, NextRefused, PeerError
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.handshake import M1_BYTES, M2_BYTES, M3_BYTES, Initiator, Responder, Settings
 from tunnel.link.noise import LinkKeys

@@ -10,13 +10,7 @@ from contextlib import closing
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-from reactor import (
-    YIELD,
-    ReadYield,
-    Service,
-    Signal,
-    WriteYield,
-)
+from reactor import YIELD, ReadYield, Service, Signal, WriteYield
 from reactor.io.streams import ReadStream
 from readwrite_comp import ExtRead, ExtWrite, LayerError, Truncated
 from readwrite_comp.errors import is_same_error

@@ -27,14 +27,7 @@ from readwrite_comp.errors import renewed
 from tunnel.arguments import checked_count
 from tunnel.codes import Report, short
 from tunnel.disk import write_all
-from tunnel.errors import (
-    ErrorCode,
-    LocalTunnelError,
-    NodeStopped,
-    PeerError,
-    QueryFailed,
-    TunnelError,
-)
+from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, PeerError, QueryFailed, TunnelError
 from tunnel.geometry import Profile
 from tunnel.modes import MODES, ReplyMode
 from tunnel.node.waits import Post, Turn, UntakenBytes, release_dropped
