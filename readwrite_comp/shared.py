@@ -50,7 +50,7 @@ class _Lease:
             self._turn.pop()
         except IndexError:
             raise InUse(
-                "a call of the shared layer is under way: around this one, or in another thread"
+                "another call of the shared layer is running: an outer one, or in another thread"
             ) from None
         holder = self._holder and self._holder()
         if holder is not None and holder is not handle:

@@ -247,7 +247,7 @@ class EmbeddedReactor(AsyncioBridge):
             Busy: a loop runs it already.
         """
         if self._fd is not None and not self._loop().is_closed():
-            raise Busy("an asyncio loop runs this reactor already: other loops may use the bridge as it is")
+            raise Busy("an asyncio loop runs this reactor already: other loops may use the same bridge")
         await super().__aenter__()
         loop = self._loop()
         self._fd = self.reactor.poller.fileno()

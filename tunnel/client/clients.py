@@ -106,7 +106,7 @@ def asking(node: AskingNode) -> AskingNode:
     if isinstance(getattr(node, "reactor", None), Reactor):
         return node
     hint = f": write connect({str(node)!r})" if isinstance(node, str | Path) else ""
-    raise TypeError(f"node: expected a Node, or what `connect` returns, got {node!r}{hint}")
+    raise TypeError(f"node: expected a Node, or the result of `connect`, got {node!r}{hint}")
 
 
 def make_tunnel(node: AskingNode, destination: bytes, options: TunnelOptions) -> Service[NodeTunnel]:

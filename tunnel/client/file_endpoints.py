@@ -66,7 +66,7 @@ class SourceFile:
             self._before: os.stat_result | None = status
         else:
             if isinstance(source, io.TextIOBase):
-                raise TypeError("a file to be stored is binary, got one of text: open it in binary mode")
+                raise TypeError("a file to be stored must be binary, got a text file: open it in binary mode")
             if not (hasattr(source, "read") and hasattr(source, "seekable")):
                 raise TypeError(
                     f"a file to be stored is a path or a binary file, got {type(source).__name__}; "
@@ -135,7 +135,7 @@ class SourceFile:
         self._object.seek(self._place)
         read: bytes | None = self._object.read(limit_bytes)
         if read is None:
-            raise LocalTunnelError("the file to be stored is non-blocking and has nothing now")
+            raise LocalTunnelError("the file to be stored is non-blocking and has no data now")
         self._check_unchanged(regular_status(self._object))
         if self._place + limit_bytes == self.size and self._object.seek(0, os.SEEK_END) != self.size:
             raise self._changed("its size is another one now")
@@ -160,7 +160,7 @@ class SourceFile:
     def _unknown_size(self) -> LocalTunnelError:
         return LocalTunnelError(
             f"{self._label} holds more or less than the {self.size:,} bytes of its size, as files of /proc "
-            "and /sys do, so its size cannot be announced; send what reading it gives (mtun send - < FILE)"
+            "and /sys do, so its size cannot be announced; send its present content (mtun send - < FILE)"
         )
 
     @property
@@ -294,7 +294,7 @@ class PathTarget:
         except FileNotFoundError:
             return None
         if not self._replace:
-            raise LocalTunnelError(f"{str(self._path)!r} exists; choose another name, or have it replaced")
+            raise LocalTunnelError(f"{str(self._path)!r} exists; choose another name, or allow replacing it")
         if stat.S_ISLNK(found.st_mode):
             return None
         # A rename would replace a device by a file, for all programs of the machine.

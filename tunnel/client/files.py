@@ -146,7 +146,7 @@ class FilesClient:
         """
         if name is None:
             if not isinstance(source, str | os.PathLike):
-                raise LocalTunnelError("a file object has no name to store it under: give one")
+                raise LocalTunnelError("a file object has no name: give the name to store it under")
             name = Path(source).name
         name = checked_file_name(name)
         with closing((yield RunInThread(SourceFile, source))) as file:

@@ -129,12 +129,12 @@ def make_config(
     if is_everywhere and not values["node"]["advertise"]:
         raise ConfigError(
             f"{source}: [node] listen = {listen.host}: others cannot dial this address",
-            "say in [node] advertise at which address they reach the node",
+            "give the address at which they reach the node in [node] advertise",
         )
     if values["node"]["dht"] and not values["node"]["exchange"]:
         raise ConfigError(
             f"{source}: [peers] dht = true needs exchange = true: nodes pass on what they find",
-            "take out the line exchange = false",
+            "remove the line exchange = false",
         )
     files, base = FilesSettings(**values["files"]), Path(os.path.realpath(folder))
     config = _resolved(values["node"], limits, files, base)
@@ -151,7 +151,7 @@ def _check_address(config: NodeConfig, source: str) -> None:
         key = "advertise" if config.advertise else "listen"
         raise ConfigError(
             f"{source}: [node] {key} = {shown[0].host}: private addresses are not dialled in this network",
-            'name the LAN in [node] private_ranges, or listen = "none" for a node that only asks',
+            'name the LAN in [node] private_ranges, or listen = "none" for a node that only sends queries',
         )
 
 

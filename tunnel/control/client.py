@@ -290,7 +290,7 @@ class ControlClient:
         except TimedOut as error:
             raise ControlError(
                 f"the node at {self._path} does not answer within {_CONNECT_S:g} s",
-                "is its process stopped, or very busy? kill -USR1 PID writes what it does to its log",
+                "is its process stopped, or very busy? kill -USR1 PID writes its state to its log",
             ) from error
         except BaseException:
             future.cancel()

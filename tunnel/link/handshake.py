@@ -273,7 +273,7 @@ class Initiator:
         _check_length(message, M2_BYTES, "RETRY")
         magic, challenge, bits, zeros = _RETRY.unpack(message)
         if self._step is not _Step.ANSWER_OR_RETRY or magic != _RETRY_MAGIC:
-            raise HandshakeError(f"no RETRY, or RETRY where {self._step.value} was expected")
+            raise HandshakeError(f"not a RETRY, or a RETRY where {self._step.value} was expected")
         if not 1 <= bits <= MAX_BITS or zeros.strip(b"\0"):
             raise HandshakeError(f"puzzle of {bits} bits, expected 1 to {MAX_BITS}, and zeros behind it")
         self._step = _next(_INITIATOR, self._step, "RETRY read")
@@ -358,9 +358,9 @@ class Responder:
         rest = message[_HELLO.size :]
         if self._step is _Step.HELLO_AGAIN:
             if rest != self._first or not Puzzle(self._challenge, rest[:32], self._load).accepts(puzzle):
-                raise HandshakeError("M1 does not answer the puzzle, or is not the one that was asked")
+                raise HandshakeError("M1 does not answer the puzzle, or belongs to another puzzle")
         elif puzzle != bytes(ANSWER_BYTES):
-            raise HandshakeError("puzzle answer where none was asked for")
+            raise HandshakeError("puzzle answer without a puzzle")
         elif self._load:
             # Before any computation with keys, which is what the puzzle protects.
             self._first = rest
@@ -384,7 +384,9 @@ class Responder:
         start = _SETTINGS.size + _LENGTH.size
         signed, padding = plain[start : start + length], plain[start + length :]
         if len(signed) != length or padding.strip(b"\0"):
-            raise HandshakeError(f"descriptor of {length} bytes does not fit, or what follows it is not zero")
+            raise HandshakeError(
+                f"descriptor of {length} bytes does not fit, or the bytes behind it are not zero"
+            )
         try:
             descriptor = Descriptor.parse(signed, self._engine)
         except DescriptorError as error:

@@ -261,7 +261,7 @@ class MuxStream(Generic[N]):
             sender.yield_turn(self)
             raise BlockingIOError(errno.EAGAIN, f"credit of {self.credit} bytes")
         if not sender.emit(self, CellType.DATA, memoryview(data)[:count]):
-            raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
+            raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or other streams have their turn")
         self._piece_left = self._piece_left - count or self.profile.geometry.chunk_bytes
         self.credit -= count
         self.content_out += count
@@ -296,7 +296,7 @@ class MuxStream(Generic[N]):
         if not 0 < len(status) <= MAX_STATUS_BYTES:
             raise LocalTunnelError(f"a status has 1 to {MAX_STATUS_BYTES} bytes, not {len(status)}")
         if not self.table.sender.emit(self, CellType.STATUS, status):
-            raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or others have their turn")
+            raise BlockingIOError(errno.EAGAIN, "the link's buffer is full, or other streams have their turn")
         self._send_half = after
         self._remove_if_done()
 

@@ -208,7 +208,7 @@ class ConfiguredNode:
         if config.is_client:
             raise ConfigError(
                 '[node] keys = "none" is for clients, and a node has keys',
-                f"take the line out, and make keys with: mtun keygen {config.keys}",
+                f"remove the line, and make keys with: mtun keygen {config.keys}",
             )
         if config.keys.is_dir():
             raise ConfigError(f"{config.keys} is a folder, not a key file", "name the file in [node] keys")

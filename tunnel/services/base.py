@@ -261,7 +261,7 @@ class InnerService(ABC):
         Raises:
             TargetNotAllowed: no service has that name.
         """
-        raise TargetNotAllowed("no service of that name is here")
+        raise TargetNotAllowed("this node has no service of that name")
 
 
 ServiceFunction: TypeAlias = Callable[[Query, Reply], Generator[Any, Any, None]]
@@ -448,5 +448,5 @@ class Services(InnerService):
         service = self._named.get(name)
         if service is None:
             # The peer chose the name: it must not appear in the log.
-            raise TargetNotAllowed("no service of that name is here")
+            raise TargetNotAllowed("this node has no service of that name")
         return service

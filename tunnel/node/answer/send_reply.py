@@ -244,7 +244,7 @@ class _Replies:
     @needs_yield_from
     def next(self) -> Service[None]:
         if not self.remaining:
-            raise LocalTunnelError(f"reply {self.number + 1} is the last that this query was sent for")
+            raise LocalTunnelError(f"reply {self.number + 1} is the last one that the query allows")
         yield from self._finish_one()
         self.number += 1
         self.first_id = None

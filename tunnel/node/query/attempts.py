@@ -275,7 +275,7 @@ def _query(node: NodeContext, request: QueryRequest, spools: tuple[Spool, ...]) 
 def query_slot(node: NodeContext) -> Iterator[None]:
     """Count a query or a tunnel while it runs. Raises QueryFailed: the node's limit is reached."""
     if node.queries >= node.limits.queries:
-        raise QueryFailed(f"{node.queries} queries are under way already, the limit of this node")
+        raise QueryFailed(f"{node.queries} queries are running already, the limit of this node")
     node.queries += 1
     try:
         yield

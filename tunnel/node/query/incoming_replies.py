@@ -323,7 +323,7 @@ class QueryResult:
             LocalTunnelError: it went to the caller's sink.
         """
         if self.content is None:
-            raise LocalTunnelError("the reply went to the sink that the query was given: read it there")
+            raise LocalTunnelError("the reply went to the sink of the query: read it there")
         return self.content.read(size)
 
     def close(self) -> None:

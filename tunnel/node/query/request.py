@@ -415,9 +415,7 @@ def home_neighbour(node: NodeContext, profile: Profile, *avoid: bytes) -> bytes 
         and peer.obstacle(now_s) is None
     ]
     if not usable:
-        raise BadRoute(
-            "this node has no address, and no link yet over which a reply could come: keep some ahead"
-        )
+        raise BadRoute("this node has no address, and no link yet for replies: set links_ahead above 0")
     return node.rng.choice(usable)
 
 

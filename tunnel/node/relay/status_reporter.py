@@ -126,7 +126,7 @@ def wait_status(stream: Stream) -> Service[bytes]:
     """
     reader = ReadYield(stream)
     if (yield from reader.readinto(memoryview(bytearray(1)))):
-        raise MalformedMessage("content on the backward half of a frame that asked for none")
+        raise MalformedMessage("content on the backward half of a frame whose mode has none")
     return (yield from reader.call(MuxStream.read_status))
 
 
