@@ -651,7 +651,7 @@ def test_an_asyncio_client_that_is_not_open_says_so(net: LocalNetwork) -> None:
 @pytest.mark.parametrize("place", [5, None, "mynet", Path("node.toml")])
 @pytest.mark.parametrize("make", [Client, ServiceClient, AsyncClient])
 def test_a_client_of_something_else_than_a_node_is_refused(make: Any, place: Any) -> None:
-    with pytest.raises(TypeError, match="expected a Node, or what `connect` returns") as caught:
+    with pytest.raises(TypeError, match="expected a Node, or the result of `connect`") as caught:
         make(place)
     assert f"write connect({str(place)!r})" in str(caught.value) or not isinstance(place, str | Path)
     with pytest.raises(TypeError, match="expected a Node"):

@@ -78,7 +78,7 @@ def test_file_objects_both_ways_and_services(net: LocalNetwork) -> None:
     fetched = net.submit(client.get("object", sink)).result(PATIENCE_S)
     assert sink.getvalue() == CONTENT
     assert stored.digest == fetched.digest == DIGEST
-    with pytest.raises(LocalTunnelError, match="no name to store it under"):
+    with pytest.raises(LocalTunnelError, match="a file object has no name"):
         net.submit(client.put(io.BytesIO(b""))).result(PATIENCE_S)
 
 

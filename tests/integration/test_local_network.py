@@ -128,7 +128,7 @@ def test_files_in_and_out() -> None:
     assert sink.sha256.digest() == hashlib.sha256(content).digest()
     assert seen[-1] == (len(content), len(content))
     assert seen == sorted(seen)
-    with pytest.raises(LocalTunnelError, match="the sink that the query was given"):
+    with pytest.raises(LocalTunnelError, match="the sink of the query"):
         result.read()
 
 

@@ -170,7 +170,7 @@ def test_a_call_from_within_a_call() -> None:
             return shared.write_into(HostileWriter(), data)
 
     shared.write_header(HostileWriter())
-    with pytest.raises(InUse, match="under way"):
+    with pytest.raises(InUse, match="is running"):
         shared.write_into(Loop(), b"x")
     # The inner call has changed nothing; to the outer one its stream has broken.
     assert shared.phase is Phase.FAILED
