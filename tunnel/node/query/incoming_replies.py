@@ -112,6 +112,17 @@ def user_failure(what: str, error: BaseException) -> LocalTunnelError:
     return LocalTunnelError(f"{what} failed: {type(error).__name__}{text}")
 
 
+@contextmanager
+def _user_code(what: str) -> Iterator[None]:
+    """Convert whatever the user's code in the block raises, except Ctrl-C, to `user_failure`."""
+    try:
+        yield
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        raise user_failure(what, error) from error
+
+
 reactors_of_clients: Final[WeakSet[Reactor]] = WeakSet()
 """Those that a client closes, while its node runs on in another process."""
 
@@ -123,12 +134,8 @@ def ended_error(reactor: Reactor) -> NodeStopped | Closed:
 
 def report_progress(progress: Callable[..., object], *counts: int) -> None:
     """Call a progress callback. Raises LocalTunnelError: it failed."""
-    try:
+    with _user_code("the progress callback"):
         progress(*counts)
-    except BaseException as error:
-        if is_ctrl_c(error):
-            raise
-        raise user_failure("the progress callback", error) from error
 
 
 @contextmanager
@@ -210,12 +217,8 @@ class PendingQuery:
         """
         if self._state is QueryState.OVER:
             raise PeerError("the query was abandoned while its reply arrived", ErrorCode.UNKNOWN_QUERY)
-        try:
+        with _user_code("the sink of the reply"):
             write_all(self._sinks[number], data)
-        except BaseException as error:
-            if is_ctrl_c(error):
-                raise
-            raise user_failure("the sink of the reply", error) from error
         self.content_in += len(data)
         self.moved()
 
@@ -263,12 +266,8 @@ class PendingQuery:
         for sink in self._sinks:
             end: Callable[[], None] | None = getattr(sink, "end", None)
             if end is not None:
-                try:
+                with _user_code("the sink of the reply"):
                     end()
-                except BaseException as error:
-                    if is_ctrl_c(error):
-                        raise
-                    raise user_failure("the sink of the reply", error) from error
 
     def succeed(self, number: int = 0) -> None:
         """One reply is complete and checked."""
