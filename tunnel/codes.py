@@ -254,7 +254,7 @@ class Report:
 
     @property
     def is_refusal(self) -> bool:
-        """The destination itself says that its service failed or is not there: every node did its part."""
+        """The destination itself reports a failed or missing service: all nodes of the route work."""
         if self.succeeded or self.suspects or self.about_next or self.is_about_reply or self.code is None:
             return False
         return self.hop == len(self.route) - 1 and CODES[self.code].location is Location.FAR_END
