@@ -139,7 +139,8 @@ class Turn:
         """Wait for the turn, and run a service in it. Raises the errors of the service."""
         place = self.enter()
         try:
-            yield from self.wait(place)
+            if self._queue[0] is not place:
+                yield place
             return (yield from service)
         finally:
             self.leave(place)
@@ -165,15 +166,17 @@ class Turn:
         queue = self._queue
         if place not in queue:
             return
+        had_turn = queue[0] is place
         if leaves_gap:
             queue[queue.index(place)] = None
-        was_first = queue[0] is place or queue[0] is None
-        if not leaves_gap:
+        else:
             queue.remove(place)
+        if not had_turn:
+            return
         while queue and queue[0] is None:
             queue.popleft()
             self.gaps += 1
-        if was_first and queue and queue[0] is not None:
+        if queue and queue[0] is not None:
             queue[0].set()
 
 
