@@ -19,6 +19,7 @@ from tunnel.errors import BadArgument
 __all__ = [
     "ID_BYTES",
     "check_options",
+    "checked_bytes",
     "checked_count",
     "checked_id",
     "checked_seconds",
@@ -100,13 +101,25 @@ def checked_id(value: Any, what: str = "destination") -> bytes:
             raise TypeError(
                 f"{what}: expected the {ID_BYTES} bytes of a node id, got {type(value).__name__}{hint}"
             )
-        from readwrite_comp.helpers import byte_view  # only here: the command line loads this module
-
-        value = bytes(byte_view(value, what))
+        value = _bytes_of(value, what)
     node_id: bytes = value
     if len(node_id) != ID_BYTES:
         raise BadArgument(f"{what}: expected a node id of {ID_BYTES} bytes, got {len(node_id)}")
     return node_id
+
+
+def checked_bytes(value: Any, what: str, length: int) -> bytes:
+    """Raises TypeError: not bytes. BadArgument: another length."""
+    data = _bytes_of(value, what)
+    if len(data) != length:
+        raise BadArgument(f"{what}: expected {length} bytes, got {len(data)}")
+    return data
+
+
+def _bytes_of(value: Any, what: str) -> bytes:
+    from readwrite_comp.helpers import byte_view  # only here: the command line loads this module
+
+    return bytes(byte_view(value, what))
 
 
 def checked_count(value: Any, what: str, *, least: int = 0, most: int | None = None) -> int:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import Reactor, Service
+from reactor import Reactor, ReactorThread, Service
 from tests.support.network import PATIENCE_S
 from tunnel import Limits, LocalNetwork, Node, QueryFailed, ReplyMode
 from tunnel.arguments import check_options, checked_count, checked_id, checked_seconds, member
@@ -317,6 +317,41 @@ def test_a_route_is_made_of_ids(net: LocalNetwork) -> None:
             Route((wrong,), net[3].id)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a node of the route: expected the 32 bytes of a node id"):
             Route((), wrong)  # type: ignore[arg-type]
+
+
+NODES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "an id in hex as own": ({"own": ["ab" * 32]}, TypeError, "own: .*fromhex"),
+    "a short id as own": ({"own": [b"x"]}, BadArgument, "own: expected a node id of 32 bytes"),
+    "one id as own": ({"own": bytes(32)}, TypeError, "own: expected"),
+    "a short family": ({"family": b"x"}, BadArgument, "family: expected 16 bytes, got 1"),
+    "family as text": ({"family": "x" * 16}, TypeError, "family: expected bytes"),
+    "network as text": ({"network_id": "local"}, TypeError, "network_id: expected bytes"),
+    "a short network": ({"network_id": b"x"}, BadArgument, "network_id: expected 16 bytes"),
+    "an unknown profile": ({"profiles": (99,)}, ProfileError, "0x63"),
+    "no profile": ({"profiles": ()}, BadArgument, "at least one"),
+    "profiles as text": ({"profiles": "bulk"}, TypeError, "profiles: expected a whole number"),
+    "addresses as text": ({"addresses": ("127.0.0.1:1",)}, TypeError, "a tuple of Address"),
+    "a dict as directory": ({"directory": {}}, TypeError, "directory: expected a Directory, got dict"),
+}
+
+
+@pytest.mark.parametrize(("given", "kind", "word"), NODES.values(), ids=NODES.keys())
+def test_what_a_node_is_made_of_is_checked_at_once(given: Any, kind: Any, word: str) -> None:
+    """Otherwise the node would run, and others would refuse it; or `own` would protect nothing."""
+    with Reactor() as reactor, pytest.raises(kind, match=word):
+        Node(
+            **{
+                "keys": NodeKeys.generate(time.time()),
+                "directory": StaticDirectory(),
+                "reactor": reactor,
+                **given,
+            }
+        )
+
+
+def test_a_thread_in_place_of_its_reactor_is_named() -> None:
+    with ReactorThread() as thread, pytest.raises(TypeError, match="ReactorThread: use its `reactor`"):
+        Node(NodeKeys.generate(time.time()), StaticDirectory(), reactor=thread)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("proxies", [(1, 1), (3, 1)])

@@ -18,13 +18,13 @@ from types import EllipsisType
 from typing import Unpack
 
 from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
-from tunnel.arguments import check_options, checked_count, checked_id
+from tunnel.arguments import check_options, checked_bytes, checked_count, checked_id
 from tunnel.codes import Report, short
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import Directory
-from tunnel.errors import Disconnected
+from tunnel.errors import BadArgument, Disconnected
 from tunnel.geometry import Profile
-from tunnel.identity.descriptor import Address, Descriptor
+from tunnel.identity.descriptor import FAMILY_BYTES, Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.records import Budget
@@ -97,8 +97,9 @@ class Node:
         rng: draws routes, neighbours and times of padding; by default the system's randomness.
     Raises:
         OSError: the address cannot be listened on. TypeError: an argument has the wrong type.
-            ValueError: `host` is a name, not an IP address. LocalTunnelError: the wall clock shows a time
-            that no key or descriptor can hold. KeyFileError: the state of the guards is damaged.
+            ValueError: `host` is a name, not an IP address. BadArgument, ProfileError: an id, family, network
+            id or profile that cannot be. LocalTunnelError: the wall clock shows a time that no key or
+            descriptor can hold. KeyFileError: the state of the guards is damaged.
     """
 
     def __init__(
@@ -129,6 +130,19 @@ class Node:
         limits = _checked_limits(limits)
         inner = Echo() if service is None else as_service(service)
         kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
+        if not isinstance(reactor, Reactor):
+            hint = ": use its `reactor`" if isinstance(getattr(reactor, "reactor", None), Reactor) else ""
+            raise TypeError(f"reactor: expected a Reactor, got {type(reactor).__name__}{hint}")
+        if not hasattr(directory, "lookup"):
+            raise TypeError(f"directory: expected a Directory, got {type(directory).__name__}")
+        # Wrong values would not fail: other nodes would refuse this one, or `own` would protect nothing.
+        network_id = checked_bytes(network_id, "network_id", len(LOCAL_NETWORK_ID))
+        family = None if family is None else checked_bytes(family, "family", FAMILY_BYTES)
+        own_ids = tuple(checked_id(each, "own") for each in own)
+        profiles = None if profiles is None else _checked_profiles(profiles)
+        for address in addresses or ():
+            if not isinstance(address, Address):
+                raise TypeError(f"addresses: expected a tuple of Address, got {address!r}")
         rules = address_rules(network_id, private_ranges)
         has_guards = limits.guards > 0 and not rules.is_local
         ring = _key_ring(keys, engine, limits, wall_clock())
@@ -165,7 +179,7 @@ class Node:
             wall_clock=wall_clock,
             rng=rng or random.SystemRandom(),
             guards=kept if has_guards else None,
-            own_ids=tuple(own),
+            own_ids=own_ids,
         )
         self.prepared_queries = PreparedQueries(self.context, reactor)
         self.prepared_tunnels = PreparedTunnels(self.context, limits.prepared_tunnels)
@@ -482,6 +496,14 @@ class Node:
         destination, hops = checked_id(destination), checked_count(hops, "hops")
         chosen = Profile.of(profile) or Profile.for_proxies(hops)
         return self.context.routes.route(destination, hops, chosen, rng=rng)
+
+
+def _checked_profiles(profiles: Collection[int]) -> tuple[int, ...]:
+    """Raises TypeError: not numbers. BadArgument: none. ProfileError: there is no such profile."""
+    found = tuple(Profile.from_byte(checked_count(each, "profiles")).byte for each in profiles)
+    if not found:
+        raise BadArgument("profiles: expected at least one")
+    return found
 
 
 def _key_ring(keys: NodeKeys | KeyRing, engine: TunnelEngine, limits: Limits, now_s: float) -> KeyRing:
