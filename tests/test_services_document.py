@@ -47,6 +47,12 @@ def test_the_node_in_a_program_runs(
     assert capsys.readouterr().out == "A QUIET VOICE\n"
 
 
+def test_the_first_service_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    program = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[0]
+    exec(compile(program, "docs/services.md", "exec"), {})
+    assert capsys.readouterr().out == "b'PING'\n"
+
+
 def test_the_statuses_of_the_files_service() -> None:
     rows = re.findall(r"^\| 0x(..) \| `(\w+)` \| (.+) \|$", TEXT, re.MULTILINE)
     assert [(int(code, 16), name) for code, name, _ in rows] == [(code, code.name) for code in FileStatus]
