@@ -477,3 +477,22 @@ def test_a_closed_reply_is_dropped_without_a_warning(kind: str, net: LocalNetwor
         gc.collect()
     assert not [each for each in caught if "dropped" in str(each.message)]
     assert GOT == [b"fire and forget"]
+
+
+def test_sub_streams_of_an_aborted_tunnel_are_dropped_without_a_warning(kind: str, net: LocalNetwork) -> None:
+    """An error that leaves the block of a tunnel is the fault to look at, not its sub-streams."""
+
+    def scenario(client: Any) -> Steps:
+        for _ in range(5):
+            tunnel = yield lambda: client.tunnel(net[3].id, hops=1)
+            stream = yield lambda tunnel=tunnel: tunnel.open("stuck")
+            yield lambda stream=stream: stream.write(b"x")
+            tunnel.give_up()
+            del tunnel, stream
+            gc.collect()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(kind, net, scenario)
+        gc.collect()
+    assert not [each for each in caught if "dropped" in str(each.message)]

@@ -230,7 +230,11 @@ class AsyncTunnel(_Face[NodeTunnel]):
     read = _awaited(NodeTunnel.read, NodeTunnel.undo_read)
     stop_sending = _awaited(NodeTunnel.stop_sending)
     close = _awaited(NodeTunnel.close)
-    give_up = _posted(NodeTunnel.give_up)
+
+    def give_up(self) -> None:
+        """Abort the tunnel in both directions."""
+        self.inner.leave()
+        _post(self._bridge, self.inner.give_up)
 
     @property
     def profile(self) -> Profile:

@@ -338,6 +338,7 @@ class ThreadTunnel:
 
     def give_up(self) -> None:
         """Abort the tunnel in both directions."""
+        self.inner.leave()
         _post(self._reactor, self.inner.give_up)
 
     def _take(

@@ -188,6 +188,7 @@ class Carrier:
     Attributes:
         handle: of the service that carries the tunnel; finished when the tunnel has ended.
         life: None until the tunnel is open, which sets `is_open`. is_closing: closed or aborted.
+        is_left: its user, in another thread, is about to abort it.
         report: of a closed tunnel. error: the reason of any other end.
     """
 
@@ -198,7 +199,7 @@ class Carrier:
         self._destination = destination
         self.life: TunnelLife | None = None
         self.is_open = Signal()
-        self.is_closing = False
+        self.is_closing = self.is_left = False
         self.report: Report | None = None
         self.error: Exception | None = None
         self._was_given_up = False  # by its user

@@ -330,6 +330,12 @@ class NodeTunnel:
         else:
             self._carrier.give_up()
 
+    def leave(self) -> None:
+        """Note, in any thread, that `give_up` follows: sub-streams that are dropped until then cause no
+        warning."""
+        if self._carrier is not None:
+            self._carrier.is_left = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -597,9 +603,8 @@ class TunnelStream:
             return
         name = core.target.address.decode("ascii", "replace")
         text = f"a sub-stream to {name!r} was dropped while it was open: close it, or give it up"
-        release_dropped(
-            carrier.post, functools.partial(_release, core), None if core.is_closed else text, self
-        )
+        is_expected = core.is_closed or carrier.is_left
+        release_dropped(carrier.post, functools.partial(_release, core), None if is_expected else text, self)
 
 
 def _release(core: SubStream[Signal]) -> None:
