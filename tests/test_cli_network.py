@@ -189,6 +189,7 @@ def test_what_the_parser_refuses(capsys: pytest.CaptureFixture[str], arguments: 
     assert "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "command",
     ["ping node-1", "send {file} node-1", "get node-1", "get node-1 x", "route node-1", "bench node-1"],

@@ -77,7 +77,14 @@ def test_the_three_kinds_of_clients_have_the_same_names() -> None:
     assert names(Client) == names(ServiceClient) == names(AsyncClient)
     served = names(IncomingReply) - {"write", "wait_room", "has_ended"}
     assert names(ThreadReply) == names(AsyncReply) == served
-    held = names(NodeTunnel) - {"carrier", "drain", "end_sending", "has_ended", "is_as_new"}  # for the node
+    held = names(NodeTunnel) - {
+        "carrier",
+        "drain",
+        "end_sending",
+        "has_ended",
+        "is_as_new",
+        "leave",
+    }  # for the node
     assert names(ThreadTunnel) == names(AsyncTunnel) == held
     assert names(ThreadStream) == names(AsyncStream) == names(TunnelStream) - {"leave", "opened"}
 

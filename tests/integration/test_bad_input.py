@@ -93,6 +93,7 @@ def test_bytes_that_are_not_a_handshake(
     assert_works(net)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("count", [0, 1, M1_BYTES - 1])
 def test_a_peer_that_sends_too_little(net: LocalNetwork, refusals: Callable[[], str], count: int) -> None:
     with _raw(net[1]) as peer:
@@ -364,6 +365,7 @@ def test_query_over_a_hop_that_refuses(
     assert_works(net)
 
 
+@pytest.mark.full
 def test_query_over_a_hop_that_never_answers(net: LocalNetwork) -> None:
     """A listener that accepts and stays silent: the hop before it gives up the handshake, and reports it."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -187,6 +187,7 @@ def test_a_failed_query_raises_where_its_reply_is_read(kind: str, net: LocalNetw
     assert run(kind, net, scenario) is ErrorCode.SERVICE_FAILED
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("how", ["cancel", "leave"])
 def test_a_reply_that_is_cancelled(kind: str, net: LocalNetwork, how: str) -> None:
     def scenario(client: Any) -> Steps:
@@ -205,6 +206,7 @@ def test_a_reply_that_is_cancelled(kind: str, net: LocalNetwork, how: str) -> No
     run(kind, net, scenario)
 
 
+@pytest.mark.full
 def test_a_query_that_takes_too_long(kind: str, net: LocalNetwork) -> None:
     def scenario(client: Any) -> Steps:
         with pytest.raises(QueryFailed, match=r"within 0\.2 s") as caught:
@@ -214,6 +216,7 @@ def test_a_query_that_takes_too_long(kind: str, net: LocalNetwork) -> None:
     assert run(kind, net, scenario) is ErrorCode.TIMEOUT
 
 
+@pytest.mark.full
 def test_a_reader_that_waits_holds_up_the_sender(kind: str) -> None:
     """Data in transit is bounded: the source is not read to its end while the reply is not read."""
     given = 0
@@ -473,6 +476,7 @@ def test_closing_a_tunnel_whose_other_end_still_sends(kind: str) -> None:
         assert run(kind, net, scenario).succeeded
 
 
+@pytest.mark.full
 def test_an_idle_tunnel_stays(kind: str) -> None:
     """For longer than the limit at which a hop ends a frame on which nothing moves.
 
@@ -606,6 +610,7 @@ def test_asyncio_times_out_and_cancels(net: LocalNetwork) -> None:
     wait_until_idle(net)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("left_with", ["query", "read", "tunnel"])
 def test_leaving_an_asyncio_client_is_not_taken_for_a_stop_of_its_node(
     net: LocalNetwork, left_with: str

@@ -253,6 +253,7 @@ def test_a_service_that_does_not_read_holds_up_the_content(control: ConnectedNod
     wait_until_idle(net)
 
 
+@pytest.mark.full
 def test_a_reader_that_pauses_holds_up_the_reply(control: ConnectedNode, net: LocalNetwork) -> None:
     sent = 0
 

@@ -192,6 +192,7 @@ def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None
             assert network[index].query(target, b"hello", hops=3).result(PATIENCE_S).read() == b"hello"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["in memory", pytest.param("opendht", marks=needs_opendht)])
 def test_a_configuration_chooses_the_hash_table_for_nodes_and_commands(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

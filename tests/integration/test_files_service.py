@@ -470,6 +470,7 @@ def test_old_parts_are_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
+@pytest.mark.full
 def test_two_uploads_of_the_same_content_at_once(net: LocalNetwork, folder: Path) -> None:
     """Both come to their end: one stores it, the other waits and finds it stored."""
     both = [put(net[i], net[3].id, io.BytesIO(CONTENT), "same", hops=1, retries=20) for i in (0, 1)]

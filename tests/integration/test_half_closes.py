@@ -160,6 +160,7 @@ def test_a_client_that_sends_to_a_service_that_has_answered_is_not_blocked(
     assert run(kind, net, scenario) == b"no thanks"
 
 
+@pytest.mark.full
 def test_an_unread_half_is_refused_after_a_while_and_the_answer_stays(kind: str, net: LocalNetwork) -> None:
     """The idle client's slot is free again; it can read all, and gets an error when it writes."""
 
@@ -302,6 +303,7 @@ def test_a_service_that_has_left_its_tunnel_does_not_block_the_sender(kind: str)
 # -- ends of tunnels -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["echo", "early", "large", "stuck"])
 def test_closing_a_tunnel_ends_its_sub_streams(kind: str, net: LocalNetwork, name: str) -> None:
     """With its own answer limit far away, and whatever the service at the other end does."""

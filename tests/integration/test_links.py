@@ -147,6 +147,7 @@ def test_policy_once_leaves_no_link(group: NodeGroup) -> None:
     group.wait_until(lambda: all(node.is_idle for node in nodes))
 
 
+@pytest.mark.full
 def test_an_old_link_is_replaced_and_loses_no_stream(group: NodeGroup, warnings: Callable[[], str]) -> None:
     held = Held()
     limits = replace(LIMITS, links_ahead=1, link_age_s=2.0)
@@ -283,6 +284,7 @@ def test_peer_that_answers_no_go_away_is_ended(group: NodeGroup, warnings: Calla
     assert "did not answer GOAWAY within 0.2 s" in warnings()
 
 
+@pytest.mark.full
 def test_a_peer_that_stops_reading_harms_no_other_link(group: NodeGroup) -> None:
     class Sees:
         def passes(self, data: memoryview, *, outward: bool) -> int:
@@ -318,6 +320,7 @@ def test_a_peer_that_stops_reading_harms_no_other_link(group: NodeGroup) -> None
     assert ask(alice, bob, relay) == b"here"
 
 
+@pytest.mark.full
 def test_a_peer_that_answers_no_ping_harms_no_other_link(
     group: NodeGroup, warnings: Callable[[], str]
 ) -> None:

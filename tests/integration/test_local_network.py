@@ -70,6 +70,7 @@ def test_a_query_to_the_node_itself_is_refused_with_the_reason(mode: ReplyMode) 
         net[0].query(net[0].id, b"ping", hops=1, mode=mode).result(timeout=PATIENCE_S)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mode", SERVED_MODES)
 @pytest.mark.parametrize("hops", [0, 1, 5, 23])
 def test_route_lengths(hops: int, mode: ReplyMode) -> None:
@@ -212,6 +213,7 @@ def test_service_that_fails(fails_after: int, mode: ReplyMode, caplog: pytest.Lo
     assert "inner service Failing failed" in caplog.text
 
 
+@pytest.mark.full
 def test_reply_that_takes_longer_than_the_idle_limit() -> None:
     """The query's streams are quiet meanwhile; they are let go before a proxy finds them idle."""
 

@@ -103,6 +103,7 @@ def test_both_directions_at_once(net: LocalNetwork) -> None:
     assert sorted(map(bytes, filter(None, arrived))) == sorted([there, back])
 
 
+@pytest.mark.full
 def test_a_quiet_tunnel_outlives_the_idle_limit_of_every_hop() -> None:
     # A busy machine may hold a thread up for a part of a second: the limit is no shorter.
     with LocalNetwork(peers=4, limits=Limits(idle_s=1.0, linger_s=1.0)) as net:

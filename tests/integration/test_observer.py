@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from bench.observer import Settings, Watched, limits_of
 from bench.wire_records import Connection, Event, connections_as_events, guess_routes, records_as_events
 from tunnel.link.handshake import PaddingMode
@@ -60,6 +62,7 @@ def test_under_pooled_connections_do_not_depend_on_messages() -> None:
     assert pairs(before) == pairs(without) == {frozenset((a, b)) for a in range(5) for b in range(a)}
 
 
+@pytest.mark.full
 def test_at_a_constant_rate_records_do_not_depend_on_content() -> None:
     limits = LIMITS["pooled, constant rate"]
     with Watched(4, replace(limits, links_ahead=3)) as watched:

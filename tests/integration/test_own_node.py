@@ -139,6 +139,7 @@ def _ends(node: Running, *numbers: int) -> str:
     return log + errors
 
 
+@pytest.mark.full
 def test_the_log_shows_how_a_node_stopped(empty: Path) -> None:
     (empty / "node.toml").write_text('[timeouts]\nstop_s = 60\n[peers]\nfiles = ["p"]\npublish = "p/a"\n')
     mtun("keygen", "state/keys")

@@ -304,6 +304,7 @@ class _Silent(InnerService):
         yield Sleep(10 * PATIENCE_S)
 
 
+@pytest.mark.full
 def test_all_attempts_together_have_the_time_of_one() -> None:
     with LocalNetwork(peers=5, service=_Silent()) as net:
         net.stop(1)

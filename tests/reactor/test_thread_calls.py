@@ -202,6 +202,7 @@ def test_a_service_that_cannot_be_called_is_refused_at_its_definition(what: Any)
         RunInThread(what)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
 def test_a_program_with_calls_that_hang_ends(tmp_path: Path) -> None:
     """More of them than threads, in the open of a FIFO; and what takes only a little longer is done."""

@@ -18,6 +18,7 @@ STACKS = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "names", [*STACKS[:-1], pytest.param(STACKS[-1], marks=pytest.mark.full)], ids="-".join
 )
@@ -33,6 +34,7 @@ def test_no_run_of_a_sealed_message_may_be_moved(names: list[str]) -> None:
     check_runs(stack_of(names), bytes(range(50)), authenticated=True, lengths=(1, 22, 36, 72))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", LAYERS)
 def test_runs_of_a_layer(name: str) -> None:
     check_runs(stack_of([name]), bytes(range(20)), authenticated=name.startswith("sealed"), lengths=(2, 7))

@@ -109,6 +109,7 @@ def chain_of(first: str, second: str, first_bytes: int, *, initialised: bool = F
     return make
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("first", FIRST)
 @pytest.mark.parametrize("second", LAYERS)
 def test_kit(first: str, second: str) -> None:

@@ -300,6 +300,7 @@ def test_chunks_that_are_not_counted_are_found() -> None:
         check_runs(lambda: (writer(), reader()), bytes(range(50)), authenticated=True, lengths=(36,))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("writer", "reader"),
     [
