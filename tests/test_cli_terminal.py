@@ -119,6 +119,7 @@ def test_commands_print_through_one_module() -> None:
                 assert node.func.id != "print", f"{path.name}, line {node.lineno}: use say or complain"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["peers", "--network", "{net}"], ["peers", "--network", "{net}", "--json"]]
 )

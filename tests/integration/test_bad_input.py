@@ -137,6 +137,7 @@ def test_crowd_above_the_half_open_limit_is_turned_away(refusals: Callable[[], s
 # --- after the handshake ----------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_stream_that_is_opened_and_left_without_a_header(
     net: LocalNetwork, refusals: Callable[[], str]
 ) -> None:

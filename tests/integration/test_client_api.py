@@ -739,6 +739,7 @@ def test_a_service_uses_a_tunnel_for_as_long_as_it_runs(net: LocalNetwork) -> No
     wait_until_idle(net)
 
 
+@pytest.mark.full
 def test_the_wait_for_an_other_end_that_does_not_close_is_limited() -> None:
     with LocalNetwork(peers=3, service=stuck, limits=Limits(answer_s=1.0)) as net:
         tunnel = Client(net[0]).tunnel(net[2].id, hops=1)

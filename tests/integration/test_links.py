@@ -376,6 +376,7 @@ def test_links_per_address_are_limited_outside_a_local_network(
             sock.close()
 
 
+@pytest.mark.full
 def test_at_the_limit_the_idle_link_makes_room(group: NodeGroup, warnings: Callable[[], str]) -> None:
     profile = Profile(DEFAULT)
     (bob,) = start(group, StaticDirectory(), 1, limits=replace(LIMITS, links=2, header_s=PATIENCE_S))

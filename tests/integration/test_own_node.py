@@ -81,6 +81,7 @@ def test_paths_begin_at_the_configuration_file(empty: Path) -> None:
     assert [path.name for path in empty.iterdir()] == ["deep"]
 
 
+@pytest.mark.full
 def test_a_client_takes_network_and_peers_from_its_configuration(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def test_twenty_nodes_that_know_one_learn_of_all_and_use_them(crowd: Strangers) 
     assert len(proxies) > COUNT // 2, "routes of nodes that were learned, not of the bootstrap alone"
 
 
+@pytest.mark.full
 def test_a_newcomer_becomes_known_to_the_neighbours_of_its_bootstrap(crowd: Strangers) -> None:
     newcomer = crowd.add().node.id
     others = range(COUNT)

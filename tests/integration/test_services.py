@@ -419,6 +419,7 @@ def test_threads_and_waiting_queries_are_bounded() -> None:
         assert counts == [0, 2]
 
 
+@pytest.mark.full
 def test_silent_sub_streams_of_a_tunnel_do_not_hold_all_threads() -> None:
     running = threading.Semaphore(0)
 

@@ -108,6 +108,7 @@ def test_each_ask_gets_its_own_answer_from_threads_and_tasks(net: LocalNetwork) 
     wait_until_idle(net)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("then", ["ask", "receive"])
 def test_the_answer_to_an_ask_that_timed_out_is_for_no_other_ask(net: LocalNetwork, then: str) -> None:
     with Client(net[0]).tunnel(net[3].id, hops=1) as tunnel:

@@ -44,6 +44,7 @@ def test_the_example_keeps_the_contract(names: dict[str, Any]) -> None:
     check_ext_pair(lambda: (names["RecordsW"](), names["RecordsR"]()), sizes=sizes, samples=300)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("other", LAYERS)
 def test_the_example_stacks_with_all_others(names: dict[str, Any], other: str) -> None:
     def outside() -> Pair:

@@ -126,6 +126,7 @@ def test_any_bytes_are_cells_or_a_link_error(plain: bytes) -> None:
     assert not plain[len(again) :].strip(b"\0")
 
 
+@pytest.mark.full
 @settings(max_examples=300)
 @given(st.lists(st.lists(anything, max_size=4).map(b"".join), max_size=8), st.booleans())
 def test_any_records_from_a_peer_with_the_keys(records: list[bytes], is_dialler: bool) -> None:
