@@ -160,7 +160,10 @@ def test_without_the_library_the_error_names_what_to_install(monkeypatch: pytest
     assert "mydht-tunnel[dht]" in caught.value.hint
 
 
-@pytest.mark.parametrize("kind", ["in memory", pytest.param("opendht", marks=needs_opendht)])
+# Twenty nodes of the real library learn of each other in 3 s as a rule, and now and then not in two minutes.
+@pytest.mark.parametrize(
+    "kind", ["in memory", pytest.param("opendht", marks=[needs_opendht, pytest.mark.slow])]
+)
 def test_twenty_nodes_that_know_one_address_of_the_hash_table(kind: str) -> None:
     """Their node directories begin empty but for themselves: no descriptor is handed over by the test."""
     fake = FakeDht() if kind == "in memory" else None
@@ -248,5 +251,5 @@ def test_a_command_names_the_library_that_the_hash_table_needs(
 def test_a_port_that_is_taken_is_an_error() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", 0))
-        with pytest.raises(OSError, match="not free"):
+        with pytest.raises(OSError, match="in use"):
             DhtDirectory(engine=OPENSSL, network_id=NETWORK, port=other.getsockname()[1])
