@@ -268,13 +268,19 @@ def test_ctrl_c_before_a_resumed_get_moves_anything_names_what_is_kept(
 ) -> None:
     Path(f".fetched.{'ab' * 32}.part").write_bytes(b"x" * 3_000)
 
+    has_ended = threading.Event()
+
     def interrupted(*_: object) -> bool:
-        os.kill(os.getpid(), signal.SIGINT)
+        # An interruption after the command has ended would be one of the tests.
+        if not has_ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+            has_ended.wait(5.0)
         return False
 
     with monkeypatch.context() as patch:
         patch.setattr(PathTarget, "prepare", interrupted)
         assert served.get("-o", "fetched", name="f") == 130
+        has_ended.set()
     assert "hint: 2.9 KiB are kept beside the target; the same command resumes" in capsys.readouterr().err
 
 
