@@ -63,6 +63,13 @@ def parked(reactor: Reactor, descriptor: FileDescriptor) -> Handle[str]:
     return handle
 
 
+def run_program(program: str, *warnings: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a program in a new interpreter, from the checkout, with these filters of warnings."""
+    filters = [word for each in warnings for word in ("-W", each)]
+    command = [sys.executable, *filters, "-c", textwrap.dedent(program)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT, check=False)
+
+
 @pytest.mark.parametrize("kind", list(POLLERS))
 def test_closed_without_notice_under_a_waiter(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """No other service is disturbed. The waiter is woken or gets an error as soon as the system reports it.
@@ -257,14 +264,7 @@ def test_a_forked_child_cannot_disturb_its_parent(kind: str) -> None:
         right.close()
         reactor.close()
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd=ROOT,
-        check=False,
-    )
+    done = run_program(program, "error", timeout_s=30)
     assert (done.stdout, done.stderr) == ("not disturbed\n", "")
 
 
@@ -318,14 +318,7 @@ def test_everything_that_starts_a_service_is_refused_in_a_forked_child() -> None
         restart.close()
         print("not disturbed")
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        check=False,
-    )
+    done = run_program(program, "error", "ignore::DeprecationWarning")
     assert (done.stdout, done.stderr) == ("not disturbed\n", "")
 
 
@@ -387,14 +380,7 @@ def test_waits_of_the_parent_are_answered_in_a_forked_child() -> None:
         thread.close()
         pool.close()
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        check=False,
-    )
+    done = run_program(program, "error", "ignore::DeprecationWarning")
     assert (done.stdout, done.stderr) == ("called True\n", "")
 
 
@@ -414,14 +400,7 @@ def test_a_call_that_was_submitted_before_the_fork_is_not_called_forgotten_in_th
         reactor.close()
         print(future.done())
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "always", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        cwd=ROOT,
-        check=False,
-    )
+    done = run_program(program, "always", "ignore::DeprecationWarning", timeout_s=30)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
@@ -456,14 +435,7 @@ def test_a_service_that_forks_is_the_only_one_in_the_child() -> None:
         reactor.close()
         print(os.getpid())
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        check=False,
-    )
+    done = run_program(program, "error")
     assert done.stderr == ""
     assert set(done.stdout.split("\n")[:-1]) == {done.stdout.split("\n")[-2]}
     assert done.stdout.count("\n") == 101
