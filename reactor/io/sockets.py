@@ -33,6 +33,7 @@ _SHORT_REPORT_S: Final = 60.0
 # The longest socket address of Linux, without the final zero. Systems with a lower limit raise an error.
 _MOST_PATH_BYTES: Final = 107
 _MOST_PORT: Final = 65_535
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 seconds
 _OPEN_FOLDERS: Final = "/proc/self/fd"
 _CREDENTIALS: Final = struct.Struct("3i")  # of SO_PEERCRED: process, user, group
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -218,6 +219,17 @@ class SocketStream:
         """Close the connection; a service that waits on it gets `Closed`. Idempotent."""
         self._descriptor.close_notify()
         self._sock.close()
+
+    def abort(self) -> None:
+        """Close the connection, and let the other side know that it did not end in order.
+
+        TCP sends a reset, and the system discards bytes that are not sent yet. Another kind of socket is only
+        closed. Idempotent.
+        """
+        if not self.is_closed and self._sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):  # gone already
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.close()
 
     def __enter__(self) -> Self:
         return self

@@ -73,7 +73,7 @@ class Outgoing(Generic[N]):
     ) -> None:
         self.writable = writable
         self.credit = credit
-        self._capacity = capacity
+        self.capacity = capacity
         self._eager = eager
         self._changed = changed
         self._buffer = bytearray()
@@ -84,7 +84,7 @@ class Outgoing(Generic[N]):
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take as much as there is room for. Raises BlockingIOError: no room; wait for `writable`."""
         view = byte_view(data)
-        room = self._capacity - len(self._buffer)
+        room = self.capacity - len(self._buffer)
         if self._end_wanted or (view and not room):
             raise BlockingIOError("the stream's outgoing chunk is full")
         taken = min(len(view), room)
@@ -141,7 +141,7 @@ class Outgoing(Generic[N]):
             return True
         if not self._buffer or not self.credit:
             return False
-        return self._end_wanted or self._pushed or len(self._buffer) == self._capacity
+        return self._end_wanted or self._pushed or len(self._buffer) == self.capacity
 
     def take(self, out: memoryview) -> tuple[int, bool]:
         """Move the due bytes into a chunk's data. Returns the length, and whether a message ends there."""
@@ -439,6 +439,11 @@ class SubStream(Generic[N]):
         return self.failure is not None or self.halves.is_gone
 
     @property
+    def chunk_data_bytes(self) -> int:
+        """Bytes that one chunk carries: writes of a multiple fill whole chunks."""
+        return self.halves.outgoing.capacity
+
+    @property
     def is_closed(self) -> bool:
         """This end has closed its half."""
         return self.halves.close_wanted
@@ -509,6 +514,12 @@ class SubStream(Generic[N]):
             raise renewed(self.failure)
         self._check_confirmed()
         return self.halves.incoming.readinto(buffer)
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Read the available bytes, up to a limit, as new bytes; b"" at the end. Raises as `readinto`."""
+        buffer = bytearray(min(limit_bytes, self.halves.incoming.held_bytes) or 1)
+        count = self.readinto(buffer)
+        return bytes(memoryview(buffer)[:count])
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Take bytes to send, at most a chunk of them; they are due immediately.

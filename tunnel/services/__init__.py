@@ -1,6 +1,7 @@
 """Inner services: the code that answers queries and tunnels at their destination.
 
-Imports the reactor and `tunnel.disk`, and nothing of a node. Nodes, clients and user programs import it.
+Imports the reactor, `tunnel.disk` and `tunnel.established`, and nothing of a node. Nodes, clients and user
+programs import it.
 """
 
 from tunnel.services.attachments import AttachmentLimits, SavedAttachment, pack_attachments, save_attachments
@@ -12,6 +13,7 @@ from tunnel.services.base import (
     Reply,
     ServiceFunction,
     Services,
+    StreamService,
     Tunnel,
     service_prefix,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "SavedAttachment",
     "ServiceFunction",
     "Services",
+    "StreamService",
     "Tunnel",
     "blocking",
     "pack_attachments",

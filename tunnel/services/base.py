@@ -22,9 +22,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
-from reactor import Cancelled, needs_yield_from
+from reactor import Cancelled, Signal, needs_yield_from
 from reactor.errors import is_ctrl_c
 from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
+from tunnel.established import SubStream, Target
 from tunnel.services.names import checked_name, is_name
 
 __all__ = [
@@ -36,7 +37,9 @@ __all__ = [
     "Reply",
     "ServiceFunction",
     "Services",
+    "StreamService",
     "Tunnel",
+    "as_named",
     "as_service",
     "check_function",
     "left_by",
@@ -252,7 +255,7 @@ class InnerService(ABC):
             while (yield from query.read()):
                 pass
 
-    def find(self, name: bytes) -> InnerService:
+    def find(self, name: bytes) -> InnerService | StreamService:
         """The service for sub-streams of an established tunnel to a target of kind SERVICE.
 
         Its query is the content that the other end writes; its reply goes back on the same sub-stream. By
@@ -262,6 +265,34 @@ class InnerService(ABC):
             TargetNotAllowed: no service has that name.
         """
         raise TargetNotAllowed("this node has no service of that name")
+
+    def find_exit(self, target: Target) -> StreamService:
+        """The service for sub-streams of an established tunnel to an address or a domain.
+
+        By default a service connects to none.
+
+        Raises:
+            TargetNotAllowed: this node is no exit.
+        """
+        raise TargetNotAllowed("this node connects to no addresses")
+
+
+class StreamService(ABC):
+    """Serves sub-streams of established tunnels as connections: both halves at the same time.
+
+    An `InnerService` reads a query and writes a reply. This one decides itself when to accept the sub-stream,
+    for example after it has reached another server.
+    """
+
+    @abstractmethod
+    def serve(self, stream: SubStream[Signal]) -> Generator[Any, Any, None]:
+        """Serve one sub-stream.
+
+        Call `stream.confirm()` first, or raise a PeerError to refuse it: the other end receives its code.
+        When this returns, the node closes what is still open. When the other end gives the sub-stream up,
+        this is cancelled.
+        """
+        ...
 
 
 ServiceFunction: TypeAlias = Callable[[Query, Reply], Generator[Any, Any, None]]
@@ -276,6 +307,11 @@ class _FunctionService(InnerService):
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         return run_service(self._function, query, reply)
+
+
+def as_named(service: InnerService | StreamService | ServiceFunction) -> InnerService | StreamService:
+    """A service that has a name among several. Raises TypeError: as `as_service`."""
+    return service if isinstance(service, StreamService) else as_service(service)
 
 
 def as_service(service: InnerService | ServiceFunction) -> InnerService:
@@ -417,21 +453,31 @@ class Services(InnerService):
     Over an established tunnel each message names its service.
 
     Args:
-        named: the services by name.
+        named: the services by name. A `StreamService` is for sub-streams only.
+        exit: serves sub-streams to addresses and domains, such as `Exit`; None: this node is no exit.
     Raises:
         LocalTunnelError: an invalid name. TypeError: not a mapping, or a value is not a service.
     """
 
-    def __init__(self, named: Mapping[str, InnerService | ServiceFunction]) -> None:
+    def __init__(
+        self,
+        named: Mapping[str, InnerService | StreamService | ServiceFunction],
+        *,
+        exit: StreamService | None = None,
+    ) -> None:
         if not isinstance(named, Mapping):
             raise TypeError(f"services: expected a dict of services by name, got {named!r}")
-        self._named = {checked_name(name): as_service(service) for name, service in named.items()}
+        if exit is not None and not isinstance(exit, StreamService):
+            raise TypeError(f"exit: expected a StreamService, got {exit!r}")
+        self._named = {checked_name(name): as_named(service) for name, service in named.items()}
+        self._exit = exit
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
         """Serve one message.
 
         Raises:
-            MalformedMessage: it does not begin with a name. TargetNotAllowed: no service has that name.
+            MalformedMessage: it does not begin with a name. TargetNotAllowed: no service has that name, or it
+                takes no messages.
         """
         reader = PieceReader(query.read)
         try:
@@ -441,12 +487,19 @@ class Services(InnerService):
             raise MalformedMessage(_NAMELESS) from error
         if not is_name(name):
             raise MalformedMessage(_NAMELESS)
-        yield from run_service(self.find(name).handle, reader, reply)
+        service = self.find(name)
+        if isinstance(service, StreamService):
+            raise TargetNotAllowed("the service takes no messages, only sub-streams of a tunnel")
+        yield from run_service(service.handle, reader, reply)
 
-    def find(self, name: bytes) -> InnerService:
+    def find(self, name: bytes) -> InnerService | StreamService:
         """The service of this name. Raises TargetNotAllowed: no service has it."""
         service = self._named.get(name)
         if service is None:
             # The peer chose the name: it must not appear in the log.
             raise TargetNotAllowed("this node has no service of that name")
         return service
+
+    def find_exit(self, target: Target) -> StreamService:
+        """The exit, which checks the target itself. Raises TargetNotAllowed: this node is none."""
+        return super().find_exit(target) if self._exit is None else self._exit

@@ -18,7 +18,7 @@ from tunnel.established import SubStream, TargetKind
 from tunnel.node.limits import Limits
 from tunnel.node.tunnels.tunnel import TunnelStream
 from tunnel.node.waits import run_with_guards
-from tunnel.services import InnerService
+from tunnel.services import InnerService, StreamService
 from tunnel.services.base import run_service
 
 __all__ = ["StreamHandler", "refuse_stream", "serve_streams", "service_handler"]
@@ -37,18 +37,21 @@ def refuse_stream(stream: TunnelStream) -> Service[None]:
 
 
 def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
-    """A handler for targets of kind SERVICE: the sub-stream carries the query in, and the reply out.
+    """A handler for the services of a node.
 
-    The reply ends when the service returns, not when the query does: a client that waits for the end of the
-    reply before it ends its own half would wait forever.
+    For an `InnerService` the sub-stream carries the query in, and the reply out. The reply ends when the
+    service returns, not when the query does: a client that waits for the end of the reply before it ends its
+    own half would wait forever.
     """
 
     def handle(stream: TunnelStream) -> Service[None]:
-        target = stream.core.target
-        if target.kind is not TargetKind.SERVICE:
-            raise TargetNotAllowed("this node connects to no addresses")
-        named = service.find(target.address)
-        core = stream.core
+        core, target = stream.core, stream.core.target
+        is_named = target.kind is TargetKind.SERVICE
+        named = service.find(target.address) if is_named else service.find_exit(target)
+        if isinstance(named, StreamService):
+            yield from run_with_guards(run_service(named.serve, core), _watch(core))
+            yield from _finish(core, limits.linger_s, limits.answer_s)
+            return
         core.confirm()
         # When the sub-stream is given up, the service is cancelled at its wait, as for queries.
         yield from run_with_guards(run_service(named.handle, stream, _StreamReply(stream)), _watch(core))

@@ -585,9 +585,7 @@ class TunnelStream:
     def _take(self, _: object, limit_bytes: int) -> bytes:
         if piece := self._untaken.take(limit_bytes):
             return piece
-        buffer = bytearray(limit_bytes)
-        count = self.core.readinto(buffer)
-        return self._untaken.count(bytes(memoryview(buffer)[:count]))
+        return self._untaken.count(self.core.read(limit_bytes))
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,136 @@
+"""`Splice` joins a TCP connection and a sub-stream of a tunnel, at either end of the tunnel.
+
+Each direction is copied by its own service, so either may end first: the end of one becomes a half-close of
+the other, as between two sockets. A direction whose bytes are not taken stops its source by the socket's
+window or the credit of the sub-stream. Each direction holds the bytes of one read at most, and nothing while
+it waits for its source.
+
+A connection that breaks is never passed on as an orderly end. A reset of the socket ends the sub-stream with
+code DISCONNECTED. A sub-stream that is given up, or whose tunnel breaks, resets the socket.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from reactor import Broken, ReadYield, Scope, Service, Signal, Sleep, SocketStream, WriteYield
+from tunnel.errors import ErrorCode, PeerError
+from tunnel.established import SubStream
+
+__all__ = ["Splice"]
+
+_READ_BYTES: Final = 64 * 1024
+
+
+class Splice:
+    """A socket and a sub-stream that are joined. Both have ended when `run` has.
+
+    Args:
+        stream: confirmed, if the other end has opened it.
+        idle_s: end both when no byte has moved in either direction for this time, or up to half as much more;
+            None: never.
+    Attributes:
+        sent_bytes: into the tunnel. received_bytes: out of the tunnel.
+    """
+
+    def __init__(self, sock: SocketStream, stream: SubStream[Signal], *, idle_s: float | None = None) -> None:
+        self._sock = sock
+        self._stream = stream
+        self._idle_s = idle_s
+        self._failure: PeerError | None = None
+        self._copying = 2  # directions that have not ended
+        self.sent_bytes = self.received_bytes = 0
+
+    def run(self, first: bytes = b"") -> Service[None]:
+        """Copy until both directions have ended.
+
+        Args:
+            first: bytes that were already read from the socket; they go into the tunnel.
+        Raises:
+            PeerError: the socket broke (DISCONNECTED), the sub-stream or its tunnel did (their code), or
+                nothing moved (TIMEOUT). The other one was aborted, as at a cancellation.
+        """
+        scope = Scope("splice")
+        code: ErrorCode | None = ErrorCode.CANCELLED
+        try:
+            yield from scope.spawn(self._copy(self._send(first), scope), name="into the tunnel")
+            yield from scope.spawn(self._copy(self._receive(), scope), name="out of the tunnel")
+            if self._idle_s is not None:
+                yield from scope.spawn(self._watch(self._idle_s, scope), name="idle watch")
+            yield from scope.join()
+            if self._failure is not None:
+                code = self._failure.code
+                raise self._failure
+            code = None
+        finally:
+            try:
+                yield from scope.close()
+            finally:
+                self._end(code)
+
+    def _end(self, code: ErrorCode | None) -> None:
+        """End both, in order (None) or not."""
+        if code is not None:
+            self._sock.abort()
+            self._stream.give_up(code)
+            return
+        self._sock.close()
+        # What was written is still sent. If the socket's program left early, the other end learns it.
+        self._stream.finish()
+        self._stream.stop(ErrorCode.DISCONNECTED)
+
+    def _copy(self, direction: Service[None], scope: Scope) -> Service[None]:
+        """Run one direction; the last to end, or the first to fail, ends the rest."""
+        try:
+            yield from direction
+        except Broken as error:
+            self._fail(PeerError(str(error), ErrorCode.DISCONNECTED), scope)
+        except PeerError as error:
+            self._fail(error, scope)
+        self._copying -= 1
+        if not self._copying:
+            scope.cancel()
+
+    def _fail(self, error: PeerError, scope: Scope) -> None:
+        self._failure = self._failure or error
+        scope.cancel()
+
+    def _send(self, first: bytes) -> Service[None]:
+        """From the socket into the tunnel."""
+        stream = self._stream
+        reader, writer = ReadYield(self._sock), WriteYield(stream)
+        # Whole chunks: the rest of a read would go in one that is mostly empty.
+        read_bytes = max(1, _READ_BYTES // stream.chunk_data_bytes) * stream.chunk_data_bytes
+        data = first or (yield from reader.read(read_bytes))
+        try:
+            while data:
+                yield from writer.write_all(data)
+                self.sent_bytes += len(data)
+                data = yield from reader.read(read_bytes)
+        except PeerError:
+            if stream.failure is not None:
+                raise
+            return  # the other end reads no more; what it sends is still good
+        stream.close()
+
+    def _receive(self) -> Service[None]:
+        """From the tunnel to the socket."""
+        reader, writer = ReadYield(self._stream), WriteYield(self._sock)
+        try:
+            while data := (yield from reader.read(_READ_BYTES)):
+                yield from writer.write_all(data)
+                self.received_bytes += len(data)
+            self._sock.shutdown_write()
+        except Broken:
+            # A program may answer and close before it has read all. What it sent is still good; if the
+            # connection broke instead, reading it fails as well.
+            pass
+
+    def _watch(self, idle_s: float, scope: Scope) -> Service[None]:
+        last, idle_for = -1, 0
+        while idle_for < 2:
+            yield Sleep(idle_s / 2)
+            now = self.sent_bytes + self.received_bytes
+            idle_for = idle_for + 1 if now == last else 0
+            last = now
+        self._fail(PeerError(f"no byte moved for {idle_s:g} s", ErrorCode.TIMEOUT), scope)
