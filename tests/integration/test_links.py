@@ -27,7 +27,7 @@ from tunnel.identity.descriptor import Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.cells import CellType
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.links.dial_and_accept import puzzle_bits
+from tunnel.node.links.link_setup import puzzle_bits
 
 LIMITS = Limits(dial_s=5.0, linger_s=1.0, link_tick_s=0.02, redial_s=0.02)
 ELSEWHERE = b"another network."

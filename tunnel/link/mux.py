@@ -40,8 +40,8 @@ from tunnel.link.cells import (
     parse_reset,
     split_cells,
 )
+from tunnel.link.neighbour_pool import Pinger
 from tunnel.link.noise import LinkKeys
-from tunnel.link.pool_and_padding import Pinger
 from tunnel.link.records import BUFFERS, Budget, BufferPool, IncomingRecords, RecordOpener, RecordSealer
 from tunnel.link.scheduler import LinkSender
 from tunnel.link.stream import MuxStream, N

@@ -10,7 +10,7 @@ from tunnel.arguments import checked_count, checked_seconds, member, setting
 from tunnel.errors import ErrorCode
 from tunnel.established import TunnelLimits
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.pool_and_padding import ONCE, POOLED, PoolPolicy
+from tunnel.link.neighbour_pool import ONCE, POOLED, PoolPolicy
 
 __all__ = ["BudgetedTunnel", "Limits", "LinkPolicy", "TunnelBudget"]
 

@@ -35,7 +35,7 @@ from tunnel.node.links.link_table import LinkTable
 from tunnel.node.prepared import PreparedQueries, PreparedTunnels, TunnelKind
 from tunnel.node.query.attempts import query_with_retries, submit, until_stopped
 from tunnel.node.query.contents import Content
-from tunnel.node.query.follow_up_and_cover import cover_service, follow_up_service, make_follow_up
+from tunnel.node.query.frames_without_status import cover_service, follow_up_service, make_follow_up
 from tunnel.node.query.incoming_replies import IncomingReply, QueryResult, Sink, ask
 from tunnel.node.query.request import (
     QueryOptions,

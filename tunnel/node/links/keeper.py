@@ -18,7 +18,7 @@ from reactor.errors import is_ctrl_c, log_failure
 from tunnel.directory import ExchangeDirectory
 from tunnel.errors import HandshakeError, PeerError, TableFull
 from tunnel.node.context import NodeContext
-from tunnel.node.links.dial_and_accept import accept_handshake
+from tunnel.node.links.link_setup import accept_handshake
 from tunnel.node.links.link_table import LinkTable
 
 __all__ = ["keep_links", "listen_service", "seek_peers"]

@@ -38,10 +38,10 @@ from tunnel.geometry import Profile
 from tunnel.link.cells import pack_reset
 from tunnel.link.handshake import PaddingMode
 from tunnel.link.mux import Multiplexer, MuxLimits
-from tunnel.link.pool_and_padding import ConstantRate, Liveness, NoPadding, PaddingPolicy, PoissonPadding
+from tunnel.link.neighbour_pool import ConstantRate, Liveness, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import Limits, LinkPolicy
-from tunnel.node.links.dial_and_accept import HandshakeResult
+from tunnel.node.links.link_setup import HandshakeResult
 from tunnel.node.waits import run_with_guards
 
 __all__ = ["Link", "Serve"]

@@ -1,7 +1,7 @@
 """A node's links by neighbour; opens streams over existing links or dials new ones.
 
 The table owns every link from the end of its handshake: it runs the link's services and removes the link when
-it has ended. The neighbour's pool (tunnel/link/pool_and_padding.py) decides which link a stream takes,
+it has ended. The neighbour's pool (tunnel/link/neighbour_pool.py) decides which link a stream takes,
 when to dial again after a failure, and when a link is too old; the table carries that out.
 
 Under policy `pooled` links outlive messages, and links to some neighbours are kept without any messages
@@ -20,11 +20,11 @@ from tunnel.codes import short
 from tunnel.errors import ErrorCode, NextRefused, PeerError, TableFull
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
-from tunnel.link.pool_and_padding import NeighbourPool
+from tunnel.link.neighbour_pool import NeighbourPool
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import LinkPolicy
-from tunnel.node.links.dial_and_accept import HandshakeResult, dial
 from tunnel.node.links.link import Link, Serve
+from tunnel.node.links.link_setup import HandshakeResult, dial
 from tunnel.node.upkeep import clock_difference, is_clock_doubtful
 
 __all__ = ["LinkTable"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tunnel.errors import LinkError, LocalTunnelError
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.pool_and_padding import (
+from tunnel.link.neighbour_pool import (
     ONCE,
     POOLED,
     ConstantRate,
