@@ -1,28 +1,14 @@
-"""Pool, padding and liveness: pure policies, so every time and every draw is the test's own."""
+"""The links to one neighbour. The pool is pure, so tests choose each time and each random value."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.errors import LinkError, LocalTunnelError
-from tunnel.link.handshake import PaddingMode
-from tunnel.link.neighbour_pool import (
-    ONCE,
-    POOLED,
-    ConstantRate,
-    Liveness,
-    NeighbourPool,
-    NoPadding,
-    Pinger,
-    PoissonPadding,
-    PoolPolicy,
-)
+from tunnel.link.neighbour_pool import ONCE, POOLED, NeighbourPool, PoolPolicy
 
 LOW, HIGH = b"\x01" * 32, b"\x02" * 32
 TWO = replace(POOLED, links=2)
@@ -40,12 +26,6 @@ class Middle:
     def uniform(self, a: float, b: float) -> float:
         return (a + b) / 2
 
-    def expovariate(self, lambd: float) -> float:
-        return 1 / lambd
-
-    def choice(self, seq: Sequence[int], /) -> int:
-        return seq[0]
-
 
 def pool(policy: PoolPolicy = POOLED, *, own: bytes = LOW, peer: bytes = HIGH) -> NeighbourPool[FakeLink]:
     return NeighbourPool(policy, own_id=own, peer_id=peer, rng=Middle())
@@ -56,9 +36,6 @@ def dialled(links: NeighbourPool[FakeLink], now_s: float = 0.0) -> FakeLink:
     links.dial_begins()
     links.add(link, now_s, is_dialler=True)
     return link
-
-
-# --- pool --
 
 
 def test_links_to_a_wanted_neighbour_are_made_before_they_are_needed() -> None:
@@ -216,105 +193,3 @@ def test_once_leaves_the_peers_links_to_the_peer() -> None:
     links.add(its, 0.0, is_dialler=False)
     assert links.choose() is None
     assert links.retire(100.0) == []
-
-
-# --- padding --
-
-
-@dataclass
-class Trace:
-    """Something that can be padded."""
-
-    padded: list[int]
-    ticks: int = 0
-
-    def pad(self, units: int) -> bool:
-        self.padded.append(units)
-        return True
-
-    def tick(self) -> None:
-        self.ticks += 1
-
-
-def test_no_padding() -> None:
-    link, policy = Trace([]), NoPadding()
-    policy.act(link, 1e9, Middle())
-    assert (link.padded, link.ticks, policy.next_s) == ([], 0, float("inf"))
-    assert policy.mode is PaddingMode.OFF
-
-
-def test_poisson_padding_has_its_rate_and_its_sizes() -> None:
-    rng, link = random.Random(3), Trace([])
-    policy = PoissonPadding(2.0, [1, 5, 16, 16], now_s=0.0, rng=rng)
-    gaps, now_s = [], 0.0
-    for _ in range(4_000):
-        gaps.append(policy.next_s - now_s)
-        now_s = policy.next_s
-        policy.act(link, now_s, rng)
-    assert len(link.padded) == 4_000
-    assert sum(gaps) / 4_000 == pytest.approx(0.5, rel=0.05)
-    # Exponential: a third and a bit outlasts the mean.
-    assert sum(gap > 0.5 for gap in gaps) / 4_000 == pytest.approx(0.368, abs=0.03)
-    assert link.padded.count(16) == pytest.approx(2_000, rel=0.1)
-    assert set(link.padded) == {1, 5, 16}
-    assert policy.record_units == link.ticks == 0
-
-
-def test_padding_that_was_missed_is_not_made_up_for() -> None:
-    link = Trace([])
-    policy = PoissonPadding(1.0, [1], now_s=0.0, rng=Middle())
-    policy.act(link, 0.5, Middle())
-    assert link.padded == []
-    policy.act(link, 1_000.0, Middle())
-    assert link.padded == [1]
-    assert policy.next_s == 1_001.0
-
-
-def test_constant_rate_keeps_the_beat() -> None:
-    link, policy = Trace([]), ConstantRate(0.5, 16, now_s=10.0)
-    assert policy.record_units == 16
-    policy.act(link, 10.4, Middle())
-    assert link.ticks == 0
-    policy.act(link, 10.6, Middle())
-    assert (link.ticks, policy.next_s) == (1, 11.0)
-    policy.act(link, 13.2, Middle())
-    assert (link.ticks, policy.next_s) == (2, 13.5)
-
-
-def test_padding_that_cannot_be() -> None:
-    for rate, units in ((0.0, [1]), (-1.0, [1]), (1.0, []), (1.0, [0]), (1.0, [64])):
-        with pytest.raises(LocalTunnelError):
-            PoissonPadding(rate, units, now_s=0.0, rng=Middle())
-    with pytest.raises(LocalTunnelError):
-        ConstantRate(0.0, 16, now_s=0.0)
-
-
-# --- signs of life --
-
-
-def test_liveness_asks_and_then_gives_up() -> None:
-    policy = Liveness(quiet_s=25.0, dead_s=20.0)
-    assert policy.verdict(110.0, last_received_s=100.0, ping_sent_s=None) == "wait"
-    assert policy.verdict(125.0, last_received_s=100.0, ping_sent_s=None) == "ping"
-    assert policy.verdict(130.0, last_received_s=100.0, ping_sent_s=125.0) == "wait"
-    # Any byte counts: the answer may stand behind a long transfer.
-    assert policy.verdict(150.0, last_received_s=149.0, ping_sent_s=125.0) == "wait"
-    assert policy.verdict(145.0, last_received_s=100.0, ping_sent_s=125.0) == "dead"
-
-
-def test_one_ping_at_a_time_and_no_answer_without() -> None:
-    pinger = Pinger()
-    with pytest.raises(LinkError):
-        pinger.answered(b"")
-    first = pinger.request(1.0)
-    assert first is not None
-    assert pinger.request(2.0) is None
-    with pytest.raises(LinkError):
-        pinger.answered(bytes(7))
-    pinger.answered(first[-7:])
-    assert pinger.sent_s is None
-    with pytest.raises(LinkError):
-        pinger.answered(first[-7:])
-    second = pinger.request(5.0)
-    assert second is not None
-    assert second != first

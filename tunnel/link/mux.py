@@ -21,13 +21,15 @@ Source: docs/protocol.md, "Link cells", "Streams" and "Credit".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Generic
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal
 
 from readwrite_comp.errors import renewed
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import Disconnected, ErrorCode, LinkError, ProfileError, TunnelError
 from tunnel.geometry import Profile
 from tunnel.link.cells import (
+    PING_TOKEN_BYTES,
     CellType,
     pack_go_away,
     pack_open,
@@ -40,14 +42,13 @@ from tunnel.link.cells import (
     parse_reset,
     split_cells,
 )
-from tunnel.link.neighbour_pool import Pinger
 from tunnel.link.noise import LinkKeys
 from tunnel.link.records import BUFFERS, Budget, BufferPool, IncomingRecords, RecordOpener, RecordSealer
 from tunnel.link.scheduler import LinkSender
 from tunnel.link.stream import MuxStream, N
 from tunnel.link.stream_table import MuxLimits, StreamTable
 
-__all__ = ["Multiplexer", "MuxLimits", "MuxStream"]
+__all__ = ["Liveness", "Multiplexer", "MuxLimits", "MuxStream", "Pinger"]
 
 _UNKNOWN_WINDOW_BYTES: Final = 1 << 20  # what a peer may have sent on a stream whose profile is unknown here
 
@@ -378,3 +379,67 @@ _HANDLERS: Final[dict[int, Callable[[Multiplexer[Any], int, memoryview], None]]]
     CellType.GOAWAY: Multiplexer._on_go_away,
     CellType.PEER_EXCHANGE: Multiplexer._on_peer_exchange,
 }
+
+
+# Liveness: one PING at a time. Its token is a counter of this link, so an unsolicited answer is recognised.
+# Only the two ends of a link watch it. Source: docs/protocol.md, "Link cells".
+
+
+class Pinger:
+    """The PING of this side that awaits its answer, if there is one.
+
+    Attributes:
+        sent_s: when it was queued; None without one.
+    """
+
+    __slots__ = ("_count", "_token", "sent_s")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._token = b""
+        self.sent_s: float | None = None
+
+    def request(self, now_s: float) -> bytes | None:
+        """Return the cell to send, or None while the last PING is unanswered."""
+        if self.sent_s is not None:
+            return None
+        self._count += 1
+        self._token = self._count.to_bytes(PING_TOKEN_BYTES, "big")
+        self.sent_s = now_s
+        return pack_ping(self._token, is_answer=False)
+
+    def answered(self, token: bytes) -> None:
+        """Take an answer.
+
+        Raises:
+            LinkError: it answers no PING of this side.
+        """
+        if self.sent_s is None or token != self._token:
+            raise LinkError("answer to a PING that was not sent")
+        self.sent_s = None
+
+
+Verdict = Literal["wait", "ping", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Decides when to send a PING, and when a neighbour has gone.
+
+    Attributes:
+        quiet_s: silence before a PING. Less than the half minute after which many address translators forget
+            a connection.
+        dead_s: silence after that PING until the link is dead.
+    """
+
+    quiet_s: float = 25.0
+    dead_s: float = 20.0
+
+    def verdict(self, now_s: float, *, last_received_s: float, ping_sent_s: float | None) -> Verdict:
+        """The decision for now.
+
+        Any byte since the PING counts, not only its answer: the answer may be behind a long transfer.
+        """
+        if ping_sent_s is None:
+            return "ping" if now_s >= last_received_s + self.quiet_s else "wait"
+        return "dead" if now_s >= max(ping_sent_s, last_received_s) + self.dead_s else "wait"

@@ -1,50 +1,27 @@
-"""The policies of links: which link a stream takes, when to dial, ping, pad and retire.
+"""The links to one neighbour: which one a stream takes, when to dial, and when to replace a link.
 
-All of it is pure: times and randomness are arguments, and links are any objects with the few methods named
-here. `LinkTable` and `Link` (tunnel/node/links) carry the decisions out. `NeighbourPool` holds the links to
-one neighbour, `Liveness` and `Pinger` find dead ones, and a `PaddingPolicy` decides on cover traffic.
+Under `pooled` a neighbour has k links, dialled before they are needed and replaced when they are old, so
+connections reveal nothing about messages. Under `once` each stream has its own link, dialled for it and ended
+with it (the original's SendOnce). This policy is kept for comparison: it shows the route to an observer.
+
+Both sides may dial at the same time. Then the links stay whose initiator has the smaller node id: both sides
+find the same ones without a message. Pure: times and randomness are arguments, and links are any objects with
+the few methods named here. `LinkTable` (tunnel/node/links) carries the decisions out. Source:
+docs/protocol.md, "Life of a link".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from tunnel.errors import LinkError, LocalTunnelError
-from tunnel.link.cells import PING_TOKEN_BYTES, pack_ping
-from tunnel.link.handshake import PaddingMode
-from tunnel.link.records import MAX_UNITS
-
-__all__ = [
-    "ONCE",
-    "POOLED",
-    "ConstantRate",
-    "Liveness",
-    "NeighbourPool",
-    "NoPadding",
-    "PaddingPolicy",
-    "Pinger",
-    "PoissonPadding",
-    "PoolPolicy",
-]
-
-
-# The links to one neighbour. Under `pooled` a neighbour has k links, dialled before they are needed and
-# replaced when they are old, so connections reveal nothing about messages. Under `once` each stream has its
-# own link, dialled for it and ended with it (the original's SendOnce). This policy is kept for comparison: it
-# shows the route to an observer.
-#
-# Both sides may dial at the same time. Then the links stay whose initiator has the smaller node id: both
-# sides find the same ones without a message. Source: docs/protocol.md, "Life of a link".
+__all__ = ["ONCE", "POOLED", "NeighbourPool", "PoolPolicy"]
 
 
 class Randomness(Protocol):
-    """The part of `random.Random` that the policies need."""
+    """The part of `random.Random` that a pool needs."""
 
     def uniform(self, a: float, b: float) -> float: ...
-    def expovariate(self, lambd: float) -> float: ...
-    def choice(self, seq: Sequence[int], /) -> int: ...
 
 
 class PooledLink(Protocol):
@@ -242,175 +219,3 @@ class NeighbourPool(Generic[L]):
         for entry in leaving:
             entry.retired = True
         return [entry.link for entry in leaving]
-
-
-# Liveness: one PING at a time. Its token is a counter of this link, so an unsolicited answer is recognised.
-# Only the two ends of a link watch it. Source: docs/protocol.md, "Link cells".
-
-
-class Pinger:
-    """The PING of this side that awaits its answer, if there is one.
-
-    Attributes:
-        sent_s: when it was queued; None without one.
-    """
-
-    __slots__ = ("_count", "_token", "sent_s")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._token = b""
-        self.sent_s: float | None = None
-
-    def request(self, now_s: float) -> bytes | None:
-        """Return the cell to send, or None while the last PING is unanswered."""
-        if self.sent_s is not None:
-            return None
-        self._count += 1
-        self._token = self._count.to_bytes(PING_TOKEN_BYTES, "big")
-        self.sent_s = now_s
-        return pack_ping(self._token, is_answer=False)
-
-    def answered(self, token: bytes) -> None:
-        """Take an answer.
-
-        Raises:
-            LinkError: it answers no PING of this side.
-        """
-        if self.sent_s is None or token != self._token:
-            raise LinkError("answer to a PING that was not sent")
-        self.sent_s = None
-
-
-Verdict = Literal["wait", "ping", "dead"]
-
-
-@dataclass(frozen=True, slots=True)
-class Liveness:
-    """Decides when to send a PING, and when a neighbour has gone.
-
-    Attributes:
-        quiet_s: silence before a PING. Less than the half minute after which many address translators forget
-            a connection.
-        dead_s: silence after that PING until the link is dead.
-    """
-
-    quiet_s: float = 25.0
-    dead_s: float = 20.0
-
-    def verdict(self, now_s: float, *, last_received_s: float, ping_sent_s: float | None) -> Verdict:
-        """The decision for now.
-
-        Any byte since the PING counts, not only its answer: the answer may be behind a long transfer.
-        """
-        if ping_sent_s is None:
-            return "ping" if now_s >= last_received_s + self.quiet_s else "wait"
-        return "dead" if now_s >= max(ping_sent_s, last_received_s) + self.dead_s else "wait"
-
-
-# Cover traffic: when a link sends a record of padding, and of what size. A driver waits until `next_s`, calls
-# `act` with the multiplexer, and repeats.
-#
-# * `NoPadding`: never.
-# * `PoissonPadding`: records of padding at random times, independent of other traffic. The gaps are
-#   exponential, so the past does not predict the next one; the sizes are those of content. It hides that a
-#   quiet link is quiet, not how much a busy one carries.
-# * `ConstantRate`: records of one size at one rate, with content in them if there is any. An observer learns
-#   nothing about content. The price is the rate, and half a gap of delay at each link.
-#
-# Source: docs/protocol.md, "Padding".
-_NEVER_S = float("inf")
-
-
-class Padded(Protocol):
-    """A multiplexer, as padding sees it."""
-
-    def pad(self, units: int) -> bool:
-        """Send one record of padding."""
-
-    def tick(self) -> None:
-        """Let one record of the fixed size leave."""
-
-
-class PaddingPolicy(Protocol):
-    """Decides when to pad, and with which records.
-
-    Attributes:
-        mode: sent in the handshake.
-        record_units: for the multiplexer: the fixed size of all records, or 0.
-        next_s: when to call `act` next.
-    """
-
-    mode: PaddingMode
-    record_units: int
-    next_s: float
-
-    def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """Send the records that are due and set `next_s`."""
-
-
-class NoPadding:
-    """No padding."""
-
-    mode = PaddingMode.OFF
-    record_units = 0
-    next_s = _NEVER_S
-
-    def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """Do nothing."""
-
-
-class PoissonPadding:
-    """Records of padding at random times.
-
-    Args:
-        rate_per_s: mean number per second, above 0.
-        units: sizes to draw from.
-        now_s, rng: for the first gap.
-    Raises:
-        LocalTunnelError: the rate is not above 0, or a size is not 1 to 63.
-    """
-
-    mode = PaddingMode.POISSON
-    record_units = 0
-
-    def __init__(self, rate_per_s: float, units: Sequence[int], *, now_s: float, rng: Randomness) -> None:
-        if not rate_per_s > 0 or not units or not all(1 <= size <= MAX_UNITS for size in units):
-            raise LocalTunnelError(f"padding of {list(units)} units {rate_per_s} times a second")
-        self._rate_per_s = rate_per_s
-        self._units = tuple(units)
-        self.next_s = now_s + rng.expovariate(rate_per_s)
-
-    def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """Send one record if it is due. Records missed while the machine slept are not sent later."""
-        if now_s >= self.next_s:
-            link.pad(rng.choice(self._units))
-            self.next_s = now_s + rng.expovariate(self._rate_per_s)
-
-
-class ConstantRate:
-    """One record of a fixed size each `gap_s`, and no others.
-
-    Args:
-        gap_s: between records, above 0.
-        units: their size, MIN_FIXED_UNITS (scheduler.py) to 63; checked by the multiplexer.
-        now_s: the first record is due one gap later.
-    Raises:
-        LocalTunnelError: the gap is not above 0.
-    """
-
-    mode = PaddingMode.CONSTANT
-
-    def __init__(self, gap_s: float, units: int, *, now_s: float) -> None:
-        if not gap_s > 0:
-            raise LocalTunnelError(f"records each {gap_s} s, expected more than 0")
-        self._gap_s = gap_s
-        self.record_units = units
-        self.next_s = now_s + gap_s
-
-    def act(self, link: Padded, now_s: float, rng: Randomness) -> None:
-        """Send one record if it is due. The rhythm is kept; missed records are not sent later."""
-        if now_s >= self.next_s:
-            link.tick()
-            missed = (now_s - self.next_s) // self._gap_s
-            self.next_s += (missed + 1) * self._gap_s

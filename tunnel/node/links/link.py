@@ -37,8 +37,8 @@ from tunnel.errors import DescriptorError, Disconnected, ErrorCode, LinkError, P
 from tunnel.geometry import Profile
 from tunnel.link.cells import pack_reset
 from tunnel.link.handshake import PaddingMode
-from tunnel.link.mux import Multiplexer, MuxLimits
-from tunnel.link.neighbour_pool import ConstantRate, Liveness, NoPadding, PaddingPolicy, PoissonPadding
+from tunnel.link.mux import Liveness, Multiplexer, MuxLimits
+from tunnel.link.padding import ConstantRate, NoPadding, PaddingPolicy, PoissonPadding
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.limits import Limits, LinkPolicy
 from tunnel.node.links.link_setup import HandshakeResult
