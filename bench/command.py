@@ -1,4 +1,4 @@
-"""What the command lines of all benchmarks share: parser, progress, and where the figures go."""
+"""The common part of the benchmarks' command lines: parser, progress, outputs."""
 
 from __future__ import annotations
 
@@ -86,16 +86,17 @@ def watcher() -> Callable[[str], None]:
 
 def run(
     options: argparse.Namespace,
+    settings: Any,
     measure: Callable[[], tuple[Any, ...]],
     text: Callable[..., str],
     record: Callable[..., dict[str, Any]],
     plot: Callable[..., None] | None = None,
 ) -> int:
-    """Measure, and write the figures as `options` demand.
+    """Measure, and write the figures to the outputs that `options` select.
 
     Args:
-        measure: returns the results. text, record: called with all of them and the machine.
-        plot: called with the same and the file to draw into.
+        measure: returns the results. text, record: called with the settings, all results and the machine.
+        plot: called with all results, the machine and the file to draw into.
     Returns:
         The exit status: 0, or 2 if `--plot` cannot draw; then nothing was measured.
     """
@@ -105,9 +106,9 @@ def run(
     where = machine()
     found = (*measure(), where)
     if options.json != "-":
-        print(text(*found))
+        print(text(settings, *found))
     if options.json is not None:
-        write_json(record(*found), options.json)
+        write_json(record(settings, *found), options.json)
     if plot is not None and picture is not None:
         plot(*found, picture)
     return 0

@@ -20,7 +20,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from bench.command import make_parser, positive, positive_count, run, settings_of, watcher
@@ -101,7 +100,7 @@ def _round(tunnels: int, settings: Settings) -> _Round:
     with NodeProcesses(len(_ROUTE), service="sink", digest="crc32") as net:
         net.query(
             0, _ROUTE[-1], content_bytes=1_000_000, route=_ROUTE[1:-1], mode="none", profile=settings.profile
-        )
+        ).result()
         before = net.usage(_PROXY).rss_bytes
         net.open_tunnels(_ROUTE, tunnels, profile=settings.profile)
         grown = net.usage(_PROXY).rss_bytes - before
@@ -229,9 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_of(options, Settings)
     return run(
         options,
+        settings,
         lambda: (measure(settings, watcher()), measure_memory(settings)),
-        partial(text, settings),
-        partial(record, settings),
+        text,
+        record,
         lambda cases, _, where, path: _plot(cases, where, path),
     )
 

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from bench.command import count, make_parser, positive_count, run, settings_of, watcher
@@ -200,13 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     settings = settings_of(options, Settings)
-    return run(
-        options,
-        lambda: (measure(settings, watcher()),),
-        partial(text, settings),
-        partial(record, settings),
-        _plot,
-    )
+    return run(options, settings, lambda: (measure(settings, watcher()),), text, record, _plot)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from bench.command import make_parser, run, settings_of
@@ -129,12 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="TEXT", help='cases whose name holds it: "3 × sealed"')
     options = parser.parse_args(arguments)
     settings = settings_of(options, Settings)
-    return run(
-        options,
-        lambda: (measure(settings),),
-        partial(text, settings),
-        partial(record, settings),
-    )
+    return run(options, settings, lambda: (measure(settings),), text, record)
 
 
 if __name__ == "__main__":

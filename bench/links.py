@@ -24,7 +24,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from bench.command import count, make_parser, positive, positive_count, run, settings_of, watcher
@@ -113,9 +112,7 @@ class _Round:
 
 def _start(net: NodeProcesses, proxies: int, content_bytes: int, mode: str) -> RunningQuery:
     route = range(1, proxies + 1)
-    return net.start_query(
-        0, proxies + 1, content_bytes=content_bytes, route=route, mode=mode, profile="default"
-    )
+    return net.query(0, proxies + 1, content_bytes=content_bytes, route=route, mode=mode, profile="default")
 
 
 def _round(net: NodeProcesses, proxies: int, settings: Settings) -> _Round:
@@ -177,7 +174,7 @@ def measure_memory(settings: Settings) -> Memory:
 def _open_streams(net: NodeProcesses, count: int) -> int:
     """Open this many more; returns the proxy's memory when Bob holds all of them."""
     opened = [
-        net.start_query(0, 2, content_bytes=_SMALL_BYTES, route=[1], mode="cached", profile="default")
+        net.query(0, 2, content_bytes=_SMALL_BYTES, route=[1], mode="cached", profile="default")
         for _ in range(count)
     ]
     until_s = time.monotonic() + _MEMORY_TIMEOUT_S
@@ -272,9 +269,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings_of(options, Settings)
     return run(
         options,
+        settings,
         lambda: (measure(settings, watcher()), measure_memory(settings)),
-        partial(text, settings),
-        partial(record, settings),
+        text,
+        record,
         lambda cases, _, where, path: _plot(cases, where, path),
     )
 

@@ -1,20 +1,20 @@
-"""One node in a process of its own: `python -m bench.node_process KEYS PEERS`, told what to do over a pipe.
+"""One node in its own process, controlled over a pipe: `python -m bench.node_process KEYS PEERS`.
 
-Started by `bench.processes`. The node binds its port and reports its descriptor; the parent gathers the
-descriptors of all nodes into the file PEERS and says `go`; only then the node reads the file and serves.
-So no port is guessed and no wait is timed.
+`bench.processes` starts it. The node binds its port and reports its descriptor; the parent collects the
+descriptors of all nodes in the file PEERS and sends `go`; only then the node reads the file and serves. So no
+port is guessed and no wait is timed.
 
-The reactor runs in a thread of its own, and the main thread reads the pipe; it sleeps in `read` while a
-transfer runs, and costs it nothing. Requests:
+The reactor runs in a thread, and the main thread reads the pipe. During a transfer it sleeps in `read`, which
+costs no processor time. Requests:
 
     go                                       read PEERS and serve
     peers                                    read PEERS again
-    query   destination, mode, profile, …    ask another node; see `_Child.query`
-    received                                 what the inner service has received since the last time
-    round_trips  kind, count, …              ask again and again, and time it (`bench.round_trips`)
+    query   destination, mode, profile, …    send a query; see `_Child.query`
+    received                                 queries that the inner service received since the last request
+    round_trips  kind, count, …              repeat a query and time each (`bench.round_trips`)
     open_tunnels, move, close_tunnels        many established tunnels (`bench.round_trips.ManyTunnels`)
     usage                                    processor time and memory
-    reset_peak                               let the peak of the memory begin anew
+    reset_peak                               reset the peak of the memory to the present use
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Child:
         self._thread.close()
 
     def answer(self, message: Message) -> None:
-        """Carry out one request; a failure is reported, and the process continues."""
+        """Carry out one request. A failure is reported to the parent, and the process continues."""
         number = message["id"]
         methods: dict[str, Callable[[Message], Message | None]] = {
             "go": self.go,
@@ -99,7 +99,7 @@ class _Child:
         }
         try:
             result = methods[message["do"]](message)
-        except Exception as error:  # noqa: BLE001 - the parent raises it where it was asked for
+        except Exception as error:  # noqa: BLE001 - the parent raises it from its request
             self._pipe.error(number, error)
             return
         if result is not None:
@@ -140,7 +140,7 @@ class _Child:
         return {}
 
     def move(self, message: Message) -> Message:
-        """Field: content_bytes, of all tunnels together."""
+        """Field: content_bytes, the sum of all tunnels."""
         assert self._tunnels is not None
         return {"seconds": self._thread.submit(self._tunnels.move(message["content_bytes"])).result(_MOST_S)}
 
@@ -150,12 +150,11 @@ class _Child:
         return {}
 
     def query(self, message: Message) -> None:
-        """Ask; the answer follows when the query has ended.
+        """Send a query. The answer to the request follows when the query has ended.
 
         Fields: destination and route (node ids in hex; or `hops`), mode, profile (name, or None for the
-            default),
-        content_bytes or path, idle_s, retries (then the reply is held in memory), and `notify_bytes`: send
-        one event `reached` when so much has been sent.
+        default), content_bytes or path, idle_s, retries (then the reply is held in memory), and notify_bytes:
+        send one event `reached` when this amount of content has been sent.
         """
         number = message["id"]
         profile = message["profile"]
@@ -181,23 +180,9 @@ class _Child:
             result = future.result()
             if retries and result.has_reply:
                 sink.write(result.read())
-            self._pipe.result(
-                number,
-                {
-                    "route": [node.hex() for node in result.route.nodes],
-                    "mode": result.mode.value,
-                    "profile": result.profile.name,
-                    "query_bytes": result.query_bytes,
-                    "reply_bytes": result.reply_bytes,
-                    "reply_digest": sink.hexdigest() if result.has_reply else "",
-                    "seconds": seconds,
-                    "cpu_s": cpu_s,
-                    "attempts": [
-                        {"error": str(failure), "blamed": [node.hex() for node in failure.blamed]}
-                        for failure in result.attempts
-                    ],
-                },
-            )
+            digest = sink.hexdigest() if result.has_reply else ""
+            report = {"reply_digest": digest, "seconds": seconds, "cpu_s": cpu_s}
+            self._pipe.result(number, _fields(result) | report)
 
         self._node.query(
             bytes.fromhex(message["destination"]),
@@ -207,7 +192,7 @@ class _Child:
             mode=ReplyMode(message["mode"]),
             profile=None if profile is None else Profile.from_name(profile),
             idle_s=message["idle_s"],
-            # What a sink has got cannot be taken back, and ends the retries.
+            # A sink cannot return what it has received, so its first byte would end the retries.
             sink=None if retries else cast(IO[bytes], sink),
             retries=retries,
             progress=None if notify_bytes is None else watch,
@@ -218,6 +203,21 @@ def _route(message: Message) -> Route:
     return Route(tuple(map(bytes.fromhex, message["route"])), bytes.fromhex(message["destination"]))
 
 
+def _fields(result: QueryResult) -> Message:
+    """The fields of a `QueryReport` that the result itself has."""
+    return {
+        "route": [node.hex() for node in result.route.nodes],
+        "mode": result.mode.value,
+        "profile": result.profile.name,
+        "query_bytes": result.query_bytes,
+        "reply_bytes": result.reply_bytes,
+        "attempts": [
+            {"error": str(failure), "blamed": [node.hex() for node in failure.blamed]}
+            for failure in result.attempts
+        ],
+    }
+
+
 def _open_content(message: Message) -> IO[bytes]:
     if message["path"] is not None:
         return Path(message["path"]).open("rb")
@@ -225,7 +225,7 @@ def _open_content(message: Message) -> IO[bytes]:
 
 
 def _end_if_failed(serving: Future[None]) -> None:
-    """A node that does not serve any more must not look alive."""
+    """End the process of a node that no longer serves, so that it does not look alive."""
     if not serving.cancelled() and serving.exception() is not None:
         log.critical("the node has failed", exc_info=serving.exception())
         logging.shutdown()
@@ -234,26 +234,26 @@ def _end_if_failed(serving: Future[None]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.node_process", description=__doc__.splitlines()[0])
-    parser.add_argument("keys", type=Path, help="this node's key file")
-    parser.add_argument("peers", type=Path, help="the peer file; read when the parent says go")
+    parser.add_argument("keys", type=Path, help="key file of this node")
+    parser.add_argument("peers", type=Path, help="peer file; read when the parent sends go")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: the system chooses")
-    parser.add_argument("--network", type=bytes.fromhex, default=LOCAL_NETWORK_ID, help="its id in hex")
+    parser.add_argument("--network", type=bytes.fromhex, default=LOCAL_NETWORK_ID, help="network id in hex")
     parser.add_argument("--engine", default="auto")
     parser.add_argument(
-        "--links", choices=list(LinkPolicy), default="pooled", help="once: each message dials"
+        "--links", choices=list(LinkPolicy), default="pooled", help="once: one link for each message"
     )
     parser.add_argument("--service", choices=SERVICES, default="echo")
-    parser.add_argument("--digest", choices=DIGESTS, default="sha256", help="of what the node receives")
+    parser.add_argument("--digest", choices=DIGESTS, default="sha256", help="digest of received content")
     parser.add_argument(
-        "--idle", type=float, default=60.0, help="seconds after which a silent frame is ended"
+        "--idle", type=float, default=60.0, help="end a frame after this number of seconds without traffic"
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    # Control-C reaches the whole process group: the parent ends this process then, in order.
+    # Ctrl-C reaches the whole process group: the parent then stops this process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     pipe = ControlPipe()

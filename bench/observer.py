@@ -22,7 +22,6 @@ import random
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from bench.command import make_parser, run, settings_of, watcher
@@ -353,9 +352,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("at least one query and two nodes, a gap above 0, and at most as many hops as others")
     return run(
         options,
+        settings,
         lambda: (measure(settings, watcher()),),
-        partial(text, settings),
-        partial(record, settings),
+        text,
+        record,
         lambda cases, _, path: _plot(settings, cases, path),
     )
 

@@ -330,12 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="TEXT", help="the cases whose name holds this")
     options = parser.parse_args(arguments)
     settings = settings_of(options, Settings)
-    return run(
-        options,
-        lambda: (measure(settings),),
-        partial(text, settings),
-        partial(record, settings),
-    )
+    return run(options, settings, lambda: (measure(settings),), text, record)
 
 
 if __name__ == "__main__":

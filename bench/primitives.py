@@ -155,9 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only must name {OURS!r}: all others are compared with it")
     return run(
         options,
+        settings,
         lambda: (measure(settings),),
-        partial(text, settings, lay_out=markdown_table if options.markdown else table),
-        partial(record, settings),
+        partial(text, lay_out=markdown_table if options.markdown else table),
+        record,
         _draw,
     )
 

@@ -1,13 +1,13 @@
 """A network of one process per node on this machine, for benchmarks and for tests of whole processes.
 
     with NodeProcesses(5, service="echo") as net:
-        report = net.query(0, 4, content_bytes=1_000_000, route=[1, 2, 3], mode="route")
+        report = net.query(0, 4, content_bytes=1_000_000, route=[1, 2, 3], mode="route").result()
         assert report["reply_digest"] == report["query_digest"]
         print(report["seconds"], net.usage(2).cpu_s, net.log(2))
 
 Nodes are named by their index. Content is made in the asking process as it is sent and digested where it
-arrives (`bench.content`), so a transfer of any length needs no memory and no disk. How the processes are
-told what to do is in `bench.control`, what they do in `bench.node_process`.
+arrives (`bench.content`), so a transfer of any length needs no memory and no disk. `bench.control` sends
+requests to the processes, and `bench.node_process` carries them out.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _LOG_TAIL_CHARACTERS = 2_000
 
 
 class FailedAttempt(TypedDict):
-    """An attempt before the one that succeeded: what was said, and the ids (hex) of whom it blames."""
+    """A failed attempt before the successful one: its error, and the ids (hex) of the suspected nodes."""
 
     error: str
     blamed: list[str]
 
 
 class QueryReport(TypedDict):
-    """What came of a query.
+    """The outcome of a query.
 
-    `query_digest` is that of the content as it must arrive; `reply_digest` that of the reply as it has
-    arrived ("" in mode `none`). `seconds` runs from the call to its result, connections and handshakes
-    included; `cpu_s` is what the asking process has used meanwhile.
+    `query_digest` is the digest of the content as sent, `reply_digest` that of the reply as received ("" in
+    mode `none`). `seconds` is the time from the call to its result, connections and handshakes included;
+    `cpu_s` is the processor time of the asking process in that time.
     """
 
     route: list[str]
@@ -73,12 +73,11 @@ class QueryReport(TypedDict):
 
 
 class RunningQuery:
-    """A query under way.
+    """A query in progress.
 
     Attributes:
-        reached: a future of (bytes sent, bytes of reply received), done when `notify_bytes` have been
-            sent; it fails with the query's error when that comes first, and is cancelled when the query
-            ends before.
+        reached: a future of (bytes sent, bytes of reply received), done when `notify_bytes` have been sent.
+            If the query fails first, it fails with the same error; if the query ends first, it is cancelled.
     """
 
     def __init__(self, query_digest: str) -> None:
@@ -95,8 +94,8 @@ class RunningQuery:
         """Wait for the end of the query.
 
         Raises:
-            QueryFailed: it did not come through, as Alice's node says. RequestRefused: it could not be built.
-            ProcessEnded: Alice's process is gone. TimeoutError: not ended in time.
+            QueryFailed: Alice's node reports a failure. RequestRefused: the query could not be built.
+            ProcessEnded: Alice's process has ended. TimeoutError: the query has not ended in time.
         """
         assert self._result is not None
         try:
@@ -125,11 +124,11 @@ class RunningQuery:
 
 
 class NodeProcess:
-    """One node of the network, as its parent sees it.
+    """One node of the network, seen from its parent.
 
     Attributes:
         index: its number in the network.
-        descriptor: known once the process is up.
+        descriptor: None until the process has started.
     """
 
     def __init__(self, index: int, process: ControlledProcess) -> None:
@@ -145,7 +144,7 @@ class NodeProcess:
 
     @property
     def pid(self) -> int:
-        """Of the operating system's process: for profilers."""
+        """The process id, for profilers."""
         return self.process.pid
 
     @property
@@ -158,24 +157,24 @@ class NodeProcess:
 
 
 class NodeProcesses:
-    """A context manager that starts `count` nodes which know each other, and ends them.
+    """A context manager that starts `count` nodes which know each other, and stops them.
 
     Args:
-        count: how many.
+        count: number of nodes.
         engine: "auto", "openssl" or "pycryptodome".
-        service: what answers queries: "echo" (which only counts in mode `none`), "sink", "ping", or "hold",
-            which never does.
-        directory: where key files, peer file and logs go; by default a temporary one that is removed at
-            the end.
+        service: the service of each node: "echo" (which only counts in mode `none`), "sink", "ping", or
+            "hold", which never answers.
+        directory: for key files, peer file and logs; by default a temporary one, removed at the end.
         digest: "sha256", or the cheaper "crc32" for benchmarks.
-        idle_s: a frame on which nothing moves for so long is ended.
+        idle_s: a frame without traffic for this time is ended.
         links: the link policy, "pooled" or "once".
-        network_id: 16 bytes; the one that is declared local where None.
-        hosts: where each node listens; on loopback unless given.
+        network_id: 16 bytes; None: the id of local networks.
+        hosts: the listening address of each node; by default loopback.
         prefixes: for each node a command that runs it, such as `ip netns exec NAME`.
-        start_timeout_s: for all nodes together to be up.
+        start_timeout_s: limit for the start of all nodes together.
     Raises (on entry):
-        ProcessError: a node did not start; the text has the end of its log. TimeoutError: not in time.
+        ProcessError: a node did not start; the text has the end of its log. TimeoutError: the nodes did not
+            start in time.
     Raises (on exit):
         ProcessError: a process did not end on request and was killed.
     """
@@ -233,10 +232,10 @@ class NodeProcesses:
         finally:
             self._cleanup.close()
         if killed and error is None:
-            raise ProcessError(f"had to be killed, since they did not end: {', '.join(killed)}")
+            raise ProcessError(f"killed, because they did not end on request: {', '.join(killed)}")
 
     def _note_logs(self, error: BaseException) -> None:
-        """Keep what the nodes have to say about an error: their logs are removed with the network."""
+        """Add the ends of the nodes' logs to an error: the logs are removed with the network."""
         for node in self.nodes:
             tail = node.process.log()[-_LOG_TAIL_CHARACTERS:].strip()
             if tail:
@@ -275,7 +274,7 @@ class NodeProcesses:
         )
 
     def restart(self, index: int) -> None:
-        """Start a node again that was killed: same keys and port, a new onion key, which all others learn."""
+        """Restart a killed node with the same keys and port, and a new onion key that all others learn."""
         dead = self.nodes[index]
         assert dead.descriptor is not None
         assert not dead.is_running
@@ -293,7 +292,7 @@ class NodeProcesses:
 
     # -- queries -------------------------------------------------------------------------------------------
 
-    def start_query(
+    def query(
         self,
         origin: int,
         destination: int,
@@ -311,13 +310,13 @@ class NodeProcesses:
         """Make node `origin` query node `destination`, and return immediately.
 
         Args:
-            content_bytes: so much content is made as it is sent; path: or a file is sent.
+            content_bytes: length of generated content. path: a file to send instead.
             route: the indices of the proxies, in place of `hops` chosen at random.
-            mode: "none" or "route". profile: its name; the default one for the route where None.
-            retries: over other routes; the reply is then held in memory.
-            notify_bytes: `reached` is done when so much of the content has been sent.
+            mode: "none" or "route". profile: its name; None: the default for the route.
+            retries: number of further attempts over other routes; the reply is then held in memory.
+            notify_bytes: `reached` is done when this amount of content has been sent.
         Raises:
-            ProcessEnded: the asking process is gone.
+            ProcessEnded: the asking process has ended.
         """
         digest = (
             content_digest(content_bytes, self._digest) if path is None else file_digest(path, self._digest)
@@ -338,84 +337,54 @@ class NodeProcesses:
         running._follow(self.nodes[origin].process.request("query", fields, on_event=running._event))
         return running
 
-    def query(
-        self,
-        origin: int,
-        destination: int,
-        *,
-        content_bytes: int = 0,
-        path: Path | None = None,
-        hops: int = 3,
-        route: Sequence[int] | None = None,
-        mode: str = "route",
-        profile: str | None = None,
-        idle_s: float | None = None,
-        retries: int = 0,
-        timeout_s: float = QUERY_TIMEOUT_S,
-    ) -> QueryReport:
-        """The same, and wait for the result. Raises as `RunningQuery.result`."""
-        running = self.start_query(
-            origin,
-            destination,
-            content_bytes=content_bytes,
-            path=path,
-            hops=hops,
-            route=route,
-            mode=mode,
-            profile=profile,
-            idle_s=idle_s,
-            retries=retries,
-        )
-        return running.result(timeout_s)
-
     def round_trips(
         self, route: Sequence[int], kind: str, *, count: int, content_bytes: int = 64
     ) -> list[float]:
-        """Have the first node of `route` ask the last one, again and again; returns seconds, of each.
+        """Let the first node of `route` query the last one `count` times. Returns the seconds of each.
 
         Args:
-            route: all nodes of the way, both ends included. kind: one of `bench.round_trips.KINDS`.
+            route: all nodes, both ends included. kind: one of `bench.round_trips.KINDS`.
         """
-        fields = {**self._way(route), "kind": kind, "count": count, "content_bytes": content_bytes}
+        fields = {**self._route_fields(route), "kind": kind, "count": count, "content_bytes": content_bytes}
         origin = self.nodes[route[0]].process
         return cast(list[float], origin.call("round_trips", fields, timeout_s=QUERY_TIMEOUT_S)["seconds"])
 
     def open_tunnels(self, route: Sequence[int], count: int, *, profile: str) -> None:
-        """Have the first node of `route` open `count` established tunnels to the last one."""
-        fields = {**self._way(route), "count": count, "profile": profile}
+        """Let the first node of `route` open `count` established tunnels to the last one."""
+        fields = {**self._route_fields(route), "count": count, "profile": profile}
         self.nodes[route[0]].process.call("open_tunnels", fields, timeout_s=QUERY_TIMEOUT_S)
 
     def move(self, origin: int, content_bytes: int) -> float:
-        """Send so much through the tunnels of `origin`, in equal parts; returns seconds."""
+        """Send this amount through the tunnels of `origin`, in equal parts. Returns the seconds."""
         answer = self.nodes[origin].process.call(
             "move", {"content_bytes": content_bytes}, timeout_s=QUERY_TIMEOUT_S
         )
         return cast(float, answer["seconds"])
 
     def close_tunnels(self, origin: int) -> None:
-        """End the tunnels of `origin`."""
+        """Close the tunnels of `origin`."""
         self.nodes[origin].process.call("close_tunnels", timeout_s=QUERY_TIMEOUT_S)
 
-    def _way(self, route: Sequence[int]) -> Message:
+    def _route_fields(self, route: Sequence[int]) -> Message:
         ids = [self.nodes[index].id.hex() for index in route]
         return {"route": ids[1:-1], "destination": ids[-1]}
 
-    # -- what a node knows ---------------------------------------------------------------------------------
+    # -- state of a node -----------------------------------------------------------------------------------
 
     def usage(self, index: int) -> Usage:
         """Processor time and memory of a node's process."""
         return Usage(**self.nodes[index].process.call("usage"))
 
     def reset_peak(self, index: int) -> None:
-        """Let `peak_rss_bytes` of a node begin anew at what it uses now."""
+        """Reset `peak_rss_bytes` of a node to its present use."""
         self.nodes[index].process.call("reset_peak")
 
     def received(self, index: int, *, timeout_s: float = CALL_TIMEOUT_S) -> list[Received]:
-        """What a node's service ("sink" or "echo") has received whole since the last call."""
+        """The complete queries that a node's service ("sink" or "echo") has received since the last call."""
         return cast(
             list[Received], self.nodes[index].process.call("received", timeout_s=timeout_s)["queries"]
         )
 
     def log(self, index: int) -> str:
-        """The log of a node, also after its end."""
+        """The log of a node; it can be read after the node's end too."""
         return self.nodes[index].process.log()

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from bench.command import make_parser, positive_count, run, settings_of
@@ -263,12 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=positive_count, metavar="N", help=f"default {defaults.rounds}")
     options = parser.parse_args(arguments)
     settings = settings_of(options, Settings)
-    return run(
-        options,
-        lambda: (measure(settings),),
-        partial(text, settings),
-        partial(record, settings),
-    )
+    return run(options, settings, lambda: (measure(settings),), text, record)
 
 
 if __name__ == "__main__":

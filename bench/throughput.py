@@ -22,7 +22,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from bench.command import count, make_parser, positive, positive_count, run, settings_of, watcher
@@ -157,7 +156,7 @@ def _run_tunnel(net: NodeProcesses, proxies: int, settings: Settings, content_by
         route=range(1, proxies + 1),
         mode=settings.mode,
         profile=settings.profile,
-    )
+    ).result()
     busy_s = machine_busy_s() - busy_before
     after = [net.usage(index).cpu_s for index in others]
     digests = [received["digest"] for received in net.received(proxies + 1)]
@@ -317,13 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EngineUnavailable as error:
         print(f"error: {error}\nhint: available here: {', '.join(engine_names())}", file=sys.stderr)
         return 2
-    return run(
-        options,
-        lambda: (measure(settings, watcher()),),
-        partial(text, settings),
-        partial(record, settings),
-        _plot,
-    )
+    return run(options, settings, lambda: (measure(settings, watcher()),), text, record, _plot)
 
 
 if __name__ == "__main__":

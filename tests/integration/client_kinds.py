@@ -1,7 +1,7 @@
-"""One scenario, run by each kind of client: for threads, for services, for asyncio.
+"""Scenarios that run with each kind of client: for threads, for services, for asyncio.
 
 A scenario is a generator that takes the client and yields calls: `reply = yield lambda: client.ask(...)`. The
-kinds differ only in how they wait for a call: for a future, by `yield from`, by `await`.
+kinds differ only in how they wait for a call: for its future, with `yield from`, or with `await`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 from reactor import Service
-from tests.support.network import PATIENCE_S
+from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork
 from tunnel.client import Client, ServiceClient
 from tunnel.client.aio import AsyncClient
 
-__all__ = ["KINDS", "Scenario", "play"]
+__all__ = ["KINDS", "Scenario", "play", "run"]
 
 _Outcome: TypeAlias = tuple[Any, BaseException | None]
 Scenario: TypeAlias = Callable[[Any], Generator[Callable[[], Any], Any, Any]]
@@ -28,8 +28,15 @@ def play(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
     return KINDS[kind](net, scenario)
 
 
+def run(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
+    """Run a scenario, then wait until no node has work left. Returns the scenario's result."""
+    result = play(kind, net, scenario)
+    wait_until_idle(net)
+    return result
+
+
 def _raw_steps(scenario: Generator[Callable[[], Any], Any, Any]) -> Generator[Any, Any, Any]:
-    """Make the calls of a started scenario: give what they return, and take the outcome of it."""
+    """Make the calls of a scenario: yield what each returns, and receive its outcome."""
     outcome: _Outcome = yield None
     while True:
         value, error = outcome

@@ -15,7 +15,7 @@ import pytest
 
 from reactor import YIELD, BadRequest, Busy, Closed, Reactor, Service, Signal, Sleep, TimedOut, timeout_after
 from reactor.run.aio import EmbeddedReactor
-from tests.integration.client_kinds import KINDS, Scenario, play
+from tests.integration.client_kinds import play, run
 from tests.support.network import PATIENCE_S, assert_works, wait_until_idle
 from tunnel import Limits, LocalNetwork, Node, Profile, QueryFailed, ReplyMode, Route
 from tunnel.client import Client, ServiceClient, list_files
@@ -30,12 +30,6 @@ from tunnel.services import Echo, Query, Reply, Services
 
 Steps = Generator[Any, Any, Any]
 BIG = os.urandom(3_000_000)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 def upper(query: Query, reply: Reply) -> Service[None]:
@@ -62,12 +56,6 @@ SERVICES = Services({"upper": upper, "echo": Echo(), "failing": failing, "stuck"
 def net() -> Iterator[LocalNetwork]:
     with LocalNetwork(peers=5, service=SERVICES) as net:
         yield net
-
-
-def run(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
-    result = play(kind, net, scenario)
-    wait_until_idle(net)
-    return result
 
 
 # -- queries ---------------------------------------------------------------------------------------------

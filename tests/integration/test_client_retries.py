@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from reactor import Service
-from tests.integration.client_kinds import KINDS, play
+from tests.integration.client_kinds import play
 from tests.support.network import wait_until_idle
 from tunnel import LocalNetwork, QueryFailed, Route
 from tunnel.cli import client as cli_client
@@ -27,12 +27,6 @@ from tunnel.services import Echo, Ping, Services
 Steps = Generator[Any, Any, Any]
 SERVICES = Services({"echo": Echo(), "ping": Ping()})
 DEAD, BOB = 3, 6
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture

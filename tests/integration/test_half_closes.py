@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from reactor import Service, Signal
-from tests.integration.client_kinds import KINDS, Scenario, play
+from tests.integration.client_kinds import play, run
 from tests.support.network import PATIENCE_S, wait_until, wait_until_idle
 from tunnel import Limits, LocalNetwork, ReplyMode
 from tunnel.client import Client
@@ -23,12 +23,6 @@ Steps = Generator[Any, Any, Any]
 LIMITS = Limits(linger_s=1.0, answer_s=5.0)
 GOT: list[bytes] = []
 BIG = bytes(400_000)  # more than all windows of a sub-stream hold
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 def early(query: Query, reply: Reply) -> Service[None]:
@@ -96,12 +90,6 @@ def net() -> Iterator[LocalNetwork]:
 @pytest.fixture(autouse=True)
 def nothing_got() -> None:
     GOT.clear()
-
-
-def run(kind: str, net: LocalNetwork, scenario: Scenario) -> Any:
-    result = play(kind, net, scenario)
-    wait_until_idle(net)
-    return result
 
 
 def message(name: str, content: bytes = b"") -> bytes:

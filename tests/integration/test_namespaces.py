@@ -51,9 +51,7 @@ def net() -> Iterator[NodeProcesses]:
 
 
 def test_every_mode_over_a_slow_lossy_wire(net: NodeProcesses) -> None:
-    running = {
-        mode: net.start_query(ALICE, BOB, content_bytes=60_000, hops=2, mode=mode) for mode in SERVED_MODES
-    }
+    running = {mode: net.query(ALICE, BOB, content_bytes=60_000, hops=2, mode=mode) for mode in SERVED_MODES}
     for mode, query in running.items():
         report = query.result(TIMEOUT_S)
         assert report["reply_digest"] == (report["query_digest"] if MODES[mode].has_reply else "")
@@ -64,7 +62,7 @@ def test_every_mode_over_a_slow_lossy_wire(net: NodeProcesses) -> None:
     "victim", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )
 def test_a_proxy_killed_in_mid_transfer_is_named_and_used_again(net: NodeProcesses, victim: int) -> None:
-    running = net.start_query(
+    running = net.query(
         ALICE, BOB, content_bytes=1 << 28, route=PROXIES, mode="none", notify_bytes=NOTIFY_BYTES
     )
     running.reached.result(TIMEOUT_S)
@@ -76,13 +74,13 @@ def test_a_proxy_killed_in_mid_transfer_is_named_and_used_again(net: NodeProcess
 
     # Whatever is drawn now leaves it out: there are others.
     for mode in ("route", "other-route"):
-        report = net.query(ALICE, BOB, content_bytes=20_000, hops=2, mode=mode, timeout_s=TIMEOUT_S)
+        report = net.query(ALICE, BOB, content_bytes=20_000, hops=2, mode=mode).result(TIMEOUT_S)
         assert report["reply_digest"] == report["query_digest"]
         assert report["attempts"] == []
         assert victim not in _proxies(net, report)
 
     net.restart(victim)
-    report = net.query(ALICE, BOB, content_bytes=20_000, route=PROXIES, timeout_s=TIMEOUT_S)
+    report = net.query(ALICE, BOB, content_bytes=20_000, route=PROXIES).result(TIMEOUT_S)
     assert report["reply_digest"] == report["query_digest"]
 
 
@@ -99,13 +97,13 @@ def test_a_proxy_killed_in_mid_transfer_is_named_and_used_again(net: NodeProcess
 )
 def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place: str, mode: str) -> None:
     _ask_through_all(net)  # so that none rests because of an earlier test
-    guard = _proxies(net, net.query(ALICE, BOB, hops=3, timeout_s=TIMEOUT_S))[0]
+    guard = _proxies(net, net.query(ALICE, BOB, hops=3).result(TIMEOUT_S))[0]
     # Two hops may be blamed, and of six proxies the other four have to do for both ways.
     hops = 2 if mode == "other-route" else 3
     route = [guard, *(index for index in PROXIES + OTHERS if index != guard)][:hops]
     victim = {"guard": guard, "middle": route[1], "last": route[-1]}[place]
     net.received(BOB)
-    running = net.start_query(
+    running = net.query(
         ALICE,
         BOB,
         content_bytes=RETRIED_BYTES,
@@ -135,7 +133,7 @@ def test_a_retry_avoids_a_proxy_killed_in_mid_transfer(net: NodeProcesses, place
     net.restart(victim)
     assert victim in _proxies(net, _ask_through_all(net))
     # With that it is a node like any other: the guard again, or drawn sooner or later.
-    drawn = (net.query(ALICE, BOB, hops=4, timeout_s=TIMEOUT_S) for _ in range(30))
+    drawn = (net.query(ALICE, BOB, hops=4).result(TIMEOUT_S) for _ in range(30))
     if place == "guard":
         assert _proxies(net, next(drawn))[0] == victim
     else:
@@ -151,7 +149,7 @@ def test_no_node_has_kept_connections_of_the_dead(net: NodeProcesses) -> None:
 
 def _ask_through_all(net: NodeProcesses) -> QueryReport:
     hops = len(PROXIES + OTHERS)
-    report = net.query(ALICE, BOB, content_bytes=20_000, hops=hops, timeout_s=TIMEOUT_S)
+    report = net.query(ALICE, BOB, content_bytes=20_000, hops=hops).result(TIMEOUT_S)
     assert report["reply_digest"] == report["query_digest"]
     return report
 

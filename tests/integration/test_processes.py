@@ -32,9 +32,7 @@ def net() -> Iterator[NodeProcesses]:
 
 @pytest.mark.parametrize("content_bytes", [0, 1, MIB])
 def test_a_query_without_reply_arrives_whole(net: NodeProcesses, content_bytes: int) -> None:
-    report = net.query(
-        ALICE, BOB, content_bytes=content_bytes, route=PROXIES, mode="none", timeout_s=TIMEOUT_S
-    )
+    report = net.query(ALICE, BOB, content_bytes=content_bytes, route=PROXIES, mode="none").result(TIMEOUT_S)
     assert report["query_bytes"] == content_bytes
     assert report["reply_bytes"] == 0
     assert report["route"] == [net.nodes[index].id.hex() for index in (*PROXIES, BOB)]
@@ -43,9 +41,7 @@ def test_a_query_without_reply_arrives_whole(net: NodeProcesses, content_bytes: 
 
 @pytest.mark.parametrize("content_bytes", [0, 1, MIB])
 def test_a_query_is_echoed_whole(net: NodeProcesses, content_bytes: int) -> None:
-    report = net.query(
-        ALICE, BOB, content_bytes=content_bytes, route=PROXIES, mode="route", timeout_s=TIMEOUT_S
-    )
+    report = net.query(ALICE, BOB, content_bytes=content_bytes, route=PROXIES, mode="route").result(TIMEOUT_S)
     assert report["reply_bytes"] == content_bytes
     assert report["reply_digest"] == report["query_digest"]
     assert net.received(BOB) == [{"content_bytes": content_bytes, "digest": report["query_digest"]}]
@@ -54,7 +50,7 @@ def test_a_query_is_echoed_whole(net: NodeProcesses, content_bytes: int) -> None
 def test_a_file_is_sent_through_a_route_chosen_at_random(net: NodeProcesses, tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(bytes(range(256)) * 300)
-    report = net.query(BOB, ALICE, path=path, hops=2, timeout_s=TIMEOUT_S)
+    report = net.query(BOB, ALICE, path=path, hops=2).result(TIMEOUT_S)
     assert len(report["route"]) == 3
     assert report["reply_digest"] == report["query_digest"]
     assert [received["content_bytes"] for received in net.received(ALICE)] == [256 * 300]
@@ -75,7 +71,7 @@ def test_memory_does_not_grow_with_the_content(mode: str, megabytes: int) -> Non
     with NodeProcesses(5) as network:  # fresh: a peak is that of the whole life of a process
         for content_bytes in (MIB, megabytes * MIB):
             before = [network.usage(index).peak_rss_bytes for index in range(5)]
-            report = network.query(ALICE, BOB, content_bytes=content_bytes, route=PROXIES, mode=mode)
+            report = network.query(ALICE, BOB, content_bytes=content_bytes, route=PROXIES, mode=mode).result()
             (received,) = network.received(BOB)
             assert received["digest"] == report["query_digest"]
             assert report["reply_digest"] == (report["query_digest"] if mode == "route" else "")
@@ -87,7 +83,7 @@ def test_memory_does_not_grow_with_the_content(mode: str, megabytes: int) -> Non
 def test_a_proxy_that_dies_ends_the_query_and_nothing_else() -> None:
     with NodeProcesses(5) as network:
         # More content than can be on its way: it cannot be complete before the proxy is gone.
-        running = network.start_query(
+        running = network.query(
             ALICE, BOB, content_bytes=1 << 30, route=PROXIES, mode="none", notify_bytes=4 * MIB
         )
         sent, _ = running.reached.result(TIMEOUT_S)
@@ -100,13 +96,13 @@ def test_a_proxy_that_dies_ends_the_query_and_nothing_else() -> None:
         assert network.received(BOB) == []
         with pytest.raises(ProcessEnded, match="node 2 has ended"):
             network.usage(2)
-        report = network.query(ALICE, BOB, content_bytes=1000, route=[3, 1], timeout_s=TIMEOUT_S)
+        report = network.query(ALICE, BOB, content_bytes=1000, route=[3, 1]).result(TIMEOUT_S)
         assert report["reply_digest"] == report["query_digest"]
 
 
 def test_a_query_that_cannot_be_built_raises_the_reason(net: NodeProcesses) -> None:
     with pytest.raises(ProcessError, match="BadRoute"):
-        net.query(ALICE, BOB, content_bytes=1, hops=9, timeout_s=TIMEOUT_S)
+        net.query(ALICE, BOB, content_bytes=1, hops=9).result(TIMEOUT_S)
 
 
 def test_a_node_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Shared by the tests of the bytes-only part: engines that change at every call, nodes with fixed keys, a
-seeded source of bytes, and the walk of a frame over a route of proxies without sockets.
+"""Helpers of these tests: engines that alternate at each call, nodes with fixed keys, seeded bytes, a frame
+relayed over a route without sockets, and `settle`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from hypothesis import strategies as st
 
+from reactor import Service, Sleep
 from readwrite_comp import ExtRead, ExtWrite, LayerError
 from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuffer
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
@@ -46,6 +47,7 @@ __all__ = [
     "read_all",
     "relay_frame",
     "seeded_bytes",
+    "settle",
     "written",
 ]
 
@@ -131,6 +133,12 @@ def seeded_bytes(seed: int) -> Callable[[int], bytes]:
 
 
 # --- nodes -------------------------------------------------------------------------------------------------
+
+
+def settle() -> Service[None]:
+    """Run all ready services, and take results of other threads, without advancing a fake clock."""
+    for _ in range(8):
+        yield Sleep(0)
 
 
 def make_keys(name: str, now_s: float = NOW_S) -> NodeKeys:

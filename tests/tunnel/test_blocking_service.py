@@ -1,10 +1,10 @@
-"""Blocking services on a fake clock: which threads count as silent, and what their end looks like."""
+"""Blocking services on a fake clock: which threads count as idle, and how they end."""
 
 from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,13 +20,14 @@ from reactor import (
 )
 from reactor.core.timers import FakeClock
 from tests.support.network import PATIENCE_S
+from tests.tunnel.helpers import settle
 from tunnel.errors import ErrorCode, PeerError, TableFull
 from tunnel.services import BlockingQuery, BlockingReply, BlockingService
 from tunnel.services.blocking import BlockingFunction
 
 
 class FakeQuery:
-    """A query of which the test sends the pieces."""
+    """A query whose content the test sends."""
 
     def __init__(self) -> None:
         self.pieces: Channel[bytes] = Channel(8)
@@ -36,7 +37,7 @@ class FakeQuery:
 
 
 class FakeReply:
-    """A reply that a peer takes, or does not."""
+    """A reply. Args: is_taken: False: the peer never reads. takes_s: time that `flush` takes."""
 
     is_possible = True
     remaining = 0
@@ -64,35 +65,19 @@ class FakeReply:
         yield
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def reactor(clock: FakeClock) -> Iterator[Reactor]:
-    with Reactor(clock=clock) as reactor:
-        yield reactor
-
-
 def ask(service: BlockingService, query: FakeQuery, reply: FakeReply) -> Service[Handle[None]]:
     handle: Handle[None] = yield Spawn(service.handle(query, reply), "query")
     return handle
 
 
 def hold_until(condition: Callable[[], bool]) -> None:
-    """Hold the loop until a thread has come to where it is awaited; so nothing else happens meanwhile."""
+    """Block the loop until a thread has reached a state, so that nothing else happens meanwhile."""
     event = threading.Event()
     for _ in range(int(PATIENCE_S * 1000)):
         if condition():
             return
         event.wait(0.001)
-    raise AssertionError("the thread never came there")
-
-
-def settle() -> Service[None]:
-    for _ in range(8):
-        yield Sleep(0)
+    raise AssertionError("the thread did not reach the state")
 
 
 def call_of(service: BlockingService) -> Any:
@@ -105,7 +90,7 @@ def hold_until_reading(call: Any) -> None:
 
 
 def by_first_byte(silent: BlockingFunction) -> BlockingFunction:
-    """Serve queries that begin with "s" by `silent`, and others at once."""
+    """Serve queries that begin with "s" with `silent`, and answer all others immediately."""
 
     def serve(query: BlockingQuery, reply: BlockingReply) -> None:
         if query.read(1) == b"s":
@@ -117,10 +102,10 @@ def by_first_byte(silent: BlockingFunction) -> BlockingFunction:
 
 
 @pytest.mark.parametrize("blocked_in", ["read", "write"])
-def test_a_silent_query_gives_way_to_one_that_waits(
+def test_an_idle_query_is_ended_for_a_waiting_one(
     reactor: Reactor, clock: FakeClock, blocked_in: str
 ) -> None:
-    heard: list[BaseException] = []
+    raised: list[BaseException] = []
 
     def silent(query: BlockingQuery, reply: BlockingReply) -> None:
         try:
@@ -129,7 +114,7 @@ def test_a_silent_query_gives_way_to_one_that_waits(
             while True:
                 reply.write(bytes(100_000))
         except OSError as error:
-            heard.append(error)
+            raised.append(error)
 
     service = BlockingService(by_first_byte(silent), threads=1, silent_s=30)
 
@@ -145,13 +130,13 @@ def test_a_silent_query_gives_way_to_one_that_waits(
         assert clock.now() >= 30
         assert isinstance(ended.error, PeerError)
         assert ended.error.code is ErrorCode.TIMEOUT
-        assert [type(error) for error in heard] == [BrokenPipeError]
+        assert [type(error) for error in raised] == [BrokenPipeError]
 
     reactor.run(play())
 
 
 def test_data_in_transit_is_not_idleness(reactor: Reactor, clock: FakeClock) -> None:
-    """A thread that answers after a long while and then reads waits for a peer who has heard nothing yet."""
+    """A thread that answers late and then reads is not idle until the peer has received the answer."""
     answer = threading.Event()
 
     def think(query: BlockingQuery, reply: BlockingReply) -> None:
@@ -173,13 +158,13 @@ def test_data_in_transit_is_not_idleness(reactor: Reactor, clock: FakeClock) -> 
         assert call.waits_for_peer
         query.pieces.send_nowait(b"?")
         yield from settle()
-        assert not call.waits_for_peer  # it thinks
+        assert not call.waits_for_peer  # the function works
         clock.advance(1_000)
         answer.set()
         hold_until_reading(call)
-        assert not call.waits_for_peer  # the answer is in the channel, and its time is not yet taken
+        assert not call.waits_for_peer  # the answer is in the channel, not yet with the peer
         yield from settle()
-        assert call.waits_for_peer  # who takes the answer, and takes his time
+        assert call.waits_for_peer  # the peer reads the answer slowly
         assert (call.moved_s, reply.got) == (1_000, b"answer")
         yield Sleep(40)
         yield from settle()
@@ -192,7 +177,7 @@ def test_data_in_transit_is_not_idleness(reactor: Reactor, clock: FakeClock) -> 
     reactor.run(play())
 
 
-def test_a_peer_that_dribbles_keeps_its_thread_for_as_long(reactor: Reactor, clock: FakeClock) -> None:
+def test_a_slow_peer_keeps_its_thread_while_it_sends(reactor: Reactor, clock: FakeClock) -> None:
     def silent(query: BlockingQuery, reply: BlockingReply) -> None:
         query.read()
 
@@ -233,7 +218,7 @@ def test_a_wait_that_is_cancelled_with_a_slot_loses_no_slot(reactor: Reactor) ->
         second = yield from ask(service, FakeQuery(), FakeReply())
         yield from settle()
         go_on.set()
-        # The place is given to the second, which does not know it yet.
+        # The second has been given the slot, and has not run since.
         hold_until(lambda: not service.slots.returned.waiting_receivers)
         second.cancel()
         yield from settle()
@@ -273,7 +258,7 @@ def test_a_function_may_close_its_files(reactor: Reactor, function: BlockingFunc
     assert reply.got == b"all"
 
 
-def test_a_reply_that_was_detached_fails_the_query_and_loses_no_place(reactor: Reactor) -> None:
+def test_a_detached_reply_fails_the_query_and_frees_the_slot(reactor: Reactor) -> None:
     def detaches(_query: BlockingQuery, reply: BlockingReply) -> None:
         reply.detach()
 
@@ -290,9 +275,7 @@ def test_a_reply_that_was_detached_fails_the_query_and_loses_no_place(reactor: R
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_a_function_that_leaves_its_thread_by_force_has_failed(
-    reactor: Reactor, error: BaseException
-) -> None:
+def test_an_exit_raised_by_a_function_fails_its_query(reactor: Reactor, error: BaseException) -> None:
     def leaves(query: Any, reply: Any) -> None:
         reply.write(b"lost")
         raise error
@@ -306,7 +289,7 @@ def test_a_function_that_leaves_its_thread_by_force_has_failed(
     reactor.run(play())
 
 
-def test_a_service_without_a_queue_serves_as_many_as_it_has_threads(reactor: Reactor) -> None:
+def test_a_service_without_a_queue_serves_one_query_per_thread(reactor: Reactor) -> None:
     service = BlockingService(lambda query, _reply: len(query.read()), threads=2, waiting=0)
 
     def play() -> Service[None]:

@@ -1,9 +1,8 @@
-"""Slots for threads: given in order of arrival, and taken from idle holders while others wait."""
+"""Slots for threads: granted in order of arrival, and taken from idle holders while others wait."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +16,7 @@ from reactor import (
     Spawn,
 )
 from reactor.core.timers import FakeClock
+from tests.tunnel.helpers import settle
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError
 from tunnel.services.blocking import WorkerSlots
 
@@ -24,7 +24,7 @@ SILENT_S = 30.0
 
 
 class Held:
-    """A holder of a slot, and of what happened to it."""
+    """A holder of a slot. It records how and when it was ended."""
 
     def __init__(self, slots: WorkerSlots, clock: FakeClock, slot: int, *, waits: bool = True) -> None:
         self._slots = slots
@@ -39,7 +39,7 @@ class Held:
         slots.enter(self)
 
     def end(self, error: PeerError) -> None:
-        # Judged later: an error here would be that of who waits.
+        # Checked later: an assertion here would fail in the waiting query.
         self.had_reason = self.error is None and self.waits_for_peer and self._slots.waiting > 0
         self.error = error
         self.ended_s = self._clock.now()
@@ -54,7 +54,7 @@ class Held:
 
 
 class Hall:
-    """Slots, those who hold them, and those who wait, on a fake clock."""
+    """Slots with their holders and waiting queries, on a fake clock."""
 
     def __init__(self, reactor: Reactor, clock: FakeClock, count: int) -> None:
         self.reactor = reactor
@@ -76,23 +76,6 @@ class Hall:
         return handles
 
 
-def settle() -> Service[None]:
-    """Let all go on that can, answers from other threads included, without time passing."""
-    for _ in range(8):
-        yield Sleep(0)
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def reactor(clock: FakeClock) -> Iterator[Reactor]:
-    with Reactor(clock=clock) as reactor:
-        yield reactor
-
-
 @pytest.fixture
 def hall(reactor: Reactor, clock: FakeClock) -> Hall:
     return Hall(reactor, clock, count=2)
@@ -103,7 +86,7 @@ def test_idle_holders_keep_their_slots_while_no_query_waits(hall: Hall) -> None:
         yield from hall.come("a", "b")
         yield Sleep(1_000_000)
         assert [held.error for held in hall.held.values()] == [None, None]
-        # A later query need not wait: one has been idle for long enough.
+        # A new query does not wait: a holder has been idle for long enough.
         yield from hall.come("c")
         assert hall.held["a"].error is not None
         assert hall.held["a"].error.code is ErrorCode.TIMEOUT
@@ -116,7 +99,7 @@ def test_idle_holders_keep_their_slots_while_no_query_waits(hall: Hall) -> None:
     hall.reactor.run(play())
 
 
-def test_a_waiting_query_wakes_when_the_first_idle_one_may_be_ended(hall: Hall) -> None:
+def test_a_waiting_query_wakes_when_the_first_idle_one_reaches_the_limit(hall: Hall) -> None:
     def play() -> Service[None]:
         yield from hall.come("a")
         yield Sleep(4)
@@ -128,7 +111,7 @@ def test_a_waiting_query_wakes_when_the_first_idle_one_may_be_ended(hall: Hall) 
         yield Sleep(1_000)
         assert (hall.held["b"].ended_s, hall.held["a"].ended_s) == (34, 64)
 
-    # The thread of `b` does not end; after `silent_s` another is ended for `c`, which is due at 59 by then.
+    # The thread of `b` does not end; so `a` is ended too, `silent_s` after `b`. It was due at 59 already.
     hall.reactor.run(play())
 
 
@@ -150,7 +133,7 @@ def test_waiters_are_served_one_at_a_time(hall: Hall) -> None:
     hall.reactor.run(play())
 
 
-def test_a_thread_that_blocks_elsewhere_keeps_its_place(hall: Hall) -> None:
+def test_a_thread_that_does_not_wait_for_its_peer_keeps_its_slot(hall: Hall) -> None:
     def play() -> Service[None]:
         yield from hall.come("a", "b", waits=False)
         yield from hall.come("c")
@@ -172,11 +155,11 @@ def test_a_waiter_that_gives_up_loses_no_slot_and_changes_no_order(hall: Hall) -
         yield Sleep(100)
         first, _, third, _ = yield from hall.come("c", "d", "e", "f")
         assert hall.held["a"].error is not None
-        first.cancel()  # for which `a` was ended
+        first.cancel()  # `a` was ended for it
         third.cancel()
         yield from settle()
         assert hall.slots.waiting == 2
-        assert hall.held["b"].error is None, "one slot is about to come already"
+        assert hall.held["b"].error is None, "one slot is being returned already"
         hall.held["a"].finish()
         yield from settle()
         assert hall.served == ["a", "b", "d"]
@@ -192,7 +175,7 @@ def test_a_waiter_that_gives_up_loses_no_slot_and_changes_no_order(hall: Hall) -
 
 
 def test_a_slot_given_at_the_moment_of_a_cancellation_is_not_lost(hall: Hall) -> None:
-    """The next yield of who takes it raises: until then it has to see to it that the slot comes back."""
+    """The next yield of the new holder raises. It must return the slot."""
 
     def play() -> Service[None]:
         yield from hall.come("a", "b")
@@ -227,14 +210,14 @@ STEPS = st.one_of(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(STEPS, max_size=40), st.integers(1, 3))
-def test_order_and_reason_in_any_story(steps: list[tuple[str, int]], count: int) -> None:
+def test_order_and_reasons_in_random_sequences(steps: list[tuple[str, int]], count: int) -> None:
     clock = FakeClock()
     with Reactor(clock=clock) as reactor:
         reactor.run(Story(Hall(reactor, clock, count), count).play(steps))
 
 
 class Story:
-    """Steps of many, and what must hold after each."""
+    """Random steps of many queries, with the invariants checked after each."""
 
     def __init__(self, hall: Hall, count: int) -> None:
         self.hall = hall
@@ -249,7 +232,7 @@ class Story:
             yield from self.step(verb, number)
             yield from settle()
             self.check()
-        # However it went, those who wait are served when the slots come back, in their order.
+        # When all slots are returned, all waiting queries have been served, in order.
         while self.holding or self.line:
             self.holding.pop().finish()
             yield from settle()
@@ -291,5 +274,5 @@ class Story:
                 assert held.had_reason
                 assert held.silence_s >= SILENT_S
         if self.line and not any(held.error for held in self.holding):
-            # None is ending, so no holder that waits for its peer can have been idle for twice the limit.
+            # No holder is being ended, so none that waits for its peer was idle for twice the limit.
             assert all(now_s - held.moved_s < 2 * SILENT_S for held in self.holding if held.waits_for_peer)
