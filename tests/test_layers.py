@@ -196,6 +196,25 @@ def test_files_hold_one_idea() -> None:
     assert not long
 
 
+MOST_BODY_LINES = 50
+LONGER = {
+    # Each call in it would be made for each step of each service.
+    "reactor/core/loop.py:_step",
+}
+
+
+def test_functions_are_short() -> None:
+    """Counted are the lines after the docstring: signatures with many options stand one name a line."""
+    long = set()
+    for path in (path for package in PACKAGES for path in _files(package)):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]
+                if (node.end_lineno or 0) - first.lineno >= MOST_BODY_LINES:
+                    long.add(f"{path.relative_to(ROOT)}:{node.name}")
+    assert long == LONGER
+
+
 # Private names that tests use all the same: (file, name).
 MAY_LOOK_INSIDE = {
     # Sets up by hand what two threads do at the same moment.

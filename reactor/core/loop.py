@@ -67,6 +67,12 @@ GRACE_S: Final = 1.0
 _DRAIN_BYTES: Final = 4096
 
 
+def _drop(request: object) -> None:
+    """Drop a request that is not answered, so that no forgotten `yield` is reported for it."""
+    if isinstance(request, NeedsYield):
+        request.drop()
+
+
 def shuffle(ready: deque[Any], generator: random.Random) -> None:
     """Put the queue into random order, in place: for tests that look for hidden dependence on the order."""
     shuffled = list(ready)
@@ -518,8 +524,7 @@ class Reactor:
                 return
             if task.pending:
                 error = task.pending.pop(0)
-                if isinstance(request, NeedsYield):
-                    request.drop()
+                _drop(request)
                 continue
             if type(request) is WaitReadable:
                 # The usual case of `WaitReadable.begin`, inlined: the call is a twelfth of the loop's part of
@@ -545,8 +550,7 @@ class Reactor:
                 if is_ctrl_c(refusal):
                     raise
                 value, error = None, refusal
-                if isinstance(request, NeedsYield):
-                    request.drop()
+                _drop(request)
                 continue
             if value is PARKED:
                 return

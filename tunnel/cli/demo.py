@@ -12,6 +12,7 @@ import os
 import random
 import time
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import IO, Any
 
 from tunnel.arguments import plain_name
@@ -139,11 +140,42 @@ class _DigestingSource:
         return data
 
 
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """A query and its reply, and all that the report shows of them.
+
+    Attributes:
+        query, reply: reports of both frames, in the order of their routes.
+        digests: SHA-256 of the content as sent and as received, by the names in the JSON output.
+        ports: of each node, by id.
+    """
+
+    alice: bytes
+    result: QueryResult
+    query: list[FrameReport]
+    reply: list[FrameReport]
+    query_bytes: int
+    reply_bytes: int
+    digests: dict[str, str | None]
+    seconds: float
+    engine: str
+    ports: dict[bytes, int]
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the demonstration. Returns the exit status."""
     hops = options.peers - 2 if options.hops is None else options.hops
-    mode = ReplyMode(options.mode)
-    chosen = _fitting_profile(options, hops)
+    exchange = _exchange(options, hops, _fitting_profile(options, hops))
+    outcome = _outcome(options, hops, exchange)
+    if options.json:
+        say_json(outcome["ok"], outcome, indent=1)
+    else:
+        say(f"{_frame_table(exchange)}\n\n{_summary(outcome)}")
+    return 0 if outcome["ok"] else 1
+
+
+def _exchange(options: argparse.Namespace, hops: int, chosen: Profile) -> _Exchange:
+    """Start the nodes, send the query and wait for the reply."""
     service = _Uppercase()
     reports: list[FrameReport] = []
     rng = random.Random(options.seed) if options.seed is not None else random.SystemRandom()
@@ -160,42 +192,51 @@ def run(options: argparse.Namespace) -> int:
         if not options.json:
             say(
                 f"{len(net)} nodes are listening on 127.0.0.1, {hops} {'proxy' if hops == 1 else 'proxies'}, "
-                f"mode {mode}, profile {chosen.name}, engine {net.engine.name}, {options.links} links"
+                f"mode {options.mode}, profile {chosen.name}, engine {net.engine.name}, {options.links} links"
             )
         alice, bob = (net[position] for position in rng.sample(range(len(net)), 2))
         source, sink = _DigestingSource(file), _Digest()
         size = os.fstat(file.fileno()).st_size if options.file else options.size
-        way: QueryOptions = {"hops": hops, "mode": mode, "profile": chosen, "sink": sink}
+        way: QueryOptions = {"hops": hops, "mode": options.mode, "profile": chosen, "sink": sink}
         if options.seed is not None:
             way["rng"] = PositionSampler(rng, net)
         started_s = time.monotonic()
         result = _query(alice, bob, source, size, is_quiet=options.json, options=way)
         seconds = time.monotonic() - started_s
         ports = {node.id: node.address.port for node in net}
-        engine = net.engine.name
     query, reply = _frames(alice.id, result, reports)
-    digests = _digests(source.digest, service, sink, has_reply=result.has_reply)
+    return _Exchange(
+        alice.id,
+        result,
+        query,
+        reply,
+        source.digest.bytes,
+        sink.bytes,
+        _digests(source.digest, service, sink, has_reply=result.has_reply),
+        seconds,
+        net.engine.name,
+        ports,
+    )
+
+
+def _outcome(options: argparse.Namespace, hops: int, exchange: _Exchange) -> dict[str, Any]:
+    """The fields of the JSON output."""
+    digests = exchange.digests
     has_arrived = all(digests[f"{way}_sha256_sent"] == digests[f"{way}_sha256_received"] for way in _WAYS)
-    outcome = {
-        "ok": has_arrived and _is_uniform(alice.id, result, query, reply),
+    return {
+        "ok": has_arrived and _is_uniform(exchange),
         "peers": options.peers,
         "hops": hops,
-        "mode": str(result.mode),
-        "profile": result.profile.name,
-        "engine": engine,
+        "mode": str(exchange.result.mode),
+        "profile": exchange.result.profile.name,
+        "engine": exchange.engine,
         "link_policy": options.links,
-        "query_bytes": source.digest.bytes,
-        "reply_bytes": sink.bytes,
+        "query_bytes": exchange.query_bytes,
+        "reply_bytes": exchange.reply_bytes,
         **digests,
-        "seconds": round(seconds, 4),
-        "links": _links(query, reply),
+        "seconds": round(exchange.seconds, 4),
+        "links": _links(exchange.query, exchange.reply),
     }
-    if options.json:
-        say_json(outcome["ok"], outcome, indent=1)
-    else:
-        nodes = alice.id, *result.route.nodes
-        say(f"{_frame_table(nodes, query, reply, ports)}\n\n{_summary(outcome)}")
-    return 0 if outcome["ok"] else 1
 
 
 def _query(
@@ -211,7 +252,7 @@ def _query(
 def _digests(
     query: _Digest, service: _Uppercase, reply: _Digest, *, has_reply: bool
 ) -> dict[str, str | None]:
-    """What was sent and what has arrived, each way."""
+    """Digests of query and reply, as sent and as received."""
     return {
         "query_sha256_sent": query.hex,
         "query_sha256_received": service.received.hex,
@@ -278,14 +319,15 @@ class _MadeText(io.RawIOBase):
         return len(piece)
 
 
-def _is_uniform(
-    alice: bytes, result: QueryResult, query: list[FrameReport], reply: list[FrameReport]
-) -> bool:
+def _is_uniform(exchange: _Exchange) -> bool:
     """Whether each frame had the same length on all its links, and no link is missing."""
+    result, query, reply = exchange.result, exchange.query, exchange.reply
     is_uniform = len({report.bytes_out for report in query}) == 1 and len(query) == len(result.route.nodes)
     if result.has_reply:
         # Proxies do not report a reply over the query's open streams: only Bob's part of it is known.
-        is_home = bool(reply) and (reply[-1].neighbour == alice or MODES[result.mode].backward_content)
+        is_home = bool(reply) and (
+            reply[-1].neighbour == exchange.alice or MODES[result.mode].backward_content
+        )
         is_uniform &= is_home and len({report.bytes_out for report in reply}) == 1
     return is_uniform
 
@@ -320,16 +362,16 @@ def _links(query: list[FrameReport], reply: list[FrameReport]) -> list[dict[str,
     ]
 
 
-def _frame_table(
-    nodes: tuple[bytes, ...], query: list[FrameReport], reply: list[FrameReport], ports: dict[bytes, int]
-) -> str:
+def _frame_table(exchange: _Exchange) -> str:
+    query, reply = exchange.query, exchange.reply
+    nodes = exchange.alice, *exchange.result.route.nodes
     start_s = min(report.started_s for report in [*query, *reply])
     roles = {node: f"proxy {i}" for i, node in enumerate(nodes)} | {nodes[0]: "Alice", nodes[-1]: "Bob"}
     others = [report.node for report in reply if report.node not in roles]  # of a reply over another route
     roles |= {node: f"reply {i}" for i, node in enumerate(others, start=1)}
     rows = []
     for node, role in roles.items():
-        cells = [role, short(node), f":{ports[node]}"]
+        cells = [role, short(node), f":{exchange.ports[node]}"]
         for way in query, reply:
             received = next((report for report in way if report.neighbour == node), None)
             sent = next((report for report in way if report.node == node), None)

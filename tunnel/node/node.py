@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import EllipsisType
-from typing import Unpack
+from typing import Unpack, cast
 
 from reactor import Closed, Reactor, Scope, Service, Signal, Sleep, TcpListener, needs_yield_from
 from tunnel.arguments import check_options, checked_bytes, checked_count, checked_id
@@ -51,7 +51,7 @@ from tunnel.node.tunnels.tunnel import NodeTunnel
 from tunnel.node.upkeep import rotate_keys
 from tunnel.onion.codec import OnionCodec
 from tunnel.onion.replay import HeaderRate
-from tunnel.routing.addresses import IpRange
+from tunnel.routing.addresses import AddressRules, IpRange
 from tunnel.routing.cover import CoverPlan
 from tunnel.routing.guards import Guards
 from tunnel.routing.peers import PeerTable
@@ -127,24 +127,16 @@ class Node:
     ) -> None:
         if engine is None or isinstance(engine, str):
             engine = tunnel_engine(engine or "auto")
-        limits = _checked_limits(limits)
-        inner = Echo() if service is None else as_service(service)
-        kept = Guards.from_bytes(guards, size=limits.guards) if guards else Guards(size=limits.guards)
-        if not isinstance(reactor, Reactor):
-            hint = ": use its `reactor`" if isinstance(getattr(reactor, "reactor", None), Reactor) else ""
-            raise TypeError(f"reactor: expected a Reactor, got {type(reactor).__name__}{hint}")
-        if not hasattr(directory, "lookup"):
-            raise TypeError(f"directory: expected a Directory, got {type(directory).__name__}")
+        _check_types(reactor, directory, limits, addresses)
+        limits = Limits() if limits is None else limits
         # Wrong values would not fail: other nodes would refuse this one, or `own` would protect nothing.
         network_id = checked_bytes(network_id, "network_id", len(LOCAL_NETWORK_ID))
         family = None if family is None else checked_bytes(family, "family", FAMILY_BYTES)
-        own_ids = tuple(checked_id(each, "own") for each in own)
         profiles = None if profiles is None else _checked_profiles(profiles)
-        for address in addresses or ():
-            if not isinstance(address, Address):
-                raise TypeError(f"addresses: expected a tuple of Address, got {address!r}")
+        own_ids = tuple(checked_id(each, "own") for each in own)
+        inner = Echo() if service is None else as_service(service)
         rules = address_rules(network_id, private_ranges)
-        has_guards = limits.guards > 0 and not rules.is_local
+        kept_guards = _kept_guards(guards, limits, rules)
         ring = _key_ring(keys, engine, limits, wall_clock())
         self._reactor = reactor
         self._listener = None if port is None else TcpListener(host, port)
@@ -157,7 +149,6 @@ class Node:
         except BaseException:
             self.close()
             raise
-        codec = OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate())
         # For the rooms of node/ and for tests, not API: `context`, `links`, prepared queries and tunnels.
         self.context = NodeContext(
             engine=engine,
@@ -166,7 +157,7 @@ class Node:
             descriptor=descriptor,
             rules=rules,
             directory=directory,
-            codec=codec,
+            codec=OnionCodec(ring=ring, directory=directory, header_rate=HeaderRate()),
             service=inner,
             limits=limits,
             # A service that fails must not end the others.
@@ -178,7 +169,7 @@ class Node:
             observe=observe,
             wall_clock=wall_clock,
             rng=rng or random.SystemRandom(),
-            guards=kept if has_guards else None,
+            guards=kept_guards,
             own_ids=own_ids,
         )
         self.prepared_queries = PreparedQueries(self.context, reactor)
@@ -540,10 +531,21 @@ def _wait_until(condition: Callable[[], bool], within_s: float) -> Service[None]
         yield Sleep(_LOOK_S)
 
 
-def _checked_limits(limits: Limits | None) -> Limits:
-    """Raises TypeError: no Limits."""
-    if limits is None:
-        return Limits()
-    if not isinstance(limits, Limits):
+def _check_types(reactor: object, directory: object, limits: object, addresses: object) -> None:
+    """Raises TypeError: one of a node's parts has the wrong type, for example a reactor thread."""
+    if not isinstance(reactor, Reactor):
+        hint = ": use its `reactor`" if isinstance(getattr(reactor, "reactor", None), Reactor) else ""
+        raise TypeError(f"reactor: expected a Reactor, got {type(reactor).__name__}{hint}")
+    if not hasattr(directory, "lookup"):
+        raise TypeError(f"directory: expected a Directory, got {type(directory).__name__}")
+    if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits: expected Limits, got {type(limits).__name__}")
-    return limits
+    for address in cast(Iterable[object], addresses or ()):
+        if not isinstance(address, Address):
+            raise TypeError(f"addresses: expected a tuple of Address, got {address!r}")
+
+
+def _kept_guards(state: bytes | None, limits: Limits, rules: AddressRules) -> Guards | None:
+    """The guards of the last run, or an empty set; None: this node uses no guards."""
+    guards = Guards.from_bytes(state, size=limits.guards) if state else Guards(size=limits.guards)
+    return guards if limits.guards > 0 and not rules.is_local else None
