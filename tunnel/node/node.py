@@ -129,10 +129,8 @@ class Node:
             engine = tunnel_engine(engine or "auto")
         _check_types(reactor, directory, limits, addresses)
         limits = Limits() if limits is None else limits
-        # Wrong values would not fail: other nodes would refuse this one, or `own` would protect nothing.
+        # Wrong ids would not fail: other nodes would refuse this one, or `own` would protect nothing.
         network_id = checked_bytes(network_id, "network_id", len(LOCAL_NETWORK_ID))
-        family = None if family is None else checked_bytes(family, "family", FAMILY_BYTES)
-        profiles = None if profiles is None else _checked_profiles(profiles)
         own_ids = tuple(checked_id(each, "own") for each in own)
         inner = Echo() if service is None else as_service(service)
         rules = address_rules(network_id, private_ranges)
@@ -515,7 +513,13 @@ def _first_descriptor(
     profiles: tuple[int, ...] | None,
     family: bytes | None,
 ) -> Descriptor:
-    """The descriptor of a start, numbered above the last run's even if the clock was set back since."""
+    """The descriptor of a start, numbered above the last run's even if the clock was set back since.
+
+    Raises:
+        BadArgument, ProfileError: a family or profile that other nodes would refuse.
+    """
+    family = None if family is None else checked_bytes(family, "family", FAMILY_BYTES)
+    profiles = None if profiles is None else _checked_profiles(profiles)
     known = directory.lookup(ring.keys.node_id(ring.engine))
     sequence = ring.next_sequence(now_s, 0 if known is None else known.sequence)
     return ring.keys.descriptor(
