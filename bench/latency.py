@@ -6,7 +6,7 @@
 * `cold links`: the same in mode `route` where every node dials for each message (`LinkPolicy.ONCE`), so
   that connection and handshake of each hop are in the time, there and back.
 * `established`: a message and its echo over one tunnel that is open; the same for tunnels of purpose
-  `interactive` and `bulk`.
+  `mixed`, `interactive` and `bulk`.
 
 Content is 64 bytes. Two layouts: `processes`, one for each node, all sharing this machine's cores; and
 `one process`, all nodes in one reactor, where no process has to be woken and nothing runs at the same time.

@@ -19,7 +19,8 @@ from tunnel.routing.route import Purpose
 __all__ = ["KINDS", "ManyTunnels", "round_trips"]
 
 _PURPOSES: Final[dict[str, Purpose]] = {
-    "established": "mixed",
+    "established": "stream",
+    "established, mixed": "mixed",
     "established, interactive": "interactive",
     "established, bulk": "bulk",
 }

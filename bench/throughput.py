@@ -33,13 +33,13 @@ from bench.report import Machine, Spread, report, table
 from bench.usage import machine_busy_s
 from readwrite_comp.errors import EngineUnavailable
 from readwrite_comp.primitives import engine_names, get_engine
-from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, SUITES, Profile
+from tunnel.geometry import BULK, DEFAULT, INTERACTIVE, STREAM, SUITES, Profile
 
 __all__ = ["FULL", "Case", "Settings", "Transfer", "main", "measure", "record", "text"]
 
 _DIGEST = "crc32"
 _WARM_UP_BYTES = 1_000_000
-_GEOMETRIES = {geometry.name: geometry for geometry in (DEFAULT, BULK, INTERACTIVE)}
+_GEOMETRIES = {geometry.name: geometry for geometry in (DEFAULT, BULK, INTERACTIVE, STREAM)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ def check_proxy_path(found: dict[str, Any]) -> None:
 
 def check_latency(found: dict[str, Any], hops: list[int]) -> None:
     check_machine(found["machine"])
-    purposes = ["established", "established, interactive", "established, bulk"]
+    purposes = ["established", *(f"established, {name}" for name in ("mixed", "interactive", "bulk"))]
     kinds = ["one-shot route", "one-shot cached", *purposes, "cold links"]
     cases = {(case["kind"], case["layout"], case["hops"]): case["latency"] for case in found["cases"]}
     assert set(cases) == {

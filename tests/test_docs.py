@@ -276,8 +276,8 @@ def test_the_flags_of_a_head_and_the_profiles_are_named() -> None:
     section = _section(PROTOCOL, "Message head")
     for flag in HeadFlag:
         assert f"bit {flag.bit_length() - 1} {flag.name}" in section
-    assert [profile.byte for profile in ALL_PROFILES] == [1, 2, 3, 4, 17, 18, 19, 20]
-    assert "1 to 4 and 17 to 20" in _section(PROTOCOL, "Profiles")
+    assert [profile.byte for profile in ALL_PROFILES] == [1, 2, 3, 4, 5, 17, 18, 19, 20, 21]
+    assert "1 to 5 and 17 to 21" in _section(PROTOCOL, "Profiles")
     assert f"{4 * INTERACTIVE.chunk_data_bytes:,}" in _section(PROTOCOL, "Profiles")
 
 

@@ -30,10 +30,12 @@ __all__ = [
     "LONG",
     "MAX_BLOCKS",
     "MAX_BLOCKS_BYTES",
+    "MAX_PROFILES",
     "NODE_ID_BYTES",
     "PROTOCOL_VERSION",
     "SEED_BYTES",
     "SLOT_BYTES",
+    "STREAM",
     "SUITES",
     "Geometry",
     "Profile",
@@ -48,6 +50,8 @@ SLOT_BYTES = 128
 
 MAX_BLOCKS = 8  # ample, and it bounds what Bob must hold before the content
 MAX_BLOCKS_BYTES = 64 * 1024
+MAX_PROFILES = 16
+"""Places for profile bytes in a descriptor and in a link's settings: this version has ten profiles."""
 
 _CHUNK_OVERHEAD = 22  # type 1, flags 1, sub-stream 2, length 2, tag 16
 _STATUS_FIXED = 256  # MAC 32, code 2, length 2, text 220
@@ -128,8 +132,10 @@ INTERACTIVE = Geometry(1, "interactive", 8, 996)
 DEFAULT = Geometry(2, "default", 32, 16_356)
 LONG = Geometry(3, "long", 128, 16_356)
 BULK = Geometry(4, "bulk", 32, 64_484)
+# 15 slots are the most whose header shares a link record of 2 units with OPEN.
+STREAM = Geometry(5, "stream", 15, 6_116)
 
-GEOMETRIES = {geometry.code: geometry for geometry in (INTERACTIVE, DEFAULT, LONG, BULK)}
+GEOMETRIES = {geometry.code: geometry for geometry in (INTERACTIVE, DEFAULT, LONG, BULK, STREAM)}
 LIONESS_SUITE, HCTR_SUITE = 0, 1
 SUITES = {LIONESS_SUITE: "lioness", HCTR_SUITE: "hctr"}
 
@@ -204,7 +210,7 @@ class Profile:
 
 
 ALL_PROFILES = tuple(Profile(geometry, suite) for suite in SUITES for geometry in GEOMETRIES.values())
-"""All eight profiles of this version; a descriptor and a link's settings have no room for more."""
+"""All ten profiles of this version."""
 
 
 def padme(count: int) -> int:

@@ -286,7 +286,8 @@ def test_messages_over_a_tunnel(kind: str, net: LocalNetwork) -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({}, "default-hctr"),
+        ({}, "stream-hctr"),
+        ({"purpose": "mixed"}, "default-hctr"),
         ({"purpose": "interactive"}, "interactive-hctr"),
         ({"purpose": "bulk"}, "bulk-hctr"),
         ({"profile": "bulk"}, "bulk"),

@@ -90,7 +90,7 @@ def test_a_tunnel_of_another_purpose_is_not_taken(net: LocalNetwork) -> None:
     client = Client(net[0])
     with client.tunnel(net[7].id, hops=2, purpose="bulk"):
         wait_until(net, lambda: len(standing(net)) == 2)
-    others: list[tuple[dict[str, Any], str]] = [({}, "default-hctr"), ({"profile": "bulk"}, "bulk")]
+    others: list[tuple[dict[str, Any], str]] = [({}, "stream-hctr"), ({"profile": "bulk"}, "bulk")]
     for options, name in others:
         with client.tunnel(net[7].id, hops=2, **options) as tunnel:
             assert tunnel.profile.name == name

@@ -201,10 +201,10 @@ def accept_handshake(
     mix_key(ephemeral, remote_static)
     plain = opened(third[48:])
     assert len(plain) == 512
-    (length,) = struct.unpack_from(">H", plain, 24)
-    assert not any(plain[26 + length :])
+    (length,) = struct.unpack_from(">H", plain, 32)
+    assert not any(plain[34 + length :])
     keys = _hkdf(chain, b"", b"", 64)
-    return Link(keys[:32], keys[32:], plain[:24], plain[26 : 26 + length], digest, second)
+    return Link(keys[:32], keys[32:], plain[:32], plain[34 : 34 + length], digest, second)
 
 
 def next_record_key(key: bytes) -> bytes:

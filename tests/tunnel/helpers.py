@@ -19,7 +19,7 @@ from readwrite_comp.primitives import Aead, BlockCipher, CtrStream, ReadableBuff
 from readwrite_comp.testing import HostileReader, HostileWriter, read_message, write_message
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, Profile
+from tunnel.geometry import ALL_PROFILES, BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LONG, STREAM, Profile
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import EPOCH_S, NodeKeys, OnionKey
@@ -56,7 +56,7 @@ ENGINES = (OPENSSL, PYCRYPTODOME)
 NOW_S = 1_800_000_123.5
 SMALL = Profile(INTERACTIVE)
 SMALL_HCTR = Profile(INTERACTIVE, HCTR_SUITE)
-PROFILES = [Profile(geometry) for geometry in (INTERACTIVE, DEFAULT, LONG, BULK)]
+PROFILES = [Profile(geometry) for geometry in (INTERACTIVE, DEFAULT, LONG, BULK, STREAM)]
 ALL_PROFILE_BYTES = tuple(profile.byte for profile in ALL_PROFILES)
 
 

@@ -81,7 +81,7 @@ requests = st.builds(
     st.none() | routes(b"d" * 32),
     st.none() | routes(OWN_ID),
     st.none() | profiles,
-    st.sampled_from((None, "mixed", "interactive", "bulk")),
+    st.sampled_from((None, "mixed", "interactive", "bulk", "stream")),
     st.sampled_from(ReplyMode),
     st.sampled_from(ErrorMode),
     st.integers(0, 16),

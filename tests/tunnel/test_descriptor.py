@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.tunnel.helpers import ENGINES, NOW_S, OPENSSL, engines, make_keys
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import DescriptorError
-from tunnel.geometry import GEOMETRIES, Profile
+from tunnel.geometry import GEOMETRIES, MAX_PROFILES, Profile
 from tunnel.identity.descriptor import MAX_DESCRIPTOR_BYTES, Address, Descriptor, OnionKeyInfo
 
 SEED = b"\x07" * 32
@@ -32,7 +32,7 @@ descriptors = st.builds(
     link_key=st.binary(min_size=32, max_size=32),
     onion_keys=st.lists(onion_keys, min_size=1, max_size=2).map(tuple),
     addresses=st.lists(addresses, max_size=4).map(tuple),
-    profiles=st.lists(st.sampled_from(list(GEOMETRIES)), min_size=1, max_size=8).map(tuple),
+    profiles=st.lists(st.sampled_from(list(GEOMETRIES)), min_size=1, max_size=MAX_PROFILES).map(tuple),
     sequence=st.integers(0, 2**64 - 1),
     expiry=u32,
     unlisted=st.booleans(),
@@ -256,13 +256,13 @@ def test_wrong_field_lengths(kind: int, change: int) -> None:
         (k, (value + b"\0" * 8)[: len(value) + change] if k == kind else value) for k, value in plain_fields()
     ]
     data = signed(body_of(fields))
-    if kind == 5:  # 1 to 8 profiles
+    if kind == 5:  # 1 to 16 profiles
         Descriptor.parse(data, OPENSSL)
     else:
         refused(data)
 
 
-@pytest.mark.parametrize("profiles", [b"", b"\x01" * 9])
+@pytest.mark.parametrize("profiles", [b"", b"\x01" * (MAX_PROFILES + 1)])
 def test_no_profiles_and_too_many(profiles: bytes) -> None:
     refused(signed(body_of([(k, profiles if k == 5 else value) for k, value in plain_fields()])))
 
@@ -278,15 +278,15 @@ def test_unknown_flags_and_policies(kind: int, value: bytes) -> None:
 
 
 def test_the_longest_is_longer_than_any_good_one() -> None:
-    assert "at most 486" in refused(bytes(487))
-    assert "at most 486" in refused(b"mtun\x01" + bytes(10_000))
+    assert "at most 478" in refused(bytes(479))
+    assert "at most 478" in refused(b"mtun\x01" + bytes(10_000))
 
 
 # --- use -
 
 
 def test_unknown_profiles_are_left_out() -> None:
-    fields = [(k, b"\x01\x21\x02\x15\x05\xff" if k == 5 else value) for k, value in plain_fields()]
+    fields = [(k, b"\x01\x21\x02\x16\x06\xff" if k == 5 else value) for k, value in plain_fields()]
     parsed = Descriptor.parse(signed(body_of(fields)), OPENSSL)
     assert parsed.profiles == (1, 2)
     assert parsed.offers(Profile.from_byte(1))

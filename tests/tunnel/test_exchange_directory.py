@@ -52,7 +52,7 @@ def test_messages_are_parsed_back(message: ExchangeMessage) -> None:
 
 def test_the_longest_message_fits_into_a_cell() -> None:
     full = ExchangeMessage((bytes(MAX_DESCRIPTOR_BYTES),) * MAX_DESCRIPTORS, True).to_bytes()
-    assert len(full) == 4 + 8 * 488 == 3_908 <= MAX_EXCHANGE_BYTES
+    assert len(full) == 4 + 8 * 480 == 3_844 <= MAX_EXCHANGE_BYTES
     with pytest.raises(LocalTunnelError):
         ExchangeMessage((bytes(100),) * 9).to_bytes()
 

@@ -18,7 +18,9 @@ from tunnel.geometry import (
     HCTR_SUITE,
     INTERACTIVE,
     LONG,
+    MAX_PROFILES,
     SLOT_BYTES,
+    STREAM,
     Geometry,
     Profile,
     padme,
@@ -33,6 +35,7 @@ TABLE = [
     (DEFAULT, 2, 32, 16_356, 4_096, 16_334, 16),
     (LONG, 3, 128, 16_356, 16_384, 16_334, 16),
     (BULK, 4, 32, 64_484, 4_096, 64_462, 63),
+    (STREAM, 5, 15, 6_116, 1_920, 6_094, 6),
 ]
 
 counts = st.one_of(st.integers(1, 10_000), st.integers(1, 2**60))
@@ -67,7 +70,7 @@ def test_a_chunk_in_its_cell_fills_exactly_one_record(geometry: Geometry) -> Non
 
 
 def test_geometry_codes_fit_the_low_half_of_a_profile_byte() -> None:
-    assert list(GEOMETRIES) == [1, 2, 3, 4]
+    assert list(GEOMETRIES) == [1, 2, 3, 4, 5]
     assert all(geometry.code == code for code, geometry in GEOMETRIES.items())
     assert len({geometry.name for geometry in GEOMETRIES.values()}) == len(GEOMETRIES)
 
@@ -96,12 +99,15 @@ def test_names(geometry: Geometry) -> None:
 
 
 def test_a_descriptor_and_settings_have_room_for_all_profiles() -> None:
-    """Both carry eight bytes of profiles."""
-    assert len(ALL_PROFILES) == len({profile.byte for profile in ALL_PROFILES}) == 8
-    assert Settings.unpack(Settings.make(0, tuple(profile.byte for profile in ALL_PROFILES)).pack())
+    """Both have 16 places, and this version fills ten."""
+    offered = tuple(profile.byte for profile in ALL_PROFILES)
+    assert len(set(offered)) == len(ALL_PROFILES) == 10 <= MAX_PROFILES == 16
+    assert Settings.unpack(Settings.make(0, offered).pack()).profiles == offered
+    full = tuple(range(1, MAX_PROFILES + 1))
+    assert Settings.unpack(Settings.make(0, full).pack()).profiles == full
 
 
-@pytest.mark.parametrize("name", ["", "0", "5", "16", "02", "default-lioness"])
+@pytest.mark.parametrize("name", ["", "0", "6", "16", "22", "02", "default-lioness"])
 def test_unknown_names_list_those_that_exist(name: str) -> None:
     with pytest.raises(ProfileError, match="interactive") as caught:
         Profile.from_name(name)

@@ -107,7 +107,7 @@ def test_lengths_are_fixed() -> None:
     first = front.hello()
     second = behind.hello(first)
     third = front.reply(second)
-    assert (len(first), len(second), len(third)) == (M1_BYTES, M2_BYTES, M3_BYTES) == (64, 72, 576)
+    assert (len(first), len(second), len(third)) == (M1_BYTES, M2_BYTES, M3_BYTES) == (64, 80, 576)
     assert first.startswith(b"MT\x00\x01" + bytes(12))
 
 
@@ -139,7 +139,7 @@ def test_the_longest_descriptor_fits() -> None:
 all_settings = st.builds(
     Settings,
     clock_s=st.integers(0, 2**32 - 1),
-    profiles=st.lists(st.integers(1, 255), min_size=1, max_size=8).map(tuple),
+    profiles=st.lists(st.integers(1, 255), min_size=1, max_size=16).map(tuple),
     max_streams=st.integers(1, 65_536),
     window_bytes=st.integers(0, 2**32 - 1),
     padding=st.sampled_from(PaddingMode),
@@ -149,7 +149,7 @@ all_settings = st.builds(
 @given(all_settings)
 def test_settings_round_trip(settings: Settings) -> None:
     packed = settings.pack()
-    assert len(packed) == 24
+    assert len(packed) == 32
     assert Settings.unpack(packed) == settings
 
 
@@ -158,7 +158,7 @@ def test_settings_round_trip(settings: Settings) -> None:
         st.sampled_from([bytes(4), bytes(3) + b"\x01", b"\0\1\0\0", b"\0\1\0\1"]),
         st.sampled_from([bytes(4), b"\xff" * 4]),
         st.sampled_from([bytes(4), b"\2\0\0\0", b"\3\0\0\0", bytes(3) + b"\x01"]),
-        st.binary(min_size=12, max_size=12),
+        st.binary(min_size=20, max_size=20),
     ).map(b"".join)
 )
 def test_any_settings_are_settings_or_a_handshake_error(data: bytes) -> None:
@@ -370,7 +370,7 @@ def test_an_expired_descriptor_is_refused() -> None:
     assert behind.final(third, now_s=descriptor.expiry) == descriptor
 
 
-@pytest.mark.parametrize("signed", [b"", b"x", bytes(300), bytes(486)], ids=len)
+@pytest.mark.parametrize("signed", [b"", b"x", bytes(300), bytes(478)], ids=len)
 def test_something_else_in_place_of_the_descriptor(signed: bytes) -> None:
     refused_final(replace(descriptor_of(ALICE), signed=signed))
 
@@ -389,6 +389,7 @@ def final_with(plain: bytes) -> None:
     behind.final(front.write_message(plain), now_s=NOW_S)
 
 
+SETTINGS_BYTES = len(SETTINGS.pack())
 GOOD = SETTINGS.pack() + struct.pack(">H", len(descriptor_of(ALICE).signed)) + descriptor_of(ALICE).signed
 
 
@@ -404,10 +405,10 @@ def test_padding_that_is_not_zero(place: int) -> None:
         final_with(bytes(plain))
 
 
-@pytest.mark.parametrize("length", [0, 1, len(GOOD) - 27, 487, 65_535])
+@pytest.mark.parametrize("length", [0, 1, len(GOOD) - SETTINGS_BYTES - 3, 479, 65_535])
 def test_a_wrong_length_of_the_descriptor(length: int) -> None:
     plain = bytearray(GOOD.ljust(512, b"\0"))
-    plain[24:26] = struct.pack(">H", length)
+    plain[SETTINGS_BYTES : SETTINGS_BYTES + 2] = struct.pack(">H", length)
     with pytest.raises(HandshakeError):
         final_with(bytes(plain))
 
@@ -473,7 +474,7 @@ def test_a_retry_has_the_length_of_m2_and_costs_no_key_exchange() -> None:
     behind = responder(load=12, challenge=b"c" * 16)
     noise = b"anything at all, for nothing is opened before the answer"[:48].ljust(48)
     answer = behind.hello(b"MT\x00\x01" + bytes(12) + noise)
-    assert answer == b"mtun1 retry".ljust(16, b"\0") + b"c" * 16 + bytes([12]) + bytes(39)
+    assert answer == b"mtun1 retry".ljust(16, b"\0") + b"c" * 16 + bytes([12]) + bytes(47)
     assert len(answer) == M2_BYTES
 
 

@@ -56,7 +56,7 @@ def test_a_new_descriptor_is_valid_now_and_names_every_profile() -> None:
         assert descriptor.node_id == keys.node_id(engine)
         assert descriptor.link_key == keys.link_private(engine).public
         assert set(descriptor.profiles) == {p.byte for p in ALL_PROFILES if p.suite in engine.suites}
-        assert len(descriptor.profiles) == (8 if engine is OPENSSL else 4)
+        assert len(descriptor.profiles) == (10 if engine is OPENSSL else 5)
         assert not descriptor.unlisted
         assert descriptor.onion_keys[0].not_after - descriptor.onion_keys[0].not_before == EPOCH_S
 

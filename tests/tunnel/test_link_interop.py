@@ -106,10 +106,10 @@ def as_initiator(engine: TunnelEngine) -> tuple[Multiplexer[Flag], OtherEnd]:
     assert bytes(them.noise.read_message(first[16:])) == b""
     third = us.reply(bytes(them.noise.write_message(SETTINGS.pack())))
     plain = bytes(them.noise.read_message(third))
-    assert Settings.unpack(plain[:24]) == SETTINGS == us.peer_settings
-    (length,) = struct.unpack_from(">H", plain, 24)
-    assert Descriptor.parse(plain[26 : 26 + length], engine).link_key == US.link_private(engine).public
-    assert not plain[26 + length :].strip(b"\0")
+    assert Settings.unpack(plain[:32]) == SETTINGS == us.peer_settings
+    (length,) = struct.unpack_from(">H", plain, 32)
+    assert Descriptor.parse(plain[34 : 34 + length], engine).link_key == US.link_private(engine).public
+    assert not plain[34 + length :].strip(b"\0")
     return multiplexer(us.finish(), engine, is_dialler=True), them
 
 

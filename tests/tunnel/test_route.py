@@ -151,7 +151,9 @@ SUITE_0 = tuple(profile.byte for profile in ALL_PROFILES if profile.suite == 0)
         (0, 3, "interactive-hctr"),
         (3_896, 6, "interactive-hctr"),
         (3_897, 6, "default-hctr"),
-        (100, 7, "default-hctr"),
+        (3_896, 7, "stream-hctr"),
+        (100, 13, "stream-hctr"),
+        (100, 14, "default-hctr"),
         ((1 << 20) - 1, 3, "default-hctr"),
         (1 << 20, 3, "bulk-hctr"),
         (1 << 20, 31, "long-hctr"),
@@ -172,9 +174,15 @@ def test_the_best_profile(content_bytes: int | None, proxies: int, name: str) ->
         ("mixed", 3, "default-hctr"),
         ("mixed", 31, "long-hctr"),
         ("interactive", 6, "interactive-hctr"),
-        ("interactive", 7, "default-hctr"),
+        ("interactive", 7, "stream-hctr"),
+        ("interactive", 14, "default-hctr"),
         ("bulk", 30, "bulk-hctr"),
         ("bulk", 31, "long-hctr"),
+        ("stream", 0, "stream-hctr"),
+        ("stream", 13, "stream-hctr"),
+        ("stream", 14, "default-hctr"),
+        ("stream", 30, "default-hctr"),
+        ("stream", 31, "long-hctr"),
     ],
 )
 def test_the_best_profile_for_a_purpose(purpose: Purpose, proxies: int, name: str) -> None:
@@ -194,8 +202,8 @@ def test_the_best_profile_is_one_that_all_offer() -> None:
 
 
 def test_pycryptodome_does_not_offer_the_suite_that_is_slow_in_it() -> None:
-    assert offered_profiles(PYCRYPTODOME) == SUITE_0 == (1, 2, 3, 4)
-    assert offered_profiles(OPENSSL) == ALL_PROFILE_BYTES == (1, 2, 3, 4, 17, 18, 19, 20)
+    assert offered_profiles(PYCRYPTODOME) == SUITE_0 == (1, 2, 3, 4, 5)
+    assert offered_profiles(OPENSSL) == ALL_PROFILE_BYTES == (1, 2, 3, 4, 5, 17, 18, 19, 20, 21)
 
 
 def test_routes_and_descriptors_are_shown_by_short_ids() -> None:

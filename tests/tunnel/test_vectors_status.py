@@ -15,7 +15,7 @@ from tunnel.onion.key_schedule import StatusKeys
 from tunnel.onion.message import ChunkType
 from tunnel.onion.status import read_status
 
-STATUSES = load_vectors("status", expected=18)
+STATUSES = load_vectors("status", expected=19)
 TUNNELS = load_vectors("established", expected=11)
 
 

@@ -20,14 +20,14 @@ from typing import Any
 from tests.vectors.scenario_files import write_scenarios
 from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.errors import ErrorCode
-from tunnel.geometry import DEFAULT, INTERACTIVE, LONG, Geometry
+from tunnel.geometry import DEFAULT, INTERACTIVE, LONG, STREAM, Geometry
 from tunnel.onion.key_schedule import StatusKeys
 from tunnel.onion.status import StatusReport, originate_status, read_status, wrap_status
 
 __all__ = ["FOLDER", "GEOMETRIES_BY_SLOTS", "build", "report_as_json", "seeds"]
 
 FOLDER = Path(__file__).with_name("status")
-GEOMETRIES_BY_SLOTS = {g.slots: g for g in (INTERACTIVE, DEFAULT, LONG)}
+GEOMETRIES_BY_SLOTS = {g.slots: g for g in (INTERACTIVE, DEFAULT, LONG, STREAM)}
 
 Scenario = dict[str, Any]
 Change = Callable[[bytes], bytes]
@@ -106,6 +106,7 @@ def build(engine: TunnelEngine) -> dict[str, Scenario]:
     noise = sha256(b"noise").digest() * 14
     return {
         "success_8": _scenario("success over 3 hops", INTERACTIVE, 3, 2, engine),
+        "success_15": _scenario("success over as many hops as N, an odd number", STREAM, 15, 14, engine),
         "success_32": _scenario("success over 5 hops", DEFAULT, 5, 4, engine),
         "success_128": _scenario("success over 4 hops, no attribution MACs", LONG, 4, 3, engine),
         "success_one_hop": _scenario("success, Bob is the only hop", INTERACTIVE, 1, 0, engine),

@@ -75,7 +75,7 @@ NODES = ("alice", "proxy1", "proxy2", "bob")
 QUERY = b"ping"
 REPLY = b"pong"
 PADDED_BYTES = 8_000
-PROFILE_BYTES = (1, 2, 3, 4)  # whatever engine makes the descriptors
+PROFILE_BYTES = (1, 2, 3, 4, 5)  # whatever engine makes the descriptors
 
 # In the order in which they are drawn, with the bytes of each.
 DRAWS = (

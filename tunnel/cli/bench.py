@@ -20,7 +20,7 @@ from tunnel.cli.options import add_retries, command, count, filled, profile, siz
 from tunnel.cli.terminal import ProgressBar, complain, readable_size, say, say_json
 from tunnel.client.clients import AskingNode
 from tunnel.errors import ConfigError, QueryFailed
-from tunnel.geometry import DEFAULT, Profile
+from tunnel.geometry import INTERACTIVE, Profile
 from tunnel.local_network import LocalNetwork
 from tunnel.node import Limits
 from tunnel.routing.draw_route import LARGE_BYTES
@@ -124,7 +124,7 @@ def _measure(node: AskingNode, route: Route, options: argparse.Namespace) -> dic
         bar.close()
     if sink.count != options.size:
         raise QueryFailed(f"received {sink.count} bytes of {options.size} sent")
-    if options.size >= LARGE_BYTES and large.geometry.chunk_bytes < DEFAULT.chunk_bytes:
+    if options.size >= LARGE_BYTES and large.geometry is INTERACTIVE:
         complain(
             f"note: profile {large.name} has chunks of {large.geometry.chunk_bytes} bytes; for content of "
             f"this size profile bulk costs about a tenth"

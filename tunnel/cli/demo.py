@@ -77,7 +77,7 @@ def add_parser(commands: Any) -> None:
         "--profile",
         type=profile,
         metavar="NAME",
-        help="interactive, default, long or bulk (default: default if it holds the route, else long)",
+        help="interactive, default, long, bulk or stream (default: default if it holds the route, else long)",
     )
     engines = ("auto", "openssl", "pycryptodome")
     add("--engine", type=plain_name, choices=engines, default="auto", help="crypto library")

@@ -45,7 +45,7 @@ _SIGNALS: dict[int, str] = {
     signal.SIGHUP: "ended by SIGHUP",
 }
 _HINTS: dict[type[Exception], str] = {
-    ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `interactive` 6",
+    ProfileError: "profile `long` holds 126 proxies, `default` and `bulk` 30, `stream` 13, `interactive` 6",
     TooManyFiles: "or use fewer --peers",
 }
 

@@ -18,7 +18,7 @@ from tunnel.arguments import checked_count
 from tunnel.codes import clock_text, short
 from tunnel.crypto.primitives import TunnelEngine
 from tunnel.errors import BadArgument, BadSignature, DescriptorError, ProfileError
-from tunnel.geometry import ADDRESS_BYTES, Profile
+from tunnel.geometry import ADDRESS_BYTES, MAX_PROFILES, Profile
 from tunnel.onion.header import CLOCK_SKEW_S, Hop
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "OnionKeyInfo",
 ]
 
-MAX_DESCRIPTOR_BYTES = 486  # a link handshake has no room for more
+MAX_DESCRIPTOR_BYTES = 478  # a link handshake has no room for more
 _MAGIC = b"mtun\x01"
 _SIGNATURE_BYTES = 64
 MIN_DESCRIPTOR_BYTES = len(_MAGIC) + _SIGNATURE_BYTES
@@ -48,7 +48,7 @@ _FIELDS = {
     _LINK_KEY: (32, 32, 1, 1),
     _ONION: (_ONION_KEY.size, _ONION_KEY.size, 1, 2),
     _ADDRESS: (ADDRESS_BYTES, ADDRESS_BYTES, 0, 4),
-    _PROFILES: (1, 8, 1, 1),
+    _PROFILES: (1, MAX_PROFILES, 1, 1),
     _FLAGS: (1, 1, 1, 1),
     _EXIT_POLICY: (1, 1, 1, 1),
     _SEQUENCE: (8, 8, 1, 1),

@@ -21,7 +21,7 @@ from readwrite_comp.primitives import random_bytes
 from tunnel.codes import clock_text
 from tunnel.crypto.primitives import TunnelEngine, X25519Private
 from tunnel.errors import DescriptorError, HandshakeError, LocalTunnelError
-from tunnel.geometry import PROTOCOL_VERSION
+from tunnel.geometry import MAX_PROFILES, PROTOCOL_VERSION
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.noise import LinkKeys, NoiseXK
 
@@ -94,7 +94,7 @@ class Puzzle:
 
 _MAGIC = b"MT"
 _HELLO = struct.Struct(">2sH12s")
-_SETTINGS = struct.Struct(">IIB3sI8s")
+_SETTINGS = struct.Struct(f">IIB3sI{MAX_PROFILES}s")
 _M3_PLAIN_BYTES = 512
 _CHALLENGE_BYTES = 16
 _LENGTH = struct.Struct(">H")
@@ -129,7 +129,7 @@ _RESPONDER: dict[_Step, dict[str, _Step]] = {
     _Step.DONE: {},
 }
 _RETRY_MAGIC = b"mtun1 retry".ljust(16, b"\0")  # an honest M2 begins with a random key
-_RETRY = struct.Struct(">16s16sB39s")
+_RETRY = struct.Struct(">16s16sB47s")
 _MAX_STREAMS = 65_536  # the most that settings may allow
 _MAX_CLOCK_S = (1 << 32) - 1
 
@@ -151,7 +151,7 @@ class Settings:
         window_bytes: limit of all receive windows of this side together; 0: not stated.
         padding: of this side, so that the peer can do the same.
         clock_s: the sender's clock, rounded to 60 s. A difference does not show which clock is wrong.
-        profiles: accepted profile bytes, at most 8.
+        profiles: accepted profile bytes, at most 16.
     """
 
     clock_s: int
@@ -181,7 +181,7 @@ class Settings:
             self.padding.value,
             bytes(3),
             self.clock_s,
-            bytes(self.profiles).ljust(8, b"\0"),
+            bytes(self.profiles).ljust(MAX_PROFILES, b"\0"),
         )
 
     @classmethod
@@ -410,6 +410,6 @@ class Responder:
         return self._noise.finish()
 
 
-assert (M1_BYTES, M2_BYTES, M3_BYTES) == (64, 72, 576)
+assert (M1_BYTES, M2_BYTES, M3_BYTES) == (64, 80, 576)
 
 assert _RETRY.size == M2_BYTES

@@ -415,7 +415,7 @@ class Node:
         hops: int | None = None,
         route: Route | None = None,
         profile: Profile | str | None = None,
-        purpose: Purpose = "mixed",
+        purpose: Purpose = "stream",
     ) -> Future[Report | None]:
         """Open an established tunnel to the node `destination`, from any thread, and let a service use it.
 
@@ -437,7 +437,7 @@ class Node:
             hops,
             route,
             Profile.of(profile),
-            checked_purpose(purpose) or "mixed",
+            checked_purpose(purpose) or "stream",
         )
         service = until_stopped(self.context, with_tunnel(self.context, route, chosen, use))
         return submit(self._reactor, service, f"{self.context.name} tunnel")
@@ -450,7 +450,7 @@ class Node:
         hops: int | None = None,
         route: Route | None = None,
         profile: Profile | str | None = None,
-        purpose: Purpose = "mixed",
+        purpose: Purpose = "stream",
     ) -> Service[NodeTunnel]:
         """Open an established tunnel that its user closes: `tunnel = yield from node.open_tunnel(bob_id)`.
 
@@ -458,7 +458,7 @@ class Node:
         errors as for `tunnel`, without `use`.
         """
         destination, chosen = checked_id(destination), Profile.of(profile)
-        purpose = checked_purpose(purpose) or "mixed"
+        purpose = checked_purpose(purpose) or "stream"
         way = partial(plan_tunnel, self.context, destination, hops, route, chosen, purpose)
         if route is None:
             kind = TunnelKind(destination, hops, chosen or purpose)

@@ -12,7 +12,17 @@ from typing import Any, Final, Literal, get_args
 from tunnel.arguments import checked_id, plain_name
 from tunnel.codes import short
 from tunnel.errors import BadArgument, ProfileError
-from tunnel.geometry import BULK, DEFAULT, HCTR_SUITE, INTERACTIVE, LIONESS_SUITE, LONG, Geometry, Profile
+from tunnel.geometry import (
+    BULK,
+    DEFAULT,
+    HCTR_SUITE,
+    INTERACTIVE,
+    LIONESS_SUITE,
+    LONG,
+    STREAM,
+    Geometry,
+    Profile,
+)
 from tunnel.identity.descriptor import Descriptor
 
 __all__ = ["Purpose", "Route", "best_profile", "checked_purpose"]
@@ -20,13 +30,14 @@ __all__ = ["Purpose", "Route", "best_profile", "checked_purpose"]
 # Up to 4 chunks of the small geometry cost less than one chunk of the default one.
 _SMALL_CONTENT_BYTES = 4 * INTERACTIVE.chunk_data_bytes
 _BULK_CONTENT_BYTES = 1 << 20
-Purpose = Literal["mixed", "interactive", "bulk"]
+Purpose = Literal["mixed", "interactive", "bulk", "stream"]
 """The kind of content of a query or tunnel: decides which geometry is tried first."""
 
 _PREFERENCES: Final[dict[Purpose, tuple[Geometry, ...]]] = {
-    "mixed": (DEFAULT, LONG, BULK, INTERACTIVE),
-    "interactive": (INTERACTIVE, DEFAULT, LONG, BULK),
-    "bulk": (BULK, DEFAULT, LONG, INTERACTIVE),
+    "mixed": (DEFAULT, LONG, BULK, STREAM, INTERACTIVE),
+    "interactive": (INTERACTIVE, STREAM, DEFAULT, LONG, BULK),
+    "bulk": (BULK, DEFAULT, LONG, STREAM, INTERACTIVE),
+    "stream": (STREAM, DEFAULT, LONG, BULK, INTERACTIVE),
 }
 
 

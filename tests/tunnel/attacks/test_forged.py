@@ -93,7 +93,7 @@ tickets = st.binary(min_size=24, max_size=24)
     st.none() | tickets,
     st.booleans(),
     tickets,
-    st.binary(min_size=69, max_size=486),
+    st.binary(min_size=69, max_size=478),
     st.binary(min_size=64, max_size=64),
 )
 def test_every_head_that_is_made_is_read_back(
@@ -144,6 +144,6 @@ def test_home_slots_that_others_made() -> None:
 
 
 def test_profiles_that_do_not_exist() -> None:
-    for byte in (0, 5, 0x15, 0x20, 0x21, 0xFF):
+    for byte in (0, 6, 0x16, 0x20, 0x21, 0xFF):
         with pytest.raises(ProfileError):
             ReplyBlock.unpack(bytes([byte]) + bytes(1_095))

@@ -84,7 +84,7 @@ class WayOptions(TypedDict, total=False):
             offer: `bulk` from 1 MiB on, else `default`, or `long` if the route needs it; suite 1 if all nodes
             have it.
         purpose: the kind of content, for content of unknown length or a long reply: `bulk` for megabytes,
-            `interactive` for less than 4 KiB each way, `mixed`.
+            `interactive` for less than 4 KiB each way, `mixed`, or `stream`, which tunnels take.
         idle_s: fail after this many seconds without movement; by default the node's limit (60 s). A slower
             service needs more.
         timeout_s: limit in seconds of all attempts together; by default none.
@@ -140,9 +140,10 @@ class TunnelOptions(TypedDict, total=False):
     Attributes:
         hops: number of proxies, drawn at random; by default as for a query.
         route: a given route instead of `hops` random proxies.
-        purpose: decides the chunk size: `mixed` (the default, 16 KiB) for content and short messages,
-            `interactive` (1 KiB) for short messages only over slow links, `bulk` (64 KiB) for megabytes. Each
-            message and each write to a sub-stream costs whole chunks.
+        purpose: decides the chunk size: `stream` (the default, 6 KiB) for content and short messages,
+            `interactive` (1 KiB) for short messages only over slow links, `mixed` (16 KiB) for mostly
+            content, `bulk` (64 KiB) for megabytes. Each message and each write to a sub-stream costs whole
+            chunks.
         profile: a profile or its name ("bulk-hctr"); by default the best one for the purpose that all nodes
             of the route offer.
     """
