@@ -42,7 +42,13 @@ _ENDING: Final = tuple(
 _STDERR_FD: Final = 2
 
 
-def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) -> T | None:
+def run_main(
+    reactor: Reactor,
+    service: Service[T],
+    *,
+    name: str | None = None,
+    dump_more: Callable[[], str] | None = None,
+) -> T | None:
     """Run the main service of a program until it ends or a signal ends it.
 
     The first SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal is closed) cancels the service, which cleans up
@@ -50,6 +56,8 @@ def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) 
     SIGHUP `SystemExit(129)`, wherever the program is, also in a service that never yields. SIGUSR1 prints a
     dump of all services to stderr. A signal that is ignored (as SIGHUP by `nohup`) stays ignored.
 
+    Args:
+        dump_more: text of the program for the end of the dump, see `dump_on_signal`.
     Returns:
         The result of the service; None when a signal ended it.
     Raises:
@@ -67,7 +75,7 @@ def run_main(reactor: Reactor, service: Service[T], *, name: str | None = None) 
         for number in _ENDING:
             stack.enter_context(_handled(number, ending.on_signal))
         if hasattr(signal, "SIGUSR1"):
-            stack.enter_context(dump_on_signal(reactor))
+            stack.enter_context(dump_on_signal(reactor, more=dump_more))
         try:
             reactor.run(_watch(handle))
         except Closed:
@@ -111,12 +119,20 @@ def _watch(handle: Handle[Any]) -> Service[None]:
 
 
 @contextlib.contextmanager
-def dump_on_signal(reactor: Reactor, number: int | None = None, *, fd: int = _STDERR_FD) -> Iterator[None]:
+def dump_on_signal(
+    reactor: Reactor,
+    number: int | None = None,
+    *,
+    fd: int = _STDERR_FD,
+    more: Callable[[], str] | None = None,
+) -> Iterator[None]:
     """Print a dump of all services at each signal: `with dump_on_signal(reactor): reactor.run(...)`.
 
     Args:
         number: the signal; default SIGUSR1.
         fd: the descriptor to print to.
+        more: text for the end of the dump. It is called in the signal handler, between any two bytecodes of
+            the program: it must only read. If it fails, the dump shows the error.
     Raises:
         BadRequest: not called in the main thread, or the system has no SIGUSR1.
     """
@@ -128,7 +144,13 @@ def dump_on_signal(reactor: Reactor, number: int | None = None, *, fd: int = _ST
         raise BadRequest("signals can be caught in the main thread only")
 
     def print_dump(number: int, frame: FrameType | None) -> None:
-        _write_all(fd, dump(reactor).encode("utf-8", "backslashreplace"))
+        text = dump(reactor)
+        if more is not None:
+            try:
+                text += more()
+            except Exception as error:  # noqa: BLE001 - raised here, it would end whatever runs now
+                text += f"no more can be shown: {type(error).__name__}: {error}\n"
+        _write_all(fd, text.encode("utf-8", "backslashreplace"))
 
     # A sleeping loop must wake, so that the interpreter can run the handler.
     with _wake_on_signal(reactor), _handled(number, print_dump):

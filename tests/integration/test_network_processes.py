@@ -458,6 +458,7 @@ def test_a_dump_of_a_running_node(tmp_path: Path) -> None:
         assert status == 0
         assert "'node process'" in errors
         assert "in serve" in errors
+        assert "counters since the start:\n    links_dialled 0\n" in errors
 
 
 @pytest.mark.parametrize("command", ["node", "up"])

@@ -233,6 +233,35 @@ def test_usr1_prints_what_each_waits_for() -> None:
     assert re.search(r"'the main one' waits (999|1000)\.\d+ s more\n", text)
 
 
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [
+        ("'17 orders\\n'", "17 orders\n"),
+        ("1 / 0", "no more can be shown: ZeroDivisionError: division by zero\n"),
+    ],
+)
+def test_usr1_shows_text_of_the_program_last(more: str, shown: str) -> None:
+    text = f"""
+        def main():
+            say("ready")
+            yield Sleep(1_000)
+
+        with Reactor() as reactor:
+            run_main(reactor, main(), name="the main one", dump_more=lambda: {more})
+    """
+    with program(text) as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGUSR1)
+        lines = [process.stderr.readline()]
+        while lines[-1] != shown:
+            assert lines[-1], lines
+            lines.append(process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        returned, _, _ = end(process)
+    assert returned == 0  # the program has not noticed
+    assert lines[0].startswith("reactor: ")
+
+
 def test_usr1_shows_where_a_service_that_never_yields_is() -> None:
     text = """
         def spin():

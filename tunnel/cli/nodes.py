@@ -54,13 +54,13 @@ Run the node of a configuration until SIGINT, SIGTERM or SIGHUP.
 
 It stops in order: it announces the end to its neighbours, waits for the frames that pass through it, and
 saves keys and replay tables for the next start. A second signal ends it immediately. SIGUSR1 prints the
-current state of every service.
+current state of every service, and the node's counters.
 """
 _NODE_EXAMPLE = """\
 example:
   mtun keygen state/keys
   mtun node --config node.toml           an empty file is a valid one; see docs/configuration.md
-  kill -USR1 PID                         print the state of every service
+  kill -USR1 PID                         print the state of every service, and counters
 """
 _UP = """\
 Run a network that `mtun network` made, one process per node, until Ctrl-C.
@@ -130,10 +130,14 @@ def _serve(config: NodeConfig, options: argparse.Namespace) -> None:
         serve = configured.serve(ready)
         main = _with_watch(serve) if options.stop_at_eof else serve
         try:
-            run_main(reactor, main, name="node process")
+            run_main(reactor, main, name="node process", dump_more=lambda: _counters_text(configured))
         except (KeyboardInterrupt, SystemExit):
             log.warning("stopped by a second signal: frames that passed through the node were cut")
             raise
+
+
+def _counters_text(configured: ConfiguredNode) -> str:
+    return f"counters since the start:\n{configured.node.counters}"
 
 
 def _allow_open_files(links: int) -> None:

@@ -444,6 +444,11 @@ class SubStream(Generic[N]):
         return self.halves.outgoing.capacity
 
     @property
+    def is_confirmed(self) -> bool:
+        """This end has opened it, or has accepted it by `confirm`."""
+        return self._is_confirmed
+
+    @property
     def is_closed(self) -> bool:
         """This end has closed its half."""
         return self.halves.close_wanted

@@ -23,6 +23,7 @@ from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
 from tunnel.link.mux import MuxStream
 from tunnel.link.records import Budget
+from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits, TunnelBudget
 from tunnel.node.query.incoming_replies import PendingQuery
 from tunnel.onion.codec import OnionCodec
@@ -106,6 +107,7 @@ class NodeContext:
         budget: bounds the unread content of all links.
         post: calls a function in the reactor's thread, from any thread. Raises Closed.
         tunnels: bounds the unread content of all established tunnels.
+        counters: totals since the start.
         own_ids: other nodes of the same owner.
         guards: first hops of routes; None: any node may be one.
         peers: last contact, failures and back-off of each peer.
@@ -140,6 +142,7 @@ class NodeContext:
     invitations: dict[bytes, None] = field(default_factory=dict)
     guards: Guards | None = None
     own_ids: tuple[bytes, ...] = ()
+    counters: Counters = field(default_factory=Counters)
     links: Links = field(init=False)
     peers: PeerTable = field(init=False)
     routes: RouteProvider = field(init=False)

@@ -29,6 +29,7 @@ from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
 from tunnel.link.records import Budget
 from tunnel.node.context import LOCAL_NETWORK_ID, FrameReport, NodeContext, address_rules
+from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits
 from tunnel.node.links.keeper import keep_links, listen_service, seek_peers
 from tunnel.node.links.link_table import LinkTable
@@ -202,6 +203,11 @@ class Node:
     def peers(self) -> PeerTable:
         """Last contact, failures and back-off of each peer; add a `PeerListener` to its `listeners`."""
         return self.context.peers
+
+    @property
+    def counters(self) -> Counters:
+        """Totals of this node since it was made: bytes, streams, tunnels, refusals and others, by kind."""
+        return self.context.counters
 
     @property
     def listens_at(self) -> Address | None:

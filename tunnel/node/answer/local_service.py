@@ -95,6 +95,7 @@ def local_service(node: NodeContext, stream: Stream, slot: Slot, reporter: Repor
     elif slot.command is Command.HOME:
         yield from _home(node, stream, slot, reporter)
     else:
+        node.counters.cover_received += 1
         yield from run_with_guards(_drop(stream, reporter), idle_watch([stream], node.limits.idle_s))
 
 

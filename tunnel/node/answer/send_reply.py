@@ -81,6 +81,7 @@ def answer_service(node: NodeContext, query: IncomingQuery, reporter: Reporter) 
         # From here on only this service writes to the query's stream.
         yield from _hand_on(node, query, replies)
     except PeerError as error:
+        node.counters.answers_failed += 1
         code = error.code
         try:
             if (yield from _hand_on(node, query, replies)):
@@ -93,6 +94,9 @@ def answer_service(node: NodeContext, query: IncomingQuery, reporter: Reporter) 
         raise
     finally:
         replies.abandon(code)
+        node.counters.answer_bytes_in += query.stream.content_in
+        node.counters.answer_bytes_out += sum(each.content_out for each in query.moving)
+    node.counters.queries_answered += 1
     yield from reporter.succeed()
 
 

@@ -35,6 +35,7 @@ def listen_service(node: NodeContext, links: LinkTable, listener: TcpListener) -
         host = str(socket.peername[0])
         if (reason := _refusal(node, links, host)) is not None:
             log.warning("node %s refused a connection: %s", node.name, reason)
+            node.counters.connections_refused += 1
             socket.close()
             continue
         # Counted here, not in the new service: many are accepted before the first of their services runs.
@@ -70,6 +71,10 @@ def _admit(node: NodeContext, links: LinkTable, socket: SocketStream, host: str)
         yield from links.adopt(result)
     except (HandshakeError, PeerError) as error:
         log.warning("node %s refused a connection: %s: %s", node.name, type(error).__name__, error)
+        if isinstance(error, TableFull):
+            node.counters.connections_refused += 1
+        else:
+            node.counters.handshakes_failed += 1
         socket.close()
     except BaseException:
         socket.close()

@@ -107,7 +107,9 @@ class Link:
     def open(self, profile: Profile) -> Stream:
         """Open a stream. Raises TableFull: the neighbour allows no more of them."""
         self.used_s = self._node.now_s()
-        return self.mux.open(profile)
+        stream = self.mux.open(profile)
+        self._node.counters.streams_opened += 1
+        return stream
 
     def retire(self) -> None:
         """Take no new stream; the link ends with its last one."""
@@ -145,6 +147,7 @@ class Link:
         while (yield from reader.call(self._receive_once)):
             while (stream := mux.accept_nowait()) is not None:
                 self.used_s = node.now_s()
+                node.counters.streams_accepted += 1
                 yield from node.scope.spawn(self._serve(stream), name=f"{node.name} stream")
             # One receive takes all that has arrived: let the streams have it before the next.
             yield socket.readable if socket.drained else YIELD
@@ -159,6 +162,7 @@ class Link:
             raise
         except Broken as error:
             raise Disconnected(f"connection broke while reading: {error}") from error
+        self._node.counters.link_bytes_in += count
         self.mux.received(count)
         if self.mux.peer_leaves:
             self.retire()
@@ -193,6 +197,7 @@ class Link:
             count = socket.write(pending)
         except Broken as error:
             raise Disconnected(f"connection broke while writing: {error}") from error
+        self._node.counters.link_bytes_out += count
         mux.sent(count)
         return not mux.sender.is_idle
 

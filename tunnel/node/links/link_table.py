@@ -145,6 +145,7 @@ class LinkTable:
             if isinstance(error, NextRefused):
                 pool.failure = str(error)
                 node.peers.failed(peer.node_id)
+                node.counters.dials_failed += 1
                 return error
             raise
         try:
@@ -181,6 +182,10 @@ class LinkTable:
             result.socket.close()
             raise
         link = Link(node, result, self._serve)
+        if result.is_dialler:
+            node.counters.links_dialled += 1
+        else:
+            node.counters.links_accepted += 1
         pool.can_dial = bool(result.peer.addresses)
         pool.add(link, node.now_s(), is_dialler=result.is_dialler)
         try:
@@ -256,6 +261,7 @@ class LinkTable:
             log.warning("node %s lost a link: %s: %s", node.name, type(error).__name__, error)
             log.debug("node %s: that link was to %s", node.name, short(link.peer.node_id))
             node.peers.failed(link.peer.node_id)
+            node.counters.links_lost += 1
         finally:
             self.pools[link.peer.node_id].remove(link, node.now_s())
             self.retire(link.peer.node_id)

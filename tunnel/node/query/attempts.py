@@ -377,6 +377,9 @@ class RunningQuery:
                 yield from self._exchange(writer)
             except PeerError as error:
                 raise self._failure(error) from error
+            finally:
+                self._node.counters.query_bytes_out += self.sent_bytes
+                self._node.counters.query_bytes_in += self.pending.content_in
         return self._report
 
     def _exchange(self, writer: FrameWriter) -> Service[None]:
@@ -487,12 +490,14 @@ def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[Quer
     retry = RetryState(node, request) if request.retries and request.hops is not None else None
     ends_s = None if request.timeout_s is None else node.now_s() + request.timeout_s
     failures: list[QueryFailed] = []
+    node.counters.queries += 1
     while True:
         try:
             result = yield from query_service(node, retry.watched(request) if retry else request)
         except QueryFailed as error:
             node.peers.query_failed(error)
             failures.append(error)
+            node.counters.query_failures += 1
             blamed = _blamed(failures, {node.descriptor.node_id, request.route.destination})
             is_last = len(failures) > request.retries or not blamed[-1]
             if retry is None or is_last or not retry.rewind():
@@ -505,8 +510,10 @@ def query_with_retries(node: NodeContext, request: QueryRequest) -> Service[Quer
                 raise _all_of(failures, f"no other route: {no_route}") from error
             if ends_s is not None:
                 request = replace(request, timeout_s=max(0.0, ends_s - node.now_s()))
+            node.counters.query_retries += 1
             continue
         _record_success(node, request, result)
+        node.counters.queries_succeeded += 1
         result.attempts = tuple(failures)
         return result
 

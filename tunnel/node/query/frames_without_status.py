@@ -109,6 +109,7 @@ def follow_up_service(node: NodeContext, call: FollowUp) -> Service[QueryResult]
             LocalTunnelError, OSError: as `query_service`.
     """
     replies = 0 if call.reply_route is None else call.replies
+    node.counters.follow_ups += 1
     with spooled(0 if call.sinks else replies) as spools:
         pending = PendingQuery(*(call.sinks or spools))
         build = partial(_follow_up, node, call)
@@ -136,6 +137,7 @@ def cover_service(node: NodeContext, plan: CoverPlan, *, mean_delay_s: float = 0
     build = node.codec.loop if plan.is_loop else node.codec.drop
     frame = partial(build, plan.route, plan.profile, now_s=node.wall_clock(), mean_delay_s=mean_delay_s)
     pending = PendingQuery(*([_Nowhere()] if plan.is_loop else []))
+    node.counters.cover_frames += 1
     yield from _send(node, frame, _Zeros(plan.content_bytes), pending, node.limits.idle_s)
 
 

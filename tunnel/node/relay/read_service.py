@@ -75,27 +75,30 @@ def _log(node: NodeContext, stream: Stream, error: PeerError) -> None:
 
 
 def _serve(node: NodeContext, stream: Stream) -> Service[None]:
-    opened = node.codec.open_frame(
-        # In no variable: see the rules above.
-        (yield from _read_header(node, stream)),
-        stream.profile,
-        neighbour=stream.peer_id,
-        now_s=node.wall_clock(),
-    )
+    try:
+        opened = node.codec.open_frame(
+            # In no variable: see the rules above.
+            (yield from _read_header(node, stream)),
+            stream.profile,
+            neighbour=stream.peer_id,
+            now_s=node.wall_clock(),
+        )
+    except PeerError as error:
+        node.counters.refused_header(error.code)
+        raise
     # From here on this node has keys of the frame and can report failures to Alice.
     reporter = Reporter(node, stream, opened.slot)
     try:
         if opened.slot.command is Command.RELAY:
+            node.counters.frames_relayed += 1
             relaying = relay_frame(node, stream, opened, reporter)
             del opened  # it holds the next header, which `relay_frame` drops once it is sent
             yield from relaying
         else:
             yield from local_service(node, stream, opened.slot, reporter)
-    except PeerError as error:
-        yield from reporter.fail(error)
-        raise
-    except Exception:
-        yield from reporter.fail(fault_here())
+    except Exception as error:
+        node.counters.frames_failed += 1
+        yield from reporter.fail(error if isinstance(error, PeerError) else fault_here())
         raise
 
 
@@ -146,6 +149,8 @@ def relay_frame(node: NodeContext, incoming: Stream, opened: Opened, reporter: R
         yield from _report_behind(reporter, outgoing, slot.next_id, error)
         raise
     finally:
+        node.counters.relayed_bytes_forward += incoming.content_in
+        node.counters.relayed_bytes_backward += outgoing.content_in
         outgoing.reset(code)  # no effect after an orderly end
 
 

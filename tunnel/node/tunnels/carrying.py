@@ -76,7 +76,7 @@ class TunnelLife:
     Args:
         seed: of the DEST slot. end: which of its ends this node is.
     Attributes:
-        core: the state machine. profile: of its frame.
+        core: the state machine. profile: of its frame. counters: of the node.
         has_ended: both directions have ended. failure: the reason of an early end.
     """
 
@@ -90,6 +90,7 @@ class TunnelLife:
             limits=node.limits.tunnel,
         )
         self.profile = profile
+        self.counters = node.counters
         self.has_ended = False
         self.failure: PeerError | None = None
         self._waiting_for_end: list[Signal] = []
@@ -132,9 +133,12 @@ class TunnelLife:
         """Wait for a sub-stream that the other end opens."""
         while True:
             try:
-                return TunnelStream(self.core.accept())
+                stream = TunnelStream(self.core.accept())
             except BlockingIOError:
                 yield self.core.acceptable
+            else:
+                self.counters.sub_streams_accepted += 1
+                return stream
 
 
 def with_tunnel(
@@ -299,11 +303,16 @@ def _carried(
     use: Callable[[TunnelLife], Service[NodeTunnel]],
 ) -> Service[Report | None]:
     """Open a tunnel, wait for `use`, and close the tunnel that it returns. Raises as `with_tunnel`."""
-    with query_slot(node):
-        circuit: Circuit = yield RunInThread(
-            partial(node.codec.circuit, route, profile, now_s=node.wall_clock())
-        )
-        return (yield from _Carriage(node, _Sent(route, circuit)).run(use))
+    node.counters.tunnels += 1
+    try:
+        with query_slot(node):
+            circuit: Circuit = yield RunInThread(
+                partial(node.codec.circuit, route, profile, now_s=node.wall_clock())
+            )
+            return (yield from _Carriage(node, _Sent(route, circuit)).run(use))
+    except BaseException:
+        node.counters.tunnels_failed += 1
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +458,9 @@ class _Carriage:
         with contextlib.suppress(PeerError):  # the tunnel's end was recorded above
             yield from run_with_guards(
                 carry_on(),
-                serve_streams(life.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams),
+                serve_streams(
+                    life.counters, life.accept, refuse_stream, most=self._node.limits.tunnel.sub_streams
+                ),
             )
 
     def _heard(self) -> None:
@@ -476,6 +487,7 @@ def tunnel_service(
     """
     life = TunnelLife(node, slot.seed, stream.profile, End.BOB)
     core, tunnel = life.core, NodeTunnel(life)
+    node.counters.tunnels_accepted += 1
     failed: list[PeerError] = []
 
     def use() -> Service[None]:
@@ -502,10 +514,14 @@ def tunnel_service(
         life.end()
 
     handler = service_handler(node.service, node.limits)
-    streams = serve_streams(life.accept, handler, most=2 * node.limits.tunnel.sub_streams)
-    yield from run_with_guards(carry_on(), use(), streams)
-    if failed:
-        raise failed[0]
+    streams = serve_streams(node.counters, life.accept, handler, most=2 * node.limits.tunnel.sub_streams)
+    try:
+        yield from run_with_guards(carry_on(), use(), streams)
+        if failed:
+            raise failed[0]
+    except BaseException:
+        node.counters.tunnels_failed += 1
+        raise
     yield from reporter.succeed()
 
 
@@ -551,6 +567,8 @@ def pump(
         raise
     finally:
         node.tunnels.leave(core)
+        node.counters.tunnel_bytes_in += stream.content_in
+        node.counters.tunnel_bytes_out += stream.content_out
 
 
 def _send(

@@ -15,6 +15,7 @@ from reactor.errors import is_ctrl_c, log_failure
 from readwrite_comp.errors import renewed
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull, TargetNotAllowed
 from tunnel.established import SubStream, TargetKind
+from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits
 from tunnel.node.tunnels.tunnel import TunnelStream
 from tunnel.node.waits import run_with_guards
@@ -119,7 +120,7 @@ class _StreamReply:
 
 
 def serve_streams(
-    accept: Callable[[], Service[TunnelStream]], handler: StreamHandler, *, most: int
+    counters: Counters, accept: Callable[[], Service[TunnelStream]], handler: StreamHandler, *, most: int
 ) -> Service[None]:
     """Serve the sub-streams that the other end opens, as long as the tunnel lives.
 
@@ -136,13 +137,14 @@ def serve_streams(
             if len(scope) >= most:
                 log.debug("a sub-stream is refused: %d are served already", most)
                 stream.core.give_up(TableFull.code)
+                counters.sub_streams_refused += 1
                 continue
-            yield from scope.spawn(_serve(stream, handler), name="sub-stream")
+            yield from scope.spawn(_serve(counters, stream, handler), name="sub-stream")
     finally:
         yield from scope.close()
 
 
-def _serve(stream: TunnelStream, handler: StreamHandler) -> Service[None]:
+def _serve(counters: Counters, stream: TunnelStream, handler: StreamHandler) -> Service[None]:
     code = ErrorCode.CANCELLED
     has_ended = False
     try:
@@ -159,5 +161,6 @@ def _serve(stream: TunnelStream, handler: StreamHandler) -> Service[None]:
         log_failure(log, error, "the service of a sub-stream failed")
         code = ErrorCode.SERVICE_FAILED
     finally:
+        counters.sub_streams_refused += not stream.core.is_confirmed
         if not has_ended:
             stream.core.give_up(code)

@@ -292,9 +292,12 @@ class NodeTunnel:
     def _open(self, target: Target) -> Service[TunnelStream]:
         while True:
             try:
-                return TunnelStream(self.core.open(target), self)
+                stream = self.core.open(target)
             except BlockingIOError:
                 yield self.core.openable
+            else:
+                self._life.counters.sub_streams += 1
+                return TunnelStream(stream, self)
 
     # -- ends ----------------------------------------------------------------------------------------
 
