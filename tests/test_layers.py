@@ -23,6 +23,8 @@ BYTES_ONLY = (
     "crypto",
     "errors",
     "established",
+    "front/handshake",
+    "front/targets",
     "geometry",
     "identity/descriptor",
     "link",
@@ -33,8 +35,8 @@ BYTES_ONLY = (
 )
 # What joins bytes to sockets, clocks and threads.
 JOINS = ("node", "cli", "client", "control", "local_network", "running", "services", "__init__", "__main__")
-# Files and choice: no socket, and not bytes alone.
-NEUTRAL = ("config", "disk", "identity", "directory", "routing")
+# Not bytes alone: files, choice, and the rest of the front.
+NEUTRAL = ("config", "disk", "identity", "directory", "routing", "front")
 MAY_NAME_CRYPTO = {"readwrite_comp/primitives.py", "tunnel/crypto/primitives.py"}
 
 
@@ -158,6 +160,13 @@ BELOW = {
     "tunnel/config": ("tunnel.client", "tunnel.cli", "tunnel.control", "tunnel.running"),
     "tunnel/crypto": ("tunnel.identity", "tunnel.onion", "tunnel.link", "tunnel.node"),
     "tunnel/directory": ("reactor", "tunnel.link", "tunnel.node"),
+    "tunnel/front": (
+        "tunnel.client",
+        "tunnel.cli",
+        "tunnel.config",
+        "tunnel.control",
+        "tunnel.running",
+    ),
     "tunnel/identity": ("reactor", "tunnel.link", "tunnel.node"),
     "tunnel/link": (
         "tunnel.onion",
@@ -166,10 +175,17 @@ BELOW = {
         "tunnel.directory",
         "tunnel.node",
     ),
-    "tunnel/node": ("tunnel.client", "tunnel.cli", "tunnel.config", "tunnel.control", "tunnel.running"),
+    "tunnel/node": (
+        "tunnel.client",
+        "tunnel.cli",
+        "tunnel.config",
+        "tunnel.control",
+        "tunnel.front",
+        "tunnel.running",
+    ),
     "tunnel/routing": ("reactor", "tunnel.link", "tunnel.node"),
     "tunnel/running": ("tunnel.client", "tunnel.cli"),
-    "tunnel/services": ("tunnel.client", "tunnel.link", "tunnel.node", "tunnel.onion"),
+    "tunnel/services": ("tunnel.client", "tunnel.front", "tunnel.link", "tunnel.node", "tunnel.onion"),
 }
 
 

@@ -22,6 +22,7 @@ from tunnel.codes import CODES, ErrorCode, Report
 
 __all__ = [
     "BadArgument",
+    "BadProxyRequest",
     "BadRoute",
     "BadSignature",
     "ConfigError",
@@ -110,6 +111,18 @@ class BadSignature(CryptoError):
 
 class HandshakeError(RemoteTunnelError):
     """A link handshake message was refused; the state of the handshake is unchanged."""
+
+
+class BadProxyRequest(RemoteTunnelError):
+    """A program sent to a SOCKS and CONNECT port what that port refuses.
+
+    Attributes:
+        reply: bytes to send before the connection is closed; may be empty.
+    """
+
+    def __init__(self, text: str, reply: bytes = b"") -> None:
+        super().__init__(text)
+        self.reply = reply
 
 
 class DescriptorError(RemoteTunnelError):
