@@ -162,7 +162,7 @@ def test_service_that_exits_ends_its_query_and_not_the_network(caplog: pytest.Lo
         with pytest.raises(QueryFailed, match="SERVICE_FAILED"):
             net[0].query(net[2].id, b"exit", hops=1).result(timeout=PATIENCE_S)
         assert net[0].query(net[2].id, b"stay", hops=1).result(timeout=PATIENCE_S).read() == b""
-    assert "inner service Exiting failed" in caplog.text
+    assert "Exiting.handle() at" in caplog.text
 
 
 @pytest.mark.parametrize("service", ["exits", "in a thread", "blocks"])
@@ -210,7 +210,7 @@ def test_service_that_fails(fails_after: int, mode: ReplyMode, caplog: pytest.Lo
             net[0].query(net[3].id, os.urandom(300_000), hops=2, mode=mode).result(timeout=PATIENCE_S)
         assert caught.value.code is ErrorCode.SERVICE_FAILED
         wait_until_idle(net)
-    assert "inner service Failing failed" in caplog.text
+    assert "Failing.handle() at" in caplog.text
 
 
 @pytest.mark.full

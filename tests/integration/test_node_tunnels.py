@@ -213,7 +213,7 @@ def test_a_failed_service_is_reported_in_the_tunnel_and_in_the_status(
         assert report is not None
         assert (report.hop, report.code) == (2, ErrorCode.SERVICE_FAILED)
     assert codes == [ErrorCode.SERVICE_FAILED] * 5
-    assert "inner service Switchable failed" in caplog.text
+    assert "inner service Switchable." in caplog.text
 
 
 def test_an_error_of_the_user_passes_through_and_leaves_nothing(net: LocalNetwork) -> None:

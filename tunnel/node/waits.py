@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from reactor import Closed, ReadYield, Scope, Service, Signal, Sleep, TimedOut, timeout_after
+from reactor.core.task import name_of
 from reactor.io.streams import ReadStream
 from tunnel.errors import ErrorCode, PeerError
 
@@ -94,7 +95,7 @@ def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, A
     running. Unlike `in_scope`, further failures are logged at DEBUG only: one broken connection fails every
     service that uses it.
     """
-    scope = Scope("run_with_guards")
+    scope = Scope("run_with_guards")  # its services keep their own names, for the log of a slow step
     errors: list[Exception] = []
 
     def run(service: Generator[Any, Any, object], *, ends_all: bool) -> Service[None]:
@@ -108,8 +109,8 @@ def run_with_guards(main: Generator[Any, Any, object], *guards: Generator[Any, A
 
     try:
         for guard in guards:
-            yield from scope.spawn(run(guard, ends_all=False), name="guard")
-        yield from scope.spawn(run(main, ends_all=True), name="run_with_guards")
+            yield from scope.spawn(run(guard, ends_all=False), name=name_of(guard, None))
+        yield from scope.spawn(run(main, ends_all=True), name=name_of(main, None))
         yield from scope.join()
     finally:
         yield from scope.close()

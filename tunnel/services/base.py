@@ -23,6 +23,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 from reactor import Cancelled, Signal, needs_yield_from
+from reactor.core.requests import CurrentTask
 from reactor.errors import is_ctrl_c
 from tunnel.errors import LocalTunnelError, MalformedMessage, TargetNotAllowed
 from tunnel.established import SubStream, Target
@@ -30,6 +31,7 @@ from tunnel.services.names import checked_name, is_name
 
 __all__ = [
     "Echo",
+    "FunctionService",
     "InnerService",
     "PieceReader",
     "Ping",
@@ -45,6 +47,7 @@ __all__ = [
     "left_by",
     "name_of",
     "run_service",
+    "running",
     "service_prefix",
 ]
 
@@ -299,14 +302,24 @@ ServiceFunction: TypeAlias = Callable[[Query, Reply], Generator[Any, Any, None]]
 """A service as a function: a generator, like `InnerService.handle`."""
 
 
-class _FunctionService(InnerService):
-    """A function as a service."""
+class FunctionService(InnerService):
+    """Base of the services that are made of a function. The log names the function, not `handle`.
+
+    Attributes:
+        function: the user's.
+    """
+
+    function: Callable[..., object]
+
+
+class _GeneratorService(FunctionService):
+    """A generator function as a service."""
 
     def __init__(self, function: ServiceFunction) -> None:
-        self._function = function
+        self.function = function
 
     def handle(self, query: Query, reply: Reply) -> Generator[Any, Any, None]:
-        return run_service(self._function, query, reply)
+        return _run_checked(self.function, query, reply)
 
 
 def as_named(service: InnerService | StreamService | ServiceFunction) -> InnerService | StreamService:
@@ -325,7 +338,7 @@ def as_service(service: InnerService | ServiceFunction) -> InnerService:
         return service
     if callable(service) and not isinstance(service, type):
         check_function(service)
-        return _FunctionService(service)
+        return _GeneratorService(service)
     hint = ": make one of the class" if isinstance(service, type) else ""
     raise TypeError(f"a service is an InnerService or a generator function, got {service!r}{hint}")
 
@@ -356,18 +369,36 @@ def check_function(function: Callable[..., object]) -> None:
         ) from error
 
 
-def run_service(function: Callable[..., object], *arguments: object) -> Generator[Any, Any, None]:
+def run_service(
+    function: Callable[..., object], *arguments: object, label: str = ""
+) -> Generator[Any, Any, None]:
     """Call a user's function as a service, and run it.
 
+    The running task takes the name of the function, which the log shows when the service fails (`running`) or
+    keeps the loop. The name stays when the service has ended, so that a slow last step has it too.
+
+    Args:
+        label: the name under which `Services` offers the function.
     Raises:
         TypeError: it is not a generator function, or returned a value. The text names the function, its file
             and line, and the correct form.
         RuntimeError: it raised an error that is not an `Exception`, such as that of `sys.exit()`.
         any other: what the service raises.
     """
+    task = yield CurrentTask()
+    task.name = f"{label}: {name_of(function)}" if label else name_of(function)
+    yield from _run_checked(function, *arguments)
+
+
+def running() -> Generator[Any, Any, str]:
+    """The name of the service that this task ran last; see `run_service`."""
+    name: str = (yield CurrentTask()).name
+    return name
+
+
+def _run_checked(function: Callable[..., object], *arguments: object) -> Generator[Any, Any, None]:
     try:
-        service = function(*arguments)
-        yield from _run_checked(function, service)
+        yield from _run_generator(function, function(*arguments))
     except (Exception, Cancelled, GeneratorExit):
         raise
     except BaseException as error:
@@ -381,7 +412,7 @@ def left_by(function: Callable[..., object], error: BaseException) -> RuntimeErr
     return RuntimeError(f"{name_of(function)} ended with {type(error).__name__}: {error}")
 
 
-def _run_checked(function: Callable[..., object], service: object) -> Generator[Any, Any, None]:
+def _run_generator(function: Callable[..., object], service: object) -> Generator[Any, Any, None]:
     if not isinstance(service, Generator):
         if inspect.iscoroutine(service):
             service.close()
@@ -399,6 +430,9 @@ def _run_checked(function: Callable[..., object], service: object) -> Generator[
 
 def name_of(function: Callable[..., object]) -> str:
     """The name of a function, with file and line if known."""
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, FunctionService):
+        function = owner.function
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     for found in _functions_of(function):
         code = getattr(found, "__code__", None)
@@ -490,7 +524,7 @@ class Services(InnerService):
         service = self.find(name)
         if isinstance(service, StreamService):
             raise TargetNotAllowed("the service takes no messages, only sub-streams of a tunnel")
-        yield from run_service(service.handle, reader, reply)
+        yield from run_service(service.handle, reader, reply, label=self.label(name))
 
     def find(self, name: bytes) -> InnerService | StreamService:
         """The service of this name. Raises TargetNotAllowed: no service has it."""
@@ -503,3 +537,7 @@ class Services(InnerService):
     def find_exit(self, target: Target) -> StreamService:
         """The exit, which checks the target itself. Raises TargetNotAllowed: this node is none."""
         return super().find_exit(target) if self._exit is None else self._exit
+
+    def label(self, name: bytes) -> str:
+        """A name for the log: only one that this node's owner chose. Otherwise ""."""
+        return name.decode("ascii", "replace") if name in self._named else ""

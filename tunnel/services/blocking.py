@@ -38,7 +38,7 @@ from readwrite_comp.errors import renewed
 from readwrite_comp.helpers import byte_view, writable_view
 from tunnel.arguments import checked_count
 from tunnel.errors import ErrorCode, LocalTunnelError, PeerError, TableFull
-from tunnel.services.base import InnerService, Query, Reply, check_function, left_by, name_of
+from tunnel.services.base import FunctionService, Query, Reply, check_function, left_by, name_of
 
 __all__ = [
     "BlockingFunction",
@@ -219,7 +219,7 @@ BlockingFunction: TypeAlias = Callable[[BlockingQuery, BlockingReply], object]
 """Serves one query. Its result is not used; to return bytes or text is an error."""
 
 
-class BlockingService(InnerService):
+class BlockingService(FunctionService):
     """Runs a blocking function in a thread for each query.
 
     Args:
@@ -244,7 +244,7 @@ class BlockingService(InnerService):
             raise TypeError(
                 f"{name_of(function)} is a generator function: it is a service without `blocking`"
             )
-        self._function = function
+        self.function = function
         check_type(silent_s, int | float, "silent_s", "a number of seconds")
         self._most_waiting = checked_count(waiting, "waiting")
         self.slots = WorkerSlots(checked_count(threads, "threads", least=1), silent_s)
@@ -260,7 +260,7 @@ class BlockingService(InnerService):
         if self.slots.waiting - self.slots.free >= self._most_waiting:
             raise TableFull(f"{self.slots.waiting} queries wait for a thread, the limit of this service")
         slot = yield from self.slots.take()
-        yield from _Call(self._function, reply, self.slots, slot).run(query)
+        yield from _Call(self.function, reply, self.slots, slot).run(query)
 
 
 def blocking(function: BlockingFunction) -> BlockingService:

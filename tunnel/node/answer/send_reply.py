@@ -28,7 +28,7 @@ from tunnel.onion.header import Command, Slot
 from tunnel.onion.header_builder import OutgoingFrame, OutgoingQuery
 from tunnel.onion.message_head import MessageHead
 from tunnel.onion.reports import fits_status_chunk, read_report, seal_status_chunk
-from tunnel.services.base import run_service
+from tunnel.services.base import run_service, running
 
 __all__ = ["IncomingQuery", "answer_service"]
 
@@ -124,7 +124,7 @@ def _answer(node: NodeContext, query: IncomingQuery, replies: _Replies) -> Servi
     except PeerError:
         raise
     except Exception as error:
-        log_failure(log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__)
+        log_failure(log, error, "node %s: inner service %s failed", node.name, (yield from running()))
         yield from _announce_failure(replies)
         raise PeerError(f"inner service failed: {type(error).__name__}", ErrorCode.SERVICE_FAILED) from error
     # The reply ends first: the user may wait for that before ending the query.

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeAlias, cast
 
 from reactor import Cancelled, ChannelClosed, Service, SharedChannel
+from reactor.core.requests import CurrentTask
 from reactor.errors import is_ctrl_c
 from readwrite_comp.helpers import byte_view
 from tunnel.disk import FileReader, ReadableFile, pieces_of
 from tunnel.errors import LocalTunnelError
 from tunnel.node.query.incoming_replies import user_failure
+from tunnel.services.base import name_of
 
 __all__ = [
     "Content",
@@ -189,6 +191,7 @@ class _ServiceReader:
         self.close: Callable[[], None] = getattr(function, "close", lambda: None)
 
     def read(self) -> Service[bytes]:
+        (yield CurrentTask()).name = f"content of {name_of(self._function)}"
         try:
             service = self._function()
             if isinstance(service, Generator):

@@ -58,7 +58,7 @@ from tunnel.onion.header_builder import Circuit
 from tunnel.onion.key_schedule import Direction, permutation
 from tunnel.onion.reports import read_report
 from tunnel.routing.route import Route
-from tunnel.services.base import run_service
+from tunnel.services.base import run_service, running
 
 __all__ = ["Carrier", "TunnelLife", "open_tunnel", "pump", "tunnel_service", "with_tunnel"]
 
@@ -500,9 +500,7 @@ def tunnel_service(
             core.give_up(error.code)
             raise
         except Exception as error:  # noqa: BLE001 - the other end gets its code
-            log_failure(
-                log, error, "node %s: inner service %s failed", node.name, type(node.service).__name__
-            )
+            log_failure(log, error, "node %s: inner service %s failed", node.name, (yield from running()))
             core.give_up(ErrorCode.SERVICE_FAILED)
             # The end travels to Alice in the tunnel; the status follows.
             failed.append(

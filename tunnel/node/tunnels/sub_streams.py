@@ -19,8 +19,8 @@ from tunnel.node.counters import Counters
 from tunnel.node.limits import Limits
 from tunnel.node.tunnels.tunnel import TunnelStream
 from tunnel.node.waits import run_with_guards
-from tunnel.services import InnerService, StreamService
-from tunnel.services.base import run_service
+from tunnel.services import InnerService, Services, StreamService
+from tunnel.services.base import run_service, running
 
 __all__ = ["StreamHandler", "refuse_stream", "serve_streams", "service_handler"]
 
@@ -49,16 +49,31 @@ def service_handler(service: InnerService, limits: Limits) -> StreamHandler:
         core, target = stream.core, stream.core.target
         is_named = target.kind is TargetKind.SERVICE
         named = service.find(target.address) if is_named else service.find_exit(target)
+        label = service.label(target.address) if is_named and isinstance(service, Services) else ""
         if isinstance(named, StreamService):
-            yield from run_with_guards(run_service(named.serve, core), _watch(core))
+            served = run_service(named.serve, core, label=label)
+            yield from run_with_guards(_logged(served), _watch(core))
             yield from _finish(core, limits.linger_s, limits.answer_s)
             return
         core.confirm()
         # When the sub-stream is given up, the service is cancelled at its wait, as for queries.
-        yield from run_with_guards(run_service(named.handle, stream, _StreamReply(stream)), _watch(core))
+        served = run_service(named.handle, stream, _StreamReply(stream), label=label)
+        yield from run_with_guards(_logged(served), _watch(core))
         yield from _finish(core, limits.linger_s, limits.answer_s)
 
     return handle
+
+
+def _logged(service: Service[None]) -> Service[None]:
+    """Run a service. Raises PeerError: as it does, or (SERVICE_FAILED) for another error, which is logged."""
+    try:
+        yield from service
+    except PeerError:
+        raise
+    except Exception as error:
+        log_failure(log, error, "inner service %s failed in a sub-stream", (yield from running()))
+        text = f"inner service failed: {type(error).__name__}"
+        raise PeerError(text, ErrorCode.SERVICE_FAILED) from error
 
 
 def _watch(core: SubStream[Signal]) -> Service[None]:
