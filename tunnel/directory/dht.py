@@ -4,10 +4,10 @@ It is for networks that outgrow peer exchange and have no operator: a node needs
 to begin with. Entries must be signed, the highest sequence number wins, and they go into the bounded table of
 peer exchange (exchange.py), charged to the hash table as one source.
 
-A node stores its signed descriptor under two keys: its own (`request` looks up one node there), and one of 16
-member lists, chosen by its id. A thread of this directory stores and fetches from time to time; `lookup` and
-`sample` use the local table only. So the hash table learns that a node exists, but not its routes. It can
-withhold nodes, but cannot invent nodes that answer: see docs/routes.md, "Hash table".
+A node stores its signed descriptor in one of 16 member lists, chosen by its id. A thread of this directory
+stores and fetches from time to time; `lookup` and `sample` use the local table only. So the hash table learns
+that a node exists, but not its routes. It can withhold nodes, but cannot invent nodes that answer: see
+docs/routes.md, "Hash table".
 
 OpenDHT comes from PyPI (the extra `dht`) or with the system (Debian: python3-opendht); it is imported when a
 `DhtDirectory` is made. Facts about the binding: callbacks run in threads of OpenDHT, and no method releases
@@ -44,7 +44,6 @@ _PUT_S: Final = 240.0  # more than twice within a value's life
 _WAIT_S: Final = 30.0  # for one answer of the hash table
 _ALONE_S: Final = 10.0  # between two polls that find nothing
 _MAX_VALUES: Final = 1024  # of one answer: any node may store values under a key
-_MAX_REQUESTS: Final = 64
 
 
 class DhtDirectory(ExchangeDirectory):
@@ -87,7 +86,6 @@ class DhtDirectory(ExchangeDirectory):
         self._soon_s = soon_s
         self._wall_clock = wall_clock
         self._own: dict[bytes, float] = {}  # node id → when it was put last
-        self._requests: dict[bytes, None] = {}
         self._wake = threading.Event()
         self._looked = threading.Condition()
         self._is_settled = False
@@ -115,16 +113,6 @@ class DhtDirectory(ExchangeDirectory):
         super().publish(descriptor)
         if not descriptor.unlisted:
             self._own[descriptor.node_id] = float("-inf")
-            self._wake.set()
-
-    def request(self, node_id: bytes) -> None:
-        """Look up one node in the hash table, in the background.
-
-        Nodes of the hash table near the key see which node looks up which. Use it for a node that is missing
-        from the member lists, never for the nodes of a route.
-        """
-        if len(self._requests) < _MAX_REQUESTS:
-            self._requests[node_id] = None
             self._wake.set()
 
     def wait_settled(self, timeout_s: float) -> bool:
@@ -157,10 +145,6 @@ class DhtDirectory(ExchangeDirectory):
         while not self._has_closed:
             self._wake.clear()
             self._put_own()
-            while self._requests and not self._has_closed:
-                node_id = next(iter(self._requests))
-                del self._requests[node_id]
-                self._get([self._node_key(node_id)])
             if self._now_s() >= due_s and not self._has_closed:
                 seen, news = self._get([self._list_key(number) for number in range(_LISTS)])
                 with self._looked:
@@ -181,8 +165,8 @@ class DhtDirectory(ExchangeDirectory):
             # Marked before the lookup: one that is published meanwhile, from another thread, is due again.
             self._own[node_id] = now_s
             descriptor = self.lookup(node_id)
-            keys = (self._node_key(node_id), self._list_key(node_id[0] % _LISTS))
-            if descriptor is None or not all([self._put(key, descriptor.signed) for key in keys]):
+            key = self._list_key(node_id[0] % _LISTS)
+            if descriptor is None or not self._put(key, descriptor.signed):
                 self._own[node_id] = float("-inf")
 
     def _put(self, key: Any, signed: bytes) -> bool:
@@ -218,9 +202,6 @@ class DhtDirectory(ExchangeDirectory):
                 log.debug("a value of the hash table is not a descriptor: %s", error)
         own = {descriptor.signed for node_id in list(self._own) if (descriptor := self.lookup(node_id))}
         return len(values - own), news
-
-    def _node_key(self, node_id: bytes) -> Any:
-        return self._dht.InfoHash.get(f"mtun1 node {self._network} {node_id.hex()}")
 
     def _list_key(self, number: int) -> Any:
         return self._dht.InfoHash.get(f"mtun1 members {self._network} {number}")
