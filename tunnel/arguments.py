@@ -1,4 +1,4 @@
-"""Checks of the arguments of public calls, and `setting`, which declares a documented field.
+"""Checks of public calls: their arguments, and `with` blocks (`EnteredOnce`). `setting` declares a field.
 
 Each check returns the argument in the form that the program uses. It runs once, where a user's value enters:
 a setting given as text becomes an enum member there, so later code can compare with `is`. A wrong type raises
@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from tunnel.errors import BadArgument
+from tunnel.errors import BadArgument, LocalTunnelError
 
 __all__ = [
     "ID_BYTES",
+    "EnteredOnce",
     "check_options",
     "checked_bytes",
     "checked_count",
@@ -34,6 +35,29 @@ ID_BYTES = 32
 
 E = TypeVar("E", bound=Enum)
 T = TypeVar("T")
+
+
+class EnteredOnce:
+    """Base of the context managers that serve one `with` block.
+
+    A second block would use what the first has closed; an inner one would close it under the outer one.
+    """
+
+    _has_entered = False
+
+    def enter_once(self, what: str, again: str, *, is_closed: bool = False) -> Self:
+        """Begin the `with` block of this object, and return it.
+
+        Args:
+            what: the object, for the error. again: how to make another one. is_closed: it was closed before.
+        Raises:
+            LocalTunnelError: it has had its block, or was closed.
+        """
+        if self._has_entered or is_closed:
+            past = "was entered before" if self._has_entered else "was closed"
+            raise LocalTunnelError(f"this {what} {past}: make another one, `{again}`")
+        self._has_entered = True
+        return self
 
 
 def setting(default: T, help: str, unit: str = "") -> T:

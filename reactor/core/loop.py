@@ -346,6 +346,8 @@ class Reactor:
             self._waker.close()
 
     def __enter__(self) -> Self:
+        if self._is_closed:
+            raise Closed("the reactor was closed: make another one, `with Reactor() as reactor`")
         return self
 
     def __exit__(self, *_: object) -> None:

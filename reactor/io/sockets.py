@@ -232,6 +232,8 @@ class SocketStream:
         self.close()
 
     def __enter__(self) -> Self:
+        if self._descriptor.is_closed:
+            raise Closed("the stream was closed: make another one")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -407,6 +409,8 @@ class _Listener:
         return Broken(f"cannot accept at {self.address}: {error.strerror or error}")
 
     def __enter__(self) -> Self:
+        if self._descriptor.is_closed:
+            raise Closed(f"the listener at {self.address} was closed: make another one")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -364,6 +364,8 @@ class Restart:
         self._reactor.close()
 
     def __enter__(self) -> Self:
+        if self._reactor.is_closed:
+            raise Closed("this spawner was closed: make another one, `with Restart() as spawner`")
         return self
 
     def __exit__(self, *_: object) -> None:

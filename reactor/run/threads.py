@@ -170,6 +170,8 @@ class ThreadPool:
             member.thread.close()
 
     def __enter__(self) -> Self:
+        if self._is_closed:
+            raise Closed("the pool was closed: make another one, `with ThreadPool() as pool`")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -232,6 +234,7 @@ class ReactorThread:
         self.reactor = Reactor() if reactor is None else reactor
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._failure: BaseException | None = None
+        self._has_entered = False
 
     def start(self) -> Self:
         """Start the thread. Returns self, for `thread = ReactorThread().start()`."""
@@ -286,6 +289,11 @@ class ReactorThread:
             raise Broken("the reactor's thread failed") from failure
 
     def __enter__(self) -> Self:
+        if self._has_entered or self.reactor.is_closed:
+            self._raise_failure()
+            past = "was entered before" if self._has_entered else "was closed"
+            raise Closed(f"this thread {past}: make another one, `with ReactorThread() as thread`")
+        self._has_entered = True
         return self.start() if self._thread.ident is None else self
 
     def __exit__(self, *_: object) -> None:

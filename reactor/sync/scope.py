@@ -213,6 +213,8 @@ class Scope:
         log_failure(logger, error, "service %r of scope %r failed", name, self.name)
 
     def __enter__(self) -> Self:
+        if self._is_left:
+            raise Closed(f"scope {self.name!r} has ended: make another one, `with Scope() as scope`")
         return self
 
     def __exit__(self, *_: object) -> None:

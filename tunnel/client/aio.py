@@ -28,6 +28,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVa
 from reactor import Closed, Service, ServiceCancelled
 from reactor.errors import Forked
 from reactor.run.aio import AsyncioBridge
+from tunnel.arguments import EnteredOnce
 from tunnel.client.clients import AskingNode, Undoing, asking, make_call, make_tunnel
 from tunnel.established import Target
 from tunnel.geometry import Profile
@@ -50,7 +51,8 @@ class _ClientBridge(AsyncioBridge):
 class AsyncClient:
     """Queries and tunnels of a node, for one or several asyncio loops. A context manager.
 
-    Replies and tunnels may be used in any of these loops.
+    Replies and tunnels may be used in any of these loops. The context may be entered again, also when it was
+    left: a client that serves several loops in turn is opened by each.
 
     Args:
         node: sends the queries.
@@ -190,7 +192,7 @@ def _posted(method: Callable[[S], None]) -> Callable[[_Face[S]], None]:
     return call
 
 
-class AsyncReply(_Face[IncomingReply]):
+class AsyncReply(_Face[IncomingReply], EnteredOnce):
     """`IncomingReply` for asyncio. Iterating yields its pieces; leaving the context cancels the rest.
 
     Raises, from each method: the errors of `IncomingReply`.
@@ -205,13 +207,13 @@ class AsyncReply(_Face[IncomingReply]):
             yield data
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.enter_once("reply", "async with await client.ask(...) as reply")
 
     async def __aexit__(self, *_: object) -> None:
         self.cancel()
 
 
-class AsyncTunnel(_Face[NodeTunnel]):
+class AsyncTunnel(_Face[NodeTunnel], EnteredOnce):
     """`NodeTunnel` for asyncio; several tasks may use it concurrently.
 
     Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
@@ -252,7 +254,7 @@ class AsyncTunnel(_Face[NodeTunnel]):
             yield message
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.enter_once("tunnel", "async with await client.tunnel(...) as tunnel")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -263,7 +265,7 @@ class AsyncTunnel(_Face[NodeTunnel]):
             self.give_up()
 
 
-class AsyncStream(_Face[TunnelStream]):
+class AsyncStream(_Face[TunnelStream], EnteredOnce):
     """`TunnelStream` for asyncio."""
 
     read = _awaited(TunnelStream.read, TunnelStream.undo_read)
@@ -272,7 +274,7 @@ class AsyncStream(_Face[TunnelStream]):
     give_up = _posted(TunnelStream.give_up)
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.enter_once("sub-stream", "async with await tunnel.open(...) as stream")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

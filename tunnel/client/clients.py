@@ -32,7 +32,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from reactor import Closed, Reactor, Service, needs_yield_from, timeout_after
 from reactor.errors import Forked
-from tunnel.arguments import check_options
+from tunnel.arguments import EnteredOnce, check_options
 from tunnel.codes import Report
 from tunnel.established import Target
 from tunnel.geometry import Profile
@@ -235,7 +235,7 @@ class Client:
         return ThreadTunnel(reactor, _run(reactor, opening, timeout_s, NodeTunnel.give_up))
 
 
-class ThreadReply:
+class ThreadReply(EnteredOnce):
     """`IncomingReply` for threads. Iterating yields its pieces; leaving a `with` block cancels the rest.
 
     Raises, from each method with `timeout_s`: TimedOut, a TimeoutError, which loses nothing; the errors of
@@ -265,13 +265,13 @@ class ThreadReply:
             yield data
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("reply", "with client.ask(...) as reply")
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
 
 
-class ThreadTunnel:
+class ThreadTunnel(EnteredOnce):
     """`NodeTunnel` for threads; several may use it concurrently.
 
     Iterating yields the incoming messages. At the end of a `with` block the tunnel is closed; an error aborts
@@ -354,7 +354,7 @@ class ThreadTunnel:
             yield message
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("tunnel", "with client.tunnel(...) as tunnel")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -365,7 +365,7 @@ class ThreadTunnel:
             self.give_up()
 
 
-class ThreadStream:
+class ThreadStream(EnteredOnce):
     """`TunnelStream` for threads. Methods with `timeout_s` also raise TimedOut."""
 
     def __init__(self, reactor: Reactor, stream: TunnelStream) -> None:
@@ -391,7 +391,7 @@ class ThreadStream:
         _post(self._reactor, self.inner.give_up)
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("sub-stream", "with tunnel.open(...) as stream")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from reactor import ReactorThread, Service, Sleep
+from tunnel.arguments import EnteredOnce
 from tunnel.client.clients import AskingNode
 from tunnel.config import NodeConfig, load_config
 from tunnel.control import CONTROL_FILE, ControlClient, PeerState, peer_states
@@ -98,7 +99,7 @@ def running_node(config: NodeConfig) -> ControlClient | None:
         return None
 
 
-class ClientNode:
+class ClientNode(EnteredOnce):
     """A client node of this program: it does not listen, and its reactor runs in a thread.
 
     Args:
@@ -162,7 +163,7 @@ class ClientNode:
         self._stack.close()
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("client", "with connect(...) as node", is_closed=self.reactor.is_closed)
 
     def __exit__(self, *_: object) -> None:
         self.close()

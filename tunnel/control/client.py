@@ -37,7 +37,7 @@ from reactor import (
     connect_unix,
     timeout_after,
 )
-from tunnel.arguments import check_options, checked_count, checked_id
+from tunnel.arguments import EnteredOnce, check_options, checked_count, checked_id
 from tunnel.codes import short
 from tunnel.control.messages import (
     CONTENT_BYTES,
@@ -107,7 +107,7 @@ class _ControlCall(QueryRequest):
     message: QueryMessage | None = None
 
 
-class ControlClient:
+class ControlClient(EnteredOnce):
     """The asking side of a running node. For any thread except that of its reactor.
 
     Args:
@@ -135,7 +135,7 @@ class ControlClient:
         self._thread.close()
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("client", "with connect(...) as node", is_closed=self.reactor.is_closed)
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -25,6 +25,7 @@ import stat
 from pathlib import Path
 from typing import Final, Self
 
+from tunnel.arguments import EnteredOnce
 from tunnel.disk import naming, open_regular, read_regular, sync_folder
 from tunnel.errors import LocalTunnelError, StateError
 
@@ -91,7 +92,7 @@ def _write_new(path: Path, data: bytes) -> None:
         raise
 
 
-class StateDir:
+class StateDir(EnteredOnce):
     """The state folder of one node, locked until `close`. A context manager.
 
     Args:
@@ -190,7 +191,7 @@ class StateDir:
             os.close(lock)
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("state folder", "with StateDir(path) as state", is_closed=self._lock < 0)
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -15,13 +15,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
 from typing import Self, TypeAlias
 
 from reactor import Reactor, ReactorThread, RunInThread, Service, Sleep, Spawn
+from tunnel.arguments import EnteredOnce
 from tunnel.codes import short
 from tunnel.config import NodeConfig, load_config
 from tunnel.control import CONTROL_FILE, ControlServer
@@ -170,7 +171,7 @@ def make_node(
         ) from error
 
 
-class ConfiguredNode:
+class ConfiguredNode(EnteredOnce):
     """A node with its state, ready to serve. A context manager: leaving it writes the state.
 
     Leave it when the reactor is closed or the node has ended: no header may be opened afterwards.
@@ -204,6 +205,7 @@ class ConfiguredNode:
         self.directory: Peers
 
     def __enter__(self) -> Self:
+        self.enter_once("node", "with ConfiguredNode(...) as configured")
         config, engine = self.config, self._engine
         if config.is_client:
             raise ConfigError(
@@ -427,12 +429,27 @@ class ConfiguredNode:
         return StateError(f"{text}; its keys are lost", f"make new ones: mtun keygen {keys}")
 
 
-@contextmanager
+class OpenNode(EnteredOnce):
+    """Made by `open_node`."""
+
+    def __init__(self, running: AbstractContextManager[Node]) -> None:
+        self._running = running
+
+    def __enter__(self) -> Node:
+        self.enter_once("node", "with open_node(...) as node")
+        return self._running.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._running.__exit__(kind, error, trace)
+
+
 def open_node(
     config: str | Path | NodeConfig,
     *,
     services: Mapping[str, InnerService | ServiceFunction] | None = None,
-) -> Iterator[Node]:
+) -> OpenNode:
     """Run the node of a configuration in a thread of this program, until the block ends.
 
         with open_node("node.toml", services={"upper": upper}) as node:
@@ -455,8 +472,15 @@ def open_node(
         LocalTunnelError: an invalid service name. TypeError: an object that cannot serve.
     Raises (on exit):
         StateError: the state is not saved; the text names the place of the keys. Or the error that ended
-        the node early.
+        the node early. LocalTunnelError (on entry): it was entered before.
     """
+    return OpenNode(_run_node(config, services))
+
+
+@contextmanager
+def _run_node(
+    config: str | Path | NodeConfig, services: Mapping[str, InnerService | ServiceFunction] | None
+) -> Iterator[Node]:
     if not isinstance(config, NodeConfig):
         config = load_config(Path(config), os.environ)
     thread = ReactorThread(name="node")

@@ -24,7 +24,7 @@ from weakref import WeakSet
 from reactor import Cancelled, Closed, Handle, Reactor, Scope, Service, Signal, needs_yield_from
 from reactor.errors import is_ctrl_c
 from readwrite_comp.errors import renewed
-from tunnel.arguments import checked_count
+from tunnel.arguments import EnteredOnce, checked_count
 from tunnel.codes import Report, short
 from tunnel.disk import write_all
 from tunnel.errors import ErrorCode, LocalTunnelError, NodeStopped, PeerError, QueryFailed, TunnelError
@@ -337,7 +337,7 @@ class QueryResult:
         self.close()
 
 
-class IncomingReply:
+class IncomingReply(EnteredOnce):
     """A running query: its reply, read as it arrives, and its outcome.
 
     A context manager: leaving the block cancels the query if it is not complete. Dropping an unfinished one
@@ -389,7 +389,7 @@ class IncomingReply:
         self._query.cancel()
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("reply", "with (yield from node.ask(...)) as reply")
 
     def __exit__(self, *_: object) -> None:
         self.cancel()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, Self, TypeVa
 
 from reactor import YIELD, ReadYield, Scope, Service, Signal, WriteYield, in_scope, needs_yield_from
 from readwrite_comp.helpers import byte_view
-from tunnel.arguments import checked_count
+from tunnel.arguments import EnteredOnce, checked_count
 from tunnel.codes import Report
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
 from tunnel.established import IncomingMessages, SubStream, Target, TargetKind
@@ -64,7 +64,7 @@ def _call(
     return call
 
 
-class NodeTunnel:
+class NodeTunnel(EnteredOnce):
     """An established tunnel: messages each way, each of any length, and sub-streams. For services.
 
     Several services may use it concurrently. `send`, `receive` and `ask` each move a whole message, in the
@@ -340,7 +340,7 @@ class NodeTunnel:
             self._carrier.is_left = True
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("tunnel", "with (yield from node.open_tunnel(...)) as tunnel")
 
     def __exit__(self, *_: object) -> None:
         self.give_up()
@@ -523,7 +523,7 @@ class _Inbox:
             self._incoming.readable.set()
 
 
-class TunnelStream:
+class TunnelStream(EnteredOnce):
     """A sub-stream: bytes in both directions. Concurrent readers take turns, and so do writers.
 
     At the end of a `with` block it is closed; an error aborts it.
@@ -591,7 +591,7 @@ class TunnelStream:
         return self._untaken.count(self.core.read(limit_bytes))
 
     def __enter__(self) -> Self:
-        return self
+        return self.enter_once("sub-stream", "with (yield from tunnel.open(...)) as stream")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
