@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from reactor import Service
+from reactor import Service, Signal, Sleep
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import InnerService, LocalNetwork, QueryFailed
 from tunnel.client import Client
 from tunnel.errors import SubStreamReset
-from tunnel.services import Echo, Query, Reply, Services, blocking
+from tunnel.established import SubStream
+from tunnel.services import Echo, Query, Reply, Services, StreamService, blocking
 from tunnel.services.attachments import pack_attachments, save_attachments
 from tunnel.services.base import service_prefix
 
@@ -79,9 +80,24 @@ def test_a_failure_names_the_function(
     assert f" inner service {name}() at {__file__}:" in line
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("named")])
+class OfStreams(StreamService):
+    def serve(self, stream: SubStream[Signal]) -> Service[None]:
+        stream.confirm()
+        yield from generator(_Empty(), None)  # type: ignore[arg-type]
+
+
+class _Empty:
+    def read(self) -> Service[bytes]:
+        yield Sleep(0)
+        return b""
+
+
+STREAMS = {"streams": (Services({"bad": OfStreams()}), "bad: OfStreams.serve")}
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in KINDS if kind.startswith("named")), *STREAMS])
 def test_a_failure_in_a_sub_stream_names_the_function(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    service, name = KINDS[kind]
+    service, name = (KINDS | STREAMS)[kind]
     with LocalNetwork(peers=2, service=service) as net:
         with Client(net[0]).tunnel(net[1].id, hops=0) as tunnel, tunnel.open("bad") as stream:
             stream.write(CONTENT, timeout_s=PATIENCE_S)
