@@ -22,6 +22,7 @@ from tunnel.established import keys as keys_module
 from tunnel.established.layouts import (
     HELLO_BYTES,
     MAX_WINDOW_BYTES,
+    PROOF_BYTES,
     STREAM_TABLE,
     TUNNEL_TABLE,
     Hello,
@@ -32,6 +33,7 @@ from tunnel.established.layouts import (
     pack_credit,
     unpack_close,
     unpack_credit,
+    unpack_open,
 )
 from tunnel.geometry import INTERACTIVE, padme
 from tunnel.onion.message import ChunkType
@@ -610,3 +612,23 @@ def test_the_documents_tables_are_those_of_the_code() -> None:
         )
         for state, row in STREAM_TABLE.items()
     }
+
+
+@given(st.binary(max_size=200))
+def test_what_opens_a_sub_stream_is_read_exactly(data: bytes) -> None:
+    try:
+        target, proof = unpack_open(data)
+    except MalformedMessage:
+        return
+    assert target.pack() + proof == data
+    assert len(proof) in (0, PROOF_BYTES)
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_only_a_whole_proof_follows_a_target(rest: bytes) -> None:
+    packed = Target(TargetKind.DOMAIN, b"example.org", 80).pack()
+    if len(rest) == PROOF_BYTES:
+        assert unpack_open(packed + rest)[1] == rest
+    else:
+        with pytest.raises(MalformedMessage, match="after its target"):
+            unpack_open(packed + rest)

@@ -32,6 +32,7 @@ from tunnel.arguments import EnteredOnce
 from tunnel.client.clients import AskingNode, Undoing, asking, make_call, make_tunnel
 from tunnel.established import Target
 from tunnel.geometry import Profile
+from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.contents import Content, as_piece
 from tunnel.node.query.incoming_replies import IncomingReply, QueryResult, ended_error
 from tunnel.node.query.request import CallOptions, TunnelOptions
@@ -243,11 +244,10 @@ class AsyncTunnel(_Face[NodeTunnel], EnteredOnce):
         """The profile; its chunk length is `profile.geometry.chunk_bytes`."""
         return self.inner.profile
 
-    async def open(self, target: str | Target) -> AsyncStream:
+    async def open(self, target: str | Target, *, client_key: ClientKey | None = None) -> AsyncStream:
         """Open a sub-stream and wait for the other end to accept it; see `NodeTunnel.open`."""
-        return AsyncStream(
-            self._bridge, await _run(self._bridge, self.inner.open(target), TunnelStream.give_up)
-        )
+        opening = self.inner.open(target, client_key=client_key)
+        return AsyncStream(self._bridge, await _run(self._bridge, opening, TunnelStream.give_up))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (message := await self.receive()) is not None:

@@ -36,6 +36,7 @@ from tunnel.arguments import EnteredOnce, check_options
 from tunnel.codes import Report
 from tunnel.established import Target
 from tunnel.geometry import Profile
+from tunnel.identity.client_key import ClientKey
 from tunnel.node.query.attempts import submit
 from tunnel.node.query.contents import Content, Prefixed, as_content
 from tunnel.node.query.incoming_replies import REPLY_WINDOW_BYTES, IncomingReply, QueryResult, ended_error
@@ -323,9 +324,16 @@ class ThreadTunnel(EnteredOnce):
         """Read from the message that `next_message` began; b"" at its end."""
         return self._take(self.inner.read(limit_bytes), NodeTunnel.undo_read, timeout_s)
 
-    def open(self, target: str | Target, *, timeout_s: float | None = None) -> ThreadStream:
+    def open(
+        self,
+        target: str | Target,
+        *,
+        client_key: ClientKey | None = None,
+        timeout_s: float | None = None,
+    ) -> ThreadStream:
         """Open a sub-stream and wait for the other end to accept it; see `NodeTunnel.open`."""
-        stream = _run(self._reactor, self.inner.open(target), timeout_s, TunnelStream.give_up)
+        opening = self.inner.open(target, client_key=client_key)
+        stream = _run(self._reactor, opening, timeout_s, TunnelStream.give_up)
         return ThreadStream(self._reactor, stream)
 
     def stop_sending(self, *, timeout_s: float | None = None) -> None:

@@ -188,6 +188,7 @@ class TunnelKeys:
         window, sub_streams: for this end's HELLO.
     Attributes:
         hello: the data of this end's HELLO.
+        binding: known to the two ends of this tunnel only; None before the HELLOs.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class TunnelKeys:
         self.seed = seed  # erased after the exchange, as is `ephemeral`
         self.ephemeral: X25519Private | None = engine.x25519_private(random_bytes(PRIVATE_BYTES))
         self.hello = Hello(self.ephemeral.public, window, sub_streams).pack()
+        self.binding: bytes | None = None
         self._next_send: bytes | None = None
         self._next_receive: bytes | None = None
 
@@ -220,7 +222,7 @@ class TunnelKeys:
         """
         assert self.ephemeral is not None, "there is one HELLO in each direction"
         hellos = (self.hello, data) if self._end is End.ALICE else (data, self.hello)
-        pair = tunnel_keys(self.seed, self.ephemeral, hello.ephemeral, *hellos)
+        *pair, self.binding = tunnel_keys(self.seed, self.ephemeral, hello.ephemeral, *hellos)
         keys = dict(zip(Direction, pair, strict=True))
         self._next_send, self._next_receive = keys[self._end.sends], keys[self._end.receives]
         self.ephemeral = None

@@ -29,6 +29,7 @@ __all__ = [
     "CREDIT_ENTRY_BYTES",
     "HELLO_BYTES",
     "MAX_WINDOW_BYTES",
+    "PROOF_BYTES",
     "STREAM_TABLE",
     "TUNNEL_TABLE",
     "Hello",
@@ -42,6 +43,7 @@ __all__ = [
     "pack_credit",
     "unpack_close",
     "unpack_credit",
+    "unpack_open",
 ]
 
 
@@ -142,6 +144,7 @@ _CREDIT = struct.Struct(">HI")
 _TARGET = struct.Struct(">BHB")
 HELLO_BYTES = _HELLO.size
 CREDIT_ENTRY_BYTES = _CREDIT.size
+PROOF_BYTES = 96  # Ed25519 public key 32, signature 64
 MAX_WINDOW_BYTES = 2**30  # sums of credit stay far from the u32 that carries them
 _NAME_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
 
@@ -247,6 +250,19 @@ class Target:
         if not (self.port == 0 if self.kind is TargetKind.SERVICE else 1 <= self.port <= 65_535):
             return f"port {self.port}, expected 1 to 65535, or 0 for a service"
         return None
+
+
+def unpack_open(data: bytes) -> tuple[Target, bytes]:
+    """The target and the client's proof, b"" without one.
+
+    Raises:
+        MalformedMessage: the target is none, or what follows it is no proof.
+    """
+    length = _TARGET.size + data[_TARGET.size - 1] if len(data) >= _TARGET.size else len(data)
+    target, proof = Target.unpack(data[:length]), data[length:]
+    if len(proof) not in (0, PROOF_BYTES):
+        raise MalformedMessage(f"OPEN has {len(proof)} bytes after its target, expected 0 or {PROOF_BYTES}")
+    return target, proof
 
 
 def pack_close(code: ErrorCode | None) -> bytes:

@@ -47,6 +47,7 @@ class SubStreamTable(Generic[N]):
         window: receive window of each stream. least_window: the least that the other end allows.
         sub_streams: most sub-streams that the other end may have open.
         first_id: of this end's sub-streams: 1 or 2.
+        binding: gives that of the tunnel.
         on_due: called when something becomes due.
     """
 
@@ -58,6 +59,7 @@ class SubStreamTable(Generic[N]):
         least_window: int,
         sub_streams: int,
         first_id: int,
+        binding: Callable[[], bytes | None],
         make_notifier: Callable[[], N],
         on_due: Callable[[], None],
     ) -> None:
@@ -67,6 +69,7 @@ class SubStreamTable(Generic[N]):
         self._other_window = least_window
         self._other_limit = LEAST_SUB_STREAMS  # sub-streams that the other end allows
         self._limit = sub_streams
+        self._binding = binding
         self._make_notifier = make_notifier
         self._on_due = on_due
         self.next_id = first_id
@@ -109,7 +112,7 @@ class SubStreamTable(Generic[N]):
 
     # --- for the user ---------------------------------------------------------------------------------------
 
-    def open(self, target: Target) -> SubStream[N]:
+    def open(self, target: Target, proof: bytes) -> SubStream[N]:
         """See `EstablishedTunnel.open`."""
         if self.next_id > LAST_ID:
             raise LocalTunnelError("all sub-stream ids are used: use a new tunnel")
@@ -117,8 +120,8 @@ class SubStreamTable(Generic[N]):
             raise BlockingIOError(f"the other end allows {self._other_limit} open sub-streams")
         stream = self._stream(self.next_id, StreamState.AWAIT_OPENED, eager=True)
         self.next_id += 2
-        self._control(ChunkType.OPEN, stream.number, target.pack())
-        return self._add(stream, target, is_confirmed=True)
+        self._control(ChunkType.OPEN, stream.number, target.pack() + proof)
+        return self._add(stream, target, proof, is_confirmed=True)
 
     def accept(self) -> SubStream[N]:
         """See `EstablishedTunnel.accept`."""
@@ -204,7 +207,7 @@ class SubStreamTable(Generic[N]):
 
     # --- for the tunnel: receiving --------------------------------------------------------------------------
 
-    def opened_by_other_end(self, number: int, target: Target) -> None:
+    def opened_by_other_end(self, number: int, target: Target, proof: bytes) -> None:
         """OPEN. Raises MalformedMessage: not the next id, beyond the limit, or after CLOSE of the tunnel."""
         if number != self._next_other_id:
             raise MalformedMessage(f"OPEN of sub-stream {number}, expected {self._next_other_id}")
@@ -215,7 +218,7 @@ class SubStreamTable(Generic[N]):
         self._next_other_id += 2
         state = next_stream_state(StreamState.IDLE, StreamEvent.OPEN, number)
         stream = self._stream(number, state, eager=True)
-        handle = self._add(stream, target, is_confirmed=False)
+        handle = self._add(stream, target, proof, is_confirmed=False)
         if self.refuse_opens:
             handle.give_up(ErrorCode.CANCELLED)
             return
@@ -300,14 +303,18 @@ class SubStreamTable(Generic[N]):
         stream = StreamHalves(number, state, outgoing, incoming)
         return stream
 
-    def _add(self, stream: StreamHalves[N], target: Target, *, is_confirmed: bool) -> SubStream[N]:
+    def _add(
+        self, stream: StreamHalves[N], target: Target, proof: bytes, *, is_confirmed: bool
+    ) -> SubStream[N]:
         number = stream.number
         self._streams[number] = stream
         self._open_counts[number % 2] += 1
         self._handles[number] = handle = SubStream(
             stream,
             target,
+            proof,
             is_confirmed=is_confirmed,
+            binding=self._binding,
             ended=self._make_notifier(),
             on_confirm=partial(self._control, ChunkType.OPENED, number),
             on_close=partial(self.queue, stream),

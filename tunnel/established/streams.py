@@ -404,6 +404,7 @@ class SubStream(Generic[N]):
 
     Attributes:
         number: its id. target: its destination.
+        proof: that its opener holds a client key (`tunnel.identity.client_key`); b"": none was given.
         readable, writable: notifiers for `readinto`, and for `write`, `check_opened`.
         ended: notifier, set when `has_ended` or `failure` has changed.
         failure: the reason of an early end of both halves; None: no early end.
@@ -413,8 +414,10 @@ class SubStream(Generic[N]):
         self,
         stream: StreamHalves[N],
         target: Target,
+        proof: bytes,
         *,
         is_confirmed: bool,
+        binding: Callable[[], bytes | None],
         ended: N,
         on_confirm: Callable[[], None],
         on_close: Callable[[], None],
@@ -423,7 +426,9 @@ class SubStream(Generic[N]):
     ) -> None:
         self.number = stream.number
         self.target = target
+        self.proof = proof
         self.halves = stream
+        self._binding = binding
         self._is_confirmed = is_confirmed
         self._on_confirm = on_confirm
         self._on_close = on_close
@@ -437,6 +442,18 @@ class SubStream(Generic[N]):
     def has_ended(self) -> bool:
         """Both ends have closed their halves, or one gave up."""
         return self.failure is not None or self.halves.is_gone
+
+    @property
+    def binding(self) -> bytes:
+        """32 bytes that only the two ends of this tunnel know; a proof is a signature of them.
+
+        Raises:
+            LocalTunnelError: the tunnel is not established yet.
+        """
+        binding = self._binding()
+        if binding is None:
+            raise LocalTunnelError("the tunnel is not established yet")
+        return binding
 
     @property
     def chunk_data_bytes(self) -> int:

@@ -47,6 +47,7 @@ from tunnel.established.layouts import (
     TunnelState,
     unpack_close,
     unpack_credit,
+    unpack_open,
 )
 from tunnel.established.stream_table import SubStreamTable
 from tunnel.established.streams import IncomingMessages, MessageWriter, N, SubStream
@@ -109,6 +110,7 @@ class EstablishedTunnel(Generic[N]):
             least_window=LEAST_WINDOW_CHUNKS * capacity,
             sub_streams=self._limits.sub_streams,
             first_id=1 if self._is_alice else 2,
+            binding=lambda: self.keys.binding,
             make_notifier=make_notifier,
             on_due=self.sendable.set,
         )
@@ -214,9 +216,17 @@ class EstablishedTunnel(Generic[N]):
 
     # --- for the user ---------------------------------------------------------------------------------------
 
-    def open(self, target: Target) -> SubStream[N]:
+    @property
+    def binding(self) -> bytes | None:
+        """32 bytes that only the two ends of this tunnel know; None: not established yet, wait for
+        `openable`."""
+        return self.keys.binding
+
+    def open(self, target: Target, proof: bytes = b"") -> SubStream[N]:
         """Open a sub-stream to `target`, which can be written immediately.
 
+        Args:
+            proof: that this end holds a client key, `PROOF_BYTES` long; b"": none.
         Raises:
             BlockingIOError: the other end allows no more now; wait for `openable`.
             LocalTunnelError: after `close`, or no id is left (32,767 for each end): use a new tunnel.
@@ -227,7 +237,7 @@ class EstablishedTunnel(Generic[N]):
             raise renewed(ended)
         if self._close_wanted:
             raise LocalTunnelError("the tunnel is closed: it opens no more sub-streams")
-        return self.table.open(target)
+        return self.table.open(target, proof)
 
     def accept(self) -> SubStream[N]:
         """The next sub-stream that the other end opened. Then `confirm` it, or `give_up` with a reason.
@@ -411,7 +421,7 @@ class EstablishedTunnel(Generic[N]):
                 self.table.closed(number, code)
                 self.sendable.set()
         elif kind is ChunkType.OPEN:
-            self.table.opened_by_other_end(number, Target.unpack(bytes(data)))
+            self.table.opened_by_other_end(number, *unpack_open(bytes(data)))
         elif kind is ChunkType.OPENED:
             self._check_length_of(chunk, 0)
             self.table.confirmed(number)

@@ -116,8 +116,11 @@ def block_status_keys(master_seed: bytes, proxies: int) -> list[StatusKeys]:
 
 def tunnel_keys(
     seed: bytes, ephemeral: X25519Private, other_ephemeral: bytes, hello_alice: bytes, hello_bob: bytes
-) -> tuple[bytes, bytes]:
-    """The keys (forward, backward) of an established tunnel after both HELLOs.
+) -> tuple[bytes, bytes, bytes]:
+    """The keys (forward, backward) of an established tunnel after both HELLOs, and its binding.
+
+    The binding is equal at both ends, and different for each tunnel and each pair of ends. A client signs it,
+    so that its signature proves nothing elsewhere.
 
     Args:
         seed: of the DEST slot, 16 bytes.
@@ -134,4 +137,5 @@ def tunnel_keys(
     return (
         expand(seed + shared, b"hello forward" + transcript, 32),
         expand(seed + shared, b"hello backward" + transcript, 32),
+        expand(seed + shared, b"hello binding" + transcript, 32),
     )

@@ -21,6 +21,7 @@ from tunnel.services.blocking import BlockingQuery, BlockingReply, BlockingServi
 from tunnel.services.file_requests import FileEntry, FileStatus
 from tunnel.services.files import Files, FilesSettings
 from tunnel.services.names import safe_name
+from tunnel.services.published import Published
 
 __all__ = [
     "AttachmentLimits",
@@ -34,6 +35,7 @@ __all__ = [
     "FilesSettings",
     "InnerService",
     "Ping",
+    "Published",
     "Query",
     "Reply",
     "SavedAttachment",

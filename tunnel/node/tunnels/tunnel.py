@@ -25,9 +25,11 @@ from reactor import YIELD, ReadYield, Scope, Service, Signal, WriteYield, in_sco
 from readwrite_comp.helpers import byte_view
 from tunnel.arguments import EnteredOnce, checked_count
 from tunnel.codes import Report
+from tunnel.crypto.primitives import tunnel_engine
 from tunnel.errors import ErrorCode, FrameTruncated, LocalTunnelError, PeerError
 from tunnel.established import IncomingMessages, SubStream, Target, TargetKind
 from tunnel.geometry import Profile
+from tunnel.identity.client_key import ClientKey
 from tunnel.node.waits import Turn, UntakenBytes, release_dropped
 from tunnel.services.names import checked_name
 
@@ -266,11 +268,12 @@ class NodeTunnel(EnteredOnce):
     # -- sub-streams ---------------------------------------------------------------------------------
 
     @_call
-    def open(self, target: str | Target) -> Service[TunnelStream]:
+    def open(self, target: str | Target, *, client_key: ClientKey | None = None) -> Service[TunnelStream]:
         """Open a sub-stream and wait for the other end to accept it.
 
         Args:
             target: the name of a service of the other end, or any target.
+            client_key: for a published service that lists its clients; it learns which of them this is.
         Raises:
             SubStreamReset: the other end refused, with TARGET_NOT_ALLOWED if its rules forbid the target.
         Cancellation: the sub-stream is given up.
@@ -281,7 +284,7 @@ class NodeTunnel(EnteredOnce):
             raise TypeError(
                 f"target: expected the name of a service or a Target, got {type(target).__name__}"
             )
-        stream = yield from self._opening.run(self._open(target))
+        stream = yield from self._opening.run(self._open(target, client_key))
         try:
             yield from stream.opened()
         except BaseException:
@@ -289,12 +292,18 @@ class NodeTunnel(EnteredOnce):
             raise
         return stream
 
-    def _open(self, target: Target) -> Service[TunnelStream]:
+    def _open(self, target: Target, client_key: ClientKey | None) -> Service[TunnelStream]:
+        core, proof = self.core, b""
+        if client_key is not None:
+            while core.binding is None and core.failure is None and not core.is_given_up:
+                yield core.openable
+            if core.binding is not None:  # otherwise `open` raises the reason
+                proof = client_key.proof(tunnel_engine(), core.binding, target.pack())
         while True:
             try:
-                stream = self.core.open(target)
+                stream = core.open(target, proof)
             except BlockingIOError:
-                yield self.core.openable
+                yield core.openable
             else:
                 self._life.counters.sub_streams += 1
                 return TunnelStream(stream, self)
