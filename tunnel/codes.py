@@ -60,12 +60,15 @@ class CodeRow:
         meaning: one line for people.
         location: usual place of the cause; a code proves nothing.
         advice: what to do.
+        may_pass: whether another attempt can help when the destination itself reports the code: a fault of
+            the way or of the moment. If not, the destination has refused, and would again.
     """
 
     did: str
     meaning: str
     location: Location
     advice: str
+    may_pass: bool
 
 
 CODES = {
@@ -76,6 +79,7 @@ CODES = {
         Location.RELAY,
         "a bug or an attack on that link; the log of the node that sent the code shows the bytes. "
         "Choose another route",
+        may_pass=True,
     ),
     ErrorCode.BAD_HEADER: CodeRow(
         "could not open the header",
@@ -83,6 +87,7 @@ CODES = {
         Location.RELAY,
         "usually a replaced onion key (fetch the descriptor again) or a clock that is wrong by a day. "
         "Retry over another route",
+        may_pass=True,
     ),
     ErrorCode.EXPIRED: CodeRow(
         "found the header expired or too far in the future",
@@ -90,18 +95,21 @@ CODES = {
         Location.HOST,
         "compare Alice's clock with that of the node whose log shows the error. They may differ by 10 "
         "minutes. A reply block is valid for 1 to 4 hours",
+        may_pass=False,
     ),
     ErrorCode.REPLAYED: CodeRow(
         "has accepted this header before",
         "the same header was accepted before",
         Location.RELAY,
         "no node sends a header twice, so it was recorded and replayed. Retry; the new query has new headers",
+        may_pass=True,
     ),
     ErrorCode.UNKNOWN_NEXT: CodeRow(
         "does not know {next}",
         "the next node is not in the hop's directory, or is the hop itself or the one before",
         Location.RELAY,
         "the peer lists of the two nodes differ: give both the same peer file. Choose another route",
+        may_pass=True,
     ),
     ErrorCode.NEXT_REFUSED: CodeRow(
         "could not connect to {next}",
@@ -109,36 +117,44 @@ CODES = {
         Location.RELAY,
         "the node is down, its address is old, or it refused the connection (its log has the reason). Choose "
         "another route",
+        may_pass=True,
     ),
     ErrorCode.DISCONNECTED: CodeRow(
         "lost a connection",
         "a connection broke, or ended before the frame did",
         Location.RELAY,
         "a node or the network failed. Retry",
+        may_pass=True,
     ),
     ErrorCode.TIMEOUT: CodeRow(
         "waited too long",
         "no header arrived in time, or nothing moved for the idle limit",
         Location.RELAY,
         "retry; for slow services raise `Limits.idle_s` (all nodes) and `idle_s` (the query)",
+        may_pass=True,
     ),
     ErrorCode.TRUNCATED: CodeRow(
         "received an incomplete message",
         "FIN in the header, inside a chunk, or before the chunk marked last",
         Location.RELAY,
         "an earlier node is faulty or hostile. Choose another route",
+        may_pass=True,
     ),
     ErrorCode.BAD_CONTENT: CodeRow(
         "received content that is malformed or was changed",
-        "a chunk that does not open or is malformed",
+        "a chunk that does not open or is malformed, or a request that Bob's service cannot read",
         Location.RELAY,
-        "a node or link of the route changed it. Choose another route",
+        "if the destination reports it: does the request have the form that its service expects, or the name "
+        "of a service (`service=`) if it offers several? Else a node or link of the route changed the "
+        "content: choose another route",
+        may_pass=False,
     ),
     ErrorCode.UNSUPPORTED: CodeRow(
         "does not know the profile",
         "an unknown profile",
         Location.RELAY,
         "nodes of different versions: use a profile that all descriptors of the route offer",
+        may_pass=False,
     ),
     ErrorCode.BUSY: CodeRow(
         "has no room for more",
@@ -147,48 +163,56 @@ CODES = {
         Location.RELAY,
         "wait, or choose another route. The owner can raise `Limits.replay_tags`, `streams_per_link` or "
         "`buffer_bytes`. If an application stopped reading: let it read, or reset its stream",
+        may_pass=True,
     ),
     ErrorCode.SERVICE_FAILED: CodeRow(
         "could not answer, because its service failed",
         "Bob's inner service raised an error",
         Location.FAR_END,
         "Bob's log has the error",
+        may_pass=False,
     ),
     ErrorCode.UNKNOWN_QUERY: CodeRow(
         "does not wait for this answer",
         "a reply without a pending query, or a second reply",
         Location.PROCESS,
         "the query was abandoned before; nothing to do",
+        may_pass=False,
     ),
     ErrorCode.CANCELLED: CodeRow(
         "gave up",
         "a query was cancelled, or a node stops",
         Location.PROCESS,
         "nothing, or retry",
+        may_pass=True,
     ),
     ErrorCode.INTERNAL: CodeRow(
         "has failed",
         "an internal error of the node",
         Location.RELAY,
         "its log has the error; please report it",
+        may_pass=False,
     ),
     ErrorCode.TARGET_NOT_ALLOWED: CodeRow(
         "does not offer this service or target",
         "the far end has no service of that name, or its rules forbid the target of a sub-stream",
         Location.FAR_END,
         "correct the name; for an address and port, choose an exit whose rules allow them",
+        may_pass=False,
     ),
     ErrorCode.TARGET_UNREACHABLE: CodeRow(
         "found no way to the target",
         "the exit finds no route to the target, or no address for its name",
         Location.FAR_END,
         "is the name right? Try again through another exit",
+        may_pass=False,
     ),
     ErrorCode.TARGET_REFUSED: CodeRow(
         "was refused by the target",
         "the target answered the exit and refused the connection",
         Location.FAR_END,
         "nothing listens on that port: correct the address or the port",
+        may_pass=False,
     ),
 }
 
@@ -254,10 +278,10 @@ class Report:
 
     @property
     def is_refusal(self) -> bool:
-        """The destination itself reports a failed or missing service: all nodes of the route work."""
+        """The destination itself refuses, or its service failed: all nodes of the route work."""
         if self.succeeded or self.suspects or self.about_next or self.is_about_reply or self.code is None:
             return False
-        return self.hop == len(self.route) - 1 and CODES[self.code].location is Location.FAR_END
+        return self.hop == len(self.route) - 1 and not CODES[self.code].may_pass
 
     @property
     def _is_about_block(self) -> bool:

@@ -169,6 +169,25 @@ def test_files_are_put_listed_and_fetched_through_a_running_node(
     assert (tmp_path / "copy").read_bytes() == BIG
 
 
+def test_a_refusal_ends_a_transfer_through_a_running_node(
+    control: ConnectedNode, net: LocalNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    ask = net[0].ask
+
+    def watched(call: Any) -> Any:
+        calls.append(call)
+        return ask(call)
+
+    monkeypatch.setattr(net[0], "ask", watched)
+    for service, code in ((None, ErrorCode.BAD_CONTENT), ("none", ErrorCode.TARGET_NOT_ALLOWED)):
+        with pytest.raises(QueryFailed) as caught:
+            list_files(control, net[4].id, service=service, hops=1).result(PATIENCE_S)
+        assert caught.value.code is code
+        assert len(calls) == 1
+        calls.clear()
+
+
 def test_errors_have_hop_code_and_text(control: ConnectedNode, net: LocalNetwork) -> None:
     client = Client(control)
     with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED") as caught:

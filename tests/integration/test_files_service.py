@@ -8,7 +8,8 @@ import io
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from reactor import Service, Sleep
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, Profile, QueryFailed
 from tunnel.client import FilesClient, get, list_files, put
+from tunnel.client.clients import AskingNode
+from tunnel.codes import CODES
 from tunnel.directory import StaticDirectory
-from tunnel.errors import ErrorCode, FilesError, LocalTunnelError
+from tunnel.errors import ErrorCode, FilesError, LocalTunnelError, MalformedMessage, PeerError
 from tunnel.node.links.link_table import LinkTable
 from tunnel.services import Echo, Files, FilesSettings, FileStatus, InnerService, Query, Reply, Services
 from tunnel.services import files as file_store
@@ -332,6 +335,78 @@ def test_by_the_name_of_the_service(tmp_path: Path) -> None:
         with pytest.raises(QueryFailed, match="TARGET_NOT_ALLOWED") as caught:
             list_files(net[0], net[2].id, service="other", hops=1).result(PATIENCE_S)
         assert caught.value.code is ErrorCode.TARGET_NOT_ALLOWED
+
+
+class Counted(InnerService):
+    """Counts the queries that arrive, and raises an error of its own if it has one."""
+
+    def __init__(self, inner: InnerService, error: Exception | None = None) -> None:
+        self.inner = inner
+        self.error = error
+        self.count = 0
+
+    def handle(self, query: Query, reply: Reply) -> Any:
+        self.count += 1
+        if self.error is not None:
+            raise self.error
+        yield from self.inner.handle(query, reply)
+
+
+def transfers(node: AskingNode, destination: bytes, **options: Any) -> dict[str, Callable[[], Future[Any]]]:
+    """Each call that a files service answers."""
+    way: Any = {"hops": 1, **options}
+    return {
+        "list": lambda: list_files(node, destination, **way),
+        "get": lambda: get(node, destination, "f", io.BytesIO(), **way),
+        "put": lambda: put(node, destination, io.BytesIO(b"x"), "f", **way),
+    }
+
+
+@pytest.mark.parametrize("what", ["list", "get", "put"])
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [(None, ErrorCode.BAD_CONTENT), ("other", ErrorCode.TARGET_NOT_ALLOWED), ("f", ErrorCode.BAD_CONTENT)],
+    ids=["no name", "unknown name", "another service"],
+)
+def test_a_refusal_ends_a_transfer_at_once(
+    tmp_path: Path, what: str, named: str | None, code: ErrorCode
+) -> None:
+    inner = Services({"files": Files(tmp_path / "a"), "f": Services({"x": Echo()})})
+    service = Counted(inner)
+    with LocalNetwork(peers=3, service=service) as net:
+        with pytest.raises(QueryFailed, match=f"{code.name} at the destination") as caught:
+            transfers(net[0], net[2].id, service=named)[what]().result(PATIENCE_S)
+        assert caught.value.code is code
+        assert service.count == 1
+        assert net[0].peers.backed_off() == [], "it has answered"
+
+
+REFUSALS = [code for code, row in CODES.items() if not row.may_pass]
+
+
+@pytest.mark.parametrize("code", list(ErrorCode), ids=lambda code: code.name)
+def test_each_code_of_a_destination_is_repeated_or_final(tmp_path: Path, code: ErrorCode) -> None:
+    service = Counted(Files(tmp_path), PeerError("not now", code))
+    with LocalNetwork(peers=3, service=service) as net:
+        with pytest.raises(QueryFailed) as caught:
+            transfers(net[0], net[2].id, retries=1)["list"]().result(PATIENCE_S)
+        assert caught.value.code is code
+        assert service.count == (1 if code in REFUSALS else 2)
+
+
+def test_content_that_a_proxy_changes_is_sent_again(tmp_path: Path) -> None:
+    """The destination has answered the first request of a put, so it is not the one that refuses."""
+    service = Counted(Files(tmp_path))
+    with LocalNetwork(peers=3, service=service) as net:
+
+        def progress(done: int, size: int) -> None:
+            # After the answer to the offer: the next query fails.
+            service.error = None if service.count > 1 else MalformedMessage("a chunk does not open")
+
+        way: Any = {"hops": 1, "retries": 1, "progress": progress}
+        stored = put(net[0], net[2].id, io.BytesIO(CONTENT), "f", **way).result(PATIENCE_S)
+        assert stored.attempts == 2
+        assert service.count == 4, "an offer, content that fails, an offer, content"
 
 
 @pytest.mark.parametrize(

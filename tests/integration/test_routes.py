@@ -29,7 +29,7 @@ from tunnel import (
 )
 from tunnel.client import Client
 from tunnel.directory import StaticDirectory
-from tunnel.errors import BadRoute, ErrorCode
+from tunnel.errors import BadRoute, ErrorCode, TargetNotAllowed
 from tunnel.identity.descriptor import Address, Descriptor
 from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ErrorMode
@@ -234,6 +234,26 @@ def test_a_query_that_the_destination_refuses_is_not_retried() -> None:
             net[0].query(net[4].id, b"hello", hops=1, retries=5).result(PATIENCE_S)
         assert service.count == 1
         assert caught.value.attempts == ()
+
+
+@pytest.mark.parametrize("error_mode", ErrorMode)
+def test_a_refusal_is_not_retried_in_any_error_mode(error_mode: ErrorMode) -> None:
+    """In mode `none` it arrives as a bare reset: the first hop has forwarded it, and is not to blame."""
+    count = 0
+
+    def refuse(query: Any, reply: Any) -> Service[None]:
+        nonlocal count
+        count += 1
+        yield from query.read()
+        raise TargetNotAllowed("this node has no such service")
+
+    with LocalNetwork(peers=5, service=refuse) as net:
+        way: Any = {"hops": 2, "retries": 3, "error_mode": error_mode}
+        with pytest.raises(QueryFailed):
+            net[0].query(net[4].id, bytes(3_000_000), **way).result(PATIENCE_S)
+        assert count == 1
+        if error_mode is not ErrorMode.XOR:  # it names the destination, not the reason
+            assert net[0].peers.backed_off() == []
 
 
 def test_a_destination_that_is_dead_costs_the_hops_before_it_a_pause_only() -> None:

@@ -98,7 +98,9 @@ def test_reports_name_the_nodes_seen_and_the_nodes_blamed() -> None:
     assert len(table.backed_off()) == 3
 
 
-@pytest.mark.parametrize("code", [ErrorCode.SERVICE_FAILED, ErrorCode.TARGET_NOT_ALLOWED])
+@pytest.mark.parametrize(
+    "code", [ErrorCode.SERVICE_FAILED, ErrorCode.TARGET_NOT_ALLOWED, ErrorCode.BAD_CONTENT]
+)
 def test_a_destination_that_refuses_is_alive(code: ErrorCode) -> None:
     table, _, log = make()
     route = tuple(IDS[:3])

@@ -29,6 +29,7 @@ from typing import BinaryIO, Final, Unpack
 from reactor import RunInThread, Service, Sleep, needs_yield_from
 from tunnel.client.clients import AskingNode, asking
 from tunnel.client.file_endpoints import FileTarget, ObjectTarget, PathTarget, SourceFile
+from tunnel.codes import CODES, Location
 from tunnel.errors import (
     BadRoute,
     ErrorCode,
@@ -69,8 +70,6 @@ MOST_BYTES: Final = 1 << 34
 _BUSY_PAUSE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.05
 _MOST_PAUSE_S: Final = 2.0
-# Neither another route nor another moment changes these.
-_FINAL_CODES: Final = (ErrorCode.TARGET_NOT_ALLOWED, ErrorCode.SERVICE_FAILED)
 _PASSING: Final = (FileStatus.BUSY, FileStatus.CHANGED, FileStatus.DIGEST)
 
 
@@ -107,7 +106,7 @@ class FilesClient:
     Args:
         destination: the node's id.
         service: name of the files service, if the node offers several services (`tunnel.services.Services`).
-        retries: attempts after the first.
+        retries: attempts after the first, each over another route. A refusal by the destination is final.
         options: of each query; `timeout_s` limits each attempt.
     Raises, from each method: FilesError: the other end refused; `status` is the reason. QueryFailed: the last
         attempt failed, or the service there is not a files service. LocalTunnelError: a wrong argument.
@@ -128,6 +127,7 @@ class FilesClient:
         self._prefix = b"" if service is None else service_prefix(service)
         self._retries = retries
         self._options = options
+        self._has_answered = False  # the service there has read a request of this client
 
     @needs_yield_from
     def put(
@@ -217,7 +217,7 @@ class FilesClient:
             except MalformedMessage as error:
                 raise QueryFailed(f"the service there is not a files service: {error}", error.code) from error
             except QueryFailed as error:
-                if is_last or error.code in _FINAL_CODES or isinstance(error, NodeStopped):
+                if is_last or self._is_final(error):
                     raise
             except FilesError as error:
                 if is_last or error.status not in _PASSING:
@@ -229,6 +229,18 @@ class FilesClient:
                 if is_last or self._options.get("route") is not None:
                     raise
             yield Sleep(min(_FIRST_PAUSE_S * 2**number, _MOST_PAUSE_S))
+
+    def _is_final(self, error: QueryFailed) -> bool:
+        """Whether another attempt would fail alike: the destination has refused, or this node has stopped.
+
+        BAD_CONTENT of a destination that has read requests is no refusal: a proxy has changed the content.
+        """
+        report, code = error.report, error.code
+        if isinstance(error, NodeStopped):
+            return True
+        if report is None:  # as in error mode `none`: the code came without its author
+            return code is not None and CODES[code].location is Location.FAR_END
+        return report.is_refusal and not (code is ErrorCode.BAD_CONTENT and self._has_answered)
 
     def _begin(
         self, request: FileRequest, more: Callable[[], Service[bytes]] | None = None
@@ -253,6 +265,7 @@ class FilesClient:
         """Read the head of a reply. Raises FilesError: the service refused the request."""
         reader = PieceReader(reply.read)
         head = FileReply.unpack((yield from reader.exactly(REPLY_BYTES)))
+        self._has_answered = True
         if head.status not in (FileStatus.OK, FileStatus.STORED):
             is_offer = request.operation is Operation.OFFER  # the first half of a put
             verb = "put" if is_offer else request.operation.name.lower()

@@ -44,7 +44,7 @@ from reactor import (
 from reactor.core.threads import ServiceFuture
 from reactor.errors import Forked
 from readwrite_comp.errors import is_same_error, renewed
-from tunnel.codes import Report, clock_text, short
+from tunnel.codes import CODES, Location, Report, clock_text, short
 from tunnel.errors import (
     BadRoute,
     ErrorCode,
@@ -56,7 +56,7 @@ from tunnel.errors import (
     QueryFailed,
     StreamReset,
 )
-from tunnel.modes import MODES
+from tunnel.modes import MODES, ErrorMode
 from tunnel.node.context import NodeContext, Stream
 from tunnel.node.query.contents import rewinder
 from tunnel.node.query.frame_io import FrameReader, FrameWriter, receive_reply, start_frame, write_content
@@ -195,7 +195,9 @@ def explain(
         text = f"could not connect to {role}, {short(first)}: {error} ({error.code.name}){behind}"
         return QueryFailed(text, error.code, blamed=(first,), hint=hint)
     if where is None:
-        where, blamed = _where(short(first), error, stream), _blamed_without_status(first, error, stream)
+        where = _where(short(first), error, stream)
+        if frame.error_mode is not ErrorMode.NONE or not _is_of_far_end(error):
+            blamed = _blamed_without_status(first, error, stream)
     elif lost is not None:
         where, blamed = f"{where}, on the link from {short(lost)}", (lost,)
     return QueryFailed(
@@ -223,6 +225,12 @@ def _blamed_without_status(first: bytes, error: PeerError, stream: Stream | None
     """
     is_its = isinstance(error, NextRefused) if stream is None else is_same_error(error, stream.error)
     return (first,) if is_its else ()
+
+
+def _is_of_far_end(error: PeerError) -> bool:
+    """A code that only a destination has reason to send. In error mode `none`, where no status could name
+    its author, the first hop has forwarded it: another route would lead to the same answer."""
+    return isinstance(error, StreamReset) and CODES[error.code].location is Location.FAR_END
 
 
 def _where(first: str, error: PeerError, stream: Stream | None) -> str:
