@@ -21,6 +21,7 @@ from reactor import Service
 from tests.support.network import PATIENCE_S, wait_until_idle
 from tunnel import LocalNetwork, QueryFailed, QueryResult
 from tunnel.client import get, list_files, put
+from tunnel.client.file_endpoints import PathTarget
 from tunnel.errors import FileChanged, FilesError, LocalTunnelError
 from tunnel.services import (
     Echo,
@@ -34,6 +35,7 @@ from tunnel.services import (
 )
 from tunnel.services.file_requests import FileReply
 from tunnel.services.files import FileStore, StoreRefused
+from tunnel.services.partial_file import PartialFile
 
 CONTENT = os.urandom(3_000_000)
 OTHER = os.urandom(1_000)
@@ -425,6 +427,125 @@ def test_a_target_that_cannot_be_is_refused_before_the_transfer(
         get(net[0], net[2].id, "f", tmp_path / "x", hops=1).result(PATIENCE_S)
     assert asked == []
     assert sorted(os.listdir(tmp_path)) == ["file", "store"]
+
+
+def file_appears(target: Path) -> None:
+    target.write_bytes(b"of another program")
+
+
+def folder_appears(target: Path) -> None:
+    target.mkdir()
+
+
+def link_appears(target: Path) -> None:
+    target.symlink_to("nowhere")
+
+
+def fifo_appears(target: Path) -> None:
+    os.mkfifo(target)
+
+
+@pytest.mark.parametrize(
+    ("appears", "replace"),
+    [
+        (file_appears, False),
+        (folder_appears, False),
+        (link_appears, False),
+        (fifo_appears, False),
+        (folder_appears, True),
+        (fifo_appears, True),
+    ],
+)
+def test_a_target_that_appears_during_the_transfer_is_not_replaced(
+    net: LocalNetwork, folder: Path, tmp_path: Path, appears: Callable[[Path], None], replace: bool
+) -> None:
+    (folder / "f").write_bytes(CONTENT)
+    target = tmp_path / "here" / "copy"
+    target.parent.mkdir()
+
+    def progress(done: int, size: int) -> None:
+        if done and not os.path.lexists(target):
+            appears(target)
+
+    way: Any = {"hops": 1, "replace": replace}
+    with pytest.raises(LocalTunnelError, match=r"copy' appeared during the transfer.*\.part") as caught:
+        get(net[0], net[2].id, "f", target, progress=progress, **way).result(PATIENCE_S)
+    assert "nothing is fetched again" in caught.value.hint
+    kind = os.lstat(target).st_mode
+    (part,) = target.parent.glob(".copy.*.part")
+    assert part.read_bytes() == CONTENT
+    target.rename(tmp_path / "moved away")
+    assert os.lstat(tmp_path / "moved away").st_mode == kind
+    fetched = get(net[0], net[2].id, "f", target, **way).result(PATIENCE_S)
+    assert fetched.received_bytes == 0
+    assert target.read_bytes() == CONTENT
+    assert os.listdir(target.parent) == ["copy"]
+
+
+def test_a_target_that_appears_at_the_last_moment_is_not_replaced(
+    net: LocalNetwork, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last look at it, and before the rename."""
+    (folder / "f").write_bytes(CONTENT)
+    commit = PartialFile.commit
+
+    def late(self: PartialFile, target: Path, **options: Any) -> None:
+        target.write_bytes(b"of another program")
+        commit(self, target, **options)
+
+    monkeypatch.setattr(PartialFile, "commit", late)
+    with pytest.raises(LocalTunnelError, match="appeared during the transfer"):
+        get(net[0], net[2].id, "f", tmp_path / "copy", hops=1).result(PATIENCE_S)
+    assert (tmp_path / "copy").read_bytes() == b"of another program"
+
+
+def folder_vanishes(here: Path) -> None:
+    here.rename(here.with_name("renamed"))
+
+
+def folder_becomes_a_file(here: Path) -> None:
+    folder_vanishes(here)
+    here.write_bytes(b"")
+
+
+def folder_is_made_again(here: Path) -> None:
+    folder_vanishes(here)
+    here.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "when"),
+    [
+        (folder_vanishes, "restart"),
+        (folder_vanishes, "write"),
+        (folder_becomes_a_file, "restart"),
+        (folder_becomes_a_file, "write"),
+        (folder_is_made_again, "write"),
+    ],
+)
+def test_a_target_whose_folder_is_gone_is_named(
+    net: LocalNetwork,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    when: str,
+) -> None:
+    (folder / "f").write_bytes(CONTENT)
+    here = tmp_path / "here"
+    here.mkdir()
+    method = getattr(PathTarget, when)
+
+    def late(self: PathTarget, data: bytes) -> None:
+        if not here.with_name("renamed").exists():
+            change(here)
+        method(self, data)
+
+    monkeypatch.setattr(PathTarget, when, late)
+    with pytest.raises(LocalTunnelError, match="here', or the unfinished file in it, was removed") as caught:
+        get(net[0], net[2].id, "f", here / "copy", hops=1).result(PATIENCE_S)
+    assert "make the folder again" in caught.value.hint
+    assert not (here / "copy").exists()
 
 
 def test_modes_are_those_of_new_files_and_of_the_replaced_one(

@@ -6,12 +6,13 @@ Everything here blocks; run it in a thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -32,6 +33,7 @@ from tunnel.services.partial_file import BLOCK_BYTES, PartialFile, ThreadFile
 __all__ = ["FileTarget", "ObjectTarget", "PathTarget", "SourceFile", "resumable_bytes"]
 
 _MOST_STEM_BYTES: Final = 180  # the rest of a part's name is 71 bytes, and a name has at most 255
+_GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 _LOCK_WAIT_S: Final = 1.0
 """A cancelled transfer holds its part until the thread that writes is done."""
 
@@ -229,7 +231,9 @@ class PathTarget:
 
     Raises:
         LocalTunnelError: the path exists and must not be replaced, or is not a regular file; another transfer
-        writes to it. OSError: the folder does not exist, is not writable, or does not accept the name.
+            writes to it. OSError: the folder does not exist, is not writable, or does not accept the name.
+    Raises, from `restart` and `commit`: LocalTunnelError: something has appeared at the path meanwhile, or
+        its folder was removed or replaced. OSError: the disk.
     """
 
     def __init__(self, path: Path, *, replace: bool) -> None:
@@ -270,7 +274,8 @@ class PathTarget:
         before = self._part
         if version == self.version:
             before.discard()  # it has the name and the lock of the new part
-        self._part = self._open(version)
+        with _still_there(self._path.parent):
+            self._part = self._open(version)
         self.version = version
         self._left_bytes = 0
         before.discard()
@@ -279,11 +284,23 @@ class PathTarget:
         self._part.write(data)
 
     def commit(self) -> None:
-        self._part.commit(self._path, replace=self._replace, mode=self._mode)
+        with _still_there(self._path.parent):
+            try:
+                self._check_target()
+                self._part.commit(self._path, replace=self._replace, mode=self._mode)
+            except (FileExistsError, IsADirectoryError, LocalTunnelError) as error:
+                raise LocalTunnelError(
+                    f"{str(self._path)!r} appeared during the transfer, and is not replaced; what was "
+                    f"fetched is kept in {self._part.path.name!r}",
+                    "move it away, or allow replacing it (replace=True, --replace), and repeat the transfer: "
+                    "nothing is fetched again",
+                ) from error
 
     def close(self) -> None:
         if self.version is None or not (self._part.size or self._left_bytes):
-            self._part.discard()  # nothing was received
+            # Nothing was received. If the empty part cannot be removed, the folder's own error is on its way.
+            with contextlib.suppress(OSError):
+                self._part.discard()
         else:
             self._part.close()
 
@@ -325,6 +342,21 @@ class PathTarget:
             part.discard()
             raise
         return part
+
+
+@contextlib.contextmanager
+def _still_there(folder: Path) -> Iterator[None]:
+    """Raise LocalTunnelError: another program has removed or replaced the folder of a target meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        raise LocalTunnelError(
+            f"the folder {str(folder)!r}, or the unfinished file in it, was removed or replaced during the "
+            "transfer",
+            "make the folder again if it is missing, and repeat the transfer",
+        ) from error
 
 
 def resumable_bytes(path: Path) -> int:

@@ -174,7 +174,8 @@ class FilesClient:
             limit_bytes: a larger file is not fetched.
         Raises:
             LocalTunnelError: an invalid name; the path exists, or another transfer writes to it. OSError: the
-            path cannot be created. Both before anything is fetched. Others: see the class.
+            path cannot be created. Both before anything is fetched. LocalTunnelError, at the end: the path
+            has appeared meanwhile (what was fetched is kept), or its folder is gone. Others: see the class.
         Cancellation: a part of the file stays beside a path, and can be resumed.
         """
         name = checked_file_name(name)

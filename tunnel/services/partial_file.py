@@ -174,7 +174,7 @@ class PartialFile:
     def discard(self) -> None:
         """Remove and close the file. A closed file is left alone: another upload may be writing to it."""
         if not self.is_closed:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(self.path)
         self.close()
 
