@@ -91,6 +91,21 @@ def test_peers(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "node-4" not in shown
 
 
+def test_a_node_is_marked_in_the_list_of_its_peers(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether it runs or not; `test_own_node.py` has a running one."""
+    config = str(net / "node-3" / "node.toml")
+    assert main(["peers", "--config", config, "--json"]) == 0
+    peers = json.loads(capsys.readouterr().out)["peers"]
+    assert {peer["name"] for peer in peers if peer["this_node"]} == {"node-3"}
+    assert {peer["name"] for peer in peers if not peer["usable"]} == {"node-3"}
+    assert main(["peers", "--config", config]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "(this node)" in line] == [
+        "node-3"
+    ]
+    assert main(["peers", "--network", str(net)]) == 0
+    assert "(this node)" not in capsys.readouterr().out, "a client is none of them"
+
+
 def test_names_ids_and_their_beginnings(net: Path) -> None:
     directory = StaticDirectory()
     files = tuple(list_peer_files([net / "peers"]))

@@ -126,6 +126,7 @@ def test_a_program_asks_as_the_running_node(control: ConnectedNode, net: LocalNe
     peers = {peer.node_id: state for peer, state in control.peers().items()}
     assert set(peers) == {node.id for node in net}
     assert peers[net[2].id] is PeerState.SEEN
+    assert [node_id for node_id, state in peers.items() if state is PeerState.THIS_NODE] == [control.id]
 
 
 @pytest.mark.parametrize("content", ["bytes", "view", "file", "iterator"])
@@ -182,7 +183,7 @@ def test_a_refusal_ends_a_transfer_through_a_running_node(
     monkeypatch.setattr(net[0], "ask", watched)
     for service, code in ((None, ErrorCode.BAD_CONTENT), ("none", ErrorCode.TARGET_NOT_ALLOWED)):
         with pytest.raises(QueryFailed) as caught:
-            list_files(control, net[4].id, service=service, hops=1).result(PATIENCE_S)
+            list_files(control, net[4].id, service=service, **echoed(net)).result(PATIENCE_S)
         assert caught.value.code is code
         assert len(calls) == 1
         calls.clear()

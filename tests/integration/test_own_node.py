@@ -56,9 +56,11 @@ def test_the_document_starts_a_node_in_an_empty_folder(empty: Path, monkeypatch:
         assert (empty / "files").is_dir()
         # Beside it, the client of the document: another identity that knows the node.
         (empty / "client.toml").write_text(CLIENT)
-        for config in ("node.toml", "client.toml"):
-            (peer,) = asked("peers", "--config", config)["peers"]
+        # The node knows no peer beside itself; its client knows the node.
+        for config, is_own in (("node.toml", True), ("client.toml", False)):
+            (peer,) = asked("peers", "--config", config, status=int(is_own))["peers"]
             assert peer["id"] == ready["id"]
+            assert (peer["this_node"], peer["usable"]) == (is_own, not is_own)
         status, _ = node.stop(signal.SIGTERM)
         assert status == 0
     assert sorted(path.name for path in (empty / "state").iterdir()) == [

@@ -7,6 +7,7 @@ time. `route` shows one route, with the reports of its nodes, which only the sen
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
 import statistics
 import time
@@ -25,14 +26,16 @@ from tunnel.cli.client import (
 )
 from tunnel.cli.options import add_retries, command, count, size
 from tunnel.cli.terminal import complain, say, say_json, table
-from tunnel.client.connect import running_node
+from tunnel.client.connect import is_client, running_node
 from tunnel.codes import Report
+from tunnel.config import NodeConfig
 from tunnel.control import PeerState
-from tunnel.crypto.primitives import tunnel_engine
+from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory import StaticDirectory
-from tunnel.errors import DescriptorError, QueryFailed
+from tunnel.errors import DescriptorError, KeyFileError, QueryFailed
 from tunnel.geometry import Profile
 from tunnel.identity.descriptor import Descriptor
+from tunnel.identity.keys import NodeKeys
 from tunnel.modes import ReplyMode
 from tunnel.routing.route import Route
 from tunnel.running.configured_node import Peers, load_peers, settle
@@ -40,8 +43,11 @@ from tunnel.services import service_prefix
 
 __all__ = ["add_parser"]
 
+log = logging.getLogger("tunnel.cli")
+
 _PEERS = """\
-List the known nodes, from their signed descriptors. This sends nothing.
+List the known nodes, from their signed descriptors. This sends nothing. With --config the node of the
+configuration is marked "(this node)".
 """
 _PEERS_EXAMPLE = """\
 example:
@@ -108,24 +114,26 @@ def run_peers(options: argparse.Namespace) -> int:
     if running is not None:
         with running:
             states = running.peers()
+            own_id: bytes | None = running.id
         directory = StaticDirectory(states)
     else:
+        own_id = None if options.config is None or is_client(config) else _own_id(config, engine)
         directory, _ = load_peers(config, engine)
         settle(directory)
         directory.close()
-    names = PeerNames(directory, config.files, engine)
+    names = PeerNames(directory, config.files, engine, own_id=own_id)
     now_s = time.time()
-    peers = [_described(names, peer, now_s, states.get(peer)) for peer in names]
+    peers = [_described(names, peer, now_s, states.get(peer), own_id) for peer in names]
     is_usable = any(peer["usable"] for peer in peers)
     if options.json:
         say_json(is_usable, {"peers": peers}, indent=1)
     else:
         rows = [
             [
-                peer["name"],
+                f"{peer['name']} (this node)" if peer["this_node"] else peer["name"],
                 peer["id"][:16],
                 ", ".join(peer["addresses"]) or "–",
-                "backed off" if peer["state"] == "backed-off" else "yes" if peer["usable"] else "no",
+                _use_of(peer),
                 f"{(peer['expires'] - now_s) / 86_400:.1f} days",
             ]
             for peer in peers
@@ -133,15 +141,35 @@ def run_peers(options: argparse.Namespace) -> int:
         if rows:
             say(table(["name", "id", "address", "usable", "expires in"], rows))
     if not is_usable:
-        complain("error: no peer can be used now" if peers else "error: no peers are known")
-        complain(f"hint: {_WRONG_TIME if peers else _NO_PEERS}")
+        has_others = any(not peer["this_node"] for peer in peers)
+        complain("error: no peer can be used now" if has_others else "error: no peers are known")
+        complain(f"hint: {_WRONG_TIME if has_others else _NO_PEERS}")
     return 0 if is_usable else 1
 
 
-def _described(names: PeerNames, peer: Descriptor, now_s: float, state: PeerState | None) -> dict[str, Any]:
+def _own_id(config: NodeConfig, engine: TunnelEngine) -> bytes | None:
+    """The id of the node of a configuration; None, with a warning, if its keys cannot be read."""
+    try:
+        return NodeKeys.load(config.keys).node_id(engine)
+    except KeyFileError as error:
+        log.warning("this node is not marked in the list: %s", error)
+        return None
+
+
+def _use_of(peer: dict[str, Any]) -> str:
+    """Whether a peer can be used, for people."""
+    if peer["this_node"]:
+        return "–"
+    return "backed off" if peer["state"] == "backed-off" else "yes" if peer["usable"] else "no"
+
+
+def _described(
+    names: PeerNames, peer: Descriptor, now_s: float, state: PeerState | None, own_id: bytes | None
+) -> dict[str, Any]:
+    is_own = peer.node_id == own_id
     try:
         peer.hop(now_s)
-        usable = True
+        usable = not is_own  # a node is no proxy or destination of its own
     except DescriptorError:
         usable = False
     return {
@@ -151,6 +179,7 @@ def _described(names: PeerNames, peer: Descriptor, now_s: float, state: PeerStat
         "profiles": [Profile.from_byte(byte).name for byte in peer.profiles],
         "unlisted": peer.unlisted,
         "usable": usable,
+        "this_node": is_own,
         "expires": peer.expiry,
         "state": None if state is None else state.name.lower().replace("_", "-"),
     }

@@ -47,7 +47,7 @@ class ConnectedNode(AskingNode, Protocol):
         """The process of the node."""
 
     def peers(self) -> dict[Descriptor, PeerState]:
-        """The known peers, each with its state as last observed."""
+        """The known nodes, each with its state as last observed; this node has THIS_NODE."""
 
     def close(self) -> None:
         """Cancel running queries. Idempotent."""
@@ -150,7 +150,7 @@ class ClientNode(EnteredOnce):
         self.choose_route, self.draw_hops = node.choose_route, node.draw_hops
 
     def peers(self) -> dict[Descriptor, PeerState]:
-        """The known peers, each with its state as last observed."""
+        """The known nodes, each with its state as last observed; this node has THIS_NODE."""
 
         def look() -> Service[dict[Descriptor, PeerState]]:
             yield Sleep(0)  # the table of peers belongs to the reactor's thread

@@ -274,7 +274,7 @@ class ControlClient(EnteredOnce):
         )
 
     def peers(self) -> dict[Descriptor, PeerState]:
-        """The node's known peers, with their states. Waits for the answer.
+        """The nodes that it knows, with their states; the node itself has THIS_NODE. Waits for the answer.
 
         Raises:
             ControlError, QueryFailed: the node has ended.

@@ -75,7 +75,7 @@ __all__ = [
     "unpack_welcome",
 ]
 
-VERSION: Final = 3
+VERSION: Final = 4
 CONTENT_BYTES: Final = 65_536
 """Longest piece of content, in both directions."""
 CLIENT_BODY_BYTES: Final = 160_000
@@ -110,11 +110,12 @@ class MessageKind(IntEnum):
 
 
 class PeerState(IntEnum):
-    """The state of a peer, from the node's own contacts."""
+    """The state of a known node, from the contacts of the node that lists it. THIS_NODE: that node itself."""
 
     UNKNOWN = 0
     SEEN = 1
     BACKED_OFF = 2
+    THIS_NODE = 3
 
 
 @dataclass(frozen=True, slots=True)

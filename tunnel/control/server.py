@@ -79,10 +79,12 @@ _Step: TypeAlias = Service[None]
 
 
 def peer_states(node: Node, directory: Directory) -> dict[Descriptor, PeerState]:
-    """The peers of a node with their states. For the reactor's thread."""
+    """The known nodes with their states, this node among them. For the reactor's thread."""
     backed_off = set(node.peers.backed_off())
 
     def state(node_id: bytes) -> PeerState:
+        if node_id == node.id:
+            return PeerState.THIS_NODE
         if node_id in backed_off:
             return PeerState.BACKED_OFF
         return PeerState.UNKNOWN if node.peers.last_seen_s(node_id) is None else PeerState.SEEN
