@@ -78,13 +78,15 @@ def test_the_three_kinds_of_clients_have_the_same_names() -> None:
     served = names(IncomingReply) - {"write", "wait_room", "has_ended"}
     assert names(ThreadReply) == names(AsyncReply) == served
     held = names(NodeTunnel) - {
+        "answered",
         "carrier",
         "drain",
         "end_sending",
         "has_ended",
         "is_as_new",
         "leave",
-    }  # for the node
+        "start",
+    }  # for the node and the front
     assert names(ThreadTunnel) == names(AsyncTunnel) == held
     assert names(ThreadStream) == names(AsyncStream) == names(TunnelStream) - {"leave", "opened"}
 

@@ -112,11 +112,22 @@ class SubStreamTable(Generic[N]):
 
     # --- for the user ---------------------------------------------------------------------------------------
 
+    @property
+    def own_streams(self) -> int:
+        """See `EstablishedTunnel.own_streams`."""
+        return self._open_counts[self.next_id % 2]
+
+    @property
+    def places(self) -> int:
+        """See `EstablishedTunnel.places`."""
+        ids = (LAST_ID - self.next_id) // 2 + 1
+        return max(0, min(ids, self._other_limit - self.own_streams))
+
     def open(self, target: Target, proof: bytes) -> SubStream[N]:
         """See `EstablishedTunnel.open`."""
         if self.next_id > LAST_ID:
             raise LocalTunnelError("all sub-stream ids are used: use a new tunnel")
-        if self._open_counts[self.next_id % 2] >= self._other_limit:
+        if self.own_streams >= self._other_limit:
             raise BlockingIOError(f"the other end allows {self._other_limit} open sub-streams")
         stream = self._stream(self.next_id, StreamState.AWAIT_OPENED, eager=True)
         self.next_id += 2

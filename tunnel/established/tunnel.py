@@ -132,6 +132,18 @@ class EstablishedTunnel(Generic[N]):
         return has_switched and self._receiving is not TunnelState.AWAIT_HELLO
 
     @property
+    def own_streams(self) -> int:
+        """Open sub-streams that this end has opened."""
+        return self.table.own_streams
+
+    @property
+    def places(self) -> int:
+        """Sub-streams that this end could open now without waiting."""
+        if self._error is not None or self._given_up is not None or self._close_wanted:
+            return 0
+        return self.table.places
+
+    @property
     def has_ended_sending(self) -> bool:
         """The chunk with LAST has been made; the node sends FIN after it."""
         return self._sending is TunnelState.ENDED
@@ -221,6 +233,18 @@ class EstablishedTunnel(Generic[N]):
         """32 bytes that only the two ends of this tunnel know; None: not established yet, wait for
         `openable`."""
         return self.keys.binding
+
+    def check_answered(self) -> None:
+        """Check that the other end's HELLO has arrived: its limits and `binding` are known.
+
+        Raises:
+            BlockingIOError: not yet; wait for `openable`. PeerError: the tunnel has ended.
+        """
+        ended = self._error or self._given_up
+        if ended is not None:
+            raise renewed(ended)
+        if self.binding is None:
+            raise BlockingIOError("the other end has not answered yet")
 
     def open(self, target: Target, proof: bytes = b"") -> SubStream[N]:
         """Open a sub-stream to `target`, which can be written immediately.

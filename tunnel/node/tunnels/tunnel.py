@@ -36,7 +36,7 @@ from tunnel.services.names import checked_name
 if TYPE_CHECKING:
     from tunnel.node.tunnels.carrying import Carrier, TunnelLife
 
-__all__ = ["MESSAGE_BYTES", "NodeTunnel", "TunnelStream"]
+__all__ = ["MESSAGE_BYTES", "NodeTunnel", "TunnelStream", "checked_target"]
 
 MESSAGE_BYTES = 1 << 20
 """Default limit of a message that is received whole."""
@@ -278,13 +278,7 @@ class NodeTunnel(EnteredOnce):
             SubStreamReset: the other end refused, with TARGET_NOT_ALLOWED if its rules forbid the target.
         Cancellation: the sub-stream is given up.
         """
-        if isinstance(target, str):
-            target = Target(TargetKind.SERVICE, checked_name(target))
-        elif not isinstance(target, Target):
-            raise TypeError(
-                f"target: expected the name of a service or a Target, got {type(target).__name__}"
-            )
-        stream = yield from self._opening.run(self._open(target, client_key))
+        stream = yield from self._opening.run(self._open(checked_target(target), client_key))
         try:
             yield from stream.opened()
         except BaseException:
@@ -292,13 +286,32 @@ class NodeTunnel(EnteredOnce):
             raise
         return stream
 
+    @_call
+    def start(self, target: str | Target, *, client_key: ClientKey | None = None) -> Service[TunnelStream]:
+        """Open a sub-stream without waiting for the other end: bytes can be written right behind.
+
+        `TunnelStream.opened` waits for its answer. Args: as for `open`.
+        """
+        return (yield from self._opening.run(self._open(checked_target(target), client_key)))
+
+    @_call
+    def answered(self) -> Service[None]:
+        """Wait for the first chunk of the other end: the whole route works, and its limits are known."""
+        yield from self._opening.run(self._wait_answered())
+
+    def _wait_answered(self) -> Service[None]:
+        while True:
+            try:
+                return self.core.check_answered()
+            except BlockingIOError:
+                yield self.core.openable
+
     def _open(self, target: Target, client_key: ClientKey | None) -> Service[TunnelStream]:
         core, proof = self.core, b""
         if client_key is not None:
-            while core.binding is None and core.failure is None and not core.is_given_up:
-                yield core.openable
-            if core.binding is not None:  # otherwise `open` raises the reason
-                proof = client_key.proof(tunnel_engine(), core.binding, target.pack())
+            yield from self._wait_answered()
+            assert core.binding is not None
+            proof = client_key.proof(tunnel_engine(), core.binding, target.pack())
         while True:
             try:
                 stream = core.open(target, proof)
@@ -581,8 +594,9 @@ class TunnelStream(EnteredOnce):
             self.core.close()
         _release(self.core)
 
+    @_call
     def opened(self) -> Service[None]:
-        """Wait for the other end to accept the sub-stream."""
+        """Wait for the other end to accept the sub-stream. Raises SubStreamReset: it refused."""
         yield from self._writer.call(lambda _: self.core.check_opened())
 
     def numbered(self, reading: Service[T]) -> Service[tuple[int, T]]:
@@ -615,6 +629,19 @@ class TunnelStream(EnteredOnce):
         text = f"a sub-stream to {name!r} was dropped while it was open: close it, or give it up"
         is_expected = core.is_closed or carrier.is_left
         release_dropped(carrier.post, functools.partial(_release, core), None if is_expected else text, self)
+
+
+def checked_target(target: str | Target) -> Target:
+    """The target of a sub-stream, given as such or as the name of a service.
+
+    Raises:
+        TypeError: neither. LocalTunnelError: an invalid name.
+    """
+    if isinstance(target, str):
+        return Target(TargetKind.SERVICE, checked_name(target))
+    if not isinstance(target, Target):
+        raise TypeError(f"target: expected the name of a service or a Target, got {type(target).__name__}")
+    return target
 
 
 def _release(core: SubStream[Signal]) -> None:

@@ -1,0 +1,257 @@
+"""`TunnelPool`: the tunnels to one exit. A connection costs a sub-stream of one of them, not a tunnel.
+
+Connections with equal isolation keys share a tunnel; others never do, so the exit cannot link them by it. The
+first connection of a key opens its tunnel, and those that come meanwhile wait for it. When the other end
+allows no further sub-stream, the key gets another tunnel.
+
+One service owns each tunnel: it opens the tunnel, waits until the tunnel breaks, is too old or is not wanted
+any more, lets the open sub-streams finish, and closes it. So nothing has to look for tunnels that are over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Final, Protocol, Unpack
+
+from reactor import Scope, Select, Service, Signal, Sleep, TimedOut, needs_yield_from, timeout_after
+from readwrite_comp.errors import renewed
+from tunnel.errors import ErrorCode, NodeStopped, QueryFailed, TableFull, TunnelError
+from tunnel.established import Target
+from tunnel.node.query.request import TunnelOptions
+from tunnel.node.tunnels.tunnel import NodeTunnel, TunnelStream
+
+__all__ = ["LIFE_S", "MOST_TUNNELS", "OPEN_S", "TunnelPool"]
+
+log = logging.getLogger("tunnel.front")
+
+LIFE_S: Final = 600.0
+"""Age at which a tunnel gets no further sub-streams, as circuits in Tor."""
+
+MOST_TUNNELS: Final = 64
+"""Tunnels with room for sub-streams, of all keys: 64 × 64 connections by the default limits."""
+
+OPEN_S: Final = 20.0
+"""Time limit for opening a tunnel, up to the first chunk of the exit."""
+
+_LOOK_S: Final = 1.0  # between two looks at whether the last sub-stream of an old tunnel has ended
+
+
+class OpensTunnels(Protocol):
+    """A node, as the pool uses it."""
+
+    def open_tunnel(self, destination: bytes, **options: Unpack[TunnelOptions]) -> Service[NodeTunnel]: ...
+
+
+class _Place:
+    """A tunnel, or one that is being opened.
+
+    Attributes:
+        tunnel: None until it is open. error: why it was not.
+        leave: set when it is not wanted any more.
+    """
+
+    def __init__(self) -> None:
+        self.tunnel: NodeTunnel | None = None
+        self.error: TunnelError | None = None
+        self.leave = Signal()
+        self._waiting: list[Signal] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a sub-stream can be opened now."""
+        return self.tunnel is not None and self.tunnel.is_as_new and self.tunnel.core.places > 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is open and carries no sub-stream."""
+        return self.tunnel is not None and not self.tunnel.core.own_streams
+
+    def settle(self) -> None:
+        """Wake those that wait for the tunnel to be open."""
+        while self._waiting:
+            self._waiting.pop().set()
+
+    def wait(self) -> Service[None]:
+        """Wait until the tunnel is open. Raises the error that prevented it."""
+        signal = Signal()
+        self._waiting.append(signal)
+        yield signal
+        if self.error is not None:
+            raise renewed(self.error)
+
+
+class TunnelPool:
+    """The tunnels to one exit. Everything runs in the reactor of the node.
+
+    Args:
+        node: opens the tunnels; it gives them out of `Limits.prepared_tunnels`, if it keeps some.
+        options: of each tunnel, as for `Node.open_tunnel`.
+        most: limit of tunnels that take sub-streams. Above it the idle one that was used least recently is
+            closed.
+        life_s, open_s: see `LIFE_S`, `OPEN_S`.
+    """
+
+    def __init__(
+        self,
+        node: OpensTunnels,
+        exit_id: bytes,
+        options: TunnelOptions | None = None,
+        *,
+        most: int = MOST_TUNNELS,
+        life_s: float = LIFE_S,
+        open_s: float = OPEN_S,
+    ) -> None:
+        self._node = node
+        self._exit_id = exit_id
+        self._options: TunnelOptions = {} if options is None else options
+        self._most = most
+        self._life_s = life_s
+        self._open_s = open_s
+        self._places: OrderedDict[Hashable, list[_Place]] = OrderedDict()  # the key used last is last
+        self._scope = Scope("tunnels of a front", fail_together=False)
+
+    def __len__(self) -> int:
+        """Tunnels that take sub-streams, those that are being opened included."""
+        return sum(map(len, self._places.values()))
+
+    @needs_yield_from
+    def open(self, target: Target, isolation: Hashable, early: bytes = b"") -> Service[TunnelStream]:
+        """Open a sub-stream, and wait for the answer of the target.
+
+        A tunnel that breaks before the answer is replaced once, over another route, unless `early` was sent:
+        the target may have received it, and must not twice. An error of the target is final.
+
+        Args:
+            isolation: connections with equal keys share tunnels.
+            early: bytes for the target that travel right behind OPEN.
+        Raises:
+            SubStreamReset: the exit refused, or could not connect; `code` is the reason.
+            QueryFailed: no tunnel could be opened, or it broke. TableFull: all tunnels are in use.
+            BadRoute, ProfileError, LocalTunnelError: no tunnel can be opened.
+        Cancellation: the sub-stream is given up.
+        """
+        may_retry = True
+        while True:
+            has_sent = False
+            try:
+                tunnel = yield from self._take(isolation)
+                stream = yield from tunnel.start(target)
+                has_sent = bool(early)
+                return (yield from _opened(stream, early))
+            except QueryFailed as error:
+                if not may_retry or has_sent or isinstance(error, NodeStopped):
+                    raise
+                log.debug("a connection gets another tunnel: %s", error)
+                may_retry = False
+
+    @needs_yield_from
+    def close(self) -> Service[None]:
+        """Give up all tunnels, and wait until they have ended."""
+        yield from self._scope.close()
+
+    def _take(self, key: Hashable) -> Service[NodeTunnel]:
+        """A tunnel of this key with room for a sub-stream."""
+        while True:
+            places = self._places.get(key, [])
+            for place in places:
+                if place.has_room:
+                    self._places.move_to_end(key)
+                    assert place.tunnel is not None
+                    return place.tunnel
+            opening = next((place for place in places if place.tunnel is None), None)
+            if opening is None:
+                opening = yield from self._open_another(key)
+            yield from opening.wait()
+
+    def _open_another(self, key: Hashable) -> Service[_Place]:
+        if len(self) >= self._most:
+            self._drop_idle()
+        # Those that finish their last sub-streams are no longer counted by `len`.
+        if len(self) >= self._most or len(self._scope) >= 2 * self._most:
+            raise TableFull(f"all {self._most} tunnels to the exit are in use")
+        place = _Place()
+        self._places.setdefault(key, []).append(place)
+        try:
+            yield from self._scope.spawn(self._keep(key, place), name="tunnel of a front")
+        except BaseException:
+            self._forget(key, place)
+            raise
+        return place
+
+    def _keep(self, key: Hashable, place: _Place) -> Service[None]:
+        """Own one tunnel from its opening to its end."""
+        tunnel: NodeTunnel | None = None
+        try:
+            tunnel = yield from self._open_tunnel()
+            place.tunnel = tunnel
+            place.settle()
+            yield Select(tunnel.carrier.handle, place.leave, Sleep(self._life_s))
+            self._forget(key, place)
+            while tunnel.core.own_streams and not tunnel.has_ended:
+                yield Select(tunnel.carrier.handle, Sleep(_LOOK_S))
+            if not tunnel.has_ended:
+                yield from tunnel.close()
+        except TunnelError as error:
+            if tunnel is None:
+                place.error = error
+            else:
+                log.debug("a tunnel of a front was not closed in order: %s", error)
+        finally:
+            self._forget(key, place)
+            if tunnel is not None:
+                tunnel.give_up()
+            if place.tunnel is None and place.error is None:
+                place.error = NodeStopped()
+            place.settle()
+
+    def _open_tunnel(self) -> Service[NodeTunnel]:
+        tunnel: NodeTunnel | None = None
+
+        def opening() -> Service[None]:
+            nonlocal tunnel
+            tunnel = yield from self._node.open_tunnel(self._exit_id, **self._options)
+            # Until then its limit of sub-streams is not known, and nothing would be sent.
+            yield from tunnel.answered()
+
+        try:
+            yield from timeout_after(self._open_s, opening())
+            assert tunnel is not None
+            return tunnel
+        except BaseException as error:
+            if tunnel is not None:
+                tunnel.give_up()
+            if isinstance(error, TimedOut):
+                text = f"the exit did not answer within {self._open_s:g} s"
+                raise QueryFailed(text, ErrorCode.TIMEOUT) from error
+            raise
+
+    def _drop_idle(self) -> None:
+        """Let the idle tunnel go whose key was used least recently."""
+        for key, places in self._places.items():
+            for place in places:
+                if place.is_idle:
+                    place.leave.set()
+                    self._forget(key, place)
+                    return
+
+    def _forget(self, key: Hashable, place: _Place) -> None:
+        """Open no further sub-streams in it. No effect if that was so before."""
+        places = self._places.get(key, [])
+        if place in places:
+            places.remove(place)
+            if not places:
+                del self._places[key]
+
+
+def _opened(stream: TunnelStream, early: bytes) -> Service[TunnelStream]:
+    """Send the early bytes, and wait for the answer of the other end."""
+    try:
+        if early:
+            yield from stream.write(early)
+        yield from stream.opened()
+    except BaseException:
+        stream.give_up()
+        raise
+    return stream
