@@ -24,10 +24,11 @@ from tunnel.config import load_config
 from tunnel.directory import StaticDirectory
 from tunnel.directory.base import list_peer_files
 from tunnel.errors import ConfigError
+from tunnel.identity.client_key import ClientKey
 from tunnel.identity.keys import NodeKeys
 
 COMMANDS = [
-    "demo", "network", "up", "keygen", "node", "ping", "send", "get", "peers", "route", "bench",
+    "demo", "network", "up", "keygen", "node", "publish", "ping", "send", "get", "peers", "route", "bench",
 ]  # fmt: skip
 
 
@@ -256,6 +257,32 @@ def test_keygen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = json.loads(capsys.readouterr().out)
     assert outcome == {"ok": True, "file": str(path), "id": NodeKeys.load(path).node_id(OPENSSL).hex()}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_keygen_of_a_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "friend.key"
+    assert main(["keygen", "--client", str(path)]) == 0
+    public = ClientKey.load(path).public(OPENSSL).hex()
+    assert capsys.readouterr().out == f"the client key is in {path}; its public key is {public}\n"
+    assert main(["keygen", "--client", str(path)]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ping", "127.0.0.1:1"], "two services have the name 'ping'"),
+        (["a b", "127.0.0.1:1"], "mtun publish: name = 'a b': expected a name"),
+        (["web", "127.0.0.1"], "mtun publish: to = '127.0.0.1': expected a host and a port"),
+        (["web", "127.0.0.1:1", "--client", "ff"], "mtun publish: clients = ['ff']: expected"),
+    ],
+)
+def test_publish_checks_its_arguments_before_it_runs_a_node(
+    net: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(net / "node-0" / "node.toml")
+    assert main(["publish", *arguments, "--config", config]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["a/b/keys", "file/keys", "a/b/c/d/keys"])

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from reactor import Reactor
 from tunnel.config import SETTINGS, NodeConfig, Setting, load_config, make_config
 from tunnel.config.kinds import write_toml
-from tunnel.config.settings import TABLES, reference
+from tunnel.config.repeated import REPEATED, PublishEntry, reference
+from tunnel.config.settings import REQUIRED, TABLES
 from tunnel.errors import ConfigError
 from tunnel.established import TunnelLimits
 from tunnel.geometry import Profile
@@ -72,7 +73,59 @@ def test_every_setting_is_explained_and_has_a_default_of_its_kind() -> None:
 
 def test_the_document_is_made_from_the_settings() -> None:
     assert DOCUMENT.read_text(encoding="utf-8").endswith(f"\n\n{reference()}"), "python -m tests.test_config"
-    assert DOCUMENT.read_text(encoding="utf-8").count("\n## [") == len(TABLES)
+    assert DOCUMENT.read_text(encoding="utf-8").count("\n## [") == len(TABLES) + len(REPEATED)
+
+
+KEY = "0f" * 32
+
+
+def test_a_repeated_table_has_one_entry_for_each_occurrence() -> None:
+    assert make("").published == ()
+    config = make(f"""
+        [[publish]]
+        name = "ssh"
+        to = "127.0.0.1:22"
+        [[publish]]
+        name = "web"
+        to = "[::1]:80"
+        clients = ["{KEY}"]
+    """)
+    assert config.published == (
+        PublishEntry("ssh", ("127.0.0.1", 22), ()),
+        PublishEntry("web", ("::1", 80), (bytes.fromhex(KEY),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ('[publish]\nname = "a"', "may occur several times", "write [[publish]]"),
+        ('publish = ["a"]', "may occur several times", "write [[publish]]"),
+        ('[[publish]]\nname = "a"', "[[publish]] 1: to is missing", "a host and a port"),
+        ('[[publish]]\nname = "a"\nto = ""', "[[publish]] 1: to = ''", ""),
+        ('[[publish]]\nname = "a b"\nto = "h:1"', "name = 'a b': expected a name", ""),
+        ('[[publish]]\nnam = "a"', "there is no key 'nam'", "did you mean name?"),
+        ('[[publish]]\nname = "a"\nto = "h:1"\nclients = ["ff"]', "64 hex digits", ""),
+        ('[[publish]]\nname = "ping"\nto = "h:1"', "two services have the name 'ping'", "another name"),
+        ('[[publis]]\nname = "a"', "there is no table [publis]", "did you mean [[publish]]?"),
+        ('[[node]]\nlisten = "a"', "node = …: expected a table", "[node]"),
+        ("[[publish]]\n" * 65, "occurs 65 times", ""),
+    ],
+)
+def test_a_wrong_entry_is_refused_with_its_place(text: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(text)
+    assert message in str(refused.value)
+    assert hint in refused.value.hint
+
+
+def test_every_key_of_a_repeated_table_is_explained() -> None:
+    for kind in REPEATED.values():
+        assert [row.key for row in kind.rows] == [field.name for field in fields(kind.entry)]
+        for row in kind.rows:
+            assert row.meaning, row.key
+            if row.default is not REQUIRED:
+                row.kind.check(row.default)
 
 
 def test_the_example_of_the_document_is_a_configuration() -> None:

@@ -25,6 +25,7 @@ from tunnel.crypto.primitives import TunnelEngine, tunnel_engine
 from tunnel.directory.base import write_descriptor
 from tunnel.disk import naming
 from tunnel.errors import ConfigError
+from tunnel.identity.client_key import ClientKey
 from tunnel.identity.descriptor import Address
 from tunnel.identity.key_ring import KeyRing
 from tunnel.identity.keys import NodeKeys
@@ -54,10 +55,14 @@ example:
 """
 _KEYGEN = """\
 Make the secret keys of one node, in a file that only its owner can read.
+
+With --client it makes the key of a client, for published services that list their clients, and prints the
+public key for that list.
 """
 _KEYGEN_EXAMPLE = """\
 example:
-  mtun keygen state/keys      the default place; [node] keys in the configuration names another
+  mtun keygen state/keys             the default place; [node] keys in the configuration names another
+  mtun keygen --client friend.key    for `mtun forward --key friend.key`
 """
 
 
@@ -75,6 +80,7 @@ def add_parser(commands: Any) -> None:
         metavar="FILE",
         help="the new key file; must not exist. Its folder is created if needed",
     )
+    parser.add_argument("--client", action="store_true", help="make the key of a client, not of a node")
 
 
 def run_network(options: argparse.Namespace) -> int:
@@ -235,17 +241,32 @@ def run_keygen(options: argparse.Namespace) -> int:
             f"{path} is a folder", f"name the file in it: mtun keygen {shlex.quote(str(path / 'keys'))}"
         )
     make_folder(path.parent, mode=0o700)
-    keys = NodeKeys.generate(time.time())
+    save = _save_client_key if options.client else _save_node_keys
     try:
-        keys.save(path, replace=False)
+        entry, text = save(path)
     except FileExistsError as error:
         raise ConfigError(
             f"{path} exists: keys are never overwritten",
             "name another file, or move this one away; a node without its key file loses its id",
         ) from error
-    node_id = keys.node_id(tunnel_engine()).hex()
     if options.json:
-        say_json(True, {"file": str(path), "id": node_id})
+        say_json(True, {"file": str(path), **entry})
     else:
-        say(f"keys of node {node_id} are in {path}")
+        say(text)
     return 0
+
+
+def _save_node_keys(path: Path) -> tuple[dict[str, str], str]:
+    """Make the keys of a node. Returns what to print, as JSON and as text. Raises FileExistsError."""
+    keys = NodeKeys.generate(time.time())
+    keys.save(path, replace=False)
+    node_id = keys.node_id(tunnel_engine()).hex()
+    return {"id": node_id}, f"keys of node {node_id} are in {path}"
+
+
+def _save_client_key(path: Path) -> tuple[dict[str, str], str]:
+    """As `_save_node_keys`, the key of a client."""
+    key = ClientKey.generate()
+    key.save(path)
+    public = key.public(tunnel_engine()).hex()
+    return {"public": public}, f"the client key is in {path}; its public key is {public}"

@@ -37,10 +37,10 @@ from reactor import (
 )
 from reactor.core.poller import FileDescriptor
 from tunnel.cli.network import NODE_FILE, STATE_FOLDER, node_folders
-from tunnel.cli.options import command, filled_path, seconds
+from tunnel.cli.options import command, filled, filled_path, seconds
 from tunnel.cli.terminal import ProgressBar, complain, say, say_json
 from tunnel.codes import short
-from tunnel.config import NodeConfig, load_config
+from tunnel.config import NodeConfig, load_config, with_published
 from tunnel.errors import LocalTunnelError
 from tunnel.identity.state_dir import StateDir, take_lock
 from tunnel.running.configured_node import ConfiguredNode
@@ -61,6 +61,19 @@ example:
   mtun keygen state/keys
   mtun node --config node.toml           an empty file is a valid one; see docs/configuration.md
   kill -USR1 PID                         print the state of every service, and counters
+"""
+_PUBLISH = """\
+Run the node of a configuration, and offer a TCP server to other nodes under a name.
+
+Clients reach it with `mtun forward` or `mtun pipe`, through proxies. The server sees connections from this
+machine. --client lists who may use it; without, everybody in the network may. To publish with a node that
+runs already, add the table [[publish]] to its configuration and restart it.
+"""
+_PUBLISH_EXAMPLE = """\
+example:
+  mtun publish ssh 127.0.0.1:22 --config node.toml
+  mtun keygen --client friend.key                       prints the public key of a client
+  mtun publish web [::1]:8080 --config node.toml --client PUBLICKEY
 """
 _UP = """\
 Run a network that `mtun network` made, one process per node, until Ctrl-C.
@@ -89,6 +102,18 @@ def add_parser(commands: Any) -> None:
         "--config", type=filled_path, required=True, metavar="FILE", help="configuration of the node, TOML"
     )
     parser.add_argument("--stop-at-eof", action="store_true", help=argparse.SUPPRESS)
+    parser = command(commands, "publish", _PUBLISH, _PUBLISH_EXAMPLE, run_publish)
+    add = parser.add_argument
+    add("name", type=filled, metavar="NAME", help="the name of the service")
+    add("to", type=filled, metavar="HOST:PORT", help="the server, as seen from this machine")
+    add("--config", type=filled_path, required=True, metavar="FILE", help="configuration of the node, TOML")
+    add(
+        "--client",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="the public key of a client that may use it; may be given several times (default: everybody)",
+    )
     parser = command(commands, "up", _UP, _UP_EXAMPLE, run_up)
     add = parser.add_argument
     add("folder", type=filled_path, metavar="DIR", help="a folder made by `mtun network`")
@@ -110,25 +135,35 @@ def add_parser(commands: Any) -> None:
 
 def run_node(options: argparse.Namespace) -> int:
     """Run the node. Returns the exit status."""
+    return _run(load_config(options.config, os.environ), options, stops_at_eof=options.stop_at_eof)
+
+
+def run_publish(options: argparse.Namespace) -> int:
+    """Run the node with one more published service. Returns the exit status."""
     config = load_config(options.config, os.environ)
+    entry = {"name": options.name, "to": options.to, "clients": options.client}
+    return _run(with_published(config, entry, "mtun publish"), options)
+
+
+def _run(config: NodeConfig, options: argparse.Namespace, *, stops_at_eof: bool = False) -> int:
     if not options.verbose:
         logging.getLogger().setLevel(config.log_level)
     _allow_open_files(config.limits.links)
-    _serve(config, options)
+    _serve(config, stops_at_eof=stops_at_eof, as_json=options.json)
     log.info("stopped in order; the state is saved")
     return 0
 
 
-def _serve(config: NodeConfig, options: argparse.Namespace) -> None:
+def _serve(config: NodeConfig, *, stops_at_eof: bool, as_json: bool) -> None:
     # Contexts exit from the right: the reactor is closed before the state is written.
     reactor = Reactor()
     with ConfiguredNode(config, reactor) as configured, reactor:
 
         def ready() -> None:
-            _say_node_ready(configured, as_json=options.json)
+            _say_node_ready(configured, as_json=as_json)
 
         serve = configured.serve(ready)
-        main = _with_watch(serve) if options.stop_at_eof else serve
+        main = _with_watch(serve) if stops_at_eof else serve
         try:
             run_main(reactor, main, name="node process", dump_more=lambda: _counters_text(configured))
         except (KeyboardInterrupt, SystemExit):

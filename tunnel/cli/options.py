@@ -45,6 +45,7 @@ COMMANDS = {
     "up": ("nodes", "run a network, one process per node"),
     "keygen": ("network", "make the secret keys of one node"),
     "node": ("nodes", "run one node until it is stopped"),
+    "publish": ("nodes", "run one node that offers a TCP server to others"),
     "ping": ("probe", "query a node through proxies and show the round trip"),
     "send": ("files", "send a file to a node"),
     "get": ("files", "fetch a file from a node, or list its files"),

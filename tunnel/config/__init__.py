@@ -4,7 +4,7 @@ Imports the settings classes of the rooms that it configures. `tunnel.running`, 
 `tunnel.cli` import it.
 """
 
-from tunnel.config.load import NodeConfig, load_config, make_config
+from tunnel.config.load import NodeConfig, load_config, make_config, with_published
 from tunnel.config.settings import SETTINGS, Setting
 
-__all__ = ["SETTINGS", "NodeConfig", "Setting", "load_config", "make_config"]
+__all__ = ["SETTINGS", "NodeConfig", "Setting", "load_config", "make_config", "with_published"]

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tunnel.arguments import plain_name
+from tunnel.errors import LocalTunnelError
 from tunnel.identity.descriptor import Address
 from tunnel.routing.addresses import IpRange, is_private_range
+from tunnel.services.names import checked_name
 
 __all__ = [
     "MOST_PORT",
     "Choice",
+    "ClientKeyId",
     "HostPort",
     "Integer",
     "ListOf",
@@ -28,6 +31,7 @@ __all__ = [
     "Number",
     "Place",
     "PrivateRange",
+    "ServiceName",
     "SettingKind",
     "Size",
     "Switch",
@@ -229,14 +233,17 @@ class Place(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class HostPort(_AsWritten):
-    """A host by name or address, and a port; empty: None."""
+    """A host by name or address, and a port; with `or_empty` also None, from empty text."""
+
+    or_empty: bool = False
 
     @property
     def expected(self) -> str:
-        return 'a host and a port, as "dht.example.org:4222" or "[::1]:4222", or empty'
+        more = ", or empty" if self.or_empty else ""
+        return f'a host and a port, as "example.org:4222" or "[::1]:4222"{more}'
 
     def check(self, value: Any) -> tuple[str, int] | None:
-        return None if value == "" else _host_and_port(value, 1)
+        return None if self.or_empty and value == "" else _host_and_port(value, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +263,37 @@ class PrivateRange(_AsWritten):
         return network
 
 
-def _id_of(value: Any) -> bytes:
-    """16 bytes, from hex."""
-    if not isinstance(value, str) or len(value) != 32:
+def _id_of(value: Any, digits: int = 32) -> bytes:
+    """The bytes of a number of hex digits."""
+    if not isinstance(value, str) or len(value) != digits:
         raise ValueError
     return bytes.fromhex(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKeyId(_AsWritten):
+    """The public key of a client, 32 bytes in hex."""
+
+    expected = "64 hex digits, the public key of a client"
+
+    def check(self, value: Any) -> bytes:
+        return _id_of(value, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceName(_AsWritten):
+    """The name of a service."""
+
+    expected = 'a name of 1 to 120 letters, digits, "-", "_" and "."; the first is not "."'
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        try:
+            checked_name(value)
+        except LocalTunnelError as error:
+            raise ValueError from error
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,22 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tunnel.arguments import did_you_mean
 from tunnel.config.kinds import Choice, ListOf
-from tunnel.config.settings import ENVIRONMENT_PREFIX, REMOVED, SETTINGS, TABLES, Setting, variable
+from tunnel.config.repeated import REPEATED, PublishEntry, RepeatedTable
+from tunnel.config.settings import (
+    ENVIRONMENT_PREFIX,
+    REMOVED,
+    REQUIRED,
+    SETTINGS,
+    TABLES,
+    Setting,
+    variable,
+)
 from tunnel.disk import os_error_text, read_regular
 from tunnel.errors import ConfigError, LocalTunnelError
 from tunnel.established import TunnelLimits
@@ -26,7 +35,7 @@ from tunnel.node import Limits, address_rules
 from tunnel.routing.addresses import IpRange
 from tunnel.services import FilesSettings
 
-__all__ = ["NodeConfig", "load_config", "make_config"]
+__all__ = ["NodeConfig", "load_config", "make_config", "with_published"]
 
 _NO_KEYS = "none"  # of a client
 _MOST_FILE_BYTES = 1 << 20  # anything larger is another kind of file
@@ -41,6 +50,7 @@ class NodeConfig:
         state, keys, files, folder, publish: absolute paths. publish: None: not published.
         listen: None: does not listen. advertise: empty: the address of `listen`. family: None: no family.
         profiles: empty: all that the engine supports.
+        published: TCP services that the node offers.
         is_client: keys = "none": a client, which makes fresh keys for each run.
     """
 
@@ -64,6 +74,7 @@ class NodeConfig:
     dht_port: int
     names: tuple[str, ...]
     folder: Path
+    published: tuple[PublishEntry, ...]
     stop_s: float
     limits: Limits
     files_settings: FilesSettings
@@ -116,6 +127,8 @@ def make_config(
     Raises:
         ConfigError: as `load_config`.
     """
+    repeated = {name: _entries(name, tables.get(name, []), source) for name in REPEATED}
+    tables = {name: entries for name, entries in tables.items() if name not in REPEATED}
     given = _known(tables, source) | _overrides(environment)
     values: dict[str, dict[str, Any]] = {"node": {}, "limits": {}, "tunnel": {}, "files": {}}
     for setting in SETTINGS:
@@ -136,6 +149,7 @@ def make_config(
             f"{source}: [peers] dht = true needs exchange = true: nodes pass on what they find",
             "remove the line exchange = false",
         )
+    values["node"]["published"] = _published(repeated["publish"], values["node"]["names"], source)
     files, base = FilesSettings(**values["files"]), Path(os.path.realpath(folder))
     config = _resolved(values["node"], limits, files, base)
     _check_address(config, source)
@@ -176,7 +190,8 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
         for key in entries if isinstance(entries, dict) else ():
             _check_removed(table, key, f"{source}: [{table}] {key}")
         if table not in keys:
-            hint = did_you_mean(table, keys, "[{}]") or f"there are {', '.join(f'[{name}]' for name in keys)}"
+            known = [*(f"[{name}]" for name in keys), *(f"[[{name}]]" for name in REPEATED)]
+            hint = did_you_mean(f"[{table}]", known) or f"there are {', '.join(known)}"
             raise ConfigError(f"{source}: there is no table [{table}]", hint)
         if not isinstance(entries, dict):
             raise ConfigError(
@@ -187,6 +202,58 @@ def _known(tables: Mapping[str, Any], source: str) -> dict[tuple[str, str], tupl
                 raise ConfigError(f"{source}: [{table}] has no key {key!r}", _advice(table, key, keys))
             given[table, key] = f"{source}: [{table}] {key}", value
     return given
+
+
+def _entries(table: str, given: Any, source: str) -> tuple[Any, ...]:
+    """The entries of a repeated table. Raises ConfigError: not such a table, or an entry is wrong."""
+    kind = REPEATED[table]
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        raise ConfigError(f"{source}: [{table}] may occur several times", f"write [[{table}]] before each")
+    if len(given) > kind.most:
+        raise ConfigError(f"{source}: [[{table}]] occurs {len(given)} times, at most {kind.most} are allowed")
+    return tuple(_entry(kind, entry, f"{source}: [[{table}]] {n}") for n, entry in enumerate(given, 1))
+
+
+def _entry(kind: RepeatedTable, given: Mapping[str, Any], where: str) -> Any:
+    keys = [setting.key for setting in kind.rows]
+    for key in given:
+        if key not in keys:
+            raise ConfigError(
+                f"{where}: there is no key {key!r}", did_you_mean(key, keys) or f"there are {', '.join(keys)}"
+            )
+    values = {}
+    for setting in kind.rows:
+        value = given.get(setting.key, setting.default)
+        if value is REQUIRED:
+            raise ConfigError(f"{where}: {setting.key} is missing", f"expected {setting.kind.expected}")
+        values[setting.key] = _checked(setting, value, f"{where}: {setting.key}")
+    return kind.entry(**values)
+
+
+def with_published(config: NodeConfig, entry: Mapping[str, Any], where: str) -> NodeConfig:
+    """The configuration with one more published service.
+
+    Args:
+        entry: as a table [[publish]]. where: its place, for errors.
+    Raises:
+        ConfigError: the entry is wrong, or its name is taken.
+    """
+    added = _entry(REPEATED["publish"], entry, where)
+    return replace(config, published=_published((*config.published, added), config.names, where))
+
+
+def _published(
+    entries: tuple[PublishEntry, ...], others: tuple[str, ...], source: str
+) -> tuple[PublishEntry, ...]:
+    """Check that each published service has a name of its own."""
+    taken = set(others)
+    for entry in entries:
+        if entry.name in taken:
+            raise ConfigError(
+                f"{source}: two services have the name {entry.name!r}", "give one of them another name"
+            )
+        taken.add(entry.name)
+    return entries
 
 
 def _check_removed(table: str, key: str, where: str) -> None:

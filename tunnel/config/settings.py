@@ -9,9 +9,10 @@ value that users have no reason to change is a constant, or a plain field of its
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from tunnel.config.kinds import (
     Choice,
@@ -38,15 +39,18 @@ from tunnel.services import FilesSettings
 __all__ = [
     "ENVIRONMENT_PREFIX",
     "REMOVED",
+    "REQUIRED",
     "SERVICES",
     "SETTINGS",
     "TABLES",
     "Setting",
-    "reference",
+    "describe",
     "variable",
 ]
 
 ENVIRONMENT_PREFIX = "MTUN_"
+REQUIRED: Final = "–"
+"""The default of a key that must be given."""
 _MOST_ADDRESSES = 4  # the capacity of a descriptor
 _MOST_FILES = 64
 _MOST_RANGES = 16
@@ -228,7 +232,7 @@ _OWN = [
     Setting(
         "peers",
         "dht_bootstrap",
-        HostPort(),
+        HostPort(or_empty=True),
         "",
         "Any node of the hash table, with its UDP port. Empty: this node starts the table.",
     ),
@@ -328,18 +332,18 @@ SETTINGS = tuple(
 """All settings, in the order of `TABLES`."""
 
 
-def reference() -> str:
-    """All settings in Markdown, a section for each table: the second part of docs/configuration.md."""
-    sections = []
-    for table, about in TABLES.items():
-        rows = [
-            f"| `{setting.key}` | `{show(setting.default)}` | {setting.unit or '–'} | "
-            f"{setting.kind.expected} | {setting.meaning} |\n"
-            for setting in SETTINGS
-            if setting.table == table
-        ]
-        sections.append(
-            f"## [{table}]\n\n{about}\n\n| key | default | unit | expected | meaning |\n"
-            f"| --- | --- | --- | --- | --- |\n{''.join(rows)}"
-        )
-    return "\n".join(sections)
+def describe(title: str, about: str, settings: Iterable[Setting]) -> str:
+    """A section of docs/configuration.md, in Markdown."""
+    rows = [
+        f"| `{setting.key}` | {_shown_default(setting)} | {setting.unit or '–'} | "
+        f"{setting.kind.expected} | {setting.meaning} |\n"
+        for setting in settings
+    ]
+    return (
+        f"## {title}\n\n{about}\n\n| key | default | unit | expected | meaning |\n"
+        f"| --- | --- | --- | --- | --- |\n{''.join(rows)}"
+    )
+
+
+def _shown_default(setting: Setting) -> str:
+    return "required" if setting.default is REQUIRED else f"`{show(setting.default)}`"

@@ -37,7 +37,15 @@ from tunnel.identity.keys import NodeKeys
 from tunnel.identity.state_dir import StateDir, check_private
 from tunnel.node import Node, address_rules
 from tunnel.running.peer_log import PeerLog
-from tunnel.services import Echo, Files, InnerService, Ping, ServiceFunction, Services
+from tunnel.services import (
+    Echo,
+    Files,
+    InnerService,
+    NamedService,
+    Ping,
+    Published,
+    Services,
+)
 
 __all__ = ["ConfiguredNode", "Peers", "load_peers", "make_node", "make_service", "open_node", "settle"]
 
@@ -57,7 +65,7 @@ _LISTEN_HINTS = {
 _GUARDS = "guards", 1  # name and version of their state file
 
 
-def make_service(config: NodeConfig, own: Mapping[str, InnerService | ServiceFunction] = {}) -> InnerService:
+def make_service(config: NodeConfig, own: Mapping[str, NamedService] = {}) -> InnerService:
     """The inner services of a node, each query addressed to one by name.
 
     Args:
@@ -80,8 +88,10 @@ def make_service(config: NodeConfig, own: Mapping[str, InnerService | ServiceFun
     makers: dict[str, Callable[[], InnerService]] = {"ping": Ping, "echo": Echo, "files": files}
     if not isinstance(own, Mapping):
         raise TypeError(f"services: expected a dict of services by name, got {own!r}")
-    configured = {name: makers[name]() for name in config.names if name not in own}
-    return Services({**configured, **own})
+    configured: dict[str, NamedService] = {name: makers[name]() for name in config.names if name not in own}
+    for entry in config.published:
+        configured[entry.name] = Published(*entry.to, clients=entry.clients)
+    return Services(configured | dict(own))
 
 
 def load_peers(config: NodeConfig, engine: TunnelEngine) -> tuple[Peers, PeerFiles]:
@@ -132,7 +142,7 @@ def make_node(
     reactor: Reactor,
     engine: TunnelEngine,
     *,
-    services: Mapping[str, InnerService | ServiceFunction] = {},
+    services: Mapping[str, NamedService] = {},
     guards: bytes | None = None,
     on_publish: Callable[[Descriptor], None] | None = None,
 ) -> Node:
@@ -191,7 +201,7 @@ class ConfiguredNode(EnteredOnce):
         config: NodeConfig,
         reactor: Reactor,
         *,
-        services: Mapping[str, InnerService | ServiceFunction] | None = None,
+        services: Mapping[str, NamedService] | None = None,
     ) -> None:
         self.config = config
         self._services = services or {}
@@ -448,7 +458,7 @@ class OpenNode(EnteredOnce):
 def open_node(
     config: str | Path | NodeConfig,
     *,
-    services: Mapping[str, InnerService | ServiceFunction] | None = None,
+    services: Mapping[str, NamedService] | None = None,
 ) -> OpenNode:
     """Run the node of a configuration in a thread of this program, until the block ends.
 
@@ -478,9 +488,7 @@ def open_node(
 
 
 @contextmanager
-def _run_node(
-    config: str | Path | NodeConfig, services: Mapping[str, InnerService | ServiceFunction] | None
-) -> Iterator[Node]:
+def _run_node(config: str | Path | NodeConfig, services: Mapping[str, NamedService] | None) -> Iterator[Node]:
     if not isinstance(config, NodeConfig):
         config = load_config(Path(config), os.environ)
     thread = ReactorThread(name="node")

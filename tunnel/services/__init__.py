@@ -8,6 +8,7 @@ from tunnel.services.attachments import AttachmentLimits, SavedAttachment, pack_
 from tunnel.services.base import (
     Echo,
     InnerService,
+    NamedService,
     Ping,
     Query,
     Reply,
@@ -34,6 +35,7 @@ __all__ = [
     "Files",
     "FilesSettings",
     "InnerService",
+    "NamedService",
     "Ping",
     "Published",
     "Query",

@@ -33,6 +33,7 @@ __all__ = [
     "Echo",
     "FunctionService",
     "InnerService",
+    "NamedService",
     "PieceReader",
     "Ping",
     "Query",
@@ -302,6 +303,10 @@ ServiceFunction: TypeAlias = Callable[[Query, Reply], Generator[Any, Any, None]]
 """A service as a function: a generator, like `InnerService.handle`."""
 
 
+NamedService: TypeAlias = InnerService | StreamService | ServiceFunction
+"""One of several services of a node, which its clients choose by name."""
+
+
 class FunctionService(InnerService):
     """Base of the services that are made of a function. The log names the function, not `handle`.
 
@@ -322,7 +327,7 @@ class _GeneratorService(FunctionService):
         return _run_checked(self.function, query, reply)
 
 
-def as_named(service: InnerService | StreamService | ServiceFunction) -> InnerService | StreamService:
+def as_named(service: NamedService) -> InnerService | StreamService:
     """A service that has a name among several. Raises TypeError: as `as_service`."""
     return service if isinstance(service, StreamService) else as_service(service)
 
@@ -495,7 +500,7 @@ class Services(InnerService):
 
     def __init__(
         self,
-        named: Mapping[str, InnerService | StreamService | ServiceFunction],
+        named: Mapping[str, NamedService],
         *,
         exit: StreamService | None = None,
     ) -> None:
