@@ -1,10 +1,14 @@
-"""Connecting: `connect_tcp` tries the addresses of a name in parallel, `connect_unix` takes a path."""
+"""Connecting: `connect_tcp` tries the addresses of a name in parallel, `connect_addresses` those that it is
+given, and `connect_unix` takes a path.
+"""
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Final, TypeAlias
 
@@ -18,7 +22,7 @@ from reactor.io.sockets import SocketStream, place_fault, short_path
 from reactor.sync.scope import Scope, timeout_after
 from reactor.sync.selection import Chosen, Select
 
-__all__ = ["connect_tcp", "connect_unix"]
+__all__ = ["connect_addresses", "connect_tcp", "connect_unix"]
 
 # Family, kind, protocol, canonical name and address, as `getaddrinfo` has them.
 _Found: TypeAlias = tuple[Any, ...]
@@ -51,19 +55,54 @@ def connect_tcp(host: str, port: int, *, timeout_s: float | None = None) -> Serv
     Source: RFC 8305, section 5.
     """
     # Types are checked here, in the call; all else when the service runs.
-    return _connect_within(timeout_s, host, port, place_fault(host, port, 1))
+    return _within(timeout_s, _connect(host, port, place_fault(host, port, 1)))
 
 
-def _connect_within(
-    timeout_s: float | None, host: str, port: int, fault: str | None
+@needs_yield_from
+def connect_addresses(
+    hosts: Sequence[str], port: int, *, timeout_s: float | None = None
 ) -> Service[SocketStream]:
-    return (yield from timeout_after(timeout_s, _connect(host, port, fault)))
+    """Connect to one of several addresses, as `connect_tcp` to one of those of a name. Nothing is looked up.
+
+    For callers that have checked the addresses of a name: a second look-up could have another answer.
+
+    Args:
+        hosts: numeric addresses, the preferred one first.
+        port: 1 to 65535.
+        timeout_s: for all addresses; None: the limits of the system.
+    Raises:
+        ConnectError, TimedOut: as `connect_tcp`. ValueError: no address, one that is not numeric, or the port
+            is out of range.
+    """
+    found = [_numeric(host, port) for host in hosts]
+    if not found:
+        raise ValueError("no address to connect to")
+    return _within(timeout_s, _connect_found(hosts[0], port, found))
+
+
+def _numeric(host: str, port: int) -> _Found:
+    """The entry of a numeric address. Raises ValueError: another host, or a bad port."""
+    # The socket would look a name up, and read "127.1" as an address.
+    address = ipaddress.ip_address(host)
+    if fault := place_fault(host, port, 1):
+        raise ValueError(fault)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port)
+
+
+def _within(timeout_s: float | None, connecting: Service[SocketStream]) -> Service[SocketStream]:
+    return (yield from timeout_after(timeout_s, connecting))
 
 
 def _connect(host: str, port: int, fault: str | None) -> Service[SocketStream]:
     if fault is not None:
         raise ConnectError(host, port, None, fault)
-    addresses = in_turn((yield from _look_up(host, port)))
+    return (yield from _connect_found(host, port, (yield from _look_up(host, port))))
+
+
+def _connect_found(host: str, port: int, found: list[_Found]) -> Service[SocketStream]:
+    """Connect to one of the addresses that were found for a host."""
+    addresses = in_turn(found)
     failures: list[tuple[Any, OSError]] = []
     if len(addresses) == 1:
         # The usual case, an address: no other services are needed.

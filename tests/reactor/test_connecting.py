@@ -25,6 +25,7 @@ from reactor import (
     connect_tcp,
 )
 from reactor.core.timers import FakeClock
+from reactor.io.connecting import connect_addresses
 from tests.reactor.helpers import assert_clean, passes, run
 
 ENTRY = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
@@ -191,6 +192,52 @@ def test_the_first_that_answers_is_taken_and_all_others_are_closed(
     else:
         assert len(outcome.errors) == len(plan)
         assert not answered_s
+
+
+def test_addresses_that_are_given_race_and_nothing_is_looked_up(
+    fake: Reactor, listener: TcpListener, silent: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: asked.append(args))
+    tried: list[Any] = []
+    real = connecting.connect_address
+
+    def connect_address(family: int, kind: int, protocol: int, address: Any) -> Service[Any]:
+        tried.append((family, address))
+        return real(socket.AF_INET, kind, protocol, places[address[0]])
+
+    places = {"2001:db8::1": silent, "192.0.2.7": listener.address, "192.0.2.8": silent}
+    monkeypatch.setattr(connecting, "connect_address", connect_address)
+
+    def service() -> Service[float]:
+        began_s: float = yield CurrentTime()
+        stream = yield from connect_addresses([*places], 80, timeout_s=6)
+        assert stream.peername == listener.address
+        stream.close()
+        now_s: float = yield CurrentTime()
+        return now_s - began_s
+
+    assert run(fake, service()) == pytest.approx(0.25)
+    assert tried == [(socket.AF_INET6, ("2001:db8::1", 80)), (socket.AF_INET, ("192.0.2.7", 80))]
+    assert asked == []
+    assert_clean(fake)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "port"),
+    [
+        ([], 80),
+        (["localhost"], 80),
+        (["127.0.0.1", "127.1"], 80),
+        (["0x7f000001"], 80),
+        (["127.0.0.1\0"], 80),
+        (["127.0.0.1"], 0),
+        (["127.0.0.1"], 65_536),
+    ],
+)
+def test_addresses_must_be_numeric_and_the_port_in_range(hosts: list[str], port: int) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - also those of `ipaddress`
+        connect_addresses(hosts, port)
 
 
 FAMILIES = st.lists(st.tuples(st.sampled_from([socket.AF_INET6, socket.AF_INET]), st.integers(0, 5)))
