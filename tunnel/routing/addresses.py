@@ -16,8 +16,20 @@ from typing import Final, TypeAlias
 from tunnel.errors import LocalTunnelError
 from tunnel.identity.descriptor import Address, Descriptor
 
-__all__ = ["LOCAL", "PUBLIC", "AddressRules", "IpRange", "is_private_range", "is_public", "network_group"]
+__all__ = [
+    "LOCAL",
+    "PUBLIC",
+    "AddressRules",
+    "IpAddress",
+    "IpRange",
+    "is_private_range",
+    "is_public",
+    "network_group",
+    "special_block",
+    "unmapped",
+]
 
+IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpRange: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Ranges of LANs and VPNs (RFC 1918, 6598, 4193), and loopback. Not link-local: services of routers and clouds
@@ -27,15 +39,52 @@ _PRIVATE_TEXT: Final = (
 )
 _PRIVATE: Final = tuple(map(ipaddress.ip_network, _PRIVATE_TEXT.split(", ")))
 
-# IPv6 addresses that contain an IPv4 address: a translator on the path would deliver to the inner one.
-_NAT64: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
-# ::a.b.c.d is deprecated, but some machines still accept it.
-_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+# Blocks that are not public unicast, from the IANA special-purpose address registries. Not taken from the
+# standard library, whose `is_global` differs between versions. The first block that holds an address counts.
+_SPECIAL_TEXT: Final = """
+    0.0.0.0/8           this host, unspecified
+    10.0.0.0/8          private (RFC 1918)
+    100.64.0.0/10       shared by customers of one provider (RFC 6598)
+    127.0.0.0/8         loopback
+    169.254.0.0/16      link-local; clouds keep the credentials of machines there
+    172.16.0.0/12       private
+    192.0.0.0/24        protocol assignments (RFC 6890)
+    192.0.2.0/24        documentation (RFC 5737)
+    192.88.99.0/24      6to4 relays (RFC 7526)
+    192.168.0.0/16      private
+    198.18.0.0/15       benchmarks (RFC 2544)
+    198.51.100.0/24     documentation
+    203.0.113.0/24      documentation
+    224.0.0.0/4         multicast
+    240.0.0.0/4         reserved, broadcast
+    ::/128              unspecified
+    ::1/128             loopback
+    ::/96               contains an IPv4 address: deprecated, but some machines still accept it
+    64:ff9b::/96        NAT64 (RFC 6052): a translator on the path would deliver to the IPv4 address inside
+    64:ff9b:1::/48      NAT64 (RFC 8215)
+    100::/64            discarded (RFC 6666)
+    2001::/32           Teredo (RFC 4380), contains IPv4 addresses
+    2001::/23           protocol assignments: benchmarks, ORCHID
+    2001:db8::/32       documentation (RFC 3849)
+    2002::/16           6to4 (RFC 3056), contains an IPv4 address
+    3fff::/20           documentation (RFC 9637)
+    fc00::/7            private (RFC 4193)
+    fe80::/10           link-local
+    fec0::/10           site-local, deprecated
+    ff00::/8            multicast
+    ::/3                not assigned, as all addresses below and above 2000::/3
+    4000::/2            not assigned
+    8000::/1            not assigned
+"""
+_SPECIAL: Final = tuple(
+    ipaddress.ip_network(line.split()[0]) for line in _SPECIAL_TEXT.split("\n") if line.strip()
+)
 # Parsing takes 5 us, and drawing a route looks at thousands of nodes.
 _CACHED: Final = 16_384
 
 
-def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def unmapped(host: str) -> IpAddress:
+    """A numeric address; ::ffff:a.b.c.d as the IPv4 address that it stands for. Raises ValueError: a name."""
     address = ipaddress.ip_address(host)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
@@ -43,24 +92,24 @@ def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 @lru_cache(_CACHED)
-def is_public(host: str) -> bool:
-    """Whether `host` is a unicast address of the open internet.
+def special_block(address: IpAddress) -> IpRange | None:
+    """The block of special addresses that holds `address`; None: a unicast address of the open internet.
 
-    Not public: loopback, private and shared ranges, link-local and site-local, multicast, documentation,
+    Special are loopback, private and shared ranges, link-local and site-local, multicast, documentation,
     benchmarking and reserved addresses, and IPv6 addresses that contain an IPv4 address (6to4, Teredo,
-    NAT64). A mapped address counts as the IPv4 address in it. Source: IANA special-purpose address
-    registries, by way of the standard library's `is_global`.
+    NAT64).
+
+    Args:
+        address: from `unmapped`.
+    Source: IANA special-purpose address registries.
     """
-    address = _unmapped(host)
-    if isinstance(address, ipaddress.IPv6Address) and (
-        address.sixtofour is not None
-        or address.teredo is not None
-        or address.is_site_local
-        or address in _COMPATIBLE
-        or any(address in network for network in _NAT64)
-    ):
-        return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    return next((block for block in _SPECIAL if address in block), None)
+
+
+@lru_cache(_CACHED)
+def is_public(host: str) -> bool:
+    """Whether `host` is a unicast address of the open internet. A mapped address counts as the one in it."""
+    return special_block(unmapped(host)) is None
 
 
 def is_private_range(network: IpRange) -> bool:
@@ -70,14 +119,14 @@ def is_private_range(network: IpRange) -> bool:
 
 @lru_cache(_CACHED)
 def _is_within(host: str, ranges: tuple[IpRange, ...]) -> bool:
-    address = _unmapped(host)
+    address = unmapped(host)
     return any(address in network for network in ranges)
 
 
 @lru_cache(_CACHED)
 def network_group(host: str) -> bytes:
     """The /16 (IPv4) or /32 (IPv6) of an address: a size that one owner can easily have."""
-    address = _unmapped(host)
+    address = unmapped(host)
     return b"%d" % address.version + address.packed[: 2 if address.version == 4 else 4]
 
 
@@ -136,7 +185,7 @@ class AddressRules:
         host = host or next((address.host for address in peer.addresses), "")
         if self.is_local or not host:
             return peer.node_id
-        return _unmapped(host).packed if _is_within(host, self.private) else network_group(host)
+        return unmapped(host).packed if _is_within(host, self.private) else network_group(host)
 
 
 PUBLIC: Final = AddressRules()
