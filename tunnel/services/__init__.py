@@ -1,7 +1,7 @@
 """Inner services: the code that answers queries and tunnels at their destination.
 
-Imports the reactor, `tunnel.disk` and `tunnel.established`, and nothing of a node. Nodes, clients and user
-programs import it.
+Imports the reactor, `tunnel.disk`, `tunnel.established` and address rules, and nothing of a node. Nodes,
+clients and user programs import it.
 """
 
 from tunnel.services.attachments import AttachmentLimits, SavedAttachment, pack_attachments, save_attachments
@@ -19,6 +19,7 @@ from tunnel.services.base import (
     service_prefix,
 )
 from tunnel.services.blocking import BlockingQuery, BlockingReply, BlockingService, blocking
+from tunnel.services.exit import Exit, ExitSettings
 from tunnel.services.file_requests import FileEntry, FileStatus
 from tunnel.services.files import Files, FilesSettings
 from tunnel.services.names import safe_name
@@ -30,6 +31,8 @@ __all__ = [
     "BlockingReply",
     "BlockingService",
     "Echo",
+    "Exit",
+    "ExitSettings",
     "FileEntry",
     "FileStatus",
     "Files",

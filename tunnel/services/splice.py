@@ -11,6 +11,7 @@ code DISCONNECTED. A sub-stream that is given up, or whose tunnel breaks, resets
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from reactor import Broken, ReadYield, Scope, Service, Signal, Sleep, SocketStream, WriteYield
@@ -29,14 +30,23 @@ class Splice:
         stream: confirmed, if the other end has opened it.
         idle_s: end both when no byte has moved in either direction for this time, or up to half as much more;
             None: never.
+        half_open_s: the same when one direction has ended in order, if it is shorter.
     Attributes:
         sent_bytes: into the tunnel. received_bytes: out of the tunnel.
     """
 
-    def __init__(self, sock: SocketStream, stream: SubStream[Signal], *, idle_s: float | None = None) -> None:
+    def __init__(
+        self,
+        sock: SocketStream,
+        stream: SubStream[Signal],
+        *,
+        idle_s: float | None = None,
+        half_open_s: float = math.inf,
+    ) -> None:
         self._sock = sock
         self._stream = stream
         self._idle_s = idle_s
+        self._half_open_s = half_open_s
         self._failure: PeerError | None = None
         self._copying = 2  # directions that have not ended
         self.sent_bytes = self.received_bytes = 0
@@ -127,10 +137,12 @@ class Splice:
             pass
 
     def _watch(self, idle_s: float, scope: Scope) -> Service[None]:
-        last, idle_for = -1, 0
-        while idle_for < 2:
-            yield Sleep(idle_s / 2)
+        half_open_s = min(idle_s, self._half_open_s)
+        last, silent_s, limit_s = -1, 0.0, idle_s
+        while silent_s < limit_s:
+            yield Sleep(half_open_s / 2)
             now = self.sent_bytes + self.received_bytes
-            idle_for = idle_for + 1 if now == last else 0
+            silent_s = silent_s + half_open_s / 2 if now == last else 0.0
             last = now
-        self._fail(PeerError(f"no byte moved for {idle_s:g} s", ErrorCode.TIMEOUT), scope)
+            limit_s = idle_s if self._copying == 2 else half_open_s
+        self._fail(PeerError(f"no byte moved for {limit_s:g} s", ErrorCode.TIMEOUT), scope)

@@ -1,0 +1,251 @@
+"""The exit service: connects sub-streams of established tunnels to TCP servers, as far as its rules allow.
+
+    service = Services({}, exit=Exit(["allow * 80,443"]))
+
+A name is looked up here, and each of its addresses is checked. Those that are allowed race ("Happy
+Eyeballs"), and nothing is looked up a second time: a name server that then had another answer (DNS rebinding)
+would lead to an address that was not checked.
+
+The sub-stream is accepted when the target has answered. Otherwise it is refused with a code:
+
+    TARGET_NOT_ALLOWED      the rules, or a malformed name
+    TARGET_REFUSED          the target refused the connection
+    TARGET_UNREACHABLE      no address for the name, or no route to it
+    TIMEOUT                 no answer in time
+    BUSY                    too many connections, or no descriptor left
+
+Targets are never logged above DEBUG: they are what the user of a tunnel does.
+
+Source: docs/services.md, "Exit".
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from reactor import Broken, ConnectError, Service, Signal, SocketStream, TimedOut, timeout_after
+from reactor.core.threads import LookUp
+from reactor.io.connecting import connect_addresses
+from tunnel.arguments import checked_count, checked_seconds, setting
+from tunnel.errors import ErrorCode, PeerError, TableFull, TargetNotAllowed
+from tunnel.established import SubStream, Target
+from tunnel.identity.descriptor import Address
+from tunnel.routing.addresses import IpAddress, special_block, unmapped
+from tunnel.services.base import StreamService
+from tunnel.services.exit_rules import ExitRules, target_host
+from tunnel.services.splice import Splice
+
+__all__ = ["HALF_OPEN_S", "Exit", "ExitSettings", "LookUpFunction", "is_of_this_machine", "look_up"]
+
+log = logging.getLogger("tunnel.services")
+
+# Addresses of one family that are tried for one connection. An answer of a name server can have thousands,
+# and the owner of the name would let the exit knock at all of them.
+_MOST_ADDRESSES: Final = 8
+# "localhost" and all names below it are this machine (RFC 6761, section 6.3), whatever a name server says.
+_LOCALHOST: Final = ("127.0.0.1", "::1")
+# Documentation addresses.
+_OF_NOBODY: Final[dict[int, IpAddress]] = {
+    4: ipaddress.IPv4Address("192.0.2.1"),
+    6: ipaddress.IPv6Address("2001:db8::1"),
+}
+HALF_OPEN_S: Final = 600.0
+"""Idle time of a connection that has ended in one direction: its server may need it for the answer."""
+_OUT_OF_RESOURCES: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN}
+)
+
+LookUpFunction: TypeAlias = Callable[[str], Iterable[str]]
+"""The numeric addresses of a name, the preferred one first. Raises OSError: none, or no name server answers.
+Runs in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitSettings:
+    """The limits of an exit.
+
+    Raises:
+        BadArgument, TypeError: a value out of range, or of a wrong type.
+    """
+
+    connections: int = setting(
+        1_024,
+        "Connections at the same time, those to targets that have not answered yet included. One tunnel may "
+        "have `sub_streams` of them ([limits]).",
+    )
+    connect_s: float = setting(
+        30.0, "Time for the look-up of a name and the connection to one of its addresses.", "s"
+    )
+    connection_idle_s: float = setting(
+        3_600.0, "A connection that moves no byte for this time is ended with TIMEOUT.", "s"
+    )
+
+    def __post_init__(self) -> None:
+        checked_count(self.connections, "connections", least=1)
+        checked_seconds(self.connect_s, "connect_s")
+        checked_seconds(self.connection_idle_s, "connection_idle_s")
+
+
+def look_up(name: str) -> list[str]:
+    """The addresses of a name, as the system finds them: in its hosts file, or by its name servers."""
+    # As bytes: of text Python would make the IDNA form, which a name from a target has already.
+    found = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+class Exit(StreamService):
+    """Connects to the targets that its rules allow; none by default.
+
+    One object serves all tunnels of a node, and counts their connections together.
+
+    Args:
+        rules: texts, in order; see `exit_rules.py`.
+        settings: limits.
+        look_up: replaces the system's look-up of names.
+    Attributes:
+        open_connections: at this time, those under way included.
+    Raises:
+        BadArgument: not a rule; the text names it. TypeError: a wrong type.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[str] = (),
+        settings: ExitSettings | None = None,
+        *,
+        look_up: LookUpFunction = look_up,
+    ) -> None:
+        self._rules = ExitRules(rules)
+        self._settings = settings or ExitSettings()
+        self._look_up = look_up
+        self._own: frozenset[Address] = frozenset()
+        self.open_connections = 0
+
+    def avoid(self, own: Iterable[Address]) -> None:
+        """Set the addresses at which this exit's node is reached.
+
+        The ports of the node are refused on this machine, whatever the rules say. The hosts count as
+        addresses of this machine, also if a router translates them.
+        """
+        self._own = frozenset(own)
+
+    def serve(self, stream: SubStream[Signal]) -> Service[None]:
+        """Connect to the target of a sub-stream, and join the two until both have ended.
+
+        Raises:
+            PeerError: refused or ended, with one of the codes above.
+        """
+        settings = self._settings
+        if self.open_connections >= settings.connections:
+            raise TableFull(f"{self.open_connections} connections, the limit of this exit")
+        self.open_connections += 1
+        try:
+            with (yield from self._connect(stream.target)) as sock:
+                stream.confirm()
+                splice = Splice(sock, stream, idle_s=settings.connection_idle_s, half_open_s=HALF_OPEN_S)
+                yield from splice.run()
+        finally:
+            self.open_connections -= 1
+
+    def _connect(self, target: Target) -> Service[SocketStream]:
+        log.debug("connecting to %s", target)
+        connect_s = self._settings.connect_s
+        try:
+            return (yield from timeout_after(connect_s, self._reach(target)))
+        except TimedOut as error:
+            raise PeerError(f"the target did not answer in {connect_s:g} s", ErrorCode.TIMEOUT) from error
+        except ConnectError as error:
+            raise PeerError("cannot connect to the target", _code_of(error)) from error
+        except OSError as error:
+            raise TableFull("no descriptor is left to check the target") from error
+
+    def _reach(self, target: Target) -> Service[SocketStream]:
+        host, port = target_host(target), target.port
+        if isinstance(host, str):
+            name, found = host, (yield from self._find(host, port))
+        else:
+            name, found = None, [host]
+        allowed = [address for address in found if self._is_allowed(name, address, port)]
+        if not allowed:
+            raise TargetNotAllowed("the rules of this exit do not allow the target")
+        return (yield from connect_addresses(list(map(str, _some_of_each_family(allowed))), port))
+
+    def _find(self, name: str, port: int) -> Service[list[IpAddress]]:
+        """The addresses of a name.
+
+        Raises:
+            TargetNotAllowed: the rules allow none, whatever its addresses are: nothing is looked up.
+            PeerError (TARGET_UNREACHABLE): it has none. TableFull: the system starts no more threads.
+        """
+        if not self._rules.may_allow(name, port):
+            raise TargetNotAllowed("the rules of this exit do not allow the name")
+        if name == "localhost" or name.endswith(".localhost"):
+            return list(map(unmapped, _LOCALHOST))
+        try:
+            found: Iterable[str] = yield LookUp(self._look_up, name)
+        except Broken as error:
+            raise TableFull("no thread is free for a look-up") from error
+        except OSError as error:
+            raise PeerError("no address was found for the name", ErrorCode.TARGET_UNREACHABLE) from error
+        return list(dict.fromkeys(map(unmapped, found)))
+
+    def _is_allowed(self, name: str | None, address: IpAddress, port: int) -> bool:
+        is_own = (
+            address.is_loopback
+            or any(address == unmapped(own.host) for own in self._own)
+            or is_of_this_machine(address)
+        )
+        if is_own and any(port == own.port for own in self._own):
+            return False
+        block = special_block(address)
+        if is_own and not address.is_loopback:
+            # Services may trust this machine where they trust no other: a rule must name the address alone.
+            block = ipaddress.ip_network(address)
+        return self._rules.allow(name, address, port, block)
+
+
+def is_of_this_machine(address: IpAddress) -> bool:
+    """Whether this machine has the address. Nothing is sent. Raises OSError: no descriptor is left."""
+    # The system binds sockets to its own addresses only. With the option ip_nonlocal_bind it binds them to
+    # any address: then only those of `avoid` are known.
+    return _can_bind(address) and not _can_bind(_OF_NOBODY[address.version])
+
+
+def _can_bind(address: IpAddress) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return False
+        raise
+    with probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def _some_of_each_family(found: list[IpAddress]) -> list[IpAddress]:
+    first = {
+        version: [address for address in found if address.version == version][:_MOST_ADDRESSES]
+        for version in (4, 6)
+    }
+    return [address for address in found if address in first[address.version]]
+
+
+def _code_of(error: ConnectError) -> ErrorCode:
+    """The code for a failure of all addresses; the most telling of them counts."""
+    numbers = {failure.errno for failure in error.errors}
+    if errno.ECONNREFUSED in numbers:
+        return ErrorCode.TARGET_REFUSED
+    if errno.ETIMEDOUT in numbers:
+        return ErrorCode.TIMEOUT
+    return ErrorCode.BUSY if numbers & _OUT_OF_RESOURCES else ErrorCode.TARGET_UNREACHABLE
